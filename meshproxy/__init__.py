@@ -1,0 +1,3 @@
+"""meshproxy."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,49 @@
+"""Who is calling: the workload of the peer's certificate and the verified token, together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A SPIFFE identity, proven by the peer's certificate (SPIFFE X509-SVID section 2)."""
+
+    spiffe_id: str
+    trust_domain: str
+    namespace: str | None
+    """From the path `/ns/NAMESPACE/sa/ACCOUNT`; None for ids of another shape."""
+    service_account: str | None
+    not_after: float
+    """When the certificate stops being valid, in seconds since the epoch: checked again on long connections."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Token:
+    """A bearer token whose signature and claims have been verified (RFC 7519, RFC 9068). Compared by identity: the same
+    verified token is the same object as long as it is cached, which is what decisions are memoised by."""
+
+    issuer: str
+    """The issuer's name in `MeshConfig`, not its URL."""
+    subject: str
+    claims: Mapping[str, object]
+    expires: float
+    """`exp`, seconds since the epoch."""
+    iam_role: str | None = None
+    """The role's ARN, when the issuer is AWS STS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a request. Both parts may be missing: then it is nobody, and only the policy can say what that means."""
+
+    workload: Workload | None = None
+    token: Token | None = None
+
+    def __str__(self) -> str:
+        who = self.workload.spiffe_id if self.workload else "nobody"
+        return f"{who} ({self.token.issuer}:{self.token.subject})" if self.token else who
+
+
+NOBODY = Caller()

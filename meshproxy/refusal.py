@@ -1,0 +1,103 @@
+"""Every reason for which we answer ourselves instead of the model server, and what each means on the wire.
+
+One table: reason -> HTTP status, gRPC status, and whether the client may try again. A refusal looks like the protocol it
+answers: TensorFlow Serving's own `{"error": "..."}` for REST, a trailers-only response for gRPC; the header
+`x-meshproxy-refusal` carries the reason's name, so that nobody mistakes our answer for the model server's.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+
+class GrpcStatus(IntEnum):
+    """Status codes of gRPC (https://grpc.github.io/grpc/core/md_doc_statuscodes.html)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Reason(Enum):
+    """Why we refuse: the name users see, the HTTP status, the gRPC status."""
+
+    # The caller's fault: what was sent cannot be read, or is read differently by different parsers.
+    BAD_REQUEST = ("bad-request", 400, GrpcStatus.INVALID_ARGUMENT)
+    MALFORMED_MESSAGE = ("malformed-message", 400, GrpcStatus.INVALID_ARGUMENT)
+    MODEL_CHANGED = ("model-changed", 400, GrpcStatus.INVALID_ARGUMENT)
+    UNSUPPORTED_ENCODING = ("unsupported-encoding", 415, GrpcStatus.UNIMPLEMENTED)
+    UNSUPPORTED_PROTOCOL = ("unsupported-protocol", 400, GrpcStatus.UNIMPLEMENTED)
+    # Who, and may they.
+    UNAUTHENTICATED = ("unauthenticated", 401, GrpcStatus.UNAUTHENTICATED)
+    PERMISSION_DENIED = ("permission-denied", 403, GrpcStatus.PERMISSION_DENIED)
+    # Too much.
+    HEADERS_TOO_LARGE = ("headers-too-large", 431, GrpcStatus.RESOURCE_EXHAUSTED)
+    BODY_TOO_LARGE = ("body-too-large", 413, GrpcStatus.RESOURCE_EXHAUSTED)
+    SCAN_LIMIT = ("scan-limit", 413, GrpcStatus.RESOURCE_EXHAUSTED)
+    OVERLOADED = ("overloaded", 503, GrpcStatus.RESOURCE_EXHAUSTED)
+    # Too slow.
+    REQUEST_TIMEOUT = ("request-timeout", 408, GrpcStatus.CANCELLED)
+    DEADLINE_EXCEEDED = ("deadline-exceeded", 504, GrpcStatus.DEADLINE_EXCEEDED)
+    # The model server's side.
+    NO_UPSTREAM = ("no-upstream", 503, GrpcStatus.UNAVAILABLE)
+    CONNECT_FAILED = ("connect-failed", 503, GrpcStatus.UNAVAILABLE)
+    UPSTREAM_RESET = ("upstream-reset", 502, GrpcStatus.UNAVAILABLE)
+    UPSTREAM_PROTOCOL = ("upstream-protocol", 502, GrpcStatus.INTERNAL)
+    # Ours.
+    KEYS_UNAVAILABLE = ("keys-unavailable", 503, GrpcStatus.UNAVAILABLE)
+    DRAINING = ("draining", 503, GrpcStatus.UNAVAILABLE)
+    INTERNAL = ("internal", 500, GrpcStatus.INTERNAL)
+
+    def __init__(self, label: str, http_status: int, grpc_status: GrpcStatus) -> None:
+        self.label = label
+        self.http_status = http_status
+        self.grpc_status = grpc_status
+
+
+class Refusal(Exception):
+    """Our own negative answer, on its way to whoever speaks to the client.
+
+    Attributes:
+        reason: why, which decides the statuses.
+        message: one sentence for the caller: what failed, why, what to do next. Never holds a secret or raw bytes.
+        limit: the name of the limit that was exceeded, if one was.
+        retry_after: seconds after which trying again makes sense, if it does.
+        challenge: the value of `www-authenticate` (RFC 6750 section 3), for `UNAUTHENTICATED`.
+        http_status: differs from the reason's only where a codec knows better (414, 417, 501, 505).
+        rule: the binding that decided, for the access log and the audit trail; never sent to the caller.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        limit: str | None = None,
+        retry_after: int | None = None,
+        challenge: str | None = None,
+        http_status: int | None = None,
+        rule: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.limit = limit
+        self.retry_after = retry_after
+        self.challenge = challenge
+        self.http_status = http_status or reason.http_status
+        self.grpc_status = reason.grpc_status
+        self.rule = rule
