@@ -1,0 +1,83 @@
+# The words of this repository, the same for a person and for CI. `make demo` and `make test` do all their own set-up
+# on a machine that has Python 3.11 or newer, make, and nothing else.
+
+# The first Python that is new enough; `make PYTHON=/path/to/python3.12 test` chooses another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check
+PYTEST_ARGS ?= -q -n auto
+
+.PHONY: help demo test check format conformance test-tensorflow bench image clean
+
+help:
+	@echo 'make demo             a sidecar before a model server on this machine, with real traffic through it'
+	@echo 'make test             the tests of this repository'
+	@echo 'make check            format, lint, types, direction of imports, no private key in git'
+	@echo 'make format           format and fix what can be fixed'
+	@echo 'make conformance      suites and clients of other people against a running sidecar'
+	@echo 'make test-tensorflow  a real SavedModel, called with the official stubs'
+	@echo 'make bench            against Envoy, side by side'
+	@echo 'make image            the container image (needs docker or podman)'
+	@echo 'make clean            remove everything that the words above have made'
+
+# A stamp remembers what was installed; it is older than pyproject.toml when that must be done again.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found: install one, or say make PYTHON=/path/to/python' >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo '$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[bench]'
+	@touch $@ $(VENV)/.demo
+
+# TensorFlow is large and old-fashioned about its dependencies: it never shares an environment with the rest.
+.venv-tensorflow/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found' >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv-tensorflow
+	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) -e '.[tensorflow]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/meshproxy demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict meshproxy
+	$(BIN)/lint-imports --no-timestamp
+	@! git grep -lE -e '-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----' -- . || { echo 'a private key is tracked: generate it where it is needed' >&2; exit 1; }
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+conformance: $(VENV)/.dev
+	$(BIN)/pytest -q tests/conformance
+
+test-tensorflow: .venv-tensorflow/.installed
+	.venv-tensorflow/bin/pytest -q tests/tensorflow
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+image:
+	@engine=$$(command -v docker || command -v podman) || { echo 'no docker or podman here: the image cannot be built' >&2; exit 1; }; \
+		"$$engine" build -t meshproxy:dev .
+
+clean:
+	rm -rf $(VENV) .venv-tensorflow .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
