@@ -10,6 +10,7 @@ from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import NOBODY, Caller
 from meshproxy.inference.call import Call
 from meshproxy.refusal import Refusal
+from meshproxy.transport.facts import ConnectionFacts
 
 
 class Exchange:
@@ -72,35 +73,6 @@ class Exchange:
         """The upstream's response head had been read."""
         self.finished = 0.0
         """The last byte had been handed to the client's connection."""
-
-
-class ConnectionFacts:
-    """What every exchange of one downstream connection shares. Made once per connection."""
-
-    __slots__ = ("alpn", "direction", "local", "protocol", "remote", "server_name", "tls_version")
-
-    def __init__(
-        self,
-        *,
-        direction: str,
-        protocol: str,
-        remote: str,
-        local: str,
-        tls_version: str = "",
-        alpn: str = "",
-        server_name: str = "",
-    ) -> None:
-        self.direction = direction
-        """`inbound` or `outbound`."""
-        self.protocol = protocol
-        """`HTTP/1.1` or `HTTP/2`."""
-        self.remote = remote
-        """`address:port` of the other end."""
-        self.local = local
-        self.tls_version = tls_version
-        """Empty on plaintext."""
-        self.alpn = alpn
-        self.server_name = server_name
 
 
 class TraceContext:

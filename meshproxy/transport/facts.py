@@ -1,0 +1,35 @@
+"""What is known of a connection once it stands, and never changes afterwards."""
+
+from __future__ import annotations
+
+
+class ConnectionFacts:
+    """What every exchange of one downstream connection shares. Made once per connection."""
+
+    __slots__ = ("alpn", "direction", "local", "peer", "protocol", "remote", "server_name", "tls_version")
+
+    def __init__(
+        self,
+        *,
+        direction: str,
+        protocol: str,
+        remote: str,
+        local: str,
+        tls_version: str = "",
+        alpn: str = "",
+        server_name: str = "",
+        peer: object = None,
+    ) -> None:
+        self.direction = direction
+        """`inbound` or `outbound`."""
+        self.protocol = protocol
+        """`HTTP/1.1` or `HTTP/2`."""
+        self.remote = remote
+        """`address:port` of the other end."""
+        self.local = local
+        self.tls_version = tls_version
+        """Empty on plaintext."""
+        self.alpn = alpn
+        self.server_name = server_name
+        self.peer = peer
+        """What the listener's `identify` made of the peer's certificate; None without one."""
