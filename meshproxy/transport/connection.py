@@ -1,0 +1,193 @@
+"""What the drivers of both HTTP versions share: a socket, gathered output, backpressure, a deadline, an end."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshproxy.transport.facts import ConnectionFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.codec.limits import Limits
+    from meshproxy.transport.outbox import Outbox
+    from meshproxy.transport.reaper import Reaper
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Time limits of a connection, in seconds."""
+
+    handshake: float = 5.0
+    """TLS handshake, and the first byte before it."""
+    head: float = 10.0
+    """From a request head's first byte (or from the connection's first moment) to its last: slowloris."""
+    idle: float = 75.0
+    """Without a request under way. A little above the 60 s that load balancers keep connections for, so that they
+    close first and no request crosses our closing."""
+    linger: float = 2.0
+    """After an answer that came before the request's end, bytes of the request are read and dropped for so long, so
+    that closing does not reset the connection under the answer."""
+
+
+class Driving:
+    """What every connection of one process shares: handed to each driver by the assembly."""
+
+    __slots__ = ("limits", "loop", "on_limit", "outbox", "reaper", "times")
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
+        reaper: Reaper,
+        limits: Limits,
+        times: Times,
+        on_limit: Callable[[str], None],
+    ) -> None:
+        self.loop = loop
+        self.outbox = outbox
+        self.reaper = reaper
+        self.limits = limits
+        self.times = times
+        self.on_limit = on_limit
+        """Told the name of every limit that a peer exceeded."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection with a driver's half left open: `receive` takes bytes, `collect` gives the output gathered.
+
+    Lifetime: made when the connection stands (`attach`), discarded from the reaper when the socket is gone.
+    """
+
+    __slots__ = ("_gathered", "_is_dirty", "_is_paused", "deadline", "driving", "facts", "is_closing", "on_lost", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self, driving: Driving, facts: ConnectionFacts) -> None:
+        self.driving = driving
+        self.facts = facts
+        self.deadline = 0.0
+        self.on_lost: Callable[[Any], None] | None = None
+        """Told once when the socket is gone."""
+        self.is_closing = False
+        """We have decided to close: nothing that is received counts any more."""
+        self._gathered: list[bytes] = []
+        self._is_dirty = False
+        self._is_paused = False
+
+    # The driver's half
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came, within a batch."""
+        raise NotImplementedError
+
+    def receive_eof(self) -> None:
+        """The peer will send no more, within a batch."""
+        raise NotImplementedError
+
+    def lost(self, reason: str) -> None:
+        """The socket is gone: every stream that is still alive must hear of it."""
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        """The socket takes output again: release what was held back."""
+        raise NotImplementedError
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed (`reaper.Mortal`)."""
+        raise NotImplementedError
+
+    # asyncio's half
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """Take over a connected transport."""
+        self.transport = transport
+        self.driving.reaper.add(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: a connection that needed no detection."""
+        self.attach(transport)  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: read one batch, then write what it left behind everywhere."""
+        outbox = self.driving.outbox
+        outbox.begin()
+        try:
+            self.receive(data)
+        finally:
+            outbox.flush()
+
+    def eof_received(self) -> bool:
+        """asyncio: the peer's half is closed. True keeps ours open until we close it."""
+        outbox = self.driving.outbox
+        outbox.begin()
+        try:
+            self.receive_eof()
+        finally:
+            outbox.flush()
+        return not self.is_closing
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the socket is gone."""
+        self.driving.reaper.discard(self)
+        self.is_closing = True
+        self._gathered.clear()
+        outbox = self.driving.outbox
+        outbox.begin()
+        try:
+            self.lost(str(exc) if exc else "the connection was closed")
+            if self.on_lost is not None:
+                self.on_lost(self)
+        finally:
+            outbox.flush()
+
+    def pause_writing(self) -> None:
+        """asyncio: the peer reads more slowly than we write."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """asyncio: the peer has caught up."""
+        self._is_paused = False
+        outbox = self.driving.outbox
+        outbox.begin()
+        try:
+            self.drained()
+        finally:
+            outbox.flush()
+
+    # Output
+
+    def write(self, data: bytes) -> None:
+        """Gather `data`; it is written when the batch is over."""
+        self._gathered.append(data)
+        self.touch()
+
+    def touch(self) -> None:
+        """There is output to be collected when the batch is over."""
+        if not self._is_dirty:
+            self._is_dirty = True
+            self.driving.outbox.add(self)
+
+    def flush(self) -> None:
+        """Write what was gathered as one piece (`outbox.Flushable`): over TLS a piece is at least a record."""
+        self._is_dirty = False
+        gathered = self._gathered
+        if not gathered or self.transport.is_closing():
+            gathered.clear()
+            return
+        self.transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+        gathered.clear()
+
+    def close(self) -> None:
+        """Write what was gathered, then close; what the transport still holds is sent first."""
+        self.is_closing = True
+        self.flush()
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once and drop what was not sent: the peer must see a break, not an end."""
+        self.is_closing = True
+        self.transport.abort()

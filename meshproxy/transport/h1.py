@@ -1,0 +1,347 @@
+"""HTTP/1.1 on a socket, both roles: the connection is the stream of the one exchange that it carries at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
+from meshproxy.codec.h1.connection import H1Connection
+from meshproxy.codec.role import Role
+from meshproxy.transport.connection import Connection, Driving
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from meshproxy.codec.events import Event
+    from meshproxy.transport.facts import ConnectionFacts
+    from meshproxy.transport.stream import Downstream, Serve, Sink
+
+PROTOCOL_ERROR = 0x1
+CANCEL = 0x8
+
+
+class H1Driver(Connection):
+    """What both roles do: one sink at a time, credit by pausing the socket, output through the codec."""
+
+    __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "sink")
+
+    def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
+        super().__init__(driving, facts)
+        self._codec = H1Connection(role, driving.limits)
+        self.sink: Sink | None = None
+        """Reads the exchange under way; None between exchanges."""
+        self._owed = 0
+        self._is_reading = True
+        self._wants_drained = False
+
+    def credit(self, size: int) -> None:
+        """Read on when less than half a window is owed (`stream.Stream`)."""
+        self._owed -= size
+        if not self._is_reading:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._owed < self.driving.limits.stream_window // 2 and not self._codec.has_buffered:
+            self._is_reading = True
+            self.transport.resume_reading()
+
+    def _owe(self, size: int) -> None:
+        self._owed += size
+        if self._owed >= self.driving.limits.stream_window:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self.transport.pause_reading()
+
+    def send_data(self, data: bytes, end: bool) -> bool:
+        """Write a piece of the body (`stream.Stream`)."""
+        if self.sink is None or self.is_closing:
+            return True
+        self.write(self._codec.send_data(data, end))
+        if end:
+            self._sent()
+        elif self._is_paused:
+            self._wants_drained = True
+            return False
+        return True
+
+    def send_trailers(self, headers: Headers) -> None:
+        """End the body (`stream.Stream`)."""
+        if self.sink is not None and not self.is_closing:
+            self.write(self._codec.send_trailers(headers))
+            self._sent()
+
+    def _sent(self) -> None:
+        """Our message has been written whole."""
+
+    def drained(self) -> None:
+        """The peer reads again."""
+        if self._wants_drained:
+            self._wants_drained = False
+            if self.sink is not None:
+                self.sink.drained()
+
+    def reset(self, code: int) -> None:
+        """Close without the end that a whole body would have (`stream.Stream`)."""
+        self.sink = None
+        if not self.is_closing:
+            self.abort()
+
+    def _end_sink(self, code: int, reason: str) -> None:
+        sink, self.sink = self.sink, None
+        if sink is not None:
+            sink.reset_received(code, reason)
+
+
+class Reject(Protocol):
+    """Answers a request that the codec refused; the stream has no sink."""
+
+    def __call__(self, stream: Downstream, rejected: Rejected) -> None: ...
+
+
+class H1Server(H1Driver):
+    """A client's connection. `serve` takes its requests, one at a time; `reject` answers what the codec refused."""
+
+    __slots__ = ("_has_begun", "_is_answered", "_is_lingering", "_reject", "_serve")
+
+    def __init__(self, driving: Driving, facts: ConnectionFacts, serve: Serve, reject: Reject) -> None:
+        super().__init__(Role.SERVER, driving, facts)
+        self._serve = serve
+        self._reject = reject
+        self._has_begun = False
+        """The first byte of a head has come, its last has not."""
+        self._is_answered = False
+        self._is_lingering = False
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """The clock for the first head starts with the connection."""
+        super().attach(transport)
+        self.deadline = self.driving.loop.time() + self.driving.times.head
+
+    # What the client does
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came: hand their events out. Those of the next request wait in the codec."""
+        if self.is_closing or self._is_lingering:
+            return
+        if self.sink is None and not self._has_begun:
+            # The first byte of a head starts the clock; those after it do not wind it back.
+            self._has_begun = True
+            self.deadline = self.driving.loop.time() + self.driving.times.head
+        self._dispatch(self._codec.receive(data))
+        if self._codec.has_buffered:
+            self._next()
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, RequestHead):
+                self.deadline = 0.0
+                self._has_begun = False
+                self._is_answered = False
+                self._serve(self, event)
+            elif isinstance(event, Data):
+                self._owe(event.flow)
+                if self.sink is None:
+                    self.credit(event.flow)
+                else:
+                    self.sink.data_received(event.data, event.flow, event.end)
+            elif isinstance(event, Trailers):
+                if self.sink is not None:
+                    self.sink.trailers_received(event.headers)
+            elif isinstance(event, Rejected):
+                self._rejected(event)
+            elif isinstance(event, Failed):
+                self._end_sink(CANCEL, event.reason)
+                self.abort()
+        if self._is_answered:
+            self._settle()
+
+    def _rejected(self, rejected: Rejected) -> None:
+        if rejected.limit is not None:
+            self.driving.on_limit(rejected.limit)
+        if self.sink is None:
+            self._is_answered = False
+            self._reject(self, rejected)
+        else:
+            # The body of a request under way went wrong. Whoever reads it still answers, if it has not begun to.
+            self.sink.reset_received(PROTOCOL_ERROR, rejected.reason)
+
+    def receive_eof(self) -> None:
+        """The client closed its half. A request under way is abandoned: its answer would find no reader."""
+        self._end_sink(CANCEL, "the client closed the connection")
+        self.close()
+
+    def lost(self, reason: str) -> None:
+        """The socket is gone."""
+        self._end_sink(CANCEL, reason)
+
+    # What we do
+
+    def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
+        """Write a head (`stream.Downstream`)."""
+        if not self.is_closing:
+            self.write(self._codec.send_response(status, headers, end, length))
+            if end:
+                self._sent()
+
+    def drain(self) -> None:
+        """The process is going away: the next answer asks the client to close."""
+        self._codec.close_after_message()
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is under way or waiting."""
+        return self.sink is None and not self._has_begun and not self._codec.has_buffered
+
+    # Between two requests
+
+    def _sent(self) -> None:
+        self._is_answered = True
+        self._settle()
+
+    def _settle(self) -> None:
+        """The answer has been written whole: take up the next request, or part."""
+        if self.is_closing or self._is_lingering:
+            return
+        codec = self._codec
+        if codec.is_idle:
+            self._is_answered = False
+            self.sink = None
+            if codec.must_close:
+                self.close()
+                return
+            self.deadline = self.driving.loop.time() + self.driving.times.idle
+            if codec.has_buffered:
+                self.driving.loop.call_soon(self._continue)
+        elif codec.must_close:
+            self._linger()
+
+    def _continue(self) -> None:
+        self.driving.outbox.begin()
+        try:
+            self._next()
+        finally:
+            self.driving.outbox.flush()
+
+    def _next(self) -> None:
+        """Take up a pipelined request once the one before it is done; read no further while one waits."""
+        codec = self._codec
+        if self.sink is None and codec.is_idle and not self.is_closing:
+            self._dispatch(codec.next_message())
+        if codec.has_buffered:
+            self._stop_reading()
+        elif not self._is_reading:
+            self._read_on()
+
+    def _linger(self) -> None:
+        """Answered before the request's end: let the client read the answer before the connection goes."""
+        self._is_lingering = True
+        self.sink = None
+        self.deadline = self.driving.loop.time() + self.driving.times.linger
+        if not self._is_reading:
+            self._is_reading = True
+            self.transport.resume_reading()
+
+    def expire(self, now: float) -> None:
+        """A head that never ends, a connection left idle, or the end of lingering."""
+        self.deadline = 0.0
+        if self._has_begun and not self._is_lingering:
+            self._has_begun = False
+            self.driving.outbox.begin()
+            try:
+                self._rejected(Rejected(0, 408, "the request's head did not arrive in time", "head_time"))
+            finally:
+                self.driving.outbox.flush()
+        self.close()
+
+
+class Owner(Protocol):
+    """Where client connections come from and go back to: a pool."""
+
+    def released(self, connection: H1Client) -> None:
+        """It may carry the next request."""
+
+    def closed(self, connection: H1Client) -> None:
+        """It is gone."""
+
+
+class H1Client(H1Driver):
+    """A connection to a server, carrying one request at a time; `owner` has it in between."""
+
+    __slots__ = ("_owner", "address")
+
+    def __init__(self, driving: Driving, facts: ConnectionFacts, owner: Owner) -> None:
+        super().__init__(Role.CLIENT, driving, facts)
+        self._owner = owner
+        self.address = facts.remote
+
+    # What the server does
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came. On an idle connection they answer nothing, and the connection cannot be trusted any more."""
+        if self.is_closing:
+            return
+        if self.sink is None:
+            self.abort()
+            return
+        self._dispatch(self._codec.receive(data))
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            sink = self.sink
+            if sink is None:
+                return
+            if isinstance(event, Data):
+                self._owe(event.flow)
+                if event.end:
+                    self._complete()
+                sink.data_received(event.data, event.flow, event.end)
+            elif isinstance(event, ResponseHead):
+                if event.end:
+                    self._complete()
+                sink.head_received(event)
+            elif isinstance(event, Trailers):
+                self._complete()
+                sink.trailers_received(event.headers)
+            elif isinstance(event, Failed):
+                if event.limit is not None:
+                    self.driving.on_limit(event.limit)
+                self._end_sink(CANCEL if event.by_peer else PROTOCOL_ERROR, event.reason)
+                self.abort()
+
+    def _complete(self) -> None:
+        """The response has ended. The connection goes back before its last piece is handed on, so that whoever takes
+        the piece may use it again. One whose request is still being sent cannot be used again."""
+        self.sink = None
+        if self._codec.is_idle and not self._codec.must_close:
+            self._owner.released(self)
+        else:
+            self.close()
+
+    def receive_eof(self) -> None:
+        """The server closed: the end of a close-delimited body, of an idle connection, or a broken one."""
+        if not self.is_closing:
+            self._dispatch(self._codec.receive_eof())
+            self._end_sink(CANCEL, "the server closed the connection before its answer was complete")
+            self.close()
+
+    def lost(self, reason: str) -> None:
+        """The socket is gone."""
+        self._owner.closed(self)
+        self._end_sink(CANCEL, reason)
+
+    # What we do
+
+    def send_request(self, head: RequestHead) -> None:
+        """Write a request's head (`stream.Upstream`)."""
+        self.deadline = 0.0
+        self.write(
+            self._codec.send_request(head.method, head.target, head.authority, head.headers, head.end, head.length)
+        )
+
+    def expire(self, now: float) -> None:
+        """Idle for too long: closed before the server does."""
+        if self.sink is None:
+            self.close()

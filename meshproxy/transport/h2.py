@@ -1,0 +1,390 @@
+"""HTTP/2 on a socket, both roles: a connection and the streams that share it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.codec.events import (
+    Data,
+    Failed,
+    GoneAway,
+    Headers,
+    Pong,
+    Rejected,
+    RequestHead,
+    Reset,
+    ResponseHead,
+    Trailers,
+    Writable,
+)
+from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.role import Role
+from meshproxy.transport.connection import Connection, Driving
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from meshproxy.codec.events import Event
+    from meshproxy.transport.facts import ConnectionFacts
+    from meshproxy.transport.h1 import Reject
+    from meshproxy.transport.stream import Serve, Sink
+
+NO_ERROR = 0x0
+CANCEL = 0x8
+REFUSED_STREAM = 0x7
+DRAIN_PING = b"draining"
+
+
+class H2Stream:
+    """One exchange on an HTTP/2 connection; both roles (`stream.Downstream`, `stream.Upstream`)."""
+
+    __slots__ = ("_driver", "_has_ended", "_is_held", "facts", "id", "sink")
+
+    def __init__(self, driver: H2Driver, id: int) -> None:
+        self._driver = driver
+        self.facts = driver.facts
+        self.id = id
+        self.sink: Sink | None = None
+        self._has_ended = 0
+        """How many of the two messages have ended: at two the stream is forgotten."""
+        self._is_held = False
+
+    @property
+    def address(self) -> str:
+        """The server's address."""
+        return self.facts.remote
+
+    def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
+        """Write a head."""
+        driver = self._driver
+        driver.codec.send_response(self.id, status, headers, end, length)
+        driver.touch()
+        if end:
+            driver.end_half(self)
+
+    def send_request(self, head: RequestHead) -> None:
+        """Write a request's head: from here on the stream has its id."""
+        driver = self._driver
+        self.id = driver.codec.send_request(
+            head.method, b"http", head.authority, head.target, head.headers, head.end, head.length
+        )
+        driver.streams[self.id] = self
+        driver.touch()
+        if head.end:
+            driver.end_half(self)
+
+    def send_data(self, data: bytes, end: bool) -> bool:
+        """Write a piece of the body, as far as the peer's windows and the socket allow."""
+        driver = self._driver
+        is_framed = driver.codec.send_data(self.id, data, end)
+        driver.touch()
+        if end:
+            driver.end_half(self)
+        if is_framed and not driver.is_paused:
+            return True
+        if is_framed:
+            driver.waiting.append(self)
+        self._is_held = True
+        return False
+
+    def writable(self) -> None:
+        """The codec has framed everything of this stream; the socket may still be full."""
+        if self._driver.is_paused:
+            self._driver.waiting.append(self)
+        else:
+            self.release()
+
+    def release(self) -> None:
+        """Nothing is held back any more."""
+        if self._is_held:
+            self._is_held = False
+            if self.sink is not None:
+                self.sink.drained()
+
+    def send_trailers(self, headers: Headers) -> None:
+        """End the message with these fields."""
+        driver = self._driver
+        driver.codec.send_trailers(self.id, headers)
+        driver.touch()
+        driver.end_half(self)
+
+    def credit(self, size: int) -> None:
+        """`size` bytes have left our hands."""
+        self._driver.codec.credit(self.id, size)
+        self._driver.touch()
+
+    def reset(self, code: int) -> None:
+        """RST_STREAM."""
+        self.sink = None
+        driver = self._driver
+        driver.codec.reset(self.id, code)
+        driver.touch()
+        driver.forget(self)
+
+    def half_ended(self) -> bool:
+        """Count an end; True when it was the second."""
+        self._has_ended += 1
+        return self._has_ended == 2
+
+
+class H2Driver(Connection):
+    """What both roles do: frames to streams, windows to `drained`, an end for everyone when the connection ends."""
+
+    __slots__ = ("codec", "streams", "waiting")
+
+    def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
+        super().__init__(driving, facts)
+        self.codec = H2Connection(role, driving.limits, driving.loop.time())
+        self.streams: dict[int, H2Stream] = {}
+        self.waiting: list[H2Stream] = []
+        """Streams whose bytes are framed while the socket is full."""
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """Say our preface."""
+        super().attach(transport)
+        self.touch()
+
+    @property
+    def is_paused(self) -> bool:
+        """The socket takes no more."""
+        return self._is_paused
+
+    # What the peer does
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came: hand their events to the streams."""
+        if self.is_closing:
+            return
+        self._dispatch(self.codec.receive(data, self.driving.loop.time()))
+        self.touch()
+
+    def _dispatch(self, events: list[Event]) -> None:
+        streams = self.streams
+        for event in events:
+            if isinstance(event, Data):
+                stream = streams.get(event.stream)
+                if stream is None or stream.sink is None:
+                    self.codec.credit(event.stream, event.flow)
+                else:
+                    sink = stream.sink
+                    if event.end:
+                        self.end_half(stream)
+                    sink.data_received(event.data, event.flow, event.end)
+            elif isinstance(event, RequestHead):
+                self.head_received(event)
+            elif isinstance(event, ResponseHead):
+                stream = streams.get(event.stream)
+                if stream is not None and stream.sink is not None:
+                    sink = stream.sink
+                    if event.end:
+                        self.end_half(stream)
+                    sink.head_received(event)
+            elif isinstance(event, Trailers):
+                stream = streams.get(event.stream)
+                if stream is not None:
+                    self.end_half(stream)
+                    if stream.sink is not None:
+                        stream.sink.trailers_received(event.headers)
+            elif isinstance(event, Writable):
+                stream = streams.get(event.stream)
+                if stream is not None:
+                    stream.writable()
+            elif isinstance(event, Reset):
+                self._reset_received(event)
+            else:
+                self.connection_event(event)
+
+    def _reset_received(self, event: Reset) -> None:
+        stream = self.streams.get(event.stream)
+        if stream is not None:
+            self.forget(stream)
+            sink, stream.sink = stream.sink, None
+            if sink is not None:
+                sink.reset_received(event.code, event.reason)
+
+    def head_received(self, head: RequestHead) -> None:
+        """A request came (server)."""
+        raise NotImplementedError
+
+    def connection_event(self, event: Event) -> None:
+        """What concerns the whole connection."""
+        if isinstance(event, Failed):
+            if event.limit is not None:
+                self.driving.on_limit(event.limit)
+            self.fail(CANCEL, event.reason)
+            self.close()
+
+    def receive_eof(self) -> None:
+        """The peer closed."""
+        if not self.is_closing:
+            self._dispatch(self.codec.receive_eof())
+            self.fail(CANCEL, "the peer closed the connection")
+            self.close()
+
+    def lost(self, reason: str) -> None:
+        """The socket is gone."""
+        self.fail(CANCEL, reason)
+
+    def fail(self, code: int, reason: str) -> None:
+        """Every stream is over."""
+        streams, self.streams = self.streams, {}
+        self.waiting.clear()
+        for stream in streams.values():
+            sink, stream.sink = stream.sink, None
+            if sink is not None:
+                sink.reset_received(code, reason)
+
+    # What we do
+
+    def flush(self) -> None:
+        """Write the frames gathered in the codec as one piece."""
+        self._is_dirty = False
+        if self.transport.is_closing():
+            return
+        output = self.codec.take_output()
+        if output:
+            self.transport.write(output)
+
+    def end_half(self, stream: H2Stream) -> None:
+        """One of the two messages of `stream` has ended."""
+        if stream.half_ended():
+            self.forget(stream)
+
+    def forget(self, stream: H2Stream) -> None:
+        """The stream is over."""
+        if self.streams.pop(stream.id, None) is not None and not self.streams:
+            self.became_idle()
+
+    def became_idle(self) -> None:
+        """No stream is left."""
+        self.deadline = self.driving.loop.time() + self.driving.times.idle
+
+    def drained(self) -> None:
+        """The peer reads again: those who waited for the socket are told."""
+        waiting, self.waiting = self.waiting, []
+        for stream in waiting:
+            stream.release()
+
+
+class H2Server(H2Driver):
+    """A client's connection."""
+
+    __slots__ = ("_reject", "_serve")
+
+    def __init__(self, driving: Driving, facts: ConnectionFacts, serve: Serve, reject: Reject) -> None:
+        super().__init__(Role.SERVER, driving, facts)
+        self._serve = serve
+        self._reject = reject
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """The clock for the first request starts with the connection."""
+        super().attach(transport)
+        self.became_idle()
+
+    def head_received(self, head: RequestHead) -> None:
+        """A request came."""
+        self.deadline = 0.0
+        stream = H2Stream(self, head.stream)
+        self.streams[head.stream] = stream
+        if head.end:
+            stream.half_ended()
+        self._serve(stream, head)
+
+    def connection_event(self, event: Event) -> None:
+        """A request that the codec refused, the answer to our last PING, or the end."""
+        if isinstance(event, Rejected):
+            if event.limit is not None:
+                self.driving.on_limit(event.limit)
+            stream = H2Stream(self, event.stream)
+            stream.half_ended()  # the codec ignores what else comes of it
+            self._reject(stream, event)
+        elif isinstance(event, Pong):
+            if event.payload == DRAIN_PING:
+                self.codec.go_away(final=True)
+        elif not isinstance(event, GoneAway):
+            super().connection_event(event)
+
+    def drain(self) -> None:
+        """The process is going away: announce it, and name the last stream once the client must have heard
+        (RFC 9113 section 6.8: a PING's answer tells)."""
+        self.codec.go_away(final=False)
+        self.codec.ping(DRAIN_PING)
+        self.touch()
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is under way."""
+        return not self.streams
+
+    def expire(self, now: float) -> None:
+        """Idle for too long."""
+        if not self.streams:
+            self.codec.go_away(final=True)
+            self.close()
+
+
+class Owner(Protocol):
+    """Where client connections come from: a pool."""
+
+    def freed(self, connection: H2Client) -> None:
+        """A stream has ended: there may be room for another."""
+
+    def retired(self, connection: H2Client) -> None:
+        """It takes no new streams."""
+
+    def closed(self, connection: H2Client) -> None:
+        """It is gone."""
+
+
+class H2Client(H2Driver):
+    """A connection to a server, shared by many requests."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, driving: Driving, facts: ConnectionFacts, owner: Owner) -> None:
+        super().__init__(Role.CLIENT, driving, facts)
+        self._owner = owner
+
+    @property
+    def can_open(self) -> bool:
+        """Another stream may be opened."""
+        return not self.is_closing and self.codec.can_open
+
+    def open(self) -> H2Stream:
+        """A stream that gets its id with its head."""
+        self.deadline = 0.0
+        return H2Stream(self, 0)
+
+    def connection_event(self, event: Event) -> None:
+        """The server goes away, or the end."""
+        if isinstance(event, GoneAway):
+            self._owner.retired(self)
+            for stream in [s for s in self.streams.values() if s.id > event.last_stream]:
+                self._reset_received(Reset(stream.id, REFUSED_STREAM, "the server is going away", True))
+            if not self.streams:
+                self.close()
+        else:
+            super().connection_event(event)
+
+    def forget(self, stream: H2Stream) -> None:
+        """The stream is over: there is room for another."""
+        super().forget(stream)
+        if not self.is_closing:
+            self._owner.freed(self)
+
+    def became_idle(self) -> None:
+        """No stream is left. If the server is going away, that was what it waited for."""
+        super().became_idle()
+        if not self.codec.can_open and not self.is_closing:
+            self.close()
+
+    def lost(self, reason: str) -> None:
+        """The socket is gone."""
+        self._owner.closed(self)
+        super().lost(reason)
+
+    def expire(self, now: float) -> None:
+        """Idle for too long."""
+        if not self.streams:
+            self.codec.go_away(final=True)
+            self.close()

@@ -1,0 +1,332 @@
+"""Accepts connections: a socket, the choice between TLS and plaintext, the handshake, the choice of HTTP version.
+
+The accept loop is ours since asyncio's server ties one SSLContext to a socket for life, and a rotation needs a new
+context (a live one breaks when a bad pair is loaded into it; see docs/behaviour.md). It also keeps a reserve of file
+descriptors: asyncio retries a failing `accept` in a loop at full speed (cpython issue 151615).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.h1 import H1Server, Reject
+from meshproxy.transport.h2 import H2Server
+
+if TYPE_CHECKING:
+    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.stream import Serve
+
+logger = logging.getLogger(__name__)
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+TLS_HANDSHAKE = 0x16
+"""Content type of a TLS record that carries a ClientHello (RFC 8446 section 5.1). No HTTP method begins with it."""
+ACCEPTS_PER_TURN = 64
+BACKLOG = 1024
+PAUSE_WITHOUT_DESCRIPTORS = 0.1
+
+
+class Security(Enum):
+    """What a port speaks: the `mtls` modes of `MeshConfig`."""
+
+    TLS = "strict"
+    EITHER = "permissive"
+    PLAINTEXT = "disabled"
+
+
+class PeerRejected(Exception):
+    """The peer's certificate names nobody we know. Raised by `Identify`."""
+
+
+class Identify(Protocol):
+    """Reads the peer's certificate (DER; None if it showed none) once per connection.
+
+    Raises:
+        PeerRejected: the connection is closed.
+    """
+
+    def __call__(self, der: bytes | None) -> object: ...
+
+
+class ListenerEvents(Protocol):
+    """Who counts what happens at a port."""
+
+    def handshake(self, result: str) -> None:
+        """A TLS handshake ended: `ok`, `failed`, `timeout`, `rejected`."""
+
+    def connection(self, protocol: str, change: int) -> None:
+        """A connection opened (+1) or closed (-1)."""
+
+    def limit(self, name: str) -> None:
+        """A limit was reached."""
+
+
+class Listener:
+    """One port. `context`, `identify` and `driving` may be replaced at any time; new connections use the new ones."""
+
+    def __init__(
+        self,
+        *,
+        direction: str,
+        driving: Driving,
+        serve: Serve,
+        reject: Reject,
+        events: ListenerEvents,
+        security: Security,
+        context: ssl.SSLContext | None,
+        identify: Identify,
+        max_connections: int,
+    ) -> None:
+        if context is None and security is not Security.PLAINTEXT:
+            raise ValueError(f"mtls {security.value} needs a certificate")
+        self.direction = direction
+        self.driving = driving
+        self.serve = serve
+        self.reject = reject
+        self.events = events
+        self.security = security
+        self.context = context
+        self.identify = identify
+        self.max_connections = max_connections
+        self.connections: set[H1Server | H2Server] = set()
+        self.is_draining = False
+        self.address = ""
+        self._sockets: list[socket.socket] = []
+        self._pending: set[asyncio.Task[None]] = set()
+        self._loop = driving.loop
+        self._resume: asyncio.TimerHandle | None = None
+
+    # The port
+
+    def listen(self, host: str, port: int) -> None:
+        """Bind and accept. Raises OSError when the address cannot be had."""
+        infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = infos[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
+        self._sockets.append(sock)
+        self.address = format_address(sock.getsockname())
+        self._loop.add_reader(sock, self._accept, sock)
+
+    def stop_accepting(self) -> None:
+        """Close the port. Connections that stand are not touched."""
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+
+    def drain(self) -> None:
+        """Ask every client, present and future, to go elsewhere; keep serving until they have."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            connection.drain()
+
+    @property
+    def is_quiet(self) -> bool:
+        """No request is under way and no connection is being set up."""
+        return not self._pending and all(connection.is_idle for connection in self.connections)
+
+    async def close(self) -> None:
+        """Close the port and every connection, whatever it is doing."""
+        self.stop_accepting()
+        for task in list(self._pending):
+            task.cancel()
+        await asyncio.gather(*self._pending, return_exceptions=True)
+        for connection in list(self.connections):
+            if connection.is_idle:
+                connection.close()
+            else:
+                connection.abort()
+
+    # A connection
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if len(self.connections) + len(self._pending) >= self.max_connections:
+                self._pause("connections")
+                return
+            try:
+                client, address = sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    logger.error("cannot accept on %s: %s; trying again shortly", self.address, os.strerror(error.errno))
+                    self._pause("descriptors")
+                    return
+                raise
+            client.setblocking(False)
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self._loop.create_task(self._set_up(client, format_address(address)))
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+
+    def _pause(self, limit: str) -> None:
+        """Leave new connections in the kernel's queue for a moment."""
+        self.events.limit(limit)
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+        self._resume = self._loop.call_later(PAUSE_WITHOUT_DESCRIPTORS, self._unpause)
+
+    def _unpause(self) -> None:
+        self._resume = None
+        for sock in self._sockets:
+            self._loop.add_reader(sock, self._accept, sock)
+
+    async def _set_up(self, client: socket.socket, remote: str) -> None:
+        """TLS or not, then a protocol that finds out which HTTP is spoken."""
+        timeout = self.driving.times.handshake
+        context = self.context
+        try:
+            if self.security is Security.PLAINTEXT or (
+                self.security is Security.EITHER and not await self._begins_with_tls(client, timeout)
+            ):
+                context = None
+            await self._loop.connect_accepted_socket(
+                lambda: Arrival(self, remote),
+                client,
+                ssl=context,
+                ssl_handshake_timeout=timeout if context is not None else None,
+            )
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        except (TimeoutError, ConnectionAbortedError) as error:
+            client.close()
+            self.events.handshake("timeout")
+            logger.debug("handshake with %s: %s", remote, error)
+        except (ssl.SSLError, OSError, ssl.CertificateError) as error:
+            client.close()
+            self.events.handshake("failed")
+            logger.info("handshake with %s failed: %s", remote, error)
+
+    async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
+        """Look at the first byte and leave it where it is."""
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(client, lambda: ready.done() or ready.set_result(None))
+        try:
+            async with asyncio.timeout(timeout):
+                await ready
+        finally:
+            self._loop.remove_reader(client)
+        first = client.recv(1, socket.MSG_PEEK)
+        return bool(first) and first[0] == TLS_HANDSHAKE
+
+    def arrived(self, connection: H1Server | H2Server) -> None:
+        """A connection speaks HTTP: from now on it is ours to drain."""
+        self.connections.add(connection)
+        self.events.connection(connection.facts.protocol, 1)
+        if self.is_draining:
+            connection.drain()
+
+    def left(self, connection: H1Server | H2Server) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        self.events.connection(connection.facts.protocol, -1)
+
+
+class Arrival(asyncio.Protocol):
+    """A connection until it is known which HTTP it speaks: by ALPN, or by the HTTP/2 preface (RFC 9113 section 3.4)."""
+
+    def __init__(self, listener: Listener, remote: str) -> None:
+        self._listener = listener
+        self._remote = remote
+        self._received = b""
+        self._transport: asyncio.Transport
+        self.deadline = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket stands; over TLS the handshake is done."""
+        self._transport = transport  # type: ignore[assignment]
+        listener = self._listener
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        alpn = ""
+        peer: object = None
+        try:
+            if tls is not None:
+                alpn = tls.selected_alpn_protocol() or ""
+                peer = listener.identify(tls.getpeercert(binary_form=True))
+                listener.events.handshake("ok")
+            else:
+                peer = listener.identify(None)
+        except PeerRejected as rejected:
+            listener.events.handshake("rejected")
+            logger.info("closed the connection of %s: %s", self._remote, rejected)
+            self._transport.abort()
+            return
+        self._facts = ConnectionFacts(
+            direction=listener.direction,
+            protocol="",
+            remote=self._remote,
+            local=listener.address,
+            tls_version=(tls.version() or "") if tls is not None else "",
+            alpn=alpn,
+            server_name="",
+            peer=peer,
+        )
+        if alpn == "h2":
+            self._become(H2Server, b"")
+        elif alpn == "http/1.1":
+            self._become(H1Server, b"")
+        else:
+            self.deadline = listener.driving.loop.time() + listener.driving.times.head
+            listener.driving.reaper.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """First bytes without ALPN: they are the preface, or not."""
+        if self._transport.is_closing():
+            return
+        self._received += data
+        if self._received.startswith(PREFACE):
+            self._become(H2Server, self._received)
+        elif not PREFACE.startswith(self._received[: len(PREFACE)]):
+            self._become(H1Server, self._received)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gone before it said anything."""
+        self._listener.driving.reaper.discard(self)
+
+    def expire(self, now: float) -> None:
+        """Said nothing for too long (`reaper.Mortal`)."""
+        self._listener.driving.on_limit("head_time")
+        self._transport.abort()
+
+    def _become(self, driver: type[H1Server] | type[H2Server], received: bytes) -> None:
+        listener = self._listener
+        listener.driving.reaper.discard(self)
+        self._facts.protocol = "HTTP/2" if driver is H2Server else "HTTP/1.1"
+        connection = driver(listener.driving, self._facts, listener.serve, listener.reject)
+        connection.on_lost = listener.left
+        connection.attach(self._transport)
+        self._transport.set_protocol(connection)
+        listener.arrived(connection)
+        if received:
+            connection.data_received(received)
+
+
+def format_address(address: object) -> str:
+    """`host:port` of a socket address, `[host]:port` for IPv6, the path of a UNIX socket."""
+    if isinstance(address, tuple):
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address)
+
