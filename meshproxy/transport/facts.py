@@ -6,7 +6,7 @@ from __future__ import annotations
 class ConnectionFacts:
     """What every exchange of one downstream connection shares. Made once per connection."""
 
-    __slots__ = ("alpn", "direction", "local", "peer", "protocol", "remote", "server_name", "tls_version")
+    __slots__ = ("alpn", "caller", "direction", "local", "peer", "protocol", "remote", "server_name", "tls_version")
 
     def __init__(
         self,
@@ -33,3 +33,5 @@ class ConnectionFacts:
         self.server_name = server_name
         self.peer = peer
         """What the listener's `identify` made of the peer's certificate; None without one."""
+        self.caller: object = None
+        """Who the last request of this connection came from: most often the next one comes from the same."""

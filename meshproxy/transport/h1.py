@@ -124,9 +124,9 @@ class H1Server(H1Driver):
 
     def receive(self, data: bytes) -> None:
         """Bytes came: hand their events out. Those of the next request wait in the codec."""
-        if self.is_closing or self._is_lingering:
+        if self.is_closing:
             return
-        if self.sink is None and not self._has_begun:
+        if self.sink is None and not self._has_begun and not self._is_lingering:
             # The first byte of a head starts the clock; those after it do not wind it back.
             self._has_begun = True
             self.deadline = self.driving.loop.time() + self.driving.times.head
@@ -186,6 +186,9 @@ class H1Server(H1Driver):
             if end:
                 self._sent()
 
+    def stop_receiving(self) -> None:
+        """The rest of the request is of no use: `_linger` does that once the answer is written (`stream.Downstream`)."""
+
     def drain(self) -> None:
         """The process is going away: the next answer asks the client to close."""
         self._codec.close_after_message()
@@ -202,20 +205,21 @@ class H1Server(H1Driver):
         self._settle()
 
     def _settle(self) -> None:
-        """The answer has been written whole: take up the next request, or part."""
-        if self.is_closing or self._is_lingering:
+        """The answer has been written whole: take up the next request, part, or wait for the rest of this one."""
+        if self.is_closing:
             return
+        self.sink = None
         codec = self._codec
         if codec.is_idle:
             self._is_answered = False
-            self.sink = None
+            self._is_lingering = False
             if codec.must_close:
                 self.close()
                 return
             self.deadline = self.driving.loop.time() + self.driving.times.idle
             if codec.has_buffered:
                 self.driving.loop.call_soon(self._continue)
-        elif codec.must_close:
+        elif not self._is_lingering:
             self._linger()
 
     def _continue(self) -> None:
@@ -236,9 +240,8 @@ class H1Server(H1Driver):
             self._read_on()
 
     def _linger(self) -> None:
-        """Answered before the request's end: let the client read the answer before the connection goes."""
+        """Answered before the request's end: drop the rest of it, but not the connection under the answer."""
         self._is_lingering = True
-        self.sink = None
         self.deadline = self.driving.loop.time() + self.driving.times.linger
         if not self._is_reading:
             self._is_reading = True

@@ -62,6 +62,11 @@ class H2Stream:
         if end:
             driver.end_half(self)
 
+    def stop_receiving(self) -> None:
+        """The rest of the request is of no use: tell the client to stop sending it (RFC 9113 section 8.1)."""
+        if self._has_ended < 2:
+            self.reset(NO_ERROR)
+
     def send_request(self, head: RequestHead) -> None:
         """Write a request's head: from here on the stream has its id."""
         driver = self._driver

@@ -61,6 +61,10 @@ class Downstream(Stream, Protocol):
         """Write a head; several times for interim ones. `length` declares the body's size if it is known."""
 
 
+    def stop_receiving(self) -> None:
+        """The answer is complete and the rest of the request is of no use."""
+
+
 class Upstream(Stream, Protocol):
     """A stream that we open."""
 

@@ -1,0 +1,95 @@
+"""One try at an endpoint: the sink of an upstream stream, which hands the response on to the client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.refusal import Reason, Refusal
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers, ResponseHead
+    from meshproxy.proxy.pipeline import Passage
+    from meshproxy.transport.stream import Upstream
+
+CANCEL = 0x8
+PROTOCOL_ERROR = 0x1
+SWITCHING_PROTOCOLS = 101
+CONTINUE = 100
+
+
+class Attempt:
+    """Carries the response of one upstream stream into its passage."""
+
+    __slots__ = ("_is_over", "_owed", "_passage", "upstream")
+
+    def __init__(self, passage: Passage, upstream: Upstream) -> None:
+        self._passage = passage
+        self.upstream = upstream
+        self._owed = 0
+        """Credit due to the model server once the client takes more."""
+        self._is_over = False
+        upstream.sink = self
+
+    @property
+    def is_held(self) -> bool:
+        """The client does not take what the model server sends."""
+        return self._owed > 0
+
+    def head_received(self, head: ResponseHead) -> None:
+        """The model server answered."""
+        if head.status >= 200:
+            self._is_over = head.end
+            self._passage.respond(head)
+        elif head.status != CONTINUE:
+            # We have sent a 100 of our own, when the request was permitted. Others are passed on (RFC 9110 15.2).
+            self._passage.stream.send_response(head.status, head.headers, end=False)
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        """A piece of the response's body came."""
+        passage = self._passage
+        passage.bytes_sent += len(data)
+        self._is_over = end
+        if passage.stream.send_data(data, end):
+            self.upstream.credit(flow)
+        else:
+            self._owed += flow
+        if end:
+            passage.finish()
+
+    def trailers_received(self, headers: Headers) -> None:
+        """The response ended with fields: for gRPC they say how the call went."""
+        passage = self._passage
+        self._is_over = True
+        if passage.is_grpc:
+            passage.read_grpc_status(headers)
+        passage.stream.send_trailers(headers)
+        passage.finish()
+
+    def reset_received(self, code: int, reason: str) -> None:
+        """The response broke off."""
+        if self._is_over:
+            return
+        self._is_over = True
+        passage = self._passage
+        passage.flags = "UPE" if code == PROTOCOL_ERROR else "UC"
+        if passage.has_answered:
+            passage.break_off(code)
+        elif code == PROTOCOL_ERROR:
+            passage.refuse(Refusal(Reason.UPSTREAM_PROTOCOL, f"The model server's answer cannot be read: {reason}."))
+        else:
+            passage.refuse(Refusal(Reason.UPSTREAM_RESET, f"The model server broke off: {reason}."))
+
+    def drained(self) -> None:
+        """The model server takes more of the request."""
+        self._passage.upstream_drained()
+
+    def release(self) -> None:
+        """The client takes more of the response."""
+        owed, self._owed = self._owed, 0
+        self.upstream.credit(owed)
+
+    def cancel(self) -> None:
+        """Nobody wants the response any more."""
+        if not self._is_over:
+            self._is_over = True
+            self.upstream.reset(CANCEL)

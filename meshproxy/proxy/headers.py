@@ -1,0 +1,89 @@
+"""What the proxy reads of a request's headers, and which of them go on: both at once, remembered by the whole list.
+
+A keep-alive client repeats its headers, and the codecs share equal lists, so one look-up replaces the walk.
+"""
+
+from __future__ import annotations
+
+from meshproxy.codec.events import Headers
+from meshproxy.codec.grpc import is_grpc, parse_timeout
+
+CACHE_SIZE = 1024
+CALLER_HEADER = b"x-meshproxy-caller"
+SUBJECT_HEADER = b"x-meshproxy-subject"
+ISSUER_HEADER = b"x-meshproxy-issuer"
+REFUSAL_HEADER = b"x-meshproxy-refusal"
+
+
+class RequestHeaders:
+    """The fields that decide something, and the rest."""
+
+    __slots__ = ("authorization", "encoding", "forward", "forward_with_token", "is_grpc", "timeout")
+
+    def __init__(self, headers: Headers) -> None:
+        authorization: list[bytes] = []
+        encodings: list[bytes] = []
+        timeouts: list[bytes] = []
+        content_types: list[bytes] = []
+        forward: list[tuple[bytes, bytes]] = []
+        for field in headers:
+            name, value = field
+            if name == b"authorization":
+                authorization.append(value)
+                continue
+            if is_identity(name):
+                continue
+            if name == b"content-type":
+                content_types.append(value)
+            elif name == b"grpc-encoding":
+                encodings.append(value)
+            elif name == b"grpc-timeout":
+                timeouts.append(value)
+            forward.append(field)
+        self.is_grpc = len(content_types) == 1 and is_grpc(content_types[0])
+        self.authorization = authorization
+        """Every value: two are one too many, which the station that reads them must see."""
+        self.encoding = encodings[-1] if encodings else None
+        self.timeout = parse_timeout(timeouts[0]) if len(timeouts) == 1 else None
+        """`grpc-timeout` in seconds."""
+        self.forward: Headers = tuple(forward)
+        self.forward_with_token: Headers = (*self.forward, *((b"authorization", value) for value in authorization))
+
+
+def is_identity(name: bytes) -> bool:
+    """A header that we alone may set: a client that sends it would speak in our name. Every spelling that some server
+    folds into it counts (`_` and `.` for `-`: CVE-2026-33433, CVE-2026-88011)."""
+    if b"meshproxy" not in name and b"client" not in name:
+        return False
+    name = name.replace(b"_", b"-").replace(b".", b"-")
+    return name.startswith(b"x-meshproxy-") or name == b"x-forwarded-client-cert"
+
+
+class HeaderReader:
+    """Reads request headers and cleans response headers, each list once."""
+
+    __slots__ = ("_requests", "_responses")
+
+    def __init__(self) -> None:
+        self._requests: dict[Headers, RequestHeaders] = {}
+        self._responses: dict[Headers, Headers] = {}
+
+    def read(self, headers: Headers) -> RequestHeaders:
+        """What `headers` say."""
+        known = self._requests.get(headers)
+        if known is None:
+            known = RequestHeaders(headers)
+            if len(self._requests) >= CACHE_SIZE:
+                self._requests.clear()
+            self._requests[headers] = known
+        return known
+
+    def clean(self, headers: Headers) -> Headers:
+        """The model server's response headers without those that only we may send."""
+        known = self._responses.get(headers)
+        if known is None:
+            known = tuple(field for field in headers if not is_identity(field[0]))
+            if len(self._responses) >= CACHE_SIZE:
+                self._responses.clear()
+            self._responses[headers] = known
+        return known

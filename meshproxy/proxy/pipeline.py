@@ -1,0 +1,549 @@
+"""The way of a request. READ THIS FIRST.
+
+`Pipeline.serve` gets a request's head from a connection and makes a `Passage` of it, which takes it through the
+stations, one method each, in this order:
+
+    begin      what the headers say: gRPC or REST, token, deadline, trace
+    identified who calls: the workload of the connection's certificate, and the token
+    named      what is called: the model, from the path (REST) or as soon as the body shows it (gRPC)
+               - may they: the policy permits it or raises a Refusal
+               - where to: the route, and with it the cluster
+    connected  a stream to the model server is at hand: the head, what was held, and all that follows go out
+    finish     the last byte has left: the observer reads the record
+
+A station that has all it needs calls the next one straight away, so a request whose token is known and for which an
+upstream connection is idle is carried without waking the event loop. One that has to wait returns, and is continued by
+what it waits for: the issuer's keys, more of the body, a connection. Until then pieces of the body are held.
+
+No byte goes to the model server before `named` has permitted the call. The body is scanned to its end, each piece
+before it is forwarded: a later field that changes the model is decided on anew, and a piece that fails is never sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
+
+from meshproxy.codec.events import Headers, Rejected, RequestHead
+from meshproxy.identity.caller import Caller, Workload
+from meshproxy.identity.tokens import KeysWanted
+from meshproxy.inference import tfserving_grpc, tfserving_rest
+from meshproxy.proxy.answer import answer
+from meshproxy.proxy.attempt import Attempt
+from meshproxy.proxy.exchange import Exchange
+from meshproxy.proxy.headers import CALLER_HEADER, ISSUER_HEADER, SUBJECT_HEADER, HeaderReader
+from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.transport.connector import ConnectError
+from meshproxy.upstream.pool import PoolFull
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from meshproxy.codec.events import ResponseHead
+    from meshproxy.inference.call import Call
+    from meshproxy.proxy.exchange import TraceContext
+    from meshproxy.proxy.snapshot import Snapshot
+    from meshproxy.routing.routes import Route
+    from meshproxy.transport.reaper import Reaper
+    from meshproxy.transport.stream import Downstream, Upstream
+    from meshproxy.upstream.pool import H1Pool, H2Pool
+
+logger = logging.getLogger(__name__)
+
+INTERNAL_ERROR = 0x2
+CANCEL = 0x8
+
+
+class Observer(Protocol):
+    """Reads finished exchanges."""
+
+    def __call__(self, exchange: Exchange) -> None: ...
+
+
+class Tracer(Protocol):
+    """Carries a trace on, or starts one (`telemetry.trace`)."""
+
+    def carry(self, headers: Headers) -> tuple[TraceContext, Headers]:
+        """The context, and the headers to forward."""
+
+
+class RefreshKeys(Protocol):
+    """Fetches an issuer's keys."""
+
+    def __call__(self, issuer: str, then: Callable[[], None]) -> None:
+        """Call `then` once when the attempt is over, however it went."""
+
+
+class Pipeline:
+    """Carries the requests of one direction. Its `snapshot` may be replaced at any time."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        wall_clock: Callable[[], float],
+        reaper: Reaper,
+        snapshot: Snapshot,
+        observer: Observer,
+        tracer: Tracer,
+        refresh_keys: RefreshKeys,
+        on_limit: Callable[[str], None],
+    ) -> None:
+        self.loop = loop
+        self.now = loop.time
+        self.wall_clock = wall_clock
+        """Seconds since the epoch: what certificates and tokens expire by."""
+        self.reaper = reaper
+        self.snapshot = snapshot
+        self.observer = observer
+        self.tracer = tracer
+        self.refresh_keys = refresh_keys
+        self.on_limit = on_limit
+        self.headers = HeaderReader()
+        self.in_flight = 0
+        self.held_bytes = 0
+        """Held by all requests together, waiting for their models to be known."""
+
+    def serve(self, stream: Downstream, head: RequestHead) -> None:
+        """Take a request (`stream.Serve`)."""
+        Passage(self, stream, head).begin()
+
+    def reject(self, stream: Downstream, rejected: Rejected) -> None:
+        """Answer a request that the codec refused (`h1.Reject`); there is no more to it than that it failed."""
+        head = RequestHead(rejected.stream, b"", b"", b"", (), end=True)
+        reason = _REASONS.get(rejected.status, Reason.BAD_REQUEST)
+        Passage(self, stream, head).refuse(
+            Refusal(reason, f"Bad request: {rejected.reason}", limit=rejected.limit, http_status=rejected.status)
+        )
+
+
+_REASONS = {
+    408: Reason.REQUEST_TIMEOUT,
+    413: Reason.BODY_TOO_LARGE,
+    414: Reason.HEADERS_TOO_LARGE,
+    431: Reason.HEADERS_TOO_LARGE,
+}
+
+
+class Passage(Exchange):
+    """An exchange under way: the sink of the client's stream, and what it takes to carry it.
+
+    The fields below are those of its life; what is written down about it stands in `Exchange`.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_forward",
+        "_has_answered",
+        "_held",
+        "_held_bytes",
+        "_is_over",
+        "_owed",
+        "_pipeline",
+        "_pool",
+        "_progress",
+        "_request_ended",
+        "_route",
+        "_scan",
+        "_snapshot",
+        "_stream",
+        "_target",
+        "_timer",
+        "deadline",
+    )
+
+    def __init__(self, pipeline: Pipeline, stream: Downstream, head: RequestHead) -> None:
+        Exchange.__init__(self, head, stream.facts, pipeline.now())
+        self._pipeline = pipeline
+        self._snapshot = pipeline.snapshot
+        self._stream = stream
+        self._request_ended = head.end
+        self._scan: tfserving_grpc.BodyScan | None = None
+        self._held: list[tuple[bytes, int, bool]] = []
+        self._held_bytes = 0
+        """Bytes that were credited although they are held: they count against the limits."""
+        self._owed = 0
+        """Credit due to the client once the upstream takes more."""
+        self._forward: Headers = ()
+        self._target = head.target
+        self._route: Route | None = None
+        self._pool: H1Pool | H2Pool | None = None
+        self._attempt: Attempt | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_answered = False
+        """The final response head is out: nothing can be refused any more, only broken off."""
+        self._is_over = False
+        self._progress = -1
+        stream.sink = self
+        pipeline.in_flight += 1
+        pipeline.reaper.add(self)
+        self.deadline = self.started + self._snapshot.limits.stall
+
+    # The stations
+
+    def begin(self) -> None:
+        """The head has been read."""
+        try:
+            headers = self._pipeline.headers.read(self.head.headers)
+            self.is_grpc = headers.is_grpc
+            forward = headers.forward_with_token if self._snapshot.forwards_token else headers.forward
+            self.trace, self._forward = self._pipeline.tracer.carry(forward)
+            if headers.timeout is not None:
+                self._limit_time(headers.timeout)
+            self._identify(headers.authorization)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        except Exception:
+            self._fail()
+
+    def _identify(self, authorization: list[bytes]) -> None:
+        pipeline, snapshot = self._pipeline, self._snapshot
+        facts = self.connection
+        workload = facts.peer
+        now = pipeline.wall_clock()
+        if workload is not None and now >= workload.not_after:  # type: ignore[attr-defined]
+            raise Refusal(
+                Reason.UNAUTHENTICATED,
+                "The client certificate of this connection has expired: connect again with a current one.",
+            )
+        token = None
+        if authorization and snapshot.verifier is not None:
+            if len(authorization) > 1:
+                raise Refusal(Reason.UNAUTHENTICATED, "More than one authorization header was sent: send one.")
+            try:
+                token = snapshot.verifier.verify(authorization[0], now)
+            except KeysWanted as wanted:
+                pipeline.refresh_keys(wanted.issuer, lambda: self._keys_refreshed(authorization))
+                return
+        last: Caller = facts.caller  # type: ignore[assignment]
+        if last.token is token and last.workload is workload:
+            self.caller = last
+        else:
+            assert workload is None or isinstance(workload, Workload)
+            facts.caller = self.caller = Caller(workload, token)
+        self.identified()
+
+    def _keys_refreshed(self, authorization: list[bytes]) -> None:
+        if self._is_over:
+            return
+        try:
+            self._identify(authorization)
+            held, self._held = self._held, []
+            for data, flow, end in held:
+                if not self._is_over:
+                    self._take(data, flow, end)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        except Exception:
+            self._fail()
+
+    def identified(self) -> None:
+        """The caller is known: find out what is called."""
+        head = self.head
+        if not self.is_grpc:
+            call = tfserving_rest.read(head.method, head.target)
+            self._target = call.target
+            self.named(call.call)
+            return
+        if self.connection.protocol != "HTTP/2" or head.method != b"POST":
+            raise Refusal(Reason.UNSUPPORTED_PROTOCOL, "gRPC is spoken over HTTP/2 with POST.", http_status=405)
+        method = tfserving_grpc.method(head.target)
+        if method is None:
+            raise Refusal(
+                Reason.PERMISSION_DENIED,
+                "This is not a method of TensorFlow Serving that anyone may call.",
+                rule="unknown-method",
+            )
+        if method.names_model:
+            headers = self._pipeline.headers.read(head.headers)
+            self._scan = method.scan(headers.encoding, self._snapshot.limits.inflated)
+            if head.end:
+                self._scan.feed(b"", True)
+            elif head.expects_continue:
+                self._stream.send_response(100, (), end=False)
+        else:
+            self.named(method.call)
+
+    def named(self, call: Call) -> None:
+        """The model is known: decide, and find the way. Again, when a later part of the body names another."""
+        self.call = call
+        permit = self._snapshot.policy.decide(self.caller, call)
+        self.rule = permit.rule
+        self.permit_audits = permit.audits
+        route = self._snapshot.routes.match(call)
+        if self._route is None:
+            self._route = route
+            self.decided = self._pipeline.now()
+            if route.timeout is not None:
+                self._limit_time(route.timeout)
+            self._connect(route)
+        elif route is not self._route:
+            raise Refusal(
+                Reason.MODEL_CHANGED,
+                "A later part of the message names a model that is served elsewhere: name one model, once.",
+            )
+
+    def _connect(self, route: Route) -> None:
+        self.attempts += 1
+        self._pool = self._snapshot.clusters[route.server].acquire(self.is_grpc, self)
+
+    def connected(self, upstream: Upstream) -> None:
+        """A stream to the model server is at hand (`pool.Taker`)."""
+        self._pool = None
+        self.connected = self._pipeline.now()
+        self.upstream = upstream.address
+        attempt = self._attempt = Attempt(self, upstream)
+        head = self.head
+        headers = self._forward
+        if self._snapshot.forwards_identity:
+            headers = (*headers, *identity_headers(self.caller))
+        authority = head.authority or upstream.address.encode()
+        upstream.send_request(RequestHead(0, head.method, authority, self._target, headers, head.end, head.length))
+        if head.expects_continue and self._scan is None and not self._request_ended:
+            self._stream.send_response(100, (), end=False)
+        if self._held:
+            held, self._held = self._held, []
+            self._release_held()
+            for data, flow, end in held:
+                self._send(attempt, data, flow, end)
+
+    def connect_failed(self, error: ConnectError) -> None:
+        """There is no stream to be had (`pool.Taker`)."""
+        self._pool = None
+        if isinstance(error, PoolFull):
+            self.flags = "UO"
+            reason, limit = Reason.OVERLOADED, "max_pending"
+        else:
+            self.flags = "UF"
+            reason, limit = Reason.CONNECT_FAILED, None
+        self.refuse(Refusal(reason, f"The model server cannot be reached: {error}.", limit=limit, retry_after=1))
+
+    def finish(self) -> None:
+        """The exchange is over, well or not: nothing more happens, and it is written down."""
+        self._is_over = True
+        pipeline = self._pipeline
+        self.finished = pipeline.now()
+        if self._timer is not None:
+            self._timer.cancel()
+        pipeline.reaper.discard(self)
+        pipeline.in_flight -= 1
+        if self._held_bytes:
+            self._release_held()
+        self._held.clear()
+        if not self._request_ended:
+            self._stream.stop_receiving()
+        pipeline.observer(self)
+
+    # The request's body (transport.stream.Sink of the client's stream)
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        """A piece came."""
+        if self._is_over:
+            self._stream.credit(flow)
+            return
+        self.bytes_received += len(data)
+        self._request_ended = end
+        try:
+            self._take(data, flow, end)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        except Exception:
+            self._fail()
+
+    def _take(self, data: bytes, flow: int, end: bool) -> None:
+        """Scan a piece, then send it on or hold it. `named` may be reached on the way, and `connected` within it."""
+        if self._scan is not None:
+            call = self._scan.feed(data, end)
+            if call is not None:
+                self.named(call)
+        if self._attempt is not None:
+            self._send(self._attempt, data, flow, end)
+        elif not self._is_over:
+            self._hold(data, flow, end)
+
+    def _send(self, attempt: Attempt, data: bytes, flow: int, end: bool) -> None:
+        if attempt.upstream.send_data(data, end):
+            self._stream.credit(flow)
+        else:
+            self._owed += flow
+
+    def _hold(self, data: bytes, flow: int, end: bool) -> None:
+        """Keep a piece. While the model is not known the client must be able to send on, so the piece is credited and
+        counts against limits of its own; otherwise the flow-control window is limit enough."""
+        if self._scan is not None and self.call is None:
+            pipeline, limits = self._pipeline, self._snapshot.limits
+            self._held_bytes += len(data)
+            pipeline.held_bytes += len(data)
+            if self._held_bytes > limits.held:
+                raise Refusal(
+                    Reason.SCAN_LIMIT,
+                    f"The message does not name its model within {limits.held} bytes: write model_spec first.",
+                    limit="held_body_bytes",
+                )
+            if pipeline.held_bytes > limits.held_total:
+                raise Refusal(
+                    Reason.OVERLOADED,
+                    "Too many messages that name their model late are under way: write model_spec first.",
+                    limit="held_total_bytes",
+                    retry_after=1,
+                )
+            self._stream.credit(flow)
+            flow = 0
+        self._held.append((data, flow, end))
+
+    def _release_held(self) -> None:
+        self._pipeline.held_bytes -= self._held_bytes
+        self._held_bytes = 0
+
+    def upstream_drained(self) -> None:
+        """The model server takes more of the request."""
+        owed, self._owed = self._owed, 0
+        self._stream.credit(owed)
+
+    def trailers_received(self, headers: Headers) -> None:
+        """The request ended with fields. Neither gRPC nor REST has a use for them: only the end is passed on."""
+        self.data_received(b"", 0, True)
+
+    def reset_received(self, code: int, reason: str) -> None:
+        """The client is gone, or what it sends broke the protocol."""
+        if self._is_over:
+            return
+        self.flags = self.flags or "DC"
+        self._request_ended = True
+        self._abandon()
+        self._stream.reset(CANCEL)
+        self.finish()
+
+    def head_received(self, head: ResponseHead) -> None:
+        """Never: clients send no responses."""
+        raise AssertionError("a response came from a client")
+
+    # The response
+
+    def respond(self, head: ResponseHead) -> None:
+        """The model server's final head came."""
+        self.first_byte = self._pipeline.now()
+        self._has_answered = True
+        self.status = head.status
+        headers = self._pipeline.headers.clean(head.headers)
+        if head.end and self.is_grpc:
+            self.read_grpc_status(headers)
+        self._stream.send_response(head.status, headers, head.end, head.length)
+        if head.end:
+            self.finish()
+
+    def read_grpc_status(self, trailers: Headers) -> None:
+        """Write down how the call ended (gRPC over HTTP/2, Status)."""
+        for name, value in trailers:
+            if name == b"grpc-status":
+                self.grpc_status = int(value) if value.isdigit() and len(value) < 3 else GrpcStatus.UNKNOWN
+                return
+
+    @property
+    def stream(self) -> Downstream:
+        """The client's stream."""
+        return self._stream
+
+    def drained(self) -> None:
+        """The client takes more of the response."""
+        if self._attempt is not None:
+            self._attempt.release()
+
+    # What goes wrong
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer ourselves; if an answer has begun, all that is left is to break it off."""
+        if self._is_over:
+            return
+        self.refusal = refusal
+        if refusal.limit is not None:
+            self._pipeline.on_limit(refusal.limit)
+        self._abandon()
+        if self._has_answered:
+            self._request_ended = True
+            self._stream.reset(INTERNAL_ERROR)
+        else:
+            self._has_answered = True
+            self.status = 200 if self.is_grpc else refusal.http_status
+            self.grpc_status = refusal.grpc_status if self.is_grpc else None
+            self.bytes_sent += answer(self._stream, refusal, self.is_grpc)
+        self.finish()
+
+    def break_off(self, code: int) -> None:
+        """The model server's answer broke after it had begun: the client must see a break, never a clean end."""
+        self._request_ended = True
+        self._stream.reset(code)
+        self.finish()
+
+    @property
+    def has_answered(self) -> bool:
+        """The final response head is out."""
+        return self._has_answered
+
+    def _abandon(self) -> None:
+        """Let go of the upstream side."""
+        if self._pool is not None:
+            self._pool.withdraw(self)
+            self._pool = None
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
+
+    def _fail(self) -> None:
+        """A mistake of ours: refuse this request, keep the others."""
+        logger.exception("internal error while carrying %s", self.head.target[:200])
+        self.refuse(Refusal(Reason.INTERNAL, "The sidecar failed to handle this request; its log says why."))
+
+    # Time
+
+    def _limit_time(self, seconds: float) -> None:
+        when = self._pipeline.now() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._pipeline.loop.call_at(when, self._time_out)
+
+    def _time_out(self) -> None:
+        self.flags = "UT"
+        self.refuse(Refusal(Reason.DEADLINE_EXCEEDED, "The deadline passed before the model server answered."))
+
+    def expire(self, now: float) -> None:
+        """Look whether bytes still move (`reaper.Mortal`). What we wait for decides whose fault it is if they do not;
+        the model server may take as long as the request's deadline allows."""
+        limits = self._snapshot.limits
+        progress = self.bytes_received + self.bytes_sent
+        self.deadline = now + limits.stall
+        if progress != self._progress:
+            self._progress = progress
+            return
+        if self._attempt is not None and self._attempt.is_held:
+            self.flags = "DT"
+            self._pipeline.on_limit("body_stall_time")
+            self._abandon()
+            self.break_off(CANCEL)
+        elif not self._request_ended and not self._owed and not self._has_answered:
+            self.refuse(
+                Refusal(
+                    Reason.REQUEST_TIMEOUT,
+                    f"No byte of the request's body came for {limits.stall:g} s.",
+                    limit="body_stall_time",
+                )
+            )
+
+
+def identity_headers(caller: Caller) -> Headers:
+    """The verified caller, for a model server that wants to know."""
+    headers = []
+    if caller.workload is not None:
+        headers.append((CALLER_HEADER, caller.workload.spiffe_id.encode()))
+    if caller.token is not None:
+        headers.append((ISSUER_HEADER, caller.token.issuer.encode()))
+        headers.append((SUBJECT_HEADER, quote(caller.token.subject, safe=_PRINTABLE).encode()))
+    return tuple(headers)
+
+
+_PRINTABLE = "!#$&'()*+,/:;=?@[] |"
+"""Left as they are in a subject; `%`, controls and everything beyond ASCII are percent-encoded."""

@@ -1,0 +1,62 @@
+"""One configuration, compiled: what a request is carried by from its head to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from meshproxy.identity.caller import Caller, Token
+    from meshproxy.inference.call import Call
+    from meshproxy.policy.decide import Permit
+    from meshproxy.routing.routes import Route
+    from meshproxy.upstream.cluster import Cluster
+
+
+class Verifies(Protocol):
+    """Turns the `authorization` header into a token (`identity.tokens.TokenVerifier`)."""
+
+    def verify(self, authorization: bytes, now: float) -> Token:
+        """Raises Refusal, or `KeysWanted` when the issuer's keys must be fetched first."""
+
+
+class Decides(Protocol):
+    """May this caller make this call (`policy.decide.Policy`)."""
+
+    def decide(self, caller: Caller, call: Call) -> Permit:
+        """Raises Refusal."""
+
+
+class Routes(Protocol):
+    """Where a call goes (`routing.routes.Routes`)."""
+
+    def match(self, call: Call) -> Route:
+        """The first route that fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What a request may make us hold."""
+
+    held: int = 4 * 1024 * 1024
+    """Bytes of one body kept until its model is known: clients write the model first, but need not."""
+    held_total: int = 64 * 1024 * 1024
+    """The same, for all requests together."""
+    inflated: int = 64 * 1024 * 1024
+    """A compressed message, inflated: the model is inside."""
+    stall: float = 30.0
+    """Seconds without a byte of a body that is owed to us, or taken by a client that owes us reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Built whole beside the one it replaces; requests under way keep the one they began with."""
+
+    verifier: Verifies | None
+    policy: Decides
+    routes: Routes
+    clusters: Mapping[str, Cluster]
+    limits: BodyLimits
+    forwards_identity: bool
+    forwards_token: bool
