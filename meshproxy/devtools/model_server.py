@@ -1,0 +1,176 @@
+"""A stand-in for TensorFlow Serving: its REST and gRPC surface on tiny models, for the demo, the tests and benchmarks.
+
+What it does not do is run a graph: see `models.py` for what is computed, `model_service.py` for the verbs and
+`model_rest.py` for the REST paths. This file puts them on sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import click
+import grpc
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+
+from meshproxy.devtools import messages
+from meshproxy.devtools.model_rest import Rest
+from meshproxy.devtools.model_service import Service
+from meshproxy.devtools.models import Catalogue, Model, ServingError
+from meshproxy.refusal import GrpcStatus
+
+# TensorFlow Serving takes messages up to 2 GiB (model_servers/server.cc); gRPC's own default is 4 MiB.
+_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+class Grpc(grpc.GenericRpcHandler):
+    """The gRPC surface over a Service."""
+
+    def __init__(self, service: Service) -> None:
+        self._handlers = {
+            path: grpc.unary_unary_rpc_method_handler(
+                _unary(service, path.rpartition("/")[2]),
+                request_deserializer=request.FromString,
+                response_serializer=response.SerializeToString,
+            )
+            for path, (request, response) in messages.METHODS.items()
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(handler_call_details.method)
+
+
+def _unary(service: Service, verb: str) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def answer(request: Any, context: Any) -> Any:
+        try:
+            return await service.call(verb, request)
+        except ServingError as error:
+            await context.abort(_GRPC_CODES[error.status], error.message)
+
+    return answer
+
+
+_GRPC_CODES = {GrpcStatus(code.value[0]): code for code in grpc.StatusCode}
+
+
+def _unlimited(
+    message: RawRequestMessage, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]
+) -> web.BaseRequest:
+    """A request whose body may have any size; aiohttp's own limit is 1 MiB."""
+    return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=0)
+
+
+class ModelServer:
+    """Both surfaces, listening on sockets of this machine.
+
+    Attributes:
+        service: what answers.
+        rest: where REST is listening, HOST:PORT.
+        grpc: where gRPC is listening, HOST:PORT.
+    """
+
+    def __init__(
+        self, service: Service, runner: web.ServerRunner, rest: str, grpc_server: grpc.aio.Server, grpc_address: str
+    ) -> None:
+        self.service = service
+        self.rest = rest
+        self.grpc = grpc_address
+        self._runner = runner
+        self._grpc_server = grpc_server
+
+    @classmethod
+    async def start(
+        cls,
+        service: Service,
+        *,
+        host: str = "127.0.0.1",
+        rest_port: int = 0,
+        grpc_port: int = 0,
+        socket_path: str | None = None,
+    ) -> ModelServer:
+        """Listens; port 0 takes any that is free. `socket_path` is a UNIX socket for gRPC, beside the port."""
+        runner = web.ServerRunner(web.Server(Rest(service).handle, request_factory=_unlimited, access_log=None))
+        await runner.setup()
+        await web.TCPSite(runner, host, rest_port).start()
+        rest = f"{host}:{runner.addresses[0][1]}"
+        grpc_server = grpc.aio.server(handlers=[Grpc(service)], options=_UNLIMITED)
+        grpc_address = f"{host}:{grpc_server.add_insecure_port(f'{host}:{grpc_port}')}"
+        if socket_path:
+            grpc_server.add_insecure_port(f"unix:{socket_path}")
+        await grpc_server.start()
+        return cls(service, runner, rest, grpc_server, grpc_address)
+
+    async def stop(self, grace: float = 1.0) -> None:
+        """Stops both; requests under way have `grace` seconds."""
+        await self._grpc_server.stop(grace)
+        await self._runner.cleanup()
+
+
+def parse_models(texts: Sequence[str]) -> list[Model]:
+    """`NAME=1,2` each; the labels stable and canary point at the oldest and the newest version. Raises ValueError."""
+    models = []
+    for text in texts:
+        name, _, versions = text.partition("=")
+        numbers = tuple(sorted(int(version) for version in (versions or "1").split(",")))
+        models.append(Model(name, numbers, {"stable": numbers[0], "canary": numbers[-1]}))
+    return models
+
+
+async def serve(service: Service, host: str, rest_port: int, grpc_port: int, socket_path: str | None) -> None:
+    """Runs until SIGTERM or SIGINT; says in one line of JSON where it listens."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = await ModelServer.start(
+        service, host=host, rest_port=rest_port, grpc_port=grpc_port, socket_path=socket_path
+    )
+    listening = {"event": "listening", "rest": server.rest, "grpc": server.grpc, "models": service.catalogue.names()}
+    click.echo(json.dumps(listening))
+    await stop.wait()
+    await server.stop()
+
+
+@click.command("model-server")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--rest-port", default=8501, show_default=True, help="REST; 0 takes any free port.")
+@click.option("--port", "grpc_port", default=8500, show_default=True, help="gRPC; 0 takes any free port.")
+@click.option("--grpc-socket-path", default=None, help="A UNIX socket for gRPC, beside the port.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["half_plus_two=1,2", "finance-prod=1,2"],
+    show_default=True,
+    metavar="NAME=VERSIONS",
+    help="A model and its versions; labels stable and canary point at the oldest and the newest.",
+)
+@click.option("--latency-ms", default=0.0, show_default=True, help="Milliseconds that every answer takes.")
+@click.option(
+    "--failure-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share answered UNAVAILABLE."
+)
+@click.option("--seed", default=None, type=int, help="Makes the failures the same in every run.")
+def command(
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    grpc_socket_path: str | None,
+    models: tuple[str, ...],
+    latency_ms: float,
+    failure_rate: float,
+    seed: int | None,
+) -> None:
+    """A stand-in for TensorFlow Serving with tiny models, for development."""
+    try:
+        catalogue = Catalogue(parse_models(models))
+    except ValueError:
+        raise click.BadParameter("each --model is NAME or NAME=1,2,...", param_hint="--model") from None
+    service = Service(catalogue, latency=latency_ms / 1000, failure_rate=failure_rate, seed=seed)
+    asyncio.run(serve(service, host, rest_port, grpc_port, grpc_socket_path))
+
+
+if __name__ == "__main__":
+    command()

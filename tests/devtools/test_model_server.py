@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+
+from meshproxy.devtools import messages
+from meshproxy.devtools.model_server import ModelServer, parse_models
+from meshproxy.devtools.model_service import Service
+from meshproxy.devtools.models import Catalogue, Model, float_tensor
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    started = await ModelServer.start(Service(Catalogue(parse_models(["half_plus_two=1,2"]))))
+    yield started
+    await started.stop(0)
+
+
+def predict(name: str, x: list[float] | bytes, signature: str = "") -> bytes:
+    request = messages.PredictRequest(model_spec={"name": name, "signature_name": signature})
+    request.inputs["x"].CopyFrom(float_tensor(x))
+    return bytes(request.SerializeToString())
+
+
+async def test_rest_over_a_socket(server: ModelServer) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{server.rest}/v1/models/half_plus_two:predict", json={"instances": [2]}) as response,
+    ):
+        assert response.status == 200
+        assert await response.json() == {"predictions": [4.0]}
+
+
+async def test_rest_takes_large_bodies(server: ModelServer) -> None:
+    instances = [1.0] * 600_000
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"http://{server.rest}/v1/models/half_plus_two:predict",
+            data=io.BytesIO(json.dumps({"instances": instances, "signature_name": "echo"}).encode()),
+        ) as response,
+    ):
+        assert (await response.json())["predictions"] == instances
+
+
+async def test_grpc_over_a_socket(server: ModelServer) -> None:
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        answer = messages.PredictResponse.FromString(
+            await channel.unary_unary(PREDICT)(predict("half_plus_two", [2.0]))
+        )
+        assert list(answer.outputs["y"].float_val) == [4.0]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(PREDICT)(predict("none", [2.0]))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert caught.value.details() == "Servable not found for request: Latest(none)"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_grpc_takes_large_messages(server: ModelServer) -> None:
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        call = channel.unary_unary(PREDICT)
+        answer = messages.PredictResponse.FromString(await call(predict("half_plus_two", bytes(8 << 20), "size")))
+        assert list(answer.outputs["y"].int64_val) == [8 << 20]
+
+
+async def test_grpc_over_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "grpc.sock"
+    server = await ModelServer.start(Service(Catalogue(parse_models(["m"]))), socket_path=str(path))
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            assert await channel.unary_unary(PREDICT)(predict("m", [1.0]))
+    finally:
+        await server.stop(0)
+
+
+def test_models_are_named_with_their_versions() -> None:
+    assert parse_models(["a=3,1", "b"]) == [
+        Model("a", (1, 3), {"stable": 1, "canary": 3}),
+        Model("b", (1,), {"stable": 1, "canary": 1}),
+    ]
+    with pytest.raises(ValueError):
+        parse_models(["a=x"])
+
+
+async def test_as_a_process_it_says_where_it_listens_and_stops_when_told() -> None:
+    arguments = ["--rest-port", "0", "--port", "0", "--model", "m=1"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "meshproxy.devtools.model_server", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    said = json.loads(await process.stdout.readline())
+    assert said["event"] == "listening"
+    assert said["models"] == ["m"]
+    assert not said["rest"].endswith(":0")
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
