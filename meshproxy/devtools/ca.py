@@ -1,0 +1,226 @@
+"""A certificate authority for development and tests: a trust domain of one's own, in memory or in a folder.
+
+What it issues by default is an X509-SVID as SPIFFE asks for it. It can also issue what no authority should (two URIs,
+CA:TRUE, expired, ...), because a proxy must be shown those too. Never use it for anything but development: its key lies
+beside its certificates.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+BACKDATED = timedelta(minutes=5)
+"""How long before its making a certificate is valid: clocks differ (field practice; see threats of clock skew)."""
+AUTHORITY_LIFETIME = timedelta(days=3650)
+LEAF_LIFETIME = timedelta(hours=24)
+BOTH_USAGES: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """A leaf with its chain, and its key. PEM; the key is PKCS #8 without a password."""
+
+    certificate_pem: bytes
+    """The leaf first, then the intermediate authorities; never the root."""
+    key_pem: bytes
+
+    @property
+    def der(self) -> bytes:
+        """The leaf alone, as a TLS peer sees it."""
+        return x509.load_pem_x509_certificate(self.certificate_pem).public_bytes(serialization.Encoding.DER)
+
+    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
+        """Write `NAME.pem` and `NAME-key.pem` (mode 0600); returns their paths."""
+        certificate, key = directory / f"{name}.pem", directory / f"{name}-key.pem"
+        _replace(key, self.key_pem, 0o600)
+        _replace(certificate, self.certificate_pem, 0o644)
+        return certificate, key
+
+
+class DevelopmentCA:
+    """One authority: the root of a trust domain, or an intermediate below it."""
+
+    def __init__(
+        self, trust_domain: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, chain_pem: bytes = b""
+    ) -> None:
+        self.trust_domain = trust_domain
+        self.certificate = certificate
+        self._key = key
+        self._chain_pem = chain_pem
+        """What a leaf must carry to be verified with the root alone: empty for a root."""
+
+    @classmethod
+    def create(cls, trust_domain: str, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> DevelopmentCA:
+        """A new root. Two of the same trust domain do not trust each other: that is what rotating an authority is."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _name(f"meshproxy development authority of {trust_domain}")
+        # One intermediate below the root, as linkerd and SPIRE have it; more would be a mistake.
+        builder = _authority(name, key.public_key(), trust_domain, lifetime, path_length=1).issuer_name(name)
+        return cls(trust_domain, builder.sign(key, hashes.SHA256()), key)
+
+    @classmethod
+    def load(cls, directory: Path) -> DevelopmentCA:
+        """The authority that `write` left in a folder. Raises OSError or ValueError if it is not one of ours."""
+        certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+        key = serialization.load_pem_private_key((directory / "ca-key.pem").read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise ValueError(f"{directory}: ca-key.pem is not the key of ca.pem")
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            raise ValueError(f"{directory}: ca.pem names no trust domain") from None
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        return cls(uri.removeprefix("spiffe://"), certificate, key)
+
+    @property
+    def bundle_pem(self) -> bytes:
+        """What others need to trust this authority."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def intermediate(self, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> DevelopmentCA:
+        """An authority below this one; what it issues carries its certificate."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _authority(
+            _name(f"meshproxy development intermediate of {self.trust_domain}"),
+            key.public_key(),
+            self.trust_domain,
+            lifetime,
+            path_length=0,
+        )
+        certificate = self._sign(builder)
+        return DevelopmentCA(
+            self.trust_domain, certificate, key, certificate.public_bytes(serialization.Encoding.PEM) + self._chain_pem
+        )
+
+    def issue(
+        self,
+        *uris: str,
+        dns: Sequence[str] = (),
+        lifetime: timedelta = LEAF_LIFETIME,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+        is_authority: bool | None = False,
+        key_usage: Sequence[str] | None = ("digital_signature",),
+        extended_key_usage: Sequence[x509.ObjectIdentifier] | None = BOTH_USAGES,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    ) -> IssuedCertificate:
+        """A certificate and its new P-256 key. With one SPIFFE id and nothing else given: an X509-SVID.
+
+        Args:
+            uris: the URI names; none leaves the alternative names out, if there are no `dns` either.
+            dns: DNS names beside them.
+            lifetime: from now on; the certificate is backdated by `BACKDATED`.
+            not_before: instead of that.
+            not_after: instead of `lifetime`.
+            is_authority: basic constraints; None leaves them out.
+            key_usage: the bits that are set, by the names of `cryptography.x509.KeyUsage`; None leaves it out.
+            extended_key_usage: OIDs; None leaves it out.
+            extensions: further ones, each with whether it is critical.
+        """
+        now = datetime.now(UTC)
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_name("meshproxy development workload"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(not_before or now - BACKDATED)
+            .not_valid_after(not_after or now + lifetime)
+        )
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        names += [x509.DNSName(name) for name in dns]
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if is_authority is not None:
+            builder = builder.add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+        if key_usage is not None:
+            builder = builder.add_extension(_key_usage(key_usage), critical=True)
+        if extended_key_usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(extended_key_usage), critical=False)
+        for extension, is_critical in extensions:
+            builder = builder.add_extension(extension, critical=is_critical)
+        certificate = self._sign(builder)
+        return IssuedCertificate(
+            certificate.public_bytes(serialization.Encoding.PEM) + self._chain_pem, _private_pem(key)
+        )
+
+    def write(self, directory: Path) -> Path:
+        """Write `ca.pem` and `ca-key.pem` (mode 0600); returns the path of `ca.pem`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(directory / "ca-key.pem", _private_pem(self._key), 0o600)
+        _replace(directory / "ca.pem", self.bundle_pem, 0o644)
+        return directory / "ca.pem"
+
+    def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            builder.issuer_name(self.certificate.subject)
+            .add_extension(authority_key, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _authority(
+    name: x509.Name, key: ec.EllipticCurvePublicKey, trust_domain: str, lifetime: timedelta, path_length: int
+) -> x509.CertificateBuilder:
+    """What every authority's certificate says of itself (X509-SVID sections 3.2, 4.1 and 4.3)."""
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.BasicConstraints(True, path_length), critical=True)
+        .add_extension(_key_usage(("key_cert_sign", "crl_sign")), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")]), critical=False
+        )
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def _key_usage(bits: Sequence[str]) -> x509.KeyUsage:
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**{name: name in bits for name in names})
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    """Write a file whole beside the old one, then take its place: a reader never sees half of it, nor a wider mode."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
+        file.write(content)
+    new.replace(path)
