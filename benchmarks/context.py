@@ -1,0 +1,109 @@
+"""One run of the benchmarks: its folder, its credentials, its model servers, and the peers that are up."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from array import array
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.credentials import Credentials, make_credentials
+from benchmarks.peers.peer import Peer, Rules, Running, Setting
+from benchmarks.processes import CannotRun, Child, free_port, python
+from meshproxy.devtools.load.target import Target, client_tls
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A running model server of prepared answers."""
+
+    rest_port: int
+    grpc_port: int
+    child: Child
+
+
+class Context(AbstractContextManager["Context"]):
+    """Owns every process and file of a run; all are gone at the end, whatever happened."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._upstreams: dict[int, Upstream] = {}
+        self._started = 0
+        self._latencies: array[float] | None = None
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < 2:
+            raise CannotRun("two cores are needed: one for the proxy, one for load and model server")
+        self.proxy_core = cores[0]
+        self.load_core = cores[1]
+
+    def __enter__(self) -> Context:
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="meshproxy-bench-"))
+        self.folder = Path(folder)
+        self.credentials: Credentials = make_credentials(self.folder)
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {self.load_core})
+        self._stack.callback(os.sched_setaffinity, 0, before)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def upstream(self, reply_bytes: int) -> Upstream:
+        """The model server whose answers are this large, started when first asked for."""
+        if reply_bytes not in self._upstreams:
+            rest, grpc = free_port(), free_port()
+            command = python("-m", "benchmarks.upstream", str(rest), str(grpc), str(reply_bytes))
+            child = Child("model server", command, self.load_core, self.folder / f"upstream-{reply_bytes}.log")
+            self._stack.callback(child.stop)
+            child.wait_for_port(grpc)
+            self._upstreams[reply_bytes] = Upstream(rest, grpc, child)
+        return self._upstreams[reply_bytes]
+
+    def start(self, peer: Peer, upstream: Upstream, rules: Rules, workers: int = 1) -> Running:
+        """Starts a peer; whoever starts it stops it.
+
+        Raises:
+            CannotRun: it did not start.
+        """
+        self._started += 1
+        folder = self.folder / f"{self._started:03d}-{peer.name}"
+        folder.mkdir()
+        return peer.start(
+            Setting(
+                credentials=self.credentials,
+                folder=folder,
+                core=self.proxy_core,
+                rest_upstream=upstream.rest_port,
+                grpc_upstream=upstream.grpc_port,
+                rules=rules,
+                workers=workers,
+            )
+        )
+
+    def target(self, running: Running, port: int | None, *, has_token: bool = True) -> Target:
+        """Where the load goes, and as whom."""
+        assert port is not None
+        tls = None
+        if running.is_tls:
+            credentials = self.credentials
+            tls = client_tls(
+                credentials.bundle, credentials.certificate("client"), credentials.key("client"), checks_name=False
+            )
+        return Target("127.0.0.1", port, tls, None, self.credentials.token if has_token else None)
+
+    def keep_latencies(self, latencies: array[float]) -> None:
+        """Puts raw values aside for the plot and the histogram of this measurement."""
+        self._latencies = latencies
+
+    def take_latencies(self) -> array[float] | None:
+        """What the measurement just done has put aside, if it did."""
+        taken, self._latencies = self._latencies, None
+        return taken

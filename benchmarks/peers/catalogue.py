@@ -1,0 +1,18 @@
+"""Every peer there is, by name, in the order of the tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.peers.direct import Direct
+from benchmarks.peers.envoy import Envoy
+from benchmarks.peers.meshproxy import Meshproxy
+
+if TYPE_CHECKING:
+    from benchmarks.peers.peer import Peer
+
+
+def peers() -> dict[str, Peer]:
+    """All peers."""
+    every: tuple[Peer, ...] = (Direct(), Envoy(), Meshproxy())
+    return {peer.name: peer for peer in every}

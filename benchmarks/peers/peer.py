@@ -1,0 +1,71 @@
+"""What every peer is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.credentials import Credentials
+from benchmarks.processes import Child
+
+MODEL = "half_plus_two"
+PREDICT_PATH = f"/v1/models/{MODEL}:predict"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How much authorization there is: `count` rules spread over `models` models, of which one is `MODEL`."""
+
+    count: int = 10
+    models: int = 10
+
+    def model_of(self, number: int) -> str:
+        """The model that rule `number` is about. `MODEL` stands in the middle, for peers that search in order."""
+        model = number % self.models
+        return MODEL if model == self.models // 2 else f"model_{model:05d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a peer is to do, the same for all."""
+
+    credentials: Credentials
+    folder: Path
+    """For its configuration and logs: its own."""
+    core: int
+    rest_upstream: int
+    grpc_upstream: int
+    rules: Rules = field(default_factory=Rules)
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A started peer: where it takes REST and gRPC (None if it cannot), and its process (None: there is no hop)."""
+
+    rest_port: int | None
+    grpc_port: int | None
+    child: Child | None
+    is_tls: bool = True
+    sees_grpc_model: bool = False
+    """Whether it decides over the model that a gRPC body names."""
+
+
+class Peer(Protocol):
+    """A way from the client to the model server."""
+
+    name: str
+    checks: str
+    """What it checks for each request, in words: stands beside its figures."""
+
+    def missing(self) -> str | None:
+        """What is not installed here, if anything."""
+
+    def version(self) -> str: ...
+
+    def start(self, setting: Setting) -> Running:
+        """
+        Raises:
+            CannotRun: it did not start.
+        """

@@ -1,0 +1,145 @@
+"""Processes on cores, and what they cost: CPU and memory as the kernel counts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class CannotRun(Exception):
+    """Something that a benchmark needs is missing or did not start; the message says what."""
+
+
+def free_port() -> int:
+    """A port of the loopback address that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Child:
+    """A process of the benchmark, pinned to cores, its output in a file."""
+
+    def __init__(self, name: str, command: Sequence[str], core: int | None, log: Path) -> None:
+        self.name = name
+        self.log = log
+
+        def pin() -> None:
+            if core is not None:
+                os.sched_setaffinity(0, {core})
+
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=REPOSITORY,
+                preexec_fn=pin,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        self.pid = self._process.pid
+
+    def wait_for_port(self, port: int, seconds: float = 20.0) -> None:
+        """
+        Raises:
+            CannotRun: the process ended, or does not listen in time. Holds the end of what it wrote.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise CannotRun(f"{self.name} ended with {self._process.returncode}:\n{self.said()}")
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise CannotRun(f"{self.name} does not listen on port {port} after {seconds:.0f} s:\n{self.said()}")
+
+    def said(self, size: int = 2_000) -> str:
+        return self.log.read_bytes()[-size:].decode("utf-8", "replace")
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def family(self) -> list[int]:
+        """Its pid and those of its children (workers), theirs included."""
+        found = [self.pid]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                try:
+                    found += [int(child) for child in task.read_text().split()]
+                except OSError:
+                    continue
+        return found
+
+    def cpu(self) -> float:
+        """CPU seconds so far, user and system, workers included."""
+        return sum(cpu_seconds(pid) for pid in self.family())
+
+    def rss(self) -> int:
+        """Resident bytes now, workers included (shared pages count for each)."""
+        return sum(status_bytes(pid, "VmRSS") for pid in self.family())
+
+    def peak_rss(self) -> int:
+        """The most bytes that were resident at once since `reset_peak`."""
+        return sum(status_bytes(pid, "VmHWM") for pid in self.family())
+
+    def reset_peak(self) -> None:
+        for pid in self.family():
+            try:
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
+            except OSError:
+                continue
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process (/proc/pid/stat, fields 14 and 15); with the kernel's finer count of the time
+    its threads ran, where it keeps one. 0 for a process that is gone."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        nanoseconds = sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
+        if nanoseconds:
+            return nanoseconds / 1e9
+    except OSError:
+        pass
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def status_bytes(pid: int, field: str) -> int:
+    """A field of /proc/pid/status that is given in kB; 0 for a process that is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]

@@ -1,0 +1,112 @@
+"""What a person sees of a run: a table per work, ratios where the rounds allow them, and the reasons where not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.devtools.load.figures import Noisy, Ratio, ratio, spread
+
+if TYPE_CHECKING:
+    from benchmarks.runner import Measured
+
+BASE = "envoy"
+UNITS = {
+    "cpu_us": "CPU µs/req",
+    "per_second": "req/s",
+    "load_us": "load µs/req",
+    "server_us": "server µs/req",
+    "rss_mb": "RSS MB",
+    "proxy_busy": "core busy",
+}
+COMPARED = ("cpu_us", "per_second", "mb_per_second", "handshakes_per_second")
+"""Figures that are divided by Envoy's. Latencies are not: what a hop adds is a difference."""
+
+
+def title(figure: str) -> str:
+    """The heading of a column."""
+    if figure in UNITS:
+        return UNITS[figure]
+    name, _, unit = figure.rpartition("_")
+    return f"{name.replace('_', ' ')} {unit}"
+
+
+def number(value: float) -> str:
+    """Three digits that matter."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def cell(values: list[float]) -> str:
+    """Median, and the range of the rounds."""
+    if not values:
+        return "-"
+    found = spread(values)
+    if found.rounds == 1:
+        return number(found.median)
+    return f"{number(found.median)} ({number(found.low)}-{number(found.high)})"
+
+
+def compared(measured: Measured, peer: str, figure: str) -> str:
+    """`0.61 (0.59-0.64)` or `noisy`. Empty where there is nothing to divide by."""
+    found = against_base(measured, peer, figure)
+    if found is None:
+        return ""
+    return "noisy" if isinstance(found, Noisy) else f"{found.value:.2f} ({found.low:.2f}-{found.high:.2f})"
+
+
+def against_base(measured: Measured, peer: str, figure: str) -> Ratio | Noisy | None:
+    """This peer's figure over Envoy's; None where there is nothing to divide or to divide by."""
+    ours, theirs = measured.series(peer, figure), measured.series(BASE, figure)
+    if peer in (BASE, "direct") or not ours or not theirs:
+        return None
+    return ratio(ours, theirs)
+
+
+def added(measured: Measured, peer: str, figure: str) -> list[float]:
+    """What the hop added to a latency, round by round: this peer's less that of `direct`."""
+    direct = measured.series("direct", figure)
+    ours = measured.series(peer, figure)
+    if peer == "direct" or len(direct) != len(ours):
+        return []
+    return [our - bare for our, bare in zip(ours, direct, strict=True)]
+
+
+def table(measured: Measured) -> str:
+    """One work as lines of text."""
+    is_latency = any(figure.endswith("_ms") for figure in measured.headline)
+    columns = list(measured.headline)
+    ratios = [figure for figure in columns if figure in COMPARED]
+    others = [f for f in ("proxy_busy", "load_us", "server_us", "rss_mb") if f not in columns]
+    head = ["", *(title(figure) for figure in columns)]
+    if is_latency:
+        head += [f"added {title(figure)}" for figure in ("p50_ms", "p99_ms")]
+    head += [f"{title(figure)} / {BASE}'s" for figure in ratios] + [title(figure) for figure in others]
+    rows = [head]
+    for peer in measured.figures:
+        row = [peer, *(cell(measured.series(peer, figure)) for figure in columns)]
+        if is_latency:
+            row += [cell(added(measured, peer, figure)) for figure in ("p50_ms", "p99_ms")]
+        row += [compared(measured, peer, figure) for figure in ratios]
+        row += [cell_short(measured.series(peer, figure)) for figure in others]
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [f"{measured.work}: {measured.question}"]
+    lines += [
+        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    for peer in measured.figures:
+        for figure in ratios:
+            found = against_base(measured, peer, figure)
+            if isinstance(found, Noisy):
+                lines.append(f"  {peer}, {title(figure)}: noisy, no ratio: {found.reason}")
+    lines += [f"  {peer}: no figure: {reason}" for peer, reason in measured.failures.items()]
+    if measured.mood:
+        lines.append(f"  machine: {measured.mood['busy']:.0%} busy, {measured.mood['steal']:.1%} stolen")
+    return "\n".join(lines)
+
+
+def cell_short(values: list[float]) -> str:
+    return number(spread(values).median) if values else "-"

@@ -1,0 +1,1 @@
+"""What is measured: each file one kind of work, `catalogue` the list of all."""

@@ -1,0 +1,44 @@
+"""CPU per request of the proxy process under a closed loop: the steadiest figure there is on a shared machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.works.work import Figures, Load, Pace, Work, sound
+
+if TYPE_CHECKING:
+    from benchmarks.context import Context, Upstream
+    from benchmarks.peers.peer import Running
+
+
+@dataclass(frozen=True, slots=True)
+class CpuWork(Work):
+    """As many requests as are answered; what each took of the proxy's core, of the load and of the model server."""
+
+    headline = ("cpu_us", "per_second")
+
+    @property
+    def question(self) -> str:
+        return f"CPU per request: {self.traffic}"
+
+    async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
+        async with Load(context, running, self.traffic) as load:
+            sound(await load.driver.run_closed(load.slots, pace.warm_up))
+            proxy = running.child.cpu() if running.child else 0.0
+            server = upstream.child.cpu()
+            run = sound(await load.driver.run_closed(load.slots, pace.duration))
+            server = upstream.child.cpu() - server
+            proxy = running.child.cpu() - proxy if running.child else 0.0
+        figures = {
+            "cpu_us": proxy / run.done * 1e6,
+            "per_second": run.achieved,
+            "proxy_busy": proxy / run.seconds,
+            "load_us": run.own_cpu / run.done * 1e6,
+            "server_us": server / run.done * 1e6,
+        }
+        if running.child is not None:
+            figures["rss_mb"] = running.child.rss() / 1e6
+        else:
+            del figures["cpu_us"], figures["proxy_busy"]
+        return figures

@@ -1,0 +1,107 @@
+"""From raw values to what may be said about them: percentiles, spreads, ratios, and when to say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+RATE_TOLERANCE = 0.01
+"""An open loop that kept its schedule less well than this has measured itself."""
+SPREAD_BOUND = 0.35
+"""(max - min) / median over the rounds of one peer, beyond which its figures are not divided by another's."""
+
+
+def percentiles(values: Sequence[float], wanted: Sequence[float] = PERCENTILES) -> dict[float, float]:
+    """The smallest value that at least this share of all is not above (nearest rank). Empty if there are too few values
+    for any; a percentile is left out when fewer than ten values lie beyond it, since it would be an anecdote."""
+    ordered = sorted(values)
+    count = len(ordered)
+    result = {}
+    for share in wanted:
+        rank = -(-count * share // 100)
+        if count - rank >= 10 or (share == 50.0 and count):
+            result[share] = ordered[max(0, int(rank) - 1)]
+    return result
+
+
+def has_kept_rate(offered: float, achieved: float, tolerance: float = RATE_TOLERANCE) -> bool:
+    """Whether what was done is what was asked for, so that latencies belong to that rate."""
+    return abs(achieved - offered) <= tolerance * offered
+
+
+def correct(values: Sequence[float], interval: float) -> list[float]:
+    """Fills in what a closed loop left out: while a request of a caller who meant to send one every `interval` seconds
+    was late, those behind it waited too (HdrHistogram's `recordValueWithExpectedInterval`). An open loop needs none of
+    this."""
+    corrected: list[float] = []
+    for value in values:
+        corrected.append(value)
+        missing = value - interval
+        while interval > 0 and missing >= interval:
+            corrected.append(missing)
+            missing -= interval
+    return corrected
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One figure over the rounds."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def width(self) -> float:
+        """(high - low) / median; 0 for a single round."""
+        return (self.high - self.low) / self.median if self.median else 0.0
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no round has this figure")
+    return Spread(median(values), min(values), max(values), len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One peer's figure over another's: the median of the rounds' own ratios, since rounds share the machine's mood."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Noisy:
+    """Why no ratio is given."""
+
+    reason: str
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float], bound: float = SPREAD_BOUND) -> Ratio | Noisy:
+    """Divides round by round; refuses where there is too little, or the rounds of either side differ too much to trust.
+
+    Args:
+        ours, theirs: one figure per round, rounds in the same order.
+        bound: see `SPREAD_BOUND`.
+    """
+    if len(ours) != len(theirs):
+        return Noisy(f"{len(ours)} rounds against {len(theirs)}")
+    if len(ours) < 3:
+        return Noisy(f"{len(ours)} of the 3 rounds that are needed")
+    if min(theirs) <= 0:
+        return Noisy("a round measured nothing")
+    for side, values in (("this side's", ours), ("the other side's", theirs)):
+        width = spread(values).width
+        if width > bound:
+            return Noisy(f"{side} rounds differ by {width:.0%}, more than {bound:.0%}")
+    each = [our / their for our, their in zip(ours, theirs, strict=True)]
+    return Ratio(median(each), min(each), max(each))

@@ -1,0 +1,166 @@
+"""One gRPC connection that makes a prepared unary call again and again, on as many streams at once as it has slots.
+
+The header blocks are those that gRPC's C core sends (read off grpcio 1.85): everything but the token enters the dynamic
+table with the first call, so later calls are a few index bytes and the token as a literal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from meshproxy.devtools.load.frames import (
+    DATA,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    WINDOW,
+    FramedConnection,
+    frame,
+    settings,
+    window_update,
+)
+
+if TYPE_CHECKING:
+    from meshproxy.devtools.load.slot import Finished
+
+USER_AGENT = b"meshproxy-bench"
+
+
+def integer(value: int, bits: int, first: int) -> bytes:
+    """An HPACK integer with a prefix of `bits` bits under the pattern `first` (RFC 7541 section 5.1)."""
+    limit = (1 << bits) - 1
+    if value < limit:
+        return bytes((first | value,))
+    out = bytearray((first | limit,))
+    value -= limit
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def string(value: bytes) -> bytes:
+    """An HPACK string literal without Huffman coding (RFC 7541 section 5.2)."""
+    return integer(len(value), 7, 0) + value
+
+
+def call_blocks(
+    path: bytes, authority: bytes, metadata: tuple[tuple[bytes, bytes], ...], *, is_tls: bool = True
+) -> tuple[bytes, bytes]:
+    """The header block of the first call on a connection, and that of every later one."""
+    post, scheme = b"\x83", b"\x87" if is_tls else b"\x86"
+    indexed = (
+        (b"\x44", path),
+        (b"\x41", authority),
+        (b"\x5f", b"application/grpc"),
+        (b"\x40" + string(b"te"), b"trailers"),
+        (b"\x40" + string(b"grpc-accept-encoding"), b"identity, deflate, gzip"),
+        (b"\x7a", USER_AGENT),
+    )
+    never_indexed = b"".join(b"\x00" + string(name) + string(value) for name, value in metadata)
+    literal = [name + string(value) for name, value in indexed]
+    entries = [bytes((0x80 | 61 + len(indexed) - at,)) for at in range(len(indexed))]
+    first = [*literal[:2], post, scheme, *literal[2:], never_indexed]
+    later = [*entries[:2], post, scheme, *entries[2:], never_indexed]
+    return b"".join(first), b"".join(later)
+
+
+def grpc_message(message: bytes) -> bytes:
+    """A message with the prefix of gRPC: not compressed, and its length."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+class GrpcSlot:
+    """One of the concurrent calls of a connection (see `slot.Slot`)."""
+
+    __slots__ = ("_connection", "answered", "begun")
+
+    def __init__(self, connection: GrpcConnection) -> None:
+        self.begun = 0.0
+        self.answered = 0
+        """Body bytes of the answer so far."""
+        self._connection = connection
+
+    def begin(self) -> None:
+        self._connection.call(self)
+
+
+class GrpcConnection(FramedConnection):
+    """The connection. A call has succeeded when a message came and the stream ended; trailers are not decoded, but a
+    call that fails ends without a message."""
+
+    def __init__(self, blocks: tuple[bytes, bytes], message: bytes, streams: int, finished: Finished) -> None:
+        super().__init__()
+        self.slots = [GrpcSlot(self) for _ in range(streams)]
+        self._first_block: bytes | None = blocks[0]
+        self._block = blocks[1]
+        self._body = grpc_message(message)
+        self._finished = finished
+        self._under_way: dict[int, GrpcSlot] = {}
+        self._next_stream = 1
+        self._head = self._head_frame(self._block)
+        self._data = frame(DATA, END_STREAM, 0, self._body)
+        self.has_settings = asyncio.get_running_loop().create_future()
+
+    @staticmethod
+    def _head_frame(block: bytes) -> bytes:
+        return frame(HEADERS, END_HEADERS, 0, block)
+
+    def call(self, slot: GrpcSlot) -> None:
+        if not self.is_open:
+            self._finished(slot, "the connection is closed")
+            return
+        stream = self._next_stream
+        self._next_stream += 2
+        self._under_way[stream] = slot
+        slot.answered = 0
+        head = self._head
+        if self._first_block is not None:
+            head = self._head_frame(self._first_block)
+            self._first_block = None
+        number = stream.to_bytes(4, "big")
+        if self.has_room(len(self._body)):
+            data = self._data
+            self.send(b"".join((head[:5], number, head[9:], data[:5], number, data[9:])))
+        else:
+            self.send(b"".join((head[:5], number, head[9:])))
+            self.send_body(stream, self._body, b"")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.send(PREFACE + settings(push=0, window=WINDOW) + window_update(0, WINDOW - DEFAULT_WINDOW))
+
+    def on_settings(self) -> None:
+        if not self.has_settings.done():
+            self.has_settings.set_result(None)
+
+    def on_headers(self, stream: int, block: bytes, end: bool) -> None:
+        if end:
+            slot = self._under_way.pop(stream, None)
+            if slot is not None:
+                self._finished(slot, None if slot.answered >= 5 else "a gRPC error status")
+
+    def on_data(self, stream: int, data: bytes, end: bool) -> None:
+        slot = self._under_way.get(stream)
+        if slot is not None:
+            slot.answered += len(data)
+            if end:
+                del self._under_way[stream]
+                self._finished(slot, "ended without trailers")
+
+    def on_reset(self, stream: int, code: int) -> None:
+        slot = self._under_way.pop(stream, None)
+        if slot is not None:
+            self._finished(slot, f"RST_STREAM with code {code}")
+
+    def on_closed(self, reason: str) -> None:
+        if not self.has_settings.done():
+            self.has_settings.set_exception(ConnectionError(reason))
+        slots = list(self._under_way.values())
+        self._under_way.clear()
+        for slot in slots:
+            self._finished(slot, reason)

@@ -1,0 +1,204 @@
+"""One keep-alive HTTP/1.1 connection that sends a prepared request again and again, one at a time.
+
+Reads responses with a content-length or in chunks (RFC 9112 section 6), at the least cost per request: the head of a
+response is looked up whole, since servers repeat theirs but for the date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from meshproxy.devtools.load.slot import Finished
+
+PIECE = 262_144
+"""A large body goes to the socket in pieces of this size, so that it feels `pause_writing`."""
+_HEADS = 256
+_UNTIL_CLOSE = -1
+_CHUNKED = -2
+
+
+def read_head(head: bytes) -> tuple[int, int]:
+    """The status of a response head and the length of its body: -2 is chunked, -1 until the connection closes.
+
+    Raises:
+        ValueError: this is no HTTP/1.1 response.
+    """
+    lines = head.split(b"\r\n")
+    if not lines[0].startswith(b"HTTP/1."):
+        raise ValueError(f"not an HTTP/1.1 response: {lines[0][:60]!r}")
+    status = int(lines[0][9:12])
+    length = 0 if status in (204, 304) else _UNTIL_CLOSE
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        lower = name.lower()
+        if lower == b"content-length":
+            length = int(value)
+        elif lower == b"transfer-encoding" and b"chunked" in value.lower():
+            return status, _CHUNKED
+    return status, length
+
+
+def read_request_length(head: bytes) -> int:
+    """The length of the body that a request head announces: -2 is chunked."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        lower = name.lower()
+        if lower == b"content-length":
+            return int(value)
+        if lower == b"transfer-encoding" and b"chunked" in value.lower():
+            return _CHUNKED
+    return 0
+
+
+def chunks_end(data: bytes) -> int:
+    """Where a chunked body that starts at 0 ends, trailers included; -1 if it is not whole yet.
+
+    Raises:
+        ValueError: a chunk size is no hexadecimal number.
+    """
+    at = 0
+    while True:
+        line = data.find(b"\r\n", at)
+        if line < 0:
+            return -1
+        size = int(data[at:line].partition(b";")[0], 16)
+        if size == 0:
+            if data.startswith(b"\r\n", line + 2):
+                return line + 4
+            end = data.find(b"\r\n\r\n", line + 2)
+            return end + 4 if end >= 0 else -1
+        at = line + 2 + size + 2
+
+
+class RestConnection(asyncio.Protocol):
+    """A connection, and at the same time its only slot (see `slot.Slot`)."""
+
+    def __init__(self, request: bytes, finished: Finished) -> None:
+        """
+        Args:
+            request: head and body as they go on the wire.
+            finished: called with this slot and None, or with what went wrong.
+        """
+        self.transport: asyncio.Transport
+        self.begun = 0.0
+        self.is_open = False
+        self.received_bytes = 0
+        self._request = request
+        self._finished = finished
+        self._unsent = memoryview(b"")
+        self._is_busy = False
+        self._is_paused = False
+        self._heads: dict[bytes, tuple[int, int]] = {}
+        self._received: list[bytes] = []
+        """Of the head, or of a chunked body, until it is whole."""
+        self._status = 0
+        self._missing = 0
+        """Body bytes still to come; negative as `read_head` says."""
+        self._has_head = False
+
+    def begin(self) -> None:
+        """Sends the request."""
+        if not self.is_open:
+            self._finished(self, "the connection is closed")
+            return
+        self._is_busy = True
+        if len(self._request) <= PIECE:
+            self.transport.write(self._request)
+        else:
+            self._unsent = memoryview(self._request)
+            self._send_pieces()
+
+    def _send_pieces(self) -> None:
+        while self._unsent and not self._is_paused:
+            piece, self._unsent = self._unsent[:PIECE], self._unsent[PIECE:]
+            self.transport.write(piece)
+
+    def _finish(self, error: str | None) -> None:
+        self._is_busy = False
+        self._has_head = False
+        self._received.clear()
+        self._finished(self, error)
+
+    def _finish_by_status(self) -> None:
+        self._finish(None if self._status == 200 else f"status {self._status}")
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.is_open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._is_busy:
+            if self._has_head and self._missing == _UNTIL_CLOSE:
+                self._finish_by_status()
+            else:
+                self._finish(str(exc) if exc else "closed by the peer")
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._send_pieces()
+
+    def data_received(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        if not self._is_busy:
+            self._fail("bytes that no request asked for")
+            return
+        if not self._has_head:
+            if self._received:
+                data = b"".join((*self._received, data))
+                self._received.clear()
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._received.append(data)
+                return
+            head = data[:end]
+            try:
+                known = self._heads.get(head) or self._learn(head)
+            except ValueError as error:
+                self._fail(str(error))
+                return
+            self._status, self._missing = known
+            if self._status < 200:
+                rest = data[end + 4 :]
+                if rest:
+                    self.data_received(rest)
+                return
+            self._has_head = True
+            data = data[end + 4 :]
+        if self._missing >= 0:
+            self._missing -= len(data)
+            if self._missing < 0:
+                self._fail("more bytes than the declared body")
+            elif self._missing == 0:
+                self._finish_by_status()
+        elif self._missing == _CHUNKED:
+            self._received.append(data)
+            if not data.endswith(b"\r\n"):
+                return
+            try:
+                end = chunks_end(b"".join(self._received))
+            except ValueError as error:
+                self._fail(f"bad chunk: {error}")
+                return
+            if end >= 0:
+                self._finish_by_status()
+
+    def _learn(self, head: bytes) -> tuple[int, int]:
+        known = read_head(head)
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        self._heads[head] = known
+        return known
+
+    def _fail(self, reason: str) -> None:
+        self.transport.abort()
+        self.is_open = False
+        if self._is_busy:
+            self._finish(reason)
