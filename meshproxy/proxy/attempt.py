@@ -49,10 +49,10 @@ class Attempt:
         passage = self._passage
         passage.bytes_sent += len(data)
         self._is_over = end
-        if passage.stream.send_data(data, end):
-            self.upstream.credit(flow)
-        else:
+        if not passage.stream.send_data(data, end):
             self._owed += flow
+            return
+        self.upstream.credit(flow)
         if end:
             passage.finish()
 
@@ -63,7 +63,8 @@ class Attempt:
         if passage.is_grpc:
             passage.read_grpc_status(headers)
         passage.stream.send_trailers(headers)
-        passage.finish()
+        if not self._owed:
+            passage.finish()
 
     def reset_received(self, code: int, reason: str) -> None:
         """The response broke off."""
@@ -87,6 +88,8 @@ class Attempt:
         """The client takes more of the response."""
         owed, self._owed = self._owed, 0
         self.upstream.credit(owed)
+        if self._is_over:
+            self._passage.finish()
 
     def cancel(self) -> None:
         """Nobody wants the response any more."""

@@ -8,7 +8,7 @@ stations, one method each, in this order:
     named      what is called: the model, from the path (REST) or as soon as the body shows it (gRPC)
                - may they: the policy permits it or raises a Refusal
                - where to: the route, and with it the cluster
-    connected  a stream to the model server is at hand: the head, what was held, and all that follows go out
+    acquired   a stream to the model server is at hand: the head, what was held, and all that follows go out
     finish     the last byte has left: the observer reads the record
 
 A station that has all it needs calls the next one straight away, so a request whose token is known and for which an
@@ -289,7 +289,7 @@ class Passage(Exchange):
         self.attempts += 1
         self._pool = self._snapshot.clusters[route.server].acquire(self.is_grpc, self)
 
-    def connected(self, upstream: Upstream) -> None:
+    def acquired(self, upstream: Upstream) -> None:
         """A stream to the model server is at hand (`pool.Taker`)."""
         self._pool = None
         self.connected = self._pipeline.now()
@@ -309,7 +309,7 @@ class Passage(Exchange):
             for data, flow, end in held:
                 self._send(attempt, data, flow, end)
 
-    def connect_failed(self, error: ConnectError) -> None:
+    def acquire_failed(self, error: ConnectError) -> None:
         """There is no stream to be had (`pool.Taker`)."""
         self._pool = None
         if isinstance(error, PoolFull):
@@ -332,6 +332,8 @@ class Passage(Exchange):
         if self._held_bytes:
             self._release_held()
         self._held.clear()
+        if self._attempt is not None and (self._owed or not self._request_ended):
+            self._attempt.upstream.stop_sending()
         if not self._request_ended:
             self._stream.stop_receiving()
         pipeline.observer(self)
@@ -353,7 +355,7 @@ class Passage(Exchange):
             self._fail()
 
     def _take(self, data: bytes, flow: int, end: bool) -> None:
-        """Scan a piece, then send it on or hold it. `named` may be reached on the way, and `connected` within it."""
+        """Scan a piece, then send it on or hold it. `named` may be reached on the way, and `acquired` within it."""
         if self._scan is not None:
             call = self._scan.feed(data, end)
             if call is not None:

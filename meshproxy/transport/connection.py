@@ -96,9 +96,17 @@ class Connection(asyncio.Protocol):
         """The socket takes output again: release what was held back."""
         raise NotImplementedError
 
-    def expire(self, now: float) -> None:
-        """The deadline has passed (`reaper.Mortal`)."""
+    def overdue(self) -> None:
+        """The deadline has passed, which was set to 0.0."""
         raise NotImplementedError
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed (`reaper.Mortal`). A peer that does not read cannot keep us from closing."""
+        self.deadline = 0.0
+        if self.is_closing or self._is_paused:
+            self.abort()
+        else:
+            self.overdue()
 
     # asyncio's half
 
@@ -182,8 +190,10 @@ class Connection(asyncio.Protocol):
         gathered.clear()
 
     def close(self) -> None:
-        """Write what was gathered, then close; what the transport still holds is sent first."""
+        """Write what was gathered, then close; what the transport still holds is sent first, if that takes no longer
+        than lingering may."""
         self.is_closing = True
+        self.deadline = self.driving.loop.time() + self.driving.times.linger
         self.flush()
         self.transport.close()
 

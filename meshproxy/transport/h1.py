@@ -247,9 +247,8 @@ class H1Server(H1Driver):
             self._is_reading = True
             self.transport.resume_reading()
 
-    def expire(self, now: float) -> None:
+    def overdue(self) -> None:
         """A head that never ends, a connection left idle, or the end of lingering."""
-        self.deadline = 0.0
         if self._has_begun and not self._is_lingering:
             self._has_begun = False
             self.driving.outbox.begin()
@@ -344,7 +343,10 @@ class H1Client(H1Driver):
             self._codec.send_request(head.method, head.target, head.authority, head.headers, head.end, head.length)
         )
 
-    def expire(self, now: float) -> None:
+    def stop_sending(self) -> None:
+        """The rest of the request will not come: `_complete` has closed the connection (`stream.Upstream`)."""
+
+    def overdue(self) -> None:
         """Idle for too long: closed before the server does."""
         if self.sink is None:
             self.close()

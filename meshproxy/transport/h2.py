@@ -38,7 +38,7 @@ DRAIN_PING = b"draining"
 class H2Stream:
     """One exchange on an HTTP/2 connection; both roles (`stream.Downstream`, `stream.Upstream`)."""
 
-    __slots__ = ("_driver", "_has_ended", "_is_held", "facts", "id", "sink")
+    __slots__ = ("_driver", "_ends_when_framed", "_has_ended", "_is_held", "_is_unframed", "facts", "id", "sink")
 
     def __init__(self, driver: H2Driver, id: int) -> None:
         self._driver = driver
@@ -48,6 +48,8 @@ class H2Stream:
         self._has_ended = 0
         """How many of the two messages have ended: at two the stream is forgotten."""
         self._is_held = False
+        self._is_unframed = False
+        self._ends_when_framed = False
 
     @property
     def address(self) -> str:
@@ -67,6 +69,10 @@ class H2Stream:
         if self._has_ended < 2:
             self.reset(NO_ERROR)
 
+    def stop_sending(self) -> None:
+        """The rest of the request will not come."""
+        self.reset(CANCEL)
+
     def send_request(self, head: RequestHead) -> None:
         """Write a request's head: from here on the stream has its id."""
         driver = self._driver
@@ -83,17 +89,23 @@ class H2Stream:
         driver = self._driver
         is_framed = driver.codec.send_data(self.id, data, end)
         driver.touch()
-        if end:
-            driver.end_half(self)
-        if is_framed and not driver.is_paused:
-            return True
         if is_framed:
+            if end:
+                driver.end_half(self)
+            if not driver.is_paused:
+                return True
             driver.waiting.append(self)
+        else:
+            self._is_unframed = True
+            self._ends_when_framed = end
         self._is_held = True
         return False
 
     def writable(self) -> None:
         """The codec has framed everything of this stream; the socket may still be full."""
+        self._is_unframed = False
+        if self._ends_when_framed:
+            self._driver.end_half(self)
         if self._driver.is_paused:
             self._driver.waiting.append(self)
         else:
@@ -111,7 +123,10 @@ class H2Stream:
         driver = self._driver
         driver.codec.send_trailers(self.id, headers)
         driver.touch()
-        driver.end_half(self)
+        if self._is_unframed:
+            self._ends_when_framed = True
+        else:
+            driver.end_half(self)
 
     def credit(self, size: int) -> None:
         """`size` bytes have left our hands."""
@@ -321,7 +336,7 @@ class H2Server(H2Driver):
         """No request is under way."""
         return not self.streams
 
-    def expire(self, now: float) -> None:
+    def overdue(self) -> None:
         """Idle for too long."""
         if not self.streams:
             self.codec.go_away(final=True)
@@ -388,7 +403,7 @@ class H2Client(H2Driver):
         self._owner.closed(self)
         super().lost(reason)
 
-    def expire(self, now: float) -> None:
+    def overdue(self) -> None:
         """Idle for too long."""
         if not self.streams:
             self.codec.go_away(final=True)

@@ -70,6 +70,9 @@ class Upstream(Stream, Protocol):
 
     address: str
 
+    def stop_sending(self) -> None:
+        """The answer is complete although the request is not: the rest will not come."""
+
     def send_request(self, head: RequestHead) -> None:
         """Write the request's head; `head.stream` is ignored."""
 

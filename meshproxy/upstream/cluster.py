@@ -44,7 +44,7 @@ class Cluster:
         pools: Sequence[H1Pool | H2Pool] = self._grpc if is_grpc else self._rest
         if not pools:
             surface = "gRPC" if is_grpc else "REST"
-            taker.connect_failed(ConnectError(f"ModelServer {self.name} has no {surface} address"))
+            taker.acquire_failed(ConnectError(f"ModelServer {self.name} has no {surface} address"))
             return None
         self._turn += 1
         pool = pools[self._turn % len(pools)]

@@ -29,10 +29,10 @@ class PoolFull(ConnectError):
 class Taker(Protocol):
     """Whoever wants a stream."""
 
-    def connected(self, stream: Upstream) -> None:
+    def acquired(self, stream: Upstream) -> None:
         """Here it is."""
 
-    def connect_failed(self, error: ConnectError) -> None:
+    def acquire_failed(self, error: ConnectError) -> None:
         """There is none to be had."""
 
 
@@ -81,7 +81,7 @@ class Pool:
 
     def _wait(self, taker: Taker) -> None:
         if len(self._waiting) >= self.settings.max_pending:
-            taker.connect_failed(
+            taker.acquire_failed(
                 PoolFull(f"{len(self._waiting)} requests wait for one of {self.size} connections to {self.address}")
             )
             return
@@ -107,7 +107,7 @@ class Pool:
                 taker = self._waiting.popleft()
                 outbox.begin()
                 try:
-                    taker.connect_failed(error)
+                    taker.acquire_failed(error)
                 finally:
                     outbox.flush()
         except asyncio.CancelledError:
@@ -131,7 +131,7 @@ class Pool:
             task.cancel()
         waiting, self._waiting = self._waiting, deque()
         for taker in waiting:
-            taker.connect_failed(ConnectError(f"the pool of {self.address} is closed"))
+            taker.acquire_failed(ConnectError(f"the pool of {self.address} is closed"))
 
 
 class H1Pool(Pool):
@@ -145,7 +145,7 @@ class H1Pool(Pool):
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closing:
-                taker.connected(connection)
+                taker.acquired(connection)
                 return True
         return False
 
@@ -168,7 +168,7 @@ class H1Pool(Pool):
             connection.close()
             return
         if self._waiting:
-            self._waiting.popleft().connected(connection)
+            self._waiting.popleft().acquired(connection)
             return
         connection.deadline = self.driving.loop.time() + self.settings.idle_timeout
         self._idle.append(connection)
@@ -197,7 +197,7 @@ class H2Pool(Pool):
     def _serve_now(self, taker: Taker) -> bool:
         for connection in self._connections:
             if connection.can_open:
-                taker.connected(connection.open())
+                taker.acquired(connection.open())
                 return True
         return False
 
