@@ -1,0 +1,25 @@
+# The sidecar's image. Build arguments choose the base, so that a registry's digest can be pinned where images are built:
+#   docker build --build-arg BASE=python:3.13-slim@sha256:... -t meshproxy:VERSION .
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY meshproxy meshproxy
+# Compiled here: a read-only root never writes .pyc files, and without them the compiler's memory stays (6 MB).
+RUN python -m venv /opt/meshproxy \
+ && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[otel]' \
+ && /opt/meshproxy/bin/pip uninstall --yes pip \
+ && /opt/meshproxy/bin/python -m compileall -q -j 0 /opt/meshproxy/lib
+
+FROM ${BASE}
+COPY --from=build /opt/meshproxy /opt/meshproxy
+ENV PATH=/opt/meshproxy/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# A number, so that Kubernetes can see that it is not root (runAsNonRoot).
+USER 65532:65532
+EXPOSE 18500 18501 18502
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["meshproxy"]
+CMD ["sidecar", "--config", "/etc/meshproxy"]
