@@ -102,7 +102,8 @@ class Pipeline:
         self.refresh_keys = refresh_keys
         self.on_limit = on_limit
         self.headers = HeaderReader()
-        self.in_flight = 0
+        self.live: set[Passage] = set()
+        """The exchanges under way."""
         self.held_bytes = 0
         """Held by all requests together, waiting for their models to be known."""
 
@@ -177,7 +178,7 @@ class Passage(Exchange):
         self._is_over = False
         self._progress = -1
         stream.sink = self
-        pipeline.in_flight += 1
+        pipeline.live.add(self)
         pipeline.reaper.add(self)
         self.deadline = self.started + self._snapshot.limits.stall
 
@@ -256,15 +257,15 @@ class Passage(Exchange):
                 "This is not a method of TensorFlow Serving that anyone may call.",
                 rule="unknown-method",
             )
-        if method.names_model:
-            headers = self._pipeline.headers.read(head.headers)
-            self._scan = method.scan(headers.encoding, self._snapshot.limits.inflated)
-            if head.end:
-                self._scan.feed(b"", True)
-            elif head.expects_continue:
-                self._stream.send_response(100, (), end=False)
-        else:
+        if method.naming is None:
             self.named(method.call)
+            return
+        encoding = self._pipeline.headers.read(head.headers).encoding
+        self._scan = method.scan(encoding, self._snapshot.limits.scan)
+        if head.end:
+            self._scan.feed(b"", True)
+        elif head.expects_continue:
+            self._stream.send_response(100, (), end=False)
 
     def named(self, call: Call) -> None:
         """The model is known: decide, and find the way. Again, when a later part of the body names another."""
@@ -328,7 +329,7 @@ class Passage(Exchange):
         if self._timer is not None:
             self._timer.cancel()
         pipeline.reaper.discard(self)
-        pipeline.in_flight -= 1
+        pipeline.live.discard(self)
         if self._held_bytes:
             self._release_held()
         self._held.clear()

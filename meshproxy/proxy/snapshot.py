@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, ScanLimits
+
 if TYPE_CHECKING:
     from meshproxy.identity.caller import Caller, Token
     from meshproxy.inference.call import Call
@@ -43,8 +45,8 @@ class BodyLimits:
     """Bytes of one body kept until its model is known: clients write the model first, but need not."""
     held_total: int = 64 * 1024 * 1024
     """The same, for all requests together."""
-    inflated: int = 64 * 1024 * 1024
-    """A compressed message, inflated: the model is inside."""
+    scan: ScanLimits = DEFAULT_LIMITS
+    """What reading the model out of a body may take."""
     stall: float = 30.0
     """Seconds without a byte of a body that is owed to us, or taken by a client that owes us reading."""
 

@@ -1,0 +1,70 @@
+"""Loads documents for a parent process and writes them, or their problems, to standard output.
+
+A sidecar runs this instead of calling `load` itself: PyYAML and what parsing leaves behind in the heap would stay in its
+memory for good. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.config.schema import Documents
+
+LOAD_SECONDS = 60.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What loading came to: documents, or what is wrong with them."""
+
+    documents: Documents | None
+    problems: tuple[Problem, ...] = ()
+
+
+async def load_in_child(paths: Sequence[str]) -> Documents:
+    """`load(paths)`, in a process of its own that is gone afterwards.
+
+    Raises:
+        ConfigError: as `load` does; also if the child could not do its work.
+    """
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "meshproxy.config.child", *paths, stdin=asyncio.subprocess.DEVNULL, stdout=-1
+    )
+    try:
+        async with asyncio.timeout(LOAD_SECONDS):
+            output, _ = await child.communicate()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        child.kill()
+        await child.wait()
+        if isinstance(error, TimeoutError):
+            raise ConfigError((_failure(f"loading took longer than {LOAD_SECONDS:g} s"),)) from None
+        raise
+    if child.returncode != 0:
+        raise ConfigError((_failure(f"the process that loads the documents ended with status {child.returncode}"),))
+    outcome = msgspec.msgpack.decode(output, type=Outcome)
+    if outcome.documents is None:
+        raise ConfigError(outcome.problems)
+    return outcome.documents
+
+
+def _failure(message: str) -> Problem:
+    return Problem("", 0, "", "", message)
+
+
+def main(paths: Sequence[str]) -> None:
+    """Write the outcome of loading `paths`."""
+    from meshproxy.config.load import load
+
+    try:
+        outcome = Outcome(load(paths))
+    except ConfigError as error:
+        outcome = Outcome(None, error.problems)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(outcome))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
