@@ -1,0 +1,116 @@
+"""Child processes of the demo and the tests: started, awaited until they listen, heard, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MESHPROXY = (sys.executable, "-c", "from meshproxy.cli.main import main; main()")
+"""Runs a command of ours with this Python, installed or not."""
+
+MODEL_SERVER = (sys.executable, "-m", "meshproxy.devtools.model_server")
+
+_LINE_BYTES = 1 << 20
+_LINES_KEPT = 2_000
+
+
+class ChildFailed(Exception):
+    """A process ended, or stayed silent, where it should have started. Says what it wrote last."""
+
+
+class Child:
+    """A process that says in a line of JSON (`"event": "listening"`) when and where it listens.
+
+    Attributes:
+        name: what it is called in messages.
+        listening: the line it said when it was ready.
+        output: what it wrote to stdout and stderr, in the order of arrival; the newest lines only.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.listening: Mapping[str, Any] = {}
+        self.output: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._process = process
+        self._is_listening = asyncio.Event()
+        self._reader = asyncio.ensure_future(self._read())
+
+    @classmethod
+    async def start(cls, name: str, *arguments: str, directory: Path, timeout: float = 30.0) -> Child:
+        """Starts a process in a folder and waits until it listens. Raises ChildFailed if it does not in time."""
+        process = await asyncio.create_subprocess_exec(
+            *arguments,
+            cwd=directory,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=_LINE_BYTES,
+        )
+        child = cls(name, process)
+        ready = asyncio.ensure_future(child._is_listening.wait())
+        try:
+            await asyncio.wait((ready, child._reader), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not child._is_listening.is_set():
+                ended = f"ended with {process.returncode}" if child._reader.done() else f"is silent after {timeout:g} s"
+                raise ChildFailed("\n".join([f"{name} {ended}; its last words:", *list(child.output)[-20:]]))
+        except BaseException:
+            await child.stop()
+            raise
+        finally:
+            ready.cancel()
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal; nothing happens if the process is gone."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Waits until the process has ended and everything it wrote has been read."""
+        code = await self._process.wait()
+        await self._reader
+        return code
+
+    async def stop(self, timeout: float = 30.0) -> int:
+        """Asks it to stop; after `timeout` seconds, makes it."""
+        self.signal(signal.SIGTERM)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self.wait()), timeout)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            return await self.wait()
+
+    async def _read(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        while line := await stdout.readline():
+            text = line.decode(errors="replace").rstrip("\n")
+            self.output.append(text)
+            if not self._is_listening.is_set() and text.startswith("{"):
+                said = _json_object(text)
+                if said.get("event") == "listening":
+                    self.listening = said
+                    self._is_listening.set()
+        await self._process.wait()
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshproxy.devtools.child import Child, ChildFailed
+
+READY = 'print(\'{"event": "listening", "at": "127.0.0.1:1"}\', flush=True)'
+OBEDIENT = f"import signal; print('first', flush=True); {READY}; signal.sigwait([signal.SIGTERM]); print('last words')"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {READY}; signal.pause()"
+
+
+async def start(code: str, directory: Path, timeout: float = 20.0) -> Child:
+    return await Child.start("a child", sys.executable, "-c", code, directory=directory, timeout=timeout)
+
+
+async def test_it_is_awaited_until_it_listens_and_heard_to_its_end(tmp_path: Path) -> None:
+    # Blocked before the process is ready, so that the signal finds it waiting.
+    code = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); {OBEDIENT}"
+    child = await start(code, tmp_path)
+    assert child.listening["at"] == "127.0.0.1:1"
+    assert child.returncode is None
+    assert await child.stop() == 0
+    assert next(iter(child.output)) == "first"
+    assert list(child.output)[-1] == "last words"
+    child.signal(signal.SIGHUP)  # nobody there: nothing happens
+
+
+async def test_a_process_that_ends_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailed, match=r"a child ended with 3; its last words:\nno luck"):
+        await start("print('no luck'); raise SystemExit(3)", tmp_path)
+
+
+async def test_a_process_that_stays_silent_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailed, match=r"is silent after 0.3 s"):
+        await start("import signal; signal.pause()", tmp_path, timeout=0.3)
+
+
+async def test_a_process_that_does_not_want_to_stop_is_made_to(tmp_path: Path) -> None:
+    child = await start(STUBBORN, tmp_path)
+    assert await child.stop(timeout=0.2) == -signal.SIGKILL
+
+
+async def test_output_that_is_not_ours_is_kept_and_not_understood(tmp_path: Path) -> None:
+    code = f"print('{{not json'); print('[1]'); print('{{}}'); {READY}"
+    child = await start(code, tmp_path)
+    assert await child.wait() == 0
+    assert list(child.output)[:3] == ["{not json", "[1]", "{}"]
