@@ -1,0 +1,199 @@
+"""A tree of nodes -> the structs of `schema`, with every problem of the tree reported, not the first.
+
+msgspec's own `convert` stops at the first problem and knows no lines; this walks the same type descriptions
+(`msgspec.inspect`) and stops at nothing: each field, list item and unknown name is looked at by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import NODEFAULT, Struct, inspect
+
+from meshproxy.config.nodes import BROKEN, Node, Report
+from meshproxy.config.problems import closest
+from meshproxy.config.values import shown
+
+
+def convert(node: Node, kind: inspect.Type, base: Path, report: Report) -> Any:
+    """The struct that the node describes, or `BROKEN` after at least one problem went to `report`.
+
+    Args:
+        kind: the description of the struct (`inspect.type_info`).
+        base: the folder that relative paths are relative to.
+    """
+    return _Walk(base, report).value(node, kind, "")
+
+
+class _Walk:
+    def __init__(self, base: Path, report: Report) -> None:
+        self.base = base
+        self.report = report
+
+    def value(self, node: Node, kind: inspect.Type, path: str) -> Any:
+        if node.value is BROKEN:
+            return BROKEN
+        match kind:
+            case inspect.UnionType():
+                return self._union(node, kind, path)
+            case inspect.StructType():
+                return self._struct(node, kind, path)
+            case inspect.VarTupleType():
+                return self._list(node, kind, path)
+            case inspect.DictType():
+                return self._dict(node, kind, path)
+            case inspect.AnyType():
+                return self._plain(node)
+            case _:
+                return self._scalar(node, kind, path)
+
+    def _wrong(self, node: Node, path: str, message: str) -> Any:
+        self.report(node.line, path, message)
+        return BROKEN
+
+    def _union(self, node: Node, kind: inspect.UnionType, path: str) -> Any:
+        kinds = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+        if node.value is None and len(kinds) < len(kind.types):
+            return None
+        if len(kinds) == 1:
+            return self.value(node, kinds[0], path)
+        # What is left in the schema are unions of plain scalars.
+        if type(node.value) in [_PYTHON[type(each)] for each in kinds]:
+            return node.value
+        return self._wrong(node, path, f"expected {' or '.join(map(words, kinds))}, got {shown(node.value)}")
+
+    def _struct(self, node: Node, kind: inspect.StructType, path: str) -> Any:
+        if not isinstance(node.value, dict):
+            return self._wrong(node, path, f"expected a mapping, got {shown(node.value)}")
+        given: dict[str, Node] = node.value
+        fields = {field.encode_name: field for field in kind.fields}
+        if kind.tag_field:  # whoever chose this kind has read it
+            given = {name: item for name, item in given.items() if name not in (kind.tag_field, "apiVersion")}
+        arguments: dict[str, Any] = {}
+        for name, item in given.items():
+            if name in fields:
+                arguments[fields[name].name] = self.value(item, fields[name].type, _join(path, name))
+            else:
+                self.report(item.key_line, _join(path, name), f"no such field{closest(name, list(fields))}")
+                arguments[name] = BROKEN
+        for name, field in fields.items():
+            if field.required and name not in given:
+                self.report(node.key_line, _join(path, name), f"is missing: expected {words(field.type)}")
+                arguments[field.name] = BROKEN
+        if any(argument is BROKEN for argument in arguments.values()):
+            return BROKEN
+        try:
+            return kind.cls(**arguments)
+        except ValueError as error:
+            return self._wrong(node, path, str(error))
+
+    def _list(self, node: Node, kind: inspect.VarTupleType, path: str) -> Any:
+        if not isinstance(node.value, list):
+            return self._wrong(node, path, f"expected a list, got {shown(node.value)}")
+        if len(node.value) < (kind.min_length or 0):
+            return self._wrong(node, path, f"an empty list: expected {words(kind.item_type)}, one or more")
+        items = tuple(self.value(item, kind.item_type, f"{path}[{index}]") for index, item in enumerate(node.value))
+        return BROKEN if any(item is BROKEN for item in items) else items
+
+    def _dict(self, node: Node, kind: inspect.DictType, path: str) -> Any:
+        if not isinstance(node.value, dict):
+            return self._wrong(node, path, f"expected a mapping, got {shown(node.value)}")
+        items = {name: self.value(item, kind.value_type, _join(path, name)) for name, item in node.value.items()}
+        return BROKEN if any(item is BROKEN for item in items.values()) else items
+
+    def _plain(self, node: Node) -> Any:
+        """Whatever it is, as `json` would have read it."""
+        if isinstance(node.value, list):
+            items = [BROKEN if item.value is BROKEN else self._plain(item) for item in node.value]
+            return BROKEN if BROKEN in items else items
+        if isinstance(node.value, dict):
+            members = {name: BROKEN if item.value is BROKEN else self._plain(item) for name, item in node.value.items()}
+            return BROKEN if BROKEN in members.values() else members
+        return node.value
+
+    def _scalar(self, node: Node, kind: inspect.Type, path: str) -> Any:
+        extra: dict[str, Any] = {}
+        if isinstance(kind, inspect.Metadata):
+            extra = kind.extra or {}
+            kind = kind.type
+        value: Any = node.value
+        if "read" in extra:
+            try:
+                value = extra["read"](value)
+            except ValueError as error:
+                return self._wrong(node, path, str(error))
+        elif isinstance(kind, inspect.LiteralType):
+            if not isinstance(value, str) or value not in kind.values:
+                hint = closest(value, list(map(str, kind.values))) if isinstance(value, str) else ""
+                if isinstance(value, float) and str(value) in kind.values:
+                    hint = f': write it in quotes, "{value}"'
+                return self._wrong(node, path, f"expected {words(kind)}, got {shown(value)}{hint}")
+        elif type(value) is not _PYTHON[type(kind)]:
+            return self._wrong(node, path, f"expected {words(kind)}, got {shown(value)}")
+        if isinstance(kind, inspect.IntType | inspect.FloatType):
+            if kind.ge is not None and value < kind.ge:
+                return self._wrong(node, path, f"{shown(node.value)} is too little: at least {kind.ge:,}")
+            if kind.le is not None and value > kind.le:
+                return self._wrong(node, path, f"{shown(node.value)} is too much: at most {kind.le:,}")
+        if extra.get("relative") and value not in extra.get("keep", ()):
+            return str(self.base / value)
+        return value
+
+
+_PYTHON: dict[type[inspect.Type], type] = {
+    inspect.StrType: str,
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.BoolType: bool,
+}
+_WORDS: dict[type[inspect.Type], str] = {
+    inspect.StrType: "text",
+    inspect.IntType: "whole number",
+    inspect.FloatType: "number",
+    inspect.BoolType: "true or false",
+    inspect.StructType: "mapping",
+    inspect.DictType: "mapping",
+    inspect.AnyType: "anything",
+}
+
+
+def words(kind: inspect.Type) -> str:
+    """What to call a type when speaking to whoever writes documents."""
+    match kind:
+        case inspect.Metadata():
+            return str((kind.extra or {}).get("words") or words(kind.type))
+        case inspect.UnionType():
+            return " or ".join(words(each) for each in kind.types if not isinstance(each, inspect.NoneType))
+        case inspect.VarTupleType():
+            return "list of " + words(kind.item_type).removeprefix("one of ")
+        case inspect.LiteralType():
+            return "one of " + ", ".join(map(str, kind.values))
+        case _:
+            return _WORDS[type(kind)]
+
+
+def default_of(field: inspect.Field) -> Any:
+    """The default of a field, `NODEFAULT` if it must be given."""
+    if field.default_factory is not NODEFAULT:
+        return field.default_factory()
+    return field.default
+
+
+def is_struct(kind: inspect.Type) -> type[Struct] | None:
+    """The struct behind a field's type: itself, the one that may be left out, or that of a list's items."""
+    match kind:
+        case inspect.StructType():
+            return kind.cls
+        case inspect.Metadata():
+            return is_struct(kind.type)
+        case inspect.VarTupleType():
+            return is_struct(kind.item_type)
+        case inspect.UnionType():
+            return next((found for each in kind.types if (found := is_struct(each))), None)
+        case _:
+            return None
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,119 @@
+"""The bytes of documents: which files a path stands for, read under limits, and their fingerprint. Parses nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshproxy.config.problems import ConfigError, Problem
+
+Paths = Sequence[str | os.PathLike[str]]
+
+SUFFIXES = (".yaml", ".yml", ".json")
+FILES = 1_000
+FILE_BYTES = 8 << 20
+TOTAL_BYTES = 32 << 20
+"""Kubernetes keeps a ConfigMap below 1 MiB; 10,000 rules written out are about 2 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file."""
+
+    path: Path
+    content: bytes
+    is_named: bool
+    """Named itself, not found by looking into a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the file's relative paths start from, absolute. Links are not resolved: a volume as the
+        kubelet mounts it is reached through links that change their target."""
+        return Path.cwd() / self.path.parent
+
+
+def read_files(paths: Paths, problems: list[Problem]) -> list[Source]:
+    """Every file that the paths stand for, each once. What cannot be read goes to `problems`.
+
+    A folder stands for its `*.yaml`, `*.yml` and `*.json` in the order of their names, without its sub-folders. Names
+    that begin with a dot are passed over: so the links of a mounted ConfigMap (`x.yaml -> ..data/x.yaml`) are read
+    once, and `..data` and what it leads to are not read again.
+    """
+
+    def wrong(path: Path, message: str) -> None:
+        problems.append(Problem(str(path), 0, "", "", message))
+
+    sources: list[Source] = []
+    seen: set[str] = set()
+    left = TOTAL_BYTES
+    for path, is_named in _expand(paths, wrong):
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        if len(seen) > FILES:
+            wrong(path, f"more than {FILES:,} files")
+            break
+        try:
+            with path.open("rb") as file:
+                content = file.read(FILE_BYTES + 1)
+        except OSError as error:
+            wrong(path, f"cannot be read: {error.strerror}")
+            continue
+        left -= len(content)
+        if len(content) > FILE_BYTES:
+            wrong(path, f"larger than {FILE_BYTES >> 20} MiB")
+        elif left < 0:
+            wrong(path, f"all files together are larger than {TOTAL_BYTES >> 20} MiB")
+            break
+        else:
+            sources.append(Source(path, content, is_named))
+    return sources
+
+
+def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[Path, bool]]:
+    for named in paths:
+        path = Path(named)
+        try:
+            if not stat.S_ISDIR(path.stat().st_mode):
+                yield path, True
+                continue
+            inside = sorted(
+                each for each in path.iterdir() if each.suffix in SUFFIXES and not each.name.startswith(".")
+            )
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            wrong(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            continue
+        # A link that leads nowhere stays in, so that reading it says so. A folder or a pipe called x.yaml is no
+        # document.
+        files = [each for each in inside if each.is_file() or not each.exists()]
+        if not files:
+            wrong(path, "no *.yaml, *.yml or *.json in this folder")
+        for each in files:
+            yield each, False
+
+
+def digest(sources: Iterable[Source]) -> str:
+    """SHA-256 over the contents in order, 64 hexadecimal digits."""
+    whole = hashlib.sha256()
+    for source in sources:
+        whole.update(len(source.content).to_bytes(8, "big"))
+        whole.update(source.content)
+    return whole.hexdigest()
+
+
+def fingerprint(paths: Paths) -> str:
+    """What `Documents.fingerprint` would be, without parsing: the cheap way to see that something has changed.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    problems: list[Problem] = []
+    sources = read_files(paths, problems)
+    if problems:
+        raise ConfigError(tuple(problems))
+    return digest(sources)

@@ -1,0 +1,161 @@
+"""Files and folders -> `Documents`, or `ConfigError` with everything that is wrong with them.
+
+Pure but for reading the files that are named: no clock, no state, no log. The result holds nothing but frozen structs,
+so it can be made in a short-lived child process and sent over, which spares a sidecar the memory of a YAML parser.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from msgspec import inspect
+
+from meshproxy.config import schema
+from meshproxy.config.check import Placed, check_set
+from meshproxy.config.files import Paths, Source, digest, read_files
+from meshproxy.config.problems import ConfigError, Problem, closest
+from meshproxy.config.values import read_name, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from meshproxy.config.nodes import Node, Report
+
+PROBLEMS = 1_000
+"""Of one file. A longer list helps nobody, and a hostile file must not be able to order one."""
+
+
+def load(paths: Paths) -> schema.Documents:
+    """Everything that stands in the files and folders, checked as a whole.
+
+    A folder stands for its `*.yaml`, `*.yml` and `*.json` (see `read_files`); a JWK set that is found among them is
+    passed over, as key sets commonly lie beside the documents that name them.
+
+    Raises:
+        ConfigError: with all problems. Nothing else is raised, whatever the files hold.
+    """
+    found: list[Problem] = []
+    sources = read_files(paths, found)
+    is_whole = not found
+    placed: list[Placed] = []
+    for source in sources:
+        is_whole &= _parse(source, placed, found)
+    found.extend(islice(check_set(placed, is_whole=is_whole, where=", ".join(map(str, paths))), PROBLEMS))
+    if found:
+        raise ConfigError(tuple(sorted(found)))
+
+    def of(kind: type[Any]) -> tuple[Any, ...]:
+        return tuple(each.document for each in placed if isinstance(each.document, kind))
+
+    return schema.Documents(
+        mesh=of(schema.MeshConfig)[0],
+        sidecar=of(schema.Sidecar)[0],
+        roles=of(schema.ModelRole),
+        bindings=of(schema.ModelRoleBinding),
+        servers=of(schema.ModelServer),
+        routes=of(schema.ModelRoute),
+        fingerprint=digest(sources),
+    )
+
+
+def _parse(source: Source, placed: list[Placed], problems: list[Problem]) -> bool:
+    """Adds the documents of a file to `placed` and what is wrong with them to `problems`. False: not all could be
+    read."""
+    from meshproxy.config.nodes import Unreadable, read_documents
+
+    label = ""
+    noted: list[tuple[int, str, str]] = []
+    last = len(problems) + PROBLEMS
+
+    def note(line: int, field: str, message: str) -> None:
+        if len(problems) + len(noted) == last:
+            raise Unreadable(line, f"{PROBLEMS:,} problems in this file; the rest of it was not looked at")
+        noted.append((line, field, message))
+
+    def settle() -> None:
+        problems.extend(Problem(str(source.path), line, label, field, message) for line, field, message in noted)
+        noted.clear()
+
+    try:
+        text = source.content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = source.content.count(b"\n", 0, error.start) + 1
+        problems.append(Problem(str(source.path), line, "", "", "not UTF-8"))
+        return False
+    try:
+        for number, node in enumerate(read_documents(text, note), 1):
+            if not source.is_named and _is_key_set(node):
+                noted.clear()
+                continue
+            kind, name = _kind_and_name(node)
+            label = f"{kind}/{name}" if kind and name else kind or f"document {number}"
+            document = _document(node, source.folder, note)
+            settle()
+            if kind in _kinds() and name:
+                placed.append(Placed(kind, name, str(source.path), node, document))
+            label = f"document {number + 1}"
+    except Unreadable as error:
+        settle()
+        problems.append(Problem(str(source.path), error.line, "", "", error.message))
+        return False
+    return True
+
+
+def _document(node: Node, folder: Path, report: Report) -> Any:
+    """The struct, or None if something is wrong with the document."""
+    from meshproxy.config.convert import convert
+    from meshproxy.config.nodes import BROKEN
+
+    if node.value is BROKEN:
+        return None
+    if not isinstance(node.value, dict):
+        report(node.line, "", f"expected a document (apiVersion, kind, metadata, spec), got {shown(node.value)}")
+        return None
+    version, kind = node.value.get("apiVersion"), node.value.get("kind")
+    if version is None:
+        report(node.line, "apiVersion", f"is missing: expected {schema.API_VERSION}")
+    elif version.value != schema.API_VERSION and version.value is not BROKEN:
+        report(version.line, "apiVersion", f'expected "{schema.API_VERSION}", got {shown(version.value)}')
+        if not str(version.value).startswith("meshproxy.dev/"):
+            return None  # Somebody else's document: what else it holds would only be called unknown.
+    if kind is None:
+        report(node.line, "kind", f"is missing: expected one of {', '.join(_kinds())}")
+    elif isinstance(kind.value, str) and kind.value in _kinds():
+        document = convert(node, _kinds()[kind.value], folder, report)
+        return None if document is BROKEN or version is None or version.value != schema.API_VERSION else document
+    elif kind.value is not BROKEN:
+        hint = closest(kind.value, list(_kinds())) if isinstance(kind.value, str) else ""
+        report(kind.line, "kind", f"{shown(kind.value)} is none of {', '.join(_kinds())}{hint}")
+    return None
+
+
+def _kind_and_name(node: Node) -> tuple[str, str]:
+    """As much of both as can be read; empty otherwise."""
+    document = node.value if isinstance(node.value, dict) else {}
+    kind, metadata = document.get("kind"), document.get("metadata")
+    name = metadata.value.get("name") if metadata is not None and isinstance(metadata.value, dict) else None
+    try:
+        readable = read_name(name.value) if name is not None else ""
+    except ValueError:
+        readable = ""
+    return kind.value if kind is not None and kind.value in _kinds() else "", readable
+
+
+def _is_key_set(node: Node) -> bool:
+    """A JWK set (RFC 7517 section 5), and no document of ours with a slip of the pen."""
+    document = node.value
+    return (
+        isinstance(document, dict)
+        and not {"apiVersion", "kind", "metadata", "spec"} & document.keys()
+        and "keys" in document
+        and isinstance(document["keys"].value, list)
+    )
+
+
+@cache
+def _kinds() -> dict[str, inspect.StructType]:
+    """Every kind by its name, as msgspec describes it."""
+    described = inspect.multi_type_info(schema.KINDS)
+    return {kind.__name__: info for kind, info in zip(schema.KINDS, described, strict=True)}  # type: ignore[misc]

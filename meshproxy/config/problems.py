@@ -1,0 +1,47 @@
+"""What is wrong with documents: every problem with its place, and the error that carries all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing to mend, and where."""
+
+    file: str
+    line: int
+    """Counted from 1; 0 when it is about the file or the set of files as a whole."""
+    document: str
+    """`Kind/name`, or as much of it as could be read; empty when no single document is to blame."""
+    field: str
+    """A path such as `spec.rules[0].models[1]`; empty when no single field is to blame."""
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (place, self.document, self.field, self.message) if part)
+
+
+class ConfigError(Exception):
+    """The documents cannot be used. `problems` lists everything that was found, in the order of files and lines."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def closest(word: str, known: Collection[str]) -> str:
+    """` (did you mean ...?)` if one of the known words is much like `word`, otherwise nothing."""
+    if len(known) > 1_000:  # 10 us a word
+        return ""
+    # Only somebody who made a mistake pays for this import.
+    from difflib import get_close_matches
+
+    lowered = {name.lower(): name for name in known}
+    found = get_close_matches(word.lower()[:64], list(lowered), n=1, cutoff=0.7)
+    return f' (did you mean "{lowered[found[0]]}"?)' if found else ""

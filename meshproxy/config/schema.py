@@ -1,0 +1,509 @@
+"""The documents, as msgspec structs: every kind, every field, its default, and what it means.
+
+The docstring below a field is its documentation: `config explain` and `docs/configuration.md` show it. Field names are
+camelCase in documents. Everything is frozen, and nothing here is the form that a station works with: stations compile
+what they need once per snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct
+
+from meshproxy.config import values
+from meshproxy.config.values import Address
+
+API_VERSION: Final = "meshproxy.dev/v1alpha1"
+
+# `extra` tells `convert` how a value is read and `reference` how it is called; msgspec itself does not look at it.
+# Bounds that hold wherever a type is used are the reader's, because `Meta` can be given only once for each: a field
+# adds its own.
+Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "duration"})]
+DurationOrZero = Annotated[float, Meta(extra={"read": values.read_duration_or_zero, "words": "duration"})]
+Size = Annotated[int, Meta(extra={"read": values.read_size, "words": "size"})]
+Count = Annotated[int, Meta(extra={"read": values.read_count, "words": "whole number"})]
+Rate = Annotated[float, Meta(extra={"read": values.read_rate, "words": "number per second"})]
+ListenAddress = Annotated[Address, Meta(extra={"read": values.read_listen_address, "words": "IP:PORT"})]
+EndpointAddress = Annotated[Address, Meta(extra={"read": values.read_endpoint_address, "words": "HOST:PORT"})]
+Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
+Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]
+TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "words": "trust domain"})]
+SpiffeId = Annotated[str, Meta(extra={"read": values.read_spiffe_id, "words": "SPIFFE id"})]
+RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "role ARN"})]
+Url = Annotated[str, Meta(extra={"read": values.read_url, "words": "URL"})]
+IssuerId = Annotated[str, Meta(extra={"read": values.read_issuer, "words": "URL or text"})]
+Text = Annotated[str, Meta(extra={"read": values.read_text, "words": "text"})]
+Path = Annotated[str, Meta(extra={"read": values.read_path, "words": "path", "relative": True})]
+AccessLog = Annotated[
+    str,
+    Meta(
+        extra={
+            "read": values.read_access_log,
+            "words": "stdout, off or path",
+            "relative": True,
+            "keep": ("stdout", "off"),
+        }
+    ),
+]
+Version = Annotated[int, Meta(extra={"read": values.read_version, "words": "whole number"})]
+VerbWord = Literal[
+    "predict", "classify", "regress", "multi-inference", "metadata", "status",
+    "reload", "metrics", "profile", "reflect", "unlisted",
+]  # fmt: skip
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What all structs of documents share."""
+
+
+class Metadata(Part, frozen=True):
+    """What a document is called. Shaped like Kubernetes object metadata."""
+
+    name: Name
+    """Unique among the documents of its kind that are loaded together. Other documents refer to it by this name."""
+    namespace: Name | None = None
+    """For Kubernetes only: a sidecar loads one set of documents and refers to them by name."""
+    labels: Mapping[str, str] = {}
+    """For people and for kubectl; they decide nothing."""
+    annotations: Mapping[str, str] = {}
+    """For people and for kubectl; they decide nothing."""
+
+
+# --- MeshConfig ------------------------------------------------------------------------------------------------------
+
+
+class KeySource(Part, frozen=True):
+    """Where an issuer's public keys are. Exactly one of the fields."""
+
+    file: Path | None = None
+    """A JWK set (RFC 7517 section 5) on disk. Relative to the document."""
+    url: Url | None = None
+    """A JWK set behind a URL. Fetched without following redirects."""
+    inline: Mapping[str, Any] | None = None
+    """A JWK set, written out: `{keys: [...]}`. Public keys only."""
+
+    def __post_init__(self) -> None:
+        if (self.file is not None) + (self.url is not None) + (self.inline is not None) != 1:
+            raise ValueError(
+                'expected exactly one of "file", "url" and "inline"; leave "keys" out for OpenID discovery'
+            )
+        if self.inline is not None:
+            _check_key_set(self.inline)
+
+
+def _check_key_set(key_set: Mapping[str, Any]) -> None:
+    """A set of public keys, as far as can be said without cryptography. `ValueError` says what it is instead."""
+    keys = key_set.get("keys")
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
+        raise ValueError('"inline" is no JWK set: expected {keys: [{kty: ..., ...}, ...]} with one key at least')
+    for key in keys:
+        if key.get("kty") == "oct" or "k" in key:
+            raise ValueError('"inline" holds a symmetric key: whoever can read it can issue tokens')
+        if "d" in key:
+            raise ValueError('"inline" holds a private key: only public keys belong here')
+
+
+class Issuer(Part, frozen=True):
+    """Somebody whose tokens are believed."""
+
+    name: Name
+    """What bindings call this issuer, so that they stay the same where URL and audience differ."""
+    issuer: IssuerId
+    """The `iss` of its tokens, compared character for character."""
+    audiences: Annotated[tuple[Text, ...], Meta(min_length=1)]
+    """A token must have one of these as an `aud`."""
+    algorithms: Annotated[tuple[Algorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
+    """Signature algorithms that are taken, whatever the token's header says. Symmetric ones and `none` are not to be
+    had."""
+    keys: KeySource | None = None
+    """Where the keys are. Left out: OpenID discovery at `issuer`, which then must be an https URL."""
+    leeway: Annotated[DurationOrZero, Meta(le=300)] = 30.0
+    """How far the issuer's clock and ours may differ, for `exp`, `nbf` and `iat`."""
+    ca_file: Path | None = None
+    """Certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
+
+    def __post_init__(self) -> None:
+        if self.keys is None:
+            try:
+                values.read_url(self.issuer)
+            except ValueError as error:
+                raise ValueError(f'without "keys", they are looked for at "issuer": {error}') from None
+        if self.ca_file is not None and self.keys is not None and self.keys.url is None:
+            raise ValueError('"caFile" is for keys that are fetched; these are not')
+
+
+class Limits(Part, frozen=True):
+    """How much one client, one request or one process may take. Sizes are bytes."""
+
+    header_bytes: Annotated[Size, Meta(ge=1024, le=1 << 20)] = 65_536
+    """A decoded head: names, values and 32 for each field (RFC 9113 section 10.5.1), and the request line on HTTP/1.1.
+    60 KiB is what Envoy takes; tokens with many groups need more than the 8 KiB of most servers."""
+    header_count: Annotated[Count, Meta(ge=16, le=1000)] = 128
+    """Fields of one head. Envoy takes 100."""
+    header_name_bytes: Annotated[Size, Meta(ge=64, le=65_536)] = 256
+    """The name of one field."""
+    target_bytes: Annotated[Size, Meta(ge=256, le=65_536)] = 8_192
+    """The request target. RFC 9112 section 3 asks for 8,000 at least."""
+    chunk_extension_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
+    """Chunk extensions of one HTTP/1.1 body, together."""
+    body_bytes: Annotated[Size, Meta(ge=1)] | None = None
+    """A request's body. Left out: no limit of ours; TensorFlow Serving takes 2 GiB in a message."""
+    streams: Annotated[Count, Meta(le=10_000)] = 100
+    """Concurrent HTTP/2 streams of one client connection (RFC 9113 section 6.5.2 asks for 100 at least)."""
+    stream_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 262_144
+    """What one HTTP/2 stream may send before it has to wait for us: one request's share of memory.
+    256 KiB fills a 1 Gbit/s link at 2 ms."""
+    connection_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 1_048_576
+    """What all streams of one connection may send together before they have to wait."""
+    frame_bytes: Annotated[Size, Meta(ge=16_384, le=(1 << 24) - 1)] = 16_384
+    """The largest HTTP/2 frame that is taken (RFC 9113 section 4.2)."""
+    header_table_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
+    """The HPACK dynamic table of one direction (RFC 7541 section 4.2)."""
+    continuation_frames: Annotated[Count, Meta(le=1000)] = 16
+    """CONTINUATION frames of one header block (CVE-2024-27316)."""
+    resets_rate: Rate = 100.0
+    """Streams a second that may end by reset on one connection, the client's or our own (CVE-2023-44487,
+    CVE-2025-8671)."""
+    resets_burst: Count = 500
+    """How many resets may come at once before the rate counts."""
+    control_rate: Rate = 100.0
+    """PING, SETTINGS, PRIORITY and WINDOW_UPDATE frames a second beyond what data explains (CVE-2019-9512, 9513,
+    9515)."""
+    control_burst: Count = 1_000
+    """How many of those may come at once before the rate counts."""
+    empty_frames: Count = 10
+    """DATA frames in a row that carry nothing and end nothing (CVE-2019-9518)."""
+    output_bytes: Annotated[Size, Meta(ge=1024, le=1 << 24)] = 65_536
+    """HTTP/2 control frames waiting for a client that does not read (CVE-2019-9511)."""
+    handshake_timeout: Duration = 5.0
+    """From the TCP connection to the end of the TLS handshake."""
+    head_timeout: Duration = 10.0
+    """From the first byte of a request's head to its last: a whole head, however slowly its bytes come."""
+    idle_timeout: Duration = 75.0
+    """A client connection without a request. Longer than the 60 s for which load balancers and client pools commonly
+    keep one: the side that sends should be the one that closes, or a request meets our close on its way."""
+    body_stall_timeout: Duration = 30.0
+    """Between two pieces of a request's body while we are ready to read."""
+    request_timeout: Duration | None = None
+    """From a request's head to the end of its answer. Left out: the client's own deadline, if it names one."""
+    connections: Count | None = None
+    """Client connections at a time; further ones wait to be accepted. Left out: half of the process's limit of open
+    files (RLIMIT_NOFILE), as each may need one more towards the model server."""
+    held_body_bytes: Annotated[Size, Meta(ge=1024)] = 4 << 20
+    """What is held back of one gRPC request's body until it has named its model."""
+    held_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
+    """What is held back of all requests together."""
+    inflated_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
+    """A compressed gRPC message, once inflated to see its model."""
+
+    def __post_init__(self) -> None:
+        if self.held_body_bytes > self.held_total_bytes:
+            raise ValueError('"heldBodyBytes" is one request\'s share and cannot be above "heldTotalBytes"')
+
+
+class Tls(Part, frozen=True):
+    """TLS between workloads."""
+
+    min_version: Literal["1.3", "1.2"] = "1.3"
+    """The oldest version that is spoken. In quotes: it is a word, not a number."""
+
+
+class MeshSpec(Part, frozen=True):
+    """What holds for the whole mesh."""
+
+    trust_domain: TrustDomain
+    """The SPIFFE trust domain whose workloads are believed."""
+    mtls: Literal["strict", "permissive", "disabled"] = "strict"
+    """`strict`: every client shows a certificate of the trust domain. `permissive`: plain connections are served too,
+    and such a caller has no workload identity. `disabled`: no TLS; workload identities do not exist, tokens do."""
+    issuers: tuple[Issuer, ...] = ()
+    """Whose tokens are believed."""
+    limits: Limits = Limits()
+    """How much a client may take. The defaults serve almost everyone."""
+    tls: Tls = Tls()
+    """TLS between workloads."""
+
+    def __post_init__(self) -> None:
+        for field in ("name", "issuer"):
+            seen: set[str] = set()
+            for issuer in self.issuers:
+                value = getattr(issuer, field)
+                if value in seen:
+                    raise ValueError(f"two issuers have the {field} {values.shown(value)}: which of them is meant?")
+                seen.add(value)
+
+
+class MeshConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="MeshConfig"):
+    """What differs between environments, and nothing else does: trust domain, mTLS mode, token issuers, limits.
+    Exactly one is loaded."""
+
+    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
+    metadata: Metadata
+    spec: MeshSpec
+
+
+# --- ModelRole, ModelRoleBinding -------------------------------------------------------------------------------------
+
+
+class Rule(Part, frozen=True):
+    """Calls that a role is about: those that fit everything the rule names.
+
+    What a call does not tell counts against the caller. REST never shows the signature (it is inside the JSON body),
+    and a call that names no version gets whichever was loaded last. So in a binding that allows, `versions`, `labels`
+    and `signatures` fit only calls that name one of them; in a binding that denies or audits they also fit calls that
+    do not tell. To deny version 3 is therefore to make callers name another version.
+
+    A call about the server as a whole (`reload`, `metrics`, `profile`, ...) names no model. A rule allows it only if it
+    lists `*` itself among its models and has neither versions, labels nor signatures; a rule that denies fits it
+    whatever models it names, as the server holds those too.
+    """
+
+    models: Annotated[tuple[Glob, ...], Meta(min_length=1)]
+    """Names of models, compared character for character after percent-decoding. `*` stands for any run of characters,
+    `?` for any one; nothing else is special."""
+    verbs: Annotated[tuple[VerbWord, ...], Meta(min_length=1)]
+    """What may be done. Always written out: a rule must not come to mean more when a later release knows more verbs.
+    `reload`, `metrics`, `profile`, `reflect` and `unlisted` (gRPC methods that no surface knows) are for
+    administrators: they are denied unless granted, even where no role exists."""
+    versions: tuple[Version, ...] = ()
+    """Only these versions, named by number. Left out: all, also calls that name none. Not together with `labels`."""
+    labels: tuple[Text, ...] = ()
+    """Only these version labels, named as such. Left out: all, also calls that name none. Not together with
+    `versions`."""
+    signatures: tuple[Text, ...] = ()
+    """Only these signatures. Left out: all. An empty signature in a gRPC message is `serving_default`."""
+
+    def __post_init__(self) -> None:
+        if self.versions and self.labels:
+            raise ValueError(
+                'a call names a version or a label, never both: write two rules for "versions" and "labels"'
+            )
+
+
+class RoleSpec(Part, frozen=True):
+    """What the role is about."""
+
+    rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
+    """A call is covered if one of the rules fits it."""
+
+
+class ModelRole(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRole"):
+    """A set of calls: which models, which verbs. It grants nothing by itself; a ModelRoleBinding does.
+
+    While no ModelRole is loaded, everything but the verbs of administrators is permitted. Once there is one, whatever
+    no binding allows is denied.
+    """
+
+    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
+    metadata: Metadata
+    spec: RoleSpec
+
+
+class WorkloadSubject(Part, frozen=True):
+    """A workload, by its certificate: a namespace, a service account in a namespace, or a whole SPIFFE id."""
+
+    namespace: Name | None = None
+    """Every workload of this namespace in the mesh's trust domain: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/...`."""
+    service_account: Name | None = None
+    """This service account of the namespace only."""
+    spiffe_id: SpiffeId | None = None
+    """The whole id, for workloads of another shape. Stands alone."""
+
+    def __post_init__(self) -> None:
+        if self.spiffe_id is not None:
+            if self.namespace is not None or self.service_account is not None:
+                raise ValueError('"spiffeId" names a workload completely: leave out "namespace" and "serviceAccount"')
+        elif self.namespace is None:
+            raise ValueError('expected "namespace" (with "serviceAccount" or without) or "spiffeId"')
+
+
+class TokenSubject(Part, frozen=True):
+    """Whoever holds a token of an issuer with these claims."""
+
+    issuer: Name
+    """The name of an issuer in the MeshConfig."""
+    claims: Mapping[str, str | int | bool] = {}
+    """Every claim named must be in the token: equal to the value, or a list that holds it. Text, numbers and booleans
+    are never equal to each other. A name with dots is first looked for as it stands; if the token has no such claim,
+    the dots lead into nested objects (`realm.roles`). For "any of these values" write one subject for each."""
+
+    def __post_init__(self) -> None:
+        if "" in self.claims:
+            raise ValueError('"claims": a claim without a name')
+
+
+class Subject(Part, frozen=True):
+    """A caller, by everything that is named here: workload and token and role must all fit."""
+
+    workload: WorkloadSubject | None = None
+    """What the peer's certificate says."""
+    token: TokenSubject | None = None
+    """What the bearer token says."""
+    iam_role: RoleArn | None = None
+    """The AWS IAM role whose token (`sts:GetWebIdentityToken`) the caller sends, compared character for character."""
+
+    def __post_init__(self) -> None:
+        if self.workload is None and self.token is None and self.iam_role is None:
+            raise ValueError('names nobody: expected "workload", "token" or "iamRole"')
+
+
+class BindingSpec(Part, frozen=True):
+    """Who, which role, and what follows."""
+
+    role: Name
+    """The name of a ModelRole."""
+    subjects: Annotated[tuple[Subject, ...], Meta(min_length=1)]
+    """The binding is about callers that one of these fits. A subject fits only what it names: a caller who leaves the
+    token out is not met by a denial that names a token, so give such callers nothing to begin with."""
+    action: Literal["allow", "deny", "audit"] = "allow"
+    """`allow` grants. `deny` beats every `allow`. `audit` decides nothing: it records that the binding fitted."""
+
+
+class ModelRoleBinding(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRoleBinding"):
+    """Gives a role to callers, takes it from them, or watches."""
+
+    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
+    metadata: Metadata
+    spec: BindingSpec
+
+
+# --- ModelServer, ModelRoute -----------------------------------------------------------------------------------------
+
+
+class Endpoint(Part, frozen=True):
+    """One model server process. REST calls go to `rest`, gRPC calls to `grpc`; what is left out is not served."""
+
+    rest: EndpointAddress | None = None
+    """TensorFlow Serving's `--rest_api_port`, usually 8501."""
+    grpc: EndpointAddress | None = None
+    """TensorFlow Serving's `--port`, usually 8500."""
+
+    def __post_init__(self) -> None:
+        if self.rest is None and self.grpc is None:
+            raise ValueError('expected "rest", "grpc" or both')
+
+
+class ServerSpec(Part, frozen=True):
+    """Where the model servers are."""
+
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
+    """Processes that serve the same models."""
+    connect_timeout: Duration = 1.0
+    """To reach an endpoint. Beside it on loopback this takes microseconds."""
+    max_connections: Count | None = None
+    """Connections to one endpoint at a time; requests beyond them wait. Left out: no limit of ours."""
+    idle_timeout: Duration = 60.0
+    """A connection to an endpoint without a request."""
+
+
+class ModelServer(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelServer"):
+    """A set of endpoints that serve the same models."""
+
+    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
+    metadata: Metadata
+    spec: ServerSpec
+
+
+class RouteSpec(Part, frozen=True):
+    """Which models, and where they are."""
+
+    models: Annotated[tuple[Glob, ...], Meta(min_length=1)]
+    """Names of models or globs, as in a role. Where several routes fit a model, a name beats a glob, and of two globs
+    the one with more fixed characters wins. The same pattern in two routes is an error."""
+    server: Name
+    """The name of a ModelServer."""
+    timeout: Duration | None = None
+    """From a request's head to the end of its answer. Left out: the mesh's `requestTimeout`. A shorter deadline that
+    the client names always counts."""
+
+
+class ModelRoute(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRoute"):
+    """Where calls of some models go. Models without a route go to the server that the Sidecar names."""
+
+    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
+    metadata: Metadata
+    spec: RouteSpec
+
+
+# --- Sidecar ---------------------------------------------------------------------------------------------------------
+
+
+class IdentityFiles(Part, frozen=True):
+    """PEM files. They are read again when they change."""
+
+    certificate: Path
+    """Our certificate, then its intermediates. Must hold a SPIFFE id of the trust domain."""
+    key: Path
+    """The private key of the certificate."""
+    trust_bundle: Path
+    """The certificates that clients' certificates must lead to."""
+
+
+class Identity(Part, frozen=True):
+    """Who we are."""
+
+    files: IdentityFiles
+    """Certificate, key and trust bundle on disk."""
+
+
+class Inbound(Part, frozen=True, kw_only=True):
+    """Requests to our model server."""
+
+    listen: ListenAddress = Address("0.0.0.0", 18500)
+    """Where clients connect, for REST and gRPC alike."""
+    server: Name
+    """The name of our ModelServer."""
+    forward_identity: bool = False
+    """Tell the model server who called, in headers. TensorFlow Serving does not look."""
+    forward_token: bool = False
+    """Hand the caller's bearer token on to the model server. A token that is handed on can be used by who gets it."""
+
+
+class Admin(Part, frozen=True):
+    """Health, metrics and the switches of operators."""
+
+    listen: ListenAddress = Address("127.0.0.1", 18502)
+    """Where `/livez`, `/readyz` and `/metrics` are. The rest is answered to loopback only."""
+
+
+class SidecarSpec(Part, frozen=True, kw_only=True):
+    """One sidecar."""
+
+    identity: Identity | None = None
+    """Who we are. Needed unless the mesh says `mtls: disabled`."""
+    inbound: Inbound
+    """Requests to our model server."""
+    admin: Admin = Admin()
+    """Health, metrics and the switches of operators."""
+    access_log: AccessLog = "stdout"
+    """Where one line per request goes: `stdout`, `"off"` (in quotes: YAML reads the bare word as false), or a file's
+    path, which must hold a `/`."""
+    drain_timeout: DurationOrZero = 25.0
+    """How long requests under way may take when we are told to stop. Below the 30 s after which Kubernetes kills."""
+
+
+class Sidecar(Part, frozen=True, kw_only=True, tag_field="kind", tag="Sidecar"):
+    """Where this sidecar listens and which model server is its own. Exactly one is loaded."""
+
+    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
+    metadata: Metadata
+    spec: SidecarSpec
+
+
+KINDS: tuple[type[Part], ...] = (MeshConfig, ModelRole, ModelRoleBinding, ModelServer, ModelRoute, Sidecar)
+
+
+class Documents(Struct, frozen=True, kw_only=True):
+    """Everything that was loaded together, checked as a whole: every name that is referred to exists."""
+
+    mesh: MeshConfig
+    sidecar: Sidecar
+    roles: tuple[ModelRole, ...] = ()
+    bindings: tuple[ModelRoleBinding, ...] = ()
+    servers: tuple[ModelServer, ...] = ()
+    routes: tuple[ModelRoute, ...] = ()
+    fingerprint: str
+    """SHA-256 of what was read, in hexadecimal digits. Equal fingerprints, equal documents."""

@@ -1,0 +1,272 @@
+"""How single values of a document are written: durations, sizes, addresses, names, globs, SPIFFE ids, URLs.
+
+Each reader takes what YAML or JSON made of the value and returns what the program works with, or raises `ValueError`
+with a sentence for the person who wrote it. Nothing here knows about files, lines or documents.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])i(?:B)?)?")
+_SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?")
+_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+_SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}")
+_URL = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?")
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+GLOB_LENGTH = 256
+GLOB_STARS = 8
+"""Matching costs at most (stars x length of the name); nobody names a family of models with more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen or connect: a host (name or IP address, IPv6 without brackets) and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value as it may stand in a message: quoted, on one line, cut to about `limit` characters."""
+    if isinstance(value, str):
+        text = ascii(value[:limit])
+        return f'"{text[1:-1]}"' + ("..." if len(value) > limit else "")
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    return "a list" if isinstance(value, list | tuple) else "a mapping"
+
+
+def read_duration(value: object) -> float:
+    """Seconds, above 0 and at most a day. `"250ms"`, `"5s"`, `"1m"`, `"1h"`, or a number of seconds."""
+    seconds = read_duration_or_zero(value)
+    if seconds == 0:
+        raise ValueError("no time at all: a limit that is not wanted is left out")
+    return seconds
+
+
+def read_duration_or_zero(value: object) -> float:
+    """Seconds, from 0 to a day."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        seconds = float(match[1]) * _DURATION_UNITS[match[2]]
+    else:
+        raise ValueError(
+            f'expected a duration such as "250ms", "5s" or "1m", or a number of seconds, got {shown(value)}'
+        )
+    if not 0 <= seconds <= 86_400:
+        raise ValueError(f"{shown(value)} is not between nothing and a day")
+    return seconds
+
+
+def read_size(value: object) -> int:
+    """Bytes. A whole number, or one with `KiB`, `MiB` or `GiB` (the `B` may be left out, as Kubernetes does)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        size = int(match[1]) * _SIZE_UNITS[match[2]]
+    else:
+        raise ValueError(f'expected a size such as 65536, "64KiB" or "4MiB", got {shown(value)}')
+    if not 0 <= size < 1 << 63:
+        raise ValueError(f"{shown(value)} is no size: expected 0 to 2^63 - 1 bytes")
+    return size
+
+
+def read_count(value: object) -> int:
+    """A whole number from 1 to a million."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected a whole number, got {shown(value)}")
+    if not 1 <= value <= 1_000_000:
+        raise ValueError(f"{value} is not between 1 and 1,000,000")
+    return value
+
+
+def read_rate(value: object) -> float:
+    """A number per second, above 0 and at most a million."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {shown(value)}")
+    if not 0 < value <= 1_000_000:
+        raise ValueError(f"{value} is not above 0 and at most 1,000,000")
+    return float(value)
+
+
+def read_version(value: object) -> int:
+    """The version of a model: a number of 63 bits (tensorflow_serving/apis/model.proto)."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected the number of a version, got {shown(value)}")
+    if not 0 <= value < 1 << 63:
+        raise ValueError(f"{value} is not between 0 and 2^63 - 1")
+    return value
+
+
+def read_listen_address(value: object) -> Address:
+    """`IP:PORT`. Port 0 lets the system choose. A host name is refused: what it resolves to may change or be
+    several."""
+    address = _read_address(value)
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        raise ValueError(
+            f'expected an IP address and a port, such as "0.0.0.0:18500" or "[::]:18500", got {shown(value)}'
+        ) from None
+    return address
+
+
+def read_endpoint_address(value: object) -> Address:
+    """`HOST:PORT` to connect to: an IP address or a host name."""
+    address = _read_address(value)
+    if address.port == 0:
+        raise ValueError(f"nothing can be reached at port 0, in {shown(value)}")
+    return address
+
+
+def _read_address(value: object) -> Address:
+    expected = f'expected "HOST:PORT", such as "127.0.0.1:8500" or "[::1]:8500", got {shown(value)}'
+    if not isinstance(value, str):
+        raise ValueError(expected)
+    host, colon, port = value.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(expected)
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return Address(str(ipaddress.IPv6Address(host[1:-1])), int(port))
+        except ValueError:
+            raise ValueError(f"{shown(host)} is no IPv6 address, in {shown(value)}") from None
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            return Address(str(ipaddress.IPv4Address(host)), int(port))
+        except ValueError:
+            raise ValueError(f"{shown(host)} is no IPv4 address, in {shown(value)}") from None
+    if not _HOST_NAME.fullmatch(host) or len(host) > 253:
+        raise ValueError(expected)
+    return Address(host, int(port))
+
+
+def read_name(value: object) -> str:
+    """A name as Kubernetes takes it for objects: an RFC 1123 subdomain of at most 253 characters."""
+    if isinstance(value, str) and len(value) <= 253 and _DNS_NAME.fullmatch(value):
+        return value
+    raise ValueError(f'expected a name in lower-case letters, digits, "-" and ".", got {shown(value)}')
+
+
+def read_glob(value: object) -> str:
+    """A model name, or a glob over model names: `*` is any run of characters, `?` is any one, the rest stands for
+    itself."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected the name of a model or a glob, got {shown(value)}")
+    if not value:
+        raise ValueError('an empty name matches no model; "*" matches every one')
+    if len(value) > GLOB_LENGTH:
+        raise ValueError(f"longer than {GLOB_LENGTH} characters")
+    if not value.isprintable():
+        raise ValueError(f"{shown(value)} holds a control character or a line break")
+    if "**" in value:
+        raise ValueError(f'{shown(value)}: "**" is no different from "*"; write one')
+    if value.count("*") > GLOB_STARS:
+        raise ValueError(f'{shown(value)} has more than {GLOB_STARS} "*"')
+    return value
+
+
+def read_trust_domain(value: object) -> str:
+    """A SPIFFE trust domain name (SPIFFE-ID section 2.1)."""
+    if isinstance(value, str) and _TRUST_DOMAIN.fullmatch(value):
+        return value
+    raise ValueError(
+        f'expected a trust domain such as "prod.example" (lower case, digits, ".", "-", "_"), got {shown(value)}'
+    )
+
+
+def read_spiffe_id(value: object) -> str:
+    """A SPIFFE id with a path (SPIFFE-ID section 2): `spiffe://TRUST-DOMAIN/SEGMENT/...`, compared byte for byte."""
+    if not isinstance(value, str) or not value.startswith("spiffe://"):
+        raise ValueError(
+            f'expected a SPIFFE id such as "spiffe://prod.example/ns/pricing/sa/quoter", got {shown(value)}'
+        )
+    domain, *segments = value.removeprefix("spiffe://").split("/")
+    if len(value) > 2048:
+        raise ValueError("longer than the 2048 bytes that a SPIFFE id may have")
+    if not _TRUST_DOMAIN.fullmatch(domain):
+        raise ValueError(f"{shown(domain)} is no trust domain, in {shown(value)}")
+    if not segments:
+        raise ValueError(f"{shown(value)} names a trust domain, not a workload: a path must follow")
+    for segment in segments:
+        if not _SPIFFE_SEGMENT.fullmatch(segment) or segment in (".", ".."):
+            raise ValueError(
+                f'{shown(segment)} is no path segment of a SPIFFE id, in {shown(value)} ("*" is not taken)'
+            )
+    return value
+
+
+def read_role_arn(value: object) -> str:
+    """The ARN of an IAM role, as a token of AWS STS names it: `arn:aws:iam::ACCOUNT:role/PATH/NAME`."""
+    if isinstance(value, str) and _ROLE_ARN.fullmatch(value):
+        return value
+    raise ValueError(f'expected the ARN of a role, such as "arn:aws:iam::123456789012:role/quoter", got {shown(value)}')
+
+
+def read_url(value: object) -> str:
+    """An `https` URL; `http` is taken for loopback only, where nobody can listen in."""
+    expected = f'expected a URL such as "https://login.example/keys", got {shown(value)}'
+    if not isinstance(value, str) or len(value) > 2048:
+        raise ValueError(expected)
+    match = _URL.fullmatch(value)
+    if not match or "#" in value or int((match[3] or ":0")[1:]) > 65535:
+        raise ValueError(expected)
+    if match[1] == "http" and match[2] not in _LOOPBACK:
+        raise ValueError(f"{shown(value)} would be fetched in the clear: use https")
+    return value
+
+
+def read_issuer(value: object) -> str:
+    """The `iss` of tokens: any text without white space (RFC 7519 section 4.1.1), compared character for character."""
+    if isinstance(value, str) and re.fullmatch(r"[\x21-\x7e]{1,2048}", value):
+        return value
+    raise ValueError(f'expected the "iss" of the issuer\'s tokens, usually an https URL, got {shown(value)}')
+
+
+def read_text(value: object) -> str:
+    """Printable text of 1 to 1024 characters."""
+    if isinstance(value, str) and 0 < len(value) <= 1024 and value.isprintable():
+        return value
+    if isinstance(value, str):
+        raise ValueError(f"expected 1 to 1024 printable characters, got {shown(value)}")
+    raise ValueError(f"expected text, got {shown(value)}" + _quote_hint(value))
+
+
+def read_path(value: object) -> str:
+    """A path of the file system."""
+    text = read_text(value)
+    if text.endswith("/"):
+        raise ValueError(f"expected a file, got the folder {shown(value)}")
+    return text
+
+
+def read_access_log(value: object) -> str:
+    """`stdout`, `off`, or the path of a file, which must contain a `/` so that a slip of the pen names no file."""
+    text = read_path(value)
+    if text in ("stdout", "off") or "/" in text:
+        return text
+    raise ValueError(
+        f'expected "stdout", "off" or a path with a "/" in it (such as "./access.log"), got {shown(value)}'
+    )
+
+
+def _quote_hint(value: object) -> str:
+    return f': write it in quotes, "{shown(value)}"' if isinstance(value, int | float) else ""
