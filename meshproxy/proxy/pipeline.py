@@ -104,6 +104,8 @@ class Pipeline:
         self.headers = HeaderReader()
         self.live: set[Passage] = set()
         """The exchanges under way."""
+        self.served = 0
+        """Exchanges that are over."""
         self.held_bytes = 0
         """Held by all requests together, waiting for their models to be known."""
 
@@ -330,6 +332,7 @@ class Passage(Exchange):
             self._timer.cancel()
         pipeline.reaper.discard(self)
         pipeline.live.discard(self)
+        pipeline.served += 1
         if self._held_bytes:
             self._release_held()
         self._held.clear()

@@ -1,0 +1,154 @@
+"""The admin port: health and metrics for everybody, switches for this host only.
+
+    GET  /livez     200 while the event loop turns
+    GET  /readyz    200 while new requests are welcome; with ?verbose what that hangs on
+    GET  /metrics   Prometheus text, or OpenMetrics if asked for
+    GET  /config    what runs: fingerprint, documents, identity (loopback only)
+    POST /drain     what SIGTERM does (loopback only)
+
+`/config` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can send them
+requests, under the name of its own site (DNS rebinding), and a server that fetches URLs can be made to (CVE-2024-40632).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.telemetry.exposition import render, wants_openmetrics
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+
+    from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
+    from meshproxy.telemetry.metrics import Registry
+    from meshproxy.transport.stream import Downstream
+
+TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
+JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
+METRICS = b"text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
+LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+CANCEL = 0x8
+
+
+class Operated(Protocol):
+    """What the admin port asks of the process."""
+
+    def readiness(self) -> dict[str, bool]:
+        """What being ready hangs on."""
+
+    def configuration(self) -> dict[str, object]:
+        """What runs, without secrets."""
+
+    def drain(self) -> None:
+        """Begin to go away."""
+
+
+class Admin:
+    """Serves the admin port."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, registry: Registry, operated: Operated) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._operated = operated
+
+    def serve(self, stream: Downstream, head: RequestHead) -> None:
+        """Answer one request (`stream.Serve`)."""
+        reader = stream.sink = Reader(stream)
+        path, _, query = head.target.partition(b"?")
+        if path in (b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config"):
+            if head.method not in (b"GET", b"HEAD"):
+                _reply(stream, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
+                return
+        if path in (b"/livez", b"/live"):
+            _reply(stream, 200, b"ok\n")
+        elif path in (b"/readyz", b"/ready", b"/healthz/ready"):
+            self._readyz(stream, verbose=query == b"verbose")
+        elif path == b"/metrics":
+            self._metrics(stream, reader, head)
+        elif path in (b"/config", b"/drain"):
+            self._private(stream, head, path)
+        else:
+            _reply(stream, 404, b"there is /livez, /readyz, /metrics, /config and /drain\n")
+
+    def reject(self, stream: Downstream, rejected: Rejected) -> None:
+        """Answer what the codec refused (`h1.Reject`)."""
+        stream.sink = Reader(stream)
+        _reply(stream, rejected.status, rejected.reason.encode() + b"\n")
+
+    def _readyz(self, stream: Downstream, *, verbose: bool) -> None:
+        conditions = self._operated.readiness()
+        is_ready = all(conditions.values())
+        lines = [f"[{'+' if holds else '-'}] {name}" for name, holds in conditions.items() if verbose or not holds]
+        lines.append("ready" if is_ready else "not ready")
+        _reply(stream, 200 if is_ready else 503, "\n".join(lines).encode() + b"\n")
+
+    def _metrics(self, stream: Downstream, reader: Reader, head: RequestHead) -> None:
+        accept = next((value for name, value in head.headers if name == b"accept"), None)
+        openmetrics = wants_openmetrics(accept)
+        headers = ((b"content-type", OPENMETRICS if openmetrics else METRICS), TEXT[1])
+        stream.send_response(200, headers, end=False)
+        self._send_pieces(stream, reader, render(self._registry, openmetrics=openmetrics))
+
+    def _send_pieces(self, stream: Downstream, reader: Reader, pieces: Iterator[bytes]) -> None:
+        """One family each turn of the loop, so that traffic goes on between them."""
+        if reader.is_gone:
+            return
+        piece = next(pieces, None)
+        if piece is None:
+            stream.send_data(b"", end=True)
+        else:
+            stream.send_data(piece, end=False)
+            self._loop.call_soon(self._send_pieces, stream, reader, pieces)
+
+    def _private(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
+        host = head.authority.rpartition(b":")[0] if head.authority[-1:] != b"]" else head.authority
+        host = host or head.authority
+        if not _is_loopback(stream.facts.remote) or host not in LOOPBACK_HOSTS:
+            _reply(stream, 403, b"this is for loopback only, by the name localhost\n")
+        elif path == b"/config":
+            _reply(stream, 200, json.dumps(self._operated.configuration(), indent=2).encode() + b"\n", JSON)
+        elif head.method != b"POST":
+            _reply(stream, 405, b"use POST\n", (*TEXT, (b"allow", b"POST")))
+        else:
+            _reply(stream, 202, b"draining\n")
+            self._operated.drain()
+
+
+class Reader:
+    """Drops what a client sends beyond its head, and knows whether it is still there."""
+
+    __slots__ = ("_stream", "is_gone")
+
+    def __init__(self, stream: Downstream) -> None:
+        self._stream = stream
+        self.is_gone = False
+
+    def head_received(self, head: ResponseHead) -> None:
+        """Never: clients send no responses."""
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        """Of no interest."""
+        self._stream.credit(flow)
+
+    def trailers_received(self, headers: Headers) -> None:
+        """Of no interest."""
+
+    def reset_received(self, code: int, reason: str) -> None:
+        """The client is gone."""
+        self.is_gone = True
+
+    def drained(self) -> None:
+        """Pages are small: nobody waits for this."""
+
+
+def _reply(stream: Downstream, status: int, body: bytes, headers: Headers = TEXT) -> None:
+    stream.send_response(status, headers, end=False, length=len(body))
+    stream.send_data(body, end=True)
+    stream.stop_receiving()
+
+
+def _is_loopback(remote: str) -> bool:
+    return remote.startswith(("127.", "[::1]:", "[::ffff:127."))

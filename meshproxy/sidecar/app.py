@@ -1,0 +1,397 @@
+"""`meshproxy sidecar`: every part of the data plane, built in order on one page, and what happens to it until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.limits import Limits
+from meshproxy.config.child import load_in_child
+from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.identity.caller import Workload
+from meshproxy.identity.certificates import CertificateError, OwnIdentity
+from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.proxy.pipeline import Pipeline
+from meshproxy.proxy.snapshot import Snapshot
+from meshproxy.sidecar.admin import Admin
+from meshproxy.sidecar.reload import Clusters, build_snapshot, codec_limits, read_identity, times
+from meshproxy.sidecar.tokens import Tokens
+from meshproxy.telemetry.access_log import AccessLog
+from meshproxy.telemetry.catalogue import Metrics
+from meshproxy.telemetry.json_text import UtcClock
+from meshproxy.telemetry.observer import Observer
+from meshproxy.telemetry.process import watch_process
+from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.trace import Tracer
+from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.listener import Listener, PeerRejected, Security
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshproxy.config.schema import Documents
+
+logger = logging.getLogger(__name__)
+
+WATCH_PERIOD = 2.0
+"""Seconds between two looks at the files. The kubelet takes up to a minute to update a mounted volume."""
+LOG_PERIOD = 0.5
+"""Seconds that a line of the access log may wait for others."""
+QUIET = 0.5
+"""Seconds without a request after which nobody is left to drain for."""
+ADMIN_CONNECTIONS = 64
+
+
+class Sidecar:
+    """One sidecar, from its documents to its end."""
+
+    def __init__(self, paths: Sequence[str], documents: Documents) -> None:
+        """Build every part. Nothing listens yet.
+
+        Raises:
+            ConfigError, CertificateError: the documents or the identity cannot be used.
+            OSError: the access log cannot be opened.
+        """
+        self._paths = list(paths)
+        self._documents = documents
+        loop = self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        spec = documents.sidecar.spec
+
+        # Telemetry: everything below reports to it.
+        self.metrics = Metrics()
+        watch_process(self.metrics.registry)
+        clock = UtcClock(time.time() - loop.time())
+        self._log_sink = _open_sink(spec.access_log)
+        sinks = [self.metrics.observe]
+        if self._log_sink is not None:
+            log_sink = self._log_sink
+            self.metrics.access_log_dropped.read_from(lambda: [((), log_sink.dropped)])
+            sinks.append(AccessLog(log_sink, clock))
+        observer = Observer(self.metrics, sinks)
+
+        # Sockets: what all connections share.
+        self._reaper = Reaper(loop)
+        outbox = Outbox(loop)
+        self._driving = Driving(
+            loop=loop,
+            outbox=outbox,
+            reaper=self._reaper,
+            limits=codec_limits(documents),
+            times=times(documents),
+            on_limit=self.limit,
+        )
+        upstream_driving = Driving(
+            loop=loop, outbox=outbox, reaper=self._reaper, limits=Limits(), times=Times(), on_limit=self.limit
+        )
+
+        # Stations: compiled from the documents, replaced by a reload.
+        self._clusters = Clusters(upstream_driving)
+        self._tokens = Tokens(loop, self.metrics)
+        self._identity = read_identity(documents, time.time())
+        verifier = self._tokens.build(documents.mesh.spec.issuers)
+        clusters = self._clusters.build(documents.servers)
+        self.pipeline = Pipeline(
+            loop=loop,
+            wall_clock=time.time,
+            reaper=self._reaper,
+            snapshot=build_snapshot(documents, clusters, verifier),
+            observer=observer,
+            tracer=Tracer(),
+            refresh_keys=self._tokens.refresh,
+            on_limit=self.limit,
+        )
+        self.metrics.in_flight.read_from(lambda: self.metrics.count_in_flight(self.pipeline.live))
+        self._adopt(documents, self._identity, clusters)
+
+        # Ports.
+        mtls = Security(documents.mesh.spec.mtls)
+        self.inbound = Listener(
+            direction="inbound",
+            driving=self._driving,
+            serve=self.pipeline.serve,
+            reject=self.pipeline.reject,
+            events=self,
+            security=mtls,
+            context=self._identity.server if self._identity is not None else None,
+            identify=self._identify,
+            max_connections=documents.mesh.spec.limits.connections or _connections(),
+        )
+        page = Admin(loop, self.metrics.registry, self)
+        self.admin = Listener(
+            direction="admin",
+            driving=Driving(
+                loop=loop, outbox=outbox, reaper=self._reaper, limits=Limits(), times=Times(), on_limit=self.limit
+            ),
+            serve=page.serve,
+            reject=page.reject,
+            events=Unobserved(),
+            security=Security.PLAINTEXT,
+            context=None,
+            identify=lambda der: None,
+            max_connections=ADMIN_CONNECTIONS,
+        )
+
+    # Its life
+
+    async def run(self) -> None:
+        """Listen, serve, and end when told to: by SIGTERM, SIGINT or `POST /drain`. Raises OSError if a port is taken."""
+        spec = self._documents.sidecar.spec
+        self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
+        self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
+        self._reaper.start()
+        for number, action in (
+            (signal.SIGTERM, self.drain),
+            (signal.SIGINT, self.drain),
+            (signal.SIGHUP, self._hung_up),
+        ):
+            self._loop.add_signal_handler(number, action)
+        logger.info(
+            "listening",
+            extra={"fields": {"inbound": self.inbound.address, "admin": self.admin.address, "pid": os.getpid()}},
+        )
+        tasks = [
+            self._loop.create_task(self._reload_when_wanted()),
+            self._loop.create_task(self._watch_files()),
+            self._loop.create_task(self._flush_log()),
+            self._loop.create_task(self._tokens.run()),
+        ]
+        failed = asyncio.gather(*tasks)
+        stopping = self._loop.create_task(self._stopping.wait())
+        try:
+            # None of them ends by itself: whichever does has found a mistake of ours, and going on would hide it.
+            await asyncio.wait((failed, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                failed.result()
+            await self._drain(self._documents.sidecar.spec.drain_timeout)
+        finally:
+            stopping.cancel()
+            failed.cancel()
+            await asyncio.gather(failed, *tasks, return_exceptions=True)
+            await self._close()
+
+    def drain(self) -> None:
+        """Begin to go away (`admin.Operated`)."""
+        self._stopping.set()
+
+    async def _drain(self, grace: float) -> None:
+        """Stop being ready, ask clients to leave, and serve whoever still comes until nobody does."""
+        logger.info("draining", extra={"fields": {"in_flight": len(self.pipeline.live), "grace_seconds": grace}})
+        self.inbound.drain()
+        deadline = self._loop.time() + grace
+        served = -1
+        while self._loop.time() < deadline:
+            # Looked at rather than waited for: what counts is that nothing came for a while.
+            if self.inbound.is_quiet and served == self.pipeline.served:
+                return
+            served = self.pipeline.served
+            await asyncio.sleep(min(QUIET, max(0.0, deadline - self._loop.time())))
+        logger.warning(
+            "drain timed out: breaking off what is under way", extra={"fields": {"in_flight": len(self.pipeline.live)}}
+        )
+
+    async def _close(self) -> None:
+        await self.inbound.close()
+        await self.admin.close()
+        self._clusters.close()
+        self._reaper.stop()
+        await asyncio.sleep(0)
+        if self._log_sink is not None:
+            self._log_sink.close()
+        logger.info("stopped")
+
+    async def _flush_log(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_PERIOD)
+            if self._log_sink is not None:
+                self._log_sink.flush()
+
+    # Configuration
+
+    def _hung_up(self) -> None:
+        self._reload_wanted.set()
+        if self._log_sink is not None:
+            try:
+                self._log_sink.reopen()
+            except OSError as error:
+                logger.error("the access log cannot be opened again: %s", error)
+
+    async def _watch_files(self) -> None:
+        seen = self._signature()
+        while True:
+            await asyncio.sleep(WATCH_PERIOD)
+            now = self._signature()
+            if now != seen:
+                seen = now
+                self._reload_wanted.set()
+
+    def _signature(self) -> tuple[object, ...]:
+        """What changes when a file that we read does. Of folders the entries count, through the links of a mount."""
+        files = [Path(path) for path in self._paths]
+        files += [entry for folder in files if folder.is_dir() for entry in sorted(folder.iterdir())]
+        identity = self._documents.sidecar.spec.identity
+        if identity is not None:
+            files += map(Path, (identity.files.certificate, identity.files.key, identity.files.trust_bundle))
+        files += (Path(issuer.keys.file) for issuer in self._documents.mesh.spec.issuers if issuer.keys and issuer.keys.file)
+        return tuple(_stat(file) for file in files)
+
+    async def _reload_when_wanted(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Take what the files say now. Whatever is wrong with it, nothing of it is taken then."""
+        try:
+            documents = await load_in_child(self._paths)
+            self._check_fixed(documents)
+            identity = read_identity(documents, time.time())
+            verifier = self._tokens.build(documents.mesh.spec.issuers)
+            clusters = self._clusters.build(documents.servers)
+            snapshot = build_snapshot(documents, clusters, verifier)
+        except (ConfigError, CertificateError) as error:
+            self.metrics.config_reloads.labels("failed").value += 1
+            self.metrics.config_in_sync.labels().value = 0
+            problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
+            logger.error("the new configuration is not taken", extra={"fields": {"problems": problems}})
+            return
+        # From here on nothing can fail: a request sees the old configuration or the new one.
+        self.pipeline.snapshot = snapshot
+        self._driving.limits = codec_limits(documents)
+        self._driving.times = times(documents)
+        if identity is not None:
+            self.inbound.context = identity.server
+        self._adopt(documents, identity, clusters)
+        self.metrics.config_reloads.labels("ok").value += 1
+        logger.info("configuration taken", extra={"fields": {"fingerprint": documents.fingerprint}})
+
+    def _check_fixed(self, documents: Documents) -> None:
+        """What sockets and files are bound to cannot be replaced under them. Raises ConfigError."""
+        old, new = self._documents, documents
+        fixed = (
+            ("spec.inbound.listen", old.sidecar.spec.inbound.listen, new.sidecar.spec.inbound.listen),
+            ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
+            ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
+            ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
+        )
+        problems = tuple(
+            Problem("", 0, "", field, f"changes from {before} to {after}: restart the sidecar for that")
+            for field, before, after in fixed
+            if before != after
+        )
+        if problems:
+            raise ConfigError(problems)
+
+    def _adopt(self, documents: Documents, identity: OwnIdentity | None, clusters: dict[str, object]) -> None:
+        """The configuration is in use."""
+        self._documents = documents
+        self._identity = identity
+        self._clusters.adopt(documents.servers, clusters)  # type: ignore[arg-type]
+        self._tokens.adopt()
+        rules = [rule for role in documents.roles for rule in role.spec.rules]
+        self.metrics.mention(
+            [model for rule in rules for model in rule.models]
+            + [model for route in documents.routes for model in route.spec.models],
+            [str(version) for rule in rules for version in rule.versions]
+            + [label for rule in rules for label in rule.labels],
+        )
+        self.metrics.config_in_sync.labels().value = 1
+        self.metrics.config_loaded.labels().value = time.time()
+        if identity is not None:
+            self.metrics.certificate_expiry.labels().value = identity.workload.not_after
+            for warning in identity.warnings:
+                logger.warning(warning)
+
+    # What the ports report and ask (listener.ListenerEvents, admin.Operated)
+
+    def _identify(self, der: bytes | None) -> Workload | None:
+        if der is None:
+            return None
+        try:
+            return read_peer(der, self._documents.mesh.spec.trust_domain, time.time(), PeerRole.CLIENT)
+        except PeerRefused as refused:
+            raise PeerRejected(str(refused)) from refused
+
+    def handshake(self, result: str) -> None:
+        """A TLS handshake ended."""
+        self.metrics.tls_handshakes.labels(result).value += 1
+
+    def connection(self, protocol: str, change: int) -> None:
+        """A connection opened or closed."""
+        self.metrics.open_connections.labels("inbound", protocol).value += change
+
+    def limit(self, name: str) -> None:
+        """A limit was exceeded."""
+        self.metrics.limits_exceeded.labels(name).value += 1
+
+    def readiness(self) -> dict[str, bool]:
+        """What being ready hangs on."""
+        identity = self._identity
+        return {
+            "configured": True,
+            "certificate is valid": identity is None or time.time() < identity.workload.not_after,
+            "issuers' keys are known": self._tokens.are_known,
+            "not draining": not self._stopping.is_set(),
+        }
+
+    def configuration(self) -> dict[str, object]:
+        """What runs, without secrets: keys are named by their files only."""
+        documents = self._documents
+        return {
+            "fingerprint": documents.fingerprint,
+            "identity": self._identity.workload.spiffe_id if self._identity else None,
+            "trustDomain": documents.mesh.spec.trust_domain,
+            "mtls": documents.mesh.spec.mtls,
+            "issuers": [issuer.name for issuer in documents.mesh.spec.issuers],
+            "roles": [role.metadata.name for role in documents.roles],
+            "bindings": [binding.metadata.name for binding in documents.bindings],
+            "servers": [server.metadata.name for server in documents.servers],
+            "routes": [route.metadata.name for route in documents.routes],
+        }
+
+
+class Unobserved:
+    """Nobody counts what happens at the admin port (`listener.ListenerEvents`)."""
+
+    def handshake(self, result: str) -> None: ...
+    def connection(self, protocol: str, change: int) -> None: ...
+    def limit(self, name: str) -> None: ...
+
+
+async def run_sidecar(paths: Sequence[str]) -> None:
+    """Load, build, run.
+
+    Raises:
+        ConfigError, CertificateError, OSError: it cannot start, and why.
+    """
+    sidecar = Sidecar(paths, await load_in_child(paths))
+    await sidecar.run()
+
+
+def _open_sink(where: str) -> LineSink | None:
+    if where == "off":
+        return None
+    return LineSink.stdout() if where == "stdout" else LineSink.file(Path(where))
+
+
+def _connections() -> int:
+    """Half of the descriptors that we may open: each connection may need one more towards the model server."""
+    return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+
+def _stat(file: Path) -> tuple[object, ...]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        return (str(file), error.errno)
+    return (str(file), status.st_mtime_ns, status.st_size, status.st_ino)
