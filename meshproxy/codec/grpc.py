@@ -1,0 +1,141 @@
+"""gRPC's own layer over HTTP/2: message framing, and the few fields whose values have a grammar of their own.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, quoted below as "protocol".
+
+    body       = *Message
+    Message    = Compressed-Flag (1 byte, 0 or 1)  Message-Length (4 bytes, big endian)  that many bytes
+
+What stands inside a message is nobody's business here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PREFIX_BYTES = 5
+
+IDENTITY = b"identity"
+GZIP = b"gzip"
+DEFLATE = b"deflate"
+"""Values of `grpc-encoding`. What gRPC calls deflate is the zlib format (RFC 1950)."""
+
+
+@dataclass(slots=True)
+class MessagePart:
+    """Bytes of one message, as far as they have come."""
+
+    compressed: bool
+    size: int
+    """Length of the whole message, as its prefix says: 0 to 2^32 - 1."""
+    data: bytes
+    end: bool
+    """The message is complete with this part."""
+
+
+@dataclass(slots=True)
+class Misframed:
+    """The body is not gRPC from here on; nothing more is read of it."""
+
+    reason: str
+
+
+class Deframer:
+    """Takes the messages out of one body, in parts, without holding any: a 16 MiB tensor passes through as it comes.
+
+    Attributes:
+        messages: how many have begun.
+    """
+
+    __slots__ = ("_broken", "_compressed", "_left", "_prefix", "_size", "messages")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self._prefix = b""  # of the message that is about to begin: 0 to 4 bytes
+        self._compressed = False
+        self._size = 0
+        self._left = 0  # bytes of the current message still to come
+        self._broken = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Between two messages: the body may end here."""
+        return not self._left and not self._prefix
+
+    def receive(self, data: bytes) -> list[MessagePart | Misframed]:
+        """Bytes of the body, cut anywhere -> parts of messages, in order. A part is never empty, but for that of an
+        empty message. After `Misframed` nothing more comes."""
+        parts: list[MessagePart | Misframed] = []
+        position = 0
+        stop = 0 if self._broken else len(data)
+        while position < stop:
+            if not self._left:
+                prefix = self._prefix + data[position : position + PREFIX_BYTES - len(self._prefix)]
+                position += len(prefix) - len(self._prefix)
+                if len(prefix) < PREFIX_BYTES:
+                    self._prefix = prefix
+                    break
+                self._prefix = b""
+                if prefix[0] > 1:
+                    self._broken = True
+                    parts.append(Misframed("the compressed-flag of a gRPC message is neither 0 nor 1"))
+                    break
+                self.messages += 1
+                self._compressed = prefix[0] == 1
+                self._size = self._left = int.from_bytes(prefix[1:], "big")
+                if not self._size:
+                    parts.append(MessagePart(self._compressed, 0, b"", True))
+                    continue
+            piece = data[position : position + self._left]
+            if piece:
+                position += len(piece)
+                self._left -= len(piece)
+                parts.append(MessagePart(self._compressed, self._size, piece, not self._left))
+        return parts
+
+
+def frame(message: bytes, *, compressed: bool = False) -> bytes:
+    """One message with its prefix. It must be shorter than 4 GiB."""
+    return (b"\x01" if compressed else b"\x00") + len(message).to_bytes(4, "big") + message
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Whether a content-type is gRPC's: `application/grpc`, alone or with `+format` or parameters (protocol, Requests).
+    `application/grpc-web` is another protocol."""
+    kind = content_type[:17].lower()
+    return kind[:16] == b"application/grpc" and (len(kind) == 16 or kind[16] in b"+;")
+
+
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+
+
+def parse_timeout(value: bytes) -> float | None:
+    """`grpc-timeout` in seconds; None if it is not one: at most eight digits and a unit (protocol, Timeout)."""
+    match = _TIMEOUT.fullmatch(value)
+    return int(match[1]) * _UNITS[match[2]] if match else None
+
+
+def format_timeout(seconds: float) -> bytes:
+    """`grpc-timeout` for a time in seconds, in the finest unit whose number has at most eight digits, rounded down so
+    that the next hop never waits longer than we do. What is over already is given as the shortest time there is."""
+    nanoseconds = max(1, int(seconds * 1e9))
+    for unit, scale in ((b"n", 1), (b"u", 10**3), (b"m", 10**6), (b"S", 10**9), (b"M", 60 * 10**9)):
+        if nanoseconds // scale < 10**8:
+            return b"%d%s" % (nanoseconds // scale, unit)
+    return b"%dH" % min(nanoseconds // (3600 * 10**9), 10**8 - 1)
+
+
+_ENCODED = re.compile(rb"[^ -$&-~]")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def encode_message(text: str) -> bytes:
+    """The value of `grpc-message`: UTF-8, with everything but printable ASCII, and `%`, percent-encoded (protocol,
+    Status-Message)."""
+    return _ENCODED.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "replace"))
+
+
+def decode_message(value: bytes) -> str:
+    """The text of a `grpc-message`. As the protocol demands, what is badly encoded is kept as it stands."""
+    return _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), value).decode("utf-8", "replace")
