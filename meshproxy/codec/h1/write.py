@@ -1,0 +1,161 @@
+"""Messages as bytes. What frames a message is written here and nowhere else: from arguments, never from `headers`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Protocol
+
+from meshproxy.codec.events import Headers
+from meshproxy.codec.h1.head import FRAMING, without_forbidden
+from meshproxy.codec.role import LocalProtocolError
+
+
+class Writer(Protocol):
+    """What the connection needs of the body it writes."""
+
+    def write(self, data: bytes, end: bool) -> bytes:
+        """Frame a piece. Raises `LocalProtocolError` if it is not what the head declared."""
+
+    def write_trailers(self, headers: Headers) -> bytes:
+        """End the body, with trailers where the framing has a place for them."""
+
+
+class LengthWriter:
+    """As many bytes as the head declared."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    def write(self, data: bytes, end: bool) -> bytes:
+        self._left -= len(data)
+        if self._left < 0 or (end and self._left):
+            raise LocalProtocolError("the body is not as long as its head declared")
+        return data
+
+    def write_trailers(self, headers: Headers) -> bytes:
+        return self.write(b"", True)
+
+
+class ChunkedWriter:
+    """One chunk for each piece."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes, end: bool) -> bytes:
+        if data:
+            return b"".join((b"%x\r\n" % len(data), data, b"\r\n0\r\n\r\n" if end else b"\r\n"))
+        # An empty chunk would end the body.
+        return b"0\r\n\r\n" if end else b""
+
+    def write_trailers(self, headers: Headers) -> bytes:
+        return b"0\r\n%b\r\n" % write_fields(without_forbidden(headers))
+
+
+class EofWriter:
+    """Until the connection closes: for HTTP/1.0."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes, end: bool) -> bytes:
+        return data
+
+    def write_trailers(self, headers: Headers) -> bytes:
+        return b""
+
+
+class NoWriter:
+    """A response that has no body, whatever its head says: to HEAD, 204 and 304 (RFC 9110 section 6.4.1)."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes, end: bool) -> bytes:
+        return b""
+
+    def write_trailers(self, headers: Headers) -> bytes:
+        return b""
+
+
+# These remember nothing: one of each serves every message.
+_IN_CHUNKS = ChunkedWriter()
+_UNTIL_EOF = EofWriter()
+NOTHING = NoWriter()
+
+CLOSE = b"connection: close\r\n"
+KEEP_ALIVE = b"connection: keep-alive\r\n"
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+_EMPTY = b"content-length: 0\r\n"
+_LENGTH = b"content-length: %d\r\n"
+_USUALLY_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+
+
+def frame_request(method: bytes, end: bool, length: int | None) -> tuple[bytes, Writer]:
+    """How a request's body goes out: its framing fields, and what writes it (RFC 9110 section 8.6)."""
+    if end:
+        if length:
+            raise LocalProtocolError("a request with a length but no body")
+        return _EMPTY if length == 0 or method in _USUALLY_WITH_BODY else b"", NOTHING
+    if length is not None:
+        return _LENGTH % length, LengthWriter(length)
+    return _CHUNKED, _IN_CHUNKS
+
+
+def frame_response(
+    status: int, method: bytes, end: bool, length: int | None, to_http10: bool
+) -> tuple[bytes, Writer, bool]:
+    """How the body of a final response goes out: its framing fields, what writes it, and whether only the end of the
+    connection can end it (RFC 9112 section 6.3)."""
+    if method == b"HEAD" or status == 304:
+        return b"" if length is None else _LENGTH % length, NOTHING, False
+    if status == 204:
+        return b"", NOTHING, False
+    if end:
+        if length:
+            raise LocalProtocolError("a response with a length but no body")
+        return _EMPTY, NOTHING, False
+    if length is not None:
+        return _LENGTH % length, LengthWriter(length), False
+    if to_http10:
+        return b"", _UNTIL_EOF, True
+    return _CHUNKED, _IN_CHUNKS, False
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""  # the space before it stays (RFC 9112 section 4)
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii"))
+
+
+_STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+def write_request_head(method: bytes, target: bytes, authority: bytes, headers: Headers, framing: bytes) -> bytes:
+    """The head of a request. `framing`: complete field lines. Raises `LocalProtocolError`."""
+    line = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, authority)
+    if line.count(b" ") != 3 or line.count(b"\n") != 2 or line.count(b"\r") != 2:
+        raise LocalProtocolError("method, target or authority holds white space")
+    return b"".join((line, write_fields(headers), framing, b"\r\n"))
+
+
+def write_response_head(status: int, headers: Headers, framing: bytes) -> bytes:
+    """The head of a response. `framing`: complete field lines. Raises `LocalProtocolError`."""
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        raise LocalProtocolError(f"{status} is not a status code")
+    return b"".join((line, write_fields(headers), framing, b"\r\n"))
+
+
+def write_fields(headers: Headers) -> bytes:
+    """Field lines. Raises `LocalProtocolError` if one would become two or would frame the message: whatever got past
+    the parts above us, nobody splits a message here."""
+    lines = [name + b": " + value + b"\r\n" for name, value in headers]
+    block = b"".join(lines)
+    count = len(lines)
+    if block.count(b"\n") != count or block.count(b"\r") != count or b"\0" in block:
+        raise LocalProtocolError("a field holds CR, LF or NUL")
+    if not FRAMING.isdisjoint([name for name, _ in headers]):
+        raise LocalProtocolError("a field frames the message or belongs to the connection")
+    return block
