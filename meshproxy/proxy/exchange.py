@@ -1,7 +1,7 @@
 """One request of a client, from its head to the last byte of its answer: what is written down about it on the way.
 
 Integers, timestamps and references only. Nothing is formatted before the exchange is over; then `observer(exchange)`
-reads it once. Times are `loop.time()` seconds; 0.0 means that the point was never reached.
+reads it once. Times are `time.monotonic()` seconds; 0.0 means that the point was never reached.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class Pipeline:
         self,
         *,
         loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
         wall_clock: Callable[[], float],
         reaper: Reaper,
         snapshot: Snapshot,
@@ -92,7 +93,8 @@ class Pipeline:
         on_limit: Callable[[str], None],
     ) -> None:
         self.loop = loop
-        self.now = loop.time
+        self.now = now
+        """`time.monotonic`: what the loop's timers go by, too, but uvloop's own `time` counts milliseconds."""
         self.wall_clock = wall_clock
         """Seconds since the epoch: what certificates and tokens expire by."""
         self.reaper = reaper
@@ -205,8 +207,9 @@ class Passage(Exchange):
         pipeline, snapshot = self._pipeline, self._snapshot
         facts = self.connection
         workload = facts.peer
+        assert workload is None or isinstance(workload, Workload)
         now = pipeline.wall_clock()
-        if workload is not None and now >= workload.not_after:  # type: ignore[attr-defined]
+        if workload is not None and now >= workload.not_after:
             raise Refusal(
                 Reason.UNAUTHENTICATED,
                 "The client certificate of this connection has expired: connect again with a current one.",
@@ -220,12 +223,11 @@ class Passage(Exchange):
             except KeysWanted as wanted:
                 pipeline.refresh_keys(wanted.issuer, lambda: self._keys_refreshed(authorization))
                 return
-        last: Caller = facts.caller  # type: ignore[assignment]
-        if last.token is token and last.workload is workload:
+        last = facts.caller
+        if isinstance(last, Caller) and last.token is token:
             self.caller = last
         else:
-            assert workload is None or isinstance(workload, Workload)
-            facts.caller = self.caller = Caller(workload, token)
+            self.caller = facts.caller = Caller(workload, token)
         self.identified()
 
     def _keys_refreshed(self, authorization: list[bytes]) -> None:
@@ -464,6 +466,8 @@ class Passage(Exchange):
         if self._is_over:
             return
         self.refusal = refusal
+        if refusal.audits:
+            self.permit_audits = refusal.audits
         if refusal.limit is not None:
             self._pipeline.on_limit(refusal.limit)
         self._abandon()

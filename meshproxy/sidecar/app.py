@@ -25,7 +25,7 @@ from meshproxy.sidecar.tokens import Tokens
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.telemetry.json_text import UtcClock
-from meshproxy.telemetry.observer import Observer
+from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.sink import LineSink
 from meshproxy.telemetry.trace import Tracer
@@ -70,9 +70,9 @@ class Sidecar:
         # Telemetry: everything below reports to it.
         self.metrics = Metrics()
         watch_process(self.metrics.registry)
-        clock = UtcClock(time.time() - loop.time())
+        clock = UtcClock(time.time() - time.monotonic())
         self._log_sink = _open_sink(spec.access_log)
-        sinks = [self.metrics.observe]
+        sinks: list[Sink] = [self.metrics.observe]
         if self._log_sink is not None:
             log_sink = self._log_sink
             self.metrics.access_log_dropped.read_from(lambda: [((), log_sink.dropped)])
@@ -102,6 +102,7 @@ class Sidecar:
         clusters = self._clusters.build(documents.servers)
         self.pipeline = Pipeline(
             loop=loop,
+            now=time.monotonic,
             wall_clock=time.time,
             reaper=self._reaper,
             snapshot=build_snapshot(documents, clusters, verifier),

@@ -210,7 +210,7 @@ class H1Server(H1Driver):
             return
         self.sink = None
         codec = self._codec
-        if codec.is_idle:
+        if codec.is_over:
             self._is_answered = False
             self._is_lingering = False
             if codec.must_close:
@@ -232,7 +232,7 @@ class H1Server(H1Driver):
     def _next(self) -> None:
         """Take up a pipelined request once the one before it is done; read no further while one waits."""
         codec = self._codec
-        if self.sink is None and codec.is_idle and not self.is_closing:
+        if self.sink is None and codec.is_over and not self.is_closing:
             self._dispatch(codec.next_message())
         if codec.has_buffered:
             self._stop_reading()
@@ -253,7 +253,7 @@ class H1Server(H1Driver):
             self._has_begun = False
             self.driving.outbox.begin()
             try:
-                self._rejected(Rejected(0, 408, "the request's head did not arrive in time", "head_time"))
+                self._dispatch(self._codec.give_up_head(408, "the request's head did not come in time", "head_time"))
             finally:
                 self.driving.outbox.flush()
         self.close()

@@ -1,0 +1,175 @@
+"""A network without sockets: a loop whose time is a number, and transports that remember what was done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+from meshproxy.codec.limits import Limits
+from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+
+class FakeLoop:
+    """Time stands still, callbacks wait for `turn`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.ready: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any) -> None:
+        self.ready.append((callback, args))
+
+    def turn(self) -> None:
+        ready, self.ready = self.ready, []
+        for callback, args in ready:
+            callback(*args)
+
+
+class FakeTransport:
+    """A connected socket: what was written, whether it is read, how it ended."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.is_reading = True
+        self.ended = ""
+        self.peer: FakeTransport | None = None
+
+    def write(self, data: bytes) -> None:
+        assert not self.ended, "written after the end"
+        self.written.append(data)
+
+    def take(self) -> bytes:
+        data = b"".join(self.written)
+        self.written.clear()
+        return data
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def close(self) -> None:
+        self.ended = self.ended or "closed"
+
+    def abort(self) -> None:
+        self.ended = self.ended or "aborted"
+
+
+class Listening:
+    """A sink that writes down what it is told. Credits everything unless `holds`."""
+
+    def __init__(self, stream: Any, head: RequestHead | None = None) -> None:
+        self.stream = stream
+        self.head = head
+        self.heads: list[ResponseHead] = []
+        self.body = b""
+        self.owed = 0
+        self.holds = False
+        self.ended = False
+        self.trailers: Headers | None = None
+        self.reset: tuple[int, str] | None = None
+        self.drains = 0
+
+    def head_received(self, head: ResponseHead) -> None:
+        self.heads.append(head)
+        self.ended = head.end
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        assert not self.ended
+        self.body += data
+        self.ended = end
+        if self.holds:
+            self.owed += flow
+        else:
+            self.stream.credit(flow)
+
+    def trailers_received(self, headers: Headers) -> None:
+        assert not self.ended
+        self.trailers = headers
+        self.ended = True
+
+    def reset_received(self, code: int, reason: str) -> None:
+        assert self.reset is None
+        self.reset = (code, reason)
+
+    def drained(self) -> None:
+        self.drains += 1
+
+
+class Served:
+    """A `serve` and a `reject` that keep what they get."""
+
+    def __init__(self) -> None:
+        self.requests: list[Listening] = []
+        self.rejected: list[Any] = []
+
+    def serve(self, stream: Any, head: RequestHead) -> None:
+        stream.sink = Listening(stream, head)
+        self.requests.append(stream.sink)
+
+    def reject(self, stream: Any, rejected: Any) -> None:
+        stream.sink = Listening(stream)
+        self.rejected.append(rejected)
+        body = rejected.reason.encode()
+        stream.send_response(rejected.status, (), end=False, length=len(body))
+        stream.send_data(body, end=True)
+
+
+@pytest.fixture
+def loop() -> FakeLoop:
+    return FakeLoop()
+
+
+@pytest.fixture
+def limits_hit() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def driving(loop: FakeLoop, limits_hit: list[str]) -> Driving:
+    return Driving(
+        loop=loop,  # type: ignore[arg-type]
+        outbox=Outbox(loop),  # type: ignore[arg-type]
+        reaper=Reaper(loop),  # type: ignore[arg-type]
+        limits=Limits(),
+        times=Times(),
+        on_limit=limits_hit.append,
+    )
+
+
+@pytest.fixture
+def facts() -> ConnectionFacts:
+    return ConnectionFacts(direction="inbound", protocol="", remote="127.0.0.1:40000", local="127.0.0.1:18500")
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+@pytest.fixture
+def transport() -> FakeTransport:
+    return FakeTransport()
+
+
+@pytest.fixture
+def make_transport() -> Callable[[], FakeTransport]:
+    return FakeTransport
+
+
+@pytest.fixture
+def make_sink() -> Callable[..., Listening]:
+    return Listening

@@ -1,0 +1,334 @@
+"""Conversations of the HTTP/1.1 drivers, without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import RequestHead
+from meshproxy.transport.connection import Driving
+from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.h1 import CANCEL, PROTOCOL_ERROR, H1Client, H1Server
+
+GET = b"GET /v1/models/m HTTP/1.1\r\nhost: x\r\n\r\n"
+POST = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+
+
+@pytest.fixture
+def server(driving: Driving, facts: ConnectionFacts, served: Any, transport: Any) -> H1Server:
+    connection = H1Server(driving, facts, served.serve, served.reject)
+    connection.attach(transport)
+    return connection
+
+
+def respond(request: Any, body: bytes = b"hi") -> None:
+    request.stream.send_response(200, (), end=False, length=len(body))
+    request.stream.send_data(body, end=True)
+
+
+class TestServer:
+    def test_an_exchange_is_one_write(self, server: H1Server, served: Any, transport: Any, loop: Any) -> None:
+        server.data_received(POST + b"body")
+        (request,) = served.requests
+        assert (request.head.target, request.body, request.ended) == (b"/v1/models/m:predict", b"body", True)
+        respond(request)
+        loop.turn()
+        assert len(transport.written) == 1
+        assert transport.take() == OK
+        assert server.is_idle
+
+    def test_a_connection_carries_one_request_after_another(self, server: H1Server, served: Any, transport: Any) -> None:
+        for _ in range(3):
+            server.data_received(GET)
+            respond(served.requests[-1])
+        assert len(served.requests) == 3
+        assert not transport.ended
+
+    def test_pipelined_requests_wait_for_their_turn(
+        self, server: H1Server, served: Any, transport: Any, loop: Any
+    ) -> None:
+        server.data_received(GET * 3)
+        assert len(served.requests) == 1
+        assert not transport.is_reading
+        for count in (2, 3):
+            respond(served.requests[-1])
+            loop.turn()
+            assert len(served.requests) == count
+        respond(served.requests[-1])
+        loop.turn()
+        assert transport.is_reading
+        assert transport.take() == OK * 3
+
+    def test_a_body_that_is_not_taken_stops_the_reading(
+        self, server: H1Server, served: Any, transport: Any, driving: Driving
+    ) -> None:
+        window = driving.limits.stream_window
+        server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\n")
+        (request,) = served.requests
+        request.holds = True
+        server.data_received(b"a" * (window - 1))
+        assert transport.is_reading
+        server.data_received(b"b")
+        assert not transport.is_reading
+        request.stream.credit(window // 2)
+        assert not transport.is_reading
+        request.stream.credit(1)
+        assert transport.is_reading
+
+    def test_a_slow_reader_holds_the_writer(self, server: H1Server, served: Any) -> None:
+        server.data_received(GET)
+        (request,) = served.requests
+        request.stream.send_response(200, (), end=False, length=4)
+        assert request.stream.send_data(b"a", end=False)
+        server.pause_writing()
+        assert not request.stream.send_data(b"b", end=False)
+        assert request.drains == 0
+        server.resume_writing()
+        assert request.drains == 1
+        assert request.stream.send_data(b"cd", end=True)
+
+    def test_connection_close_closes_after_the_answer(self, server: H1Server, served: Any, transport: Any) -> None:
+        server.data_received(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        respond(served.requests[0])
+        assert b"connection: close" in transport.take()
+        assert transport.ended == "closed"
+
+    def test_draining_says_so_with_the_next_answer(self, server: H1Server, served: Any, transport: Any) -> None:
+        server.drain()
+        server.data_received(GET)
+        respond(served.requests[0])
+        assert b"connection: close" in transport.take()
+        assert transport.ended == "closed"
+
+    def test_an_early_answer_lingers_until_the_body_has_come(
+        self, server: H1Server, served: Any, transport: Any, loop: Any
+    ) -> None:
+        server.data_received(POST + b"bo")
+        respond(served.requests[0])
+        loop.turn()
+        assert transport.take() == OK
+        assert not transport.ended
+        server.data_received(b"dy" + GET)
+        loop.turn()
+        assert len(served.requests) == 2
+        assert served.requests[0].body == b"bo"
+
+    def test_lingering_ends(self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving) -> None:
+        server.data_received(POST)
+        respond(served.requests[0])
+        loop.turn()
+        driving.reaper.sweep(loop.now + driving.times.linger + 0.1)
+        assert transport.ended == "closed"
+
+    def test_what_the_codec_refuses_is_answered_and_closed(
+        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving
+    ) -> None:
+        server.data_received(b"GET / HTTP/1.1\nhost: x\n\n")
+        assert served.requests == []
+        (rejected,) = served.rejected
+        assert rejected.status == 400
+        assert transport.take().startswith(b"HTTP/1.1 400 ")
+        server.data_received(GET)
+        assert served.requests == []
+        driving.reaper.sweep(loop.now + driving.times.linger + 0.1)
+        assert transport.ended
+
+    def test_a_limit_is_reported_by_name(self, server: H1Server, limits_hit: list[str]) -> None:
+        server.data_received(b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert limits_hit == ["target_bytes"]
+
+    def test_a_broken_body_ends_the_request_under_way(self, server: H1Server, served: Any) -> None:
+        server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        server.data_received(b"zz\r\n")
+        assert served.requests[0].reset is not None
+        assert served.requests[0].reset[0] == PROTOCOL_ERROR
+
+    def test_a_client_that_leaves_ends_the_request_under_way(self, server: H1Server, served: Any, transport: Any) -> None:
+        server.data_received(POST)
+        server.eof_received()
+        assert served.requests[0].reset == (CANCEL, "the client closed the connection")
+        assert transport.ended
+        server.connection_lost(None)
+        assert served.requests[0].reset is not None
+
+    def test_a_lost_socket_ends_the_request_under_way(self, server: H1Server, served: Any) -> None:
+        server.data_received(POST)
+        server.connection_lost(ConnectionResetError("reset by peer"))
+        assert served.requests[0].reset == (CANCEL, "reset by peer")
+
+    def test_a_reset_breaks_the_connection(self, server: H1Server, served: Any, transport: Any) -> None:
+        server.data_received(GET)
+        served.requests[0].stream.reset(CANCEL)
+        assert transport.ended == "aborted"
+        assert served.requests[0].reset is None
+
+    def test_commands_after_the_end_do_nothing(self, server: H1Server, served: Any, transport: Any) -> None:
+        server.data_received(GET)
+        server.connection_lost(None)
+        stream = served.requests[0].stream
+        stream.send_response(200, (), end=False)
+        assert stream.send_data(b"x", end=True)
+        stream.send_trailers(())
+        stream.credit(1)
+        stream.reset(CANCEL)
+        assert transport.written == []
+
+    def test_a_head_that_dribbles_is_answered_with_408(
+        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving, limits_hit: list[str]
+    ) -> None:
+        server.data_received(b"GET / HT")
+        loop.now += driving.times.head - 1
+        server.data_received(b"TP/1.1\r\n")
+        driving.reaper.sweep(loop.now)
+        assert not transport.ended
+        driving.reaper.sweep(loop.now + 1.1)
+        assert served.rejected[0].status == 408
+        assert limits_hit == ["head_time"]
+        assert transport.ended == "closed"
+
+    def test_an_idle_connection_is_closed(
+        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving
+    ) -> None:
+        server.data_received(GET)
+        respond(served.requests[0])
+        driving.reaper.sweep(loop.now + driving.times.idle - 1)
+        assert not transport.ended
+        driving.reaper.sweep(loop.now + driving.times.idle + 1)
+        assert transport.ended == "closed"
+        assert served.rejected == []
+
+    def test_a_client_that_does_not_read_cannot_keep_it_open(
+        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving
+    ) -> None:
+        server.data_received(GET)
+        respond(served.requests[0])
+        server.pause_writing()
+        driving.reaper.sweep(loop.now + driving.times.idle + 1)
+        assert transport.ended == "aborted"
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.free: list[H1Client] = []
+        self.lost = 0
+
+    def released(self, connection: H1Client) -> None:
+        self.free.append(connection)
+
+    def closed(self, connection: H1Client) -> None:
+        self.lost += 1
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
+
+
+@pytest.fixture
+def client(driving: Driving, facts: ConnectionFacts, pool: Pool, transport: Any) -> H1Client:
+    connection = H1Client(driving, facts, pool)
+    connection.attach(transport)
+    return connection
+
+
+class TestClient:
+    @pytest.fixture
+    def ask(self, client: H1Client, make_sink: Callable[..., Any]) -> Callable[..., Any]:
+        def begin(method: bytes = b"GET", end: bool = True, length: int | None = None) -> Any:
+            sink = make_sink(client)
+            client.sink = sink
+            client.send_request(RequestHead(0, method, b"x", b"/", (), end, length))
+            return sink
+
+        return begin
+
+    def test_an_exchange(self, client: H1Client, ask: Any, transport: Any, pool: Pool, loop: Any) -> None:
+        for _ in range(2):
+            sink = ask()
+            loop.turn()
+            assert transport.take() == b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+            client.data_received(OK)
+            assert (sink.heads[0].status, sink.body, sink.ended) == (200, b"hi", True)
+        assert pool.free == [client, client]
+
+    def test_it_is_free_before_its_last_piece_is_handed_on(self, client: H1Client, ask: Any, pool: Pool) -> None:
+        sink = ask()
+        seen = []
+        sink.data_received = lambda data, flow, end: seen.append((data, end, list(pool.free)))
+        client.data_received(OK)
+        assert seen == [(b"hi", True, [client])]
+
+    def test_interim_heads_come_before_the_final_one(self, client: H1Client, ask: Any) -> None:
+        sink = ask()
+        client.data_received(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)
+        assert [head.status for head in sink.heads] == [103, 200]
+        assert sink.body == b"hi"
+
+    def test_an_answer_before_the_requests_end_closes(
+        self, client: H1Client, ask: Any, transport: Any, pool: Pool
+    ) -> None:
+        sink = ask(b"POST", end=False, length=10)
+        client.send_data(b"abc", end=False)
+        client.data_received(OK)
+        assert sink.ended
+        assert pool.free == []
+        assert transport.ended == "closed"
+
+    def test_the_servers_close_is_the_end_of_some_bodies(self, client: H1Client, ask: Any, pool: Pool) -> None:
+        sink = ask()
+        client.data_received(b"HTTP/1.0 200 OK\r\n\r\nabc")
+        assert not sink.ended
+        client.eof_received()
+        assert (sink.body, sink.ended, sink.reset) == (b"abc", True, None)
+        assert pool.free == []
+
+    @pytest.mark.parametrize("received", [b"", b"HTTP/1.1 200 OK\r\n", OK[:-1]])
+    def test_the_servers_close_is_never_the_end_of_others(self, client: H1Client, ask: Any, received: bytes) -> None:
+        sink = ask()
+        client.data_received(received)
+        client.eof_received()
+        assert not sink.ended
+        assert sink.reset is not None
+        assert sink.reset[0] == CANCEL
+
+    def test_nonsense_breaks_the_exchange_and_the_connection(
+        self, client: H1Client, ask: Any, transport: Any, pool: Pool
+    ) -> None:
+        sink = ask()
+        client.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab")
+        assert sink.reset is not None
+        assert sink.reset[0] == PROTOCOL_ERROR
+        assert transport.ended == "aborted"
+        assert pool.free == []
+
+    def test_an_answer_that_nobody_asked_for_ends_the_connection(
+        self, client: H1Client, transport: Any, pool: Pool
+    ) -> None:
+        client.data_received(OK)
+        assert transport.ended == "aborted"
+
+    def test_bytes_behind_the_answer_end_the_connection(self, client: H1Client, ask: Any, pool: Pool) -> None:
+        ask()
+        client.data_received(OK + b"x")
+        assert client.is_closing
+        assert client not in pool.free
+
+    def test_giving_up_closes(self, client: H1Client, ask: Any, transport: Any, pool: Pool) -> None:
+        sink = ask()
+        client.reset(CANCEL)
+        assert transport.ended == "aborted"
+        client.connection_lost(None)
+        assert sink.reset is None
+        assert pool.lost == 1
+
+    def test_an_idle_connection_is_closed_when_its_time_has_come(
+        self, client: H1Client, ask: Any, transport: Any, loop: Any, driving: Driving
+    ) -> None:
+        ask()
+        client.data_received(OK)
+        client.deadline = loop.now + 5
+        driving.reaper.sweep(loop.now + 6)
+        assert transport.ended == "closed"
