@@ -1,0 +1,57 @@
+"""Budgets against floods, token buckets that are told the time; and what is counted for those who watch."""
+
+from __future__ import annotations
+
+
+class Budget:
+    """A token bucket: `burst` at once, `rate` a second in the long run."""
+
+    __slots__ = ("_burst", "_rate", "_stamp", "_tokens")
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._stamp = now
+
+    def spend(self, now: float, earned: int = 0) -> bool:
+        """Take one token; `earned` are put in first. False if there is none. A clock that goes back adds nothing."""
+        tokens = self._tokens + earned
+        if now > self._stamp:
+            tokens += (now - self._stamp) * self._rate
+            self._stamp = now
+        if tokens > self._burst:
+            tokens = self._burst
+        self._tokens = tokens - 1 if tokens >= 1 else tokens
+        return tokens >= 1
+
+
+class Statistics:
+    """What happened on a connection: plain integers that the hot path increments and telemetry reads."""
+
+    __slots__ = (
+        "floods",
+        "frames_received",
+        "heads_malformed",
+        "heads_rejected",
+        "requests",
+        "resets_received",
+        "resets_sent",
+        "streams_refused",
+    )
+
+    def __init__(self) -> None:
+        self.requests = 0
+        """Opened: by the peer on a server, by us on a client. Refused and malformed ones are not among them."""
+        self.resets_received = 0
+        self.resets_sent = 0
+        """By the codec and on command."""
+        self.streams_refused = 0
+        """Beyond SETTINGS_MAX_CONCURRENT_STREAMS."""
+        self.heads_malformed = 0
+        self.heads_rejected = 0
+        """Answered with 414, 417, 431, 501."""
+        self.frames_received = [0] * 11
+        """By type (`frames.NAMES`); the last counts all types that RFC 9113 does not know."""
+        self.floods: dict[str, int] = {}
+        """By the name of the limit that ended the connection."""

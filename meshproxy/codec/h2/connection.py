@@ -1,0 +1,442 @@
+"""HTTP/2 (RFC 9113), both roles: bytes of the peer become events, commands become frames in `out`.
+
+Three layers, each built on the one before: `outbound.Outbound` sends and holds what both directions share,
+`control.Control` takes the frames that carry no message, `H2Connection` takes those that do.
+
+A rule that the peer broke is raised where it is noticed, as `ConnectionFault` or `StreamFault`, and becomes `Failed` or
+`Reset` in `receive`, together with the GOAWAY or RST_STREAM that says so. Every frame that costs the peer nothing is on
+a budget; `codec/limits.py` names the attack that each one stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshproxy.codec.events import (
+    Data,
+    Event,
+    Failed,
+    Rejected,
+    RequestHead,
+    ResponseHead,
+    Trailers,
+)
+from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2.control import ANY_FRAME, Control, our_settings
+from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
+from meshproxy.codec.h2.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER,
+    FRAME_HEADER_BYTES,
+    HEADERS,
+    PADDED,
+    PREFACE,
+    PRIORITY_FLAG,
+    UNKNOWN,
+    WORD,
+)
+from meshproxy.codec.h2.heads import MalformedHead, RejectedHead
+from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, Past, Stream, Verdict
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
+
+unpack_header = FRAME_HEADER.unpack_from
+
+
+class Block:
+    """A header block whose END_HEADERS has not come yet."""
+
+    __slots__ = ("count", "end", "fragments", "is_self_dependent", "stream")
+
+    def __init__(self, stream: int, end: bool, is_self_dependent: bool, fragment: bytes) -> None:
+        self.stream = stream
+        self.end = end
+        self.is_self_dependent = is_self_dependent
+        self.fragments = [fragment]
+        self.count = 0
+        """CONTINUATION frames so far."""
+
+
+class H2Connection(Control):
+    """One HTTP/2 connection, at either end. Commands and questions: `outbound.Outbound`."""
+
+    __slots__ = ("_block", "_empty_frames", "_frame_bytes", "_preface", "_runs", "_tail")
+
+    def __init__(self, role: Role, limits: Limits, now: float) -> None:
+        super().__init__(role, limits, now)
+        self._frame_bytes = limits.frame_bytes
+        self._preface = PREFACE if role is Role.SERVER else b""
+        """What is missing of the client's preface."""
+        self._tail = b""
+        """The unfinished frame at the end of what came."""
+        self._block: Block | None = None
+        self._runs: list[tuple[Data, list[bytes | memoryview]]] = []
+        """Data events made of several frames, to be joined before they are given out."""
+        self._empty_frames = 0
+        """DATA frames in a row that carried nothing and ended nothing."""
+        if role is Role.CLIENT:
+            self.out.append(PREFACE)
+        self.out.append(frames.settings(our_settings(role, limits)))
+        if self._room > frames.DEFAULT_WINDOW:
+            self.out.append(frames.window_update(0, self._room - frames.DEFAULT_WINDOW))
+
+    # Bytes in, events out
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Take in what the peer sent.
+
+        Args:
+            data: any number of bytes; what is left of the last frame is kept for the next call.
+            now: seconds, of a clock that does not go back.
+
+        Returns:
+            What it meant, in order. DATA frames of one stream that follow each other are one event. Nothing comes after
+            `Failed`.
+        """
+        if self.is_closed:
+            return []
+        self._now = now
+        if not self.out:
+            self._output_bytes = 0
+        events: list[Event] = []
+        try:
+            if self._preface:
+                data = self._read_preface(data)
+            start = 0
+            tail = self._tail
+            if tail:
+                if len(data) > self._frame_bytes and len(tail) >= FRAME_HEADER_BYTES:
+                    # Finish the frame alone, rather than copy all of a large piece for the sake of its first bytes.
+                    start = FRAME_HEADER_BYTES + (unpack_header(tail)[0] >> 8) - len(tail)
+                    self._read_frames(tail + data[:start], 0, events)
+                else:
+                    data = tail + data
+            stop = self._read_frames(data, start, events)
+            self._tail = data[stop:]
+        except ConnectionFault as fault:
+            events.append(self._fail(fault))
+        if self._runs:
+            for event, pieces in self._runs:
+                event.data = b"".join(pieces)
+            self._runs.clear()
+        return events
+
+    def receive_eof(self) -> list[Event]:
+        """The peer closed its side: nothing more comes."""
+        if self.is_closed:
+            return []
+        was_idle = self.is_idle
+        self._close()
+        return [] if was_idle else [Failed(ErrorCode.NO_ERROR, "the peer closed the connection", by_peer=True)]
+
+    def _read_preface(self, data: bytes) -> bytes:
+        preface = self._preface
+        if data.startswith(preface):
+            self._preface = b""
+            return data[len(preface) :]
+        if preface.startswith(data):
+            self._preface = preface[len(data) :]
+            return b""
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not the preface of HTTP/2")
+
+    def _read_frames(self, data: bytes, at: int, events: list[Event]) -> int:
+        """Take every complete frame from `at` on. Returns where the first incomplete one begins."""
+        size = len(data)
+        counts = self.statistics.frames_received
+        while size - at >= FRAME_HEADER_BYTES:
+            word, flags, stream = unpack_header(data, at)
+            length = word >> 8
+            if length > self._frame_bytes:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than we allow")
+            start = at + FRAME_HEADER_BYTES
+            at = start + length
+            if at > size:
+                return start - FRAME_HEADER_BYTES
+            kind = word & 0xFF
+            if kind > CONTINUATION:
+                kind = UNKNOWN
+            if self._expected != ANY_FRAME and kind != self._expected:
+                expected = frames.NAMES[self._expected]
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{frames.NAMES[kind]} where {expected} must come")
+            counts[kind] += 1
+            try:
+                HANDLERS[kind](self, flags, stream & 0x7FFFFFFF, data, start, at, events)
+            except StreamFault as fault:
+                self._break(fault, events)
+        return at
+
+    def _fail(self, fault: ConnectionFault) -> Failed:
+        """The connection is over: say so, unless it was the peer who did."""
+        if fault.limit is not None:
+            floods = self.statistics.floods
+            floods[fault.limit] = floods.get(fault.limit, 0) + 1
+        if not fault.is_of_peer:
+            self.out.append(frames.goaway(self._last_of_peer, fault.code, fault.reason))
+        self._close()
+        return Failed(fault.code, fault.reason, fault.limit, fault.is_of_peer)
+
+    def _close(self) -> None:
+        self.is_closed = True
+        self._streams.clear()
+        self._waiting = None
+        self._block = None
+        self._tail = b""
+
+    # DATA
+
+    def _on_data(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 6.1; flow control section 6.9."""
+        if not stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0")
+        flow = stop - start
+        if flags & PADDED:
+            start, stop = strip_padding(data, start, stop)
+        self._room -= flow
+        if self._room < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window allows")
+        ours = self._streams.get(stream)
+        if ours is None or ours.receives != BODY:
+            self._refuse_data(ours, stream, flags, flow)
+            return
+        ours.room -= flow
+        size = stop - start
+        end = flags & END_STREAM != 0
+        if ours.room < 0:
+            self._give_back(flow)
+            raise StreamFault(stream, ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window allows")
+        if ours.to_come is not None:
+            ours.to_come -= size
+            if ours.to_come < 0 or (end and ours.to_come):
+                self._give_back(flow)
+                raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "not as much data as content-length says")
+        elif ours.allowance is not None:
+            ours.allowance -= size
+            if ours.allowance < 0:
+                self._give_back(flow)
+                self._reject_body(ours, end, events)
+                return
+        if end:
+            ours.receives = ENDED
+            if ours.sends == ENDED:
+                del self._streams[stream]
+        elif not size:
+            self._count_empty()
+            self.credit(stream, flow)  # padding
+            return
+        self._empty_frames = 0
+        self._explained += 1
+        last = events[-1] if events else None
+        if type(last) is Data and last.stream == stream:
+            # Everyone above handles one event instead of the 16 of a large read.
+            if not self._runs or self._runs[-1][0] is not last:
+                self._runs.append((last, [last.data]))
+            self._runs[-1][1].append(memoryview(data)[start:stop])
+            last.flow += flow
+            last.end = end
+        else:
+            events.append(Data(stream, data[start:stop], flow, end))
+
+    def _refuse_data(self, ours: Stream | None, stream: int, flags: int, flow: int) -> None:
+        """DATA that nobody waits for. What it took of the connection's window is given back."""
+        if not flow:
+            self._count_empty()
+        if ours is None:
+            verdict = self._past(stream, DATA)
+            self._give_back(flow)
+            if verdict is Verdict.STREAM_CLOSED:
+                raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "DATA after RST_STREAM")
+            return
+        self._give_back(flow)
+        if ours.receives == HEAD:
+            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "DATA before a head")
+        if ours.receives == ENDED:
+            raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
+        if flags & END_STREAM:
+            ours.receives = ENDED
+
+    def _count_empty(self) -> None:
+        """A DATA frame carried nothing and ended nothing (CVE-2019-9518)."""
+        self._empty_frames += 1
+        if self._empty_frames > self._limits.empty_frames:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many empty DATA frames", "empty_frames")
+
+    def _reject_body(self, ours: Stream, end: bool, events: list[Event]) -> None:
+        reason = f"the body is larger than {self._limits.body_bytes} bytes"
+        if self._role is Role.CLIENT:
+            raise StreamFault(ours.id, ErrorCode.ENHANCE_YOUR_CALM, reason)
+        ours.receives = ENDED if end else IGNORED
+        if ours.sends == ENDED:
+            del self._streams[ours.id]
+            self._send_reset(ours.id, ErrorCode.NO_ERROR)
+        events.append(Rejected(ours.id, 413, reason, "body_bytes"))
+
+    # HEADERS and CONTINUATION
+
+    def _on_headers(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 6.2."""
+        if not stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        if flags & PADDED:
+            start, stop = strip_padding(data, start, stop)
+        is_self_dependent = False
+        if flags & PRIORITY_FLAG:
+            if stop - start < 5:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS is too short for its priority")
+            is_self_dependent = WORD.unpack_from(data, start)[0] & 0x7FFFFFFF == stream
+            start += 5
+        end = flags & END_STREAM != 0
+        self._explained += 1
+        if flags & END_HEADERS:
+            self._on_block(stream, end, data[start:stop], is_self_dependent, events)
+        else:
+            self._block = Block(stream, end, is_self_dependent, data[start:stop])
+            self._expected = CONTINUATION
+
+    def _on_continuation(
+        self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]
+    ) -> None:
+        """RFC 9113 section 6.10; CVE-2024-27316 and its family."""
+        block = self._block
+        if block is None or block.stream != stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS before it")
+        block.count += 1
+        if block.count > self._limits.continuation_frames:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames", "continuation_frames")
+        block.fragments.append(data[start:stop])
+        if flags & END_HEADERS:
+            self._block = None
+            self._expected = ANY_FRAME
+            self._on_block(stream, block.end, b"".join(block.fragments), block.is_self_dependent, events)
+
+    def _on_block(self, stream: int, end: bool, block: bytes, is_self_dependent: bool, events: list[Event]) -> None:
+        """A header block is complete. Whatever it belongs to, it is decoded: the table must stay in step."""
+        ours = self._streams.get(stream)
+        try:
+            if ours is None:
+                if self._role is Role.SERVER and stream > self._history.last and stream & 1:
+                    self._open(stream, end, block, is_self_dependent, events)
+                    return
+                verdict = self._past(stream, HEADERS)
+                self._spend_control()
+                self._reader.skip(block)
+                if verdict is Verdict.STREAM_CLOSED:
+                    raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "HEADERS after RST_STREAM")
+            elif ours.receives == HEAD:
+                self._on_response(ours, end, block, events)
+            elif ours.receives == BODY:
+                self._on_trailers(ours, end, block, events)
+            else:
+                self._spend_control()
+                self._reader.skip(block)
+                if ours.receives == ENDED:
+                    raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM")
+                if end:
+                    ours.receives = ENDED
+        except MalformedHead as problem:
+            self.statistics.heads_malformed += 1
+            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, str(problem)) from None
+        except RejectedHead as problem:
+            # Not the head of a request: nothing that we could answer.
+            self.statistics.heads_rejected += 1
+            raise StreamFault(stream, ErrorCode.ENHANCE_YOUR_CALM, problem.reason) from None
+        if is_self_dependent:
+            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
+
+    def _open(self, stream: int, end: bool, block: bytes, is_self_dependent: bool, events: list[Event]) -> None:
+        """A client opens a stream. Raises MalformedHead."""
+        history = self._history
+        history.opened(stream)
+        if self._final_stream is not None:
+            self._reader.skip(block)
+            history.reset(stream, Past.RESET_BY_US)
+            self._spend_control()
+            return
+        limits = self._limits
+        if len(self._streams) >= limits.streams:
+            self._reader.skip(block)
+            self.statistics.streams_refused += 1
+            raise StreamFault(stream, ErrorCode.REFUSED_STREAM, "too many streams")
+        try:
+            method, authority, target, headers, length, expects_continue = self._reader.request(block)
+        except RejectedHead as problem:
+            self.statistics.heads_rejected += 1
+            self._streams[stream] = Stream(
+                stream, ENDED if end else IGNORED, HEAD, self._stream_room, self._peer_window
+            )
+            events.append(Rejected(stream, problem.status, problem.reason, problem.limit))
+            return
+        if is_self_dependent:
+            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
+        if end and length:
+            raise MalformedHead("a content-length, but no content")
+        ours = Stream(stream, ENDED if end else BODY, HEAD, self._stream_room, self._peer_window)
+        ours.to_come = length
+        ours.allowance = limits.body_bytes
+        self._streams[stream] = ours
+        self.statistics.requests += 1
+        events.append(RequestHead(stream, method, authority, target, headers, end, length, expects_continue))
+
+    def _on_response(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
+        """A head from a server, interim or final. Raises MalformedHead, RejectedHead."""
+        status, headers, length = self._reader.response(block)
+        if status < 200:
+            if end:
+                raise MalformedHead("an interim response that ends the stream")
+            self._spend_control()
+        else:
+            has_body = not (ours.is_head or status == 304 or status == 204)
+            ours.to_come = length if has_body else 0
+            ours.allowance = self._limits.body_bytes
+            ours.receives = BODY
+            if end:
+                if ours.to_come:
+                    raise MalformedHead("a content-length, but no content")
+                self._end_received(ours)
+        events.append(ResponseHead(ours.id, status, headers, end, length))
+
+    def _on_trailers(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
+        """Fields after a body. Raises MalformedHead, RejectedHead."""
+        headers = self._reader.trailers(block)
+        if not end:
+            raise MalformedHead("trailers that do not end the stream")
+        if ours.to_come:
+            raise MalformedHead("not as much data as content-length says")
+        self._end_received(ours)
+        events.append(Trailers(ours.id, headers))
+
+    def _end_received(self, ours: Stream) -> None:
+        ours.receives = ENDED
+        if ours.sends == ENDED:
+            del self._streams[ours.id]
+
+
+def strip_padding(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """Where the payload of a padded frame begins and ends (RFC 9113 section 6.1). Raises ConnectionFault."""
+    if start == stop:
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without padding length")
+    stop -= data[start]
+    start += 1
+    if stop < start:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+    return start, stop
+
+
+Handler = Callable[[H2Connection, int, int, bytes, int, int, list[Event]], None]
+
+HANDLERS: tuple[Handler, ...] = (
+    H2Connection._on_data,
+    H2Connection._on_headers,
+    H2Connection._on_priority,
+    H2Connection._on_rst_stream,
+    H2Connection._on_settings,
+    H2Connection._on_push_promise,
+    H2Connection._on_ping,
+    H2Connection._on_goaway,
+    H2Connection._on_window_update,
+    H2Connection._on_continuation,
+    H2Connection._on_unknown,
+)
+"""By type of frame."""

@@ -1,0 +1,274 @@
+"""The frames that carry no message: SETTINGS, PING, GOAWAY, WINDOW_UPDATE, RST_STREAM, PRIORITY, and unknown ones."""
+
+from __future__ import annotations
+
+from meshproxy.codec.events import Event, GoneAway, Pong, Reset
+from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2.budgets import Budget
+from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
+from meshproxy.codec.h2.frames import ACK, MAX_WINDOW, RST_STREAM, SETTING, TWO_WORDS, WINDOW_UPDATE, WORD
+from meshproxy.codec.h2.heads import HeadReader
+from meshproxy.codec.h2.outbound import Outbound
+from meshproxy.codec.h2.stream import VERDICTS, Past, Verdict
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
+
+ANY_FRAME = -1
+
+EXPLAINED_FRAMES = 4
+"""Control frames that one HEADERS or DATA frame, either way, may bring in its train: updates of two windows, a PING
+that measures the path, and one to spare."""
+
+REASON_CHARACTERS = 128
+
+
+def our_settings(role: Role, limits: Limits) -> list[tuple[int, int]]:
+    """What we tell the peer first (RFC 9113 section 6.5.2); values that are the default go unsaid."""
+    values = [
+        (frames.HEADER_TABLE_SIZE, limits.header_table_bytes, frames.DEFAULT_TABLE_BYTES),
+        (frames.ENABLE_PUSH, 0, 0 if role is Role.SERVER else 1),
+        (frames.MAX_CONCURRENT_STREAMS, limits.streams, None if role is Role.SERVER else limits.streams),
+        (frames.INITIAL_WINDOW_SIZE, limits.stream_window, frames.DEFAULT_WINDOW),
+        (frames.MAX_FRAME_SIZE, limits.frame_bytes, frames.DEFAULT_FRAME_BYTES),
+        (frames.MAX_HEADER_LIST_SIZE, limits.header_bytes, None),
+    ]
+    return [(identifier, value) for identifier, value, default in values if value != default]
+
+
+class Control(Outbound):
+    """The part of the receiving half that keeps the connection in order.
+
+    Every handler takes (flags, stream, data, start, stop, events): the payload is data[start:stop].
+    """
+
+    __slots__ = ("_control_budget", "_expected", "_now", "_reader", "_reset_budget", "_unacknowledged")
+
+    def __init__(self, role: Role, limits: Limits, now: float) -> None:
+        super().__init__(role, limits)
+        self._now = now
+        self._reader = HeadReader(limits)
+        self._expected = frames.SETTINGS
+        """The only type of frame that may come next: SETTINGS first, CONTINUATION within a header block."""
+        self._unacknowledged = 1
+        """SETTINGS frames of ours that the peer has not acknowledged."""
+        self._control_budget = Budget(limits.control_rate, limits.control_burst, now)
+        self._reset_budget = Budget(limits.resets_rate, limits.resets_burst, now)
+
+    # Budgets
+
+    def _spend_control(self) -> None:
+        """A frame came that costs the peer nothing (CVE-2019-9512, 9513, 9515)."""
+        earned = self._explained * EXPLAINED_FRAMES
+        self._explained = 0
+        if not self._control_budget.spend(self._now, earned):
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames", "control_rate")
+
+    def _spend_reset(self) -> None:
+        """A stream ended by reset: the peer's (CVE-2023-44487) or one that it made us send (CVE-2025-8671).
+        Only clients are watched, since only they open streams; resets on our own command do not count."""
+        if self._role is Role.SERVER and not self._reset_budget.spend(self._now):
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset", "resets_rate")
+
+    # Streams that are not there (any more)
+
+    def _past(self, stream: int, kind: int) -> Verdict:
+        """How a frame of this type is taken on a stream that is not in the table. Raises what the verdict demands."""
+        past = self._history.past(stream)
+        verdict = VERDICTS[past][kind]
+        if verdict is Verdict.VIOLATION:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{frames.NAMES[kind]} on a stream: {past.value}")
+        if verdict is Verdict.CONNECTION_CLOSED:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"{frames.NAMES[kind]} on a stream: {past.value}")
+        return verdict
+
+    def _break(self, fault: StreamFault, events: list[Event]) -> None:
+        """The peer broke a rule on one stream."""
+        stream = self._streams.pop(fault.stream, None)
+        self._send_fault(fault.stream, fault.code)
+        if stream is not None:
+            events.append(Reset(fault.stream, fault.code, fault.reason, False))
+
+    def _send_fault(self, stream: int, code: ErrorCode) -> None:
+        self._forget(stream, Past.RESET_BY_US)
+        self.statistics.resets_sent += 1
+        self._answer(frames.rst_stream(stream, code))
+        self._spend_reset()
+
+    # Handlers
+
+    def _on_priority(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 6.3: deprecated, so nothing but its form is looked at."""
+        self._spend_control()
+        if not stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        is_idle = stream not in self._streams and self._history.past(stream) is Past.IDLE
+        if stop - start != 5:
+            code, reason = ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes long"
+        elif WORD.unpack_from(data, start)[0] & 0x7FFFFFFF == stream:
+            code, reason = ErrorCode.PROTOCOL_ERROR, "a stream depends on itself"
+        else:
+            return
+        if is_idle:  # there is nothing that RST_STREAM could be sent on
+            raise ConnectionFault(code, reason)
+        raise StreamFault(stream, code, reason)
+
+    def _on_rst_stream(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 6.4."""
+        if not stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on stream 0")
+        if stop - start != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes long")
+        if self._streams.pop(stream, None) is None:
+            self._past(stream, RST_STREAM)
+            self._spend_control()
+            return
+        self._forget(stream, Past.RESET_BY_PEER)
+        self.statistics.resets_received += 1
+        code = WORD.unpack_from(data, start)[0]
+        events.append(Reset(stream, code, "the peer reset the stream", True))
+        self._spend_reset()
+
+    def _on_settings(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 6.5."""
+        if stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        is_first = self._expected == frames.SETTINGS
+        if flags & ACK:
+            if stop != start:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with a payload")
+            if is_first:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is an acknowledgement")
+            if self._unacknowledged:
+                self._unacknowledged -= 1
+                self._acknowledged()
+            else:
+                self._spend_control()
+            return
+        if (stop - start) % SETTING.size:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS is not a multiple of 6 bytes long")
+        if is_first:
+            self._expected = ANY_FRAME
+            self._peer_streams = frames.MAX_STREAM_ID  # unless told otherwise below
+        else:
+            self._spend_control()
+        # A value that is said twice counts as said last (section 6.5.3); windows are moved once, not once each.
+        values = {}
+        for identifier, value in SETTING.iter_unpack(data[start:stop]):
+            check_setting(identifier, value, self._role)
+            values[identifier] = value
+        self._answer(frames.SETTINGS_ACK)
+        self._apply(values, events)
+
+    def _apply(self, values: dict[int, int], events: list[Event]) -> None:
+        if frames.MAX_CONCURRENT_STREAMS in values:
+            self._peer_streams = values[frames.MAX_CONCURRENT_STREAMS]
+        if frames.MAX_FRAME_SIZE in values:
+            self._peer_frame_bytes = values[frames.MAX_FRAME_SIZE]
+        if frames.MAX_HEADER_LIST_SIZE in values:
+            self._encoder.limit(values[frames.MAX_HEADER_LIST_SIZE])
+        if frames.INITIAL_WINDOW_SIZE in values:
+            # Section 6.9.2: windows of open streams move by the difference, below zero if it must be.
+            change = values[frames.INITIAL_WINDOW_SIZE] - self._peer_window
+            self._peer_window += change
+            for stream in self._streams.values():
+                stream.window += change
+                if stream.window > MAX_WINDOW:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
+            if change > 0:
+                self._pump_all(events)
+
+    def _acknowledged(self) -> None:
+        """The peer has taken up our SETTINGS: what is below the defaults may be insisted on from here."""
+        self._reader.allow_table(self._limits.header_table_bytes)
+        change = self._limits.stream_window - self._stream_room
+        if change:
+            self._stream_room += change
+            for stream in self._streams.values():
+                stream.room += change
+
+    def _on_push_promise(
+        self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]
+    ) -> None:
+        """RFC 9113 sections 6.6 and 8.4: clients never push, and we have told servers not to."""
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
+
+    def _on_ping(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 6.7."""
+        if stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if stop - start != 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING is not 8 bytes long")
+        self._spend_control()
+        payload = data[start:stop]
+        if flags & ACK:
+            events.append(Pong(payload))
+        else:
+            self._answer(frames.ping(payload, ack=True))
+
+    def _on_goaway(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 6.8."""
+        if stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if stop - start < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is shorter than 8 bytes")
+        self._spend_control()
+        last, code = TWO_WORDS.unpack_from(data, start)
+        last &= 0x7FFFFFFF
+        if self._peer_last_stream is not None and last > self._peer_last_stream:
+            # What was above the first number may have been sent elsewhere already.
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY takes back an earlier one")
+        self._peer_last_stream = last
+        text = data[start + 8 : min(stop, start + 8 + REASON_CHARACTERS)].decode("latin-1")
+        reason = "".join([character if " " <= character <= "~" else "?" for character in text])
+        if self._role is Role.CLIENT:
+            for unseen in [number for number in self._streams if number > last]:
+                del self._streams[unseen]
+                self._forget(unseen, Past.RESET_BY_US)
+        events.append(GoneAway(last, code, reason))
+        if code != ErrorCode.NO_ERROR:
+            raise ConnectionFault(code, reason, is_of_peer=True)
+
+    def _on_window_update(
+        self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]
+    ) -> None:
+        """RFC 9113 section 6.9."""
+        if stop - start != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes long")
+        self._spend_control()
+        increment = WORD.unpack_from(data, start)[0] & 0x7FFFFFFF
+        if not stream:
+            if not increment:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window is extended by nothing")
+            self._window += increment
+            if self._window > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
+            if self._waiting:
+                self._pump_all(events)
+            return
+        ours = self._streams.get(stream)
+        if ours is None:
+            self._past(stream, WINDOW_UPDATE)
+            return
+        if not increment:
+            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a window is extended by nothing")
+        ours.window += increment
+        if ours.window > MAX_WINDOW:
+            raise StreamFault(stream, ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
+        if ours.held is not None:
+            self._pump(ours, MAX_WINDOW, events)
+
+    def _on_unknown(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        """RFC 9113 section 5.5: ignored, but not without end."""
+        self._spend_control()
+
+
+def check_setting(identifier: int, value: int, role: Role) -> None:
+    """Raise ConnectionFault for a value that the setting cannot have (RFC 9113 section 6.5.2)."""
+    if identifier == frames.ENABLE_PUSH:
+        if value > (1 if role is Role.SERVER else 0):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH that cannot be")
+    elif identifier == frames.INITIAL_WINDOW_SIZE:
+        if value > MAX_WINDOW:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE that cannot be")
+    elif identifier == frames.MAX_FRAME_SIZE and not frames.DEFAULT_FRAME_BYTES <= value <= frames.MAX_FRAME_BYTES:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE that cannot be")

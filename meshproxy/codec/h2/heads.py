@@ -1,0 +1,282 @@
+"""Header blocks to heads: which fields a message must, may and must not have (RFC 9113 section 8).
+
+Nothing is repaired. A head that breaks a rule of HTTP is malformed and costs its stream; one that breaks a limit of
+ours, or asks for something we do not offer, is rejected and can be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from meshproxy.codec.events import Headers
+from meshproxy.codec.h1.head import IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS
+from meshproxy.codec.h2.fields import (
+    BAD_NAME,
+    BAD_VALUE,
+    CONNECTION,
+    CONTENT_LENGTH,
+    COOKIE,
+    EXPECT,
+    HOST,
+    LAST_PSEUDO,
+    LONG_NAME,
+    REGULAR,
+    STATUS,
+    TE,
+    UNKNOWN_PSEUDO,
+    Field,
+)
+from meshproxy.codec.h2.hpack import Decoder
+from meshproxy.codec.limits import Limits
+
+KEPT_HEADS = 64
+KEPT_BLOCK_BYTES = 1_024
+
+
+class MalformedHead(Exception):
+    """The peer broke a rule of HTTP: a stream error (RFC 9113 section 8.1.1)."""
+
+
+class RejectedHead(Exception):
+    """The request is well-formed as far as we have read it, but not one that we take.
+
+    Attributes:
+        status: the HTTP status of the answer.
+        reason: one phrase.
+        limit: the field of `Limits` that was exceeded, if one was.
+    """
+
+    def __init__(self, status: int, reason: str, limit: str | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.limit = limit
+
+
+class Request(NamedTuple):
+    """What the head of a request says."""
+
+    method: bytes
+    authority: bytes
+    target: bytes
+    headers: Headers
+    length: int | None
+    expects_continue: bool
+
+
+class Response(NamedTuple):
+    """What the head of a response says."""
+
+    status: int
+    headers: Headers
+    length: int | None
+
+
+Head = TypeVar("Head", Request, Response, Headers)
+
+
+class HeadReader:
+    """Reads the blocks of one connection.
+
+    A client that repeats itself sends the same block of indices again and again. Heads are kept by the bytes of their
+    block until the dynamic table changes: such a head costs 0.1 µs instead of 5 to 8.
+    """
+
+    __slots__ = ("_decoder", "_generation", "_limits", "_requests", "_responses", "_trailers")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._decoder = Decoder(limits.header_bytes, limits.header_count, limits.header_name_bytes)
+        self._generation = 0
+        self._requests: dict[bytes, Request] = {}
+        self._responses: dict[bytes, Response] = {}
+        self._trailers: dict[bytes, Headers] = {}
+
+    def allow_table(self, table_bytes: int) -> None:
+        """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE."""
+        self._decoder.allow(table_bytes)
+        self._forget()
+
+    def request(self, block: bytes) -> Request:
+        """Read the head of a request. Raises MalformedHead, RejectedHead, CompressionFault."""
+        return self._requests.get(block) or self._read(block, self._requests, read_request)
+
+    def response(self, block: bytes) -> Response:
+        """Read the head of a response. Raises as `request`."""
+        return self._responses.get(block) or self._read(block, self._responses, read_response)
+
+    def trailers(self, block: bytes) -> Headers:
+        """Read trailers, either way. Raises as `request`."""
+        return self._trailers.get(block) or self._read(block, self._trailers, read_trailers)
+
+    def skip(self, block: bytes) -> None:
+        """Read a block that nobody wants: it may change the table. Raises CompressionFault."""
+        self._decode(block)
+
+    def _read(self, block: bytes, kept: dict[bytes, Head], read: Callable[[list[Field], Limits], Head]) -> Head:
+        fields, changes_table = self._decode(block)
+        exceeded = self._decoder.exceeded
+        if exceeded is not None:
+            raise RejectedHead(431, f"the head exceeds {exceeded}", exceeded)
+        head = read(fields, self._limits)
+        if not changes_table and len(block) <= KEPT_BLOCK_BYTES:
+            if len(kept) >= KEPT_HEADS:
+                kept.clear()
+            kept[block] = head
+        return head
+
+    def _decode(self, block: bytes) -> tuple[list[Field], bool]:
+        """The fields of a block, and whether it changed the table: then no block means what it meant before."""
+        fields = self._decoder.decode(block)
+        if self._decoder.generation == self._generation:
+            return fields, False
+        self._generation = self._decoder.generation
+        self._forget()
+        return fields, True
+
+    def _forget(self) -> None:
+        self._requests.clear()
+        self._responses.clear()
+        self._trailers.clear()
+
+
+def read_request(fields: list[Field], limits: Limits) -> Request:
+    """Apply the rules for requests (RFC 9113 section 8.3.1). Raises MalformedHead, RejectedHead."""
+    pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
+    headers: list[tuple[bytes, bytes]] = []
+    append = headers.append
+    host: bytes | None = None
+    length: int | None = None
+    expectation: bytes | None = None
+    crumbs: list[bytes] = []
+    first_crumb = 0
+    is_past_pseudo = False
+    for field, _, kind in fields:
+        if kind == REGULAR:
+            append(field)
+        elif kind <= LAST_PSEUDO:
+            if is_past_pseudo or headers:
+                raise MalformedHead("a pseudo-header after a field")
+            if pseudo[kind] is not None:
+                raise MalformedHead("a pseudo-header twice")
+            pseudo[kind] = field[1]
+        else:
+            is_past_pseudo = True
+            value = field[1]
+            if kind == COOKIE:
+                if not crumbs:
+                    first_crumb = len(headers)
+                    append(field)
+                crumbs.append(value)
+            elif kind == CONTENT_LENGTH:
+                if length is not None:
+                    raise MalformedHead("content-length twice")
+                length = int(value)
+            elif kind == HOST:
+                if host is not None:
+                    raise MalformedHead("host twice")
+                host = value
+            elif kind == EXPECT:
+                if expectation is not None:
+                    raise RejectedHead(417, "the expect field stands there more than once")
+                expectation = value
+            elif kind != TE:
+                raise bad_field(field, kind)
+    _, method, scheme, authority, target, status = pseudo
+    if method is None or status is not None:
+        raise MalformedHead("no :method" if method is None else ":status in a request")
+    if method == b"CONNECT":
+        if scheme is not None or target is not None or authority is None:
+            raise MalformedHead("CONNECT takes :authority and nothing else")
+        raise RejectedHead(501, "CONNECT is not offered")
+    if scheme is None or target is None:
+        raise MalformedHead("no :scheme" if scheme is None else "no :path")
+    if target == b"*" and method != b"OPTIONS":
+        raise MalformedHead("only OPTIONS may ask for *")
+    if authority is None:
+        if host is None:
+            raise MalformedHead("neither :authority nor host")
+        authority = host
+    elif host is not None and host != authority and host.lower() != authority.lower():
+        raise MalformedHead(":authority and host differ")
+    if len(target) > limits.target_bytes:
+        raise RejectedHead(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
+    if length is not None:
+        check_length(length, limits)
+    if expectation is not None and expectation.lower() != b"100-continue":
+        raise RejectedHead(417, "the expect field asks for something other than 100-continue")
+    if len(crumbs) > 1:
+        # RFC 9113 section 8.2.3; counted one by one before they were joined (CVE-2026-47774).
+        headers[first_crumb] = b"cookie", b"; ".join(crumbs)
+    return Request(method, authority, target, tuple(headers), length, expectation is not None)
+
+
+def read_response(fields: list[Field], limits: Limits) -> Response:
+    """Apply the rules for responses (RFC 9113 section 8.3.2). Raises MalformedHead, RejectedHead."""
+    headers: list[tuple[bytes, bytes]] = []
+    status = 0
+    length: int | None = None
+    is_past_pseudo = False
+    for field, _, kind in fields:
+        if kind in (REGULAR, COOKIE):
+            headers.append(field)
+        elif kind == STATUS:
+            if status or is_past_pseudo or headers:
+                raise MalformedHead(":status twice or after a field")
+            status = int(field[1])
+        else:
+            is_past_pseudo = True
+            if kind == CONTENT_LENGTH:
+                if length is not None:
+                    raise MalformedHead("content-length twice")
+                length = int(field[1])
+            elif kind != HOST and kind != EXPECT:
+                raise bad_field(field, kind)
+    if not status:
+        raise MalformedHead("no :status")
+    if status == 101:
+        raise MalformedHead("101 does not exist in HTTP/2")
+    if length is not None:
+        if status < 200 or (status == 204 and length):
+            raise MalformedHead("content-length where there is no content")
+        check_length(length, limits)
+    return Response(status, tuple(headers), length if status != 204 else None)
+
+
+def read_trailers(fields: list[Field], limits: Limits) -> Headers:
+    """Apply the rules for trailers (RFC 9113 section 8.1), and leave out what has no meaning after the body or must not
+    be believed there (RFC 9110 section 6.5.1). Raises MalformedHead, RejectedHead."""
+    headers = []
+    for field, _, kind in fields:
+        if kind == REGULAR:
+            name = field[0]
+            if name not in NOT_IN_TRAILERS and not name.startswith(IDENTITY_PREFIXES):
+                headers.append(field)
+        elif kind <= LAST_PSEUDO:
+            raise MalformedHead("a pseudo-header in trailers")
+        elif kind >= CONNECTION:
+            raise bad_field(field, kind)
+    return tuple(headers)
+
+
+def check_length(length: int, limits: Limits) -> None:
+    """Raise MalformedHead for a content-length that nobody can count to, RejectedHead for one beyond our limit."""
+    if length > MAX_LENGTH:
+        raise MalformedHead("content-length is not a number that can be counted to")
+    if limits.body_bytes is not None and length > limits.body_bytes:
+        raise RejectedHead(413, f"the body is larger than {limits.body_bytes} bytes", "body_bytes")
+
+
+def bad_field(field: tuple[bytes, bytes], kind: int) -> MalformedHead | RejectedHead:
+    """What is wrong with a field that no head of this sort may have."""
+    if kind == LONG_NAME:
+        return RejectedHead(431, "the name of a field is too long", "header_name_bytes")
+    if kind == BAD_NAME:
+        return MalformedHead("the name of a field is empty or holds a byte that no name has")
+    if kind == UNKNOWN_PSEUDO:
+        return MalformedHead("a pseudo-header that does not exist")
+    name = field[0].decode("ascii")  # a name that passed the grammar
+    if kind == BAD_VALUE:
+        return MalformedHead(f"the value of {name} is malformed")
+    return MalformedHead(f"{name} does not belong here")

@@ -1,0 +1,199 @@
+"""One stream: what each side may still send on it, and what a frame means that comes too early or too late.
+
+RFC 9113 section 5.1, without the states that only server push has:
+
+                        +--------+
+                        |  idle  |
+                        +--------+
+                             | HEADERS
+                             v
+                        +--------+
+             END_STREAM |        | END_STREAM
+             received   |  open  | sent
+           +------------|        |------------+
+           v            +--------+            v
+      +----------+           |           +----------+
+      |   half-  |           |           |   half-  |
+      |  closed  |           | RST_STREAM|  closed  |
+      | (remote) |           |           | (local)  |
+      +----------+           v           +----------+
+           | END_STREAM +--------+  END_STREAM  |
+           | sent       |        |  received    |
+           +----------->| closed |<-------------+
+             RST_STREAM |        | RST_STREAM
+                        +--------+
+
+The three states in the middle are two independent halves (`Stream.receives` and `Stream.sends`), each of which goes
+HEAD -> BODY -> ENDED, so that the order of head, body and trailers is part of the state. A stream object exists in
+these states only. Streams without one are idle or closed, and `VERDICTS` says how a frame on them is taken.
+
+Deviations: a request that we reject but answer goes on as IGNORED, for as long as the answer takes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+from meshproxy.codec.h2.frames import DATA, HEADERS, RST_STREAM, WINDOW_UPDATE
+
+# States of a half.
+HEAD = 0
+"""A head must come first."""
+BODY = 1
+"""Data or trailers may come."""
+IGNORED = 2
+"""Whatever comes is dropped (receiving only)."""
+ENDED = 3
+"""END_STREAM went by."""
+
+
+class Past(Enum):
+    """Why there is no stream object for an id."""
+
+    IDLE = "nothing was sent on it yet"
+    SKIPPED = "a higher one was opened first"
+    FINISHED = "both sides sent END_STREAM"
+    RESET_BY_PEER = "the peer sent RST_STREAM"
+    RESET_BY_US = "we sent RST_STREAM"
+
+
+class Verdict(Enum):
+    """How a frame is taken that came too early or too late."""
+
+    IGNORE = "the peer could not know"
+    STREAM_CLOSED = "stream error STREAM_CLOSED"
+    CONNECTION_CLOSED = "connection error STREAM_CLOSED"
+    VIOLATION = "connection error PROTOCOL_ERROR"
+
+
+VERDICTS: dict[Past, dict[int, Verdict]] = {
+    # HEADERS on an idle stream opens it where the peer is a client; the caller has seen to that.
+    Past.IDLE: {
+        DATA: Verdict.VIOLATION,
+        HEADERS: Verdict.VIOLATION,
+        RST_STREAM: Verdict.VIOLATION,
+        WINDOW_UPDATE: Verdict.VIOLATION,
+    },
+    # Section 5.1.1: ids must increase.
+    Past.SKIPPED: {
+        DATA: Verdict.CONNECTION_CLOSED,
+        HEADERS: Verdict.VIOLATION,
+        RST_STREAM: Verdict.IGNORE,
+        WINDOW_UPDATE: Verdict.IGNORE,
+    },
+    Past.FINISHED: {
+        DATA: Verdict.CONNECTION_CLOSED,
+        HEADERS: Verdict.CONNECTION_CLOSED,
+        RST_STREAM: Verdict.IGNORE,
+        WINDOW_UPDATE: Verdict.IGNORE,
+    },
+    Past.RESET_BY_PEER: {
+        DATA: Verdict.STREAM_CLOSED,
+        HEADERS: Verdict.STREAM_CLOSED,
+        RST_STREAM: Verdict.IGNORE,
+        WINDOW_UPDATE: Verdict.IGNORE,
+    },
+    Past.RESET_BY_US: {
+        DATA: Verdict.IGNORE,
+        HEADERS: Verdict.IGNORE,
+        RST_STREAM: Verdict.IGNORE,
+        WINDOW_UPDATE: Verdict.IGNORE,
+    },
+}
+"""What became of the stream -> type of the frame -> verdict. PRIORITY is ignored in every state."""
+
+KEPT_RESETS = 256
+"""Resets that are remembered. A peer with 100 concurrent streams cannot have more of them on the way."""
+KEPT_GAPS = 16
+
+
+class History:
+    """Which streams of the peer, or of ours, are over, and how. Only what is not FINISHED takes memory."""
+
+    __slots__ = ("_gaps", "_resets", "last")
+
+    def __init__(self) -> None:
+        self.last = 0
+        """The highest id that was opened."""
+        self._resets: dict[int, Past] = {}
+        self._gaps: deque[tuple[int, int]] | None = None
+
+    def opened(self, stream: int) -> None:
+        """`stream`, higher than all before, was opened; the ids it left out never can be."""
+        if stream - self.last > 2:
+            if self._gaps is None:
+                self._gaps = deque(maxlen=KEPT_GAPS)
+            self._gaps.append((self.last, stream))
+        self.last = stream
+
+    def reset(self, stream: int, past: Past) -> None:
+        """The stream ended by RST_STREAM."""
+        resets = self._resets
+        if len(resets) >= KEPT_RESETS:
+            del resets[next(iter(resets))]
+        resets[stream] = past
+
+    def past(self, stream: int) -> Past:
+        """What became of a stream that is not open."""
+        if stream > self.last or not stream & 1:  # nobody opens streams of even ids: push is off
+            return Past.IDLE
+        past = self._resets.get(stream)
+        if past is None:
+            if self._gaps is not None and any(low < stream < high for low, high in self._gaps):
+                return Past.SKIPPED
+            return Past.FINISHED
+        return past
+
+
+class Held:
+    """What a stream wanted to send and the peer's windows did not take yet."""
+
+    __slots__ = ("end", "offset", "pieces", "trailers")
+
+    def __init__(self) -> None:
+        self.pieces: deque[bytes] = deque()
+        self.offset = 0
+        """How much of the first piece has been framed."""
+        self.end = False
+        """END_STREAM goes with the last byte."""
+        self.trailers: bytes | None = None
+        """The block that ends the stream instead."""
+
+
+class Stream:
+    """An open stream. Windows may be negative after the peer has lowered SETTINGS_INITIAL_WINDOW_SIZE."""
+
+    __slots__ = (
+        "allowance",
+        "held",
+        "id",
+        "is_head",
+        "owed",
+        "receives",
+        "room",
+        "sends",
+        "to_come",
+        "to_go",
+        "window",
+    )
+
+    def __init__(self, number: int, receives: int, sends: int, room: int, window: int) -> None:
+        self.id = number
+        self.receives = receives
+        self.sends = sends
+        self.room = room
+        """Bytes that the peer may still send before we extend its window."""
+        self.owed = 0
+        """Bytes that were consumed since we last extended its window."""
+        self.window = window
+        """Bytes that we may still send before the peer extends our window."""
+        self.to_come: int | None = None
+        """What is missing of the content-length that the peer declared."""
+        self.to_go: int | None = None
+        """What is missing of the content-length that we declared."""
+        self.allowance: int | None = None
+        """What is left of `Limits.body_bytes`."""
+        self.is_head = False
+        """The method is HEAD: the response may declare a length, and has no body."""
+        self.held: Held | None = None
