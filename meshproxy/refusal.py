@@ -1,7 +1,7 @@
 """Every reason for which we answer ourselves instead of the model server, and what each means on the wire.
 
-One table: reason -> HTTP status, gRPC status, and whether the client may try again. A refusal looks like the protocol it
-answers: TensorFlow Serving's own `{"error": "..."}` for REST, a trailers-only response for gRPC; the header
+One table: reason -> HTTP status, gRPC status, and whether the client may try again. A refusal looks like the protocol
+it answers: TensorFlow Serving's own `{"error": "..."}` for REST, a trailers-only response for gRPC; the header
 `x-meshproxy-refusal` carries the reason's name, so that nobody mistakes our answer for the model server's.
 """
 
@@ -79,6 +79,7 @@ class Refusal(Exception):
         challenge: the value of `www-authenticate` (RFC 6750 section 3), for `UNAUTHENTICATED`.
         http_status: differs from the reason's only where a codec knows better (414, 417, 501, 505).
         rule: the binding that decided, for the access log and the audit trail; never sent to the caller.
+        audits: the audit bindings that fitted the call, for the audit trail; never sent to the caller.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Refusal(Exception):
         challenge: str | None = None,
         http_status: int | None = None,
         rule: str | None = None,
+        audits: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -101,3 +103,4 @@ class Refusal(Exception):
         self.http_status = http_status or reason.http_status
         self.grpc_status = reason.grpc_status
         self.rule = rule
+        self.audits = audits

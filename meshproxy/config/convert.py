@@ -114,6 +114,7 @@ class _Walk:
 
     def _scalar(self, node: Node, kind: inspect.Type, path: str) -> Any:
         extra: dict[str, Any] = {}
+        expected = words(kind)
         if isinstance(kind, inspect.Metadata):
             extra = kind.extra or {}
             kind = kind.type
@@ -128,9 +129,9 @@ class _Walk:
                 hint = closest(value, list(map(str, kind.values))) if isinstance(value, str) else ""
                 if isinstance(value, float) and str(value) in kind.values:
                     hint = f': write it in quotes, "{value}"'
-                return self._wrong(node, path, f"expected {words(kind)}, got {shown(value)}{hint}")
+                return self._wrong(node, path, f"expected {expected}, got {shown(value)}{hint}")
         elif type(value) is not _PYTHON[type(kind)]:
-            return self._wrong(node, path, f"expected {words(kind)}, got {shown(value)}")
+            return self._wrong(node, path, f"expected {expected}, got {shown(value)}")
         if isinstance(kind, inspect.IntType | inspect.FloatType):
             if kind.ge is not None and value < kind.ge:
                 return self._wrong(node, path, f"{shown(node.value)} is too little: at least {kind.ge:,}")

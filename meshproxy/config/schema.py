@@ -8,7 +8,7 @@ what they need once per snapshot.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -48,11 +48,25 @@ AccessLog = Annotated[
     ),
 ]
 Version = Annotated[int, Meta(extra={"read": values.read_version, "words": "whole number"})]
+
+
+def _one_of(literal: object) -> Meta:
+    """Keeps the order of the declaration for people; msgspec sorts."""
+    return Meta(extra={"words": "one of " + ", ".join(get_args(literal))})
+
+
 VerbWord = Literal[
     "predict", "classify", "regress", "multi-inference", "metadata", "status",
     "reload", "metrics", "profile", "reflect", "unlisted",
 ]  # fmt: skip
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+AlgorithmWord = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+MtlsWord = Literal["strict", "permissive", "disabled"]
+ActionWord = Literal["allow", "deny", "audit"]
+Verb = Annotated[VerbWord, _one_of(VerbWord)]
+Algorithm = Annotated[AlgorithmWord, _one_of(AlgorithmWord)]
+Mtls = Annotated[MtlsWord, _one_of(MtlsWord)]
+Action = Annotated[ActionWord, _one_of(ActionWord)]
+TlsVersion = Annotated[Literal["1.3", "1.2"], Meta(extra={"words": '"1.3" or "1.2"'})]
 
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -120,7 +134,7 @@ class Issuer(Part, frozen=True):
     had."""
     keys: KeySource | None = None
     """Where the keys are. Left out: OpenID discovery at `issuer`, which then must be an https URL."""
-    leeway: Annotated[DurationOrZero, Meta(le=300)] = 30.0
+    leeway: Annotated[DurationOrZero, Meta(le=300)] = 60.0
     """How far the issuer's clock and ours may differ, for `exp`, `nbf` and `iat`."""
     ca_file: Path | None = None
     """Certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
@@ -207,7 +221,7 @@ class Limits(Part, frozen=True):
 class Tls(Part, frozen=True):
     """TLS between workloads."""
 
-    min_version: Literal["1.3", "1.2"] = "1.3"
+    min_version: TlsVersion = "1.3"
     """The oldest version that is spoken. In quotes: it is a word, not a number."""
 
 
@@ -216,7 +230,7 @@ class MeshSpec(Part, frozen=True):
 
     trust_domain: TrustDomain
     """The SPIFFE trust domain whose workloads are believed."""
-    mtls: Literal["strict", "permissive", "disabled"] = "strict"
+    mtls: Mtls = "strict"
     """`strict`: every client shows a certificate of the trust domain. `permissive`: plain connections are served too,
     and such a caller has no workload identity. `disabled`: no TLS; workload identities do not exist, tokens do."""
     issuers: tuple[Issuer, ...] = ()
@@ -264,7 +278,7 @@ class Rule(Part, frozen=True):
     models: Annotated[tuple[Glob, ...], Meta(min_length=1)]
     """Names of models, compared character for character after percent-decoding. `*` stands for any run of characters,
     `?` for any one; nothing else is special."""
-    verbs: Annotated[tuple[VerbWord, ...], Meta(min_length=1)]
+    verbs: Annotated[tuple[Verb, ...], Meta(min_length=1)]
     """What may be done. Always written out: a rule must not come to mean more when a later release knows more verbs.
     `reload`, `metrics`, `profile`, `reflect` and `unlisted` (gRPC methods that no surface knows) are for
     administrators: they are denied unless granted, even where no role exists."""
@@ -358,7 +372,7 @@ class BindingSpec(Part, frozen=True):
     subjects: Annotated[tuple[Subject, ...], Meta(min_length=1)]
     """The binding is about callers that one of these fits. A subject fits only what it names: a caller who leaves the
     token out is not met by a denial that names a token, so give such callers nothing to begin with."""
-    action: Literal["allow", "deny", "audit"] = "allow"
+    action: Action = "allow"
     """`allow` grants. `deny` beats every `allow`. `audit` decides nothing: it records that the binding fitted."""
 
 

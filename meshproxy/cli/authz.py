@@ -1,0 +1,181 @@
+"""`meshproxy authz`: who may do what, without asking a running sidecar."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from meshproxy.cli.main import FOUND
+from meshproxy.config.schema import API_VERSION, VerbWord
+
+if TYPE_CHECKING:
+    from meshproxy.config.schema import Documents
+    from meshproxy.identity.caller import Caller, Token, Workload
+    from meshproxy.policy.explain import Explanation
+
+
+@click.group("authz")
+def command() -> None:
+    """Ask what the documents permit."""
+
+
+@command.command("check")
+@click.option("--config", "paths", multiple=True, required=True, metavar="PATH", help="A file or folder of documents.")
+@click.option("--as", "spiffe_id", metavar="SPIFFE-ID", help="The caller's workload. Left out: without a certificate.")
+@click.option("--issuer", metavar="NAME", help="The caller sends a token of this issuer (a name in the MeshConfig).")
+@click.option("--claims", metavar="JSON", help='The token\'s claims, such as \'{"groups": ["finance"]}\'.')
+@click.option("--iam-role", metavar="ARN", help="The IAM role that the token stands for.")
+@click.option(
+    "--verb", required=True, type=click.Choice(get_args(VerbWord)), metavar="VERB", help="What is to be done."
+)
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="To which model. Left out: the server as a whole."
+)
+@click.option("--version", type=click.IntRange(min=0), metavar="N", help="The version that the call names.")
+@click.option("--label", metavar="LABEL", help="The version label that the call names.")
+@click.option("--signature", metavar="NAME", help="The signature that the call names. Over REST none is seen.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the decision.")
+def check(
+    paths: tuple[str, ...],
+    spiffe_id: str | None,
+    issuer: str | None,
+    claims: str | None,
+    iam_role: str | None,
+    verb: str,
+    models: tuple[str, ...],
+    version: int | None,
+    label: str | None,
+    signature: str | None,
+    output: str,
+) -> None:
+    """Say whether a caller may make a call, which binding decides, and what every other binding has to say.
+
+    \b
+    meshproxy authz check --config first.yaml --verb predict --model finance-prod \\
+        --as spiffe://dev.example/ns/pricing/sa/quoter --issuer corp --claims '{"groups": ["finance"]}'
+
+    Ends with status 0 if the call is permitted and with 3 if it is denied. Certificates and tokens are taken as valid.
+    """
+    from meshproxy.config.load import load
+    from meshproxy.config.problems import ConfigError
+    from meshproxy.identity.caller import Caller
+    from meshproxy.inference.call import Call, ModelRef, Verb
+    from meshproxy.policy.compile import compile_policy
+    from meshproxy.policy.explain import describe, explain
+    from meshproxy.refusal import Refusal
+
+    if version is not None and label is not None:
+        raise click.UsageError("a call names a version or a label, never both")
+    if not models and (version is not None or label is not None or signature is not None):
+        raise click.UsageError("--version, --label and --signature are of a model: --model is missing")
+    if not models and not Verb(verb).is_admin:
+        raise click.UsageError(f"{verb} is of a model: --model is missing")
+    try:
+        documents = load(paths)
+    except ConfigError as error:
+        raise click.ClickException(f"the documents cannot be used:\n{error}") from None
+    workload = _workload(documents, spiffe_id)
+    caller = Caller(workload, _token(documents, issuer, claims, iam_role))
+    call = Call(Verb(verb), tuple(ModelRef(name, version, label, signature) for name in models))
+    policy = compile_policy(documents.roles, documents.bindings, documents.mesh.spec.trust_domain)
+    explanation = explain(policy, caller, call)
+    print_it = _print_json if output == "json" else _print_text
+    print_it(explanation, caller, describe(call))
+    if isinstance(explanation.decision, Refusal):
+        sys.exit(FOUND)
+
+
+def _token(documents: Documents, issuer: str | None, claims: str | None, iam_role: str | None) -> Token | None:
+    from meshproxy.config.problems import closest
+    from meshproxy.config.values import read_role_arn
+    from meshproxy.identity.caller import Token
+
+    if issuer is None:
+        if claims is not None or iam_role is not None:
+            raise click.UsageError("--claims and --iam-role are of a token: --issuer is missing")
+        return None
+    known = [each.name for each in documents.mesh.spec.issuers]
+    if issuer not in known:
+        hint = closest(issuer, known) or f" (there are: {', '.join(known) or 'none'})"
+        raise click.BadParameter(f'no issuer is called "{issuer}"{hint}', param_hint="--issuer")
+    try:
+        read = json.loads(claims or "{}")
+        if not isinstance(read, dict):
+            raise ValueError("expected an object")
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"not a JSON object: {error}", param_hint="--claims") from None
+    try:
+        role = read_role_arn(iam_role) if iam_role is not None else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--iam-role") from None
+    return Token(issuer, str(read.get("sub", "?")), read, float("inf"), role)
+
+
+def _workload(documents: Documents, spiffe_id: str | None) -> Workload | None:
+    from meshproxy.config.values import read_spiffe_id
+    from meshproxy.identity.caller import Workload
+
+    mesh = documents.mesh.spec
+    if spiffe_id is None:
+        if mesh.mtls == "strict":
+            click.echo("note: mtls is strict, so a caller without a certificate does not get as far as this", err=True)
+        return None
+    if mesh.mtls == "disabled":
+        raise click.UsageError("mtls is disabled: sidecars know no workloads, so --as means nothing")
+    try:
+        domain, *path = read_spiffe_id(spiffe_id).removeprefix("spiffe://").split("/")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--as") from None
+    if domain != mesh.trust_domain:
+        message = f"the trust domain is {mesh.trust_domain}: sidecars refuse certificates of {domain}"
+        raise click.BadParameter(message, param_hint="--as")
+    is_kubernetes = len(path) == 4 and path[0] == "ns" and path[2] == "sa"
+    namespace, account = (path[1], path[3]) if is_kubernetes else (None, None)
+    return Workload(spiffe_id, domain, namespace, account, not_after=float("inf"))
+
+
+def _print_text(explanation: Explanation, caller: Caller, what: str) -> None:
+    from meshproxy.refusal import Refusal
+
+    decision = explanation.decision
+    if isinstance(decision, Refusal):
+        click.echo(f"DENY   {what}")
+        click.echo(f"by     {decision.rule}")
+        click.echo(f"answer {decision.http_status} {decision.reason.label}: {decision.message}")
+    else:
+        click.echo(f"ALLOW  {what}")
+        click.echo(f"by     {decision.rule}")
+    click.echo(f"caller {caller}")
+    if decision.audits:
+        click.echo(f"audit  {', '.join(decision.audits)}")
+    for step in explanation.steps:
+        click.echo()
+        click.echo(f"{'*' if step.applies else ' '} {step.action} {step.binding} (role {step.role})")
+        for head, lines in (("caller:", step.caller), ("call:", step.call)):
+            for line in lines:
+                click.echo(f"    {head:<7} {line}")
+                head = ""
+
+
+def _print_json(explanation: Explanation, caller: Caller, what: str) -> None:
+    from meshproxy.refusal import Refusal
+
+    decision = explanation.decision
+    denied = isinstance(decision, Refusal)
+    answer = {
+        "apiVersion": API_VERSION,
+        "kind": "AuthzCheck",
+        "decision": "DENY" if denied else "ALLOW",
+        "rule": decision.rule,
+        "audits": list(decision.audits),
+        "reason": decision.reason.label if isinstance(decision, Refusal) else None,
+        "message": decision.message if isinstance(decision, Refusal) else None,
+        "caller": str(caller),
+        "call": what,
+        "steps": [asdict(step) for step in explanation.steps],
+    }
+    click.echo(json.dumps(answer, indent=2))

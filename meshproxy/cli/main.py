@@ -1,0 +1,74 @@
+"""`meshproxy`: one command, whose sub-commands are the modules beside this one.
+
+Adding a command is adding a file: `meshproxy/cli/NAME.py` with a click command (or group) called `command`. It is
+imported when it is called, so that nobody waits for what the others need; a module that imports much does so inside its
+functions, as `meshproxy --help` imports them all for their first lines.
+
+Exit statuses, the same for every command: 0 done, 1 failed, 2 called wrongly, 3 found something (problems in documents,
+a denied call), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import click
+
+import meshproxy
+import meshproxy.cli
+
+FOUND = 3
+"""Exit status of a command that did its work and found something to tell."""
+
+
+class _Commands(click.Group):
+    """The modules of `meshproxy.cli`, and what is registered here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        modules = (module.name for module in pkgutil.iter_modules(meshproxy.cli.__path__))
+        names = (name.replace("_", "-") for name in modules if name != "main" and not name.startswith("_"))
+        return sorted({*names, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        known = super().get_command(ctx, cmd_name)
+        if known is not None or cmd_name not in self.list_commands(ctx):
+            return known
+        module = importlib.import_module(f"meshproxy.cli.{cmd_name.replace('-', '_')}")
+        command = module.command
+        assert isinstance(command, click.Command), f"{module.__name__}.command is no click command"
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # click knows near misses of options only.
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from meshproxy.config.problems import closest
+
+            ctx.fail(f"No such command '{args[0]}'{closest(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A sidecar proxy for TensorFlow Serving that knows what a model is."""
+
+
+@main.command("version")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+def version(output: str) -> None:
+    """Print the versions of meshproxy, Python and OpenSSL."""
+    import json
+    import platform
+    import ssl
+
+    versions = {
+        "meshproxy": meshproxy.__version__,
+        "python": platform.python_version(),
+        "openssl": ssl.OPENSSL_VERSION.removeprefix("OpenSSL ").split()[0],
+    }
+    if output == "json":
+        click.echo(json.dumps(versions))
+    else:
+        click.echo("meshproxy {meshproxy} (Python {python}, OpenSSL {openssl})".format(**versions))

@@ -1,0 +1,218 @@
+"""The reference of all documents, taken from the schema: docstrings, types, bounds and defaults as they are declared.
+
+`page` is `docs/configuration.md`; `meshproxy config explain` shows the same piece by piece.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from inspect import cleandoc, getsource
+from typing import Any
+
+from msgspec import NODEFAULT, Struct, inspect
+
+from meshproxy.config import schema
+from meshproxy.config.convert import default_of, is_struct, words
+
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Made from meshproxy/config/schema.py by `meshproxy config explain -o markdown`; a test keeps it up to date. -->
+
+Documents are YAML (or JSON) in the shape of Kubernetes objects; [first.yaml](../deploy/examples/first.yaml) is a whole
+set of them. `meshproxy sidecar --config PATH` reads a file, or a folder: then its `*.yaml`, `*.yml` and `*.json` in the
+order of their names, without sub-folders and without names that begin with a dot, so that a mounted ConfigMap is read
+once. A JWK set that lies in such a folder is passed over. `meshproxy config check PATH` says what is wrong with
+documents, all of it at once, as `file:line: Kind/name: field: message`, and ends with status 3 if anything is.
+
+What is not listed here is an error, wherever it stands. So is whatever YAML readers do not agree on: a key that stands
+twice, tags, merge keys (`<<`), bare `on`, `off`, `yes`, `no`, `y` and `n`, dates, and numbers like `010`, `1e3` or
+`12:30`. Put quotes around text that looks like one of these.
+
+A **duration** is `"250ms"`, `"5s"`, `"1m"`, `"1h"`, or a number of seconds. A **size** is a number of bytes, or one
+with `KiB`, `MiB` or `GiB`. A **path** is relative to the file that it stands in. A **name** is made of lower-case
+letters, digits, `-` and `.`, as Kubernetes takes it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a struct, for people."""
+
+    name: str
+    words: str
+    """What to write, with its bounds."""
+    default: str
+    """As it would be written; empty for nothing, `required` if there is none."""
+    text: str
+    """What it means, on one line."""
+    struct: type[Struct] | None
+    """What is below it."""
+    is_list: bool
+
+
+def kinds() -> dict[str, type[schema.Part]]:
+    """Every kind by its name."""
+    return {kind.__name__: kind for kind in schema.KINDS}
+
+
+def description(struct: type[Struct]) -> str:
+    """The docstring of a struct: paragraphs of Markdown."""
+    return cleandoc(struct.__doc__ or "")
+
+
+def fields(struct: type[Struct]) -> list[Field]:
+    """The fields of a struct in the order of their declaration. `apiVersion` and `kind` are left out."""
+    info = inspect.type_info(struct)
+    assert isinstance(info, inspect.StructType)
+    texts = _texts()[struct.__name__]
+    return [
+        Field(
+            name=field.encode_name,
+            words=words(field.type) + _bounds(field.type),
+            default="required" if field.required else _default(field),
+            text=texts.get(field.name) or _summary(is_struct(field.type)),
+            struct=is_struct(field.type),
+            is_list=isinstance(field.type, inspect.VarTupleType),
+        )
+        for field in info.fields
+        if field.name != "api_version"
+    ]
+
+
+def _summary(struct: type[Struct] | None) -> str:
+    """The first paragraph of a struct's description, on one line."""
+    return " ".join(description(struct).split("\n\n")[0].split()) if struct else ""
+
+
+def find(path: str) -> tuple[str, Field | None, type[Struct] | None]:
+    """What a path such as `ModelRole.spec.rules.verbs` names: its path with list brackets, the field (None for a kind),
+    and the struct that is there or below.
+
+    Raises:
+        LookupError: with the name that was not found and those that would have been.
+    """
+    first, *rest = [part.removesuffix("[]") for part in path.split(".")]
+    if first not in kinds():
+        raise LookupError(first, list(kinds()))
+    struct: type[Struct] | None = kinds()[first]
+    field = None
+    full = first
+    for part in rest:
+        known = {each.name: each for each in fields(struct)} if struct else {}
+        if part not in known:
+            raise LookupError(part, list(known))
+        field = known[part]
+        struct = field.struct
+        full += f".{part}" + ("[]" if field.is_list and struct else "")
+    return full, field, struct
+
+
+def page() -> str:
+    """The whole reference in Markdown."""
+    sections = [_INTRODUCTION, "## Every document\n", _every_document()]
+    for name, kind in kinds().items():
+        sections.append(f"## {name}\n\n{description(kind)}\n")
+        sections += [
+            f"### `{path}`\n\n{description(struct)}\n\n{_table(struct)}"
+            for path, struct in _below(kind, "")
+            if struct is not schema.Metadata
+        ]
+    return "\n".join(sections)
+
+
+def _every_document() -> str:
+    head = [
+        _row("field", "what to write", "default", "meaning"),
+        _row("---", "---", "---", "---"),
+        _row("`apiVersion`", f"`{schema.API_VERSION}`", "required", "The version of the schema."),
+        _row("`kind`", "one of " + ", ".join(kinds()), "required", "What the document is."),
+    ]
+    head += [
+        _row(f"`metadata.{each.name}`", each.words, _code(each.default), each.text) for each in fields(schema.Metadata)
+    ]
+    return "\n".join(head) + "\n"
+
+
+def _below(struct: type[Struct], path: str) -> Iterator[tuple[str, type[Struct]]]:
+    for field in fields(struct):
+        if field.struct:
+            place = (f"{path}.{field.name}" if path else field.name) + ("[]" if field.is_list else "")
+            yield place, field.struct
+            yield from _below(field.struct, place)
+
+
+def _table(struct: type[Struct]) -> str:
+    rows = [_row("field", "what to write", "default", "meaning"), _row("---", "---", "---", "---")]
+    rows += [_row(f"`{each.name}`", each.words, _code(each.default), each.text) for each in fields(struct)]
+    return "\n".join(rows) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _code(default: str) -> str:
+    return default if default in ("", "required") else f"`{default}`"
+
+
+def _bounds(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.Metadata():
+            return _bounds(kind.type) if (kind.extra or {}).get("words") != "duration" else ""
+        case inspect.UnionType():
+            return "".join(_bounds(each) for each in kind.types)
+        case inspect.IntType(ge=low, le=high):
+            if low is not None and high is not None:
+                return f", {low:,} to {high:,}"
+            return f", at least {low:,}" if low is not None else f", at most {high:,}" if high is not None else ""
+        case _:
+            return ""
+
+
+def _default(field: inspect.Field) -> str:
+    value = default_of(field)
+    assert value is not NODEFAULT
+    kind = field.type.types[0] if isinstance(field.type, inspect.UnionType) else field.type
+    called = (kind.extra or {}).get("words") if isinstance(kind, inspect.Metadata) else None
+    return _written(value, called)
+
+
+def _written(value: Any, called: object) -> str:
+    """A default as it would be written in a document."""
+    if value is None or isinstance(value, Struct) or value in ((), {}):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(value)}]"
+    if isinstance(value, str) and value[0].isdigit():
+        return f'"{value}"'
+    if called == "duration":
+        return f"{value:g}s"
+    if called == "size":
+        for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value and value % size == 0:
+                return f"{value // size}{unit}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@cache
+def _texts() -> dict[str, dict[str, str]]:
+    """Struct -> field -> the string below it in the source: Python keeps docstrings of classes only."""
+    texts: dict[str, dict[str, str]] = {}
+    for node in ast.parse(getsource(schema)).body:
+        if isinstance(node, ast.ClassDef):
+            found = texts.setdefault(node.name, {})
+            for field, below in zip(node.body, node.body[1:], strict=False):
+                if (
+                    isinstance(field, ast.AnnAssign)
+                    and isinstance(field.target, ast.Name)
+                    and isinstance(below, ast.Expr)
+                    and isinstance(below.value, ast.Constant)
+                ):
+                    found[field.target.id] = " ".join(str(below.value.value).split())
+    return texts

@@ -1,0 +1,62 @@
+"""`ModelRole` and `ModelRoleBinding` documents -> `Policy`. Once per snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshproxy.config import schema
+from meshproxy.inference.call import Verb
+from meshproxy.policy.decide import Policy
+from meshproxy.policy.rules import Binding, Rule, Subject
+
+
+def compile_policy(
+    roles: Sequence[schema.ModelRole], bindings: Sequence[schema.ModelRoleBinding], trust_domain: str
+) -> Policy:
+    """Compile documents that have been loaded together.
+
+    Args:
+        trust_domain: whose namespaces and service accounts the bindings mean.
+
+    Raises:
+        ValueError: a binding names a role that is not there. Loading has made sure that this does not happen.
+    """
+    places = {role.metadata.name: place for place, role in enumerate(roles)}
+    compiled = []
+    for index, binding in enumerate(bindings):
+        if binding.spec.role not in places:
+            raise ValueError(f"{binding.metadata.name}: no role is called {binding.spec.role}")
+        subjects = tuple(_subject(subject, trust_domain) for subject in binding.spec.subjects)
+        action = binding.spec.action
+        compiled.append(Binding(index, binding.metadata.name, action, places[binding.spec.role], subjects))
+    named = [(role.metadata.name, [_rule(i, rule) for i, rule in enumerate(role.spec.rules)]) for role in roles]
+    return Policy(named, compiled)
+
+
+def _rule(index: int, rule: schema.Rule) -> Rule:
+    return Rule(
+        index=index,
+        models=rule.models,
+        verbs=frozenset(map(Verb, rule.verbs)),
+        versions=frozenset(rule.versions),
+        labels=frozenset(rule.labels),
+        signatures=frozenset(rule.signatures),
+    )
+
+
+def _subject(subject: schema.Subject, trust_domain: str) -> Subject:
+    spiffe_id, namespace = None, None
+    if workload := subject.workload:
+        spiffe_id, namespace = workload.spiffe_id, workload.namespace
+        if workload.service_account is not None:
+            # A service account is one id, byte for byte: nothing is left to take apart when a caller comes.
+            spiffe_id = f"spiffe://{trust_domain}/ns/{namespace}/sa/{workload.service_account}"
+            namespace = None
+    return Subject(
+        spiffe_id=spiffe_id,
+        namespace=namespace,
+        trust_domain=trust_domain,
+        issuer=subject.token.issuer if subject.token else None,
+        claims=tuple(subject.token.claims.items()) if subject.token else (),
+        iam_role=subject.iam_role,
+    )

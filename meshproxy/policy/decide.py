@@ -1,0 +1,225 @@
+"""May this caller make this call? Look-ups over compiled roles and bindings, and a bounded memory of decisions.
+
+Deny beats allow; audit never decides; what nothing allows is denied. Every model that a call names must be allowed, and
+one that is denied denies the call. A decision depends on nothing but the caller's SPIFFE id and token and the call, so
+it is remembered by them: whether certificate and token are still valid is asked elsewhere, before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from meshproxy.config.globs import compile_glob, is_literal
+from meshproxy.config.values import shown
+from meshproxy.identity.caller import Caller
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.policy.rules import Binding, Fit, Rule, Standing, Subject
+from meshproxy.refusal import Reason, Refusal
+
+NO_ROLES = "no-roles"
+DEFAULT_DENY = "default-deny"
+CHALLENGE = 'Bearer realm="meshproxy"'
+MEMO_ENTRIES = 8_192
+"""About 0.4 KB each, so 3 MB when full. It also bounds how many tokens a policy keeps alive."""
+MEMO_TEXT = 512
+"""Names come from callers and may be long. A call whose names are longer together than this is decided anew each
+time."""
+
+Fits: TypeAlias = dict[int, Fit]
+"""Roles (by place) that fit one model of a call, with the best fit of their rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """To hold one is to have been authorised."""
+
+    rule: str
+    """The binding that allowed it; several, separated by commas, where models of one call are allowed by different
+    ones. `no-roles` if there is no role at all."""
+    audits: tuple[str, ...] = ()
+    """The audit bindings that fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Denial:
+    """What a `Refusal` is made of. An exception must not be raised twice: each time adds to its traceback."""
+
+    reason: Reason
+    message: str
+    rule: str
+    audits: tuple[str, ...]
+
+    def refusal(self) -> Refusal:
+        challenge = CHALLENGE if self.reason is Reason.UNAUTHENTICATED else None
+        return Refusal(self.reason, self.message, challenge=challenge, rule=self.rule, audits=self.audits)
+
+
+class Policy:
+    """Roles and bindings, ready to decide. Made by `compile_policy`; never changes but for what it remembers."""
+
+    def __init__(self, roles: Sequence[tuple[str, Sequence[Rule]]], bindings: Sequence[Binding]) -> None:
+        """
+        Args:
+            roles: name and rules of each role. Bindings refer to them by place.
+            bindings: in the order of documents.
+        """
+        self.roles = tuple((name, tuple(rules)) for name, rules in roles)
+        self.bindings = tuple(bindings)
+        self._memo: dict[object, Permit | _Denial] = {}
+        # Rules by what they are found by: a name, or a glob. Each different glob is matched once for a name.
+        self._by_name: dict[str, list[tuple[int, Rule]]] = {}
+        by_glob: dict[str, list[tuple[int, Rule]]] = {}
+        self._server_wide: dict[Verb, Fits] = {verb: {} for verb in Verb}
+        for role, (_, rules) in enumerate(self.roles):
+            for rule in rules:
+                for pattern in rule.models:
+                    found = self._by_name if is_literal(pattern) else by_glob
+                    found.setdefault(pattern, []).append((role, rule))
+                for verb in rule.verbs:
+                    fits = self._server_wide[verb]
+                    fits[role] = max(fits.get(role, Fit.NO), rule.fit_server(verb))
+        self._by_glob = [(compile_glob(pattern), entries) for pattern, entries in by_glob.items()]
+        # Subjects by whom they name, and by the role they are bound to: the shorter way is taken.
+        self._by_spiffe_id: dict[str, list[tuple[Binding, Subject]]] = {}
+        self._by_namespace: dict[str, list[tuple[Binding, Subject]]] = {}
+        self._of_any_workload: list[tuple[Binding, Subject]] = []
+        self._by_role: list[list[tuple[Binding, Subject]]] = [[] for _ in self.roles]
+        for binding in self.bindings:
+            for subject in binding.subjects:
+                entry = (binding, subject)
+                self._by_role[binding.role].append(entry)
+                if subject.spiffe_id is not None:
+                    self._by_spiffe_id.setdefault(subject.spiffe_id, []).append(entry)
+                elif subject.namespace is not None:
+                    self._by_namespace.setdefault(subject.namespace, []).append(entry)
+                else:
+                    self._of_any_workload.append(entry)
+
+    def decide(self, caller: Caller, call: Call) -> Permit:
+        """A permit for the call.
+
+        Raises:
+            Refusal: `UNAUTHENTICATED`, with a challenge, if no token was sent and one could have made the difference;
+                `PERMISSION_DENIED` otherwise. `rule` is the binding that denied, or `default-deny`.
+        """
+        workload = caller.workload
+        spiffe_id = None if workload is None else workload.spiffe_id
+        models = call.models
+        # The generated hash of a Call costs 0.2 us, this tuple with it and the look-up 0.15 us together: its parts are
+        # strings that remember their hash. Tokens are compared by identity, which the memo's reference keeps from
+        # reuse.
+        key: object
+        if len(models) == 1:
+            model = models[0]
+            key = (
+                spiffe_id,
+                caller.token,
+                call.verb._value_,
+                model.name,
+                model.version,
+                model.label,
+                model.signature,
+            )
+        else:
+            key = (spiffe_id, caller.token, call)
+        decision = self._memo.get(key)
+        if decision is None:
+            decision = self._decide(caller, call)
+            if (
+                sum(len(model.name) + len(model.label or "") + len(model.signature or "") for model in models)
+                <= MEMO_TEXT
+            ):
+                if len(self._memo) >= MEMO_ENTRIES:
+                    del self._memo[next(iter(self._memo))]
+                self._memo[key] = decision
+        if isinstance(decision, Permit):
+            return decision
+        raise decision.refusal()
+
+    def _decide(self, caller: Caller, call: Call) -> Permit | _Denial:
+        if not self.roles and not call.verb.is_admin:
+            return Permit(NO_ROLES)
+        parts: list[tuple[ModelRef | None, Fits]]
+        if call.models:
+            parts = [(model, self._fits(call.verb, model)) for model in call.models]
+        else:
+            parts = [(None, self._server_wide[call.verb])]
+        standings = self._standings(caller, {role for _, fits in parts for role in fits})
+        fitting = sorted((binding for binding, found in standings.items() if found is Standing.YES), key=_place)
+        audits = tuple(
+            binding.name
+            for binding in fitting
+            if binding.action == "audit" and any(binding.role in fits for _, fits in parts)
+        )
+        for binding in fitting:
+            if binding.action == "deny":
+                for model, fits in parts:
+                    if binding.role in fits:
+                        return _denied(call.verb, model, binding.name, audits)
+        allowing = [binding for binding in fitting if binding.action == "allow"]
+        names: dict[str, None] = {}
+        for model, fits in parts:
+            found = next((binding for binding in allowing if fits.get(binding.role) is Fit.YES), None)
+            if found is None:
+                if caller.token is None and _token_would_do(standings, (fits for _, fits in parts)):
+                    message = f"{_what(call.verb, model)} needs a token: send one as authorization: Bearer TOKEN"
+                    return _Denial(Reason.UNAUTHENTICATED, message, DEFAULT_DENY, audits)
+                return _denied(call.verb, model, DEFAULT_DENY, audits)
+            names[found.name] = None
+        return Permit(", ".join(names), audits)
+
+    def _fits(self, verb: Verb, model: ModelRef) -> Fits:
+        fits: Fits = {}
+        found = [self._by_name.get(model.name, ())]
+        found += [entries for matches, entries in self._by_glob if matches(model.name)]
+        for entries in found:
+            for role, rule in entries:
+                fit = rule.fit(verb, model)
+                if fit > fits.get(role, Fit.NO):
+                    fits[role] = fit
+        return fits
+
+    def _standings(self, caller: Caller, roles: Collection[int]) -> Mapping[Binding, Standing]:
+        """How every binding to one of the roles stands to the caller, but for those that do not fit at all."""
+        found: list[Sequence[tuple[Binding, Subject]]] = [self._of_any_workload]
+        if caller.workload is not None:
+            found.append(self._by_spiffe_id.get(caller.workload.spiffe_id, ()))
+            found.append(self._by_namespace.get(caller.workload.namespace or "", ()))
+        if sum(map(len, found)) > sum(len(self._by_role[role]) for role in roles):
+            found = [self._by_role[role] for role in roles]
+        standings: dict[Binding, Standing] = {}
+        for entries in found:
+            for binding, subject in entries:
+                if binding.role in roles:
+                    standing = subject.standing(caller)
+                    if standing > standings.get(binding, Standing.NO):
+                        standings[binding] = standing
+        return standings
+
+
+def _token_would_do(standings: Mapping[Binding, Standing], parts: Iterable[Fits]) -> bool:
+    """Every model is allowed, or would be if the caller sent the token that some binding asks for."""
+    allowing = [binding for binding in standings if binding.action == "allow"]
+    return all(any(fits.get(binding.role) is Fit.YES for binding in allowing) for fits in parts)
+
+
+def _denied(verb: Verb, model: ModelRef | None, rule: str, audits: tuple[str, ...]) -> _Denial:
+    return _Denial(Reason.PERMISSION_DENIED, f"{_what(verb, model)} is not permitted", rule, audits)
+
+
+def _what(verb: Verb, model: ModelRef | None) -> str:
+    """The call in words that tell its sender nothing new."""
+    if model is None:
+        return f"{verb.value} on the server as a whole"
+    detail = ""
+    if model.version is not None:
+        detail = f", version {model.version}"
+    elif model.label is not None:
+        detail = f", label {shown(model.label)}"
+    return f"{verb.value} on model {shown(model.name)}{detail}"
+
+
+def _place(binding: Binding) -> int:
+    return binding.index

@@ -1,0 +1,135 @@
+"""Why a policy decides as it does: every binding, whether it fits the caller, whether its role fits the call, and why
+not.
+
+For people, so it looks at everything and remembers nothing. The decision itself comes from `Policy.decide`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshproxy.config.globs import compile_glob
+from meshproxy.config.values import shown
+from meshproxy.identity.caller import Caller
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.policy.decide import Permit, Policy
+from meshproxy.policy.rules import Binding, Fit, Rule, Standing, Subject, has_claim
+from meshproxy.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one binding had to say."""
+
+    binding: str
+    action: str
+    role: str
+    applies: bool
+    """It had a part in the decision: it allowed, denied, or was audited. For a call of several models, in that of
+    one."""
+    caller: tuple[str, ...]
+    """Which subject fits the caller, or why not, for each."""
+    call: tuple[str, ...]
+    """Which rule fits the call, or why none does, for each model that it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision and the way to it."""
+
+    decision: Permit | Refusal
+    steps: tuple[Step, ...]
+    """One for each binding, in the order of documents."""
+
+
+def explain(policy: Policy, caller: Caller, call: Call) -> Explanation:
+    """The decision and what every binding had to say. Raises nothing: a refusal is a decision."""
+    decision: Permit | Refusal
+    try:
+        decision = policy.decide(caller, call)
+    except Refusal as refusal:
+        decision = refusal
+    return Explanation(decision, tuple(_step(policy, binding, caller, call) for binding in policy.bindings))
+
+
+def describe(call: Call) -> str:
+    """A call in words, with everything that it names."""
+    models = ", ".join(f"model {shown(model.name)}{_told(model)}" for model in call.models)
+    return f"{call.verb.value} on {models or 'the server as a whole'}"
+
+
+def _step(policy: Policy, binding: Binding, caller: Caller, call: Call) -> Step:
+    role, rules = policy.roles[binding.role]
+    standings = [subject.standing(caller) for subject in binding.subjects]
+    if Standing.YES in standings:
+        about_caller = [f"subjects[{standings.index(Standing.YES)}] fits"]
+    else:
+        about_caller = [f"subjects[{place}]: {_why_not(each, caller)}" for place, each in enumerate(binding.subjects)]
+    parts: list[ModelRef | None] = [*call.models] if call.models else [None]
+    enough = Fit.YES if binding.action == "allow" else Fit.UNTOLD
+    fits = [_best(rules, call.verb, model) for model in parts]
+    about_call = [
+        (f"{shown(model.name)}: " if model and len(parts) > 1 else "")
+        + _about(fit, rule, binding.action, call.verb, model)
+        for model, (fit, rule) in zip(parts, fits, strict=True)
+    ]
+    applies = Standing.YES in standings and any(fit >= enough for fit, _ in fits)
+    return Step(binding.name, binding.action, role, applies, tuple(about_caller), tuple(about_call))
+
+
+def _best(rules: tuple[Rule, ...], verb: Verb, model: ModelRef | None) -> tuple[Fit, Rule | None]:
+    """The rule that fits best, the first of those that fit alike; None if none fits at all."""
+    best: tuple[Fit, Rule | None] = (Fit.NO, None)
+    for rule in rules if model is None else [rule for rule in rules if _names(rule, model)]:
+        fit = rule.fit_server(verb) if model is None else rule.fit(verb, model)
+        if fit > best[0]:
+            best = (fit, rule)
+    return best
+
+
+def _about(fit: Fit, rule: Rule | None, action: str, verb: Verb, model: ModelRef | None) -> str:
+    if rule is None:
+        where = "the server as a whole" if model is None else f"model {shown(model.name)}"
+        return f"no rule is about {verb.value} on {where}" + _told(model)
+    if fit is Fit.YES:
+        return f"rules[{rule.index}] fits"
+    if model is None:
+        untold = 'is not about the server as a whole: that takes models ["*"] without versions, labels or signatures'
+    else:
+        asked: list[tuple[str, object, object]] = [
+            ("version", rule.versions, model.version),
+            ("label", rule.labels, model.label),
+            ("signature", rule.signatures, model.signature),
+        ]
+        names = " and no ".join(name for name, wanted, given in asked if wanted and given is None)
+        untold = f"is about certain ones only, and the call names no {names}"
+    return f"rules[{rule.index}] {untold}" + ("" if action == "allow" else f", which counts as fitting for {action}")
+
+
+def _told(model: ModelRef | None) -> str:
+    """What else the call names that a rule may have ruled out."""
+    if model is None:
+        return ""
+    told = (("version", model.version), ("label", model.label), ("signature", model.signature))
+    return "".join(f", {name} {value}" for name, value in told if value is not None)
+
+
+def _names(rule: Rule, model: ModelRef) -> bool:
+    return any(compile_glob(pattern)(model.name) for pattern in rule.models)
+
+
+def _why_not(subject: Subject, caller: Caller) -> str:
+    workload, token = caller.workload, caller.token
+    if not subject.fits_workload(workload):
+        named = subject.spiffe_id or f"any service account of namespace {subject.namespace} in {subject.trust_domain}"
+        return f"the workload is {workload.spiffe_id if workload else 'unknown'}, not {named}"
+    if token is None:
+        return "needs a token, and none was sent"
+    if subject.issuer is not None and token.issuer != subject.issuer:
+        return f"the token is from {token.issuer}, not {subject.issuer}"
+    if subject.iam_role is not None and token.iam_role != subject.iam_role:
+        return f"the IAM role is {token.iam_role or 'unknown'}, not {subject.iam_role}"
+    missing = [
+        f"{name}: {shown(wanted)}" for name, wanted in subject.claims if not has_claim(token.claims, name, wanted)
+    ]
+    return f"the token lacks the claim {', '.join(missing)}"

@@ -1,0 +1,158 @@
+"""What roles and bindings are made of once compiled, and the two questions they answer: does a rule fit a model of a
+call, and does a subject fit a caller. How many of them there are, and how the right ones are found, is not known
+here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from meshproxy.identity.caller import Caller, Token, Workload
+from meshproxy.inference.call import ModelRef, Verb
+
+SERVER_WIDE = "*"
+"""The pattern that a rule must list, as it stands, to be about the server as a whole."""
+
+
+class Fit(IntEnum):
+    """How well a rule fits a call. Allowing takes `YES`; denying and auditing take `UNTOLD` too: what a call does not
+    tell counts against the caller."""
+
+    NO = 0
+    UNTOLD = 1
+    """It would, depending on a version, label or signature that the call does not name."""
+    YES = 2
+
+
+class Standing(IntEnum):
+    """How a subject, or the best of a binding's subjects, stands to a caller."""
+
+    NO = 0
+    NEEDS_TOKEN = 1
+    """All that the subject says of the workload is so, but it names a token and the caller has sent none."""
+    YES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of a role, without its models: those are what rules are found by."""
+
+    index: int
+    """Which of the role's rules, from 0."""
+    models: tuple[str, ...]
+    verbs: frozenset[Verb]
+    versions: frozenset[int]
+    labels: frozenset[str]
+    signatures: frozenset[str]
+
+    def fit(self, verb: Verb, model: ModelRef) -> Fit:
+        """How well it fits a model whose name is among the rule's."""
+        if verb not in self.verbs:
+            return Fit.NO
+        fit = Fit.YES
+        if self.versions:
+            if model.version is None:
+                fit = Fit.UNTOLD
+            elif model.version not in self.versions:
+                return Fit.NO
+        if self.labels:
+            if model.label is None:
+                fit = Fit.UNTOLD
+            elif model.label not in self.labels:
+                return Fit.NO
+        if self.signatures:
+            if model.signature is None:
+                fit = Fit.UNTOLD
+            elif model.signature not in self.signatures:
+                return Fit.NO
+        return fit
+
+    def fit_server(self, verb: Verb) -> Fit:
+        """How well it fits a call about the server as a whole, which names no model: such a call is about every model,
+        also about the few that a narrower rule names."""
+        if verb not in self.verbs:
+            return Fit.NO
+        if SERVER_WIDE in self.models and not (self.versions or self.labels or self.signatures):
+            return Fit.YES
+        return Fit.UNTOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A subject of a binding. What is None is not asked for."""
+
+    spiffe_id: str | None
+    namespace: str | None
+    """In the trust domain below; not set when `spiffe_id` is."""
+    trust_domain: str
+    issuer: str | None
+    claims: tuple[tuple[str, str | int | bool], ...]
+    iam_role: str | None
+
+    def standing(self, caller: Caller) -> Standing:
+        """How it stands to the caller."""
+        if not self.fits_workload(caller.workload):
+            return Standing.NO
+        if self.issuer is None and self.iam_role is None:
+            return Standing.YES
+        if caller.token is None:
+            return Standing.NEEDS_TOKEN
+        return Standing.YES if self.fits_token(caller.token) else Standing.NO
+
+    def fits_workload(self, workload: Workload | None) -> bool:
+        """The workload is whom it names, or it names none."""
+        if self.spiffe_id is not None:
+            return workload is not None and workload.spiffe_id == self.spiffe_id
+        if self.namespace is not None:
+            return (
+                workload is not None
+                and workload.namespace == self.namespace
+                and workload.trust_domain == self.trust_domain
+            )
+        return True
+
+    def fits_token(self, token: Token) -> bool:
+        """The token is of the issuer, has every claim and stands for the role, as far as it names them."""
+        if self.issuer is not None and token.issuer != self.issuer:
+            return False
+        if self.iam_role is not None and token.iam_role != self.iam_role:
+            return False
+        return all(has_claim(token.claims, name, wanted) for name, wanted in self.claims)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """A binding: what follows (`action`) for which subjects with which role. Compared by identity."""
+
+    index: int
+    """Its place among the documents: where several would decide alike, the first is the one that is named."""
+    name: str
+    action: str
+    """`allow`, `deny` or `audit`."""
+    role: int
+    """The place of its role among the roles."""
+    subjects: tuple[Subject, ...]
+
+
+def has_claim(claims: Mapping[str, object], name: str, wanted: str | int | bool) -> bool:
+    """The claim equals `wanted`, or is a list that holds it.
+
+    `name` is looked for as it stands first; only if there is no such claim do its dots lead into nested objects.
+    """
+    if name in claims:
+        found = claims[name]
+    else:
+        found = claims
+        for step in name.split("."):
+            if not isinstance(found, Mapping) or step not in found:
+                return False
+            found = found[step]
+    if isinstance(found, list | tuple):
+        return any(_is_same(item, wanted) for item in found)
+    return _is_same(found, wanted)
+
+
+def _is_same(found: object, wanted: str | int | bool) -> bool:
+    # True == 1 == 1.0 in Python; in a token they are three different things.
+    return type(found) is type(wanted) and found == wanted
