@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = 0x2
 CANCEL = 0x8
+SHORT_BODY = 65_536
+"""Of a request that is refused, the rest is read before the answer if it is declared to be no longer than this."""
 
 
 class Observer(Protocol):
@@ -144,6 +146,7 @@ class Passage(Exchange):
         "_has_answered",
         "_held",
         "_held_bytes",
+        "_is_late",
         "_is_over",
         "_owed",
         "_pipeline",
@@ -180,6 +183,8 @@ class Passage(Exchange):
         self._has_answered = False
         """The final response head is out: nothing can be refused any more, only broken off."""
         self._is_over = False
+        self._is_late = False
+        """The client has stopped sending: nothing of it is waited for any more."""
         self._progress = -1
         stream.sink = self
         pipeline.live.add(self)
@@ -348,11 +353,13 @@ class Passage(Exchange):
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece came."""
-        if self._is_over:
-            self._stream.credit(flow)
-            return
         self.bytes_received += len(data)
         self._request_ended = end
+        if self._is_over or self.refusal is not None:
+            self._stream.credit(flow)
+            if end and not self._is_over:
+                self._answer()
+            return
         try:
             self._take(data, flow, end)
         except Refusal as refusal:
@@ -463,7 +470,7 @@ class Passage(Exchange):
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer ourselves; if an answer has begun, all that is left is to break it off."""
-        if self._is_over:
+        if self._is_over or self.refusal is not None:
             return
         self.refusal = refusal
         if refusal.audits:
@@ -474,11 +481,24 @@ class Passage(Exchange):
         if self._has_answered:
             self._request_ended = True
             self._stream.reset(INTERNAL_ERROR)
-        else:
-            self._has_answered = True
-            self.status = 200 if self.is_grpc else refusal.http_status
-            self.grpc_status = refusal.grpc_status if self.is_grpc else None
-            self.bytes_sent += answer(self._stream, refusal, self.is_grpc)
+            self.finish()
+        elif self._request_ended or self.head.expects_continue or not self._is_short():
+            self._answer()
+        # Otherwise the client sends the rest first: the connection stays usable, and a body that does not keep to its
+        # own content-length breaks the stream instead of being answered.
+
+    def _is_short(self) -> bool:
+        length = self.head.length
+        return length is not None and length <= SHORT_BODY and not self._is_late
+
+    def _answer(self) -> None:
+        """Send the refusal."""
+        refusal = self.refusal
+        assert refusal is not None
+        self._has_answered = True
+        self.status = 200 if self.is_grpc else refusal.http_status
+        self.grpc_status = refusal.grpc_status if self.is_grpc else None
+        self.bytes_sent += answer(self._stream, refusal, self.is_grpc)
         self.finish()
 
     def break_off(self, code: int) -> None:
@@ -526,6 +546,9 @@ class Passage(Exchange):
         limits = self._snapshot.limits
         progress = self.bytes_received + self.bytes_sent
         self.deadline = now + limits.stall
+        if self.refusal is not None and not self._is_over:
+            self._answer()
+            return
         if progress != self._progress:
             self._progress = progress
             return
@@ -535,6 +558,7 @@ class Passage(Exchange):
             self._abandon()
             self.break_off(CANCEL)
         elif not self._request_ended and not self._owed and not self._has_answered:
+            self._is_late = True
             self.refuse(
                 Refusal(
                     Reason.REQUEST_TIMEOUT,

@@ -96,7 +96,7 @@ class Sidecar:
 
         # Stations: compiled from the documents, replaced by a reload.
         self._clusters = Clusters(upstream_driving)
-        self._tokens = Tokens(loop, self.metrics)
+        self._tokens = Tokens(self.metrics, outbox)
         self._identity = read_identity(documents, time.time())
         verifier = self._tokens.build(documents.mesh.spec.issuers)
         clusters = self._clusters.build(documents.servers)
@@ -147,6 +147,7 @@ class Sidecar:
     async def run(self) -> None:
         """Listen, serve, and end when told to: by SIGTERM, SIGINT or `POST /drain`. Raises OSError if a port is taken."""
         spec = self._documents.sidecar.spec
+        await self._tokens.wait_for_keys()
         self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
         self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
         self._reaper.start()
@@ -164,7 +165,6 @@ class Sidecar:
             self._loop.create_task(self._reload_when_wanted()),
             self._loop.create_task(self._watch_files()),
             self._loop.create_task(self._flush_log()),
-            self._loop.create_task(self._tokens.run()),
         ]
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
@@ -203,6 +203,7 @@ class Sidecar:
     async def _close(self) -> None:
         await self.inbound.close()
         await self.admin.close()
+        await self._tokens.close()
         self._clusters.close()
         self._reaper.stop()
         await asyncio.sleep(0)

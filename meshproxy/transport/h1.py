@@ -240,8 +240,12 @@ class H1Server(H1Driver):
             self._read_on()
 
     def _linger(self) -> None:
-        """Answered before the request's end: drop the rest of it, but not the connection under the answer."""
+        """Answered before the request's end: drop the rest of it, but not the connection under the answer. Where nothing
+        can follow, the client is told so by a half-close (RFC 9112 section 9.6), which TLS does not have."""
         self._is_lingering = True
+        if self._codec.must_close and self.transport.can_write_eof():
+            self.flush()
+            self.transport.write_eof()
         self.deadline = self.driving.loop.time() + self.driving.times.linger
         if not self._is_reading:
             self._is_reading = True

@@ -299,7 +299,13 @@ class Arrival(asyncio.Protocol):
         if self._received.startswith(PREFACE):
             self._become(H2Server, self._received)
         elif not PREFACE.startswith(self._received[: len(PREFACE)]):
-            self._become(H1Server, self._received)
+            line, ending, _ = self._received.partition(b"\n")
+            if ending and b"HTTP/" not in line:
+                # Neither version's first line: whoever speaks something else could not read an answer of ours either,
+                # least of all an HTTP/2 client whose preface is broken (RFC 9113 section 3.4).
+                self._transport.close()
+            else:
+                self._become(H1Server, self._received)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone before it said anything."""

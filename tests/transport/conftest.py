@@ -41,7 +41,7 @@ class FakeTransport:
         self.written: list[bytes] = []
         self.is_reading = True
         self.ended = ""
-        self.peer: FakeTransport | None = None
+        self.wrote_eof = False
 
     def write(self, data: bytes) -> None:
         assert not self.ended, "written after the end"
@@ -57,6 +57,12 @@ class FakeTransport:
 
     def resume_reading(self) -> None:
         self.is_reading = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.wrote_eof = True
 
     def is_closing(self) -> bool:
         return bool(self.ended)

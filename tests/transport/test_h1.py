@@ -131,6 +131,7 @@ class TestServer:
         (rejected,) = served.rejected
         assert rejected.status == 400
         assert transport.take().startswith(b"HTTP/1.1 400 ")
+        assert transport.wrote_eof
         server.data_received(GET)
         assert served.requests == []
         driving.reaper.sweep(loop.now + driving.times.linger + 0.1)
