@@ -17,8 +17,15 @@ UNITS = {
     "server_us": "server µs/req",
     "rss_mb": "RSS MB",
     "proxy_busy": "core busy",
+    "mb_per_second": "MB/s",
+    "mb_per_cpu_second": "MB/CPU s",
+    "per_cpu_second": "per CPU s",
+    "held_per_second": "held req/s",
+    "peak_rss_mb": "peak RSS MB",
+    "kb_per_connection": "KB/connection",
+    "held": "held",
 }
-COMPARED = ("cpu_us", "per_second", "mb_per_second", "handshakes_per_second")
+COMPARED = ("cpu_us", "per_second", "mb_per_second", "mb_per_cpu_second", "per_cpu_second", "held_per_second")
 """Figures that are divided by Envoy's. Latencies are not: what a hop adds is a difference."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,24 +54,28 @@ def run_work(
     mood = Mood()
     upstream = context.upstream(work.traffic.reply)
     running: dict[str, Running] = {}
+    rounds = min(rounds, work.at_most_rounds or rounds)
     with _stopping(running):
         for name in work.peers:
-            peer = peers.get(name)
-            if peer is None:
+            if name not in peers:
                 continue
             try:
-                running[name] = context.start(peer, upstream, work.rules)
+                running[name] = context.start(peers[name], upstream, work.rules)
                 uvloop.run(check_refusals(context, running[name], work.traffic.protocol))
             except (CannotRun, Failed, OSError, TimeoutError) as error:
-                measured.failures[name] = str(error)
+                measured.failures[name] = str(error) or type(error).__name__
         for number in range(rounds):
             names = [name for name in running if name not in measured.failures]
             # Turned around every other round: nobody is always the one after the idle pause.
             for name in names if number % 2 == 0 else reversed(names):
                 progress(work.name, number, rounds, name)
                 try:
+                    if work.is_fresh:
+                        _stop(running[name])
+                        running[name] = context.start(peers[name], upstream, work.rules)
+                    gc.collect()
                     figures = uvloop.run(work.measure(context, upstream, running[name], pace))
-                except (Failed, OSError, TimeoutError) as error:
+                except (CannotRun, Failed, OSError, TimeoutError) as error:
                     measured.failures[name] = f"round {number + 1}: {str(error) or type(error).__name__}"
                     child = running[name].child
                     if child is not None and not child.is_running:
@@ -90,5 +95,9 @@ def _stopping(running: dict[str, Running]) -> Iterator[None]:
         yield
     finally:
         for started in running.values():
-            if started.child is not None:
-                started.child.stop()
+            _stop(started)
+
+
+def _stop(started: Running) -> None:
+    if started.child is not None:
+        started.child.stop()

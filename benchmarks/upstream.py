@@ -12,7 +12,6 @@ from typing import cast
 import uvloop
 
 from meshproxy.devtools.load.frames import (
-    DATA,
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
@@ -22,6 +21,7 @@ from meshproxy.devtools.load.frames import (
     FramedConnection,
     frame,
     settings,
+    small_data,
     window_update,
 )
 from meshproxy.devtools.load.grpc import grpc_message, string
@@ -105,7 +105,7 @@ class GrpcResponder(FramedConnection):
         self._body = grpc_message(message)
         self._has_preface = False
         self._head = frame(HEADERS, END_HEADERS, 0, self.HEAD)
-        self._data = frame(DATA, 0, 0, self._body)
+        self._data = small_data(0, self._body)
         self._trailers = frame(HEADERS, END_HEADERS | END_STREAM, 0, self.TRAILERS)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

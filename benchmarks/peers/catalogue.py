@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.peers.direct import Direct
 from benchmarks.peers.envoy import Envoy
 from benchmarks.peers.meshproxy import Meshproxy
+from benchmarks.peers.relays import AIOHTTP, GRPC_AIO
 
 if TYPE_CHECKING:
     from benchmarks.peers.peer import Peer
@@ -14,5 +15,5 @@ if TYPE_CHECKING:
 
 def peers() -> dict[str, Peer]:
     """All peers."""
-    every: tuple[Peer, ...] = (Direct(), Envoy(), Meshproxy())
+    every: tuple[Peer, ...] = (Direct(), Envoy(), Meshproxy(), AIOHTTP, GRPC_AIO)
     return {peer.name: peer for peer in every}

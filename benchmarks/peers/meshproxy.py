@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmarks.credentials import AUDIENCE, GROUP, ISSUER, TRUST_DOMAIN
 from benchmarks.peers.peer import Running, Setting
-from benchmarks.processes import Child, free_port, python
+from benchmarks.processes import Child, free_port
 from meshproxy import __version__
 
 API = "meshproxy.dev/v1alpha1"
@@ -28,7 +30,7 @@ class Meshproxy:
         port, admin = free_port(), free_port()
         file = setting.folder / "sidecar.yaml"
         file.write_text(yaml.safe_dump_all(documents(setting, port, admin), sort_keys=False))
-        command = python("-m", "meshproxy", "sidecar", "--config", str(file))
+        command = [str(Path(sys.executable).with_name("meshproxy")), "sidecar", "--config", str(file)]
         child = Child(self.name, command, setting.core, setting.folder / "access.log")
         child.wait_for_port(port)
         return Running(port, port, child, sees_grpc_model=True)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from benchmarks.peers.peer import Rules
+from benchmarks.works.bodies import BodiesWork
+from benchmarks.works.capacity import CapacityWork
 from benchmarks.works.cpu import CpuWork
+from benchmarks.works.handshakes import HandshakesWork
 from benchmarks.works.latency import LatencyWork
+from benchmarks.works.memory import IdleWork, WorkedWork
 from benchmarks.works.work import Traffic, Work
 
 REST = ("direct", "envoy", "meshproxy", "aiohttp")
@@ -33,6 +37,21 @@ def catalogue() -> list[Work]:
     for rate in RATES:
         works.append(LatencyWork(f"latency-rest-{rate}", Traffic("rest", connections=16), REST, rate=rate))
         works.append(LatencyWork(f"latency-grpc-{rate}", Traffic("grpc", connections=4, streams=100), GRPC, rate=rate))
+    mib = 2**20
+    for name, size, in_flight in (("1m", mib, 4), ("16m", 16 * mib, 2)):
+        works.append(BodiesWork(f"bytes-rest-{name}", Traffic("rest", size, size, connections=in_flight), REST))
+        works.append(BodiesWork(f"bytes-grpc-{name}", Traffic("grpc", size, size, streams=in_flight), GRPC))
+    for name, size in (("1m", mib), ("16m", 16 * mib)):
+        works.append(BodiesWork(f"peak-rest-{name}", Traffic("rest", size, size, connections=32), PROXIES))
+        works.append(BodiesWork(f"peak-grpc-{name}", Traffic("grpc", size, size, connections=4, streams=8), PROXIES))
+    for protocol, peers in (("rest", REST), ("grpc", GRPC)):
+        works.append(CapacityWork(f"capacity-{protocol}", Traffic(protocol, connections=64, streams=1), peers))
+    works += [
+        HandshakesWork("handshakes", Traffic("grpc"), ("envoy", "meshproxy", "grpc.aio")),
+        WorkedWork("rss", Traffic("rest", connections=100), ("envoy", "meshproxy", "aiohttp", "grpc.aio")),
+        IdleWork("idle-rest", Traffic("rest", connections=5_000), ("envoy", "meshproxy", "aiohttp")),
+        IdleWork("idle-grpc", Traffic("grpc", connections=5_000), ("envoy", "meshproxy", "grpc.aio")),
+    ]
     return works
 
 

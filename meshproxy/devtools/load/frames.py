@@ -28,6 +28,11 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     )
 
 
+def small_data(flags: int, body: bytes) -> bytes:
+    """A body as one DATA frame of stream 0, to be copied with other streams' numbers; empty if it takes more frames."""
+    return frame(DATA, flags, 0, body) if len(body) <= FRAME_BYTES else b""
+
+
 def settings(**values: int) -> bytes:
     """A SETTINGS frame: `header_table`, `push`, `streams`, `window`, `frame_bytes` (RFC 9113 section 6.5.2)."""
     names = {"header_table": 1, "push": 2, "streams": 3, "window": 4, "frame_bytes": 5}

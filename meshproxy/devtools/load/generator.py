@@ -63,13 +63,14 @@ class Driver:
         self._on_finished(slot, error)
 
     async def run_closed(self, slots: Sequence[Slot], duration: float, at_most: int | None = None) -> Run:
-        """Every slot begins again as soon as it is answered, for `duration` seconds or `at_most` requests."""
+        """Every slot begins again as soon as it is answered, for `duration` seconds or until `at_most` requests (but at
+        least one for each slot) have been."""
         run = Run(offered=None)
         clock = time.monotonic
         add = run.latencies.append
         over = asyncio.Event()
         busy = len(slots)
-        left = at_most if at_most is not None else 1 << 62
+        left = at_most - len(slots) if at_most is not None else 1 << 62
 
         def finished(slot: Slot, error: str | None) -> None:
             nonlocal busy, left
@@ -78,8 +79,8 @@ class Driver:
                 add(now - slot.begun)
             else:
                 run.errors[error] += 1
-            left -= 1
             if now < deadline and left > 0 and error is None:
+                left -= 1
                 slot.begun = now
                 slot.begin()
             else:
@@ -187,10 +188,9 @@ class Driver:
 
 
 class _no_garbage_collection:  # noqa: N801  (reads as the statement it is)
-    """Collections of a few milliseconds would be measured as latency."""
+    """Collections of a few milliseconds would be measured as latency. Whoever starts a run collects before it."""
 
     def __enter__(self) -> None:
-        gc.collect()
         gc.disable()
 
     def __exit__(self, *_: object) -> None:

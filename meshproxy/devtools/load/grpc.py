@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from meshproxy.devtools.load.frames import (
-    DATA,
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
@@ -20,6 +19,7 @@ from meshproxy.devtools.load.frames import (
     FramedConnection,
     frame,
     settings,
+    small_data,
     window_update,
 )
 
@@ -103,7 +103,7 @@ class GrpcConnection(FramedConnection):
         self._under_way: dict[int, GrpcSlot] = {}
         self._next_stream = 1
         self._head = self._head_frame(self._block)
-        self._data = frame(DATA, END_STREAM, 0, self._body)
+        self._data = small_data(END_STREAM, self._body)
         self.has_settings = asyncio.get_running_loop().create_future()
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""What one would write in an afternoon with the usual libraries: the peers that are no product."""
