@@ -55,7 +55,9 @@ logger = logging.getLogger(__name__)
 INTERNAL_ERROR = 0x2
 CANCEL = 0x8
 SHORT_BODY = 65_536
-"""Of a request that is refused, the rest is read before the answer if it is declared to be no longer than this."""
+"""Of a REST request that is refused, so much is read before the answer."""
+REST_SECONDS = 2.0
+"""How long that is waited for."""
 
 
 class Observer(Protocol):
@@ -355,9 +357,12 @@ class Passage(Exchange):
         """A piece came."""
         self.bytes_received += len(data)
         self._request_ended = end
-        if self._is_over or self.refusal is not None:
+        if self._is_over:
             self._stream.credit(flow)
-            if end and not self._is_over:
+            return
+        if self.refusal is not None:
+            self._stream.credit(flow)
+            if end or self.bytes_received > SHORT_BODY:
                 self._answer()
             return
         try:
@@ -482,14 +487,17 @@ class Passage(Exchange):
             self._request_ended = True
             self._stream.reset(INTERNAL_ERROR)
             self.finish()
-        elif self._request_ended or self.head.expects_continue or not self._is_short():
+        elif self._request_ended or self._is_late or self._awaits_answer():
             self._answer()
-        # Otherwise the client sends the rest first: the connection stays usable, and a body that does not keep to its
-        # own content-length breaks the stream instead of being answered.
+        else:
+            # The client sends the rest of a short body first: the connection stays usable, and a message that breaks
+            # the protocol further on breaks the stream instead of being answered.
+            self.deadline = self._pipeline.now() + REST_SECONDS
 
-    def _is_short(self) -> bool:
-        length = self.head.length
-        return length is not None and length <= SHORT_BODY and not self._is_late
+    def _awaits_answer(self) -> bool:
+        """The client may not send the rest of its message before it has our answer, or has too much of it to wait for."""
+        head = self.head
+        return self.is_grpc or head.expects_continue or (head.length or self.bytes_received) > SHORT_BODY
 
     def _answer(self) -> None:
         """Send the refusal."""

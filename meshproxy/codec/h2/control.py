@@ -120,6 +120,9 @@ class Control(Outbound):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes long")
         if self._streams.pop(stream, None) is None:
             self._past(stream, RST_STREAM)
+            if self._history.past(stream) is Past.RESET_BY_US:
+                # What crossed our own reset was to be ignored; after this one nothing can be on the way.
+                self._history.reset(stream, Past.RESET_BY_PEER)
             self._spend_control()
             return
         self._forget(stream, Past.RESET_BY_PEER)
@@ -248,6 +251,8 @@ class Control(Outbound):
         ours = self._streams.get(stream)
         if ours is None:
             self._past(stream, WINDOW_UPDATE)
+            if not increment:  # no crossing on the wire explains it, and there is no stream to break
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window is extended by nothing")
             return
         if not increment:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a window is extended by nothing")
