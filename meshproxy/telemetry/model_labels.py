@@ -1,0 +1,95 @@
+"""Which model names and versions may be values of a label: a client must not be able to mint series.
+
+A name or version has a series of its own if the documents mention it, or if the model server answered a permitted
+request for it with success: then it is real. All else is `_other`. Both kinds are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshproxy.config.globs import is_literal
+from meshproxy.inference.call import Call
+from meshproxy.telemetry.metrics import OTHER
+
+NONE = "_none"
+"""The request names no model, or was refused before it was known which."""
+LATEST = "latest"
+"""The request names no version: the model server takes what it has loaded last."""
+
+MAX_SERVED_MODELS = 200
+"""Names that are not in the documents but were served: a role for `*` must not be a licence to fill the memory."""
+MAX_SERVED_VERSIONS = 64
+"""Versions and labels of one model that are not in the documents but were served."""
+MAX_LENGTH = 128
+"""Characters of a served name; longer ones are `_other`."""
+
+
+class ModelLabels:
+    """The labels `model` and `version` of a call.
+
+    Args:
+        max_models: how many names are kept that were served but that no document mentions.
+        max_versions: the same for the versions of one model.
+    """
+
+    def __init__(self, max_models: int = MAX_SERVED_MODELS, max_versions: int = MAX_SERVED_VERSIONS) -> None:
+        self._max_models = max_models
+        self._max_versions = max_versions
+        self._mentioned: frozenset[str] = frozenset()
+        self._mentioned_versions: frozenset[str] = frozenset()
+        self._served: set[str] = set()
+        self._served_versions: dict[str, set[str]] = {}
+
+    def mention(self, models: Iterable[str], versions: Iterable[str] = ()) -> None:
+        """Replace what the documents mention: names, and versions or labels of any model. A glob mentions nothing."""
+        self._mentioned = frozenset(name for name in models if is_literal(name))
+        self._mentioned_versions = frozenset(versions)
+        for gone in self._served_versions.keys() - self._mentioned - self._served:
+            del self._served_versions[gone]
+
+    def read(self, call: Call | None, *, was_served: bool) -> tuple[str, str]:
+        """The values of the two labels for one call.
+
+        Args:
+            was_served: policy permitted it and the model server answered with success, so what it names is learned.
+        """
+        if call is None or not call.models:
+            return NONE, NONE
+        model = call.models[0]
+        if any(other.name != model.name for other in call.models):
+            return OTHER, OTHER
+        learns = was_served and not call.verb.is_admin
+        if not self._knows_model(model.name, learns):
+            return OTHER, OTHER
+        if model.version is not None:
+            version = str(model.version)
+        elif model.label is not None:
+            version = model.label
+        else:
+            return model.name, LATEST
+        return model.name, version if self._knows_version(model.name, version, learns) else OTHER
+
+    def _knows_model(self, name: str, learns: bool) -> bool:
+        if name in self._mentioned or name in self._served:
+            return True
+        if learns and len(self._served) < self._max_models and _is_fit(name):
+            self._served.add(name)
+            return True
+        return False
+
+    def _knows_version(self, name: str, version: str, learns: bool) -> bool:
+        if version in self._mentioned_versions:
+            return True
+        served = self._served_versions.get(name, ())
+        if version in served:
+            return True
+        if learns and len(served) < self._max_versions and _is_fit(version):
+            self._served_versions.setdefault(name, set()).add(version)
+            return True
+        return False
+
+
+def _is_fit(value: str) -> bool:
+    # `isprintable` is False for controls and for lone surrogates, which no exposition can carry.
+    return 0 < len(value) <= MAX_LENGTH and value.isprintable()
