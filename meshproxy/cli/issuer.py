@@ -1,0 +1,7 @@
+"""`meshproxy issuer`: a token issuer, for development."""
+
+from __future__ import annotations
+
+from meshproxy.devtools.issuer import command
+
+__all__ = ["command"]

@@ -1,0 +1,45 @@
+"""The AWS IAM role behind a token of AWS STS (`sts:GetWebIdentityToken`, IAM outbound identity federation).
+
+Such a token is an ordinary OIDC token of an issuer that belongs to one account; its `sub` is the ARN of the principal,
+and what STS knows besides stands in one claim of its own (IAM User Guide, "Understanding token claims").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+ISSUER_SUFFIX = ".tokens.sts.global.api.aws"
+_CLAIM = "https://sts.amazonaws.com/"
+
+# Names and paths as IAM allows them (IAM User Guide, "IAM and AWS STS quotas": names of 64, ARN paths of 512).
+_PARTITION = r"(?P<partition>aws[a-z-]{0,20})"
+_ROLE = re.compile(rf"arn:{_PARTITION}:iam::(?P<account>[0-9]{{12}}):role/(?P<role>[A-Za-z0-9_+=,.@/-]{{1,576}})")
+_ASSUMED = re.compile(
+    rf"arn:{_PARTITION}:sts::(?P<account>[0-9]{{12}}):assumed-role/"
+    r"(?P<role>[A-Za-z0-9_+=,.@-]{1,64})/[A-Za-z0-9_+=,.@-]{2,64}"
+)
+
+
+def is_sts_issuer(url: str) -> bool:
+    """Whether an issuer is AWS STS for some account."""
+    host = url.removeprefix("https://")
+    return host != url and "/" not in host and host.endswith(ISSUER_SUFFIX) and len(host) > len(ISSUER_SUFFIX)
+
+
+def iam_role(subject: str, claims: Mapping[str, object]) -> str | None:
+    """The ARN of the role, or None if the principal is a user or the account itself.
+
+    A session (`assumed-role/ROLE/SESSION`) becomes its role: whoever assumes a role chooses the session's name, so it
+    says nothing. Such an ARN does not carry the role's path either; a rule for it names the role without one.
+
+    Raises:
+        ValueError: `sub` and the claim of STS name different accounts, or the claim is none.
+    """
+    match = _ROLE.fullmatch(subject) or _ASSUMED.fullmatch(subject)
+    if match is None:
+        return None
+    context = claims.get(_CLAIM, {})
+    if not isinstance(context, dict) or context.get("aws_account", match["account"]) != match["account"]:
+        raise ValueError("the account of the role is not the account of the claim")
+    return f"arn:{match['partition']}:iam::{match['account']}:role/{match['role']}"

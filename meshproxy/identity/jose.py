@@ -1,0 +1,101 @@
+"""The two encodings that tokens and key sets are made of, read strictly: base64url and JSON.
+
+Where parsers differ, an attacker chooses the one that suits him: Python's `json` takes the last of two equal members,
+others the first; it takes NaN, UTF-16 and lone surrogates; base64 decoders skip what they do not know. All of that is
+refused here, so that a text has one meaning or none.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import math
+
+DEPTH = 16
+"""Objects and arrays within each other. Keycloak's claims reach 4."""
+
+# Members are counted by their brackets: below this many the nesting cannot be too deep, and need not be looked at.
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def decode_base64url(text: bytes) -> bytes:
+    """base64url without padding, in the one spelling that each value has (RFC 7515 section 2). Raises ValueError."""
+    try:
+        value = binascii.a2b_base64(text.translate(_STANDARD) + b"==="[: -len(text) % 4])
+    except binascii.Error:
+        raise ValueError("not base64url") from None
+    # The decoder skips bytes outside the alphabet and ignores bits beyond the end: then this differs.
+    if encode_base64url(value) != text:
+        raise ValueError("not base64url")
+    return value
+
+
+def encode_base64url(value: bytes) -> bytes:
+    """base64url without padding (RFC 7515 section 2)."""
+    return binascii.b2a_base64(value, newline=False).translate(_URL_SAFE).rstrip(b"=")
+
+
+def load_object(text: bytes) -> dict[str, object]:
+    """A JSON object in UTF-8 (RFC 8259), with unique members, finite numbers, whole characters and bounded depth.
+
+    Raises:
+        ValueError: the text is anything else. Says nothing of the text.
+    """
+    try:
+        decoded = text.decode("utf-8")
+        value = _DECODER.decode(decoded)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        # Also numbers with more digits than `int` converts. JSONDecodeError quotes the text: it must not get out.
+        raise ValueError(error.args[0] if isinstance(error, _Refused) else "not JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    if text.count(b"{") + text.count(b"[") > DEPTH or b"\\u" in text:
+        _check(value, DEPTH)
+    return value
+
+
+class _Refused(ValueError):
+    """JSON that Python would take."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _Refused("a member stands in it twice")
+    return members
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _Refused("a number out of range")
+    return number
+
+
+def _no_constant(text: str) -> object:
+    raise _Refused("a number that JSON does not have")
+
+
+def _check(value: object, depth: int) -> None:
+    """Refuse nesting beyond `depth` and surrogates without a partner, which no UTF-8 can carry further."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("half a character") from None
+    elif isinstance(value, dict | list):
+        if not depth:
+            raise ValueError("nested too deeply")
+        if isinstance(value, dict):
+            for name in value:
+                _check(name, depth)
+        for item in value.values() if isinstance(value, dict) else value:
+            _check(item, depth - 1)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
