@@ -1,0 +1,87 @@
+"""Inflates compressed gRPC messages in small pieces, to look through them without ever holding one."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from meshproxy.codec.grpc import DEFLATE, GZIP
+from meshproxy.inference.protobuf import malformed
+from meshproxy.refusal import Reason, Refusal
+
+PIECE_BYTES = 65_536
+_WINDOW_BITS = {GZIP: 16 + zlib.MAX_WBITS, DEFLATE: zlib.MAX_WBITS}
+
+
+class Inflater:
+    """The compressed messages of one stream, one after the other. Each is one gzip member or one zlib stream, whole.
+
+    Two limits hold, both on what comes out. `limit` is for a message. The other is for the stream, because it guards
+    our time: deflate reaches 1032:1, so that a 16 KiB frame could become 16 MiB, which takes 40 ms in which nothing
+    else is served. Tensors of zeros do compress like that, so `free` bytes may come of anything; beyond them, `ratio`
+    for every byte received. What is refused can be sent uncompressed.
+
+    Raises:
+        Refusal: UNSUPPORTED_ENCODING for an encoding that is neither gzip nor deflate, or none.
+    """
+
+    __slots__ = ("_bits", "_free", "_inflated", "_inflating", "_limit", "_ratio", "_received", "_total")
+
+    def __init__(self, encoding: bytes | None, limit: int, free: int, ratio: int) -> None:
+        bits = _WINDOW_BITS.get(encoding or b"")
+        if bits is None:
+            raise Refusal(
+                Reason.UNSUPPORTED_ENCODING,
+                "A compressed message needs grpc-encoding gzip or deflate: its model cannot be read otherwise.",
+            )
+        self._bits = bits
+        self._limit = limit
+        self._free = free
+        self._ratio = ratio
+        self._received = 0  # of the stream, compressed
+        self._total = 0  # of the stream, inflated
+        self._inflated = 0  # of this message
+        self._inflating = zlib.decompressobj(bits)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The next piece of the compressed message -> pieces of the inflated one, at most `PIECE_BYTES` each.
+
+        Raises:
+            Refusal: MALFORMED_MESSAGE, or BODY_TOO_LARGE.
+        """
+        self._received += len(data)
+        allowed = self._free + self._ratio * self._received
+        more = True
+        while more:
+            try:
+                piece = self._inflating.decompress(data, PIECE_BYTES)
+            except zlib.error:
+                raise malformed("it is not compressed as grpc-encoding says") from None
+            self._inflated += len(piece)
+            self._total += len(piece)
+            if self._inflated > self._limit:
+                raise _too_large(f"a message inflates to more than {self._limit} bytes", "inflated_bytes")
+            if self._total > allowed:
+                raise _too_large(f"messages inflate to more than {self._ratio} times their size", "inflated_ratio")
+            if self._inflating.unused_data:
+                raise malformed("bytes follow the compressed data")
+            if piece:
+                yield piece
+            data = self._inflating.unconsumed_tail
+            # A full piece: zlib may hold back more, even though it has taken all of its input.
+            more = bool(data) or len(piece) == PIECE_BYTES
+
+    def finish(self) -> None:
+        """The message is over; the next one may begin.
+
+        Raises:
+            Refusal: MALFORMED_MESSAGE: the compressed data is not.
+        """
+        if not self._inflating.eof:
+            raise malformed("the compressed data is cut short")
+        self._inflating = zlib.decompressobj(self._bits)
+        self._inflated = 0
+
+
+def _too_large(what: str, limit: str) -> Refusal:
+    return Refusal(Reason.BODY_TOO_LARGE, f"Compressed {what}. Send it uncompressed.", limit=limit)
