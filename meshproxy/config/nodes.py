@@ -189,6 +189,10 @@ class _Reader:
     def _scalar(self, event: Any, path: str, line: int) -> object:
         text: str = event.value
         if not event.implicit[0]:  # quoted, or a block of text
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                # libyaml refuses these itself; PyYAML's own reader does not.
+                self._report(line, path, "half a character (a surrogate): write the character itself")
+                return BROKEN
             return text
         if text in _NULL:
             return None

@@ -1,0 +1,101 @@
+"""Which files are read, and what they come to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from meshproxy.config import files
+from meshproxy.config.files import digest, fingerprint, read_files
+from meshproxy.config.problems import ConfigError, Problem
+
+
+def read(*paths: Path) -> tuple[list[str], list[Problem]]:
+    problems: list[Problem] = []
+    return [source.content.decode() for source in read_files(paths, problems)], problems
+
+
+def test_a_folder_is_its_documents_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a.yml", "c.json", "d.txt", ".hidden.yaml", "e.pem"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub.yaml").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x.yaml").write_text("x")
+    assert read(tmp_path) == (["a.yml", "b.yaml", "c.json"], [])
+
+
+def test_a_configmap_as_the_kubelet_mounts_it_is_read_once(tmp_path: Path) -> None:
+    version = tmp_path / "..2026_11_22"
+    version.mkdir()
+    (version / "mesh.yaml").write_text("mesh")
+    (tmp_path / "..data").symlink_to(version.name)
+    (tmp_path / "mesh.yaml").symlink_to("..data/mesh.yaml")
+    assert read(tmp_path) == (["mesh"], [])
+    # Relative paths start where the link stands: what it leads to is another folder after each change.
+    (source,) = read_files([tmp_path], [])
+    assert source.folder == tmp_path
+
+
+def test_a_file_is_read_once_however_often_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("a")
+    assert read(file, tmp_path, tmp_path / "." / "a.yaml") == (["a"], [])
+
+
+def test_a_named_file_may_be_called_anything(tmp_path: Path) -> None:
+    (tmp_path / ".x").write_text("x")
+    assert read(tmp_path / ".x") == (["x"], [])
+
+
+def test_what_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").symlink_to("nowhere")
+    (tmp_path / "empty").mkdir()
+    _, problems = read(tmp_path, tmp_path / "absent", tmp_path / "empty", Path("\0"))
+    assert [problem.message for problem in problems] == [
+        "cannot be read: No such file or directory",
+        "cannot be read: No such file or directory",
+        "no *.yaml, *.yml or *.json in this folder",
+        "cannot be read: embedded null byte",
+    ]
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("b")
+    assert read(tmp_path) == (["b"], [])
+
+
+def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "TOTAL_BYTES", 3 << 19)
+    (tmp_path / "a.yaml").write_bytes(b"#" * (1 << 20))
+    assert read(tmp_path)[1] == []
+    (tmp_path / "b.yaml").write_bytes(b"#" * (1 << 20))
+    assert "together" in read(tmp_path)[1][0].message
+    (tmp_path / "a.yaml").write_bytes(b"#" * ((1 << 20) + 1))
+    assert read(tmp_path)[1][0].message == "larger than 1 MiB"
+    monkeypatch.setattr(files, "FILES", 1)
+    assert "more than 1 files" in read(tmp_path)[1][-1].message
+
+
+def test_a_source_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FILE_BYTES", 1 << 20)
+    assert read(Path("/dev/zero"))[1][0].message == "larger than 1 MiB"
+
+
+def test_the_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("ab")
+    (tmp_path / "b.yaml").write_text("c")
+    first = fingerprint([tmp_path])
+    assert len(first) == 64
+    assert first == fingerprint([tmp_path]) == digest(read_files([tmp_path], []))
+    (tmp_path / "a.yaml").write_text("a")
+    (tmp_path / "b.yaml").write_text("bc")
+    assert fingerprint([tmp_path]) != first
+
+
+def test_no_fingerprint_of_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        fingerprint([tmp_path / "absent"])

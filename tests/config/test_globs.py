@@ -1,0 +1,57 @@
+"""Globs over model names, against a matcher that is too simple to be wrong."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.config.globs import compile_glob, is_literal, specificity
+from meshproxy.config.values import GLOB_STARS
+
+
+def naive(pattern: str, name: str) -> bool:
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        return any(naive(pattern[1:], name[start:]) for start in range(len(name) + 1))
+    return bool(name) and pattern[0] in ("?", name[0]) and naive(pattern[1:], name[1:])
+
+
+@given(st.text("ab*?.[\n", max_size=8), st.text("ab*.[]\n", max_size=8))
+def test_globs_match_as_they_read(pattern: str, name: str) -> None:
+    assert bool(compile_glob(pattern)(name)) == naive(pattern, name)
+
+
+@pytest.mark.parametrize("name", ["a.b", "a*b", "a[bc]", "a\\b", "a+b", "^a$", "a|b", "(a)"])
+def test_what_is_special_elsewhere_stands_for_itself(name: str) -> None:
+    """CVE-2020-16844, CVE-2026-39350: an unescaped dot, a suffix that never matches."""
+    assert compile_glob(name)(name)
+    assert not compile_glob(name.replace("*", "."))("axb")
+    assert compile_glob("*" + name)("x" + name)
+
+
+def test_case_matters() -> None:
+    assert not compile_glob("fin*")("FINANCE")
+
+
+def test_a_hostile_name_costs_little() -> None:
+    matches = compile_glob("*a" * GLOB_STARS + "*b")
+    name = "a" * 8_192
+    begun = time.perf_counter()
+    assert not matches(name)
+    # About a millisecond; with backtracking it would be years.
+    assert time.perf_counter() - begun < 1.0
+
+
+def test_what_is_literal() -> None:
+    assert is_literal("a[b].c")
+    assert not is_literal("a*")
+    assert not is_literal("a?")
+
+
+def test_the_more_is_fixed_the_more_specific() -> None:
+    ordered = ["*", "a*", "a?*", "ab*", "abc?", "abc"]
+    assert sorted(["abc", "*", "ab*", "a?*", "abc?", "a*"], key=specificity) == ordered

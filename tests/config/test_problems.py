@@ -1,0 +1,27 @@
+"""Problems and the error that carries them."""
+
+from __future__ import annotations
+
+import pickle
+
+from meshproxy.config.problems import ConfigError, Problem, closest
+
+
+def test_a_problem_reads_as_a_place_and_a_sentence() -> None:
+    assert str(Problem("a.yaml", 3, "ModelRole/r", "spec.rules", "no")) == "a.yaml:3: ModelRole/r: spec.rules: no"
+    assert str(Problem("a.yaml", 0, "", "", "cannot be read")) == "a.yaml: cannot be read"
+
+
+def test_the_error_shows_all_and_can_be_sent_to_another_process() -> None:
+    error = ConfigError((Problem("a", 1, "", "", "x"), Problem("a", 2, "", "", "y")))
+    assert str(error) == "a:1: x\na:2: y"
+    assert pickle.loads(pickle.dumps(error)).problems == error.problems
+
+
+def test_near_misses_are_recognised_and_others_are_not_guessed_at() -> None:
+    assert closest("modelrole", ["ModelRole", "Sidecar"]) == ' (did you mean "ModelRole"?)'
+    assert closest("Deployment", ["ModelRole", "Sidecar"]) == ""
+
+
+def test_nobody_waits_for_a_hint_among_very_many() -> None:
+    assert closest("role-1", [f"role-{number}" for number in range(1, 2_000)]) == ""

@@ -1,0 +1,96 @@
+"""The schema: what a struct by itself knows to be wrong, and that it speaks the words of the rest of the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from meshproxy.codec import limits
+from meshproxy.config import schema
+from meshproxy.config.load import load
+from meshproxy.inference.call import Verb
+
+EC_KEY = {"kty": "EC", "crv": "P-256", "x": "eA", "y": "eQ"}
+
+
+def test_the_verbs_are_those_of_calls() -> None:
+    assert get_args(schema.VerbWord) == tuple(verb.value for verb in Verb)
+
+
+def test_every_limit_of_the_codecs_can_be_set_and_defaults_agree() -> None:
+    ours = schema.Limits()
+    for field in dataclasses.fields(limits.Limits):
+        assert getattr(ours, field.name) == field.default, field.name
+
+
+def test_defaults_pass_their_own_bounds() -> None:
+    spec = msgspec.to_builtins(schema.Limits())
+    assert msgspec.convert(spec, schema.Limits) == schema.Limits()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (schema.KeySource, {}),
+        (schema.KeySource, {"file": "a", "url": "https://a"}),
+        (schema.KeySource, {"inline": {}}),
+        (schema.KeySource, {"inline": {"keys": []}}),
+        (schema.KeySource, {"inline": {"keys": ["x"]}}),
+        (schema.KeySource, {"inline": {"keys": [EC_KEY, {**EC_KEY, "d": "eA"}]}}),
+        (schema.KeySource, {"inline": {"keys": [{"kty": "oct", "k": "eA"}]}}),
+        (schema.Issuer, {"name": "a", "issuer": "not-a-url", "audiences": ["a"]}),
+        (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "caFile": "b", "keys": {"file": "a"}}),
+        (schema.Limits, {"heldBodyBytes": 2048, "heldTotalBytes": 1024}),
+        (schema.Rule, {"models": ["a"], "verbs": ["predict"], "versions": [1], "labels": ["a"]}),
+        (schema.WorkloadSubject, {}),
+        (schema.WorkloadSubject, {"serviceAccount": "a"}),
+        (schema.WorkloadSubject, {"spiffeId": "spiffe://d/a", "namespace": "a"}),
+        (schema.TokenSubject, {"issuer": "a", "claims": {"": "x"}}),
+        (schema.Subject, {}),
+        (schema.Endpoint, {}),
+    ],
+)
+def test_what_a_struct_knows_to_be_wrong(kind: type[Any], fields: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(fields, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (schema.KeySource, {"inline": {"keys": [EC_KEY]}}),
+        (
+            schema.Issuer,
+            {"name": "a", "issuer": "kubernetes/serviceaccount", "audiences": ["a"], "keys": {"file": "a"}},
+        ),
+        (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "caFile": "b"}),
+        (schema.WorkloadSubject, {"namespace": "a", "serviceAccount": "b"}),
+        (schema.Endpoint, {"grpc": {"host": "a", "port": 1}}),
+    ],
+)
+def test_what_a_struct_takes(kind: type[Any], fields: dict[str, Any]) -> None:
+    assert isinstance(msgspec.convert(fields, kind), kind)
+
+
+def test_two_issuers_cannot_be_told_apart_by_one_name_or_url() -> None:
+    issuer = {"name": "a", "issuer": "https://a", "audiences": ["a"]}
+    for other in ({**issuer, "name": "b"}, {**issuer, "issuer": "https://b"}):
+        with pytest.raises(msgspec.ValidationError, match="two issuers"):
+            msgspec.convert({"trustDomain": "d", "issuers": [issuer, other]}, schema.MeshSpec)
+
+
+def test_documents_can_be_sent_to_another_process() -> None:
+    documents = load(["deploy/examples/first.yaml"])
+    assert pickle.loads(pickle.dumps(documents)) == documents
+    packed = msgspec.msgpack.encode(documents)
+    assert msgspec.msgpack.decode(packed, type=schema.Documents) == documents
+
+
+def test_nothing_can_be_changed() -> None:
+    documents = load(["deploy/examples/first.yaml"])
+    with pytest.raises(AttributeError):
+        documents.mesh.spec.mtls = "disabled"  # type: ignore[misc]

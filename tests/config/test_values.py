@@ -1,0 +1,256 @@
+"""Single values: what is taken, what it becomes, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.config import values
+from meshproxy.config.values import Address
+
+READERS = [reader for name, reader in vars(values).items() if name.startswith("read_")]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("5s", 5.0), ("1m", 60.0), ("24h", 86_400.0), ("1.5s", 1.5), (3, 3.0), (0.1, 0.1)],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert values.read_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["5", "5 s", "-5s", "s", "5S", "1m30s", "\u0665s", "1e3s", "", "25h", -1, 86_401, True, None, [], "5s\n", 0, "0s"],
+)
+def test_what_is_no_duration(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_duration(bad)
+
+
+def test_nothing_is_a_duration_only_where_it_makes_sense() -> None:
+    assert values.read_duration_or_zero(0) == 0.0
+    assert values.read_duration_or_zero("0s") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [(0, 0), (65536, 65536), ("12", 12), ("4MiB", 4 << 20), ("64Ki", 65536), ("1GiB", 1 << 30)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert values.read_size(text) == size
+
+
+@pytest.mark.parametrize("bad", ["4MB", "4M", "4 MiB", "4mib", "0.5MiB", "-1", -1, 1.0, True, None, "1TiB", 1 << 63])
+def test_what_is_no_size(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_size(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "written"),
+    [
+        ("0.0.0.0:18500", Address("0.0.0.0", 18500), "0.0.0.0:18500"),
+        ("[::1]:80", Address("::1", 80), "[::1]:80"),
+        ("[0:0::1]:80", Address("::1", 80), "[::1]:80"),
+        ("127.0.0.1:0", Address("127.0.0.1", 0), "127.0.0.1:0"),
+    ],
+)
+def test_listen_addresses(text: str, address: Address, written: str) -> None:
+    assert values.read_listen_address(text) == address
+    assert str(address) == written
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "localhost:80",
+        ":80",
+        "80",
+        "::1:80",
+        "127.0.0.1",
+        "127.0.0.1:65536",
+        "127.0.0.1:+1",
+        "1.2.3:80",
+        "[::g]:1",
+        80,
+        None,
+    ],
+)
+def test_what_is_no_listen_address(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_listen_address(bad)
+
+
+@pytest.mark.parametrize(
+    "text", ["localhost:8501", "tf-serving.models.svc.cluster.local:8500", "127.0.0.1:1", "[::1]:65535"]
+)
+def test_endpoint_addresses(text: str) -> None:
+    assert str(values.read_endpoint_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "bad", ["localhost:0", "-a:1", "a b:1", "http://a:1", "a:1/x", "user@a:1", "a..b:1", "ä:1", ""]
+)
+def test_what_is_no_endpoint_address(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_endpoint_address(bad)
+
+
+@pytest.mark.parametrize("text", ["a", "finance-team", "a.b-c.0", "0", "a" * 63])
+def test_names(text: str) -> None:
+    assert values.read_name(text) == text
+
+
+@pytest.mark.parametrize("bad", ["", "A", "a_b", "-a", "a-", "a..b", "a b", "a/b", "a" * 64, ".a", "a\n", 1, None])
+def test_what_is_no_name(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_name(bad)
+
+
+@pytest.mark.parametrize("text", ["*", "half_plus_*", "a?c", "model[1]", "a\\b", "ä", "a.b", " a", "a*b*c*d*e*f*g*h*"])
+def test_globs(text: str) -> None:
+    assert values.read_glob(text) == text
+
+
+@pytest.mark.parametrize("bad", ["", "a**", "a\nb", "a\0", "*a*" * 9, "x" * 257, 1, None, ["a"], "a\x1b[0m"])
+def test_what_is_no_glob(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_glob(bad)
+
+
+@pytest.mark.parametrize("bad", ["", "Prod.example", "prod/x", "prod example", "prod:1", "x" * 256, 1, "prod\n"])
+def test_what_is_no_trust_domain(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_trust_domain(bad)
+
+
+@pytest.mark.parametrize("text", ["spiffe://dev.example/ns/a/sa/b", "spiffe://d/A_b.c-1"])
+def test_spiffe_ids(text: str) -> None:
+    assert values.read_spiffe_id(text) == text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "spiffe://d",
+        "spiffe://d/",
+        "spiffe://d/a/",
+        "spiffe://d//a",
+        "spiffe://d/../a",
+        "spiffe://d/.",
+        "spiffe://D/a",
+        "spiffe://d/a%2Fb",
+        "spiffe://d/*",
+        "spiffe://d:1/a",
+        "spiffe://u@d/a",
+        "spiffe:///a",
+        "SPIFFE://d/a",
+        "https://d/a",
+        "spiffe://d/a\n",
+        "spiffe://d/" + "a" * 2048,
+        "",
+        1,
+    ],
+)
+def test_what_is_no_spiffe_id(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_spiffe_id(bad)
+
+
+def test_role_arns() -> None:
+    arn = "arn:aws:iam::123456789012:role/team/quoter"
+    assert values.read_role_arn(arn) == arn
+    for bad in ("arn:aws:iam::12345:role/x", "arn:aws:sts::123456789012:assumed-role/x/y", arn + "*", arn + " ", "", 1):
+        with pytest.raises(ValueError):
+            values.read_role_arn(bad)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://login.example", "https://login.example:8443/a?b=c", "http://127.0.0.1:9000/keys", "http://[::1]/k"],
+)
+def test_urls(text: str) -> None:
+    assert values.read_url(text) == text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "http://login.example",
+        "http://localhost.example/",
+        "ftp://a",
+        "https://",
+        "https://a b",
+        "https://user@a/",
+        "https://a/#x",
+        "https://a:99999",
+        "//a",
+        "https://a/\n",
+        "https://a/" + "x" * 2048,
+        1,
+    ],
+)
+def test_what_is_no_url(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_url(bad)
+
+
+def test_an_access_log_is_a_word_or_something_that_looks_like_a_path() -> None:
+    for text in ("stdout", "off", "./access.log", "/var/log/mesh"):
+        assert values.read_access_log(text) == text
+    for bad in ("stdot", "access.log", "logs/", "", False, None):
+        with pytest.raises(ValueError):
+            values.read_access_log(bad)
+
+
+def test_numbers_keep_within_their_bounds() -> None:
+    assert values.read_count(1) == 1
+    assert values.read_rate(1) == 1.0
+    assert values.read_version((1 << 63) - 1) == (1 << 63) - 1
+    for reader, bad in (
+        (values.read_count, 0),
+        (values.read_count, 1_000_001),
+        (values.read_count, True),
+        (values.read_rate, 0),
+        (values.read_rate, "1"),
+        (values.read_version, -1),
+        (values.read_version, 1 << 63),
+        (values.read_version, "1"),
+    ):
+        with pytest.raises(ValueError):
+            reader(bad)
+
+
+def test_text_that_looks_like_a_number_is_asked_for_in_quotes() -> None:
+    with pytest.raises(ValueError, match='write it in quotes, "12"'):
+        values.read_text(12)
+
+
+def test_what_is_shown_is_one_short_line() -> None:
+    assert values.shown("a\nb\x1b") == '"a\\nb\\x1b"'
+    assert values.shown("x" * 1000) == '"' + "x" * 60 + '"...'
+    assert [values.shown(value) for value in (None, True, 1, [], {})] == [
+        "nothing (null)",
+        "true",
+        "1",
+        "a list",
+        "a mapping",
+    ]
+
+
+@given(
+    st.sampled_from(READERS),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2),
+)
+def test_a_reader_takes_or_explains(reader: Callable[[object], Any], value: object) -> None:
+    message = ""
+    try:
+        reader(value)
+    except ValueError as error:
+        message = str(error)
+    assert len(message) < 400
+    assert message == "" or message.isprintable()
