@@ -1,0 +1,149 @@
+"""TensorFlow Serving's REST surface: what a request line asks of which model.
+
+TensorFlow Serving matches targets without regard to case, decodes a name after it has matched it, and matches query and
+fragment along with the path (model_servers/http_rest_api_util.cc, util/net_http/server/internal/evhttp_request.cc). So
+two targets that look different can name one model. Here a target has exactly one reading: what is not spelled as the
+API says is refused, and what is forwarded is built anew from what was read.
+
+Refused although TensorFlow Serving would serve it:
+
+- other case (`/V1/Models/`), padded versions (`/versions/007`), `.` and `..` as names, `;` in a name;
+- percent-encoding of what needs none (RFC 3986 section 2.3: letters, digits, `-._~`): only someone who wants two
+  parsers to disagree writes `fin%61nce`;
+- names that hold `/`, `\\`, `:`, `?`, `#`, `%` or `;` once decoded. Such a model can be called over gRPC;
+- `OPTIONS` (CORS preflight), which carries no credentials; the metrics page by another method than GET.
+
+Under `/v1/` everything wrong is 400, as with TensorFlow Serving, whatever the method; elsewhere it is 404.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NoReturn
+
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.names import BadName, read_name
+from meshproxy.refusal import Reason, Refusal
+
+METRICS_PATH = b"/monitoring/prometheus/metrics"
+"""The default of `MonitoringConfig.prometheus_config.path`."""
+
+MEMO_ENTRIES = 1024
+
+# The server's own expressions, less their (?i). Their order decides: `/v1/models/labels/metadata` is the metadata of a
+# model called labels.
+_INFERENCE = re.compile(
+    rb"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?:(predict|classify|regress)", re.DOTALL
+)
+_READING = re.compile(rb"/v1/models(?:/([^/:]+))?(?:/versions/([0-9]+)|/labels/([^/:]+))?(/metadata)?", re.DOTALL)
+_VERBS = {b"predict": Verb.PREDICT, b"classify": Verb.CLASSIFY, b"regress": Verb.REGRESS}
+
+# RFC 3986 section 3.3: pchar, less ":" (the server's regex) and ";" (parameters, to some).
+_SEGMENT = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,=@]|%[0-9A-Fa-f]{2})+")
+_ESCAPE = re.compile(rb"%(..)", re.DOTALL)
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_DELIMITERS = frozenset(b"/\\:?#%;")
+_RESERVED = re.compile(rb"[^A-Za-z0-9\-._~]")
+_INT64_MAX = 0x7FFFFFFFFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class RestCall:
+    """What a request line asks, and the target to forward for it."""
+
+    call: Call
+    target: bytes
+
+
+@lru_cache(maxsize=MEMO_ENTRIES)
+def read(method: bytes, target: bytes) -> RestCall:
+    """What a request asks of which model, from its method and its target in origin-form, as they came.
+
+    The signature is in the JSON body, which is not looked at: `ModelRef.signature` is None. 0.1 µs for a target that
+    has been read before, 3.5 otherwise.
+
+    Raises:
+        Refusal: BAD_REQUEST, with status 404 outside of `/v1/` and 400 otherwise, in TensorFlow Serving's words.
+    """
+    if method == b"POST":
+        match = _INFERENCE.fullmatch(target)
+        if match is not None:
+            name, version, label, verb = match.groups()
+            return _build(method, target, _VERBS[verb], name, version, label, b":" + verb)
+    elif method == b"GET":
+        match = _READING.fullmatch(target)
+        if match is not None:
+            name, version, label, metadata = match.groups()
+            if name is None:
+                raise Refusal(Reason.BAD_REQUEST, "Missing model name in request.")
+            verb = Verb.METADATA if metadata else Verb.STATUS
+            return _build(method, target, verb, name, version, label, metadata or b"")
+        if target == METRICS_PATH:
+            return RestCall(Call(Verb.METRICS), METRICS_PATH)
+    if target[:4].lower() == b"/v1/" or target.partition(b"?")[0] in (METRICS_PATH, b"/v1/models"):
+        _refuse(method, target)
+    raise Refusal(Reason.BAD_REQUEST, f"Not found: {_show(method, target)}", http_status=404)
+
+
+def _build(
+    method: bytes, target: bytes, verb: Verb, name: bytes, version: bytes | None, label: bytes | None, tail: bytes
+) -> RestCall:
+    head = b"/v1/models/"
+    try:
+        model = _decode(name)
+        if model in (".", ".."):
+            raise BadName("is a dot segment")
+        target_name = _encode(model)
+        if version is not None:
+            number = int(version[:20])
+            if number > _INT64_MAX:
+                raise Refusal(Reason.BAD_REQUEST, f"Failed to convert version: {version[:20].decode()} to numeric.")
+            if version != b"%d" % number:
+                raise BadName("has a version that is not written plainly")
+            ref = ModelRef(model, version=number)
+            tail = b"/versions/%d%s" % (number, tail)
+        elif label is not None:
+            text = _decode(label)
+            ref = ModelRef(model, label=text)
+            tail = b"/labels/" + _encode(text) + tail
+        else:
+            ref = ModelRef(model)
+    except BadName as bad:
+        _refuse(method, target, f" (a name {bad})")
+    return RestCall(Call(verb, (ref,)), head + target_name + tail)
+
+
+def _decode(raw: bytes) -> str:
+    """A path segment -> the name it stands for.
+
+    Raises:
+        BadName
+    """
+    if not _SEGMENT.fullmatch(raw):
+        raise BadName("holds what cannot stand in a path segment")
+    if b"%" in raw:
+        for escape in _ESCAPE.findall(raw):
+            byte = int(escape, 16)
+            if byte in _UNRESERVED:
+                raise BadName("is percent-encoded where it need not be")
+            if byte in _DELIMITERS:
+                raise BadName("holds a delimiter of paths")
+        raw = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), raw)
+    return read_name(raw)
+
+
+def _encode(name: str) -> bytes:
+    return _RESERVED.sub(lambda match: b"%%%02X" % match[0][0], name.encode())
+
+
+def _refuse(method: bytes, target: bytes, why: str = "") -> NoReturn:
+    raise Refusal(Reason.BAD_REQUEST, f"Malformed request: {_show(method, target)}{why}")
+
+
+def _show(method: bytes, target: bytes, most: int = 256) -> str:
+    """The request line for a message: nothing in it is markup, an escape sequence, or long."""
+    line = method[:32] + b" " + target[:most]
+    shown = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b"\"'<>&\\" else f"\\x{byte:02x}" for byte in line)
+    return shown + ("..." if len(target) > most else "")
