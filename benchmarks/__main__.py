@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,24 +12,32 @@ from benchmarks.context import Context
 from benchmarks.machine import describe
 from benchmarks.peers.catalogue import peers as all_peers
 from benchmarks.processes import REPOSITORY, CannotRun
+from benchmarks.profiling import Profiler
+from benchmarks.progress import progress
 from benchmarks.report import table
-from benchmarks.runner import Measured, run_work
+from benchmarks.results import heading, save
+from benchmarks.runner import Runner
 from benchmarks.works.catalogue import catalogue, chosen
 from benchmarks.works.work import Pace
 
+if TYPE_CHECKING:
+    from benchmarks.peers.peer import Peer
+    from benchmarks.runner import Measured
+
 
 @click.command()
-@click.option(
-    "--only", multiple=True, metavar="WORK", help="Only works of this name; patterns (cpu-*) and commas may be used."
-)
+@click.option("--only", multiple=True, metavar="WORK", help="Only these works: names, patterns (cpu-*), with commas.")
 @click.option("--peers", "peer_names", multiple=True, metavar="PEER", help="Only these peers.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Turns of every peer.")
 @click.option("--duration", default=5.0, show_default=True, help="Seconds of one measurement.")
 @click.option("--warm-up", default=1.0, show_default=True, help="Seconds before it that do not count.")
+@click.option("--quick", is_flag=True, help="Three rounds of two seconds: to see whether a change did something.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder of the result files.  [default: benchmarks/results]"
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write JSON, tables and pictures into this folder.  [default, if everything is run: benchmarks/results]",
 )
-@click.option("--save/--no-save", default=False, help="Write JSON, table and plots.")
+@click.option("--profile", type=click.Path(path_type=Path), help="Let py-spy record meshproxy: .svg or .json.")
 @click.option("--list", "is_list", is_flag=True, help="Say which works there are, and stop.")
 def main(
     only: tuple[str, ...],
@@ -36,60 +45,72 @@ def main(
     rounds: int,
     duration: float,
     warm_up: float,
+    quick: bool,
     output: Path | None,
-    save: bool,
+    profile: Path | None,
     is_list: bool,
 ) -> None:
     """What a hop through meshproxy costs, beside what one would take instead."""
     if is_list:
         for work in catalogue():
-            click.echo(f"{work.name:20} {work.question} ({', '.join(work.peers)})")
+            click.echo(f"{work.name:18} {work.question} ({', '.join(work.peers)})")
         return
+    if quick:
+        rounds, duration, warm_up = 3, 2.0, 0.5
     try:
         works = chosen(_split(only))
+        peers = _peers(_split(peer_names))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    peers = all_peers()
-    wanted = _split(peer_names)
-    for name in wanted:
-        if name not in peers:
-            raise click.UsageError(f"no peer is called {name!r}; there are: {', '.join(peers)}")
-    if wanted:
-        peers = {name: peer for name, peer in peers.items() if name in wanted}
-    for name, peer in list(peers.items()):
-        missing = peer.missing()
-        if missing is not None:
-            click.echo(f"{name} is left out: it needs {missing}", err=True)
-            del peers[name]
+    if output is None and not only and not peer_names and not quick:
+        output = REPOSITORY / "benchmarks" / "results"
+    machine = describe()
+    settings = {"rounds": rounds, "duration": duration, "warm_up": warm_up}
+    click.echo(heading(machine, settings) + "\n")
     results: list[Measured] = []
     try:
-        with Context() as context:
+        with Context() as context, progress(sum(min(rounds, work.at_most_rounds or rounds) for work in works)) as show:
+            profiler = Profiler(profile) if profile else None
+            runner = Runner(context, peers, rounds, Pace(duration, warm_up), show, profiler)
             for work in works:
-                measured = run_work(context, work, peers, rounds, Pace(duration, warm_up), _say)
+                measured = runner.run(work)
                 results.append(measured)
-                _say_nothing()
                 click.echo(table(measured) + "\n")
+                # After every work, so that a long run that is interrupted is not lost.
+                if output is not None:
+                    save(output, machine, settings, peers, results)
     except CannotRun as error:
         raise click.ClickException(str(error)) from error
-    if save:
-        folder = output or REPOSITORY / "benchmarks" / "results"
-        click.echo(f"{describe()} {folder}")
+    if output is not None:
+        click.echo(f"written: {output}")
     if any(measured.failures for measured in results):
         sys.exit(1)
 
 
+def _peers(wanted: list[str]) -> dict[str, Peer]:
+    """The peers that are asked for and can run here; says which cannot.
+
+    Raises:
+        ValueError: there is no peer of that name.
+    """
+    known = all_peers()
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"no peer is called {name!r}; there are: {', '.join(known)}")
+    usable = {}
+    for name, peer in known.items():
+        missing = peer.missing()
+        if wanted and name not in wanted:
+            continue
+        if missing is not None:
+            click.echo(f"{name} is left out: it needs {missing}", err=True)
+        else:
+            usable[name] = peer
+    return usable
+
+
 def _split(values: tuple[str, ...]) -> list[str]:
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
-
-
-def _say(work: str, number: int, rounds: int, peer: str) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{work}: round {number + 1} of {rounds}: {peer}", nl=False, err=True)
-
-
-def _say_nothing() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,15 @@ from benchmarks.works.refusals import check_refusals
 from benchmarks.works.work import Failed, Figures, Pace
 
 if TYPE_CHECKING:
-    from benchmarks.context import Context
+    from benchmarks.context import Context, Upstream
     from benchmarks.peers.peer import Peer, Running
+    from benchmarks.profiling import Profiler
     from benchmarks.works.work import Work
+
+PROFILED = "meshproxy"
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with the work, the round (from 0), the number of rounds and the peer, before each measurement."""
 
 
 @dataclass(slots=True)
@@ -42,51 +48,70 @@ class Measured:
         return [figures[figure] for figures in self.figures.get(peer, []) if figure in figures]
 
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with the work, the round (from 0), the number of rounds and the peer, before each measurement."""
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What all works of a run have in common."""
+
+    context: Context
+    peers: dict[str, Peer]
+    rounds: int
+    pace: Pace
+    progress: Progress
+    profiler: Profiler | None = None
+    """Records meshproxy's process in the first round of each work."""
+
+    def run(self, work: Work) -> Measured:
+        """One work, all peers, all rounds. A peer that fails is left out from then on; the result says why."""
+        measured = Measured(work.name, work.question, work.headline)
+        mood = Mood()
+        rounds = min(self.rounds, work.at_most_rounds or self.rounds)
+        upstream = self.context.upstream(work.traffic.reply)
+        running: dict[str, Running] = {}
+        with _stopping(running):
+            for name in work.peers:
+                if name in self.peers:
+                    with _recording(measured, name):
+                        running[name] = self.context.start(self.peers[name], upstream, work.rules, work.workers)
+                        uvloop.run(check_refusals(self.context, running[name], work.traffic.protocol))
+            for number in range(rounds):
+                names = [name for name in running if name not in measured.failures]
+                # Turned around every other round: nobody is always the one after the idle pause.
+                for name in names if number % 2 == 0 else reversed(names):
+                    self.progress(work.name, number, rounds, name)
+                    with _recording(measured, name, running.get(name)):
+                        if work.is_fresh:
+                            _stop(running[name])
+                            running[name] = self.context.start(self.peers[name], upstream, work.rules, work.workers)
+                        figures = self._measure(work, upstream, name, running[name], is_first=number == 0)
+                        measured.figures.setdefault(name, []).append(figures)
+                        kept = self.context.take_latencies()
+                        if kept is not None:
+                            measured.latencies.setdefault(name, array("d")).extend(kept)
+        measured.mood = mood.since()
+        return measured
+
+    def _measure(self, work: Work, upstream: Upstream, name: str, running: Running, *, is_first: bool) -> Figures:
+        gc.collect()
+        profiler = self.profiler if is_first and name == PROFILED else None
+        if profiler is None or running.child is None:
+            return uvloop.run(work.measure(self.context, upstream, running, self.pace))
+        profiler.start(running.child.pid)
+        try:
+            return uvloop.run(work.measure(self.context, upstream, running, self.pace))
+        finally:
+            profiler.stop()
 
 
-def run_work(
-    context: Context, work: Work, peers: dict[str, Peer], rounds: int, pace: Pace, progress: Progress
-) -> Measured:
-    """One work, all peers, all rounds. A peer that fails is left out from then on; its reason stands in the result."""
-    measured = Measured(work.name, work.question, work.headline)
-    mood = Mood()
-    upstream = context.upstream(work.traffic.reply)
-    running: dict[str, Running] = {}
-    rounds = min(rounds, work.at_most_rounds or rounds)
-    with _stopping(running):
-        for name in work.peers:
-            if name not in peers:
-                continue
-            try:
-                running[name] = context.start(peers[name], upstream, work.rules)
-                uvloop.run(check_refusals(context, running[name], work.traffic.protocol))
-            except (CannotRun, Failed, OSError, TimeoutError) as error:
-                measured.failures[name] = str(error) or type(error).__name__
-        for number in range(rounds):
-            names = [name for name in running if name not in measured.failures]
-            # Turned around every other round: nobody is always the one after the idle pause.
-            for name in names if number % 2 == 0 else reversed(names):
-                progress(work.name, number, rounds, name)
-                try:
-                    if work.is_fresh:
-                        _stop(running[name])
-                        running[name] = context.start(peers[name], upstream, work.rules)
-                    gc.collect()
-                    figures = uvloop.run(work.measure(context, upstream, running[name], pace))
-                except (CannotRun, Failed, OSError, TimeoutError) as error:
-                    measured.failures[name] = f"round {number + 1}: {str(error) or type(error).__name__}"
-                    child = running[name].child
-                    if child is not None and not child.is_running:
-                        measured.failures[name] += f"; the process ended:\n{child.said()}"
-                    continue
-                measured.figures.setdefault(name, []).append(figures)
-                kept = context.take_latencies()
-                if kept is not None:
-                    measured.latencies.setdefault(name, array("d")).extend(kept)
-    measured.mood = mood.since()
-    return measured
+@contextmanager
+def _recording(measured: Measured, peer: str, running: Running | None = None) -> Iterator[None]:
+    """Turns what may go wrong into the reason that stands in the result."""
+    try:
+        yield
+    except (CannotRun, Failed, OSError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        if running is not None and running.child is not None and not running.child.is_running:
+            reason += f"; the process ended:\n{running.child.said()}"
+        measured.failures[peer] = reason
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class Work(ABC):
     traffic: Traffic
     peers: tuple[str, ...]
     rules: Rules = field(default_factory=Rules)
+    workers: int = 1
 
     @property
     @abstractmethod
