@@ -37,6 +37,8 @@ MESSAGE_BYTES = 0x7FFFFFFF
 """A message as it is on the wire: what TensorFlow Serving itself takes (INT32_MAX)."""
 MEMO_ENTRIES = 1024
 """Of each method: bytes that name models -> the call. About 0.5 KB each."""
+MEMO_MODELS = 4
+"""Calls with more models are not remembered: a thousand names in a thousand calls would be 256 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,10 +362,11 @@ class BodyScan:
         models = said.models()
         if not models:
             return None
-        if len(self._memo) >= MEMO_ENTRIES:
-            self._memo.clear()
         call = _intern(Call(self._method.verb, models))
-        self._memo[occurrence] = call
+        if len(models) <= MEMO_MODELS:
+            if len(self._memo) >= MEMO_ENTRIES:
+                self._memo.clear()
+            self._memo[occurrence] = call
         return call
 
 
@@ -468,6 +471,8 @@ _calls: dict[Call, Call] = {}
 
 def _intern(call: Call) -> Call:
     """Equal calls as one object, as long as it is remembered: decisions are looked up by it."""
+    if len(call.models) > MEMO_MODELS:
+        return call
     if len(_calls) >= MEMO_ENTRIES:
         _calls.clear()
     return _calls.setdefault(call, call)

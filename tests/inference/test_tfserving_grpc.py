@@ -370,6 +370,14 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(PREDICT.memo) == 10
 
 
+def test_calls_with_many_models_are_not_remembered() -> None:
+    few, many = (frame(reload(config(*"abcdefghijk"[:count]))) for count in (4, 5))
+    assert calls(RELOAD, few)[0] is calls(RELOAD, few)[0]
+    assert calls(RELOAD, many) == calls(RELOAD, many, 1)[-1:]
+    assert calls(RELOAD, many)[0] is not calls(RELOAD, many)[0]
+    assert [len(call.models) for call in RELOAD.memo.values()] == [4]
+
+
 def test_what_is_remembered_of_one_method_is_not_used_for_another() -> None:
     body = frame(predict(spec("m")))
     assert calls(PREDICT, body) == [predicts(ref("m"))]
