@@ -299,7 +299,9 @@ class Passage(Exchange):
 
     def _connect(self, route: Route) -> None:
         self.attempts += 1
-        self._pool = self._snapshot.clusters[route.server].acquire(self.is_grpc, self)
+        pool = self._snapshot.clusters[route.server].acquire(self.is_grpc, self)
+        if self._attempt is None and not self._is_over:
+            self._pool = pool
 
     def acquired(self, upstream: Upstream) -> None:
         """A stream to the model server is at hand (`pool.Taker`)."""
@@ -345,10 +347,14 @@ class Passage(Exchange):
         if self._held_bytes:
             self._release_held()
         self._held.clear()
-        if self._attempt is not None and (self._owed or not self._request_ended):
-            self._attempt.upstream.stop_sending()
+        if self._attempt is not None:
+            if self._owed or not self._request_ended:
+                self._attempt.upstream.stop_sending()
+            # What refers to each other in a circle would have to wait for the garbage collector.
+            self._attempt = None
         if not self._request_ended:
             self._stream.stop_receiving()
+        self._stream.sink = None
         pipeline.observer(self)
 
     # The request's body (transport.stream.Sink of the client's stream)

@@ -38,7 +38,7 @@ DRAIN_PING = b"draining"
 class H2Stream:
     """One exchange on an HTTP/2 connection; both roles (`stream.Downstream`, `stream.Upstream`)."""
 
-    __slots__ = ("_driver", "_ends_when_framed", "_has_ended", "_is_held", "_is_unframed", "facts", "id", "sink")
+    __slots__ = ("_driver", "_ends_when_drained", "_has_ended", "_is_held", "facts", "id", "sink")
 
     def __init__(self, driver: H2Driver, id: int) -> None:
         self._driver = driver
@@ -48,8 +48,7 @@ class H2Stream:
         self._has_ended = 0
         """How many of the two messages have ended: at two the stream is forgotten."""
         self._is_held = False
-        self._is_unframed = False
-        self._ends_when_framed = False
+        self._ends_when_drained = False
 
     @property
     def address(self) -> str:
@@ -89,23 +88,18 @@ class H2Stream:
         driver = self._driver
         is_framed = driver.codec.send_data(self.id, data, end)
         driver.touch()
-        if is_framed:
+        if is_framed and not driver.is_paused:
             if end:
                 driver.end_half(self)
-            if not driver.is_paused:
-                return True
+            return True
+        if is_framed:
             driver.waiting.append(self)
-        else:
-            self._is_unframed = True
-            self._ends_when_framed = end
         self._is_held = True
+        self._ends_when_drained = end
         return False
 
     def writable(self) -> None:
         """The codec has framed everything of this stream; the socket may still be full."""
-        self._is_unframed = False
-        if self._ends_when_framed:
-            self._driver.end_half(self)
         if self._driver.is_paused:
             self._driver.waiting.append(self)
         else:
@@ -113,18 +107,21 @@ class H2Stream:
 
     def release(self) -> None:
         """Nothing is held back any more."""
+        sink = self.sink
         if self._is_held:
             self._is_held = False
-            if self.sink is not None:
-                self.sink.drained()
+            if self._ends_when_drained:
+                self._driver.end_half(self)
+            if sink is not None:
+                sink.drained()
 
     def send_trailers(self, headers: Headers) -> None:
         """End the message with these fields."""
         driver = self._driver
         driver.codec.send_trailers(self.id, headers)
         driver.touch()
-        if self._is_unframed:
-            self._ends_when_framed = True
+        if self._is_held:
+            self._ends_when_drained = True
         else:
             driver.end_half(self)
 
@@ -135,7 +132,6 @@ class H2Stream:
 
     def reset(self, code: int) -> None:
         """RST_STREAM."""
-        self.sink = None
         driver = self._driver
         driver.codec.reset(self.id, code)
         driver.touch()
@@ -185,6 +181,8 @@ class H2Driver(Connection):
                 stream = streams.get(event.stream)
                 if stream is None or stream.sink is None:
                     self.codec.credit(event.stream, event.flow)
+                    if stream is not None and event.end:
+                        self.end_half(stream)
                 else:
                     sink = stream.sink
                     if event.end:
@@ -202,9 +200,10 @@ class H2Driver(Connection):
             elif isinstance(event, Trailers):
                 stream = streams.get(event.stream)
                 if stream is not None:
+                    sink = stream.sink
                     self.end_half(stream)
-                    if stream.sink is not None:
-                        stream.sink.trailers_received(event.headers)
+                    if sink is not None:
+                        sink.trailers_received(event.headers)
             elif isinstance(event, Writable):
                 stream = streams.get(event.stream)
                 if stream is not None:
@@ -217,8 +216,8 @@ class H2Driver(Connection):
     def _reset_received(self, event: Reset) -> None:
         stream = self.streams.get(event.stream)
         if stream is not None:
+            sink = stream.sink
             self.forget(stream)
-            sink, stream.sink = stream.sink, None
             if sink is not None:
                 sink.reset_received(event.code, event.reason)
 
@@ -271,7 +270,8 @@ class H2Driver(Connection):
             self.forget(stream)
 
     def forget(self, stream: H2Stream) -> None:
-        """The stream is over."""
+        """The stream is over. It lets go of its sink, which refers to it."""
+        stream.sink = None
         if self.streams.pop(stream.id, None) is not None and not self.streams:
             self.became_idle()
 

@@ -38,7 +38,8 @@ class Sink(Protocol):
 class Stream(Protocol):
     """What both roles of both versions offer."""
 
-    sink: Sink
+    sink: Sink | None
+    """Whoever reads it; None while nobody does, then what comes is dropped."""
     facts: ConnectionFacts
 
     def send_data(self, data: bytes, end: bool) -> bool:

@@ -1,0 +1,352 @@
+"""The real pipeline between a fake client and fake model servers: no sockets, time is a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+from meshproxy.identity.caller import Caller, Token, Workload
+from meshproxy.inference.call import Call
+from meshproxy.policy.decide import Permit
+from meshproxy.proxy.exchange import Exchange, TraceContext
+from meshproxy.proxy.pipeline import Pipeline
+from meshproxy.proxy.snapshot import BodyLimits, Snapshot
+from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing.routes import Route, Routes
+from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.reaper import Reaper
+
+ALICE = Workload("spiffe://dev.example/ns/a/sa/alice", "dev.example", "a", "alice", 2_000_000_000.0)
+NOW = 1_700_000_000.0
+
+
+class FakeTimer:
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self._when = when
+        self.callback = callback
+        self.is_cancelled = False
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list[FakeTimer] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> FakeTimer:
+        timer = FakeTimer(when, callback)
+        self.timers.append(timer)
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for timer in self.timers:
+            if not timer.is_cancelled and timer.when() <= self.now:
+                timer.cancel()
+                timer.callback()
+
+
+class FakeClient:
+    """The client's stream: what we sent it."""
+
+    def __init__(self, protocol: str = "HTTP/2", peer: Workload | None = ALICE) -> None:
+        self.facts = ConnectionFacts(
+            direction="inbound", protocol=protocol, remote="127.0.0.1:40000", local="127.0.0.1:18500", peer=peer
+        )
+        self.sink: Any = None
+        self.heads: list[tuple[int, dict[bytes, bytes]]] = []
+        self.body = b""
+        self.trailers: Headers | None = None
+        self.ended = False
+        self.credited = 0
+        self.reset_code: int | None = None
+        self.has_stopped = False
+        self.is_full = False
+
+    def receive(self, data: bytes, end: bool) -> None:
+        """A piece of the request's body comes; as a driver does, it is dropped where nobody reads."""
+        if self.sink is not None:
+            self.sink.data_received(data, len(data), end)
+        else:
+            self.credit(len(data))
+
+    def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
+        assert not self.ended
+        self.heads.append((status, dict(headers)))
+        self.ended = end
+
+    def send_data(self, data: bytes, end: bool) -> bool:
+        assert self.heads
+        assert not self.ended
+        self.body += data
+        self.ended = end
+        return not self.is_full
+
+    def send_trailers(self, headers: Headers) -> None:
+        assert not self.ended
+        self.trailers = headers
+        self.ended = True
+
+    def credit(self, size: int) -> None:
+        self.credited += size
+
+    def stop_receiving(self) -> None:
+        self.has_stopped = True
+
+    def reset(self, code: int) -> None:
+        self.reset_code = code
+
+    @property
+    def status(self) -> int:
+        return self.heads[-1][0]
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return self.heads[-1][1]
+
+
+class FakeServer:
+    """A stream to the model server: what we asked of it."""
+
+    address = "127.0.0.1:8500"
+
+    def __init__(self) -> None:
+        self.facts = ConnectionFacts(direction="upstream", protocol="HTTP/2", remote=self.address, local="")
+        self.sink: Any = None
+        self.head: RequestHead | None = None
+        self.body = b""
+        self.ended = False
+        self.credited = 0
+        self.reset_code: int | None = None
+        self.has_stopped = False
+        self.is_full = False
+
+    def send_request(self, head: RequestHead) -> None:
+        assert self.head is None
+        self.head = head
+        self.ended = head.end
+
+    def send_data(self, data: bytes, end: bool) -> bool:
+        assert not self.ended
+        self.body += data
+        self.ended = end
+        return not self.is_full
+
+    def send_trailers(self, headers: Headers) -> None:
+        self.ended = True
+
+    def credit(self, size: int) -> None:
+        self.credited += size
+
+    def stop_sending(self) -> None:
+        self.has_stopped = True
+
+    def reset(self, code: int) -> None:
+        self.reset_code = code
+
+    def respond(self, body: bytes = b"{}", status: int = 200, headers: Headers = ()) -> None:
+        self.sink.head_received(ResponseHead(0, status, headers, end=False, length=len(body)))
+        self.sink.data_received(body, len(body), True)
+
+    def respond_grpc(self, body: bytes = b"answer", status: bytes = b"0") -> None:
+        self.sink.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
+        self.sink.data_received(body, len(body), False)
+        self.sink.trailers_received(((b"grpc-status", status),))
+
+
+class FakeCluster:
+    """Gives streams at once, later, or not at all."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.waiting: list[Any] = []
+        self.streams: list[FakeServer] = []
+        self.error: ConnectError | None = None
+
+    def acquire(self, is_grpc: bool, taker: Any) -> FakeCluster:
+        if self.error is not None:
+            taker.acquire_failed(self.error)
+        elif self.is_ready:
+            self.give(taker)
+        else:
+            self.waiting.append(taker)
+        return self
+
+    def give(self, taker: Any) -> None:
+        stream = FakeServer()
+        self.streams.append(stream)
+        taker.acquired(stream)
+
+    def withdraw(self, taker: Any) -> None:
+        self.waiting.remove(taker)
+
+    def close(self) -> None:
+        pass
+
+
+class FakePolicy:
+    """Permits every model whose name begins with `open`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Caller, Call]] = []
+
+    def decide(self, caller: Caller, call: Call) -> Permit:
+        self.asked.append((caller, call))
+        if all(model.name.startswith("open") for model in call.models):
+            return Permit("binding", ("watched",))
+        raise Refusal(Reason.PERMISSION_DENIED, "not permitted", rule="default-deny")
+
+
+class FakeVerifier:
+    """Knows the token `good`; others raise what is given."""
+
+    def __init__(self) -> None:
+        self.token = Token("corp", "alice", {}, NOW + 60)
+        self.raises: Exception | None = None
+
+    def verify(self, authorization: bytes, now: float) -> Token:
+        if self.raises is not None:
+            raise self.raises
+        if authorization != b"Bearer good":
+            raise Refusal(Reason.UNAUTHENTICATED, "bad token", challenge="Bearer")
+        return self.token
+
+
+class FakeTracer:
+    def carry(self, headers: Headers) -> tuple[TraceContext, Headers]:
+        return TraceContext(b"t" * 32, b"", b"s" * 16, False), (*headers, (b"traceparent", b"ours"))
+
+
+class World:
+    """A pipeline and everything around it."""
+
+    def __init__(self) -> None:
+        self.loop = FakeLoop()
+        self.cluster = FakeCluster()
+        self.other = FakeCluster()
+        self.policy = FakePolicy()
+        self.verifier = FakeVerifier()
+        self.finished: list[Exchange] = []
+        self.limits_hit: list[str] = []
+        self.refreshes: list[tuple[str, Callable[[], None]]] = []
+        self.reaper = Reaper(self.loop)  # type: ignore[arg-type]
+        self.snapshot = self.make_snapshot()
+        self.pipeline = Pipeline(
+            loop=self.loop,  # type: ignore[arg-type]
+            now=self.loop.time,
+            wall_clock=lambda: NOW,
+            reaper=self.reaper,
+            snapshot=self.snapshot,
+            observer=self.finished.append,
+            tracer=FakeTracer(),
+            refresh_keys=lambda issuer, then: self.refreshes.append((issuer, then)),
+            on_limit=self.limits_hit.append,
+        )
+
+    def make_snapshot(self, **changes: Any) -> Snapshot:
+        parts: dict[str, Any] = {
+            "verifier": self.verifier,
+            "policy": self.policy,
+            "routes": Routes(Route("main"), [("open-elsewhere", Route("other")), ("open-quick", Route("main", 2.0))]),
+            "clusters": {"main": self.cluster, "other": self.other},
+            "limits": BodyLimits(held=1_000, held_total=1_500),
+            "forwards_identity": False,
+            "forwards_token": False,
+        }
+        return Snapshot(**{**parts, **changes})
+
+    def use(self, **changes: Any) -> None:
+        self.pipeline.snapshot = self.make_snapshot(**changes)
+
+    def rest(
+        self,
+        target: bytes = b"/v1/models/open:predict",
+        *,
+        method: bytes = b"POST",
+        headers: Headers = (),
+        body: bytes | None = b"{}",
+        length: int | None = None,
+        client: FakeClient | None = None,
+        expects_continue: bool = False,
+    ) -> FakeClient:
+        """Send a REST request; `body` None leaves the body to the test."""
+        client = client or FakeClient("HTTP/1.1")
+        end = method == b"GET"
+        if body is not None and not end:
+            length = len(body)
+        self.pipeline.serve(client, RequestHead(1, method, b"host", target, headers, end, length, expects_continue))
+        if body is not None and not end:
+            client.receive(body, True)
+        return client
+
+    def grpc(
+        self,
+        message: bytes | None,
+        *,
+        method: bytes = b"/tensorflow.serving.PredictionService/Predict",
+        headers: Headers = (),
+        client: FakeClient | None = None,
+    ) -> FakeClient:
+        """Send a gRPC request of one message; None leaves the body to the test."""
+        client = client or FakeClient()
+        headers = ((b"content-type", b"application/grpc"), *headers)
+        self.pipeline.serve(client, RequestHead(1, b"POST", b"host", method, headers, end=False))
+        if message is not None:
+            body = framed(message)
+            client.receive(body, True)
+        return client
+
+
+def framed(message: bytes) -> bytes:
+    """A gRPC message with its prefix."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def spec(name: bytes) -> bytes:
+    """`model_spec { name: ... }`, field 1 of a PredictRequest."""
+    inner = b"\x0a" + bytes([len(name)]) + name
+    return b"\x0a" + bytes([len(inner)]) + inner
+
+
+def tensor(size: int) -> bytes:
+    """Field 2 of a PredictRequest, `size` bytes of it."""
+    return b"\x12" + varint(size) + b"\x01" * size
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def wire() -> Any:
+    """The helpers that make messages, under one name."""
+
+    class Wire:
+        pass
+
+    Wire.framed = staticmethod(framed)  # type: ignore[attr-defined]
+    Wire.spec = staticmethod(spec)  # type: ignore[attr-defined]
+    Wire.tensor = staticmethod(tensor)  # type: ignore[attr-defined]
+    Wire.client = FakeClient  # type: ignore[attr-defined]
+    return Wire

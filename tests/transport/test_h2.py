@@ -1,0 +1,264 @@
+"""Conversations of the HTTP/2 drivers: our client and our server on two ends of a wire without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import RequestHead
+from meshproxy.transport.connection import Driving
+from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.h2 import CANCEL, NO_ERROR, REFUSED_STREAM, H2Client, H2Server, H2Stream
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.freed_streams = 0
+        self.is_retired = False
+        self.is_gone = False
+
+    def freed(self, connection: H2Client) -> None:
+        self.freed_streams += 1
+
+    def retired(self, connection: H2Client) -> None:
+        self.is_retired = True
+
+    def closed(self, connection: H2Client) -> None:
+        self.is_gone = True
+
+
+class Wire:
+    """Two drivers and the bytes between them."""
+
+    def __init__(self, driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, transports: list[Any]) -> None:
+        self.loop = loop
+        self.pool = Pool()
+        self.server = H2Server(driving, facts, served.serve, served.reject)
+        self.client = H2Client(driving, facts, self.pool)
+        self.server_socket, self.client_socket = transports
+        self.server.attach(self.server_socket)
+        self.client.attach(self.client_socket)
+
+    def settle(self) -> None:
+        """Carry bytes to and fro until nothing moves."""
+        moved = True
+        while moved:
+            while self.loop.ready:
+                self.loop.turn()
+            moved = False
+            for source, sink in ((self.client_socket, self.server), (self.server_socket, self.client)):
+                data = source.take()
+                if data:
+                    moved = True
+                    sink.data_received(data)
+
+    def ask(self, sink_type: Callable[..., Any], end: bool = True, length: int | None = None) -> Any:
+        stream: H2Stream = self.client.open()
+        sink = sink_type(stream)
+        stream.sink = sink
+        stream.send_request(RequestHead(0, b"POST", b"x", b"/p", ((b"a", b"b"),), end, length))
+        return sink
+
+
+@pytest.fixture
+def wire(
+    driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_transport: Callable[[], Any]
+) -> Wire:
+    wire = Wire(driving, loop, facts, served, [make_transport(), make_transport()])
+    wire.settle()
+    return wire
+
+
+def test_an_exchange(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = wire.ask(make_sink, end=False)
+    asked.stream.send_data(b"body", end=True)
+    wire.settle()
+    (request,) = served.requests
+    assert (request.head.target, request.head.headers, request.body) == (b"/p", ((b"a", b"b"),), b"body")
+    assert request.ended
+    request.stream.send_response(200, ((b"c", b"d"),), end=False)
+    request.stream.send_data(b"answer", end=False)
+    request.stream.send_trailers(((b"grpc-status", b"0"),))
+    wire.settle()
+    assert asked.heads[0].status == 200
+    assert (asked.body, asked.trailers) == (b"answer", ((b"grpc-status", b"0"),))
+    assert wire.server.is_idle
+    assert wire.client.streams == {}
+    assert wire.pool.freed_streams == 1
+
+
+def test_streams_do_not_wait_for_each_other(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = [wire.ask(make_sink) for _ in range(3)]
+    wire.settle()
+    for request in reversed(served.requests):
+        request.stream.send_response(200, (), end=True)
+    wire.settle()
+    assert [sink.heads[0].status for sink in asked] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["a request", "a response"])
+def test_a_reader_that_gives_no_credit_holds_the_writer(
+    wire: Wire, served: Any, make_sink: Any, driving: Driving, answers: bool
+) -> None:
+    window = driving.limits.stream_window
+    asked = wire.ask(make_sink, end=False)
+    wire.settle()
+    (request,) = served.requests
+    if answers:
+        request.stream.send_response(200, (), end=False)
+        wire.settle()
+    writer, reader = (request, asked) if answers else (asked, request)
+    reader.holds = True
+    # The client's window is HTTP/2's own until our SETTINGS are known, which `settle` has seen to.
+    assert not writer.stream.send_data(b"x" * (window + 5), end=True)
+    wire.settle()
+    assert len(reader.body) == window
+    assert writer.drains == 0
+    assert not reader.ended
+    reader.stream.credit(reader.owed)
+    wire.settle()
+    assert len(reader.body) == window + 5
+    assert reader.ended
+    assert writer.drains == 1
+
+
+def test_a_held_answer_keeps_its_stream(wire: Wire, served: Any, make_sink: Any, driving: Driving) -> None:
+    asked = wire.ask(make_sink)
+    wire.settle()
+    (request,) = served.requests
+    asked.holds = True
+    request.stream.send_response(200, (), end=False)
+    request.stream.send_data(b"x" * (driving.limits.stream_window + 1), end=False)
+    request.stream.send_trailers(((b"a", b"b"),))
+    wire.settle()
+    assert not wire.server.is_idle
+    asked.stream.credit(asked.owed)
+    wire.settle()
+    assert wire.server.is_idle
+    assert (request.drains, asked.trailers) == (1, ((b"a", b"b"),))
+
+
+def test_a_full_socket_holds_the_writer(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = wire.ask(make_sink, end=False)
+    wire.settle()
+    wire.client.pause_writing()
+    assert not asked.stream.send_data(b"x", end=False)
+    assert asked.drains == 0
+    wire.client.resume_writing()
+    assert asked.drains == 1
+    wire.settle()
+    assert served.requests[0].body == b"x"
+
+
+def test_a_reset_reaches_the_other_end(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = wire.ask(make_sink, end=False)
+    wire.settle()
+    asked.stream.reset(CANCEL)
+    wire.settle()
+    assert served.requests[0].reset[0] == CANCEL
+    assert asked.reset is None
+    assert wire.server.is_idle
+
+    other = wire.ask(make_sink)
+    wire.settle()
+    served.requests[1].stream.reset(CANCEL)
+    wire.settle()
+    assert other.reset[0] == CANCEL
+
+
+def test_an_early_answer_stops_the_request(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = wire.ask(make_sink, end=False)
+    wire.settle()
+    stream = served.requests[0].stream
+    stream.send_response(403, (), end=True)
+    stream.stop_receiving()
+    wire.settle()
+    assert asked.heads[0].status == 403
+    assert wire.server.is_idle
+    assert wire.client.streams == {}
+    assert asked.reset == (NO_ERROR, "the peer reset the stream")  # behind the answer: it says to send no more
+
+
+def test_a_lost_socket_ends_every_stream(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = [wire.ask(make_sink), wire.ask(make_sink)]
+    wire.settle()
+    wire.client.connection_lost(ConnectionResetError("reset by peer"))
+    wire.server.eof_received()
+    assert [sink.reset for sink in asked] == [(CANCEL, "reset by peer")] * 2
+    assert [request.reset[0] for request in served.requests] == [CANCEL] * 2
+    assert wire.pool.is_gone
+
+
+def test_draining_lets_everything_finish(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = wire.ask(make_sink)
+    wire.settle()
+    wire.server.drain()
+    wire.settle()
+    assert wire.pool.is_retired
+    assert not wire.client.can_open
+    served.requests[0].stream.send_response(200, (), end=True)
+    wire.settle()
+    assert asked.heads[0].status == 200
+    assert wire.client_socket.ended == "closed"
+
+
+def test_streams_that_a_leaving_server_never_saw_are_refused(wire: Wire, make_sink: Any) -> None:
+    wire.ask(make_sink)
+    wire.settle()
+    unseen = wire.ask(make_sink)
+    wire.loop.ready.clear()
+    wire.client_socket.take()
+    wire.server.codec.go_away(final=True)
+    wire.server.flush()
+    wire.client.data_received(wire.server_socket.take())
+    assert unseen.reset[0] == REFUSED_STREAM
+
+
+def test_a_refused_head_is_answered(wire: Wire, served: Any, make_sink: Any, limits_hit: list[str]) -> None:
+    stream = wire.client.open()
+    stream.sink = asked = make_sink(stream)
+    stream.send_request(RequestHead(0, b"GET", b"x", b"/" + b"a" * 9_000, (), end=True))
+    wire.settle()
+    assert asked.heads[0].status == 414
+    assert served.rejected[0].limit == "target_bytes"
+    assert limits_hit == ["target_bytes"]
+
+
+def test_nonsense_ends_the_connection(wire: Wire, served: Any, make_sink: Any) -> None:
+    wire.ask(make_sink)
+    wire.settle()
+    wire.server.data_received(b"\x00\x00\x04\x06\x00\x00\x00\x00\x00abcd")
+    assert served.requests[0].reset is not None
+    assert wire.server_socket.ended == "closed"
+    assert b"\x07" in wire.server_socket.take()  # GOAWAY
+
+
+def test_an_idle_connection_is_closed(wire: Wire, driving: Driving, loop: Any) -> None:
+    driving.reaper.sweep(loop.now + driving.times.idle + 1)
+    assert wire.server_socket.ended == "closed"
+
+
+def test_a_busy_connection_is_not(wire: Wire, served: Any, make_sink: Any, driving: Driving, loop: Any) -> None:
+    wire.ask(make_sink)
+    wire.settle()
+    driving.reaper.sweep(loop.now + driving.times.idle + 1)
+    assert not wire.server_socket.ended
+    assert not wire.client_socket.ended
+
+
+def test_commands_on_a_dead_stream_do_nothing(wire: Wire, served: Any, make_sink: Any) -> None:
+    asked = wire.ask(make_sink, end=False)
+    wire.settle()
+    asked.stream.reset(CANCEL)
+    wire.settle()
+    stream = served.requests[0].stream
+    stream.send_response(200, (), end=False)
+    stream.send_data(b"x", end=False)
+    stream.send_trailers(())
+    stream.credit(1)
+    stream.reset(CANCEL)
+    wire.settle()
+    assert asked.heads == []
+    assert not wire.client_socket.ended
