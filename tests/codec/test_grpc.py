@@ -130,7 +130,21 @@ def test_reads_a_timeout(value: bytes, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"1", b"S", b"123456789S", b"-1S", b"1.5S", b"+1S", b" 1S", b"1S\n", b"1 S", b"1s", b"1SS", "١S".encode()],
+    [
+        b"",
+        b"1",
+        b"S",
+        b"123456789S",
+        b"-1S",
+        b"1.5S",
+        b"+1S",
+        b" 1S",
+        b"1S\n",
+        b"1 S",
+        b"1s",
+        b"1SS",
+        "\u0661S".encode(),
+    ],
 )
 def test_knows_what_is_no_timeout(value: bytes) -> None:
     assert parse_timeout(value) is None
