@@ -40,6 +40,8 @@ _ODD = re.compile(
     r"|[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9_]+(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))"
     r"|\.(?:nan|NaN|NAN)|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}.*|<<|="
 )
+# A JSON reader finds these inside of a text; YAML 1.1 breaks the line there and folds it to a space.
+_ODD_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 class Node:
@@ -86,6 +88,9 @@ def read_documents(text: str, report: Report) -> Iterator[Node]:
     What is wrong with a value goes to `report`, before the document is handed out. Raises `Unreadable` where nothing
     after can be made sense of.
     """
+    if odd := _ODD_BREAKS.search(text):
+        line = text.count("\n", 0, odd.start()) + 1
+        raise Unreadable(line, f"U+{ord(odd[0]):04X} ends a line in YAML 1.1 only: write it as an escape in quotes")
     reader = _Reader(text, report)
     while (node := reader.next_document()) is not None:
         if node.value is not None:
