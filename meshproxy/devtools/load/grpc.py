@@ -9,6 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from meshproxy.codec.grpc import decode_message
+from meshproxy.codec.h2.errors import ConnectionFault
+from meshproxy.codec.h2.heads import HeadReader, MalformedHead, RejectedHead
+from meshproxy.codec.h2.hpack import write_integer
+from meshproxy.codec.limits import Limits
 from meshproxy.devtools.load.frames import (
     DEFAULT_WINDOW,
     END_HEADERS,
@@ -22,30 +27,21 @@ from meshproxy.devtools.load.frames import (
     small_data,
     window_update,
 )
+from meshproxy.refusal import GrpcStatus
 
 if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers
     from meshproxy.devtools.load.slot import Finished
 
 USER_AGENT = b"meshproxy-bench"
-
-
-def integer(value: int, bits: int, first: int) -> bytes:
-    """An HPACK integer with a prefix of `bits` bits under the pattern `first` (RFC 7541 section 5.1)."""
-    limit = (1 << bits) - 1
-    if value < limit:
-        return bytes((first | value,))
-    out = bytearray((first | limit,))
-    value -= limit
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+OK = (b"grpc-status", b"0")
+PREFIX_BYTES = 5
+"""Before every message: whether it is compressed, and its length."""
 
 
 def string(value: bytes) -> bytes:
     """An HPACK string literal without Huffman coding (RFC 7541 section 5.2)."""
-    return integer(len(value), 7, 0) + value
+    return write_integer(len(value), 0x7F, 0) + value
 
 
 def call_blocks(
@@ -74,15 +70,35 @@ def grpc_message(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
+def describe(status: int, headers: Headers) -> str:
+    """What went wrong with a call, from what its response ended with: few words, the same for the same reason."""
+    fields = dict(headers)
+    refusal = fields.get(b"x-meshproxy-refusal")
+    code = fields.get(b"grpc-status")
+    if code is None:
+        return f"HTTP status {status} without a gRPC status" if status != 200 else "ended without a gRPC status"
+    try:
+        name = GrpcStatus(int(code)).name
+    except ValueError:
+        name = f"gRPC status {code[:20]!r}"
+    if code == b"0":
+        return "ended with OK, but without a message"
+    if refusal is not None:
+        return f"{name}, refused by meshproxy: {refusal.decode('ascii', 'replace')}"
+    return f"{name}: {decode_message(fields.get(b'grpc-message', b''))[:100]}".removesuffix(": ")
+
+
 class GrpcSlot:
     """One of the concurrent calls of a connection (see `slot.Slot`)."""
 
-    __slots__ = ("_connection", "answered", "begun")
+    __slots__ = ("_connection", "answered", "begun", "has_head", "status")
 
     def __init__(self, connection: GrpcConnection) -> None:
         self.begun = 0.0
         self.answered = 0
         """Body bytes of the answer so far."""
+        self.has_head = False
+        self.status = 0
         self._connection = connection
 
     def begin(self) -> None:
@@ -90,8 +106,7 @@ class GrpcSlot:
 
 
 class GrpcConnection(FramedConnection):
-    """The connection. A call has succeeded when a message came and the stream ended; trailers are not decoded, but a
-    call that fails ends without a message."""
+    """The connection. A call has succeeded when a message came and the stream ended with status OK."""
 
     def __init__(self, blocks: tuple[bytes, bytes], message: bytes, streams: int, finished: Finished) -> None:
         super().__init__()
@@ -102,6 +117,7 @@ class GrpcConnection(FramedConnection):
         self._finished = finished
         self._under_way: dict[int, GrpcSlot] = {}
         self._next_stream = 1
+        self._heads = HeadReader(Limits())
         self._head = self._head_frame(self._block)
         self._data = small_data(END_STREAM, self._body)
         self.has_settings = asyncio.get_running_loop().create_future()
@@ -118,6 +134,7 @@ class GrpcConnection(FramedConnection):
         self._next_stream += 2
         self._under_way[stream] = slot
         slot.answered = 0
+        slot.has_head = False
         head = self._head
         if self._first_block is not None:
             head = self._head_frame(self._first_block)
@@ -139,18 +156,33 @@ class GrpcConnection(FramedConnection):
             self.has_settings.set_result(None)
 
     def on_headers(self, stream: int, block: bytes, end: bool) -> None:
-        if end:
-            slot = self._under_way.pop(stream, None)
-            if slot is not None:
-                self._finished(slot, None if slot.answered >= 5 else "a gRPC error status")
+        slot = self._under_way.get(stream)
+        try:
+            if slot is None:
+                self._heads.skip(block)
+            elif not slot.has_head:
+                head = self._heads.response(block)
+                if head.status >= 200:
+                    slot.has_head = True
+                    slot.status = head.status
+                if end:
+                    self._end(stream, slot, head.headers)
+            elif end:
+                self._end(stream, slot, self._heads.trailers(block))
+        except (ConnectionFault, MalformedHead, RejectedHead) as error:
+            self._fail(f"a head that cannot be read: {error}")
 
     def on_data(self, stream: int, data: bytes, end: bool) -> None:
         slot = self._under_way.get(stream)
         if slot is not None:
             slot.answered += len(data)
             if end:
-                del self._under_way[stream]
-                self._finished(slot, "ended without trailers")
+                self._end(stream, slot, ())
+
+    def _end(self, stream: int, slot: GrpcSlot, headers: Headers) -> None:
+        del self._under_way[stream]
+        is_good = OK in headers and slot.answered >= PREFIX_BYTES
+        self._finished(slot, None if is_good else describe(slot.status, headers))
 
     def on_reset(self, stream: int, code: int) -> None:
         slot = self._under_way.pop(stream, None)

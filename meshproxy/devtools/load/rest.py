@@ -7,7 +7,7 @@ response is looked up whole, since servers repeat theirs but for the date.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from meshproxy.devtools.load.slot import Finished
@@ -19,8 +19,18 @@ _UNTIL_CLOSE = -1
 _CHUNKED = -2
 
 
-def read_head(head: bytes) -> tuple[int, int]:
-    """The status of a response head and the length of its body: -2 is chunked, -1 until the connection closes.
+class Head(NamedTuple):
+    """What the head of a response says, as far as a load generator minds."""
+
+    status: int
+    length: int
+    """Of the body: -2 is chunked, -1 until the connection closes."""
+    refusal: str | None
+    """Why meshproxy answered instead of the model server (`x-meshproxy-refusal`)."""
+
+
+def read_head(head: bytes) -> Head:
+    """Reads a response head, without the empty line at its end.
 
     Raises:
         ValueError: this is no HTTP/1.1 response.
@@ -30,14 +40,17 @@ def read_head(head: bytes) -> tuple[int, int]:
         raise ValueError(f"not an HTTP/1.1 response: {lines[0][:60]!r}")
     status = int(lines[0][9:12])
     length = 0 if status in (204, 304) else _UNTIL_CLOSE
+    refusal = None
     for line in lines[1:]:
         name, _, value = line.partition(b":")
         lower = name.lower()
         if lower == b"content-length":
             length = int(value)
         elif lower == b"transfer-encoding" and b"chunked" in value.lower():
-            return status, _CHUNKED
-    return status, length
+            length = _CHUNKED
+        elif lower == b"x-meshproxy-refusal":
+            refusal = value.strip().decode("ascii", "replace")
+    return Head(status, length, refusal)
 
 
 def read_request_length(head: bytes) -> int:
@@ -90,10 +103,10 @@ class RestConnection(asyncio.Protocol):
         self._unsent = memoryview(b"")
         self._is_busy = False
         self._is_paused = False
-        self._heads: dict[bytes, tuple[int, int]] = {}
+        self._heads: dict[bytes, Head] = {}
         self._received: list[bytes] = []
         """Of the head, or of a chunked body, until it is whole."""
-        self._status = 0
+        self._head = Head(0, 0, None)
         self._missing = 0
         """Body bytes still to come; negative as `read_head` says."""
         self._has_head = False
@@ -122,7 +135,11 @@ class RestConnection(asyncio.Protocol):
         self._finished(self, error)
 
     def _finish_by_status(self) -> None:
-        self._finish(None if self._status == 200 else f"status {self._status}")
+        status, _, refusal = self._head
+        if status == 200:
+            self._finish(None)
+        else:
+            self._finish(f"status {status}" + (f", refused by meshproxy: {refusal}" if refusal else ""))
 
     # asyncio.Protocol
 
@@ -164,12 +181,13 @@ class RestConnection(asyncio.Protocol):
             except ValueError as error:
                 self._fail(str(error))
                 return
-            self._status, self._missing = known
-            if self._status < 200:
+            if known.status < 200:
                 rest = data[end + 4 :]
                 if rest:
                     self.data_received(rest)
                 return
+            self._head = known
+            self._missing = known.length
             self._has_head = True
             data = data[end + 4 :]
         if self._missing >= 0:
@@ -190,7 +208,7 @@ class RestConnection(asyncio.Protocol):
             if end >= 0:
                 self._finish_by_status()
 
-    def _learn(self, head: bytes) -> tuple[int, int]:
+    def _learn(self, head: bytes) -> Head:
         known = read_head(head)
         if len(self._heads) >= _HEADS:
             self._heads.clear()
