@@ -194,8 +194,11 @@ def _read_public(
         algorithm, curve, digest, size = _CURVES[crv]
         x, y = _octets(jwk, "x", size), _octets(jwk, "y", size)
         point = ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), getattr(ec, curve)())
-        # public_key() raises ValueError for a point that is not on the curve.
-        return (crv, x, y), frozenset({algorithm}), _verify_ec(point.public_key(), digest, size)
+        try:
+            public = point.public_key()
+        except ValueError:
+            raise ValueError("a point that is not on its curve") from None
+        return (crv, x, y), frozenset({algorithm}), _verify_ec(public, digest, size)
     if kty == "OKP" and crv == "Ed25519":
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
