@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshproxy.codec.events import RequestHead
+from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.proxy.exchange import Exchange, TraceContext
+from meshproxy.refusal import Reason, Refusal
+from meshproxy.telemetry.access_log import MEMO_ENTRIES, AccessLog
+from meshproxy.telemetry.json_text import UtcClock
+from meshproxy.telemetry.sink import LineSink
+from meshproxy.transport.facts import ConnectionFacts
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
+
+
+class NoSink(LineSink):
+    """Lines go nowhere."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.fixture
+def log() -> AccessLog:
+    return AccessLog(NoSink(), UtcClock(1_700_000_000.0))
+
+
+def read(line: bytes) -> dict[str, object]:
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    assert line.isascii()
+    found = json.loads(line)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_line(log: AccessLog, make_exchange) -> None:
+    exchange = make_exchange(
+        target=b"/v1/models/m:predict?token=secret",
+        headers=(
+            (b"authorization", b"Bearer secret"),
+            (b"user-agent", b"curl/8"),
+            (b"x-request-id", b"r-1"),
+            (b"x-forwarded-for", b"192.0.2.1"),
+        ),
+        version=3,
+        server_name="models.example",
+        permit_audits=("watch", "other"),
+    )
+    assert read(log.format(exchange)) == {
+        "start_time": "2023-11-14T22:30:00.000000Z",
+        "method": "POST",
+        "path": "/v1/models/m:predict",
+        "authority": "models:18500",
+        "response_code": 200,
+        "response_flags": "-",
+        "response_code_details": "via_upstream",
+        "refusal": None,
+        "grpc_status": "OK",
+        "bytes_received": 60,
+        "bytes_sent": 300,
+        "duration": 3.0,
+        "decide_time": 0.25,
+        "connect_time": 0.25,
+        "upstream_service_time": 2.0,
+        "write_time": 0.5,
+        "upstream_host": "127.0.0.1:8500",
+        "attempts": 1,
+        "protocol": "HTTP/2",
+        "direction": "inbound",
+        "downstream_remote_address": "10.0.0.1:40000",
+        "downstream_local_address": "10.0.0.2:18500",
+        "requested_server_name": "models.example",
+        "tls_version": "TLSv1.3",
+        "peer_spiffe_id": "spiffe://dev.example/ns/pricing/sa/quoter",
+        "jwt_issuer": "corp",
+        "jwt_sub": "alice",
+        "iam_role": None,
+        "model": "half_plus_two",
+        "model_version": "3",
+        "verb": "predict",
+        "policy": "finance-team",
+        "policy_audits": "watch,other",
+        "user_agent": "curl/8",
+        "request_id": "r-1",
+        "x_forwarded_for": "192.0.2.1",
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        "span_id": "53995c3f42cd8ad8",
+    }
+
+
+def test_nothing_secret_is_in_a_line(log: AccessLog, make_exchange) -> None:
+    headers = ((b"authorization", b"Bearer secret"), (b"cookie", b"a=secret"), (b"proxy-authorization", b"secret"))
+    line = log.format(make_exchange(target=b"/v1/models/m?access_token=secret?secret", headers=headers))
+    assert b"secret" not in line
+
+
+def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) -> None:
+    # As `Pipeline.reject` leaves it behind.
+    facts = ConnectionFacts(direction="inbound", protocol="HTTP/1.1", remote="192.0.2.1:1", local="192.0.2.2:2")
+    exchange = Exchange(RequestHead(1, b"", b"", b"", (), True), facts, 1_000.0)
+    exchange.refusal = Refusal(Reason.BAD_REQUEST, 'Bad request: a "quote"', limit="header_bytes")
+    exchange.status = 400
+    exchange.finished = 1_000.000_5
+    found = read(log.format(exchange))
+    assert found["duration"] == 0.5
+    assert found["response_code_details"] == 'Bad request: a "quote"'
+    assert found["refusal"] == "bad-request"
+    not_known = {
+        *("grpc_status", "decide_time", "connect_time", "upstream_service_time", "write_time", "upstream_host"),
+        *("requested_server_name", "tls_version", "peer_spiffe_id", "jwt_issuer", "jwt_sub", "iam_role", "model"),
+        *("model_version", "verb", "policy", "policy_audits", "user_agent", "request_id", "x_forwarded_for"),
+        *("trace_id", "span_id", "method", "path", "authority"),
+    }
+    assert {name for name, value in found.items() if value is None} == not_known
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({"first_byte": 0.0}, {"upstream_service_time", "write_time"}),
+        ({"connected": 0.0, "first_byte": 0.0}, {"connect_time", "upstream_service_time", "write_time"}),
+        ({"finished": 0.0}, {"duration", "write_time"}),
+    ],
+)
+def test_times_that_were_never_reached_are_null(log: AccessLog, make_exchange, fields, missing) -> None:
+    found = read(log.format(make_exchange(**fields)))
+    times = {"duration", "decide_time", "connect_time", "upstream_service_time", "write_time"}
+    assert {name for name in times if found[name] is None} == missing
+
+
+def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(log: AccessLog, make_exchange) -> None:
+    refusal = Refusal(Reason.PERMISSION_DENIED, "No.", rule="deny-all", audits=("watch",))
+    found = read(log.format(make_exchange(refusal=refusal, grpc_status=7, flags="UAEX")))
+    assert (found["policy"], found["policy_audits"], found["grpc_status"]) == ("deny-all", "watch", "PERMISSION_DENIED")
+    assert (found["refusal"], found["response_flags"]) == ("permission-denied", "UAEX")
+    found = read(log.format(make_exchange(refusal=Refusal(Reason.UPSTREAM_RESET, "Gone."), permit_audits=("watch",))))
+    assert (found["policy"], found["policy_audits"]) == ("finance-team", "watch")
+
+
+def test_versions_labels_and_several_models(log: AccessLog, make_exchange) -> None:
+    assert read(log.format(make_exchange(label="canary")))["model_version"] == "canary"
+    call = Call(Verb.RELOAD, (ModelRef("a", 1), ModelRef("b")))
+    found = read(log.format(make_exchange(call=call)))
+    assert (found["model"], found["model_version"], found["verb"]) == ("a,b", None, "reload")
+    found = read(log.format(make_exchange(call=Call(Verb.METRICS))))
+    assert (found["model"], found["verb"]) == (None, "metrics")
+
+
+def test_a_status_that_grpc_does_not_have(log: AccessLog, make_exchange) -> None:
+    assert read(log.format(make_exchange(grpc_status=99)))["grpc_status"] == "99"
+
+
+def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exchange) -> None:
+    exchange = make_exchange()
+    assert read(log.format(exchange))["jwt_sub"] == "alice"
+    exchange.caller = Caller(exchange.caller.workload, Token("corp", "bob", {}, 2e9, "arn:aws:iam::1:role/x"))
+    found = read(log.format(exchange))
+    assert (found["jwt_sub"], found["iam_role"]) == ("bob", "arn:aws:iam::1:role/x")
+    exchange.caller = NOBODY
+    assert read(log.format(exchange))["peer_spiffe_id"] is None
+
+
+def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_exchange) -> None:
+    for number in range(MEMO_ENTRIES * 2 + 1):
+        log.format(make_exchange(remote=f"10.0.0.1:{number}"))
+    assert len(log._ends) <= MEMO_ENTRIES
+
+
+def test_lines_reach_the_sink(tmp_path: Path, make_exchange) -> None:
+    sink = LineSink.file(tmp_path / "access.log")
+    log = AccessLog(sink, UtcClock(0.0))
+    for _ in range(3):
+        log(make_exchange())
+    sink.close()
+    lines = (tmp_path / "access.log").read_bytes().splitlines(keepends=True)
+    assert [read(line)["model"] for line in lines] == ["half_plus_two"] * 3
+
+
+hostile_text = st.text(max_size=40) | st.sampled_from(
+    ["\n{}", "\x1b]0;x\x07", "\ud800", '"', "\\", "\x7f\x00\x9b", "a" * 9_000]
+)
+hostile_bytes = st.binary(max_size=40) | st.sampled_from(
+    [b'"\r\n{"a":1}', b"\xff\xfe", b"\x1b[2J", b"\\", b"%s%d", b"\xf0" * 9_000]
+)
+
+
+@settings(max_examples=150)
+@given(
+    pieces=st.tuples(*[hostile_bytes] * 6),
+    texts=st.tuples(*[hostile_text] * 9),
+    numbers=st.tuples(st.integers(0, 999), st.none() | st.integers(), st.integers(0, 2**63), st.integers(0, 5)),
+    times=st.lists(st.floats(1, 1e9) | st.just(0.0), min_size=4, max_size=4),
+)
+def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(pieces, texts, numbers, times) -> None:
+    method, authority, target, agent, request_id, forwarded = pieces
+    remote, server_name, spiffe_id, subject, model, label, rule, message, flags = texts
+    facts = ConnectionFacts(
+        direction="inbound", protocol="HTTP/2", remote=remote, local="", server_name=server_name, tls_version=""
+    )
+    headers = ((b"user-agent", agent), (b"x-request-id", request_id), (b"x-forwarded-for", forwarded))
+    exchange = Exchange(RequestHead(1, method, authority, target, headers, True), facts, 1_000.0)
+    exchange.caller = Caller(Workload(spiffe_id, "", None, None, 0.0), Token("corp", subject, {}, 0.0))
+    exchange.call = Call(Verb.PREDICT, (ModelRef(model, None, label),))
+    exchange.rule = rule
+    exchange.permit_audits = (rule, rule)
+    exchange.flags = flags
+    exchange.refusal = Refusal(Reason.INTERNAL, message) if message else None
+    exchange.trace = TraceContext(b"4" * 32, b"", b"5" * 16, True)
+    exchange.status, exchange.grpc_status, exchange.bytes_sent, exchange.attempts = numbers
+    exchange.decided, exchange.connected, exchange.first_byte, exchange.finished = times
+    log = AccessLog(NoSink(), UtcClock(1.7e9))
+    line = log.format(exchange)
+    assert log.format(exchange) == line  # remembered or not
+    found = read(line)
+    assert re.fullmatch(r"[\x20-\x7e]+", line[:-1].decode())
+    assert found["response_code"] == numbers[0]
+    path = target.partition(b"?")[0]
+    expected = path[:1_024].decode("utf-8", "backslashreplace") + ("..." if len(path) > 1_024 else "")
+    assert found["path"] == (expected or None)
+
+
+def test_the_documentation_names_every_field(log: AccessLog, make_exchange) -> None:
+    documented = []
+    for line in DOCUMENTATION.read_text().splitlines():
+        if line.startswith("| `"):
+            documented += re.findall(r"`(\w+)`", line.split("|")[1])
+    assert documented == list(read(log.format(make_exchange())))
