@@ -1,0 +1,111 @@
+"""W3C Trace Context: the caller's trace is carried on with a span of our own, or a new one is started.
+
+https://www.w3.org/TR/trace-context/ (Recommendation, version 00). What cannot be read exactly is not repaired: the
+trace starts anew, as section 3.2.2.3 asks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from meshproxy.codec.events import Headers
+from meshproxy.proxy.exchange import TraceContext
+
+HEX = b"0123456789abcdef"
+ZERO_TRACE = b"0" * 32
+ZERO_SPAN = b"0" * 16
+
+TRACE_FIELDS = frozenset({b"traceparent", b"tracestate"})
+
+STATE_BYTES = 512
+"""What section 3.3.1.5 asks to carry at least, and all that we carry."""
+STATE_MEMBERS = 32
+
+POOL_BYTES = 4_096
+"""Random bytes fetched at once: 512 ids for one system call, 0.02 us an id instead of 0.6."""
+
+STATE_MEMBER = re.compile(
+    rb"""
+    (?: [a-z0-9][a-z0-9_*/-]{0,255}
+      | [a-z0-9][a-z0-9_*/-]{0,240} @ [a-z][a-z0-9_*/-]{0,13} )   # a vendor, or a tenant of a vendor's system
+    = [\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256}                        # printable, without comma and equals sign
+    """,
+    re.VERBOSE,
+)
+
+
+class Tracer:
+    """Makes the trace context of each exchange.
+
+    Args:
+        ratio: of the traces that start here, how many are sampled: 0.0 to 1.0. Theirs keep the caller's decision.
+    """
+
+    def __init__(self, ratio: float = 0.0) -> None:
+        self._ids: list[bytes] = []
+        # The last 56 bits of a trace id decide (OpenTelemetry, "TraceIdRatioBased"), so that all who ask the same
+        # ratio sample the same traces. Fixed-width hex digits compare like the numbers; `g` is above all of them.
+        rejected = round((1.0 - min(max(ratio, 0.0), 1.0)) * 2**56)
+        self._threshold = b"%014x" % rejected if rejected < 2**56 else b"g"
+
+    def carry(self, headers: Headers) -> tuple[TraceContext, Headers]:
+        """Read the trace of a request's head and give it a span of ours.
+
+        Returns:
+            The context, and the headers to forward: as they were, but with one `traceparent` that names our span, last,
+            and before it `tracestate` if it may be passed on. (Last, so that whoever encodes heads can remember what
+            stands before.)
+        """
+        parents: list[bytes] = []
+        states: list[bytes] = []
+        for name, value in headers:
+            if name in TRACE_FIELDS:
+                (parents if name == b"traceparent" else states).append(value)
+        if parents or states:
+            headers = tuple([field for field in headers if field[0] not in TRACE_FIELDS])
+        ids = self._ids or self._fetch()
+        span_id = ids.pop()
+        if len(parents) == 1 and _is_valid(parent := parents[0]):
+            trace_id = parent[3:35]
+            sampled = parent[54] in b"13579bdf"
+            context = TraceContext(trace_id, parent[36:52], span_id, sampled)
+            if states and (state := _read_state(states)):
+                headers = (*headers, (b"tracestate", state))
+        else:
+            trace_id = (self._ids or self._fetch()).pop() + (self._ids or self._fetch()).pop()
+            sampled = trace_id[18:] >= self._threshold
+            context = TraceContext(trace_id, b"", span_id, sampled)
+        own = b"00-%b-%b-01" if sampled else b"00-%b-%b-00"
+        return context, (*headers, (b"traceparent", own % (trace_id, span_id)))
+
+    def _fetch(self) -> list[bytes]:
+        digits = os.urandom(POOL_BYTES).hex().encode()
+        ids = (digits[begin : begin + 16] for begin in range(0, len(digits), 16))
+        self._ids = [span_id for span_id in ids if span_id != ZERO_SPAN]
+        return self._ids
+
+
+def _is_valid(parent: bytes) -> bool:
+    """Whether a `traceparent` is one (section 3.2): of version 00, or the part that later versions share with it."""
+    core = parent[:55]
+    # Nothing but hex digits around dashes, and those at their places. What a later version appends begins with a dash.
+    return (
+        core.translate(None, HEX) == b"---"
+        and len(core) == 55
+        and core[2] == core[35] == core[52] == 0x2D
+        and core[3:35] != ZERO_TRACE
+        and core[36:52] != ZERO_SPAN
+        and (len(parent) == 55 if core.startswith(b"00") else not core.startswith(b"ff") and parent[55:56] in b"-")
+    )
+
+
+def _read_state(states: list[bytes]) -> bytes:
+    """The lists of all `tracestate` fields as one (section 3.3); empty if they may not be passed on."""
+    state = b",".join(states) if len(states) > 1 else states[0]
+    if len(state) > STATE_BYTES:
+        return b""
+    members = [stripped for member in state.split(b",") if (stripped := member.strip(b" \t"))]
+    if len(members) > STATE_MEMBERS or not all(map(STATE_MEMBER.fullmatch, members)):
+        return b""
+    return b",".join(members)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshproxy.telemetry.trace import POOL_BYTES, Tracer
+
+TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = b"00f067aa0ba902b7"
+PARENT = b"00-" + TRACE + b"-" + SPAN + b"-01"
+OTHERS = ((b"user-agent", b"x"), (b"baggage", b"k=v"))
+
+
+def parent(value: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"traceparent", value),)
+
+
+def test_a_trace_is_carried_on_with_a_span_of_ours() -> None:
+    context, headers = Tracer().carry((OTHERS[0], *parent(PARENT), OTHERS[1]))
+    assert (context.trace_id, context.parent_id, context.sampled) == (TRACE, SPAN, True)
+    assert re.fullmatch(rb"[0-9a-f]{16}", context.span_id)
+    assert context.span_id != SPAN
+    assert headers == (*OTHERS, (b"traceparent", b"00-" + TRACE + b"-" + context.span_id + b"-01"))
+
+
+def test_a_trace_begins_where_there_is_none() -> None:
+    context, headers = Tracer().carry(OTHERS)
+    assert re.fullmatch(rb"[0-9a-f]{32}", context.trace_id)
+    assert context.parent_id == b""
+    assert not context.sampled
+    assert headers == (*OTHERS, (b"traceparent", b"00-" + context.trace_id + b"-" + context.span_id + b"-00"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        PARENT[:-1],
+        PARENT + b"0",
+        PARENT + b"-",  # version 00 is complete
+        PARENT.upper(),
+        PARENT.replace(b"f", b"g"),
+        b" " + PARENT[1:],
+        PARENT.replace(b"-", b"_"),
+        b"0-0" + PARENT[3:],
+        b"0x" + PARENT[2:],
+        b"00-" + b"0" * 32 + b"-" + SPAN + b"-01",
+        b"00-" + TRACE + b"-" + b"0" * 16 + b"-01",
+        b"ff-" + PARENT[3:],
+        b"01-" + PARENT[3:] + b"x",
+        b"01" + PARENT[2:-1],
+        b"00-" + TRACE[1:] + b"-" + SPAN + b"0-01",
+        b"00--" + TRACE[1:] + SPAN + b"-01",
+        b"+0" + PARENT[2:],
+        PARENT + b", " + PARENT,
+    ],
+)
+def test_what_is_not_exactly_one_begins_anew_and_is_not_forwarded(value: bytes) -> None:
+    context, headers = Tracer().carry((*parent(value), (b"tracestate", b"a=1")))
+    assert context.parent_id == b""
+    assert context.trace_id != TRACE
+    assert [name for name, _ in headers] == [b"traceparent"]
+    assert TRACE not in headers[0][1]
+
+
+def test_two_parents_are_none() -> None:
+    context, headers = Tracer().carry((*parent(PARENT), *parent(PARENT)))
+    assert context.parent_id == b""
+    assert len(headers) == 1
+
+
+@pytest.mark.parametrize(
+    "value", [b"cc" + PARENT[2:], b"cc" + PARENT[2:] + b"-what-the-future-will-be-like", b"01" + PARENT[2:]]
+)
+def test_later_versions_share_their_first_part(value: bytes) -> None:
+    context, headers = Tracer().carry(parent(value))
+    assert (context.trace_id, context.parent_id, context.sampled) == (TRACE, SPAN, True)
+    assert headers[-1][1].startswith(b"00-" + TRACE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sampled"), [(b"00", False), (b"01", True), (b"02", False), (b"03", True), (b"fe", False), (b"ff", True)]
+)
+def test_of_the_flags_only_sampled_is_known(flags: bytes, sampled: bool) -> None:
+    context, headers = Tracer().carry(parent(PARENT[:-2] + flags))
+    assert context.sampled is sampled
+    assert headers[-1][1].endswith(b"-01" if sampled else b"-00")
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([b"foo=1"], b"foo=1"),
+        ([b"foo=1,bar=2"], b"foo=1,bar=2"),
+        ([b"foo=1", b"bar=2"], b"foo=1,bar=2"),
+        ([b" foo=1 \t, bar=2"], b"foo=1,bar=2"),
+        ([b"foo=1,,bar=2,"], b"foo=1,bar=2"),
+        ([b"foo=1,foo=2"], b"foo=1,foo=2"),
+        ([b"foo= 1"], b"foo= 1"),
+        ([b"0foo@0=1"], None),
+        ([b"fw529a3039@dt=FfffffffJ~!"], b"fw529a3039@dt=FfffffffJ~!"),
+        ([b"a_-*/b@c_-*/d=1"], b"a_-*/b@c_-*/d=1"),
+        ([b"z" * 256 + b"=1"], b"z" * 256 + b"=1"),
+        ([b"z" * 257 + b"=1"], None),
+        ([b"t" * 241 + b"@" + b"v" * 14 + b"=1"], b"t" * 241 + b"@" + b"v" * 14 + b"=1"),
+        ([b"t" * 242 + b"@v=1"], None),
+        ([b"t@" + b"v" * 15 + b"=1"], None),
+        ([b"a=" + b"v" * 256], b"a=" + b"v" * 256),
+        ([b"a=" + b"v" * 257], None),
+        ([b",".join(b"b%02d=1" % number for number in range(32))], b",".join(b"b%02d=1" % n for n in range(32))),
+        ([b",".join(b"b%02d=1" % number for number in range(33))], None),
+        ([b"a=" + b"v" * 250, b"b=" + b"v" * 257], None),
+        ([b"foo"], None),
+        ([b"foo="], None),
+        ([b"=1"], None),
+        ([b"FOO=1"], None),
+        ([b"foo =1"], None),
+        ([b"foo.bar=1"], None),
+        ([b"foo@=1,bar=2"], None),
+        ([b"@foo=1"], None),
+        ([b"foo@@bar=1"], None),
+        ([b"foo@bar@baz=1"], None),
+        ([b"foo=bar=baz"], None),
+        ([b"foo=\x7f"], None),
+        ([b"foo=\xc3\xbc"], None),
+        ([b"foo=1\nbar"], None),
+        ([b"foo=1\n"], None),
+        ([b""], None),
+        ([b" , "], None),
+    ],
+)
+def test_the_state_goes_on_whole_or_not_at_all(states: list[bytes], expected: bytes | None) -> None:
+    context, headers = Tracer().carry((*parent(PARENT), *((b"tracestate", state) for state in states)))
+    assert context.trace_id == TRACE
+    assert dict(headers).get(b"tracestate") == expected
+    assert headers[-1][0] == b"traceparent"
+    assert len(headers) == (2 if expected else 1)
+
+
+def test_a_state_without_a_parent_is_dropped() -> None:
+    _, headers = Tracer().carry((*OTHERS, (b"tracestate", b"a=1")))
+    assert [name for name, _ in headers] == [b"user-agent", b"baggage", b"traceparent"]
+
+
+def test_ids_do_not_repeat() -> None:
+    tracer = Tracer()
+    ids: set[bytes] = set()
+    for _ in range(2_000):
+        context, _ = tracer.carry(())
+        ids |= {context.span_id, context.trace_id[:16], context.trace_id[16:]}
+    assert len(ids) == 6_000
+
+
+def test_an_id_of_zeros_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = iter([bytes(8) + os.urandom(POOL_BYTES - 16) + bytes(8), bytes([1]) * POOL_BYTES])
+    monkeypatch.setattr(os, "urandom", lambda size: next(pools))
+    tracer = Tracer()
+    for _ in range(POOL_BYTES // 8 // 3):
+        context, _ = tracer.carry(())
+        assert b"0" * 16 not in (context.span_id, context.trace_id[:16], context.trace_id[16:])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high"), [(0.0, 0, 0), (1.0, 2_000, 2_000), (0.25, 400, 600), (-1, 0, 0), (7, 2_000, 2_000)]
+)
+def test_of_the_traces_that_begin_here_a_share_is_sampled(ratio: float, low: int, high: int) -> None:
+    tracer = Tracer(ratio)
+    assert low <= sum(tracer.carry(())[0].sampled for _ in range(2_000)) <= high
+
+
+def test_the_same_ratio_samples_the_same_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = os.urandom(POOL_BYTES)
+    monkeypatch.setattr(os, "urandom", lambda size: pool)
+    tenth, half = Tracer(0.1), Tracer(0.5)
+    pairs = [(tenth.carry(())[0], half.carry(())[0]) for _ in range(100)]
+    assert all(one.trace_id == other.trace_id for one, other in pairs)
+    assert all(other.sampled for one, other in pairs if one.sampled)
+
+
+def hexadecimal(size: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=size, max_size=size).map(lambda data: data.hex().encode())
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"traceparent", b"tracestate", b"other"]),
+            st.binary(max_size=70)
+            | st.tuples(hexadecimal(1), hexadecimal(16), hexadecimal(8), hexadecimal(1)).map(b"-".join)
+            | st.sampled_from([PARENT, PARENT + b"-x", b"a=1", b"a=1,b@c=2", b"a =1"]),
+        ),
+        max_size=4,
+    )
+)
+def test_whatever_comes_one_valid_parent_goes_on(fields: list[tuple[bytes, bytes]]) -> None:
+    context, headers = Tracer().carry(tuple(fields))
+    names = [name for name, _ in headers]
+    assert names.count(b"traceparent") == 1
+    assert names.count(b"tracestate") <= 1
+    assert [field for field in headers if field[0] == b"other"] == [field for field in fields if field[0] == b"other"]
+    pattern = rb"00-([0-9a-f]{32})-([0-9a-f]{16})-0[01]"
+    match = re.fullmatch(pattern, headers[-1][1])
+    assert match is not None
+    assert match.groups() == (context.trace_id, context.span_id)
+    assert int(match[1], 16) > 0
+    assert int(match[2], 16) > 0
+    if context.parent_id:
+        assert any(value[3:35] == context.trace_id for name, value in fields if name == b"traceparent")
+    else:
+        assert b"tracestate" not in names
