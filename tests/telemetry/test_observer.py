@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from meshproxy.proxy.exchange import Exchange
+from meshproxy.telemetry.catalogue import Metrics
+from meshproxy.telemetry.observer import Observer
+
+
+class Broken:
+    """A sink that fails."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        raise KeyError("x")
+
+
+def test_everyone_is_shown_the_exchange_once_in_order(make_exchange) -> None:
+    seen: list[tuple[int, Exchange]] = []
+    metrics = Metrics()
+    observer = Observer(metrics, [metrics.observe, lambda e: seen.append((1, e)), lambda e: seen.append((2, e))])
+    exchange = make_exchange()
+    observer(exchange)
+    assert seen == [(1, exchange), (2, exchange)]
+    assert sum(series.value for series in metrics.requests.series.values()) == 1
+
+
+def test_a_sink_that_fails_is_counted_and_harms_nobody(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
+    now = 100.0
+    seen: list[Exchange] = []
+    metrics = Metrics()
+
+    def fails(exchange: Exchange) -> None:
+        raise RuntimeError("sensor")
+
+    observer = Observer(metrics, [Broken(), fails, seen.append], clock=lambda: now)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(5):
+            observer(make_exchange())
+        assert len(seen) == 5
+        failures = {labels[0]: series.value for labels, series in metrics.telemetry_failures.series.items()}
+        assert set(failures.values()) == {5}
+        assert [name.rpartition(".")[2] for name in failures] == ["Broken", "fails"]
+        # Said once each, with where it failed.
+        assert len(caplog.records) == 2
+        assert caplog.text.count("Traceback") == 2
+        assert "sensor" in caplog.text
+        now = 159.0
+        observer(make_exchange())
+        assert len(caplog.records) == 2
+        now = 160.0
+        observer(make_exchange())
+        assert len(caplog.records) == 4
+
+
+def test_a_metric_that_cannot_be_counted_breaks_nothing(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    Observer(metrics, [metrics.observe])(make_exchange(finished="never"))
+    assert metrics.telemetry_failures.labels("Metrics.observe").value == 1
+    assert "Metrics.observe" in caplog.text
