@@ -45,7 +45,9 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/python
 .venv-tensorflow/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found' >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv-tensorflow
-	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) -e '.[tensorflow]'
+	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) -e . tensorflow-cpu grpcio pytest pytest-asyncio pytest-timeout hypothesis
+	@# Without its dependencies: it asks for "tensorflow", and tensorflow-cpu is that package under another name.
+	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) --no-deps tensorflow-serving-api
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -65,7 +67,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-conformance: $(VENV)/.dev
+# Built of pinned, checksummed modules: tests/conformance/h2spec/go.mod.
+.cache/bin/h2spec: tests/conformance/h2spec/go.mod tests/conformance/h2spec/go.sum
+	@command -v go >/dev/null || { echo 'go is needed to build h2spec' >&2; exit 1; }
+	cd tests/conformance/h2spec && go build -o ../../../$@ github.com/summerwind/h2spec/cmd/h2spec
+
+conformance: $(VENV)/.dev .cache/bin/h2spec
+	@for tool in curl nghttp; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install curl nghttp2-client" >&2; exit 1; }; done
 	$(BIN)/pytest -q tests/conformance
 
 test-tensorflow: .venv-tensorflow/.installed

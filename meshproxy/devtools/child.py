@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MESHPROXY = (sys.executable, "-c", "from meshproxy.cli.main import main; main()")
-"""Runs a command of ours with this Python, installed or not."""
+SIDECAR = (sys.executable, "-m", "meshproxy.sidecar")
+"""What `meshproxy sidecar` becomes, with this Python, installed or not. Its arguments are documents."""
 
-MODEL_SERVER = (sys.executable, "-m", "meshproxy.devtools.model_server")
+MODEL_SERVER = (sys.executable, "-m", "meshproxy.devtools.model_server", "--rest-port", "0", "--port", "0")
+"""A development model server on free ports."""
 
 _LINE_BYTES = 1 << 20
 _LINES_KEPT = 2_000
@@ -58,7 +59,7 @@ class Child:
             await asyncio.wait((ready, child._reader), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if not child._is_listening.is_set():
                 ended = f"ended with {process.returncode}" if child._reader.done() else f"is silent after {timeout:g} s"
-                raise ChildFailed("\n".join([f"{name} {ended}; its last words:", *list(child.output)[-20:]]))
+                raise ChildFailed("\n".join([f"{name} {ended}; its last words:", *child.last_words]))
         except BaseException:
             await child.stop()
             raise
@@ -93,6 +94,17 @@ class Child:
         except TimeoutError:
             self.signal(signal.SIGKILL)
             return await self.wait()
+
+    def check_ended_well(self) -> None:
+        """Raises ChildFailed if the process ended with anything but 0."""
+        if self.returncode != 0:
+            raise ChildFailed(
+                "\n".join([f"{self.name} ended with {self.returncode}; its last words:", *self.last_words])
+            )
+
+    @property
+    def last_words(self) -> list[str]:
+        return list(self.output)[-20:]
 
     async def _read(self) -> None:
         stdout = self._process.stdout

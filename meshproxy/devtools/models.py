@@ -208,6 +208,26 @@ def float_tensor(values: list[float] | bytes) -> Any:
     return tensor
 
 
+def predict_request(
+    name: str,
+    x: list[float] | bytes,
+    *,
+    version: int | None = None,
+    label: str | None = None,
+    signature: str = "",
+) -> Any:
+    """A PredictRequest; version and label exclude each other, as in ModelSpec."""
+    request = messages.PredictRequest()
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature
+    if version is not None:
+        request.model_spec.version.value = version
+    if label is not None:
+        request.model_spec.version_label = label
+    request.inputs["x"].CopyFrom(float_tensor(x))
+    return request
+
+
 def _little_endian(values: array.array[float]) -> array.array[float]:
     if sys.byteorder == "big":
         values.byteswap()

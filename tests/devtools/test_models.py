@@ -14,6 +14,7 @@ from meshproxy.devtools.models import (
     ServingError,
     float_tensor,
     floats_of,
+    predict_request,
 )
 from meshproxy.refusal import GrpcStatus
 
@@ -121,3 +122,11 @@ def test_json_keeps_its_nesting_and_refuses_what_is_no_number() -> None:
 
 def test_every_status_has_an_http_code() -> None:
     assert set(HTTP_STATUS) == set(GrpcStatus)
+
+
+def test_predict_request_names_what_it_is_told() -> None:
+    assert predict_request("m", [1.0]).model_spec.WhichOneof("version_choice") is None
+    assert predict_request("m", [1.0], version=0).model_spec.version.value == 0
+    request = predict_request("m", bytes(8), label="canary", signature="size")
+    assert (request.model_spec.version_label, request.model_spec.signature_name) == ("canary", "size")
+    assert request.inputs["x"].tensor_content == bytes(8)
