@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshproxy.devtools.load.figures import Noisy, Ratio, ratio, spread
+from meshproxy.devtools.load.figures import Noisy, Ratio, ratio, spread, verdict
 
 if TYPE_CHECKING:
     from benchmarks.runner import Measured
@@ -81,6 +81,14 @@ def added(measured: Measured, peer: str, figure: str) -> list[float]:
     return [our - bare for our, bare in zip(ours, direct, strict=True)]
 
 
+def hop_verdict(measured: Measured, peer: str) -> str | None:
+    """What this peer's hop costs, in a sentence; None where it was not measured beside `direct`."""
+    p50, p99 = added(measured, peer, "p50_ms"), added(measured, peer, "p99_ms")
+    if not p50 or not p99:
+        return None
+    return verdict(spread(p50).median / 1e3, spread(p99).median / 1e3)
+
+
 def table(measured: Measured) -> str:
     """One work as lines of text."""
     is_latency = any(figure.endswith("_ms") for figure in measured.headline)
@@ -109,6 +117,8 @@ def table(measured: Measured) -> str:
             found = against_base(measured, peer, figure)
             if isinstance(found, Noisy):
                 lines.append(f"  {peer}, {title(figure)}: noisy, no ratio: {found.reason}")
+    if is_latency:
+        lines += [f"  {peer}: {sentence}" for peer in measured.figures if (sentence := hop_verdict(measured, peer))]
     lines += [f"  {peer}: no figure: {reason}" for peer, reason in measured.failures.items()]
     if measured.mood:
         lines.append(f"  machine: {measured.mood['busy']:.0%} busy, {measured.mood['steal']:.1%} stolen")

@@ -35,7 +35,7 @@ class CapacityWork(Work):
             best: Figures = {}
             for _ in range(PROBES):
                 rate = (low + high) / 2
-                run = await load.driver.run_open(load.slots, uniform(rate, max(1.0, pace.duration / 2)), rate)
+                run = await load.driver.run_open(load.slots, uniform(rate, max(1.0, pace.duration / 2)))
                 p99 = percentiles(run.latencies, (99.0,)).get(99.0, BOUND)
                 if run.errors or run.unanswered:
                     sound(run)

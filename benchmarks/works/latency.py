@@ -27,14 +27,12 @@ class LatencyWork(Work):
 
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
         async with Load(context, running, self.traffic) as load:
-            sound(await load.driver.run_open(load.slots, uniform(self.rate, pace.warm_up), self.rate))
+            sound(await load.driver.run_open(load.slots, uniform(self.rate, pace.warm_up)))
             proxy = running.child.cpu() if running.child else 0.0
-            run = sound(await load.driver.run_open(load.slots, uniform(self.rate, pace.duration), self.rate))
+            run = sound(await load.driver.run_open(load.slots, uniform(self.rate, pace.duration)))
             proxy = running.child.cpu() - proxy if running.child else 0.0
-        if not has_kept_rate(self.rate, run.achieved):
-            raise Failed(
-                f"offered {self.rate:.0f}/s, achieved {run.achieved:.0f}/s: percentiles would be of another rate"
-            )
+        if run.offered is None or not has_kept_rate(run.offered, run.achieved):
+            raise Failed(f"offered {run.offered:.0f}/s, achieved {run.achieved:.0f}/s: percentiles of another rate")
         figures = {f"p{share:g}_ms": value * 1e3 for share, value in percentiles(run.latencies).items()}
         figures |= {f"lag_p{share:g}_ms": value * 1e3 for share, value in percentiles(run.lags).items()}
         figures["per_second"] = run.achieved

@@ -105,3 +105,19 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], bound: float = SPREAD_
             return Noisy(f"{side} rounds differ by {width:.0%}, more than {bound:.0%}")
     each = [our / their for our, their in zip(ours, theirs, strict=True)]
     return Ratio(median(each), min(each), max(each))
+
+
+USUAL = (0.001, 0.003)
+"""Seconds that a hop of a service mesh usually adds to the 99th percentile."""
+
+
+def verdict(added_p50: float, added_p99: float) -> str:
+    """A hop's cost in one sentence, held against what meshes usually cost. Seconds."""
+    low, high = USUAL
+    if added_p99 < low:
+        where = "below the 1 to 3 ms that a hop of a mesh usually costs"
+    elif added_p99 <= high:
+        where = "within the 1 to 3 ms that a hop of a mesh usually costs"
+    else:
+        where = "above the 1 to 3 ms that a hop of a mesh usually costs"
+    return f"the hop adds {added_p50 * 1e3:.2f} ms at the median and {added_p99 * 1e3:.2f} ms at p99: {where}"

@@ -53,6 +53,7 @@ class FramedConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport
         self.is_open = False
+        self.closed_because = "the connection was never opened"
         self.received_bytes = 0
         self._rest = b""
         self._out: list[bytes] = []
@@ -150,8 +151,11 @@ class FramedConnection(asyncio.Protocol):
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open = False
-        self.on_closed(str(exc) if exc else "closed by the peer")
+        # After `_fail` this comes too, with nothing new to say.
+        if self.is_open:
+            self.is_open = False
+            self.closed_because = str(exc) if exc else "closed by the peer"
+            self.on_closed(self.closed_because)
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -240,5 +244,6 @@ class FramedConnection(asyncio.Protocol):
     def _fail(self, reason: str) -> None:
         if self.is_open:
             self.is_open = False
+            self.closed_because = reason
             self.transport.abort()
             self.on_closed(reason)

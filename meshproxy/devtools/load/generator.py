@@ -27,7 +27,7 @@ class Run:
     """What one run measured. Times are seconds; `latencies` has one entry per answered request, in that order."""
 
     offered: float | None
-    """Requests per second that the schedule asked for; None in a closed loop."""
+    """Requests per second that the schedule asked for, up to its last one; None in a closed loop."""
     seconds: float = 0.0
     """From the first start to the last answer (closed loop: to the deadline)."""
     latencies: array[float] = field(default_factory=lambda: array("d"))
@@ -106,14 +106,14 @@ class Driver:
         self._on_finished = lambda _slot, _error: None
         return run
 
-    async def run_open(self, slots: Sequence[Slot], starts: array[float], rate: float) -> Run:
+    async def run_open(self, slots: Sequence[Slot], starts: array[float]) -> Run:
         """Requests begin at `starts` (seconds from now on), on whatever slot is free; without one they wait, and their
         latency counts on.
 
         Raises:
             OSError: the system has no exact timers.
         """
-        run = Run(offered=rate)
+        run = Run(offered=len(starts) / starts[-1] if starts and starts[-1] > 0 else 0.0)
         clock = time.monotonic
         add_latency, add_lag = run.latencies.append, run.lags.append
         free: deque[Slot] = deque(slots)

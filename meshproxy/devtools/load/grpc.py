@@ -128,7 +128,7 @@ class GrpcConnection(FramedConnection):
 
     def call(self, slot: GrpcSlot) -> None:
         if not self.is_open:
-            self._finished(slot, "the connection is closed")
+            self._finished(slot, self.closed_because)
             return
         stream = self._next_stream
         self._next_stream += 2

@@ -101,6 +101,7 @@ class RestConnection(asyncio.Protocol):
         self._request = request
         self._finished = finished
         self._unsent = memoryview(b"")
+        self._closed_because = "the connection was never opened"
         self._is_busy = False
         self._is_paused = False
         self._heads: dict[bytes, Head] = {}
@@ -114,7 +115,7 @@ class RestConnection(asyncio.Protocol):
     def begin(self) -> None:
         """Sends the request."""
         if not self.is_open:
-            self._finished(self, "the connection is closed")
+            self._finished(self, self._closed_because)
             return
         self._is_busy = True
         if len(self._request) <= PIECE:
@@ -148,12 +149,15 @@ class RestConnection(asyncio.Protocol):
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # After `_fail` this comes too, with nothing new to say.
+        if self.is_open:
+            self._closed_because = str(exc) if exc else "closed by the peer"
         self.is_open = False
         if self._is_busy:
             if self._has_head and self._missing == _UNTIL_CLOSE:
                 self._finish_by_status()
             else:
-                self._finish(str(exc) if exc else "closed by the peer")
+                self._finish(self._closed_because)
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -218,5 +222,6 @@ class RestConnection(asyncio.Protocol):
     def _fail(self, reason: str) -> None:
         self.transport.abort()
         self.is_open = False
+        self._closed_because = reason
         if self._is_busy:
             self._finish(reason)

@@ -24,6 +24,8 @@ class Target:
     server_name: str | None = None
     """Sent as SNI, and checked against the certificate if `tls` checks host names."""
     token: str | None = None
+    server_id: str | None = None
+    """The SPIFFE id that the server's certificate must hold."""
 
     @property
     def authority(self) -> str:
@@ -68,7 +70,7 @@ async def open_rest(target: Target, request: bytes, connections: int, driver: Dr
     """Opens keep-alive connections; each is one slot.
 
     Raises:
-        OSError: a connection cannot be opened (`ssl.SSLError` among them).
+        OSError: a connection cannot be opened (`ssl.SSLError` among them), or to somebody else.
     """
     opened = []
     for _ in range(connections):
@@ -79,6 +81,7 @@ async def open_rest(target: Target, request: bytes, connections: int, driver: Dr
             ssl=_with_alpn(target.tls, "http/1.1"),
             server_hostname=(target.server_name or target.host) if target.tls else None,
         )
+        check_server(connection.transport, target)
         opened.append(connection)
     return opened
 
@@ -102,9 +105,24 @@ async def open_grpc(
             ssl=_with_alpn(target.tls, "h2"),
             server_hostname=(target.server_name or target.host) if target.tls else None,
         )
+        check_server(connection.transport, target)
         opened.append(connection)
         await asyncio.wait_for(connection.has_settings, 10)
     return opened
+
+
+def check_server(transport: asyncio.BaseTransport, target: Target) -> None:
+    """
+    Raises:
+        ConnectionError: the server's certificate is not that of the SPIFFE id that was asked for.
+    """
+    if target.server_id is None:
+        return
+    names = (transport.get_extra_info("peercert") or {}).get("subjectAltName", ())
+    found = [value for kind, value in names if kind == "URI"]
+    if found != [target.server_id]:
+        transport.close()
+        raise ConnectionError(f"the server is {', '.join(found) or 'nobody'}, not {target.server_id}")
 
 
 def grpc_slots(connections: list[GrpcConnection]) -> list[GrpcSlot]:
