@@ -12,7 +12,6 @@ import hashlib
 import os
 import ssl
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -283,6 +282,8 @@ def _as_file(content: bytes) -> Iterator[str]:
             file.flush()
             yield f"/proc/self/fd/{file.fileno()}"
     else:
+        import tempfile  # 1 MB with what it imports, and not needed on Linux
+
         with tempfile.NamedTemporaryFile() as named:  # mode 0600
             named.write(content)
             named.flush()

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.identity.jose import DEPTH, decode_base64url, encode_base64url, load_object
+from meshproxy.identity.jose import BRACKETS, DEPTH, decode_base64url, encode_base64url, load_object
 
 
 @given(st.binary(max_size=40))
@@ -95,8 +96,11 @@ def test_a_value_error_or_an_object(text: bytes) -> None:
         (b'{"\\ud83d": 1}', "half a character"),
         (b'{"a":' * (DEPTH + 1) + b"1" + b"}" * (DEPTH + 1), "nested too deeply"),
         (b'{"a":' + b"[" * DEPTH + b"]" * DEPTH + b"}", "nested too deeply"),
-        (b'{"a":' + b"[" * 100_000, "nested too deeply"),
-        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a":' + b"[" * 500, "not JSON"),
+        (b'{"a":' + b"[" * (BRACKETS - 1) + b"]" * (BRACKETS - 1) + b"}", "nested too deeply"),
+        (b'{"a":' * BRACKETS + b"1" + b"}" * BRACKETS, "nested too deeply"),
+        (b'{"a":' * 100_000, "too many objects and arrays"),
+        (b'{"a": [' + b"{}," * BRACKETS + b"{}]}", "too many objects and arrays"),
     ],
 )
 def test_not_an_object(text: bytes, why: str) -> None:
@@ -107,5 +111,21 @@ def test_not_an_object(text: bytes, why: str) -> None:
 def test_the_deepest_and_the_widest() -> None:
     deepest = b'{"a":' * DEPTH + b"1" + b"}" * DEPTH
     assert load_object(deepest)
-    assert len(load_object(b"{" + b",".join(b'"%d": [{}]' % n for n in range(1000)) + b"}")) == 1000
+    assert (
+        len(load_object(b"{" + b",".join(b'"%d": [{}]' % n for n in range(BRACKETS // 2 - 1)) + b"}"))
+        == BRACKETS // 2 - 1
+    )
     assert load_object(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
+
+def test_deep_nesting_far_down_the_stack() -> None:
+    text = b'{"a":' * (BRACKETS - 1) + b"1" + b"}" * (BRACKETS - 1)
+
+    def call(depth: int) -> None:
+        if depth:
+            call(depth - 1)
+        else:
+            load_object(text)
+
+    with pytest.raises(ValueError, match="nested too deeply"):
+        call(sys.getrecursionlimit() - 300)
