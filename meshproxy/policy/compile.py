@@ -51,7 +51,6 @@ def _subject(subject: schema.Subject, trust_domain: str) -> Subject:
         if workload.service_account is not None:
             # A service account is one id, byte for byte: nothing is left to take apart when a caller comes.
             spiffe_id = f"spiffe://{trust_domain}/ns/{namespace}/sa/{workload.service_account}"
-            namespace = None
     return Subject(
         spiffe_id=spiffe_id,
         namespace=namespace,

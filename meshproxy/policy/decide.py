@@ -163,7 +163,7 @@ class Policy:
         for model, fits in parts:
             found = next((binding for binding in allowing if fits.get(binding.role) is Fit.YES), None)
             if found is None:
-                if caller.token is None and _token_would_do(standings, (fits for _, fits in parts)):
+                if _token_would_do(standings, (fits for _, fits in parts)):
                     message = f"{_what(call.verb, model)} needs a token: send one as authorization: Bearer TOKEN"
                     return _Denial(Reason.UNAUTHENTICATED, message, DEFAULT_DENY, audits)
                 return _denied(call.verb, model, DEFAULT_DENY, audits)
@@ -200,7 +200,7 @@ class Policy:
 
 
 def _token_would_do(standings: Mapping[Binding, Standing], parts: Iterable[Fits]) -> bool:
-    """Every model is allowed, or would be if the caller sent the token that some binding asks for."""
+    """Every model is allowed, or would be by a binding that needs a token: then the caller has sent none."""
     allowing = [binding for binding in standings if binding.action == "allow"]
     return all(any(fits.get(binding.role) is Fit.YES for binding in allowing) for fits in parts)
 

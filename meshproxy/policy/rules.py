@@ -84,7 +84,7 @@ class Subject:
 
     spiffe_id: str | None
     namespace: str | None
-    """In the trust domain below; not set when `spiffe_id` is."""
+    """In the trust domain below. Says nothing more where `spiffe_id` is given."""
     trust_domain: str
     issuer: str | None
     claims: tuple[tuple[str, str | int | bool], ...]

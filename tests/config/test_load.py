@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from meshproxy.config import load as module
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError, Problem
-from meshproxy.config.schema import Address, Documents
+from meshproxy.config.schema import Documents
+from meshproxy.config.values import Address
 
 FIRST = Path("deploy/examples/first.yaml")
 

@@ -233,7 +233,8 @@ def test_text_that_looks_like_a_number_is_asked_for_in_quotes() -> None:
 def test_what_is_shown_is_one_short_line() -> None:
     assert values.shown("a\nb\x1b") == '"a\\nb\\x1b"'
     assert values.shown("x" * 1000) == '"' + "x" * 60 + '"...'
-    assert [values.shown(value) for value in (None, True, 1, [], {})] == [
+    others: list[object] = [None, True, 1, [], {}]
+    assert [values.shown(value) for value in others] == [
         "nothing (null)",
         "true",
         "1",

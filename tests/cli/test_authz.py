@@ -1,0 +1,134 @@
+"""`meshproxy authz check`, as somebody at a terminal or in CI meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from meshproxy.cli.main import main
+
+FIRST = "deploy/examples/first.yaml"
+QUOTER = ["--as", "spiffe://dev.example/ns/pricing/sa/quoter"]
+PREDICT = ["--model", "half_plus_two", "--verb", "predict"]
+FINANCE = ["--issuer", "corp", "--claims", '{"sub": "alice", "groups": ["finance"]}']
+
+
+def check(*arguments: str, config: str = FIRST) -> Result:
+    return CliRunner().invoke(main, ["authz", "check", "--config", config, *arguments])
+
+
+def test_a_call_that_is_permitted() -> None:
+    result = check(*QUOTER, *PREDICT, *FINANCE)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        'ALLOW  predict on model "half_plus_two"',
+        "by     finance-team",
+        "caller spiffe://dev.example/ns/pricing/sa/quoter (corp:alice)",
+        "",
+        "* allow finance-team (role finance-reader)",
+        "    caller: subjects[0] fits",
+        "    call:   rules[0] fits",
+    ]
+
+
+def test_a_call_that_is_denied() -> None:
+    result = check(*QUOTER, *PREDICT)
+    assert result.exit_code == 3
+    needs_token = 'predict on model "half_plus_two" needs a token: send one as authorization: Bearer TOKEN'
+    lines = result.stdout.splitlines()
+    assert lines[:3] == [
+        'DENY   predict on model "half_plus_two"',
+        "by     default-deny",
+        f"answer 401 unauthenticated: {needs_token}",
+    ]
+    assert "    caller: subjects[0]: needs a token, and none was sent" in lines
+    assert lines[-2].startswith("            subjects[1]: the workload is ")
+
+
+def test_json() -> None:
+    result = check(*QUOTER, *FINANCE, "--verb", "reload", "-o", "json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout) == {
+        "apiVersion": "meshproxy.dev/v1alpha1",
+        "kind": "AuthzCheck",
+        "decision": "DENY",
+        "rule": "default-deny",
+        "audits": [],
+        "reason": "permission-denied",
+        "message": "reload on the server as a whole is not permitted",
+        "caller": "spiffe://dev.example/ns/pricing/sa/quoter (corp:alice)",
+        "call": "reload on the server as a whole",
+        "steps": [
+            {
+                "binding": "finance-team",
+                "action": "allow",
+                "role": "finance-reader",
+                "applies": False,
+                "caller": ["subjects[0] fits"],
+                "call": ["no rule is about reload on the server as a whole"],
+            }
+        ],
+    }
+
+
+def test_versions_labels_and_several_models() -> None:
+    result = check(*QUOTER, *FINANCE, *PREDICT, "--model", "other", "--label", "stable", "--signature", "s")
+    assert result.exit_code == 3
+    assert 'model "other", label stable, signature s' in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*QUOTER, "--verb", "predict"], "--model is missing"),
+        ([*QUOTER, *PREDICT, "--version", "1", "--label", "x"], "never both"),
+        ([*QUOTER, "--verb", "reload", "--version", "1"], "--model is missing"),
+        ([*QUOTER, *PREDICT, "--version", "-1"], "--version"),
+        (["--as", "spiffe://other/ns/a/sa/b", *PREDICT], "the trust domain is dev.example"),
+        (["--as", "quoter", *PREDICT], "expected a SPIFFE id"),
+        ([*QUOTER, *PREDICT, "--claims", "{}"], "--issuer is missing"),
+        ([*QUOTER, *PREDICT, "--issuer", "cor"], 'did you mean "corp"'),
+        ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "[]"], "not a JSON object"),
+        ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "{"], "not a JSON object"),
+        ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "[" * 100_000], "not a JSON object"),
+        ([*QUOTER, *PREDICT, "--issuer", "corp", "--iam-role", "x"], "expected the ARN"),
+        ([*QUOTER, "--model", "a", "--verb", "predcit"], "predcit"),
+    ],
+)
+def test_what_is_called_wrongly(arguments: list[str], message: str) -> None:
+    result = check(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_documents_that_cannot_be_used() -> None:
+    result = check(*QUOTER, *PREDICT, config="absent.yaml")
+    assert result.exit_code == 1
+    assert "absent.yaml: cannot be read" in result.stderr
+
+
+def test_a_caller_without_a_certificate(tmp_path: Path) -> None:
+    result = check(*PREDICT)
+    assert result.exit_code == 3
+    assert "does not get as far as this" in result.stderr
+    file = tmp_path / "a.yaml"
+    file.write_text(Path(FIRST).read_text().replace("mtls: strict", "mtls: disabled"))
+    assert check(*PREDICT, config=str(file)).stderr == ""
+    assert check(*QUOTER, *PREDICT, config=str(file)).exit_code == 2
+
+
+def test_who_is_audited_and_who_comes_by_a_role_of_aws(tmp_path: Path) -> None:
+    arn = "arn:aws:iam::123456789012:role/quoter"
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        Path(FIRST).read_text()
+        + "---\napiVersion: meshproxy.dev/v1alpha1\nkind: ModelRoleBinding\nmetadata: {name: watch}\n"
+        + f'spec: {{role: finance-reader, action: audit, subjects: [{{iamRole: "{arn}"}}]}}\n'
+    )
+    result = check(*QUOTER, *FINANCE, *PREDICT, "--iam-role", arn, config=str(file))
+    assert result.exit_code == 0
+    assert "audit  watch" in result.stdout.splitlines()

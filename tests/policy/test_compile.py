@@ -1,0 +1,69 @@
+"""Documents to a policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshproxy.config import schema
+from meshproxy.identity.caller import Caller, Workload
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.policy.compile import compile_policy
+from meshproxy.refusal import Refusal
+
+ROLE = schema.ModelRole(
+    metadata=schema.Metadata(name="reader"),
+    spec=schema.RoleSpec(rules=(schema.Rule(models=("a",), verbs=("predict",)),)),
+)
+PREDICT = Call(Verb.PREDICT, (ModelRef("a"),))
+
+
+def binding(workload: schema.WorkloadSubject, role: str = "reader") -> schema.ModelRoleBinding:
+    subjects = (schema.Subject(workload=workload),)
+    return schema.ModelRoleBinding(
+        metadata=schema.Metadata(name="b"), spec=schema.BindingSpec(role=role, subjects=subjects)
+    )
+
+
+def caller(path: str, domain: str = "d.example") -> Caller:
+    _, namespace, _, account = path.split("/")
+    return Caller(Workload(f"spiffe://{domain}/{path}", domain, namespace, account, 1e12))
+
+
+@pytest.mark.parametrize(
+    ("workload", "allowed", "denied"),
+    [
+        (
+            schema.WorkloadSubject(namespace="n", service_account="s"),
+            [caller("ns/n/sa/s")],
+            [caller("ns/n/sa/s2"), caller("ns/n2/sa/s"), caller("ns/n/sa/s", "other")],
+        ),
+        (
+            schema.WorkloadSubject(namespace="n"),
+            [caller("ns/n/sa/s"), caller("ns/n/sa/t")],
+            [caller("ns/n2/sa/s"), caller("ns/n/sa/s", "other")],
+        ),
+        (
+            schema.WorkloadSubject(spiffe_id="spiffe://other/ns/n/sa/s"),
+            [caller("ns/n/sa/s", "other")],
+            [caller("ns/n/sa/s"), Caller()],
+        ),
+        # A dot in a service account is a dot (CVE-2020-16844 and its family).
+        (
+            schema.WorkloadSubject(namespace="n", service_account="a.b"),
+            [caller("ns/n/sa/a.b")],
+            [caller("ns/n/sa/axb"), caller("ns/n/sa/a/b".replace("a/b", "a-b"))],
+        ),
+    ],
+)
+def test_workloads(workload: schema.WorkloadSubject, allowed: list[Caller], denied: list[Caller]) -> None:
+    policy = compile_policy([ROLE], [binding(workload)], "d.example")
+    for each in allowed:
+        assert policy.decide(each, PREDICT).rule == "b"
+    for each in denied:
+        with pytest.raises(Refusal):
+            policy.decide(each, PREDICT)
+
+
+def test_a_role_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="no role is called other"):
+        compile_policy([ROLE], [binding(schema.WorkloadSubject(namespace="n"), "other")], "d.example")

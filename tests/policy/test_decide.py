@@ -1,0 +1,495 @@
+"""Decisions: literal cases, and the whole against a matcher written from the documentation, in straight loops."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshproxy.config import schema
+from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.inference.call import ADMIN_VERBS, Call, ModelRef, Verb
+from meshproxy.policy import decide as module
+from meshproxy.policy.compile import compile_policy
+from meshproxy.policy.decide import CHALLENGE, DEFAULT_DENY, NO_ROLES, Permit, Policy
+from meshproxy.policy.explain import explain
+from meshproxy.refusal import Reason, Refusal
+
+DOMAIN = "d.example"
+
+
+def workload(namespace: str, account: str) -> Workload:
+    return Workload(f"spiffe://{DOMAIN}/ns/{namespace}/sa/{account}", DOMAIN, namespace, account, 1e12)
+
+
+def rule(*models: str, verbs: tuple[Any, ...] = ("predict",), **fields: Any) -> schema.Rule:
+    return schema.Rule(models=models, verbs=verbs, **fields)
+
+
+def role(name: str, *rules: schema.Rule) -> schema.ModelRole:
+    return schema.ModelRole(metadata=schema.Metadata(name=name), spec=schema.RoleSpec(rules=rules))
+
+
+def bind(
+    name: str, to: str, *subjects: schema.Subject, action: Literal["allow", "deny", "audit"] = "allow"
+) -> schema.ModelRoleBinding:
+    spec = schema.BindingSpec(role=to, subjects=subjects, action=action)
+    return schema.ModelRoleBinding(metadata=schema.Metadata(name=name), spec=spec)
+
+
+def of(**fields: Any) -> schema.Subject:
+    return schema.Subject(**fields)
+
+
+NS = of(workload=schema.WorkloadSubject(namespace="pricing"))
+CORP = of(token=schema.TokenSubject(issuer="corp"))
+BOTH = of(workload=schema.WorkloadSubject(namespace="pricing"), token=schema.TokenSubject(issuer="corp"))
+QUOTER = Caller(workload("pricing", "quoter"))
+
+
+def token(issuer: str = "corp", **claims: object) -> Token:
+    return Token(issuer, "alice", claims, 1e12)
+
+
+def call(*models: str | ModelRef, verb: Verb = Verb.PREDICT) -> Call:
+    return Call(verb, tuple(ModelRef(model) if isinstance(model, str) else model for model in models))
+
+
+def refused(policy: Policy, caller: Caller, what: Call) -> Refusal:
+    with pytest.raises(Refusal) as raised:
+        policy.decide(caller, what)
+    return raised.value
+
+
+def test_without_roles_everything_but_administration_is_permitted() -> None:
+    policy = compile_policy([], [], DOMAIN)
+    for verb in Verb:
+        for models in ((), ("a",)):
+            if verb in ADMIN_VERBS:
+                refusal = refused(policy, NOBODY, call(*models, verb=verb))
+                assert (refusal.reason, refusal.rule) == (Reason.PERMISSION_DENIED, DEFAULT_DENY)
+            else:
+                assert policy.decide(NOBODY, call(*models, verb=verb)) == Permit(NO_ROLES)
+
+
+def test_a_role_that_nobody_has_denies_everything() -> None:
+    policy = compile_policy([role("r", rule("*"))], [], DOMAIN)
+    refusal = refused(policy, QUOTER, call("a"))
+    assert (refusal.reason, refusal.rule) == (Reason.PERMISSION_DENIED, DEFAULT_DENY)
+
+
+def test_deny_beats_allow_and_audit_decides_nothing() -> None:
+    roles = [role("all", rule("*")), role("secret", rule("secret*"))]
+    bindings = [
+        bind("everything", "all", NS),
+        bind("watch", "all", NS, action="audit"),
+        bind("but-secrets", "secret", NS, action="deny"),
+        bind("watch-others", "all", CORP, action="audit"),
+    ]
+    policy = compile_policy(roles, bindings, DOMAIN)
+    assert policy.decide(QUOTER, call("public")) == Permit("everything", ("watch",))
+    refusal = refused(policy, QUOTER, call("secret-1"))
+    assert (refusal.reason, refusal.rule, refusal.audits) == (Reason.PERMISSION_DENIED, "but-secrets", ("watch",))
+    assert refusal.challenge is None
+    # Audited, though nothing else is about the caller.
+    refusal = refused(policy, Caller(None, token()), call("public"))
+    assert (refusal.rule, refusal.audits) == (DEFAULT_DENY, ("watch-others",))
+
+
+def test_every_model_must_be_allowed_and_none_denied() -> None:
+    roles = [role("a", rule("a")), role("b", rule("b")), role("c", rule("c"))]
+    bindings = [
+        bind("to-a", "a", NS),
+        bind("to-b", "b", NS),
+        bind("to-c", "c", NS),
+        bind("no-c", "c", NS, action="deny"),
+    ]
+    policy = compile_policy(roles, bindings, DOMAIN)
+    assert policy.decide(QUOTER, call("b", "a", "b")) == Permit("to-b, to-a")
+    assert refused(policy, QUOTER, call("a", "x")).message == 'predict on model "x" is not permitted'
+    assert refused(policy, QUOTER, call("x", "c")).rule == "no-c"
+    # The memory does not take one set of models for another.
+    assert policy.decide(QUOTER, call("a", "b")) == Permit("to-a, to-b")
+    assert policy.decide(QUOTER, call("a")) == Permit("to-a")
+
+
+def test_what_a_call_does_not_tell_counts_against_the_caller() -> None:
+    roles = [role("all", rule("*")), role("v3", rule("m", versions=(3,))), role("sig", rule("m", signatures=("s",)))]
+    allow = compile_policy(roles, [bind("v3", "v3", NS), bind("sig", "sig", NS)], DOMAIN)
+    assert allow.decide(QUOTER, call(ModelRef("m", version=3))).rule == "v3"
+    assert allow.decide(QUOTER, call(ModelRef("m", signature="s"))).rule == "sig"
+    for model in (ModelRef("m"), ModelRef("m", label="x"), ModelRef("m", version=4, signature="t")):
+        assert refused(allow, QUOTER, call(model)).rule == DEFAULT_DENY
+    deny = compile_policy(roles, [bind("all", "all", NS), bind("not-v3", "v3", NS, action="deny")], DOMAIN)
+    assert deny.decide(QUOTER, call(ModelRef("m", version=4))).rule == "all"
+    for model in (ModelRef("m"), ModelRef("m", version=3), ModelRef("m", label="x")):
+        assert refused(deny, QUOTER, call(model)).rule == "not-v3"
+
+
+def test_the_server_as_a_whole() -> None:
+    reload = call(verb=Verb.RELOAD)
+    narrow = role("narrow", rule("a*", verbs=("reload",)))
+    policy = compile_policy([narrow], [bind("b", "narrow", NS)], DOMAIN)
+    assert policy.decide(QUOTER, call("ab", verb=Verb.RELOAD)).rule == "b"
+    refusal = refused(policy, QUOTER, reload)
+    assert refusal.message == "reload on the server as a whole is not permitted"
+    wide = role("wide", rule("*", verbs=("reload", "metrics")))
+    policy = compile_policy([narrow, wide], [bind("w", "wide", NS)], DOMAIN)
+    assert policy.decide(QUOTER, reload).rule == "w"
+    assert refused(policy, QUOTER, call(verb=Verb.PROFILE)).rule == DEFAULT_DENY
+    both = role("both", rule("*", verbs=("reload",)), rule("a*", verbs=("reload",)))
+    assert compile_policy([both], [bind("b", "both", NS)], DOMAIN).decide(QUOTER, reload).rule == "b"
+    policy = compile_policy([narrow, wide], [bind("w", "wide", NS), bind("n", "narrow", NS, action="deny")], DOMAIN)
+    assert refused(policy, QUOTER, reload).rule == "n"
+    assert policy.decide(QUOTER, call(verb=Verb.METRICS)).rule == "w"
+
+
+@pytest.mark.parametrize(
+    ("caller", "reason"),
+    [
+        (QUOTER, Reason.UNAUTHENTICATED),
+        (Caller(QUOTER.workload, token("other")), Reason.PERMISSION_DENIED),
+        (Caller(workload("elsewhere", "x")), Reason.PERMISSION_DENIED),
+        (NOBODY, Reason.PERMISSION_DENIED),
+    ],
+)
+def test_a_token_is_asked_for_only_if_it_would_make_the_difference(caller: Caller, reason: Reason) -> None:
+    policy = compile_policy([role("r", rule("a"))], [bind("b", "r", BOTH)], DOMAIN)
+    refusal = refused(policy, caller, call("a"))
+    assert refusal.reason is reason
+    assert refusal.challenge == (CHALLENGE if reason is Reason.UNAUTHENTICATED else None)
+    assert refused(policy, caller, call("b")).reason is Reason.PERMISSION_DENIED
+
+
+def test_a_token_does_not_help_against_a_denial() -> None:
+    bindings = [bind("b", "r", BOTH), bind("no", "r", NS, action="deny")]
+    policy = compile_policy([role("r", rule("a"))], bindings, DOMAIN)
+    assert refused(policy, QUOTER, call("a")).reason is Reason.PERMISSION_DENIED
+
+
+def test_a_token_must_help_for_all_models() -> None:
+    bindings = [bind("a", "a", BOTH), bind("b", "b", NS)]
+    policy = compile_policy([role("a", rule("a")), role("b", rule("b"))], bindings, DOMAIN)
+    assert refused(policy, QUOTER, call("b", "a")).reason is Reason.UNAUTHENTICATED
+    assert refused(policy, QUOTER, call("a", "x")).reason is Reason.PERMISSION_DENIED
+
+
+def test_the_answer_names_nothing_but_the_call() -> None:
+    policy = compile_policy([role("hidden-role", rule("a"))], [bind("hidden-binding", "hidden-role", BOTH)], DOMAIN)
+    model = ModelRef('x"\n\x1b' + "y" * 1_000, label="<b>")
+    for what in (call("a"), call(model), call(verb=Verb.RELOAD)):
+        message = refused(policy, QUOTER, what).message
+        assert "hidden" not in message
+        assert message.isprintable()
+        assert len(message) < 200
+
+
+def test_a_refusal_is_made_anew_each_time() -> None:
+    policy = compile_policy([role("r", rule("a"))], [], DOMAIN)
+    assert refused(policy, QUOTER, call("b")) is not refused(policy, QUOTER, call("b"))
+
+
+def test_the_memory_is_bounded_and_lets_tokens_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMO_ENTRIES", 8)
+    policy = compile_policy([role("r", rule("a"))], [bind("b", "r", CORP)], DOMAIN)
+
+    class Watched(Token):
+        __slots__ = ("__weakref__",)
+
+    first = Watched("corp", "alice", {}, 1e12)
+    gone = weakref.ref(first)
+    assert policy.decide(Caller(None, first), call("a")).rule == "b"
+    del first
+    gc.collect()
+    assert gone() is not None
+    for _ in range(8):
+        policy.decide(Caller(None, token()), call("a"))
+    gc.collect()
+    assert gone() is None
+    assert len(policy._memo) == 8
+
+
+def test_long_names_are_not_remembered() -> None:
+    policy = compile_policy([role("r", rule("*"))], [bind("b", "r", NS)], DOMAIN)
+    policy.decide(QUOTER, call("x" * 100_000))
+    policy.decide(QUOTER, call(ModelRef("x", label="y" * 100_000)))
+    policy.decide(QUOTER, call(*["x" * 100] * 10))
+    assert len(policy._memo) == 0
+    policy.decide(QUOTER, call("x"))
+    assert len(policy._memo) == 1
+
+
+def test_an_equal_token_is_another_token() -> None:
+    """What is remembered is a decision about one verified token, not about what it looks like."""
+    policy = compile_policy(
+        [role("r", rule("a"))],
+        [bind("b", "r", of(token=schema.TokenSubject(issuer="corp", claims={"g": "x"})))],
+        DOMAIN,
+    )
+    assert policy.decide(Caller(None, token(g="x")), call("a")).rule == "b"
+    assert refused(policy, Caller(None, token(g="y")), call("a")).reason is Reason.PERMISSION_DENIED
+
+
+def _account(name: str) -> schema.Subject:
+    return of(workload=schema.WorkloadSubject(namespace="n", service_account=name))
+
+
+def many_models() -> Policy:
+    """10,000 rules over 1,000 models, each with a role and a binding of its own; all bindings are about one caller."""
+    names = [f"model-{number}" for number in range(1_000)]
+    roles = [role(name, *(rule(name, signatures=(f"s{place}",)) for place in range(10))) for name in names]
+    return compile_policy(roles, [bind(name, name, _account("s7")) for name in names], DOMAIN)
+
+
+def many_callers() -> Policy:
+    """One role over all models, given to 10,000 service accounts one by one."""
+    bindings = [bind(f"model-{number}", "r", _account(f"s{number}")) for number in range(10_000)]
+    return compile_policy([role("r", rule("*"))], bindings, DOMAIN)
+
+
+@pytest.mark.parametrize("make", [many_models, many_callers])
+def test_ten_thousand_rules_are_looked_up_not_tried(make: Callable[[], Policy]) -> None:
+    """Counted, not timed: calls of functions for a decision that is not remembered. The way over the other side takes
+    more than a thousand."""
+    policy = make()
+    count = 0
+
+    def on_event(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    caller, what = Caller(workload("n", "s7")), call(ModelRef("model-7", signature="s3"))
+    sys.setprofile(on_event)
+    try:
+        permit = policy.decide(caller, what)
+    finally:
+        sys.setprofile(None)
+    assert permit.rule == "model-7"
+    assert count < 60
+
+
+# --- the whole, against loops ----------------------------------------------------------------------------------------
+
+
+class Loops:
+    """What DESIGN and the reference say, read once more and written as plainly as can be."""
+
+    def __init__(self, roles: list[schema.ModelRole], bindings: list[schema.ModelRoleBinding]) -> None:
+        self.roles = {each.metadata.name: each for each in roles}
+        self.bindings = bindings
+
+    def decide(self, caller: Caller, what: Call) -> tuple[str, tuple[str, ...]] | tuple[Reason, str, tuple[str, ...]]:
+        if not self.roles and what.verb not in ADMIN_VERBS:
+            return NO_ROLES, ()
+        applies = {each.metadata.name: self.subject(each, caller, with_token=False) for each in self.bindings}
+        audits = tuple(
+            each.metadata.name
+            for each in self.bindings
+            if each.spec.action == "audit" and applies[each.metadata.name] and self.touches(each, what)
+        )
+        for each in self.bindings:
+            if each.spec.action == "deny" and applies[each.metadata.name] and self.touches(each, what):
+                return Reason.PERMISSION_DENIED, each.metadata.name, audits
+        names = []
+        for model in what.models or (None,):
+            found = [
+                each.metadata.name
+                for each in self.bindings
+                if each.spec.action == "allow" and applies[each.metadata.name] and self.covers(each, what.verb, model)
+            ]
+            if not found:
+                break
+            if found[0] not in names:
+                names.append(found[0])
+        else:
+            return ", ".join(names), audits
+        if caller.token is None and all(
+            any(
+                each.spec.action == "allow"
+                and self.subject(each, caller, with_token=True)
+                and self.covers(each, what.verb, model)
+                for each in self.bindings
+            )
+            for model in what.models or (None,)
+        ):
+            return Reason.UNAUTHENTICATED, DEFAULT_DENY, audits
+        return Reason.PERMISSION_DENIED, DEFAULT_DENY, audits
+
+    def subject(self, binding: schema.ModelRoleBinding, caller: Caller, *, with_token: bool) -> bool:
+        """Some subject fits; `with_token`: or would, if the caller sent the right token."""
+        for each in binding.spec.subjects:
+            fits = True
+            if each.workload is not None:
+                peer, wanted = caller.workload, each.workload
+                if peer is None:
+                    fits = False
+                elif wanted.spiffe_id is not None:
+                    fits = peer.spiffe_id == wanted.spiffe_id
+                else:
+                    fits = peer.trust_domain == DOMAIN and peer.namespace == wanted.namespace
+                    if wanted.service_account is not None:
+                        fits = fits and peer.service_account == wanted.service_account
+            asks = each.token is not None or each.iam_role is not None
+            if asks and caller.token is None:
+                fits = fits and with_token
+            elif asks and caller.token is not None:
+                if each.token is not None:
+                    fits = fits and caller.token.issuer == each.token.issuer
+                    for name, value in each.token.claims.items():
+                        held = caller.token.claims.get(name)
+                        fits = fits and (value in held if isinstance(held, list) else held == value)
+                if each.iam_role is not None:
+                    fits = fits and caller.token.iam_role == each.iam_role
+            if fits:
+                return True
+        return False
+
+    def covers(self, binding: schema.ModelRoleBinding, verb: Verb, model: ModelRef | None) -> bool:
+        for each in self.roles[binding.spec.role].spec.rules:
+            if verb.value not in each.verbs:
+                continue
+            if model is None:
+                if "*" in each.models and not each.versions and not each.labels and not each.signatures:
+                    return True
+            elif (
+                any(fnmatchcase(model.name, pattern) for pattern in each.models)
+                and (not each.versions or model.version in each.versions)
+                and (not each.labels or model.label in each.labels)
+                and (not each.signatures or model.signature in each.signatures)
+            ):
+                return True
+        return False
+
+    def touches(self, binding: schema.ModelRoleBinding, what: Call) -> bool:
+        for each in self.roles[binding.spec.role].spec.rules:
+            if what.verb.value not in each.verbs:
+                continue
+            if not what.models:
+                return True
+            for model in what.models:
+                if (
+                    any(fnmatchcase(model.name, pattern) for pattern in each.models)
+                    and (not each.versions or model.version is None or model.version in each.versions)
+                    and (not each.labels or model.label is None or model.label in each.labels)
+                    and (not each.signatures or model.signature is None or model.signature in each.signatures)
+                ):
+                    return True
+        return False
+
+
+NAMES = ["a", "ab", "b", "a.b"]
+verbs = st.sampled_from([Verb.PREDICT, Verb.STATUS, Verb.RELOAD])
+rules = st.builds(
+    lambda models, verbs, narrow, signatures: rule(*models, verbs=verbs, signatures=signatures, **narrow),
+    st.lists(st.sampled_from([*NAMES, "*", "a*", "?", "a?b"]), min_size=1, max_size=2).map(tuple),
+    st.lists(verbs.map(lambda verb: verb.value), min_size=1, max_size=3, unique=True).map(tuple),
+    st.sampled_from([{}, {}, {"versions": (1,)}, {"versions": (1, 2)}, {"labels": ("x",)}]),
+    st.sampled_from([(), (), ("s",)]),
+)
+workloads = st.sampled_from(
+    [
+        None,
+        schema.WorkloadSubject(namespace="n"),
+        schema.WorkloadSubject(namespace="n", service_account="s"),
+        schema.WorkloadSubject(spiffe_id=f"spiffe://{DOMAIN}/ns/m/sa/s"),
+        schema.WorkloadSubject(spiffe_id="spiffe://other/ns/n/sa/s"),
+    ]
+)
+tokens = st.sampled_from(
+    [
+        None,
+        None,
+        schema.TokenSubject(issuer="corp"),
+        schema.TokenSubject(issuer="corp", claims={"g": "x"}),
+        schema.TokenSubject(issuer="corp", claims={"g": "x", "h": "y"}),
+    ]
+)
+arns = st.sampled_from([None, None, "arn:aws:iam::123456789012:role/r"])
+subjects = st.builds(
+    lambda workload, token, arn: of(workload=workload, token=token, iam_role=arn) if workload or token or arn else CORP,
+    workloads,
+    tokens,
+    arns,
+)
+callers = st.builds(
+    Caller,
+    st.sampled_from(
+        [
+            None,
+            workload("n", "s"),
+            workload("n", "t"),
+            workload("m", "s"),
+            Workload("spiffe://other/ns/n/sa/s", "other", "n", "s", 1e12),
+            Workload(f"spiffe://{DOMAIN}/batch", DOMAIN, None, None, 1e12),
+        ]
+    ),
+    st.sampled_from(
+        [
+            None,
+            None,
+            token(g="x"),
+            token(g=["w", "x"], h="y"),
+            token("other", g="x"),
+            Token("sts", "r", {}, 1e12, "arn:aws:iam::123456789012:role/r"),
+        ]
+    ),
+)
+models = st.builds(
+    lambda name, told, signature: ModelRef(name, signature=signature, **told),
+    st.sampled_from([*NAMES, "*", "c"]),
+    st.sampled_from([{}, {"version": 1}, {"version": 3}, {"label": "x"}, {"label": "z"}]),
+    st.sampled_from([None, "s", "t"]),
+)
+calls = st.builds(Call, verbs, st.lists(models, max_size=3).map(tuple))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> tuple[list[schema.ModelRole], list[schema.ModelRoleBinding]]:
+    roles = [
+        role(f"role-{place}", *each)
+        for place, each in enumerate(draw(st.lists(st.lists(rules, min_size=1, max_size=3), max_size=3)))
+    ]
+    if not roles:
+        return [], []
+    bindings = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(roles),
+                st.lists(subjects, min_size=1, max_size=3),
+                st.sampled_from(["allow", "allow", "deny", "audit"]),
+            ),
+            max_size=6,
+        )
+    )
+    return roles, [
+        bind(f"binding-{place}", to.metadata.name, *each, action=action)  # type: ignore[arg-type]
+        for place, (to, each, action) in enumerate(bindings)
+    ]
+
+
+@settings(max_examples=200)
+@given(documents(), st.lists(st.tuples(callers, calls), min_size=1, max_size=6))
+def test_decisions_are_those_of_plain_loops(
+    given_documents: tuple[list[schema.ModelRole], list[schema.ModelRoleBinding]], asked: list[tuple[Caller, Call]]
+) -> None:
+    policy, loops = compile_policy(*given_documents, DOMAIN), Loops(*given_documents)
+    for caller, what in [*asked, *asked]:  # the second time from memory
+        try:
+            permit = policy.decide(caller, what)
+            found: tuple[object, ...] = (permit.rule, permit.audits)
+        except Refusal as refusal:
+            found = (refusal.reason, refusal.rule, refusal.audits)
+        assert found == loops.decide(caller, what)
+        steps = [step for step in explain(policy, caller, what).steps if step.applies]
+        assert found[-1] == tuple(step.binding for step in steps if step.action == "audit")
+        if denying := [step.binding for step in steps if step.action == "deny"]:
+            assert found[:2] == (Reason.PERMISSION_DENIED, denying[0])
+        elif isinstance(found[0], str) and found[0] != NO_ROLES:
+            assert set(found[0].split(", ")) <= {step.binding for step in steps if step.action == "allow"}

@@ -1,0 +1,132 @@
+"""The two questions: does a rule fit a model, does a subject fit a caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.inference.call import ModelRef, Verb
+from meshproxy.policy.rules import Fit, Rule, Standing, Subject, has_claim
+
+QUOTER = Workload("spiffe://d.example/ns/pricing/sa/quoter", "d.example", "pricing", "quoter", 1e12)
+
+
+def rule(**fields: Any) -> Rule:
+    given = {"verbs": {Verb.PREDICT}, "versions": (), "labels": (), "signatures": (), **fields}
+    sets = {name: frozenset(given[name]) for name in ("verbs", "versions", "labels", "signatures")}
+    return Rule(index=0, models=tuple(given.get("models", ("*",))), **sets)
+
+
+def subject(**fields: Any) -> Subject:
+    nothing: dict[str, Any] = {"spiffe_id": None, "namespace": None, "issuer": None, "claims": (), "iam_role": None}
+    return Subject(**{"trust_domain": "d.example", **nothing, **fields})
+
+
+def token(issuer: str = "corp", iam_role: str | None = None, **claims: object) -> Token:
+    return Token(issuer, "alice", claims, 1e12, iam_role)
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "fit"),
+    [
+        ({}, ModelRef("a"), Fit.YES),
+        ({"verbs": {Verb.CLASSIFY}}, ModelRef("a"), Fit.NO),
+        ({"versions": {3}}, ModelRef("a", version=3), Fit.YES),
+        ({"versions": {3}}, ModelRef("a", version=4), Fit.NO),
+        ({"versions": {3}}, ModelRef("a"), Fit.UNTOLD),
+        ({"versions": {3}}, ModelRef("a", label="stable"), Fit.UNTOLD),
+        ({"versions": {0}}, ModelRef("a", version=0), Fit.YES),
+        ({"labels": {"stable"}}, ModelRef("a", label="stable"), Fit.YES),
+        ({"labels": {"stable"}}, ModelRef("a", label="canary"), Fit.NO),
+        ({"labels": {"stable"}}, ModelRef("a", version=3), Fit.UNTOLD),
+        ({"signatures": {"s"}}, ModelRef("a", signature="s"), Fit.YES),
+        ({"signatures": {"s"}}, ModelRef("a", signature="t"), Fit.NO),
+        ({"signatures": {"s"}}, ModelRef("a"), Fit.UNTOLD),
+        # What is told and does not fit settles it, whatever else is not told.
+        ({"versions": {3}, "signatures": {"s"}}, ModelRef("a", version=4), Fit.NO),
+        ({"versions": {3}, "signatures": {"s"}}, ModelRef("a", signature="t"), Fit.NO),
+        ({"versions": {3}, "signatures": {"s"}}, ModelRef("a", version=3), Fit.UNTOLD),
+    ],
+)
+def test_a_rule_and_a_model(fields: dict[str, Any], model: ModelRef, fit: Fit) -> None:
+    assert rule(**fields).fit(Verb.PREDICT, model) is fit
+
+
+@pytest.mark.parametrize(
+    ("fields", "fit"),
+    [
+        ({"models": ("*",)}, Fit.YES),
+        ({"models": ("a", "*")}, Fit.YES),
+        ({"models": ("a*",)}, Fit.UNTOLD),
+        ({"models": ("?*",)}, Fit.UNTOLD),
+        ({"models": ("*",), "versions": {1}}, Fit.UNTOLD),
+        ({"models": ("*",), "labels": {"x"}}, Fit.UNTOLD),
+        ({"models": ("*",), "signatures": {"x"}}, Fit.UNTOLD),
+        ({"models": ("*",), "verbs": {Verb.METRICS}}, Fit.NO),
+    ],
+)
+def test_a_rule_and_the_server_as_a_whole(fields: dict[str, Any], fit: Fit) -> None:
+    assert rule(**{"verbs": {Verb.RELOAD}, **fields}).fit_server(Verb.RELOAD) is fit
+
+
+@pytest.mark.parametrize(
+    ("fields", "caller", "standing"),
+    [
+        ({"spiffe_id": QUOTER.spiffe_id}, Caller(QUOTER), Standing.YES),
+        ({"spiffe_id": QUOTER.spiffe_id + "2"}, Caller(QUOTER), Standing.NO),
+        ({"spiffe_id": QUOTER.spiffe_id}, NOBODY, Standing.NO),
+        ({"namespace": "pricing"}, Caller(QUOTER), Standing.YES),
+        ({"namespace": "pricing", "trust_domain": "other"}, Caller(QUOTER), Standing.NO),
+        ({"namespace": "pricin"}, Caller(QUOTER), Standing.NO),
+        ({"namespace": "pricing"}, NOBODY, Standing.NO),
+        ({"issuer": "corp"}, Caller(None, token()), Standing.YES),
+        ({"issuer": "corp"}, Caller(None, token("other")), Standing.NO),
+        ({"issuer": "corp"}, Caller(QUOTER), Standing.NEEDS_TOKEN),
+        ({"iam_role": "r"}, Caller(None, token(iam_role="r")), Standing.YES),
+        ({"iam_role": "r"}, Caller(None, token(iam_role=None)), Standing.NO),
+        ({"iam_role": "r"}, NOBODY, Standing.NEEDS_TOKEN),
+        ({"issuer": "corp", "iam_role": "r"}, Caller(None, token("sts", "r")), Standing.NO),
+        ({"issuer": "corp", "claims": (("g", "x"),)}, Caller(None, token(g="x")), Standing.YES),
+        ({"issuer": "corp", "claims": (("g", "x"), ("h", "y"))}, Caller(None, token(g="x")), Standing.NO),
+        ({"namespace": "pricing", "issuer": "corp"}, Caller(None, token()), Standing.NO),
+        ({"namespace": "other", "issuer": "corp"}, Caller(QUOTER), Standing.NO),
+    ],
+)
+def test_a_subject_and_a_caller(fields: dict[str, Any], caller: Caller, standing: Standing) -> None:
+    assert subject(**fields).standing(caller) is standing
+
+
+@pytest.mark.parametrize(
+    ("claims", "name", "wanted", "has"),
+    [
+        ({"g": "x"}, "g", "x", True),
+        ({"g": "X"}, "g", "x", False),
+        ({"g": ["a", "x"]}, "g", "x", True),
+        ({"g": ["xx"]}, "g", "x", False),
+        ({"g": "xyz"}, "g", "x", False),
+        ({"g": "x y"}, "g", "x", False),
+        ({"g": {"x": 1}}, "g", "x", False),
+        ({"g": [["x"]]}, "g", "x", False),
+        ({}, "g", "x", False),
+        ({"n": 1}, "n", 1, True),
+        ({"n": True}, "n", 1, False),
+        ({"n": 1}, "n", True, False),
+        ({"n": 1.0}, "n", 1, False),
+        ({"n": "1"}, "n", 1, False),
+        ({"n": None}, "n", "None", False),
+        ({"b": [True]}, "b", True, True),
+        # Dots: the name as it stands first; only if it is absent do they lead inwards.
+        ({"realm": {"roles": ["x"]}}, "realm.roles", "x", True),
+        ({"realm.roles": "y", "realm": {"roles": "x"}}, "realm.roles", "x", False),
+        ({"realm.roles": "x"}, "realm.roles", "x", True),
+        ({"realm": [{"roles": "x"}]}, "realm.roles", "x", False),
+        ({"realm": "x"}, "realm.roles", "x", False),
+        ({"a.b": {"c": "x"}}, "a.b.c", "x", False),
+        ({"": {"a": "x"}}, ".a", "x", True),
+        ({"https://corp/g": "x"}, "https://corp/g", "x", True),
+    ],
+)
+def test_claims(claims: dict[str, object], name: str, wanted: str | int | bool, has: bool) -> None:
+    assert has_claim(claims, name, wanted) is has
