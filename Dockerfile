@@ -6,6 +6,7 @@ FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY meshproxy meshproxy
+COPY deploy/demo deploy/demo
 # Compiled here: a read-only root never writes .pyc files, and without them the compiler's memory stays (6 MB).
 RUN python -m venv /opt/meshproxy \
  && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[otel]' \

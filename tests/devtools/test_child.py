@@ -24,6 +24,7 @@ async def test_it_is_awaited_until_it_listens_and_heard_to_its_end(tmp_path: Pat
     assert child.listening["at"] == "127.0.0.1:1"
     assert child.returncode is None
     assert await child.stop() == 0
+    child.check_ended_well()
     assert next(iter(child.output)) == "first"
     assert list(child.output)[-1] == "last words"
     child.signal(signal.SIGHUP)  # nobody there: nothing happens
@@ -42,6 +43,8 @@ async def test_a_process_that_stays_silent_is_stopped(tmp_path: Path) -> None:
 async def test_a_process_that_does_not_want_to_stop_is_made_to(tmp_path: Path) -> None:
     child = await start(STUBBORN, tmp_path)
     assert await child.stop(timeout=0.2) == -signal.SIGKILL
+    with pytest.raises(ChildFailed, match="a child ended with -9"):
+        child.check_ended_well()
 
 
 async def test_output_that_is_not_ours_is_kept_and_not_understood(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from meshproxy.cli.demo import command
+from meshproxy.devtools import demo, local_mesh
+from meshproxy.devtools.child import ChildFailed
+from meshproxy.devtools.clients import Answer
+
+
+class Mesh:
+    """Enough of a LocalMesh for what is printed."""
+
+    rest = grpc = inbound = admin = "127.0.0.1:1"
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
+    """What the demo's calls come out as; the mesh is a fake."""
+    made: list[demo.Result] = []
+
+    @asynccontextmanager
+    async def fake_mesh(
+        directory: Path, models: Sequence[str], clients: Mapping[str, Sequence[str]]
+    ) -> AsyncIterator[Mesh]:
+        yield Mesh()
+
+    async def fake_run(mesh: Any) -> AsyncIterator[demo.Result]:
+        for result in made:
+            yield result
+
+    async def heard(mesh: Any) -> dict[str, int]:
+        return {"half_plus_two": 3}
+
+    async def lines(mesh: Any) -> list[str]:
+        return ['meshproxy_requests_total{model="half_plus_two"} 3']
+
+    monkeypatch.setattr(local_mesh, "local_mesh", fake_mesh)
+    monkeypatch.setattr(demo, "run", fake_run)
+    monkeypatch.setattr(demo, "models_heard_of", heard)
+    monkeypatch.setattr(demo, "metric_lines", lines)
+    return made
+
+
+def permitted(problem: str) -> demo.Result:
+    log = {"path": "/v1/models/half_plus_two:predict", "policy": "finance-team"}
+    return demo.Result(demo.ROWS[0], Answer("200", None, {}, 0.001), log, 0.25, problem)
+
+
+def test_all_well_is_0(results: list[demo.Result]) -> None:
+    results.append(permitted(""))
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 0
+    assert "All 1 calls came out as they must" in said.output
+    assert "+0.25" in said.output
+    assert "It has never heard of payroll." in said.output
+    assert 'meshproxy_requests_total{model="half_plus_two"} 3' in said.output
+    assert '"policy": "finance-team"' in said.output
+
+
+def test_a_row_that_is_not_as_expected_is_named_and_is_1(results: list[demo.Result]) -> None:
+    results += [permitted(""), permitted("status 503, expected 200")]
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 1
+    assert "NOT AS EXPECTED, row 2: status 503, expected 200" in said.output
+
+
+def test_a_model_server_that_heard_of_the_secret_model_is_1(
+    results: list[demo.Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def heard(mesh: Any) -> dict[str, int]:
+        await asyncio.sleep(0)
+        return {demo.SECRET_MODEL: 1}
+
+    monkeypatch.setattr(demo, "models_heard_of", heard)
+    results.append(permitted(""))
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 1
+    assert "NOT AS EXPECTED, the model server was asked for payroll" in said.output
+
+
+def test_a_part_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise ChildFailed("the sidecar ended with 1; its last words:\nno luck")
+
+    monkeypatch.setattr(local_mesh, "local_mesh", fail)
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 1
+    assert "Error: the sidecar ended with 1" in said.output
+
+
+def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 1
+    assert "pip install 'meshproxy[demo]'" in said.output
