@@ -1,7 +1,8 @@
 """Heads to header blocks: which pseudo-headers stand before which fields, and blocks kept for the next time.
 
 A proxy sends the same few heads over and over: a block that was sent before costs one look-up (0.6 µs; made anew from
-kept fields 3 µs). Both stores are small, belong to one connection, and are emptied when they are full.
+kept fields 3 µs). A trace context, which differs each time, is encoded behind what is kept if it comes last. Both stores
+are small, belong to one connection, and are emptied when they are full.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SETTINGS_HEADER_TABLE_SIZE the peer has and will set."""
 
 TRAILERS_ACCEPTED = encode_field(b"te", b"trailers")
 
+VARYING = b"traceparent"
+
 
 class HeadTooLarge(LocalProtocolError):
     """The head is larger than the peer's SETTINGS_MAX_HEADER_LIST_SIZE. Nothing was sent."""
@@ -33,7 +36,8 @@ class Encoder:
     __slots__ = ("_blocks", "_fields", "_is_first", "_most")
 
     def __init__(self) -> None:
-        self._blocks: dict[tuple[object, ...], bytes] = {}
+        self._blocks: dict[tuple[object, ...], tuple[bytes, int]] = {}
+        """Blocks, and the size of their heads as RFC 9113 section 10.5.1 counts it."""
         self._fields: dict[tuple[bytes, bytes], bytes] = {}
         self._is_first = True
         self._most: int | None = None
@@ -41,7 +45,6 @@ class Encoder:
     def limit(self, header_bytes: int) -> None:
         """The peer's SETTINGS_MAX_HEADER_LIST_SIZE: bytes as RFC 9113 section 10.5.1 counts them."""
         self._most = header_bytes
-        self._blocks.clear()
 
     def request(
         self, method: bytes, scheme: bytes, authority: bytes, target: bytes, headers: Headers, length: int | None
@@ -52,71 +55,85 @@ class Encoder:
             HeadTooLarge: see there.
             LocalProtocolError: a field that no message may have.
         """
+        last = None
+        if headers and headers[-1][0] == VARYING:
+            last = headers[-1]
+            headers = headers[:-1]
         key = (method, scheme, authority, target, length, headers)
-        block = self._blocks.get(key)
-        if block is None:
+        kept = self._blocks.get(key)
+        if kept is None:
             pseudo: Headers = ((b":method", method), (b":scheme", scheme), (b":path", target))
             if authority:
                 pseudo = (*pseudo, (b":authority", authority))
-            block = self._build(pseudo, headers, length)
+            block, size = self._build(pseudo, headers, length)
             if any(name == b"content-type" and value.startswith(b"application/grpc") for name, value in headers):
                 block += TRAILERS_ACCEPTED
-            self._keep(key, block)
-        return self._announce(block) if self._is_first else block
+            kept = self._keep(key, block, size)
+        return self._finish(kept, last)
 
     def response(self, status: int, headers: Headers, length: int | None) -> bytes:
         """The block of a response. Raises as `request`."""
         key = (status, length, headers)
-        block = self._blocks.get(key)
-        if block is None:
-            block = self._build(((b":status", b"%d" % status),), headers, length)
-            self._keep(key, block)
-        return self._announce(block) if self._is_first else block
+        kept = self._blocks.get(key)
+        if kept is None:
+            kept = self._keep(key, *self._build(((b":status", b"%d" % status),), headers, length))
+        return self._finish(kept, None)
 
     def trailers(self, headers: Headers) -> bytes:
         """The block of trailers, either way. Raises as `request`."""
         key = (headers,)
-        block = self._blocks.get(key)
-        if block is None:
-            block = self._build((), headers, None)
-            self._keep(key, block)
-        return self._announce(block) if self._is_first else block
+        kept = self._blocks.get(key)
+        if kept is None:
+            kept = self._keep(key, *self._build((), headers, None))
+        return self._finish(kept, None)
 
-    def _announce(self, block: bytes) -> bytes:
-        self._is_first = False
-        return TABLE_UPDATE + block
+    def _finish(self, kept: tuple[bytes, int], last: tuple[bytes, bytes] | None) -> bytes:
+        """The whole block: what is kept, and the field that is not."""
+        block, size = kept
+        if last is not None:
+            block += _encode(last)
+            size += len(last[0]) + len(last[1]) + OVERHEAD
+        if self._most is not None and size > self._most:
+            raise HeadTooLarge(f"the head has {size} bytes, and the peer takes {self._most}")
+        if self._is_first:
+            self._is_first = False
+            return TABLE_UPDATE + block
+        return block
 
-    def _build(self, pseudo: Headers, headers: Headers, length: int | None) -> bytes:
+    def _build(self, pseudo: Headers, headers: Headers, length: int | None) -> tuple[bytes, int]:
         if length is not None:
             pseudo_end: Headers = ((b"content-length", b"%d" % length),)
         else:
             pseudo_end = ()
-        if self._most is not None:
-            size = sum([len(name) + len(value) + OVERHEAD for name, value in (*pseudo, *pseudo_end, *headers)])
-            if size > self._most:
-                raise HeadTooLarge(f"the head has {size} bytes, and the peer takes {self._most}")
+        size = sum([len(name) + len(value) + OVERHEAD for name, value in (*pseudo, *pseudo_end, *headers)])
         kept = self._fields
         pieces = [encode_field(name, value) for name, value in (*pseudo, *pseudo_end)]
         for field in headers:
             piece = kept.get(field)
-            pieces.append(piece if piece is not None else self._encode(field))
-        return b"".join(pieces)
+            pieces.append(piece if piece is not None else self._keep_field(field))
+        return b"".join(pieces), size
 
-    def _encode(self, field: tuple[bytes, bytes]) -> bytes:
-        name, value = field
-        kind = make_field(name, value, kind_of_name(name))[2]
-        if kind not in (REGULAR, COOKIE):
-            # Whatever codec read this would have dropped or refused it: it was made here.
-            raise LocalProtocolError(f"a field that must not be sent: {name!r}")
-        piece = encode_field(name, value)
+    def _keep_field(self, field: tuple[bytes, bytes]) -> bytes:
+        piece = _encode(field)
         if len(piece) <= KEPT_FIELD_BYTES:
             if len(self._fields) >= KEPT_FIELDS:
                 self._fields.clear()
             self._fields[field] = piece
         return piece
 
-    def _keep(self, key: tuple[object, ...], block: bytes) -> None:
+    def _keep(self, key: tuple[object, ...], block: bytes, size: int) -> tuple[bytes, int]:
+        kept = (block, size)
         if len(block) <= KEPT_BLOCK_BYTES:
             if len(self._blocks) >= KEPT_BLOCKS:
                 self._blocks.clear()
-            self._blocks[key] = block
+            self._blocks[key] = kept
+        return kept
+
+
+def _encode(field: tuple[bytes, bytes]) -> bytes:
+    name, value = field
+    kind = make_field(name, value, kind_of_name(name))[2]
+    if kind not in (REGULAR, COOKIE):
+        # Whatever codec read this would have dropped or refused it: it was made here.
+        raise LocalProtocolError(f"a field that must not be sent: {name!r}")
+    return encode_field(name, value)
