@@ -23,9 +23,10 @@ DEFAULT_DENY = "default-deny"
 CHALLENGE = 'Bearer realm="meshproxy"'
 MEMO_ENTRIES = 8_192
 """About 0.4 KB each, so 3 MB when full. It also bounds how many tokens a policy keeps alive."""
+MEMO_MODELS = 8
 MEMO_TEXT = 512
-"""Names come from callers and may be long. A call whose names are longer together than this is decided anew each
-time."""
+"""Names come from callers, who may send long ones and many: a call with more models than that, or longer names together,
+is decided anew each time."""
 
 Fits: TypeAlias = dict[int, Fit]
 """Roles (by place) that fit one model of a call, with the best fit of their rules."""
@@ -108,8 +109,7 @@ class Policy:
         spiffe_id = None if workload is None else workload.spiffe_id
         models = call.models
         # The generated hash of a Call costs 0.2 us, this tuple with it and the look-up 0.15 us together: its parts are
-        # strings that remember their hash. Tokens are compared by identity, which the memo's reference keeps from
-        # reuse.
+        # strings that remember their hash. Tokens are compared by identity; the memo holds them, so none is reused.
         key: object
         if len(models) == 1:
             model = models[0]
@@ -127,10 +127,7 @@ class Policy:
         decision = self._memo.get(key)
         if decision is None:
             decision = self._decide(caller, call)
-            if (
-                sum(len(model.name) + len(model.label or "") + len(model.signature or "") for model in models)
-                <= MEMO_TEXT
-            ):
+            if _is_small(models):
                 if len(self._memo) >= MEMO_ENTRIES:
                     del self._memo[next(iter(self._memo))]
                 self._memo[key] = decision
@@ -197,6 +194,12 @@ class Policy:
                     if standing > standings.get(binding, Standing.NO):
                         standings[binding] = standing
         return standings
+
+
+def _is_small(models: tuple[ModelRef, ...]) -> bool:
+    """The call may be remembered."""
+    text = sum(len(model.name) + len(model.label or "") + len(model.signature or "") for model in models)
+    return len(models) <= MEMO_MODELS and text <= MEMO_TEXT
 
 
 def _token_would_do(standings: Mapping[Binding, Standing], parts: Iterable[Fits]) -> bool:

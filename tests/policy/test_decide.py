@@ -216,11 +216,12 @@ def test_the_memory_is_bounded_and_lets_tokens_go(monkeypatch: pytest.MonkeyPatc
     assert len(policy._memo) == 8
 
 
-def test_long_names_are_not_remembered() -> None:
+def test_long_names_and_many_are_not_remembered() -> None:
     policy = compile_policy([role("r", rule("*"))], [bind("b", "r", NS)], DOMAIN)
     policy.decide(QUOTER, call("x" * 100_000))
     policy.decide(QUOTER, call(ModelRef("x", label="y" * 100_000)))
-    policy.decide(QUOTER, call(*["x" * 100] * 10))
+    policy.decide(QUOTER, call(*["x" * 100] * 6))
+    policy.decide(QUOTER, call(*["x"] * 9))
     assert len(policy._memo) == 0
     policy.decide(QUOTER, call("x"))
     assert len(policy._memo) == 1
