@@ -25,8 +25,8 @@ MEMO_ENTRIES = 8_192
 """About 0.4 KB each, so 3 MB when full. It also bounds how many tokens a policy keeps alive."""
 MEMO_MODELS = 8
 MEMO_TEXT = 512
-"""Names come from callers, who may send long ones and many: a call with more models than that, or longer names together,
-is decided anew each time."""
+"""Names come from callers, who may send long ones and many: a call with more models, or longer names together, is
+decided anew each time."""
 
 Fits: TypeAlias = dict[int, Fit]
 """Roles (by place) that fit one model of a call, with the best fit of their rules."""
