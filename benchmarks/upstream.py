@@ -50,7 +50,7 @@ class RestResponder(asyncio.Protocol):
             self._missing -= len(data)
         elif self._is_chunked:
             self._received.append(data)
-            if not data.endswith(b"\r\n") or chunks_end(b"".join(self._received)) < 0:
+            if data[-1:] != b"\n" or chunks_end(b"".join(self._received)) < 0:
                 return
             self._is_chunked = False
             self._received.clear()

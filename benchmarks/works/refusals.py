@@ -15,7 +15,7 @@ from meshproxy.devtools.load.target import Target, grpc_slots, open_grpc, open_r
 if TYPE_CHECKING:
     from benchmarks.context import Context
     from benchmarks.peers.peer import Running
-    from meshproxy.devtools.load.slot import Slot
+    from meshproxy.devtools.load.generator import Slot
 
 FOREIGN_MODEL = "somebody_elses"
 

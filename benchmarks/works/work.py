@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
     from benchmarks.context import Context, Upstream
     from benchmarks.peers.peer import Running
-    from meshproxy.devtools.load.generator import Run
+    from meshproxy.devtools.load.generator import Run, Slot
     from meshproxy.devtools.load.grpc import GrpcConnection
     from meshproxy.devtools.load.rest import RestConnection
-    from meshproxy.devtools.load.slot import Slot
     from meshproxy.devtools.load.target import Target
 
 Figures = dict[str, float]

@@ -8,18 +8,32 @@ import resource
 import time
 from array import array
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.devtools.load.schedule import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from meshproxy.devtools.load.slot import Slot
+    from collections.abc import Sequence
 
 GRACE = 10.0
 """Seconds that requests under way are waited for after the last one began."""
+
+
+class Slot(Protocol):
+    """Room for one request at a time: a keep-alive HTTP/1.1 connection, or a stream of an HTTP/2 connection."""
+
+    begun: float
+    """Belongs to the driver: the moment from which the latency of the request under way is counted, in seconds."""
+
+    def begin(self) -> None:
+        """Sends a request. The slot's `finished` is called once for it, maybe before this returns."""
+
+
+Finished = Callable[[Slot, str | None], None]
+"""Called with the slot whose request is over and None, or with what went wrong in a few words (few different ones: they
+are counted by text)."""
 
 
 @dataclass(slots=True)
@@ -37,7 +51,6 @@ class Run:
     done: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
-    received_bytes: int = 0
     own_cpu: float = 0.0
     """CPU seconds that the generator itself took."""
 
@@ -56,7 +69,7 @@ class Driver:
     """Fills slots for one run. The slots' `finished` must be `finished` of this object, set by `attach`."""
 
     def __init__(self) -> None:
-        self._on_finished: Callable[[Slot, str | None], None] = lambda _slot, _error: None
+        self._on_finished: Finished = lambda _slot, _error: None
 
     def finished(self, slot: Slot, error: str | None) -> None:
         """What slots call."""
@@ -180,7 +193,7 @@ class Driver:
                 loop.remove_reader(timer.file)
                 timer.close()
             run.seconds = clock() - begun
-        run.unanswered = under_way + len(backlog)
+        run.unanswered = count - len(run.latencies) - run.errors.total()
         run.own_cpu = _own_cpu() - cpu
         run.done = len(run.latencies)
         self._on_finished = lambda _slot, _error: None

@@ -31,7 +31,7 @@ from meshproxy.refusal import GrpcStatus
 
 if TYPE_CHECKING:
     from meshproxy.codec.events import Headers
-    from meshproxy.devtools.load.slot import Finished
+    from meshproxy.devtools.load.generator import Finished
 
 USER_AGENT = b"meshproxy-bench"
 OK = (b"grpc-status", b"0")
@@ -89,7 +89,7 @@ def describe(status: int, headers: Headers) -> str:
 
 
 class GrpcSlot:
-    """One of the concurrent calls of a connection (see `slot.Slot`)."""
+    """One of the concurrent calls of a connection (see `generator.Slot`)."""
 
     __slots__ = ("_connection", "answered", "begun", "has_head", "status")
 

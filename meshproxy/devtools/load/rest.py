@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from meshproxy.devtools.load.slot import Finished
+    from meshproxy.devtools.load.generator import Finished
 
 PIECE = 262_144
 """A large body goes to the socket in pieces of this size, so that it feels `pause_writing`."""
@@ -86,7 +86,7 @@ def chunks_end(data: bytes) -> int:
 
 
 class RestConnection(asyncio.Protocol):
-    """A connection, and at the same time its only slot (see `slot.Slot`)."""
+    """A connection, and at the same time its only slot (see `generator.Slot`)."""
 
     def __init__(self, request: bytes, finished: Finished) -> None:
         """
@@ -202,7 +202,7 @@ class RestConnection(asyncio.Protocol):
                 self._finish_by_status()
         elif self._missing == _CHUNKED:
             self._received.append(data)
-            if not data.endswith(b"\r\n"):
+            if data[-1:] != b"\n":
                 return
             try:
                 end = chunks_end(b"".join(self._received))

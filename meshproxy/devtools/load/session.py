@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from array import array
 from collections import Counter
@@ -17,7 +18,7 @@ from meshproxy.devtools.load.target import Target, grpc_slots, open_grpc, open_r
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshproxy.devtools.load.slot import Slot
+    from meshproxy.devtools.load.generator import Slot
 
 PORTS = {"http": 80, "https": 443}
 
@@ -154,6 +155,7 @@ async def _measure(target: Target, plan: Plan, number: int) -> Run:
     finally:
         for transport in transports:
             transport.abort()
+        await asyncio.sleep(0)
 
 
 def hop(through: Side, around: Side, share: float) -> tuple[float, float, float] | None:
