@@ -1,0 +1,168 @@
+"""Reload and drain under load lose no request: a real sidecar process, counted at the client."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshproxy.devtools import messages
+from meshproxy.devtools.child import MODEL_SERVER, Child
+from meshproxy.devtools.clients import SERVER_NAME, GrpcClient, RestClient, tls_context
+from meshproxy.devtools.local_sidecar import (
+    LocalSidecar,
+    document,
+    environment,
+    everything_for_the_client,
+    local_sidecar,
+)
+from meshproxy.devtools.models import predict_request
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+
+CONNECTIONS = 64
+REQUESTS = 2_000
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+REQUEST = (
+    b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    b'content-length: 20\r\n\r\n{"instances": [1.0]}'
+)
+
+
+class Client:
+    """A client that keeps its connection until it is asked to close it, and takes no second chance.
+
+    Attributes:
+        answered: requests that were answered 200 with a whole body.
+        failures: what happened to the others.
+        told_to_close: answers that said `connection: close`.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self.told_to_close = 0
+        self._port = port
+        self._context = context
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Sends one request after another; ends when asked to close once `until` is set."""
+        while True:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", self._port, ssl=self._context, server_hostname=SERVER_NAME
+            )
+            try:
+                while not await self._exchange(reader, writer):
+                    pass
+            finally:
+                writer.close()
+            if until.is_set():
+                return
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether the connection is to be left afterwards."""
+        try:
+            writer.write(REQUEST)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            self.failures.append(repr(error))
+            return True
+        if head.startswith(b"http/1.1 200 "):
+            self.answered += 1
+        else:
+            self.failures.append(head.decode())
+        closes = b"\r\nconnection: close\r\n" in head
+        self.told_to_close += closes
+        return closes
+
+
+async def reload_often(running: LocalSidecar, documents: list[dict[str, Any]]) -> None:
+    """Every 100 ms another configuration and a SIGHUP; every third has a problem."""
+    path = running.directory / "documents.yaml"
+    for number in itertools.count(1):
+        extra = document("ModelRole", {"rules": [{"models": [f"model-{number}"], "verbs": ["predict"]}]}, "extra")
+        if number % 3 == 0:
+            extra["spec"]["rulez"] = []
+        new = path.with_suffix(".new")
+        new.write_text(yaml.safe_dump_all([*documents, extra]))
+        new.replace(path)
+        running.child.signal(signal.SIGHUP)
+        await asyncio.sleep(0.1)
+
+
+async def reloads(running: LocalSidecar) -> dict[str, float]:
+    """How many reloads went well and how many did not."""
+    async with RestClient(running.admin, None) as admin:
+        page = str((await admin.call("GET", "/metrics")).body)
+    lines = (line for line in page.splitlines() if line.startswith("meshproxy_config_reloads_total{"))
+    return {line.partition('"')[2].partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+async def test_no_request_is_lost_to_reloads_and_a_drain(tmp_path: Path) -> None:
+    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
+    documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
+    documents += everything_for_the_client()
+    try:
+        async with local_sidecar(tmp_path / "sidecar", documents) as running:
+            client = Client(running.port, tls_context(running.client))
+            stopping = asyncio.Event()
+            reloading = asyncio.ensure_future(reload_often(running, documents))
+            workers = [asyncio.ensure_future(client.run(stopping)) for _ in range(CONNECTIONS)]
+            while client.answered < REQUESTS and not client.failures:
+                await asyncio.sleep(0.01)
+            # However fast the machine is, some reloads of either kind must have been under way.
+            while min((seen := await reloads(running)).get("ok", 0), seen.get("failed", 0)) < 2:
+                await asyncio.sleep(0.05)
+            reloading.cancel()
+            stopping.set()
+            running.child.signal(signal.SIGTERM)
+            await asyncio.wait_for(asyncio.gather(*workers), 30)
+            assert await asyncio.wait_for(running.child.wait(), 30) == 0
+            assert client.failures == []
+            assert client.answered >= REQUESTS
+            assert client.told_to_close == CONNECTIONS
+    finally:
+        await model_server.stop()
+
+
+async def test_calls_under_way_are_finished_before_the_end(tmp_path: Path) -> None:
+    model_server = await Child.start("the model server", *MODEL_SERVER, "--latency-ms=1000", directory=tmp_path)
+    documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
+    documents += everything_for_the_client()
+    try:
+        async with (
+            local_sidecar(tmp_path / "sidecar", documents) as running,
+            GrpcClient(running.inbound, running.client) as grpc,
+            RestClient(running.inbound, running.client) as rest,
+        ):
+            request = predict_request("half_plus_two", [2.0]).SerializeToString()
+            calls = [asyncio.ensure_future(grpc.call(PREDICT, request)) for _ in range(20)]
+            calls += [
+                asyncio.ensure_future(rest.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]}))
+                for _ in range(20)
+            ]
+            while await in_flight(running) < len(calls):
+                await asyncio.sleep(0.02)
+            running.child.signal(signal.SIGTERM)
+            answers = await asyncio.gather(*calls)
+            assert [answer.status for answer in answers] == ["OK"] * 20 + ["200"] * 20
+            assert list(messages.PredictResponse.FromString(answers[0].body).outputs["y"].float_val) == [4.0]
+            assert await asyncio.wait_for(running.child.wait(), 30) == 0
+    finally:
+        await model_server.stop()
+
+
+async def in_flight(running: LocalSidecar) -> float:
+    """Requests that the sidecar has under way."""
+    async with RestClient(running.admin, None) as admin:
+        page = str((await admin.call("GET", "/metrics")).body)
+    lines = (line for line in page.splitlines() if line.startswith("meshproxy_requests_in_flight{"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
