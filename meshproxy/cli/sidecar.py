@@ -34,4 +34,4 @@ def command(paths: tuple[str, ...], log_level: str) -> None:
     """
     # The process becomes the sidecar: this command line's libraries are not to stay in its memory.
     os.environ["MESHPROXY_LOG_LEVEL"] = log_level
-    os.execv(sys.executable, [sys.executable, "-m", "meshproxy.sidecar", *paths])
+    os.execv(sys.executable, [sys.executable, "-m", "meshproxy.sidecar", *paths])  # noqa: S606

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Headers = tuple[tuple[bytes, bytes], ...]
-"""Fields in the order of the wire. Codecs share equal tuples between messages: never needs copying, cannot be changed."""
+"""Fields in the order of the wire. Codecs share equal tuples between messages: they need no copy and cannot change."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Trailers:
 
 @dataclass(slots=True)
 class Reset:
-    """A message was broken off, by the peer or by the codec because the peer broke a rule on this stream only."""
+    """A message was broken off: by the peer, or by the codec since the peer broke a rule on this stream only."""
 
     stream: int
     code: int
@@ -80,7 +80,7 @@ class Reset:
 
 @dataclass(slots=True)
 class Rejected:
-    """A request that the codec refuses, but that can be answered. On HTTP/1.1 the connection is not read any further."""
+    """A request that the codec refuses but that can be answered. On HTTP/1.1 the connection is read no further."""
 
     stream: int
     status: int
@@ -115,7 +115,7 @@ class Pong:
 
 @dataclass(slots=True)
 class Failed:
-    """The connection is over, and with it every stream on it. What the codec wants to say goodbye with is in its output."""
+    """The connection is over, and with it every stream on it. What the codec still has to say is in its output."""
 
     code: int
     reason: str

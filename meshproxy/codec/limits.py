@@ -24,7 +24,8 @@ class Limits:
     streams: int = 100
     """Concurrent streams a client may open (RFC 9113 section 6.5.2 asks for 100 at least)."""
     stream_window: int = 262_144
-    """What a stream may send us before we read on: one request's share of memory. 256 KiB fills a 1 Gbit/s link at 2 ms."""
+    """What a stream may send us before we read on: one request's share of memory. 256 KiB fills a 1 Gbit/s link at
+    2 ms."""
     connection_window: int = 1_048_576
     """What all streams of one connection may send us together."""
     frame_bytes: int = 16_384

@@ -1,7 +1,7 @@
 """Loads documents for a parent process and writes them, or their problems, to standard output.
 
-A sidecar runs this instead of calling `load` itself: PyYAML and what parsing leaves behind in the heap would stay in its
-memory for good. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`.
+A sidecar runs this instead of calling `load` itself: PyYAML and what parsing leaves behind in the heap would stay in
+its memory for good. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`.
 """
 
 from __future__ import annotations

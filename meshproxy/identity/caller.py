@@ -36,7 +36,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a request. Both parts may be missing: then it is nobody, and only the policy can say what that means."""
+    """Whoever sent a request. Both parts may be missing: it is nobody then, and the policy says what that means."""
 
     workload: Workload | None = None
     token: Token | None = None

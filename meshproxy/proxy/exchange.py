@@ -76,7 +76,7 @@ class Exchange:
 
 
 class TraceContext:
-    """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): theirs carried on, or one we started."""
+    """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): theirs carried on, or one of ours."""
 
     __slots__ = ("parent_id", "sampled", "span_id", "trace_id")
 

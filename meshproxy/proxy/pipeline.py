@@ -207,8 +207,8 @@ class Passage(Exchange):
             self._identify(headers.authorization)
         except Refusal as refusal:
             self.refuse(refusal)
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
 
     def _identify(self, authorization: list[bytes]) -> None:
         pipeline, snapshot = self._pipeline, self._snapshot
@@ -248,8 +248,8 @@ class Passage(Exchange):
                     self._take(data, flow, end)
         except Refusal as refusal:
             self.refuse(refusal)
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
 
     def identified(self) -> None:
         """The caller is known: find out what is called."""
@@ -375,8 +375,8 @@ class Passage(Exchange):
             self._take(data, flow, end)
         except Refusal as refusal:
             self.refuse(refusal)
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
 
     def _take(self, data: bytes, flow: int, end: bool) -> None:
         """Scan a piece, then send it on or hold it. `named` may be reached on the way, and `acquired` within it."""
@@ -501,7 +501,7 @@ class Passage(Exchange):
             self.deadline = self._pipeline.now() + REST_SECONDS
 
     def _awaits_answer(self) -> bool:
-        """The client may not send the rest of its message before it has our answer, or has too much of it to wait for."""
+        """The client may not send the rest of its message before it has our answer, or it is too much to wait for."""
         head = self.head
         return self.is_grpc or head.expects_continue or (head.length or self.bytes_received) > SHORT_BODY
 
@@ -535,9 +535,9 @@ class Passage(Exchange):
             self._attempt.cancel()
             self._attempt = None
 
-    def _fail(self) -> None:
+    def _fail(self, error: Exception) -> None:
         """A mistake of ours: refuse this request, keep the others."""
-        logger.exception("internal error while carrying %s", self.head.target[:200])
+        logger.error("internal error while carrying %s", self.head.target[:200], exc_info=error)
         self.refuse(Refusal(Reason.INTERNAL, "The sidecar failed to handle this request; its log says why."))
 
     # Time

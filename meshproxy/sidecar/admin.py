@@ -7,7 +7,8 @@
     POST /drain     what SIGTERM does (loopback only)
 
 `/config` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can send them
-requests, under the name of its own site (DNS rebinding), and a server that fetches URLs can be made to (CVE-2024-40632).
+requests under the name of its own site (DNS rebinding), and a server that fetches URLs can be made to
+(CVE-2024-40632).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-optio
 JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
+READ_ONLY = frozenset({b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config"})
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 CANCEL = 0x8
 
@@ -58,11 +60,9 @@ class Admin:
         """Answer one request (`stream.Serve`)."""
         reader = stream.sink = Reader(stream)
         path, _, query = head.target.partition(b"?")
-        if path in (b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config"):
-            if head.method not in (b"GET", b"HEAD"):
-                _reply(stream, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
-                return
-        if path in (b"/livez", b"/live"):
+        if path in READ_ONLY and head.method not in (b"GET", b"HEAD"):
+            _reply(stream, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
+        elif path in (b"/livez", b"/live"):
             _reply(stream, 200, b"ok\n")
         elif path in (b"/readyz", b"/ready", b"/healthz/ready"):
             self._readyz(stream, verbose=query == b"verbose")

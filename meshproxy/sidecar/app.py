@@ -1,4 +1,4 @@
-"""`meshproxy sidecar`: every part of the data plane, built in order on one page, and what happens to it until it ends."""
+"""`meshproxy sidecar`: every part of the data plane, built in order on one page, and its life until it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError, OwnIdentity
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.proxy.pipeline import Pipeline
-from meshproxy.proxy.snapshot import Snapshot
 from meshproxy.sidecar.admin import Admin
 from meshproxy.sidecar.reload import Clusters, build_snapshot, codec_limits, read_identity, times
 from meshproxy.sidecar.tokens import Tokens
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshproxy.config.schema import Documents
+    from meshproxy.upstream.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Sidecar:
     # Its life
 
     async def run(self) -> None:
-        """Listen, serve, and end when told to: by SIGTERM, SIGINT or `POST /drain`. Raises OSError if a port is taken."""
+        """Listen and serve until SIGTERM, SIGINT or `POST /drain`. Raises OSError if a port is taken."""
         spec = self._documents.sidecar.spec
         await self._tokens.wait_for_keys()
         self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
@@ -243,7 +243,8 @@ class Sidecar:
         identity = self._documents.sidecar.spec.identity
         if identity is not None:
             files += map(Path, (identity.files.certificate, identity.files.key, identity.files.trust_bundle))
-        files += (Path(issuer.keys.file) for issuer in self._documents.mesh.spec.issuers if issuer.keys and issuer.keys.file)
+        issuers = self._documents.mesh.spec.issuers
+        files += (Path(issuer.keys.file) for issuer in issuers if issuer.keys and issuer.keys.file)
         return tuple(_stat(file) for file in files)
 
     async def _reload_when_wanted(self) -> None:
@@ -294,11 +295,11 @@ class Sidecar:
         if problems:
             raise ConfigError(problems)
 
-    def _adopt(self, documents: Documents, identity: OwnIdentity | None, clusters: dict[str, object]) -> None:
+    def _adopt(self, documents: Documents, identity: OwnIdentity | None, clusters: dict[str, Cluster]) -> None:
         """The configuration is in use."""
         self._documents = documents
         self._identity = identity
-        self._clusters.adopt(documents.servers, clusters)  # type: ignore[arg-type]
+        self._clusters.adopt(documents.servers, clusters)
         self._tokens.adopt()
         rules = [rule for role in documents.roles for rule in role.spec.rules]
         self.metrics.mention(

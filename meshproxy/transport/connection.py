@@ -57,12 +57,22 @@ class Driving:
 
 
 class Connection(asyncio.Protocol):
-    """A connection with a driver's half left open: `receive` takes bytes, `collect` gives the output gathered.
+    """A connection with a driver's half left open: `receive` takes bytes, `write` gathers output.
 
     Lifetime: made when the connection stands (`attach`), discarded from the reaper when the socket is gone.
     """
 
-    __slots__ = ("_gathered", "_is_dirty", "_is_paused", "deadline", "driving", "facts", "is_closing", "on_lost", "transport")
+    __slots__ = (
+        "_gathered",
+        "_is_dirty",
+        "_is_paused",
+        "deadline",
+        "driving",
+        "facts",
+        "is_closing",
+        "on_lost",
+        "transport",
+    )
 
     transport: asyncio.Transport
 

@@ -28,7 +28,7 @@ async def connect_h1(driving: Driving, address: str, owner: H1Owner, timeout: fl
 
 
 async def connect_h2(driving: Driving, address: str, owner: H2Owner, timeout: float) -> H2Client:
-    """An HTTP/2 connection with prior knowledge (RFC 9113 section 3.3), as gRPC servers speak it. Raises ConnectError."""
+    """An HTTP/2 connection with prior knowledge (RFC 9113 section 3.3), as to gRPC servers. Raises ConnectError."""
     client = H2Client(driving, _facts(address, "HTTP/2"), owner)
     await _connect(driving, address, client, timeout)
     return client

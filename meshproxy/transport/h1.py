@@ -187,7 +187,7 @@ class H1Server(H1Driver):
                 self._sent()
 
     def stop_receiving(self) -> None:
-        """The rest of the request is of no use: `_linger` does that once the answer is written (`stream.Downstream`)."""
+        """The rest of the request is of no use: `_linger` sees to that behind the answer (`stream.Downstream`)."""
 
     def drain(self) -> None:
         """The process is going away: the next answer asks the client to close."""
@@ -240,7 +240,7 @@ class H1Server(H1Driver):
             self._read_on()
 
     def _linger(self) -> None:
-        """Answered before the request's end: drop the rest of it, but not the connection under the answer. Where nothing
+        """Answered before the request's end: drop the rest of it, but not the connection under the answer. If nothing
         can follow, the client is told so by a half-close (RFC 9112 section 9.6), which TLS does not have."""
         self._is_lingering = True
         if self._codec.must_close and self.transport.can_write_eof():

@@ -40,10 +40,10 @@ class H2Stream:
 
     __slots__ = ("_driver", "_ends_when_drained", "_has_ended", "_is_held", "facts", "id", "sink")
 
-    def __init__(self, driver: H2Driver, id: int) -> None:
+    def __init__(self, driver: H2Driver, number: int) -> None:
         self._driver = driver
         self.facts = driver.facts
-        self.id = id
+        self.id = number
         self.sink: Sink | None = None
         self._has_ended = 0
         """How many of the two messages have ended: at two the stream is forgotten."""
@@ -200,10 +200,10 @@ class H2Driver(Connection):
             elif isinstance(event, Trailers):
                 stream = streams.get(event.stream)
                 if stream is not None:
-                    sink = stream.sink
+                    reader = stream.sink
                     self.end_half(stream)
-                    if sink is not None:
-                        sink.trailers_received(event.headers)
+                    if reader is not None:
+                        reader.trailers_received(event.headers)
             elif isinstance(event, Writable):
                 stream = streams.get(event.stream)
                 if stream is not None:

@@ -169,7 +169,9 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    logger.error("cannot accept on %s: %s; trying again shortly", self.address, os.strerror(error.errno))
+                    logger.error(
+                        "cannot accept on %s: %s; trying again shortly", self.address, os.strerror(error.errno)
+                    )
                     self._pause("descriptors")
                     return
                 raise
@@ -222,7 +224,7 @@ class Listener:
     async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
         """Look at the first byte and leave it where it is."""
         ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(client, lambda: ready.done() or ready.set_result(None))
+        self._loop.add_reader(client, _set, ready)
         try:
             async with asyncio.timeout(timeout):
                 await ready
@@ -329,10 +331,14 @@ class Arrival(asyncio.Protocol):
             connection.data_received(received)
 
 
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 def format_address(address: object) -> str:
     """`host:port` of a socket address, `[host]:port` for IPv6, the path of a UNIX socket."""
     if isinstance(address, tuple):
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return str(address)
-

@@ -1,7 +1,7 @@
 """One exchange on one connection, with its HTTP version out of sight: what the proxy holds at either end.
 
-`Stream` takes commands, `Sink` is told what happened; both in the terms of `codec.events`. Backpressure is one rule each
-way: whoever receives data owes its `flow` back as `credit` once the data has left its hands, and `send_data` says
+`Stream` takes commands, `Sink` is told what happened; both in the terms of `codec.events`. Backpressure is one rule
+each way: whoever receives data owes its `flow` back as `credit` once the data has left its hands, and `send_data` says
 whether that is now (True) or when `drained` comes (False).
 
 A stream is dead after `reset`, after `reset_received`, and when both messages have ended. Commands on a dead stream do
@@ -61,7 +61,6 @@ class Downstream(Stream, Protocol):
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         """Write a head; several times for interim ones. `length` declares the body's size if it is known."""
 
-
     def stop_receiving(self) -> None:
         """The answer is complete and the rest of the request is of no use."""
 
@@ -69,7 +68,9 @@ class Downstream(Stream, Protocol):
 class Upstream(Stream, Protocol):
     """A stream that we open."""
 
-    address: str
+    @property
+    def address(self) -> str:
+        """The server's."""
 
     def stop_sending(self) -> None:
         """The answer is complete although the request is not: the rest will not come."""

@@ -39,10 +39,21 @@ class Taker(Protocol):
 class PoolSettings(Protocol):
     """What a pool reads of its `ModelServer`."""
 
-    connect_timeout: float
-    max_connections: int
-    max_pending: int
-    idle_timeout: float
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds."""
+
+    @property
+    def max_connections(self) -> int:
+        """Connections to one address at a time."""
+
+    @property
+    def max_pending(self) -> int:
+        """Requests that may wait for one."""
+
+    @property
+    def idle_timeout(self) -> float:
+        """Seconds that a connection is kept without a request."""
 
 
 class Pool:

@@ -40,7 +40,9 @@ class TestServer:
         assert transport.take() == OK
         assert server.is_idle
 
-    def test_a_connection_carries_one_request_after_another(self, server: H1Server, served: Any, transport: Any) -> None:
+    def test_a_connection_carries_one_request_after_another(
+        self, server: H1Server, served: Any, transport: Any
+    ) -> None:
         for _ in range(3):
             server.data_received(GET)
             respond(served.requests[-1])
@@ -147,7 +149,9 @@ class TestServer:
         assert served.requests[0].reset is not None
         assert served.requests[0].reset[0] == PROTOCOL_ERROR
 
-    def test_a_client_that_leaves_ends_the_request_under_way(self, server: H1Server, served: Any, transport: Any) -> None:
+    def test_a_client_that_leaves_ends_the_request_under_way(
+        self, server: H1Server, served: Any, transport: Any
+    ) -> None:
         server.data_received(POST)
         server.eof_received()
         assert served.requests[0].reset == (CANCEL, "the client closed the connection")

@@ -63,9 +63,7 @@ class Wire:
 
 
 @pytest.fixture
-def wire(
-    driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_transport: Callable[[], Any]
-) -> Wire:
+def wire(driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_transport: Callable[[], Any]) -> Wire:
     wire = Wire(driving, loop, facts, served, [make_transport(), make_transport()])
     wire.settle()
     return wire

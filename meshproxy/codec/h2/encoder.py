@@ -1,8 +1,8 @@
 """Heads to header blocks: which pseudo-headers stand before which fields, and blocks kept for the next time.
 
 A proxy sends the same few heads over and over: a block that was sent before costs one look-up (0.6 µs; made anew from
-kept fields 3 µs). A trace context, which differs each time, is encoded behind what is kept if it comes last. Both stores
-are small, belong to one connection, and are emptied when they are full.
+kept fields 3 µs). A trace context, which differs each time, is encoded behind what is kept if it comes last. Both
+stores are small, belong to one connection, and are emptied when they are full.
 """
 
 from __future__ import annotations
