@@ -43,6 +43,9 @@ from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, Past, Stream, 
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 
+LARGE = 4_096
+"""A DATA frame of this size is probably followed by others of its stream, and is not copied before they are known."""
+
 unpack_header = FRAME_HEADER.unpack_from
 
 
@@ -236,8 +239,12 @@ class H2Connection(Control):
             self._runs[-1][1].append(memoryview(data)[start:stop])
             last.flow += flow
             last.end = end
-        else:
+        elif size < LARGE or end:
             events.append(Data(stream, data[start:stop], flow, end))
+        else:
+            event = Data(stream, b"", flow, False)
+            self._runs.append((event, [memoryview(data)[start:stop]]))
+            events.append(event)
 
     def _refuse_data(self, ours: Stream | None, stream: int, flags: int, flow: int) -> None:
         """DATA that nobody waits for. What it took of the connection's window is given back."""

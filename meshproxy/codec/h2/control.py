@@ -228,7 +228,7 @@ class Control(Outbound):
                 del self._streams[unseen]
                 self._forget(unseen, Past.RESET_BY_US)
         events.append(GoneAway(last, code, reason))
-        if code != ErrorCode.NO_ERROR:
+        if ErrorCode.NO_ERROR < code <= ErrorCode.HTTP_1_1_REQUIRED:  # section 7: unknown codes do nothing special
             raise ConnectionFault(code, reason, is_of_peer=True)
 
     def _on_window_update(

@@ -30,8 +30,8 @@ from meshproxy.codec.h2.fields import (
 from meshproxy.codec.h2.hpack import Decoder
 from meshproxy.codec.limits import Limits
 
-KEPT_HEADS = 64
-KEPT_BLOCK_BYTES = 1_024
+KEPT_HEADS = 32
+KEPT_BLOCK_BYTES = 4_096
 
 
 class MalformedHead(Exception):

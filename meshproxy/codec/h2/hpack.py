@@ -82,10 +82,10 @@ STATIC_TABLE: Headers = (
 )
 """RFC 7541 appendix A; the first has index 1."""
 
-STATIC_FIELDS: tuple[Field, ...] = tuple(
-    make_field(name, value, kind_of_name(name)) for name, value in ((b"", b""), *STATIC_TABLE)
-)
-"""By index; index 0 is no field and is never asked for."""
+STATIC_FIELDS = {
+    index: make_field(name, value, kind_of_name(name)) for index, (name, value) in enumerate(STATIC_TABLE, 1)
+}
+"""By index; 0 is no field."""
 STATIC_COUNT = len(STATIC_TABLE)
 
 MAX_CONTINUATION_OCTETS = 5
@@ -147,14 +147,15 @@ class Decoder:
             raise CompressionFault("the table size we asked for was not taken up")
         try:
             return self._decode(block)
-        except IndexError:
-            raise CompressionFault("a block ends in the middle of a field") from None
+        except (IndexError, KeyError):
+            raise CompressionFault("an index outside of both tables, or a block that ends within a field") from None
         except ValueError as error:
             raise CompressionFault(str(error)) from None
 
     def _decode(self, block: bytes) -> list[Field]:
         fields: list[Field] = []
         append = fields.append
+        table = self._table
         room = self._header_bytes
         at = 0
         stop = len(block)
@@ -165,7 +166,7 @@ class Decoder:
                 index = octet & 0x7F
                 if index == 0x7F:
                     index, at = read_integer(block, at, 0x7F)
-                field = self._field(index) if index > STATIC_COUNT or not index else STATIC_FIELDS[index]
+                field = table[STATIC_COUNT - index] if index > STATIC_COUNT else STATIC_FIELDS[index]
             elif octet & 0xE0 == 0x20:  # dynamic table size update, section 6.3
                 if fields or self.exceeded:
                     raise CompressionFault("a table size update after a field")
@@ -181,7 +182,8 @@ class Decoder:
                 if index == mask:
                     index, at = read_integer(block, at, mask)
                 if index:
-                    (name, _), _, kind = STATIC_FIELDS[index] if index <= STATIC_COUNT else self._field(index)
+                    known = table[STATIC_COUNT - index] if index > STATIC_COUNT else STATIC_FIELDS[index]
+                    (name, _), _, kind = known
                     if kind >= UNKNOWN_PSEUDO:
                         kind = self._kind(name)
                 else:
@@ -207,11 +209,6 @@ class Decoder:
             else:
                 append(field)
         return fields
-
-    def _field(self, index: int) -> Field:
-        if not STATIC_COUNT < index <= STATIC_COUNT + len(self._table):
-            raise CompressionFault("an index outside of both tables")
-        return self._table[STATIC_COUNT - index]
 
     def _kind(self, name: bytes) -> int:
         return kind_of_name(name) if len(name) <= self._name_bytes else LONG_NAME

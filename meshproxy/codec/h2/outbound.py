@@ -53,7 +53,7 @@ class Outbound:
     def __init__(self, role: Role, limits: Limits) -> None:
         self._role = role
         self._limits = limits
-        self.out: list[bytes] = []
+        self.out: list[bytes | memoryview] = []
         """Frames waiting to be written, in order."""
         self._output_bytes = 0
         """How many of them answer control frames of the peer."""
@@ -348,16 +348,18 @@ class Outbound:
         """Frame data[start:stop], which fits into both windows, in frames as large as the peer takes."""
         stream.window -= stop - start
         self._window -= stop - start
+        # Views, not slices: 1.1 µs for each frame of 16 KiB until it is part of the output; copied twice it is 10 µs.
+        view = memoryview(data)
         append = self.out.append
         number = stream.id
         step = self._peer_frame_bytes
         while stop - start > step:
             append(pack_header(step << 8, 0, number))
-            append(data[start : start + step])
+            append(view[start : start + step])
             start += step
             self._explained += 1
         append(pack_header(stop - start << 8, END_STREAM if end else 0, number))
-        append(data[start:stop])
+        append(view[start:stop])
         self._explained += stop - start >= EXPLAINING_BYTES
 
     def _pump(self, stream: Stream, most: int, events: list[Event]) -> int:

@@ -1,0 +1,252 @@
+"""How much may come in: windows, streams, sizes, and floods of frames that carry a message or pretend to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import Data, Failed, Rejected, Reset, ResponseHead
+from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.codec.h2.frames import CONTINUATION, DATA, HEADERS, frame
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
+
+Talk = Any  # conftest.Talk, made by the fixture `talk`
+ThreeWays = Any
+Script = Callable[[Talk], bytes]
+
+
+def padded(kind: int, flags: int, stream: int, payload: bytes, padding: int) -> bytes:
+    return frame(kind, flags | 0x8, stream, bytes([padding]) + payload + bytes(padding))
+
+
+# Flow control
+
+
+def test_more_than_a_streams_window(talk: Callable[..., Talk]) -> None:
+    server = talk(limits=Limits(stream_window=70_000))
+    server.opened()
+    assert [event.flow for event in server.say(server.data(1, bytes(14_000)) * 5)] == [70_000]
+    (event,) = server.say(server.data(1, b"x"))
+    assert event == Reset(1, ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window allows", False)
+
+
+def test_more_than_the_connections_window(talk: Callable[..., Talk]) -> None:
+    server = talk(limits=Limits(connection_window=70_000))
+    server.opened(1)
+    server.opened(3)
+    assert len(server.say(server.data(1, bytes(14_000)) * 3, server.data(3, bytes(14_000)) * 2)) == 2
+    (event,) = server.say(server.data(1, b"x"))
+    assert event == Failed(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window allows")
+
+
+def test_padding_uses_the_window(talk: Callable[..., Talk]) -> None:
+    server = talk(limits=Limits(stream_window=65_535, empty_frames=10_000))
+    server.opened()
+    (event,) = server.say(padded(DATA, 0, 1, b"x", 255))
+    assert event.flow == 257
+    # Padding alone is given back at once: it never blocks a stream.
+    assert server.say(padded(DATA, 0, 1, b"", 255) * 1_000) == []
+    updates = server.heard()
+    assert {frame.stream for frame in updates} == {1}
+    assert sum(int.from_bytes(frame.payload, "big") for frame in updates) >= 256_000 - 32_768
+
+
+def test_what_nobody_reads_is_given_back(talk: Callable[..., Talk]) -> None:
+    """Data on streams that are reset, rejected or broken must not use up the connection's window."""
+    limits = Limits(connection_window=65_535, stream_window=65_535)
+    for script in (
+        lambda server, stream: server.connection.reset(stream, 8),
+        lambda server, stream: server.say(frames.rst_stream(stream, 8)),
+        lambda server, stream: server.say(frames.window_update(stream, 0)),
+        lambda server, stream: server.say(server.data(stream, b"", end=True)),
+    ):
+        server = talk(limits=limits)
+        for stream in range(1, 201, 2):
+            server.opened(stream)
+            script(server, stream)
+            events = server.say(server.data(stream, bytes(16_384)))
+            assert not any(isinstance(event, Data | Failed) for event in events)
+            server.connection.reset(stream, 8)
+            server.heard()
+
+
+def test_large_reads_are_one_event(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    server.opened()
+    body = bytes(range(256)) * 64
+    wire = server.data(1, body) * 8
+    events = server.say(wire[:10_000])
+    events += server.say(wire[10_000:60_000])
+    events += server.say(wire[60_000:], server.data(1, b"end", end=True))
+    assert [(len(event.data), event.flow, event.end) for event in events] == [
+        (16_384 * 3, 16_384 * 3, False),
+        (16_384 * 5 + 3, 16_384 * 5 + 3, True),
+    ]
+    assert b"".join(event.data for event in events) == body * 8 + b"end"
+
+
+@pytest.mark.parametrize("kept", [1, 8, 9, 10, 5_000])
+def test_a_large_read_finishes_a_frame(talk: Callable[..., Talk], kept: int) -> None:
+    server = talk()
+    server.opened()
+    body = bytes(range(256)) * 64
+    wire = server.data(1, body) + server.data(1, body[::-1]) + server.data(1, b"", end=True)
+    events = server.say(wire[:kept]) + server.say(wire[kept:])
+    assert b"".join(event.data for event in events) == body + body[::-1]
+    assert events[-1].end
+
+
+# Limits
+
+
+def test_refused_streams(talk: Callable[..., Talk], three_ways: ThreeWays) -> None:
+    def script(server: Talk) -> bytes:
+        heads = [server.head(stream, server.POST) for stream in (1, 3, 5)]
+        return b"".join([*heads, server.data(5, b"x"), server.head(5, [(b"x-a", b"b")], end=True)])
+
+    events, output = three_ways(lambda: talk(limits=Limits(streams=2)), script)
+    assert [event.stream for event in events] == [1, 3]
+    assert output == [("RST_STREAM", 0, 5, b"\0\0\0\7")]
+    server = talk(limits=Limits(streams=2))
+    server.say(script(server))
+    assert server.connection.statistics.streams_refused == 1
+    server.connection.reset(1, 8)
+    (event,) = server.say(server.head(7, [*server.POST, (b"x-a", b"b")]))
+    assert event.headers == ((b"x-a", b"b"),)
+
+
+def test_a_flood_of_refused_streams(talk: Callable[..., Talk]) -> None:
+    """CVE-2026-47244."""
+    server = talk()
+    events = []
+    for stream in range(1, 20_001, 2):
+        events += server.say(server.head(stream, server.POST))
+        server.heard()
+    assert len(events) == 101
+    assert events[-1].limit == "resets_rate"
+
+
+REJECTED: dict[str, tuple[list[tuple[bytes, bytes]], int, str | None]] = {
+    "header_count": ([(b"a", b"b")] * 128, 431, "header_count"),
+    "header_bytes": ([(b"a", b"b" * 4_000)] * 17, 431, "header_bytes"),
+    "header_name_bytes": ([(b"a" * 257, b"")], 431, "header_name_bytes"),
+    "expect": ([(b"expect", b"miracles")], 417, None),
+    "content-length": ([(b"content-length", b"1001")], 413, "body_bytes"),
+}
+
+
+@pytest.mark.parametrize("case", REJECTED)
+def test_rejected_requests_can_be_answered(talk: Callable[..., Talk], three_ways: ThreeWays, case: str) -> None:
+    fields, status, limit = REJECTED[case]
+
+    def make() -> Talk:
+        return talk(limits=Limits(body_bytes=1_000))
+
+    def script(server: Talk) -> bytes:
+        return bytes(server.head(1, [*server.POST, *fields]) + server.data(1, b"x" * 100))
+
+    (event,), output = three_ways(make, script)
+    assert isinstance(event, Rejected)
+    assert (event.stream, event.status, event.limit) == (1, status, limit)
+    assert output == []
+    server = make()
+    server.say(script(server))
+    server.connection.send_response(1, status, (), False)
+    server.connection.send_data(1, b"no", True)
+    kinds = [(frame.kind, frame.flags, frame.payload[-1:]) for frame in server.heard()]
+    assert kinds == [("HEADERS", 4, kinds[0][2]), ("DATA", 1, b"o"), ("RST_STREAM", 0, b"\0")]
+    assert server.connection.is_idle
+    assert server.say(server.data(1, b"x"), server.head(1, [(b"a", b"b")], end=True)) == []
+    (event,) = server.say(server.head(3, [*server.POST, (b"a", b"b")]))
+    assert event.headers == ((b"a", b"b"),)
+
+
+def test_a_rejected_request_that_ends_is_not_reset(talk: Callable[..., Talk]) -> None:
+    for end in ("head", "data", "trailers"):
+        server = talk()
+        server.say(server.head(1, [*server.POST, (b"expect", b"x")], end=end == "head"))
+        if end == "data":
+            server.say(server.data(1, b"x", end=True))
+        elif end == "trailers":
+            server.say(server.head(1, [(b"a", b"b")], end=True))
+        server.connection.send_response(1, 417, (), True)
+        assert [frame.kind for frame in server.heard()] == ["HEADERS"]
+        assert server.connection.is_idle
+
+
+def test_connect_is_not_offered(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    (event,) = server.say(server.head(1, [(b":method", b"CONNECT"), (b":authority", b"a:1")]))
+    assert event == Rejected(1, 501, "CONNECT is not offered")
+
+
+def test_a_body_too_large(talk: Callable[..., Talk]) -> None:
+    server = talk(limits=Limits(body_bytes=10))
+    server.opened()
+    events = server.say(server.data(1, b"0123456789"), server.data(1, b"a"), server.data(1, b"b"))
+    assert events == [
+        Data(1, b"0123456789", 10, False),
+        Rejected(1, 413, "the body is larger than 10 bytes", "body_bytes"),
+    ]
+    server.connection.send_response(1, 413, (), True)
+    assert [frame.kind for frame in server.heard()] == ["HEADERS", "RST_STREAM"]
+    client = talk(Role.CLIENT, limits=Limits(body_bytes=10))
+    client.asked()
+    (_, event) = client.say(client.head(1, client.OK), client.data(1, b"01234567890"))
+    assert (event.stream, event.code) == (1, ErrorCode.ENHANCE_YOUR_CALM)
+
+
+def test_a_body_too_large_behind_a_complete_answer(talk: Callable[..., Talk]) -> None:
+    server = talk(limits=Limits(body_bytes=10))
+    server.opened()
+    server.connection.send_response(1, 200, (), True)
+    server.heard()
+    assert [type(event) for event in server.say(server.data(1, b"01234567890"))] == [Rejected]
+    assert [frame.kind for frame in server.heard()] == ["RST_STREAM"]
+    assert server.connection.is_idle
+
+
+@pytest.mark.parametrize("fragment", [b"", b"\x82"])
+def test_continuation_flood(talk: Callable[..., Talk], fragment: bytes) -> None:
+    """CVE-2024-27316; empty ones: CVE-2026-33871."""
+    server = talk()
+    assert server.say(frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, 0, 1, fragment) * 16) == []
+    (event,) = server.say(frame(CONTINUATION, 0, 1, fragment))
+    assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "continuation_frames")
+    server = talk()
+    block = server.block(server.GET)
+    head = frame(HEADERS, 1, 1, b"") + frame(CONTINUATION, 0, 1, b"") * 15 + frame(CONTINUATION, 4, 1, block)
+    assert len(server.say(head)) == 1
+
+
+@pytest.mark.parametrize("state", ["open", "rejected", "reset"])
+def test_empty_data_flood(talk: Callable[..., Talk], state: str) -> None:
+    """CVE-2019-9518."""
+    server = talk()
+    if state == "rejected":
+        server.say(server.head(1, [*server.POST, (b"expect", b"x")]))
+    else:
+        server.opened()
+        if state == "reset":
+            server.connection.reset(1, 8)
+    assert server.say(server.data(1, b"") * 10) == []
+    (event,) = server.say(server.data(1, b""))
+    assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "empty_frames")
+
+
+def test_empty_data_between_data(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    server.opened()
+    for _ in range(100):
+        assert len(server.say(server.data(1, b"") * 10, server.data(1, b"x"))) == 1
+
+
+def test_interim_head_flood(talk: Callable[..., Talk]) -> None:
+    client = talk(Role.CLIENT, limits=Limits(control_burst=20))
+    client.asked()
+    wire = b"".join(client.head(1, [(b":status", b"103")]) for _ in range(1_000))
+    assert isinstance(client.say(wire)[-1], ResponseHead), "each HEADERS explains itself"

@@ -1,0 +1,145 @@
+"""Blocks that we send: what `hpack` reads in them, and what is never sent."""
+
+from __future__ import annotations
+
+import hpack
+import pytest
+
+from meshproxy.codec.h2.encoder import Encoder, HeadTooLarge
+from meshproxy.codec.role import LocalProtocolError
+
+GRPC = ((b"content-type", b"application/grpc+proto"), (b"x-a", b"1"))
+
+
+def read(block: bytes) -> list[tuple[bytes, bytes]]:
+    return [(bytes(name), bytes(value)) for name, value in hpack.Decoder().decode(block, raw=True)]
+
+
+def test_request() -> None:
+    block = Encoder().request(b"POST", b"http", b"a:80", b"/x", ((b"x-a", b"1"),), 5)
+    assert read(block) == [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/x"),
+        (b":authority", b"a:80"),
+        (b"content-length", b"5"),
+        (b"x-a", b"1"),
+    ]
+
+
+def test_grpc_requests_take_trailers() -> None:
+    block = Encoder().request(b"POST", b"http", b"a", b"/x", GRPC, None)
+    assert read(block)[-1] == (b"te", b"trailers")
+    assert (b"te", b"trailers") not in read(Encoder().request(b"POST", b"http", b"a", b"/x", GRPC[1:], None))
+
+
+def test_authority_may_be_missing() -> None:
+    names = [name for name, _ in read(Encoder().request(b"GET", b"http", b"", b"/", (), None))]
+    assert names == [b":method", b":scheme", b":path"]
+
+
+@pytest.mark.parametrize("status", [100, 200, 204, 304, 404, 418, 599])
+def test_response(status: int) -> None:
+    assert read(Encoder().response(status, (), 0)) == [(b":status", b"%d" % status), (b"content-length", b"0")]
+
+
+def test_trailers() -> None:
+    assert read(Encoder().trailers(((b"grpc-status", b"0"),))) == [(b"grpc-status", b"0")]
+
+
+def test_the_first_block_gives_up_the_dynamic_table() -> None:
+    encoder = Encoder()
+    first, second = encoder.response(200, (), None), encoder.response(200, (), None)
+    assert first == b"\x20" + second
+    peer = hpack.Decoder()
+    peer.max_allowed_table_size = 0  # a peer that set SETTINGS_HEADER_TABLE_SIZE to nothing, and insists on it
+    assert peer.decode(first + second)
+
+
+def test_equal_heads_are_one_block() -> None:
+    encoder = Encoder()
+    encoder.trailers(())
+    block = encoder.response(200, GRPC, None)
+    assert encoder.response(200, (GRPC[0], GRPC[1]), None) is block
+    assert encoder.response(201, GRPC, None) is not block
+    assert encoder.response(200, GRPC, 0) is not block
+    assert encoder.trailers(GRPC) != block
+
+
+def test_a_trace_context_is_put_behind_what_is_kept() -> None:
+    encoder = Encoder()
+    blocks = set()
+    for number in range(50):
+        trace = (b"traceparent", b"00-%032x-%016x-01" % (number, number))
+        block = encoder.request(b"POST", b"http", b"a", b"/x", (*GRPC, trace), None)
+        assert read(block)[-1] == trace
+        assert (b"te", b"trailers") in read(block)
+        blocks.add(block)
+    assert len(blocks) == 50
+    assert len(encoder._blocks) == 1
+    first = encoder.request(b"POST", b"http", b"a", b"/x", ((b"traceparent", b"x"), *GRPC), None)
+    assert read(first)[4] == (b"traceparent", b"x"), "elsewhere it is a field like any other"
+    with pytest.raises(LocalProtocolError):
+        encoder.request(b"POST", b"http", b"a", b"/x", ((b"traceparent", b"x\r\n"),), None)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    encoder = Encoder()
+    for number in range(500):
+        headers = ((b"x-request-id", b"%d" % number), (b"x-large", b"v" * (number * 20)))
+        assert read(encoder.response(200, headers, None))[1:] == list(headers)
+    assert len(encoder._blocks) <= 32
+    assert len(encoder._fields) <= 64
+    assert sum(len(block) for block, _ in encoder._blocks.values()) <= 32 * 4_096
+    assert sum(map(len, encoder._fields.values())) <= 64 * 256
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"host", b"a"),
+        (b"content-length", b"5"),
+        (b"connection", b"close"),
+        (b"transfer-encoding", b"chunked"),
+        (b"te", b"trailers"),
+        (b"upgrade", b"h2c"),
+        (b":path", b"/"),
+        (b"X-Upper", b"a"),
+        (b"", b"a"),
+        (b"a b", b"c"),
+        (b"a", b"b\r\nc: d"),
+        (b"a", b"\0"),
+    ],
+)
+def test_what_must_not_be_sent(field: tuple[bytes, bytes]) -> None:
+    encoder = Encoder()
+    for _ in range(2):
+        with pytest.raises(LocalProtocolError):
+            encoder.response(200, (field,), None)
+        with pytest.raises(LocalProtocolError):
+            encoder.trailers((field,))
+
+
+def test_what_the_peer_takes() -> None:
+    encoder = Encoder()
+    headers = ((b"a", b"b" * 50),)
+    encoder.response(200, headers, None)
+    size = len(b":status") + 3 + 32 + 1 + 50 + 32
+    encoder.limit(size)
+    assert read(encoder.response(200, headers, None)) == [(b":status", b"200"), *headers]
+    encoder.limit(size - 1)
+    with pytest.raises(HeadTooLarge):
+        encoder.response(200, headers, None)
+    assert read(encoder.response(200, (), None)) == [(b":status", b"200")]
+
+
+def test_what_the_peer_takes_of_a_request() -> None:
+    headers = (*GRPC, (b"traceparent", b"00-1"))
+    sent = read(Encoder().request(b"POST", b"http", b"a", b"/x", headers, None))
+    size = sum(len(name) + len(value) + 32 for name, value in sent)
+    encoder = Encoder()
+    encoder.limit(size)
+    for _ in range(2):
+        assert read(encoder.request(b"POST", b"http", b"a", b"/x", headers, None)) == sent
+        with pytest.raises(HeadTooLarge):
+            encoder.request(b"POST", b"http", b"a", b"/x", (*GRPC, (b"traceparent", b"00-12")), None)

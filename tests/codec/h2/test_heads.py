@@ -1,0 +1,263 @@
+"""What a head may say (RFC 9113 section 8), as tables; and that a head which is kept is never given out in vain."""
+
+from __future__ import annotations
+
+import hpack
+import pytest
+
+from meshproxy.codec.h2.heads import HeadReader, MalformedHead, RejectedHead, Request
+from meshproxy.codec.h2.hpack import CompressionFault
+from meshproxy.codec.limits import Limits
+
+Pairs = list[tuple[bytes, bytes]]
+
+METHOD = (b":method", b"POST")
+SCHEME = (b":scheme", b"https")
+PATH = (b":path", b"/v1/models/m:predict")
+AUTHORITY = (b":authority", b"model.example:8501")
+HEAD: Pairs = [METHOD, SCHEME, PATH, AUTHORITY]
+
+
+def encode(fields: Pairs) -> bytes:
+    """A block that leaves the table alone."""
+    return hpack.Encoder().encode([(name, value, True) for name, value in fields], huffman=False)
+
+
+def request(fields: Pairs, limits: Limits | None = None) -> Request:
+    return HeadReader(limits or Limits()).request(encode(fields))
+
+
+def test_a_plain_request() -> None:
+    assert request([*HEAD, (b"accept", b"a"), (b"x", b""), (b"accept", b"b")]) == Request(
+        b"POST",
+        b"model.example:8501",
+        b"/v1/models/m:predict",
+        ((b"accept", b"a"), (b"x", b""), (b"accept", b"b")),
+        None,
+        False,
+    )
+
+
+def test_what_never_stands_in_headers_is_read() -> None:
+    head = request(
+        [
+            *HEAD,
+            (b"host", b"MODEL.example:8501"),
+            (b"content-length", b"007"),
+            (b"te", b"trailers"),
+            (b"expect", b"100-Continue"),
+            (b"content-type", b"application/grpc"),
+        ]
+    )
+    assert head.headers == ((b"content-type", b"application/grpc"),)
+    assert head.length == 7
+    assert head.expects_continue
+
+
+def test_host_stands_in_for_authority() -> None:
+    assert request([METHOD, SCHEME, PATH, (b"host", b"a")]).authority == b"a"
+
+
+def test_cookies_are_joined_in_place() -> None:
+    """RFC 9113 section 8.2.3."""
+    head = request([*HEAD, (b"a", b"1"), (b"cookie", b"x=1"), (b"b", b"2"), (b"cookie", b"y=2"), (b"cookie", b"z=3")])
+    assert head.headers == ((b"a", b"1"), (b"cookie", b"x=1; y=2; z=3"), (b"b", b"2"))
+
+
+def test_options_may_ask_for_everything() -> None:
+    assert request([(b":method", b"OPTIONS"), SCHEME, (b":path", b"*"), AUTHORITY]).target == b"*"
+
+
+MALFORMED: dict[str, Pairs] = {
+    "nothing": [],
+    "no :method": [SCHEME, PATH, AUTHORITY],
+    "no :scheme": [METHOD, PATH, AUTHORITY],
+    "no :path": [METHOD, SCHEME, AUTHORITY],
+    "no authority at all": [METHOD, SCHEME, PATH],
+    ":method twice": [*HEAD, METHOD],
+    ":scheme twice": [*HEAD, SCHEME],
+    ":path twice": [*HEAD, PATH],
+    ":authority twice": [*HEAD, AUTHORITY],
+    ":status": [*HEAD, (b":status", b"200")],
+    "unknown pseudo-header": [*HEAD, (b":protocol", b"websocket")],
+    "pseudo-header that is none": [*HEAD, (b":", b"")],
+    "empty name": [*HEAD, (b"", b"x")],
+    "late pseudo-header": [METHOD, SCHEME, PATH, (b"a", b"b"), AUTHORITY],
+    "pseudo-header behind host": [METHOD, SCHEME, PATH, (b"host", AUTHORITY[1]), AUTHORITY],
+    "pseudo-header behind te": [METHOD, SCHEME, PATH, (b"te", b"trailers"), AUTHORITY],
+    "pseudo-header behind cookie": [METHOD, SCHEME, PATH, (b"cookie", b"a=b"), AUTHORITY],
+    "upper case": [*HEAD, (b"Accept", b"x")],
+    "connection": [*HEAD, (b"connection", b"close")],
+    "keep-alive": [*HEAD, (b"keep-alive", b"5")],
+    "proxy-connection": [*HEAD, (b"proxy-connection", b"close")],
+    "transfer-encoding": [*HEAD, (b"transfer-encoding", b"chunked")],
+    "upgrade": [*HEAD, (b"upgrade", b"h2c")],
+    "te: gzip": [*HEAD, (b"te", b"gzip")],
+    "other host": [*HEAD, (b"host", b"evil")],
+    "host twice": [*HEAD, (b"host", AUTHORITY[1]), (b"host", AUTHORITY[1])],
+    "content-length twice": [*HEAD, (b"content-length", b"1"), (b"content-length", b"1")],
+    "content-length 2^63": [*HEAD, (b"content-length", b"9223372036854775808")],
+    "content-length +5": [*HEAD, (b"content-length", b"+5")],
+    "CR LF in a value": [*HEAD, (b"a", b"b\r\nhost: evil")],
+    "NUL in a value": [*HEAD, (b"a", b"b\0")],
+    "space before a value": [*HEAD, (b"a", b" b")],
+    "tab after a value": [*HEAD, (b"a", b"b\t")],
+    "colon in a name": [*HEAD, (b"a:b", b"c")],
+    "space in :path": [METHOD, SCHEME, (b":path", b"/a HTTP/1.1"), AUTHORITY],
+    "space in :method": [(b":method", b"GET /admin HTTP/1.1"), SCHEME, PATH, AUTHORITY],
+    "fragment in :path": [METHOD, SCHEME, (b":path", b"/a#b"), AUTHORITY],
+    "GET *": [(b":method", b"GET"), SCHEME, (b":path", b"*"), AUTHORITY],
+    "CONNECT with :path": [(b":method", b"CONNECT"), SCHEME, PATH, AUTHORITY],
+    "CONNECT to nobody": [(b":method", b"CONNECT")],
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_requests(case: str) -> None:
+    with pytest.raises(MalformedHead):
+        request(MALFORMED[case])
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "limit"),
+    [
+        ([*HEAD, (b"expect", b"gold")], 417, None),
+        ([*HEAD, (b"expect", b"100-continue"), (b"expect", b"100-continue")], 417, None),
+        ([(b":method", b"CONNECT"), AUTHORITY], 501, None),
+        ([METHOD, SCHEME, (b":path", b"/" + b"x" * 8_192), AUTHORITY], 414, "target_bytes"),
+        ([*HEAD, (b"x" * 257, b"")], 431, "header_name_bytes"),
+        ([*HEAD, (b"a", b"b" * 65_536)], 431, "header_bytes"),
+        ([*HEAD, *[(b"a", b"b")] * 125], 431, "header_count"),
+        ([*HEAD, *[(b"cookie", b"a=b")] * 125], 431, "header_count"),
+        ([*HEAD, (b"content-length", b"101")], 413, "body_bytes"),
+    ],
+)
+def test_rejected_requests(fields: Pairs, status: int, limit: str | None) -> None:
+    with pytest.raises(RejectedHead) as raised:
+        request(fields, Limits(body_bytes=100))
+    assert (raised.value.status, raised.value.limit) == (status, limit)
+
+
+def test_limits_are_met_exactly() -> None:
+    used = sum(len(name) + len(value) + 32 for name, value in HEAD)
+    fits = b"b" * (65_536 - used - 33)
+    assert request([*HEAD, (b"a", fits)]).headers == ((b"a", fits),)
+    with pytest.raises(RejectedHead):
+        request([*HEAD, (b"a", fits + b"b")])
+    assert len(request([*HEAD, *[(b"a", b"b")] * 124]).headers) == 124
+    assert len(request([METHOD, SCHEME, (b":path", b"/" + b"x" * 8_191), AUTHORITY]).target) == 8_192
+    assert request([*HEAD, (b"content-length", b"100")], Limits(body_bytes=100)).length == 100
+
+
+def test_a_plain_response() -> None:
+    reader = HeadReader(Limits())
+    fields = [(b":status", b"200"), (b"content-length", b"5"), (b"set-cookie", b"a"), (b"set-cookie", b"b")]
+    assert reader.response(encode(fields)) == (200, ((b"set-cookie", b"a"), (b"set-cookie", b"b")), 5)
+
+
+def test_responses_keep_nothing_that_is_for_requests() -> None:
+    fields = [(b":status", b"204"), (b"content-length", b"0"), (b"host", b"a"), (b"expect", b"x"), (b"cookie", b"c")]
+    assert HeadReader(Limits()).response(encode(fields)) == (204, ((b"cookie", b"c"),), None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [(b"a", b"b")],
+        [(b"a", b"b"), (b":status", b"200")],
+        [(b"content-length", b"0"), (b":status", b"200")],
+        [(b":status", b"200"), (b":status", b"200")],
+        [(b":status", b"200"), (b":path", b"/")],
+        [(b":status", b"101")],
+        [(b":status", b"20")],
+        [(b":status", b"200"), (b"te", b"trailers")],
+        [(b":status", b"200"), (b"connection", b"close")],
+        [(b":status", b"200"), (b"content-length", b"1"), (b"content-length", b"1")],
+        [(b":status", b"100"), (b"content-length", b"0")],
+        [(b":status", b"204"), (b"content-length", b"1")],
+    ],
+)
+def test_malformed_responses(fields: Pairs) -> None:
+    with pytest.raises(MalformedHead):
+        HeadReader(Limits()).response(encode(fields))
+
+
+def test_trailers_keep_only_what_may_be_believed_there() -> None:
+    fields = [
+        (b"grpc-status", b"0"),
+        (b"content-length", b"5"),
+        (b"host", b"evil"),
+        (b"te", b"trailers"),
+        (b"authorization", b"Bearer x"),
+        (b"cookie", b"a=b"),
+        (b"x-forwarded-for", b"::1"),
+        (b"x-meshproxy-refusal", b"none"),
+        (b"grpc-message", b"fine"),
+    ]
+    assert HeadReader(Limits()).trailers(encode(fields)) == ((b"grpc-status", b"0"), (b"grpc-message", b"fine"))
+
+
+@pytest.mark.parametrize(
+    "fields", [[(b":status", b"200")], [(b":path", b"/")], [(b"connection", b"close")], [(b"A", b"")], [(b"a", b"\n")]]
+)
+def test_malformed_trailers(fields: Pairs) -> None:
+    with pytest.raises(MalformedHead):
+        HeadReader(Limits()).trailers(encode(fields))
+
+
+def test_a_repeated_head_is_shared_until_the_table_changes() -> None:
+    encoder = hpack.Encoder()
+    reader = HeadReader(Limits())
+    fields = [*HEAD, (b"user-agent", b"grpc")]
+    first = reader.request(encoder.encode(fields))  # inserts
+    block = encoder.encode(fields)  # indices only
+    second = reader.request(block)
+    assert second == first
+    assert reader.request(block) is second
+    # The same octets mean something else once an entry has been inserted before them.
+    moved = encoder.encode([*HEAD, (b"user-agent", b"other")])
+    assert reader.request(moved).headers == ((b"user-agent", b"other"),)
+    assert reader.request(encoder.encode(fields)) == first
+    with pytest.raises(MalformedHead):
+        reader.request(block)
+
+
+def test_a_kept_head_does_not_pass_for_trailers_or_a_response() -> None:
+    reader = HeadReader(Limits())
+    block = encode(HEAD)
+    reader.request(block)
+    with pytest.raises(MalformedHead):
+        reader.trailers(block)
+    with pytest.raises(MalformedHead):
+        reader.response(block)
+
+
+def test_a_skipped_block_changes_the_table() -> None:
+    encoder = hpack.Encoder()
+    reader = HeadReader(Limits())
+    reader.request(encoder.encode(HEAD))
+    block = encoder.encode(HEAD)
+    assert reader.request(block).target == PATH[1]
+    reader.skip(encoder.encode([(b"new", b"entry")]))
+    assert reader.request(encoder.encode(HEAD)).target == PATH[1]
+    with pytest.raises(MalformedHead):
+        reader.request(block)
+
+
+def test_kept_heads_are_bounded() -> None:
+    reader = HeadReader(Limits())
+    for number in range(100):
+        fields = [*HEAD, (b"x-request-id", b"%d" % number)]
+        assert reader.request(encode(fields)).headers == ((b"x-request-id", b"%d" % number),)
+    assert len(reader._requests) <= 32
+
+
+def test_a_smaller_table_is_insisted_on_even_for_kept_heads() -> None:
+    reader = HeadReader(Limits())
+    block = encode(HEAD)
+    reader.request(block)
+    reader.allow_table(0)
+    with pytest.raises(CompressionFault):
+        reader.request(block)
+    assert reader.request(b"\x20" + block).target == PATH[1]
