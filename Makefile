@@ -45,7 +45,7 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/python
 .venv-tensorflow/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found' >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv-tensorflow
-	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) -e . tensorflow-cpu grpcio pytest pytest-asyncio pytest-timeout hypothesis
+	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) -e '.[demo]' tensorflow-cpu pytest pytest-asyncio pytest-timeout hypothesis
 	@# Without its dependencies: it asks for "tensorflow", and tensorflow-cpu is that package under another name.
 	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) --no-deps tensorflow-serving-api
 	@touch $@
