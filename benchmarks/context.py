@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.credentials import Credentials, make_credentials
-from benchmarks.peers.peer import Peer, Rules, Running, Setting
+from benchmarks.peers.peer import Peer, Running, Setting
 from benchmarks.processes import CannotRun, Child, free_port, python
 from meshproxy.devtools.load.target import Target, client_tls
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from benchmarks.works.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ class Context(AbstractContextManager["Context"]):
             self._upstreams[reply_bytes] = Upstream(rest, grpc, child)
         return self._upstreams[reply_bytes]
 
-    def start(self, peer: Peer, upstream: Upstream, rules: Rules, workers: int = 1) -> Running:
-        """Starts a peer; whoever starts it stops it.
+    def start(self, peer: Peer, upstream: Upstream, work: Work) -> Running:
+        """Starts a peer for a work; whoever starts it stops it.
 
         Raises:
             CannotRun: it did not start.
@@ -87,8 +89,9 @@ class Context(AbstractContextManager["Context"]):
                 core=self.proxy_core,
                 rest_upstream=upstream.rest_port,
                 grpc_upstream=upstream.grpc_port,
-                rules=rules,
-                workers=workers,
+                rules=work.rules,
+                workers=work.workers,
+                is_plain=work.is_plain,
             )
         )
 

@@ -24,7 +24,11 @@ UNITS = {
     "peak_rss_mb": "peak RSS MB",
     "kb_per_connection": "KB/connection",
     "held": "held",
+    "other_cpu_us": "CPU µs/req, other tool",
+    "other_per_second": "req/s, other tool",
 }
+BESIDE = ("proxy_busy", "load_us", "server_us", "rss_mb")
+"""Figures that stand at the right of a table where they were taken: what load and model server cost, and the like."""
 COMPARED = ("cpu_us", "per_second", "mb_per_second", "mb_per_cpu_second", "per_cpu_second", "held_per_second")
 """Figures that are divided by Envoy's. Latencies are not: what a hop adds is a difference."""
 
@@ -93,8 +97,8 @@ def table(measured: Measured) -> str:
     """One work as lines of text."""
     is_latency = any(figure.endswith("_ms") for figure in measured.headline)
     columns = list(measured.headline)
-    ratios = [figure for figure in columns if figure in COMPARED]
-    others = [f for f in ("proxy_busy", "load_us", "server_us", "rss_mb") if f not in columns]
+    ratios = [figure for figure in columns if figure in COMPARED and _is_compared(measured, figure)]
+    others = [figure for figure in BESIDE if figure not in columns and _is_measured(measured, figure)]
     head = ["", *(title(figure) for figure in columns)]
     if is_latency:
         head += [f"added {title(figure)}" for figure in ("p50_ms", "p99_ms")]
@@ -123,6 +127,14 @@ def table(measured: Measured) -> str:
     if measured.mood:
         lines.append(f"  machine: {measured.mood['busy']:.0%} busy, {measured.mood['steal']:.1%} stolen")
     return "\n".join(lines)
+
+
+def _is_measured(measured: Measured, figure: str) -> bool:
+    return any(measured.series(peer, figure) for peer in measured.figures)
+
+
+def _is_compared(measured: Measured, figure: str) -> bool:
+    return any(against_base(measured, peer, figure) is not None for peer in measured.figures)
 
 
 def cell_short(values: list[float]) -> str:

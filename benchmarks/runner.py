@@ -71,7 +71,7 @@ class Runner:
             for name in work.peers:
                 if name in self.peers:
                     with _recording(measured, name):
-                        running[name] = self.context.start(self.peers[name], upstream, work.rules, work.workers)
+                        running[name] = self.context.start(self.peers[name], upstream, work)
                         uvloop.run(check_refusals(self.context, running[name], work.traffic.protocol))
             for number in range(rounds):
                 names = [name for name in running if name not in measured.failures]
@@ -81,7 +81,7 @@ class Runner:
                     with _recording(measured, name, running.get(name)):
                         if work.is_fresh:
                             _stop(running[name])
-                            running[name] = self.context.start(self.peers[name], upstream, work.rules, work.workers)
+                            running[name] = self.context.start(self.peers[name], upstream, work)
                         figures = self._measure(work, upstream, name, running[name], is_first=number == 0)
                         measured.figures.setdefault(name, []).append(figures)
                         kept = self.context.take_latencies()

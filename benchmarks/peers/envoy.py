@@ -53,7 +53,7 @@ class Envoy:
         command += ["--disable-hot-restart", "--log-level", "warning"]
         child = Child(self.name, command, setting.core, setting.folder / "envoy.log")
         child.wait_for_port(port)
-        return Running(port, port, child)
+        return Running(port, port, child, is_tls=not setting.is_plain)
 
 
 def configuration(setting: Setting, port: int) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def configuration(setting: Setting, port: int) -> dict[str, Any]:
                     "filter_chains": [
                         {
                             "filters": [{"name": "http", "typed_config": _http(setting)}],
-                            "transport_socket": {"name": "tls", "typed_config": _tls(setting)},
                         }
+                        | ({} if setting.is_plain else {"transport_socket": _tls(setting)})
                     ],
                 }
             ],
@@ -110,7 +110,7 @@ def _cluster(name: str, port: int, options: dict[str, Any]) -> dict[str, Any]:
 
 def _tls(setting: Setting) -> dict[str, Any]:
     credentials = setting.credentials
-    return {
+    context = {
         "@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": True,
         # Every handshake whole, as in meshproxy: a resumed session keeps an expired identity alive.
@@ -128,6 +128,7 @@ def _tls(setting: Setting) -> dict[str, Any]:
             "validation_context": {"trusted_ca": {"filename": str(credentials.bundle)}},
         },
     }
+    return {"name": "tls", "typed_config": context}
 
 
 def _http(setting: Setting) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def _rbac(setting: Setting) -> dict[str, Any]:
         }
     }
     workload = {"authenticated": {"principal_name": {"exact": CLIENT_ID}}}
-    principals = [{"and_ids": {"ids": [workload, group]}}]
+    principals = [{"and_ids": {"ids": [group] if setting.is_plain else [workload, group]}}]
     policies = {
         f"rule-{number:05d}": {
             "permissions": [

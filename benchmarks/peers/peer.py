@@ -38,6 +38,8 @@ class Setting:
     grpc_upstream: int
     rules: Rules = field(default_factory=Rules)
     workers: int = 1
+    is_plain: bool = False
+    """Takes connections without TLS, and so without a workload's identity. Only Envoy can be told so here."""
 
 
 @dataclass(frozen=True, slots=True)

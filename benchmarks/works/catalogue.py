@@ -8,6 +8,7 @@ from benchmarks.peers.peer import Rules
 from benchmarks.works.bodies import BodiesWork
 from benchmarks.works.capacity import CapacityWork
 from benchmarks.works.cpu import CpuWork
+from benchmarks.works.crosscheck import CrosscheckWork
 from benchmarks.works.handshakes import HandshakesWork
 from benchmarks.works.latency import LatencyWork
 from benchmarks.works.memory import IdleWork, WorkedWork
@@ -51,6 +52,10 @@ def catalogue() -> list[Work]:
         WorkedWork("rss", Traffic("rest", connections=100), ("envoy", "meshproxy", "aiohttp", "grpc.aio")),
         IdleWork("idle-rest", Traffic("rest", connections=5_000), ("envoy", "meshproxy", "aiohttp")),
         IdleWork("idle-grpc", Traffic("grpc", connections=5_000), ("envoy", "meshproxy", "grpc.aio")),
+    ]
+    works += [
+        CrosscheckWork("crosscheck-rest", Traffic("rest", connections=16), ("envoy",)),
+        CrosscheckWork("crosscheck-grpc", Traffic("grpc", streams=16), ("envoy",)),
     ]
     return works
 

@@ -40,7 +40,7 @@ class Traffic:
 
     def __str__(self) -> str:
         connections = f"{self.connections} connection{'s' * (self.connections > 1)}"
-        streams = f" x {self.streams} streams" if self.protocol == "grpc" else ""
+        streams = f" x {self.streams} stream{'s' * (self.streams > 1)}" if self.protocol == "grpc" else ""
         return f"{'REST' if self.protocol == 'rest' else 'gRPC'} predict {human(self.size)}, {connections}{streams}"
 
 
@@ -69,6 +69,8 @@ class Work(ABC):
     """Every measurement starts its peer anew: what one leaves behind would count in the next."""
     at_most_rounds: ClassVar[int | None] = None
     """For works that take long and whose figures hardly move."""
+    is_plain: ClassVar[bool] = False
+    """No TLS, for tools that cannot show a client certificate."""
     name: str
     traffic: Traffic
     peers: tuple[str, ...]

@@ -34,7 +34,7 @@ def test_a_table_has_a_row_for_every_peer_and_the_reasons_of_those_without_figur
     found.mood = {"busy": 0.9, "steal": 0.01}
     lines = table(found).splitlines()
     assert lines[0] == "cpu-rest: CPU per request"
-    assert lines[2].split() == ["envoy", "100", "(100-100)", "10,000", "(10,000-10,000)", "-", "-", "-", "-"]
+    assert lines[2].split() == ["envoy", "100", "(100-100)", "10,000", "(10,000-10,000)"]
     assert lines[3] == "  meshproxy: no figure: it did not start"
     assert lines[4] == "  machine: 90% busy, 1.0% stolen"
 

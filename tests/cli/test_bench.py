@@ -19,6 +19,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers predict requests for `m`; refuses others as a sidecar would."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))

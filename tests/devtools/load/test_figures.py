@@ -13,6 +13,7 @@ from meshproxy.devtools.load.figures import (
     ratio,
     spread,
     verdict,
+    width,
 )
 
 
@@ -63,7 +64,15 @@ def test_a_rate_is_kept_within_one_percent(achieved: float, is_kept: bool) -> No
 
 def test_a_spread_has_median_and_range() -> None:
     found = spread([3.0, 1.0, 2.0])
-    assert (found.median, found.low, found.high, found.rounds, found.width) == (2.0, 1.0, 3.0, 3, 1.0)
+    assert (found.median, found.low, found.high, found.rounds) == (2.0, 1.0, 3.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"),
+    [([2.0], 0.0), ([1.0, 2.0, 3.0], 1.0), ([1.0, 2.0, 2.0, 9.0], 4.0), ([1.0, 2.0, 2.0, 2.0, 9.0], 0.0)],
+)
+def test_of_five_rounds_or_more_one_may_lie_anywhere_at_each_end(rounds: list[float], expected: float) -> None:
+    assert width(rounds) == expected
 
 
 def test_no_rounds_have_no_spread() -> None:
