@@ -87,7 +87,18 @@ class ChunkedReader:
     """A body in chunks (RFC 9112 section 7.1). Extensions are read over, and bounded for the whole body
     (CVE-2024-22019)."""
 
-    __slots__ = ("_checked", "_extension_room", "_left", "_limits", "_room", "_step", "is_done", "problem", "trailers")
+    __slots__ = (
+        "_checked",
+        "_extension_room",
+        "_left",
+        "_limits",
+        "_room",
+        "_seen",
+        "_step",
+        "is_done",
+        "problem",
+        "trailers",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -98,6 +109,8 @@ class ChunkedReader:
         """Bytes of the current chunk still to come."""
         self._checked = 0
         """How much of the trailers has been found well-formed."""
+        self._seen = 0
+        """How much of them is known not to hold their end."""
         self.is_done = False
         self.problem: Malformed | None = None
         self.trailers: Headers = ()
@@ -205,12 +218,13 @@ class ChunkedReader:
             self.is_done = True
             return at + 2
         section = data[at:]
-        end = section.find(b"\r\n\r\n") + 4
-        if end >= 4:
-            section = section[:end]
-        self._checked = check_fields(section, self._checked, self._limits)
+        end = section.find(b"\r\n\r\n", max(self._seen - 3, 0)) + 4
         if end < 4:
+            self._seen = len(section)
+            self._checked = check_fields(section, self._checked, self._limits)
             return at
+        section = section[:end]
+        check_fields(section, self._checked, self._limits)
         self.trailers = parse_trailers(section[:-2])
         self.is_done = True
         return at + end

@@ -132,7 +132,7 @@ _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"+) (?:(" + ORIGIN_FORM + rb")|([!-
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: " + _VALUE + rb")?+\r\n")
 _FIELD = re.compile(_FIELD_LINE)
 _NAME = re.compile(TOKEN + rb"+")
-_UNPRINTABLE = re.compile(rb"[^ -~]")
+_PRINTABLE = bytes(range(0x20, 0x7F))
 _ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]+)(" + ORIGIN_FORM + rb"|)")
 _AUTHORITY = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?"
@@ -154,7 +154,7 @@ def parse_request(head: bytes, limits: Limits) -> Request:
     if len(target or other) > limits.target_bytes or method == b"CONNECT":
         check_request_line(head, limits)
     fields = _split(block)
-    _check_size(len(head), match.end(4), fields, limits)
+    _check_size(head, match.end(4), fields, limits, check_request_line)
     by_name = dict(fields)
     is_http10 = minor == b"0"
 
@@ -198,7 +198,7 @@ def parse_response(head: bytes, limits: Limits) -> Response:
         raise _diagnose(head, limits, check_status_line)
     minor, code, block = match.groups()
     fields = _split(block)
-    _check_size(len(head), match.start(3) - 2, fields, limits)
+    _check_size(head, match.start(3) - 2, fields, limits, check_status_line)
     by_name = dict(fields)
     if len(by_name) != len(fields):
         _refuse_repeated(fields)
@@ -259,8 +259,10 @@ def check_fields(data: bytes, checked: int, limits: Limits, *, before: int = 0) 
 
     `before` is the number of lines at the beginning of `data` that are no fields. Returns and raises as `check_head`.
     """
-    count = data.count(b"\n", 0, checked) - before
+    count = -1
     while (end := data.find(b"\n", checked) + 1) and data[checked:end] != b"\r\n":
+        if count < 0:
+            count = data.count(b"\n", 0, checked) - before
         count += 1
         if end > limits.header_bytes:
             break
@@ -325,17 +327,25 @@ def _split(block: bytes) -> list[tuple[bytes, bytes]]:
     return fields
 
 
-def _check_size(size: int, start_line: int, fields: list[tuple[bytes, bytes]], limits: Limits) -> None:
-    """Count the head as RFC 9113 section 10.5.1 does. Rounded up first, which is enough for all but very large ones."""
-    if len(fields) > limits.header_count:
-        raise _too_many(limits)
+def _check_size(
+    head: bytes,
+    start_line: int,
+    fields: list[tuple[bytes, bytes]],
+    limits: Limits,
+    check_start: Callable[[bytes, Limits], int],
+) -> None:
+    """Hold the limits that the expressions do not. The size is counted as in RFC 9113 section 10.5.1; rounded up first,
+    which is enough for all but very large heads."""
+    count = len(fields)
+    if count > limits.header_count:
+        raise _diagnose(head, limits, check_start)
+    if limits.header_name_bytes < _NAME_BYTES and any(len(name) > limits.header_name_bytes for name, _ in fields):
+        raise _diagnose(head, limits, check_start)
     if (
-        size + 32 * len(fields) > limits.header_bytes
+        len(head) + 32 * count > limits.header_bytes
         and start_line + sum([len(name) + len(value) + 32 for name, value in fields]) > limits.header_bytes
     ):
         raise _too_large(limits)
-    if limits.header_name_bytes < _NAME_BYTES and any(len(name) > limits.header_name_bytes for name, _ in fields):
-        raise _too_long(limits)
 
 
 def _refuse_repeated(fields: list[tuple[bytes, bytes]]) -> None:
@@ -406,7 +416,7 @@ def _read_connection(fields: list[tuple[bytes, bytes]], is_http10: bool) -> tupl
     if b"content-length" in options or b"host" in options or b"transfer-encoding" in options:
         raise Malformed(400, "the connection field names what frames or routes the message")
     closes = b"close" in options or (is_http10 and b"keep-alive" not in options)
-    return closes, options - FRAMING
+    return closes, options
 
 
 def _diagnose(head: bytes, limits: Limits, check_start: Callable[[bytes, Limits], int]) -> Malformed:
@@ -421,7 +431,7 @@ def _check_start(line: bytes, what: str) -> None:
     content = line[:-1] if line.endswith((b"\n", b"\r")) else line
     if line.endswith(b"\r\n"):
         content = line[:-2]
-    if _UNPRINTABLE.search(content) is not None:
+    if content.translate(None, _PRINTABLE):
         raise Malformed(400, f"the {what} holds a byte that is not printable ASCII")
     if line.endswith(b"\n") and not line.endswith(b"\r\n"):
         raise Malformed(400, f"the {what} does not end with CR LF")
