@@ -1,5 +1,6 @@
-# The sidecar's image. Build arguments choose the base, so that a registry's digest can be pinned where images are built:
+# The images. Build arguments choose the base, so that a registry's digest can be pinned where images are built:
 #   docker build --build-arg BASE=python:3.13-slim@sha256:... -t meshproxy:VERSION .
+#   docker build --target development -t meshproxy:development .     with the model server and the issuer of the demo
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
@@ -7,14 +8,17 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY meshproxy meshproxy
 COPY deploy/demo deploy/demo
-# Compiled here: a read-only root never writes .pyc files, and without them the compiler's memory stays (6 MB).
+# Compiled here: a read-only root never writes .pyc files, and without them the compiler's memory stays.
 RUN python -m venv /opt/meshproxy \
  && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[otel]' \
- && /opt/meshproxy/bin/pip uninstall --yes pip \
  && /opt/meshproxy/bin/python -m compileall -q -j 0 /opt/meshproxy/lib
 
-FROM ${BASE}
-COPY --from=build /opt/meshproxy /opt/meshproxy
+FROM build AS build-development
+RUN /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[demo]'
+
+FROM ${BASE} AS base
+# Where certificates are written in development; empty otherwise.
+RUN install -d -o 65532 -g 65532 /var/lib/meshproxy
 ENV PATH=/opt/meshproxy/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
@@ -24,3 +28,9 @@ EXPOSE 18500 18501 18502
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["meshproxy"]
 CMD ["sidecar", "--config", "/etc/meshproxy"]
+
+FROM base AS development
+COPY --from=build-development /opt/meshproxy /opt/meshproxy
+
+FROM base AS sidecar
+COPY --from=build /opt/meshproxy /opt/meshproxy
