@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -31,21 +32,28 @@ async def load_in_child(paths: Sequence[str]) -> Documents:
     Raises:
         ConfigError: as `load` does; also if the child could not do its work.
     """
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "meshproxy.config.child", *paths, stdin=asyncio.subprocess.DEVNULL, stdout=-1
-    )
+    try:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "meshproxy.config.child", *paths, stdin=asyncio.subprocess.DEVNULL, stdout=-1
+        )
+    except OSError as error:
+        raise ConfigError((_failure(f"the process that loads the documents cannot be started: {error}"),)) from error
     try:
         async with asyncio.timeout(LOAD_SECONDS):
             output, _ = await child.communicate()
     except (TimeoutError, asyncio.CancelledError) as error:
-        child.kill()
+        with suppress(ProcessLookupError):
+            child.kill()
         await child.wait()
         if isinstance(error, TimeoutError):
             raise ConfigError((_failure(f"loading took longer than {LOAD_SECONDS:g} s"),)) from None
         raise
     if child.returncode != 0:
         raise ConfigError((_failure(f"the process that loads the documents ended with status {child.returncode}"),))
-    outcome = msgspec.msgpack.decode(output, type=Outcome)
+    try:
+        outcome = msgspec.msgpack.decode(output, type=Outcome)
+    except msgspec.DecodeError as error:
+        raise ConfigError((_failure(f"the process that loads the documents wrote something else: {error}"),)) from error
     if outcome.documents is None:
         raise ConfigError(outcome.problems)
     return outcome.documents

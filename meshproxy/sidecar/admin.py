@@ -61,35 +61,38 @@ class Admin:
         reader = stream.sink = Reader(stream)
         path, _, query = head.target.partition(b"?")
         if path in READ_ONLY and head.method not in (b"GET", b"HEAD"):
-            _reply(stream, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
+            _reply(stream, head, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
         elif path in (b"/livez", b"/live"):
-            _reply(stream, 200, b"ok\n")
+            _reply(stream, head, 200, b"ok\n")
         elif path in (b"/readyz", b"/ready", b"/healthz/ready"):
-            self._readyz(stream, verbose=query == b"verbose")
+            self._readyz(stream, head, verbose=query == b"verbose")
         elif path == b"/metrics":
             self._metrics(stream, reader, head)
         elif path in (b"/config", b"/drain"):
             self._private(stream, head, path)
         else:
-            _reply(stream, 404, b"there is /livez, /readyz, /metrics, /config and /drain\n")
+            _reply(stream, head, 404, b"there is /livez, /readyz, /metrics, /config and /drain\n")
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer what the codec refused (`h1.Reject`)."""
         stream.sink = Reader(stream)
-        _reply(stream, rejected.status, rejected.reason.encode() + b"\n")
+        _reply(stream, None, rejected.status, rejected.reason.encode() + b"\n")
 
-    def _readyz(self, stream: Downstream, *, verbose: bool) -> None:
+    def _readyz(self, stream: Downstream, head: RequestHead, *, verbose: bool) -> None:
         conditions = self._operated.readiness()
         is_ready = all(conditions.values())
         lines = [f"[{'+' if holds else '-'}] {name}" for name, holds in conditions.items() if verbose or not holds]
         lines.append("ready" if is_ready else "not ready")
-        _reply(stream, 200 if is_ready else 503, "\n".join(lines).encode() + b"\n")
+        _reply(stream, head, 200 if is_ready else 503, "\n".join(lines).encode() + b"\n")
 
     def _metrics(self, stream: Downstream, reader: Reader, head: RequestHead) -> None:
         accept = next((value for name, value in head.headers if name == b"accept"), None)
         openmetrics = wants_openmetrics(accept)
         headers = ((b"content-type", OPENMETRICS if openmetrics else METRICS), TEXT[1])
-        stream.send_response(200, headers, end=False)
+        is_whole = head.method == b"HEAD"
+        stream.send_response(200, headers, end=is_whole)
+        if is_whole:
+            return
         self._send_pieces(stream, reader, render(self._registry, openmetrics=openmetrics))
 
     def _send_pieces(self, stream: Downstream, reader: Reader, pieces: Iterator[bytes]) -> None:
@@ -105,15 +108,15 @@ class Admin:
 
     def _private(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
         host = head.authority.rpartition(b":")[0] if head.authority[-1:] != b"]" else head.authority
-        host = host or head.authority
+        host = (host or head.authority).lower()
         if not _is_loopback(stream.facts.remote) or host not in LOOPBACK_HOSTS:
-            _reply(stream, 403, b"this is for loopback only, by the name localhost\n")
+            _reply(stream, head, 403, b"this is for loopback only, by the name localhost\n")
         elif path == b"/config":
-            _reply(stream, 200, json.dumps(self._operated.configuration(), indent=2).encode() + b"\n", JSON)
+            _reply(stream, head, 200, json.dumps(self._operated.configuration(), indent=2).encode() + b"\n", JSON)
         elif head.method != b"POST":
-            _reply(stream, 405, b"use POST\n", (*TEXT, (b"allow", b"POST")))
+            _reply(stream, head, 405, b"use POST\n", (*TEXT, (b"allow", b"POST")))
         else:
-            _reply(stream, 202, b"draining\n")
+            _reply(stream, head, 202, b"draining\n")
             self._operated.drain()
 
 
@@ -136,6 +139,9 @@ class Reader:
     def trailers_received(self, headers: Headers) -> None:
         """Of no interest."""
 
+    def rejected(self, rejected: Rejected) -> None:
+        """Of no interest: the answer is on its way."""
+
     def reset_received(self, code: int, reason: str) -> None:
         """The client is gone."""
         self.is_gone = True
@@ -144,9 +150,12 @@ class Reader:
         """Pages are small: nobody waits for this."""
 
 
-def _reply(stream: Downstream, status: int, body: bytes, headers: Headers = TEXT) -> None:
-    stream.send_response(status, headers, end=False, length=len(body))
-    stream.send_data(body, end=True)
+def _reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes, headers: Headers = TEXT) -> None:
+    if head is not None and head.method == b"HEAD":
+        stream.send_response(status, headers, end=True, length=len(body))
+    else:
+        stream.send_response(status, headers, end=False, length=len(body))
+        stream.send_data(body, end=True)
     stream.stop_receiving()
 
 

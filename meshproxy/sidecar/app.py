@@ -47,6 +47,10 @@ LOG_PERIOD = 0.5
 """Seconds that a line of the access log may wait for others."""
 QUIET = 0.5
 """Seconds without a request after which nobody is left to drain for."""
+LOOK_PERIOD = 0.05
+"""Seconds between two looks for that."""
+PART_SECONDS = 1.0
+"""How long connections that we have closed may take to be gone: what was written is sent until then."""
 ADMIN_CONNECTIONS = 64
 
 
@@ -147,16 +151,21 @@ class Sidecar:
     async def run(self) -> None:
         """Listen and serve until SIGTERM, SIGINT or `POST /drain`. Raises OSError if a port is taken."""
         spec = self._documents.sidecar.spec
-        await self._tokens.wait_for_keys()
-        self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
-        self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
-        self._reaper.start()
+        # First of all: nobody who sends SIGHUP knows how far we are, and without a handler it ends us.
         for number, action in (
             (signal.SIGTERM, self.drain),
             (signal.SIGINT, self.drain),
             (signal.SIGHUP, self._hung_up),
         ):
             self._loop.add_signal_handler(number, action)
+        await self._tokens.wait_for_keys()
+        try:
+            self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
+            self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
+        except OSError:
+            await self._close()
+            raise
+        self._reaper.start()
         logger.info(
             "listening",
             extra={"fields": {"inbound": self.inbound.address, "admin": self.admin.address, "pid": os.getpid()}},
@@ -189,13 +198,14 @@ class Sidecar:
         logger.info("draining", extra={"fields": {"in_flight": len(self.pipeline.live), "grace_seconds": grace}})
         self.inbound.drain()
         deadline = self._loop.time() + grace
-        served = -1
-        while self._loop.time() < deadline:
+        served, quiet_since = -1, 0.0
+        while (now := self._loop.time()) < deadline:
             # Looked at rather than waited for: what counts is that nothing came for a while.
-            if self.inbound.is_quiet and served == self.pipeline.served:
+            if served != self.pipeline.served or not self.inbound.is_quiet:
+                served, quiet_since = self.pipeline.served, now
+            elif now - quiet_since >= QUIET:
                 return
-            served = self.pipeline.served
-            await asyncio.sleep(min(QUIET, max(0.0, deadline - self._loop.time())))
+            await asyncio.sleep(min(LOOK_PERIOD, deadline - now))
         logger.warning(
             "drain timed out: breaking off what is under way", extra={"fields": {"in_flight": len(self.pipeline.live)}}
         )
@@ -203,6 +213,11 @@ class Sidecar:
     async def _close(self) -> None:
         await self.inbound.close()
         await self.admin.close()
+        # Closed is not gone: answers may be on their way out, and what was broken off is yet to be written down.
+        for _ in range(round(PART_SECONDS / LOOK_PERIOD)):
+            if not self.inbound.connections and not self.admin.connections:
+                break
+            await asyncio.sleep(LOOK_PERIOD)
         await self._tokens.close()
         self._clusters.close()
         self._reaper.stop()
@@ -239,7 +254,7 @@ class Sidecar:
     def _signature(self) -> tuple[object, ...]:
         """What changes when a file that we read does. Of folders the entries count, through the links of a mount."""
         files = [Path(path) for path in self._paths]
-        files += [entry for folder in files if folder.is_dir() for entry in sorted(folder.iterdir())]
+        files += [entry for folder in files for entry in _entries(folder)]
         identity = self._documents.sidecar.spec.identity
         if identity is not None:
             files += map(Path, (identity.files.certificate, identity.files.key, identity.files.trust_bundle))
@@ -268,10 +283,17 @@ class Sidecar:
             problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
             logger.error("the new configuration is not taken", extra={"fields": {"problems": problems}})
             return
+        except Exception:
+            # A mistake of ours, or of the system's: the traffic is not to pay for it.
+            self.metrics.config_reloads.labels("failed").value += 1
+            self.metrics.config_in_sync.labels().value = 0
+            logger.exception("the new configuration is not taken")
+            return
         # From here on nothing can fail: a request sees the old configuration or the new one.
         self.pipeline.snapshot = snapshot
         self._driving.limits = codec_limits(documents)
         self._driving.times = times(documents)
+        self.inbound.max_connections = documents.mesh.spec.limits.connections or _connections()
         if identity is not None:
             self.inbound.context = identity.server
         self._adopt(documents, identity, clusters)
@@ -390,6 +412,14 @@ def _open_sink(where: str) -> LineSink | None:
 def _connections() -> int:
     """Half of the descriptors that we may open: each connection may need one more towards the model server."""
     return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it is none, or gone, or not for us to read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _stat(file: Path) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ import msgspec
 
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.fetch import FILE_REFRESH, FetchError, KeyRefresher, Source, from_discovery, from_file, from_url
+from meshproxy.identity.jwk import load_algorithms
 from meshproxy.identity.keys import REFRESH, IssuerKeys
 from meshproxy.identity.tokens import Issuer, TokenVerifier
 
@@ -58,6 +59,8 @@ class Tokens:
         Raises:
             ConfigError: keys in the document, or where they are said to be, cannot be used.
         """
+        if issuers:
+            load_algorithms()  # now rather than when the first keys come: that may be in the middle of traffic
         self._built = {issuer: self._known.get(issuer) or self._make(issuer) for issuer in issuers}
         return TokenVerifier(known.issuer for known in self._built.values()) if self._built else None
 

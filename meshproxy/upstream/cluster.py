@@ -53,5 +53,6 @@ class Cluster:
 
     def close(self) -> None:
         """The document is gone: nothing new is opened, what is under way is finished."""
-        for pool in (*self._rest, *self._grpc):
+        pools: list[H1Pool | H2Pool] = [*self._rest, *self._grpc]
+        for pool in pools:
             pool.close()

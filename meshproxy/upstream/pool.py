@@ -8,18 +8,19 @@ connections of one address.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.transport.connector import ConnectError, connect_h1, connect_h2
+from meshproxy.transport.h1 import H1Client
+from meshproxy.transport.h2 import H2Client
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from meshproxy.transport.connection import Driving
-    from meshproxy.transport.h1 import H1Client
-    from meshproxy.transport.h2 import H2Client
     from meshproxy.transport.stream import Upstream
+
+logger = logging.getLogger(__name__)
 
 
 class PoolFull(ConnectError):
@@ -27,7 +28,7 @@ class PoolFull(ConnectError):
 
 
 class Taker(Protocol):
-    """Whoever wants a stream."""
+    """Whoever wants a stream. It is told once, one or the other, and must not raise: others wait behind it."""
 
     def acquired(self, stream: Upstream) -> None:
         """Here it is."""
@@ -56,7 +57,10 @@ class PoolSettings(Protocol):
         """Seconds that a connection is kept without a request."""
 
 
-class Pool:
+ConnectionT = TypeVar("ConnectionT", H1Client, H2Client)
+
+
+class Pool(Generic[ConnectionT]):
     """What pools of both versions share: how many connections there are, and who waits for one."""
 
     def __init__(self, driving: Driving, address: str, settings: PoolSettings) -> None:
@@ -67,12 +71,19 @@ class Pool:
         """Connections open or being opened."""
         self.is_closed = False
         self._opening = 0
+        self._connections: set[ConnectionT] = set()
+        """Those that are open."""
         self._waiting: deque[Taker] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def acquire(self, taker: Taker) -> None:
         """Serve `taker` now or later."""
-        if not self._serve_now(taker):
+        if self._waiting:
+            self._hand_out()
+        stream = self._take()
+        if stream is not None:
+            taker.acquired(stream)
+        else:
             self._wait(taker)
 
     def withdraw(self, taker: Taker) -> None:
@@ -80,15 +91,33 @@ class Pool:
         if taker in self._waiting:
             self._waiting.remove(taker)
 
-    def _serve_now(self, taker: Taker) -> bool:
+    def close(self) -> None:
+        """No document asks for it any more. Whoever waits, or comes late with an older snapshot, is still served; after
+        that nothing stays open."""
+        self.is_closed = True
+        if not self._waiting:
+            for task in self._tasks:
+                task.cancel()
+
+    # What differs between the versions
+
+    def _take(self) -> Upstream | None:
+        """A stream, if one is at hand."""
         raise NotImplementedError
 
-    def _open(self) -> Coroutine[None, None, None]:
+    async def _connect(self) -> ConnectionT:
+        """Raises ConnectError."""
+        raise NotImplementedError
+
+    def _opened(self, connection: ConnectionT) -> None:
+        """Give it to those who wait."""
         raise NotImplementedError
 
     def _wanted(self) -> int:
         """How many connections being opened the waiting takers justify."""
         raise NotImplementedError
+
+    # Growing
 
     def _wait(self, taker: Taker) -> None:
         if len(self._waiting) >= self.settings.max_pending:
@@ -108,87 +137,94 @@ class Pool:
             task.add_done_callback(self._tasks.discard)
 
     async def _open_one(self) -> None:
-        outbox = self.driving.outbox
+        connection = None
+        error = None
         try:
-            await self._open()
-        except ConnectError as error:
-            self.size -= 1
-            self._opening -= 1
-            if self._waiting:
-                taker = self._waiting.popleft()
-                outbox.begin()
-                try:
-                    taker.acquire_failed(error)
-                finally:
-                    outbox.flush()
+            connection = await self._connect()
         except asyncio.CancelledError:
-            self.size -= 1
             self._opening -= 1
+            self.size -= 1
             raise
-
-    def _hand_out(self) -> None:
-        while self._waiting and self._serve_now(self._waiting[0]):
-            self._waiting.popleft()
-
-    def _gone(self) -> None:
-        self.size -= 1
-        if not self.is_closed:
+        except ConnectError as refused:
+            error = refused
+        except Exception as mistake:
+            # Whatever it is: if this task died of it, those who wait would wait for ever.
+            logger.exception("cannot open a connection to %s", self.address)
+            error = ConnectError(f"{self.address} cannot be reached: {mistake}")
+        self._opening -= 1
+        outbox = self.driving.outbox
+        outbox.begin()
+        try:
+            if connection is not None and not connection.is_closing:
+                self._connections.add(connection)
+                self._opened(connection)
+            else:
+                self.size -= 1
+                for taker in self._give_up():
+                    taker.acquire_failed(error or ConnectError(f"{self.address} closed the connection at once"))
+        finally:
+            outbox.flush()
             self._grow()
 
-    def close(self) -> None:
-        """Open no more; connections in use are closed when they come back."""
-        self.is_closed = True
-        for task in self._tasks:
-            task.cancel()
-        waiting, self._waiting = self._waiting, deque()
-        for taker in waiting:
-            taker.acquire_failed(ConnectError(f"the pool of {self.address} is closed"))
+    def _give_up(self) -> list[Taker]:
+        """A connection could not be opened: take those out of the queue who had nothing else to wait for."""
+        count = 1 if self._connections else max(1, len(self._waiting) - self._opening)
+        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            stream = self._take()
+            if stream is None:
+                return
+            self._waiting.popleft().acquired(stream)
+
+    def closed(self, connection: ConnectionT) -> None:
+        """A connection is gone (`h1.Owner`, `h2.Owner`). One that never came to stand was not counted as open."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.size -= 1
+            self._grow()
 
 
-class H1Pool(Pool):
+class H1Pool(Pool[H1Client]):
     """HTTP/1.1: one request a connection at a time; the most recently used is lent first, the others grow old."""
 
     def __init__(self, driving: Driving, address: str, settings: PoolSettings) -> None:
         super().__init__(driving, address, settings)
         self._idle: list[H1Client] = []
 
-    def _serve_now(self, taker: Taker) -> bool:
+    def _take(self) -> H1Client | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closing:
-                taker.acquired(connection)
-                return True
-        return False
+                return connection
+        return None
 
     def _wanted(self) -> int:
         return len(self._waiting)
 
-    async def _open(self) -> None:
-        connection = await connect_h1(self.driving, self.address, self, self.settings.connect_timeout)
-        self._opening -= 1
-        outbox = self.driving.outbox
-        outbox.begin()
-        try:
-            self.released(connection)
-        finally:
-            outbox.flush()
+    async def _connect(self) -> H1Client:
+        return await connect_h1(self.driving, self.address, self, self.settings.connect_timeout)
+
+    def _opened(self, connection: H1Client) -> None:
+        self.released(connection)
 
     def released(self, connection: H1Client) -> None:
         """A connection is free (`h1.Owner`)."""
-        if self.is_closed:
-            connection.close()
-            return
         if self._waiting:
             self._waiting.popleft().acquired(connection)
+            return
+        if self.is_closed:
+            connection.close()
             return
         connection.deadline = self.driving.loop.time() + self.settings.idle_timeout
         self._idle.append(connection)
 
     def closed(self, connection: H1Client) -> None:
-        """A connection is gone (`h1.Owner`)."""
+        """A connection is gone."""
         if connection in self._idle:
             self._idle.remove(connection)
-        self._gone()
+        super().closed(connection)
 
     def close(self) -> None:
         """Close what is idle; the rest follows as it comes back."""
@@ -198,53 +234,50 @@ class H1Pool(Pool):
             connection.close()
 
 
-class H2Pool(Pool):
+class H2Pool(Pool[H2Client]):
     """HTTP/2: a connection carries as many streams as its server allows; another is opened when all are full."""
 
     def __init__(self, driving: Driving, address: str, settings: PoolSettings) -> None:
         super().__init__(driving, address, settings)
-        self._connections: list[H2Client] = []
+        self._usable: list[H2Client] = []
+        """Those whose server has not said that it goes away."""
 
-    def _serve_now(self, taker: Taker) -> bool:
-        for connection in self._connections:
+    def _take(self) -> Upstream | None:
+        for connection in self._usable:
             if connection.can_open:
-                taker.acquired(connection.open())
-                return True
-        return False
+                return connection.open()
+        return None
 
     def _wanted(self) -> int:
         return 1 if self._waiting else 0
 
-    async def _open(self) -> None:
-        connection = await connect_h2(self.driving, self.address, self, self.settings.connect_timeout)
-        self._opening -= 1
-        if self.is_closed:
-            connection.close()
-            return
-        self._connections.append(connection)
-        outbox = self.driving.outbox
-        outbox.begin()
-        try:
-            self._hand_out()
-        finally:
-            outbox.flush()
+    async def _connect(self) -> H2Client:
+        return await connect_h2(self.driving, self.address, self, self.settings.connect_timeout)
+
+    def _opened(self, connection: H2Client) -> None:
+        self._usable.append(connection)
+        self.freed(connection)
 
     def freed(self, connection: H2Client) -> None:
         """A stream has ended (`h2.Owner`)."""
         if self._waiting:
             self._hand_out()
-        if self.is_closed and not connection.streams:
+        if connection.streams:
+            return
+        if self.is_closed:
             connection.close()
+        else:
+            connection.deadline = self.driving.loop.time() + self.settings.idle_timeout
 
     def retired(self, connection: H2Client) -> None:
         """The server takes no new streams on it (`h2.Owner`)."""
-        if connection in self._connections:
-            self._connections.remove(connection)
+        if connection in self._usable:
+            self._usable.remove(connection)
 
     def closed(self, connection: H2Client) -> None:
-        """A connection is gone (`h2.Owner`)."""
+        """A connection is gone."""
         self.retired(connection)
-        self._gone()
+        super().closed(connection)
 
     def close(self) -> None:
         """Close what carries nothing; the rest follows when its last stream has ended."""
