@@ -307,8 +307,7 @@ class H1Connection:
             return self._refuse_body()
         out = self._writer.write_trailers(headers)
         self._ours = _DONE
-        if self._theirs is _DONE:
-            self._finish()
+        self._finish()
         return out
 
     def close_after_message(self) -> None:

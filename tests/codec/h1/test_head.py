@@ -168,6 +168,12 @@ def test_a_head_is_refused_for_the_same_reason_line_by_line(start: bytes, lines:
     assert piecemeal == whole
 
 
+def test_nothing_behind_a_limit_is_looked_at() -> None:
+    """In pieces it would not have been seen."""
+    for line in (b" bad\r\n", b"x" * 300 + b": y\r\n", b"x: \0\r\n"):
+        assert refusal(START + b"x: y\r\n" * 20 + line + b"\r\n", header_bytes=100).limit == "header_bytes"
+
+
 def test_no_head_takes_long() -> None:
     """An expression that goes back and tries again would need minutes for these (64 KiB squared)."""
     limits = Limits()
