@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--only", multiple=True, metavar="WORK", help="Only these works: names, patterns (cpu-*), with commas.")
 @click.option("--peers", "peer_names", multiple=True, metavar="PEER", help="Only these peers.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Turns of every peer.")
-@click.option("--duration", default=5.0, show_default=True, help="Seconds of one measurement.")
-@click.option("--warm-up", default=1.0, show_default=True, help="Seconds before it that do not count.")
-@click.option("--quick", is_flag=True, help="Three rounds of two seconds: to see whether a change did something.")
+@click.option("--rounds", type=click.IntRange(1, 100), help="Turns of every peer.  [default: 5; 3 with --quick]")
+@click.option("--duration", type=float, help="Seconds of one measurement.  [default: 5; 2 with --quick]")
+@click.option("--warm-up", type=float, help="Seconds before it that do not count.  [default: 1; 0.5 with --quick]")
+@click.option("--quick", is_flag=True, help="Few and short rounds: to see whether a change did something.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 def main(
     only: tuple[str, ...],
     peer_names: tuple[str, ...],
-    rounds: int,
-    duration: float,
-    warm_up: float,
+    rounds: int | None,
+    duration: float | None,
+    warm_up: float | None,
     quick: bool,
     output: Path | None,
     profile: Path | None,
@@ -55,8 +55,9 @@ def main(
         for work in catalogue():
             click.echo(f"{work.name:18} {work.question} ({', '.join(work.peers)})")
         return
-    if quick:
-        rounds, duration, warm_up = 3, 2.0, 0.5
+    rounds = rounds or (3 if quick else 5)
+    duration = duration or (2.0 if quick else 5.0)
+    warm_up = warm_up or (0.5 if quick else 1.0)
     try:
         works = chosen(_split(only))
         peers = _peers(_split(peer_names))

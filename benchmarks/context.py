@@ -39,18 +39,16 @@ class Context(AbstractContextManager["Context"]):
         self._upstreams: dict[int, Upstream] = {}
         self._started = 0
         self._latencies: array[float] | None = None
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < 2:
+        self.cores = sorted(os.sched_getaffinity(0))
+        if len(self.cores) < 2:
             raise CannotRun("two cores are needed: one for the proxy, one for load and model server")
-        self.proxy_core = cores[0]
-        self.load_core = cores[1]
 
     def __enter__(self) -> Context:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="meshproxy-bench-"))
         self.folder = Path(folder)
         self.credentials: Credentials = make_credentials(self.folder)
         before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {self.load_core})
+        os.sched_setaffinity(0, {self.cores[1]})
         self._stack.callback(os.sched_setaffinity, 0, before)
         # Thousands of idle connections, here and in the proxies that inherit it.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -62,12 +60,21 @@ class Context(AbstractContextManager["Context"]):
     ) -> None:
         self._stack.close()
 
+    def proxy_cores(self, workers: int) -> frozenset[int]:
+        """One core for each worker: the first, and those beyond load and model server."""
+        return frozenset([self.cores[0], *self.cores[3:][: workers - 1]])
+
+    @property
+    def _server_cores(self) -> frozenset[int]:
+        """The model server's core: one of its own where there are three, otherwise the load's."""
+        return frozenset(self.cores[2:3] or self.cores[1:2])
+
     def upstream(self, reply_bytes: int) -> Upstream:
         """The model server whose answers are this large, started when first asked for."""
         if reply_bytes not in self._upstreams:
             rest, grpc = free_port(), free_port()
             command = python("-m", "benchmarks.upstream", str(rest), str(grpc), str(reply_bytes))
-            child = Child("model server", command, self.load_core, self.folder / f"upstream-{reply_bytes}.log")
+            child = Child("model server", command, self._server_cores, self.folder / f"upstream-{reply_bytes}.log")
             self._stack.callback(child.stop)
             child.wait_for_port(grpc)
             self._upstreams[reply_bytes] = Upstream(rest, grpc, child)
@@ -86,7 +93,7 @@ class Context(AbstractContextManager["Context"]):
             Setting(
                 credentials=self.credentials,
                 folder=folder,
-                core=self.proxy_core,
+                cores=self.proxy_cores(work.workers),
                 rest_upstream=upstream.rest_port,
                 grpc_upstream=upstream.grpc_port,
                 rules=work.rules,

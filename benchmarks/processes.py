@@ -31,13 +31,12 @@ def free_port() -> int:
 class Child:
     """A process of the benchmark, pinned to cores, its output in a file."""
 
-    def __init__(self, name: str, command: Sequence[str], core: int | None, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], cores: frozenset[int], log: Path) -> None:
         self.name = name
         self.log = log
 
         def pin() -> None:
-            if core is not None:
-                os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(0, cores)
 
         with log.open("wb") as output:
             self._process = subprocess.Popen(

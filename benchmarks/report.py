@@ -95,6 +95,8 @@ def hop_verdict(measured: Measured, peer: str) -> str | None:
 
 def table(measured: Measured) -> str:
     """One work as lines of text."""
+    if measured.not_run is not None:
+        return f"{measured.work}: {measured.question}\n  not run: {measured.not_run}"
     is_latency = any(figure.endswith("_ms") for figure in measured.headline)
     columns = list(measured.headline)
     ratios = [figure for figure in columns if figure in COMPARED and _is_compared(measured, figure)]

@@ -38,6 +38,7 @@ def document(
                 "question": measured.question,
                 "figures": measured.figures,
                 "failures": measured.failures,
+                "not_run": measured.not_run,
                 "machine": measured.mood,
                 "histograms": {peer: encoded(values) for peer, values in measured.latencies.items()},
             }

@@ -42,6 +42,8 @@ class Measured:
     latencies: dict[str, array[float]] = field(default_factory=dict)
     """By peer: every latency of all rounds, in seconds."""
     mood: dict[str, float] = field(default_factory=dict)
+    not_run: str | None = None
+    """Why nothing was measured, although nothing failed."""
 
     def series(self, peer: str, figure: str) -> list[float]:
         """One figure of one peer, round by round."""
@@ -63,6 +65,10 @@ class Runner:
     def run(self, work: Work) -> Measured:
         """One work, all peers, all rounds. A peer that fails is left out from then on; the result says why."""
         measured = Measured(work.name, work.question, work.headline)
+        cores = len(self.context.cores)
+        if cores < work.needs_cores:
+            measured.not_run = f"needs {work.needs_cores} cores, here are {cores}"
+            return measured
         mood = Mood()
         rounds = min(self.rounds, work.at_most_rounds or self.rounds)
         upstream = self.context.upstream(work.traffic.reply)

@@ -51,7 +51,7 @@ class Envoy:
         file.write_text(json.dumps(configuration(setting, port)))
         command = [program, "--config-path", str(file), "--concurrency", str(setting.workers)]
         command += ["--disable-hot-restart", "--log-level", "warning"]
-        child = Child(self.name, command, setting.core, setting.folder / "envoy.log")
+        child = Child(self.name, command, setting.cores, setting.folder / "envoy.log")
         child.wait_for_port(port)
         return Running(port, port, child, is_tls=not setting.is_plain)
 

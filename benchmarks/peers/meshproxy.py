@@ -31,7 +31,7 @@ class Meshproxy:
         file = setting.folder / "sidecar.yaml"
         file.write_text(yaml.safe_dump_all(documents(setting, port, admin), sort_keys=False))
         command = [str(Path(sys.executable).with_name("meshproxy")), "sidecar", "--config", str(file)]
-        child = Child(self.name, command, setting.core, setting.folder / "access.log")
+        child = Child(self.name, command, setting.cores, setting.folder / "access.log")
         child.wait_for_port(port)
         return Running(port, port, child, sees_grpc_model=True)
 
@@ -71,13 +71,20 @@ def documents(setting: Setting, port: int, admin: int) -> list[dict[str, Any]]:
             | ({"workers": setting.workers} if setting.workers > 1 else {}),
         ),
     ]
-    for number in range(setting.rules.count):
+    for number in range(setting.rules.models):
         role = f"role-{number:05d}"
-        rule = {"models": [setting.rules.model_of(number)], "verbs": ["predict", "classify", "regress"]}
-        found.append(_document("ModelRole", role, {"rules": [rule]}))
+        found.append(_document("ModelRole", role, {"rules": _rules(setting, number)}))
         binding = {"role": role, "action": "allow", "subjects": [subject]}
         found.append(_document("ModelRoleBinding", f"binding-{number:05d}", binding))
     return found
+
+
+def _rules(setting: Setting, number: int) -> list[dict[str, Any]]:
+    """A model's share of the rules: one for each of some versions, and at the end the one that covers our calls."""
+    models, verbs = [setting.rules.model_of(number)], ["predict", "classify", "regress"]
+    share = setting.rules.count // setting.rules.models
+    versions = [{"models": models, "versions": [version], "verbs": verbs} for version in range(1, share)]
+    return [*versions, {"models": models, "verbs": verbs}]
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Setting:
     credentials: Credentials
     folder: Path
     """For its configuration and logs: its own."""
-    core: int
+    cores: frozenset[int]
     rest_upstream: int
     grpc_upstream: int
     rules: Rules = field(default_factory=Rules)

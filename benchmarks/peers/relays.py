@@ -48,7 +48,7 @@ class Relay:
         )
         file = setting.folder / "relay.json"
         file.write_text(json.dumps(asdict(settings)))
-        child = Child(self.name, python("-m", self._module, str(file)), setting.core, setting.folder / "access.log")
+        child = Child(self.name, python("-m", self._module, str(file)), setting.cores, setting.folder / "access.log")
         child.wait_for_port(port)
         return Running(port if is_rest else None, None if is_rest else port, child)
 

@@ -54,6 +54,9 @@ def catalogue() -> list[Work]:
         IdleWork("idle-grpc", Traffic("grpc", connections=5_000), ("envoy", "meshproxy", "grpc.aio")),
     ]
     works += [
+        # One worker and two of the same load: req/s of the second over the first is what a core more brings.
+        CpuWork("workers-rest-1", Traffic("rest", connections=64), PROXIES),
+        CpuWork("workers-rest-2", Traffic("rest", connections=64), PROXIES, workers=2),
         CrosscheckWork("crosscheck-rest", Traffic("rest", connections=16), ("envoy",)),
         CrosscheckWork("crosscheck-grpc", Traffic("grpc", streams=16), ("envoy",)),
     ]

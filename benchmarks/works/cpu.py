@@ -20,7 +20,11 @@ class CpuWork(Work):
 
     @property
     def question(self) -> str:
-        return f"CPU per request: {self.traffic}"
+        rules = (
+            f", {self.rules.count:,} rules over {self.rules.models:,} models" if self.name.startswith("rules") else ""
+        )
+        workers = f", {self.workers} workers" if self.workers > 1 else ""
+        return f"CPU per request: {self.traffic}{rules}{workers}"
 
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
         async with Load(context, running, self.traffic) as load:

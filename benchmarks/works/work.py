@@ -78,6 +78,12 @@ class Work(ABC):
     workers: int = 1
 
     @property
+    def needs_cores(self) -> int:
+        """How many cores it takes to mean anything: one for the proxy and one for the rest, or one for each worker, one
+        for the load and one for the model server."""
+        return 2 if self.workers == 1 else self.workers + 2
+
+    @property
     @abstractmethod
     def question(self) -> str:
         """What is measured, in words."""

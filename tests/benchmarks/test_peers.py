@@ -17,7 +17,7 @@ from meshproxy.config.load import load
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:
-    return Setting(make_credentials(tmp_path), tmp_path, 0, 8_501, 8_500, Rules(20, 10))
+    return Setting(make_credentials(tmp_path), tmp_path, frozenset({0}), 8_501, 8_500, Rules(20, 10))
 
 
 def test_the_sidecars_documents_load(setting: Setting) -> None:
