@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from meshproxy.transport.stream import Downstream
 
 
-def answer(stream: Downstream, refusal: Refusal, is_grpc: bool) -> int:
-    """Send `refusal` as the whole response. Returns the number of body bytes.
+def answer(stream: Downstream, refusal: Refusal, is_grpc: bool) -> tuple[int, bool]:
+    """Send `refusal` as the whole response. Returns the number of body bytes, and whether all has been written; if not,
+    `drained` will tell.
 
     REST: the status and TensorFlow Serving's `{"error": "..."}`. gRPC: a trailers-only response, HTTP status 200
     (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Responses).
     """
     if is_grpc:
         stream.send_response(200, grpc_headers(refusal), end=True)
-        return 0
+        return 0, True
     body = json.dumps({"error": refusal.message}).encode()
     headers: list[tuple[bytes, bytes]] = [
         (b"content-type", b"application/json"),
@@ -33,8 +34,7 @@ def answer(stream: Downstream, refusal: Refusal, is_grpc: bool) -> int:
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % refusal.retry_after))
     stream.send_response(refusal.http_status, tuple(headers), end=False, length=len(body))
-    stream.send_data(body, end=True)
-    return len(body)
+    return len(body), stream.send_data(body, end=True)
 
 
 def grpc_headers(refusal: Refusal) -> Headers:

@@ -1,4 +1,7 @@
-"""One try at an endpoint: the sink of an upstream stream, which hands the response on to the client."""
+"""One try at an endpoint: the sink of an upstream stream, which hands the response on to the client.
+
+A mistake in carrying one exchange must not rise into the upstream's connection, which others share: it ends the exchange.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 from meshproxy.refusal import Reason, Refusal
 
 if TYPE_CHECKING:
-    from meshproxy.codec.events import Headers, ResponseHead
+    from meshproxy.codec.events import Headers, Rejected, ResponseHead
     from meshproxy.proxy.pipeline import Passage
     from meshproxy.transport.stream import Upstream
 
@@ -37,34 +40,51 @@ class Attempt:
 
     def head_received(self, head: ResponseHead) -> None:
         """The model server answered."""
-        if head.status >= 200:
-            self._is_over = head.end
-            self._passage.respond(head)
-        elif head.status != CONTINUE:
-            # We have sent a 100 of our own, when the request was permitted. Others are passed on (RFC 9110 15.2).
-            self._passage.stream.send_response(head.status, head.headers, end=False)
+        passage = self._passage
+        try:
+            if head.status >= 200:
+                self._is_over = head.end
+                passage.respond(head)
+            elif head.status != CONTINUE:
+                # We have sent a 100 of our own, when the request was permitted. Others are passed on (RFC 9110 15.2).
+                passage.stream.send_response(head.status, head.headers, end=False)
+        except Exception as error:
+            passage.fail(error)
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece of the response's body came."""
         passage = self._passage
         passage.bytes_sent += len(data)
         self._is_over = end
-        if not passage.stream.send_data(data, end):
-            self._owed += flow
+        try:
+            if not passage.stream.send_data(data, end):
+                self._owed += flow
+                return
+        except Exception as error:
+            passage.fail(error)
             return
-        self.upstream.credit(flow)
         if end:
             passage.finish()
+        else:
+            self.upstream.credit(flow)
 
     def trailers_received(self, headers: Headers) -> None:
         """The response ended with fields: for gRPC they say how the call went."""
         passage = self._passage
         self._is_over = True
-        if passage.is_grpc:
-            passage.read_grpc_status(headers)
-        passage.stream.send_trailers(headers)
+        try:
+            if passage.is_grpc:
+                passage.read_grpc_status(headers)
+            passage.stream.send_trailers(headers)
+        except Exception as error:
+            passage.fail(error)
+            return
         if not self._owed:
             passage.finish()
+
+    def rejected(self, rejected: Rejected) -> None:
+        """Never: only requests are rejected."""
+        raise AssertionError("a model server sent a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """The response broke off."""
@@ -87,9 +107,10 @@ class Attempt:
     def release(self) -> None:
         """The client takes more of the response."""
         owed, self._owed = self._owed, 0
-        self.upstream.credit(owed)
         if self._is_over:
-            self._passage.finish()
+            self._passage.finish()  # and the stream may carry another exchange by now
+        else:
+            self.upstream.credit(owed)
 
     def cancel(self) -> None:
         """Nobody wants the response any more."""

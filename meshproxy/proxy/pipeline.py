@@ -35,6 +35,7 @@ from meshproxy.proxy.exchange import Exchange
 from meshproxy.proxy.headers import CALLER_HEADER, ISSUER_HEADER, SUBJECT_HEADER, HeaderReader
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 
 if TYPE_CHECKING:
@@ -122,10 +123,7 @@ class Pipeline:
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec refused (`h1.Reject`); there is no more to it than that it failed."""
         head = RequestHead(rejected.stream, b"", b"", b"", (), end=True)
-        reason = _REASONS.get(rejected.status, Reason.BAD_REQUEST)
-        Passage(self, stream, head).refuse(
-            Refusal(reason, f"Bad request: {rejected.reason}", limit=rejected.limit, http_status=rejected.status)
-        )
+        Passage(self, stream, head).rejected(rejected)
 
 
 _REASONS = {
@@ -146,6 +144,7 @@ class Passage(Exchange):
         "_attempt",
         "_forward",
         "_has_answered",
+        "_has_asked",
         "_held",
         "_held_bytes",
         "_is_late",
@@ -184,6 +183,8 @@ class Passage(Exchange):
         self._timer: asyncio.TimerHandle | None = None
         self._has_answered = False
         """The final response head is out: nothing can be refused any more, only broken off."""
+        self._has_asked = False
+        """For keys: once is enough."""
         self._is_over = False
         self._is_late = False
         """The client has stopped sending: nothing of it is waited for any more."""
@@ -208,7 +209,7 @@ class Passage(Exchange):
         except Refusal as refusal:
             self.refuse(refusal)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def _identify(self, authorization: list[bytes]) -> None:
         pipeline, snapshot = self._pipeline, self._snapshot
@@ -228,6 +229,14 @@ class Passage(Exchange):
             try:
                 token = snapshot.verifier.verify(authorization[0], now)
             except KeysWanted as wanted:
+                if self._has_asked:
+                    # A reload has replaced the issuer meanwhile: the keys that were fetched are not the ones we look at.
+                    raise Refusal(
+                        Reason.KEYS_UNAVAILABLE,
+                        "The keys of the token's issuer are changing: try again.",
+                        retry_after=1,
+                    ) from None
+                self._has_asked = True
                 pipeline.refresh_keys(wanted.issuer, lambda: self._keys_refreshed(authorization))
                 return
         last = facts.caller
@@ -249,7 +258,7 @@ class Passage(Exchange):
         except Refusal as refusal:
             self.refuse(refusal)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def identified(self) -> None:
         """The caller is known: find out what is called."""
@@ -314,7 +323,12 @@ class Passage(Exchange):
         if self._snapshot.forwards_identity:
             headers = (*headers, *identity_headers(self.caller))
         authority = head.authority or upstream.address.encode()
-        upstream.send_request(RequestHead(0, head.method, authority, self._target, headers, head.end, head.length))
+        try:
+            upstream.send_request(RequestHead(0, head.method, authority, self._target, headers, head.end, head.length))
+        except HeadRefused as refused:
+            upstream.sink = self._attempt = None
+            self.refuse(Refusal(Reason.HEADERS_TOO_LARGE, f"The model server refuses the request: {refused}."))
+            return
         if head.expects_continue and self._scan is None and not self._request_ended:
             self._stream.send_response(100, (), end=False)
         if self._held:
@@ -336,6 +350,8 @@ class Passage(Exchange):
 
     def finish(self) -> None:
         """The exchange is over, well or not: nothing more happens, and it is written down."""
+        if self._is_over:
+            return
         self._is_over = True
         pipeline = self._pipeline
         self.finished = pipeline.now()
@@ -364,11 +380,10 @@ class Passage(Exchange):
         self.bytes_received += len(data)
         self._request_ended = end
         if self._is_over:
-            self._stream.credit(flow)
-            return
+            return  # the stream is too: what is owed is forgiven
         if self.refusal is not None:
             self._stream.credit(flow)
-            if end or self.bytes_received > SHORT_BODY:
+            if not self._has_answered and (end or self.bytes_received > SHORT_BODY):
                 self._answer()
             return
         try:
@@ -376,7 +391,7 @@ class Passage(Exchange):
         except Refusal as refusal:
             self.refuse(refusal)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def _take(self, data: bytes, flow: int, end: bool) -> None:
         """Scan a piece, then send it on or hold it. `named` may be reached on the way, and `acquired` within it."""
@@ -432,6 +447,13 @@ class Passage(Exchange):
         """The request ended with fields. Neither gRPC nor REST has a use for them: only the end is passed on."""
         self.data_received(b"", 0, True)
 
+    def rejected(self, rejected: Rejected) -> None:
+        """The codec refuses the rest of the request: its body is malformed, or too long."""
+        self._request_ended = True
+        reason = _REASONS.get(rejected.status, Reason.BAD_REQUEST)
+        refusal = Refusal(reason, f"Bad request: {rejected.reason}.", limit=rejected.limit, http_status=rejected.status)
+        self.refuse(refusal, is_counted=True)
+
     def reset_received(self, code: int, reason: str) -> None:
         """The client is gone, or what it sends broke the protocol."""
         if self._is_over:
@@ -476,17 +498,23 @@ class Passage(Exchange):
         """The client takes more of the response."""
         if self._attempt is not None:
             self._attempt.release()
+        elif self._has_answered:
+            self.finish()  # it was a refusal
 
     # What goes wrong
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer ourselves; if an answer has begun, all that is left is to break it off."""
+    def refuse(self, refusal: Refusal, *, is_counted: bool = False) -> None:
+        """Answer ourselves; if an answer has begun, all that is left is to break it off.
+
+        Args:
+            is_counted: the connection has counted the limit already.
+        """
         if self._is_over or self.refusal is not None:
             return
         self.refusal = refusal
         if refusal.audits:
             self.permit_audits = refusal.audits
-        if refusal.limit is not None:
+        if refusal.limit is not None and not is_counted:
             self._pipeline.on_limit(refusal.limit)
         self._abandon()
         if self._has_answered:
@@ -512,8 +540,12 @@ class Passage(Exchange):
         self._has_answered = True
         self.status = 200 if self.is_grpc else refusal.http_status
         self.grpc_status = refusal.grpc_status if self.is_grpc else None
-        self.bytes_sent += answer(self._stream, refusal, self.is_grpc)
-        self.finish()
+        size, is_written = answer(self._stream, refusal, self.is_grpc)
+        self.bytes_sent += size
+        if is_written:
+            self.finish()
+        else:
+            self.deadline = self._pipeline.now() + self._snapshot.limits.stall
 
     def break_off(self, code: int) -> None:
         """The model server's answer broke after it had begun: the client must see a break, never a clean end."""
@@ -535,7 +567,7 @@ class Passage(Exchange):
             self._attempt.cancel()
             self._attempt = None
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """A mistake of ours: refuse this request, keep the others."""
         logger.error("internal error while carrying %s", self.head.target[:200], exc_info=error)
         self.refuse(Refusal(Reason.INTERNAL, "The sidecar failed to handle this request; its log says why."))
@@ -560,8 +592,12 @@ class Passage(Exchange):
         limits = self._snapshot.limits
         progress = self.bytes_received + self.bytes_sent
         self.deadline = now + limits.stall
-        if self.refusal is not None and not self._is_over:
-            self._answer()
+        if self.refusal is not None:
+            if self._has_answered:
+                self.flags = "DT"
+                self.break_off(CANCEL)
+            else:
+                self._answer()
             return
         if progress != self._progress:
             self._progress = progress
@@ -571,7 +607,7 @@ class Passage(Exchange):
             self._pipeline.on_limit("body_stall_time")
             self._abandon()
             self.break_off(CANCEL)
-        elif not self._request_ended and not self._owed and not self._has_answered:
+        elif not self._request_ended and not self._owed and not self._held and not self._has_answered:
             self._is_late = True
             self.refuse(
                 Refusal(

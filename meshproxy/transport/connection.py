@@ -157,9 +157,9 @@ class Connection(asyncio.Protocol):
         outbox.begin()
         try:
             self.lost(str(exc) if exc else "the connection was closed")
+        finally:
             if self.on_lost is not None:
                 self.on_lost(self)
-        finally:
             outbox.flush()
 
     def pause_writing(self) -> None:

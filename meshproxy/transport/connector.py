@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING
 
 from meshproxy.transport.facts import ConnectionFacts
@@ -45,10 +44,7 @@ async def _connect(driving: Driving, address: str, protocol: asyncio.Protocol, t
                 await driving.loop.create_unix_connection(lambda: protocol, address)
                 return
             host, _, port = address.rpartition(":")
-            transport, _ = await driving.loop.create_connection(lambda: protocol, host.strip("[]"), int(port))
-            sock = transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await driving.loop.create_connection(lambda: protocol, host.strip("[]"), int(port))
     except TimeoutError as error:
         raise ConnectError(f"{address} did not accept a connection within {timeout:g} s") from error
     except OSError as error:

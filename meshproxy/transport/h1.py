@@ -36,7 +36,13 @@ class H1Driver(Connection):
 
     def credit(self, size: int) -> None:
         """Read on when less than half a window is owed (`stream.Stream`)."""
-        self._owed -= size
+        self._owed = max(0, self._owed - size)
+        if not self._is_reading:
+            self._read_on()
+
+    def _forgive(self) -> None:
+        """The exchange is over: what is still owed for it must not stop the next one."""
+        self._owed = 0
         if not self._is_reading:
             self._read_on()
 
@@ -161,12 +167,11 @@ class H1Server(H1Driver):
     def _rejected(self, rejected: Rejected) -> None:
         if rejected.limit is not None:
             self.driving.on_limit(rejected.limit)
-        if self.sink is None:
+        if self.sink is not None:
+            self.sink.rejected(rejected)
+        elif not self._is_lingering:
             self._is_answered = False
             self._reject(self, rejected)
-        else:
-            # The body of a request under way went wrong. Whoever reads it still answers, if it has not begun to.
-            self.sink.reset_received(PROTOCOL_ERROR, rejected.reason)
 
     def receive_eof(self) -> None:
         """The client closed its half. A request under way is abandoned: its answer would find no reader."""
@@ -195,8 +200,13 @@ class H1Server(H1Driver):
 
     @property
     def is_idle(self) -> bool:
-        """No request is under way or waiting."""
-        return self.sink is None and not self._has_begun and not self._codec.has_buffered
+        """No request is under way or waiting, and every answer has been written."""
+        return (
+            self.sink is None
+            and not self._has_begun
+            and not self._codec.has_buffered
+            and not self.transport.get_write_buffer_size()
+        )
 
     # Between two requests
 
@@ -209,6 +219,7 @@ class H1Server(H1Driver):
         if self.is_closing:
             return
         self.sink = None
+        self._forgive()
         codec = self._codec
         if codec.is_over:
             self._is_answered = False
@@ -230,9 +241,10 @@ class H1Server(H1Driver):
             self.driving.outbox.flush()
 
     def _next(self) -> None:
-        """Take up a pipelined request once the one before it is done; read no further while one waits."""
+        """Take up a pipelined request once the one before it is done and its answer has found room; read no further
+        while one waits (CVE-2013-4450: a client that asks and never reads)."""
         codec = self._codec
-        if self.sink is None and codec.is_over and not self.is_closing:
+        if self.sink is None and codec.is_over and not self.is_closing and not self._is_paused:
             self._dispatch(codec.next_message())
         if codec.has_buffered:
             self._stop_reading()
@@ -247,9 +259,12 @@ class H1Server(H1Driver):
             self.flush()
             self.transport.write_eof()
         self.deadline = self.driving.loop.time() + self.driving.times.linger
-        if not self._is_reading:
-            self._is_reading = True
-            self.transport.resume_reading()
+
+    def drained(self) -> None:
+        """The client reads again: a request that waited for that is taken up."""
+        super().drained()
+        if self._codec.has_buffered:
+            self._next()
 
     def overdue(self) -> None:
         """A head that never ends, a connection left idle, or the end of lingering."""
@@ -321,6 +336,7 @@ class H1Client(H1Driver):
         """The response has ended. The connection goes back before its last piece is handed on, so that whoever takes
         the piece may use it again. One whose request is still being sent cannot be used again."""
         self.sink = None
+        self._forgive()
         if self._codec.is_idle and not self._codec.must_close:
             self._owner.released(self)
         else:

@@ -18,8 +18,10 @@ from meshproxy.codec.events import (
     Writable,
 )
 from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Connection, Driving
+from meshproxy.transport.stream import HeadRefused
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from meshproxy.transport.stream import Serve, Sink
 
 NO_ERROR = 0x0
+INTERNAL_ERROR = 0x2
 CANCEL = 0x8
 REFUSED_STREAM = 0x7
 DRAIN_PING = b"draining"
@@ -38,7 +41,7 @@ DRAIN_PING = b"draining"
 class H2Stream:
     """One exchange on an HTTP/2 connection; both roles (`stream.Downstream`, `stream.Upstream`)."""
 
-    __slots__ = ("_driver", "_ends_when_drained", "_has_ended", "_is_held", "facts", "id", "sink")
+    __slots__ = ("_driver", "_ends_when_drained", "_has_ended", "_is_held", "_owed", "facts", "id", "sink")
 
     def __init__(self, driver: H2Driver, number: int) -> None:
         self._driver = driver
@@ -49,6 +52,7 @@ class H2Stream:
         """How many of the two messages have ended: at two the stream is forgotten."""
         self._is_held = False
         self._ends_when_drained = False
+        self._owed = 0
 
     @property
     def address(self) -> str:
@@ -56,9 +60,13 @@ class H2Stream:
         return self.facts.remote
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
-        """Write a head."""
+        """Write a head. A client that does not take heads of this size gets none, and no other client hears of it."""
         driver = self._driver
-        driver.codec.send_response(self.id, status, headers, end, length)
+        try:
+            driver.codec.send_response(self.id, status, headers, end, length)
+        except HeadTooLarge as problem:
+            self._give_up(str(problem))
+            return
         driver.touch()
         if end:
             driver.end_half(self)
@@ -75,9 +83,13 @@ class H2Stream:
     def send_request(self, head: RequestHead) -> None:
         """Write a request's head: from here on the stream has its id."""
         driver = self._driver
-        self.id = driver.codec.send_request(
-            head.method, b"http", head.authority, head.target, head.headers, head.end, head.length
-        )
+        try:
+            self.id = driver.codec.send_request(
+                head.method, b"http", head.authority, head.target, head.headers, head.end, head.length
+            )
+        except HeadTooLarge as problem:
+            raise HeadRefused(str(problem)) from problem
+        driver.deadline = 0.0
         driver.streams[self.id] = self
         driver.touch()
         if head.end:
@@ -118,17 +130,38 @@ class H2Stream:
     def send_trailers(self, headers: Headers) -> None:
         """End the message with these fields."""
         driver = self._driver
-        driver.codec.send_trailers(self.id, headers)
+        try:
+            driver.codec.send_trailers(self.id, headers)
+        except HeadTooLarge as problem:
+            self._give_up(str(problem))
+            return
         driver.touch()
         if self._is_held:
             self._ends_when_drained = True
         else:
             driver.end_half(self)
 
+    def owe(self, size: int) -> None:
+        """`size` bytes came."""
+        self._owed += size
+
     def credit(self, size: int) -> None:
-        """`size` bytes have left our hands."""
-        self._driver.codec.credit(self.id, size)
-        self._driver.touch()
+        """`size` bytes have left our hands; on a stream that is over they were forgiven."""
+        if size <= self._owed:
+            self._owed -= size
+            self._driver.codec.credit(self.id, size)
+            self._driver.touch()
+
+    def forgive(self) -> None:
+        """The stream is over: what is owed for it would be missing from the connection's window for ever."""
+        if self._owed:
+            self.credit(self._owed)
+
+    def _give_up(self, reason: str) -> None:
+        sink = self.sink
+        self.reset(INTERNAL_ERROR)
+        if sink is not None:
+            sink.reset_received(INTERNAL_ERROR, reason)
 
     def reset(self, code: int) -> None:
         """RST_STREAM."""
@@ -146,7 +179,7 @@ class H2Stream:
 class H2Driver(Connection):
     """What both roles do: frames to streams, windows to `drained`, an end for everyone when the connection ends."""
 
-    __slots__ = ("codec", "streams", "waiting")
+    __slots__ = ("_most_unread", "codec", "streams", "waiting")
 
     def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
         super().__init__(driving, facts)
@@ -154,6 +187,8 @@ class H2Driver(Connection):
         self.streams: dict[int, H2Stream] = {}
         self.waiting: list[H2Stream] = []
         """Streams whose bytes are framed while the socket is full."""
+        # Every stream's data may wait for a slow reader; more can only be answers to requests of one that never reads.
+        self._most_unread = driving.limits.streams * driving.limits.stream_window
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Say our preface."""
@@ -185,6 +220,7 @@ class H2Driver(Connection):
                         self.end_half(stream)
                 else:
                     sink = stream.sink
+                    stream.owe(event.flow)
                     if event.end:
                         self.end_half(stream)
                     sink.data_received(event.data, event.flow, event.end)
@@ -263,6 +299,9 @@ class H2Driver(Connection):
         output = self.codec.take_output()
         if output:
             self.transport.write(output)
+            if self._is_paused and self.transport.get_write_buffer_size() > self._most_unread:
+                self.driving.on_limit("unread_bytes")
+                self.abort()
 
     def end_half(self, stream: H2Stream) -> None:
         """One of the two messages of `stream` has ended."""
@@ -272,6 +311,7 @@ class H2Driver(Connection):
     def forget(self, stream: H2Stream) -> None:
         """The stream is over. It lets go of its sink, which refers to it."""
         stream.sink = None
+        stream.forgive()
         if self.streams.pop(stream.id, None) is not None and not self.streams:
             self.became_idle()
 
@@ -315,14 +355,25 @@ class H2Server(H2Driver):
         if isinstance(event, Rejected):
             if event.limit is not None:
                 self.driving.on_limit(event.limit)
-            stream = H2Stream(self, event.stream)
-            stream.half_ended()  # the codec ignores what else comes of it
-            self._reject(stream, event)
+            self._rejected(event)
         elif isinstance(event, Pong):
             if event.payload == DRAIN_PING:
                 self.codec.go_away(final=True)
         elif not isinstance(event, GoneAway):
             super().connection_event(event)
+
+    def _rejected(self, event: Rejected) -> None:
+        """The codec ignores what else comes of the request."""
+        stream = self.streams.get(event.stream)
+        if stream is None:
+            stream = H2Stream(self, event.stream)
+            stream.half_ended()
+            self._reject(stream, event)
+            return
+        sink = stream.sink
+        self.end_half(stream)
+        if sink is not None:
+            sink.rejected(event)
 
     def drain(self) -> None:
         """The process is going away: announce it, and name the last stream once the client must have heard
@@ -333,8 +384,8 @@ class H2Server(H2Driver):
 
     @property
     def is_idle(self) -> bool:
-        """No request is under way."""
-        return not self.streams
+        """No request is under way, and every answer has been written."""
+        return not self.streams and not self.transport.get_write_buffer_size()
 
     def overdue(self) -> None:
         """Idle for too long."""
@@ -372,7 +423,6 @@ class H2Client(H2Driver):
 
     def open(self) -> H2Stream:
         """A stream that gets its id with its head."""
-        self.deadline = 0.0
         return H2Stream(self, 0)
 
     def connection_event(self, event: Event) -> None:

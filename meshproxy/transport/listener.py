@@ -1,8 +1,8 @@
 """Accepts connections: a socket, the choice between TLS and plaintext, the handshake, the choice of HTTP version.
 
 The accept loop is ours since asyncio's server ties one SSLContext to a socket for life, and a rotation needs a new
-context (a live one breaks when a bad pair is loaded into it; see docs/behaviour.md). It also keeps a reserve of file
-descriptors: asyncio retries a failing `accept` in a loop at full speed (cpython issue 151615).
+context (a live one breaks when a bad pair is loaded into it; see docs/behaviour.md). It also stops accepting for a moment
+when there are no file descriptors left: asyncio retries at full speed (cpython issue 151615).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ TLS_HANDSHAKE = 0x16
 ACCEPTS_PER_TURN = 64
 BACKLOG = 1024
 PAUSE_WITHOUT_DESCRIPTORS = 0.1
+CLOSE_SECONDS = 1.0
 
 
 class Security(Enum):
@@ -97,6 +98,9 @@ class Listener:
         self.identify = identify
         self.max_connections = max_connections
         self.connections: set[H1Server | H2Server] = set()
+        self._arrivals: set[Arrival] = set()
+        """Connections that have not said yet which HTTP they speak."""
+        self._is_empty = asyncio.Event()
         self.is_draining = False
         self.address = ""
         self._sockets: list[socket.socket] = []
@@ -144,23 +148,39 @@ class Listener:
         """No request is under way and no connection is being set up."""
         return not self._pending and all(connection.is_idle for connection in self.connections)
 
+    @property
+    def size(self) -> int:
+        """Connections that stand or are being set up."""
+        return len(self.connections) + len(self._pending) + len(self._arrivals)
+
     async def close(self) -> None:
         """Close the port and every connection, whatever it is doing."""
         self.stop_accepting()
         for task in list(self._pending):
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
+        for arrival in list(self._arrivals):
+            arrival.close()
         for connection in list(self.connections):
             if connection.is_idle:
                 connection.close()
             else:
                 connection.abort()
+        if self.connections:
+            self._is_empty.clear()
+            try:
+                # What was written last, and TLS's own goodbye, are still on their way.
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._is_empty.wait()
+            except TimeoutError:
+                for connection in list(self.connections):
+                    connection.abort()
 
     # A connection
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            if len(self.connections) + len(self._pending) >= self.max_connections:
+            if self.size >= self.max_connections:
                 self._pause("connections")
                 return
             try:
@@ -220,6 +240,10 @@ class Listener:
             client.close()
             self.events.handshake("failed")
             logger.info("handshake with %s failed: %s", remote, error)
+        except Exception:
+            client.close()
+            self.events.handshake("failed")
+            logger.exception("could not set up the connection of %s", remote)
 
     async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
         """Look at the first byte and leave it where it is."""
@@ -235,6 +259,7 @@ class Listener:
 
     def arrived(self, connection: H1Server | H2Server) -> None:
         """A connection speaks HTTP: from now on it is ours to drain."""
+        connection.on_lost = self.left
         self.connections.add(connection)
         self.events.connection(connection.facts.protocol, 1)
         if self.is_draining:
@@ -244,6 +269,18 @@ class Listener:
         """A connection is gone."""
         self.connections.discard(connection)
         self.events.connection(connection.facts.protocol, -1)
+        if not self.connections:
+            self._is_empty.set()
+
+    def waiting(self, arrival: Arrival) -> None:
+        """A connection stands and has said nothing yet."""
+        self._arrivals.add(arrival)
+        self.driving.reaper.add(arrival)
+
+    def waited(self, arrival: Arrival) -> None:
+        """It has said something, or is gone."""
+        self._arrivals.discard(arrival)
+        self.driving.reaper.discard(arrival)
 
 
 class Arrival(asyncio.Protocol):
@@ -291,7 +328,7 @@ class Arrival(asyncio.Protocol):
             self._become(H1Server, b"")
         else:
             self.deadline = listener.driving.loop.time() + listener.driving.times.head
-            listener.driving.reaper.add(self)
+            listener.waiting(self)
 
     def data_received(self, data: bytes) -> None:
         """First bytes without ALPN: they are the preface, or not."""
@@ -311,7 +348,11 @@ class Arrival(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone before it said anything."""
-        self._listener.driving.reaper.discard(self)
+        self._listener.waited(self)
+
+    def close(self) -> None:
+        """Nothing was asked, nothing is answered."""
+        self._transport.abort()
 
     def expire(self, now: float) -> None:
         """Said nothing for too long (`reaper.Mortal`)."""
@@ -320,10 +361,9 @@ class Arrival(asyncio.Protocol):
 
     def _become(self, driver: type[H1Server] | type[H2Server], received: bytes) -> None:
         listener = self._listener
-        listener.driving.reaper.discard(self)
+        listener.waited(self)
         self._facts.protocol = "HTTP/2" if driver is H2Server else "HTTP/1.1"
         connection = driver(listener.driving, self._facts, listener.serve, listener.reject)
-        connection.on_lost = listener.left
         connection.attach(self._transport)
         self._transport.set_protocol(connection)
         listener.arrived(connection)

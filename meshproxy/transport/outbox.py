@@ -8,7 +8,11 @@ exchange over TLS writes one record instead of two, 16 gRPC calls share one writ
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
+
+
+logger = logging.getLogger(__name__)
 
 
 class Flushable(Protocol):
@@ -44,4 +48,8 @@ class Outbox:
         while self._dirty:
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
-                connection.flush()
+                try:
+                    connection.flush()
+                except Exception:
+                    # The others of the batch would never be flushed again.
+                    logger.exception("a connection failed to write")

@@ -8,7 +8,10 @@ idle connections take about 0.3 ms of it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 PERIOD = 0.25
 """Seconds between two looks: how late a time limit may strike. Request deadlines, which are exact, keep a timer."""
@@ -55,4 +58,8 @@ class Reaper:
         """Expire every member whose deadline lies before `now`."""
         late = [member for member in self._members if 0.0 < member.deadline < now]
         for member in late:
-            member.expire(now)
+            try:
+                member.expire(now)
+            except Exception:
+                # The others must not outlive their time for it.
+                logger.exception("a time limit could not be enforced")

@@ -2,7 +2,7 @@
 
 `Stream` takes commands, `Sink` is told what happened; both in the terms of `codec.events`. Backpressure is one rule
 each way: whoever receives data owes its `flow` back as `credit` once the data has left its hands, and `send_data` says
-whether that is now (True) or when `drained` comes (False).
+whether that is now (True) or when `drained` comes (False). What is owed when a stream is over is forgiven.
 
 A stream is dead after `reset`, after `reset_received`, and when both messages have ended. Commands on a dead stream do
 nothing: the peer may always have been faster.
@@ -12,8 +12,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
 from meshproxy.transport.facts import ConnectionFacts
+
+
+class HeadRefused(Exception):
+    """The server has said that it does not take a head of this size; nothing was sent. Raised by `send_request`."""
 
 
 class Sink(Protocol):
@@ -27,6 +31,9 @@ class Sink(Protocol):
 
     def trailers_received(self, headers: Headers) -> None:
         """The peer's message ended with these fields."""
+
+    def rejected(self, rejected: Rejected) -> None:
+        """What came of the client's message breaks a rule or a limit: nothing more comes, but it can be answered."""
 
     def reset_received(self, code: int, reason: str) -> None:
         """The stream broke; `code` is an HTTP/2 error code. Nothing more comes."""
@@ -76,7 +83,7 @@ class Upstream(Stream, Protocol):
         """The answer is complete although the request is not: the rest will not come."""
 
     def send_request(self, head: RequestHead) -> None:
-        """Write the request's head; `head.stream` is ignored."""
+        """Write the request's head; `head.stream` is ignored. Raises HeadRefused."""
 
 
 class Serve(Protocol):

@@ -232,6 +232,8 @@ class FakeTracer:
 class World:
     """A pipeline and everything around it."""
 
+    server_type = FakeServer
+
     def __init__(self) -> None:
         self.loop = FakeLoop()
         self.cluster = FakeCluster()

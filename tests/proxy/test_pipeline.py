@@ -14,6 +14,7 @@ from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 
 CANCEL = 0x8
@@ -378,8 +379,18 @@ class TestUpstream:
         assert server.credited == 0
         assert world.finished == []
         client.sink.drained()
-        assert server.credited == 6
+        assert server.credited == 0  # the stream is over: what was owed is forgiven by its driver
         assert len(world.finished) == 1
+
+    def test_a_slow_client_holds_a_server_that_goes_on(self, world: Any) -> None:
+        client = world.rest()
+        (server,) = world.cluster.streams
+        client.is_full = True
+        server.sink.head_received(ResponseHead(0, 200, (), end=False, length=20))
+        server.sink.data_received(b"answer", 6, False)
+        assert server.credited == 0
+        client.sink.drained()
+        assert server.credited == 6
 
     def test_trailers_behind_a_held_piece_finish_when_it_has_left(self, world: Any, wire: Any) -> None:
         client = world.grpc(wire.spec(b"open"))
@@ -488,6 +499,74 @@ def test_what_the_codec_refused_is_answered_and_written_down(world: Any, wire: A
     world.pipeline.reject(client, Rejected(1, 431, "the head is too large", "header_bytes"))
     assert client.status == 431
     assert world.finished[0].refusal.limit == "header_bytes"
+    assert world.limits_hit == []  # its connection has counted it
+
+
+def test_a_body_that_breaks_the_protocol_is_answered(world: Any) -> None:
+    client = world.rest(body=None)
+    client.sink.rejected(Rejected(1, 400, "a chunk size is malformed"))
+    assert client.status == 400
+    assert json.loads(client.body) == {"error": "Bad request: a chunk size is malformed."}
+    assert world.cluster.streams[0].reset_code == CANCEL
+
+
+def test_a_body_that_breaks_the_protocol_behind_the_answer_breaks_it_off(world: Any) -> None:
+    client = world.rest(body=None)
+    world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False, length=20))
+    client.sink.rejected(Rejected(1, 400, "a chunk size is malformed"))
+    assert client.reset_code is not None
+    assert not client.ended
+
+
+def test_a_refusal_that_is_not_read_is_given_up(world: Any) -> None:
+    client = world.rest(b"/v1/models/closed:predict", body=None, length=100_000)
+    assert len(world.finished) == 1
+    slow = type(client)("HTTP/1.1")
+    slow.is_full = True
+    world.rest(b"/v1/models/closed:predict", client=slow)
+    assert len(world.finished) == 1
+    world.loop.advance(world.snapshot.limits.stall + 0.1)
+    world.reaper.sweep(world.loop.now)
+    assert slow.reset_code == CANCEL
+    assert world.finished[1].flags == "DT"
+
+
+def test_a_refusal_that_is_read_late_is_finished_then(world: Any, wire: Any) -> None:
+    slow = wire.client("HTTP/1.1")
+    slow.is_full = True
+    world.rest(b"/v1/models/closed:predict", client=slow)
+    slow.sink.drained()
+    assert world.finished[0].status == 403
+    assert world.pipeline.live == set()
+
+
+def test_keys_that_change_hands_meanwhile_are_not_fetched_for_ever(world: Any) -> None:
+    world.verifier.raises = KeysWanted("corp")
+    client = world.rest(headers=((b"authorization", b"Bearer good"),))
+    world.refreshes[0][1]()
+    assert len(world.refreshes) == 1
+    assert client.headers[b"x-meshproxy-refusal"] == b"keys-unavailable"
+
+
+def test_a_head_that_the_server_does_not_take_is_refused(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, head: Any) -> None:
+        raise HeadRefused("the head has 20000 bytes, and the peer takes 16384")
+
+    world.cluster.is_ready = False
+    client = world.rest()
+    taker = world.cluster.waiting.pop()
+    monkeypatch.setattr(world.server_type, "send_request", refuse)
+    world.cluster.give(taker)
+    assert client.status == 431
+
+
+def test_a_mistake_in_the_answer_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    client = world.rest()
+    client.send_response = None
+    world.cluster.streams[0].respond()
+    assert client.reset_code is not None
+    assert len(world.finished) == 1
+    assert "internal error" in caplog.text
 
 
 def test_a_mistake_of_ours_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:

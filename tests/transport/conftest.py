@@ -42,6 +42,7 @@ class FakeTransport:
         self.is_reading = True
         self.ended = ""
         self.wrote_eof = False
+        self.unsent = 0
 
     def write(self, data: bytes) -> None:
         assert not self.ended, "written after the end"
@@ -57,6 +58,9 @@ class FakeTransport:
 
     def resume_reading(self) -> None:
         self.is_reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def can_write_eof(self) -> bool:
         return True
@@ -87,6 +91,7 @@ class Listening:
         self.ended = False
         self.trailers: Headers | None = None
         self.reset: tuple[int, str] | None = None
+        self.rejections: list[Any] = []
         self.drains = 0
 
     def head_received(self, head: ResponseHead) -> None:
@@ -110,6 +115,9 @@ class Listening:
     def reset_received(self, code: int, reason: str) -> None:
         assert self.reset is None
         self.reset = (code, reason)
+
+    def rejected(self, rejected: Any) -> None:
+        self.rejections.append(rejected)
 
     def drained(self) -> None:
         self.drains += 1

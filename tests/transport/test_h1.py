@@ -143,11 +143,33 @@ class TestServer:
         server.data_received(b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")
         assert limits_hit == ["target_bytes"]
 
-    def test_a_broken_body_ends_the_request_under_way(self, server: H1Server, served: Any) -> None:
+    def test_a_broken_body_is_its_readers_to_answer(self, server: H1Server, served: Any, transport: Any) -> None:
         server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
         server.data_received(b"zz\r\n")
-        assert served.requests[0].reset is not None
-        assert served.requests[0].reset[0] == PROTOCOL_ERROR
+        (request,) = served.requests
+        assert [rejected.status for rejected in request.rejections] == [400]
+        assert served.rejected == []
+        request.stream.send_response(400, (), end=True)
+        assert b"connection: close" in transport.take() or transport.wrote_eof
+
+    def test_a_broken_body_behind_the_answer_is_nobodys(self, server: H1Server, served: Any, transport: Any) -> None:
+        server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        respond(served.requests[0])
+        server.data_received(b"zz\r\n")
+        assert served.rejected == []
+        assert transport.ended != "aborted"
+
+    def test_a_client_that_does_not_read_is_not_served_further(
+        self, server: H1Server, served: Any, transport: Any, loop: Any
+    ) -> None:
+        server.pause_writing()
+        server.data_received(GET * 3)
+        respond(served.requests[0])
+        loop.turn()
+        assert len(served.requests) == 1
+        assert not transport.is_reading
+        server.resume_writing()
+        assert len(served.requests) == 2
 
     def test_a_client_that_leaves_ends_the_request_under_way(
         self, server: H1Server, served: Any, transport: Any
@@ -298,6 +320,19 @@ class TestClient:
         assert not sink.ended
         assert sink.reset is not None
         assert sink.reset[0] == CANCEL
+
+    def test_what_is_owed_is_forgiven_when_it_is_free_again(
+        self, client: H1Client, ask: Any, transport: Any, pool: Pool, driving: Driving
+    ) -> None:
+        window = driving.limits.stream_window
+        sink = ask()
+        sink.holds = True
+        client.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (window + 1))
+        client.data_received(b"x" * window)
+        assert not transport.is_reading
+        client.data_received(b"x")
+        assert pool.free == [client]
+        assert transport.is_reading
 
     def test_nonsense_breaks_the_exchange_and_the_connection(
         self, client: H1Client, ask: Any, transport: Any, pool: Pool

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import RequestHead
+from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import Driving
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h2 import CANCEL, NO_ERROR, REFUSED_STREAM, H2Client, H2Server, H2Stream
+from meshproxy.transport.stream import HeadRefused
 
 
 class Pool:
@@ -231,6 +233,74 @@ def test_nonsense_ends_the_connection(wire: Wire, served: Any, make_sink: Any) -
     assert served.requests[0].reset is not None
     assert wire.server_socket.ended == "closed"
     assert b"\x07" in wire.server_socket.take()  # GOAWAY
+
+
+def test_what_is_owed_when_a_stream_ends_is_forgiven(wire: Wire, served: Any, make_sink: Any, driving: Driving) -> None:
+    """Or the connection's window would shrink with every call that is broken off."""
+    for ends in ("answer", "reset", "cancel") * 10:
+        asked = wire.ask(make_sink, end=False)
+        wire.settle()
+        request = served.requests[-1]
+        request.holds = True
+        asked.stream.send_data(b"x" * 200_000, end=ends == "answer")
+        wire.settle()
+        assert len(request.body) == 200_000, ends
+        if ends == "answer":
+            request.stream.send_response(200, (), end=True)
+        elif ends == "reset":
+            request.stream.reset(CANCEL)
+        else:
+            asked.stream.reset(CANCEL)
+        wire.settle()
+
+
+def test_a_client_that_takes_no_heads_hurts_nobody_else(wire: Wire, served: Any, make_sink: Any) -> None:
+    wire.server.codec.receive(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x06\x00\x00\x00\x01", 0.0)
+    wire.ask(make_sink)
+    wire.settle()
+    (request,) = served.requests
+    request.stream.send_response(200, ((b"a", b"b"),), end=False)
+    assert request.reset is not None
+    request.stream.send_data(b"x", end=True)
+    assert wire.server.streams == {}
+
+
+def test_a_server_that_does_not_take_the_head_is_told_of(wire: Wire, make_sink: Any) -> None:
+    wire.client.codec.receive(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x06\x00\x00\x00\x01", 0.0)
+    with pytest.raises(HeadRefused):
+        wire.ask(make_sink)
+    assert wire.client.streams == {}
+
+
+def test_a_client_that_never_reads_is_left(
+    wire: Wire, served: Any, make_sink: Any, driving: Driving, limits_hit: list[str]
+) -> None:
+    wire.ask(make_sink)
+    wire.settle()
+    wire.server.pause_writing()
+    wire.server_socket.unsent = driving.limits.streams * driving.limits.stream_window + 1
+    served.requests[0].stream.send_response(200, (), end=True)
+    wire.loop.turn()
+    assert limits_hit == ["unread_bytes"]
+    assert wire.server_socket.ended == "aborted"
+
+
+def test_a_body_over_the_limit_is_its_readers_to_answer(
+    driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_transport: Any, make_sink: Any
+) -> None:
+    driving.limits = Limits(body_bytes=10)
+    wire = Wire(driving, loop, facts, served, [make_transport(), make_transport()])
+    wire.settle()
+    asked = wire.ask(make_sink, end=False)
+    asked.stream.send_data(b"x" * 11, end=False)
+    wire.settle()
+    (request,) = served.requests
+    assert [rejected.status for rejected in request.rejections] == [413]
+    assert served.rejected == []
+    request.stream.send_response(413, (), end=True)
+    wire.settle()
+    assert asked.heads[0].status == 413
+    assert wire.server.is_idle
 
 
 def test_an_idle_connection_is_closed(wire: Wire, driving: Driving, loop: Any) -> None:

@@ -1,0 +1,161 @@
+"""What both drivers inherit: gathered output, backpressure, a deadline, an end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshproxy.transport.connection import Connection, Driving, Times
+from meshproxy.transport.facts import ConnectionFacts
+
+
+class Recording(Connection):
+    """A driver's half that writes down what it is told, and answers every piece with two of its own."""
+
+    def __init__(self, driving: Driving, facts: ConnectionFacts) -> None:
+        super().__init__(driving, facts)
+        self.told: list[str] = []
+        self.raises = False
+
+    def receive(self, data: bytes) -> None:
+        self.told.append("receive")
+        self.write(b"answer to ")
+        self.write(data)
+        if self.raises:
+            raise RuntimeError("a mistake of ours")
+
+    def receive_eof(self) -> None:
+        self.told.append("eof")
+
+    def lost(self, reason: str) -> None:
+        self.told.append(f"lost: {reason}")
+        if self.raises:
+            raise RuntimeError("a mistake of ours")
+
+    def drained(self) -> None:
+        self.told.append("drained")
+        self.write(b"held back")
+
+    def overdue(self) -> None:
+        self.told.append("overdue")
+
+
+@pytest.fixture
+def connection(driving: Driving, facts: ConnectionFacts, transport: Any) -> Recording:
+    connection = Recording(driving, facts)
+    connection.connection_made(transport)
+    return connection
+
+
+def test_what_a_batch_leaves_is_one_write(connection: Recording, transport: Any) -> None:
+    connection.data_received(b"a")
+    assert transport.written == [b"answer to a"]
+
+
+def test_what_is_written_outside_of_a_batch_goes_out_in_the_next_turn(
+    connection: Recording, transport: Any, loop: Any
+) -> None:
+    connection.write(b"a")
+    connection.write(b"b")
+    assert transport.written == []
+    loop.turn()
+    assert transport.written == [b"ab"]
+
+
+def test_a_batch_that_fails_still_writes_what_was_gathered(connection: Recording, transport: Any) -> None:
+    connection.raises = True
+    with pytest.raises(RuntimeError):
+        connection.data_received(b"a")
+    assert transport.written == [b"answer to a"]
+
+
+def test_a_peer_that_reads_again_gets_what_was_held_back(connection: Recording, transport: Any) -> None:
+    connection.pause_writing()
+    connection.resume_writing()
+    assert connection.told == ["drained"]
+    assert transport.written == [b"held back"]
+
+
+def test_closing_sends_what_was_gathered(connection: Recording, transport: Any) -> None:
+    connection.write(b"last words")
+    connection.close()
+    assert (transport.take(), transport.ended) == (b"last words", "closed")
+
+
+def test_closing_takes_no_longer_than_lingering(connection: Recording, transport: Any, loop: Any) -> None:
+    transport.close = lambda: None  # the peer does not take what is still to be sent
+    connection.close()
+    reaper, linger = connection.driving.reaper, connection.driving.times.linger
+    reaper.sweep(loop.now + linger)
+    assert not transport.ended
+    reaper.sweep(loop.now + linger + 0.1)
+    assert transport.ended == "aborted"
+    assert connection.told == []
+
+
+def test_aborting_drops_what_was_gathered(connection: Recording, transport: Any, loop: Any) -> None:
+    connection.write(b"never said")
+    connection.abort()
+    loop.turn()
+    assert (transport.take(), transport.ended) == (b"", "aborted")
+
+
+def test_nothing_is_written_to_a_socket_that_is_closing(connection: Recording, transport: Any, loop: Any) -> None:
+    transport.close()
+    connection.write(b"too late")
+    loop.turn()
+    connection.write(b"again")
+    loop.turn()
+    assert transport.written == []
+
+
+def test_a_deadline_that_passes_is_told_once(connection: Recording, loop: Any) -> None:
+    connection.deadline = loop.now + 1
+    connection.driving.reaper.sweep(loop.now + 1.1)
+    connection.driving.reaper.sweep(loop.now + 2)
+    assert connection.told == ["overdue"]
+
+
+def test_a_peer_that_does_not_read_is_not_asked_whether_it_is_late(
+    connection: Recording, transport: Any, loop: Any
+) -> None:
+    connection.pause_writing()
+    connection.deadline = loop.now + 1
+    connection.driving.reaper.sweep(loop.now + 1.1)
+    assert connection.told == []
+    assert transport.ended == "aborted"
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError("reset by peer")], ids=["closed", "reset"])
+def test_a_lost_socket_leaves_nothing_behind(connection: Recording, error: Exception | None) -> None:
+    gone: list[object] = []
+    connection.on_lost = gone.append
+    assert len(connection.driving.reaper) == 1
+    connection.connection_lost(error)
+    assert connection.told == [f"lost: {error or 'the connection was closed'}"]
+    assert gone == [connection]
+    assert connection.is_closing
+    assert len(connection.driving.reaper) == 0
+
+
+def test_whoever_counts_connections_hears_of_one_whatever_its_streams_do(connection: Recording) -> None:
+    gone: list[object] = []
+    connection.on_lost = gone.append
+    connection.raises = True
+    with pytest.raises(RuntimeError):
+        connection.connection_lost(None)
+    assert gone == [connection]
+    assert len(connection.driving.reaper) == 0
+
+
+def test_a_half_close_keeps_our_half_open_until_we_close_it(connection: Recording) -> None:
+    assert connection.eof_received()
+    connection.close()
+    assert not connection.eof_received()
+    assert connection.told == ["eof", "eof"]
+
+
+def test_load_balancers_close_first() -> None:
+    """They keep a connection for 60 s: closing before them would cross a request on its way."""
+    assert Times().idle > 60
