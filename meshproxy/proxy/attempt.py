@@ -1,6 +1,7 @@
 """One try at an endpoint: the sink of an upstream stream, which hands the response on to the client.
 
-A mistake in carrying one exchange must not rise into the upstream's connection, which others share: it ends the exchange.
+A mistake in carrying one exchange must not rise into the upstream's connection, which others share: it ends the
+exchange.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ class Passage(Exchange):
                 token = snapshot.verifier.verify(authorization[0], now)
             except KeysWanted as wanted:
                 if self._has_asked:
-                    # A reload has replaced the issuer meanwhile: the keys that were fetched are not the ones we look at.
+                    # A reload has replaced the issuer meanwhile: the keys that were fetched are not those looked at.
                     raise Refusal(
                         Reason.KEYS_UNAVAILABLE,
                         "The keys of the token's issuer are changing: try again.",

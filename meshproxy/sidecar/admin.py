@@ -142,9 +142,6 @@ class Reader:
     def rejected(self, rejected: Rejected) -> None:
         """Of no interest: the answer is on its way."""
 
-    def rejected(self, rejected: Rejected) -> None:
-        """Of no interest either."""
-
     def reset_received(self, code: int, reason: str) -> None:
         """The client is gone."""
         self.is_gone = True

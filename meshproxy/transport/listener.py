@@ -1,8 +1,8 @@
 """Accepts connections: a socket, the choice between TLS and plaintext, the handshake, the choice of HTTP version.
 
 The accept loop is ours since asyncio's server ties one SSLContext to a socket for life, and a rotation needs a new
-context (a live one breaks when a bad pair is loaded into it; see docs/behaviour.md). It also stops accepting for a moment
-when there are no file descriptors left: asyncio retries at full speed (cpython issue 151615).
+context (a live one breaks when a bad pair is loaded into it; see docs/behaviour.md). It also stops accepting for a
+moment when there are no file descriptors left: asyncio retries at full speed (cpython issue 151615).
 """
 
 from __future__ import annotations
