@@ -1,7 +1,7 @@
 """A token issuer for development and tests: OpenID discovery, a key set that rotates, and client credentials.
 
 It can be used without its server (`token`, `jwks`), be told to be down, and sign what no issuer should, because a proxy
-must be shown those too. Its signatures come from PyJWT, so that what verifies them is checked against someone else's.
+must be shown those too. Its signatures come from PyJWT; header and payload can be any bytes.
 """
 
 from __future__ import annotations

@@ -1,39 +1,46 @@
 """Public keys of a token issuer: what of a JWK set is taken, and the verification of a signature with it.
 
-Signatures are verified by the `cryptography` package itself (docs/decisions/0005-tokens-without-pyjwt.md). It is
-imported when the first key is read, so that a sidecar without an issuer does not load it.
+PyJWT builds the keys and verifies the signatures; what it gets has been checked here before, more strictly than it
+would (docs/decisions/0005-tokens-checked-before-pyjwt.md). It is imported by `load_algorithms`, at the latest when the
+first key is read, so that a sidecar without an issuer does not pay for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from meshproxy.identity.jose import decode_base64url, load_object
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from jwt.algorithms import Algorithm
 
 KEY_SET_BYTES = 262_144
 KEYS = 64
 """Key sets of large issuers hold about ten."""
 RSA_BITS = (2_048, 8_192)
-"""The least that is safe (RFC 7518 section 3.3), and the most: a verification with 8,192 bits takes 0.3 ms."""
+"""The least that is safe (RFC 7518 section 3.3), and the most: a verification with 8,192 bits takes 0.25 ms."""
 KID_CHARACTERS = 256
 
 RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-# Each curve has one algorithm, one digest and one length of coordinates (RFC 7518 section 3.4).
-_CURVES = {
-    "P-256": ("ES256", "SECP256R1", "SHA256", 32),
-    "P-384": ("ES384", "SECP384R1", "SHA384", 48),
-    "P-521": ("ES512", "SECP521R1", "SHA512", 66),
-}
+# Each curve has one algorithm and one length of coordinates (RFC 7518 sections 3.4 and 6.2.1). PyJWT's algorithms
+# verify with a key of any curve: with ES256 also one of P-384, over SHA-256.
+_CURVES = {"P-256": ("ES256", 32), "P-384": ("ES384", 48), "P-521": ("ES512", 66)}
 ALGORITHMS = RSA_ALGORITHMS | {"ES256", "ES384", "ES512", "EdDSA"}
 """All that can be allowed. `none` and the symmetric ones cannot: what verifies those could also sign."""
 
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_PUBLIC = frozenset({"kty", "crv", "n", "e", "x", "y"})
+
+
+@cache
+def load_algorithms() -> Mapping[str, Algorithm]:
+    """PyJWT's algorithms, those of `ALGORITHMS`, by their names. The first call imports it: 10 MB, 40 ms of CPU."""
+    from jwt.algorithms import get_default_algorithms
+
+    known = get_default_algorithms()
+    return {name: known[name] for name in ALGORITHMS}
 
 
 class KeySetError(ValueError):
@@ -43,14 +50,10 @@ class KeySetError(ValueError):
 class Key:
     """One public key, with the algorithms that it may verify."""
 
-    __slots__ = ("_verify", "algorithms", "is_retired", "kid", "material")
+    __slots__ = ("_public", "algorithms", "is_retired", "kid", "material")
 
     def __init__(
-        self,
-        kid: str | None,
-        algorithms: frozenset[str],
-        material: tuple[object, ...],
-        verify: Callable[[str, bytes, bytes], None],
+        self, kid: str | None, algorithms: frozenset[str], material: tuple[object, ...], public: object
     ) -> None:
         self.kid = kid
         self.algorithms = algorithms
@@ -58,19 +61,11 @@ class Key:
         """What makes two keys the same key."""
         self.is_retired = False
         """The issuer has taken it out of its set: nothing that it once verified counts any more."""
-        self._verify = verify
+        self._public = public
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """Whether the signature is of this key over the message, by one of `algorithms`."""
-        from cryptography.exceptions import InvalidSignature
-
-        if algorithm not in self.algorithms:
-            return False
-        try:
-            self._verify(algorithm, message, signature)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return algorithm in self.algorithms and load_algorithms()[algorithm].verify(message, self._public, signature)
 
 
 class KeySet:
@@ -142,8 +137,6 @@ def read_key(jwk: object, algorithms: frozenset[str]) -> Key:
     Raises:
         ValueError: the key is not one for verifying, is weak, is broken, or does not fit the algorithms.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
-
     if not isinstance(jwk, Mapping):
         raise ValueError("not an object")
     if jwk.get("kty") == "oct" or "k" in jwk:
@@ -160,23 +153,18 @@ def read_key(jwk: object, algorithms: frozenset[str]) -> Key:
     if operations not in (["verify"], ["sign", "verify"], ["verify", "sign"]):
         raise ValueError("not for verifying (key_ops)")
 
-    try:
-        material, fitting, verify = _read_public(jwk)
-    except UnsupportedAlgorithm:
-        raise ValueError("of a type or curve that this build of OpenSSL lacks") from None
+    material, fitting = _read_material(jwk)
     named = jwk.get("alg")
     if named is not None:
         fitting &= {named} if isinstance(named, str) else set()
     fitting &= algorithms
     if not fitting:
         raise ValueError("of an algorithm that the issuer may not use, or that is not the key's")
-    return Key(kid, frozenset(fitting), material, verify)
+    return Key(kid, frozenset(fitting), material, _build(jwk, next(iter(fitting))))
 
 
-def _read_public(
-    jwk: Mapping[str, object],
-) -> tuple[tuple[object, ...], frozenset[str], Callable[[str, bytes, bytes], None]]:
-    """What the key is, the algorithms of its type, and its verification (raises InvalidSignature or ValueError)."""
+def _read_material(jwk: Mapping[str, object]) -> tuple[tuple[object, ...], frozenset[str]]:
+    """What the key is made of, and the algorithms of its type."""
     kty, crv = jwk.get("kty"), jwk.get("crv")
     if kty == "RSA":
         modulus, exponent = (int.from_bytes(_octets(jwk, name), "big") for name in ("n", "e"))
@@ -185,25 +173,12 @@ def _read_public(
         # Even ones have no inverse; large ones only cost time.
         if not 3 <= exponent < 1 << 32 or not exponent & 1 or not modulus & 1:
             raise ValueError("an RSA key with a bad exponent or modulus")
-        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
-
-        return ("RSA", modulus, exponent), RSA_ALGORITHMS, _verify_rsa(RSAPublicNumbers(exponent, modulus).public_key())
+        return ("RSA", modulus, exponent), RSA_ALGORITHMS
     if kty == "EC" and isinstance(crv, str) and crv in _CURVES:
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        algorithm, curve, digest, size = _CURVES[crv]
-        x, y = _octets(jwk, "x", size), _octets(jwk, "y", size)
-        point = ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), getattr(ec, curve)())
-        try:
-            public = point.public_key()
-        except ValueError:
-            raise ValueError("a point that is not on its curve") from None
-        return (crv, x, y), frozenset({algorithm}), _verify_ec(public, digest, size)
+        algorithm, size = _CURVES[crv]
+        return (crv, _octets(jwk, "x", size), _octets(jwk, "y", size)), frozenset({algorithm})
     if kty == "OKP" and crv == "Ed25519":
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        x = _octets(jwk, "x", 32)
-        return (crv, x), frozenset({"EdDSA"}), _verify_ed25519(Ed25519PublicKey.from_public_bytes(x))
+        return (crv, _octets(jwk, "x", 32)), frozenset({"EdDSA"})
     raise ValueError("of a type or curve that is not known")
 
 
@@ -220,42 +195,15 @@ def _octets(jwk: Mapping[str, object], name: str, size: int | None = None) -> by
     return value
 
 
-def _verify_rsa(public: RSAPublicKey) -> Callable[[str, bytes, bytes], None]:
-    from cryptography.hazmat.primitives.asymmetric import padding
-    from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+def _build(jwk: Mapping[str, object], algorithm: str) -> object:
+    """PyJWT's public key. It sees only the members that have been read, so that no other can change what it makes."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from jwt import PyJWK
+    from jwt.exceptions import PyJWTError
 
-    algorithms: dict[str, tuple[padding.AsymmetricPadding, HashAlgorithm]] = {}
-    for size, digest in (("256", SHA256()), ("384", SHA384()), ("512", SHA512())):
-        algorithms[f"RS{size}"] = (padding.PKCS1v15(), digest)
-        # RFC 7518 section 3.5: a salt as long as the digest, MGF1 with the same digest.
-        algorithms[f"PS{size}"] = (padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
-
-    def verify(algorithm: str, message: bytes, signature: bytes) -> None:
-        scheme, digest = algorithms[algorithm]
-        public.verify(signature, message, scheme, digest)
-
-    return verify
-
-
-def _verify_ec(public: EllipticCurvePublicKey, digest: str, size: int) -> Callable[[str, bytes, bytes], None]:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-
-    scheme = ECDSA(getattr(hashes, digest)())
-
-    def verify(algorithm: str, message: bytes, signature: bytes) -> None:
-        # RFC 7518 section 3.4: R and S side by side, each of the curve's length.
-        if len(signature) != 2 * size:
-            raise ValueError
-        r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
-        public.verify(encode_dss_signature(r, s), message, scheme)
-
-    return verify
-
-
-def _verify_ed25519(public: Ed25519PublicKey) -> Callable[[str, bytes, bytes], None]:
-    def verify(algorithm: str, message: bytes, signature: bytes) -> None:
-        public.verify(signature, message)
-
-    return verify
+    try:
+        return PyJWK({name: jwk[name] for name in _PUBLIC & jwk.keys()}, algorithm).key
+    except UnsupportedAlgorithm:
+        raise ValueError("of a type or curve that this build of OpenSSL lacks") from None
+    except PyJWTError:
+        raise ValueError("a point that is not on its curve, or numbers that are no key") from None

@@ -325,7 +325,7 @@ def test_the_key_leaves_no_descriptor_behind() -> None:
 
 
 def test_tls_alone_loads_neither_cryptography_nor_jwt() -> None:
-    """8 and 2 MB of memory that a sidecar without an issuer does not pay."""
+    """6.5 and 3 MB of memory that a sidecar without an issuer does not pay."""
     program = (
         "import sys; import meshproxy.identity.peer, meshproxy.identity.certificates, meshproxy.identity.tokens;"
         "import meshproxy.identity.keys, meshproxy.identity.fetch;"
