@@ -77,6 +77,10 @@ async def _demo(keep: bool) -> int:
 
             for problem in problems:
                 console.print(f"NOT AS EXPECTED, {problem}", style="bold red", markup=False)
+            if problems:
+                console.print("\nThe sidecar's last words:")
+                for line in mesh.sidecar.last_words:
+                    _print_plain(console, "  " + line)
             seconds = time.monotonic() - started
             if not problems:
                 console.print(f"\nAll {len(results)} calls came out as they must, in {seconds:.0f} s.", style="green")
@@ -93,7 +97,7 @@ def _print_table(console: Console, results: list[Result]) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("#", "who", "what", "over", "verdict", "by", "status"):
         table.add_column(title, overflow="fold")
     table.add_column("hop ms", justify="right")

@@ -107,6 +107,7 @@ class Child:
 
     @property
     def last_words(self) -> list[str]:
+        """The newest lines of its output."""
         return list(self.output)[-20:]
 
     async def _read(self) -> None:

@@ -163,7 +163,7 @@ ROWS = (
     ),
     Row(
         QUOTER,
-        "half_plus_two, 16 MiB tensor",
+        "half_plus_two, 16 MiB",
         Grpc(_message("half_plus_two", TENSOR, signature="size")),
         ("OK",),
         rule="finance-team",
@@ -193,14 +193,14 @@ ROWS = (
     Row(QUOTER, "payroll", Grpc(_message(SECRET_MODEL, [1.0])), ("PERMISSION_DENIED",), DENIED),
     Row(
         QUOTER,
-        "half_plus_two, payroll at the end",
+        "half_plus_two, then payroll",
         Grpc(_message("half_plus_two", [1.0]) + _ANOTHER_NAME),
         ("PERMISSION_DENIED",),
         DENIED,
     ),
     Row(
         QUOTER,
-        "the same, 16 MiB in between",
+        "the same, 16 MiB between",
         Grpc(_message("half_plus_two", TENSOR, signature="size") + _ANOTHER_NAME),
         ("PERMISSION_DENIED",),
         DENIED,

@@ -21,6 +21,9 @@ class Mesh:
 
     rest = grpc = inbound = admin = "127.0.0.1:1"
 
+    class sidecar:  # noqa: N801
+        last_words = ("what the sidecar wrote",)
+
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
@@ -71,6 +74,7 @@ def test_a_row_that_is_not_as_expected_is_named_and_is_1(results: list[demo.Resu
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 1
     assert "NOT AS EXPECTED, row 2: status 503, expected 200" in said.output
+    assert "what the sidecar wrote" in said.output
 
 
 def test_a_model_server_that_heard_of_the_secret_model_is_1(

@@ -48,7 +48,7 @@ def test_results_say_whose_answer_it_was() -> None:
 
 
 def test_the_message_that_changes_its_mind_ends_with_the_secret_model() -> None:
-    row = next(row for row in demo.ROWS if row.what == "the same, 16 MiB in between")
+    row = next(row for row in demo.ROWS if row.what == "the same, 16 MiB between")
     assert isinstance(row.call, demo.Grpc)
     request = messages.PredictRequest.FromString(row.call.message)
     assert request.model_spec.name == demo.SECRET_MODEL
