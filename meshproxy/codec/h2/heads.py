@@ -30,6 +30,12 @@ from meshproxy.codec.h2.fields import (
 from meshproxy.codec.h2.hpack import Decoder
 from meshproxy.codec.limits import Limits
 
+CRUMBS_BYTES = 4_096
+CRUMBS_FACTOR = 4
+"""What crumbs of cookies may come to once they are joined: so much, and so many times their block. The joined value is
+the only part of a head that is a copy, and not shared with the table: crumbs of one octet each could make it 64 KiB
+(CVE-2026-47774)."""
+
 KEPT_HEADS = 32
 KEPT_BLOCK_BYTES = 4_096
 
@@ -114,12 +120,12 @@ class HeadReader:
         """Read a block that nobody wants: it may change the table. Raises CompressionFault."""
         self._decode(block)
 
-    def _read(self, block: bytes, kept: dict[bytes, Head], read: Callable[[list[Field], Limits], Head]) -> Head:
+    def _read(self, block: bytes, kept: dict[bytes, Head], read: Callable[[list[Field], Limits, int], Head]) -> Head:
         fields, changes_table = self._decode(block)
         exceeded = self._decoder.exceeded
         if exceeded is not None:
             raise RejectedHead(431, f"the head exceeds {exceeded}", exceeded)
-        head = read(fields, self._limits)
+        head = read(fields, self._limits, len(block))
         if not changes_table and len(block) <= KEPT_BLOCK_BYTES:
             if len(kept) >= KEPT_HEADS:
                 kept.clear()
@@ -141,7 +147,7 @@ class HeadReader:
         self._trailers.clear()
 
 
-def read_request(fields: list[Field], limits: Limits) -> Request:
+def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Request:
     """Apply the rules for requests (RFC 9113 section 8.3.1). Raises MalformedHead, RejectedHead."""
     pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
     headers: list[tuple[bytes, bytes]] = []
@@ -207,12 +213,15 @@ def read_request(fields: list[Field], limits: Limits) -> Request:
     if expectation is not None and expectation.lower() != b"100-continue":
         raise RejectedHead(417, "the expect field asks for something other than 100-continue")
     if len(crumbs) > 1:
-        # RFC 9113 section 8.2.3; counted one by one before they were joined (CVE-2026-47774).
-        headers[first_crumb] = b"cookie", b"; ".join(crumbs)
+        # RFC 9113 section 8.2.3
+        joined = b"; ".join(crumbs)
+        if len(joined) > CRUMBS_BYTES + CRUMBS_FACTOR * block_bytes:
+            raise RejectedHead(431, "the cookie is much larger than what was sent", "header_bytes")
+        headers[first_crumb] = b"cookie", joined
     return Request(method, authority, target, tuple(headers), length, expectation is not None)
 
 
-def read_response(fields: list[Field], limits: Limits) -> Response:
+def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Response:
     """Apply the rules for responses (RFC 9113 section 8.3.2). Raises MalformedHead, RejectedHead."""
     headers: list[tuple[bytes, bytes]] = []
     status = 0
@@ -244,7 +253,7 @@ def read_response(fields: list[Field], limits: Limits) -> Response:
     return Response(status, tuple(headers), length if status != 204 else None)
 
 
-def read_trailers(fields: list[Field], limits: Limits) -> Headers:
+def read_trailers(fields: list[Field], limits: Limits, block_bytes: int) -> Headers:
     """Apply the rules for trailers (RFC 9113 section 8.1), and leave out what has no meaning after the body or must not
     be believed there (RFC 9110 section 6.5.1). Raises MalformedHead, RejectedHead."""
     headers = []

@@ -1,8 +1,8 @@
 """HPACK (RFC 7541): a decoder with its dynamic table, and an encoder that needs none.
 
 The decoder is strict and bounded. Every field is counted before it is kept, an indexed one like a literal one
-(CVE-2016-6581); beyond the limit fields are dropped, but the block is read to its end so that the table stays in step
-with the peer's (CVE-2024-7246). Integers have five continuation octets at most (CVE-2023-33953).
+(CVE-2016-6581); beyond the limit fields are dropped, but the block is read on so that the table stays in step with the
+peer's (CVE-2024-7246), up to `MOST_FIELDS`. Integers have five continuation octets at most (CVE-2023-33953).
 
 The encoder writes static references and literals that the peer must not index. So it has no state that could be out of
 step, blocks can be kept and sent again byte for byte, and nothing that one client sends can be probed for by another
@@ -90,6 +90,10 @@ STATIC_COUNT = len(STATIC_TABLE)
 
 MAX_CONTINUATION_OCTETS = 5
 
+MOST_FIELDS = 16_384
+"""A block with more is not read on, and the connection ends: as many as a frame of the default size can hold, read in 2
+to 15 ms. A whole block of CONTINUATION frames would hold us up for 50."""
+
 
 class CompressionFault(ConnectionFault):
     """A block that cannot be decoded: the connection is lost with it (RFC 9113 section 4.3)."""
@@ -157,6 +161,7 @@ class Decoder:
         append = fields.append
         table = self._table
         room = self._header_bytes
+        dropped = 0
         at = 0
         stop = len(block)
         while at < stop:
@@ -202,12 +207,13 @@ class Decoder:
                 if is_indexed:
                     self._insert(field)
             room -= field[1]
-            if room < 0:
-                self.exceeded = self.exceeded or "header_bytes"
-            elif len(fields) >= self._header_count:
-                self.exceeded = self.exceeded or "header_count"
-            else:
+            if room >= 0 and len(fields) < self._header_count:
                 append(field)
+            else:
+                self.exceeded = self.exceeded or ("header_bytes" if room < 0 else "header_count")
+                dropped += 1
+                if dropped > MOST_FIELDS:
+                    raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a block of too many fields", "header_count")
         return fields
 
     def _kind(self, name: bytes) -> int:

@@ -37,7 +37,7 @@ def with_a_past(talk: Callable[..., Talk]) -> Talk:
 
 # Frames that end the connection: name -> (frame, code).
 VIOLATIONS: dict[str, tuple[bytes, ErrorCode]] = {
-    "PRIORITY on stream 0": (frame(frames.PRIORITY, 0, 0, bytes(5)), ErrorCode.PROTOCOL_ERROR),
+    "PRIORITY on stream 0": (frame(frames.PRIORITY, 0, 0, b"\0\0\0\3\0"), ErrorCode.PROTOCOL_ERROR),
     "PRIORITY of 4 bytes on an idle stream": (frame(frames.PRIORITY, 0, IDLE, bytes(4)), ErrorCode.FRAME_SIZE_ERROR),
     "an idle stream that depends on itself": (
         frame(frames.PRIORITY, 0, IDLE, bytes([0x80, 0, 0, IDLE, 0])),
@@ -134,7 +134,8 @@ def test_what_is_ignored(talk: Callable[..., Talk], three_ways: ThreeWays, case:
 
 
 def test_settings_are_acknowledged(talk: Callable[..., Talk], three_ways: ThreeWays) -> None:
-    wire = frames.settings([(1, 0), (2, 0), (3, 5), (4, 2**31 - 1), (5, 16_384), (6, 5), (0x99, 2**32 - 1)])
+    values = [(1, 0), (2, 0), (3, 5), (4, 2**31 - 1), (5, 16_384), (5, 2**24 - 1), (6, 5), (0x99, 2**32 - 1)]
+    wire = frames.settings(values)
     assert three_ways(talk, lambda _: wire) == ([], [("SETTINGS", 1, 0, b"")])
 
 

@@ -64,6 +64,22 @@ def test_cookies_are_joined_in_place() -> None:
     assert head.headers == ((b"a", b"1"), (b"cookie", b"x=1; y=2; z=3"), (b"b", b"2"))
 
 
+def test_crumbs_do_not_grow_out_of_nothing() -> None:
+    """CVE-2026-47774: references to one large crumb, octet by octet."""
+    reader = HeadReader(Limits())
+    encoder = hpack.Encoder()
+    crumb = (b"cookie", b"c" * 3_900)
+    assert reader.request(encoder.encode([*HEAD, crumb])).headers == (crumb,)
+    with pytest.raises(RejectedHead) as raised:
+        reader.request(encoder.encode([*HEAD, *[crumb] * 15]))
+    assert (raised.value.status, raised.value.limit) == (431, "header_bytes")
+    # What was really sent is joined, however large.
+    crumbs = [(b"cookie", b"%d=" % number + b"x" * 3_000) for number in range(15)]
+    assert reader.request(encode([*HEAD, *crumbs])).headers == (
+        (b"cookie", b"; ".join([value for _, value in crumbs])),
+    )
+
+
 def test_options_may_ask_for_everything() -> None:
     assert request([(b":method", b"OPTIONS"), SCHEME, (b":path", b"*"), AUTHORITY]).target == b"*"
 

@@ -8,7 +8,7 @@ from hpack.table import HeaderTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
 from meshproxy.codec.h2.fields import LONG_NAME, REGULAR
 from meshproxy.codec.h2.hpack import (
     STATIC_TABLE,
@@ -167,7 +167,15 @@ def test_appendix_a() -> None:
 
 @pytest.mark.parametrize(
     ("value", "mask", "wire"),
-    [(10, 0x1F, "0a"), (1337, 0x1F, "1f9a0a"), (42, 0xFF, "2a"), (31, 0x1F, "1f00"), (127, 0x7F, "7f00")],
+    [
+        (10, 0x1F, "0a"),
+        (1337, 0x1F, "1f9a0a"),
+        (42, 0xFF, "2a"),
+        (31, 0x1F, "1f00"),
+        (127, 0x7F, "7f00"),
+        (254, 0x7F, "7f7f"),
+        (255, 0x7F, "7f8001"),
+    ],
 )
 def test_integers_of_appendix_c1(value: int, mask: int, wire: str) -> None:
     assert write_integer(value, mask, 0) == bytes.fromhex(wire)
@@ -276,6 +284,15 @@ def test_bomb_is_counted_before_it_is_kept() -> None:
     assert ours.exceeded == "header_bytes"
     assert sum(size for _, size, _ in fields) <= 65_536
     assert len({id(field) for field in fields}) == 1, "an indexed field is shared, not copied"
+
+
+def test_a_block_of_fields_without_end_is_not_read_to_its_end() -> None:
+    ours = decoder()
+    ours.decode(b"\x82" * 16_384)
+    assert ours.exceeded == "header_count"
+    with pytest.raises(ConnectionFault) as raised:
+        ours.decode(b"\x82" * 20_000)
+    assert (raised.value.code, raised.value.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "header_count")
 
 
 def test_many_small_fields_are_counted() -> None:
