@@ -17,6 +17,7 @@ from benchmarks.progress import progress
 from benchmarks.report import table
 from benchmarks.results import heading, save
 from benchmarks.runner import Runner
+from benchmarks.targets import verdicts
 from benchmarks.works.catalogue import catalogue, chosen
 from benchmarks.works.work import Pace
 
@@ -82,6 +83,8 @@ def main(
                     save(output, machine, settings, peers, results)
     except CannotRun as error:
         raise click.ClickException(str(error)) from error
+    if said := verdicts(results):
+        click.echo(said + "\n")
     if output is not None:
         click.echo(f"written: {output}")
     if any(measured.failures for measured in results):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.plot import Bar, bars, curves
 from benchmarks.report import table, title
+from benchmarks.targets import verdicts
 from meshproxy.devtools.load.figures import percentiles, spread
 
 if TYPE_CHECKING:
@@ -81,9 +82,10 @@ def save(
     """Writes `latest.json`, `latest.txt` and the pictures there is data for; returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     versions = "\n".join(f"{name} {peer.version()}: {peer.checks}" for name, peer in peers.items())
+    head = [heading(machine, settings), versions, *([said] if (said := verdicts(list(results))) else [])]
     texts = {
         "latest.json": json.dumps(document(machine, settings, peers, results), indent=1) + "\n",
-        "latest.txt": "\n\n".join([heading(machine, settings), versions, *map(table, results)]) + "\n",
+        "latest.txt": "\n\n".join([*head, *map(table, results)]) + "\n",
     }
     by_name = {measured.work: measured for measured in results}
     groups = {name: cpu_bars(by_name[name]) for name in CPU_WORKS if name in by_name}

@@ -1,0 +1,152 @@
+"""The figures that meshproxy is to reach, and whether a run has reached them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.report import added, number
+from meshproxy.devtools.load.figures import Noisy, ratio, spread
+
+if TYPE_CHECKING:
+    from benchmarks.runner import Measured
+
+OURS, BASE = "meshproxy", "envoy"
+
+Results = Mapping[str, "Measured"]
+Found = tuple[float | None, str]
+"""The figure, and what there is to say: its range, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One figure of one work."""
+
+    work: str
+    what: str
+    bound: float
+    is_upper: bool
+    figure: Callable[[Results, str], Found | None]
+    """None: not measured in this run."""
+
+    def is_met(self, value: float) -> bool:
+        return value <= self.bound if self.is_upper else value >= self.bound
+
+
+def against_envoy(figure: str) -> Callable[[Results, str], Found | None]:
+    """Our figure over Envoy's."""
+
+    def find(results: Results, work: str) -> Found | None:
+        measured = results.get(work)
+        if measured is None:
+            return None
+        return _ratio(measured.series(OURS, figure), measured.series(BASE, figure))
+
+    return find
+
+
+def against_work(other: str, figure: str) -> Callable[[Results, str], Found | None]:
+    """Our figure over our own in another work."""
+
+    def find(results: Results, work: str) -> Found | None:
+        if work not in results or other not in results:
+            return None
+        return _ratio(results[work].series(OURS, figure), results[other].series(OURS, figure))
+
+    return find
+
+
+def plain(figure: str) -> Callable[[Results, str], Found | None]:
+    """The figure itself."""
+
+    def find(results: Results, work: str) -> Found | None:
+        measured = results.get(work)
+        return _range(measured.series(OURS, figure)) if measured is not None else None
+
+    return find
+
+
+def hop(figure: str) -> Callable[[Results, str], Found | None]:
+    """What our hop adds to a latency."""
+
+    def find(results: Results, work: str) -> Found | None:
+        measured = results.get(work)
+        return _range(added(measured, OURS, figure)) if measured is not None else None
+
+    return find
+
+
+def hop_beyond_envoys(figure: str) -> Callable[[Results, str], Found | None]:
+    """What our hop adds, less what Envoy's adds."""
+
+    def find(results: Results, work: str) -> Found | None:
+        measured = results.get(work)
+        if measured is None:
+            return None
+        ours, theirs = measured.series(OURS, figure), measured.series(BASE, figure)
+        if len(ours) != len(theirs):
+            return None, "rounds are missing"
+        return _range([our - their for our, their in zip(ours, theirs, strict=True)])
+
+    return find
+
+
+def _range(values: list[float]) -> Found:
+    if not values:
+        return None, "no figure"
+    found = spread(values)
+    return found.median, f"{number(found.low)} to {number(found.high)}" if found.rounds > 1 else "one round"
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> Found:
+    found = ratio(ours, theirs)
+    if isinstance(found, Noisy):
+        return None, f"noisy: {found.reason}"
+    return found.value, f"{found.low:.2f} to {found.high:.2f}"
+
+
+def targets() -> Iterator[Target]:
+    """All of them."""
+    for work in ("cpu-rest", "cpu-grpc", "cpu-grpc-1", "cpu-grpc-100", "cpu-grpc-64c"):
+        yield Target(work, "CPU per request / Envoy's", 0.8, True, against_envoy("cpu_us"))
+    for work in ("latency-rest-500", "latency-grpc-500"):
+        yield Target(work, "added at p50, ms", 0.25, True, hop("p50_ms"))
+        yield Target(work, "added at p99, ms", 1.0, True, hop("p99_ms"))
+        yield Target(work, "added at p50 beyond Envoy's, ms", 0.0, True, hop_beyond_envoys("p50_ms"))
+        yield Target(work, "added at p99 beyond Envoy's, ms", 0.0, True, hop_beyond_envoys("p99_ms"))
+    for work in ("bytes-rest-1m", "bytes-rest-16m", "bytes-grpc-1m", "bytes-grpc-16m"):
+        yield Target(work, "bytes per second / Envoy's", 0.8, False, against_envoy("mb_per_second"))
+        yield Target(work, "bytes per CPU second / Envoy's", 0.8, False, against_envoy("mb_per_cpu_second"))
+    for work in ("peak-rest-1m", "peak-rest-16m", "peak-grpc-1m", "peak-grpc-16m"):
+        yield Target(work, "peak RSS with 32 in flight, MB", 80.0, True, plain("peak_rss_mb"))
+    yield Target("rss", "RSS after 100,000 requests, MB", 50.0, True, plain("rss_mb"))
+    for protocol in ("rest", "grpc"):
+        work = f"rules-{protocol}-10000"
+        yield Target(
+            work, "CPU per request / with ten rules", 1.1, True, against_work(f"rules-{protocol}-10", "cpu_us")
+        )
+    for work in ("idle-rest", "idle-grpc"):
+        yield Target(work, "idle connections held", 5_000.0, False, plain("held"))
+        yield Target(work, "KB per idle connection", 60.0, True, plain("kb_per_connection"))
+    yield Target("handshakes", "handshakes per CPU second / Envoy's", 0.5, False, against_envoy("per_cpu_second"))
+    yield Target("workers-rest-2", "req/s / of one worker", 1.8, False, against_work("workers-rest-1", "per_second"))
+
+
+def verdicts(results: list[Measured]) -> str:
+    """A line for every target whose work was run with meshproxy; empty if there is none."""
+    by_name = {measured.work: measured for measured in results if OURS in measured.figures or OURS in measured.failures}
+    rows = []
+    for target in targets():
+        found = target.figure(by_name, target.work)
+        if found is None:
+            continue
+        value, note = found
+        state = "?" if value is None else "met" if target.is_met(value) else "MISSED"
+        bound = f"{'<=' if target.is_upper else '>='} {number(target.bound)}"
+        rows.append((state, target.work, target.what, bound, "-" if value is None else number(value), note))
+    if not rows:
+        return ""
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["targets of meshproxy", *(f"  {line}" for line in lines)])
