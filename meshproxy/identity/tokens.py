@@ -48,7 +48,7 @@ _LATEST = 253_402_300_799
 
 class KeysWanted(Exception):
     """A token names a key that is not known, and the issuer may be asked for its keys now. Whoever catches it awaits
-    `KeyRefresher.refresh` once and calls `verify` again, which then decides."""
+    `KeyRefresher.refresh` (`sidecar/fetch.py`) once and calls `verify` again, which then decides."""
 
     def __init__(self, issuer: str) -> None:
         super().__init__(issuer)

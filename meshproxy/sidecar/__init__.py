@@ -1,2 +1,2 @@
 """The data plane's process: `app` builds every part in order on one page, `reload` replaces what documents decide,
-`admin` answers operators."""
+`tokens` and `fetch` keep the keys of issuers, `admin` answers operators."""

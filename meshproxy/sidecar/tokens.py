@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.config.problems import ConfigError, Problem
-from meshproxy.identity.fetch import FILE_REFRESH, FetchError, KeyRefresher, Source, from_discovery, from_file, from_url
 from meshproxy.identity.jwk import load_algorithms
 from meshproxy.identity.keys import REFRESH, IssuerKeys
 from meshproxy.identity.tokens import Issuer, TokenVerifier
+from meshproxy.sidecar.fetch import FILE_REFRESH, FetchError, KeyRefresher, Source, from_discovery, from_file, from_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,11 +15,11 @@ import pytest
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
-from meshproxy.identity import fetch as fetching
-from meshproxy.identity.fetch import FetchError, KeyRefresher, Url, fetch, from_discovery, from_file, from_url
 from meshproxy.identity.jwk import KEY_SET_BYTES
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.identity.tokens import Issuer, KeysWanted, TokenVerifier
+from meshproxy.sidecar import fetch as fetching
+from meshproxy.sidecar.fetch import FetchError, KeyRefresher, Url, fetch, from_discovery, from_file, from_url
 
 ES = frozenset({"ES256"})
 
