@@ -140,6 +140,19 @@ curl {files} \\
   -H "authorization: Bearer $TOKEN" -d '{{"instances": [1, 2, 5]}}' \\
   https://localhost:{port}/v1/models/half_plus_two:predict
 
+{sys.executable} - <<PYTHON
+import asyncio
+from pathlib import Path
+from meshproxy.devtools.clients import Certificate, GrpcClient
+from meshproxy.devtools.models import predict_request
+async def main():
+    certificate = Certificate(*map(Path, {[str(certificate.bundle), str(certificate.certificate), str(certificate.key)]}))
+    async with GrpcClient("{mesh.inbound}", certificate, "$TOKEN") as client:
+        request = predict_request("half_plus_two", [1.0, 2.0, 5.0]).SerializeToString()
+        print(await client.call("/tensorflow.serving.PredictionService/Predict", request))
+asyncio.run(main())
+PYTHON
+
 curl http://{mesh.admin}/metrics
 tail -f {mesh.access_log}
 
