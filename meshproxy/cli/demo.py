@@ -128,6 +128,7 @@ async def _stay(mesh: LocalMesh) -> None:
     certificate = mesh.workload("pricing", "quoter")
     token = await demo.token_of(mesh, demo.QUOTER)
     files = f"--cacert {certificate.bundle} --cert {certificate.certificate} --key {certificate.key}"
+    paths = [str(path) for path in (certificate.bundle, certificate.certificate, certificate.key)]
     port = mesh.inbound.rpartition(":")[2]
     click.echo(
         f"""
@@ -144,12 +145,14 @@ curl {files} \\
 import asyncio
 from pathlib import Path
 from meshproxy.devtools.clients import Certificate, GrpcClient
+from meshproxy.devtools.messages import PredictResponse
 from meshproxy.devtools.models import predict_request
 async def main():
-    certificate = Certificate(*map(Path, {[str(certificate.bundle), str(certificate.certificate), str(certificate.key)]}))
+    certificate = Certificate(*map(Path, {paths}))
     async with GrpcClient("{mesh.inbound}", certificate, "$TOKEN") as client:
         request = predict_request("half_plus_two", [1.0, 2.0, 5.0]).SerializeToString()
-        print(await client.call("/tensorflow.serving.PredictionService/Predict", request))
+        answer = await client.call("/tensorflow.serving.PredictionService/Predict", request)
+        print(PredictResponse.FromString(answer.body) if answer.status == "OK" else answer)
 asyncio.run(main())
 PYTHON
 
