@@ -17,7 +17,7 @@ from benchmarks.progress import progress
 from benchmarks.report import table
 from benchmarks.results import heading, save
 from benchmarks.runner import Runner
-from benchmarks.targets import verdicts
+from benchmarks.targets import needed_works, verdicts
 from benchmarks.works.catalogue import catalogue, chosen
 from benchmarks.works.work import Pace
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--only", multiple=True, metavar="WORK", help="Only these works: names, patterns (cpu-*), with commas.")
+@click.option("--targets", "is_for_targets", is_flag=True, help="Only works, and peers, that the targets are about.")
 @click.option("--peers", "peer_names", multiple=True, metavar="PEER", help="Only these peers.")
 @click.option("--rounds", type=click.IntRange(1, 100), help="Turns of every peer.  [default: 5; 3 with --quick]")
 @click.option("--duration", type=float, help="Seconds of one measurement.  [default: 5; 2 with --quick]")
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--list", "is_list", is_flag=True, help="Say which works there are, and stop.")
 def main(
     only: tuple[str, ...],
+    is_for_targets: bool,
     peer_names: tuple[str, ...],
     rounds: int | None,
     duration: float | None,
@@ -59,12 +61,16 @@ def main(
     rounds = rounds or (3 if quick else 5)
     duration = duration or (2.0 if quick else 5.0)
     warm_up = warm_up or (0.5 if quick else 1.0)
+    wanted, wanted_peers = _split(only), _split(peer_names)
+    if is_for_targets:
+        wanted += needed_works()
+        wanted_peers = wanted_peers or ["direct", "envoy", "meshproxy"]
     try:
-        works = chosen(_split(only))
-        peers = _peers(_split(peer_names))
+        works = chosen(wanted)
+        peers = _peers(wanted_peers)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if output is None and not only and not peer_names and not quick:
+    if output is None and not wanted and not wanted_peers and not quick:
         output = REPOSITORY / "benchmarks" / "results"
     machine = describe()
     settings = {"rounds": rounds, "duration": duration, "warm_up": warm_up}

@@ -133,6 +133,11 @@ def targets() -> Iterator[Target]:
     yield Target("workers-rest-2", "req/s / of one worker", 1.8, False, against_work("workers-rest-1", "per_second"))
 
 
+def needed_works() -> list[str]:
+    """Names of the works that tell whether the targets are met."""
+    return [*dict.fromkeys(target.work for target in targets()), "rules-rest-10", "rules-grpc-10", "workers-rest-1"]
+
+
 def verdicts(results: list[Measured]) -> str:
     """A line for every target whose work was run with meshproxy; empty if there is none."""
     by_name = {measured.work: measured for measured in results if OURS in measured.figures or OURS in measured.failures}
