@@ -48,8 +48,8 @@ class Tokens:
     def __init__(self, metrics: Metrics, outbox: Outbox) -> None:
         self._metrics = metrics
         self._outbox = outbox
-        self._known: dict[schema.Issuer, Known] = {}
-        self._built: dict[schema.Issuer, Known] = {}
+        self._known: dict[bytes, Known] = {}
+        self._built: dict[bytes, Known] = {}
         self._waiting: set[asyncio.Task[None]] = set()
         metrics.jwks_age.read_from(self._ages)
 
@@ -61,13 +61,15 @@ class Tokens:
         """
         if issuers:
             load_algorithms()  # now rather than when the first keys come: that may be in the middle of traffic
-        self._built = {issuer: self._known.get(issuer) or self._make(issuer) for issuer in issuers}
+        # By what the document says, packed: a key set that is written out in it is a mapping, which has no hash.
+        packed = {msgspec.msgpack.encode(issuer): issuer for issuer in issuers}
+        self._built = {key: self._known.get(key) or self._make(issuer) for key, issuer in packed.items()}
         return TokenVerifier(known.issuer for known in self._built.values()) if self._built else None
 
     def adopt(self) -> None:
         """What was built last is in use: begin to refresh what is new, stop with what is gone."""
-        for issuer, known in self._known.items():
-            if issuer not in self._built and known.task is not None:
+        for key, known in self._known.items():
+            if key not in self._built and known.task is not None:
                 known.task.cancel()
         self._known = self._built
         for known in self._known.values():
