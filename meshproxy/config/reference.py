@@ -192,7 +192,7 @@ def _written(value: Any, called: object) -> str:
     if isinstance(value, str) and value[0].isdigit():
         return f'"{value}"'
     if called == "duration":
-        return f"{value:g}s"
+        return f"{value / 3600:g}h" if value and value % 3600 == 0 else f"{value:g}s"
     if called == "size":
         for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
             if value and value % size == 0:

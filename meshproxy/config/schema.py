@@ -22,6 +22,7 @@ API_VERSION: Final = "meshproxy.dev/v1alpha1"
 # adds its own.
 Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "duration"})]
 DurationOrZero = Annotated[float, Meta(extra={"read": values.read_duration_or_zero, "words": "duration"})]
+Lifetime = Annotated[float, Meta(extra={"read": values.read_lifetime, "words": "duration"})]
 Size = Annotated[int, Meta(extra={"read": values.read_size, "words": "size"})]
 Count = Annotated[int, Meta(extra={"read": values.read_count, "words": "whole number"})]
 Rate = Annotated[float, Meta(extra={"read": values.read_rate, "words": "number per second"})]
@@ -136,6 +137,9 @@ class Issuer(Part, frozen=True):
     """Where the keys are. Left out: OpenID discovery at `issuer`, which then must be an https URL."""
     leeway: Annotated[DurationOrZero, Meta(le=300)] = 60.0
     """How far the issuer's clock and ours may differ, for `exp`, `nbf` and `iat`."""
+    max_lifetime: Lifetime = 86_400.0
+    """The longest from a token's `iat` to its `exp`: whatever is issued for longer is refused. At most `8784h`, a year.
+    Access tokens commonly live for minutes or hours; one that is good for a year is a password nobody can take back."""
     ca_file: Path | None = None
     """Certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
 

@@ -63,6 +63,18 @@ def read_duration(value: object) -> float:
 
 def read_duration_or_zero(value: object) -> float:
     """Seconds, from 0 to a day."""
+    return _read_seconds(value, 86_400, "a day")
+
+
+def read_lifetime(value: object) -> float:
+    """Seconds, above 0 and at most 366 days: for what lives longer than a request or a connection."""
+    seconds = _read_seconds(value, 366 * 86_400, "366 days (8784h)")
+    if seconds == 0:
+        raise ValueError("no time at all: nothing could live that long")
+    return seconds
+
+
+def _read_seconds(value: object, most: int, called: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
@@ -71,8 +83,8 @@ def read_duration_or_zero(value: object) -> float:
         raise ValueError(
             f'expected a duration such as "250ms", "5s" or "1m", or a number of seconds, got {shown(value)}'
         )
-    if not 0 <= seconds <= 86_400:
-        raise ValueError(f"{shown(value)} is not between nothing and a day")
+    if not 0 <= seconds <= most:
+        raise ValueError(f"{shown(value)} is not between nothing and {called}")
     return seconds
 
 

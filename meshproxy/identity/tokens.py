@@ -68,7 +68,7 @@ class Issuer:
     leeway: float = 60.0
     """Seconds that its clock and ours may differ."""
     max_lifetime: float = 86_400.0
-    """The longest from `iat` to `exp`. A day is what issuers give at most; a token for years is a password."""
+    """The longest from `iat` to `exp`, in seconds."""
     is_sts: bool = field(init=False)
 
     def __post_init__(self) -> None:

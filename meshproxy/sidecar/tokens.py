@@ -135,6 +135,7 @@ class Tokens:
                 audiences=frozenset(issuer.audiences),
                 keys=keys,
                 leeway=issuer.leeway,
+                max_lifetime=issuer.max_lifetime,
             ),
             keys,
             refresher,

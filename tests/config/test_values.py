@@ -32,6 +32,14 @@ def test_what_is_no_duration(bad: object) -> None:
         values.read_duration(bad)
 
 
+def test_lifetimes_may_be_longer_than_a_day() -> None:
+    assert values.read_lifetime("168h") == 604_800.0
+    assert values.read_lifetime("8784h") == 366 * 86_400
+    for bad in ("8785h", 366 * 86_400 + 1, "0s", 0, "7d", None):
+        with pytest.raises(ValueError):
+            values.read_lifetime(bad)
+
+
 def test_nothing_is_a_duration_only_where_it_makes_sense() -> None:
     assert values.read_duration_or_zero(0) == 0.0
     assert values.read_duration_or_zero("0s") == 0.0

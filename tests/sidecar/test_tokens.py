@@ -16,11 +16,13 @@ from meshproxy.config import schema
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.identity.tokens import TokenVerifier
+from meshproxy.refusal import Refusal
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.transport.outbox import Outbox
 
 CORP = DevelopmentIssuer(algorithm="ES256")
+DAY = 86_400
 
 
 def issuer(**changed: Any) -> schema.Issuer:
@@ -34,8 +36,9 @@ async def tokens() -> Tokens:
     return Tokens(Metrics(), Outbox(asyncio.get_running_loop()))
 
 
-def bearer() -> bytes:
-    return b"Bearer " + CORP.token("quoter").encode()
+def bearer(lifetime: float = 300, age: float = 0) -> bytes:
+    issued = int(time() - age)
+    return b"Bearer " + CORP.token("quoter", iat=issued, exp=int(issued + lifetime)).encode()
 
 
 def build(tokens: Tokens, *issuers: schema.Issuer) -> TokenVerifier:
@@ -67,6 +70,30 @@ async def test_an_issuer_that_a_reload_does_not_touch_keeps_its_keys(tokens: Tok
     assert gone not in tokens._known.values()
     build(tokens, issuer(leeway=30))
     assert known not in tokens._known.values()
+
+
+@pytest.mark.parametrize(
+    ("changed", "lifetime", "age", "why"),
+    [
+        ({}, DAY, 0, None),
+        ({}, DAY + 1, 0, "for longer than 86400 seconds"),
+        ({"maxLifetime": 3 * DAY}, 3 * DAY, 0, None),
+        ({"maxLifetime": 3 * DAY}, 3 * DAY + 1, 0, "for longer than 259200 seconds"),
+        ({"maxLifetime": 300}, 301, 0, "for longer than 300 seconds"),
+        ({}, 100, 130, None),
+        ({}, 100, 170, "expired"),
+        ({"leeway": 0}, 100, 130, "expired"),
+    ],
+)
+async def test_how_long_a_token_is_believed(
+    tokens: Tokens, changed: dict[str, Any], lifetime: int, age: int, why: str | None
+) -> None:
+    verifier = build(tokens, issuer(**changed))
+    if why is None:
+        assert verifier.verify(bearer(lifetime, age), time()).subject == "quoter"
+    else:
+        with pytest.raises(Refusal, match=why):
+            verifier.verify(bearer(lifetime, age), time())
 
 
 async def test_keys_that_cannot_be_used(tokens: Tokens) -> None:
