@@ -102,7 +102,8 @@ class OwnIdentity:
     workload: Workload
     """Who we are; its `not_after` is when we stop being it."""
     server: ssl.SSLContext
-    client: ssl.SSLContext
+    client: ssl.SSLContext | None
+    """None where it was not asked for."""
     warnings: tuple[str, ...]
 
 
@@ -111,6 +112,7 @@ def own_identity(
     trust_domain: str,
     now: float,
     *,
+    needs_client: bool = True,
     mtls: Literal["strict", "permissive"] = "strict",
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     server_protocols: Sequence[str] = SERVER_PROTOCOLS,
@@ -118,10 +120,14 @@ def own_identity(
 ) -> OwnIdentity:
     """Contexts for both directions, proven against each other; about 5 ms of CPU.
 
+    Where nothing connects into the mesh, a certificate for servers alone is enough: X509-SVID section 4.4 demands both
+    usages of an SVID, but many authorities issue servers with serverAuth only, and it harms nobody here.
+
     Args:
         credentials: what was read.
         trust_domain: the mesh's; our certificate must be of it.
         now: seconds since the epoch.
+        needs_client: also for connections into the mesh.
         mtls: see `server_context`.
         minimum_version: of TLS, for both.
         server_protocols: ALPN of the server context.
@@ -133,13 +139,16 @@ def own_identity(
     leaf = _leaf(credentials.certificate_pem)
     try:
         workload = read_peer(leaf, trust_domain, now, PeerRole.SERVER)
-        read_peer(leaf, trust_domain, now, PeerRole.CLIENT)
+        if needs_client:
+            read_peer(leaf, trust_domain, now, PeerRole.CLIENT)
     except PeerRefused as refused:
         reason = "expired" if refused.reason in ("expired", "not-yet-valid") else "not-an-svid"
         raise CertificateError(reason, f"our own certificate: {refused.message}") from None
     server = server_context(credentials, mtls=mtls, minimum_version=minimum_version, protocols=server_protocols)
-    client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
-    if prove(server, client) != leaf:
+    client = None
+    if needs_client:
+        client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
+    if (prove(server, client) if client is not None else _prove_alone(server, credentials)) != leaf:
         raise CertificateError("handshake", "the certificate that TLS serves is not the first of the certificate file")
     return OwnIdentity(workload, server, client, credentials.warnings)
 
@@ -172,12 +181,13 @@ def client_context(
     *,
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     protocols: Sequence[str] = CLIENT_PROTOCOLS,
+    shows_certificate: bool = True,
 ) -> ssl.SSLContext:
     """A context for connections into the mesh. Not proven: see `prove`.
 
     Names are not checked: who the server is, is its SPIFFE id, which the connector reads with `PeerRole.SERVER`.
     """
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, credentials, minimum_version, protocols)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, credentials, minimum_version, protocols, shows_certificate)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -215,8 +225,26 @@ def prove(server: ssl.SSLContext, client: ssl.SSLContext) -> bytes:
     return leaf
 
 
+def _prove_alone(server: ssl.SSLContext, credentials: Credentials) -> bytes:
+    """What `prove` does, for a leaf that may not be a client's: the client shows none and is asked for none.
+
+    Only for a context that serves nobody yet. Nothing of it but `verify_mode` differs meanwhile, so key, chain and
+    protocols are proven as they will serve, and the bundle by the client, which verifies the leaf with it.
+    """
+    demanded = server.verify_mode
+    server.verify_mode = ssl.CERT_NONE
+    try:
+        return prove(server, client_context(credentials, shows_certificate=False))
+    finally:
+        server.verify_mode = demanded
+
+
 def _context(
-    protocol: int, credentials: Credentials, minimum_version: ssl.TLSVersion, protocols: Sequence[str]
+    protocol: int,
+    credentials: Credentials,
+    minimum_version: ssl.TLSVersion,
+    protocols: Sequence[str],
+    shows_certificate: bool = True,
 ) -> ssl.SSLContext:
     """What both directions share."""
     context = ssl.SSLContext(protocol)
@@ -230,7 +258,8 @@ def _context(
     # ones lack (key identifiers), and what SPIFFE asks of a leaf is checked by `read_peer`.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     _load_trust(context, credentials.bundle_pem)
-    _load_pair(context, credentials)
+    if shows_certificate:
+        _load_pair(context, credentials)
     return context
 
 

@@ -76,7 +76,10 @@ def read_identity(documents: Documents, now: float) -> OwnIdentity | None:
     files = identity.files
     credentials = IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle)).read()
     minimum = ssl.TLSVersion.TLSv1_2 if mesh.tls.min_version == "1.2" else ssl.TLSVersion.TLSv1_3
-    return own_identity(credentials, mesh.trust_domain, now, mtls=mesh.mtls, minimum_version=minimum)
+    # Calls come in, and go on to model servers beside us: nothing connects into the mesh.
+    return own_identity(
+        credentials, mesh.trust_domain, now, needs_client=False, mtls=mesh.mtls, minimum_version=minimum
+    )
 
 
 class Clusters:

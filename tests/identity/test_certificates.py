@@ -42,18 +42,19 @@ def own(leaf: IssuedCertificate = LEAF, bundle: bytes = CA.bundle_pem) -> OwnIde
     return own_identity(credentials(leaf, bundle), DOMAIN, time())
 
 
-def reason(given: Credentials) -> str:
+def reason(given: Credentials, needs_client: bool = True) -> str:
     with pytest.raises(CertificateError) as caught:
-        own_identity(given, DOMAIN, time())
+        own_identity(given, DOMAIN, time(), needs_client=needs_client)
     assert "\n" not in caught.value.message
     assert b"PRIVATE" not in caught.value.message.encode()
     return caught.value.reason
 
 
 def handshake(
-    server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None
+    server: ssl.SSLContext, client: ssl.SSLContext | None, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Both ends after a handshake in memory and a byte each way, which carries what TLS 1.3 says after it."""
+    assert client is not None
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_end = client.wrap_bio(to_client, to_server, session=session)
     server_end = server.wrap_bio(to_server, to_client, server_side=True)
@@ -225,19 +226,50 @@ EXPIRED = DevelopmentCA.create(DOMAIN, lifetime=timedelta(seconds=-1))
         pytest.param(credentials(CA.issue()), "not-an-svid", id="no-spiffe-id"),
         pytest.param(credentials(CA.issue("spiffe://other.example/a")), "not-an-svid", id="other-trust-domain"),
         pytest.param(
-            credentials(CA.issue(ID, extended_key_usage=[ExtendedKeyUsageOID.SERVER_AUTH])),
-            "not-an-svid",
-            id="server-only",
-        ),
-        pytest.param(
             credentials(CA.issue(ID, extended_key_usage=[ExtendedKeyUsageOID.CLIENT_AUTH])),
             "not-an-svid",
             id="client-only",
         ),
     ],
 )
-def test_identities_that_cannot_be_used(given: Credentials, expected: str) -> None:
-    assert reason(given) == expected
+@pytest.mark.parametrize("needs_client", [True, False])
+def test_identities_that_cannot_be_used(given: Credentials, expected: str, needs_client: bool) -> None:
+    assert reason(given, needs_client) == expected
+
+
+SERVER_ONLY = CA.issue(ID, dns=["models.example"], extended_key_usage=[ExtendedKeyUsageOID.SERVER_AUTH])
+
+
+@pytest.mark.parametrize("leaf", [LEAF, SERVER_ONLY])
+def test_who_never_connects_needs_no_certificate_for_it(leaf: IssuedCertificate, tmp_path: Path) -> None:
+    identity = own_identity(credentials(leaf), DOMAIN, time(), needs_client=False)
+    assert identity.client is None
+    assert identity.workload.spiffe_id == ID
+    # What the proof asked for and did not ask for is gone: clients are verified as ever.
+    server_end, client_end = handshake(identity.server, bare_client(LEAF, tmp_path))
+    assert client_end.getpeercert(binary_form=True) == leaf.der
+    assert server_end.getpeercert(binary_form=True) == LEAF.der
+    for bad in (None, OTHER.issue(ID), SERVER_ONLY):
+        with pytest.raises(ssl.SSLError):
+            handshake(identity.server, bare_client(bad, tmp_path))
+
+
+def test_permissive_stays_permissive_without_a_client(tmp_path: Path) -> None:
+    server = own_identity(credentials(SERVER_ONLY), DOMAIN, time(), needs_client=False, mtls="permissive").server
+    assert handshake(server, bare_client(None, tmp_path))[0].getpeercert(binary_form=True) is None
+    assert handshake(server, bare_client(LEAF, tmp_path))[0].getpeercert(binary_form=True) == LEAF.der
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(server, bare_client(OTHER.issue(ID), tmp_path))
+
+
+def test_who_connects_needs_a_certificate_for_it() -> None:
+    assert reason(credentials(SERVER_ONLY)) == "not-an-svid"
+
+
+def test_dns_names_may_stand_beside_the_id() -> None:
+    """X509-SVID section 2: one URI, and whatever names of other types."""
+    leaf = CA.issue(ID, dns=["localhost", "serving.models.svc", "*.models.example"])
+    assert own(leaf).workload.spiffe_id == ID
 
 
 def test_a_failed_change_leaves_the_old_contexts_whole() -> None:
