@@ -352,6 +352,10 @@ VIOLATIONS: dict[str, tuple[Script, ErrorCode]] = {
         lambda t: t.head(1, t.POST) + frame(CONTINUATION, 4, 1, b""),
         ErrorCode.PROTOCOL_ERROR,
     ),
+    "CONTINUATION after END_HEADERS in another": (
+        lambda t: frame(HEADERS, 0, 1, t.block(t.POST)) + frame(CONTINUATION, 4, 1, b"") * 2,
+        ErrorCode.PROTOCOL_ERROR,
+    ),
     "CONTINUATION of another stream": (
         lambda t: frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, 4, 3, b""),
         ErrorCode.PROTOCOL_ERROR,

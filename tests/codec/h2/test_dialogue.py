@@ -130,5 +130,10 @@ def test_bodies_arrive(
             break
     assert server.taken == ups
     assert client.taken == downs
+    for end, window in ((server, connection_windows[0]), (client, connection_windows[1])):
+        for owed in end.owed:
+            end.connection.credit(*owed)
+        # Every byte of the window is at the peer's disposal or about to be given back.
+        assert end.connection._room + end.connection._owed == window
     assert client.connection.is_idle
     assert server.connection.is_idle

@@ -239,6 +239,19 @@ def test_a_repeated_head_is_shared_until_the_table_changes() -> None:
         reader.request(block)
 
 
+def test_kept_responses_and_trailers_are_forgotten_as_well() -> None:
+    encoder = hpack.Encoder()
+    reader = HeadReader(Limits())
+    reader.response(encoder.encode([(b":status", b"200"), (b"x-a", b"1")]))
+    block = encoder.encode([(b":status", b"200"), (b"x-a", b"1")])
+    assert reader.response(block) is reader.response(block)
+    trailers = encoder.encode([(b"x-a", b"1")])
+    assert reader.trailers(trailers) is reader.trailers(trailers) == ((b"x-a", b"1"),)
+    reader.skip(encoder.encode([(b"x-a", b"2")]))
+    assert reader.response(block).headers == ((b"x-a", b"2"),)
+    assert reader.trailers(trailers) == ((b"x-a", b"2"),)
+
+
 def test_a_kept_head_does_not_pass_for_trailers_or_a_response() -> None:
     reader = HeadReader(Limits())
     block = encode(HEAD)
