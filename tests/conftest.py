@@ -19,3 +19,8 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Every async test runs on both loops that a sidecar may run on."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Long bytes make names that nobody can read or type, and compressed ones differ between the processes of a run."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 24 else None
