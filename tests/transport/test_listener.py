@@ -1,0 +1,618 @@
+"""Real sockets of this machine, in memory on one loop: what is accepted, and what becomes of everything that is not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import GoneAway, RequestHead, ResponseHead
+from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity.certificates import Credentials, client_context, server_context
+from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.listener import Listener, PeerRejected, Security, format_address
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+DOMAIN = "dev.example"
+CA = DevelopmentCA.create(DOMAIN)
+
+
+def credentials(account: str) -> Credentials:
+    leaf = CA.issue(f"spiffe://{DOMAIN}/ns/tests/sa/{account}")
+    return Credentials(leaf.certificate_pem, leaf.key_pem, CA.bundle_pem)
+
+
+SERVER, CLIENT = credentials("server"), credentials("client")
+
+
+def tls_client(*protocols: str) -> ssl.SSLContext:
+    """A client that shows a certificate."""
+    return client_context(CLIENT, protocols=protocols)
+
+
+def no_certificate() -> ssl.SSLContext:
+    """One that has none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=CA.bundle_pem.decode())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Counted:
+    """What the port reports, and something to wait for."""
+
+    def __init__(self) -> None:
+        self.handshakes: list[str] = []
+        self.limits: list[str] = []
+        self.open = 0
+        self._changed = asyncio.Event()
+
+    def handshake(self, result: str) -> None:
+        self.handshakes.append(result)
+        self._changed.set()
+
+    def connection(self, protocol: str, change: int) -> None:
+        self.open += change
+        self._changed.set()
+
+    def limit(self, name: str) -> None:
+        self.limits.append(name)
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+class Sink:
+    """Reads a request to its end and answers with who asked."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        self._stream.credit(flow)
+        if end:
+            self.answer()
+
+    def answer(self) -> None:
+        facts = self._stream.facts
+        body = f"{facts.protocol} {facts.tls_version or 'plain'} {facts.alpn or '-'} {facts.peer}".encode()
+        self._stream.send_response(200, (), end=False, length=len(body))
+        self._stream.send_data(body, end=True)
+
+    def trailers_received(self, headers: Any) -> None: ...
+    def rejected(self, rejected: Any) -> None: ...
+    def reset_received(self, code: int, reason: str) -> None: ...
+    def drained(self) -> None: ...
+    def head_received(self, head: Any) -> None: ...
+
+
+@dataclass
+class Port:
+    """A listener that listens, and what it said."""
+
+    listener: Listener
+    counted: Counted
+    mistakes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        return int(self.listener.address.rpartition(":")[2])
+
+    async def connect(self, context: ssl.SSLContext | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(
+            "127.0.0.1", self.number, ssl=context, server_hostname="" if context else None
+        )
+
+
+def identify(der: bytes | None) -> object:
+    return None if der is None else "somebody"
+
+
+@asynccontextmanager
+async def listening(
+    security: Security = Security.PLAINTEXT,
+    *,
+    times: Times | None = None,
+    identify: Any = identify,
+    max_connections: int = 100,
+) -> AsyncIterator[Port]:
+    loop = asyncio.get_running_loop()
+    counted = Counted()
+    reaper = Reaper(loop)
+    contexts = {
+        Security.TLS: server_context(SERVER),
+        Security.EITHER: server_context(SERVER, mtls="permissive"),
+        Security.PLAINTEXT: None,
+    }
+
+    def serve(stream: Any, head: RequestHead) -> None:
+        stream.sink = Sink(stream)
+        if head.end:
+            stream.sink.answer()
+
+    def reject(stream: Any, rejected: Any) -> None:
+        stream.sink = Sink(stream)
+        stream.send_response(rejected.status, (), end=False, length=0)
+        stream.send_data(b"", end=True)
+
+    listener = Listener(
+        direction="inbound",
+        driving=Driving(
+            loop=loop,
+            outbox=Outbox(loop),
+            reaper=reaper,
+            limits=Limits(),
+            times=times or Times(),
+            on_limit=counted.limit,
+        ),
+        serve=serve,
+        reject=reject,
+        events=counted,
+        security=security,
+        context=contexts[security],
+        identify=identify,
+        max_connections=max_connections,
+    )
+    listener.listen("127.0.0.1", 0)
+    reaper.start()
+    port = Port(listener, counted)
+    loop.set_exception_handler(lambda loop, context: port.mistakes.append(context))
+    try:
+        yield port
+    finally:
+        await listener.close()
+        await counted.until(lambda: not counted.open)
+        reaper.stop()
+        gc.collect(1)  # what a forgotten task has to say
+        await asyncio.sleep(0)
+    assert port.mistakes == []
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: bytes = b"GET") -> bytes:
+    """One HTTP/1.1 exchange; the answer's body."""
+    writer.write(method + b" / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return await reader.readexactly(length)
+
+
+async def ask_h2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """One HTTP/2 exchange, with prior knowledge."""
+    codec = H2Connection(Role.CLIENT, Limits(), 0.0)
+    codec.send_request(b"GET", b"http", b"x", b"/", (), end=True)
+    writer.write(codec.take_output())
+    body = b""
+    while data := await reader.read(65_536):
+        for event in codec.receive(data, 0.0):
+            if not isinstance(event, ResponseHead):
+                body += getattr(event, "data", b"")
+                if getattr(event, "end", False):
+                    return body
+    raise AssertionError("the connection ended without an answer")
+
+
+async def leave(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except OSError:
+        pass
+
+
+class TestWhatIsSpoken:
+    @pytest.mark.parametrize("security", [Security.PLAINTEXT, Security.EITHER], ids=["disabled", "permissive"])
+    async def test_plaintext_of_both_versions_by_the_first_bytes(self, security: Security) -> None:
+        async with listening(security) as port:
+            for asking, said in ((ask, b"HTTP/1.1 plain - None"), (ask_h2, b"HTTP/2 plain - None")):
+                reader, writer = await port.connect()
+                assert await asking(reader, writer) == said
+                await leave(writer)
+            assert port.counted.handshakes == []
+
+    async def test_first_bytes_that_come_one_by_one(self) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            for byte in b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n":  # P is the preface's first, too
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await leave(writer)
+
+    @pytest.mark.parametrize("security", [Security.TLS, Security.EITHER], ids=["strict", "permissive"])
+    @pytest.mark.parametrize(
+        ("protocols", "asking", "said"),
+        [
+            (("h2", "http/1.1"), ask_h2, b"HTTP/2 TLSv1.3 h2 somebody"),
+            (("http/1.1",), ask, b"HTTP/1.1 TLSv1.3 http/1.1 somebody"),
+            (("spdy/1",), ask, b"HTTP/1.1 TLSv1.3 - somebody"),
+            (("spdy/1",), ask_h2, b"HTTP/2 TLSv1.3 - somebody"),
+        ],
+        ids=["h2", "http/1.1", "neither, HTTP/1.1", "neither, HTTP/2"],
+    )
+    async def test_tls_by_alpn_or_by_the_first_bytes(
+        self, security: Security, protocols: tuple[str, ...], asking: Callable[..., Awaitable[bytes]], said: bytes
+    ) -> None:
+        async with listening(security) as port:
+            reader, writer = await port.connect(tls_client(*protocols))
+            assert await asking(reader, writer) == said
+            assert port.counted.handshakes == ["ok"]
+            await leave(writer)
+
+    async def test_no_certificate_in_permissive_mode_is_nobody(self) -> None:
+        async with listening(Security.EITHER) as port:
+            reader, writer = await port.connect(no_certificate())
+            assert await ask(reader, writer) == b"HTTP/1.1 TLSv1.3 http/1.1 None"
+            await leave(writer)
+
+    async def test_neither_version_is_not_answered(self) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            writer.write(b"EHLO mail.example\r\n")
+            assert await reader.read() == b""
+            await leave(writer)
+
+    async def test_a_broken_request_line_of_http_is_answered(self) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            writer.write(b"GET  / HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+            await leave(writer)
+
+
+async def expect_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Nothing but the end comes: a close, or a break."""
+    try:
+        while data := await reader.read(65_536):
+            assert not data.startswith(b"HTTP/")
+    except OSError:
+        pass
+    await leave(writer)
+
+
+class TestWhatIsRefused:
+    async def test_strict_refuses_no_certificate(self) -> None:
+        async with listening(Security.TLS) as port:
+            reader, writer = await port.connect(no_certificate())  # TLS 1.3: the client is done before it is refused
+            await expect_end(reader, writer)
+            await port.counted.until(lambda: port.counted.handshakes == ["failed"])
+            assert port.counted.open == 0
+
+    async def test_strict_refuses_plaintext(self) -> None:
+        async with listening(Security.TLS) as port:
+            reader, writer = await port.connect()
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await expect_end(reader, writer)
+            await port.counted.until(lambda: port.counted.handshakes == ["failed"])
+
+    async def test_a_certificate_of_nobody_we_know_is_closed(self, caplog: pytest.LogCaptureFixture) -> None:
+        def refuse(der: bytes | None) -> object:
+            raise PeerRejected("the trust domain is another one")
+
+        caplog.set_level("INFO")
+        async with listening(Security.TLS, identify=refuse) as port:
+            reader, writer = await port.connect(tls_client("h2"))
+            await expect_end(reader, writer)
+            await port.counted.until(lambda: port.counted.handshakes == ["rejected"])
+            assert port.counted.open == 0
+        assert "the trust domain is another one" in caplog.text
+
+    @pytest.mark.parametrize("security", list(Security), ids=lambda security: security.value)
+    async def test_who_says_nothing_is_given_up(self, security: Security) -> None:
+        async with listening(security, times=Times(handshake=0.1, head=0.1)) as port:
+            reader, writer = await port.connect()
+            await expect_end(reader, writer)
+            if security is Security.PLAINTEXT:
+                assert port.counted.limits == ["head_time"]
+            else:
+                await port.counted.until(lambda: port.counted.handshakes == ["timeout"])
+
+    async def test_a_handshake_that_stops_half_way_is_given_up(self) -> None:
+        async with listening(Security.EITHER, times=Times(handshake=0.1)) as port:
+            reader, writer = await port.connect()
+            writer.write(b"\x16\x03\x01\x02\x00\x01")
+            await expect_end(reader, writer)
+            await port.counted.until(lambda: port.counted.handshakes == ["timeout"])
+
+    async def test_tls_without_alpn_that_says_nothing_is_given_up(self) -> None:
+        async with listening(Security.TLS, times=Times(head=0.1)) as port:
+            reader, writer = await port.connect(tls_client("spdy/1"))
+            await expect_end(reader, writer)
+            assert port.counted.limits == ["head_time"]
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def settled(port: Port) -> int:
+    """How many there are once nothing changes any more; nothing says when a connection that never was one is gone."""
+    async with asyncio.timeout(10):
+        seen = [-1]
+        while len({*seen[-5:]}) > 1 or len(seen) < 5 or port.counted.open or len(port.listener.driving.reaper):
+            seen.append(descriptors())
+            await asyncio.sleep(0.005)
+    return seen[-1]
+
+
+async def say_nothing_and_leave(port: Port) -> None:
+    _, writer = await port.connect()
+    await leave(writer)
+
+
+async def break_off(port: Port) -> None:
+    """A reset instead of an end."""
+    sock = socket.create_connection(("127.0.0.1", port.number))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.send(b"\x16")
+    sock.close()
+
+
+async def send(port: Port, data: bytes) -> None:
+    _, writer = await port.connect()
+    writer.write(data)
+    await leave(writer)
+
+
+async def shake_hands_without_a_certificate(port: Port) -> None:
+    reader, writer = await port.connect(no_certificate())
+    await expect_end(reader, writer)
+
+
+async def be_served(port: Port) -> None:
+    reader, writer = await port.connect(tls_client("http/1.1"))
+    await ask(reader, writer)
+    await leave(writer)
+
+
+async def be_served_in_plain(port: Port) -> None:
+    reader, writer = await port.connect()
+    await ask(reader, writer)
+    await leave(writer)
+
+
+FATES: dict[str, tuple[Security, Callable[[Port], Awaitable[None]]]] = {
+    "leaves at once": (Security.TLS, say_nothing_and_leave),
+    "leaves a permissive port at once": (Security.EITHER, say_nothing_and_leave),
+    "leaves a plain port at once": (Security.PLAINTEXT, say_nothing_and_leave),
+    "breaks off": (Security.TLS, break_off),
+    "breaks off at a permissive port": (Security.EITHER, break_off),
+    "breaks off at a plain port": (Security.PLAINTEXT, break_off),
+    "talks nonsense": (Security.TLS, lambda port: send(port, b"\x16\x03\x01\x00\x05hello")),
+    "talks nonsense in plain": (Security.PLAINTEXT, lambda port: send(port, b"\0\0\0\n")),
+    "begins and leaves": (Security.EITHER, lambda port: send(port, b"\x16\x03")),
+    "begins in plain and leaves": (Security.PLAINTEXT, lambda port: send(port, b"PRI * HT")),
+    "shows no certificate": (Security.TLS, shake_hands_without_a_certificate),
+    "is served": (Security.TLS, be_served),
+    "is served in plain": (Security.EITHER, be_served_in_plain),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+async def test_no_descriptor_is_left_behind(fate: str) -> None:
+    security, live = FATES[fate]
+    async with listening(security) as port:
+        await live(port)
+        before = await settled(port)  # what a loop opens for itself stays
+        for _ in range(10):
+            await live(port)
+        assert await settled(port) <= before
+
+
+async def test_a_mistake_of_ours_costs_one_connection_and_no_descriptor(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(der: bytes | None) -> object:
+        raise RuntimeError("a mistake of ours")
+
+    async with listening(Security.TLS, identify=fail) as port:
+        reader, writer = await port.connect(tls_client("http/1.1"))
+        await expect_end(reader, writer)
+        port.listener.identify = identify
+        reader, writer = await port.connect(tls_client("http/1.1"))
+        assert await ask(reader, writer)
+        await leave(writer)
+        before = await settled(port)
+        port.listener.identify = fail
+        for _ in range(3):
+            await expect_end(*await port.connect(tls_client("http/1.1")))
+        assert await settled(port) <= before
+        port.mistakes.clear()  # it may be said in either way
+
+
+class TestHowMany:
+    async def test_beyond_the_limit_they_wait(self) -> None:
+        async with listening(max_connections=2) as port:
+            first = await port.connect()
+            second = await port.connect()
+            assert await ask(*first)
+            assert await ask(*second)
+            third = await port.connect()  # by the kernel
+            third[1].write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await port.counted.until(lambda: "connections" in port.counted.limits)
+            assert port.counted.open == 2
+            await leave(first[1])
+            assert (await third[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await leave(second[1])
+            await leave(third[1])
+
+    @pytest.mark.parametrize("security", [Security.PLAINTEXT, Security.TLS], ids=["plaintext", "TLS without ALPN"])
+    async def test_those_who_say_nothing_count(self, security: Security) -> None:
+        async with listening(security, max_connections=2) as port:
+            context = tls_client("spdy/1") if security is Security.TLS else None
+            silent = [await port.connect(context) for _ in range(2)]
+            last = await port.connect()
+            await port.counted.until(lambda: "connections" in port.counted.limits)
+            for _, writer in (*silent, last):
+                await leave(writer)
+
+    async def test_no_descriptors_left_is_waited_out(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        refusals = [
+            OSError(errno.EMFILE, "Too many open files"),
+            OSError(errno.ENFILE, "Too many open files in system"),
+        ]
+        accept = socket.socket.accept
+
+        def accept_or_fail(self: socket.socket) -> Any:
+            if refusals:
+                raise refusals.pop()
+            return accept(self)
+
+        monkeypatch.setattr(socket.socket, "accept", accept_or_fail)
+        async with listening() as port:
+            reader, writer = await port.connect()
+            assert await ask(reader, writer)
+            await leave(writer)
+            assert port.counted.limits == ["descriptors"] * 2
+        assert "trying again shortly" in caplog.text
+
+
+class TestItsEnd:
+    async def test_a_port_that_is_taken_says_so(self) -> None:
+        async with listening() as port:
+            with pytest.raises(OSError, match="in use"):
+                port.listener.listen("127.0.0.1", port.number)
+            reader, writer = await port.connect()
+            assert await ask(reader, writer)
+            await leave(writer)
+
+    async def test_closing_the_port_touches_no_connection(self) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            assert await ask(reader, writer)
+            port.listener.stop_accepting()
+            with pytest.raises(OSError):
+                await port.connect()
+            assert await ask(reader, writer)
+            await leave(writer)
+
+    async def test_draining_asks_everyone_to_go_elsewhere(self) -> None:
+        async with listening(Security.EITHER) as port:
+            old_h1, h2 = await port.connect(), await port.connect()
+            assert await ask(*old_h1)
+            assert await ask_h2(*h2)
+            port.listener.drain()
+            new_h1 = await port.connect()
+            for reader, writer in (old_h1, new_h1):
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                answer = await reader.read()
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"\r\nconnection: close\r\n" in answer
+                await leave(writer)
+            codec = H2Connection(Role.CLIENT, Limits(), 0.0)
+            codec.receive(b"\0\0\0\4\0\0\0\0\0", 0.0)
+            events = codec.receive(await h2[0].read(65_536), 0.0)
+            assert any(isinstance(event, GoneAway) for event in events)
+            await leave(h2[1])
+
+    async def test_it_is_quiet_between_requests_only(self) -> None:
+        async def until(is_quiet: bool) -> None:
+            async with asyncio.timeout(10):
+                while port.listener.is_quiet is not is_quiet:
+                    await asyncio.sleep(0.001)
+
+        async with listening(Security.TLS) as port:
+            await until(True)
+            _, beginning = await port.connect()
+            beginning.write(b"\x16")
+            await until(False)
+            await leave(beginning)
+            await until(True)
+            reader, writer = await port.connect(tls_client("http/1.1"))
+            assert await ask(reader, writer)
+            await until(True)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n")
+            await until(False)
+            writer.write(b"end")
+            await reader.readuntil(b"\r\n\r\n")
+            await until(True)
+            await leave(writer)
+
+    async def test_closing_ends_everything_that_stands(self) -> None:
+        async with listening(Security.EITHER, times=Times(handshake=60, head=60)) as port:
+            idle = await port.connect()
+            assert await ask(*idle)
+            busy = await port.connect()
+            busy[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n")
+            silent = await port.connect()
+            handshaking = await port.connect()
+            handshaking[1].write(b"\x16\x03")
+            undecided = await port.connect()
+            undecided[1].write(b"PRI")
+            await port.counted.until(lambda: port.counted.open == 2)
+            await port.listener.close()
+            async with asyncio.timeout(10):
+                for reader, writer in (idle, busy, silent, handshaking, undecided):
+                    await expect_end(reader, writer)
+
+    async def test_a_closed_port_can_be_had_again(self) -> None:
+        async with listening() as port:
+            number = port.number
+            await port.listener.close()
+            port.listener.listen("127.0.0.1", number)
+            reader, writer = await port.connect()
+            assert await ask(reader, writer)
+            await leave(writer)
+
+
+async def test_a_new_context_is_for_new_connections() -> None:
+    async with listening(Security.TLS) as port:
+        seen = []
+        connections = []
+        for own in (SERVER, credentials("server")):
+            port.listener.context = server_context(own)
+            reader, writer = await port.connect(tls_client("http/1.1"))
+            seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+            connections.append((reader, writer))
+        assert seen[0] != seen[1]
+        for reader, writer in connections:
+            assert await ask(reader, writer)
+            await leave(writer)
+
+
+def test_tls_needs_a_certificate() -> None:
+    with pytest.raises(ValueError, match="mtls permissive needs a certificate"):
+        Listener(
+            direction="inbound",
+            driving=Driving(
+                loop=None,  # type: ignore[arg-type]
+                outbox=None,  # type: ignore[arg-type]
+                reaper=None,  # type: ignore[arg-type]
+                limits=Limits(),
+                times=Times(),
+                on_limit=lambda name: None,
+            ),
+            serve=lambda stream, head: None,
+            reject=lambda stream, rejected: None,
+            events=None,  # type: ignore[arg-type]
+            security=Security.EITHER,
+            context=None,
+            identify=identify,
+            max_connections=1,
+        )
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [(("127.0.0.1", 80), "127.0.0.1:80"), (("::1", 80, 0, 0), "[::1]:80"), ("/run/socket", "/run/socket")],
+)
+def test_addresses(address: object, text: str) -> None:
+    assert format_address(address) == text
