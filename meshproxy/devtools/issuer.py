@@ -12,7 +12,7 @@ import json
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +79,7 @@ class DevelopmentIssuer:
         audience: str = DEFAULT_AUDIENCE,
         algorithm: str = "RS256",
         clients: Mapping[str, Client] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """A new issuer with one key.
 
@@ -87,11 +88,13 @@ class DevelopmentIssuer:
             audience: the `aud` of its tokens, unless asked for another.
             algorithm: RS256 or ES256.
             clients: who may ask the server for tokens, by client id.
+            clock: seconds since the epoch.
         """
         self.issuer = issuer
         self.audience = audience
         self.algorithm = algorithm
         self.clients = dict(clients or {})
+        self._clock = clock
         self.keys: list[SigningKey] = []
         self.is_down = False
         self.requests: list[str] = []
@@ -115,7 +118,7 @@ class DevelopmentIssuer:
 
     def claims(self, subject: str, *, expires_in: float = LIFETIME, **claims: object) -> dict[str, object]:
         """What a token of now says (RFC 9068 section 2.2). A claim that is given as None is left out."""
-        now = int(time.time())
+        now = int(self._clock())
         standard = {"iss": self.issuer, "sub": subject, "aud": self.audience, "iat": now, "exp": int(now + expires_in)}
         if expires_in <= 0:
             standard["iat"] = int(now + expires_in - LIFETIME)

@@ -31,9 +31,16 @@ from meshproxy.identity.tokens import (
 )
 from meshproxy.refusal import Reason, Refusal
 
-CORP = DevelopmentIssuer()
-OTHER = DevelopmentIssuer("https://login.dev.example.evil.example")
 NOW = float(int(time()))
+
+
+def new_issuer(url: str = "https://login.dev.example", algorithm: str = "RS256") -> DevelopmentIssuer:
+    """One for which it is always NOW: tests may run long after they were collected."""
+    return DevelopmentIssuer(url, algorithm=algorithm, clock=lambda: NOW)
+
+
+CORP = new_issuer()
+OTHER = new_issuer("https://login.dev.example.evil.example")
 RS_AND_ES = frozenset({"RS256", "ES256"})
 
 
@@ -128,7 +135,7 @@ def test_the_scheme_has_no_case(scheme: bytes) -> None:
 
 
 def test_es256() -> None:
-    issuer = DevelopmentIssuer(algorithm="ES256")
+    issuer = new_issuer(algorithm="ES256")
     assert verifier_of(issuer).verify(bearer(issuer.token()), NOW).subject == "quoter"
 
 
@@ -286,7 +293,7 @@ def test_signed_by_somebody_else() -> None:
 
 
 def test_es256_forgeries() -> None:
-    issuer = DevelopmentIssuer(algorithm="ES256")
+    issuer = new_issuer(algorithm="ES256")
     verifier = verifier_of(issuer)
     message, _, signature = issuer.token().rpartition(".")
     raw = base64.urlsafe_b64decode(signature + "==")
@@ -448,7 +455,7 @@ def test_without_keys_nobody_is_believed() -> None:
 
 
 def test_rotation() -> None:
-    issuer = DevelopmentIssuer(algorithm="ES256")
+    issuer = new_issuer(algorithm="ES256")
     keys = keys_of(issuer, refresh=300.0)
     verifier = TokenVerifier([Issuer("corp", issuer.issuer, frozenset({"models"}), keys)])
     old = bearer(issuer.token())
@@ -469,7 +476,7 @@ def test_rotation() -> None:
 
 
 def test_a_key_that_is_withdrawn_takes_its_tokens_along() -> None:
-    issuer = DevelopmentIssuer(algorithm="ES256")
+    issuer = new_issuer(algorithm="ES256")
     keys = keys_of(issuer)
     verifier = TokenVerifier([Issuer("corp", issuer.issuer, frozenset({"models"}), keys)])
     old = issuer.token()
@@ -490,7 +497,7 @@ def test_two_bad_tokens_while_keys_fail() -> None:
 
 
 def test_a_token_without_kid_among_several_keys() -> None:
-    issuer = DevelopmentIssuer(algorithm="ES256")
+    issuer = new_issuer(algorithm="ES256")
     issuer.rotate()
     token = issuer.sign({"kid": None}, issuer.claims("quoter"))
     assert "does not publish" in refusal(token, verifier_of(issuer)).message
@@ -529,7 +536,7 @@ def test_refused_tokens_are_not_remembered() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    issuer = DevelopmentIssuer(algorithm="ES256")
+    issuer = new_issuer(algorithm="ES256")
     verifier = verifier_of(issuer)
     first = bearer(issuer.token("first"))
     token = verifier.verify(first, NOW)
@@ -602,7 +609,7 @@ def test_a_token_or_a_refusal(authorization: bytes) -> None:
     assert isinstance(token, Token)
 
 
-ES = DevelopmentIssuer(algorithm="ES256")
+ES = new_issuer(algorithm="ES256")
 
 
 @settings(max_examples=100)
@@ -620,7 +627,8 @@ ES = DevelopmentIssuer(algorithm="ES256")
 )
 def test_never_laxer_than_pyjwt(issuer: DevelopmentIssuer, header: dict[str, Any], changed: dict[str, Any]) -> None:
     """Whatever we take, PyJWT takes too when it does all of the work by itself, and reads the same."""
-    token = issuer.sign(header, issuer.claims("quoter", **changed))
+    now = int(time())  # PyJWT looks at its own clock
+    token = issuer.sign(header, issuer.claims("quoter", **{"iat": now, "exp": now + 300, **changed}))
     try:
         ours = verifier_of(issuer).verify(bearer(token), time())
     except Refusal:
