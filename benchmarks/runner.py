@@ -76,7 +76,7 @@ class Runner:
         with _stopping(running):
             for name in work.peers:
                 if name in self.peers:
-                    with _recording(measured, name):
+                    with _recording(measured, name, running):
                         running[name] = self.context.start(self.peers[name], upstream, work)
                         uvloop.run(check_refusals(self.context, running[name], work.traffic.protocol))
             for number in range(rounds):
@@ -84,7 +84,7 @@ class Runner:
                 # Turned around every other round: nobody is always the one after the idle pause.
                 for name in names if number % 2 == 0 else reversed(names):
                     self.progress(work.name, number, rounds, name)
-                    with _recording(measured, name, running.get(name)):
+                    with _recording(measured, name, running):
                         if work.is_fresh:
                             _stop(running[name])
                             running[name] = self.context.start(self.peers[name], upstream, work)
@@ -109,14 +109,15 @@ class Runner:
 
 
 @contextmanager
-def _recording(measured: Measured, peer: str, running: Running | None = None) -> Iterator[None]:
+def _recording(measured: Measured, peer: str, running: dict[str, Running]) -> Iterator[None]:
     """Turns what may go wrong into the reason that stands in the result."""
     try:
         yield
     except (CannotRun, Failed, OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
-        if running is not None and running.child is not None and not running.child.is_running:
-            reason += f"; the process ended:\n{running.child.said()}"
+        child = running[peer].child if peer in running else None
+        if child is not None and not child.is_running:
+            reason += f"; the process ended:\n{child.said()}"
         measured.failures[peer] = reason
 
 

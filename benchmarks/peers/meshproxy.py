@@ -56,8 +56,11 @@ def documents(setting: Setting, port: int, admin: int) -> list[dict[str, Any]]:
         "trustBundle": str(credentials.bundle),
     }
     endpoint = {"rest": f"127.0.0.1:{setting.rest_upstream}", "grpc": f"127.0.0.1:{setting.grpc_upstream}"}
+    # Idle connections are kept for an hour, as Envoy does by default: thousands take minutes to open on a busy machine.
+    limits = {"idleTimeout": "1h"}
+    mesh = {"trustDomain": TRUST_DOMAIN, "mtls": "strict", "issuers": [issuer], "limits": limits}
     found = [
-        _document("MeshConfig", "mesh", {"trustDomain": TRUST_DOMAIN, "mtls": "strict", "issuers": [issuer]}),
+        _document("MeshConfig", "mesh", mesh),
         _document("ModelServer", "local", {"endpoints": [endpoint]}),
         _document(
             "Sidecar",
