@@ -37,7 +37,7 @@ def _facts(address: str, protocol: str) -> ConnectionFacts:
     return ConnectionFacts(direction="upstream", protocol=protocol, remote=address, local="")
 
 
-async def _connect(driving: Driving, address: str, protocol: asyncio.Protocol, timeout: float) -> None:
+async def _connect(driving: Driving, address: str, protocol: asyncio.BaseProtocol, timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):
             if address.startswith("/"):

@@ -23,7 +23,7 @@ CANCEL = 0x8
 class H1Driver(Connection):
     """What both roles do: one sink at a time, credit by pausing the socket, output through the codec."""
 
-    __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "sink")
+    __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "_window", "sink")
 
     def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
         super().__init__(driving, facts)
@@ -31,6 +31,8 @@ class H1Driver(Connection):
         self.sink: Sink | None = None
         """Reads the exchange under way; None between exchanges."""
         self._owed = 0
+        # A read brings up to 256 KiB at once (uvloop), so that what is owed overshoots; an HTTP/2 window cannot be.
+        self._window = driving.limits.stream_window // 4
         self._is_reading = True
         self._wants_drained = False
 
@@ -47,13 +49,13 @@ class H1Driver(Connection):
             self._read_on()
 
     def _read_on(self) -> None:
-        if self._owed < self.driving.limits.stream_window // 2 and not self._codec.has_buffered:
+        if self._owed < self._window // 2 and not self._codec.has_buffered:
             self._is_reading = True
             self.transport.resume_reading()
 
     def _owe(self, size: int) -> None:
         self._owed += size
-        if self._owed >= self.driving.limits.stream_window:
+        if self._owed >= self._window:
             self._stop_reading()
 
     def _stop_reading(self) -> None:

@@ -16,6 +16,7 @@ import ssl
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from meshproxy.transport.connection import Reading
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server, Reject
 from meshproxy.transport.h2 import H2Server
@@ -283,11 +284,12 @@ class Listener:
         self.driving.reaper.discard(arrival)
 
 
-class Arrival(asyncio.Protocol):
+class Arrival(Reading):
     """A connection until it is known which HTTP it speaks: by ALPN, or by the HTTP/2 preface (RFC 9113 section 3.4)."""
 
     def __init__(self, listener: Listener, remote: str) -> None:
         self._listener = listener
+        self.driving = listener.driving
         self._remote = remote
         self._received = b""
         self._transport: asyncio.Transport

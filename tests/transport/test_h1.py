@@ -67,7 +67,7 @@ class TestServer:
     def test_a_body_that_is_not_taken_stops_the_reading(
         self, server: H1Server, served: Any, transport: Any, driving: Driving
     ) -> None:
-        window = driving.limits.stream_window
+        window = driving.limits.stream_window // 4
         server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\n")
         (request,) = served.requests
         request.holds = True
@@ -324,7 +324,7 @@ class TestClient:
     def test_what_is_owed_is_forgiven_when_it_is_free_again(
         self, client: H1Client, ask: Any, transport: Any, pool: Pool, driving: Driving
     ) -> None:
-        window = driving.limits.stream_window
+        window = driving.limits.stream_window // 4
         sink = ask()
         sink.holds = True
         client.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (window + 1))
