@@ -96,7 +96,7 @@ class Pool(Generic[ConnectionT]):
         that nothing stays open."""
         self.is_closed = True
         if not self._waiting:
-            for task in self._tasks:
+            for task in tuple(self._tasks):
                 task.cancel()
 
     # What differs between the versions
@@ -144,6 +144,7 @@ class Pool(Generic[ConnectionT]):
         except asyncio.CancelledError:
             self._opening -= 1
             self.size -= 1
+            self._grow()  # for whoever came between the cancelling and now
             raise
         except ConnectError as refused:
             error = refused
