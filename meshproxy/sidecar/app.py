@@ -49,8 +49,11 @@ QUIET = 0.5
 """Seconds without a request after which nobody is left to drain for."""
 LOOK_PERIOD = 0.05
 """Seconds between two looks for that."""
-PART_SECONDS = 1.0
-"""How long connections that we have closed may take to be gone: what was written is sent until then."""
+PARTING_TURNS = 5
+"""Turns of the event loop within which everyone has heard of a connection that was broken off, TLS and all."""
+UPSTREAM_WINDOW = 1 << 30
+"""What all answers on one connection to a model server may hold together: as good as no limit, since all clients share
+it, and four that do not read would use up any that is a few streams wide. Each stream has its own."""
 ADMIN_CONNECTIONS = 64
 
 
@@ -95,7 +98,12 @@ class Sidecar:
             on_limit=self.limit,
         )
         upstream_driving = Driving(
-            loop=loop, outbox=outbox, reaper=self._reaper, limits=Limits(), times=Times(), on_limit=self.limit
+            loop=loop,
+            outbox=outbox,
+            reaper=self._reaper,
+            limits=Limits(connection_window=UPSTREAM_WINDOW),
+            times=Times(),
+            on_limit=self.limit,
         )
 
         # Stations: compiled from the documents, replaced by a reload.
@@ -213,11 +221,9 @@ class Sidecar:
     async def _close(self) -> None:
         await self.inbound.close()
         await self.admin.close()
-        # Closed is not gone: answers may be on their way out, and what was broken off is yet to be written down.
-        for _ in range(round(PART_SECONDS / LOOK_PERIOD)):
-            if not self.inbound.connections and not self.admin.connections:
-                break
-            await asyncio.sleep(LOOK_PERIOD)
+        # What was broken off is yet to be written down.
+        for _ in range(PARTING_TURNS):
+            await asyncio.sleep(0)
         await self._tokens.close()
         self._clusters.close()
         self._reaper.stop()
