@@ -14,7 +14,7 @@ from typing import Any
 SIDECAR = (sys.executable, "-m", "meshproxy.sidecar")
 """What `meshproxy sidecar` becomes, with this Python, installed or not. Its arguments are documents."""
 
-MODEL_SERVER = (sys.executable, "-m", "meshproxy.devtools.model_server", "--rest-port", "0", "--port", "0")
+MODEL_SERVER = (sys.executable, "-m", "meshproxy.cli.model_server", "--rest-port", "0", "--port", "0")
 """A development model server on free ports."""
 
 ISSUER = (sys.executable, "-m", "meshproxy.devtools.issuer", "--port", "0")

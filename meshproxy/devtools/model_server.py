@@ -20,7 +20,7 @@ from aiohttp.http_parser import RawRequestMessage
 from meshproxy.devtools import messages
 from meshproxy.devtools.model_rest import Rest
 from meshproxy.devtools.model_service import Service
-from meshproxy.devtools.models import Catalogue, Model, ServingError
+from meshproxy.devtools.models import Model, ServingError
 from meshproxy.refusal import GrpcStatus
 
 # TensorFlow Serving takes messages up to 2 GiB (model_servers/server.cc); gRPC's own default is 4 MiB.
@@ -132,45 +132,3 @@ async def serve(service: Service, host: str, rest_port: int, grpc_port: int, soc
     click.echo(json.dumps(listening))
     await stop.wait()
     await server.stop()
-
-
-@click.command("model-server")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--rest-port", default=8501, show_default=True, help="REST; 0 takes any free port.")
-@click.option("--port", "grpc_port", default=8500, show_default=True, help="gRPC; 0 takes any free port.")
-@click.option("--grpc-socket-path", default=None, help="A UNIX socket for gRPC, beside the port.")
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    default=["half_plus_two=1,2", "finance-prod=1,2"],
-    show_default=True,
-    metavar="NAME=VERSIONS",
-    help="A model and its versions; labels stable and canary point at the oldest and the newest.",
-)
-@click.option("--latency-ms", default=0.0, show_default=True, help="Milliseconds that every answer takes.")
-@click.option(
-    "--failure-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share answered UNAVAILABLE."
-)
-@click.option("--seed", default=None, type=int, help="Makes the failures the same in every run.")
-def command(
-    host: str,
-    rest_port: int,
-    grpc_port: int,
-    grpc_socket_path: str | None,
-    models: tuple[str, ...],
-    latency_ms: float,
-    failure_rate: float,
-    seed: int | None,
-) -> None:
-    """A stand-in for TensorFlow Serving with tiny models, for development."""
-    try:
-        catalogue = Catalogue(parse_models(models))
-    except ValueError:
-        raise click.BadParameter("each --model is NAME or NAME=1,2,...", param_hint="--model") from None
-    service = Service(catalogue, latency=latency_ms / 1000, failure_rate=failure_rate, seed=seed)
-    asyncio.run(serve(service, host, rest_port, grpc_port, grpc_socket_path))
-
-
-if __name__ == "__main__":
-    command()

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import asyncio
 import io
 import json
-import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -93,17 +90,3 @@ def test_models_are_named_with_their_versions() -> None:
     ]
     with pytest.raises(ValueError):
         parse_models(["a=x"])
-
-
-async def test_as_a_process_it_says_where_it_listens_and_stops_when_told() -> None:
-    arguments = ["--rest-port", "0", "--port", "0", "--model", "m=1"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "meshproxy.devtools.model_server", *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    said = json.loads(await process.stdout.readline())
-    assert said["event"] == "listening"
-    assert said["models"] == ["m"]
-    assert not said["rest"].endswith(":0")
-    process.send_signal(signal.SIGTERM)
-    assert await process.wait() == 0
