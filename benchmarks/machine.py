@@ -52,17 +52,25 @@ def _version(package: str) -> str | None:
 
 
 class Mood:
-    """How much of the machine others took meanwhile: the hypervisor (steal) and other processes."""
+    """What the machine was busy with meanwhile: us, other processes, and whoever shares the processor below."""
 
-    def __init__(self) -> None:
+    def __init__(self, our_cpu: float) -> None:
+        """
+        Args:
+            our_cpu: CPU seconds that our processes have had so far.
+        """
         self._begun = _jiffies()
+        self._our_cpu = our_cpu
 
-    def since(self) -> dict[str, float]:
-        """Shares of all cores' time since the beginning: `steal`, `busy` (everything that ran, ours included)."""
-        now = _jiffies()
-        passed = [later - earlier for later, earlier in zip(now, self._begun, strict=True)]
+    def since(self, our_cpu: float) -> dict[str, float]:
+        """Shares of all cores' time since the beginning: `machine_busy` (everything that ran), `machine_others` (what
+        ran and was not ours), `machine_steal` (what the hypervisor kept)."""
+        passed = [later - earlier for later, earlier in zip(_jiffies(), self._begun, strict=True)]
         total = sum(passed) or 1
-        return {"steal": passed[7] / total, "busy": 1 - (passed[3] + passed[4]) / total}
+        steal = passed[7] / total
+        busy = 1 - (passed[3] + passed[4]) / total - steal
+        ours = (our_cpu - self._our_cpu) * os.sysconf("SC_CLK_TCK") / total
+        return {"machine_busy": busy, "machine_others": max(0.0, busy - ours), "machine_steal": steal}
 
 
 def _jiffies() -> list[int]:

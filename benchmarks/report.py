@@ -87,9 +87,12 @@ def added(measured: Measured, peer: str, figure: str) -> list[float]:
 
 def hop_verdict(measured: Measured, peer: str) -> str | None:
     """What this peer's hop costs, in a sentence; None where it was not measured beside `direct`."""
+    disturbance = measured.disturbance()
     p50, p99 = added(measured, peer, "p50_ms"), added(measured, peer, "p99_ms")
     if not p50 or not p99:
         return None
+    if disturbance is not None:
+        return f"no verdict: {disturbance}"
     return verdict(spread(p50).median / 1e3, spread(p99).median / 1e3)
 
 
@@ -126,8 +129,9 @@ def table(measured: Measured) -> str:
     if is_latency:
         lines += [f"  {peer}: {sentence}" for peer in measured.figures if (sentence := hop_verdict(measured, peer))]
     lines += [f"  {peer}: no figure: {reason}" for peer, reason in measured.failures.items()]
-    if measured.mood:
-        lines.append(f"  machine: {measured.mood['busy']:.0%} busy, {measured.mood['steal']:.1%} stolen")
+    busy, others, steal = (measured.of_machine(share) for share in ("busy", "others", "steal"))
+    if busy is not None and others is not None and steal is not None:
+        lines.append(f"  machine: {busy:.0%} busy, {others:.0%} with other processes, {steal:.1%} stolen")
     return "\n".join(lines)
 
 

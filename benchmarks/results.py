@@ -40,7 +40,6 @@ def document(
                 "figures": measured.figures,
                 "failures": measured.failures,
                 "not_run": measured.not_run,
-                "machine": measured.mood,
                 "histograms": {peer: encoded(values) for peer, values in measured.latencies.items()},
             }
             for measured in results

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import resource
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from benchmarks.works.work import Work
 
 PROFILED = "meshproxy"
+OTHERS_BOUND = 0.1
+"""Share of the machine that other processes may take: beyond it, latencies are theirs."""
 
 Progress = Callable[[str, int, int, str], None]
 """Called with the work, the round (from 0), the number of rounds and the peer, before each measurement."""
@@ -41,13 +46,24 @@ class Measured:
     """By peer: why there are no (further) figures."""
     latencies: dict[str, array[float]] = field(default_factory=dict)
     """By peer: every latency of all rounds, in seconds."""
-    mood: dict[str, float] = field(default_factory=dict)
     not_run: str | None = None
     """Why nothing was measured, although nothing failed."""
 
     def series(self, peer: str, figure: str) -> list[float]:
         """One figure of one peer, round by round."""
         return [figures[figure] for figures in self.figures.get(peer, []) if figure in figures]
+
+    def of_machine(self, share: str) -> float | None:
+        """What the machine was busy with (see `machine.Mood`): the median of all measurements."""
+        values = [value for peer in self.figures for value in self.series(peer, f"machine_{share}")]
+        return median(values) if values else None
+
+    def disturbance(self) -> str | None:
+        """Why latencies of this work say little, if so."""
+        others = self.of_machine("others")
+        if others is None or others <= OTHERS_BOUND:
+            return None
+        return f"other processes took {others:.0%} of the machine, more than {OTHERS_BOUND:.0%}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,6 @@ class Runner:
         if cores < work.needs_cores:
             measured.not_run = f"needs {work.needs_cores} cores, here are {cores}"
             return measured
-        mood = Mood()
         rounds = min(self.rounds, work.at_most_rounds or self.rounds)
         upstream = self.context.upstream(work.traffic.reply)
         running: dict[str, Running] = {}
@@ -93,19 +108,27 @@ class Runner:
                         kept = self.context.take_latencies()
                         if kept is not None:
                             measured.latencies.setdefault(name, array("d")).extend(kept)
-        measured.mood = mood.since()
         return measured
 
     def _measure(self, work: Work, upstream: Upstream, name: str, running: Running, *, is_first: bool) -> Figures:
         gc.collect()
         profiler = self.profiler if is_first and name == PROFILED else None
-        if profiler is None or running.child is None:
-            return uvloop.run(work.measure(self.context, upstream, running, self.pace))
-        profiler.start(running.child.pid)
+        mood = Mood(_our_cpu(upstream, running))
+        if profiler is not None and running.child is not None:
+            profiler.start(running.child.pid)
         try:
-            return uvloop.run(work.measure(self.context, upstream, running, self.pace))
+            figures = uvloop.run(work.measure(self.context, upstream, running, self.pace))
         finally:
-            profiler.stop()
+            if profiler is not None:
+                profiler.stop()
+        return figures | mood.since(_our_cpu(upstream, running))
+
+
+def _our_cpu(upstream: Upstream, running: Running) -> float:
+    """CPU seconds of everything that belongs to a measurement, tools that it has waited for included."""
+    tools = resource.getrusage(resource.RUSAGE_CHILDREN)
+    proxy = running.child.cpu() if running.child is not None else 0.0
+    return time.process_time() + tools.ru_utime + tools.ru_stime + upstream.child.cpu() + proxy
 
 
 @contextmanager

@@ -72,7 +72,10 @@ def hop(figure: str) -> Callable[[Results, str], Found | None]:
 
     def find(results: Results, work: str) -> Found | None:
         measured = results.get(work)
-        return _range(added(measured, OURS, figure)) if measured is not None else None
+        if measured is None:
+            return None
+        disturbance = measured.disturbance()
+        return (None, f"noisy: {disturbance}") if disturbance else _range(added(measured, OURS, figure))
 
     return find
 
@@ -84,6 +87,9 @@ def hop_beyond_envoys(figure: str) -> Callable[[Results, str], Found | None]:
         measured = results.get(work)
         if measured is None:
             return None
+        disturbance = measured.disturbance()
+        if disturbance:
+            return None, f"noisy: {disturbance}"
         ours, theirs = measured.series(OURS, figure), measured.series(BASE, figure)
         if len(ours) != len(theirs):
             return None, "rounds are missing"

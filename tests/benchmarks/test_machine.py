@@ -13,8 +13,13 @@ def test_a_machine_is_described_well_enough_to_compare() -> None:
 
 
 def test_shares_of_the_machine_are_shares() -> None:
-    mood = Mood().since()
+    mood = Mood(0.0).since(0.0)
     assert all(0 <= share <= 1 for share in mood.values())
+    assert mood["machine_others"] <= mood["machine_busy"]
+
+
+def test_what_we_took_was_not_taken_by_others() -> None:
+    assert Mood(0.0).since(1e9)["machine_others"] == 0.0
 
 
 def test_a_process_that_is_gone_costs_nothing() -> None:

@@ -31,12 +31,12 @@ def test_nothing_is_divided_by_or_for_the_direct_way() -> None:
 def test_a_table_has_a_row_for_every_peer_and_the_reasons_of_those_without_figures() -> None:
     found = measured(envoy=[100.0] * 3)
     found.failures["meshproxy"] = "it did not start"
-    found.mood = {"busy": 0.9, "steal": 0.01}
+    found.figures["envoy"][0] |= {"machine_busy": 0.9, "machine_others": 0.2, "machine_steal": 0.01}
     lines = table(found).splitlines()
     assert lines[0] == "cpu-rest: CPU per request"
     assert lines[2].split() == ["envoy", "100", "(100-100)", "10,000", "(10,000-10,000)"]
     assert lines[3] == "  meshproxy: no figure: it did not start"
-    assert lines[4] == "  machine: 90% busy, 1.0% stolen"
+    assert lines[4] == "  machine: 90% busy, 20% with other processes, 1.0% stolen"
 
 
 def test_a_latency_is_shown_beside_what_the_hop_added() -> None:
@@ -47,3 +47,10 @@ def test_a_latency_is_shown_beside_what_the_hop_added() -> None:
     text = table(Measured("latency-rest-500", "latency", ("p50_ms", "p99_ms"), figures))
     assert "0.30 (0.20-0.40)" in text
     assert "meshproxy: the hop adds 0.30 ms at the median and 0.60 ms at p99: below the 1 to 3 ms" in text
+
+
+def test_a_disturbed_machine_gives_no_verdict_on_latencies() -> None:
+    machine = {"machine_busy": 1.0, "machine_others": 0.6, "machine_steal": 0.0}
+    figures = {peer: [{"p50_ms": 0.5, "p99_ms": 1.0} | machine] * 3 for peer in ("direct", "meshproxy")}
+    text = table(Measured("latency-rest-500", "latency", ("p50_ms", "p99_ms"), figures))
+    assert "meshproxy: no verdict: other processes took 60% of the machine, more than 10%" in text

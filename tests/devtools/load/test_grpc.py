@@ -36,7 +36,9 @@ class Peer:
     def heads(self) -> list[RequestHead]:
         return [event for event in self.events if isinstance(event, RequestHead)]
 
-    def answer(self, stream: int, message: bytes | None, status: bytes = b"0", extra: tuple = ()) -> None:
+    def answer(
+        self, stream: int, message: bytes | None, status: bytes = b"0", extra: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         kind = ((b"content-type", b"application/grpc"),)
         if message is None:
             self.codec.send_response(stream, 200, (*kind, (b"grpc-status", status), *extra), True)
