@@ -1,0 +1,215 @@
+"""What becomes of the model server's answer, piece by piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import ResponseHead
+from meshproxy.refusal import GrpcStatus
+
+PROTOCOL_ERROR, CANCEL = 0x1, 0x8
+
+
+def head(status: int = 200, *, end: bool = False, headers: Any = ()) -> ResponseHead:
+    return ResponseHead(0, status, headers, end)
+
+
+@pytest.fixture
+def client(world: Any) -> Any:
+    """Whose request has gone out."""
+    return world.rest()
+
+
+@pytest.fixture
+def server(world: Any, client: Any) -> Any:
+    (server,) = world.cluster.streams
+    return server
+
+
+class TestHeads:
+    def test_interim_heads_are_passed_on(self, client: Any, server: Any) -> None:
+        server.sink.head_received(head(103, headers=((b"link", b"x"),)))
+        server.sink.head_received(head(103))
+        server.respond()
+        assert client.heads[0] == (103, {b"link": b"x"})
+        assert [status for status, _ in client.heads] == [103, 103, 200]
+
+    def test_but_not_100_which_was_ours_to_send(self, client: Any, server: Any) -> None:
+        server.sink.head_received(head(100))
+        server.respond()
+        assert [status for status, _ in client.heads] == [200]
+
+    def test_a_head_alone_is_a_whole_answer(self, world: Any, client: Any, server: Any) -> None:
+        server.sink.head_received(head(204, end=True))
+        assert (client.status, client.ended) == (204, True)
+        assert world.finished[0].status == 204
+
+    def test_times_are_written_down(self, world: Any, client: Any, server: Any) -> None:
+        world.loop.now += 1
+        server.sink.head_received(head())
+        world.loop.now += 1
+        server.sink.data_received(b"{}", 2, True)
+        (exchange,) = world.finished
+        assert exchange.first_byte - exchange.connected == 1
+        assert exchange.finished - exchange.first_byte == 1
+
+
+class TestPieces:
+    def test_what_the_client_takes_is_credited(self, client: Any, server: Any) -> None:
+        server.sink.head_received(head())
+        server.sink.data_received(b"abc", 5, False)
+        assert (client.body, server.credited) == (b"abc", 5)  # padding included
+
+    def test_what_it_does_not_take_is_owed_until_it_does(self, client: Any, server: Any) -> None:
+        attempt = server.sink
+        attempt.head_received(head())
+        client.is_full = True
+        attempt.data_received(b"abc", 3, False)
+        attempt.data_received(b"def", 3, False)
+        assert attempt.is_held
+        assert server.credited == 0
+        client.sink.drained()
+        assert server.credited == 6
+        assert not attempt.is_held
+        client.sink.drained()
+        assert server.credited == 6
+
+    def test_the_last_piece_is_the_end_once_it_has_left(self, world: Any, client: Any, server: Any) -> None:
+        server.sink.head_received(head())
+        client.is_full = True
+        server.sink.data_received(b"abc", 3, True)
+        assert client.ended
+        assert world.finished == []
+        client.sink.drained()
+        assert [exchange.bytes_sent for exchange in world.finished] == [3]
+
+    def test_what_the_server_takes_again_is_credited_to_the_client(self, world: Any) -> None:
+        client = world.rest(body=None, length=6)
+        server = world.cluster.streams[0]
+        server.is_full = True
+        client.receive(b"abc", False)
+        server.is_full = False
+        server.sink.drained()
+        server.sink.drained()
+        assert client.credited == 3
+
+
+class TestTrailers:
+    @pytest.mark.parametrize(
+        ("value", "status"),
+        [
+            (b"0", GrpcStatus.OK),
+            (b"16", GrpcStatus.UNAUTHENTICATED),
+            (b"99", 99),
+            (b"999", GrpcStatus.UNKNOWN),
+            (b"-1", GrpcStatus.UNKNOWN),
+            (b"", GrpcStatus.UNKNOWN),
+            ("٣".encode(), GrpcStatus.UNKNOWN),
+        ],
+    )
+    def test_they_say_how_a_call_went(self, world: Any, wire: Any, value: bytes, status: int) -> None:
+        client = world.grpc(wire.spec(b"open"))
+        world.cluster.streams[0].respond_grpc(status=value)
+        assert client.trailers == ((b"grpc-status", value),)
+        assert world.finished[0].grpc_status == status
+
+    def test_a_call_without_a_status_has_none(self, world: Any, wire: Any) -> None:
+        world.grpc(wire.spec(b"open"))
+        server = world.cluster.streams[0]
+        server.sink.head_received(head())
+        server.sink.trailers_received(())
+        assert world.finished[0].grpc_status is None
+
+    def test_over_rest_they_are_only_passed_on(self, world: Any, client: Any, server: Any) -> None:
+        server.sink.head_received(head())
+        server.sink.trailers_received(((b"grpc-status", b"5"), (b"x-checksum", b"1")))
+        assert client.trailers == ((b"grpc-status", b"5"), (b"x-checksum", b"1"))
+        assert world.finished[0].grpc_status is None
+
+
+class TestBreaks:
+    @pytest.mark.parametrize(("code", "flag", "status"), [(CANCEL, "UC", 502), (PROTOCOL_ERROR, "UPE", 502)])
+    def test_before_the_answer_the_client_is_told(
+        self, world: Any, client: Any, server: Any, code: int, flag: str, status: int
+    ) -> None:
+        server.sink.reset_received(code, "gone")
+        assert client.status == status
+        assert world.finished[0].flags == flag
+
+    def test_interim_heads_are_no_answer(self, client: Any, server: Any) -> None:
+        server.sink.head_received(head(103))
+        server.sink.reset_received(CANCEL, "gone")
+        assert [status for status, _ in client.heads] == [103, 502]
+
+    def test_within_the_answer_it_is_broken_off(self, world: Any, client: Any, server: Any) -> None:
+        server.sink.head_received(head())
+        server.sink.data_received(b"half", 4, False)
+        server.sink.reset_received(CANCEL, "gone")
+        assert client.reset_code is not None
+        assert not client.ended
+        assert world.finished[0].flags == "UC"
+
+    def test_behind_the_answer_it_means_nothing(self, world: Any, client: Any, server: Any) -> None:
+        """RST_STREAM(NO_ERROR) behind an answer that came early (RFC 9113 section 8.1)."""
+        attempt = server.sink
+        server.sink.head_received(head())
+        client.is_full = True
+        attempt.data_received(b"all of it", 9, True)
+        attempt.reset_received(0, "no more, please")
+        client.sink.drained()
+        assert client.reset_code is None
+        assert world.finished[0].flags == ""
+
+
+class TestGivingUp:
+    def test_the_model_server_is_told_once(self, world: Any, client: Any, server: Any) -> None:
+        attempt = server.sink
+        attempt.cancel()
+        assert server.reset_code == CANCEL
+        server.reset_code = None
+        attempt.cancel()
+        assert server.reset_code is None
+
+    def test_an_answer_that_has_come_is_not_reset(self, client: Any, server: Any) -> None:
+        """Its stream may carry the next exchange by now."""
+        attempt = server.sink
+        attempt.head_received(head())
+        client.is_full = True
+        attempt.data_received(b"all of it", 9, True)
+        client.sink.reset_received(CANCEL, "gone")
+        attempt.cancel()
+        assert server.reset_code is None
+
+    def test_what_comes_afterwards_is_nobodys(self, world: Any, client: Any, server: Any) -> None:
+        attempt = server.sink
+        client.sink.reset_received(CANCEL, "gone")
+        attempt.reset_received(CANCEL, "so are we")
+        assert client.heads == []
+        assert len(world.finished) == 1
+
+
+@pytest.mark.parametrize("command", ["send_response", "send_data", "send_trailers"])
+def test_a_mistake_of_ours_does_not_reach_the_connection_that_others_share(
+    world: Any, wire: Any, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = world.grpc(wire.spec(b"open"))
+    other = world.grpc(wire.spec(b"open"))
+    server, neighbour = world.cluster.streams
+    attempt = server.sink
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    setattr(client, command, fail)
+    attempt.head_received(head())
+    if command != "send_response":
+        attempt.data_received(b"abc", 3, False)
+    if command == "send_trailers":
+        attempt.trailers_received(((b"grpc-status", b"0"),))
+    assert client.reset_code is not None
+    assert len(world.finished) == 1
+    assert "internal error" in caplog.text
+    neighbour.respond_grpc()
+    assert other.ended

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshproxy.proxy.headers import CACHE_SIZE, HeaderReader, RequestHeaders, is_identity
+
+GRPC = (b"content-type", b"application/grpc")
+
+
+def test_what_decides_something_is_read_and_the_rest_goes_on_in_its_order() -> None:
+    read = RequestHeaders(
+        (
+            (b"accept", b"a"),
+            (b"authorization", b"Bearer x"),
+            (b"content-type", b"application/grpc+proto"),
+            (b"grpc-encoding", b"gzip"),
+            (b"grpc-timeout", b"250m"),
+            (b"accept", b"b"),
+        )
+    )
+    assert read.is_grpc
+    assert read.authorization == [b"Bearer x"]
+    assert read.encoding == b"gzip"
+    assert read.timeout == 0.25
+    assert read.forward == (
+        (b"accept", b"a"),
+        (b"content-type", b"application/grpc+proto"),
+        (b"grpc-encoding", b"gzip"),
+        (b"grpc-timeout", b"250m"),
+        (b"accept", b"b"),
+    )
+    assert read.forward_with_token == (*read.forward, (b"authorization", b"Bearer x"))
+
+
+def test_a_plain_request_says_nothing() -> None:
+    read = RequestHeaders(((b"accept", b"a"),))
+    assert not read.is_grpc
+    assert read.authorization == []
+    assert read.encoding is None
+    assert read.timeout is None
+    assert read.forward == read.forward_with_token == ((b"accept", b"a"),)
+
+
+def test_every_authorization_is_seen() -> None:
+    read = RequestHeaders(((b"authorization", b"one"), (b"authorization", b"two")))
+    assert read.authorization == [b"one", b"two"]
+    assert read.forward == ()
+
+
+@pytest.mark.parametrize("values", [(b"application/json",), (b"application/grpc", b"application/json"), (b"",)])
+def test_what_is_not_clearly_grpc_is_not_grpc(values: tuple[bytes, ...]) -> None:
+    assert not RequestHeaders(tuple((b"content-type", value) for value in values)).is_grpc
+
+
+@pytest.mark.parametrize("values", [(b"1S", b"2S"), (b"1",), (b"999999999S",), (b"-1S",)])
+def test_a_deadline_that_cannot_be_read_is_none(values: tuple[bytes, ...]) -> None:
+    assert RequestHeaders(tuple((b"grpc-timeout", value) for value in values)).timeout is None
+
+
+IDENTITY = [b"x-meshproxy-caller", b"x-meshproxy-anything", b"x-forwarded-client-cert"]
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+@settings(max_examples=100)
+@given(data=st.data())
+def test_a_name_that_some_server_folds_into_ours_is_ours(name: bytes, data: st.DataObject) -> None:
+    spelling = bytes(data.draw(st.sampled_from(b"-_.")) if byte == ord("-") else byte for byte in name)
+    assert is_identity(spelling)
+    assert RequestHeaders(((spelling, b"forged"), GRPC)).forward == (GRPC,)
+
+
+@pytest.mark.parametrize(
+    "name", [b"x-meshproxy", b"meshproxy-caller", b"client-cert", b"x-forwarded-for", b"user-agent", b"x-client-id"]
+)
+def test_other_names_are_not(name: bytes) -> None:
+    assert not is_identity(name)
+
+
+def test_equal_lists_are_read_once() -> None:
+    reader = HeaderReader()
+    first = reader.read(((b"accept", b"a"),))
+    assert reader.read(((b"accept", b"a"),)) is first
+    assert reader.read(((b"accept", b"b"),)) is not first
+
+
+def test_the_server_may_not_speak_in_our_name() -> None:
+    reader = HeaderReader()
+    headers = ((b"x-meshproxy-refusal", b"forged"), (b"a", b"b"), (b"X-Not-Lower".lower(), b"c"))
+    for _ in range(2):
+        assert reader.clean(headers) == ((b"a", b"b"), (b"x-not-lower", b"c"))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    reader = HeaderReader()
+    for number in range(2 * CACHE_SIZE + 1):
+        headers = ((b"number", b"%d" % number),)
+        assert reader.read(headers).forward == headers
+        assert reader.clean(headers) == headers
+        assert len(reader._requests) <= CACHE_SIZE
+        assert len(reader._responses) <= CACHE_SIZE
+
+
+def test_large_heads_are_not_remembered() -> None:
+    """A thousand of 60 KB, each a little different, would be kept for good; nobody sends such again and again."""
+    reader = HeaderReader()
+    large = ((b"large", b"x" * 60_000),)
+    many = tuple((b"name-%d" % number, b"x" * 500) for number in range(110))
+    for headers in (large, many):
+        assert reader.read(headers).forward == headers
+        assert reader.clean(headers) == headers
+    assert len(reader._requests) == len(reader._responses) == 0
