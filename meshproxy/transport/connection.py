@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 
 READ_BYTES = 65_536
-"""What one read may bring. Plain protocols get up to 256 KiB from uvloop: four times the memory for each connection that
-carries large bodies, and pieces so large that malloc maps and unmaps each (a third of the CPU time of 16 MiB tensors
-went into page faults)."""
+"""What one read may bring. Plain protocols get up to 256 KiB from uvloop: four times the memory for each connection
+that carries large bodies, in pieces so large that malloc maps and unmaps every one of them."""
 UNWRITTEN = 65_536
 """Bytes that may wait for the socket before `pause_writing`: asyncio's own measure, but uvloop takes 512 KiB over TLS,
 which made 32 slow readers of 16 MiB answers worth 43 MB."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 from meshproxy.transport.facts import ConnectionFacts
@@ -48,4 +49,6 @@ async def _connect(driving: Driving, address: str, protocol: asyncio.BaseProtoco
     except TimeoutError as error:
         raise ConnectError(f"{address} did not accept a connection within {timeout:g} s") from error
     except OSError as error:
-        raise ConnectError(f"{address} cannot be reached: {error.strerror or error}") from error
+        # asyncio puts the address into `strerror`; errors of name look-ups have negative numbers.
+        why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or error
+        raise ConnectError(f"{address} cannot be reached: {why}") from error
