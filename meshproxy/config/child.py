@@ -32,9 +32,11 @@ async def load_in_child(paths: Sequence[str]) -> Documents:
     Raises:
         ConfigError: as `load` does; also if the child could not do its work.
     """
+    # `-m` alone looks for modules in the working directory first: if we were told not to, so is the child.
+    options = ("-P", "-m") if sys.flags.safe_path else ("-m",)
     try:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "meshproxy.config.child", *paths, stdin=asyncio.subprocess.DEVNULL, stdout=-1
+            sys.executable, *options, "meshproxy.config.child", *paths, stdin=asyncio.subprocess.DEVNULL, stdout=-1
         )
     except OSError as error:
         raise ConfigError((_failure(f"the process that loads the documents cannot be started: {error}"),)) from error

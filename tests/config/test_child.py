@@ -1,0 +1,157 @@
+"""Real child processes; each takes as long as Python takes to start."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from meshproxy.config import child
+from meshproxy.config.child import Outcome, load_in_child, main
+from meshproxy.config.load import load
+from meshproxy.config.problems import ConfigError
+
+GOOD = """\
+apiVersion: meshproxy.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+spec:
+  trustDomain: dev.example
+  mtls: disabled
+  issuers:
+  - {name: corp, issuer: "https://login.example", audiences: [models], keys: {file: jwks.json}}
+---
+apiVersion: meshproxy.dev/v1alpha1
+kind: ModelServer
+metadata: {name: local}
+spec: {endpoints: [{rest: "127.0.0.1:8501", grpc: "[::1]:8500"}]}
+---
+apiVersion: meshproxy.dev/v1alpha1
+kind: Sidecar
+metadata: {name: local}
+spec: {inbound: {server: local}}
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, flags: object = sys.flags) -> None:
+    """Have another program answer in the child's place."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable} -S\n{code}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(child, "sys", SimpleNamespace(executable=str(program), flags=flags))
+
+
+async def message_of(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        await load_in_child([str(path)])
+    (problem,) = caught.value.problems
+    return problem.message
+
+
+async def test_the_child_loads_what_we_would(good: Path) -> None:
+    assert await load_in_child([str(good)]) == load([good])
+
+
+async def test_its_problems_are_ours(good: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(GOOD.replace("mtls: disabled", "mtls: maybe").replace("{server: local}", "{server: nobody}"))
+    with pytest.raises(ConfigError) as theirs:
+        await load_in_child([str(bad)])
+    with pytest.raises(ConfigError) as ours:
+        load([bad])
+    assert theirs.value.problems == ours.value.problems
+    assert len(ours.value.problems) > 1
+    assert theirs.value.problems[0].line > 0
+
+
+async def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    assert "No such file" in await message_of(tmp_path / "nowhere.yaml")
+
+
+async def test_a_child_that_fails_is_a_problem(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python(tmp_path, monkeypatch, "raise SystemExit(7)")
+    assert await message_of(good) == "the process that loads the documents ended with status 7"
+
+
+async def test_a_child_that_cannot_be_started_is_a_problem(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "sys", SimpleNamespace(executable=str(tmp_path / "nowhere"), flags=sys.flags))
+    assert (await message_of(good)).startswith("the process that loads the documents cannot be started: ")
+
+
+@pytest.mark.parametrize("says", ["", "Warning: something\\n", "\\x80"], ids=["nothing", "words", "another value"])
+async def test_a_child_that_says_something_else_is_a_problem(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    python(tmp_path, monkeypatch, f'import sys; sys.stdout.buffer.write("{says}".encode("latin-1"))')
+    assert (await message_of(good)).startswith("the process that loads the documents wrote something else: ")
+
+
+async def test_a_child_that_takes_too_long_is_ended(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python(tmp_path, monkeypatch, "import signal; signal.pause()")
+    monkeypatch.setattr(child, "LOAD_SECONDS", 0.1)
+    assert await message_of(good) == "loading took longer than 0.1 s"
+
+
+async def test_whoever_is_cancelled_leaves_no_child_behind(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+    python(tmp_path, monkeypatch, f"import os, signal\nos.mkfifo({str(started)!r})\nsignal.pause()")
+    started_processes = []
+    start = asyncio.create_subprocess_exec
+
+    async def remember(*arguments: str, **options: object) -> asyncio.subprocess.Process:
+        process = await start(*arguments, **options)  # type: ignore[arg-type]
+        started_processes.append(process)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", remember)
+    loading = asyncio.ensure_future(load_in_child([str(good)]))
+    async with asyncio.timeout(20):
+        while not started.exists():
+            await asyncio.sleep(0.01)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    (process,) = started_processes
+    assert process.returncode == -9
+
+
+@pytest.mark.parametrize(("is_safe", "options"), [(True, ["-P", "-m"]), (False, ["-m"])])
+async def test_the_child_looks_for_modules_where_we_do(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_safe: bool, options: list[str]
+) -> None:
+    """`python -m` would take a module of the working directory for one of ours."""
+    seen = tmp_path / "seen"
+    code = f"import sys; open({str(seen)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(1)"
+    python(tmp_path, monkeypatch, code, SimpleNamespace(safe_path=is_safe))
+    await message_of(good)
+    assert seen.read_text().split() == [*options, "meshproxy.config.child", str(good)]
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_the_child_writes_one_value(good: Path, monkeypatch: pytest.MonkeyPatch, is_good: bool) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(child, "sys", SimpleNamespace(stdout=SimpleNamespace(buffer=written)))
+    if not is_good:
+        good.write_text("kind: Nothing\n")
+    main([str(good)])
+    outcome = msgspec.msgpack.decode(written.getvalue(), type=Outcome)
+    assert (outcome.documents is not None) is is_good
+    assert (outcome.problems == ()) is is_good

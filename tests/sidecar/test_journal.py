@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from meshproxy.sidecar.journal import JsonFormatter, open_journal
+
+
+def entry(**record: Any) -> dict[str, Any]:
+    made = logging.makeLogRecord(
+        {"name": "meshproxy.sidecar", "levelname": "WARNING", "msg": "it is %s", "args": ("late",), **record}
+    )
+    line = JsonFormatter().format(made)
+    assert "\n" not in line
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_a_record_is_one_line_of_json() -> None:
+    found = entry(created=1_700_000_000.123456)
+    assert found == {
+        "timestamp": "2023-11-14T22:13:20.123+00:00",
+        "severity_text": "WARNING",
+        "logger": "meshproxy.sidecar",
+        "event": "it is late",
+    }
+    assert datetime.fromisoformat(found["timestamp"]).timestamp() == 1_700_000_000.123
+
+
+def test_fields_stand_beside_the_words() -> None:
+    found = entry(fields={"problems": ["a:1: bad"], "in_flight": 3, "path": object})
+    assert (found["problems"], found["in_flight"]) == (["a:1: bad"], 3)
+    assert "object" in found["path"]
+
+
+@pytest.mark.parametrize("words", ["two\nlines", 'a "quote"', "\x1b[31mred", "\udcff"])
+def test_whatever_is_said_stays_one_line(words: str) -> None:
+    assert entry(msg="%s", args=(words,))["event"] == words
+
+
+def test_a_mistake_comes_with_its_trace() -> None:
+    try:
+        raise ValueError("a mistake of ours")
+    except ValueError:
+        found = entry(exc_info=sys.exc_info())
+    assert "ValueError: a mistake of ours" in found["exception"]
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """Logging as it was before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    yield root
+    root.handlers, root.level = handlers, level
+
+
+def test_everything_goes_to_standard_error_from_its_level_on(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    open_journal(logging.INFO)
+    logging.getLogger("asyncio").info("said")
+    logging.getLogger("meshproxy.transport").debug("not said")
+    assert [json.loads(line)["event"] for line in written.getvalue().splitlines()] == ["said"]
+
+
+def test_what_was_set_up_before_does_not_double_it(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    open_journal(logging.INFO)
+    open_journal(logging.INFO)
+    logging.getLogger("a").warning("once")
+    assert len(written.getvalue().splitlines()) == 1
