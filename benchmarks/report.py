@@ -100,7 +100,7 @@ def table(measured: Measured) -> str:
     """One work as lines of text."""
     if measured.not_run is not None:
         return f"{measured.work}: {measured.question}\n  not run: {measured.not_run}"
-    is_latency = any(figure.endswith("_ms") for figure in measured.headline)
+    is_latency = {"p50_ms", "p99_ms"} <= set(measured.headline)
     columns = list(measured.headline)
     ratios = [figure for figure in columns if figure in COMPARED and _is_compared(measured, figure)]
     others = [figure for figure in BESIDE if figure not in columns and _is_measured(measured, figure)]
@@ -129,9 +129,9 @@ def table(measured: Measured) -> str:
     if is_latency:
         lines += [f"  {peer}: {sentence}" for peer in measured.figures if (sentence := hop_verdict(measured, peer))]
     lines += [f"  {peer}: no figure: {reason}" for peer, reason in measured.failures.items()]
-    busy, others, steal = (measured.of_machine(share) for share in ("busy", "others", "steal"))
-    if busy is not None and others is not None and steal is not None:
-        lines.append(f"  machine: {busy:.0%} busy, {others:.0%} with other processes, {steal:.1%} stolen")
+    busy, foreign, steal = (measured.of_machine(share) for share in ("busy", "others", "steal"))
+    if busy is not None and foreign is not None and steal is not None:
+        lines.append(f"  machine: {busy:.0%} busy, {foreign:.0%} with other processes, {steal:.1%} stolen")
     return "\n".join(lines)
 
 
