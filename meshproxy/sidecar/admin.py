@@ -14,13 +14,14 @@ requests under the name of its own site (DNS rebinding), and a server that fetch
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.telemetry.exposition import render, wants_openmetrics
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
     from meshproxy.telemetry.metrics import Registry
@@ -32,6 +33,8 @@ METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 READ_ONLY = frozenset({b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config"})
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+ANSWER_SECONDS = 30.0
+"""How long a client may take to read an answer: the connections of this port are few, and the kubelet needs one."""
 CANCEL = 0x8
 
 
@@ -59,6 +62,7 @@ class Admin:
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Answer one request (`stream.Serve`)."""
         reader = stream.sink = Reader(stream)
+        self._loop.call_later(ANSWER_SECONDS, reader.give_up)
         path, _, query = head.target.partition(b"?")
         if path in READ_ONLY and head.method not in (b"GET", b"HEAD"):
             _reply(stream, head, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
@@ -96,15 +100,16 @@ class Admin:
         self._send_pieces(stream, reader, render(self._registry, openmetrics=openmetrics))
 
     def _send_pieces(self, stream: Downstream, reader: Reader, pieces: Iterator[bytes]) -> None:
-        """One family each turn of the loop, so that traffic goes on between them."""
+        """A piece each turn of the loop, so that traffic goes on between them, and none while the last is not read."""
         if reader.is_gone:
             return
         piece = next(pieces, None)
         if piece is None:
             stream.send_data(b"", end=True)
-        else:
-            stream.send_data(piece, end=False)
+        elif stream.send_data(piece, end=False):
             self._loop.call_soon(self._send_pieces, stream, reader, pieces)
+        else:
+            reader.then = partial(self._send_pieces, stream, reader, pieces)
 
     def _private(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
         host = head.authority.rpartition(b":")[0] if head.authority[-1:] != b"]" else head.authority
@@ -123,11 +128,13 @@ class Admin:
 class Reader:
     """Drops what a client sends beyond its head, and knows whether it is still there."""
 
-    __slots__ = ("_stream", "is_gone")
+    __slots__ = ("_stream", "is_gone", "then")
 
     def __init__(self, stream: Downstream) -> None:
         self._stream = stream
         self.is_gone = False
+        self.then: Callable[[], None] | None = None
+        """What waits for the client to read."""
 
     def head_received(self, head: ResponseHead) -> None:
         """Never: clients send no responses."""
@@ -147,7 +154,16 @@ class Reader:
         self.is_gone = True
 
     def drained(self) -> None:
-        """Pages are small: nobody waits for this."""
+        """The client reads again."""
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+    def give_up(self) -> None:
+        """The client has had its time."""
+        if self._stream.sink is self:
+            self.is_gone = True
+            self._stream.reset(CANCEL)
 
 
 def _reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes, headers: Headers = TEXT) -> None:

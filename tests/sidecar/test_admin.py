@@ -1,0 +1,290 @@
+"""The admin port without a port: requests in, answers out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import Headers, Rejected, RequestHead
+from meshproxy.sidecar.admin import ANSWER_SECONDS, CANCEL, Admin
+from meshproxy.telemetry.metrics import Counter, Registry
+from meshproxy.transport.facts import ConnectionFacts
+
+LOOPBACK = "127.0.0.1:40000"
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.ready: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.timers: list[tuple[float, Callable[..., Any]]] = []
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any) -> None:
+        self.ready.append((callback, args))
+
+    def call_later(self, delay: float, callback: Callable[..., Any]) -> None:
+        self.timers.append((delay, callback))
+
+    def turn(self) -> None:
+        while self.ready:
+            callback, args = self.ready.pop(0)
+            callback(*args)
+
+
+class FakeStream:
+    """A client's stream: what it was sent."""
+
+    def __init__(self, remote: str = LOOPBACK) -> None:
+        self.facts = ConnectionFacts(direction="admin", protocol="HTTP/1.1", remote=remote, local="")
+        self.sink: Any = None
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.length: int | None = None
+        self.body = b""
+        self.ended = False
+        self.has_stopped = False
+        self.credited = 0
+        self.reset_code: int | None = None
+        self.is_full = False
+
+    def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
+        assert not self.status
+        self.status, self.headers, self.length, self.ended = status, dict(headers), length, end
+
+    def send_data(self, data: bytes, end: bool) -> bool:
+        assert not self.ended
+        self.body += data
+        self.ended = end
+        return not self.is_full
+
+    def credit(self, size: int) -> None:
+        self.credited += size
+
+    def stop_receiving(self) -> None:
+        self.has_stopped = True
+
+    def reset(self, code: int) -> None:
+        self.reset_code = code
+
+
+class Process:
+    """What the admin port is about."""
+
+    def __init__(self) -> None:
+        self.conditions = {"configured": True, "not draining": True}
+        self.drains = 0
+
+    def readiness(self) -> dict[str, bool]:
+        return self.conditions
+
+    def configuration(self) -> dict[str, object]:
+        return {"fingerprint": "abc", "issuers": ["corp"]}
+
+    def drain(self) -> None:
+        self.drains += 1
+
+
+@pytest.fixture
+def loop() -> FakeLoop:
+    return FakeLoop()
+
+
+@pytest.fixture
+def process() -> Process:
+    return Process()
+
+
+@pytest.fixture
+def admin(loop: FakeLoop, process: Process) -> Admin:
+    registry = Registry()
+    requests = Counter(registry, "meshproxy_requests_total", "Requests.", ("model",))
+    for number in range(2_000):
+        requests.labels(f"m{number}").value = number
+    return Admin(loop, registry, process)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ask(admin: Admin, loop: FakeLoop) -> Callable[..., FakeStream]:
+    def ask(
+        target: bytes,
+        method: bytes = b"GET",
+        authority: bytes = b"localhost:18502",
+        headers: Headers = (),
+        stream: FakeStream | None = None,
+    ) -> FakeStream:
+        stream = stream or FakeStream()
+        admin.serve(stream, RequestHead(1, method, authority, target, headers, end=True))  # type: ignore[arg-type]
+        loop.turn()
+        return stream
+
+    return ask
+
+
+class TestHealth:
+    @pytest.mark.parametrize("target", [b"/livez", b"/live", b"/livez?probe"])
+    def test_it_is_alive(self, ask: Any, process: Process, target: bytes) -> None:
+        process.conditions["configured"] = False
+        stream = ask(target)
+        assert (stream.status, stream.body, stream.ended) == (200, b"ok\n", True)
+
+    @pytest.mark.parametrize("target", [b"/readyz", b"/ready", b"/healthz/ready"])
+    def test_it_is_ready_when_everything_holds(self, ask: Any, process: Process, target: bytes) -> None:
+        assert (ask(target).status, ask(target).body) == (200, b"ready\n")
+        process.conditions["not draining"] = False
+        stream = ask(target)
+        assert (stream.status, stream.body) == (503, b"[-] not draining\nnot ready\n")
+
+    def test_it_says_everything_if_asked(self, ask: Any) -> None:
+        assert ask(b"/readyz?verbose").body == b"[+] configured\n[+] not draining\nready\n"
+
+    def test_anybody_may_ask_by_any_name(self, ask: Any) -> None:
+        stream = ask(b"/readyz", authority=b"10.0.0.7:18502", stream=FakeStream("10.0.0.1:5000"))
+        assert stream.status == 200
+
+
+class TestMetrics:
+    def test_the_page_comes_in_pieces(self, admin: Admin, loop: FakeLoop) -> None:
+        """Traffic goes on between them."""
+        stream: Any = FakeStream()
+        admin.serve(stream, RequestHead(1, b"GET", b"x", b"/metrics", (), end=True))
+        assert not stream.ended
+        assert len(loop.ready) == 1
+        loop.turn()
+        assert stream.ended
+        assert stream.headers[b"content-type"] == b"text/plain; version=0.0.4; charset=utf-8"
+        assert b'meshproxy_requests_total{model="m1999"} 1999\n' in stream.body
+
+    def test_openmetrics_if_asked_for(self, ask: Any) -> None:
+        stream = ask(b"/metrics", headers=((b"accept", b"application/openmetrics-text;version=1.0.0,*/*;q=0.1"),))
+        assert stream.headers[b"content-type"].startswith(b"application/openmetrics-text; version=1.0.0")
+        assert stream.body.endswith(b"# EOF\n")
+
+    def test_a_scraper_that_reads_slowly_gets_no_more_than_it_reads(self, admin: Admin, loop: FakeLoop) -> None:
+        stream: Any = FakeStream()
+        stream.is_full = True
+        admin.serve(stream, RequestHead(1, b"GET", b"x", b"/metrics", (), end=True))
+        loop.turn()
+        first = len(stream.body)
+        assert 0 < first < 50_000
+        stream.sink.drained()
+        loop.turn()
+        assert first < len(stream.body)
+        assert not stream.ended
+        stream.is_full = False
+        stream.sink.drained()
+        stream.sink.drained()
+        loop.turn()
+        assert stream.ended
+        assert stream.body.count(b"meshproxy_requests_total{") == 2_000
+
+    def test_a_scraper_that_leaves_gets_nothing_more(self, admin: Admin, loop: FakeLoop) -> None:
+        stream: Any = FakeStream()
+        admin.serve(stream, RequestHead(1, b"GET", b"x", b"/metrics", (), end=True))
+        first = len(stream.body)
+        stream.sink.reset_received(CANCEL, "gone")
+        loop.turn()
+        assert len(stream.body) == first
+
+
+class TestSwitches:
+    @pytest.mark.parametrize(
+        "authority", [b"localhost:18502", b"LocalHost", b"127.0.0.1:18502", b"[::1]:18502", b"[::1]"]
+    )
+    @pytest.mark.parametrize("remote", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"])
+    def test_this_host_may_by_its_own_name(self, ask: Any, process: Process, authority: bytes, remote: str) -> None:
+        stream = ask(b"/config", authority=authority, stream=FakeStream(remote))
+        assert json.loads(stream.body) == {"fingerprint": "abc", "issuers": ["corp"]}
+        assert stream.headers[b"content-type"] == b"application/json"
+        assert ask(b"/drain", b"POST", authority=authority, stream=FakeStream(remote)).status == 202
+        assert process.drains == 1
+
+    @pytest.mark.parametrize(
+        "authority",
+        [
+            b"rebound.example",
+            b"rebound.example:18502",
+            b"localhost.example",
+            b"localhost:x:1",
+            b"",
+            b":18502",
+            b"[::1",
+            b"1",
+        ],
+    )
+    def test_a_page_of_another_site_may_not(self, ask: Any, process: Process, authority: bytes) -> None:
+        """DNS rebinding: the browser is on this host, the name is theirs."""
+        assert ask(b"/config", authority=authority).status == 403
+        assert ask(b"/drain", b"POST", authority=authority).status == 403
+        assert process.drains == 0
+
+    @pytest.mark.parametrize("remote", ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1", "128.0.0.1:1"])
+    def test_another_host_may_not(self, ask: Any, process: Process, remote: str) -> None:
+        assert ask(b"/config", stream=FakeStream(remote)).status == 403
+        assert ask(b"/drain", b"POST", stream=FakeStream(remote)).status == 403
+        assert process.drains == 0
+
+    @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT"])
+    def test_a_link_does_not_drain(self, ask: Any, process: Process, method: bytes) -> None:
+        stream = ask(b"/drain", method)
+        assert (stream.status, stream.headers[b"allow"]) == (405, b"POST")
+        assert process.drains == 0
+
+
+class TestForm:
+    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config"])
+    def test_what_is_only_read_is_not_written(self, ask: Any, target: bytes) -> None:
+        stream = ask(target, b"POST")
+        assert (stream.status, stream.headers[b"allow"]) == (405, b"GET")
+
+    @pytest.mark.parametrize("target", [b"/", b"/livez/", b"/LIVEZ", b"/config/x", b"*"])
+    def test_anything_else_is_not_there(self, ask: Any, target: bytes) -> None:
+        stream = ask(target)
+        assert stream.status == 404
+        assert b"/metrics" in stream.body
+
+    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config", b"/nowhere"])
+    def test_head_has_the_head_of_get_and_no_body(self, ask: Any, target: bytes) -> None:
+        """Over HTTP/2 a body would break the stream (RFC 9110 section 9.3.2)."""
+        full, head = ask(target), ask(target, b"HEAD")
+        assert (head.status, head.headers, head.length) == (full.status, full.headers, full.length)
+        assert head.body == b""
+        assert head.ended
+
+    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config", b"/nowhere"])
+    def test_nobody_guesses_types(self, ask: Any, target: bytes) -> None:
+        assert ask(target).headers[b"x-content-type-options"] == b"nosniff"
+
+    def test_what_the_codec_refuses_is_answered(self, admin: Admin) -> None:
+        stream: Any = FakeStream()
+        admin.reject(stream, Rejected(1, 431, "the head is too large"))
+        assert (stream.status, stream.body, stream.ended) == (431, b"the head is too large\n", True)
+
+    def test_a_body_is_dropped(self, ask: Any) -> None:
+        stream = ask(b"/drain", b"POST")
+        assert stream.has_stopped
+        stream.sink.data_received(b"x" * 10, 12, False)
+        stream.sink.rejected(Rejected(1, 400, "a chunk size is malformed"))
+        stream.sink.trailers_received(())
+        assert stream.credited == 12
+
+
+class TestTime:
+    def test_a_client_that_does_not_read_is_given_up(self, ask: Any, loop: FakeLoop) -> None:
+        stream: Any = FakeStream()
+        stream.is_full = True
+        ask(b"/metrics", stream=stream)
+        ((delay, give_up),) = loop.timers
+        assert delay == ANSWER_SECONDS
+        give_up()
+        assert stream.reset_code == CANCEL
+        stream.sink.drained()
+        assert not stream.ended
+
+    def test_one_that_has_read_is_not(self, ask: Any, loop: FakeLoop) -> None:
+        stream = ask(b"/livez")
+        stream.sink = None  # as the connection does
+        ((_, give_up),) = loop.timers
+        give_up()
+        assert stream.reset_code is None
