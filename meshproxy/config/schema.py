@@ -412,7 +412,8 @@ class ServerSpec(Part, frozen=True):
     connect_timeout: Duration = 1.0
     """To reach an endpoint. Beside it on loopback this takes microseconds."""
     max_connections: Count | None = None
-    """Connections to one endpoint at a time; requests beyond them wait. Left out: no limit of ours."""
+    """Connections to one endpoint at a time; requests beyond them wait. Left out: a quarter of the process's limit of
+    open files (RLIMIT_NOFILE)."""
     idle_timeout: Duration = 60.0
     """A connection to an endpoint without a request."""
 

@@ -5,10 +5,16 @@ A keep-alive client repeats its headers, and the codecs share equal lists, so on
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout
 
+Known = TypeVar("Known")
+
 CACHE_SIZE = 1024
+CACHED_BYTES = 4_096
+"""Lists up to this size are remembered: they are read before anybody knows who sent them."""
 CALLER_HEADER = b"x-meshproxy-caller"
 SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
@@ -73,9 +79,7 @@ class HeaderReader:
         known = self._requests.get(headers)
         if known is None:
             known = RequestHeaders(headers)
-            if len(self._requests) >= CACHE_SIZE:
-                self._requests.clear()
-            self._requests[headers] = known
+            _remember(self._requests, headers, known)
         return known
 
     def clean(self, headers: Headers) -> Headers:
@@ -83,7 +87,12 @@ class HeaderReader:
         known = self._responses.get(headers)
         if known is None:
             known = tuple(field for field in headers if not is_identity(field[0]))
-            if len(self._responses) >= CACHE_SIZE:
-                self._responses.clear()
-            self._responses[headers] = known
+            _remember(self._responses, headers, known)
         return known
+
+
+def _remember(known: dict[Headers, Known], headers: Headers, value: Known) -> None:
+    if sum([len(name) + len(content) for name, content in headers]) <= CACHED_BYTES:
+        if len(known) >= CACHE_SIZE:
+            known.clear()
+        known[headers] = value

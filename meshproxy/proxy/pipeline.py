@@ -586,6 +586,13 @@ class Passage(Exchange):
         self.flags = "UT"
         self.refuse(Refusal(Reason.DEADLINE_EXCEEDED, "The deadline passed before the model server answered."))
 
+    def _waits_for_client(self) -> bool:
+        """More of the request is missing, and nothing of ours keeps the client from sending it: what is held is either
+        credited, or waits for a connection or for keys."""
+        if self._request_ended or self._has_answered or self._owed or self._pool is not None:
+            return False
+        return not self._held or self._held_bytes > 0
+
     def expire(self, now: float) -> None:
         """Look whether bytes still move (`reaper.Mortal`). What we wait for decides whose fault it is if they do not;
         the model server may take as long as the request's deadline allows."""
@@ -607,7 +614,7 @@ class Passage(Exchange):
             self._pipeline.on_limit("body_stall_time")
             self._abandon()
             self.break_off(CANCEL)
-        elif not self._request_ended and not self._owed and not self._held and not self._has_answered:
+        elif self._waits_for_client():
             self._is_late = True
             self.refuse(
                 Refusal(

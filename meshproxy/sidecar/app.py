@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import signal
 import time
 from pathlib import Path
@@ -19,7 +18,14 @@ from meshproxy.identity.certificates import CertificateError, OwnIdentity
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.sidecar.admin import Admin
-from meshproxy.sidecar.reload import Clusters, build_snapshot, codec_limits, read_identity, times
+from meshproxy.sidecar.reload import (
+    DOWNSTREAM_CONNECTIONS,
+    Clusters,
+    build_snapshot,
+    codec_limits,
+    read_identity,
+    times,
+)
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.catalogue import Metrics
@@ -137,7 +143,7 @@ class Sidecar:
             security=mtls,
             context=self._identity.server if self._identity is not None else None,
             identify=self._identify,
-            max_connections=documents.mesh.spec.limits.connections or _connections(),
+            max_connections=documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS,
         )
         page = Admin(loop, self.metrics.registry, self)
         self.admin = Listener(
@@ -299,7 +305,7 @@ class Sidecar:
         self.pipeline.snapshot = snapshot
         self._driving.limits = codec_limits(documents)
         self._driving.times = times(documents)
-        self.inbound.max_connections = documents.mesh.spec.limits.connections or _connections()
+        self.inbound.max_connections = documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
         if identity is not None:
             self.inbound.context = identity.server
         self._adopt(documents, identity, clusters)
@@ -413,11 +419,6 @@ def _open_sink(where: str) -> LineSink | None:
     if where == "off":
         return None
     return LineSink.stdout() if where == "stdout" else LineSink.file(Path(where))
-
-
-def _connections() -> int:
-    """Half of the descriptors that we may open: each connection may need one more towards the model server."""
-    return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 def _entries(folder: Path) -> list[Path]:

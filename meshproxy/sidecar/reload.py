@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 MAX_PENDING = 1_024
 """Requests that may wait for a connection to one endpoint: beyond that, answering fast is kinder."""
-UNLIMITED = 1 << 30
+DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+DOWNSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 2)
+UPSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 4)
+"""Defaults: together they leave a quarter of the descriptors that we may open for everything else. One HTTP/2 client
+can ask for a hundred REST calls at once, each of which takes a connection to the model server."""
 
 _CODEC_LIMITS = tuple(Limits.__dataclass_fields__)
 
@@ -49,7 +54,7 @@ def server_settings(server: ModelServer) -> ServerSettings:
             for endpoint in spec.endpoints
         ),
         connect_timeout=spec.connect_timeout,
-        max_connections=spec.max_connections or UNLIMITED,
+        max_connections=spec.max_connections or UPSTREAM_CONNECTIONS,
         max_pending=MAX_PENDING,
         idle_timeout=spec.idle_timeout,
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 READ_BYTES = 65_536
 """What one read may bring. Plain protocols get up to 256 KiB from uvloop: four times the memory for each connection
 that carries large bodies, in pieces so large that malloc maps and unmaps every one of them."""
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 UNWRITTEN = 65_536
 """Bytes that may wait for the socket before `pause_writing`: asyncio's own measure, but uvloop takes 512 KiB over TLS,
 which made 32 slow readers of 16 MiB answers worth 43 MB."""
@@ -96,6 +100,7 @@ class Connection(Reading):
         "_gathered",
         "_is_dirty",
         "_is_paused",
+        "_left",
         "deadline",
         "facts",
         "is_closing",
@@ -116,6 +121,8 @@ class Connection(Reading):
         self._gathered: list[bytes] = []
         self._is_dirty = False
         self._is_paused = False
+        self._left = 0
+        """When closing: what the peer had not taken at the last look."""
 
     # The driver's half
 
@@ -142,7 +149,11 @@ class Connection(Reading):
     def expire(self, now: float) -> None:
         """The deadline has passed (`reaper.Mortal`). A peer that does not read cannot keep us from closing."""
         self.deadline = 0.0
-        if self.is_closing or self._is_paused:
+        if self.is_closing and (left := self.transport.get_write_buffer_size()) < self._left:
+            # Slow, but it reads: cutting its last answer short would look like the end of it.
+            self._left = left
+            self.deadline = now + self.driving.times.linger
+        elif self.is_closing or self._is_paused:
             self.abort()
         else:
             self.overdue()
@@ -230,14 +241,20 @@ class Connection(Reading):
         gathered.clear()
 
     def close(self) -> None:
-        """Write what was gathered, then close; what the transport still holds is sent first, if that takes no longer
-        than lingering may."""
+        """Write what was gathered, then close; what the transport still holds is sent first, as long as the peer takes
+        some of it every now and then (`Times.linger`)."""
         self.is_closing = True
+        self._left = self.transport.get_write_buffer_size()
         self.deadline = self.driving.loop.time() + self.driving.times.linger
         self.flush()
         self.transport.close()
 
     def abort(self) -> None:
-        """Close at once and drop what was not sent: the peer must see a break, not an end."""
+        """Close at once and drop what was not sent. By RST, so that the peer sees a break where an end of the
+        connection could be the end of a body."""
         self.is_closing = True
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()

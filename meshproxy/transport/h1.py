@@ -135,12 +135,15 @@ class H1Server(H1Driver):
         if self.is_closing:
             return
         if self.sink is None and not self._has_begun and not self._is_lingering:
-            # The first byte of a head starts the clock; those after it do not wind it back.
-            self._has_begun = True
-            self.deadline = self.driving.loop.time() + self.driving.times.head
+            self._begin_head()
         self._dispatch(self._codec.receive(data))
         if self._codec.has_buffered:
             self._next()
+
+    def _begin_head(self) -> None:
+        """The first byte of a head starts the clock; those after it do not wind it back."""
+        self._has_begun = True
+        self.deadline = self.driving.loop.time() + self.driving.times.head
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
@@ -230,6 +233,8 @@ class H1Server(H1Driver):
                 self.close()
                 return
             self.deadline = self.driving.loop.time() + self.driving.times.idle
+            if self._is_paused:
+                self._stop_reading()
             if codec.has_buffered:
                 self.driving.loop.call_soon(self._continue)
         elif not self._is_lingering:
@@ -248,6 +253,8 @@ class H1Server(H1Driver):
         codec = self._codec
         if self.sink is None and codec.is_over and not self.is_closing and not self._is_paused:
             self._dispatch(codec.next_message())
+            if codec.is_over and not codec.is_idle and not codec.must_close:
+                self._begin_head()  # only a part of the next one has come
         if codec.has_buffered:
             self._stop_reading()
         elif not self._is_reading:
@@ -265,8 +272,7 @@ class H1Server(H1Driver):
     def drained(self) -> None:
         """The client reads again: a request that waited for that is taken up."""
         super().drained()
-        if self._codec.has_buffered:
-            self._next()
+        self._next()
 
     def overdue(self) -> None:
         """A head that never ends, a connection left idle, or the end of lingering."""

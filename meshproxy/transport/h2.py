@@ -342,7 +342,11 @@ class H2Server(H2Driver):
         self.became_idle()
 
     def head_received(self, head: RequestHead) -> None:
-        """A request came."""
+        """A request came. The codec bounds how many are open; of answers that nobody reads it knows nothing."""
+        if len(self.streams) >= self.driving.limits.streams:
+            self.driving.on_limit("streams")
+            self.codec.reset(head.stream, REFUSED_STREAM)
+            return
         self.deadline = 0.0
         stream = H2Stream(self, head.stream)
         self.streams[head.stream] = stream

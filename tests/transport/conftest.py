@@ -59,6 +59,9 @@ class FakeTransport:
     def resume_reading(self) -> None:
         self.is_reading = True
 
+    def get_extra_info(self, name: str) -> None:
+        return None
+
     def set_write_buffer_limits(self, high: int) -> None:
         self.high = high
 
