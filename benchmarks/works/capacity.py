@@ -36,7 +36,8 @@ class CapacityWork(Work):
             for _ in range(PROBES):
                 rate = (low + high) / 2
                 run = await load.driver.run_open(load.slots, uniform(rate, max(1.0, pace.duration / 2)))
-                p99 = percentiles(run.latencies, (99.0,)).get(99.0, BOUND)
+                # Too few requests for a percentile: then none of them may be late.
+                p99 = percentiles(run.latencies, (99.0,)).get(99.0) or max(run.latencies, default=BOUND)
                 if run.errors or run.unanswered:
                     sound(run)
                 if has_kept_rate(rate, run.achieved, 0.02) and p99 < BOUND:
