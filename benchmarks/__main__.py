@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,8 @@ def main(
     machine = describe()
     settings = {"rounds": rounds, "duration": duration, "warm_up": warm_up}
     click.echo(heading(machine, settings) + "\n")
+    # Ended from outside, a run still takes its processes and files with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results: list[Measured] = []
     try:
         with Context() as context, progress(sum(min(rounds, work.at_most_rounds or rounds) for work in works)) as show:

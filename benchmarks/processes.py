@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -37,6 +40,8 @@ class Child:
 
         def pin() -> None:
             os.sched_setaffinity(0, cores)
+            # Goes when we go, however that is.
+            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
         with log.open("wb") as output:
             self._process = subprocess.Popen(
