@@ -33,9 +33,8 @@ FIRST_KEYS_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Known:
-    """One issuer that is configured, with its keys."""
+    """The keys of one issuer that is configured, and what fetches them."""
 
-    issuer: Issuer
     keys: IssuerKeys
     refresher: KeyRefresher | None
     """None: the keys stand in the document."""
@@ -43,7 +42,8 @@ class Known:
 
 
 class Tokens:
-    """Every issuer in use, by its document: an issuer that a reload does not touch keeps its keys."""
+    """Every issuer in use, by where its keys are: as long as that stays the same, so do they, whatever else a reload
+    says of the issuer, which may be away just then."""
 
     def __init__(self, metrics: Metrics, outbox: Outbox) -> None:
         self._metrics = metrics
@@ -61,10 +61,22 @@ class Tokens:
         """
         if issuers:
             load_algorithms()  # now rather than when the first keys come: that may be in the middle of traffic
-        # By what the document says, packed: a key set that is written out in it is a mapping, which has no hash.
-        packed = {msgspec.msgpack.encode(issuer): issuer for issuer in issuers}
-        self._built = {key: self._known.get(key) or self._make(issuer) for key, issuer in packed.items()}
-        return TokenVerifier(known.issuer for known in self._built.values()) if self._built else None
+        self._built = {}
+        believed = []
+        for issuer in issuers:
+            key = _key(issuer)
+            known = self._built[key] = self._known.get(key) or self._make(issuer)
+            believed.append(
+                Issuer(
+                    name=issuer.name,
+                    url=issuer.issuer,
+                    audiences=frozenset(issuer.audiences),
+                    keys=known.keys,
+                    leeway=issuer.leeway,
+                    max_lifetime=issuer.max_lifetime,
+                )
+            )
+        return TokenVerifier(believed) if believed else None
 
     def adopt(self) -> None:
         """What was built last is in use: begin to refresh what is new, stop with what is gone."""
@@ -98,7 +110,7 @@ class Tokens:
 
     async def _refresh(self, issuer: str, then: Callable[[], None]) -> None:
         for known in self._known.values():
-            if known.issuer.name == issuer and known.refresher is not None:
+            if known.keys.issuer == issuer and known.refresher is not None:
                 await known.refresher.refresh()
         self._outbox.begin()
         try:
@@ -128,18 +140,7 @@ class Tokens:
                 refresher = KeyRefresher(keys, _source(issuer), report=self._report)
         except FetchError as error:
             raise ConfigError((Problem("", 0, "MeshConfig", f"issuer {issuer.name}", f"its keys: {error}"),)) from None
-        return Known(
-            Issuer(
-                name=issuer.name,
-                url=issuer.issuer,
-                audiences=frozenset(issuer.audiences),
-                keys=keys,
-                leeway=issuer.leeway,
-                max_lifetime=issuer.max_lifetime,
-            ),
-            keys,
-            refresher,
-        )
+        return Known(keys, refresher)
 
     def _report(self, keys: IssuerKeys) -> None:
         result = "ok" if keys.problem is None else "failed"
@@ -160,10 +161,16 @@ class Tokens:
     def _ages(self) -> Rows:
         now = time.time()
         return [
-            ((known.issuer.name,), now - known.keys.fetched_at)
+            ((known.keys.issuer,), now - known.keys.fetched_at)
             for known in self._known.values()
             if known.keys.fetched_at is not None
         ]
+
+
+def _key(issuer: schema.Issuer) -> bytes:
+    """What the keys of an issuer hang on. Packed: a key set that is written out is a mapping, which has no hash."""
+    discovered = issuer.issuer if issuer.keys is None else None
+    return msgspec.msgpack.encode((issuer.name, issuer.algorithms, issuer.keys, issuer.ca_file, discovered))
 
 
 def _source(issuer: schema.Issuer) -> Source:

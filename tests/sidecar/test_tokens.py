@@ -1,128 +1,316 @@
-"""Issuers of documents: what they become, and what a reload leaves as it is."""
+"""Issuers across reloads. Keys come out of the document, a file, or a development issuer on this machine."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
-from time import time
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from meshproxy.config import schema
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.issuer import DevelopmentIssuer
-from meshproxy.identity.tokens import TokenVerifier
-from meshproxy.refusal import Refusal
+from meshproxy.identity.tokens import KeysWanted, TokenVerifier
+from meshproxy.refusal import Reason, Refusal
+from meshproxy.sidecar import tokens as module
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.telemetry.catalogue import Metrics
-from meshproxy.transport.outbox import Outbox
 
-CORP = DevelopmentIssuer(algorithm="ES256")
-DAY = 86_400
+URL = "https://login.dev.example"
+ISSUER = DevelopmentIssuer(URL, algorithm="ES256")
 
 
-def issuer(**changed: Any) -> schema.Issuer:
-    """As it comes out of a document, with the keys written out in it."""
-    fields = {"name": "corp", "issuer": CORP.issuer, "audiences": ["models"], "keys": {"inline": CORP.jwks()}}
-    return msgspec.convert({**fields, **changed}, schema.Issuer)
+class Outbox:
+    """Counts batches."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def begin(self) -> None:
+        self.log.append("begin")
+
+    def flush(self) -> None:
+        self.log.append("flush")
+
+
+def document(name: str = "corp", keys: schema.KeySource | None = None, **changes: Any) -> schema.Issuer:
+    said: dict[str, Any] = {"issuer": URL, "audiences": ("models",), **changes}
+    return schema.Issuer(name=name, keys=keys, **said)
+
+
+def inline(issuer: DevelopmentIssuer = ISSUER) -> schema.KeySource:
+    return schema.KeySource(inline=issuer.jwks())
 
 
 @pytest.fixture
-async def tokens() -> Tokens:
-    return Tokens(Metrics(), Outbox(asyncio.get_running_loop()))
+def in_file(tmp_path: Path) -> schema.KeySource:
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps(ISSUER.jwks()))
+    return schema.KeySource(file=str(path))
 
 
-def bearer(lifetime: float = 300, age: float = 0) -> bytes:
-    issued = int(time() - age)
-    return b"Bearer " + CORP.token("quoter", iat=issued, exp=int(issued + lifetime)).encode()
+@asynccontextmanager
+async def running() -> AsyncIterator[Tokens]:
+    tokens = Tokens(Metrics(), Outbox())  # type: ignore[arg-type]
+    try:
+        yield tokens
+    finally:
+        await tokens.close()
 
 
-def build(tokens: Tokens, *issuers: schema.Issuer) -> TokenVerifier:
-    verifier = tokens.build(issuers)
+def verify(verifier: TokenVerifier | None, token: str) -> str:
     assert verifier is not None
-    tokens.adopt()
-    return verifier
+    return verifier.verify(f"Bearer {token}".encode(), time.time()).subject
 
 
-async def test_without_issuers_there_is_nothing_to_verify(tokens: Tokens) -> None:
-    assert tokens.build(()) is None
-    tokens.adopt()
-    assert tokens.are_known
+async def test_without_issuers_there_is_no_verifier() -> None:
+    async with running() as tokens:
+        assert tokens.build(()) is None
+        tokens.adopt()
+        await tokens.wait_for_keys()
+        assert tokens.are_known
 
 
-async def test_keys_that_the_document_holds(tokens: Tokens) -> None:
-    verifier = build(tokens, issuer())
-    assert tokens.are_known
-    token = verifier.verify(bearer(), time())
-    assert (token.issuer, token.subject) == ("corp", "quoter")
+async def test_keys_in_the_document_are_known_at_once() -> None:
+    async with running() as tokens:
+        verifier = tokens.build((document(keys=inline()),))
+        tokens.adopt()
+        assert tokens.are_known
+        assert verify(verifier, ISSUER.token("alice")) == "alice"
+        with pytest.raises(Refusal):
+            verify(verifier, ISSUER.token("alice", aud="others"))
 
 
-async def test_an_issuer_that_a_reload_does_not_touch_keeps_its_keys(tokens: Tokens) -> None:
-    other = issuer(name="other", issuer="https://other.example")
-    build(tokens, issuer(), other)
-    (known, gone) = tokens._known.values()
-    build(tokens, issuer(), issuer(name="third", issuer="https://third.example"))
-    assert next(iter(tokens._known.values())) is known
-    assert gone not in tokens._known.values()
-    build(tokens, issuer(leeway=30))
-    assert known not in tokens._known.values()
+async def test_keys_in_a_file_are_known_when_they_have_been_read(in_file: schema.KeySource) -> None:
+    async with running() as tokens:
+        verifier = tokens.build((document(keys=in_file),))
+        tokens.adopt()
+        with pytest.raises(KeysWanted):
+            verify(verifier, ISSUER.token("alice"))
+        await tokens.wait_for_keys()
+        assert tokens.are_known
+        assert verify(verifier, ISSUER.token("alice")) == "alice"
+
+
+async def test_keys_behind_a_url_are_fetched() -> None:
+    async with DevelopmentIssuer.serve(algorithm="ES256") as issuer, running() as tokens:
+        keys = schema.KeySource(url=issuer.keys_url)
+        verifier = tokens.build((document(issuer=issuer.issuer, keys=keys),))
+        tokens.adopt()
+        await tokens.wait_for_keys()
+        assert verify(verifier, issuer.token("alice")) == "alice"
+
+
+async def test_several_issuers_stand_side_by_side(in_file: schema.KeySource) -> None:
+    other = DevelopmentIssuer("https://other.example", algorithm="ES256")
+    async with running() as tokens:
+        verifier = tokens.build(
+            (document(keys=in_file), document("other", issuer=other.issuer, keys=inline(other), audiences=("b", "c")))
+        )
+        tokens.adopt()
+        await tokens.wait_for_keys()
+        assert verify(verifier, ISSUER.token("alice")) == "alice"
+        assert verify(verifier, other.token("bob", aud="c")) == "bob"
 
 
 @pytest.mark.parametrize(
-    ("changed", "lifetime", "age", "why"),
+    ("keys", "said"),
     [
-        ({}, DAY, 0, None),
-        ({}, DAY + 1, 0, "for longer than 86400 seconds"),
-        ({"maxLifetime": 3 * DAY}, 3 * DAY, 0, None),
-        ({"maxLifetime": 3 * DAY}, 3 * DAY + 1, 0, "for longer than 259200 seconds"),
-        ({"maxLifetime": 300}, 301, 0, "for longer than 300 seconds"),
-        ({}, 100, 130, None),
-        ({}, 100, 170, "expired"),
-        ({"leeway": 0}, 100, 130, "expired"),
+        (schema.KeySource(inline={"keys": [{"kty": "RSA", "kid": "a"}]}), "its keys: "),
+        (schema.KeySource(url="http://login.example/keys"), "it would be fetched in the clear"),
     ],
+    ids=["in the document", "a URL in the clear"],
 )
-async def test_how_long_a_token_is_believed(
-    tokens: Tokens, changed: dict[str, Any], lifetime: int, age: int, why: str | None
-) -> None:
-    verifier = build(tokens, issuer(**changed))
-    if why is None:
-        assert verifier.verify(bearer(lifetime, age), time()).subject == "quoter"
-    else:
-        with pytest.raises(Refusal, match=why):
-            verifier.verify(bearer(lifetime, age), time())
+async def test_keys_that_can_never_be_had_are_a_problem_of_the_document(keys: schema.KeySource, said: str) -> None:
+    async with running() as tokens:
+        with pytest.raises(ConfigError) as caught:
+            tokens.build((document(keys=keys),))
+        (problem,) = caught.value.problems
+        assert problem.field == "issuer corp"
+        assert said in problem.message
 
 
-async def test_keys_that_cannot_be_used(tokens: Tokens) -> None:
-    with pytest.raises(ConfigError) as caught:
-        tokens.build((issuer(algorithms=["RS256"]),))
-    (problem,) = caught.value.problems
-    assert "issuer corp" in str(problem)
-    assert "no usable key" in str(problem)
+class TestStarting:
+    async def test_it_waits_for_an_issuer_that_is_away_and_not_for_long(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(module, "FIRST_KEYS_SECONDS", 0.05)
+        never = asyncio.Event()
+
+        async def hang() -> bytes:
+            await never.wait()
+            return b""
+
+        monkeypatch.setattr(module, "from_file", lambda path: hang)
+        async with running() as tokens:
+            verifier = tokens.build((document(keys=schema.KeySource(file=str(tmp_path))),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            assert not tokens.are_known
+            with pytest.raises(KeysWanted):
+                verify(verifier, ISSUER.token())
+
+    async def test_an_issuer_that_fails_is_counted_and_said(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING)
+        async with running() as tokens:
+            verifier = tokens.build((document(keys=schema.KeySource(file=str(tmp_path / "nowhere"))),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            counted = tokens._metrics.jwks_refresh
+            assert counted.labels("corp", "failed").value >= 1
+            assert counted.labels("corp", "ok").value == 0
+            with pytest.raises(Refusal) as caught:
+                verify(verifier, ISSUER.token())
+            assert caught.value.reason is Reason.KEYS_UNAVAILABLE
+        fields: Any = caplog.records[0].__dict__["fields"]
+        assert (fields["issuer"], fields["has_keys"]) == ("corp", False)
 
 
-def test_the_library_is_there_before_the_first_keys_come() -> None:
-    """Importing it takes 40 ms: not in the middle of traffic, when an issuer that was down is back."""
-    program = f"""
-import asyncio, json, sys
-import msgspec
-from meshproxy.config import schema
-from meshproxy.sidecar.tokens import Tokens
-from meshproxy.telemetry.catalogue import Metrics
-from meshproxy.transport.outbox import Outbox
+class TestReloading:
+    @pytest.mark.parametrize(
+        "changes",
+        [{}, {"audiences": ("models", "more")}, {"leeway": 1.0}, {"max_lifetime": 60.0}],
+        ids=["nothing", "audiences", "leeway", "lifetime"],
+    )
+    async def test_keys_stay_as_long_as_they_come_from_the_same_place(
+        self, in_file: schema.KeySource, changes: dict[str, Any]
+    ) -> None:
+        """The issuer may be away just when a document says something else of it."""
+        async with running() as tokens:
+            tokens.build((document(keys=in_file),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            assert in_file.file is not None
+            Path(in_file.file).unlink()
+            verifier = tokens.build((document(keys=in_file, **changes),))
+            tokens.adopt()
+            assert tokens.are_known
+            assert verify(verifier, ISSUER.token("alice", expires_in=30)) == "alice"
 
-async def main():
-    tokens = Tokens(Metrics(), Outbox(asyncio.get_running_loop()))
-    tokens.build(())
-    before = "jwt" in sys.modules
-    issuer = {{"name": "a", "issuer": {CORP.issuer!r}, "audiences": ["a"], "keys": {{"url": "https://localhost:1/"}}}}
-    tokens.build((msgspec.convert(issuer, schema.Issuer),))
-    print(json.dumps([before, "jwt" in sys.modules]))
+    async def test_what_else_a_document_says_counts_at_once(self, in_file: schema.KeySource) -> None:
+        async with running() as tokens:
+            tokens.build((document(keys=in_file),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            verifier = tokens.build((document(keys=in_file, audiences=("others",)),))
+            tokens.adopt()
+            with pytest.raises(Refusal, match="another audience"):
+                verify(verifier, ISSUER.token())
 
-asyncio.run(main())
-"""
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert json.loads(run.stdout) == [False, True]
+    @pytest.mark.parametrize("what", ["algorithms", "keys", "name"])
+    async def test_keys_from_elsewhere_are_other_keys(
+        self, in_file: schema.KeySource, tmp_path: Path, what: str
+    ) -> None:
+        async with running() as tokens:
+            tokens.build((document(keys=in_file),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            changes: dict[str, dict[str, Any]] = {
+                "algorithms": {"algorithms": ("ES256",), "keys": in_file},
+                "keys": {"keys": schema.KeySource(file=str(tmp_path / "elsewhere"))},
+                "name": {"name": "renamed", "keys": in_file},
+            }
+            tokens.build((document(**changes[what]),))
+            tokens.adopt()
+            assert not tokens.are_known
+
+    async def test_what_was_built_and_not_adopted_changes_nothing(self, in_file: schema.KeySource) -> None:
+        async with running() as tokens:
+            verifier = tokens.build((document(keys=in_file),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            tokens.build(())
+            tokens.build((document("other", keys=in_file),))
+            assert tokens.are_known
+            assert verify(verifier, ISSUER.token("alice")) == "alice"
+            served = asyncio.Event()
+            tokens.refresh("corp", served.set)
+            await served.wait()
+
+    async def test_an_issuer_that_is_gone_is_fetched_no_more(self, in_file: schema.KeySource) -> None:
+        async with running() as tokens:
+            tokens.build((document(keys=in_file),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            (known,) = tokens._known.values()
+            task = known.task
+            assert task is not None
+            tokens.build(())
+            tokens.adopt()
+            await asyncio.wait((task,))
+            assert task.cancelled()
+            assert tokens.are_known
+
+
+class TestUnknownKeys:
+    async def test_they_are_fetched_for_who_waits(self) -> None:
+        async with DevelopmentIssuer.serve(algorithm="ES256") as issuer, running() as tokens:
+            verifier = tokens.build((document(issuer=issuer.issuer, keys=schema.KeySource(url=issuer.keys_url)),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            issuer.rotate()
+            # Starting has asked for them once, and nobody may ask again so soon; a minute later somebody may.
+            later = time.time() + 60
+            assert verifier is not None
+            with pytest.raises(KeysWanted) as wanted:
+                verifier.verify(f"Bearer {issuer.token('alice')}".encode(), later)
+            served = asyncio.Event()
+            tokens.refresh(wanted.value.issuer, served.set)
+            await served.wait()
+            assert verify(verifier, issuer.token("alice")) == "alice"
+
+    async def test_who_waits_is_told_within_a_batch(self, in_file: schema.KeySource) -> None:
+        """What it writes then goes out at once."""
+        outbox = Outbox()
+        tokens = Tokens(Metrics(), outbox)  # type: ignore[arg-type]
+        tokens.build((document(keys=in_file),))
+        tokens.adopt()
+        told = asyncio.Event()
+
+        def then() -> None:
+            outbox.log.append("then")
+            told.set()
+
+        tokens.refresh("corp", then)
+        await told.wait()
+        await asyncio.sleep(0)
+        assert outbox.log == ["begin", "then", "flush"]
+        await tokens.close()
+
+    @pytest.mark.parametrize("name", ["nobody", "corp"])
+    async def test_who_waits_for_an_issuer_that_is_gone_is_told_too(self, name: str) -> None:
+        async with running() as tokens:
+            tokens.build((document(keys=inline()),))
+            tokens.adopt()
+            told = asyncio.Event()
+            tokens.refresh(name, told.set)
+            await told.wait()
+
+
+async def test_ages_are_those_of_the_keys_in_use(in_file: schema.KeySource) -> None:
+    async with running() as tokens:
+        tokens.build((document(keys=in_file), document("away", issuer="https://b", keys=schema.KeySource(file="/x"))))
+        tokens.adopt()
+        await tokens.wait_for_keys()
+        assert tokens._metrics.jwks_age.source is not None
+        ((labels, age),) = tokens._metrics.jwks_age.source()
+        assert labels == ("corp",)
+        assert 0 <= age < 60
+
+
+async def test_closing_leaves_no_task_behind(in_file: schema.KeySource) -> None:
+    tokens = Tokens(Metrics(), Outbox())  # type: ignore[arg-type]
+    tokens.build((document(keys=in_file),))
+    tokens.adopt()
+    tokens.refresh("corp", lambda: None)
+    await tokens.close()
+    await tokens.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
