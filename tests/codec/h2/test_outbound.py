@@ -223,18 +223,21 @@ def test_trailers_wait_for_data(talk: Callable[..., Talk]) -> None:
 
 
 def test_held_data_is_dropped_with_its_stream(talk: Callable[..., Talk]) -> None:
-    for reset in ("ours", "theirs"):
-        server = talk(settings=[(WINDOW, 5)])
-        server.opened()
-        server.connection.send_response(1, 200, (), False)
-        server.connection.send_data(1, b"0123456789", True)
-        if reset == "ours":
-            server.connection.reset(1, 8)
-        else:
-            server.say(frames.rst_stream(1, 8))
-        server.heard()
-        assert server.say(frames.window_update(0, 100), frames.window_update(1, 100)) == []
-        assert server.heard() == []
+    for reset in ("ours", "theirs", "the codec's"):
+        for window in (5, 100_000):  # held by the stream's window, or by the connection's
+            server = talk(settings=[(WINDOW, window)])
+            server.opened()
+            server.connection.send_response(1, 200, (), False)
+            assert not server.connection.send_data(1, b"x" * 70_000, True)
+            if reset == "ours":
+                server.connection.reset(1, 8)
+            elif reset == "theirs":
+                server.say(frames.rst_stream(1, 8))
+            else:
+                server.say(frames.window_update(1, 0))
+            server.heard()
+            assert server.say(frames.window_update(0, 100_000), frames.window_update(1, 100_000)) == []
+            assert server.heard() == []
 
 
 def test_credit_is_given_in_halves_of_a_window(talk: Callable[..., Talk]) -> None:
