@@ -2,6 +2,42 @@
 
 from __future__ import annotations
 
-from meshproxy.devtools.issuer import command
+import asyncio
 
-__all__ = ["command"]
+import click
+
+
+@click.command("issuer")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=18520, show_default=True, help="0 takes any free port.")
+@click.option("--audience", default="models", show_default=True, help="The audience of its tokens.")
+@click.option("--algorithm", type=click.Choice(["RS256", "ES256"]), default="RS256", show_default=True)
+@click.option(
+    "--client",
+    "clients",
+    multiple=True,
+    default=["quoter:secret:finance"],
+    show_default=True,
+    metavar="NAME:SECRET[:GROUP,...]",
+    help="Who may ask for tokens, and the groups that they name.",
+)
+def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[str, ...]) -> None:
+    """A token issuer for development: discovery, keys, client credentials.
+
+    Needs the extra "demo": pip install 'meshproxy[demo]'. Says in one line of JSON where it listens.
+    """
+    try:
+        from meshproxy.devtools.issuer import parse_clients, run
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is not installed: pip install 'meshproxy[demo]'") from None
+    try:
+        known = parse_clients(clients)
+    except ValueError:
+        raise click.BadParameter(
+            "each --client is NAME:SECRET or NAME:SECRET:GROUP,GROUP", param_hint="--client"
+        ) from None
+    asyncio.run(run(host, port, audience, algorithm, known))
+
+
+if __name__ == "__main__":
+    command()

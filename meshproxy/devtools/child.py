@@ -17,7 +17,7 @@ SIDECAR = (sys.executable, "-m", "meshproxy.sidecar")
 MODEL_SERVER = (sys.executable, "-m", "meshproxy.cli.model_server", "--rest-port", "0", "--port", "0")
 """A development model server on free ports."""
 
-ISSUER = (sys.executable, "-m", "meshproxy.devtools.issuer", "--port", "0")
+ISSUER = (sys.executable, "-m", "meshproxy.cli.issuer", "--port", "0")
 """A development token issuer on a free port."""
 
 _LINE_BYTES = 1 << 20

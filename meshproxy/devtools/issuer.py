@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import signal
+import sys
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import get_default_algorithms
@@ -260,34 +260,6 @@ async def run(host: str, port: int, audience: str, algorithm: str, clients: Mapp
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     serving = DevelopmentIssuer.serve(host=host, port=port, audience=audience, algorithm=algorithm, clients=clients)
     async with serving as issuer:
-        click.echo(json.dumps({"event": "listening", "issuer": issuer.issuer, "keys": issuer.keys_url}))
+        sys.stdout.write(json.dumps({"event": "listening", "issuer": issuer.issuer, "keys": issuer.keys_url}) + "\n")
+        sys.stdout.flush()
         await stop.wait()
-
-
-@click.command("issuer")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=18520, show_default=True, help="0 takes any free port.")
-@click.option("--audience", default=DEFAULT_AUDIENCE, show_default=True, help="The audience of its tokens.")
-@click.option("--algorithm", type=click.Choice(["RS256", "ES256"]), default="RS256", show_default=True)
-@click.option(
-    "--client",
-    "clients",
-    multiple=True,
-    default=["quoter:secret:finance"],
-    show_default=True,
-    metavar="NAME:SECRET[:GROUP,...]",
-    help="Who may ask for tokens, and the groups that they name.",
-)
-def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[str, ...]) -> None:
-    """A token issuer for development: discovery, keys, client credentials."""
-    try:
-        known = parse_clients(clients)
-    except ValueError:
-        raise click.BadParameter(
-            "each --client is NAME:SECRET or NAME:SECRET:GROUP,GROUP", param_hint="--client"
-        ) from None
-    asyncio.run(run(host, port, audience, algorithm, known))
-
-
-if __name__ == "__main__":
-    command()

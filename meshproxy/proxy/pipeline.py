@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead
-from meshproxy.identity.caller import Caller, Workload
+from meshproxy.identity.caller import NOBODY, Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference import tfserving_grpc, tfserving_rest
 from meshproxy.proxy.answer import answer
@@ -512,6 +512,8 @@ class Passage(Exchange):
         if self._is_over or self.refusal is not None:
             return
         self.refusal = refusal
+        if self.caller is NOBODY and isinstance(self.connection.peer, Workload):
+            self.caller = Caller(self.connection.peer)  # whoever sends a bad token is still known by the certificate
         if refusal.audits:
             self.permit_audits = refusal.audits
         if refusal.limit is not None and not is_counted:

@@ -43,16 +43,8 @@ def watch_process(registry: Registry, proc: Path = PROC) -> None:
 
 
 def _one(read: Callable[[], float]) -> Callable[[], Rows]:
-    """A source of the one row of a metric without labels; of none when /proc cannot be read, as when no descriptor is
-    left: then other lines of the page matter more."""
-
-    def rows() -> Rows:
-        try:
-            return [((), read())]
-        except OSError:
-            return []
-
-    return rows
+    """A source of the one row of a metric without labels."""
+    return lambda: [((), read())]
 
 
 def _read_limit() -> float:

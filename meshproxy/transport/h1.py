@@ -140,6 +140,12 @@ class H1Server(H1Driver):
         if self._codec.has_buffered:
             self._next()
 
+    def _look_for_head(self) -> None:
+        """Of the next request only a part of the head may have come."""
+        codec = self._codec
+        if codec.is_over and not codec.is_idle and not codec.must_close:
+            self._begin_head()
+
     def _begin_head(self) -> None:
         """The first byte of a head starts the clock; those after it do not wind it back."""
         self._has_begun = True
@@ -253,8 +259,7 @@ class H1Server(H1Driver):
         codec = self._codec
         if self.sink is None and codec.is_over and not self.is_closing and not self._is_paused:
             self._dispatch(codec.next_message())
-            if codec.is_over and not codec.is_idle and not codec.must_close:
-                self._begin_head()  # only a part of the next one has come
+            self._look_for_head()
         if codec.has_buffered:
             self._stop_reading()
         elif not self._is_reading:

@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.transport.connection import Reading
@@ -111,14 +112,25 @@ class Listener:
 
     # The port
 
-    def listen(self, host: str, port: int) -> None:
-        """Bind and accept. Raises OSError when the address cannot be had."""
-        infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = infos[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+    def listen(self, host: str, port: int, *, is_shared: bool = False) -> None:
+        """Bind and accept. With `is_shared` other processes of the same user may listen there too, and the kernel
+        chooses for each connection whose it is (SO_REUSEPORT, socket(7)). Raises OSError when the address cannot be
+        had."""
+        self._listen(bind(host, port, is_shared=is_shared))
+
+    def listen_unix(self, path: str) -> None:
+        """Bind a UNIX socket, for our own user only, and accept. Raises OSError when it cannot be had."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
+            sock.bind(path)
+            Path(path).chmod(0o600)
+        except OSError:
+            sock.close()
+            raise
+        self._listen(sock)
+
+    def _listen(self, sock: socket.socket) -> None:
+        try:
             sock.listen(BACKLOG)
             sock.setblocking(False)
         except OSError:
@@ -376,6 +388,22 @@ class Arrival(Reading):
 def _set(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
+
+
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """A TCP socket that has an address and does not listen yet. Raises OSError when the address cannot be had."""
+    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = infos[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def format_address(address: object) -> str:

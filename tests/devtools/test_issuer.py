@@ -126,7 +126,7 @@ def test_clients_in_words() -> None:
 async def test_as_a_process(tmp_path: Path) -> None:
     child = await Child.start(
         "the issuer",
-        *(sys.executable, "-m", "meshproxy.devtools.issuer", "--port", "0", "--algorithm", "ES256"),
+        *(sys.executable, "-m", "meshproxy.cli.issuer", "--port", "0", "--algorithm", "ES256"),
         directory=tmp_path,
     )
     try:

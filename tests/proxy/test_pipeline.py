@@ -282,6 +282,7 @@ class TestIdentity:
         client = world.rest(headers=headers)
         assert client.status == 401
         assert world.policy.asked == []
+        assert world.finished[0].caller == Caller(client.facts.peer)
 
     def test_a_certificate_that_expires_on_a_long_connection_is_refused(self, world: Any, wire: Any) -> None:
         old = Workload("spiffe://dev.example/ns/a/sa/old", "dev.example", "a", "old", 1_699_999_999.0)
