@@ -10,8 +10,8 @@ import asyncio
 import base64
 import json
 import signal
-import sys
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager

@@ -239,9 +239,13 @@ class KeyRefresher:
             if self._flight is not None:
                 self._flight.cancel()
 
-    async def refresh(self) -> None:
-        """For an unknown key: returns when one attempt is over, however it went. Joins one that is under way."""
-        await self._join(is_forced=True)
+    async def refresh(self, *, is_forced: bool = True) -> None:
+        """Return when one attempt is over, however it went. Joins one that is under way.
+
+        Args:
+            is_forced: an unknown key asks for it, out of turn; after that none may for a while.
+        """
+        await self._join(is_forced=is_forced)
 
     async def _join(self, *, is_forced: bool) -> None:
         # Also for an attempt under way: whoever waited for it must not be sent to ask for another.

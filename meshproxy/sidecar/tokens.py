@@ -93,7 +93,7 @@ class Tokens:
         missing = [known.refresher for known in self._known.values() if known.refresher and not known.keys.has_keys]
         try:
             async with asyncio.timeout(FIRST_KEYS_SECONDS):
-                await asyncio.gather(*(refresher.refresh() for refresher in missing))
+                await asyncio.gather(*(refresher.refresh(is_forced=False) for refresher in missing))
         except TimeoutError:
             pass
 
