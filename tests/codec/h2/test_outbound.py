@@ -369,6 +369,8 @@ def test_a_client_sends_no_responses(talk: Callable[..., Talk]) -> None:
         client.connection.send_response(1, 200, (), False)
     with pytest.raises(LocalProtocolError):
         client.connection.send_request(b"GET", b"http", b"a", b"/", (), True, 5)
+    with pytest.raises(LocalProtocolError):
+        client.connection.send_data(client.asked(length=3), b"1234", False)
 
 
 def test_a_head_that_the_peer_does_not_take_opens_nothing(talk: Callable[..., Talk]) -> None:
