@@ -295,7 +295,6 @@ class H2Connection(Control):
             is_self_dependent = WORD.unpack_from(data, start)[0] & 0x7FFFFFFF == stream
             start += 5
         end = flags & END_STREAM != 0
-        self._explained += 1
         if flags & END_HEADERS:
             self._on_block(stream, end, data[start:stop], is_self_dependent, events)
         else:
@@ -383,6 +382,7 @@ class H2Connection(Control):
         ours.to_come = length
         ours.allowance = limits.body_bytes
         self._streams[stream] = ours
+        self._explained += 1
         self.statistics.requests += 1
         events.append(RequestHead(stream, method, authority, target, headers, end, length, expects_continue))
 
@@ -396,6 +396,7 @@ class H2Connection(Control):
         else:
             has_body = not (ours.is_head or status == 304 or status == 204)
             ours.to_come = length if has_body else 0
+            self._explained += 1
             ours.allowance = self._limits.body_bytes
             ours.receives = BODY
             if end:
@@ -411,6 +412,7 @@ class H2Connection(Control):
             raise MalformedHead("trailers that do not end the stream")
         if ours.to_come:
             raise MalformedHead("not as much data as content-length says")
+        self._explained += 1
         self._end_received(ours)
         events.append(Trailers(ours.id, headers))
 

@@ -249,4 +249,25 @@ def test_interim_head_flood(talk: Callable[..., Talk]) -> None:
     client = talk(Role.CLIENT, limits=Limits(control_burst=20))
     client.asked()
     wire = b"".join(client.head(1, [(b":status", b"103")]) for _ in range(1_000))
-    assert isinstance(client.say(wire)[-1], ResponseHead), "each HEADERS explains itself"
+    *heads, failed = client.say(wire)
+    assert [type(event) for event in heads] == [ResponseHead] * 20
+    assert (failed.code, failed.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "control_rate")
+
+
+@pytest.mark.parametrize("state", ["reset", "rejected", "going away"])
+def test_flood_of_heads_that_nobody_reads(talk: Callable[..., Talk], state: str) -> None:
+    """HEADERS that open nothing and end nothing explain nothing: 9 bytes each, 2 us."""
+    server = talk(limits=Limits(control_burst=20))
+    if state == "rejected":
+        server.say(server.head(1, [*server.POST, (b"expect", b"x")]))
+        flood = frame(HEADERS, 4, 1, b"") * 1_000
+    elif state == "reset":
+        server.opened()
+        server.connection.reset(1, 8)
+        flood = frame(HEADERS, 4, 1, b"") * 1_000
+    else:
+        server.connection.go_away(final=True)
+        flood = b"".join(frame(HEADERS, 4, stream, b"") for stream in range(1, 2_001, 2))
+    (failed,) = server.say(flood)
+    assert (failed.code, failed.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "control_rate")
+    assert server.connection.statistics.frames_received[HEADERS] < 40
