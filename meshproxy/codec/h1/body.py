@@ -13,7 +13,8 @@ import re
 from typing import Protocol
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.h1.head import MAX_LENGTH, TOKEN, Malformed, check_fields, parse_trailers
+from meshproxy.codec.h1.head import Malformed, check_fields, parse_trailers
+from meshproxy.codec.headers import MAX_LENGTH, TOKEN
 from meshproxy.codec.limits import Limits
 
 

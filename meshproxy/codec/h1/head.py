@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from meshproxy.codec.events import Headers
+from meshproxy.codec.headers import FRAMING, IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS, ORIGIN_FORM, TOKEN
 from meshproxy.codec.limits import Limits
 
 
@@ -52,70 +53,9 @@ class Response(NamedTuple):
     closes: bool
 
 
-MAX_LENGTH = 2**63 - 1
-"""Of a body or a chunk: what every peer can count to (CVE-2021-32714 is what happens beyond)."""
-
-FRAMING = frozenset(
-    (
-        b"host",
-        b"content-length",
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"transfer-encoding",
-        b"te",
-        b"upgrade",
-        b"expect",
-    )
-)
-"""What never stands in `headers` (see `codec/events.py`)."""
-
-NOT_IN_TRAILERS = FRAMING | {
-    # RFC 9110 section 6.5.1: what says how to route, to decode, to cache or whom to believe must stand before the body.
-    b"trailer",
-    b"authorization",
-    b"proxy-authorization",
-    b"authentication-info",
-    b"proxy-authentication-info",
-    b"www-authenticate",
-    b"proxy-authenticate",
-    b"cookie",
-    b"set-cookie",
-    b"content-encoding",
-    b"content-type",
-    b"content-range",
-    b"cache-control",
-    b"pragma",
-    b"range",
-    b"max-forwards",
-    b"if-match",
-    b"if-none-match",
-    b"if-modified-since",
-    b"if-unmodified-since",
-    b"if-range",
-    b"location",
-    b"retry-after",
-    b"vary",
-    b"age",
-    b"date",
-    b"expires",
-    # What a proxy before us, or a peer of ours, says about the caller.
-    b"forwarded",
-    b"x-real-ip",
-}
-IDENTITY_PREFIXES = (b"x-meshproxy-", b"x-forwarded-", b"x-amz-", b"x-envoy-")
-"""Families of fields that speak about the caller: never taken from trailers."""
 _SPELLING = bytes.maketrans(b"_.", b"--")
 """Back ends fold `x_forwarded_for` and `x.forwarded.for` into one name (CVE-2026-33433)."""
 
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_PCHAR = rb"A-Za-z0-9\-._~!$&'()*+,;=:@/"
-_PERCENT = rb"%[0-9A-Fa-f]{2}"
-ORIGIN_FORM = (
-    rb"/[" + _PCHAR + rb"]*+(?:" + _PERCENT + rb"[" + _PCHAR + rb"]*+)*+"
-    rb"(?:\?[" + _PCHAR + rb"?]*+(?:" + _PERCENT + rb"[" + _PCHAR + rb"?]*+)*+)?+"
-)
-"""RFC 3986 path and query: no fragment, no byte that only browsers forgive, `%` only before two hex digits."""
 _VALUE = rb"[\t -~\x80-\xff]*+"
 _FIELD_LINE = TOKEN + rb"{1,256}+:" + _VALUE + rb"\r\n"
 _NAME_BYTES = 256

@@ -6,7 +6,8 @@ from http import HTTPStatus
 from typing import Protocol
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.h1.head import FRAMING, without_forbidden
+from meshproxy.codec.h1.head import without_forbidden
+from meshproxy.codec.headers import FRAMING
 from meshproxy.codec.role import LocalProtocolError
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from meshproxy.codec.h1.head import ORIGIN_FORM, TOKEN
+from meshproxy.codec.headers import ORIGIN_FORM, TOKEN
 
 Field = tuple[tuple[bytes, bytes], int, int]
 """(name, value); its size as RFC 7541 section 4.1 counts; its kind. Tables and blocks share these tuples."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.h1.head import IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS
 from meshproxy.codec.h2.fields import (
     BAD_NAME,
     BAD_VALUE,
@@ -28,6 +27,7 @@ from meshproxy.codec.h2.fields import (
     Field,
 )
 from meshproxy.codec.h2.hpack import Decoder
+from meshproxy.codec.headers import IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS
 from meshproxy.codec.limits import Limits
 
 CRUMBS_BYTES = 4_096

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from meshproxy.codec.h1.head import FRAMING
 from meshproxy.codec.h1.write import (
     ChunkedWriter,
     EofWriter,
@@ -14,6 +13,7 @@ from meshproxy.codec.h1.write import (
     write_request_head,
     write_response_head,
 )
+from meshproxy.codec.headers import FRAMING
 from meshproxy.codec.role import LocalProtocolError
 
 

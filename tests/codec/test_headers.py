@@ -1,0 +1,44 @@
+"""The grammar that both versions share."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from meshproxy.codec.headers import FRAMING, IDENTITY_PREFIXES, NOT_IN_TRAILERS, ORIGIN_FORM, TOKEN
+
+IS_TARGET = re.compile(ORIGIN_FORM).fullmatch
+IS_TOKEN = re.compile(TOKEN + rb"+").fullmatch
+
+
+@pytest.mark.parametrize(
+    "target", [b"/", b"/v1/models/m:predict", b"/a%2Fb", b"/a?b=c/d?e", b"/a;b=c", b"/~-._!$&'()*+,=@"]
+)
+def test_targets(target: bytes) -> None:
+    assert IS_TARGET(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"", b"a", b"*", b"/a b", b"/a#b", b"/%", b"/%2", b"/%zz", b"/[", b'/"', b"/\\", b"/^", b"/`", b"/{", b"/|"],
+)
+def test_no_targets(target: bytes) -> None:
+    assert not IS_TARGET(target)
+
+
+def test_every_byte_of_a_target() -> None:
+    taken = {byte for byte in range(256) if IS_TARGET(b"/" + bytes((byte,)))}
+    assert bytes(sorted(taken)) == (
+        b"!$&'()*+,-./0123456789:;=?@ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
+    )
+
+
+def test_every_byte_of_a_token() -> None:
+    taken = {byte for byte in range(256) if IS_TOKEN(bytes((byte,)))}
+    assert bytes(sorted(taken)) == (b"!#$%&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~")
+
+
+def test_what_frames_a_message_never_trails_it() -> None:
+    assert FRAMING < NOT_IN_TRAILERS
+    assert b"x-meshproxy-" in IDENTITY_PREFIXES
