@@ -81,3 +81,12 @@ def test_what_was_set_up_before_does_not_double_it(root: logging.Logger, monkeyp
     open_journal(logging.INFO)
     logging.getLogger("a").warning("once")
     assert len(written.getvalue().splitlines()) == 1
+
+
+def test_what_every_line_is_to_say_is_in_every_line(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    open_journal(logging.INFO, node="first")
+    logging.getLogger("a").warning("one")
+    logging.getLogger("a").warning("two", extra={"fields": {"node": "second"}})
+    assert [json.loads(line)["node"] for line in written.getvalue().splitlines()] == ["first", "second"]
