@@ -502,6 +502,10 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     path, which must hold a `/`."""
     drain_timeout: DurationOrZero = 25.0
     """How long requests under way may take when we are told to stop. Below the 30 s after which Kubernetes kills."""
+    workers: Annotated[Count, Meta(le=64)] = 1
+    """Processes that serve the inbound port together: one uses one core. Limits that count (connections, held bytes,
+    connections to an endpoint) hold for each of them. With several there is one more, which starts them again when they
+    die, and answers on the admin port for all of them."""
 
 
 class Sidecar(Part, frozen=True, kw_only=True, tag_field="kind", tag="Sidecar"):

@@ -13,8 +13,10 @@ import uvloop
 
 from meshproxy.config.problems import ConfigError
 from meshproxy.identity.certificates import CertificateError
-from meshproxy.sidecar.app import run_sidecar
+from meshproxy.sidecar.app import run_sidecar, run_worker
 from meshproxy.sidecar.journal import open_journal
+from meshproxy.sidecar.supervisor import WorkersFailed
+from meshproxy.sidecar.worker import OPTION, Seat
 
 FAILURE = 1
 FINDINGS = 3
@@ -22,17 +24,26 @@ FINDINGS = 3
 logger = logging.getLogger("meshproxy.sidecar")
 
 
-def main(paths: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run until told to stop. Returns the exit status: 0, 1 if it could not run, 3 if the documents have problems."""
-    open_journal(getattr(logging, os.environ.get("MESHPROXY_LOG_LEVEL", "INFO").upper(), logging.INFO))
+    level = getattr(logging, os.environ.get("MESHPROXY_LOG_LEVEL", "INFO").upper(), logging.INFO)
     try:
-        uvloop.run(run_sidecar(paths))
+        if arguments and arguments[0].startswith(OPTION):
+            seat = Seat.read(arguments[0])
+            open_journal(level, worker=seat.number)
+            uvloop.run(run_worker(arguments[1:], seat))
+        else:
+            open_journal(level)
+            uvloop.run(run_sidecar(arguments))
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]
         logger.error("the documents have problems: nothing was started", extra={"fields": {"problems": problems}})
         return FINDINGS
     except CertificateError as error:
         logger.error("the identity cannot be used: nothing was started", extra={"fields": {"problem": str(error)}})
+        return FAILURE
+    except WorkersFailed as error:
+        logger.error("stopped: %s", error)
         return FAILURE
     except OSError as error:
         logger.error("cannot listen or open a file: %s", error)

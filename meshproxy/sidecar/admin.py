@@ -6,9 +6,9 @@
     GET  /config    what runs: fingerprint, documents, identity (loopback only)
     POST /drain     what SIGTERM does (loopback only)
 
-`/config` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can send them
-requests under the name of its own site (DNS rebinding), and a server that fetches URLs can be made to
-(CVE-2024-40632).
+`/config` and `/drain` answer loopback peers (and those on a UNIX socket, which only our own user can open) that name a
+loopback host: a page in a browser on this host can send them requests under the name of its own site (DNS rebinding),
+and a server that fetches URLs can be made to (CVE-2024-40632).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
     from meshproxy.telemetry.metrics import Registry
+    from meshproxy.transport.facts import ConnectionFacts
     from meshproxy.transport.stream import Downstream
 
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
@@ -65,29 +66,25 @@ class Admin:
         self._loop.call_later(ANSWER_SECONDS, reader.give_up)
         path, _, query = head.target.partition(b"?")
         if path in READ_ONLY and head.method not in (b"GET", b"HEAD"):
-            _reply(stream, head, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
+            reply(stream, head, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
         elif path in (b"/livez", b"/live"):
-            _reply(stream, head, 200, b"ok\n")
+            reply(stream, head, 200, b"ok\n")
         elif path in (b"/readyz", b"/ready", b"/healthz/ready"):
-            self._readyz(stream, head, verbose=query == b"verbose")
+            self._readyz(stream, reader, head, verbose=query == b"verbose")
         elif path == b"/metrics":
             self._metrics(stream, reader, head)
         elif path in (b"/config", b"/drain"):
-            self._private(stream, head, path)
+            self._private(stream, reader, head, path)
         else:
-            _reply(stream, head, 404, b"there is /livez, /readyz, /metrics, /config and /drain\n")
+            reply(stream, head, 404, b"there is /livez, /readyz, /metrics, /config and /drain\n")
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer what the codec refused (`h1.Reject`)."""
         stream.sink = Reader(stream)
-        _reply(stream, None, rejected.status, rejected.reason.encode() + b"\n")
+        reply(stream, None, rejected.status, rejected.reason.encode() + b"\n")
 
-    def _readyz(self, stream: Downstream, head: RequestHead, *, verbose: bool) -> None:
-        conditions = self._operated.readiness()
-        is_ready = all(conditions.values())
-        lines = [f"[{'+' if holds else '-'}] {name}" for name, holds in conditions.items() if verbose or not holds]
-        lines.append("ready" if is_ready else "not ready")
-        _reply(stream, head, 200 if is_ready else 503, "\n".join(lines).encode() + b"\n")
+    def _readyz(self, stream: Downstream, reader: Reader, head: RequestHead, *, verbose: bool) -> None:
+        reply_ready(stream, head, self._operated.readiness(), verbose=verbose)
 
     def _metrics(self, stream: Downstream, reader: Reader, head: RequestHead) -> None:
         accept = next((value for name, value in head.headers if name == b"accept"), None)
@@ -111,18 +108,21 @@ class Admin:
         else:
             reader.then = partial(self._send_pieces, stream, reader, pieces)
 
-    def _private(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
+    def _private(self, stream: Downstream, reader: Reader, head: RequestHead, path: bytes) -> None:
         host = head.authority.rpartition(b":")[0] if head.authority[-1:] != b"]" else head.authority
         host = (host or head.authority).lower()
-        if not _is_loopback(stream.facts.remote) or host not in LOOPBACK_HOSTS:
-            _reply(stream, head, 403, b"this is for loopback only, by the name localhost\n")
+        if not _is_near(stream.facts) or host not in LOOPBACK_HOSTS:
+            reply(stream, head, 403, b"this is for loopback only, by the name localhost\n")
         elif path == b"/config":
-            _reply(stream, head, 200, json.dumps(self._operated.configuration(), indent=2).encode() + b"\n", JSON)
+            self._config(stream, reader, head)
         elif head.method != b"POST":
-            _reply(stream, head, 405, b"use POST\n", (*TEXT, (b"allow", b"POST")))
+            reply(stream, head, 405, b"use POST\n", (*TEXT, (b"allow", b"POST")))
         else:
-            _reply(stream, head, 202, b"draining\n")
+            reply(stream, head, 202, b"draining\n")
             self._operated.drain()
+
+    def _config(self, stream: Downstream, reader: Reader, head: RequestHead) -> None:
+        reply(stream, head, 200, json.dumps(self._operated.configuration(), indent=2).encode() + b"\n", JSON)
 
 
 class Reader:
@@ -166,7 +166,16 @@ class Reader:
             self._stream.reset(CANCEL)
 
 
-def _reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes, headers: Headers = TEXT) -> None:
+def reply_ready(stream: Downstream, head: RequestHead, conditions: dict[str, bool], *, verbose: bool) -> None:
+    """Say whether all conditions hold, and which do not; with `verbose` also those that do."""
+    is_ready = all(conditions.values())
+    lines = [f"[{'+' if holds else '-'}] {name}" for name, holds in conditions.items() if verbose or not holds]
+    lines.append("ready" if is_ready else "not ready")
+    reply(stream, head, 200 if is_ready else 503, "\n".join(lines).encode() + b"\n")
+
+
+def reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes, headers: Headers = TEXT) -> None:
+    """A whole answer, its body left out for HEAD."""
     if head is not None and head.method == b"HEAD":
         stream.send_response(status, headers, end=True, length=len(body))
     else:
@@ -175,5 +184,5 @@ def _reply(stream: Downstream, head: RequestHead | None, status: int, body: byte
     stream.stop_receiving()
 
 
-def _is_loopback(remote: str) -> bool:
-    return remote.startswith(("127.", "[::1]:", "[::ffff:127."))
+def _is_near(facts: ConnectionFacts) -> bool:
+    return facts.local.startswith("/") or facts.remote.startswith(("127.", "[::1]:", "[::ffff:127."))

@@ -26,7 +26,9 @@ from meshproxy.sidecar.reload import (
     read_identity,
     times,
 )
+from meshproxy.sidecar.supervisor import Supervisor, Unobserved
 from meshproxy.sidecar.tokens import Tokens
+from meshproxy.sidecar.worker import read_documents, write_documents
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.telemetry.json_text import UtcClock
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshproxy.config.schema import Documents
+    from meshproxy.sidecar.worker import Seat
     from meshproxy.upstream.cluster import Cluster
 
 logger = logging.getLogger(__name__)
@@ -66,8 +69,13 @@ ADMIN_CONNECTIONS = 64
 class Sidecar:
     """One sidecar, from its documents to its end."""
 
-    def __init__(self, paths: Sequence[str], documents: Documents) -> None:
+    def __init__(self, paths: Sequence[str], documents: Documents, seat: Seat | None = None) -> None:
         """Build every part. Nothing listens yet.
+
+        Args:
+            paths: where the documents are.
+            documents: what they say.
+            seat: if this is one of several workers, which.
 
         Raises:
             ConfigError, CertificateError: the documents or the identity cannot be used.
@@ -75,6 +83,7 @@ class Sidecar:
         """
         self._paths = list(paths)
         self._documents = documents
+        self._seat = seat
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -174,14 +183,17 @@ class Sidecar:
             self._loop.add_signal_handler(number, action)
         await self._tokens.wait_for_keys()
         try:
-            self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
-            self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
+            if self._seat is None:
+                self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
+                self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
+            else:
+                self._take_seat(self._seat)
         except OSError:
             await self._close()
             raise
         self._reaper.start()
         logger.info(
-            "listening",
+            "listening" if self._seat is None else "worker listening",
             extra={"fields": {"inbound": self.inbound.address, "admin": self.admin.address, "pid": os.getpid()}},
         )
         tasks = [
@@ -202,6 +214,18 @@ class Sidecar:
             failed.cancel()
             await asyncio.gather(failed, *tasks, return_exceptions=True)
             await self._close()
+
+    def _take_seat(self, seat: Seat) -> None:
+        """Listen as one of several. Raises OSError."""
+        # First of all, since connections come as soon as the port is shared.
+        seat.socket.unlink(missing_ok=True)
+        self.admin.listen_unix(str(seat.socket))
+        self.inbound.listen(self._documents.sidecar.spec.inbound.listen.host, seat.port, is_shared=True)
+        seat.watch_supervisor(self._loop, self.drain)
+        seat.tell_listening()
+        if seat.is_successor:
+            # What the others run was handed down; what the files say now may be newer, or bad.
+            self._reload_wanted.set()
 
     def drain(self) -> None:
         """Begin to go away (`admin.Operated`)."""
@@ -310,6 +334,11 @@ class Sidecar:
             self.inbound.context = identity.server
         self._adopt(documents, identity, clusters)
         self.metrics.config_reloads.labels("ok").value += 1
+        if self._seat is not None:
+            try:
+                write_documents(self._seat.folder, documents)
+            except OSError as error:
+                logger.error("workers to come will not know this configuration: %s", error)
         logger.info("configuration taken", extra={"fields": {"fingerprint": documents.fingerprint}})
 
     def _check_fixed(self, documents: Documents) -> None:
@@ -318,6 +347,7 @@ class Sidecar:
         fixed = (
             ("spec.inbound.listen", old.sidecar.spec.inbound.listen, new.sidecar.spec.inbound.listen),
             ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
+            ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
             ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
             ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
         )
@@ -397,22 +427,27 @@ class Sidecar:
         }
 
 
-class Unobserved:
-    """Nobody counts what happens at the admin port (`listener.ListenerEvents`)."""
-
-    def handshake(self, result: str) -> None: ...
-    def connection(self, protocol: str, change: int) -> None: ...
-    def limit(self, name: str) -> None: ...
-
-
 async def run_sidecar(paths: Sequence[str]) -> None:
     """Load, build, run.
 
     Raises:
         ConfigError, CertificateError, OSError: it cannot start, and why.
+        WorkersFailed: of several workers some did not live or end well.
     """
-    sidecar = Sidecar(paths, await load_in_child(paths))
-    await sidecar.run()
+    documents = await load_in_child(paths)
+    if documents.sidecar.spec.workers > 1:
+        await Supervisor(paths, documents).run()
+    else:
+        await Sidecar(paths, documents).run()
+
+
+async def run_worker(paths: Sequence[str], seat: Seat) -> None:
+    """Build and run one of several, with the documents that its supervisor hands down.
+
+    Raises:
+        CertificateError, OSError: it cannot start, and why.
+    """
+    await Sidecar(paths, read_documents(seat.folder), seat).run()
 
 
 def _open_sink(where: str) -> LineSink | None:

@@ -93,15 +93,18 @@ async def fetch(url: Url, ca_file: Path | None = None) -> bytes:
             url.host, url.port, ssl=context, server_hostname=url.host if context else None
         )
         try:
-            return await _exchange(reader, writer, url)
+            return await exchange(reader, writer, url.target.encode(), url.authority.encode(), _LIMITS)
         finally:
             writer.transport.abort()
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: Url) -> bytes:
-    connection = H1Connection(Role.CLIENT, _LIMITS)
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: bytes, authority: bytes, limits: Limits
+) -> bytes:
+    """GET on a connection that stands, and is of no use afterwards. Raises FetchError unless a whole 200 comes."""
+    connection = H1Connection(Role.CLIENT, limits)
     connection.close_after_message()
-    writer.write(connection.send_request(b"GET", url.target.encode(), url.authority.encode(), _HEADERS, True))
+    writer.write(connection.send_request(b"GET", target, authority, _HEADERS, True))
     await writer.drain()
     body: list[bytes] = []
     is_final = False

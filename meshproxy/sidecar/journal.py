@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 
 class JsonFormatter(logging.Formatter):
     """`timestamp`, `severity_text`, `logger`, `event`, and whatever `extra={"fields": {...}}` adds."""
+
+    def __init__(self, fields: Mapping[str, object] | None = None) -> None:
+        """`fields` are in every line."""
+        super().__init__()
+        self._fields = fields or {}
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -22,14 +28,15 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
+        entry.update(self._fields)
         entry.update(getattr(record, "fields", {}))
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
 
 
-def open_journal(level: int) -> None:
-    """Send everything that is logged in this process to standard error."""
+def open_journal(level: int, **fields: object) -> None:
+    """Send everything that is logged in this process to standard error; `fields` are in every line."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(fields))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -54,9 +54,9 @@ def _render_series(family: AnyFamily, openmetrics: bool) -> Iterator[bytes]:
         series.text = text
         if isinstance(series, HistogramSeries):
             cumulative = tuple(accumulate(series.counts))
-            piece.append(text % (*cumulative, _number(series.sum), cumulative[-1]))
+            piece.append(text % (*cumulative, format_number(series.sum), cumulative[-1]))
         else:
-            piece.append(f"{text}{_number(series.value)}\n")
+            piece.append(f"{text}{format_number(series.value)}\n")
         if number % series_in_piece == 0:
             yield "".join(piece).encode()
             piece.clear()
@@ -70,7 +70,7 @@ def _read_source(family: AnyFamily, openmetrics: bool) -> bytes:
     try:
         for labels, value in family.source():
             values = tuple(printable(label) for label in labels)
-            piece.append(f"{_prepare(family, values)}{_number(value)}\n")
+            piece.append(f"{_prepare(family, values)}{format_number(value)}\n")
     except Exception:
         # One broken source must not take the whole page with it.
         logger.exception("cannot read %s", family.name)
@@ -79,12 +79,15 @@ def _read_source(family: AnyFamily, openmetrics: bool) -> bytes:
 
 
 def _header(family: AnyFamily, openmetrics: bool) -> str:
-    if isinstance(family, Counter):
-        # OpenMetrics names the family of a counter without the suffix that its samples have.
-        kind, name = "counter", family.name.removesuffix("_total") if openmetrics else family.name
-    else:
-        kind, name = "histogram" if isinstance(family, Histogram) else "gauge", family.name
-    text = family.help.replace("\\", r"\\").replace("\n", r"\n")
+    kind = "counter" if isinstance(family, Counter) else "histogram" if isinstance(family, Histogram) else "gauge"
+    return format_header(family.name, kind, family.help.replace("\\", r"\\").replace("\n", r"\n"), openmetrics)
+
+
+def format_header(name: str, kind: str, text: str, openmetrics: bool) -> str:
+    """What stands above a family's samples. OpenMetrics names the family of a counter without the suffix that its
+    samples have. `text` is escaped already."""
+    if openmetrics and kind == "counter":
+        name = name.removesuffix("_total")
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
 
 
@@ -105,7 +108,8 @@ def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _number(value: float) -> str:
+def format_number(value: float) -> str:
+    """A sample's value."""
     text = repr(value)
     return NOT_FINITE.get(text, text)
 

@@ -1,0 +1,100 @@
+"""What a worker and its supervisor have in common: a seat, a folder of their own, and a line between them.
+
+The line is a socket pair whose one end is the worker's standard input. The worker says there that it listens, and
+learns from its end that the supervisor is gone, however that went: workers without one drain.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meshproxy.config.schema import Documents
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+OPTION = "--worker="
+LINE = 0
+"""The file descriptor of the worker's end."""
+LISTENING = b"listening\n"
+DOCUMENTS = "documents"
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One worker's place.
+
+    Attributes:
+        number: from 0 on.
+        port: of the inbound address, which the documents may have left open.
+        folder: only our own user's.
+        is_successor: an earlier worker had this seat.
+    """
+
+    number: int
+    port: int
+    folder: Path
+    is_successor: bool = False
+
+    @property
+    def socket(self) -> Path:
+        """Where the worker's admin pages are."""
+        return self.folder / f"{self.number}.sock"
+
+    def option(self) -> str:
+        """The argument that gives a process this seat."""
+        return f"{OPTION}{self.number}:{self.port}:{int(self.is_successor)}:{self.folder}"
+
+    @classmethod
+    def read(cls, option: str) -> Seat:
+        """Raises ValueError unless `option()` wrote it."""
+        number, port, is_successor, folder = option.removeprefix(OPTION).split(":", 3)
+        return cls(int(number), int(port), Path(folder), is_successor == "1")
+
+    # In the worker
+
+    def tell_listening(self) -> None:
+        """Requests are welcome."""
+        os.write(LINE, LISTENING)
+
+    def watch_supervisor(self, loop: asyncio.AbstractEventLoop, gone: Callable[[], None]) -> None:
+        """Have `gone` called when the supervisor is no more."""
+
+        def read() -> None:
+            try:
+                said = os.read(LINE, 64)
+            except OSError:
+                said = b""
+            if not said:
+                loop.remove_reader(LINE)
+                gone()
+
+        loop.add_reader(LINE, read)
+
+
+def make_folder() -> Path:
+    """A folder for us alone. Containers with a read-only root have a /dev/shm. Raises OSError."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="meshproxy-"))
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="meshproxy-", dir="/dev/shm"))
+
+
+def write_documents(folder: Path, documents: Documents) -> None:
+    """Keep what is in use for workers to come: the files may hold something by then that would not be taken."""
+    descriptor, path = tempfile.mkstemp(dir=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.msgpack.encode(documents))
+    Path(path).replace(folder / DOCUMENTS)
+
+
+def read_documents(folder: Path) -> Documents:
+    """What is in use. Raises OSError or msgspec.DecodeError."""
+    return msgspec.msgpack.decode((folder / DOCUMENTS).read_bytes(), type=Documents)

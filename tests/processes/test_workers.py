@@ -1,0 +1,153 @@
+"""Several workers on one port: a real supervisor and real workers, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshproxy.devtools.child import MODEL_SERVER, Child
+from meshproxy.devtools.clients import RestClient
+from meshproxy.devtools.local_sidecar import (
+    LocalSidecar,
+    document,
+    environment,
+    everything_for_the_client,
+    local_sidecar,
+)
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+
+CONNECTIONS = 40
+"""So many that none of two workers gets all of them but once in 2^39 runs."""
+
+
+@asynccontextmanager
+async def two_workers(tmp_path: Path) -> AsyncIterator[tuple[LocalSidecar, list[dict[str, Any]]]]:
+    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
+    documents = environment(
+        model_server.listening["rest"], model_server.listening["grpc"], mtls="permissive", sidecar={"workers": 2}
+    )
+    documents += everything_for_the_client()
+    try:
+        async with local_sidecar(tmp_path / "sidecar", documents) as running:
+            yield running, documents
+    finally:
+        await model_server.stop()
+
+
+async def page(running: LocalSidecar, path: str) -> str:
+    async with RestClient(running.admin, None) as admin:
+        return str((await admin.call("GET", path)).body)
+
+
+async def configuration(running: LocalSidecar) -> dict[str, Any]:
+    async with RestClient(running.admin, None) as admin:
+        body = (await admin.call("GET", "/config")).body
+    return json.loads(body) if isinstance(body, str | bytes) else dict(body)
+
+
+def total(text: str, name: str) -> float:
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.partition("{")[0].split()[0] == name)
+
+
+async def ask_on_new_connections(running: LocalSidecar, count: int) -> list[str]:
+    """One request on each of `count` connections; the statuses."""
+
+    async def one() -> str:
+        async with RestClient(running.inbound, running.client) as client:
+            return (await client.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]})).status
+
+    return list(await asyncio.gather(*(one() for _ in range(count))))
+
+
+async def until(condition: Any, seconds: float) -> None:
+    """Waits for an async condition to hold."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_workers_share_the_traffic_and_answer_as_one(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as (running, documents):
+        async with RestClient(running.admin, None) as admin:
+            assert (await admin.call("GET", "/readyz")).status == "200"
+        assert await ask_on_new_connections(running, CONNECTIONS) == ["200"] * CONNECTIONS
+        metrics = await page(running, "/metrics")
+        assert total(metrics, "meshproxy_requests_total") == CONNECTIONS
+        assert total(metrics, "meshproxy_request_duration_seconds_count") == CONNECTIONS
+        assert 'meshproxy_workers{state="serving"} 2\n' in metrics
+
+        # Both carried some of it.
+        before = await configuration(running)
+        assert before["same"] is True
+        pids = [worker["pid"] for worker in before["workers"]]
+        assert running.child.pid not in pids
+
+        # One dies: the other one serves on, a new one takes its place, and no count falls.
+        os.kill(pids[0], signal.SIGKILL)
+
+        async def has_successor() -> bool:
+            now = await configuration(running)
+            return now["workers"][0]["pid"] not in (None, pids[0]) and now["same"] is True
+
+        await until(has_successor, 5)
+        after = await configuration(running)
+        assert after["workers"][1]["pid"] == pids[1]
+        assert after["fingerprint"] == before["fingerprint"]
+        assert await ask_on_new_connections(running, CONNECTIONS) == ["200"] * CONNECTIONS
+        metrics = await page(running, "/metrics")
+        assert total(metrics, "meshproxy_requests_total") == 2 * CONNECTIONS
+        assert total(metrics, "meshproxy_worker_restarts_total") == 1
+
+        # A reload reaches both.
+        extra = document("ModelRole", {"rules": [{"models": ["more"], "verbs": ["predict"]}]}, "extra")
+        path = running.directory / "documents.yaml"
+        path.write_text(yaml.safe_dump_all([*documents, extra]))
+        running.child.signal(signal.SIGHUP)
+
+        async def is_reloaded() -> bool:
+            now = await configuration(running)
+            return now["same"] is True and now["fingerprint"] != before["fingerprint"]
+
+        await until(is_reloaded, 10)
+
+        # Documents that nobody takes do not keep a worker from being started again.
+        path.write_text("kind: Nothing\n")
+        reloaded = await configuration(running)
+        os.kill(pids[1], signal.SIGKILL)
+
+        async def is_back() -> bool:
+            now = await configuration(running)
+            return now["workers"][1]["pid"] not in (None, pids[1]) and now["same"] is True
+
+        await until(is_back, 5)
+        assert (await configuration(running))["fingerprint"] == reloaded["fingerprint"]
+
+        async def is_told() -> bool:
+            return total(await page(running, "/metrics"), "meshproxy_config_in_sync") == 0
+
+        await until(is_told, 10)
+
+        running.child.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(running.child.wait(), 30) == 0
+
+
+async def test_workers_do_not_outlive_their_supervisor(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="ended with -9"):
+        async with two_workers(tmp_path) as (running, _):
+            pids = [worker["pid"] for worker in (await configuration(running))["workers"]]
+            running.child.signal(signal.SIGKILL)
+
+            async def are_gone() -> bool:
+                return not any(Path(f"/proc/{pid}/exe").exists() for pid in pids)
+
+            await until(are_gone, 10)
