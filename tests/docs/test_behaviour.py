@@ -1,0 +1,262 @@
+"""docs/behaviour.md makes promises in tables: they are held against the code here."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import meshproxy
+from meshproxy.config import schema
+from meshproxy.config.values import read_duration, read_size
+from meshproxy.inference import protobuf
+from meshproxy.inference.call import ADMIN_VERBS
+from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, MESSAGE_BYTES, METHODS, method
+from meshproxy.inference.tfserving_rest import read
+from meshproxy.proxy import pipeline
+from meshproxy.refusal import GrpcStatus, Reason
+from meshproxy.sidecar import app, reload
+from meshproxy.transport.connection import Times
+
+PAGE = Path(__file__).parents[2] / "docs" / "behaviour.md"
+PACKAGE = Path(meshproxy.__file__).parent
+DATA_PLANE = [
+    path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in ("cli", "devtools")
+]
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the table whose first cell of the head is `heading`; without head and dashes, without backticks."""
+    lines = PAGE.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("`", "") for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+@cache
+def calls() -> tuple[ast.Call, ...]:
+    return tuple(
+        node for path in DATA_PLANE for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    )
+
+
+# What refuses
+
+
+def test_every_refusal_and_its_statuses() -> None:
+    said = {row[0]: (int(row[1]), row[2]) for row in table("`x-meshproxy-refusal`")}
+    assert said == {reason.label: (reason.http_status, reason.grpc_status.name) for reason in Reason}
+
+
+def test_what_is_not_given_yet_is_not() -> None:
+    silent = {row[0] for row in table("`x-meshproxy-refusal`") if row[3].startswith("not given yet")}
+    named = {
+        node.attr
+        for path in DATA_PLANE
+        if path.name != "refusal.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Reason"
+    }
+    assert silent == {reason.label for reason in Reason if reason.name not in named}
+
+
+def test_the_statuses_that_differ_from_their_reasons() -> None:
+    given = {
+        ast.literal_eval(keyword.value)
+        for call in calls()
+        if getattr(call.func, "id", "") == "Refusal"
+        for keyword in call.keywords
+        if keyword.arg == "http_status" and isinstance(keyword.value, ast.Constant)
+    }
+    # 405 is gRPC's over HTTP/1.1, which is answered as gRPC: the page says so instead of naming it.
+    assert given == {404, 405}
+    rows = {row[0]: row[3] for row in table("`x-meshproxy-refusal`")}
+    assert "404 outside of /v1/" in rows["bad-request"]
+    assert "always the gRPC answer" in rows["unsupported-protocol"]
+    assert GrpcStatus.UNIMPLEMENTED is Reason.UNSUPPORTED_PROTOCOL.grpc_status
+
+
+def test_what_the_codecs_refuse_with() -> None:
+    """Statuses that a codec answers with: those of `bad-request`, and one reason for each of the others."""
+    rows = {row[0]: row[3] for row in table("`x-meshproxy-refusal`")}
+    given = {
+        call.args[0].value
+        for call in calls()
+        if getattr(call.func, "id", "") in ("Malformed", "RejectedHead") and isinstance(call.args[0], ast.Constant)
+    }
+    ours = {status for status in given if isinstance(status, int)} - {502}  # the model server's mistake
+    others = {status: reason.label for status, reason in pipeline._REASONS.items()}
+    assert ours <= {400, 417, 501, 505} | others.keys()
+    for status in ours - others.keys():
+        assert str(status) in rows["bad-request"]
+    assert others == {
+        408: "request-timeout",
+        413: "body-too-large",
+        414: "headers-too-large",
+        431: "headers-too-large",
+    }
+    assert "414" in rows["headers-too-large"]
+
+
+# Limits
+
+
+def camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def test_every_limit_and_its_default() -> None:
+    said = {row[0]: row[1] for row in table("field of `MeshConfig` `limits`")}
+    assert list(said) == [camel(name) for name in schema.Limits.__struct_fields__]
+    for name in schema.Limits.__struct_fields__:
+        default = getattr(schema.Limits(), name)
+        text = said[camel(name)]
+        if default is None:
+            assert text in ("none", "half of RLIMIT_NOFILE"), name
+        elif isinstance(default, float) and text.endswith("s"):
+            assert read_duration(text) == default, name
+        else:
+            assert (read_size(text) if "iB" in text else float(text)) == default, name
+
+
+def labels_of_code() -> Iterator[str]:
+    """Every name that is counted as a limit: an argument `limit`, or a text among the arguments of what takes one."""
+    takers = {"Malformed", "RejectedHead", "ConnectionFault", "Rejected", "give_up_head", "on_limit", "_pause"}
+    takers |= {"_too_large", "FieldScanner"}
+    for call in calls():
+        name = getattr(call.func, "attr", "") or getattr(call.func, "id", "")
+        given = [keyword.value for keyword in call.keywords if keyword.arg == "limit"]
+        given += call.args if name in takers else []
+        for value in given:
+            if (
+                isinstance(value, ast.Constant)
+                and isinstance(value.value, str)
+                and re.fullmatch("[a-z_]+", value.value)
+            ):
+                yield value.value
+    for path in DATA_PLANE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Tuple)
+                and isinstance(node.value, ast.Tuple)
+            ):
+                for target, value in zip(node.targets[0].elts, node.value.elts, strict=True):
+                    named = getattr(target, "id", "")
+                    if named in ("limit", "limit_name") and isinstance(value, ast.Constant) and value.value is not None:
+                        yield str(value.value)
+
+
+def test_every_limit_is_counted_by_the_name_on_the_page() -> None:
+    rows = table("field of `MeshConfig` `limits`") + table("limit")
+    assert {row[2] for row in rows} - {""} == set(labels_of_code())
+
+
+def test_a_limit_without_a_name_is_not_counted_and_one_with_a_name_has_that_of_its_field() -> None:
+    for field, _, label, _ in table("field of `MeshConfig` `limits`"):
+        if label:
+            words = {
+                "headTimeout": "head_time",
+                "bodyStallTimeout": "body_stall_time",
+                "resetsBurst": "resets_rate",
+                "controlBurst": "control_rate",
+            }
+            assert camel(words.get(field, label)) == camel(label)
+            assert field in words or field == camel(label)
+
+
+def test_the_limits_that_are_fixed() -> None:
+    said = {row[2]: row[1] for row in table("limit")}
+    values = {name: text for name, text in said.items() if text[0].isdigit()}
+    assert {name: read_size(text) if "iB" in text else int(text) for name, text in values.items()} == {
+        "spec_bytes": DEFAULT_LIMITS.spec_bytes,
+        "config_bytes": DEFAULT_LIMITS.config_bytes,
+        "models": DEFAULT_LIMITS.models,
+        "fields": protobuf.FIELDS,
+        "message_bytes": MESSAGE_BYTES,
+        "inflated_ratio": DEFAULT_LIMITS.inflated_ratio,
+        "max_pending": reload.MAX_PENDING,
+    }
+    ratio = next(row[0] for row in table("limit") if row[2] == "inflated_ratio")
+    assert "beyond 1 MiB" in ratio
+    assert DEFAULT_LIMITS.inflated_free == 1 << 20
+
+
+# Timeouts
+
+TIMEOUTS = {
+    "limits.handshakeTimeout": schema.Limits().handshake_timeout,
+    "limits.headTimeout": schema.Limits().head_timeout,
+    "limits.idleTimeout": schema.Limits().idle_timeout,
+    "limits.bodyStallTimeout": schema.Limits().body_stall_timeout,
+    "ModelServer connectTimeout": schema.ServerSpec(endpoints=()).connect_timeout,
+    "ModelServer idleTimeout": schema.ServerSpec(endpoints=()).idle_timeout,
+    "Sidecar drainTimeout": schema.SidecarSpec(inbound=schema.Inbound(server="a")).drain_timeout,
+    "lingering": Times().linger,
+}
+
+
+def test_every_timeout_and_its_default() -> None:
+    said = {row[0]: row[1] for row in table("timeout")}
+    assert {name: read_duration(said[name]) for name in TIMEOUTS} == TIMEOUTS
+    assert said.keys() - TIMEOUTS.keys() == {"grpc-timeout", "ModelRoute timeout, else limits.requestTimeout"}
+
+
+def test_no_duration_of_the_documents_is_missing() -> None:
+    page = " ".join(row[0] for row in table("timeout"))
+    for struct in (schema.Limits, schema.ServerSpec, schema.RouteSpec, schema.SidecarSpec):
+        for name in struct.__struct_fields__:
+            if name.endswith("timeout"):
+                assert camel(name) in page
+
+
+# What is called
+
+
+@pytest.mark.parametrize("row", table("request"), ids=lambda row: str(row[0]))
+def test_every_request_of_rest(row: list[str]) -> None:
+    verb, _, rest = row[1].partition(", ")
+    http_method, _, form = row[0].partition(" ")
+    for place in ("", "/versions/3", "/labels/stable"):
+        target = re.sub(r"\[.*\]", place, form.replace("NAME", "a"))
+        call = read(http_method.encode(), target.encode()).call
+        assert call.verb.value == verb
+        assert (not call.models) == (rest == "on the server as a whole")
+
+
+def test_every_method_of_grpc() -> None:
+    said = {row[0]: row for row in table("method")}
+    assert {name for name in said if name.startswith("/")} == {path.decode() for path in METHODS}
+    for path, known in METHODS.items():
+        _, verb, model = said[path.decode()]
+        assert verb == known.verb.value
+        assert (model == "the server as a whole") == (known.naming is None)
+    assert getattr(method(b"/tensorflow.ProfilerService/Profile"), "verb").value == "profile"  # noqa: B009
+    assert getattr(method(b"/a.B/C"), "verb").value == "unlisted"  # noqa: B009
+    assert method(b"/tensorflow.serving.SessionService/SessionRun") is None
+    assert method(b"/Tensorflow.Serving.Any/Thing") is None
+
+
+def test_the_verbs_of_administrators() -> None:
+    section = PAGE.read_text().partition("\n## May they\n")[2].partition("\n## ")[0]
+    sentence = section.partition("verbs of administrators:")[2].partition(".")[0]
+    assert set(re.findall(r"`([a-z]+)`", sentence)) == {verb.value for verb in ADMIN_VERBS}
+
+
+# Reload
+
+
+def test_what_is_fixed_until_a_restart() -> None:
+    row = next(row for row in table("changes") if row[1].startswith("refused"))
+    fixed = re.findall(r'"(spec\.[A-Za-z.]+)"', inspect.getsource(app.Sidecar._check_fixed))
+    assert sorted(row[0].split(", ")) == sorted(fixed)
