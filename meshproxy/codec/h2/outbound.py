@@ -180,7 +180,7 @@ class Outbound:
             self._end(ours)
         elif status >= 200:
             ours.sends = BODY
-            ours.to_go = length
+            ours.to_go = 0 if status == 304 else length  # what the length of a 304 counts does not follow it
 
     def send_data(self, stream: int, data: bytes, end: bool) -> bool:
         """Send a piece of a body.

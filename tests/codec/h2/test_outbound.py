@@ -60,6 +60,20 @@ def test_a_response_to_head_declares_a_length(talk: Callable[..., Talk]) -> None
     assert kinds(server) == [("HEADERS", 5, 1)]
 
 
+def test_a_304_declares_a_length_and_ends_later(talk: Callable[..., Talk]) -> None:
+    """As a server answers that ends every stream with an empty DATA frame (RFC 9110 section 8.6)."""
+    server = talk()
+    server.opened()
+    server.connection.send_response(1, 304, (), False, 5)
+    assert server.connection.send_data(1, b"", True)
+    assert [(frame.kind, frame.flags) for frame in server.heard()] == [("HEADERS", 4), ("DATA", 1)]
+    server = talk()
+    server.opened()
+    server.connection.send_response(1, 304, (), False, 5)
+    with pytest.raises(LocalProtocolError):
+        server.connection.send_data(1, b"12345", True)
+
+
 def test_large_heads_are_split(talk: Callable[..., Talk]) -> None:
     server = talk()
     server.opened()
