@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 READ_BYTES = 65_536
 """What one read may bring. Plain protocols get up to 256 KiB from uvloop: four times the memory for each connection
 that carries large bodies, in pieces so large that malloc maps and unmaps every one of them."""
+UNREAD = 65_536
+"""Bytes that TLS may hold for a reader that has paused."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 UNWRITTEN = 65_536
 """Bytes that may wait for the socket before `pause_writing`: asyncio's own measure, but uvloop takes 512 KiB over TLS,
@@ -68,6 +70,37 @@ class Driving:
         """Told the name of every limit that a peer exceeded."""
         self.buffer = memoryview(bytearray(READ_BYTES))
         """Every connection is read into it: what a read brought is taken out before the next."""
+
+
+class Gone(asyncio.Transport):
+    """The transport of a connection that is lost: closed, and deaf to commands."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def write(self, data: object) -> None:
+        """Nobody is there."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """Nothing comes."""
+
+    def resume_reading(self) -> None:
+        """Nothing comes."""
+
+    def close(self) -> None:
+        """It is."""
+
+    def abort(self) -> None:
+        """It is."""
+
+
+GONE = Gone()
 
 
 class Reading(asyncio.BufferedProtocol):
@@ -164,6 +197,8 @@ class Connection(Reading):
         """Take over a connected transport."""
         self.transport = transport
         transport.set_write_buffer_limits(high=UNWRITTEN)
+        if hasattr(transport, "set_read_buffer_limits"):  # TLS reads on for 256 KiB when its reader pauses
+            transport.set_read_buffer_limits(high=UNREAD)
         self.driving.reaper.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -202,6 +237,9 @@ class Connection(Reading):
             if self.on_lost is not None:
                 self.on_lost(self)
             outbox.flush()
+            # The transport refers to us: left in a circle, it would keep its buffers, up to 1 MB over TLS, until the
+            # garbage collector comes by.
+            self.transport = GONE
 
     def pause_writing(self) -> None:
         """asyncio: the peer reads more slowly than we write."""
