@@ -164,7 +164,7 @@ class Overview(Admin):
         if worker.state != "serving":
             return None
         try:
-            return await ask(worker.seat.socket, target)
+            return await ask(worker.seat.socket, target, ASK_SECONDS)
         except FetchError as error:
             logger.debug("worker %d on %s: %s", worker.seat.number, target.decode(), error)
         except (OSError, TimeoutError) as error:
@@ -173,7 +173,7 @@ class Overview(Admin):
         return None
 
 
-async def ask(path: Path, target: bytes, seconds: float = ASK_SECONDS) -> bytes:
+async def ask(path: Path, target: bytes, seconds: float) -> bytes:
     """GET a page from a UNIX socket.
 
     Raises:

@@ -257,7 +257,14 @@ class Supervisor:
         """Keep a seat taken until told to stop. Returns the last process' status, 0 if it had nothing to end."""
         patience = Patience()
         while True:
-            status, lived = await worker.live()
+            try:
+                status, lived = await worker.live()
+            except OSError as error:
+                if worker.lives == 1:
+                    raise
+                # Out of processes or memory for now: the others serve.
+                logger.error("a worker cannot be started: %s", error)
+                status, lived = 1, 0.0
             if self._stopping.is_set():
                 # One that had not begun has no handler yet for the signal that was to end it.
                 return 0 if status == -signal.SIGTERM and not lived else status

@@ -7,6 +7,7 @@ import errno
 import gc
 import socket
 import ssl
+import stat
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from meshproxy.codec.role import Role
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import Credentials, client_context, server_context
 from meshproxy.transport.connection import Driving, Times
-from meshproxy.transport.listener import Listener, PeerRejected, Security, format_address
+from meshproxy.transport.listener import Listener, PeerRejected, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -608,6 +609,49 @@ def test_tls_needs_a_certificate() -> None:
             identify=identify,
             max_connections=1,
         )
+
+
+async def test_a_unix_socket_is_for_our_own_user(tmp_path: Path) -> None:
+    async with listening() as port:
+        path = tmp_path / "socket"
+        port.listener.listen_unix(str(path))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert port.listener.address == str(path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert await ask(reader, writer) == b"HTTP/1.1 plain - None"
+        writer.close()
+        with pytest.raises(OSError):
+            port.listener.listen_unix(str(path))
+        with pytest.raises(OSError):
+            port.listener.listen_unix(str(tmp_path / "missing" / "socket"))
+
+
+def test_a_port_is_shared_by_those_who_say_so() -> None:
+    with bind("127.0.0.1", 0, is_shared=True) as first:
+        first.listen()
+        number = first.getsockname()[1]
+        with bind("127.0.0.1", number, is_shared=True) as second:
+            second.listen()
+        with pytest.raises(OSError):
+            bind("127.0.0.1", number)
+
+
+async def test_two_listeners_share_a_port() -> None:
+    async with listening() as one, listening() as other:
+        with bind("127.0.0.1", 0, is_shared=True) as reserved:
+            number = reserved.getsockname()[1]
+            for port in (one, other):
+                port.listener.listen("127.0.0.1", number, is_shared=True)
+            pairs = [await one.connect() for _ in range(40)]
+            for reader, writer in pairs:
+                assert await ask(reader, writer) == b"HTTP/1.1 plain - None"
+            assert one.counted.open + other.counted.open == 40
+            # All of them at one happens once in 2^39 runs.
+            assert one.counted.open
+            assert other.counted.open
+            for _, writer in pairs:
+                writer.close()
+                await writer.wait_closed()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,222 @@
+"""The supervisor over children that only look like workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshproxy.config.load import load
+from meshproxy.config.schema import Documents
+from meshproxy.devtools.local_sidecar import environment
+from meshproxy.sidecar import supervisor as module
+from meshproxy.sidecar.supervisor import Patience, Supervisor, WorkersFailed, reserve
+from meshproxy.telemetry.exposition import render
+
+COMMON = """
+import os, signal, sys, time
+number, port, again, folder = sys.argv[1].removeprefix("--worker=").split(":", 3)
+said = open(sys.argv[2] + "/said", "a", buffering=1)
+say = lambda *words: said.write(" ".join((number, again, *words)) + "\\n")
+"""
+GOOD = """
+signal.signal(signal.SIGHUP, lambda *_: say("hung up"))
+signal.signal(signal.SIGTERM, lambda *_: (say("told to stop"), sys.exit(0)))
+say("started")
+os.write(0, b"listening\\n")
+while True:
+    time.sleep(60)
+"""
+BAD = "say('started')\nsys.exit(7)"
+STUBBORN = GOOD.replace('(say("told to stop"), sys.exit(0))', "None")
+SILENT = "say('started')\ntime.sleep(60)"
+LATE = GOOD.replace(
+    "signal.signal(signal.SIGHUP",
+    "say('up')\nwhile not os.path.exists(sys.argv[2] + '/go'): time.sleep(0.01)\nsignal.signal(signal.SIGHUP",
+)
+
+
+class Running:
+    """A supervisor over fake workers."""
+
+    def __init__(self, tmp_path: Path, script: str, drain: str = "1s") -> None:
+        self.folder = tmp_path
+        sidecar = {"workers": 2, "drainTimeout": drain}
+        path = tmp_path / "documents.yaml"
+        path.write_text(yaml.safe_dump_all(environment("127.0.0.1:1", mtls="disabled", sidecar=sidecar)))
+        documents: Documents = load([path])
+        self.supervisor = Supervisor([str(tmp_path)], documents, (sys.executable, "-I", "-S", "-c", COMMON + script))
+        self.task = asyncio.ensure_future(self.supervisor.run())
+
+    @property
+    def said(self) -> list[str]:
+        """What the children said, `NUMBER IS_SUCCESSOR WORDS`."""
+        path = self.folder / "said"
+        return sorted(path.read_text().splitlines()) if path.exists() else []
+
+    async def until_said(self, *lines: str) -> None:
+        async with asyncio.timeout(20):
+            while not set(lines) <= set(self.said):
+                assert not self.task.done(), self.task
+                await asyncio.sleep(0.01)
+
+    async def until(self, **states: int) -> None:
+        async with asyncio.timeout(20):
+            while {row[0][0]: row[1] for row in self.supervisor._count_states() if row[1]} != states:
+                assert not self.task.done(), self.task
+                await asyncio.sleep(0.01)
+
+    async def end(self) -> None:
+        self.supervisor.drain()
+        await asyncio.wait_for(self.task, 20)
+
+    def count(self, name: str) -> float:
+        page = b"".join(render(self.supervisor.registry)).decode()
+        return sum(
+            float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith((name + " ", name + "{"))
+        )
+
+
+async def test_it_says_once_that_all_listen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    running = Running(tmp_path, GOOD)
+    await running.until(serving=2)
+    await asyncio.sleep(0)
+    (line,) = [record for record in caplog.records if record.getMessage() == "listening"]
+    fields: Any = line.__dict__["fields"]
+    assert fields["inbound"].startswith("127.0.0.1:")
+    assert fields["admin"].startswith("127.0.0.1:")
+    assert fields["pid"] == os.getpid()
+    assert fields["workers"] == [worker.pid for worker in running.supervisor.workers]
+    assert {worker.seat.port for worker in running.supervisor.workers} == {int(fields["inbound"].rpartition(":")[2])}
+    assert all(running.supervisor.readiness().values())
+    folder = running.supervisor._folder
+    await running.end()
+    assert running.said == ["0 0 started", "0 0 told to stop", "1 0 started", "1 0 told to stop"]
+    assert not running.supervisor.readiness()["not draining"]
+    assert not folder.exists()
+
+
+async def test_signals_are_passed_on(tmp_path: Path) -> None:
+    running = Running(tmp_path, GOOD)
+    await running.until(serving=2)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await running.until_said("0 0 hung up", "1 0 hung up")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running.task, 20)
+
+
+async def test_who_still_starts_hears_of_a_reload_later(tmp_path: Path) -> None:
+    running = Running(tmp_path, LATE)
+    await running.until_said("0 0 up", "1 0 up")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.sleep(0.05)
+    (tmp_path / "go").touch()
+    await running.until_said("0 0 hung up", "1 0 hung up")
+    assert running.count("meshproxy_worker_restarts_total") == 0
+    await running.end()
+
+
+async def test_who_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.3)
+    running = Running(tmp_path, GOOD)
+    await running.until(serving=2)
+    first, other = running.supervisor.workers
+    pid, bystander = first.pid, other.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await running.until(serving=1, waiting=1)
+    assert not running.supervisor.readiness()["worker 0 listens"]
+    assert first.pid is None
+    await running.until(serving=2)
+    await running.until_said("0 1 started")
+    assert first.pid not in (None, pid)
+    assert other.pid == bystander
+    assert running.count("meshproxy_worker_restarts_total") == 1
+    await running.end()
+
+
+async def test_told_to_stop_it_starts_nobody_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_WAIT", 60.0)
+    running = Running(tmp_path, GOOD)
+    await running.until(serving=2)
+    pid = running.supervisor.workers[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await running.until(serving=1, waiting=1)
+    await running.end()
+    assert "0 1 started" not in running.said
+
+
+async def test_it_gives_up_on_workers_that_cannot_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+    running = Running(tmp_path, f"if number == '0':\n    {BAD.replace(chr(10), '; ')}\n{GOOD}")
+    with pytest.raises(WorkersFailed, match="worker 0 died 5 times in a row"):
+        await asyncio.wait_for(running.task, 30)
+    assert running.said.count("0 1 started") == 4
+    # The other one was let go in peace.
+    assert "1 0 told to stop" in running.said
+
+
+async def test_who_does_not_end_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PARTING", 0.0)
+    running = Running(tmp_path, STUBBORN, drain="200ms")
+    await running.until(serving=2)
+    with pytest.raises(WorkersFailed, match=r"workers \[0, 1\] did not end well"):
+        await running.end()
+
+
+async def test_who_was_stopped_while_it_started_has_not_failed(tmp_path: Path) -> None:
+    running = Running(tmp_path, SILENT)
+    await running.until_said("0 0 started", "1 0 started")
+    assert running.count("meshproxy_workers") == 2
+    await running.end()
+
+
+async def test_a_process_that_cannot_be_made(tmp_path: Path) -> None:
+    running = Running(tmp_path, GOOD)
+    running.supervisor._command = (str(tmp_path / "missing"),)
+    with pytest.raises(OSError):
+        await asyncio.wait_for(running.task, 10)
+
+
+async def test_a_port_that_somebody_has(tmp_path: Path) -> None:
+    with reserve("127.0.0.1", 0) as ours:
+        port = ours.getsockname()[1]
+        ours.listen()
+        # The kernel would let it: another sidecar's workers share their port with everybody of our user.
+        with pytest.raises(OSError):
+            reserve("127.0.0.1", port)
+    with reserve("127.0.0.1", port) as ours:
+        assert ours.getsockname()[1] == port
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+
+
+@pytest.mark.parametrize(
+    ("lives", "waits"),
+    [
+        ([0, 0, 0, 0, 0], [0.1, 0.2, 0.4, 0.8, None]),
+        ([0, 0, 0, 0, 2, 0, 0, 0, 0, 0], [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, None]),
+        ([2, 2, 2, 2, 2, 2, 2, 2], [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]),
+        ([0, 0, 60, 0, 60], [0.1, 0.2, 0.1, 0.2, 0.1]),
+    ],
+)
+def test_patience(lives: list[float], waits: list[float | None]) -> None:
+    patience = Patience()
+    assert [patience.died(lived) for lived in lives] == waits
+
+
+async def test_configuration_says_who_answers(tmp_path: Path) -> None:
+    running = Running(tmp_path, GOOD)
+    await running.until(serving=2)
+    assert json.loads(json.dumps(running.supervisor.configuration()))["pid"] == os.getpid()
+    await running.end()
