@@ -14,6 +14,8 @@ import pytest
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import __main__ as module
+from meshproxy.sidecar.supervisor import WorkersFailed
+from meshproxy.sidecar.worker import Seat
 
 
 @pytest.fixture
@@ -46,9 +48,10 @@ def test_it_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, level
     [
         (ConfigError((Problem("a.yaml", 3, "Sidecar/x", "spec", "is missing"),)), 3, "the documents have problems"),
         (CertificateError("expired", "our own certificate: it has expired"), 1, "the identity cannot be used"),
+        (WorkersFailed("worker 0 died 5 times in a row"), 1, "stopped: worker 0 died 5 times in a row"),
         (OSError(98, "Address already in use"), 1, "cannot listen or open a file: [Errno 98] Address already in use"),
     ],
-    ids=["documents", "identity", "system"],
+    ids=["documents", "identity", "workers", "system"],
 )
 def test_why_it_cannot_run_is_said_and_told_by_the_status(
     monkeypatch: pytest.MonkeyPatch,
@@ -84,6 +87,22 @@ def test_the_environment_says_how_much_the_log_says(
         monkeypatch.setenv("MESHPROXY_LOG_LEVEL", word)
     run(monkeypatch)
     assert level == [expected]
+
+
+def test_a_worker_gets_its_seat_and_says_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    async def run_worker(paths: list[str], seat: Seat) -> None:
+        asked.append((paths, seat))
+
+    def open_journal(level: int, **fields: object) -> None:
+        asked.append(fields)
+
+    monkeypatch.setattr(module, "run_worker", run_worker)
+    monkeypatch.setattr(module, "open_journal", open_journal)
+    seat = Seat(3, 18500, Path("/tmp/x"))
+    assert module.main([seat.option(), "a.yaml"]) == 0
+    assert asked == [{"worker": 3}, (["a.yaml"], seat)]
 
 
 def test_as_a_process(tmp_path: Path) -> None:
