@@ -7,6 +7,7 @@ learns from its end that the supervisor is gone, however that went: workers with
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ class Seat:
         os.write(LINE, LISTENING)
 
     def watch_supervisor(self, loop: asyncio.AbstractEventLoop, gone: Callable[[], None]) -> None:
-        """Have `gone` called when the supervisor is no more."""
+        """Have `gone` called when the supervisor is no more, and its folder removed."""
 
         def read() -> None:
             try:
@@ -74,6 +75,8 @@ class Seat:
                 said = b""
             if not said:
                 loop.remove_reader(LINE)
+                # Nobody else is left to do it, and nobody to ask there.
+                shutil.rmtree(self.folder, ignore_errors=True)
                 gone()
 
         loop.add_reader(LINE, read)

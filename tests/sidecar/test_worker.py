@@ -64,7 +64,8 @@ async def test_the_line_says_listening_and_hears_the_end(monkeypatch: pytest.Mon
     theirs.setblocking(False)
     monkeypatch.setattr(module, "LINE", theirs.fileno())
     gone = asyncio.Event()
-    seat = Seat(0, 1, tmp_path)
+    (tmp_path / "folder").mkdir()
+    seat = Seat(0, 1, tmp_path / "folder")
     with theirs:
         seat.watch_supervisor(asyncio.get_running_loop(), gone.set)
         seat.tell_listening()
@@ -74,5 +75,6 @@ async def test_the_line_says_listening_and_hears_the_end(monkeypatch: pytest.Mon
         assert not gone.is_set()
         ours.close()
         await asyncio.wait_for(gone.wait(), 5)
+        assert not seat.folder.exists()
         with pytest.raises(OSError):
             os.write(module.LINE, b"x")
