@@ -143,7 +143,9 @@ def _refuse(method: bytes, target: bytes, why: str = "") -> NoReturn:
 
 
 def _show(method: bytes, target: bytes, most: int = 256) -> str:
-    """The request line for a message: nothing in it is markup, an escape sequence, or long."""
-    line = method[:32] + b" " + target[:most]
+    """The request line for a message, which is logged as well: nothing in it is markup, an escape sequence, or long,
+    and of a query there is only that it was there."""
+    path, mark, _ = target.partition(b"?")
+    line = method[:32] + b" " + path[:most] + mark
     shown = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b"\"'<>&\\" else f"\\x{byte:02x}" for byte in line)
-    return shown + ("..." if len(target) > most else "")
+    return shown + ("..." if len(path) > most else "")

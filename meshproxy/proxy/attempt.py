@@ -24,20 +24,17 @@ CONTINUE = 100
 class Attempt:
     """Carries the response of one upstream stream into its passage."""
 
-    __slots__ = ("_is_over", "_owed", "_passage", "upstream")
+    __slots__ = ("_is_over", "_owed", "_passage", "is_held", "upstream")
 
     def __init__(self, passage: Passage, upstream: Upstream) -> None:
         self._passage = passage
         self.upstream = upstream
         self._owed = 0
         """Credit due to the model server once the client takes more."""
+        self.is_held = False
+        """The client does not take what the model server sends."""
         self._is_over = False
         upstream.sink = self
-
-    @property
-    def is_held(self) -> bool:
-        """The client does not take what the model server sends."""
-        return self._owed > 0
 
     def head_received(self, head: ResponseHead) -> None:
         """The model server answered."""
@@ -59,7 +56,9 @@ class Attempt:
         self._is_over = end
         try:
             if not passage.stream.send_data(data, end):
+                self.is_held = True
                 self._owed += flow
+                passage.hold_answer(flow)
                 return
         except Exception as error:
             passage.fail(error)
@@ -80,7 +79,7 @@ class Attempt:
         except Exception as error:
             passage.fail(error)
             return
-        if not self._owed:
+        if not self.is_held:
             passage.finish()
 
     def rejected(self, rejected: Rejected) -> None:
@@ -108,6 +107,8 @@ class Attempt:
     def release(self) -> None:
         """The client takes more of the response."""
         owed, self._owed = self._owed, 0
+        self.is_held = False
+        self._passage.release_answer()
         if self._is_over:
             self._passage.finish()  # and the stream may carry another exchange by now
         else:

@@ -115,6 +115,8 @@ class Pipeline:
         """Exchanges that are over."""
         self.held_bytes = 0
         """Held by all requests together, waiting for their models to be known."""
+        self.unread_bytes = 0
+        """Answers of all requests together that their clients have not taken."""
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Take a request (`stream.Serve`)."""
@@ -160,6 +162,7 @@ class Passage(Exchange):
         "_stream",
         "_target",
         "_timer",
+        "_unread",
         "deadline",
     )
 
@@ -173,6 +176,8 @@ class Passage(Exchange):
         self._held: list[tuple[bytes, int, bool]] = []
         self._held_bytes = 0
         """Bytes that were credited although they are held: they count against the limits."""
+        self._unread = 0
+        """Bytes of the answer that the client has not taken."""
         self._owed = 0
         """Credit due to the client once the upstream takes more."""
         self._forward: Headers = ()
@@ -362,6 +367,8 @@ class Passage(Exchange):
         pipeline.served += 1
         if self._held_bytes:
             self._release_held()
+        if self._unread:
+            self.release_answer()
         self._held.clear()
         if self._attempt is not None:
             if self._owed or not self._request_ended:
@@ -489,6 +496,23 @@ class Passage(Exchange):
                 self.grpc_status = int(value) if value.isdigit() and len(value) < 3 else GrpcStatus.UNKNOWN
                 return
 
+    def hold_answer(self, size: int) -> None:
+        """The client does not take `size` bytes of the answer now. One client's windows bound what it can make us hold,
+        and this all clients' together."""
+        pipeline = self._pipeline
+        self._unread += size
+        pipeline.unread_bytes += size
+        if pipeline.unread_bytes > self._snapshot.limits.unread_total:
+            pipeline.on_limit("unread_total_bytes")
+            self.flags = "DT"
+            self._abandon()
+            self.break_off(CANCEL)
+
+    def release_answer(self) -> None:
+        """The client has taken it, or never will."""
+        self._pipeline.unread_bytes -= self._unread
+        self._unread = 0
+
     @property
     def stream(self) -> Downstream:
         """The client's stream."""
@@ -571,7 +595,7 @@ class Passage(Exchange):
 
     def fail(self, error: Exception) -> None:
         """A mistake of ours: refuse this request, keep the others."""
-        logger.error("internal error while carrying %s", self.head.target[:200], exc_info=error)
+        logger.error("internal error while carrying %s", self.head.target.partition(b"?")[0][:200], exc_info=error)
         self.refuse(Refusal(Reason.INTERNAL, "The sidecar failed to handle this request; its log says why."))
 
     # Time

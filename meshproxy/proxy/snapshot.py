@@ -45,6 +45,8 @@ class BodyLimits:
     """Bytes of one body kept until its model is known: clients write the model first, but need not."""
     held_total: int = 64 * 1024 * 1024
     """The same, for all requests together."""
+    unread_total: int = 64 * 1024 * 1024
+    """Bytes of answers, of all requests together, that wait for clients to take them."""
     scan: ScanLimits = DEFAULT_LIMITS
     """What reading the model out of a body may take."""
     stall: float = 30.0

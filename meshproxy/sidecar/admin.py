@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.telemetry.exposition import render, wants_openmetrics
+from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,6 +37,9 @@ READ_ONLY = frozenset({b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/re
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 ANSWER_SECONDS = 30.0
 """How long a client may take to read an answer: the connections of this port are few, and the kubelet needs one."""
+ADMIN_CONNECTIONS = 64
+ADMIN_TIMES = Times(head=2.0, idle=5.0)
+"""Short: whoever holds a connection to the admin port must not keep a probe waiting."""
 CANCEL = 0x8
 
 

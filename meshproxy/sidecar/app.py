@@ -17,7 +17,7 @@ from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError, OwnIdentity
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.proxy.pipeline import Pipeline
-from meshproxy.sidecar.admin import Admin
+from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin
 from meshproxy.sidecar.reload import (
     DOWNSTREAM_CONNECTIONS,
     Clusters,
@@ -63,7 +63,6 @@ PARTING_TURNS = 5
 UPSTREAM_WINDOW = 1 << 30
 """What all answers on one connection to a model server may hold together: as good as no limit, since all clients share
 it, and four that do not read would use up any that is a few streams wide. Each stream has its own."""
-ADMIN_CONNECTIONS = 64
 
 
 class Sidecar:
@@ -158,7 +157,7 @@ class Sidecar:
         self.admin = Listener(
             direction="admin",
             driving=Driving(
-                loop=loop, outbox=outbox, reaper=self._reaper, limits=Limits(), times=Times(), on_limit=self.limit
+                loop=loop, outbox=outbox, reaper=self._reaper, limits=Limits(), times=ADMIN_TIMES, on_limit=self.limit
             ),
             serve=page.serve,
             reject=page.reject,
@@ -210,9 +209,10 @@ class Sidecar:
                 failed.result()
             await self._drain(self._documents.sidecar.spec.drain_timeout)
         finally:
-            stopping.cancel()
-            failed.cancel()
-            await asyncio.gather(failed, *tasks, return_exceptions=True)
+            # Each by itself: a gathering of which one has failed cancels nobody any more.
+            for task in (stopping, *tasks):
+                task.cancel()
+            await asyncio.gather(failed, stopping, *tasks, return_exceptions=True)
             await self._close()
 
     def _take_seat(self, seat: Seat) -> None:

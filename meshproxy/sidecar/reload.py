@@ -131,6 +131,7 @@ def build_snapshot(documents: Documents, clusters: Mapping[str, Cluster], verifi
         limits=BodyLimits(
             held=limits.held_body_bytes,
             held_total=limits.held_total_bytes,
+            unread_total=limits.unread_total_bytes,
             scan=ScanLimits(inflated_bytes=limits.inflated_bytes),
             stall=limits.body_stall_timeout,
         ),

@@ -17,11 +17,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
+from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES
 from meshproxy.sidecar.overview import Overview
 from meshproxy.sidecar.worker import LISTENING, Seat, make_folder, read_documents, write_documents
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import Driving
 from meshproxy.transport.listener import Listener, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -45,7 +46,6 @@ FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
 PARTING = 5.0
 """Seconds that workers get to close beyond the time to drain."""
-ADMIN_CONNECTIONS = 64
 STATES = ("starting", "serving", "waiting")
 
 
@@ -184,7 +184,7 @@ class Supervisor:
                 outbox=Outbox(loop),
                 reaper=self._reaper,
                 limits=Limits(),
-                times=Times(),
+                times=ADMIN_TIMES,
                 on_limit=nobody.limit,
             ),
             serve=page.serve,

@@ -271,8 +271,6 @@ class Metrics:
 
     def _count_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
         self._refused[refusal.reason].value += 1
-        if refusal.limit is not None:
-            self.limits_exceeded.labels(refusal.limit).value += 1
         if refusal.reason in ACCESS_REASONS:
             self.decisions.labels("deny", refusal.rule or "", refusal.reason.label).value += 1
         elif exchange.decided or exchange.rule:

@@ -252,7 +252,8 @@ class Listener:
         except (ssl.SSLError, OSError, ssl.CertificateError) as error:
             client.close()
             self.events.handshake("failed")
-            logger.info("handshake with %s failed: %s", remote, error)
+            # Counted, not logged at a level that is on: whoever can connect could fill the log.
+            logger.debug("handshake with %s failed: %s", remote, error)
         except Exception:
             client.close()
             self.events.handshake("failed")
@@ -323,7 +324,7 @@ class Arrival(Reading):
                 peer = listener.identify(None)
         except PeerRejected as rejected:
             listener.events.handshake("rejected")
-            logger.info("closed the connection of %s: %s", self._remote, rejected)
+            logger.debug("closed the connection of %s: %s", self._remote, rejected)
             self._transport.abort()
             return
         self._facts = ConnectionFacts(

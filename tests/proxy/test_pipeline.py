@@ -586,3 +586,32 @@ def test_everything_is_let_go(world: Any, wire: Any) -> None:
     assert world.pipeline.live == set()
     assert len(world.reaper) == 0
     assert world.pipeline.served == 3
+
+
+def test_an_answer_that_ends_in_an_empty_piece_is_held_all_the_same(world: Any) -> None:
+    client = world.rest()
+    client.is_full = True
+    (server,) = world.cluster.streams
+    server.sink.head_received(ResponseHead(0, 200, (), end=False))
+    server.sink.data_received(b"", 0, True)
+    assert world.finished == []
+    for _ in range(2):
+        world.loop.advance(world.snapshot.limits.stall + 0.1)
+        world.reaper.sweep(world.loop.now)
+    assert client.reset_code == CANCEL
+    assert world.finished[0].flags == "DT"
+
+
+def test_what_all_clients_leave_unread_is_limited(world: Any, wire: Any) -> None:
+    world.use(limits=dataclasses.replace(world.snapshot.limits, unread_total=100))
+    clients = [world.rest(client=wire.client("HTTP/1.1")) for _ in range(3)]
+    for client, server in zip(clients, world.cluster.streams, strict=True):
+        client.is_full = True
+        server.sink.head_received(ResponseHead(0, 200, (), end=False, length=1_000))
+        server.sink.data_received(b"x" * 40, 40, False)
+    assert [client.reset_code for client in clients] == [None, None, CANCEL]
+    assert world.limits_hit == ["unread_total_bytes"]
+    assert world.pipeline.unread_bytes == 80
+    clients[0].sink.drained()
+    clients[1].sink.reset_received(CANCEL, "gone")
+    assert world.pipeline.unread_bytes == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.sidecar.journal import JsonFormatter, open_journal
+from meshproxy.sidecar.journal import Journal, JsonFormatter, open_journal
 
 
 def entry(**record: Any) -> dict[str, Any]:
@@ -90,3 +91,20 @@ def test_what_every_line_is_to_say_is_in_every_line(root: logging.Logger, monkey
     logging.getLogger("a").warning("one")
     logging.getLogger("a").warning("two", extra={"fields": {"node": "second"}})
     assert [json.loads(line)["node"] for line in written.getvalue().splitlines()] == ["first", "second"]
+
+
+def test_nobody_waits_for_a_reader_that_takes_nothing() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as taken, os.fdopen(writing, "w") as stream:
+        journal = Journal(stream)
+        journal.setFormatter(JsonFormatter())
+        record = logging.LogRecord("a", logging.INFO, "", 0, "x" * 1_000, None, None)
+        while not journal.dropped:
+            journal.emit(record)
+        journal.emit(record)
+        assert journal.dropped == 2
+        os.read(reading, 65_536)
+        journal.emit(record)
+        stream.flush()
+        assert b'"dropped_before": 2' in os.read(reading, 65_536)
+        assert taken.readable()

@@ -308,7 +308,7 @@ class TestWhatIsRefused:
         def refuse(der: bytes | None) -> object:
             raise PeerRejected("the trust domain is another one")
 
-        caplog.set_level("INFO")
+        caplog.set_level("DEBUG")
         async with listening(Security.TLS, identify=refuse) as port:
             reader, writer = await port.connect(tls_client("h2"))
             await expect_end(reader, writer)
