@@ -282,9 +282,9 @@ class Connection(Reading):
         """Write what was gathered, then close; what the transport still holds is sent first, as long as the peer takes
         some of it every now and then (`Times.linger`)."""
         self.is_closing = True
-        self._left = self.transport.get_write_buffer_size()
         self.deadline = self.driving.loop.time() + self.driving.times.linger
         self.flush()
+        self._left = self.transport.get_write_buffer_size()
         self.transport.close()
 
     def abort(self) -> None:

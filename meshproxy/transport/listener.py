@@ -33,6 +33,9 @@ TLS_HANDSHAKE = 0x16
 """Content type of a TLS record that carries a ClientHello (RFC 8446 section 5.1). No HTTP method begins with it."""
 ACCEPTS_PER_TURN = 64
 BACKLOG = 1024
+UNSENT = 131_072
+"""Bytes of an answer that the kernel takes before it must send some. It would take megabytes: a slow reader's progress
+then shows in jumps of many seconds, which look like none, and memory is spent where nobody counts it."""
 PAUSE_WITHOUT_DESCRIPTORS = 0.1
 CLOSE_SECONDS = 1.0
 
@@ -211,6 +214,7 @@ class Listener:
             client.setblocking(False)
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
             task = self._loop.create_task(self._set_up(client, format_address(address)))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
