@@ -1,0 +1,559 @@
+"""One sidecar in this process, with a model server that is ours: what it is built of, what changes it, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshproxy.config.load import load
+from meshproxy.config.problems import ConfigError
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
+from meshproxy.identity.caller import Workload
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.sidecar import app
+from meshproxy.sidecar.app import Sidecar, run_sidecar
+from meshproxy.sidecar.tokens import Tokens
+from meshproxy.transport.listener import PeerRejected
+
+CA = DevelopmentCA.create(TRUST_DOMAIN)
+SERVER = CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server")
+CLIENT = CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client")
+
+Documents = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents are loaded here: a process for each takes half a second."""
+
+    async def load_here(paths: Sequence[str]) -> Any:
+        return load(paths)
+
+    monkeypatch.setattr(app, "load_in_child", load_here)
+    monkeypatch.setattr(app, "QUIET", 0.05)
+    monkeypatch.setattr(app, "LOOK_PERIOD", 0.01)
+
+
+@dataclass
+class ModelServer:
+    """Answers REST calls; those of the model `slow` when it is told to."""
+
+    address: str = ""
+    heads: list[bytes] = field(default_factory=list)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                if b"/slow" in head:
+                    self.asked.set()
+                    await self.release.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            pass
+        finally:
+            self.writers.remove(writer)
+            writer.close()
+
+
+@asynccontextmanager
+async def model_server() -> AsyncIterator[ModelServer]:
+    model = ModelServer()
+    server = await asyncio.start_server(model.serve, "127.0.0.1", 0)
+    model.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield model
+    finally:
+        server.close()
+        model.release.set()
+        for writer in tuple(model.writers):
+            writer.close()
+        await until(lambda: not model.writers)
+
+
+@dataclass
+class Running:
+    """The sidecar, its documents, and its task."""
+
+    sidecar: Sidecar
+    path: Path
+    model: ModelServer
+    task: asyncio.Task[None]
+
+    def write(self, documents: Documents) -> None:
+        self.path.write_text(yaml.safe_dump_all(documents))
+
+    async def ask(self, target: bytes = b"/v1/models/m", **options: Any) -> tuple[bytes, bytes]:
+        return await ask(self.sidecar.inbound.address, target, **options)
+
+    async def operate(self, target: bytes, method: bytes = b"GET") -> tuple[bytes, bytes]:
+        return await ask(self.sidecar.admin.address, target, method, host=b"localhost")
+
+    async def metric(self, name: str) -> float:
+        _, page = await self.operate(b"/metrics")
+        (line,) = [line for line in page.decode().splitlines() if line.startswith(name + " ") or line == name]
+        return float(line.rpartition(" ")[2])
+
+
+async def ask(
+    address: str,
+    target: bytes,
+    method: bytes = b"GET",
+    *,
+    host: bytes = b"x",
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None,
+) -> tuple[bytes, bytes]:
+    """One exchange; status and body."""
+    reader, writer = connection or await connect(address)
+    writer.write(method + b" " + target + b" HTTP/1.1\r\nhost: " + host + b"\r\ncontent-length: 0\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+    if b"content-length" in fields:
+        body = await reader.readexactly(int(fields[b"content-length"]))
+    else:
+        body = b""
+        while size := int(await reader.readline(), 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        await reader.readexactly(2)
+    if connection is None:
+        writer.close()
+        await writer.wait_closed()
+    return head[9:12], body
+
+
+async def connect(
+    address: str, context: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host, int(port), ssl=context, server_hostname="" if context else None)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """What nothing tells of."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(directory: Path, model: ModelServer, *, ends: bool = True, **options: Any) -> AsyncIterator[Running]:
+    """A sidecar from its first moment to its end, which must be a good one."""
+    CA.write(directory)
+    SERVER.write(directory, "server")
+    path = directory / "documents.yaml"
+    path.write_text(yaml.safe_dump_all(made(model, **options)))
+    sidecar = Sidecar([str(path)], load([path]))
+    task = asyncio.ensure_future(sidecar.run())
+    await until(lambda: sidecar.admin.address or task.done())
+    try:
+        yield Running(sidecar, path, model, task)
+    finally:
+        sidecar.drain()
+        await asyncio.wait((task,))
+    if ends:
+        task.result()
+
+
+def made(
+    model: ModelServer,
+    *,
+    mtls: Any = "disabled",
+    mesh: dict[str, Any] | None = None,
+    sidecar: dict[str, Any] | None = None,
+    more: Documents | None = None,
+) -> Documents:
+    own = {"drainTimeout": "5s", **(sidecar or {})}
+    return [*environment(model.address, mtls=mtls, mesh=mesh, sidecar=own), *(more or [])]
+
+
+def deny_everyone() -> Documents:
+    return [document("ModelRole", {"rules": [{"models": ["nothing"], "verbs": ["predict"]}]})]
+
+
+def said(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """The fields of what was logged in these words."""
+    return [record.__dict__.get("fields", {}) for record in caplog.records if record.getMessage() == event]
+
+
+class TestServing:
+    async def test_a_request_is_carried_counted_and_written_down(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model, sidecar={"accessLog": "./access.log"}) as it:
+            assert await it.ask() == (b"200", b"{}")
+            assert b"GET /v1/models/m HTTP/1.1\r\n" in model.heads[0]
+            _, page = await it.operate(b"/metrics")
+            assert b'meshproxy_requests_total{direction="inbound"' in page
+            assert await it.metric("meshproxy_config_in_sync") == 1
+        (line,) = (tmp_path / "access.log").read_text().splitlines()
+        assert json.loads(line)["path"] == "/v1/models/m"
+
+    async def test_what_runs_is_told_without_secrets(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model, mtls="permissive", more=deny_everyone()) as it:
+            _, body = await it.operate(b"/config")
+            told = json.loads(body)
+            assert told["identity"] == f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
+            assert (told["mtls"], told["servers"], told["roles"]) == ("permissive", ["local"], ["local"])
+            assert told["fingerprint"] == load([it.path]).fingerprint
+            assert b"PRIVATE" not in body
+
+    async def test_ready_hangs_on_a_valid_certificate(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with model_server() as model, running(tmp_path, model, mtls="strict") as it:
+            assert (await it.operate(b"/readyz"))[0] == b"200"
+            tomorrow = time.time() + 90_000
+            monkeypatch.setattr(time, "time", lambda: tomorrow)
+            status, body = await it.operate(b"/readyz")
+            assert (status, body.splitlines()[0]) == (b"503", b"[-] certificate is valid")
+
+
+class TestPeers:
+    @pytest.fixture
+    async def sidecar(self, tmp_path: Path) -> Sidecar:
+        CA.write(tmp_path)
+        SERVER.write(tmp_path, "server")
+        path = tmp_path / "documents.yaml"
+        path.write_text(yaml.safe_dump_all(environment("127.0.0.1:1")))
+        return Sidecar([str(path)], load([path]))
+
+    async def test_a_workload_is_read_out_of_its_certificate(self, sidecar: Sidecar) -> None:
+        peer = sidecar.inbound.identify(CLIENT.der)
+        assert isinstance(peer, Workload)
+        assert peer.spiffe_id == f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client"
+
+    async def test_no_certificate_is_nobody(self, sidecar: Sidecar) -> None:
+        assert sidecar.inbound.identify(None) is None
+
+    @pytest.mark.parametrize(
+        "uris",
+        [("spiffe://other.example/ns/a/sa/b",), (f"spiffe://{TRUST_DOMAIN}/a", f"spiffe://{TRUST_DOMAIN}/b"), ()],
+        ids=["another trust domain", "two names", "no name"],
+    )
+    async def test_any_other_certificate_is_refused(self, sidecar: Sidecar, uris: tuple[str, ...]) -> None:
+        with pytest.raises(PeerRejected):
+            sidecar.inbound.identify(CA.issue(*uris).der)
+
+
+class TestReloading:
+    async def test_a_good_one_counts_from_the_next_request_on_the_same_connection(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        async with model_server() as model, running(tmp_path, model) as it:
+            connection = await connect(it.sidecar.inbound.address)
+            assert (await it.ask(connection=connection))[0] == b"200"
+            it.write(made(model, more=deny_everyone(), mesh={"limits": {"connections": 7}}))
+            await it.sidecar.reload()
+            assert (await it.ask(connection=connection))[0] == b"403"
+            assert it.sidecar.inbound.max_connections == 7
+            assert await it.metric('meshproxy_config_reloads_total{result="ok"}') == 1
+            assert said(caplog, "configuration taken") == [{"fingerprint": load([it.path]).fingerprint}]
+            connection[1].close()
+
+    async def test_limits_count_for_new_connections(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            long = b"/v1/models/" + b"m" * 250 + b"/versions/1"
+            assert (await it.ask(long))[0] == b"200"
+            it.write(made(model, mesh={"limits": {"targetBytes": 256}}))
+            await it.sidecar.reload()
+            reader, writer = await connect(it.sidecar.inbound.address)
+            writer.write(b"GET " + long + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 414 ")
+            writer.close()
+            assert await it.metric('meshproxy_limits_exceeded_total{limit="target_bytes"}') == 1
+
+    async def test_a_request_keeps_what_it_began_with(self, tmp_path: Path) -> None:
+        """Its model server is no longer in any document when it comes to be asked."""
+        async with model_server() as model, model_server() as other, running(tmp_path, model) as it:
+            slow = asyncio.ensure_future(it.ask(b"/v1/models/slow"))
+            await model.asked.wait()
+            it.write(made(other))
+            await it.sidecar.reload()
+            assert (await it.ask())[0] == b"200"
+            assert len(other.heads) == 1
+            model.release.set()
+            assert (await slow)[0] == b"200"
+
+    @pytest.mark.parametrize("what", ["documents", "identity", "mistake", "system"])
+    async def test_a_bad_one_changes_nothing_and_is_told(
+        self, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with model_server() as model, running(tmp_path, model, mtls="permissive") as it:
+            snapshot, context = it.sidecar.pipeline.snapshot, it.sidecar.inbound.context
+            it.write(made(model, mtls="permissive", more=deny_everyone()))
+            if what == "documents":
+                it.path.write_text(it.path.read_text() + "\n---\nkind: Nothing\n")
+            elif what == "identity":
+                CLIENT.write(tmp_path, "other")
+                (tmp_path / "other-key.pem").replace(tmp_path / "server-key.pem")
+            else:
+                error: Exception = RuntimeError("ours") if what == "mistake" else OSError(11, "no more processes")
+
+                def fail(*arguments: Any) -> Any:
+                    raise error
+
+                monkeypatch.setattr(app, "build_snapshot", fail)
+            await it.sidecar.reload()
+            assert it.sidecar.pipeline.snapshot is snapshot
+            assert it.sidecar.inbound.context is context
+            assert (await it.ask())[0] == b"200"
+            assert await it.metric("meshproxy_config_in_sync") == 0
+            assert await it.metric('meshproxy_config_reloads_total{result="failed"}') == 1
+            assert "the new configuration is not taken" in caplog.text
+
+            assert not it.task.done()
+
+    async def test_a_good_one_after_a_bad_one_is_in_step_again(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            it.path.write_text("kind: Nothing\n")
+            await it.sidecar.reload()
+            assert await it.metric("meshproxy_config_in_sync") == 0
+            it.write(made(model, more=deny_everyone()))
+            await it.sidecar.reload()
+            assert await it.metric("meshproxy_config_in_sync") == 1
+            assert (await it.ask())[0] == b"403"
+
+    async def test_every_problem_is_in_the_log(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            bad = made(model, mesh={"limits": {"streams": 0}, "nonsense": 1})
+            it.write(bad)
+            await it.sidecar.reload()
+            (fields,) = said(caplog, "the new configuration is not taken")
+            with pytest.raises(ConfigError) as caught:
+                load([it.path])
+            assert fields["problems"] == [str(problem) for problem in caught.value.problems]
+            assert len(fields["problems"]) == 2
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"sidecar": {"inbound": {"listen": "127.0.0.1:1", "server": "local"}}}, "spec.inbound.listen"),
+            ({"sidecar": {"admin": {"listen": "127.0.0.1:1"}}}, "spec.admin.listen"),
+            ({"sidecar": {"accessLog": "stdout"}}, "spec.accessLog"),
+            ({"mtls": "permissive"}, "spec.mtls"),
+        ],
+    )
+    async def test_what_cannot_change_under_way_is_said(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], named: str
+    ) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            it.write(made(model, **changes))
+            await it.sidecar.reload()
+            (fields,) = said(caplog, "the new configuration is not taken")
+            assert len(fields["problems"]) == 1
+            assert fields["problems"][0].startswith(f"{named}: changes from ")
+            assert fields["problems"][0].endswith("restart the sidecar for that")
+
+    async def test_a_new_certificate_is_shown_to_new_connections(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model, mtls="permissive") as it:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.load_verify_locations(cadata=CA.bundle_pem.decode())
+            shown = []
+            open_connections = []
+            for issued in (SERVER, CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server")):
+                issued.write(tmp_path, "server")
+                await it.sidecar.reload()
+                connection = await connect(it.sidecar.inbound.address, context)
+                open_connections.append(connection)
+                shown.append(connection[1].get_extra_info("ssl_object").getpeercert(binary_form=True))
+                assert shown[-1] == issued.der
+            assert shown[0] != shown[1]
+            for connection in open_connections:
+                assert (await it.ask(connection=connection))[0] == b"200"
+                connection[1].close()
+
+
+class TestWatching:
+    @pytest.fixture(autouse=True)
+    def hasty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(app, "WATCH_PERIOD", 0.01)
+
+    async def test_a_change_of_the_files_is_taken(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            before = it.sidecar.pipeline.snapshot
+            it.write(made(model, more=deny_everyone()))
+            await until(lambda: it.sidecar.pipeline.snapshot is not before)
+            assert (await it.ask())[0] == b"403"
+
+    async def test_so_is_one_of_the_certificate(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model, mtls="permissive") as it:
+            before = it.sidecar.inbound.context
+            CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server").write(tmp_path, "server")
+            await until(lambda: it.sidecar.inbound.context is not before)
+
+    async def test_of_a_folder_every_file_counts(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            it.sidecar._paths[:] = [str(tmp_path)]
+            await it.sidecar.reload()
+            before = it.sidecar.pipeline.snapshot
+            (tmp_path / "more.yaml").write_text(yaml.safe_dump_all(deny_everyone()))
+            await until(lambda: it.sidecar.pipeline.snapshot is not before)
+            assert (await it.ask())[0] == b"403"
+
+    async def test_files_that_are_gone_end_nothing(self, tmp_path: Path) -> None:
+        """A folder that is being replaced, or that has become somebody else's."""
+        async with model_server() as model, running(tmp_path, model) as it:
+            failed = it.sidecar.metrics.config_reloads.labels("failed")
+            it.path.unlink()
+            await until(lambda: failed.value == 1)
+            it.sidecar._paths[:] = [str(tmp_path / "nowhere"), str(tmp_path)]
+            await until(lambda: failed.value == 2)
+            assert (await it.ask())[0] == b"200"
+
+    async def test_nothing_changes_and_nothing_happens(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            looks = 0
+            look = it.sidecar._signature
+
+            def count() -> Any:
+                nonlocal looks
+                looks += 1
+                return look()
+
+            it.sidecar._signature = count  # type: ignore[method-assign]
+            await until(lambda: looks > 3)
+            assert it.sidecar.metrics.config_reloads.labels("ok").value == 0
+
+    async def test_hanging_up_reloads_and_opens_the_log_again(self, tmp_path: Path) -> None:
+        log = tmp_path / "access.log"
+        async with model_server() as model, running(tmp_path, model, sidecar={"accessLog": "./access.log"}) as it:
+            await it.ask()
+            log.rename(tmp_path / "access.log.1")
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: it.sidecar.metrics.config_reloads.labels("ok").value == 1)
+            await it.ask()
+        assert len((tmp_path / "access.log.1").read_text().splitlines()) == 1
+        assert len(log.read_text().splitlines()) == 1
+
+
+class TestItsEnd:
+    async def test_a_request_under_way_is_finished_and_new_ones_are_served_meanwhile(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            connection = await connect(it.sidecar.inbound.address)
+            assert (await it.ask(connection=connection))[0] == b"200"
+            slow = asyncio.ensure_future(it.ask(b"/v1/models/slow"))
+            await model.asked.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(it.sidecar._stopping.is_set)
+            await until(lambda: it.sidecar.inbound.is_draining)
+            assert (await it.operate(b"/readyz"))[0] == b"503"
+            assert (await it.operate(b"/livez"))[0] == b"200"
+            assert (await it.ask(connection=connection))[0] == b"200"
+            assert await connection[0].read() == b""  # as it has announced with its answer
+            connection[1].close()
+            assert (await it.ask())[0] == b"200"
+            assert not it.task.done()
+            model.release.set()
+            assert (await slow)[0] == b"200"
+            released = time.monotonic()
+            await asyncio.wait((it.task,))
+            assert time.monotonic() - released < 2
+
+    async def test_it_is_told_by_the_admin_port_too(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            assert (await it.operate(b"/drain", b"POST"))[0] == b"202"
+            await asyncio.wait_for(asyncio.shield(it.task), 10)
+
+    @pytest.mark.parametrize("mtls", ["disabled", "permissive"])
+    async def test_what_takes_too_long_is_broken_off_and_written_down(
+        self, tmp_path: Path, mtls: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options: dict[str, Any] = {"drainTimeout": "100ms", "accessLog": "./access.log"}
+        async with model_server() as model, running(tmp_path, model, mtls=mtls, sidecar=options) as it:
+            context = None
+            if mtls != "disabled":
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname = False
+                context.load_verify_locations(cadata=CA.bundle_pem.decode())
+            connection = await connect(it.sidecar.inbound.address, context)
+            slow = asyncio.ensure_future(it.ask(b"/v1/models/slow", connection=connection))
+            await model.asked.wait()
+            it.sidecar.drain()
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await slow
+            await asyncio.wait((it.task,))
+            connection[1].close()
+        assert "drain timed out" in caplog.text
+        assert "/v1/models/slow" in (tmp_path / "access.log").read_text()
+        assert it.sidecar.pipeline.live == set()
+
+    async def test_a_part_of_ours_that_dies_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Going on would hide that nothing watches, or writes, any more."""
+
+        async def fail(self: Sidecar) -> None:
+            raise RuntimeError("a mistake of ours")
+
+        monkeypatch.setattr(Sidecar, "_flush_log", fail)
+        async with model_server() as model, running(tmp_path, model, ends=False) as it:
+            await asyncio.wait((it.task,))
+            with pytest.raises(RuntimeError, match="a mistake of ours"):
+                it.task.result()
+            with pytest.raises(OSError):
+                await it.ask()
+
+    @pytest.mark.parametrize("which", ["inbound", "admin"])
+    async def test_a_port_that_is_taken_leaves_nothing_open(self, tmp_path: Path, which: str) -> None:
+        async with model_server() as model:
+            taken = model.address
+            port: Any = {"listen": taken, "server": "local"} if which == "inbound" else {"listen": taken}
+            async with running(tmp_path, model, ends=False, sidecar={which: port}) as it:
+                await asyncio.wait((it.task,))
+                with pytest.raises(OSError, match="in use"):
+                    it.task.result()
+                if it.sidecar.inbound.address:
+                    with pytest.raises(OSError):
+                        await it.ask()
+
+    async def test_a_hang_up_before_it_listens_ends_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def hang_up(self: Any) -> None:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(Tokens, "wait_for_keys", hang_up)
+        async with model_server() as model, running(tmp_path, model) as it:
+            await until(lambda: it.sidecar.metrics.config_reloads.labels("ok").value == 1)
+            assert (await it.ask())[0] == b"200"
+
+
+class TestStarting:
+    async def test_it_runs_from_its_documents_to_its_end(self, tmp_path: Path) -> None:
+        async with model_server() as model:
+            path = tmp_path / "documents.yaml"
+            path.write_text(yaml.safe_dump_all(made(model)))
+            before = signal.getsignal(signal.SIGTERM)
+            task = asyncio.ensure_future(run_sidecar([str(path)]))
+            # A signal that comes before there is a handler for it would end the tests.
+            await until(lambda: signal.getsignal(signal.SIGTERM) is not before)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(task, 20)
+
+    @pytest.mark.parametrize("what", ["documents", "identity", "access log"])
+    async def test_what_cannot_be_used_is_told_before_anything_listens(self, tmp_path: Path, what: str) -> None:
+        path = tmp_path / "documents.yaml"
+        nowhere = {"accessLog": "./nowhere/access.log"}
+        documents = environment("127.0.0.1:1", mtls="disabled", sidecar=nowhere if what == "access log" else None)
+        if what == "identity":
+            documents = environment("127.0.0.1:1")
+        path.write_text("kind: Nothing\n" if what == "documents" else yaml.safe_dump_all(documents))
+        expected = {"documents": ConfigError, "identity": CertificateError, "access log": OSError}[what]
+        with pytest.raises(expected):
+            await run_sidecar([str(path)])
