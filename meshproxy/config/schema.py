@@ -499,6 +499,9 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """Requests to our model server."""
     admin: Admin = Admin()
     """Health, metrics and the switches of operators."""
+    audit_log: AccessLog = "off"
+    """Where one line goes for every call that was refused for who asked, or that an auditing binding watched: `stdout`,
+    `"off"` (in quotes) or a file's path, which must hold a `/`."""
     access_log: AccessLog = "stdout"
     """Where one line per request goes: `stdout`, `"off"` (in quotes: YAML reads the bare word as false), or a file's
     path, which must hold a `/`."""

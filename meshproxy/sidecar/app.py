@@ -30,6 +30,7 @@ from meshproxy.sidecar.supervisor import Supervisor, Unobserved
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.worker import read_documents, write_documents
 from meshproxy.telemetry.access_log import AccessLog
+from meshproxy.telemetry.audit import AuditLog
 from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.telemetry.json_text import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
@@ -92,12 +93,16 @@ class Sidecar:
         self.metrics = Metrics()
         watch_process(self.metrics.registry)
         clock = UtcClock(time.time() - time.monotonic())
-        self._log_sink = _open_sink(spec.access_log)
+        self._log_sinks: list[LineSink] = []
         sinks: list[Sink] = [self.metrics.observe]
-        if self._log_sink is not None:
-            log_sink = self._log_sink
-            self.metrics.access_log_dropped.read_from(lambda: [((), log_sink.dropped)])
-            sinks.append(AccessLog(log_sink, clock))
+        if (access := _open_sink(spec.access_log)) is not None:
+            self.metrics.access_log_dropped.read_from(lambda: [((), access.dropped)])
+            self._log_sinks.append(access)
+            sinks.append(AccessLog(access, clock))
+        if (audit := _open_sink(spec.audit_log)) is not None:
+            self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
+            self._log_sinks.append(audit)
+            sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
         observer = Observer(self.metrics, sinks)
 
         # Sockets: what all connections share.
@@ -139,6 +144,8 @@ class Sidecar:
         )
         self.metrics.in_flight.read_from(lambda: self.metrics.count_in_flight(self.pipeline.live))
         self._adopt(documents, self._identity, clusters)
+        self._seen = self._signature()
+        """Of the files, when they were read last."""
 
         # Ports.
         mtls = Security(documents.mesh.spec.mtls)
@@ -258,33 +265,30 @@ class Sidecar:
         self._clusters.close()
         self._reaper.stop()
         await asyncio.sleep(0)
-        if self._log_sink is not None:
-            self._log_sink.close()
+        for sink in self._log_sinks:
+            sink.close()
         logger.info("stopped")
 
     async def _flush_log(self) -> None:
         while True:
             await asyncio.sleep(LOG_PERIOD)
-            if self._log_sink is not None:
-                self._log_sink.flush()
+            for sink in self._log_sinks:
+                sink.flush()
 
     # Configuration
 
     def _hung_up(self) -> None:
         self._reload_wanted.set()
-        if self._log_sink is not None:
+        for sink in self._log_sinks:
             try:
-                self._log_sink.reopen()
+                sink.reopen()
             except OSError as error:
-                logger.error("the access log cannot be opened again: %s", error)
+                logger.error("a log cannot be opened again: %s", error)
 
     async def _watch_files(self) -> None:
-        seen = self._signature()
         while True:
             await asyncio.sleep(WATCH_PERIOD)
-            now = self._signature()
-            if now != seen:
-                seen = now
+            if self._signature() != self._seen:
                 self._reload_wanted.set()
 
     def _signature(self) -> tuple[object, ...]:
@@ -306,6 +310,7 @@ class Sidecar:
 
     async def reload(self) -> None:
         """Take what the files say now. Whatever is wrong with it, nothing of it is taken then."""
+        self._seen = self._signature()
         try:
             documents = await load_in_child(self._paths)
             self._check_fixed(documents)
@@ -349,6 +354,7 @@ class Sidecar:
             ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
             ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
             ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
+            ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
             ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
         )
         problems = tuple(
