@@ -1,0 +1,140 @@
+"""What the data plane has in its memory, and what it has not: each library of the tools is megabytes for every pod."""
+
+from __future__ import annotations
+
+import json
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.devtools.issuer import DevelopmentIssuer
+from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, environment
+
+TOOLS = {"aiohttp", "grpc", "google", "click", "rich", "yaml", "opentelemetry", "jinja2", "requests", "urllib3"}
+"""Never."""
+TOKENS = {"cryptography", "jwt"}
+"""Only where tokens are verified."""
+
+PROGRAM = """
+import json, sys
+from meshproxy.sidecar.__main__ import main
+status = main(sys.argv[1:])
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+sys.exit(status)
+"""
+
+
+def loaded(program: str) -> set[str]:
+    """Top-level modules after a program in a Python of its own."""
+    program += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_sidecars_modules_load_none_of_the_tools() -> None:
+    modules = loaded("import meshproxy.sidecar.__main__")
+    assert "uvloop" in modules
+    assert modules & (TOOLS | TOKENS) == set()
+
+
+def test_neither_do_the_parts_that_are_loaded_late() -> None:
+    """By whoever first calls a method: with traffic on its way is not the time to find out."""
+    packages = "codec identity inference policy proxy routing sidecar telemetry transport upstream"
+    program = f"""
+import importlib, pathlib, pkgutil, meshproxy
+for package in {packages.split()!r}:
+    found = importlib.import_module("meshproxy." + package)
+    for module in pkgutil.walk_packages(found.__path__, found.__name__ + "."):
+        importlib.import_module(module.name)
+"""
+    assert loaded(program) & (TOOLS | TOKENS) == set()
+
+
+@contextmanager
+def upstream() -> Iterator[str]:
+    """A model server in a process of its own, which answers everything."""
+    program = (
+        "import http.server\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.send_header('content-length', '2'); self.end_headers()\n"
+        "        self.wfile.write(b'{}')\n"
+        "server = http.server.HTTPServer(('127.0.0.1', 0), Handler)\n"
+        "print(server.server_port, flush=True)\n"
+        "server.serve_forever()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
+def get(url: str, context: ssl.SSLContext | None = None, token: str | None = None) -> int:
+    request = Request(url, headers={"authorization": f"Bearer {token}"} if token else {})
+    with urlopen(request, context=context, timeout=20) as response:
+        response.read()
+        return int(response.status)
+
+
+@pytest.mark.parametrize(
+    ("mtls", "has_issuer"),
+    [("disabled", False), ("strict", False), ("disabled", True)],
+    ids=["plain", "mTLS", "tokens"],
+)
+def test_a_sidecar_that_has_served_has_loaded_none_of_them(tmp_path: Path, mtls: Any, has_issuer: bool) -> None:
+    ca = DevelopmentCA.create(TRUST_DOMAIN)
+    ca.write(tmp_path)
+    ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server", dns=["localhost"]).write(tmp_path, "server")
+    issuer = DevelopmentIssuer(algorithm="ES256")
+    (tmp_path / "jwks.json").write_text(json.dumps(issuer.jwks()))
+    believed = {"name": "corp", "issuer": issuer.issuer, "audiences": ["models"], "keys": {"file": "jwks.json"}}
+    context = None
+    if mtls != "disabled":
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        context.load_cert_chain(*ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client").write(tmp_path, "client"))
+    with upstream() as address:
+        mesh = {"issuers": [believed]} if has_issuer else {}
+        documents = environment(address, mtls=mtls, mesh=mesh, sidecar={"accessLog": "./access.log"})
+        path = tmp_path / "documents.yaml"
+        path.write_text(yaml.safe_dump_all(documents))
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as sidecar:
+            try:
+                assert sidecar.stdout is not None
+                assert sidecar.stderr is not None
+                listening = json.loads(sidecar.stderr.readline())
+                assert listening["event"] == "listening", listening
+                _, _, port = listening["inbound"].rpartition(":")
+                scheme = "https" if context else "http"
+                token = issuer.token() if has_issuer else None
+                assert get(f"{scheme}://localhost:{port}/v1/models/m", context, token) == 200
+                assert get(f"http://{listening['admin']}/metrics") == 200
+                sidecar.send_signal(signal.SIGHUP)
+                assert json.loads(sidecar.stderr.readline())["event"] == "configuration taken"
+                sidecar.send_signal(signal.SIGTERM)
+                modules = set(json.loads(sidecar.stdout.read()))
+                sidecar.stderr.read()
+            except BaseException:
+                sidecar.kill()  # or leaving the block would wait for it
+                raise
+        assert sidecar.returncode == 0
+    assert modules & TOOLS == set()
+    assert modules & TOKENS == (TOKENS if has_issuer else set())
