@@ -215,7 +215,8 @@ class Limits(Part, frozen=True):
     held_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
     """What is held back of all requests together."""
     unread_total_bytes: Annotated[Size, Meta(ge=1 << 20)] = 64 << 20
-    """What all clients together may leave unread of their answers; beyond that the answer that grows is broken off."""
+    """What all clients together may leave unread of their answers; beyond that the one that has waited longest is
+    broken off."""
     inflated_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
     """A compressed gRPC message, once inflated to see its model."""
 

@@ -117,6 +117,10 @@ class Pipeline:
         """Held by all requests together, waiting for their models to be known."""
         self.unread_bytes = 0
         """Answers of all requests together that their clients have not taken."""
+        self.unread: dict[Passage, None] = {}
+        self.holding: dict[Passage, None] = {}
+        """Whose bytes those are, the longest first: beyond a limit it is the one that has waited longest that goes, or
+        a few who never read, or never name their models, would turn everybody else away."""
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Take a request (`stream.Serve`)."""
@@ -422,6 +426,7 @@ class Passage(Exchange):
         counts against limits of its own; otherwise the flow-control window is limit enough."""
         if self._scan is not None and self.call is None:
             pipeline, limits = self._pipeline, self._snapshot.limits
+            pipeline.holding.setdefault(self)
             self._held_bytes += len(data)
             pipeline.held_bytes += len(data)
             if self._held_bytes > limits.held:
@@ -430,18 +435,23 @@ class Passage(Exchange):
                     f"The message does not name its model within {limits.held} bytes: write model_spec first.",
                     limit="held_body_bytes",
                 )
-            if pipeline.held_bytes > limits.held_total:
-                raise Refusal(
-                    Reason.OVERLOADED,
-                    "Too many messages that name their model late are under way: write model_spec first.",
-                    limit="held_total_bytes",
-                    retry_after=1,
-                )
             self._stream.credit(flow)
             flow = 0
+            while pipeline.held_bytes > limits.held_total:
+                next(iter(pipeline.holding)).refuse(
+                    Refusal(
+                        Reason.OVERLOADED,
+                        "Too many messages that name their model late are under way: write model_spec first.",
+                        limit="held_total_bytes",
+                        retry_after=1,
+                    )
+                )
+            if self._is_over:
+                return
         self._held.append((data, flow, end))
 
     def _release_held(self) -> None:
+        self._pipeline.holding.pop(self, None)
         self._pipeline.held_bytes -= self._held_bytes
         self._held_bytes = 0
 
@@ -500,16 +510,22 @@ class Passage(Exchange):
         """The client does not take `size` bytes of the answer now. One client's windows bound what it can make us hold,
         and this all clients' together."""
         pipeline = self._pipeline
+        pipeline.unread.setdefault(self)
         self._unread += size
         pipeline.unread_bytes += size
-        if pipeline.unread_bytes > self._snapshot.limits.unread_total:
+        while pipeline.unread_bytes > self._snapshot.limits.unread_total:
             pipeline.on_limit("unread_total_bytes")
-            self.flags = "DT"
-            self._abandon()
-            self.break_off(CANCEL)
+            next(iter(pipeline.unread)).give_up_answer()
+
+    def give_up_answer(self) -> None:
+        """The client has not taken the answer for too long, or longer than all others."""
+        self.flags = "DT"
+        self._abandon()
+        self.break_off(CANCEL)
 
     def release_answer(self) -> None:
         """The client has taken it, or never will."""
+        self._pipeline.unread.pop(self, None)
         self._pipeline.unread_bytes -= self._unread
         self._unread = 0
 
@@ -612,6 +628,10 @@ class Passage(Exchange):
         self.flags = "UT"
         self.refuse(Refusal(Reason.DEADLINE_EXCEEDED, "The deadline passed before the model server answered."))
 
+    def _is_unnamed(self, now: float) -> bool:
+        """The body trickles in, and has not come to its model in all the time that it may stand still."""
+        return self._scan is not None and self.call is None and now - self.started > self._snapshot.limits.stall
+
     def _waits_for_client(self) -> bool:
         """More of the request is missing, and nothing of ours keeps the client from sending it: what is held is either
         credited, or waits for a connection or for keys."""
@@ -632,14 +652,12 @@ class Passage(Exchange):
             else:
                 self._answer()
             return
-        if progress != self._progress:
+        if progress != self._progress and not self._is_unnamed(now):
             self._progress = progress
             return
         if self._attempt is not None and self._attempt.is_held:
-            self.flags = "DT"
             self._pipeline.on_limit("body_stall_time")
-            self._abandon()
-            self.break_off(CANCEL)
+            self.give_up_answer()
         elif self._waits_for_client():
             self._is_late = True
             self.refuse(

@@ -72,6 +72,14 @@ class Driving:
         """Every connection is read into it: what a read brought is taken out before the next."""
 
 
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel notice a peer whose host is gone, within half a minute, also while a request waits for it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
 class Gone(asyncio.Transport):
     """The transport of a connection that is lost: closed, and deaf to commands."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from meshproxy.transport.connection import keep_alive
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h1 import Owner as H1Owner
@@ -45,7 +47,9 @@ async def _connect(driving: Driving, address: str, protocol: asyncio.BaseProtoco
                 await driving.loop.create_unix_connection(lambda: protocol, address)
                 return
             host, _, port = address.rpartition(":")
-            await driving.loop.create_connection(lambda: protocol, host.strip("[]"), int(port))
+            transport, _ = await driving.loop.create_connection(lambda: protocol, host.strip("[]"), int(port))
+            with contextlib.suppress(OSError):  # gone already: its driver has heard
+                keep_alive(transport.get_extra_info("socket"))
     except TimeoutError as error:
         raise ConnectError(f"{address} did not accept a connection within {timeout:g} s") from error
     except OSError as error:

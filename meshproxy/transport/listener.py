@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.transport.connection import Reading
+from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server, Reject
 from meshproxy.transport.h2 import H2Server
@@ -215,6 +215,7 @@ class Listener:
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+                keep_alive(client)
             task = self._loop.create_task(self._set_up(client, format_address(address)))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)

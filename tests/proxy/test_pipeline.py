@@ -222,11 +222,11 @@ class TestGrpc:
         clients = [world.grpc(None) for _ in range(2)]
         for client in clients:
             client.receive(wire.framed(wire.tensor(5_000))[:800], False)
-        assert clients[0].heads == []
-        assert clients[1].headers[b"grpc-status"] == b"8"
+        assert clients[0].headers[b"grpc-status"] == b"8"  # who has not come to the point for longest
+        assert clients[1].heads == []
         assert world.limits_hit == ["held_total_bytes"]
         assert world.pipeline.held_bytes == 800
-        clients[0].sink.reset_received(CANCEL, "gone")
+        clients[1].sink.reset_received(CANCEL, "gone")
         assert world.pipeline.held_bytes == 0
 
     def test_an_unknown_method_is_nobodys(self, world: Any) -> None:
@@ -609,9 +609,22 @@ def test_what_all_clients_leave_unread_is_limited(world: Any, wire: Any) -> None
         client.is_full = True
         server.sink.head_received(ResponseHead(0, 200, (), end=False, length=1_000))
         server.sink.data_received(b"x" * 40, 40, False)
-    assert [client.reset_code for client in clients] == [None, None, CANCEL]
+    assert [client.reset_code for client in clients] == [CANCEL, None, None]  # who has not read for longest
     assert world.limits_hit == ["unread_total_bytes"]
     assert world.pipeline.unread_bytes == 80
-    clients[0].sink.drained()
-    clients[1].sink.reset_received(CANCEL, "gone")
+    clients[1].sink.drained()
+    clients[2].sink.reset_received(CANCEL, "gone")
     assert world.pipeline.unread_bytes == 0
+    assert world.pipeline.unread == {}
+
+
+def test_a_body_that_trickles_must_come_to_its_model(world: Any, wire: Any) -> None:
+    client = world.grpc(None)
+    message = wire.framed(wire.tensor(5_000))
+    stall = world.snapshot.limits.stall
+    for at in range(3):
+        client.receive(message[at : at + 1], False)
+        world.loop.advance(stall / 2 + 0.1)
+        world.reaper.sweep(world.loop.now)
+    assert client.headers[b"grpc-status"] == b"1"
+    assert world.pipeline.holding == {}
