@@ -265,7 +265,7 @@ class H2Pool(Pool[H2Client]):
             self._hand_out()
         if connection.streams:
             return
-        if self.is_closed:
+        if self.is_closed or connection not in self._usable:
             connection.close()
         else:
             connection.deadline = self.driving.loop.time() + self.settings.idle_timeout

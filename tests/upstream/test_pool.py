@@ -534,6 +534,7 @@ class TestHttp2:
         assert connection_of(second) is new
         assert pool.size == 2
         give_back(pool, first)
+        assert old.is_closing
         old.lose()
         assert pool.size == 1
 
@@ -592,7 +593,10 @@ def test_whatever_happens_nobody_waits_for_nothing(version: str, steps: list[tup
             elif what == "lose" and network.connections:
                 network.connections.pop(number % len(network.connections)).lose()
             elif what == "retire" and network.connections and version == "HTTP/2":
-                pool.retired(network.connections[number % len(network.connections)])
+                leaving = network.connections[number % len(network.connections)]
+                pool.retired(leaving)
+                if not leaving.streams:
+                    leaving.close()  # as the driver does
             elif what == "close":
                 pool.close()
             elif what == "turn":
