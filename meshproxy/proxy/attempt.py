@@ -24,7 +24,7 @@ CONTINUE = 100
 class Attempt:
     """Carries the response of one upstream stream into its passage."""
 
-    __slots__ = ("_is_over", "_owed", "_passage", "is_held", "upstream")
+    __slots__ = ("_owed", "_passage", "is_held", "is_over", "upstream")
 
     def __init__(self, passage: Passage, upstream: Upstream) -> None:
         self._passage = passage
@@ -33,15 +33,18 @@ class Attempt:
         """Credit due to the model server once the client takes more."""
         self.is_held = False
         """The client does not take what the model server sends."""
-        self._is_over = False
+        self.is_over = False
+        """The response has ended or broken off, or nobody wants it: the upstream stream is not ours any more."""
         upstream.sink = self
 
     def head_received(self, head: ResponseHead) -> None:
         """The model server answered."""
+        if self.is_over:
+            return
         passage = self._passage
         try:
             if head.status >= 200:
-                self._is_over = head.end
+                self.is_over = head.end
                 passage.respond(head)
             elif head.status != CONTINUE:
                 # We have sent a 100 of our own, when the request was permitted. Others are passed on (RFC 9110 15.2).
@@ -51,9 +54,11 @@ class Attempt:
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece of the response's body came."""
+        if self.is_over:
+            return
         passage = self._passage
         passage.bytes_sent += len(data)
-        self._is_over = end
+        self.is_over = end
         try:
             if not passage.stream.send_data(data, end):
                 self.is_held = True
@@ -70,8 +75,10 @@ class Attempt:
 
     def trailers_received(self, headers: Headers) -> None:
         """The response ended with fields: for gRPC they say how the call went."""
+        if self.is_over:
+            return
         passage = self._passage
-        self._is_over = True
+        self.is_over = True
         try:
             if passage.is_grpc:
                 passage.read_grpc_status(headers)
@@ -88,9 +95,9 @@ class Attempt:
 
     def reset_received(self, code: int, reason: str) -> None:
         """The response broke off."""
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         passage = self._passage
         passage.flags = "UPE" if code == PROTOCOL_ERROR else "UC"
         if passage.has_answered:
@@ -109,13 +116,13 @@ class Attempt:
         owed, self._owed = self._owed, 0
         self.is_held = False
         self._passage.release_answer()
-        if self._is_over:
+        if self.is_over:
             self._passage.finish()  # and the stream may carry another exchange by now
         else:
             self.upstream.credit(owed)
 
     def cancel(self) -> None:
         """Nobody wants the response any more."""
-        if not self._is_over:
-            self._is_over = True
+        if not self.is_over:
+            self.is_over = True
             self.upstream.reset(CANCEL)

@@ -212,7 +212,7 @@ class Passage(Exchange):
             self.is_grpc = headers.is_grpc
             forward = headers.forward_with_token if self._snapshot.forwards_token else headers.forward
             self.trace, self._forward = self._pipeline.tracer.carry(forward)
-            if headers.timeout is not None:
+            if headers.timeout is not None and headers.is_grpc:
                 self._limit_time(headers.timeout)
             self._identify(headers.authorization)
         except Refusal as refusal:
@@ -256,7 +256,7 @@ class Passage(Exchange):
         self.identified()
 
     def _keys_refreshed(self, authorization: list[bytes]) -> None:
-        if self._is_over:
+        if self._is_over or self.refusal is not None:
             return
         try:
             self._identify(authorization)
@@ -322,8 +322,18 @@ class Passage(Exchange):
             self._pool = pool
 
     def acquired(self, upstream: Upstream) -> None:
-        """A stream to the model server is at hand (`pool.Taker`)."""
+        """A stream to the model server is at hand (`pool.Taker`). Whatever goes wrong with it is this request's alone:
+        we may be called from the end of another one."""
         self._pool = None
+        try:
+            self._send_request(upstream)
+        except HeadRefused as refused:
+            upstream.sink = self._attempt = None
+            self.refuse(Refusal(Reason.HEADERS_TOO_LARGE, f"The model server refuses the request: {refused}."))
+        except Exception as error:
+            self.fail(error)
+
+    def _send_request(self, upstream: Upstream) -> None:
         self.connected = self._pipeline.now()
         self.upstream = upstream.address
         attempt = self._attempt = Attempt(self, upstream)
@@ -332,12 +342,7 @@ class Passage(Exchange):
         if self._snapshot.forwards_identity:
             headers = (*headers, *identity_headers(self.caller))
         authority = head.authority or upstream.address.encode()
-        try:
-            upstream.send_request(RequestHead(0, head.method, authority, self._target, headers, head.end, head.length))
-        except HeadRefused as refused:
-            upstream.sink = self._attempt = None
-            self.refuse(Refusal(Reason.HEADERS_TOO_LARGE, f"The model server refuses the request: {refused}."))
-            return
+        upstream.send_request(RequestHead(0, head.method, authority, self._target, headers, head.end, head.length))
         if head.expects_continue and self._scan is None and not self._request_ended:
             self._stream.send_response(100, (), end=False)
         if self._held:
@@ -369,14 +374,15 @@ class Passage(Exchange):
         pipeline.reaper.discard(self)
         pipeline.live.discard(self)
         pipeline.served += 1
-        if self._held_bytes:
-            self._release_held()
-        if self._unread:
-            self.release_answer()
+        self._release_held()
+        self.release_answer()
         self._held.clear()
-        if self._attempt is not None:
-            if self._owed or not self._request_ended:
-                self._attempt.upstream.stop_sending()
+        attempt = self._attempt
+        if attempt is not None:
+            if not attempt.is_over:
+                attempt.cancel()
+            elif self._owed or not self._request_ended:
+                attempt.upstream.stop_sending()
             # What refers to each other in a circle would have to wait for the garbage collector.
             self._attempt = None
         if not self._request_ended:
@@ -437,8 +443,10 @@ class Passage(Exchange):
                 )
             self._stream.credit(flow)
             flow = 0
-            while pipeline.held_bytes > limits.held_total:
-                next(iter(pipeline.holding)).refuse(
+            while pipeline.held_bytes > limits.held_total and pipeline.holding:
+                oldest = next(iter(pipeline.holding))
+                del pipeline.holding[oldest]
+                oldest.refuse(
                     Refusal(
                         Reason.OVERLOADED,
                         "Too many messages that name their model late are under way: write model_spec first.",
@@ -489,6 +497,8 @@ class Passage(Exchange):
 
     def respond(self, head: ResponseHead) -> None:
         """The model server's final head came."""
+        if self._is_over:
+            return  # the client's connection may carry another exchange by now
         self.first_byte = self._pipeline.now()
         self._has_answered = True
         self.status = head.status
@@ -513,12 +523,16 @@ class Passage(Exchange):
         pipeline.unread.setdefault(self)
         self._unread += size
         pipeline.unread_bytes += size
-        while pipeline.unread_bytes > self._snapshot.limits.unread_total:
+        while pipeline.unread_bytes > self._snapshot.limits.unread_total and pipeline.unread:
             pipeline.on_limit("unread_total_bytes")
-            next(iter(pipeline.unread)).give_up_answer()
+            oldest = next(iter(pipeline.unread))
+            del pipeline.unread[oldest]
+            oldest.give_up_answer()
 
     def give_up_answer(self) -> None:
         """The client has not taken the answer for too long, or longer than all others."""
+        if self._is_over:
+            return
         self.flags = "DT"
         self._abandon()
         self.break_off(CANCEL)

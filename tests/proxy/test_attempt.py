@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import ResponseHead
-from meshproxy.identity.tokens import KeysWanted
 from meshproxy.refusal import GrpcStatus
 
 PROTOCOL_ERROR, CANCEL = 0x1, 0x8
@@ -193,19 +192,6 @@ class TestGivingUp:
 
 class TestLate:
     """The client's connection may carry its next exchange by now: nothing of this one may be written there."""
-
-    def test_a_request_that_was_refused_is_not_taken_up_again_when_its_keys_come(self, world: Any) -> None:
-        world.verifier.raises = KeysWanted("corp")
-        headers = ((b"authorization", b"Bearer good"), (b"grpc-timeout", b"10m"))
-        client = world.rest(headers=headers, body=None, length=4)
-        world.loop.advance(1.0)  # too late: the refusal waits for the rest of the body
-        world.verifier.raises = None
-        ((_, then),) = world.refreshes
-        then()
-        assert world.cluster.streams == []
-        client.receive(b"body", True)
-        assert len(client.heads) <= 1
-        assert len(world.finished) == 1
 
     @pytest.mark.parametrize("what", ["head", "data", "trailers", "reset"])
     def test_what_comes_for_an_exchange_that_is_over_is_dropped(

@@ -628,3 +628,41 @@ def test_a_body_that_trickles_must_come_to_its_model(world: Any, wire: Any) -> N
         world.reaper.sweep(world.loop.now)
     assert client.headers[b"grpc-status"] == b"1"
     assert world.pipeline.holding == {}
+
+
+def test_a_finished_answer_is_no_holder(world: Any, wire: Any) -> None:
+    """One that ended in an empty piece held nothing, and must not stand in the way of those that do."""
+    world.use(limits=dataclasses.replace(world.snapshot.limits, unread_total=100))
+    empty = world.rest(client=wire.client("HTTP/1.1"))
+    empty.is_full = True
+    world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+    world.cluster.streams[0].sink.data_received(b"", 0, True)
+    empty.sink.drained()
+    assert len(world.finished) == 1
+    assert world.pipeline.unread == {}
+    clients = [world.rest(client=wire.client("HTTP/1.1")) for _ in range(2)]
+    for client, server in zip(clients, world.cluster.streams[1:], strict=True):
+        client.is_full = True
+        server.sink.head_received(ResponseHead(0, 200, (), end=False, length=1_000))
+        server.sink.data_received(b"x" * 60, 60, False)
+    assert [client.reset_code for client in clients] == [CANCEL, None]
+
+
+def test_keys_that_come_after_the_refusal_change_nothing(world: Any) -> None:
+    world.verifier.raises = KeysWanted("corp")
+    client = world.rest(headers=((b"authorization", b"Bearer good"),), body=None, length=4)
+    client.sink.refuse(Refusal(Reason.DEADLINE_EXCEEDED, "too late"))
+    world.verifier.raises = None
+    world.refreshes[0][1]()
+    assert world.cluster.streams == []
+    client.receive(b"body", True)
+    assert client.status == 504
+
+
+def test_a_mistake_at_the_connection_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world.cluster.is_ready = False
+    client = world.rest()
+    taker = world.cluster.waiting.pop()
+    taker.acquired(object())
+    assert client.status == 500
+    assert "internal error" in caplog.text
