@@ -82,11 +82,11 @@ class Attempt:
         try:
             if passage.is_grpc:
                 passage.read_grpc_status(headers)
-            passage.stream.send_trailers(headers)
+            is_written = passage.stream.send_trailers(headers)
         except Exception as error:
             passage.fail(error)
             return
-        if not self.is_held:
+        if is_written:
             passage.finish()
 
     def rejected(self, rejected: Rejected) -> None:

@@ -476,6 +476,10 @@ class Passage(Exchange):
         """The codec refuses the rest of the request: its body is malformed, or too long."""
         self._request_ended = True
         reason = _REASONS.get(rejected.status, Reason.BAD_REQUEST)
+        if self.refusal is not None:
+            if not self._has_answered:
+                self._answer()  # which waited for the rest
+            return
         refusal = Refusal(reason, f"Bad request: {rejected.reason}.", limit=rejected.limit, http_status=rejected.status)
         self.refuse(refusal, is_counted=True)
 
@@ -605,6 +609,8 @@ class Passage(Exchange):
 
     def break_off(self, code: int) -> None:
         """The model server's answer broke after it had begun: the client must see a break, never a clean end."""
+        if self._is_over:
+            return
         self._request_ended = True
         self._stream.reset(code)
         self.finish()

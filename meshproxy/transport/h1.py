@@ -75,11 +75,13 @@ class H1Driver(Connection):
             return False
         return True
 
-    def send_trailers(self, headers: Headers) -> None:
-        """End the body (`stream.Stream`)."""
+    def send_trailers(self, headers: Headers) -> bool:
+        """End the body (`stream.Stream`). As with the last piece of one, what the socket has not taken is the
+        connection's to wait for, which may have the next exchange by then."""
         if self.sink is not None and not self.is_closing:
             self.write(self._codec.send_trailers(headers))
             self._sent()
+        return True
 
     def _sent(self) -> None:
         """Our message has been written whole."""

@@ -127,19 +127,20 @@ class H2Stream:
             if sink is not None:
                 sink.drained()
 
-    def send_trailers(self, headers: Headers) -> None:
+    def send_trailers(self, headers: Headers) -> bool:
         """End the message with these fields."""
         driver = self._driver
         try:
             driver.codec.send_trailers(self.id, headers)
         except HeadTooLarge as problem:
             self._give_up(str(problem))
-            return
+            return True
         driver.touch()
         if self._is_held:
             self._ends_when_drained = True
-        else:
-            driver.end_half(self)
+            return False
+        driver.end_half(self)
+        return True
 
     def owe(self, size: int) -> None:
         """`size` bytes came."""
@@ -329,10 +330,12 @@ class H2Driver(Connection):
 class H2Server(H2Driver):
     """A client's connection."""
 
-    __slots__ = ("_reject", "_serve")
+    __slots__ = ("_newest", "_reject", "_serve")
 
     def __init__(self, driving: Driving, facts: ConnectionFacts, serve: Serve, reject: Reject) -> None:
         super().__init__(Role.SERVER, driving, facts)
+        self._newest = 0
+        """The last request that was handed on."""
         self._serve = serve
         self._reject = reject
 
@@ -348,6 +351,7 @@ class H2Server(H2Driver):
             self.codec.reset(head.stream, REFUSED_STREAM)
             return
         self.deadline = 0.0
+        self._newest = head.stream
         stream = H2Stream(self, head.stream)
         self.streams[head.stream] = stream
         if head.end:
@@ -370,10 +374,12 @@ class H2Server(H2Driver):
         """The codec ignores what else comes of the request."""
         stream = self.streams.get(event.stream)
         if stream is None:
-            stream = H2Stream(self, event.stream)
-            stream.half_ended()
-            self._reject(stream, event)
-            return
+            if event.stream > self._newest:
+                self._newest = event.stream
+                stream = self.streams[event.stream] = H2Stream(self, event.stream)
+                stream.half_ended()
+                self._reject(stream, event)
+            return  # or it was answered before, within the same read
         sink = stream.sink
         self.end_half(stream)
         if sink is not None:

@@ -52,8 +52,8 @@ class Stream(Protocol):
     def send_data(self, data: bytes, end: bool) -> bool:
         """Write a piece of the body. False: it is held back, `drained` will tell."""
 
-    def send_trailers(self, headers: Headers) -> None:
-        """End the message with these fields (dropped where HTTP/1.1 cannot carry them)."""
+    def send_trailers(self, headers: Headers) -> bool:
+        """End the message with these fields (dropped where HTTP/1.1 cannot carry them). Returns as `send_data`."""
 
     def credit(self, size: int) -> None:
         """`size` bytes of received data have left our hands: the peer may send as much again."""

@@ -94,10 +94,11 @@ class FakeClient:
         self.ended = end
         return not self.is_full
 
-    def send_trailers(self, headers: Headers) -> None:
+    def send_trailers(self, headers: Headers) -> bool:
         assert not self.ended
         self.trailers = headers
         self.ended = True
+        return not self.is_full
 
     def credit(self, size: int) -> None:
         self.credited += size

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from meshproxy.codec.events import ResponseHead
+from meshproxy.codec.limits import Limits
 from meshproxy.refusal import GrpcStatus
+from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.outbox import Outbox
 
 PROTOCOL_ERROR, CANCEL = 0x1, 0x8
 
@@ -212,6 +218,68 @@ class TestLate:
         assert (len(client.heads), client.body, client.trailers) == (heads, body, None)
         assert client.reset_code is None
         assert len(world.finished) == 1
+
+
+class Socket:
+    """A transport that takes everything, for a real connection between a client and the pipeline."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_over = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.is_over
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
+
+    def abort(self) -> None:
+        self.is_over = True
+
+    close = abort
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+
+def test_trailers_behind_a_piece_that_a_slow_client_over_http_1_has_not_taken(world: Any) -> None:
+    """The exchange ends, and leaves the connection to the next."""
+    loop: Any = SimpleNamespace(time=world.loop.time, call_soon=lambda callback, *arguments: callback(*arguments))
+    driving = Driving(
+        loop=loop,
+        outbox=Outbox(loop),
+        reaper=world.reaper,
+        limits=Limits(),
+        times=Times(),
+        on_limit=world.limits_hit.append,
+    )
+    facts = ConnectionFacts(direction="inbound", protocol="HTTP/1.1", remote="127.0.0.1:1", local="127.0.0.1:2")
+    connection, socket = H1Server(driving, facts, world.pipeline.serve, world.pipeline.reject), Socket()
+    connection.attach(socket)  # type: ignore[arg-type]
+    connection.data_received(b"GET /v1/models/open HTTP/1.1\r\nhost: x\r\n\r\n")
+    attempt = world.cluster.streams[0].sink
+    attempt.head_received(head())
+    connection.pause_writing()
+    attempt.data_received(b"abc", 3, False)
+    attempt.trailers_received(((b"x-checksum", b"1"),))
+    connection.resume_writing()
+    assert len(world.finished) == 1
+    assert world.pipeline.live == set()
+
+    connection.data_received(b"GET /v1/models/open HTTP/1.1\r\nhost: x\r\n\r\n")
+    for _ in range(3):
+        world.loop.advance(world.snapshot.limits.stall + 0.1)
+        world.reaper.sweep(world.loop.now)
+    world.cluster.streams[1].respond(b"answer")
+    assert not socket.is_over
+    assert len(world.finished) == 2
 
 
 @pytest.mark.parametrize("command", ["send_response", "send_data", "send_trailers"])

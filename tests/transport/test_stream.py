@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -335,6 +336,28 @@ def test_a_client_that_asks_and_never_reads_is_not_served_on(pair: Pair) -> None
         while pair.loop.ready:
             pair.loop.turn()
     assert len(pair.served.requests) <= pair.server.driving.limits.streams
+
+
+def test_what_breaks_a_rule_behind_an_answer_in_the_same_read_is_nobodys(
+    driving: Driving, loop: Any, served: Any, make_transport: Any, make_sink: Any
+) -> None:
+    """Head and body come at once, the head is answered at once, and then the body turns out to be too long."""
+    driving.limits = Limits(body_bytes=3)
+
+    def refuse(stream: Any, head: RequestHead) -> None:
+        served.serve(stream, head)
+        stream.send_response(403, (), end=True)
+        stream.sink = None
+        stream.stop_receiving()
+
+    pair = Pair("HTTP/2", driving, loop, SimpleNamespace(serve=refuse, reject=served.reject), make_transport)
+    asked = pair.ask(make_sink, end=False)
+    asked.stream.send_data(b"too long", end=True)
+    pair.settle()
+    assert asked.heads[0].status == 403
+    assert len(served.requests) == 1
+    assert served.rejected == []
+    assert pair.server.is_idle
 
 
 def test_a_lost_connection_ends_every_stream_once(pair: Pair, make_sink: Any) -> None:
