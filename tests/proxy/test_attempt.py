@@ -188,6 +188,15 @@ class TestGivingUp:
         attempt.cancel()
         assert server.reset_code is None
 
+    def test_a_request_that_has_not_gone_out_whole_is_stopped(self, world: Any) -> None:
+        """Or its stream would stay open for ever, although the answer has come."""
+        client = world.rest(body=None, length=10)
+        (server,) = world.cluster.streams
+        client.is_full = True
+        server.respond(b"too early")
+        client.sink.reset_received(CANCEL, "gone")
+        assert server.has_stopped
+
     def test_what_comes_afterwards_is_nobodys(self, world: Any, client: Any, server: Any) -> None:
         attempt = server.sink
         client.sink.reset_received(CANCEL, "gone")
