@@ -123,6 +123,9 @@ class Attempt:
 
     def cancel(self) -> None:
         """Nobody wants the response any more."""
-        if not self.is_over:
+        if self.is_over:
+            # It has come whole, the request may not have gone out whole.
+            self.upstream.stop_sending()
+        else:
             self.is_over = True
             self.upstream.reset(CANCEL)
