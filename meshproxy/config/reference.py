@@ -14,7 +14,8 @@ from typing import Any
 
 from msgspec import NODEFAULT, Struct, inspect
 
-from meshproxy.config import schema
+from meshproxy.config import fields as shared
+from meshproxy.config import routes, schema, servers
 from meshproxy.config.convert import default_of, is_struct, words
 
 _INTRODUCTION = """\
@@ -119,7 +120,7 @@ def page() -> str:
         sections += [
             f"### `{path}`\n\n{description(struct)}\n\n{_table(struct)}"
             for path, struct in _below(kind, "")
-            if struct is not schema.Metadata
+            if struct is not shared.Metadata
         ]
     return "\n".join(sections)
 
@@ -128,11 +129,11 @@ def _every_document() -> str:
     head = [
         _row("field", "what to write", "default", "meaning"),
         _row("---", "---", "---", "---"),
-        _row("`apiVersion`", f"`{schema.API_VERSION}`", "required", "The version of the schema."),
+        _row("`apiVersion`", f"`{shared.API_VERSION}`", "required", "The version of the schema."),
         _row("`kind`", "one of " + ", ".join(kinds()), "required", "What the document is."),
     ]
     head += [
-        _row(f"`metadata.{each.name}`", each.words, _code(each.default), each.text) for each in fields(schema.Metadata)
+        _row(f"`metadata.{each.name}`", each.words, _code(each.default), each.text) for each in fields(shared.Metadata)
     ]
     return "\n".join(head) + "\n"
 
@@ -204,7 +205,8 @@ def _written(value: Any, called: object) -> str:
 def _texts() -> dict[str, dict[str, str]]:
     """Struct -> field -> the string below it in the source: Python keeps docstrings of classes only."""
     texts: dict[str, dict[str, str]] = {}
-    for node in ast.parse(getsource(schema)).body:
+    modules = (shared, servers, routes, schema)
+    for node in [each for module in modules for each in ast.parse(getsource(module)).body]:
         if isinstance(node, ast.ClassDef):
             found = texts.setdefault(node.name, {})
             for field, below in zip(node.body, node.body[1:], strict=False):
