@@ -92,7 +92,6 @@ class Metadata(Part, frozen=True):
     """For people and for kubectl; they decide nothing."""
 
 
-
 class WorkloadSubject(Part, frozen=True):
     """A workload, by its certificate: a namespace, a service account in a namespace, or a whole SPIFFE id."""
 

@@ -21,7 +21,7 @@ from meshproxy.config.convert import default_of, is_struct, words
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Made from meshproxy/config/schema.py by `meshproxy config explain -o markdown`; a test keeps it up to date. -->
+<!-- Made from meshproxy/config by `meshproxy config explain -o markdown`; a test keeps it up to date. -->
 
 Documents are YAML (or JSON) in the shape of Kubernetes objects; [first.yaml](../deploy/examples/first.yaml) is a whole
 set of them. `meshproxy sidecar --config PATH` reads a file, or a folder: then its `*.yaml`, `*.yml` and `*.json` in the
@@ -55,7 +55,7 @@ class Field:
     is_list: bool
 
 
-def kinds() -> dict[str, type[schema.Part]]:
+def kinds() -> dict[str, type[shared.Part]]:
     """Every kind by its name."""
     return {kind.__name__: kind for kind in schema.KINDS}
 
@@ -166,7 +166,7 @@ def _bounds(kind: inspect.Type) -> str:
             return _bounds(kind.type) if (kind.extra or {}).get("words") != "duration" else ""
         case inspect.UnionType():
             return "".join(_bounds(each) for each in kind.types)
-        case inspect.IntType(ge=low, le=high):
+        case inspect.IntType(ge=low, le=high) | inspect.FloatType(ge=low, le=high):
             if low is not None and high is not None:
                 return f", {low:,} to {high:,}"
             return f", at least {low:,}" if low is not None else f", at most {high:,}" if high is not None else ""
@@ -193,12 +193,14 @@ def _written(value: Any, called: object) -> str:
     if isinstance(value, str) and value[0].isdigit():
         return f'"{value}"'
     if called == "duration":
+        if 0 < value < 1:
+            return f"{value * 1000:g}ms"
         return f"{value / 3600:g}h" if value and value % 3600 == 0 else f"{value:g}s"
     if called == "size":
         for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
             if value and value % size == 0:
                 return f"{value // size}{unit}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.9f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 @cache

@@ -75,7 +75,7 @@ class Destination(Part, frozen=True):
 
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
-            raise ValueError('a call names a version or a label, never both')
+            raise ValueError("a call names a version or a label, never both")
 
 
 class Retries(Part, frozen=True):
@@ -144,7 +144,7 @@ class Mirror(Part, frozen=True):
 
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
-            raise ValueError('a call names a version or a label, never both')
+            raise ValueError("a call names a version or a label, never both")
         if self.server is None and self.version is None and self.label is None:
             raise ValueError('a mirror of the same: expected "server", "version" or "label"')
 
@@ -214,7 +214,7 @@ class RateLimit(Part, frozen=True):
     """`model`: all calls of one model together. `caller`: those of one caller, of one model."""
     requests: Rate | None = None
     """Calls a second."""
-    bytes: Rate | None = None
+    bytes: Annotated[Size, Meta(ge=1)] | None = None
     """Bytes of request bodies a second."""
     examples: Rate | None = None
     """Examples (rows of a batch) a second."""

@@ -26,7 +26,6 @@ from meshproxy.config.fields import (
     IssuerId,
     Lifetime,
     ListenAddress,
-    Metadata,
     Mtls,
     Name,
     Part,
@@ -41,8 +40,9 @@ from meshproxy.config.fields import (
     Verb,
     Version,
 )
-from meshproxy.config.routes import ModelRoute
-from meshproxy.config.servers import ModelServer
+from meshproxy.config.fields import Metadata as Metadata
+from meshproxy.config.routes import ModelRoute as ModelRoute
+from meshproxy.config.servers import ModelServer as ModelServer
 from meshproxy.config.values import Address
 
 # --- MeshConfig ------------------------------------------------------------------------------------------------------
@@ -172,6 +172,9 @@ class Limits(Part, frozen=True):
     """What is held back of one gRPC request's body until it has named its model."""
     held_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
     """What is held back of all requests together."""
+    kept_total_bytes: Annotated[Size, Meta(ge=0)] = 64 << 20
+    """What is kept of all requests together, in case they have to be sent again. Beyond that they are not tried
+    again."""
     unread_total_bytes: Annotated[Size, Meta(ge=1 << 20)] = 64 << 20
     """What all clients together may leave unread of their answers; beyond that the one that has waited longest is
     broken off."""

@@ -118,8 +118,8 @@ class Breaker(Part, frozen=True):
     """Stops calls to an endpoint that fails, and lets a single one through every now and then to see.
 
     There is one for each endpoint, which counts what does not depend on a model (no connection, broken off, no answer
-    in time), and one for each model on each endpoint, which counts answers: UNAVAILABLE, INTERNAL, UNKNOWN and DATA_LOSS,
-    and 500, 502, 503 and 504."""
+    in time), and one for each model on each endpoint, which counts answers: UNAVAILABLE, INTERNAL, UNKNOWN and
+    DATA_LOSS, and 500, 502, 503 and 504."""
 
     enabled: bool = True
     """Off: an endpoint is called however often it fails."""
@@ -135,6 +135,10 @@ class Breaker(Part, frozen=True):
     """How long it stays open at first; twice as long each time that the single call fails."""
     open_for_most: Duration = 10.0
     """The longest that it stays open. While no other endpoint can be called, one is tried each second at least."""
+
+    def __post_init__(self) -> None:
+        if self.open_for > self.open_for_most:
+            raise ValueError('"openFor" is above "openForMost"')
 
 
 class Ejection(Part, frozen=True):
@@ -157,6 +161,10 @@ class Ejection(Part, frozen=True):
     max_percent: Percent = 34.0
     """More of the endpoints are never out at once."""
 
+    def __post_init__(self) -> None:
+        if self.base_time > self.max_time:
+            raise ValueError('"baseTime" is above "maxTime"')
+
 
 class Health(Part, frozen=True):
     """Asks endpoints how they are."""
@@ -169,7 +177,7 @@ class Health(Part, frozen=True):
     """For `http`."""
     models: tuple[Text, ...] = ()
     """Which models are asked for. Left out: those that routes to this server name."""
-    interval: Duration = 2.0
+    interval: Duration = 1.0
     """Between two checks, give or take a tenth."""
     timeout: Duration = 1.0
     """An answer that takes longer is none."""
