@@ -61,7 +61,7 @@ class _Verdict:
 
 
 class Health:
-    """One endpoint. `allows` is on the way of every call: 0.1 us."""
+    """One endpoint. `allows` is on the way of every call: 0.05 us."""
 
     __slots__ = ("_endpoint", "_models", "checked", "is_healthy", "out")
 
