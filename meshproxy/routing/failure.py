@@ -58,9 +58,9 @@ _HTTP = {
 }
 
 
-def of_grpc(status: int) -> Failure | None:
-    """The failure that a gRPC status stands for; None if the server did its part."""
-    return _GRPC.get(status)
+def of_grpc(status: int | None) -> Failure | None:
+    """The failure that a gRPC status stands for, a missing one too; None if the server did its part."""
+    return _GRPC.get(status) if status is not None else Failure.ERROR
 
 
 def of_http(status: int) -> Failure | None:
