@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,10 @@ from meshproxy.codec.events import Data, RequestHead
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
+from meshproxy.config.routes import Retries
 from meshproxy.identity.tokens import KeysWanted
+from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES, RetryRule
+from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
@@ -29,7 +31,9 @@ from meshproxy.transport.h2 import H2Client, H2Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools
-from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.breaker import BreakerSettings
+from meshproxy.upstream.cluster import Cluster, ClusterSettings
+from meshproxy.upstream.discovery import Found
 
 CONVERSATIONS = 1_000
 CANCEL = 0x8
@@ -110,7 +114,7 @@ async def dial_h1(driving: Any, address: str, owner: Any, timeout: float) -> Any
     return await Dial("HTTP/1.1", owner)
 
 
-async def dial_h2(driving: Any, address: str, owner: Any, timeout: float) -> Any:
+async def dial_h2(driving: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
     return await Dial("HTTP/2", owner)
 
 
@@ -302,6 +306,12 @@ class ModelServer:
             self.client.connection_lost(None)
 
 
+class Unwatched:
+    def circuit(self, *what: Any) -> None: ...
+    def ejected(self, *what: Any) -> None: ...
+    def endpoints(self, *what: Any) -> None: ...
+
+
 class Chain:
     """The whole of it, and what may happen to it."""
 
@@ -323,12 +333,16 @@ class Chain:
 
         self.driving = driving(Limits(body_bytes=random.choice([None, None, 3, 1_000])))
         self.upstream_driving = driving(Limits())
-        self._settings: Any = SimpleNamespace(
+        self._settings = ClusterSettings(
             connect_timeout=1.0,
             max_connections=random.choice([1, 2, 1 << 30]),
             max_pending=random.choice([1, 100]),
             idle_timeout=60.0,
+            breaker=random.choice([None, BreakerSettings(), BreakerSettings(consecutive_failures=1)]),
         )
+        self._endpoints = random.choice([1, 2, 3])
+        retry = random.choice([INBOUND_RETRIES, OUTBOUND_RETRIES, RetryRule(Retries(hedge_after=0.05, replay_bytes=9))])
+        self._routes = Routes(Route("", "main", retry=retry), [("open-elsewhere", (), Route("r", "other"))])
         world.pipeline.loop = self.loop
         world.pipeline.now = self.loop.time
         world.pipeline.reaper = self.reaper
@@ -429,10 +443,12 @@ class Chain:
     def reload(self) -> None:
         old = self.clusters
         self.clusters = {
-            name: Cluster(self.upstream_driving, name, [("127.0.0.1:8501", "127.0.0.1:8500")], self._settings)
+            name: Cluster(self.upstream_driving, name, self._settings, Unwatched(), chance=self.random)
             for name in ("main", "other")
         }
-        self.world.use(clusters=self.clusters)
+        for cluster in self.clusters.values():
+            cluster.set_endpoints([Found(f"127.0.0.1:85{n}1", f"127.0.0.1:85{n}0") for n in range(self._endpoints)])
+        self.world.use(clusters=self.clusters, routes=self._routes)
         for cluster in old.values():
             cluster.close()
 
@@ -449,11 +465,16 @@ class Chain:
         world = self.world
         assert world.pipeline.live == set()
         assert world.pipeline.held_bytes == 0
+        assert world.pipeline.kept_bytes == 0
         assert len(world.finished) == world.pipeline.served
-        assert len(self.reaper) == sum(not server.is_lost for server in self.servers)
+        clusters = len(self.clusters)
+        assert len(self.reaper) == sum(not server.is_lost for server in self.servers) + clusters
         for cluster in self.clusters.values():
-            for pool in (*cluster._rest, *cluster._grpc):
-                self.check_pool(pool)
+            for endpoint in cluster.endpoints.values():
+                assert endpoint.load.in_flight == 0
+                self.check_pool(endpoint.rest)
+                self.check_pool(endpoint.grpc)
+            cluster.close()
         for _ in range(2):
             self.loop.advance(1_000)
             self.reaper.sweep(self.loop.now)
