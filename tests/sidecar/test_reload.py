@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.limits import Limits
-from meshproxy.config import schema
+from meshproxy.config import routes, schema, servers
 from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.caller import NOBODY
@@ -31,9 +31,9 @@ PREDICT = Call(Verb.PREDICT, (ModelRef("m"),))
 
 def server(name: str = "local", *ports: int, **changes: Any) -> schema.ModelServer:
     endpoints = tuple(
-        schema.Endpoint(rest=Address("127.0.0.1", port), grpc=Address("::1", port + 1)) for port in ports or (8500,)
+        servers.Endpoint(rest=Address("127.0.0.1", port), grpc=Address("::1", port + 1)) for port in ports or (8500,)
     )
-    return schema.ModelServer(metadata=schema.Metadata(name), spec=schema.ServerSpec(endpoints=endpoints, **changes))
+    return schema.ModelServer(metadata=schema.Metadata(name), spec=servers.ServerSpec(endpoints=endpoints, **changes))
 
 
 def documents(
@@ -71,7 +71,7 @@ class TestSettings:
         assert server_settings(server()).max_connections >= 16
 
     def test_an_endpoint_may_speak_one_protocol_only(self) -> None:
-        spec = schema.ServerSpec(endpoints=(schema.Endpoint(rest=Address("models.example", 80)),))
+        spec = servers.ServerSpec(endpoints=(servers.Endpoint(rest=Address("models.example", 80)),))
         settings = server_settings(schema.ModelServer(metadata=schema.Metadata("a"), spec=spec))
         assert settings.addresses == (("models.example:80", None),)
 
@@ -200,7 +200,7 @@ class TestSnapshots:
                 routes=(
                     schema.ModelRoute(
                         metadata=schema.Metadata("r"),
-                        spec=schema.RouteSpec(models=("other",), server="elsewhere", timeout=1.0),
+                        spec=routes.RouteSpec(models=("other",), server="elsewhere", timeout=1.0),
                     ),
                 ),
             ),
