@@ -168,10 +168,11 @@ def test_of_the_two_drawn_the_better_one_is_picked(count: int, seed: int) -> Non
 @pytest.mark.parametrize("count", [2, 3, 10])
 def test_every_ordered_pair_is_one_number(count: int) -> None:
     members = replicas(count)
-    drawn = Counter()
-    for number in range(count * (count - 1)):
-        balancer = LeastRequest[Replica](lambda below, number=number: number)
-        balancer.update(members)
+    drawn: Counter[str] = Counter()
+    numbers = iter(range(count * (count - 1)))
+    balancer = LeastRequest[Replica](lambda below: next(numbers))
+    balancer.update(members)
+    for _ in range(count * (count - 1)):
         picked = balancer.pick(0.0, None, everybody)
         assert picked is not None
         drawn[picked.key] += 1
@@ -216,7 +217,7 @@ def test_turns_are_equal_whoever_is_not_allowed(count: int, denied: set[int], be
 def test_the_round_goes_on_over_an_update() -> None:
     members = replicas(3)
     balancer = balanced(RoundRobin, members)
-    picked = Counter()
+    picked: Counter[Replica | None] = Counter()
     for _ in range(9):
         picked[balancer.pick(0.0, None, everybody)] += 1
         balancer.update(members)
@@ -236,9 +237,10 @@ def test_all_who_warm_up_take_turns_like_any_others() -> None:
     members = replicas(3)
     for member in members:
         member.load.warm_up(0.0, 1e9)
-    balancer = balanced(RoundRobin, members)
-    picked = Counter(balancer.pick(1.0, None, everybody) for _ in range(3_000))
-    assert all(abs(count - 1_000) < 100 for count in picked.values())
+    balancer = RoundRobin[Replica](lambda below: below - 1)  # chance would have none of them take part
+    balancer.update(members)
+    picked = [balancer.pick(1.0, None, everybody) for _ in range(6)]
+    assert picked == [members[2], members[0], members[1]] * 2
 
 
 # Ring hash
@@ -292,6 +294,14 @@ def test_the_ring_is_the_same_in_every_process_release_and_order() -> None:
     assert [ring(members[::-1])(key) for key in range(10)] == expected
 
 
+def test_one_in_the_place_of_another_is_another_ring() -> None:
+    balancer = balanced(RingHash, replicas(3))
+    members = [*replicas(2), Replica("10.0.1.3:8500")]
+    balancer.update(members)
+    picked = [balancer.pick(0.0, key, everybody) for key in range(100)]
+    assert [member.key for member in picked if member is not None] == list(map(ring(members), range(100)))
+
+
 def test_a_busy_or_slow_member_keeps_its_keys() -> None:
     members = replicas(3)
     before = [ring(members)(key) for key in range(100)]
@@ -342,6 +352,17 @@ def test_an_endpoint_that_warms_up_gets_its_share_of_few_calls(make: Make, count
         # Of the 3,000 calls that are its part once it is warm; round robin counts by the turns of the others.
         part = share * calls / (count - 1 + share) if make is RoundRobin else share * 3_000
         assert picked[members[0]] == pytest.approx(part, rel=0.1, abs=60)
+
+
+def test_each_of_several_that_warm_up_gets_its_own_share() -> None:
+    """Three at a tenth beside one that is warm: each takes part in a tenth of the calls, which it shares with the warm
+    one, and now and then with one of the two others (0.1 * (0.81 / 2 + 0.18 / 3 + 0.01 / 4) = 0.04675)."""
+    members = replicas(4)
+    for member in members[:3]:
+        member.load.warm_up(0.0, 1e9)
+    balancer = balanced(LeastRequest, members)
+    picked = Counter(balancer.pick(0.0, None, everybody) for _ in range(20_000))
+    assert all(picked[member] == pytest.approx(935, abs=120) for member in members[:3])
 
 
 @pytest.mark.parametrize("now", [0.0, 50.0, 100.0])

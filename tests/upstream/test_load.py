@@ -140,7 +140,8 @@ def test_a_call_that_was_cancelled_teaches_nothing() -> None:
     load = measured((0.01, 1.0))
     load.start()
     load.cancel()
-    assert (load.in_flight, load.score(1.0)) == (0, pytest.approx(0.01))
+    assert load.in_flight == 0
+    assert load.score(1.0) == pytest.approx(0.01)
 
 
 def test_the_share_rises_from_a_tenth_to_all() -> None:
@@ -172,14 +173,15 @@ def test_while_it_warms_up_calls_under_way_count_for_more_and_the_next_one_does_
 def test_the_estimate_stays_among_what_was_seen(seconds: list[float], gap: float) -> None:
     load = measured(*[(each, number * gap) for number, each in enumerate(seconds)])
     score = load.score((len(seconds) - 1) * gap)
-    assert seconds[-1] <= score or score == pytest.approx(seconds[-1])
-    assert score <= max(*seconds, 0.0001)
+    assert seconds[-1] * 0.999_999 <= score <= max(*seconds, 0.0001) * 1.000_001
 
 
 @given(latencies, latencies, latencies, st.floats(min_value=0.0, max_value=100.0))
 def test_a_slower_answer_never_looks_better(before: float, one: float, other: float, now: float) -> None:
     quick, slow = sorted((one, other))
-    assert measured((before, 0.0), (quick, now)).score(now) <= measured((before, 0.0), (slow, now)).score(now)
+    assert (
+        measured((before, 0.0), (quick, now)).score(now) <= measured((before, 0.0), (slow, now)).score(now) * 1.000_001
+    )
 
 
 class Life(RuleBasedStateMachine):
