@@ -305,8 +305,7 @@ def test_a_mistake_of_ours_does_not_reach_the_connection_that_others_share(
 
     setattr(client, command, fail)
     attempt.head_received(head())
-    if command != "send_response":
-        attempt.data_received(b"abc", 3, False)
+    attempt.data_received(b"abc", 3, False)
     if command == "send_trailers":
         attempt.trailers_received(((b"grpc-status", b"0"),))
     assert client.reset_code is not None
