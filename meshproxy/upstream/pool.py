@@ -248,13 +248,9 @@ class Pool(Generic[ConnectionT]):
             self._grow()
 
     def _pause_after(self, error: ConnectError, is_retry: bool) -> None:
-        """A connection could not be opened. Of several attempts that were under way together only the first counts."""
-        is_first = self._trouble is None
+        """A connection could not be opened. Several attempts that began before there was trouble count as one."""
         self._trouble = error
-        if is_retry:
-            self._pause = min(self._pause * 2, LONGEST_PAUSE)
-        elif is_first:
-            self._pause = FIRST_PAUSE
+        self._pause = min(self._pause * 2, LONGEST_PAUSE) if is_retry else FIRST_PAUSE
         self._not_before = self.driving.loop.time() + self._pause * (1.0 + self._draw()) / 2
 
     def _fail(self, error: ConnectError) -> None:

@@ -736,6 +736,17 @@ class TestHttp2:
         connection_of(holding).lose()
         assert all(taker.error for taker in waiting)
 
+    def test_nor_who_waits_for_one_whose_server_goes_away(self, network: Network) -> None:
+        pool = make(network, "HTTP/2")
+        (holding,) = want(pool)
+        network.accept(streams=1)
+        want(pool)
+        network.accept(streams=0)
+        (waiting,) = want(pool)
+        assert waiting.waits()
+        pool.retired(connection_of(holding))
+        assert waiting.error is not None
+
     def test_connections_to_a_peer_are_secured(self, network: Network) -> None:
         security: Any = object()
         pool = H2Pool(network.driving, ADDRESS, make(network, "HTTP/2").settings, security)  # type: ignore[arg-type]
