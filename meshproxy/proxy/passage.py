@@ -288,8 +288,11 @@ class Passage(Exchange):
             named = snapshot.servers.find(
                 head.authority, self.pipeline.headers.read(head.headers).server, self.connection.original
             )
-            if named is not None:
+            if named:
                 return named
+            if named is not None:
+                self.flags = "NR"
+                raise Refusal(Reason.NO_ROUTE, "The header x-model-server names a ModelServer that there is not.")
         if snapshot.server is None:
             self.flags = "NR"
             raise Refusal(

@@ -106,8 +106,10 @@ class Cluster:
         self._peer = peer
         self._chance = chance = chance or random.Random()  # noqa: S311 (nothing is kept secret by it)
         self.endpoints: dict[str, Endpoint] = {}
-        self._rest: Balancer[Endpoint] = _BALANCERS[settings.policy](chance.randrange)
-        self._grpc: Balancer[Endpoint] = _BALANCERS[settings.policy](chance.randrange)
+        draw = chance.random
+        # Not `randrange`, which costs 0.1 us more.
+        self._rest: Balancer[Endpoint] = _BALANCERS[settings.policy](lambda most: int(draw() * most))
+        self._grpc: Balancer[Endpoint] = _BALANCERS[settings.policy](lambda most: int(draw() * most))
         self._rest_members: Sequence[Endpoint] = ()
         self._grpc_members: Sequence[Endpoint] = ()
         self._latencies: dict[str, Latency] = {}

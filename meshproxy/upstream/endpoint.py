@@ -141,8 +141,8 @@ class Endpoint:
                 breaker.succeeded(token, now)
                 self._breaker_of(model).failed(probe.model if probe is not None else 0, now)
         else:
-            # Too much to do, or on its way out: neither is a fault, and nothing is learned of how fast it is.
-            self.load.cancel()
+            # Too much to do, or on its way out: no fault, but others are to get the calls. How fast it is, it did not say.
+            self.load.failed(now)
             if breaker is not None:
                 breaker.cancelled(token, now)
                 self._forgive_probe(model, probe, now)
