@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
+from meshproxy.codec.grpc import PREFIX_BYTES, frame
 from meshproxy.codec.limits import Limits
 from meshproxy.config import servers
 from meshproxy.devtools.model_server import ModelServer, parse_models
@@ -408,6 +410,39 @@ async def test_other_checks_of_a_model_server(
     assert await checker.check() == (Verdict(None, problem),)
     rest.close()
     grpc.close()
+
+
+class Healthy(grpc.GenericRpcHandler):
+    """grpc.health.v1 on grpcio, which frames messages itself, of a server with one model."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        assert details.method == grpc_health.CHECK.decode()
+        return grpc.unary_unary_rpc_method_handler(self.check)
+
+    async def check(self, message: bytes, context: Any) -> bytes:
+        service = grpc_health.read_request(frame(message))
+        if service == "none":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        return write_response(Serving.SERVING if service == "a" else Serving.NOT_SERVING)[PREFIX_BYTES:]
+
+
+async def test_a_server_with_health_of_its_own(driving: Driving) -> None:
+    server = grpc.aio.server(handlers=[Healthy()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    pool = H2Pool(driving, f"127.0.0.1:{port}", POOL)
+    settings = servers.Health(check="grpc", timeout=20.0)
+    checker = Checker(
+        driving, settings, Health(Checked(("a", "b", "none"))), None, pool, lambda verdicts, changed: None
+    )
+    assert await checker.check() == (
+        ALIVE,
+        Verdict("a", None),
+        Verdict("b", "NOT_SERVING"),
+        Verdict("none", "gRPC status NOT_FOUND: no such model"),
+    )
+    pool.close()
+    await server.stop(0)
 
 
 async def test_a_server_that_is_gone(driving: Driving, models: ModelServer) -> None:
