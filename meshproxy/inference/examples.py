@@ -327,6 +327,7 @@ class _JsonBody:
             self._carry = b""
         at = 0
         if self._in_string >= 0:
+            self._in_scalar = False
             match = _REST.match(data, self._in_string)
             if match is None:
                 self._cut(data, self._in_string)

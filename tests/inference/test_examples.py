@@ -207,6 +207,7 @@ DOCUMENTS: dict[str, tuple[Any, int]] = {
     "words": (b'{"instances": [NaN, Infinity, -Infinity, null]}', 4),
     "cut short": (b'{"instances": [[1, 2], [3', 2),
     "cut short in a text": (b'{"instances": ["a", "b', 2),
+    "a word right after a text": (b'{"instances": [x"ab"y', 3),
     "no JSON": (b'\x00\xff[[}]"{', 1),
     "nothing": (b"", 1),
 }
