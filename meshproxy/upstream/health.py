@@ -83,6 +83,12 @@ class Health:
         """Whether calls of this model may go there. Of a model that is not asked for only the endpoint counts."""
         return self.is_healthy and model not in self.out
 
+    def is_known(self, model: str) -> bool:
+        """Whether a check has decided what `allows` says of this model: before that it has the benefit of the doubt,
+        which is enough for a call to be tried, and not for a pod to be called ready."""
+        verdict = self._models.get(model)
+        return self._endpoint.is_known and (verdict is None or verdict.is_known)
+
     def record(self, model: str | None, is_good: bool, now: float) -> bool:
         """A check has ended.
 

@@ -17,6 +17,21 @@ def test_what_is_unknown_takes_calls() -> None:
     assert health.since("a") is None
 
 
+def test_it_is_known_from_the_first_good_check_or_when_it_is_out() -> None:
+    health = Health(AB)
+    assert not health.is_known("a")
+    health.record(None, True, 1.0)
+    assert health.is_known("never heard of")
+    assert not health.is_known("a")
+    health.record("a", False, 1.0)
+    assert not health.is_known("a")
+    health.record("a", False, 2.0)
+    assert health.is_known("a")
+    assert not health.is_known("b")
+    health.record("b", True, 2.0)
+    assert health.is_known("b")
+
+
 def test_so_many_bad_checks_in_a_row_take_a_model_out_and_leave_the_others() -> None:
     health = Health(AB)
     assert not health.record("a", False, 1.0)
