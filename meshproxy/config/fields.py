@@ -51,6 +51,7 @@ Ratio = Annotated[float, Meta(extra={"read": values.read_ratio, "words": "number
 Weight = Annotated[int, Meta(extra={"read": values.read_weight, "words": "whole number"})]
 Port = Annotated[int, Meta(extra={"read": values.read_port, "words": "port"})]
 HostName = Annotated[str, Meta(extra={"read": values.read_host_name, "words": "host name"})]
+DnsName = Annotated[str, Meta(extra={"read": values.read_dns_name, "words": "DNS name"})]
 HeaderName = Annotated[str, Meta(extra={"read": values.read_header_name, "words": "header name"})]
 HttpStatus = Annotated[int, Meta(extra={"read": values.read_http_status, "words": "status from 400 to 599"})]
 Version = Annotated[int, Meta(extra={"read": values.read_version, "words": "whole number"})]

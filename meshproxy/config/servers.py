@@ -9,6 +9,7 @@ from msgspec import Meta
 from meshproxy.config.fields import (
     API_VERSION,
     Count,
+    DnsName,
     Duration,
     DurationOrZero,
     EndpointAddress,
@@ -55,8 +56,8 @@ class Dns(Part, frozen=True):
     """Endpoints that are looked up by name, and again when the answer's time to live is over. An answer that cannot be
     had changes nothing: the last good one goes on counting."""
 
-    name: HostName
-    """What is looked up. A headless Service's name gives every pod."""
+    name: DnsName
+    """What is looked up, through the search list of /etc/resolv.conf unless it ends with a dot. A headless Service's name gives every pod."""
     rest: Port | None = None
     """The port of REST at each address."""
     grpc: Port | None = None

@@ -17,6 +17,7 @@ _SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?")
+_LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -166,6 +167,14 @@ def read_host_name(value: object) -> str:
     if isinstance(value, str) and len(value) <= 253 and _HOST_NAME.fullmatch(value):
         return value.lower().removesuffix(".")
     raise ValueError(f"expected a host name, got {shown(value)}")
+
+
+def read_dns_name(value: object) -> str:
+    """A name to look up, in lower case. Unlike host names it may have underscores (RFC 2782), and the dot that ends it
+    stays: it says that the name is whole."""
+    if isinstance(value, str) and len(value) <= 254 and _LOOKED_UP.fullmatch(value):
+        return value.lower()
+    raise ValueError(f"expected a DNS name, got {shown(value)}")
 
 
 def read_header_name(value: object) -> str:

@@ -265,6 +265,24 @@ def test_what_is_no_host_name(bad: object) -> None:
         values.read_host_name(bad)
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Models.Serving.svc.cluster.local.", "models.serving.svc.cluster.local."),
+        ("_grpc._tcp.models", "_grpc._tcp.models"),
+        ("models", "models"),
+    ],
+)
+def test_names_to_look_up(text: str, name: str) -> None:
+    assert values.read_dns_name(text) == name
+
+
+@pytest.mark.parametrize("bad", ["", ".", "a..b", "a b", "a" * 64, "a." * 128, "a\n", "é", None, 1])
+def test_what_cannot_be_looked_up(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_dns_name(bad)
+
+
 def test_header_names() -> None:
     for name in ("x-tier", "x_1", "a" * 256):
         assert values.read_header_name(name) == name
