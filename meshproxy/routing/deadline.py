@@ -14,15 +14,18 @@ REST_HEADER = b"x-envoy-expected-rq-timeout-ms"
 """What gateways that are built on Envoy send: milliseconds. No standard names such a header."""
 
 WHOLE_MILLISECONDS = 0.1
+DAY = 86_400.0
 _MILLISECONDS = re.compile(rb"[0-9]{1,10}")
 _MOST_MILLISECONDS = 10**10 - 1
 
 
 def grpc_timeout(seconds: float) -> bytes:
-    """The value of `grpc-timeout`: at most eight digits and the finest unit in which they do (gRPC over HTTP/2,
-    Timeout). From 0.1 s on it is in whole milliseconds, so that calls which are given the same time have the same few
-    values, and heads that hold them are found again by whoever encodes them."""
-    return format_timeout(int(seconds * 1000) / 1000 if seconds >= WHOLE_MILLISECONDS else seconds)
+    """The value of `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, Timeout). From 0.1 s up to a day
+    it is in whole milliseconds, so that calls which are given the same time have the same few values, and heads that
+    hold them are found again by whoever encodes them; otherwise in the finest unit that eight digits are enough for."""
+    if WHOLE_MILLISECONDS <= seconds <= DAY:
+        return b"%dm" % int(seconds * 1000)
+    return format_timeout(seconds)
 
 
 def rest_timeout(value: bytes) -> float | None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.codec.grpc import parse_timeout
-from meshproxy.routing.deadline import WHOLE_MILLISECONDS, format_rest, grpc_timeout, rest_timeout
+from meshproxy.routing.deadline import DAY, WHOLE_MILLISECONDS, format_rest, grpc_timeout, rest_timeout
 
 UNITS = {b"n": 1e-9, b"u": 1e-6, b"m": 1e-3, b"S": 1.0, b"M": 60.0, b"H": 3600.0}
 ULP = 1 + 2**-51  # a decimal fraction and the nearest double are not quite the same
@@ -17,8 +17,8 @@ ULP = 1 + 2**-51  # a decimal fraction and the nearest double are not quite the 
     ("seconds", "value"),
     [
         (0.05, b"50000000n"),
-        (0.25, b"250000u"),
-        (30.0, b"30000000u"),
+        (0.25, b"250m"),
+        (30.0, b"30000m"),
         (3600.0, b"3600000m"),
         (86_400.0, b"86400000m"),
         (1e9, b"16666666M"),
@@ -47,10 +47,11 @@ def test_grpc_never_says_more_and_hardly_less(seconds: float) -> None:
     read = parse_timeout(value)
     assert read is not None
     assert 2 <= len(value) <= 9
-    kept = 1e-3 if WHOLE_MILLISECONDS <= seconds < 1e5 else UNITS[value[-1:]]
-    assert seconds - kept * ULP - seconds * 2**-50 < read <= seconds * ULP
-    # The finest unit there is room for.
-    assert value[-1:] == b"n" or len(value) >= 7
+    assert seconds - UNITS[value[-1:]] * ULP - seconds * 2**-50 < read <= seconds * ULP
+    if WHOLE_MILLISECONDS <= seconds <= DAY:
+        assert value[-1:] == b"m"
+    else:  # the finest unit there is room for
+        assert value[-1:] == b"n" or len(value) >= 7
 
 
 @pytest.mark.parametrize(
