@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.policy import quota as module
-from meshproxy.policy.quota import MAX_BUCKETS, ROUNDING, Bucket, Denied, Quota
+from meshproxy.policy.quota import LOOKED_AT, MAX_BUCKETS, ROUNDING, Bucket, Denied, Quota
 
 RATES = st.floats(0.01, 1e9)
 BURSTS = st.floats(0.1, 3600.0)
@@ -246,6 +246,16 @@ def test_keys_are_bounded() -> None:
         quota.admit("m", f"caller {number}", 10.0)
 
     assert len(quota) == MAX_BUCKETS
+
+
+def test_a_few_that_are_full_are_forgotten_at_a_time() -> None:
+    quota = Quota("caller", 1.0, None, None, 1.0)
+    for number in range(MAX_BUCKETS):
+        quota.admit("m", f"caller {number}", 10.0)
+
+    quota.admit("m", "another", 11.0)
+
+    assert len(quota) == MAX_BUCKETS - LOOKED_AT + 1
 
 
 def test_full_buckets_are_forgotten_first() -> None:

@@ -44,6 +44,14 @@ def test_a_few_slow_ones_do_not_matter() -> None:
     assert latency.p50(0.0) == 0.1
 
 
+def test_is_the_one_in_the_middle() -> None:
+    latency = Latency()
+    for number in range(41):
+        latency.add(float(number * 17 % 41), 0.0)
+
+    assert latency.p50(0.0) == 20.0
+
+
 def test_half_of_what_is_kept_changes_it() -> None:
     latency = known(10.0)
     for _ in range(KEPT // 2 + 1):
@@ -54,18 +62,24 @@ def test_half_of_what_is_kept_changes_it() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from([0.001, 0.01, 0.1, 1.0]) | st.floats(0.0, 1e4), st.floats(0.0, 8.0)), max_size=150
+        st.tuples(
+            st.sampled_from([0.001, 0.01, 0.1, 1.0]) | st.floats(0.0, 1e4),
+            st.sampled_from([0.0, 0.01, 1.0, 5.0]) | st.floats(0.0, 70.0),
+            st.integers(1, 30),
+        ),
+        max_size=30,
     )
 )
 @settings(max_examples=200)
-def test_is_the_median_of_the_last_answers(answers: Sequence[tuple[float, float]]) -> None:
+def test_is_the_median_of_the_last_answers(answers: Sequence[tuple[float, float, int]]) -> None:
     latency = Latency()
     told: list[tuple[float, float]] = []
     now = 0.0
-    for seconds, later in answers:
+    for seconds, later, times in answers:
         now += later
-        latency.add(seconds, now)
-        told.append((now, seconds))
+        for _ in range(times):
+            latency.add(seconds, now)
+            told.append((now, seconds))
         recent = sorted(took for when, took in told[-KEPT:] if when >= now - REMEMBERED)
 
         expected = recent[len(recent) // 2] if len(recent) >= ENOUGH else 0.0
