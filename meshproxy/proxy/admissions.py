@@ -22,6 +22,8 @@ class Admissions:
 
     def __init__(self, reaper: Reaper) -> None:
         self._all: dict[tuple[str, str, str], tuple[Concurrency, Admission]] = {}
+        self._past: list[Admission] = []
+        """Of settings that have changed meanwhile: whoever is under way or waits there finishes there."""
         self._reaper = reaper
         self.deadline = LOOK_SECONDS
 
@@ -40,7 +42,8 @@ class Admissions:
             limit = GradientLimit(settings.initial, settings.min, settings.max)
         admission = Admission(limit, settings.queue, settings.queue_timeout)
         self._reaper.add(self)
-        # Whoever is under way or waits in one of other settings finishes there.
+        if known is not None and known[1].waiting:
+            self._past.append(known[1])
         self._all[key] = (settings, admission)
         return admission
 
@@ -55,6 +58,7 @@ class Admissions:
     def expire(self, now: float) -> None:
         """Send away whoever has waited too long (`reaper.Mortal`)."""
         self.deadline = now + LOOK_SECONDS
-        for _, admission in list(self._all.values()):
-            if admission.waiting:
-                admission.expire(now)
+        for admission in [each for _, each in self._all.values() if each.waiting] + self._past:
+            admission.expire(now)
+        if self._past:
+            self._past = [each for each in self._past if each.waiting]

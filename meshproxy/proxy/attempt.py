@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meshproxy.proxy.headers import REFUSAL_HEADER
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.failure import Failure, of_grpc, of_http
+from meshproxy.transport.h2 import GOING_AWAY
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 
@@ -43,13 +45,14 @@ class Attempt:
         "_owed",
         "_passage",
         "_pool",
-        "_probe",
+        "_token",
         "_tries",
         "_verdict",
         "endpoint",
         "is_held",
         "is_over",
         "sent",
+        "takes_more",
         "timer",
         "upstream",
     )
@@ -59,12 +62,14 @@ class Attempt:
         self._passage = passage
         self._model = model
         self.endpoint = endpoint
-        self._probe = endpoint.begin(model, now)
+        self._token = endpoint.begin(model, now)
         self._is_reported = False
         self._pool: H1Pool | H2Pool | None = None
         """Where we wait for a connection."""
         self.upstream: Upstream | None = None
-        """The stream; None before there is one."""
+        """The stream; None before there is one, and when it is broken."""
+        self.takes_more = True
+        """All that was sent has left our hands."""
         self.sent = 0.0
         """When the request's head was written."""
         self._first_byte = 0.0
@@ -101,10 +106,13 @@ class Attempt:
             self.upstream = stream
             self._tries.acquired(self, stream)
         except HeadRefused as refused:
-            stream.sink = None
+            stream.sink = self.upstream = None
             self.is_over = True
             self.report_cancelled()
-            passage.refuse(Refusal(Reason.HEADERS_TOO_LARGE, f"The model server refuses the request: {refused}."))
+            refusal = Refusal(Reason.HEADERS_TOO_LARGE, f"The model server refuses the request: {refused}.")
+            self._failed(Failure.ERROR, refusal, "")
+        except Refusal as refusal:
+            passage.refuse(refusal)  # what was held of the body cannot be sent on
         except Exception as error:
             passage.fail(error)
 
@@ -137,7 +145,7 @@ class Attempt:
         passage = self._passage
         try:
             if head.status < 200:
-                if head.status != CONTINUE:
+                if head.status != CONTINUE and self._tries.current is self:
                     # We have sent a 100 of our own, when the request was permitted. Others are passed on (RFC 9110
                     # 15.2).
                     passage.stream.send_response(head.status, head.headers, end=False)
@@ -146,28 +154,26 @@ class Attempt:
             if self.timer is not None:
                 self.timer.cancel()
             self.is_over = head.end
-            if not passage.is_grpc:
-                self._judge(of_http(head.status), head)
+            if not passage.is_grpc or head.status != 200:
+                verdict = of_http(head.status)
+                if verdict is Failure.GATEWAY and self.endpoint.is_sidecar and _is_busy(head.headers):
+                    verdict = Failure.OVERLOADED
             elif head.end:
-                self._judge(of_grpc(grpc_status(head.headers)), head)
-            elif head.status != 200:
-                self._judge(of_http(head.status), head)
+                verdict = of_grpc(grpc_status(head.headers))
             else:
                 self._head = head
+                return
+            if verdict is not None:
+                self._verdict = verdict
+                self.report(verdict)
+                if self._tries.retries(self, verdict):
+                    return
+            elif head.end:
+                self.report(None)
+            self._tries.commit(self)
+            passage.respond(head, self._first_byte)
         except Exception as error:
             passage.fail(error)
-
-    def _judge(self, verdict: Failure | None, head: ResponseHead | None) -> None:
-        """The status is known: another try, or on to the client with it."""
-        if verdict is not None:
-            self._verdict = verdict
-            if self._tries.retries(self, verdict):
-                return
-        if head is not None:
-            self._tries.commit(self)
-            self._passage.respond(head, self._first_byte)
-            if head.end:
-                self.report(verdict)
 
     def _release_head(self) -> bool:
         """What comes after the head has come: the answer has begun. False if that was the end of us."""
@@ -188,7 +194,10 @@ class Attempt:
                 return
             self.is_over = end
             if end:
+                if passage.is_grpc and passage.status == 200:
+                    self._verdict = Failure.ERROR  # it ends without saying how it went
                 self.report(self._verdict)
+                passage.answer_ended()
             if passage.shadow is not None:
                 passage.shadow.take_answer(data)
             if not passage.stream.send_data(data, end):
@@ -212,18 +221,17 @@ class Attempt:
         passage = self._passage
         self.is_over = True
         try:
+            verdict, status = self._verdict, None
             if passage.is_grpc:
                 status = grpc_status(headers)
                 verdict = of_grpc(status)
-                if self._head is not None:
-                    self._verdict = verdict
-                    if verdict is not None and self._tries.retries(self, verdict):
-                        return
-                    self._release_head()
-                passage.grpc_status = status
-            else:
-                verdict = self._verdict
             self.report(verdict)
+            if self._head is not None:
+                if verdict is not None and self._tries.retries(self, verdict):
+                    return
+                self._release_head()
+            passage.grpc_status = status
+            passage.answer_ended()
             is_written = passage.stream.send_trailers(headers)
         except Exception as error:
             passage.fail(error)
@@ -240,12 +248,16 @@ class Attempt:
         if self.is_over:
             return
         self.is_over = True
+        self.upstream = None
         passage = self._passage
-        failure = Failure.REFUSED if code == REFUSED_STREAM else Failure.RESET
+        if code == REFUSED_STREAM:
+            failure = Failure.GOAWAY if reason is GOING_AWAY else Failure.REFUSED
+        else:
+            failure = Failure.RESET
         self.report(failure)
         flags = "UPE" if code == PROTOCOL_ERROR else "UC"
         if self._tries.is_committed_to(self):
-            passage.flags = flags
+            passage.flag(flags)
             passage.break_off(code)
         elif code == PROTOCOL_ERROR:
             refusal = Refusal(Reason.UPSTREAM_PROTOCOL, f"The model server's answer cannot be read: {reason}.")
@@ -257,12 +269,13 @@ class Attempt:
         """Nothing of an answer came within the time of a try."""
         if self.is_over or self._first_byte:
             return
-        self.drop(Failure.TIMEOUT)
+        self.report(Failure.TIMEOUT)
         message = "The model server did not begin to answer within the time of a try."
         self._failed(Failure.TIMEOUT, Refusal(Reason.UPSTREAM_TIMEOUT, message, retry_after=1), "UT")
 
     def drained(self) -> None:
         """The model server takes more of the request."""
+        self.takes_more = True
         if self._tries.current is self:
             self._passage.upstream_drained()
 
@@ -279,11 +292,6 @@ class Attempt:
             assert self.upstream is not None
             self.upstream.credit(owed)
 
-    def drop(self, failure: Failure) -> None:
-        """It has failed, whatever else comes of it."""
-        self.report(failure)
-        self.cancel()
-
     def cancel(self) -> None:
         """Nobody wants the response any more."""
         if self.timer is not None:
@@ -296,7 +304,7 @@ class Attempt:
         elif self.upstream is None:
             self.is_over = True
         elif self.is_over:
-            # It has come whole, the request may not have gone out whole.
+            # It has come whole, the request has not gone out whole.
             self.upstream.stop_sending()
         else:
             self.is_over = True
@@ -310,16 +318,16 @@ class Attempt:
         now = self._passage.pipeline.now()
         if failure is None:
             seconds = self._first_byte - self.sent
-            self.endpoint.succeeded(self._model, seconds, now, self._probe)
-            self._passage.answered_within(seconds, now)
+            self.endpoint.succeeded(self._model, seconds, now, self._token)
+            self._tries.answered(seconds, now)
         else:
-            self.endpoint.failed(self._model, failure, now, self._probe)
+            self.endpoint.failed(self._model, failure, now, self._token)
 
     def report_cancelled(self) -> None:
         """Tell the endpoint that nobody will know how it went, unless that was told before."""
         if not self._is_reported:
             self._is_reported = True
-            self.endpoint.cancelled(self._model, self._passage.pipeline.now(), self._probe)
+            self.endpoint.cancelled(self._model, self._passage.pipeline.now(), self._token)
 
 
 def grpc_status(fields: Headers) -> int | None:
@@ -328,3 +336,11 @@ def grpc_status(fields: Headers) -> int | None:
         if name == b"grpc-status":
             return int(value) if value.isdigit() and len(value) < 3 else GrpcStatus.UNKNOWN
     return None
+
+
+def _is_busy(headers: Headers) -> bool:
+    """Another sidecar refused the call, and not because something is wrong with the model there."""
+    return any(name == REFUSAL_HEADER and value in _BUSY for name, value in headers)
+
+
+_BUSY = tuple(reason.label.encode() for reason in (Reason.OVERLOADED, Reason.DEADLINE_EXCEEDED))

@@ -1,4 +1,5 @@
-"""What the proxy reads of a request's headers, and which of them go on: both at once, remembered by the whole list.
+"""What the proxy reads of a request's headers, and which of them go on: both at once, remembered by the whole list; and
+what it says of the caller.
 
 A keep-alive client repeats its headers, and the codecs share equal lists, so one look-up replaces the walk.
 """
@@ -6,9 +7,11 @@ A keep-alive client repeats its headers, and the codecs share equal lists, so on
 from __future__ import annotations
 
 from typing import TypeVar
+from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout
+from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 
 Known = TypeVar("Known")
@@ -118,3 +121,18 @@ def _remember(known: dict[Headers, Known], headers: Headers, value: Known) -> No
         if len(known) >= CACHE_SIZE:
             known.clear()
         known[headers] = value
+
+
+def identity_headers(caller: Caller) -> Headers:
+    """The verified caller, for a model server that wants to know."""
+    headers = []
+    if caller.workload is not None:
+        headers.append((CALLER_HEADER, caller.workload.spiffe_id.encode()))
+    if caller.token is not None:
+        headers.append((ISSUER_HEADER, caller.token.issuer.encode()))
+        headers.append((SUBJECT_HEADER, quote(caller.token.subject, safe=_PRINTABLE).encode()))
+    return tuple(headers)
+
+
+_PRINTABLE = "!#$&'()*+,/:;=?@[] |"
+"""Left as they are in a subject; `%`, controls and everything beyond ASCII are percent-encoded."""

@@ -110,7 +110,7 @@ class HealthCall:
             passage.finish()
         else:
             passage.answer_with(HEADERS, end=False)
-            passage.stream.send_data(write_response(status), end=False)
+            self._write(status)
             self._finish(GrpcStatus.OK)
 
     def tell(self, status: Serving) -> None:
@@ -118,10 +118,18 @@ class HealthCall:
         passage = self._passage
         if status is self._said or passage.is_over:
             return
-        if self._said is None:
-            passage.answer_with(HEADERS, end=False)
-        self._said = status
-        passage.stream.send_data(write_response(status), end=False)
+        try:
+            if self._said is None:
+                passage.answer_with(HEADERS, end=False)
+            self._said = status
+            self._write(status)
+        except Exception as error:
+            passage.fail(error)  # others are to be told, too
+
+    def _write(self, status: Serving) -> None:
+        response = write_response(status)
+        self._passage.bytes_sent += len(response)
+        self._passage.stream.send_data(response, end=False)
 
     def end(self) -> None:
         """No more is said: whoever wants to know asks again, elsewhere if it can."""

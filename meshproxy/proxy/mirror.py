@@ -3,23 +3,25 @@
 A shadow keeps the request as it came, and the client's answer if the two are to be compared; what is longer than the
 route's `mirror` says, or beyond its number of copies under way, is not copied, and counted. The policy is not asked
 about the version that a shadow calls: the answer goes to nobody.
+
+Endpoints count a shadow among the calls that are under way there, and hear nothing else of it: a version under test
+that fails must not open breakers which the calls of clients go by. Nor is a shadow sent to who is doubted: it is no
+probe, and takes the place of none.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.inference.answers import Tolerance, compare
-from meshproxy.inference.call import Verb
 from meshproxy.inference.rewrite import VersionRewriter, rewrite_target
 from meshproxy.proxy.attempt import CANCEL, grpc_status
+from meshproxy.proxy.tries import INFERENCE_VERBS
 from meshproxy.refusal import Refusal
-from meshproxy.routing.failure import Failure, of_grpc, of_http
 from meshproxy.transport.connector import ConnectError
-from meshproxy.upstream.cluster import NoEndpoint
-from meshproxy.upstream.pool import PoolFull
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.pipeline import Pipeline
     from meshproxy.routing.routes import Route
     from meshproxy.transport.stream import Upstream
-    from meshproxy.upstream.endpoint import Endpoint, Probe
+    from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.pool import H1Pool, H2Pool
 
 logger = logging.getLogger(__name__)
@@ -39,9 +41,6 @@ logger = logging.getLogger(__name__)
 RESULTS = ("answered", "agrees", "differs", "differs-top1", "failed", "timeout", "limited", "too-large", "incomplete")
 """What becomes of a copy. `answered`: well, and not compared. `differs-top1`: and the largest number is another one.
 `limited`: too many under way. `incomplete`: the client's own request or answer never was whole."""
-
-MIRRORED_VERBS = frozenset({Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.MULTI_INFERENCE})
-"""Nothing else is worth a copy, and a reload must not be made twice."""
 
 
 class Mirrors:
@@ -54,21 +53,23 @@ class Mirrors:
         self.live: set[Shadow] = set()
         """Those under way."""
 
-    def begin(self, passage: Passage, route: Route, server: str, call: Call) -> Shadow | None:
-        """A shadow for this request, if it is to have one.
+    def begin(self, route: Route, mirror: Mirror, server: str, call: Call, forwarded: Call) -> Shadow | None:
+        """A shadow for this request, if it is to have one. Nothing but inference is worth a copy, and a reload must not
+        be made twice.
 
         Args:
+            mirror: what `route` says of copies; its label is resolved.
             server: where the request itself goes.
             call: as the client made it.
+            forwarded: as it goes there.
         """
-        mirror = route.mirror  # its label is resolved
-        if mirror is None or call.verb not in MIRRORED_VERBS or self._pipeline.draw() * 100 >= mirror.percent:
+        if call.verb not in INFERENCE_VERBS or self._pipeline.draw() * 100 >= mirror.percent:
             return None
         if self.in_flight.get(route.name, 0) >= mirror.max_in_flight:
             self._pipeline.traffic.mirrored(route.name, "limited")
             return None
         self.in_flight[route.name] = self.in_flight.get(route.name, 0) + 1
-        return Shadow(self, self._pipeline, route, mirror, mirror.server or server, call)
+        return Shadow(self, self._pipeline, route, mirror, mirror.server or server, call, forwarded)
 
     def ended(self, shadow: Shadow, route: str, result: str) -> None:
         """A shadow is over."""
@@ -92,10 +93,11 @@ class Shadow:
     __slots__ = (
         "_answer",
         "_call",
+        "_chosen",
         "_endpoint",
-        "_first_byte",
         "_is_grpc",
         "_is_over",
+        "_is_sent",
         "_is_whole",
         "_mirror",
         "_mirrors",
@@ -103,20 +105,26 @@ class Shadow:
         "_pieces",
         "_pipeline",
         "_pool",
-        "_probe",
         "_request",
         "_request_bytes",
         "_route",
-        "_sent",
         "_server",
-        "_status",
         "_stream",
         "_theirs",
         "_timer",
+        "_token",
+        "_went_well",
     )
 
     def __init__(
-        self, mirrors: Mirrors, pipeline: Pipeline, route: Route, mirror: Mirror, server: str, call: Call
+        self,
+        mirrors: Mirrors,
+        pipeline: Pipeline,
+        route: Route,
+        mirror: Mirror,
+        server: str,
+        call: Call,
+        forwarded: Call,
     ) -> None:
         self._mirrors = mirrors
         self._pipeline = pipeline
@@ -124,6 +132,8 @@ class Shadow:
         self._mirror = mirror
         self._server = server
         self._call = call
+        self._chosen = forwarded.models[0] if forwarded is not call else None
+        """With another version than the client named: the copy asks for it too, unless the mirror names one."""
         self._model = call.models[0].name if call.models else ""
         self._is_grpc = False
         self._pieces: list[bytes] = []
@@ -135,13 +145,14 @@ class Shadow:
         """What the client got; None if nothing is compared, or it was too long for that."""
         self._theirs = bytearray()
         """What the shadow got."""
-        self._status: Failure | None = None
+        self._went_well = True
         self._endpoint: Endpoint | None = None
-        self._probe: Probe | None = None
+        self._token = 0
         self._pool: H1Pool | H2Pool | None = None
         self._stream: Upstream | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._sent = self._first_byte = 0.0
+        self._is_sent = False
+        """The request has gone out whole."""
         self._is_over = False
 
     # While the request itself is carried
@@ -168,7 +179,7 @@ class Shadow:
         """The client has its answer: now it is our turn. Never raises."""
         if self._is_over:
             return
-        if not self._is_whole or passage.refusal is not None or not passage.has_answered:
+        if not self._is_whole or not passage.has_ended:
             self._end("incomplete")
             return
         if passage.status != 200 or passage.grpc_status not in (None, 0):
@@ -176,11 +187,11 @@ class Shadow:
         self._is_grpc = passage.is_grpc
         try:
             self._launch(passage)
-        except (NoEndpoint, KeyError, Refusal):
-            self._end("failed")
+        except (KeyError, Refusal):
+            self._give_up("failed")
         except Exception:
             logger.exception("a copy of a request could not be sent")
-            self._end("failed")
+            self._give_up("failed")
 
     # On our own
 
@@ -190,25 +201,27 @@ class Shadow:
         cluster = pipeline.snapshot.clusters[self._server]
         self._mirrors.live.add(self)
         self._timer = pipeline.loop.call_at(now + self._mirror.timeout, self.time_out)
-        body = b"".join(self._pieces)
-        head = passage.head
-        target = passage.target
+        body, target = b"".join(self._pieces), passage.target
         version, label = self._mirror.version, self._mirror.label
+        if version is None and label is None and self._chosen is not None:
+            version, label = self._chosen.version, self._chosen.label
         if version is not None or label is not None:
             if self._is_grpc:
-                encoding = pipeline.headers.read(head.headers).encoding
                 most = self._mirror.max_bytes
-                body = VersionRewriter(self._call, version, label, most, encoding).feed(body, True)
+                body = VersionRewriter(self._call, version, label, most, passage.encoding).feed(body, True)
             else:
                 target = rewrite_target(self._call, version, label)
         self._pieces = [body]
-        self._endpoint = endpoint = cluster.pick(self._is_grpc, self._model, now, None, ())
-        self._probe = endpoint.begin(self._model, now)
-        self._sent = now
+        endpoint = cluster.pick_calm(self._is_grpc, self._model, now)
+        if endpoint is None:
+            self._give_up("failed")
+            return
+        self._endpoint = endpoint
+        self._token = endpoint.begin(self._model, now)
         pool = endpoint.grpc if self._is_grpc else endpoint.rest
         assert pool is not None
         self._pool = pool
-        length = None if self._is_grpc else len(body)
+        head, length = passage.head, None if self._is_grpc else len(body)
         self._request = RequestHead(
             0, head.method, head.authority, target, passage.forwarded_headers, end=False, length=length
         )
@@ -219,28 +232,27 @@ class Shadow:
         self._pool = None
         self._stream = stream
         stream.sink = self
-        self._sent = self._pipeline.now()
         try:
-            stream.send_request(self._request)
-            stream.send_data(self._pieces[0], True)
+            head = self._request
+            if not head.authority:
+                head = replace(head, authority=stream.address.encode())
+            stream.send_request(head)
+            self._is_sent = stream.send_data(self._pieces[0], True)
         except Exception as error:
             logger.debug("a copy of a request could not be sent: %s", error)
-            self._give_up(None, "failed")
+            self._give_up("failed")
 
     def acquire_failed(self, error: ConnectError) -> None:
         """There is no stream to be had."""
         self._pool = None
-        self._give_up(None if isinstance(error, PoolFull) else Failure.CONNECT, "failed")
+        self._give_up("failed")
 
     def head_received(self, head: ResponseHead) -> None:
         """The other server answered."""
         if self._is_over or head.status < 200:
             return
-        self._first_byte = self._pipeline.now()
-        if self._is_grpc and head.end:
-            self._status = of_grpc(grpc_status(head.headers)) or Failure.ERROR  # a call that went well has a body
-        elif head.status != 200:
-            self._status = of_http(head.status) or Failure.ERROR
+        # A gRPC call that went well has trailers.
+        self._went_well = head.status == 200 and not (self._is_grpc and head.end)
         if head.end:
             self._answered()
 
@@ -250,7 +262,7 @@ class Shadow:
             return
         assert self._stream is not None
         if len(self._theirs) + len(data) > self._mirror.max_bytes:
-            self._give_up(None, "too-large")
+            self._give_up("too-large")
             return
         self._theirs += data
         if end:
@@ -261,8 +273,8 @@ class Shadow:
     def trailers_received(self, headers: Headers) -> None:
         """The end of its answer."""
         if not self._is_over:
-            if self._is_grpc and (status := grpc_status(headers)) != 0:
-                self._status = of_grpc(status) or Failure.ERROR
+            if self._is_grpc and grpc_status(headers) != 0:
+                self._went_well = False
             self._answered()
 
     def rejected(self, rejected: Rejected) -> None:
@@ -273,27 +285,22 @@ class Shadow:
         """Its answer broke off."""
         if not self._is_over:
             self._stream = None
-            self._give_up(Failure.RESET, "failed")
+            self._give_up("failed")
 
     def drained(self) -> None:
-        """It takes more; it has all."""
+        """It has taken all."""
+        self._is_sent = True
 
     def time_out(self) -> None:
         """It takes too long."""
         if not self._is_over:
-            self._give_up(Failure.TIMEOUT, "timeout")
+            self._give_up("timeout")
 
     def _answered(self) -> None:
-        endpoint = self._endpoint
-        assert endpoint is not None
-        self._stream = None
-        now = self._pipeline.now()
-        if self._status is None:
-            endpoint.succeeded(self._model, self._first_byte - self._sent, now, self._probe)
-            self._end(self._compared())
-        else:
-            endpoint.failed(self._model, self._status, now, self._probe)
-            self._end("failed")
+        stream, self._stream = self._stream, None
+        if stream is not None and not self._is_sent:
+            stream.stop_sending()
+        self._end(self._compared() if self._went_well else "failed")
 
     def _compared(self) -> str:
         settings = self._mirror.compare
@@ -305,14 +312,9 @@ class Shadow:
             return "agrees"
         return "differs-top1" if found.top1_disagrees else "differs"
 
-    def _give_up(self, failure: Failure | None, result: str) -> None:
-        endpoint = self._endpoint
-        if endpoint is not None:
-            now = self._pipeline.now()
-            if failure is not None:
-                endpoint.failed(self._model, failure, now, self._probe)
-            else:
-                endpoint.cancelled(self._model, now, self._probe)
+    def _give_up(self, result: str) -> None:
+        if self._is_over:
+            return
         if self._pool is not None:
             self._pool.withdraw(self)
             self._pool = None
@@ -328,4 +330,6 @@ class Shadow:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._endpoint is not None:
+            self._endpoint.cancelled(self._model, self._pipeline.now(), self._token)
         self._mirrors.ended(self, self._route.name, result)

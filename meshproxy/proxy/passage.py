@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead
 from meshproxy.identity.caller import NOBODY, Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference import tfserving_grpc, tfserving_rest
-from meshproxy.inference.examples import ExampleCount
 from meshproxy.inference.grpc_health import CHECK, WATCH
 from meshproxy.inference.hash_key import client_id, stable_hash
-from meshproxy.inference.rewrite import VersionRewriter, rewrite_target
 from meshproxy.proxy.answer import answer
 from meshproxy.proxy.attempt import grpc_status
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.proxy.headers import CALLER_HEADER, ISSUER_HEADER, SUBJECT_HEADER
+from meshproxy.proxy.headers import identity_headers
 from meshproxy.proxy.health_service import HealthCall
+from meshproxy.proxy.terms import Terms
 from meshproxy.proxy.tries import Tries
-from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing import deadline
 from meshproxy.routing.failure import Failure
-from meshproxy.upstream.admission import Entry
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,11 +30,9 @@ if TYPE_CHECKING:
     from meshproxy.inference.call import Call
     from meshproxy.proxy.mirror import Shadow
     from meshproxy.proxy.pipeline import Pipeline
+    from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.routing.routes import Route
-    from meshproxy.routing.split import Arm
     from meshproxy.transport.stream import Downstream, Upstream
-    from meshproxy.upstream.admission import Admission
-    from meshproxy.upstream.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
@@ -63,44 +58,40 @@ class Passage(Exchange):
     """
 
     __slots__ = (
-        "_admission",
-        "_arm",
-        "_cluster",
-        "_examples",
         "_forward",
         "_has_answered",
         "_has_asked",
-        "_has_charged",
         "_health",
         "_held",
         "_held_bytes",
         "_is_late",
-        "_is_queued",
+        "_moved",
         "_owed",
         "_peeked",
         "_progress",
-        "_rewriter",
         "_route",
         "_scan",
-        "_snapshot",
         "_stream",
-        "_target",
+        "_terms",
         "_timer",
         "_tries",
         "_unread",
-        "_wait",
         "deadline",
         "due",
+        "has_ended",
         "is_over",
         "pipeline",
         "request_ended",
         "shadow",
+        "snapshot",
+        "target",
     )
 
     def __init__(self, pipeline: Pipeline, stream: Downstream, head: RequestHead) -> None:
         Exchange.__init__(self, head, stream.facts, pipeline.now())
         self.pipeline = pipeline
-        self._snapshot = pipeline.snapshot
+        self.snapshot: Snapshot = pipeline.snapshot
+        """The configuration that it began with, and is carried by to its end."""
         self._stream = stream
         self.request_ended = head.end
         self._scan: tfserving_grpc.BodyScan | None = None
@@ -112,28 +103,16 @@ class Passage(Exchange):
         self._owed = 0
         """Credit due to the client once the upstream takes more."""
         self._forward: Headers = ()
-        self._target = head.target
+        self.target = head.target
+        """What is asked for, as it was authorised."""
         self._route: Route | None = None
         self._peeked = b""
         """The piece of the body that is being looked at."""
-        self._arm: Arm | None = None
-        """The share of the route's split that this request is in."""
-        self._cluster: Cluster | None = None
-        self._rewriter: VersionRewriter | None = None
-        """Writes another version into the message than the client did."""
-        self._examples: ExampleCount | None = None
-        """Counts the examples of the batch, where a quota is about those."""
-        self._has_charged = False
-        """Quotas know what the request took."""
+        self._terms: Terms | None = None
+        """What the route asks for, if it asks for more than a server."""
         self._health: HealthCall | None = None
         """Answers it, if that is what is asked."""
         self._tries: Tries | None = None
-        self._admission: Admission | None = None
-        """What has let us in, or is to."""
-        self._is_queued = False
-        """Waiting for our turn there."""
-        self._wait: asyncio.TimerHandle | None = None
-        """A delay on purpose."""
         self.shadow: Shadow | None = None
         """The copy that is sent elsewhere."""
         self.due = 0.0
@@ -141,6 +120,8 @@ class Passage(Exchange):
         self._timer: asyncio.TimerHandle | None = None
         self._has_answered = False
         """The final response head is out: nothing can be refused any more, only broken off."""
+        self.has_ended = False
+        """The model server's answer has come whole."""
         self._has_asked = False
         """For keys: once is enough."""
         self.is_over = False
@@ -148,10 +129,12 @@ class Passage(Exchange):
         self._is_late = False
         """The client has stopped sending: nothing of it is waited for any more."""
         self._progress = -1
+        self._moved = self.started
+        """When bytes were last seen to move."""
         stream.sink = self
         pipeline.live.add(self)
         pipeline.reaper.add(self)
-        self.deadline = self.started + self._snapshot.limits.stall
+        self.deadline = self.started + self.snapshot.limits.stall
 
     # The stations
 
@@ -160,7 +143,7 @@ class Passage(Exchange):
         try:
             headers = self.pipeline.headers.read(self.head.headers)
             self.is_grpc = headers.is_grpc
-            forward = headers.forward_with_token if self._snapshot.forwards_token else headers.forward
+            forward = headers.forward_with_token if self.snapshot.forwards_token else headers.forward
             self.trace, self._forward = self.pipeline.tracer.carry(forward)
             if headers.timeout is not None:
                 self._limit_time(headers.timeout)
@@ -171,7 +154,7 @@ class Passage(Exchange):
             self.fail(error)
 
     def _identify(self, authorization: list[bytes]) -> None:
-        pipeline, snapshot = self.pipeline, self._snapshot
+        pipeline, snapshot = self.pipeline, self.snapshot
         facts = self.connection
         workload = facts.peer
         assert workload is None or isinstance(workload, Workload)
@@ -224,7 +207,7 @@ class Passage(Exchange):
         head = self.head
         if not self.is_grpc:
             call = tfserving_rest.read(head.method, head.target)
-            self._target = call.target
+            self.target = call.target
             self.named(call.call)
             return
         if self.connection.protocol != "HTTP/2" or head.method != b"POST":
@@ -236,16 +219,15 @@ class Passage(Exchange):
                 "This is not a method of TensorFlow Serving that anyone may call.",
                 rule="unknown-method",
             )
-        if self._snapshot.health is not None and head.target in (CHECK, WATCH):
-            self._health = HealthCall(self._snapshot.health, self, head.target)
+        if self.snapshot.health is not None and head.target in (CHECK, WATCH):
+            self._health = HealthCall(self.snapshot.health, self, head.target)
             if head.end:
                 self._health.feed(b"", True)
             return
         if method.naming is None:
             self.named(method.call)
             return
-        encoding = self.pipeline.headers.read(head.headers).encoding
-        self._scan = method.scan(encoding, self._snapshot.limits.scan)
+        self._scan = method.scan(self.encoding, self.snapshot.limits.scan)
         if head.end:
             self._scan.feed(b"", True)
         elif head.expects_continue:
@@ -254,7 +236,7 @@ class Passage(Exchange):
     def decide(self, call: Call) -> None:
         """This is what is called: may they? Raises Refusal."""
         self.call = call
-        permit = self._snapshot.policy.decide(self.caller, call)
+        permit = self.snapshot.policy.decide(self.caller, call)
         self.rule = permit.rule
         self.permit_audits = permit.audits
         if not self.decided:
@@ -263,7 +245,7 @@ class Passage(Exchange):
     def named(self, call: Call) -> None:
         """The model is known: decide, and find the way. Again, when a later part of the body names another."""
         self.decide(call)
-        snapshot = self._snapshot
+        snapshot = self.snapshot
         route = snapshot.routes.match(call, self.head.headers, self.caller)
         if self._route is None:
             self._route = route
@@ -271,18 +253,25 @@ class Passage(Exchange):
             if route.timeout is not None:
                 self._limit_time(route.timeout)
             if route.is_plain:
-                self._send_to(route.server or self._base_server())
+                self.send_to(route.server or self.base_server())
             else:
-                self._routed(route, call)
-        elif route is not self._route or self._rewriter is not None:
+                self._terms = Terms(self, route, call)
+                self._terms.begin()
+        elif route is not self._route:
             raise Refusal(
                 Reason.MODEL_CHANGED,
                 "A later part of the message names a model that is served elsewhere: name one model, once.",
             )
+        elif self._terms is not None:
+            self._terms.changed(call)
 
-    def _base_server(self) -> str:
-        """The server of calls whose route names none: ours for inbound ones, whichever the client meant for others."""
-        snapshot = self._snapshot
+    def base_server(self) -> str:
+        """The server of calls whose route names none: ours for inbound ones, whichever the client meant for others.
+
+        Raises:
+            Refusal: nothing says which.
+        """
+        snapshot = self.snapshot
         if snapshot.servers is not None:
             head = self.head
             named = snapshot.servers.find(
@@ -291,10 +280,10 @@ class Passage(Exchange):
             if named:
                 return named
             if named is not None:
-                self.flags = "NR"
+                self.flag("NR")
                 raise Refusal(Reason.NO_ROUTE, "The header x-model-server names a ModelServer that there is not.")
         if snapshot.server is None:
-            self.flags = "NR"
+            self.flag("NR")
             raise Refusal(
                 Reason.NO_ROUTE,
                 "Nothing says which model server is meant: call it by its name as host or :authority, send the header "
@@ -302,166 +291,21 @@ class Passage(Exchange):
             )
         return snapshot.server
 
-    # What a route may ask for, in this order: limits, faults, the share of a split, another version, a copy
-
-    def _routed(self, route: Route, call: Call) -> None:
-        """The route asks for more than a server."""
-        pipeline = self.pipeline
-        now = self.decided
-        model = call.models[0].name if call.models else ""
-        if route.counts_examples:
-            encoding = self.pipeline.headers.read(self.head.headers).encoding
-            self._examples = ExampleCount(call.verb, self.is_grpc, encoding)
-        for quota in route.quotas:
-            denied = quota.admit(model, self._caller_key(), now)
-            if denied is not None:
-                self.flags = "RL"
-                raise Refusal(
-                    Reason.RATE_LIMITED,
-                    f"Too many {denied.what} a second.",
-                    limit=f"rate_{denied.what}",
-                    retry_after=max(1, round(denied.retry_after + 0.499)),
-                )
-        if route.fault is None:
-            self._choose(route, call)
-            return
-        delay, is_aborted = route.fault.decide(pipeline.draw)
-        if is_aborted:
-            self.flags = "FI"
-            refusal = Refusal(
-                Reason.FAULT_INJECTED, "A fault on purpose (ModelRoute).", http_status=route.fault.http_status
-            )
-            refusal.grpc_status = GrpcStatus(route.fault.grpc_status)
-            raise refusal
-        if delay:
-            self.flags = "DI"
-            self._wait = pipeline.loop.call_at(now + delay, self._delayed, route, call)
-        else:
-            self._choose(route, call)
-
-    def _charge(self) -> None:
-        """Tell quotas what the request took, now that it has come."""
-        route, call = self._route, self.call
-        if route is None or not route.quotas or self._has_charged or call is None:
-            return
-        self._has_charged = True
-        model = call.models[0].name if call.models else ""
-        examples = self._examples.count if self._examples is not None else 0
-        now = self.pipeline.now()
-        for quota in route.quotas:
-            quota.charge(model, self._caller_key(), self.bytes_received, examples, now)
-
-    def _delayed(self, route: Route, call: Call) -> None:
-        self._wait = None
-        if self.is_over or self.refusal is not None:
-            return
-        try:
-            self._choose(route, call)
-        except Refusal as refusal:
-            self.refuse(refusal)
-        except Exception as error:
-            self.fail(error)
-
-    def _choose(self, route: Route, call: Call) -> None:
-        """Which share of a split, and so which server and version."""
-        pipeline = self.pipeline
-        arm = None
-        if route.arms:
-            point = self._key(route.sticky) / 2**64 if route.sticky is not None else pipeline.draw()
-            arm = self._arm = route.arm(call, point)
-        forwarded = route.forwarded(call, arm)
-        if forwarded is not call:
-            self._rewrite(call, forwarded)
-        server = (arm.server if arm is not None else None) or route.server or self._base_server()
-        if route.mirror is not None:
-            self.shadow = pipeline.mirrors.begin(self, route, server, call)
-        if route.concurrency is not None:
-            self._admit(route, server, call)
-        else:
-            self._send_to(server)
-
-    def _rewrite(self, call: Call, forwarded: Call) -> None:
-        """Another version is asked for than the client did: may the caller have that one, too?"""
-        self._snapshot.policy.decide(self.caller, forwarded)
-        self.call = forwarded
-        model = forwarded.models[0]
-        if self.is_grpc:
-            limits = self._snapshot.limits
-            encoding = self.pipeline.headers.read(self.head.headers).encoding
-            self._rewriter = VersionRewriter(call, model.version, model.label, limits.held, encoding, limits.scan)
-        else:
-            self._target = rewrite_target(call, model.version, model.label)
-
-    def _admit(self, route: Route, server: str, call: Call) -> None:
-        """Take a place among the calls of this model, or wait for one."""
-        pipeline = self.pipeline
-        assert route.concurrency is not None
-        model = call.models[0].name if call.models else ""
-        admission = self._admission = pipeline.admissions.of(route.name, server, model, route.concurrency)
-        self.server = server
-        entry = admission.enter(self, route.priority, self.due, pipeline.now())
-        if entry is Entry.ADMITTED:
-            self._send_to(server)
-        elif entry is Entry.QUEUED:
-            self._is_queued = True
-        else:
-            self._admission = None
-            self._turn_away(entry)
-
-    def admitted(self) -> None:
-        """It is our turn (`admission.Waiter`)."""
-        self._is_queued = False
-        try:
-            self._send_to(self.server)
-        except Refusal as refusal:
-            self.refuse(refusal)
-        except Exception as error:
-            self.fail(error)
-
-    def turned_away(self, why: Entry) -> None:
-        """It will not be our turn (`admission.Waiter`)."""
-        self._is_queued = False
-        self._admission = None
-        try:
-            self._turn_away(why)
-        except Refusal as refusal:
-            self.refuse(refusal)
-
-    def _turn_away(self, why: Entry) -> None:
-        self.flags = "UO"
-        if why is Entry.TOO_LATE:
-            raise Refusal(
-                Reason.OVERLOADED,
-                "The model has so much to do that the deadline would pass before it is this call's turn.",
-                limit="queue_time",
-                retry_after=1,
-            )
-        raise Refusal(Reason.OVERLOADED, "The model has too much to do: try again later.", limit="queue", retry_after=1)
-
-    def _send_to(self, server: str) -> None:
-        """The server is known: try its endpoints."""
-        pipeline, snapshot, route, call = self.pipeline, self._snapshot, self._route, self.call
+    def send_to(self, server: str) -> None:
+        """The server is known: try its endpoints. Raises Refusal."""
+        clusters, route, call = self.snapshot.clusters, self._route, self.call
         assert route is not None
         assert call is not None
         self.server = server
-        cluster = self._cluster = snapshot.clusters[server]
+        cluster = clusters[server]
         model = call.models[0].name if call.models else ""
-        if self.due:
-            now = pipeline.now()
-            if cluster.latency(model).should_refuse(self.due - now, now):
-                self.flags = "UT"
-                raise Refusal(
-                    Reason.DEADLINE_EXCEEDED,
-                    "The time that is left is less than this model usually takes: allow more, or ask again later.",
-                    limit="deadline",
-                )
-        key = self._key(cluster.key) if cluster.key is not None else None
-        fallback = snapshot.clusters[route.fallback] if route.fallback is not None else None
+        key = self.key(cluster.key) if cluster.key is not None else None
+        fallback = clusters[route.fallback] if route.fallback is not None else None
         self._tries = Tries(self, route, cluster, fallback, model, key)
         self._tries.begin()
 
-    def _caller_key(self) -> str:
-        """Whoever calls, for what is counted for each caller: the workload, the token's subject, or the address."""
+    def caller_key(self) -> str:
+        """Whoever calls, for what is counted for each caller: the token's subject, the workload, or the address."""
         caller = self.caller
         if caller.token is not None:
             return f"{caller.token.issuer} {caller.token.subject}"
@@ -469,7 +313,7 @@ class Passage(Exchange):
             return caller.workload.spiffe_id
         return self.connection.remote.rpartition(":")[0]
 
-    def _key(self, key: Key) -> int:
+    def key(self, key: Key) -> int:
         """What of the request stays the same, as a number of 64 bits."""
         if key.by == "header":
             wanted = str(key.header).encode()
@@ -480,7 +324,12 @@ class Passage(Exchange):
             found = client_id(b"".join([data for data, _, _ in self._held]) + self._peeked)
             if found is not None:
                 return stable_hash(found)
-        return stable_hash(self._caller_key().encode())
+        return stable_hash(self.caller_key().encode())
+
+    @property
+    def encoding(self) -> bytes | None:
+        """`grpc-encoding` of the request."""
+        return self.pipeline.headers.read(self.head.headers).encoding
 
     # On the way to the model server
 
@@ -491,7 +340,7 @@ class Passage(Exchange):
         self.upstream = upstream.address
         head = self.head
         headers = self._forward
-        if self._snapshot.forwards_identity:
+        if self.snapshot.forwards_identity:
             headers = (*headers, *identity_headers(self.caller))
         if self.due:
             left = max(self.due - now, 0.001)
@@ -502,8 +351,8 @@ class Passage(Exchange):
             )
             headers = (*headers[:-1], field, headers[-1])  # the trace context stays the last: see `codec.h2.encoder`
         authority = head.authority or upstream.address.encode()
-        length = head.length if self._rewriter is None else None
-        upstream.send_request(RequestHead(0, head.method, authority, self._target, headers, head.end, length))
+        length = None if self._terms is not None and self._terms.rewrites_body else head.length
+        upstream.send_request(RequestHead(0, head.method, authority, self.target, headers, head.end, length))
 
     def request_sent(self, takes_more: bool) -> None:
         """The head is out, and whatever was sent before to another endpoint: what was held follows."""
@@ -520,11 +369,6 @@ class Passage(Exchange):
                 elif not self.is_over:
                     self._held.append((data, flow, end))
 
-    def answered_within(self, seconds: float, now: float) -> None:
-        """A try was answered so long after it was sent."""
-        if self.due and self._cluster is not None and self.call is not None and self.call.models:
-            self._cluster.latency(self.call.models[0].name).add(seconds, now)
-
     def finish(self) -> None:
         """The exchange is over, well or not: nothing more happens, and it is written down."""
         if self.is_over:
@@ -540,8 +384,10 @@ class Passage(Exchange):
         self._release_held()
         self.release_answer()
         self._held.clear()
-        self._charge()
-        self._leave()
+        terms = self._terms
+        if terms is not None:
+            self._terms = None
+            terms.close()
         health, self._health = self._health, None
         if health is not None:
             health.close()
@@ -549,7 +395,7 @@ class Passage(Exchange):
         if tries is not None:
             # What refers to each other in a circle would have to wait for the garbage collector.
             self._tries = None
-            tries.finish(self.request_ended and not self._owed)
+            tries.finish(self.request_ended)
         if not self.request_ended:
             self._stream.stop_receiving()
         self._stream.sink = None
@@ -557,22 +403,6 @@ class Passage(Exchange):
             self.shadow.finish(self)
             self.shadow = None
         pipeline.observer(self)
-
-    def _leave(self) -> None:
-        """Give up the place among the calls of the model, or in its queue."""
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
-        admission, self._admission = self._admission, None
-        if admission is None:
-            return
-        if self._is_queued:
-            self._is_queued = False
-            admission.withdraw(self)
-        else:
-            now = self.pipeline.now()
-            is_ok = self.refusal is None and self.status < 500 and self.grpc_status in (None, 0)
-            admission.leave(now - (self.connected or now), is_ok, now)
 
     # The request's body (transport.stream.Sink of the client's stream)
 
@@ -613,14 +443,8 @@ class Passage(Exchange):
             self._hold(data, flow, end)
 
     def _send(self, tries: Tries, data: bytes, flow: int, end: bool) -> None:
-        if self._examples is not None:
-            self._examples.feed(data, end)
-        if end:
-            self._charge()
-        if self.shadow is not None:
-            self.shadow.take_request(data, end)
-        if self._rewriter is not None:
-            data = self._rewriter.feed(data, end)
+        if self._terms is not None:
+            data = self._terms.take(data, end)
         if tries.send(data, end):
             self._stream.credit(flow)
         else:
@@ -630,7 +454,7 @@ class Passage(Exchange):
         """Keep a piece. While the model is not known the client must be able to send on, so the piece is credited and
         counts against limits of its own; otherwise the flow-control window is limit enough."""
         if self._scan is not None and self.call is None:
-            pipeline, limits = self.pipeline, self._snapshot.limits
+            pipeline, limits = self.pipeline, self.snapshot.limits
             pipeline.holding.setdefault(self)
             self._held_bytes += len(data)
             pipeline.held_bytes += len(data)
@@ -686,7 +510,7 @@ class Passage(Exchange):
         """The client is gone, or what it sends broke the protocol."""
         if self.is_over:
             return
-        self.flags = self.flags or "DC"
+        self.flag("DC")
         self.request_ended = True
         self._abandon()
         self._stream.reset(CANCEL)
@@ -706,13 +530,22 @@ class Passage(Exchange):
         self._has_answered = True
         if self._route is not None and self._route.idle_timeout is not None:
             self.deadline = first_byte + self._route.idle_timeout
+            self._progress = self.bytes_received + self.bytes_sent
+            self._moved = first_byte
         self.status = head.status
         headers = self.pipeline.headers.clean(head.headers, self._believes_answer)
         if head.end and self.is_grpc:
             self.grpc_status = grpc_status(headers)
         self._stream.send_response(head.status, headers, head.end, head.length)
         if head.end:
+            self.answer_ended()
             self.finish()
+
+    def answer_ended(self) -> None:
+        """The model server's answer has come whole; the client may take its time."""
+        self.has_ended = True
+        if self._terms is not None:
+            self._terms.leave()
 
     @property
     def _believes_answer(self) -> bool:
@@ -734,7 +567,7 @@ class Passage(Exchange):
         pipeline.unread.setdefault(self)
         self._unread += size
         pipeline.unread_bytes += size
-        while pipeline.unread_bytes > self._snapshot.limits.unread_total and pipeline.unread:
+        while pipeline.unread_bytes > self.snapshot.limits.unread_total and pipeline.unread:
             pipeline.on_limit("unread_total_bytes")
             oldest = next(iter(pipeline.unread))
             del pipeline.unread[oldest]
@@ -744,7 +577,7 @@ class Passage(Exchange):
         """The client has not taken the answer for too long, or longer than all others."""
         if self.is_over:
             return
-        self.flags = "DT"
+        self.flag("DT")
         self._abandon()
         self.break_off(CANCEL)
 
@@ -760,11 +593,6 @@ class Passage(Exchange):
         return self._stream
 
     @property
-    def target(self) -> bytes:
-        """What is asked for, as it was authorised."""
-        return self._target
-
-    @property
     def forwarded_headers(self) -> Headers:
         """What goes on of the request's headers."""
         return self._forward
@@ -774,10 +602,14 @@ class Passage(Exchange):
         tries = self._tries
         if tries is not None and tries.current is not None:
             tries.current.release()
-        elif self._has_answered:
-            self.finish()  # it was a refusal
+        elif self.refusal is not None and self._has_answered:
+            self.finish()
 
     # What goes wrong
+
+    def flag(self, word: str) -> None:
+        """Write down one of Envoy's response flags."""
+        self.flags = f"{self.flags},{word}" if self.flags else word
 
     def refuse(self, refusal: Refusal, *, is_counted: bool = False) -> None:
         """Answer ourselves; if an answer has begun, all that is left is to break it off.
@@ -823,7 +655,7 @@ class Passage(Exchange):
         if is_written:
             self.finish()
         else:
-            self.deadline = self.pipeline.now() + self._snapshot.limits.stall
+            self.deadline = self.pipeline.now() + self.snapshot.limits.stall
 
     def break_off(self, code: int) -> None:
         """The model server's answer broke after it had begun: the client must see a break, never a clean end."""
@@ -839,11 +671,12 @@ class Passage(Exchange):
         return self._has_answered
 
     def _abandon(self) -> None:
-        """Let go of the upstream side."""
-        self._leave()
+        """Let go of the upstream side, then of the place there."""
         tries, self._tries = self._tries, None
         if tries is not None:
             tries.cancel()
+        if self._terms is not None:
+            self._terms.leave()
 
     def fail(self, error: Exception) -> None:
         """A mistake of ours: refuse this request, keep the others."""
@@ -853,7 +686,8 @@ class Passage(Exchange):
     # Time
 
     def _limit_time(self, seconds: float) -> None:
-        due = self.pipeline.now() + seconds
+        """The answer must be whole so long after the request's head came."""
+        due = self.started + seconds
         if self._timer is not None:
             if self.due <= due:
                 return
@@ -862,17 +696,21 @@ class Passage(Exchange):
         self._timer = self.pipeline.loop.call_at(due, self._time_out)
 
     def _time_out(self) -> None:
-        self.flags = "UT"
+        if self.refusal is not None:
+            return  # which waits for the rest of the request
+        self.flag("UT")
         self.refuse(Refusal(Reason.DEADLINE_EXCEEDED, "The deadline passed before the model server answered."))
 
     def _is_unnamed(self, now: float) -> bool:
         """The body trickles in, and has not come to its model in all the time that it may stand still."""
-        return self._scan is not None and self.call is None and now - self.started > self._snapshot.limits.stall
+        return self._scan is not None and self.call is None and now - self.started > self.snapshot.limits.stall
 
     def _waits_for_client(self) -> bool:
         """More of the request is missing, and nothing of ours keeps the client from sending it: what is held is either
         credited, or waits for a connection or for keys."""
-        if self.request_ended or self._has_answered or self._owed or self._is_queued or self._wait is not None:
+        if self.request_ended or self._has_answered or self._owed:
+            return False
+        if self._terms is not None and self._terms.is_waiting:
             return False
         if self._tries is not None and self._tries.upstream is None:
             return False  # a connection is waited for, or the time for another try
@@ -881,27 +719,29 @@ class Passage(Exchange):
     def expire(self, now: float) -> None:
         """Look whether bytes still move (`reaper.Mortal`). What we wait for decides whose fault it is if they do not;
         the model server may take as long as the request's deadline allows."""
-        limits = self._snapshot.limits
+        limits = self.snapshot.limits
         progress = self.bytes_received + self.bytes_sent
         idle = self._route.idle_timeout if self._route is not None and self._has_answered else None
         self.deadline = now + (limits.stall if idle is None else min(idle, limits.stall))
         if self.refusal is not None:
             if self._has_answered:
-                self.flags = "DT"
+                self.flag("DT")
                 self.break_off(CANCEL)
             else:
                 self._answer()
             return
         if progress != self._progress and not self._is_unnamed(now):
             self._progress = progress
+            self._moved = now
             return
         attempt = self._tries.current if self._tries is not None else None
         if attempt is not None and attempt.is_held:
-            self.pipeline.on_limit("body_stall_time")
-            self.give_up_answer()
-        elif attempt is not None and idle is not None and self.bytes_sent:
-            self.flags = "SI"
-            attempt.drop(Failure.TIMEOUT)
+            if idle is None or now - self._moved >= limits.stall:
+                self.pipeline.on_limit("body_stall_time")
+                self.give_up_answer()
+        elif attempt is not None and idle is not None and now - self._moved >= idle:
+            self.flag("SI")
+            attempt.report(Failure.TIMEOUT)
             self.break_off(CANCEL)
         elif self._waits_for_client():
             self._is_late = True
@@ -912,18 +752,3 @@ class Passage(Exchange):
                     limit="body_stall_time",
                 )
             )
-
-
-def identity_headers(caller: Caller) -> Headers:
-    """The verified caller, for a model server that wants to know."""
-    headers = []
-    if caller.workload is not None:
-        headers.append((CALLER_HEADER, caller.workload.spiffe_id.encode()))
-    if caller.token is not None:
-        headers.append((ISSUER_HEADER, caller.token.issuer.encode()))
-        headers.append((SUBJECT_HEADER, quote(caller.token.subject, safe=_PRINTABLE).encode()))
-    return tuple(headers)
-
-
-_PRINTABLE = "!#$&'()*+,/:;=?@[] |"
-"""Left as they are in a subject; `%`, controls and everything beyond ASCII are percent-encoded."""

@@ -7,8 +7,10 @@ those all requests of a route may have together.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
+from meshproxy.inference.call import Verb
 from meshproxy.proxy.attempt import Attempt
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.retry import Skip
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from meshproxy.transport.stream import Upstream
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
+
+INFERENCE_VERBS = (Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.MULTI_INFERENCE)
+"""Calls that run a model: what is known of how long it takes is about those. (A tuple: a set would ask Enum for a hash,
+0.1 us.)"""
 
 
 class Tries:
@@ -79,9 +85,28 @@ class Tries:
         """Until the next try, or until a second one is made beside the first."""
 
     def begin(self) -> None:
-        """Make the first try."""
-        self._route.budget.deposit(self._passage.pipeline.now())
+        """Make the first try. Raises Refusal."""
+        passage = self._passage
+        now = passage.pipeline.now()
+        if passage.due and self._is_timed and self._cluster.latency(self._model).should_refuse(passage.due - now, now):
+            passage.flag("UT")
+            raise Refusal(
+                Reason.DEADLINE_EXCEEDED,
+                "The time that is left is less than this model usually takes: allow more, or ask again later.",
+                limit="deadline",
+            )
+        self._route.budget.deposit(now)
         self._try()
+
+    @property
+    def _is_timed(self) -> bool:
+        call = self._passage.call
+        return call is not None and call.verb in INFERENCE_VERBS
+
+    def answered(self, seconds: float, now: float) -> None:
+        """A try was answered so long after it was sent."""
+        if self._passage.due and self._is_timed:
+            self._cluster.latency(self._model).add(seconds, now)
 
     def _try(self) -> None:
         passage = self._passage
@@ -91,9 +116,13 @@ class Tries:
         except NoEndpoint as none:
             if self._fall_back():
                 return
-            passage.flags = "UH"
+            passage.flag("UH")
             passage.refuse(
-                Refusal(Reason.NO_UPSTREAM, f"No model server can be called: {none}.", retry_after=_whole(none))
+                Refusal(
+                    Reason.NO_UPSTREAM,
+                    f"No model server can be called: {none}.",
+                    retry_after=max(1, ceil(none.retry_after)),
+                )
             )
             return
         self.count += 1
@@ -112,6 +141,7 @@ class Tries:
         takes_more = True
         for data, end in self._pieces or ():
             takes_more = stream.send_data(data, end)
+        attempt.takes_more = takes_more
         if attempt is not self.current:
             return  # made beside another: the whole of the body was kept
         self.upstream = stream
@@ -136,7 +166,10 @@ class Tries:
                 self._kept_bytes += size
                 pipeline.kept_bytes += size
                 pieces.append((data, end))
-        return self.upstream.send_data(data, end)
+        takes_more = self.upstream.send_data(data, end)
+        if not takes_more and self.current is not None:
+            self.current.takes_more = False
+        return takes_more
 
     def _forget_pieces(self) -> None:
         self._passage.pipeline.kept_bytes -= self._kept_bytes
@@ -156,7 +189,9 @@ class Tries:
         if other is not None:
             other.cancel()
             self.upstream = attempt.upstream
-        if self._pieces:
+        if self.count > 1 and attempt.upstream is not None:
+            self._passage.upstream = attempt.upstream.address
+        if self._pieces is not None:
             self._forget_pieces()
 
     def is_committed_to(self, attempt: Attempt) -> bool:
@@ -164,13 +199,14 @@ class Tries:
         return self._is_committed and self.current is attempt
 
     def retries(self, attempt: Attempt, failure: Failure) -> bool:
-        """`attempt` was answered with an error. True: it is not to be passed on, something better may come."""
+        """`attempt` was answered with an error, and has reported it. True: it is not to be passed on, something better
+        may come."""
         if self._is_committed:
             return False
         other = self._other(attempt)
         if other is None and not self._may_retry(failure):
             return False
-        attempt.drop(failure)
+        attempt.cancel()
         self._go_on(attempt, other, failure)
         return True
 
@@ -184,7 +220,8 @@ class Tries:
         if other is None and not self._may_retry(failure):
             if failure.is_unsent and self._fall_back():
                 return
-            passage.flags = flags
+            if flags:
+                passage.flag(flags)
             passage.refuse(refusal)
             return
         self._go_on(attempt, other, failure)
@@ -217,6 +254,8 @@ class Tries:
         now = passage.pipeline.now()
         if passage.due and now >= passage.due:
             return Skip.DEADLINE
+        if self._fallback is None and not self._cluster.allows(passage.is_grpc, self._model, now):
+            return Skip.NO_ENDPOINT
         return None if self._route.budget.withdraw(now) else Skip.BUDGET
 
     def _go_on(self, attempt: Attempt, other: Attempt | None, failure: Failure) -> None:
@@ -230,10 +269,11 @@ class Tries:
         pipeline = self._passage.pipeline
         rule = self._route.retry
         wait = rule.wait(self.count, pipeline.draw)
-        if not wait and all(endpoint in self._tried for endpoint in self._cluster.endpoints.values()):
+        now = pipeline.now()
+        if not wait and not self._cluster.allows(self._passage.is_grpc, self._model, now, self._tried):
             wait = rule.backoff * pipeline.draw()  # the same one again: give it a moment
         if wait:
-            self._timer = pipeline.loop.call_at(pipeline.now() + wait, self._try_again)
+            self._timer = pipeline.loop.call_at(now + wait, self._try_again)
         else:
             self._try()
 
@@ -270,17 +310,16 @@ class Tries:
         if call is None or call.verb not in self._route.retry.verbs:
             return
         tried = (*self._tried, current.endpoint)
+        cluster = self._cluster
+        if not cluster.allows(passage.is_grpc, self._model, now, tried) or not self._route.budget.withdraw(now):
+            return
         try:
-            endpoint = self._cluster.pick(passage.is_grpc, self._model, now, self._key, tried)
-            if endpoint in tried or not self._route.budget.withdraw(now):
-                return
+            endpoint = cluster.pick(passage.is_grpc, self._model, now, self._key, tried)
             self.count += 1
             passage.attempts = self.count
             passage.pipeline.traffic.hedged(passage)
             self._hedge = Attempt(self, passage, endpoint, self._model, now)
             self._hedge.start()
-        except NoEndpoint:
-            return
         except Exception as error:
             passage.fail(error)
 
@@ -290,23 +329,18 @@ class Tries:
             self._timer = None
 
     def finish(self, is_whole: bool) -> None:
-        """The exchange is over. `is_whole`: the request has gone out to its end."""
+        """The exchange is over. `is_whole`: the request has been sent to its end."""
         self._stop_timer()
         attempt, hedge = self.current, self._hedge
         # What refers to each other in a circle would have to wait for the garbage collector.
         self.current = self._hedge = self.upstream = None
         if hedge is not None:
             hedge.cancel()
-        if attempt is not None and not (attempt.is_over and is_whole):
+        if attempt is not None and not (attempt.is_over and is_whole and attempt.takes_more):
             attempt.cancel()
-        if self._pieces:
+        if self._pieces is not None:
             self._forget_pieces()
 
     def cancel(self) -> None:
         """Nobody waits for an answer any more."""
         self.finish(is_whole=False)
-
-
-def _whole(none: NoEndpoint) -> int:
-    """Seconds for `retry-after`, which knows whole ones only."""
-    return max(1, round(none.retry_after + 0.499))

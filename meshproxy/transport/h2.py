@@ -38,6 +38,8 @@ CANCEL = 0x8
 REFUSED_STREAM = 0x7
 DRAIN_PING = b"draining"
 LIFE_PING = b"are you?"
+GOING_AWAY = "the server is going away"
+"""The reason with which streams end that a GOAWAY says the server never looked at."""
 QUICK_PINGS = 2
 """How many may follow each other quickly while a server sends no message. gRPC servers take the first, count the next
 ones within 5 minutes as strikes and leave at the third (`too_many_pings`; grpc-core's ping_abuse_policy, grpc-go's
@@ -484,7 +486,7 @@ class H2Client(H2Driver):
         if isinstance(event, GoneAway):
             self._owner.retired(self)
             for stream in [s for s in self.streams.values() if s.id > event.last_stream]:
-                self._reset_received(Reset(stream.id, REFUSED_STREAM, "the server is going away", True))
+                self._reset_received(Reset(stream.id, REFUSED_STREAM, GOING_AWAY, True))
             if not self.streams:
                 self.close()
         elif isinstance(event, Pong):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.upstream.balancer import Balancer, LeastRequest, RingHash, RoundRobin, preferred
@@ -127,6 +128,8 @@ class Cluster:
     def set_endpoints(self, found: Sequence[Found]) -> None:
         """Discovery: these, and no others. What stays keeps its connections and what is known of it; what goes finishes
         what is under way; what comes to others takes its share slowly."""
+        if self.is_closed:
+            return  # whoever looked for them was late
         wanted = {each.key: each for each in found}
         now = self._driving.loop.time()
         gone = [endpoint for key, endpoint in self.endpoints.items() if key not in wanted]
@@ -136,7 +139,10 @@ class Cluster:
                 endpoint = self._make(each)
                 come.append(endpoint)
                 if self.has_been_told and self.settings.warm_up:
-                    endpoint.load.warm_up(now, self.settings.warm_up)
+                    endpoint.load.warm_up(inf, self.settings.warm_up)  # it has not even begun to
+                    endpoint.cold = self.settings.warm_up
+            else:
+                self.endpoints[key].locality = each.locality
         for endpoint in gone:
             del self.endpoints[endpoint.key]
             if self._ejector is not None:
@@ -221,6 +227,16 @@ class Cluster:
         if endpoint is None:
             endpoint = balancer.pick(now, key, lambda each: each.allows(model, now))
         return endpoint if endpoint is not None else self._last_resort(is_grpc, members, model, now)
+
+    def allows(self, is_grpc: bool, model: str, now: float, tried: Sequence[Endpoint] = ()) -> bool:
+        """Whether an endpoint may be called that was not tried."""
+        members = self._grpc_members if is_grpc else self._rest_members
+        return any(each not in tried and each.allows(model, now) for each in members)
+
+    def pick_calm(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
+        """The endpoint for a call that must do no harm: one that nobody doubts, never as a probe or as a last
+        resort."""
+        return (self._grpc if is_grpc else self._rest).pick(now, None, lambda each: each.is_calm(model))
 
     def _last_resort(self, is_grpc: bool, members: Sequence[Endpoint], model: str, now: float) -> Endpoint:
         """Nobody may be called: try the one that would be the next all the same, but not more than one a second."""

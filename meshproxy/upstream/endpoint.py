@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.upstream.breaker import Breaker
 from meshproxy.upstream.ejection import Record
-from meshproxy.upstream.load import Load
+from meshproxy.upstream.load import FIRST_SHARE, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,19 +20,18 @@ MODEL_BREAKERS = 1_024
 """Models of one endpoint whose failures are remembered: callers choose names."""
 
 
-class Probe:
-    """What a call holds of breakers that were not closed when it began: their tokens (`Breaker.begin`)."""
-
-    __slots__ = ("endpoint", "model")
-
-    def __init__(self, endpoint: int, model: int) -> None:
-        self.endpoint = endpoint
-        self.model = model
+_TOKEN = 0xFFFFFFFF
 
 
 class Endpoint:
     """An endpoint. Whoever makes a call asks `allows`, says `begin`, and when it is over `succeeded`, `failed` or
-    `cancelled`, once."""
+    `cancelled`, once.
+
+    What `begin` returns holds the tokens of both breakers that the call began with (`Breaker.token`): what ends in
+    another state than it began in, such as a call that times out after its endpoint has come back, counts for nothing.
+    One number, so that the usual call allocates nothing: the endpoint's token below, the model's less one above, since
+    a model has no breaker before its first failure, and 1 is the token that a new one begins with.
+    """
 
     __slots__ = (
         "_draw",
@@ -40,6 +39,7 @@ class Endpoint:
         "_on_change",
         "_settings",
         "breaker",
+        "cold",
         "grpc",
         "health",
         "is_ejected",
@@ -79,6 +79,8 @@ class Endpoint:
         self.record = Record()
         self.health: Health | None = None
         self.is_ejected = False
+        self.cold = 0.0
+        """Seconds over which it takes its share from its first answer on; 0.0: it does already."""
         self._settings = settings
         self._draw = draw
         self._on_change = on_change
@@ -101,62 +103,76 @@ class Endpoint:
             return False
         return self.health is None or self.health.allows(model)
 
-    def begin(self, model: str, now: float) -> Probe | None:
+    def is_calm(self, model: str) -> bool:
+        """Calls of this model go there, and nobody doubts that they should."""
+        if (self.breaker is not None and not self.breaker.is_closed) or (
+            (failing := self._models.get(model)) is not None and not failing.is_closed
+        ):
+            return False
+        return self.health is None or self.health.allows(model)
+
+    def begin(self, model: str, now: float) -> int:
         """A call begins. Keep what is returned until it is over."""
         self.load.start()
         breaker = self.breaker
-        first = 0 if breaker is None or breaker.is_closed else breaker.begin(now)
-        second = 0
-        if self._models and (failing := self._models.get(model)) is not None and not failing.is_closed:
-            second = failing.begin(now)
-        return Probe(first, second) if first or second else None
+        if breaker is None:
+            return 0
+        token = breaker.token if breaker.is_closed else breaker.begin(now) & _TOKEN
+        if self._models and (failing := self._models.get(model)) is not None:
+            return (((failing.token if failing.is_closed else failing.begin(now)) - 1) << 32) + token
+        return token
 
-    def succeeded(self, model: str, seconds: float, now: float, probe: Probe | None) -> None:
+    def succeeded(self, model: str, seconds: float, now: float, token: int) -> None:
         """A call was answered, `seconds` after it was sent."""
         self.load.finish(seconds, now)
         self.record.calls += 1
+        if self.cold:
+            if self.load.share(now) == FIRST_SHARE:  # no health check has said that it is available
+                self.load.warm_up(now, self.cold)
+            self.cold = 0.0
         breaker = self.breaker
         if breaker is not None:
-            breaker.succeeded(probe.endpoint if probe is not None else 0, now)
+            breaker.succeeded(token & _TOKEN, now)
             if self._models and (failing := self._models.get(model)) is not None:
-                failing.succeeded(probe.model if probe is not None else 0, now)
+                failing.succeeded((token >> 32) + 1, now)
 
-    def failed(self, model: str, failure: Failure, now: float, probe: Probe | None) -> None:
+    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
         """A call failed. Who is to blame decides which breaker hears of it: the endpoint for what has nothing to do
-        with the model, the model on this endpoint for an answer. An answer is a sign of life, too."""
+        with the model, the model on this endpoint for an answer. An answer is a sign of life, too; of a call that is
+        about no model it is nothing else."""
+        self.load.failed(now)
+        is_of_endpoint = failure.is_of_endpoint
+        is_of_model = failure.is_of_model
+        if is_of_endpoint or is_of_model:
+            self.record.calls += 1
+            self.record.failures += 1
         breaker = self.breaker
-        token = probe.endpoint if probe is not None else 0
-        if failure.is_of_endpoint:
-            self.load.failed(now)
-            self.record.calls += 1
-            self.record.failures += 1
-            if breaker is not None:
-                breaker.failed(token, now)
-                self._forgive_probe(model, probe, now)
-        elif failure.is_of_model:
-            self.load.failed(now)
-            self.record.calls += 1
-            self.record.failures += 1
-            if breaker is not None:
-                breaker.succeeded(token, now)
-                self._breaker_of(model).failed(probe.model if probe is not None else 0, now)
+        if breaker is None:
+            return
+        if is_of_endpoint:
+            breaker.failed(token & _TOKEN, now)
+        elif is_of_model:
+            breaker.succeeded(token & _TOKEN, now)
+            if model:
+                self._breaker_of(model).failed((token >> 32) + 1, now)
+            return
         else:
-            # Too much to do, or on its way out: no fault, but others are to get the calls. How fast it is, it did not say.
-            self.load.failed(now)
-            if breaker is not None:
-                breaker.cancelled(token, now)
-                self._forgive_probe(model, probe, now)
+            # Too much to do, or on its way out: no fault, but others are to get the calls. How fast it is, it did not
+            # say.
+            breaker.cancelled(token & _TOKEN, now)
+        self._forgive(model, token, now)
 
-    def cancelled(self, model: str, now: float, probe: Probe | None) -> None:
+    def cancelled(self, model: str, now: float, token: int) -> None:
         """A call was given up by whoever made it: nobody knows how it would have gone."""
         self.load.cancel()
-        if probe is not None and self.breaker is not None:
-            self.breaker.cancelled(probe.endpoint, now)
-            self._forgive_probe(model, probe, now)
+        if self.breaker is not None:
+            self.breaker.cancelled(token & _TOKEN, now)
+            self._forgive(model, token, now)
 
-    def _forgive_probe(self, model: str, probe: Probe | None, now: float) -> None:
-        if probe is not None and probe.model and (failing := self._models.get(model)) is not None:
-            failing.cancelled(probe.model, now)
+    def _forgive(self, model: str, token: int, now: float) -> None:
+        """Of the model nothing was found out: if this was its probe, another may go."""
+        if self._models and (failing := self._models.get(model)) is not None:
+            failing.cancelled((token >> 32) + 1, now)
 
     def _breaker_of(self, model: str) -> Breaker:
         breaker = self._models.get(model)

@@ -22,7 +22,6 @@ from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream.cluster import NoEndpoint
-from meshproxy.upstream.endpoint import Probe
 from meshproxy.upstream.latency import Latency
 
 ALICE = Workload("spiffe://dev.example/ns/a/sa/alice", "dev.example", "a", "alice", 2_000_000_000.0)
@@ -212,18 +211,18 @@ class FakeEndpoint:
 
     # What is known of it
 
-    def begin(self, model: str, now: float) -> Probe | None:
+    def begin(self, model: str, now: float) -> int:
         self.reports.append(f"begin {model}")
-        return None
+        return 0
 
-    def succeeded(self, model: str, seconds: float, now: float, probe: Probe | None) -> None:
+    def succeeded(self, model: str, seconds: float, now: float, token: int) -> None:
         assert seconds >= 0
         self.reports.append("succeeded")
 
-    def failed(self, model: str, failure: Failure, now: float, probe: Probe | None) -> None:
+    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
         self.reports.append(failure.value)
 
-    def cancelled(self, model: str, now: float, probe: Probe | None) -> None:
+    def cancelled(self, model: str, now: float, token: int) -> None:
         self.reports.append("cancelled")
 
 
@@ -239,13 +238,24 @@ class FakeCluster:
         self.endpoints = {endpoint.key: endpoint for endpoint in self.all}
         self.picked: list[tuple[str, int | None]] = []
         self.nobody: NoEndpoint | None = None
+        self.out: set[str] = set()
+        """Keys of endpoints that may not be called."""
         self.latencies: dict[str, Latency] = {}
 
     def pick(self, is_grpc: bool, model: str, now: float, key: int | None, tried: Any) -> FakeEndpoint:
         if self.nobody is not None:
             raise self.nobody
         self.picked.append((model, key))
-        return next((endpoint for endpoint in self.all if endpoint not in tried), self.all[0])
+        present = [endpoint for endpoint in self.all if endpoint.key not in self.out]
+        if not present:
+            raise NoEndpoint("nobody may be called")
+        return next((endpoint for endpoint in present if endpoint not in tried), present[0])
+
+    def allows(self, is_grpc: bool, model: str, now: float, tried: Any = ()) -> bool:
+        return any(endpoint.key not in self.out and endpoint not in tried for endpoint in self.all)
+
+    def pick_calm(self, is_grpc: bool, model: str, now: float) -> FakeEndpoint | None:
+        return next((endpoint for endpoint in self.all if endpoint.key not in self.out), None)
 
     def latency(self, model: str) -> Latency:
         return self.latencies.setdefault(model, Latency())
