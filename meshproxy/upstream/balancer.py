@@ -22,6 +22,8 @@ POINTS = 100
 ENOUGH_USABLE = 0.7
 """Endpoints of our own locality take every call while so many of them are usable."""
 
+ALIKE = 0.5
+"""Of latencies that are alike, none is less than so much of the other."""
 _FINE = 1 << 16
 """Steps in which a share is compared with chance."""
 _POINTS = Struct(f">{POINTS}Q")
@@ -81,7 +83,7 @@ def preferred(members: Sequence[MemberT], locality: str, usable: Callable[[Membe
 
 
 class LeastRequest(Generic[MemberT]):
-    """Of two members chosen by chance, the one whose load has the lower score (the power of two choices).
+    """Of two members chosen by chance, the better one by their load (the power of two choices).
 
     Nobody is compared with everybody, so the cost does not grow with the members, and sidecars that know the same of
     the same endpoints do not all run to the same one.
@@ -118,11 +120,9 @@ class LeastRequest(Generic[MemberT]):
         second = pair % others
         one = members[first]
         other = members[second if second < first else second + 1]
-        one_load = one.load
-        other_load = other.load
-        if one_load.is_warming or other_load.is_warming or not allows(one) or not allows(other):
+        if one.load.is_warming or other.load.is_warming or not allows(one) or not allows(other):
             return self._replace(one, other, now, allows)
-        return one if one_load.score(now) <= other_load.score(now) else other
+        return _better(one, other, now)
 
     def _replace(self, one: MemberT, other: MemberT, now: float, allows: Callable[[MemberT], bool]) -> MemberT | None:
         """The better of two, of whom one is perhaps out: then another one comes in its place, as if all members had
@@ -274,8 +274,13 @@ def _takes_part(load: Load, now: float, choose: Callable[[int], int]) -> bool:
 
 
 def _better(one: MemberT, other: MemberT, now: float) -> MemberT:
-    """The one with the lower score; the first one if they are equal."""
-    return one if one.load.score(now) <= other.load.score(now) else other
+    """The one with the lower score. Where equally many calls are under way, latencies that differ by less than a factor
+    are alike, and the first one is taken: were the quicker one always taken, whoever had one slow answer among equals
+    would get no calls until it is forgotten."""
+    first, second = one.load.score(now), other.load.score(now)
+    if one.load.in_flight == other.load.in_flight:
+        return other if second < first * ALIKE else one
+    return other if second < first else one
 
 
 def _points_of(key: str) -> tuple[int, ...]:

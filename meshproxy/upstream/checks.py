@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.headers import ORIGIN_FORM
 from meshproxy.inference import grpc_health, model_status
 from meshproxy.inference.grpc_health import Serving
-from meshproxy.refusal import Refusal
+from meshproxy.refusal import GrpcStatus, Refusal
 from meshproxy.transport.connector import ConnectError, connect_h1
 from meshproxy.upstream.probe import Declined, Lender, NotAsked, Unanswered, call, get
 
@@ -87,6 +87,8 @@ class Checker:
         self._draw = draw
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
+        self._is_unchecked = False
+        """Said once that the endpoint knows nothing of health checks."""
         self.available: dict[str, tuple[int, ...]] = {}
         """Versions of each model that can be called there, in ascending order, as `model-status` heard last."""
 
@@ -183,7 +185,19 @@ class Checker:
 
     async def _serves(self, service: str) -> None:
         body = grpc_health.write_request(service)
-        answer = await call(_there(self._grpc, "gRPC"), grpc_health.CHECK, body, self._settings.timeout)
+        try:
+            answer = await call(_there(self._grpc, "gRPC"), grpc_health.CHECK, body, self._settings.timeout)
+        except Declined as declined:
+            if declined.status == GrpcStatus.UNIMPLEMENTED:
+                # It answers, and nobody there knows more (gRFC A17): no reason to call nobody at all.
+                if not self._is_unchecked:
+                    self._is_unchecked = True
+                    logger.warning(
+                        "an endpoint does not implement grpc.health.v1: it is taken to be well while it answers",
+                        extra={"fields": {"endpoint": _there(self._grpc, "gRPC").address}},
+                    )
+                return
+            raise
         status = grpc_health.read_response(answer)
         if status is not Serving.SERVING:
             raise Declined(status.name)

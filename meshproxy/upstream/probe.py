@@ -36,7 +36,15 @@ class NotAsked(Exception):
 
 
 class Declined(Exception):
-    """The server answered that it will not. The text says what."""
+    """The server answered that it will not. The text says what.
+
+    Attributes:
+        status: of gRPC; None if that is not what it answered in.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Lender(Protocol):
@@ -85,9 +93,10 @@ async def call(lender: Lender, path: bytes, body: bytes, timeout: float) -> byte
     status = told.get(b"grpc-status", b"")
     if status != b"0":
         known = status.decode() if status.isdigit() else ""
+        code = int(known) if known else None
         name = GrpcStatus(int(known)).name if known and int(known[:3]) in _STATUSES else known or "missing"
         words = decode_message(told.get(b"grpc-message", b""))[:SHOWN]
-        raise Declined(f"gRPC status {name}" + (f": {words}" if words else ""))
+        raise Declined(f"gRPC status {name}" + (f": {words}" if words else ""), code)
     return answer.body
 
 

@@ -525,3 +525,43 @@ def test_equal_replicas_get_equal_parts() -> None:
     calls, latencies = simulate(LeastRequest, [Server(replica, 0.01) for replica in replicas(3)], 900, 20)
     assert all(count == pytest.approx(6_000, rel=0.1) for count in calls.values())
     assert p99(latencies) < 0.025
+
+
+def test_what_differs_by_chance_is_not_told_apart() -> None:
+    """Of two with as many calls under way, either, if they are nearly as quick, and the quicker one if they are not."""
+    one, other = replicas(2)
+    for member, seconds in ((one, 0.010), (other, 0.019)):
+        member.load.start()
+        member.load.finish(seconds, 1.0)
+    balancer = balanced(LeastRequest, [one, other])
+    picked = [balancer.pick(1.0, None, everybody) for _ in range(200)]
+    assert 60 < picked.count(other) < 140
+    one.load.start()
+    assert {balancer.pick(1.0, None, everybody) for _ in range(50)} == {other}
+    one.load.cancel()
+    other.load.start()
+    other.load.finish(0.021, 1.0)
+    assert {balancer.pick(1.0, None, everybody) for _ in range(50)} == {one}
+
+
+def test_one_pause_does_not_keep_an_endpoint_from_its_share_for_long() -> None:
+    members = replicas(3)
+    for member in members:
+        member.load.start()
+        member.load.finish(0.001, 0.0)
+    members[0].load.start()
+    members[0].load.finish(0.025, 0.0)
+    balancer = balanced(LeastRequest, members)
+    shares = []
+    for second in range(16):
+        share = 0
+        for tick in range(500):
+            now = second + tick / 500
+            picked = balancer.pick(now, None, everybody)
+            assert picked is not None
+            share += picked is members[0]
+            picked.load.start()
+            picked.load.finish(0.001, now)
+        shares.append(share / 500)
+    assert shares[0] < 0.05
+    assert shares[15] > 0.25
