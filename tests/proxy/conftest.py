@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+from meshproxy.config.routes import Retries
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call
 from meshproxy.policy.decide import Permit
@@ -55,11 +56,17 @@ class FakeLoop:
         return timer
 
     def advance(self, seconds: float) -> None:
-        self.now += seconds
-        for timer in self.timers:
-            if not timer.is_cancelled and timer.when() <= self.now:
-                timer.cancel()
-                timer.callback()
+        """Every timer strikes at its own time."""
+        end = self.now + seconds
+        while True:
+            due = [timer for timer in self.timers if not timer.is_cancelled and timer.when() <= end]
+            if not due:
+                break
+            first = min(due, key=FakeTimer.when)
+            self.now = max(self.now, first.when())
+            first.cancel()
+            first.callback()
+        self.now = end
 
 
 class FakeClient:
@@ -164,6 +171,11 @@ class FakeServer:
     def respond(self, body: bytes = b"{}", status: int = 200, headers: Headers = ()) -> None:
         self.sink.head_received(ResponseHead(0, status, headers, end=False, length=len(body)))
         self.sink.data_received(body, len(body), True)
+
+    def fail_grpc(self, status: bytes = b"14") -> None:
+        """Trailers only."""
+        headers = ((b"content-type", b"application/grpc"), (b"grpc-status", status))
+        self.sink.head_received(ResponseHead(0, 200, headers, end=True))
 
     def respond_grpc(self, body: bytes = b"answer", status: bytes = b"0") -> None:
         self.sink.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
@@ -406,6 +418,33 @@ class World:
 
     def use(self, **changes: Any) -> None:
         self.pipeline.snapshot = self.make_snapshot(**changes)
+
+    def serve(self, endpoints: int = 1, *, retries: Retries | None = None, **fields: Any) -> FakeCluster:
+        """One route for all calls, to so many endpoints."""
+        self.cluster = FakeCluster(endpoints)
+        if retries is not None:
+            fields["retry"] = RetryRule(retries)
+        self.use(routes=Routes(route(**fields)))
+        return self.cluster
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and whoever is late is told."""
+        self.loop.advance(seconds)
+        self.reaper.sweep(self.loop.now)
+
+    def assert_let_go(self) -> None:
+        """Every exchange is over, and nothing of them is left; every endpoint heard once how each try ended."""
+        pipeline = self.pipeline
+        assert pipeline.live == set()
+        assert (pipeline.held_bytes, pipeline.kept_bytes, pipeline.unread_bytes) == (0, 0, 0)
+        assert (pipeline.holding, pipeline.unread) == ({}, {})
+        assert (pipeline.mirrors.in_flight, pipeline.mirrors.live) == ({}, set())
+        assert all((each.in_flight, each.waiting) == (0, 0) for _, _, each in pipeline.admissions.rows())
+        assert [timer for timer in self.loop.timers if not timer.is_cancelled] == []
+        for endpoint in self.cluster.all + self.other.all:
+            began = sum(report.startswith("begin") for report in endpoint.reports)
+            assert len(endpoint.reports) == 2 * began, endpoint.reports
+            assert endpoint.waiting == []
 
     def rest(
         self,
