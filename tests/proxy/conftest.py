@@ -219,7 +219,8 @@ class FakeEndpoint:
         taker.acquired(stream)
 
     def withdraw(self, taker: Any) -> None:
-        self.waiting.remove(taker)
+        if taker in self.waiting:
+            self.waiting.remove(taker)
 
     # What is known of it
 
