@@ -7,8 +7,10 @@ stations, one method each, in this order:
     identified who calls: the workload of the connection's certificate, and the token
     named      what is called: the model, from the path (REST) or as soon as the body shows it (gRPC)
                - may they: the policy permits it or raises a Refusal
-               - where to: the route; and what it asks for, if it asks for more than a server: limits, faults, a share
-                 of a split, another version, a copy elsewhere, a place among the calls of the model
+               - where to: the route
+    Terms      if the route asks for more than a server: limits, faults, a share of a split and so another version, a
+               place among the calls of the model, a copy elsewhere
+    send_to    the server is known
     Tries      an endpoint is picked, and another one when that fails, until one answers
     respond    the answer has begun: from here on nothing is tried again
     finish     the last byte has left: the observer reads the record
@@ -20,7 +22,8 @@ what it waits for: the issuer's keys, more of the body, a place, a connection. U
 No byte goes to the model server before `named` has permitted the call. The body is scanned to its end, each piece
 before it is forwarded: a later field that changes the model is decided on anew, and a piece that fails is never sent.
 
-`passage` has the stations, `tries` what happens between a request and its answer, `attempt` one try.
+`passage` has the stations, `terms` what a route may ask for, `tries` what happens between a request and its answer,
+`attempt` one try, `mirror` the copies. `health_service` answers what is asked about the model server's health.
 """
 
 from __future__ import annotations

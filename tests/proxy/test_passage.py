@@ -487,22 +487,84 @@ class TestTime:
         world.cluster.streams[0].respond()
         assert client.status == 200
 
+    def test_the_routes_deadline_counts_from_the_head(self, world: Any, wire: Any) -> None:
+        world.serve(timeout=2.0)
+        client = world.grpc(None)
+        world.wait(1.5)
+        client.receive(wire.framed(wire.spec(b"open")), True)
+        world.wait(0.5)
+        assert client.headers[b"grpc-status"] == b"4"
+        world.assert_let_go()
 
-class TestSnapshots:
-    def test_a_request_keeps_the_snapshot_it_began_with(self, world: Any) -> None:
-        client = world.rest(body=None, length=4)
-        world.use(policy=None, routes=None, clusters={})
-        client.receive(b"body", True)
-        world.cluster.streams[0].respond()
+    def test_what_was_spent_is_not_passed_on(self, world: Any, wire: Any) -> None:
+        world.cluster.is_ready = False
+        world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"10S"),))
+        world.rest(headers=((b"x-envoy-expected-rq-timeout-ms", b"10000"),))
+        world.wait(4)
+        for taker in list(world.cluster.waiting):
+            world.cluster.give(taker)
+        grpc, rest = (dict(server.head.headers) for server in world.cluster.streams)
+        assert grpc[b"grpc-timeout"] == b"6000m"
+        assert rest[b"x-envoy-expected-rq-timeout-ms"] == b"6000"
+
+    def test_a_refusal_that_waits_for_the_rest_is_not_late(self, world: Any) -> None:
+        world.rest(
+            b"/v1/models/closed:predict",
+            headers=((b"x-envoy-expected-rq-timeout-ms", b"1000"),),
+            body=None,
+            length=4,
+        )
+        world.wait(1.5)
+        world.wait(1)
+        assert [exchange.flags for exchange in world.finished] == [""]
+
+    def test_an_answer_that_stops_coming_is_broken_off(self, world: Any) -> None:
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        server = cluster.streams[0]
+        server.sink.head_received(ResponseHead(0, 200, (), end=False))
+        for _ in range(3):
+            world.wait(1.5)
+            server.sink.data_received(b"piece", 5, False)
+        world.wait(1.9)
+        assert client.reset_code is None
+        world.wait(2.2)
+        assert client.reset_code == CANCEL
+        assert (server.reset_code, world.finished[0].flags) == (CANCEL, "SI")
+        assert cluster.reports == ["begin open", "timeout"]
+        world.assert_let_go()
+
+    def test_also_if_nothing_followed_its_head(self, world: Any) -> None:
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+        world.wait(2.1)
+        assert client.reset_code == CANCEL
+
+    def test_a_slow_client_has_its_own_time(self, world: Any) -> None:
+        """The model server cannot go on while the client does not take what there is."""
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        client.is_full = True
+        cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+        cluster.streams[0].sink.data_received(b"piece", 5, False)
+        for _ in range(5):
+            world.wait(2.1)
+        assert client.reset_code is None
+        for _ in range(15):
+            world.wait(2.1)
+        assert client.reset_code == CANCEL
+        assert world.finished[0].flags == "DT"
+        world.assert_let_go()
+
+    def test_a_model_may_think_however_short_the_time_between_pieces(self, world: Any) -> None:
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        for _ in range(5):
+            world.wait(20)
+        assert client.reset_code is None
+        cluster.streams[0].respond()
         assert client.status == 200
-
-
-def test_what_the_codec_refused_is_answered_and_written_down(world: Any, wire: Any) -> None:
-    client = wire.client("HTTP/1.1")
-    world.pipeline.reject(client, Rejected(1, 431, "the head is too large", "header_bytes"))
-    assert client.status == 431
-    assert world.finished[0].refusal.limit == "header_bytes"
-    assert world.limits_hit == []  # its connection has counted it
 
 
 def test_a_body_that_breaks_the_protocol_is_answered(world: Any) -> None:
@@ -578,16 +640,6 @@ def test_a_mistake_of_ours_costs_one_request(world: Any, caplog: pytest.LogCaptu
     assert client.status == 500
     assert client.headers[b"x-meshproxy-refusal"] == b"internal"
     assert "internal error" in caplog.text
-
-
-def test_everything_is_let_go(world: Any, wire: Any) -> None:
-    world.rest()
-    world.cluster.streams[0].respond()
-    world.rest(b"/v1/models/closed:predict")
-    world.grpc(wire.spec(b"open")).sink.reset_received(CANCEL, "gone")
-    assert world.pipeline.live == set()
-    assert len(world.reaper) == 0
-    assert world.pipeline.served == 3
 
 
 def test_an_answer_that_ends_in_an_empty_piece_is_held_all_the_same(world: Any) -> None:

@@ -1,0 +1,43 @@
+"""What a pipeline is beside its passages: where they begin, which configuration they get, and that all of them end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshproxy.codec.events import Rejected
+
+CANCEL = 0x8
+
+
+def test_a_request_keeps_the_snapshot_it_began_with(world: Any) -> None:
+    client = world.rest(body=None, length=4)
+    world.use(policy=None, routes=None, clusters={})
+    client.receive(b"body", True)
+    world.cluster.streams[0].respond()
+    assert client.status == 200
+
+
+def test_what_the_codec_refused_is_answered_and_written_down(world: Any, wire: Any) -> None:
+    client = wire.client("HTTP/1.1")
+    world.pipeline.reject(client, Rejected(1, 431, "the head is too large", "header_bytes"))
+    assert client.status == 431
+    assert world.finished[0].refusal.limit == "header_bytes"
+    assert world.limits_hit == []  # its connection has counted it
+
+
+def test_everything_is_let_go(world: Any, wire: Any) -> None:
+    world.rest()
+    world.cluster.streams[0].respond()
+    world.rest(b"/v1/models/closed:predict")
+    world.grpc(wire.spec(b"open")).sink.reset_received(CANCEL, "gone")
+    assert world.pipeline.live == set()
+    assert len(world.reaper) == 0
+    assert world.pipeline.served == 3
+
+
+def test_those_under_way_are_known(world: Any) -> None:
+    world.rest()
+    world.rest()
+    assert (len(world.pipeline.live), world.pipeline.served) == (2, 0)
+    world.cluster.streams[0].respond()
+    assert (len(world.pipeline.live), world.pipeline.served) == (1, 1)
