@@ -71,7 +71,6 @@ class Passage(Exchange):
         "_progress",
         "_route",
         "_scan",
-        "_stream",
         "_terms",
         "_timer",
         "_tries",
@@ -84,6 +83,7 @@ class Passage(Exchange):
         "request_ended",
         "shadow",
         "snapshot",
+        "stream",
         "target",
     )
 
@@ -92,7 +92,8 @@ class Passage(Exchange):
         self.pipeline = pipeline
         self.snapshot: Snapshot = pipeline.snapshot
         """The configuration that it began with, and is carried by to its end."""
-        self._stream = stream
+        self.stream = stream
+        """The client's."""
         self.request_ended = head.end
         self._scan: tfserving_grpc.BodyScan | None = None
         self._held: list[tuple[bytes, int, bool]] = []
@@ -231,7 +232,7 @@ class Passage(Exchange):
         if head.end:
             self._scan.feed(b"", True)
         elif head.expects_continue:
-            self._stream.send_response(100, (), end=False)
+            self.stream.send_response(100, (), end=False)
 
     def decide(self, call: Call) -> None:
         """This is what is called: may they? Raises Refusal."""
@@ -359,10 +360,11 @@ class Passage(Exchange):
         if self._owed and takes_more:
             self.upstream_drained()
         if self.head.expects_continue and self._scan is None and not self.request_ended and not self._has_answered:
-            self._stream.send_response(100, (), end=False)
+            self.stream.send_response(100, (), end=False)
         if self._held:
             held, self._held = self._held, []
-            self._release_held()
+            if self._held_bytes:
+                self._release_held()
             for data, flow, end in held:
                 if self._tries is not None and self._tries.upstream is not None:
                     self._send(self._tries, data, flow, end)
@@ -381,8 +383,10 @@ class Passage(Exchange):
         pipeline.reaper.discard(self)
         pipeline.live.discard(self)
         pipeline.served += 1
-        self._release_held()
-        self.release_answer()
+        if self._held_bytes:
+            self._release_held()
+        if self._unread:
+            self.release_answer()
         self._held.clear()
         terms = self._terms
         if terms is not None:
@@ -397,8 +401,8 @@ class Passage(Exchange):
             self._tries = None
             tries.finish(self.request_ended)
         if not self.request_ended:
-            self._stream.stop_receiving()
-        self._stream.sink = None
+            self.stream.stop_receiving()
+        self.stream.sink = None
         if self.shadow is not None:
             self.shadow.finish(self)
             self.shadow = None
@@ -413,7 +417,7 @@ class Passage(Exchange):
         if self.is_over:
             return  # the stream is too: what is owed is forgiven
         if self.refusal is not None:
-            self._stream.credit(flow)
+            self.stream.credit(flow)
             if not self._has_answered and (end or self.bytes_received > SHORT_BODY):
                 self._answer()
             return
@@ -427,7 +431,7 @@ class Passage(Exchange):
     def _take(self, data: bytes, flow: int, end: bool) -> None:
         """Scan a piece, then send it on or hold it. `named` may be reached on the way, and `acquired` within it."""
         if self._health is not None:
-            self._stream.credit(flow)
+            self.stream.credit(flow)
             self._health.feed(data, end)
             return
         if self._scan is not None:
@@ -446,14 +450,14 @@ class Passage(Exchange):
         if self._terms is not None:
             data = self._terms.take(data, end)
         if tries.send(data, end):
-            self._stream.credit(flow)
+            self.stream.credit(flow)
         else:
             self._owed += flow
 
     def _hold(self, data: bytes, flow: int, end: bool) -> None:
         """Keep a piece. While the model is not known the client must be able to send on, so the piece is credited and
         counts against limits of its own; otherwise the flow-control window is limit enough."""
-        if self._scan is not None and self.call is None:
+        if data and self._scan is not None and self.call is None:
             pipeline, limits = self.pipeline, self.snapshot.limits
             pipeline.holding.setdefault(self)
             self._held_bytes += len(data)
@@ -464,7 +468,7 @@ class Passage(Exchange):
                     f"The message does not name its model within {limits.held} bytes: write model_spec first.",
                     limit="held_body_bytes",
                 )
-            self._stream.credit(flow)
+            self.stream.credit(flow)
             flow = 0
             while pipeline.held_bytes > limits.held_total and pipeline.holding:
                 oldest = next(iter(pipeline.holding))
@@ -489,7 +493,7 @@ class Passage(Exchange):
     def upstream_drained(self) -> None:
         """The model server takes more of the request."""
         owed, self._owed = self._owed, 0
-        self._stream.credit(owed)
+        self.stream.credit(owed)
 
     def trailers_received(self, headers: Headers) -> None:
         """The request ended with fields. Neither gRPC nor REST has a use for them: only the end is passed on."""
@@ -513,7 +517,7 @@ class Passage(Exchange):
         self.flag("DC")
         self.request_ended = True
         self._abandon()
-        self._stream.reset(CANCEL)
+        self.stream.reset(CANCEL)
         self.finish()
 
     def head_received(self, head: ResponseHead) -> None:
@@ -533,10 +537,14 @@ class Passage(Exchange):
             self._progress = self.bytes_received + self.bytes_sent
             self._moved = first_byte
         self.status = head.status
-        headers = self.pipeline.headers.clean(head.headers, self._believes_answer)
+        tries = self._tries
+        assert tries is not None
+        assert tries.current is not None
+        # Another sidecar's refusals are passed on as such.
+        headers = self.pipeline.headers.clean(head.headers, tries.current.endpoint.is_sidecar)
         if head.end and self.is_grpc:
             self.grpc_status = grpc_status(headers)
-        self._stream.send_response(head.status, headers, head.end, head.length)
+        self.stream.send_response(head.status, headers, head.end, head.length)
         if head.end:
             self.answer_ended()
             self.finish()
@@ -547,22 +555,18 @@ class Passage(Exchange):
         if self._terms is not None:
             self._terms.leave()
 
-    @property
-    def _believes_answer(self) -> bool:
-        """Another sidecar answers, whose refusals are passed on as such."""
-        tries = self._tries
-        return tries is not None and tries.current is not None and tries.current.endpoint.is_sidecar
-
     def answer_with(self, headers: Headers, end: bool) -> None:
         """Begin an answer of our own that is no refusal."""
         self.first_byte = self.pipeline.now()
         self._has_answered = True
         self.status = 200
-        self._stream.send_response(200, headers, end)
+        self.stream.send_response(200, headers, end)
 
     def hold_answer(self, size: int) -> None:
         """The client does not take `size` bytes of the answer now. One client's windows bound what it can make us hold,
         and this all clients' together."""
+        if not size:
+            return
         pipeline = self.pipeline
         pipeline.unread.setdefault(self)
         self._unread += size
@@ -586,11 +590,6 @@ class Passage(Exchange):
         self.pipeline.unread.pop(self, None)
         self.pipeline.unread_bytes -= self._unread
         self._unread = 0
-
-    @property
-    def stream(self) -> Downstream:
-        """The client's stream."""
-        return self._stream
 
     @property
     def forwarded_headers(self) -> Headers:
@@ -629,7 +628,7 @@ class Passage(Exchange):
         self._abandon()
         if self._has_answered:
             self.request_ended = True
-            self._stream.reset(INTERNAL_ERROR)
+            self.stream.reset(INTERNAL_ERROR)
             self.finish()
         elif self.request_ended or self._is_late or self._awaits_answer():
             self._answer()
@@ -650,7 +649,7 @@ class Passage(Exchange):
         self._has_answered = True
         self.status = 200 if self.is_grpc else refusal.http_status
         self.grpc_status = refusal.grpc_status if self.is_grpc else None
-        size, is_written = answer(self._stream, refusal, self.is_grpc)
+        size, is_written = answer(self.stream, refusal, self.is_grpc)
         self.bytes_sent += size
         if is_written:
             self.finish()
@@ -662,7 +661,7 @@ class Passage(Exchange):
         if self.is_over:
             return
         self.request_ended = True
-        self._stream.reset(code)
+        self.stream.reset(code)
         self.finish()
 
     @property

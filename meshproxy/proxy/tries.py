@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from meshproxy.transport.stream import Upstream
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
+    from meshproxy.upstream.latency import Latency
 
 INFERENCE_VERBS = (Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.MULTI_INFERENCE)
 """Calls that run a model: what is known of how long it takes is about those. (A tuple: a set would ask Enum for a hash,
@@ -42,6 +43,7 @@ class Tries:
         "_is_committed",
         "_kept_bytes",
         "_key",
+        "_latency",
         "_model",
         "_passage",
         "_pieces",
@@ -68,6 +70,8 @@ class Tries:
         self._fallback = fallback
         self._model = model
         self._key = key
+        self._latency: Latency | None = None
+        """How long such calls take, where it matters: of those that run a model, and have a deadline."""
         self.count = 0
         self.current: Attempt | None = None
         self._hedge: Attempt | None = None
@@ -88,25 +92,23 @@ class Tries:
         """Make the first try. Raises Refusal."""
         passage = self._passage
         now = passage.pipeline.now()
-        if passage.due and self._is_timed and self._cluster.latency(self._model).should_refuse(passage.due - now, now):
-            passage.flag("UT")
-            raise Refusal(
-                Reason.DEADLINE_EXCEEDED,
-                "The time that is left is less than this model usually takes: allow more, or ask again later.",
-                limit="deadline",
-            )
+        call = passage.call
+        if passage.due and call is not None and call.verb in INFERENCE_VERBS:
+            self._latency = latency = self._cluster.latency(self._model)
+            if latency.should_refuse(passage.due - now, now):
+                passage.flag("UT")
+                raise Refusal(
+                    Reason.DEADLINE_EXCEEDED,
+                    "The time that is left is less than this model usually takes: allow more, or ask again later.",
+                    limit="deadline",
+                )
         self._route.budget.deposit(now)
         self._try()
 
-    @property
-    def _is_timed(self) -> bool:
-        call = self._passage.call
-        return call is not None and call.verb in INFERENCE_VERBS
-
     def answered(self, seconds: float, now: float) -> None:
         """A try was answered so long after it was sent."""
-        if self._passage.due and self._is_timed:
-            self._cluster.latency(self._model).add(seconds, now)
+        if self._latency is not None:
+            self._latency.add(seconds, now)
 
     def _try(self) -> None:
         passage = self._passage
@@ -183,8 +185,9 @@ class Tries:
         if self._is_committed:
             return
         self._is_committed = True
-        self._stop_timer()
-        other = self._other(attempt)
+        if self._timer is not None:
+            self._stop_timer()
+        other = self._other(attempt) if self._hedge is not None else None
         self.current, self._hedge = attempt, None
         if other is not None:
             other.cancel()
@@ -265,7 +268,8 @@ class Tries:
             self.upstream = other.upstream
             return
         self.current = self._hedge = self.upstream = None
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         pipeline = self._passage.pipeline
         rule = self._route.retry
         wait = rule.wait(self.count, pipeline.draw)
@@ -292,6 +296,8 @@ class Tries:
         if fallback is None or (self._pieces is None and self._has_sent):
             return False
         self._cluster = fallback
+        if self._latency is not None:
+            self._latency = fallback.latency(self._model)
         self._tried = ()
         self._passage.pipeline.traffic.fell_back(self._passage)
         self._try()
@@ -324,13 +330,14 @@ class Tries:
             passage.fail(error)
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        assert self._timer is not None
+        self._timer.cancel()
+        self._timer = None
 
     def finish(self, is_whole: bool) -> None:
         """The exchange is over. `is_whole`: the request has been sent to its end."""
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         attempt, hedge = self.current, self._hedge
         # What refers to each other in a circle would have to wait for the garbage collector.
         self.current = self._hedge = self.upstream = None
