@@ -59,8 +59,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WATCH_PERIOD = 2.0
-"""Seconds between two looks at the files. The kubelet takes up to a minute to update a mounted volume."""
+WATCH_PERIOD = 0.5
+"""Seconds between two looks at the files: whoever changes weights sees them move within a second. (The kubelet takes up
+to a minute to update a mounted volume.)"""
 LOG_PERIOD = 0.5
 """Seconds that a line of the access log may wait for others."""
 QUIET = 0.5
@@ -223,7 +224,7 @@ class Sidecar:
             (signal.SIGHUP, self._hung_up),
         ):
             self._loop.add_signal_handler(number, action)
-        await self._tokens.wait_for_keys()
+        await asyncio.gather(self._tokens.wait_for_keys(), self._clusters.wait_for_endpoints())
         try:
             if self._seat is None:
                 self._listen(None, None)
@@ -470,7 +471,7 @@ class Sidecar:
         """What we show to other sidecars, as it is now."""
         identity = self._identity
         if identity is None or identity.client is None:
-            raise CertificateError("missing", "there is no certificate to call other sidecars with")
+            raise OSError("there is no certificate to call other sidecars with")
         return identity.client
 
     def _health_service(self, documents: Documents, clusters: Mapping[str, Cluster]) -> HealthService | None:
@@ -501,6 +502,7 @@ class Sidecar:
             "configured": True,
             "certificate is valid": identity is None or time.time() < identity.workload.not_after,
             "issuers' keys are known": self._tokens.are_known,
+            **self._clusters.conditions(),
             **health,
             "not draining": not self._stopping.is_set(),
         }
@@ -516,8 +518,10 @@ class Sidecar:
             "issuers": [issuer.name for issuer in documents.mesh.spec.issuers],
             "roles": [role.metadata.name for role in documents.roles],
             "bindings": [binding.metadata.name for binding in documents.bindings],
-            "servers": [server.metadata.name for server in documents.servers],
-            "routes": [route.metadata.name for route in documents.routes],
+            "inbound": self.inbound.listener.address if self.inbound is not None else None,
+            "outbound": self.outbound.listener.address if self.outbound is not None else None,
+            "servers": self._clusters.overview(),
+            "routes": {route.metadata.name: list(route.spec.directions) for route in documents.routes},
         }
 
 

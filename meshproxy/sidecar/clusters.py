@@ -19,7 +19,7 @@ from meshproxy.config.globs import is_literal
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
-from meshproxy.upstream.breaker import BreakerSettings
+from meshproxy.upstream.breaker import BreakerSettings, State
 from meshproxy.upstream.checks import Checker
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import Found, Static
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FIRST_ENDPOINTS_SECONDS = 5.0
+"""How long the start waits for endpoints that are looked up. After that it goes on: other servers may be known."""
+MOST_SHOWN = 100
+"""Models of one endpoint that people are shown: callers choose names."""
 MAX_PENDING = 1_024
 """Requests that may wait for a connection to one endpoint: beyond that, answering fast is kinder."""
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -105,6 +109,10 @@ class Supplied:
         self._checkers: dict[str, Checker] = {}
         self._models: tuple[str, ...] = ()
         self._closing: set[asyncio.Task[None]] = set()
+        self.is_awaited = False
+        """It was there from the start: we are not ready before its endpoints are known."""
+        self.told = asyncio.Event()
+        """Discovery has answered once."""
         cluster.on_endpoints = self._endpoints_changed
 
     def start(self) -> None:
@@ -120,6 +128,11 @@ class Supplied:
                 self._driving.loop, dns, lambda reason: self._ears.discovery_failed(name, reason)
             )
         self._discovery.start(self.cluster.set_endpoints)
+
+    @property
+    def is_looked_up(self) -> bool:
+        """Endpoints are found by name, not written down."""
+        return self._spec.dns is not None
 
     def rewrite(self, endpoints: Sequence[WrittenEndpoint]) -> None:
         """A reload writes other endpoints down."""
@@ -137,6 +150,7 @@ class Supplied:
                 endpoint.health.watch(self._models)
 
     def _endpoints_changed(self, come: Sequence[Endpoint], gone: Sequence[Endpoint]) -> None:
+        self.told.set()
         for endpoint in gone:
             checker = self._checkers.pop(endpoint.key, None)
             if checker is not None:
@@ -262,6 +276,9 @@ class Clusters:
                 self._leaving.add(task)
                 task.add_done_callback(self._leaving.discard)
         new = [supplied for key, supplied in self._built.items() if key not in self._alive]
+        for supplied in new:
+            # A name that a reload brings and nobody knows must not take a sidecar out of service that serves others.
+            supplied.is_awaited = not self._alive
         self._alive, self._built = self._built, {}
         models = models_of(documents)
         by_name = {server.metadata.name: server for server in documents.servers}
@@ -277,12 +294,61 @@ class Clusters:
         """Those in use."""
         return [supplied.cluster for supplied in self._alive.values()]
 
+    async def wait_for_endpoints(self) -> None:
+        """Return when the endpoints of every server are known, or after `FIRST_ENDPOINTS_SECONDS`."""
+        try:
+            async with asyncio.timeout(FIRST_ENDPOINTS_SECONDS):
+                for supplied in self._alive.values():
+                    await supplied.told.wait()
+        except TimeoutError:
+            missing = [supplied.cluster.name for supplied in self._alive.values() if not supplied.told.is_set()]
+            logger.warning("endpoints are not known yet", extra={"fields": {"servers": missing}})
+
+    def conditions(self) -> dict[str, bool]:
+        """What being ready hangs on: endpoints that are looked up since the start were found once."""
+        return {
+            f"endpoints of {supplied.cluster.name} are known": supplied.told.is_set()
+            for supplied in self._alive.values()
+            if supplied.is_awaited and supplied.is_looked_up
+        }
+
+    def overview(self) -> dict[str, object]:
+        """Every server with its endpoints and how they are, for people."""
+        now = self._driving.loop.time()
+        return {
+            supplied.cluster.name: {
+                "source": "dns" if supplied.is_looked_up else "static",
+                "known": supplied.told.is_set(),
+                "endpoints": [_shown(endpoint, now) for endpoint in supplied.cluster.endpoints.values()],
+            }
+            for supplied in self._alive.values()
+        }
+
     async def close(self) -> None:
         """The process ends."""
         for supplied in self._alive.values():
             supplied.cluster.close()
             await supplied.close()
         await asyncio.gather(*self._leaving)
+
+
+def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:
+    """How an endpoint is."""
+    health = endpoint.health
+    states = dict(endpoint.states())
+    own = states.pop("", None)
+    failing = {model: state.name.lower() for model, state in states.items() if state is not State.CLOSED}
+    return {
+        "endpoint": endpoint.key,
+        "locality": endpoint.locality or None,
+        "takesCalls": endpoint.allows("", now) and not endpoint.is_ejected,
+        "healthy": health.is_healthy if health is not None else None,
+        "unavailableModels": sorted(health.out) if health is not None else [],
+        "ejected": endpoint.is_ejected,
+        "breaker": own.name.lower() if own is not None else None,
+        "modelBreakers": dict(list(failing.items())[:MOST_SHOWN]),
+        "inFlight": endpoint.load.in_flight,
+    }
 
 
 def _without_endpoints(spec: ServerSpec) -> tuple[object, ...]:
