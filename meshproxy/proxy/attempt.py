@@ -230,6 +230,8 @@ class Attempt:
                 if verdict is not None and self._tries.retries(self, verdict):
                     return
                 self._release_head()
+            elif verdict is not None:
+                self._tries.may_retry(verdict)  # it may not: counted
             passage.grpc_status = status
             passage.answer_ended()
             is_written = passage.stream.send_trailers(headers)
@@ -257,6 +259,7 @@ class Attempt:
         self.report(failure)
         flags = "UPE" if code == PROTOCOL_ERROR else "UC"
         if self._tries.is_committed_to(self):
+            self._tries.may_retry(failure)  # it may not: counted
             passage.flag(flags)
             passage.break_off(code)
         elif code == PROTOCOL_ERROR:

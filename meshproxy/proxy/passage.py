@@ -388,10 +388,6 @@ class Passage(Exchange):
         if self._unread:
             self.release_answer()
         self._held.clear()
-        terms = self._terms
-        if terms is not None:
-            self._terms = None
-            terms.close()
         health, self._health = self._health, None
         if health is not None:
             health.close()
@@ -400,6 +396,10 @@ class Passage(Exchange):
             # What refers to each other in a circle would have to wait for the garbage collector.
             self._tries = None
             tries.finish(self.request_ended)
+        terms = self._terms
+        if terms is not None:
+            self._terms = None
+            terms.close()
         if not self.request_ended:
             self.stream.stop_receiving()
         self.stream.sink = None
@@ -663,11 +663,6 @@ class Passage(Exchange):
         self.request_ended = True
         self.stream.reset(code)
         self.finish()
-
-    @property
-    def has_answered(self) -> bool:
-        """The final response head is out."""
-        return self._has_answered
 
     def _abandon(self) -> None:
         """Let go of the upstream side, then of the place there."""

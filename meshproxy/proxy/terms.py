@@ -238,7 +238,11 @@ class Terms:
         """It will not be our turn (`admission.Waiter`)."""
         self._is_queued = False
         self._admission = None
-        self._passage.refuse(self._turn_away(why))
+        passage = self._passage
+        try:
+            passage.refuse(self._turn_away(why))
+        except Exception as error:
+            passage.fail(error)
 
     def _turn_away(self, why: Entry) -> Refusal:
         self._passage.flag("UO")

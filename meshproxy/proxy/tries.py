@@ -204,10 +204,8 @@ class Tries:
     def retries(self, attempt: Attempt, failure: Failure) -> bool:
         """`attempt` was answered with an error, and has reported it. True: it is not to be passed on, something better
         may come."""
-        if self._is_committed:
-            return False
         other = self._other(attempt)
-        if other is None and not self._may_retry(failure):
+        if other is None and not self.may_retry(failure):
             return False
         attempt.cancel()
         self._go_on(attempt, other, failure)
@@ -220,7 +218,7 @@ class Tries:
             return
         attempt.cancel()
         other = self._other(attempt)
-        if other is None and not self._may_retry(failure):
+        if other is None and not self.may_retry(failure):
             if failure.is_unsent and self._fall_back():
                 return
             if flags:
@@ -234,7 +232,8 @@ class Tries:
         other = self._hedge if attempt is self.current else self.current
         return other if other is not None and not other.is_over else None
 
-    def _may_retry(self, failure: Failure) -> bool:
+    def may_retry(self, failure: Failure) -> bool:
+        """Whether the call is tried again; counted, also if it is not."""
         passage = self._passage
         skip = self._why_not(failure)
         if skip is not None:
@@ -246,12 +245,12 @@ class Tries:
 
     def _why_not(self, failure: Failure) -> Skip | None:
         passage, rule = self._passage, self._route.retry
-        if passage.has_answered or passage.is_over:
-            return Skip.ANSWERED
         call = passage.call
         skip = rule.skip(failure, call.verb if call is not None else None, self.count)
         if skip is not None:
             return skip
+        if self._is_committed:
+            return Skip.ANSWERED
         if self._pieces is None and self._has_sent:
             return Skip.BODY
         now = passage.pipeline.now()

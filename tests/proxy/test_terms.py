@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import Rejected
+from meshproxy.codec.events import Rejected, ResponseHead
 from meshproxy.config.routes import Abort, Concurrency, Delay, Fault, Retries
 from meshproxy.config.servers import Key
 from meshproxy.inference.call import Call, ModelRef, Verb
@@ -461,6 +461,35 @@ class TestPlaces:
             (1, True), (1, True), (1, True), (1, False), (1, False), (0, False), (0, True), (5.0, False),
         ]  # fmt: skip
         world.assert_let_go()
+
+    def test_also_when_an_answer_breaks_off(self, world: Any) -> None:
+        cluster = world.serve(concurrency=Concurrency(limit=1, queue=1, queue_timeout=9.0), idle_timeout=1.0)
+        world.rest()
+        world.rest()
+        order: list[str] = []
+        cluster.streams[0].reset = lambda code: order.append("reset")
+        acquire = cluster.all[0].acquire
+        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))
+        cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+        world.wait(1.1)
+        assert order == ["reset", "acquire"]
+
+    def test_a_mistake_in_sending_one_away_is_not_told_to_others(
+        self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cluster = world.serve(concurrency=Concurrency(limit=1, queue=3, queue_timeout=1.0))
+        first = world.rest()
+        broken, waiting = wire.client("HTTP/1.1"), wire.client("HTTP/1.1")
+        broken.send_response = None
+        world.rest(client=broken)
+        world.loop.now += 0.5
+        world.rest(client=waiting)
+        world.loop.now += 0.6
+        cluster.streams[0].respond()
+        assert first.status == 200
+        cluster.streams[1].respond()
+        assert waiting.status == 200
+        assert "internal error" in caplog.text
 
     def test_the_important_go_first(self, world: Any, wire: Any) -> None:
         cluster = world.serve(concurrency=Concurrency(limit=1, queue=1))

@@ -167,8 +167,18 @@ class TestNotAgain:
         sink.data_received(b"half", 4, False)
         sink.trailers_received(((b"grpc-status", b"14"),))
         assert client.trailers == ((b"grpc-status", b"14"),)
+        assert world.traffic.events == [("skipped", "unavailable", "answered")]
         assert len(cluster.streams) == 1
         assert cluster.all[0].reports == ["begin open", "unavailable"]
+        world.assert_let_go()
+
+    def test_also_if_it_breaks_off(self, world: Any, cluster: Any) -> None:
+        client = world.rest()
+        cluster.streams[0].sink.head_received(head())
+        cluster.streams[0].sink.reset_received(CANCEL, "gone")
+        assert client.reset_code == CANCEL
+        assert world.traffic.events == [("skipped", "reset", "answered")]
+        assert len(cluster.streams) == 1
         world.assert_let_go()
 
     def test_a_body_longer_than_what_is_kept(self, world: Any) -> None:
