@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshproxy.routing.retry import Skip
-from meshproxy.telemetry.metrics import Counter, Gauge, Rows
+from meshproxy.telemetry.endpoint_labels import EndpointLabels
+from meshproxy.telemetry.metrics import OTHER, Counter, Gauge, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from meshproxy.upstream.admission import Admission
     from meshproxy.upstream.breaker import State
     from meshproxy.upstream.cluster import Cluster
+
+ANY = "_any"
+"""A breaker that is about an endpoint, whatever the model."""
+MOST_CIRCUITS = 1_000
+"""Breakers with a row, and label sets of their changes. Those that are not closed come first."""
 
 
 class TrafficMetrics:
@@ -91,6 +97,7 @@ class TrafficMetrics:
         self._checks = Counter(
             registry, "meshproxy_health_checks_total", "Health checks of endpoints.", ("server", "result")
         )
+        self._labels = EndpointLabels(self._forget)
         self._depth = Gauge(registry, "meshproxy_queue_depth", "Calls that wait for their turn.", ("route", "model"))
         self._limit = Gauge(
             registry, "meshproxy_concurrency_limit", "Calls that may be under way at a time.", ("route", "model")
@@ -132,16 +139,29 @@ class TrafficMetrics:
 
     def circuit(self, server: str, model: str, endpoint: str, old: State, new: State) -> None:
         """A breaker changed its state."""
-        self._transitions.labels(server, self._named(model), endpoint, new.name.lower()).value += 1
+        labels: tuple[str, ...] = (server, self._named(model), self._labels.read(server, endpoint), new.name.lower())
+        if labels not in self._transitions.series and len(self._transitions.series) >= MOST_CIRCUITS:
+            labels = (server, OTHER, OTHER, labels[3])
+        self._transitions.labels(*labels).value += 1
 
     def ejected(self, server: str, endpoint: str) -> None:
         """An endpoint was taken out."""
-        self._ejections.labels(server, endpoint).value += 1
+        self._ejections.labels(server, self._labels.read(server, endpoint)).value += 1
 
     def endpoints(self, server: str, added: Sequence[str], removed: Sequence[str]) -> None:
         """Discovery found other endpoints than before."""
         self._endpoint_changes.labels(server, "added").value += len(added)
         self._endpoint_changes.labels(server, "removed").value += len(removed)
+        for endpoint in added:
+            self._labels.come(server, endpoint)
+        for endpoint in removed:
+            self._labels.gone(server, endpoint)
+
+    def _forget(self, server: str, endpoint: str) -> None:
+        """Make room for endpoints that are there."""
+        self._ejections.forget((server, endpoint))
+        for labels in [each for each in self._transitions.series if (each[0], each[2]) == (server, endpoint)]:
+            self._transitions.forget(labels)
 
     # clusters.Ears
 
@@ -174,7 +194,13 @@ class TrafficMetrics:
                     labels = (cluster.name, self._named(model), endpoint.key)
                     # Models that share `_other` share the worst of their states.
                     worst[labels] = max(worst.get(labels, 0), state.value)
-        return worst.items()
+        rows = sorted(worst.items(), key=lambda row: -row[1]) if len(worst) > MOST_CIRCUITS else worst.items()
+        shown: dict[tuple[str, ...], float] = {}
+        for number, (labels, value) in enumerate(rows):
+            if number >= MOST_CIRCUITS:
+                labels = (labels[0], OTHER, OTHER)
+            shown[labels] = max(shown.get(labels, 0), value)
+        return shown.items()
 
     def _admission_rows(self, pipelines: Sequence[Pipeline], read: Callable[[Admission], int]) -> Rows:
         found: dict[tuple[str, ...], int] = {}
@@ -183,10 +209,6 @@ class TrafficMetrics:
                 labels = (route, self._named(model))
                 found[labels] = found.get(labels, 0) + read(admission)
         return list(found.items())
-
-
-ANY = "_any"
-"""A breaker that is about an endpoint, whatever the model."""
 
 
 def _endpoint_rows(clusters: Iterable[Cluster]) -> Iterable[tuple[tuple[str, ...], float]]:
