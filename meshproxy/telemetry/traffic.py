@@ -196,10 +196,9 @@ class TrafficMetrics:
                     worst[labels] = max(worst.get(labels, 0), state.value)
         rows = sorted(worst.items(), key=lambda row: -row[1]) if len(worst) > MOST_CIRCUITS else worst.items()
         shown: dict[tuple[str, ...], float] = {}
-        for number, (labels, value) in enumerate(rows):
-            if number >= MOST_CIRCUITS:
-                labels = (labels[0], OTHER, OTHER)
-            shown[labels] = max(shown.get(labels, 0), value)
+        for number, (row, value) in enumerate(rows):
+            key = row if number < MOST_CIRCUITS else (row[0], OTHER, OTHER)
+            shown[key] = max(shown.get(key, 0), value)
         return shown.items()
 
     def _admission_rows(self, pipelines: Sequence[Pipeline], read: Callable[[Admission], int]) -> Rows:
