@@ -252,7 +252,7 @@ class Attempt:
         self.is_over = True
         self.upstream = None
         passage = self._passage
-        if code == REFUSED_STREAM:
+        if code == REFUSED_STREAM and not self._first_byte:
             failure = Failure.GOAWAY if reason is GOING_AWAY else Failure.REFUSED
         else:
             failure = Failure.RESET

@@ -177,7 +177,10 @@ class Terms:
     def _rewrite(self, forwarded: Call) -> None:
         """Another version is asked for than the client did: may the caller have that one, too?"""
         passage, model = self._passage, forwarded.models[0]
+        audits = passage.permit_audits
         passage.decide(forwarded)
+        if audits != passage.permit_audits:  # what was asked for is watched, and so is what is made of it
+            passage.permit_audits = tuple(dict.fromkeys((*audits, *passage.permit_audits)))
         if passage.is_grpc:
             limits = passage.snapshot.limits
             self._rewriter = VersionRewriter(

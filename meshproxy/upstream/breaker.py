@@ -125,15 +125,11 @@ class Breaker:
         return self.token
 
     def succeeded(self, token: int, now: float) -> None:
-        """A call ended well.
-
-        Token 0, here and in `failed`, is that of a call that did not ask the breaker, because it was closed or not
-        there yet. It counts while the breaker is closed: also late, if that is closed again.
-        """
+        """A call ended well."""
         if self._is_calm:
             return
         if self.is_closed:
-            if token == self.token or token == 0:
+            if token == self.token:
                 self._in_a_row = 0
                 if self._window is None:
                     self._is_calm = True
@@ -145,7 +141,7 @@ class Breaker:
     def failed(self, token: int, now: float) -> None:
         """A call ended badly. Only this opens a closed breaker: a success that moves a window on does not."""
         if self.is_closed:
-            if token == self.token or token == 0:
+            if token == self.token:
                 self._count_failure(now)
         elif token == self.token and self.state is State.HALF_OPEN:
             self.last_failure = now

@@ -12,6 +12,7 @@ from meshproxy.codec.events import Rejected, ResponseHead
 from meshproxy.config.routes import Abort, Concurrency, Delay, Fault, Retries
 from meshproxy.config.servers import Key
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.policy.decide import Permit
 from meshproxy.policy.quota import Quota
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.fault import FaultRule
@@ -245,6 +246,14 @@ class TestShares:
         assert world.rest().status == 403
         assert world.grpc(wire.spec(b"open")).headers[b"grpc-status"] == b"7"
         assert world.other.streams == []
+
+    def test_both_what_was_asked_for_and_what_is_made_of_it_are_audited(self, world: Any) -> None:
+        self.canary(world)
+        world.policy.decide = lambda caller, call: Permit("b", ("all", f"version {call.models[0].version}"))
+        world.chance.append(0.95)
+        world.rest()
+        world.other.streams[0].respond()
+        assert world.finished[0].permit_audits == ("all", "version None", "version 2")
 
     @pytest.mark.parametrize("is_ready", [True, False])
     def test_a_body_that_cannot_be_rewritten_is_the_clients_fault(self, world: Any, wire: Any, is_ready: bool) -> None:

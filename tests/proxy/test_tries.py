@@ -160,6 +160,15 @@ class TestNotAgain:
         assert client.body == b"answer"
         world.assert_let_go()
 
+    def test_nor_one_that_was_answered_and_then_refused(self, world: Any, cluster: Any) -> None:
+        """Who sends a head has looked at the request."""
+        world.grpc(b"", method=RELOAD)
+        cluster.streams[0].sink.head_received(head())
+        cluster.streams[0].sink.reset_received(REFUSED_STREAM, "busy")
+        assert len(cluster.streams) == 1
+        assert world.traffic.events == [("skipped", "reset", "verb")]
+        world.assert_let_go()
+
     def test_once_the_answer_has_begun(self, world: Any, wire: Any, cluster: Any) -> None:
         client = world.grpc(wire.spec(b"open"))
         sink = cluster.streams[0].sink
