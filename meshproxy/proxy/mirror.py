@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESULTS = ("answered", "agrees", "differs", "differs-top1", "failed", "timeout", "limited", "too-large", "incomplete")
-"""What becomes of a copy. `answered`: well, and not compared. `differs-top1`: and the largest number is another one.
-`limited`: too many under way. `incomplete`: the client's own request or answer never was whole."""
+"""What becomes of a copy. `answered`: well, and not compared, which compressed answers never are. `differs-top1`: and
+the largest number is another one. `limited`: too many under way. `incomplete`: the client's own request or answer never
+was whole."""
 
 
 class Mirrors:
@@ -253,6 +254,8 @@ class Shadow:
             return
         # A gRPC call that went well has trailers.
         self._went_well = head.status == 200 and not (self._is_grpc and head.end)
+        if any(name == b"content-encoding" for name, _ in head.headers):
+            self._answer = None
         if head.end:
             self._answered()
 
@@ -305,6 +308,8 @@ class Shadow:
     def _compared(self) -> str:
         settings = self._mirror.compare
         if settings is None or self._answer is None:
+            return "answered"
+        if self._is_grpc and (self._answer[:1] != b"\0" or self._theirs[:1] != b"\0"):
             return "answered"
         tolerance = Tolerance(settings.relative, settings.absolute)
         found = compare(bytes(self._answer), bytes(self._theirs), self._is_grpc, self._call.verb, tolerance)

@@ -200,6 +200,14 @@ class TestAnswer:
             world.other.streams[-1].respond(b"x")
         assert results(world) == ["answered", "answered"]
 
+    def test_nor_if_it_is_compressed(self, world: Any, wire: Any) -> None:
+        self.ask(world).respond(b"\x1f\x8b...", headers=((b"content-encoding", b"gzip"),))
+        world.grpc(wire.spec(b"open"))
+        world.cluster.streams[1].respond_grpc(b"\1\0\0\0\3abc")
+        world.other.streams[1].respond_grpc(b"\1\0\0\0\3abd")
+        assert results(world) == ["answered", "answered"]
+        world.assert_let_go()
+
     def test_too_long_is_broken_off(self, world: Any) -> None:
         copy = self.ask(world, max_bytes=30)
         copy.sink.head_received(ResponseHead(0, 200, (), end=False))
