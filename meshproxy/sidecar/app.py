@@ -497,7 +497,11 @@ class Sidecar:
     def readiness(self) -> dict[str, bool]:
         """What being ready hangs on."""
         identity = self._identity
-        health = self._health.conditions() if self._health is not None else {}
+        health = {}
+        if self._health is not None:
+            # Until then an endpoint has the benefit of the doubt: enough for a call to be tried, not for a promise.
+            health["health checks have answered"] = _is_checked(self._health.cluster)
+            health |= self._health.conditions()
         return {
             "configured": True,
             "certificate is valid": identity is None or time.time() < identity.workload.not_after,
@@ -556,6 +560,12 @@ def route_versions(route: ModelRoute) -> list[str]:
         named.append((spec.mirror.version, spec.mirror.label))
     versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
     return [*map(str, versions), *(label for _, label in named if label is not None)]
+
+
+def _is_checked(cluster: Cluster) -> bool:
+    """Of one endpoint at least it is known how it is, and each of its models that is asked for."""
+    healths = [each.health for each in cluster.endpoints.values() if each.health is not None]
+    return any(all(health.is_known(model) for model in health.checked.models or ("",)) for health in healths)
 
 
 def _open_sink(where: str) -> LineSink | None:

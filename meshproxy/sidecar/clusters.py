@@ -142,9 +142,11 @@ class Supplied:
 
     def watch(self, models: tuple[str, ...]) -> None:
         """Ask for the health of these models."""
-        if self._spec.health is None:
+        settings = self._spec.health
+        if settings is None:
             return
-        self._models = self._spec.health.models or models
+        # The other checks are about the endpoint: of its models they say nothing.
+        self._models = (settings.models or models) if settings.check in ("grpc", "model-status") else ()
         for endpoint in self.cluster.endpoints.values():
             if endpoint.health is not None and endpoint.health.checked.models != self._models:
                 endpoint.health.watch(self._models)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError
@@ -24,7 +26,7 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
-from meshproxy.sidecar import app
+from meshproxy.sidecar import app, clusters
 from meshproxy.sidecar.app import Sidecar, run_sidecar
 from meshproxy.sidecar.side import Side
 from meshproxy.sidecar.tokens import Tokens
@@ -166,12 +168,14 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def running(directory: Path, model: ModelServer, *, ends: bool = True, **options: Any) -> AsyncIterator[Running]:
+async def running(
+    directory: Path, model: ModelServer, *, ends: bool = True, documents: Documents | None = None, **options: Any
+) -> AsyncIterator[Running]:
     """A sidecar from its first moment to its end, which must be a good one."""
     CA.write(directory)
     SERVER.write(directory, "server")
     path = directory / "documents.yaml"
-    path.write_text(yaml.safe_dump_all(made(model, **options)))
+    path.write_text(yaml.safe_dump_all(documents or made(model, **options)))
     sidecar = Sidecar([str(path)], load([path]))
     task = asyncio.ensure_future(sidecar.run())
     await until(lambda: sidecar.admin.address or task.done())
@@ -236,6 +240,135 @@ class TestServing:
             monkeypatch.setattr(time, "time", lambda: tomorrow)
             status, body = await it.operate(b"/readyz")
             assert (status, body.splitlines()[0]) == (b"503", b"[-] certificate is valid")
+
+    async def test_a_model_that_is_not_loaded_yet_keeps_it_from_being_ready(self, tmp_path: Path) -> None:
+        """From the first moment on: no check has said anything yet."""
+        async with model_server() as model:
+            documents = made(model, more=[model_route()])
+            documents[1]["spec"]["health"] = {"check": "http", "path": "/slow", "interval": "50ms", "timeout": "10s"}
+            async with running(tmp_path, model, documents=documents) as it:
+                status, body = await it.operate(b"/readyz?verbose")
+                assert status == b"503"
+                assert b"[-] health checks have answered\n[+] model server answers\n" in body
+                assert (await it.operate(b"/livez"))[0] == b"200"
+                model.release.set()
+                async with asyncio.timeout(20):
+                    while (await it.operate(b"/readyz"))[0] != b"200":
+                        await asyncio.sleep(0.01)
+                assert b"[+] model server answers" in (await it.operate(b"/readyz?verbose"))[1]
+
+    async def test_the_start_does_not_wait_for_a_name_for_ever(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(clusters, "FIRST_ENDPOINTS_SECONDS", 0.02)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+            silent.bind(("127.0.0.1", 0))
+            server = f"127.0.0.1:{silent.getsockname()[1]}"
+            far = document("ModelServer", {"dns": {"name": "models.test", "rest": 8501, "nameServer": server}}, "far")
+            async with model_server() as model, running(tmp_path, model, more=[far]) as it:
+                status, body = await it.operate(b"/readyz")
+                assert (status, body.splitlines()[0]) == (b"503", b"[-] endpoints of far are known")
+                assert (await it.ask())[0] == b"200"
+                assert said(caplog, "endpoints are not known yet") == [{"servers": ["far"]}]
+
+
+def model_route() -> dict[str, Any]:
+    return document("ModelRoute", {"models": ["m"]})
+
+
+class TestOutbound:
+    OUT: Any = {"outbound": {"listen": "127.0.0.1:0"}}  # noqa: RUF012
+
+    async def test_an_application_calls_a_server_by_its_name(self, tmp_path: Path) -> None:
+        async with model_server() as model:
+            options = {**self.OUT, "accessLog": "./access.log"}
+            async with running(tmp_path, model, sidecar=options) as it:
+                assert it.sidecar.outbound is not None
+                address = it.sidecar.outbound.listener.address
+                assert await ask(address, b"/v1/models/m", host=b"local:18501") == (b"200", b"{}")
+                assert (await ask(address, b"/v1/models/m", host=b"nobody"))[0] == b"404"
+                assert (await it.ask())[0] == b"200"
+                told = json.loads((await it.operate(b"/config"))[1])
+                assert (told["inbound"], told["outbound"]) == (it.inbound.address, address)
+            lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+            assert [(line["direction"], line["upstream_cluster"], line["response_flags"]) for line in lines] == [
+                ("outbound", "local", "-"),
+                ("outbound", None, "NR"),
+                ("inbound", "local", "-"),
+            ]
+
+    async def test_a_sidecar_may_have_nothing_but_that(self, tmp_path: Path) -> None:
+        async with model_server() as model:
+            documents = made(model, sidecar=self.OUT)
+            del documents[-1]["spec"]["inbound"]
+            async with running(tmp_path, model, documents=documents) as it:
+                assert it.sidecar.inbound is None
+                assert it.sidecar.outbound is not None
+                address = it.sidecar.outbound.listener.address
+                assert (await ask(address, b"/v1/models/m", host=b"local"))[0] == b"200"
+                assert (await it.operate(b"/readyz"))[0] == b"200"
+                await it.sidecar.reload()
+                assert it.sidecar.metrics.config_reloads.labels("ok").value == 1
+                assert (await ask(address, b"/v1/models/m", host=b"local"))[0] == b"200"
+
+    async def test_what_is_decided_here_is_for_callers_from_outside(self, tmp_path: Path) -> None:
+        async with (
+            model_server() as model,
+            running(tmp_path, model, sidecar=self.OUT, more=deny_everyone()) as it,
+        ):
+            assert it.sidecar.outbound is not None
+            assert (await it.ask())[0] == b"403"
+            assert (await ask(it.sidecar.outbound.listener.address, b"/v1/models/m", host=b"local"))[0] == b"200"
+
+    @pytest.mark.parametrize("which", ["added", "removed", "moved", "made transparent", "inbound removed"])
+    async def test_sides_stay_as_they_are_until_a_restart(
+        self, tmp_path: Path, which: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        changed: dict[str, Any] = {
+            "added": self.OUT,
+            "removed": {},
+            "moved": {"outbound": {"listen": "127.0.0.1:1"}},
+            "made transparent": {"outbound": {"listen": "127.0.0.1:0", "transparent": True}},
+            "inbound removed": self.OUT,
+        }
+        before = {} if which == "added" else self.OUT
+        async with model_server() as model, running(tmp_path, model, sidecar=before) as it:
+            documents = made(model, sidecar=changed[which])
+            if which == "inbound removed":
+                del documents[-1]["spec"]["inbound"]
+            it.write(documents)
+            await it.sidecar.reload()
+            (fields,) = said(caplog, "the new configuration is not taken")
+            named = {"made transparent": "spec.outbound.transparent", "inbound removed": "spec.inbound.listen"}
+            assert fields["problems"][0].startswith(named.get(which, "spec.outbound.listen"))
+            assert (await it.ask())[0] == b"200"
+
+    async def test_a_certificate_that_cannot_call_is_refused_when_that_is_needed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with model_server() as model, running(tmp_path, model, mtls="permissive", sidecar=self.OUT) as it:
+            serving_only = CA.issue(
+                f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server", extended_key_usage=[ExtendedKeyUsageOID.SERVER_AUTH]
+            )
+            serving_only.write(tmp_path, "server")
+            await it.sidecar.reload()
+            assert it.sidecar.metrics.config_reloads.labels("ok").value == 1
+            workload = {"namespace": "tests", "serviceAccount": "far"}
+            far = document("ModelServer", {"endpoints": [{"sidecar": "127.0.0.1:1"}], "workload": workload}, "far")
+            it.write(made(model, mtls="permissive", sidecar=self.OUT, more=[far]))
+            await it.sidecar.reload()
+            (fields,) = said(caplog, "the new configuration is not taken")
+            assert "our own certificate" in fields["problems"][0]
+            assert (await it.ask())[0] == b"200"
+            SERVER.write(tmp_path, "server")
+            await it.sidecar.reload()
+            assert it.sidecar._client_context() is not None
+            assert [cluster.name for cluster in it.sidecar._clusters.all()] == ["local", "far"]
+
+    async def test_who_has_no_certificate_hears_of_it_as_of_any_connection_that_fails(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model, sidecar=self.OUT) as it:
+            with pytest.raises(OSError, match="no certificate"):
+                it.sidecar._client_context()
 
 
 class TestPeers:

@@ -316,6 +316,15 @@ class TestHealth:
         take(clusters, server("a", health=servers.Health(models=("x",))), routes=(route("r", "m"),))
         assert Idle.made[0].health.checked.models == ("x",)
 
+    @pytest.mark.parametrize(
+        ("check", "asked"), [("tcp", ()), ("http", ()), ("grpc", ("m",)), ("model-status", ("m",))]
+    )
+    async def test_models_are_for_checks_that_ask_about_models(
+        self, clusters: Clusters, check: Any, asked: tuple[str, ...]
+    ) -> None:
+        take(clusters, server("a", health=servers.Health(check=check)), routes=(route("r", "m"),))
+        assert Idle.made[0].health.checked.models == asked
+
     async def test_an_endpoint_that_goes_takes_its_check_with_it(self, clusters: Clusters) -> None:
         take(clusters, server("a", 1, 2, health=servers.Health()))
         take(clusters, server("a", 2, 3, health=servers.Health()))
