@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 PYTEST_ARGS ?= -q -n auto --dist loadfile
 
-.PHONY: help demo test check format conformance test-tensorflow bench image clean
+.PHONY: help demo test check format conformance drills test-tensorflow bench image clean
 
 help:
 	@echo 'make demo             a sidecar before a model server on this machine, with real traffic through it'
@@ -18,6 +18,7 @@ help:
 	@echo 'make check            format, lint, types, direction of imports, no private key in git'
 	@echo 'make format           format and fix what can be fixed'
 	@echo 'make conformance      suites and clients of other people against a running sidecar'
+	@echo 'make drills           hosts of our own (network namespaces), whose links are cut and whose connections are redirected'
 	@echo 'make test-tensorflow  a real SavedModel, called with the official stubs'
 	@echo 'make bench            against Envoy, side by side'
 	@echo 'make image            the container image (needs docker or podman)'
@@ -76,6 +77,13 @@ conformance: $(VENV)/.dev .cache/bin/h2spec
 	@for tool in curl nghttp; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install curl nghttp2-client" >&2; exit 1; }; done
 	$(BIN)/pytest -q tests/conformance
+
+# Each host is a network namespace that the test makes itself: nothing outside of them is touched.
+drills: $(VENV)/.dev
+	@test "$$(id -u)" = 0 || { echo 'network namespaces need root' >&2; exit 1; }
+	@for tool in ip nft; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install iproute2 nftables" >&2; exit 1; }; done
+	$(BIN)/pytest -q -rP -p no:xdist tests/drills
 
 test-tensorflow: .venv-tensorflow/.installed
 	.venv-tensorflow/bin/pytest -q tests/tensorflow

@@ -148,13 +148,14 @@ class Fleet:
             if child.returncode != -signal.SIGKILL:
                 child.check_ended_well()
 
-    async def model_server(self, *arguments: str) -> Child:
-        """A model server, with these arguments beside its ports, which are free ones unless they are given."""
-        child = await Child.start("a model server", *MODEL_SERVER, *arguments, directory=self.directory)
+    async def model_server(self, *arguments: str, prefix: Sequence[str] = ()) -> Child:
+        """A model server, with these arguments beside its ports, which are free ones unless they are given; `prefix` is
+        a command that runs it."""
+        child = await Child.start("a model server", *prefix, *MODEL_SERVER, *arguments, directory=self.directory)
         self._children.append(child)
         return child
 
-    async def sidecar(self, name: str, documents: Sequence[Document], *prefix: str) -> tuple[Child, Path]:
+    async def sidecar(self, name: str, documents: Sequence[Document], prefix: Sequence[str] = ()) -> tuple[Child, Path]:
         """A sidecar with these documents, and where they are; `prefix` is a command that runs it."""
         self._sidecars += 1
         path = self.directory / f"sidecar-{self._sidecars}.yaml"
@@ -169,6 +170,7 @@ class Fleet:
         listen: str = "127.0.0.1:0",
         server: Document | None = None,
         documents: Sequence[Document] = (),
+        prefix: Sequence[str] = (),
     ) -> Replica:
         """A model server with a sidecar before it that lets the outbound side in.
 
@@ -177,15 +179,17 @@ class Fleet:
             listen: where the sidecar listens.
             server: more for its ModelServer, such as `health`.
             documents: more documents for it, such as routes.
+            prefix: a command that runs both.
         """
-        model_server = await self.model_server(*arguments)
+        model_server = await self.model_server(*arguments, prefix=prefix)
         own = environment(
             str(model_server.listening["rest"]),
             str(model_server.listening["grpc"]),
             sidecar={"inbound": {"listen": listen, "server": "local"}},
         )
         own[1]["spec"].update(server or {})
-        sidecar, _ = await self.sidecar("a replica's sidecar", [*own, *everything_for_the_client(), *documents])
+        everything = [*own, *everything_for_the_client(), *documents]
+        sidecar, _ = await self.sidecar("a replica's sidecar", everything, prefix)
         return Replica(model_server, sidecar)
 
     async def bare(self, *arguments: str) -> Replica:
@@ -195,8 +199,7 @@ class Fleet:
     async def outbound(
         self,
         documents: Sequence[Document],
-        *prefix: str,
-        listen: str = "127.0.0.1:0",
+        *,
         outbound: Document | None = None,
         mesh: Document | None = None,
         sidecar: Document | None = None,
@@ -205,19 +208,17 @@ class Fleet:
 
         Args:
             documents: its servers and routes.
-            prefix: a command that runs it.
-            listen: where the application connects.
             outbound, mesh, sidecar: more for these parts of its documents.
         """
         spec: Document = {
             "identity": {"files": {"certificate": "client.pem", "key": "client-key.pem", "trustBundle": "ca.pem"}},
-            "outbound": {"listen": listen, **(outbound or {})},
+            "outbound": {"listen": "127.0.0.1:0", **(outbound or {})},
             "admin": {"listen": "127.0.0.1:0"},
             "accessLog": "off",
             **(sidecar or {}),
         }
         own = [document("MeshConfig", {"trustDomain": TRUST_DOMAIN, **(mesh or {})}), document("Sidecar", spec)]
-        child, path = await self.sidecar("the application's sidecar", [*own, *documents], *prefix)
+        child, path = await self.sidecar("the application's sidecar", [*own, *documents])
         return Outbound(child, path)
 
 

@@ -1,0 +1,160 @@
+"""The link to a replica is cut for ten seconds, and nobody is told: packets are lost, connections stay open.
+
+The application's calls are made by the load generator, since grpcio connects from threads of its own, which are
+wherever this process was when they began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshproxy.devtools.load.generator import Slot
+from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
+from meshproxy.devtools.load.target import PREDICT
+from meshproxy.devtools.local_fleet import Outbound, local_fleet, server_of
+from meshproxy.devtools.local_sidecar import document
+from meshproxy.devtools.models import predict_request
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+
+MODELS = "10.77.0.2"
+REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
+CUT = 10.0
+"""Seconds."""
+DEADLINE = 1.0
+"""Of a call, in seconds."""
+
+
+@dataclass
+class Call:
+    """One call that is over: when it began and how long it took, in seconds, and what went wrong, if something did."""
+
+    began: float
+    seconds: float
+    error: str | None
+
+
+class Application:
+    """Makes calls with a deadline over one connection, as many at a time as there are to make."""
+
+    def __init__(self, deadline: float) -> None:
+        self.over: list[Call] = []
+        self._deadline = deadline
+        self._free: list[Any] = []
+        self._changed = asyncio.Event()
+        self._streams = 0
+
+    async def connect(self, outbound: Outbound, streams: int) -> GrpcConnection:
+        timeout = b"%dm" % int(self._deadline * 1e3)
+        blocks = call_blocks(PREDICT, b"models", ((b"grpc-timeout", timeout),), is_tls=False)
+        host, _, port = outbound.address.rpartition(":")
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: GrpcConnection(blocks, REQUEST, streams, self._finished), host, int(port)
+        )
+        await connection.has_settings
+        self._free = list(connection.slots)
+        self._streams = streams
+        return connection
+
+    def call(self) -> None:
+        slot = self._free.pop()
+        slot.begun = time.monotonic()
+        slot.begin()
+
+    def _finished(self, slot: Slot, error: str | None) -> None:
+        self.over.append(Call(slot.begun, time.monotonic() - slot.begun, error))
+        self._free.append(slot)
+        self._changed.set()
+
+    async def finish(self) -> None:
+        """Waits until none is under way."""
+        while len(self._free) < self._streams:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(hosts: Any, tmp_path: Path) -> None:
+    async with local_fleet(tmp_path / "fleet") as fleet:
+        replica = await fleet.replica(listen=f"{MODELS}:0", prefix=hosts.models)
+        outbound = await fleet.outbound([server_of([replica])])
+        application = Application(DEADLINE)
+        connection = await application.connect(outbound, 100)
+
+        async def call_until(moment: float) -> None:
+            """Twenty calls a second, whatever becomes of them."""
+            while time.monotonic() < moment:
+                application.call()
+                await asyncio.sleep(0.05)
+
+        await call_until(time.monotonic() + 0.5)
+        await application.finish()
+        assert {each.error for each in application.over} == {None}
+        application.over.clear()
+
+        cut = time.monotonic()
+        hosts.cut()
+        opened = asyncio.ensure_future(circuit_opens(outbound))
+        await call_until(cut + CUT)
+        detected = await opened
+        hosts.mend()
+        mended = time.monotonic()
+        await call_until(mended + 4)
+        await application.finish()
+        connection.transport.abort()
+
+        during = [each for each in application.over if each.began < mended - DEADLINE]
+        after = [each for each in application.over if each.began > mended]
+        fast = [each for each in during if each.began > detected + 0.1]
+        slow = [each for each in fast if each.seconds > 0.05]
+        longest = max(each.seconds for each in application.over)
+        back = min(each.began for each in after if each.error is None) - mended
+        print(
+            f"{len(during)} calls while the link was cut, {len(fast)} of them after the circuit was seen open, "
+            f"{detected - cut:.2f} s after the cut, of which {len(slow)} took more than 50 ms; the longest of all "
+            f"{longest:.3f} s; the first good answer {back:.2f} s after the link was back"
+        )
+        print(Counter(str(each.error).partition(":")[0] for each in during))
+        assert None not in {each.error for each in during}
+        assert longest <= DEADLINE + 0.1
+        # A single one is let through every now and then, to see.
+        assert len(slow) <= 0.1 * len(fast)
+        assert back <= 2
+        assert {each.error for each in after if each.began > mended + 2} == {None}
+
+
+async def circuit_opens(outbound: Outbound) -> float:
+    """The moment at which the breaker of an endpoint is seen open."""
+    while not await outbound.total("meshproxy_endpoints", 'state="open"'):
+        await asyncio.sleep(0.02)
+    return time.monotonic()
+
+
+async def test_a_half_open_connection_is_found_by_a_ping(hosts: Any, tmp_path: Path) -> None:
+    """A model that thinks for a minute, and a caller who waits: nothing but a PING can tell that nobody is there."""
+    async with local_fleet(tmp_path / "fleet") as fleet:
+        replica = await fleet.replica("--latency-ms=60000", listen=f"{MODELS}:0", prefix=hosts.models)
+        route = document("ModelRoute", {"models": ["*"], "server": "models", "retries": {"attempts": 1}})
+        outbound = await fleet.outbound([server_of([replica]), route])
+        application = Application(50.0)
+        connection = await application.connect(outbound, 1)
+        application.call()
+        # As long as it takes to arrive: whatever is on the way when the link is cut is found by TCP as well.
+        await asyncio.sleep(0.5)
+        cut = time.monotonic()
+        hosts.cut()
+        await application.finish()
+        seconds = time.monotonic() - cut
+        connection.transport.abort()
+        (call,) = application.over
+        print(f"found after {seconds:.2f} s: {call.error}")
+        assert call.error == "UNAVAILABLE, refused by meshproxy: upstream-reset"
+        assert seconds <= 10
+        hosts.mend()
+        await replica.kill()
