@@ -8,6 +8,8 @@ import pytest
 
 from meshproxy.codec.events import RequestHead, ResponseHead
 from meshproxy.config.routes import Compare, Mirror
+from meshproxy.inference.answers import Comparison
+from meshproxy.proxy import mirror
 from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.stream import HeadRefused
@@ -199,6 +201,22 @@ class TestAnswer:
             cluster.streams[-1].respond(body, status)
             world.other.streams[-1].respond(b"x")
         assert results(world) == ["answered", "answered"]
+
+    def test_nor_while_comparing_takes_too_much_of_the_time(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody is served meanwhile."""
+
+        def slowly(*what: Any) -> Comparison:
+            world.loop.now += 0.03
+            return Comparison(agrees=True)
+
+        monkeypatch.setattr(mirror, "compare", slowly)
+        cluster = mirrored(world, compare=Compare())
+        for wait in (0.0, 0.5, 0.08):
+            world.wait(wait)
+            world.rest()
+            cluster.streams[-1].respond(PREDICTIONS)
+            world.other.streams[-1].respond(PREDICTIONS)
+        assert results(world) == ["agrees", "answered", "agrees"]
 
     def test_nor_if_it_is_compressed(self, world: Any, wire: Any) -> None:
         self.ask(world).respond(b"\x1f\x8b...", headers=((b"content-encoding", b"gzip"),))
