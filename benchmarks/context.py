@@ -99,11 +99,15 @@ class Context(AbstractContextManager["Context"]):
                 rules=work.rules,
                 workers=work.workers,
                 is_plain=work.is_plain,
+                hops=work.hops,
+                resilience=work.resilience,
             )
         )
 
-    def target(self, running: Running, port: int | None, *, has_token: bool = True) -> Target:
-        """Where the load goes, and as whom."""
+    def target(
+        self, running: Running, port: int | None, *, has_token: bool = True, timeout_ms: int | None = None
+    ) -> Target:
+        """Where the load goes, and as whom; how long each request says that it may take."""
         assert port is not None
         tls = None
         if running.is_tls:
@@ -111,7 +115,8 @@ class Context(AbstractContextManager["Context"]):
             tls = client_tls(
                 credentials.bundle, credentials.certificate("client"), credentials.key("client"), checks_name=False
             )
-        return Target("127.0.0.1", port, tls, None, self.credentials.token if has_token else None)
+        token = self.credentials.token if has_token else None
+        return Target("127.0.0.1", port, tls, None, token, timeout_ms=timeout_ms)
 
     def keep_latencies(self, latencies: array[float]) -> None:
         """Puts raw values aside for the plot and the histogram of this measurement."""

@@ -117,6 +117,39 @@ class Child:
                 self._process.wait()
 
 
+class Chain:
+    """Several processes that carry a request one after the other: what they cost together."""
+
+    def __init__(self, *links: Child) -> None:
+        self._links = links
+        self.name = links[0].name
+        self.pid = links[0].pid
+
+    def said(self, size: int = 2_000) -> str:
+        return "\n".join(link.said(size) for link in self._links)
+
+    @property
+    def is_running(self) -> bool:
+        return all(link.is_running for link in self._links)
+
+    def cpu(self) -> float:
+        return sum(link.cpu() for link in self._links)
+
+    def rss(self) -> int:
+        return sum(link.rss() for link in self._links)
+
+    def peak_rss(self) -> int:
+        return sum(link.peak_rss() for link in self._links)
+
+    def reset_peak(self) -> None:
+        for link in self._links:
+            link.reset_peak()
+
+    def stop(self) -> None:
+        for link in reversed(self._links):
+            link.stop()
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process (/proc/pid/stat, fields 14 and 15); with the kernel's finer count of the time
     its threads ran, where it keeps one. 0 for a process that is gone."""

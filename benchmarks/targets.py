@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from benchmarks.runner import Measured
 
 OURS, BASE = "meshproxy", "envoy"
+BASES = ("rules-rest-10", "rules-grpc-10", "resilience-rest-off", "resilience-grpc-off", "workers-rest-1")
+"""Works that others are compared with."""
 
 Results = Mapping[str, "Measured"]
 Found = tuple[float | None, str]
@@ -53,6 +55,21 @@ def against_work(other: str, figure: str) -> Callable[[Results, str], Found | No
         if work not in results or other not in results:
             return None
         return _ratio(results[work].series(OURS, figure), results[other].series(OURS, figure))
+
+    return find
+
+
+def beyond_work(other: str, figure: str) -> Callable[[Results, str], Found | None]:
+    """How much our figure is above our own in another work."""
+
+    def find(results: Results, work: str) -> Found | None:
+        if work not in results or other not in results:
+            return None
+        ours, base = results[work].series(OURS, figure), results[other].series(OURS, figure)
+        if not ours or not base:
+            return None, "not measured"
+        differences = sorted(one - two for one, two in zip(ours, base, strict=False))
+        return differences[len(differences) // 2], f"{number(differences[0])} to {number(differences[-1])}"
 
     return find
 
@@ -135,13 +152,21 @@ def targets() -> Iterator[Target]:
     for work in ("idle-rest", "idle-grpc"):
         yield Target(work, "idle connections held", 5_000.0, False, plain("held"))
         yield Target(work, "KB per idle connection", 60.0, True, plain("kb_per_connection"))
+    for protocol in ("rest", "grpc"):
+        yield Target(
+            f"resilience-{protocol}-on",
+            "CPU per request above without resilience, us",
+            15.0,
+            True,
+            beyond_work(f"resilience-{protocol}-off", "cpu_us"),
+        )
     yield Target("handshakes", "handshakes per CPU second / Envoy's", 0.5, False, against_envoy("per_cpu_second"))
     yield Target("workers-rest-2", "req/s / of one worker", 1.8, False, against_work("workers-rest-1", "per_second"))
 
 
 def needed_works() -> list[str]:
     """Names of the works that tell whether the targets are met."""
-    return [*dict.fromkeys(target.work for target in targets()), "rules-rest-10", "rules-grpc-10", "workers-rest-1"]
+    return [*dict.fromkeys(target.work for target in targets()), *BASES]
 
 
 def verdicts(results: list[Measured]) -> str:

@@ -28,6 +28,9 @@ from meshproxy.devtools.load.grpc import grpc_message, string
 from meshproxy.devtools.load.messages import grpc_reply, rest_body
 from meshproxy.devtools.load.rest import PIECE, chunks_end, read_request_length
 
+ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+"""One server that looks like three, for who balances."""
+
 
 class RestResponder(asyncio.Protocol):
     """Reads a request to its end, answers, and so on. No pipelining: proxies send none."""
@@ -152,8 +155,8 @@ async def serve(rest_port: int, grpc_port: int, reply_bytes: int) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     message = grpc_reply(reply_bytes)
     loop = asyncio.get_running_loop()
-    rest = await loop.create_server(lambda: RestResponder(answer), "127.0.0.1", rest_port, backlog=4096)
-    grpc = await loop.create_server(lambda: GrpcResponder(message), "127.0.0.1", grpc_port, backlog=4096)
+    rest = await loop.create_server(lambda: RestResponder(answer), ADDRESSES, rest_port, backlog=4096)
+    grpc = await loop.create_server(lambda: GrpcResponder(message), ADDRESSES, grpc_port, backlog=4096)
     async with rest, grpc:
         await asyncio.Event().wait()
 

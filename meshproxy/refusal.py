@@ -49,17 +49,21 @@ class Reason(Enum):
     BODY_TOO_LARGE = ("body-too-large", 413, GrpcStatus.RESOURCE_EXHAUSTED)
     SCAN_LIMIT = ("scan-limit", 413, GrpcStatus.RESOURCE_EXHAUSTED)
     OVERLOADED = ("overloaded", 503, GrpcStatus.RESOURCE_EXHAUSTED)
+    RATE_LIMITED = ("rate-limited", 429, GrpcStatus.RESOURCE_EXHAUSTED)
     # Too slow.
     REQUEST_TIMEOUT = ("request-timeout", 408, GrpcStatus.CANCELLED)
     DEADLINE_EXCEEDED = ("deadline-exceeded", 504, GrpcStatus.DEADLINE_EXCEEDED)
     # The model server's side.
+    NO_ROUTE = ("no-route", 404, GrpcStatus.UNIMPLEMENTED)
     NO_UPSTREAM = ("no-upstream", 503, GrpcStatus.UNAVAILABLE)
     CONNECT_FAILED = ("connect-failed", 503, GrpcStatus.UNAVAILABLE)
     UPSTREAM_RESET = ("upstream-reset", 502, GrpcStatus.UNAVAILABLE)
+    UPSTREAM_TIMEOUT = ("upstream-timeout", 504, GrpcStatus.DEADLINE_EXCEEDED)
     UPSTREAM_PROTOCOL = ("upstream-protocol", 502, GrpcStatus.INTERNAL)
     # Ours.
     KEYS_UNAVAILABLE = ("keys-unavailable", 503, GrpcStatus.UNAVAILABLE)
     DRAINING = ("draining", 503, GrpcStatus.UNAVAILABLE)
+    FAULT_INJECTED = ("fault-injected", 503, GrpcStatus.UNAVAILABLE)
     INTERNAL = ("internal", 500, GrpcStatus.INTERNAL)
 
     def __init__(self, label: str, http_status: int, grpc_status: GrpcStatus) -> None:

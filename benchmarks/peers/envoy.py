@@ -11,9 +11,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.credentials import AUDIENCE, CLIENT_ID, GROUP, ISSUER
+from benchmarks.credentials import AUDIENCE, CLIENT_ID, GROUP, ISSUER, SERVER_ID
 from benchmarks.peers.peer import Running, Setting
-from benchmarks.processes import CannotRun, Child, free_port
+from benchmarks.processes import CannotRun, Chain, Child, free_port
 
 TYPES = "type.googleapis.com/envoy.extensions"
 
@@ -49,11 +49,20 @@ class Envoy:
         port = free_port()
         file = setting.folder / "envoy.json"
         file.write_text(json.dumps(configuration(setting, port)))
+        inbound = self._run(setting, program, file, port)
+        if setting.hops == 1:
+            return Running(port, port, inbound, is_tls=not setting.is_plain)
+        entry = free_port()
+        file = setting.folder / "outbound.json"
+        file.write_text(json.dumps(outbound_configuration(setting, entry, port)))
+        return Running(entry, entry, Chain(self._run(setting, program, file, entry), inbound), is_tls=False)
+
+    def _run(self, setting: Setting, program: str, file: Path, port: int) -> Child:
         command = [program, "--config-path", str(file), "--concurrency", str(setting.workers)]
         command += ["--disable-hot-restart", "--log-level", "warning"]
-        child = Child(self.name, command, setting.cores, setting.folder / "envoy.log")
+        child = Child(self.name, command, setting.cores, file.with_suffix(".log"))
         child.wait_for_port(port)
-        return Running(port, port, child, is_tls=not setting.is_plain)
+        return child
 
 
 def configuration(setting: Setting, port: int) -> dict[str, Any]:
@@ -78,6 +87,72 @@ def configuration(setting: Setting, port: int) -> dict[str, Any]:
             ],
         },
     }
+
+
+def outbound_configuration(setting: Setting, port: int, peer: int) -> dict[str, Any]:
+    """The bootstrap of the Envoy beside the caller: plain text in, mTLS and HTTP/2 to its peer, whose SPIFFE id it
+    checks; balancing, retries and outlier detection as a mesh configures them."""
+    credentials = setting.credentials
+    cluster = _cluster("models", peer, {"explicit_http_config": {"http2_protocol_options": {}}})
+    cluster["lb_policy"] = "LEAST_REQUEST"
+    cluster["outlier_detection"] = {"consecutive_5xx": 5, "interval": "10s", "base_ejection_time": "10s"}
+    cluster["transport_socket"] = {
+        "name": "tls",
+        "typed_config": {
+            "@type": f"{TYPES}.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+                "tls_certificates": [
+                    {
+                        "certificate_chain": {"filename": str(credentials.certificate("client"))},
+                        "private_key": {"filename": str(credentials.key("client"))},
+                    }
+                ],
+                "validation_context": {
+                    "trusted_ca": {"filename": str(credentials.bundle)},
+                    "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": SERVER_ID}}],
+                },
+            },
+        },
+    }
+    retries = {
+        "retry_on": "connect-failure,refused-stream,reset,gateway-error,unavailable",
+        "num_retries": 2,
+        "host_selection_retry_max_attempts": 3,
+    }
+    http = {
+        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "outbound",
+        "codec_type": "AUTO",
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "models",
+                    "domains": ["*"],
+                    "routes": [
+                        {
+                            "match": {"prefix": "/"},
+                            "route": {"cluster": "models", "timeout": "0s", "retry_policy": retries},
+                        }
+                    ],
+                }
+            ]
+        },
+        "access_log": [{"name": "file", "typed_config": _access_log(setting, "outbound-access.log")}],
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"},
+            },
+        ],
+    }
+    listener = {
+        "name": "outbound",
+        "address": _address(port),
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": http}]}],
+    }
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
 def _address(port: int) -> dict[str, Any]:
@@ -160,7 +235,7 @@ def _http(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _access_log(setting: Setting) -> dict[str, Any]:
+def _access_log(setting: Setting, file: str = "access.log") -> dict[str, Any]:
     # The fields that Istio writes and that meshproxy's log has, too.
     fields = {
         "start_time": "%START_TIME%",
@@ -184,7 +259,7 @@ def _access_log(setting: Setting) -> dict[str, Any]:
     }
     return {
         "@type": f"{TYPES}.access_loggers.file.v3.FileAccessLog",
-        "path": str(setting.folder / "access.log"),
+        "path": str(setting.folder / file),
         "log_format": {"json_format": fields},
     }
 

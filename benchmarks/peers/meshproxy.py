@@ -10,7 +10,7 @@ import yaml
 
 from benchmarks.credentials import AUDIENCE, GROUP, ISSUER, TRUST_DOMAIN
 from benchmarks.peers.peer import Running, Setting
-from benchmarks.processes import Child, free_port
+from benchmarks.processes import Chain, Child, free_port
 from meshproxy import __version__
 
 API = "meshproxy.dev/v1alpha1"
@@ -30,10 +30,52 @@ class Meshproxy:
         port, admin = free_port(), free_port()
         file = setting.folder / "sidecar.yaml"
         file.write_text(yaml.safe_dump_all(documents(setting, port, admin), sort_keys=False))
+        inbound = self._run(setting, file, port, "access.log")
+        if setting.hops == 1:
+            return Running(port, port, inbound, sees_grpc_model=True)
+        entry = free_port()
+        file = setting.folder / "outbound.yaml"
+        file.write_text(yaml.safe_dump_all(outbound_documents(setting, entry, port), sort_keys=False))
+        outbound = self._run(setting, file, entry, "outbound.log")
+        return Running(entry, entry, Chain(outbound, inbound), is_tls=False, sees_grpc_model=True)
+
+    def _run(self, setting: Setting, file: Path, port: int, log: str) -> Child:
         command = [str(Path(sys.executable).with_name("meshproxy")), "sidecar", "--config", str(file)]
-        child = Child(self.name, command, setting.cores, setting.folder / "access.log")
+        child = Child(self.name, command, setting.cores, setting.folder / log)
         child.wait_for_port(port)
-        return Running(port, port, child, sees_grpc_model=True)
+        return child
+
+
+def outbound_documents(setting: Setting, port: int, peer: int) -> list[dict[str, Any]]:
+    """What the sidecar beside the caller is started with: the defaults, which balance, break and try again."""
+    files = _files(setting, "client")
+    server = {
+        "endpoints": [{"sidecar": f"127.0.0.1:{peer}"}],
+        "workload": {"namespace": "serving", "serviceAccount": "models"},
+    }
+    outbound = {"listen": f"127.0.0.1:{port}", "server": "models"}
+    spec = {
+        "identity": {"files": files},
+        "outbound": outbound,
+        "admin": {"listen": f"127.0.0.1:{free_port()}"},
+        "accessLog": "stdout",
+    }
+    return [
+        _document(
+            "MeshConfig", "mesh", {"trustDomain": TRUST_DOMAIN, "mtls": "strict", "limits": {"idleTimeout": "1h"}}
+        ),
+        _document("ModelServer", "models", server),
+        _document("Sidecar", "bench", spec),
+    ]
+
+
+def _files(setting: Setting, who: str) -> dict[str, str]:
+    credentials = setting.credentials
+    return {
+        "certificate": str(credentials.certificate(who)),
+        "key": str(credentials.key(who)),
+        "trustBundle": str(credentials.bundle),
+    }
 
 
 def documents(setting: Setting, port: int, admin: int) -> list[dict[str, Any]]:
@@ -50,18 +92,13 @@ def documents(setting: Setting, port: int, admin: int) -> list[dict[str, Any]]:
         "algorithms": ["RS256"],
         "keys": {"file": str(credentials.jwks)},
     }
-    files = {
-        "certificate": str(credentials.certificate("server")),
-        "key": str(credentials.key("server")),
-        "trustBundle": str(credentials.bundle),
-    }
-    endpoint = {"rest": f"127.0.0.1:{setting.rest_upstream}", "grpc": f"127.0.0.1:{setting.grpc_upstream}"}
+    files = _files(setting, "server")
     # Idle connections are kept for an hour, as Envoy does by default: thousands take minutes to open on a busy machine.
     limits = {"idleTimeout": "1h"}
     mesh = {"trustDomain": TRUST_DOMAIN, "mtls": "strict", "issuers": [issuer], "limits": limits}
     found = [
         _document("MeshConfig", "mesh", mesh),
-        _document("ModelServer", "local", {"endpoints": [endpoint]}),
+        _document("ModelServer", "local", _server(setting)),
         _document(
             "Sidecar",
             "bench",
@@ -74,12 +111,29 @@ def documents(setting: Setting, port: int, admin: int) -> list[dict[str, Any]]:
             | ({"workers": setting.workers} if setting.workers > 1 else {}),
         ),
     ]
+    if setting.resilience != "default":
+        retries = {"attempts": 1} if setting.resilience == "off" else {"attempts": 3}
+        found.append(_document("ModelRoute", "all", {"models": ["*"], "retries": retries}))
     for number in range(setting.rules.models):
         role = f"role-{number:05d}"
         found.append(_document("ModelRole", role, {"rules": _rules(setting, number)}))
         binding = {"role": role, "action": "allow", "subjects": [subject]}
         found.append(_document("ModelRoleBinding", f"binding-{number:05d}", binding))
     return found
+
+
+def _server(setting: Setting) -> dict[str, Any]:
+    """The model server: once, or under three addresses, with all that a set of endpoints is looked after by."""
+    hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if setting.resilience == "on" else ["127.0.0.1"]
+    endpoints = [
+        {"rest": f"{host}:{setting.rest_upstream}", "grpc": f"{host}:{setting.grpc_upstream}"} for host in hosts
+    ]
+    server: dict[str, Any] = {"endpoints": endpoints}
+    if setting.resilience == "off":
+        server |= {"breaker": {"enabled": False}, "ejection": {"enabled": False}}
+    if setting.resilience == "on":
+        server |= {"breaker": {"successRate": 0.8}, "ejection": {}, "health": {"check": "tcp"}}
+    return server
 
 
 def _rules(setting: Setting, number: int) -> list[dict[str, Any]]:

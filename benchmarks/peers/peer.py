@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.credentials import Credentials
-from benchmarks.processes import Child
+from benchmarks.processes import Chain, Child
 
 MODEL = "half_plus_two"
 PREDICT_PATH = f"/v1/models/{MODEL}:predict"
@@ -40,6 +40,12 @@ class Setting:
     workers: int = 1
     is_plain: bool = False
     """Takes connections without TLS, and so without a workload's identity. Only Envoy can be told so here."""
+    hops: int = 1
+    """2: another proxy stands beside the caller, takes its calls in plain text and brings them over mTLS and HTTP/2 to
+    the one beside the model server. Both do what they always do."""
+    resilience: str = "default"
+    """`off`: one endpoint, no breaker, no ejection, no second try. `on`: three endpoints to balance over, all of that,
+    health checks, and calls that say how long they may take. Only meshproxy can be told so here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Running:
 
     rest_port: int | None
     grpc_port: int | None
-    child: Child | None
+    child: Child | Chain | None
     is_tls: bool = True
     sees_grpc_model: bool = False
     """Whether it decides over the model that a gRPC body names."""

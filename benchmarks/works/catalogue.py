@@ -17,6 +17,7 @@ from benchmarks.works.work import Traffic, Work
 REST = ("direct", "envoy", "meshproxy", "aiohttp")
 GRPC = ("direct", "envoy", "meshproxy", "grpc.aio")
 PROXIES = ("envoy", "meshproxy")
+HOPS = ("direct", "envoy", "meshproxy")
 RATES = (100, 500, 1_000, 2_000)
 
 
@@ -53,6 +54,14 @@ def catalogue() -> list[Work]:
         IdleWork("idle-rest", Traffic("rest", connections=5_000), ("envoy", "meshproxy", "aiohttp")),
         IdleWork("idle-grpc", Traffic("grpc", connections=5_000), ("envoy", "meshproxy", "grpc.aio")),
     ]
+    for protocol, traffic in (("rest", Traffic("rest", connections=16)), ("grpc", Traffic("grpc", streams=16))):
+        works += [
+            CpuWork(f"hops-{protocol}", traffic, HOPS, hops=2),
+            LatencyWork(f"hops-{protocol}-500", traffic, HOPS, rate=500, hops=2),
+            # What balancing, breakers, deadlines and retries cost a request that needs none of them.
+            CpuWork(f"resilience-{protocol}-off", traffic, ("meshproxy",), resilience="off"),
+            CpuWork(f"resilience-{protocol}-on", traffic, ("meshproxy",), resilience="on"),
+        ]
     works += [
         # One worker and two of the same load: req/s of the second over the first is what a core more brings.
         CpuWork("workers-rest-1", Traffic("rest", connections=64), PROXIES),

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from benchmarks.peers.peer import Running
 
 
+TIMEOUT_MS = 5_000
+"""What calls say that they may take, where they say it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CpuWork(Work):
     """As many requests as are answered; what each took of the proxy's core, of the load and of the model server."""
@@ -24,10 +28,13 @@ class CpuWork(Work):
             f", {self.rules.count:,} rules over {self.rules.models:,} models" if self.name.startswith("rules") else ""
         )
         workers = f", {self.workers} workers" if self.workers > 1 else ""
-        return f"CPU per request: {self.traffic}{rules}{workers}"
+        hops = ", two hops together" if self.hops > 1 else ""
+        resilience = f", resilience {self.resilience}" if self.resilience != "default" else ""
+        return f"CPU per request: {self.traffic}{rules}{workers}{hops}{resilience}"
 
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
-        async with Load(context, running, self.traffic) as load:
+        timeout_ms = TIMEOUT_MS if self.resilience == "on" else None
+        async with Load(context, running, self.traffic, timeout_ms) as load:
             sound(await load.driver.run_closed(load.slots, pace.warm_up))
             proxy = running.child.cpu() if running.child else 0.0
             server = upstream.child.cpu()

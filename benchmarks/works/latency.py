@@ -23,7 +23,8 @@ class LatencyWork(Work):
 
     @property
     def question(self) -> str:
-        return f"latency at {self.rate:,.0f}/s, open loop: {self.traffic}"
+        hops = ", two hops together" if self.hops > 1 else ""
+        return f"latency at {self.rate:,.0f}/s, open loop: {self.traffic}{hops}"
 
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
         async with Load(context, running, self.traffic) as load:

@@ -76,6 +76,9 @@ class Work(ABC):
     peers: tuple[str, ...]
     rules: Rules = field(default_factory=Rules)
     workers: int = 1
+    hops: int = 1
+    resilience: str = "default"
+    """See `peers.peer.Setting`."""
 
     @property
     def needs_cores(self) -> int:
@@ -107,13 +110,14 @@ class Load:
     context: Context
     running: Running
     traffic: Traffic
+    timeout_ms: int | None = None
     driver: Driver = field(default_factory=Driver)
     connections: list[RestConnection] | list[GrpcConnection] = field(default_factory=list)
 
     @property
     def target(self) -> Target:
         port = self.running.rest_port if self.traffic.protocol == "rest" else self.running.grpc_port
-        return self.context.target(self.running, port)
+        return self.context.target(self.running, port, timeout_ms=self.timeout_ms)
 
     @property
     def slots(self) -> list[Slot]:

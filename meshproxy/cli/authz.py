@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from meshproxy.cli.main import FOUND
-from meshproxy.config.schema import API_VERSION, VerbWord
+from meshproxy.config.fields import API_VERSION, VerbWord
 
 if TYPE_CHECKING:
     from meshproxy.config.schema import Documents

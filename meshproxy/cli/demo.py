@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from meshproxy.devtools.demo import Result
+    from meshproxy.devtools.demo_outbound import Scene
     from meshproxy.devtools.local_mesh import LocalMesh
 
 
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Stay up afterwards, and print what to try.")
 def command(keep: bool) -> None:
-    """Start a CA, a token issuer, a model server and a sidecar here, and send real traffic through them.
+    """Start a CA, a token issuer, three model servers with sidecars and an application's sidecar here, and send real
+    traffic through them.
 
-    Ends with 0 if every call came out as it must, with 1 and the rows that did not otherwise. Needs the extra "demo":
+    Ends with 0 if everything came out as it must, with 1 and the rows that did not otherwise. Needs the extra "demo":
     pip install 'meshproxy[demo]'.
     """
     try:
@@ -44,7 +46,7 @@ def command(keep: bool) -> None:
 async def _demo(keep: bool) -> int:
     from rich.console import Console
 
-    from meshproxy.devtools import demo
+    from meshproxy.devtools import demo, demo_outbound
     from meshproxy.devtools.local_mesh import local_mesh
 
     # Not a terminal: nothing says how wide the reader's page is, and a table cut to 80 is hard to read.
@@ -53,21 +55,32 @@ async def _demo(keep: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="meshproxy-demo-") as folder:
         async with local_mesh(Path(folder), demo.MODELS, demo.CLIENTS) as mesh:
             console.print(
-                f"A CA, a token issuer, a model server ({mesh.rest}, {mesh.grpc}) and a sidecar ({mesh.inbound}) "
+                f"A CA, a token issuer, a model server ({mesh.rest}, {mesh.grpc}) and a sidecar ({mesh.inbound}), "
+                f"two further replicas of both, and an application's sidecar ({mesh.outbound}) "
                 f"after {time.monotonic() - started:.1f} s.\n"
             )
             results = [result async for result in demo.run(mesh)]
             _print_table(console, results)
             problems = [f"row {number}: {each.problem}" for number, each in enumerate(results, 1) if each.problem]
 
-            heard = await demo.models_heard_of(mesh)
+            heard = await demo.models_heard_of(mesh.rest)
             console.print(f"What the model server was asked for: {', '.join(f'{k} {v}x' for k, v in heard.items())}.")
             if demo.SECRET_MODEL in heard:
                 problems.append(f"the model server was asked for {demo.SECRET_MODEL}, which nobody may call")
             else:
                 console.print(f"It has never heard of {demo.SECRET_MODEL}.")
 
-            console.print("\nFrom the sidecar's /metrics:")
+            console.print("\nAn application calls the three replicas through its own sidecar, in plain text:\n")
+            scenes = [scene async for scene in demo_outbound.run(mesh)]
+            _print_scenes(console, scenes, len(results) + 1)
+            problems += [
+                f"row {number}: {each.problem}" for number, each in enumerate(scenes, len(results) + 1) if each.problem
+            ]
+
+            console.print("From the application's sidecar's /metrics:")
+            for line in await demo_outbound.metric_lines(mesh):
+                _print_plain(console, "  " + line)
+            console.print("\nFrom the first replica's sidecar's /metrics:")
             for line in await demo.metric_lines(mesh):
                 _print_plain(console, "  " + line)
             console.print("\nFrom its access log:")
@@ -78,12 +91,14 @@ async def _demo(keep: bool) -> int:
             for problem in problems:
                 console.print(f"NOT AS EXPECTED, {problem}", style="bold red", markup=False)
             if problems:
-                console.print("\nThe sidecar's last words:")
-                for line in mesh.sidecar.last_words:
-                    _print_plain(console, "  " + line)
+                for title, child in (("sidecar", mesh.sidecar), ("application's sidecar", mesh.application)):
+                    console.print(f"\nThe {title}'s last words:")
+                    for line in child.last_words:
+                        _print_plain(console, "  " + line)
             seconds = time.monotonic() - started
             if not problems:
-                console.print(f"\nAll {len(results)} calls came out as they must, in {seconds:.0f} s.", style="green")
+                calls = len(results) + sum(scene.calls for scene in scenes)
+                console.print(f"\nAll {calls:,} calls came out as they must, in {seconds:.0f} s.", style="green")
             if keep:
                 await _stay(mesh)
             return 1 if problems else 0
@@ -121,6 +136,22 @@ def _print_table(console: Console, results: list[Result]) -> None:
     )
 
 
+def _print_scenes(console: Console, scenes: list[Scene], first: int) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("#", "what"):
+        table.add_column(title, overflow="fold")
+    for title in ("calls", "failed"):
+        table.add_column(title, justify="right")
+    table.add_column("seen", overflow="fold")
+    for number, scene in enumerate(scenes, first):
+        colour = "red" if scene.problem else "green"
+        table.add_row(str(number), scene.what, f"{scene.calls:,}", f"[{colour}]{scene.failed}[/]", scene.seen)
+    console.print(table)
+
+
 async def _stay(mesh: LocalMesh) -> None:
     """Print what to try, and wait for Ctrl-C."""
     from meshproxy.devtools import demo
@@ -156,6 +187,13 @@ async def main():
 asyncio.run(main())
 PYTHON
 
+The application's side, where one replica of three is dead by now; its routes are in
+{mesh.directory}/documents-application, and kill -HUP {mesh.application.pid} takes them anew:
+
+curl -d '{{"instances": [1, 2, 5]}}' http://{mesh.outbound}/v1/models/half_plus_two:predict
+curl -d '{{"instances": [1]}}' http://{mesh.outbound}/v1/models/finance-prod:predict
+
+curl http://{mesh.outbound_admin}/metrics
 curl http://{mesh.admin}/metrics
 tail -f {mesh.access_log}
 

@@ -25,6 +25,12 @@ import click
 @click.option(
     "--failure-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share answered UNAVAILABLE."
 )
+@click.option(
+    "--concurrency",
+    default=None,
+    type=click.IntRange(1),
+    help="How many calls are served at a time; further ones wait.  [default: any number]",
+)
 @click.option("--seed", default=None, type=int, help="Makes the failures the same in every run.")
 def command(
     host: str,
@@ -34,6 +40,7 @@ def command(
     models: tuple[str, ...],
     latency_ms: float,
     failure_rate: float,
+    concurrency: int | None,
     seed: int | None,
 ) -> None:
     """A stand-in for TensorFlow Serving with tiny models, for development.
@@ -50,7 +57,9 @@ def command(
         catalogue = Catalogue(parse_models(models))
     except ValueError:
         raise click.BadParameter("each --model is NAME or NAME=1,2,...", param_hint="--model") from None
-    service = Service(catalogue, latency=latency_ms / 1000, failure_rate=failure_rate, seed=seed)
+    service = Service(
+        catalogue, latency=latency_ms / 1000, failure_rate=failure_rate, concurrency=concurrency, seed=seed
+    )
     asyncio.run(serve(service, host, rest_port, grpc_port, grpc_socket_path))
 
 

@@ -43,8 +43,7 @@ def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str) -> Iterat
 
     Args:
         is_whole: every file could be read to its end. Otherwise what seems to be missing may stand in the rest, and is
-        not
-            reported.
+            not reported.
         where: what to call the set in a problem that no file has.
     """
     names: dict[str, dict[str, Placed]] = {}
@@ -61,57 +60,147 @@ def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str) -> Iterat
             if kind not in names:
                 yield Problem(where, 0, "", "", f"no {kind} among the documents: exactly one is needed")
     yield from _references(placed, names, is_whole)
-    yield from _routes(names.get("ModelRoute", {}))
+    yield from _patterns(names.get("ModelRoute", {}))
+    yield from _routes(names)
+    yield from _hosts(names.get("ModelServer", {}))
     yield from _identity(names)
 
 
 def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], is_whole: bool) -> Iterator[Problem]:
-    def missing(each: Placed, node: Node | None, field: str, what: str, known: Collection[str]) -> Iterator[Problem]:
-        if is_whole and node is not None and isinstance(node.value, str) and node.value not in known:
-            yield each.at(node, field, f"no {what} is called {shown(node.value)}{closest(node.value, known)}")
-
     issuers = {
         name.value
         for mesh in names.get("MeshConfig", {}).values()
         for issuer in _items(_find(mesh.node, "spec", "issuers"))
         if (name := _find(issuer, "name")) is not None and isinstance(name.value, str)
     }
-    roles, servers = names.get("ModelRole", {}), names.get("ModelServer", {})
+    known: dict[str, Collection[str]] = {
+        "ModelRole": names.get("ModelRole", {}),
+        "ModelServer": names.get("ModelServer", {}),
+        "issuer": issuers,
+    }
+    if not is_whole:
+        return
     for each in placed:
-        if each.kind == "ModelRoleBinding":
-            yield from missing(each, _find(each.node, "spec", "role"), "spec.role", "ModelRole", roles)
-            for index, subject in enumerate(_items(_find(each.node, "spec", "subjects"))):
-                field = f"spec.subjects[{index}]"
-                yield from missing(each, _find(subject, "token", "issuer"), f"{field}.token.issuer", "issuer", issuers)
-                role = _find(subject, "iamRole")
-                if role is not None and is_whole and not issuers:
-                    yield each.at(
-                        role, f"{field}.iamRole", "the MeshConfig has no issuer, so nobody can prove an IAM role"
-                    )
-        elif each.kind == "Sidecar":
-            yield from missing(
-                each, _find(each.node, "spec", "inbound", "server"), "spec.inbound.server", "ModelServer", servers
-            )
-        elif each.kind == "ModelRoute":
-            yield from missing(each, _find(each.node, "spec", "server"), "spec.server", "ModelServer", servers)
+        for what, field, node in _named(each):
+            if isinstance(node.value, str) and node.value not in known[what]:
+                hint = closest(node.value, known[what])
+                yield each.at(node, field, f"no {what} is called {shown(node.value)}{hint}")
+        for field, subject in _subjects(each):
+            role = _find(subject, "iamRole")
+            if role is not None and not issuers:
+                yield each.at(role, f"{field}.iamRole", "the MeshConfig has no issuer, so nobody can prove an IAM role")
 
 
-def _routes(routes: dict[str, Placed]) -> Iterator[Problem]:
-    taken: dict[str, Placed] = {}
+def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
+    """Every name that a document refers to something by: what, the field, the node."""
+    paths: list[tuple[str, tuple[str, ...]]] = []
+    if each.kind == "ModelRoleBinding":
+        paths = [("ModelRole", ("role",))]
+    elif each.kind == "Sidecar":
+        paths = [("ModelServer", ("inbound", "server")), ("ModelServer", ("outbound", "server"))]
+    elif each.kind == "ModelRoute":
+        paths = [("ModelServer", path) for path in (("server",), ("mirror", "server"), ("fallback",))]
+        for index, destination in enumerate(_items(_find(each.node, "spec", "split"))):
+            if (server := _find(destination, "server")) is not None:
+                yield "ModelServer", f"spec.split[{index}].server", server
+    for what, path in paths:
+        if (node := _find(each.node, "spec", *path)) is not None:
+            yield what, ".".join(("spec", *path)), node
+    for field, subject in _subjects(each):
+        if (issuer := _find(subject, "token", "issuer")) is not None:
+            yield "issuer", f"{field}.token.issuer", issuer
+
+
+def _subjects(each: Placed) -> Iterator[tuple[str, Node]]:
+    """The subjects of a document: those of a binding, or the callers of a route's matches."""
+    if each.kind == "ModelRoleBinding":
+        for index, subject in enumerate(_items(_find(each.node, "spec", "subjects"))):
+            yield f"spec.subjects[{index}]", subject
+    elif each.kind == "ModelRoute":
+        for index, match in enumerate(_items(_find(each.node, "spec", "match"))):
+            if (caller := _find(match, "caller")) is not None:
+                yield f"spec.match[{index}].caller", caller
+
+
+def _patterns(routes: dict[str, Placed]) -> Iterator[Problem]:
+    """Of the routes with one pattern in one direction, all but one must have a match."""
+    taken: dict[tuple[str, str], Placed] = {}
     for route in routes.values():
+        if _items(_find(route.node, "spec", "match")):
+            continue
         for index, pattern in enumerate(_items(_find(route.node, "spec", "models"))):
             if not isinstance(pattern.value, str):
                 continue
-            first = taken.setdefault(pattern.value, route)
-            if first is not route:
-                message = f"{shown(pattern.value)} has a route already, {first.label} at {first.place}"
-                yield route.at(pattern, f"spec.models[{index}]", message)
+            others = [taken.setdefault((pattern.value, direction), route) for direction in _directions(route)]
+            for first in others:
+                if first is not route:
+                    message = (
+                        f"{shown(pattern.value)} has a route already, {first.label} at {first.place}:"
+                        ' one of the two needs a "match"'
+                    )
+                    yield route.at(pattern, f"spec.models[{index}]", message)
+                    break
+
+
+def _directions(route: Placed) -> list[str]:
+    given = _find(route.node, "spec", "directions")
+    if given is None:
+        return ["inbound", "outbound"]
+    return [direction.value for direction in _items(given) if isinstance(direction.value, str)]
+
+
+def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
+    """What a route asks for that no call could get, or that would do nothing."""
+    ours = [
+        server.value
+        for sidecar in names.get("Sidecar", {}).values()
+        if (server := _find(sidecar.node, "spec", "inbound", "server")) is not None
+    ]
+    for route in names.get("ModelRoute", {}).values():
+        directions = _directions(route)
+        if directions and "inbound" not in directions:
+            for field, caller in _subjects(route):
+                yield route.at(caller, field, "who calls is known of inbound calls only, and this route is for others")
+        mirror = _find(route.node, "spec", "mirror")
+        own = _value(_find(route.node, "spec", "server"))
+        if own is None and "inbound" in directions and ours:
+            own = ours[0]
+        if mirror is not None and _target(mirror, own) in _targets(route, own):
+            yield route.at(mirror, "spec.mirror", "copies calls to where they go themselves")
+
+
+def _targets(route: Placed, own: object) -> list[object]:
+    """Where calls of a route go: server, version and label of each share."""
+    split = _items(_find(route.node, "spec", "split"))
+    shares = [share for share in split if _value(_find(share, "weight")) != 0]
+    return [_target(share, own) for share in shares] or [(own, None, None)]
+
+
+def _target(node: Node, own: object) -> tuple[object, object, object]:
+    server, version, label = (_value(_find(node, field)) for field in ("server", "version", "label"))
+    return own if server is None else server, version, label
+
+
+def _hosts(servers: dict[str, Placed]) -> Iterator[Problem]:
+    """A host leads to one server; the names of servers are hosts, too."""
+    taken = dict(servers)
+    for server in servers.values():
+        for index, node in enumerate(_items(_find(server.node, "spec", "hosts"))):
+            if not isinstance(node.value, str):
+                continue
+            first = taken.setdefault(node.value.lower().removesuffix("."), server)
+            if first is not server:
+                message = f"{shown(node.value)} is {first.label} already, at {first.place}"
+                yield server.at(node, f"spec.hosts[{index}]", message)
 
 
 def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
     for mesh in names.get("MeshConfig", {}).values():
         mode = _find(mesh.node, "spec", "mtls")
         if mode is not None and mode.value == "disabled":
+            for server in names.get("ModelServer", {}).values():
+                for field, node in _sidecars(server):
+                    yield server.at(node, field, f'a sidecar is called over mTLS, and {mesh.label} says "disabled"')
             continue
         for sidecar in names.get("Sidecar", {}).values():
             spec = _find(sidecar.node, "spec")
@@ -120,6 +209,17 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
                 yield sidecar.at(
                     spec, "spec.identity", f"is missing: {mesh.label} says mtls {word}, which takes a certificate"
                 )
+
+
+def _sidecars(server: Placed) -> Iterator[tuple[str, Node]]:
+    """Where a server names sidecars as its endpoints."""
+    for index, endpoint in enumerate(_items(_find(server.node, "spec", "endpoints"))):
+        if (node := _find(endpoint, "sidecar")) is not None:
+            yield f"spec.endpoints[{index}].sidecar", node
+    if (node := _find(server.node, "spec", "dns", "sidecar")) is not None:
+        yield "spec.dns.sidecar", node
+    if (node := _find(server.node, "spec", "dns", "srv")) is not None and node.value == "sidecar":
+        yield "spec.dns.srv", node
 
 
 def _find(node: Node, *names: str) -> Node | None:
@@ -133,3 +233,8 @@ def _find(node: Node, *names: str) -> Node | None:
 
 def _items(node: Node | None) -> list[Node]:
     return node.value if node is not None and isinstance(node.value, list) else []
+
+
+def _value(node: Node | None) -> object:
+    """The plain value of a node; None if there is none. What should not be there is like nothing else."""
+    return None if node is None else node.value if isinstance(node.value, str | int | None) else node

@@ -99,7 +99,12 @@ class _Walk:
     def _dict(self, node: Node, kind: inspect.DictType, path: str) -> Any:
         if not isinstance(node.value, dict):
             return self._wrong(node, path, f"expected a mapping, got {shown(node.value)}")
-        items = {name: self.value(item, kind.value_type, _join(path, name)) for name, item in node.value.items()}
+        given: dict[str, Node] = node.value
+        items: dict[Any, Any] = {}
+        for name, item in given.items():
+            key = self.value(Node(name, item.key_line), kind.key_type, path)
+            value = self.value(item, kind.value_type, _join(path, name))
+            items[name if key is BROKEN else key] = BROKEN if key is BROKEN else value
         return BROKEN if any(item is BROKEN for item in items.values()) else items
 
     def _plain(self, node: Node) -> Any:
@@ -130,6 +135,8 @@ class _Walk:
                 if isinstance(value, float) and str(value) in kind.values:
                     hint = f': write it in quotes, "{value}"'
                 return self._wrong(node, path, f"expected {expected}, got {shown(value)}{hint}")
+        elif isinstance(kind, inspect.FloatType) and type(value) is int:
+            value = float(value)
         elif type(value) is not _PYTHON[type(kind)]:
             return self._wrong(node, path, f"expected {expected}, got {shown(value)}")
         if isinstance(kind, inspect.IntType | inspect.FloatType):

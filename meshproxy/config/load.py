@@ -14,6 +14,7 @@ from msgspec import inspect
 
 from meshproxy.config import schema
 from meshproxy.config.check import Placed, check_set
+from meshproxy.config.fields import API_VERSION
 from meshproxy.config.files import Paths, Source, digest, read_files
 from meshproxy.config.problems import ConfigError, Problem, closest
 from meshproxy.config.values import read_name, shown
@@ -115,16 +116,16 @@ def _document(node: Node, folder: Path, report: Report) -> Any:
         return None
     version, kind = node.value.get("apiVersion"), node.value.get("kind")
     if version is None:
-        report(node.line, "apiVersion", f"is missing: expected {schema.API_VERSION}")
-    elif version.value != schema.API_VERSION and version.value is not BROKEN:
-        report(version.line, "apiVersion", f'expected "{schema.API_VERSION}", got {shown(version.value)}')
+        report(node.line, "apiVersion", f"is missing: expected {API_VERSION}")
+    elif version.value != API_VERSION and version.value is not BROKEN:
+        report(version.line, "apiVersion", f'expected "{API_VERSION}", got {shown(version.value)}')
         if not str(version.value).startswith("meshproxy.dev/"):
             return None  # Somebody else's document: what else it holds would only be called unknown.
     if kind is None:
         report(node.line, "kind", f"is missing: expected one of {', '.join(_kinds())}")
     elif isinstance(kind.value, str) and kind.value in _kinds():
         document = convert(node, _kinds()[kind.value], folder, report)
-        return None if document is BROKEN or version is None or version.value != schema.API_VERSION else document
+        return None if document is BROKEN or version is None or version.value != API_VERSION else document
     elif kind.value is not BROKEN:
         hint = closest(kind.value, list(_kinds())) if isinstance(kind.value, str) else ""
         report(kind.line, "kind", f"{shown(kind.value)} is none of {', '.join(_kinds())}{hint}")

@@ -14,13 +14,14 @@ from typing import Any
 
 from msgspec import NODEFAULT, Struct, inspect
 
-from meshproxy.config import schema
+from meshproxy.config import fields as shared
+from meshproxy.config import routes, schema, servers
 from meshproxy.config.convert import default_of, is_struct, words
 
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Made from meshproxy/config/schema.py by `meshproxy config explain -o markdown`; a test keeps it up to date. -->
+<!-- Made from meshproxy/config by `meshproxy config explain -o markdown`; a test keeps it up to date. -->
 
 Documents are YAML (or JSON) in the shape of Kubernetes objects; [first.yaml](../deploy/examples/first.yaml) is a whole
 set of them. `meshproxy sidecar --config PATH` reads a file, or a folder: then its `*.yaml`, `*.yml` and `*.json` in the
@@ -54,7 +55,7 @@ class Field:
     is_list: bool
 
 
-def kinds() -> dict[str, type[schema.Part]]:
+def kinds() -> dict[str, type[shared.Part]]:
     """Every kind by its name."""
     return {kind.__name__: kind for kind in schema.KINDS}
 
@@ -119,7 +120,7 @@ def page() -> str:
         sections += [
             f"### `{path}`\n\n{description(struct)}\n\n{_table(struct)}"
             for path, struct in _below(kind, "")
-            if struct is not schema.Metadata
+            if struct is not shared.Metadata
         ]
     return "\n".join(sections)
 
@@ -128,11 +129,11 @@ def _every_document() -> str:
     head = [
         _row("field", "what to write", "default", "meaning"),
         _row("---", "---", "---", "---"),
-        _row("`apiVersion`", f"`{schema.API_VERSION}`", "required", "The version of the schema."),
+        _row("`apiVersion`", f"`{shared.API_VERSION}`", "required", "The version of the schema."),
         _row("`kind`", "one of " + ", ".join(kinds()), "required", "What the document is."),
     ]
     head += [
-        _row(f"`metadata.{each.name}`", each.words, _code(each.default), each.text) for each in fields(schema.Metadata)
+        _row(f"`metadata.{each.name}`", each.words, _code(each.default), each.text) for each in fields(shared.Metadata)
     ]
     return "\n".join(head) + "\n"
 
@@ -165,7 +166,7 @@ def _bounds(kind: inspect.Type) -> str:
             return _bounds(kind.type) if (kind.extra or {}).get("words") != "duration" else ""
         case inspect.UnionType():
             return "".join(_bounds(each) for each in kind.types)
-        case inspect.IntType(ge=low, le=high):
+        case inspect.IntType(ge=low, le=high) | inspect.FloatType(ge=low, le=high):
             if low is not None and high is not None:
                 return f", {low:,} to {high:,}"
             return f", at least {low:,}" if low is not None else f", at most {high:,}" if high is not None else ""
@@ -192,19 +193,22 @@ def _written(value: Any, called: object) -> str:
     if isinstance(value, str) and value[0].isdigit():
         return f'"{value}"'
     if called == "duration":
+        if 0 < value < 1:
+            return f"{value * 1000:g}ms"
         return f"{value / 3600:g}h" if value and value % 3600 == 0 else f"{value:g}s"
     if called == "size":
         for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
             if value and value % size == 0:
                 return f"{value // size}{unit}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.9f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 @cache
 def _texts() -> dict[str, dict[str, str]]:
     """Struct -> field -> the string below it in the source: Python keeps docstrings of classes only."""
     texts: dict[str, dict[str, str]] = {}
-    for node in ast.parse(getsource(schema)).body:
+    modules = (shared, servers, routes, schema)
+    for node in [each for module in modules for each in ast.parse(getsource(module)).body]:
         if isinstance(node, ast.ClassDef):
             found = texts.setdefault(node.name, {})
             for field, below in zip(node.body, node.body[1:], strict=False):

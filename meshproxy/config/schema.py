@@ -1,91 +1,49 @@
 """The documents, as msgspec structs: every kind, every field, its default, and what it means.
 
-The docstring below a field is its documentation: `config explain` and `docs/configuration.md` show it. Field names are
-camelCase in documents. Everything is frozen, and nothing here is the form that a station works with: stations compile
-what they need once per snapshot.
+`servers` and `routes` have the two kinds that are about traffic, `fields` what kinds share. The docstring below a field
+is its documentation: `config explain` and `docs/configuration.md` show it. Field names are camelCase in documents.
+Everything is frozen, and nothing here is the form that a station works with: stations compile what they need once per
+snapshot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from meshproxy.config import values
+from meshproxy.config.fields import (
+    API_VERSION,
+    AccessLog,
+    Action,
+    Algorithm,
+    Count,
+    Duration,
+    DurationOrZero,
+    Glob,
+    IssuerId,
+    Lifetime,
+    ListenAddress,
+    Mtls,
+    Name,
+    Part,
+    Path,
+    Rate,
+    Size,
+    Subject,
+    Text,
+    TlsVersion,
+    TrustDomain,
+    Url,
+    Verb,
+    Version,
+)
+from meshproxy.config.fields import Metadata as Metadata
+from meshproxy.config.routes import ModelRoute as ModelRoute
+from meshproxy.config.servers import ModelServer as ModelServer
 from meshproxy.config.values import Address
-
-API_VERSION: Final = "meshproxy.dev/v1alpha1"
-
-# `extra` tells `convert` how a value is read and `reference` how it is called; msgspec itself does not look at it.
-# Bounds that hold wherever a type is used are the reader's, because `Meta` can be given only once for each: a field
-# adds its own.
-Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "duration"})]
-DurationOrZero = Annotated[float, Meta(extra={"read": values.read_duration_or_zero, "words": "duration"})]
-Lifetime = Annotated[float, Meta(extra={"read": values.read_lifetime, "words": "duration"})]
-Size = Annotated[int, Meta(extra={"read": values.read_size, "words": "size"})]
-Count = Annotated[int, Meta(extra={"read": values.read_count, "words": "whole number"})]
-Rate = Annotated[float, Meta(extra={"read": values.read_rate, "words": "number per second"})]
-ListenAddress = Annotated[Address, Meta(extra={"read": values.read_listen_address, "words": "IP:PORT"})]
-EndpointAddress = Annotated[Address, Meta(extra={"read": values.read_endpoint_address, "words": "HOST:PORT"})]
-Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
-Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]
-TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "words": "trust domain"})]
-SpiffeId = Annotated[str, Meta(extra={"read": values.read_spiffe_id, "words": "SPIFFE id"})]
-RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "role ARN"})]
-Url = Annotated[str, Meta(extra={"read": values.read_url, "words": "URL"})]
-IssuerId = Annotated[str, Meta(extra={"read": values.read_issuer, "words": "URL or text"})]
-Text = Annotated[str, Meta(extra={"read": values.read_text, "words": "text"})]
-Path = Annotated[str, Meta(extra={"read": values.read_path, "words": "path", "relative": True})]
-AccessLog = Annotated[
-    str,
-    Meta(
-        extra={
-            "read": values.read_access_log,
-            "words": "stdout, off or path",
-            "relative": True,
-            "keep": ("stdout", "off"),
-        }
-    ),
-]
-Version = Annotated[int, Meta(extra={"read": values.read_version, "words": "whole number"})]
-
-
-def _one_of(literal: object) -> Meta:
-    """Keeps the order of the declaration for people; msgspec sorts."""
-    return Meta(extra={"words": "one of " + ", ".join(get_args(literal))})
-
-
-VerbWord = Literal[
-    "predict", "classify", "regress", "multi-inference", "metadata", "status",
-    "reload", "metrics", "profile", "reflect", "unlisted",
-]  # fmt: skip
-AlgorithmWord = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-MtlsWord = Literal["strict", "permissive", "disabled"]
-ActionWord = Literal["allow", "deny", "audit"]
-Verb = Annotated[VerbWord, _one_of(VerbWord)]
-Algorithm = Annotated[AlgorithmWord, _one_of(AlgorithmWord)]
-Mtls = Annotated[MtlsWord, _one_of(MtlsWord)]
-Action = Annotated[ActionWord, _one_of(ActionWord)]
-TlsVersion = Annotated[Literal["1.3", "1.2"], Meta(extra={"words": '"1.3" or "1.2"'})]
-
-
-class Part(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What all structs of documents share."""
-
-
-class Metadata(Part, frozen=True):
-    """What a document is called. Shaped like Kubernetes object metadata."""
-
-    name: Name
-    """Unique among the documents of its kind that are loaded together. Other documents refer to it by this name."""
-    namespace: Name | None = None
-    """For Kubernetes only: a sidecar loads one set of documents and refers to them by name."""
-    labels: Mapping[str, str] = {}
-    """For people and for kubectl; they decide nothing."""
-    annotations: Mapping[str, str] = {}
-    """For people and for kubectl; they decide nothing."""
-
 
 # --- MeshConfig ------------------------------------------------------------------------------------------------------
 
@@ -214,6 +172,9 @@ class Limits(Part, frozen=True):
     """What is held back of one gRPC request's body until it has named its model."""
     held_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
     """What is held back of all requests together."""
+    kept_total_bytes: Annotated[Size, Meta(ge=0)] = 64 << 20
+    """What is kept of all requests together, in case they have to be sent again. Beyond that they are not tried
+    again."""
     unread_total_bytes: Annotated[Size, Meta(ge=1 << 20)] = 64 << 20
     """What all clients together may leave unread of their answers; beyond that the one that has waited longest is
     broken off."""
@@ -323,54 +284,6 @@ class ModelRole(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRol
     spec: RoleSpec
 
 
-class WorkloadSubject(Part, frozen=True):
-    """A workload, by its certificate: a namespace, a service account in a namespace, or a whole SPIFFE id."""
-
-    namespace: Name | None = None
-    """Every workload of this namespace in the mesh's trust domain: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/...`."""
-    service_account: Name | None = None
-    """This service account of the namespace only."""
-    spiffe_id: SpiffeId | None = None
-    """The whole id, for workloads of another shape. Stands alone."""
-
-    def __post_init__(self) -> None:
-        if self.spiffe_id is not None:
-            if self.namespace is not None or self.service_account is not None:
-                raise ValueError('"spiffeId" names a workload completely: leave out "namespace" and "serviceAccount"')
-        elif self.namespace is None:
-            raise ValueError('expected "namespace" (with "serviceAccount" or without) or "spiffeId"')
-
-
-class TokenSubject(Part, frozen=True):
-    """Whoever holds a token of an issuer with these claims."""
-
-    issuer: Name
-    """The name of an issuer in the MeshConfig."""
-    claims: Mapping[str, str | int | bool] = {}
-    """Every claim named must be in the token: equal to the value, or a list that holds it. Text, numbers and booleans
-    are never equal to each other. A name with dots is first looked for as it stands; if the token has no such claim,
-    the dots lead into nested objects (`realm.roles`). For "any of these values" write one subject for each."""
-
-    def __post_init__(self) -> None:
-        if "" in self.claims:
-            raise ValueError('"claims": a claim without a name')
-
-
-class Subject(Part, frozen=True):
-    """A caller, by everything that is named here: workload and token and role must all fit."""
-
-    workload: WorkloadSubject | None = None
-    """What the peer's certificate says."""
-    token: TokenSubject | None = None
-    """What the bearer token says."""
-    iam_role: RoleArn | None = None
-    """The AWS IAM role whose token (`sts:GetWebIdentityToken`) the caller sends, compared character for character."""
-
-    def __post_init__(self) -> None:
-        if self.workload is None and self.token is None and self.iam_role is None:
-            raise ValueError('names nobody: expected "workload", "token" or "iamRole"')
-
-
 class BindingSpec(Part, frozen=True):
     """Who, which role, and what follows."""
 
@@ -389,65 +302,6 @@ class ModelRoleBinding(Part, frozen=True, kw_only=True, tag_field="kind", tag="M
     api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
     metadata: Metadata
     spec: BindingSpec
-
-
-# --- ModelServer, ModelRoute -----------------------------------------------------------------------------------------
-
-
-class Endpoint(Part, frozen=True):
-    """One model server process. REST calls go to `rest`, gRPC calls to `grpc`; what is left out is not served."""
-
-    rest: EndpointAddress | None = None
-    """TensorFlow Serving's `--rest_api_port`, usually 8501."""
-    grpc: EndpointAddress | None = None
-    """TensorFlow Serving's `--port`, usually 8500."""
-
-    def __post_init__(self) -> None:
-        if self.rest is None and self.grpc is None:
-            raise ValueError('expected "rest", "grpc" or both')
-
-
-class ServerSpec(Part, frozen=True):
-    """Where the model servers are."""
-
-    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
-    """Processes that serve the same models."""
-    connect_timeout: Duration = 1.0
-    """To reach an endpoint. Beside it on loopback this takes microseconds."""
-    max_connections: Count | None = None
-    """Connections to one endpoint at a time; requests beyond them wait. Left out: a quarter of the process's limit of
-    open files (RLIMIT_NOFILE)."""
-    idle_timeout: Duration = 60.0
-    """A connection to an endpoint without a request."""
-
-
-class ModelServer(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelServer"):
-    """A set of endpoints that serve the same models."""
-
-    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
-    metadata: Metadata
-    spec: ServerSpec
-
-
-class RouteSpec(Part, frozen=True):
-    """Which models, and where they are."""
-
-    models: Annotated[tuple[Glob, ...], Meta(min_length=1)]
-    """Names of models or globs, as in a role. Where several routes fit a model, a name beats a glob, and of two globs
-    the one with more fixed characters wins. The same pattern in two routes is an error."""
-    server: Name
-    """The name of a ModelServer."""
-    timeout: Duration | None = None
-    """From a request's head to the end of its answer. Left out: the mesh's `requestTimeout`. A shorter deadline that
-    the client names always counts."""
-
-
-class ModelRoute(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRoute"):
-    """Where calls of some models go. Models without a route go to the server that the Sidecar names."""
-
-    api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
-    metadata: Metadata
-    spec: RouteSpec
 
 
 # --- Sidecar ---------------------------------------------------------------------------------------------------------
@@ -484,6 +338,19 @@ class Inbound(Part, frozen=True, kw_only=True):
     """Hand the caller's bearer token on to the model server. A token that is handed on can be used by who gets it."""
 
 
+class Outbound(Part, frozen=True):
+    """Calls of our application to model servers elsewhere."""
+
+    listen: ListenAddress = Address("127.0.0.1", 18501)
+    """Where the application connects, in plain text, for REST and gRPC alike. It names the server it wants as host or
+    `:authority`, in the header `x-model-server`, or by the model alone, if that has a route."""
+    server: Name | None = None
+    """The ModelServer of calls that name none and whose model has no route. Left out: they are refused."""
+    transparent: bool = False
+    """Connections are redirected here by iptables or nftables: the address that the application meant
+    (SO_ORIGINAL_DST) tells which server it wants, if nothing else does."""
+
+
 class Admin(Part, frozen=True):
     """Health, metrics and the switches of operators."""
 
@@ -496,8 +363,12 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
 
     identity: Identity | None = None
     """Who we are. Needed unless the mesh says `mtls: disabled`."""
-    inbound: Inbound
-    """Requests to our model server."""
+    inbound: Inbound | None = None
+    """Requests to our model server. Left out where there is none: then `outbound` is needed."""
+    outbound: Outbound | None = None
+    """Calls of our application to model servers elsewhere. Left out: none are taken."""
+    locality: Text | None = None
+    """Where we are, such as a zone. Endpoints of the same locality are preferred."""
     admin: Admin = Admin()
     """Health, metrics and the switches of operators."""
     audit_log: AccessLog = "off"
@@ -512,6 +383,10 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """Processes that serve the inbound port together: one uses one core. Limits that count (connections, held bytes,
     connections to an endpoint) hold for each of them. With several there is one more, which starts them again when they
     die, and answers on the admin port for all of them."""
+
+    def __post_init__(self) -> None:
+        if self.inbound is None and self.outbound is None:
+            raise ValueError('carries nothing: expected "inbound", "outbound" or both')
 
 
 class Sidecar(Part, frozen=True, kw_only=True, tag_field="kind", tag="Sidecar"):

@@ -17,6 +17,8 @@ _SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?")
+_LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}")
@@ -117,6 +119,69 @@ def read_rate(value: object) -> float:
     if not 0 < value <= 1_000_000:
         raise ValueError(f"{value} is not above 0 and at most 1,000,000")
     return float(value)
+
+
+def read_percent(value: object) -> float:
+    """From 0 to 100."""
+    return _read_number(value, 100)
+
+
+def read_ratio(value: object) -> float:
+    """From 0 to 1."""
+    return _read_number(value, 1)
+
+
+def _read_number(value: object, most: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {shown(value)}")
+    if not 0 <= value <= most:
+        raise ValueError(f"{value} is not between 0 and {most}")
+    return float(value)
+
+
+def read_weight(value: object) -> int:
+    """A share of a sum: from 0 to a million."""
+    return _read_whole(value, 0, 1_000_000)
+
+
+def read_port(value: object) -> int:
+    """Where something can be reached: from 1 to 65535."""
+    return _read_whole(value, 1, 65_535)
+
+
+def read_http_status(value: object) -> int:
+    """The status of an error."""
+    return _read_whole(value, 400, 599)
+
+
+def _read_whole(value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected a whole number, got {shown(value)}")
+    if not least <= value <= most:
+        raise ValueError(f"{value} is not between {least:,} and {most:,}")
+    return value
+
+
+def read_host_name(value: object) -> str:
+    """A host name in lower case, without the dot that may end it."""
+    if isinstance(value, str) and len(value) <= 253 and _HOST_NAME.fullmatch(value):
+        return value.lower().removesuffix(".")
+    raise ValueError(f"expected a host name, got {shown(value)}")
+
+
+def read_dns_name(value: object) -> str:
+    """A name to look up, in lower case. Unlike host names it may have underscores (RFC 2782), and the dot that ends it
+    stays: it says that the name is whole."""
+    if isinstance(value, str) and len(value) <= 254 and _LOOKED_UP.fullmatch(value):
+        return value.lower()
+    raise ValueError(f"expected a DNS name, got {shown(value)}")
+
+
+def read_header_name(value: object) -> str:
+    """The name of a request header, in lower case."""
+    if isinstance(value, str) and _HEADER_NAME.fullmatch(value):
+        return value
+    raise ValueError(f"expected the name of a header in lower case, got {shown(value)}")
 
 
 def read_version(value: object) -> int:

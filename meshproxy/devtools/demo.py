@@ -1,8 +1,8 @@
-"""The demo: real calls through a real sidecar, each with what must come of it.
+"""The demo, first part: real calls through a real sidecar, each with what must come of it.
 
 `ROWS` says who calls what and what is expected; `run` makes the calls one after another against a `LocalMesh`, finds
 the line that each wrote to the access log, and measures what the hop adds: the permitted ones are made past the sidecar
-too.
+too. The second part, `demo_outbound.py`, is about an application and its replicas.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from meshproxy.devtools.local_mesh import LocalMesh
 from meshproxy.devtools.model_rest import METRICS_PATH
 from meshproxy.devtools.models import predict_request
 
-MODELS = ("half_plus_two=1,2", "finance-prod=1,2", "payroll=1")
+MODELS = ("half_plus_two=1,2", "half_plus_three=1,2", "finance-prod=1,2", "payroll=1")
 CLIENTS = {"finance-app": ("finance", "quants"), "marketing-app": ("marketing",)}
 """Clients of the token issuer, and the groups that their tokens name."""
 SECRET_MODEL = "payroll"
@@ -301,10 +301,10 @@ def problem_of(row: Row, answer: Answer, log: Mapping[str, Any]) -> str:
     return ""
 
 
-async def models_heard_of(mesh: LocalMesh) -> dict[str, int]:
-    """Which models the model server has been asked for, and how often: from its own metrics page."""
+async def models_heard_of(rest: str) -> dict[str, int]:
+    """Which models the model server at this address has been asked for, and how often: from its own metrics page."""
     heard: dict[str, int] = {}
-    for line in await fetch_lines(mesh.rest, METRICS_PATH):
+    for line in await fetch_lines(rest, METRICS_PATH):
         name, _, rest = line.partition('{model_name="')
         if name == ":tensorflow:serving:request_count":
             model = rest.partition('"')[0]

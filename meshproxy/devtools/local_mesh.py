@@ -1,14 +1,18 @@
-"""A whole mesh on this machine: development CA, token issuer, model server and sidecar, as processes on loopback.
+"""A whole mesh on this machine: development CA, token issuer, three replicas of a model server with their sidecars, and
+the sidecar of an application that calls them, as processes on loopback.
 
-Everything lies in one folder: `certificates/`, `documents/` (the policy of `deploy/demo`, with addresses filled in) and
-`access.log`. Ports are whichever are free.
+Everything lies in one folder: `certificates/`, `documents/` (those of `deploy/demo`, with addresses filled in) and
+`access.log` of the first replica, the same with a number for the others, and `documents-application/`. Ports are
+whichever are free.
 """
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import string
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,9 @@ from meshproxy.devtools.clients import SERVER_NAME, Certificate
 TRUST_DOMAIN = "demo.example"
 _SECRET = "for-development-only"
 SERVER_ID = f"spiffe://{TRUST_DOMAIN}/ns/serving/sa/tensorflow-serving"
+APPLICATION = ("shop", "checkout")
+"""Namespace and service account of the application whose calls are balanced over the replicas."""
+REPLICAS = 3
 
 
 def documents_directory() -> Path:
@@ -30,14 +37,51 @@ def documents_directory() -> Path:
 
 
 @dataclass(frozen=True)
+class Replica:
+    """A model server and the sidecar before it."""
+
+    model_server: Child
+    sidecar: Child
+
+    @property
+    def rest(self) -> str:
+        """The model server's own REST port, past the sidecar."""
+        return str(self.model_server.listening["rest"])
+
+    async def kill(self) -> None:
+        """Ends both as a machine does that loses its power."""
+        for child in (self.sidecar, self.model_server):
+            child.signal(signal.SIGKILL)
+            await child.wait()
+
+
+@dataclass(frozen=True)
 class LocalMesh:
-    """The running mesh."""
+    """The running mesh. What is said of one sidecar and one model server is said of the first replica."""
 
     directory: Path
     ca: DevelopmentCA
     issuer: Child
-    model_server: Child
-    sidecar: Child
+    replicas: tuple[Replica, ...]
+    application: Child
+    """The sidecar of the application."""
+
+    @property
+    def model_server(self) -> Child:
+        return self.replicas[0].model_server
+
+    @property
+    def sidecar(self) -> Child:
+        return self.replicas[0].sidecar
+
+    @property
+    def outbound(self) -> str:
+        """Where the application connects, HOST:PORT."""
+        return str(self.application.listening["outbound"])
+
+    @property
+    def outbound_admin(self) -> str:
+        return str(self.application.listening["admin"])
 
     @property
     def inbound(self) -> str:
@@ -51,7 +95,7 @@ class LocalMesh:
     @property
     def rest(self) -> str:
         """The model server's own REST port, past the sidecar."""
-        return str(self.model_server.listening["rest"])
+        return self.replicas[0].rest
 
     @property
     def grpc(self) -> str:
@@ -79,10 +123,12 @@ class LocalMesh:
 
     def workload(self, namespace: str, account: str) -> Certificate:
         """A workload's certificate, newly issued."""
-        issued = self.ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}")
-        directory = self.directory / "certificates"
-        certificate, key = issued.write(directory, f"{namespace}-{account}")
-        return Certificate(directory / "ca.pem", certificate, key)
+        return _issue(self.ca, self.directory / "certificates", namespace, account)
+
+
+def _issue(ca: DevelopmentCA, directory: Path, namespace: str, account: str) -> Certificate:
+    issued = ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}")
+    return Certificate(directory / "ca.pem", *issued.write(directory, f"{namespace}-{account}"))
 
 
 @asynccontextmanager
@@ -100,30 +146,68 @@ async def local_mesh(
     ca = DevelopmentCA.create(TRUST_DOMAIN)
     ca.write(certificates)
     ca.issue(SERVER_ID, dns=[SERVER_NAME]).write(certificates, "server")
-    async with AsyncExitStack() as stack:
+    _issue(ca, certificates, *APPLICATION)
+    async with _children(directory) as start:
         known = [f"--client={client}:{_SECRET}:{','.join(groups)}" for client, groups in clients.items()]
-        issuer = await Child.start("the token issuer", *ISSUER, *known, directory=directory)
-        stack.push_async_callback(issuer.stop)
         served = [f"--model={model}" for model in models]
-        model_server = await Child.start("the model server", *MODEL_SERVER, *served, directory=directory)
-        stack.push_async_callback(model_server.stop)
-        documents = write_documents(
-            directory / "documents",
-            ISSUER=str(issuer.listening["issuer"]),
-            KEYS=str(issuer.listening["keys"]),
-            REST=str(model_server.listening["rest"]),
-            GRPC=str(model_server.listening["grpc"]),
-            CERTIFICATES=str(certificates),
+        issuer, *model_servers = await _all(
+            start("the token issuer", *ISSUER, *known),
+            *(start("a model server", *MODEL_SERVER, *served) for _ in range(REPLICAS)),
         )
-        sidecar = await Child.start("the sidecar", *SIDECAR, str(documents), directory=directory)
-        stack.push_async_callback(sidecar.stop)
-        yield LocalMesh(directory, ca, issuer, model_server, sidecar)
+        documents = [
+            write_documents(
+                directory / f"documents{suffix}",
+                ISSUER=str(issuer.listening["issuer"]),
+                KEYS=str(issuer.listening["keys"]),
+                REST=str(model_server.listening["rest"]),
+                GRPC=str(model_server.listening["grpc"]),
+                CERTIFICATES=str(certificates),
+                ACCESS_LOG=str(directory / f"access{suffix}.log"),
+            )
+            for suffix, model_server in zip(("", "-2", "-3"), model_servers, strict=True)
+        ]
+        sidecars = await _all(*(start("a replica's sidecar", *SIDECAR, str(path)) for path in documents))
+        addresses = {f"REPLICA_{number}": str(each.listening["inbound"]) for number, each in enumerate(sidecars, 1)}
+        path = write_documents(
+            directory / "documents-application",
+            documents_directory() / "application",
+            CERTIFICATES=str(certificates),
+            **addresses,
+        )
+        application = await start("the application's sidecar", *SIDECAR, str(path))
+        replicas = tuple(map(Replica, model_servers, sidecars))
+        yield LocalMesh(directory, ca, issuer, replicas, application)
 
 
-def write_documents(directory: Path, **values: str) -> Path:
-    """Copies the documents of the demo into a new folder, with the values in place of their names."""
+@asynccontextmanager
+async def _children(directory: Path) -> AsyncIterator[Callable[..., Awaitable[Child]]]:
+    """How to start children in a folder, which are all stopped at the end."""
+    started: list[Child] = []
+
+    async def start(name: str, *arguments: str) -> Child:
+        child = await Child.start(name, *arguments, directory=directory)
+        started.append(child)
+        return child
+
+    try:
+        yield start
+    finally:
+        await asyncio.gather(*(child.stop() for child in started))
+
+
+async def _all(*starting: Awaitable[Child]) -> list[Child]:
+    """Waits for all of them, however one ends, so that none is forgotten; raises what the first of those raised."""
+    ended = await asyncio.gather(*starting, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in ended if isinstance(each, Child)]
+
+
+def write_documents(directory: Path, source: Path | None = None, **values: str) -> Path:
+    """Copies the documents of the demo, or of another folder, into a new one, with values in place of their names."""
     directory.mkdir()
-    for source in sorted(documents_directory().glob("*.yaml")):
-        text = string.Template(source.read_text()).substitute(values)
-        (directory / source.name).write_text(text)
+    for path in sorted((source or documents_directory()).glob("*.yaml")):
+        text = string.Template(path.read_text()).substitute(values)
+        (directory / path.name).write_text(text)
     return directory

@@ -24,12 +24,20 @@ class Service:
     """
 
     def __init__(
-        self, catalogue: Catalogue, *, latency: float = 0.0, failure_rate: float = 0.0, seed: int | None = None
+        self,
+        catalogue: Catalogue,
+        *,
+        latency: float = 0.0,
+        failure_rate: float = 0.0,
+        concurrency: int | None = None,
+        seed: int | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.counts: Counter[tuple[str, str]] = Counter()
         self._latency = latency
         self._failure_rate = failure_rate
+        # Calls beyond these wait, without a limit and in their order, as in a batching queue that nobody has bounded.
+        self._room = asyncio.Semaphore(concurrency) if concurrency is not None else None
         self._random = random.Random(seed)
         self._verbs: dict[str, Callable[[Any], Any]] = {
             "Predict": self.predict,
@@ -47,7 +55,10 @@ class Service:
 
     async def attend(self, model: str, work: Callable[[Any], Any], request: Any) -> Any:
         """What every request goes through, whatever its protocol: latency, injected failure, counting."""
-        if self._latency:
+        if self._room is not None:
+            async with self._room:
+                await asyncio.sleep(self._latency)
+        elif self._latency:
             await asyncio.sleep(self._latency)
         status = GrpcStatus.OK
         try:

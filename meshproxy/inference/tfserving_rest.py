@@ -39,6 +39,11 @@ _INFERENCE = re.compile(
 )
 _READING = re.compile(rb"/v1/models(?:/([^/:]+))?(?:/versions/([0-9]+)|/labels/([^/:]+))?(/metadata)?", re.DOTALL)
 _VERBS = {b"predict": Verb.PREDICT, b"classify": Verb.CLASSIFY, b"regress": Verb.REGRESS}
+_TAILS = {
+    **{verb: b":" + word for word, verb in _VERBS.items()},
+    Verb.METADATA: b"/metadata",
+    Verb.STATUS: b"",
+}
 
 # RFC 3986 section 3.3: pchar, less ":" (the server's regex) and ";" (parameters, to some).
 _SEGMENT = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,=@]|%[0-9A-Fa-f]{2})+")
@@ -71,7 +76,7 @@ def read(method: bytes, target: bytes) -> RestCall:
         match = _INFERENCE.fullmatch(target)
         if match is not None:
             name, version, label, verb = match.groups()
-            return _build(method, target, _VERBS[verb], name, version, label, b":" + verb)
+            return _build(method, target, _VERBS[verb], name, version, label)
     elif method == b"GET":
         match = _READING.fullmatch(target)
         if match is not None:
@@ -79,7 +84,7 @@ def read(method: bytes, target: bytes) -> RestCall:
             if name is None:
                 raise Refusal(Reason.BAD_REQUEST, "Missing model name in request.")
             verb = Verb.METADATA if metadata else Verb.STATUS
-            return _build(method, target, verb, name, version, label, metadata or b"")
+            return _build(method, target, verb, name, version, label)
         if target == METRICS_PATH:
             return RestCall(Call(Verb.METRICS), METRICS_PATH)
     if target[:4].lower() == b"/v1/" or target.partition(b"?")[0] in (METRICS_PATH, b"/v1/models"):
@@ -88,14 +93,12 @@ def read(method: bytes, target: bytes) -> RestCall:
 
 
 def _build(
-    method: bytes, target: bytes, verb: Verb, name: bytes, version: bytes | None, label: bytes | None, tail: bytes
+    method: bytes, target: bytes, verb: Verb, name: bytes, version: bytes | None, label: bytes | None
 ) -> RestCall:
-    head = b"/v1/models/"
     try:
         model = _decode(name)
         if model in (".", ".."):
             raise BadName("is a dot segment")
-        target_name = _encode(model)
         if version is not None:
             number = int(version[:20])
             if number > _INT64_MAX:
@@ -103,16 +106,27 @@ def _build(
             if version != b"%d" % number:
                 raise BadName("has a version that is not written plainly")
             ref = ModelRef(model, version=number)
-            tail = b"/versions/%d%s" % (number, tail)
         elif label is not None:
-            text = _decode(label)
-            ref = ModelRef(model, label=text)
-            tail = b"/labels/" + _encode(text) + tail
+            ref = ModelRef(model, label=_decode(label))
         else:
             ref = ModelRef(model)
     except BadName as bad:
         _refuse(method, target, f" (a name {bad})")
-    return RestCall(Call(verb, (ref,)), head + target_name + tail)
+    return RestCall(Call(verb, (ref,)), build_target(verb, ref))
+
+
+def build_target(verb: Verb, model: ModelRef) -> bytes:
+    """The target that asks this of a model: `/v1/models/NAME[/versions/N|/labels/L]` and what stands for the verb.
+
+    Raises:
+        KeyError: the verb has no target of this kind.
+    """
+    target = b"/v1/models/" + _encode(model.name)
+    if model.version is not None:
+        target += b"/versions/%d" % model.version
+    elif model.label is not None:
+        target += b"/labels/" + _encode(model.label)
+    return target + _TAILS[verb]
 
 
 def _decode(raw: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from meshproxy.config import schema
+from meshproxy.config import fields, schema
 from meshproxy.inference.call import Verb
 from meshproxy.policy.decide import Policy
 from meshproxy.policy.rules import Binding, Rule, Subject
@@ -27,7 +27,7 @@ def compile_policy(
     for index, binding in enumerate(bindings):
         if binding.spec.role not in places:
             raise ValueError(f"{binding.metadata.name}: no role is called {binding.spec.role}")
-        subjects = tuple(_subject(subject, trust_domain) for subject in binding.spec.subjects)
+        subjects = tuple(compile_subject(subject, trust_domain) for subject in binding.spec.subjects)
         action = binding.spec.action
         compiled.append(Binding(index, binding.metadata.name, action, places[binding.spec.role], subjects))
     # Rules mostly name the same few sets. Shared, 10,000 rules take 2 MB and 45 ms; each with its own, 11 MB and 70 ms.
@@ -54,7 +54,12 @@ def _verbs(words: tuple[str, ...]) -> frozenset[Verb]:
     return frozenset(map(Verb, words))
 
 
-def _subject(subject: schema.Subject, trust_domain: str) -> Subject:
+def compile_subject(subject: fields.Subject, trust_domain: str) -> Subject:
+    """A subject of a document, ready to be compared with callers.
+
+    Args:
+        trust_domain: whose namespaces and service accounts it means.
+    """
     spiffe_id, namespace = None, None
     if workload := subject.workload:
         spiffe_id, namespace = workload.spiffe_id, workload.namespace

@@ -33,7 +33,9 @@ class Exchange:
         "is_grpc",
         "permit_audits",
         "refusal",
+        "route",
         "rule",
+        "server",
         "started",
         "status",
         "trace",
@@ -53,6 +55,10 @@ class Exchange:
         self.refusal: Refusal | None = None
         """Why we answered ourselves, if we did."""
         self.trace: TraceContext | None = None
+        self.route = ""
+        """The document that said where to; empty if none did."""
+        self.server = ""
+        """The `ModelServer` that was chosen."""
         self.upstream = ""
         """Address of the endpoint that answered, or was tried last."""
         self.attempts = 0

@@ -1,4 +1,5 @@
-"""What the proxy reads of a request's headers, and which of them go on: both at once, remembered by the whole list.
+"""What the proxy reads of a request's headers, and which of them go on: both at once, remembered by the whole list; and
+what it says of the caller.
 
 A keep-alive client repeats its headers, and the codecs share equal lists, so one look-up replaces the walk.
 """
@@ -6,9 +7,12 @@ A keep-alive client repeats its headers, and the codecs share equal lists, so on
 from __future__ import annotations
 
 from typing import TypeVar
+from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout
+from meshproxy.identity.caller import Caller
+from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 
 Known = TypeVar("Known")
 
@@ -19,17 +23,20 @@ CALLER_HEADER = b"x-meshproxy-caller"
 SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
 REFUSAL_HEADER = b"x-meshproxy-refusal"
+SERVER_HEADER = b"x-model-server"
 
 
 class RequestHeaders:
     """The fields that decide something, and the rest."""
 
-    __slots__ = ("authorization", "encoding", "forward", "forward_with_token", "is_grpc", "timeout")
+    __slots__ = ("authorization", "encoding", "forward", "forward_with_token", "is_grpc", "server", "timeout")
 
     def __init__(self, headers: Headers) -> None:
         authorization: list[bytes] = []
         encodings: list[bytes] = []
         timeouts: list[bytes] = []
+        rest_timeouts: list[bytes] = []
+        servers: list[bytes] = []
         content_types: list[bytes] = []
         forward: list[tuple[bytes, bytes]] = []
         for field in headers:
@@ -45,13 +52,27 @@ class RequestHeaders:
                 encodings.append(value)
             elif name == b"grpc-timeout":
                 timeouts.append(value)
+                continue
+            elif name == REST_HEADER:
+                rest_timeouts.append(value)
+                continue
+            elif name == SERVER_HEADER:
+                servers.append(value)
+                continue
             forward.append(field)
         self.is_grpc = len(content_types) == 1 and is_grpc(content_types[0])
         self.authorization = authorization
         """Every value: two are one too many, which the station that reads them must see."""
         self.encoding = encodings[-1] if encodings else None
-        self.timeout = parse_timeout(timeouts[0]) if len(timeouts) == 1 else None
-        """`grpc-timeout` in seconds."""
+        self.timeout: float | None = None
+        """How long the client waits, in seconds: `grpc-timeout`, or what Envoy tells of REST calls. The field itself is
+        not forwarded: what is left of it is written anew."""
+        if self.is_grpc:
+            self.timeout = parse_timeout(timeouts[0]) if len(timeouts) == 1 else None
+        elif len(rest_timeouts) == 1:
+            self.timeout = rest_timeout(rest_timeouts[0])
+        self.server = servers[0] if len(servers) == 1 else None
+        """Which ModelServer an application means (outbound)."""
         self.forward: Headers = tuple(forward)
         self.forward_with_token: Headers = (*self.forward, *((b"authorization", value) for value in authorization))
 
@@ -68,11 +89,12 @@ def is_identity(name: bytes) -> bool:
 class HeaderReader:
     """Reads request headers and cleans response headers, each list once."""
 
-    __slots__ = ("_requests", "_responses")
+    __slots__ = ("_believed", "_requests", "_responses")
 
     def __init__(self) -> None:
         self._requests: dict[Headers, RequestHeaders] = {}
         self._responses: dict[Headers, Headers] = {}
+        self._believed: dict[Headers, Headers] = {}
 
     def read(self, headers: Headers) -> RequestHeaders:
         """What `headers` say."""
@@ -82,12 +104,15 @@ class HeaderReader:
             _remember(self._requests, headers, known)
         return known
 
-    def clean(self, headers: Headers) -> Headers:
-        """The model server's response headers without those that only we may send."""
-        known = self._responses.get(headers)
+    def clean(self, headers: Headers, is_sidecar: bool = False) -> Headers:
+        """A server's response headers without those that only we may send; another sidecar may say that it refused."""
+        cleaned = self._believed if is_sidecar else self._responses
+        known = cleaned.get(headers)
         if known is None:
-            known = tuple(field for field in headers if not is_identity(field[0]))
-            _remember(self._responses, headers, known)
+            known = tuple(
+                field for field in headers if not is_identity(field[0]) or (is_sidecar and field[0] == REFUSAL_HEADER)
+            )
+            _remember(cleaned, headers, known)
         return known
 
 
@@ -96,3 +121,18 @@ def _remember(known: dict[Headers, Known], headers: Headers, value: Known) -> No
         if len(known) >= CACHE_SIZE:
             known.clear()
         known[headers] = value
+
+
+def identity_headers(caller: Caller) -> Headers:
+    """The verified caller, for a model server that wants to know."""
+    headers = []
+    if caller.workload is not None:
+        headers.append((CALLER_HEADER, caller.workload.spiffe_id.encode()))
+    if caller.token is not None:
+        headers.append((ISSUER_HEADER, caller.token.issuer.encode()))
+        headers.append((SUBJECT_HEADER, quote(caller.token.subject, safe=_PRINTABLE).encode()))
+    return tuple(headers)
+
+
+_PRINTABLE = "!#$&'()*+,/:;=?@[] |"
+"""Left as they are in a subject; `%`, controls and everything beyond ASCII are percent-encoded."""

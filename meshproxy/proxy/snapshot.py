@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, ScanLimits
 
 if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers
     from meshproxy.identity.caller import Caller, Token
     from meshproxy.inference.call import Call
     from meshproxy.policy.decide import Permit
+    from meshproxy.proxy.health_service import HealthService
     from meshproxy.routing.routes import Route
     from meshproxy.upstream.cluster import Cluster
 
@@ -33,8 +35,15 @@ class Decides(Protocol):
 class Routes(Protocol):
     """Where a call goes (`routing.routes.Routes`)."""
 
-    def match(self, call: Call) -> Route:
+    def match(self, call: Call, headers: Headers, caller: Caller) -> Route:
         """The first route that fits."""
+
+
+class FindsServer(Protocol):
+    """Which server an application means (`routing.servers.Servers`)."""
+
+    def find(self, authority: bytes, header: bytes | None, original: str) -> str | None:
+        """The name of a `ModelServer`; None if nothing says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,8 @@ class BodyLimits:
     """Bytes of one body kept until its model is known: clients write the model first, but need not."""
     held_total: int = 64 * 1024 * 1024
     """The same, for all requests together."""
+    kept_total: int = 64 * 1024 * 1024
+    """Bytes of requests, all together, that are kept in case they have to be sent again."""
     unread_total: int = 64 * 1024 * 1024
     """Bytes of answers, of all requests together, that wait for clients to take them."""
     scan: ScanLimits = DEFAULT_LIMITS
@@ -64,3 +75,9 @@ class Snapshot:
     limits: BodyLimits
     forwards_identity: bool
     forwards_token: bool
+    server: str | None = None
+    """Where calls go for which nothing else says it."""
+    health: HealthService | None = None
+    """Answers for the health of our model server; None: it is asked itself."""
+    servers: FindsServer | None = None
+    """For outbound calls: which server an application means."""

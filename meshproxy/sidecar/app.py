@@ -16,16 +16,20 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError, OwnIdentity
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.proxy.health_service import HealthService
 from meshproxy.proxy.pipeline import Pipeline
+from meshproxy.routing.live import Live
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin
+from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.reload import (
     DOWNSTREAM_CONNECTIONS,
-    Clusters,
-    build_snapshot,
     codec_limits,
+    inbound_snapshot,
+    outbound_snapshot,
     read_identity,
     times,
 )
+from meshproxy.sidecar.side import Side
 from meshproxy.sidecar.supervisor import Supervisor, Unobserved
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.worker import read_documents, write_documents
@@ -37,22 +41,27 @@ from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.sink import LineSink
 from meshproxy.telemetry.trace import Tracer
+from meshproxy.telemetry.traffic import TrafficMetrics
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import ssl
+    from collections.abc import Mapping, Sequence
 
+    from meshproxy.config.routes import ModelRoute
     from meshproxy.config.schema import Documents
+    from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.sidecar.worker import Seat
     from meshproxy.upstream.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
-WATCH_PERIOD = 2.0
-"""Seconds between two looks at the files. The kubelet takes up to a minute to update a mounted volume."""
+WATCH_PERIOD = 0.5
+"""Seconds between two looks at the files: whoever changes weights sees them move within a second. (The kubelet takes up
+to a minute to update a mounted volume.)"""
 LOG_PERIOD = 0.5
 """Seconds that a line of the access log may wait for others."""
 QUIET = 0.5
@@ -84,6 +93,7 @@ class Sidecar:
         self._paths = list(paths)
         self._documents = documents
         self._seat = seat
+        self._health: HealthService | None = None
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -125,41 +135,68 @@ class Sidecar:
             on_limit=self.limit,
         )
 
-        # Stations: compiled from the documents, replaced by a reload.
-        self._clusters = Clusters(upstream_driving)
+        # Stations: compiled from the documents, replaced by a reload. Everything that was learned on the way stays.
+        traffic = self._traffic = TrafficMetrics(self.metrics)
+        self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context)
+        self._live = Live()
         self._tokens = Tokens(self.metrics, outbox)
         self._identity = read_identity(documents, time.time())
         verifier = self._tokens.build(documents.mesh.spec.issuers)
-        clusters = self._clusters.build(documents.servers)
-        self.pipeline = Pipeline(
-            loop=loop,
-            now=time.monotonic,
-            wall_clock=time.time,
-            reaper=self._reaper,
-            snapshot=build_snapshot(documents, clusters, verifier),
-            observer=observer,
-            tracer=Tracer(),
-            refresh_keys=self._tokens.refresh,
-            on_limit=self.limit,
-        )
-        self.metrics.in_flight.read_from(lambda: self.metrics.count_in_flight(self.pipeline.live))
-        self._adopt(documents, self._identity, clusters)
-        self._seen = self._signature()
-        """Of the files, when they were read last."""
+        clusters = self._clusters.build(documents)
+        tracer = Tracer()
+
+        def pipeline(snapshot: Snapshot) -> Pipeline:
+            return Pipeline(
+                loop=loop,
+                now=time.monotonic,
+                wall_clock=time.time,
+                reaper=self._reaper,
+                snapshot=snapshot,
+                observer=observer,
+                tracer=tracer,
+                refresh_keys=self._tokens.refresh,
+                on_limit=self.limit,
+                traffic=traffic,
+            )
 
         # Ports.
-        mtls = Security(documents.mesh.spec.mtls)
-        self.inbound = Listener(
-            direction="inbound",
-            driving=self._driving,
-            serve=self.pipeline.serve,
-            reject=self.pipeline.reject,
-            events=self,
-            security=mtls,
-            context=self._identity.server if self._identity is not None else None,
-            identify=self._identify,
-            max_connections=documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS,
+        most = documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
+        self.inbound: Side | None = None
+        self._health = self._health_service(documents, clusters)
+        traffic.on_health.append(self._health_changed)
+        if (snapshot := inbound_snapshot(documents, clusters, verifier, self._live, self._health)) is not None:
+            self.inbound = Side(
+                "inbound",
+                self.metrics,
+                pipeline(snapshot),
+                driving=self._driving,
+                security=Security(documents.mesh.spec.mtls),
+                context=self._identity.server if self._identity is not None else None,
+                identify=self._identify,
+                max_connections=most,
+            )
+        self.outbound: Side | None = None
+        if (snapshot := outbound_snapshot(documents, clusters, self._live)) is not None:
+            assert spec.outbound is not None
+            self.outbound = Side(
+                "outbound",
+                self.metrics,
+                pipeline(snapshot),
+                driving=self._driving,
+                security=Security.PLAINTEXT,
+                context=None,
+                identify=lambda der: None,
+                max_connections=most,
+                is_transparent=spec.outbound.transparent,
+            )
+        self.sides = [side for side in (self.inbound, self.outbound) if side is not None]
+        self.metrics.in_flight.read_from(
+            lambda: self.metrics.count_in_flight(each for side in self.sides for each in side.pipeline.live)
         )
+        traffic.watch(self._clusters.all, [side.pipeline for side in self.sides])
+        self._adopt(documents, self._identity)
+        self._seen = self._signature()
+        """Of the files, when they were read last."""
         page = Admin(loop, self.metrics.registry, self)
         self.admin = Listener(
             direction="admin",
@@ -187,10 +224,10 @@ class Sidecar:
             (signal.SIGHUP, self._hung_up),
         ):
             self._loop.add_signal_handler(number, action)
-        await self._tokens.wait_for_keys()
+        await asyncio.gather(self._tokens.wait_for_keys(), self._clusters.wait_for_endpoints())
         try:
             if self._seat is None:
-                self.inbound.listen(spec.inbound.listen.host, spec.inbound.listen.port)
+                self._listen(None, None)
                 self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
             else:
                 self._take_seat(self._seat)
@@ -198,9 +235,10 @@ class Sidecar:
             await self._close()
             raise
         self._reaper.start()
+        fields = {side.direction: side.listener.address for side in self.sides}
         logger.info(
             "listening" if self._seat is None else "worker listening",
-            extra={"fields": {"inbound": self.inbound.address, "admin": self.admin.address, "pid": os.getpid()}},
+            extra={"fields": {**fields, "admin": self.admin.address, "pid": os.getpid()}},
         )
         tasks = [
             self._loop.create_task(self._reload_when_wanted()),
@@ -227,12 +265,20 @@ class Sidecar:
         # First of all, since connections come as soon as the port is shared.
         seat.socket.unlink(missing_ok=True)
         self.admin.listen_unix(str(seat.socket))
-        self.inbound.listen(self._documents.sidecar.spec.inbound.listen.host, seat.port, is_shared=True)
+        self._listen(seat.inbound_port, seat.outbound_port)
         seat.watch_supervisor(self._loop, self.drain)
         seat.tell_listening()
         if seat.is_successor:
             # What the others run was handed down; what the files say now may be newer, or bad.
             self._reload_wanted.set()
+
+    def _listen(self, inbound_port: int | None, outbound_port: int | None) -> None:
+        """Raises OSError."""
+        spec = self._documents.sidecar.spec
+        if self.inbound is not None and spec.inbound is not None:
+            self.inbound.listen(spec.inbound.listen, shared_port=inbound_port)
+        if self.outbound is not None and spec.outbound is not None:
+            self.outbound.listen(spec.outbound.listen, shared_port=outbound_port)
 
     def drain(self) -> None:
         """Begin to go away (`admin.Operated`)."""
@@ -240,29 +286,41 @@ class Sidecar:
 
     async def _drain(self, grace: float) -> None:
         """Stop being ready, ask clients to leave, and serve whoever still comes until nobody does."""
-        logger.info("draining", extra={"fields": {"in_flight": len(self.pipeline.live), "grace_seconds": grace}})
-        self.inbound.drain()
+        logger.info("draining", extra={"fields": {"in_flight": self._in_flight, "grace_seconds": grace}})
+        if self._health is not None:
+            self._health.drain()
+        for side in self.sides:
+            side.listener.drain()
         deadline = self._loop.time() + grace
         served, quiet_since = -1, 0.0
         while (now := self._loop.time()) < deadline:
             # Looked at rather than waited for: what counts is that nothing came for a while.
-            if served != self.pipeline.served or not self.inbound.is_quiet:
-                served, quiet_since = self.pipeline.served, now
+            if served != self._served or not all(side.listener.is_quiet for side in self.sides):
+                served, quiet_since = self._served, now
             elif now - quiet_since >= QUIET:
                 return
             await asyncio.sleep(min(LOOK_PERIOD, deadline - now))
         logger.warning(
-            "drain timed out: breaking off what is under way", extra={"fields": {"in_flight": len(self.pipeline.live)}}
+            "drain timed out: breaking off what is under way", extra={"fields": {"in_flight": self._in_flight}}
         )
 
+    @property
+    def _in_flight(self) -> int:
+        return sum(len(side.pipeline.live) for side in self.sides)
+
+    @property
+    def _served(self) -> int:
+        return sum(side.pipeline.served for side in self.sides)
+
     async def _close(self) -> None:
-        await self.inbound.close()
+        for side in self.sides:
+            await side.close()
         await self.admin.close()
         # What was broken off is yet to be written down.
         for _ in range(PARTING_TURNS):
             await asyncio.sleep(0)
         await self._tokens.close()
-        self._clusters.close()
+        await self._clusters.close()
         self._reaper.stop()
         await asyncio.sleep(0)
         for sink in self._log_sinks:
@@ -316,8 +374,12 @@ class Sidecar:
             self._check_fixed(documents)
             identity = read_identity(documents, time.time())
             verifier = self._tokens.build(documents.mesh.spec.issuers)
-            clusters = self._clusters.build(documents.servers)
-            snapshot = build_snapshot(documents, clusters, verifier)
+            clusters = self._clusters.build(documents)
+            health = self._health_service(documents, clusters)
+            snapshots = (
+                inbound_snapshot(documents, clusters, verifier, self._live, health),
+                outbound_snapshot(documents, clusters, self._live),
+            )
         except (ConfigError, CertificateError) as error:
             self.metrics.config_reloads.labels("failed").value += 1
             self.metrics.config_in_sync.labels().value = 0
@@ -331,13 +393,17 @@ class Sidecar:
             logger.exception("the new configuration is not taken")
             return
         # From here on nothing can fail: a request sees the old configuration or the new one.
-        self.pipeline.snapshot = snapshot
+        most = documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
+        context = identity.server if identity is not None else None
+        for side, snapshot in zip((self.inbound, self.outbound), snapshots, strict=True):
+            if side is not None and snapshot is not None:
+                side.adopt(snapshot, most, context if side is self.inbound else None)
+        if self._health is not None and self._health is not health:
+            self._health.drain()  # who watches asks again, and hears of the server as it is now
+        self._health = health
         self._driving.limits = codec_limits(documents)
         self._driving.times = times(documents)
-        self.inbound.max_connections = documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
-        if identity is not None:
-            self.inbound.context = identity.server
-        self._adopt(documents, identity, clusters)
+        self._adopt(documents, identity)
         self.metrics.config_reloads.labels("ok").value += 1
         if self._seat is not None:
             try:
@@ -349,8 +415,12 @@ class Sidecar:
     def _check_fixed(self, documents: Documents) -> None:
         """What sockets and files are bound to cannot be replaced under them. Raises ConfigError."""
         old, new = self._documents, documents
+        inbound = [each.sidecar.spec.inbound for each in (old, new)]
+        outbound = [each.sidecar.spec.outbound for each in (old, new)]
         fixed = (
-            ("spec.inbound.listen", old.sidecar.spec.inbound.listen, new.sidecar.spec.inbound.listen),
+            ("spec.inbound.listen", *(each.listen if each else None for each in inbound)),
+            ("spec.outbound.listen", *(each.listen if each else None for each in outbound)),
+            ("spec.outbound.transparent", *(each.transparent if each else None for each in outbound)),
             ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
             ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
             ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
@@ -358,25 +428,27 @@ class Sidecar:
             ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
         )
         problems = tuple(
-            Problem("", 0, "", field, f"changes from {before} to {after}: restart the sidecar for that")
+            Problem("", 0, "", str(field), f"changes from {before} to {after}: restart the sidecar for that")
             for field, before, after in fixed
             if before != after
         )
         if problems:
             raise ConfigError(problems)
 
-    def _adopt(self, documents: Documents, identity: OwnIdentity | None, clusters: dict[str, Cluster]) -> None:
+    def _adopt(self, documents: Documents, identity: OwnIdentity | None) -> None:
         """The configuration is in use."""
         self._documents = documents
         self._identity = identity
-        self._clusters.adopt(documents.servers, clusters)
+        self._clusters.adopt(documents)
+        self._live.adopt()
         self._tokens.adopt()
         rules = [rule for role in documents.roles for rule in role.spec.rules]
         self.metrics.mention(
             [model for rule in rules for model in rule.models]
             + [model for route in documents.routes for model in route.spec.models],
             [str(version) for rule in rules for version in rule.versions]
-            + [label for rule in rules for label in rule.labels],
+            + [label for rule in rules for label in rule.labels]
+            + [version for route in documents.routes for version in route_versions(route)],
         )
         self.metrics.config_in_sync.labels().value = 1
         self.metrics.config_loaded.labels().value = time.time()
@@ -385,7 +457,7 @@ class Sidecar:
             for warning in identity.warnings:
                 logger.warning(warning)
 
-    # What the ports report and ask (listener.ListenerEvents, admin.Operated)
+    # What the ports report and ask (listener.Identify, admin.Operated)
 
     def _identify(self, der: bytes | None) -> Workload | None:
         if der is None:
@@ -395,13 +467,28 @@ class Sidecar:
         except PeerRefused as refused:
             raise PeerRejected(str(refused)) from refused
 
-    def handshake(self, result: str) -> None:
-        """A TLS handshake ended."""
-        self.metrics.tls_handshakes.labels(result).value += 1
+    def _client_context(self) -> ssl.SSLContext:
+        """What we show to other sidecars, as it is now."""
+        identity = self._identity
+        if identity is None or identity.client is None:
+            raise OSError("there is no certificate to call other sidecars with")
+        return identity.client
 
-    def connection(self, protocol: str, change: int) -> None:
-        """A connection opened or closed."""
-        self.metrics.open_connections.labels("inbound", protocol).value += change
+    def _health_service(self, documents: Documents, clusters: Mapping[str, Cluster]) -> HealthService | None:
+        """Who answers for the health of our model server; None where nobody checks it."""
+        inbound = documents.sidecar.spec.inbound
+        if inbound is None:
+            return None
+        (server,) = (each for each in documents.servers if each.metadata.name == inbound.server)
+        if server.spec.health is None:
+            return None
+        cluster = clusters[inbound.server]
+        known = self._health
+        return known if known is not None and known.cluster is cluster else HealthService(cluster)
+
+    def _health_changed(self, server: str) -> None:
+        if self._health is not None and self._health.cluster.name == server:
+            self._health.changed()
 
     def limit(self, name: str) -> None:
         """A limit was exceeded."""
@@ -410,10 +497,13 @@ class Sidecar:
     def readiness(self) -> dict[str, bool]:
         """What being ready hangs on."""
         identity = self._identity
+        health = self._health.conditions() if self._health is not None else {}
         return {
             "configured": True,
             "certificate is valid": identity is None or time.time() < identity.workload.not_after,
             "issuers' keys are known": self._tokens.are_known,
+            **self._clusters.conditions(),
+            **health,
             "not draining": not self._stopping.is_set(),
         }
 
@@ -428,8 +518,10 @@ class Sidecar:
             "issuers": [issuer.name for issuer in documents.mesh.spec.issuers],
             "roles": [role.metadata.name for role in documents.roles],
             "bindings": [binding.metadata.name for binding in documents.bindings],
-            "servers": [server.metadata.name for server in documents.servers],
-            "routes": [route.metadata.name for route in documents.routes],
+            "inbound": self.inbound.listener.address if self.inbound is not None else None,
+            "outbound": self.outbound.listener.address if self.outbound is not None else None,
+            "servers": self._clusters.overview(),
+            "routes": {route.metadata.name: list(route.spec.directions) for route in documents.routes},
         }
 
 
@@ -454,6 +546,16 @@ async def run_worker(paths: Sequence[str], seat: Seat) -> None:
         CertificateError, OSError: it cannot start, and why.
     """
     await Sidecar(paths, read_documents(seat.folder), seat).run()
+
+
+def route_versions(route: ModelRoute) -> list[str]:
+    """Versions and labels that a route sends calls to: they are worth series of their own."""
+    spec = route.spec
+    named = [(each.version, each.label) for each in spec.split]
+    if spec.mirror is not None:
+        named.append((spec.mirror.version, spec.mirror.label))
+    versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
+    return [*map(str, versions), *(label for _, label in named if label is not None)]
 
 
 def _open_sink(where: str) -> LineSink | None:

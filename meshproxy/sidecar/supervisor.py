@@ -13,7 +13,8 @@ import shutil
 import signal
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
@@ -28,7 +29,7 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from meshproxy.config.schema import Documents
@@ -101,7 +102,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self.state = "starting"
         self._is_outdated = False
-        seat = Seat(self.seat.number, self.seat.port, self.seat.folder, self.lives > 0)
+        seat = replace(self.seat, is_successor=self.lives > 0)
         self.lives += 1
         ours, theirs = socket.socketpair()
         listened_at: list[float] = []
@@ -161,7 +162,8 @@ class Supervisor:
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._folder: Path
-        self._inbound = ""
+        self._addresses: dict[str, str] = {}
+        """Where workers listen, by direction."""
         self.workers: list[Worker] = []
 
         self.registry = registry = Registry()
@@ -211,14 +213,19 @@ class Supervisor:
         ):
             self._loop.add_signal_handler(number, action)
         spec = self._documents.sidecar.spec
-        with reserve(spec.inbound.listen.host, spec.inbound.listen.port) as reserved:
-            self._inbound = format_address(reserved.getsockname())
+        with ExitStack() as reserved:
+            ports = {"inbound": 0, "outbound": 0}
+            for direction, side in (("inbound", spec.inbound), ("outbound", spec.outbound)):
+                if side is not None:
+                    sock = reserved.enter_context(reserve(side.listen.host, side.listen.port))
+                    self._addresses[direction] = format_address(sock.getsockname())
+                    ports[direction] = sock.getsockname()[1]
             self._folder = make_folder()
             try:
                 write_documents(self._folder, self._documents)
                 self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
                 self._reaper.start()
-                await self._run_workers(spec.workers, reserved.getsockname()[1])
+                await self._run_workers(spec.workers, ports)
             finally:
                 await self.admin.close()
                 await self._page.close()
@@ -226,8 +233,11 @@ class Supervisor:
                 shutil.rmtree(self._folder, ignore_errors=True)
         logger.info("stopped")
 
-    async def _run_workers(self, count: int, port: int) -> None:
-        self.workers = [Worker(Seat(number, port, self._folder), self._command, self._paths) for number in range(count)]
+    async def _run_workers(self, count: int, ports: Mapping[str, int]) -> None:
+        self.workers = [
+            Worker(Seat(number, ports["inbound"], ports["outbound"], self._folder), self._command, self._paths)
+            for number in range(count)
+        ]
         keepers = [self._loop.create_task(self._keep(worker)) for worker in self.workers]
         # A keeper ends when it is told to stop, or fails.
         first = self._loop.create_task(self._say_when_listening())
@@ -289,7 +299,7 @@ class Supervisor:
             "listening",
             extra={
                 "fields": {
-                    "inbound": self._inbound,
+                    **self._addresses,
                     "admin": self.admin.address,
                     "pid": os.getpid(),
                     "workers": [worker.pid for worker in self.workers],
@@ -324,7 +334,7 @@ class Supervisor:
 
     def configuration(self) -> dict[str, object]:
         """What is known here."""
-        return {"pid": os.getpid(), "inbound": self._inbound}
+        return {"pid": os.getpid(), **self._addresses}
 
 
 class Unobserved:

@@ -34,13 +34,15 @@ class Seat:
 
     Attributes:
         number: from 0 on.
-        port: of the inbound address, which the documents may have left open.
+        inbound_port: of the inbound address, which the documents may have left open; 0 if nothing comes in.
+        outbound_port: the same of the outbound address.
         folder: only our own user's.
         is_successor: an earlier worker had this seat.
     """
 
     number: int
-    port: int
+    inbound_port: int
+    outbound_port: int
     folder: Path
     is_successor: bool = False
 
@@ -51,13 +53,13 @@ class Seat:
 
     def option(self) -> str:
         """The argument that gives a process this seat."""
-        return f"{OPTION}{self.number}:{self.port}:{int(self.is_successor)}:{self.folder}"
+        return f"{OPTION}{self.number}:{self.inbound_port}:{self.outbound_port}:{int(self.is_successor)}:{self.folder}"
 
     @classmethod
     def read(cls, option: str) -> Seat:
         """Raises ValueError unless `option()` wrote it."""
-        number, port, is_successor, folder = option.removeprefix(OPTION).split(":", 3)
-        return cls(int(number), int(port), Path(folder), is_successor == "1")
+        number, inbound, outbound, is_successor, folder = option.removeprefix(OPTION).split(":", 4)
+        return cls(int(number), int(inbound), int(outbound), Path(folder), is_successor == "1")
 
     # In the worker
 

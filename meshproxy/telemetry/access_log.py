@@ -26,8 +26,8 @@ TEMPLATE = (
     b'{"start_time":"%%b.%%06dZ","method":%%b,"path":%%b,"authority":%%b,"response_code":%%d,"response_flags":%%b,'
     b'"response_code_details":%%b,"refusal":%%b,"grpc_status":%%b,"bytes_received":%%d,"bytes_sent":%%d,'
     b'"duration":%(time)b,"decide_time":%(time)b,"connect_time":%(time)b,"upstream_service_time":%(time)b,'
-    b'"write_time":%(time)b,"upstream_host":%%b,"attempts":%%d,%%b,"model":%%b,"model_version":%%b,"verb":%%b,'
-    b'"policy":%%b,"policy_audits":%%b,"user_agent":%%b,"request_id":%%b,"x_forwarded_for":%%b,'
+    b'"write_time":%(time)b,"upstream_host":%%b,"upstream_cluster":%%b,"route_name":%%b,"attempts":%%d,%%b,'
+    b'"model":%%b,"model_version":%%b,"verb":%%b,"policy":%%b,"policy_audits":%%b,"user_agent":%%b,"request_id":%%b,"x_forwarded_for":%%b,'
     b"%%b}\n"
 )
 LINE = TEMPLATE % {b"time": b"%.3f"}
@@ -151,6 +151,8 @@ class AccessLog:
             upstream,
             write,
             text[exchange.upstream],
+            text[exchange.server],
+            text[exchange.route],
             exchange.attempts,
             ends[1],
             model_name,

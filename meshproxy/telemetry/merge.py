@@ -33,6 +33,12 @@ class Rule(Enum):
 GAUGES = {
     "meshproxy_requests_in_flight": Rule.SUM,
     "meshproxy_open_connections": Rule.SUM,
+    "meshproxy_queue_depth": Rule.SUM,
+    # Each worker lets so many in: together they let in the sum.
+    "meshproxy_concurrency_limit": Rule.SUM,
+    # Every worker has found the same endpoints, and learned for itself which of them fail.
+    "meshproxy_endpoints": Rule.MAX,
+    "meshproxy_circuit_state": Rule.MAX,
     "meshproxy_jwks_age_seconds": Rule.MAX,
     # Of these the worker that is worst off counts: it serves as many clients as the others.
     "meshproxy_identity_cert_expiration_timestamp_seconds": Rule.MIN,

@@ -105,6 +105,11 @@ class Family(Generic[SeriesT]):
         found = self.series.get(values)
         return found if found is not None else self._add(values)
 
+    def forget(self, values: tuple[str, ...]) -> None:
+        """Show a series no more: what it is about is gone for good. Whoever has kept it counts for nobody."""
+        if self.series.pop(values, None) is not None:
+            self.registry.lines -= self.lines_per_series
+
     def read_from(self, source: Callable[[], Rows]) -> None:
         """Have the numbers told by `source` whenever they are scraped: for what somebody else counts anyway."""
         self.source = source

@@ -70,6 +70,10 @@ class ModelLabels:
             return model.name, LATEST
         return model.name, version if self._knows_version(model.name, version, learns) else OTHER
 
+    def name(self, model: str) -> str:
+        """The value of the label `model` for a name that nobody has just been served by."""
+        return model if self._knows_model(model, learns=False) else OTHER
+
     def _knows_model(self, name: str, learns: bool) -> bool:
         if name in self._mentioned or name in self._served:
             return True

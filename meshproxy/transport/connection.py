@@ -47,6 +47,10 @@ class Times:
     linger: float = 2.0
     """After an answer that came before the request's end, bytes of the request are read and dropped for so long, so
     that closing does not reset the connection under the answer."""
+    ping_after: float = 5.0
+    """Of silence on an HTTP/2 connection to a server that owes us answers, until it is asked whether it lives."""
+    ping_timeout: float = 4.0
+    """For the answer to that. Together less than 10 s, with two looks of the reaper."""
 
 
 class Driving:

@@ -6,7 +6,18 @@ from __future__ import annotations
 class ConnectionFacts:
     """What every exchange of one downstream connection shares. Made once per connection."""
 
-    __slots__ = ("alpn", "caller", "direction", "local", "peer", "protocol", "remote", "server_name", "tls_version")
+    __slots__ = (
+        "alpn",
+        "caller",
+        "direction",
+        "local",
+        "original",
+        "peer",
+        "protocol",
+        "remote",
+        "server_name",
+        "tls_version",
+    )
 
     def __init__(
         self,
@@ -19,9 +30,10 @@ class ConnectionFacts:
         alpn: str = "",
         server_name: str = "",
         peer: object = None,
+        original: str = "",
     ) -> None:
         self.direction = direction
-        """`inbound` or `outbound`."""
+        """`inbound`, `outbound`, `admin`, or `upstream` for those that we open."""
         self.protocol = protocol
         """`HTTP/1.1` or `HTTP/2`."""
         self.remote = remote
@@ -32,6 +44,9 @@ class ConnectionFacts:
         self.alpn = alpn
         self.server_name = server_name
         self.peer = peer
-        """What the listener's `identify` made of the peer's certificate; None without one."""
+        """What the listener's `identify`, or the connector's `verify`, made of the peer's certificate; None without
+        one."""
+        self.original = original
+        """`address:port` that the client dialled before the kernel redirected it to us; empty if it meant us."""
         self.caller: object = None
         """Who the last request of this connection came from: most often the next one comes from the same."""

@@ -19,6 +19,7 @@ from meshproxy.codec.events import (
 )
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.encoder import HeadTooLarge
+from meshproxy.codec.h2.frames import DATA, HEADERS
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Connection, Driving
 from meshproxy.transport.stream import HeadRefused
@@ -36,6 +37,16 @@ INTERNAL_ERROR = 0x2
 CANCEL = 0x8
 REFUSED_STREAM = 0x7
 DRAIN_PING = b"draining"
+LIFE_PING = b"are you?"
+GOING_AWAY = "the server is going away"
+"""The reason with which streams end that a GOAWAY says the server never looked at."""
+QUICK_PINGS = 2
+"""How many may follow each other quickly while a server sends no message. gRPC servers take the first, count the next
+ones within 5 minutes as strikes and leave at the third (`too_many_pings`; grpc-core's ping_abuse_policy, grpc-go's
+enforcement policy, grpc-java's KeepAliveEnforcer). One of those is kept for a message that crosses a PING: the server
+counts from the PING, we from the message."""
+RARE_PING = 310.0
+"""Seconds from one PING to the next after those: more than the 5 minutes, however the two clocks run."""
 
 
 class H2Stream:
@@ -85,11 +96,11 @@ class H2Stream:
         driver = self._driver
         try:
             self.id = driver.codec.send_request(
-                head.method, b"http", head.authority, head.target, head.headers, head.end, head.length
+                head.method, driver.scheme, head.authority, head.target, head.headers, head.end, head.length
             )
         except HeadTooLarge as problem:
             raise HeadRefused(str(problem)) from problem
-        driver.deadline = 0.0
+        driver.deadline = driver.heard  # in the past: the reaper's next look finds out when to look again
         driver.streams[self.id] = self
         driver.touch()
         if head.end:
@@ -180,11 +191,15 @@ class H2Stream:
 class H2Driver(Connection):
     """What both roles do: frames to streams, windows to `drained`, an end for everyone when the connection ends."""
 
-    __slots__ = ("_most_unread", "codec", "streams", "waiting")
+    __slots__ = ("_most_unread", "codec", "heard", "scheme", "streams", "waiting")
 
     def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
         super().__init__(driving, facts)
-        self.codec = H2Connection(role, driving.limits, driving.loop.time())
+        self.heard = driving.loop.time()
+        """When the peer last sent anything."""
+        self.scheme = b"http"
+        """Of the requests that go out here (RFC 9113 section 8.3.1)."""
+        self.codec = H2Connection(role, driving.limits, self.heard)
         self.streams: dict[int, H2Stream] = {}
         self.waiting: list[H2Stream] = []
         """Streams whose bytes are framed while the socket is full."""
@@ -194,6 +209,8 @@ class H2Driver(Connection):
     def attach(self, transport: asyncio.Transport) -> None:
         """Say our preface."""
         super().attach(transport)
+        if self.facts.tls_version:
+            self.scheme = b"https"
         self.touch()
 
     @property
@@ -207,7 +224,8 @@ class H2Driver(Connection):
         """Bytes came: hand their events to the streams."""
         if self.is_closing:
             return
-        self._dispatch(self.codec.receive(data, self.driving.loop.time()))
+        self.heard = now = self.driving.loop.time()
+        self._dispatch(self.codec.receive(data, now))
         self.touch()
 
     def _dispatch(self, events: list[Event]) -> None:
@@ -418,18 +436,46 @@ class Owner(Protocol):
 
 
 class H2Client(H2Driver):
-    """A connection to a server, shared by many requests."""
+    """A connection to a server, shared by many requests.
 
-    __slots__ = ("_owner",)
+    While streams are open, a server that is silent is asked for a sign of life: kernels notice a host that is gone, but
+    neither a process that hangs nor a path that loses everything before the retransmissions end, after 15 minutes. The
+    PINGs are as rare as gRPC servers demand, so that a model may think for as long as it likes: of a connection that
+    brings no message any more, a death after the second PING is found by the kernel or by the request's own deadline.
+    """
+
+    __slots__ = ("_is_doubted", "_messages", "_owner", "_pinged", "_pings", "good_until")
 
     def __init__(self, driving: Driving, facts: ConnectionFacts, owner: Owner) -> None:
         super().__init__(Role.CLIENT, driving, facts)
         self._owner = owner
+        self.good_until = 0.0
+        """`loop.time()` at which the server's certificate ceases to be valid; 0.0 if it never does, or there is none.
+        Counted from the moment of the handshake: a clock that is set later moves no connection's end."""
+        self._is_doubted = False
+        """A PING of ours is not answered yet."""
+        self._pinged = 0.0
+        """When the last one went out."""
+        self._pings = 0
+        """How many went out since the last message."""
+        self._messages = 0
+        """Frames of messages that had come at the last look."""
 
     @property
     def can_open(self) -> bool:
         """Another stream may be opened."""
-        return not self.is_closing and self.codec.can_open
+        return (
+            not self.is_closing
+            and not self._is_doubted
+            and self.codec.can_open
+            and (not self.good_until or self.driving.loop.time() < self.good_until)
+        )
+
+    @property
+    def is_barren(self) -> bool:
+        """Nothing is under way, and yet the server takes no stream: it allows none at present (RFC 9113 section 5.1.2:
+        SETTINGS_MAX_CONCURRENT_STREAMS 0)."""
+        return not self.streams and not self.is_closing and not self.codec.can_open
 
     def open(self) -> H2Stream:
         """A stream that gets its id with its head."""
@@ -440,9 +486,13 @@ class H2Client(H2Driver):
         if isinstance(event, GoneAway):
             self._owner.retired(self)
             for stream in [s for s in self.streams.values() if s.id > event.last_stream]:
-                self._reset_received(Reset(stream.id, REFUSED_STREAM, "the server is going away", True))
+                self._reset_received(Reset(stream.id, REFUSED_STREAM, GOING_AWAY, True))
             if not self.streams:
                 self.close()
+        elif isinstance(event, Pong):
+            if self._is_doubted:
+                self._is_doubted = False
+                self._owner.freed(self)
         else:
             super().connection_event(event)
 
@@ -462,6 +512,64 @@ class H2Client(H2Driver):
         """The socket is gone."""
         self._owner.closed(self)
         super().lost(reason)
+
+    def rest(self, seconds: float) -> None:
+        """Nothing is under way: close after so long without a request, or when the certificate expires, or when the
+        PING that went out before is not answered."""
+        deadline = self.driving.loop.time() + seconds
+        if self._is_doubted:
+            deadline = min(deadline, self._pinged + self.driving.times.ping_timeout)
+        self.deadline = min(deadline, self.good_until) if self.good_until else deadline
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed: of a busy connection, the moment to look whether its server lives."""
+        if self.streams and not self.is_closing:
+            self._watch(now)
+        else:
+            super().expire(now)
+
+    def _watch(self, now: float) -> None:
+        """Streams are open."""
+        times = self.driving.times
+        if self._pinged > self.heard:
+            left = self.transport.get_write_buffer_size()
+            if left < self._left:
+                # Slow, but it reads: the PING waits behind what it has not read.
+                self._left = left
+                self._pinged = now
+            due = self._pinged + times.ping_timeout
+            if now >= due:
+                self.fail(CANCEL, f"the server did not answer a PING within {times.ping_timeout:g} s")
+                self.abort()
+                return
+        else:
+            self._is_doubted = False
+            due = self.heard + self._patience()
+            if now >= due:
+                self.codec.ping(LIFE_PING)
+                self.touch()
+                self._is_doubted = True
+                self._pings += 1
+                self._pinged = now
+                self._left = self.transport.get_write_buffer_size()
+                due = now + times.ping_timeout
+        if self.good_until:
+            if now < self.good_until:
+                due = min(due, self.good_until)
+            else:
+                self._owner.retired(self)
+        self.deadline = due
+
+    def _patience(self) -> float:
+        """Seconds of silence until the next PING; doubled after one that was followed by no message."""
+        counts = self.codec.statistics.frames_received
+        messages = counts[HEADERS] + counts[DATA]
+        if messages != self._messages:
+            self._messages = messages
+            self._pings = 0
+        if self._pings < QUICK_PINGS:
+            return self.driving.times.ping_after * (1 << self._pings)
+        return RARE_PING
 
     def overdue(self) -> None:
         """Idle for too long."""

@@ -21,6 +21,7 @@ from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server, Reject
 from meshproxy.transport.h2 import H2Server
+from meshproxy.transport.original_destination import original_destination
 
 if TYPE_CHECKING:
     from meshproxy.transport.connection import Driving
@@ -90,7 +91,10 @@ class Listener:
         context: ssl.SSLContext | None,
         identify: Identify,
         max_connections: int,
+        reads_original_destination: bool = False,
     ) -> None:
+        """With `reads_original_destination`, connections that the kernel redirected here say where they were meant to
+        go (`ConnectionFacts.original`). Raises ValueError if the port is to speak TLS and there is no context."""
         if context is None and security is not Security.PLAINTEXT:
             raise ValueError(f"mtls {security.value} needs a certificate")
         self.direction = direction
@@ -102,6 +106,7 @@ class Listener:
         self.context = context
         self.identify = identify
         self.max_connections = max_connections
+        self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
         self._arrivals: set[Arrival] = set()
         """Connections that have not said yet which HTTP they speak."""
@@ -241,8 +246,9 @@ class Listener:
                 self.security is Security.EITHER and not await self._begins_with_tls(client, timeout)
             ):
                 context = None
+            original = (original_destination(client) or "") if self.reads_original_destination else ""
             await self._loop.connect_accepted_socket(
-                lambda: Arrival(self, remote),
+                lambda: Arrival(self, remote, original),
                 client,
                 ssl=context,
                 ssl_handshake_timeout=timeout if context is not None else None,
@@ -305,10 +311,11 @@ class Listener:
 class Arrival(Reading):
     """A connection until it is known which HTTP it speaks: by ALPN, or by the HTTP/2 preface (RFC 9113 section 3.4)."""
 
-    def __init__(self, listener: Listener, remote: str) -> None:
+    def __init__(self, listener: Listener, remote: str, original: str) -> None:
         self._listener = listener
         self.driving = listener.driving
         self._remote = remote
+        self._original = original
         self._received = b""
         self._transport: asyncio.Transport
         self.deadline = 0.0
@@ -341,6 +348,7 @@ class Arrival(Reading):
             alpn=alpn,
             server_name="",
             peer=peer,
+            original=self._original,
         )
         if alpn == "h2":
             self._become(H2Server, b"")

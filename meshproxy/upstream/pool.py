@@ -3,13 +3,18 @@
 A taker is served at once when a connection is at hand, and called back otherwise: the usual request takes its stream
 without an await. Counters and lists change in one place each; nothing is found out by scanning but the few HTTP/2
 connections of one address.
+
+After an attempt to connect has failed, there is one at a time, and between two of them a pause that doubles. Whoever
+comes meanwhile is told the last failure at once, and can try another server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.transport.connector import ConnectError, connect_h1, connect_h2
@@ -18,9 +23,18 @@ from meshproxy.transport.h2 import H2Client
 
 if TYPE_CHECKING:
     from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connector import PeerSecurity
     from meshproxy.transport.stream import Upstream
 
 logger = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 1.0
+"""Seconds. A pause is drawn from the second half of its length, so that many clients of one server do not come back
+together: none is shorter than 100 ms."""
+YOUNG = 0.05
+"""Seconds that an attempt of a troubled pool gives hope: a server that is well again has answered by then, and whoever
+waits for one that is not has lost no more."""
 
 
 class PoolFull(ConnectError):
@@ -63,10 +77,19 @@ ConnectionT = TypeVar("ConnectionT", H1Client, H2Client)
 class Pool(Generic[ConnectionT]):
     """What pools of both versions share: how many connections there are, and who waits for one."""
 
-    def __init__(self, driving: Driving, address: str, settings: PoolSettings) -> None:
+    def __init__(
+        self,
+        driving: Driving,
+        address: str,
+        settings: PoolSettings,
+        *,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`draw` gives a number from 0 to 1, as `random.random` does: pauses between attempts are drawn with it."""
         self.driving = driving
         self.address = address
         self.settings = settings
+        self._draw = draw
         self.size = 0
         """Connections open or being opened."""
         self.is_closed = False
@@ -75,6 +98,16 @@ class Pool(Generic[ConnectionT]):
         """Those that are open."""
         self._waiting: deque[Taker] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Trouble: from an attempt that failed to the next that does not.
+        self._trouble: ConnectError | None = None
+        self._pause = 0.0
+        """The length of the last one, before the draw."""
+        self._not_before = 0.0
+        """`loop.time()` of the next attempt."""
+        self._began = 0.0
+        """When the last attempt did."""
+        self._timer: asyncio.TimerHandle | None = None
+        """For those who wait while nothing is being opened."""
 
     def acquire(self, taker: Taker) -> None:
         """Serve `taker` now or later."""
@@ -98,6 +131,9 @@ class Pool(Generic[ConnectionT]):
         if not self._waiting:
             for task in tuple(self._tasks):
                 task.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
     # What differs between the versions
 
@@ -117,28 +153,67 @@ class Pool(Generic[ConnectionT]):
         """How many connections being opened the waiting takers justify."""
         raise NotImplementedError
 
+    def _is_busy(self) -> bool:
+        """A connection stands that those who wait may have when it comes back."""
+        raise NotImplementedError
+
+    def _flaw(self, connections: Iterable[ConnectionT]) -> ConnectError | None:
+        """Why more like these would be of no use."""
+        return None
+
     # Growing
 
     def _wait(self, taker: Taker) -> None:
-        if len(self._waiting) >= self.settings.max_pending:
-            taker.acquire_failed(
-                PoolFull(f"{len(self._waiting)} requests wait for one of {self.size} connections to {self.address}")
-            )
+        refusal = self._refuse()
+        if refusal is not None:
+            taker.acquire_failed(refusal)
             return
         self._waiting.append(taker)
         self._grow()
 
+    def _refuse(self) -> ConnectError | None:
+        """Why nobody else may wait."""
+        if len(self._waiting) >= self.settings.max_pending:
+            return PoolFull(f"{len(self._waiting)} requests wait for one of {self.size} connections to {self.address}")
+        if self._is_busy():
+            return None
+        if (flaw := self._flaw(self._connections)) is not None:
+            return flaw
+        if self._trouble is None:
+            return None
+        now = self.driving.loop.time()
+        if now - self._began < YOUNG if self._opening else now >= self._not_before:
+            return None
+        return ConnectError(f"{self._trouble} (when it was last tried)")
+
     def _grow(self) -> None:
+        if self._waiting and not self._is_busy() and (flaw := self._flaw(self._connections)) is not None:
+            self._fail(flaw)
         while self._opening < self._wanted() and self.size < self.settings.max_connections:
+            now = self.driving.loop.time()
+            if self._trouble is not None:
+                if self._opening:
+                    return  # its end brings us back here
+                if now < self._not_before:
+                    if self._timer is None:
+                        self._timer = self.driving.loop.call_at(self._not_before, self._grow_again)
+                    return
             self.size += 1
             self._opening += 1
+            self._began = now
             task = self.driving.loop.create_task(self._open_one())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _grow_again(self) -> None:
+        self._timer = None
+        self._not_before = 0.0  # it is now, whatever the clocks of timers are rounded to
+        self._grow()
+
     async def _open_one(self) -> None:
         connection = None
         error = None
+        is_retry = self._trouble is not None
         try:
             connection = await self._connect()
         except asyncio.CancelledError:
@@ -157,20 +232,32 @@ class Pool(Generic[ConnectionT]):
         outbox.begin()
         try:
             if connection is not None and not connection.is_closing:
+                self._trouble = None
                 self._connections.add(connection)
+                flaw = self._flaw((connection,))
                 self._opened(connection)
+                error = flaw if self._waiting and not self._is_busy() else None
             else:
                 self.size -= 1
-                for taker in self._give_up():
-                    taker.acquire_failed(error or ConnectError(f"{self.address} closed the connection at once"))
+                error = error or ConnectError(f"{self.address} closed the connection at once")
+            if error is not None:
+                self._pause_after(error, is_retry)
+                self._fail(error)
         finally:
             outbox.flush()
             self._grow()
 
-    def _give_up(self) -> list[Taker]:
-        """A connection could not be opened: take those out of the queue who had nothing else to wait for."""
-        count = 1 if self._connections else max(1, len(self._waiting) - self._opening)
-        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+    def _pause_after(self, error: ConnectError, is_retry: bool) -> None:
+        """A connection could not be opened. Several attempts that began before there was trouble count as one."""
+        self._trouble = error
+        self._pause = min(self._pause * 2, LONGEST_PAUSE) if is_retry else FIRST_PAUSE
+        self._not_before = self.driving.loop.time() + self._pause * (1.0 + self._draw()) / 2
+
+    def _fail(self, error: ConnectError) -> None:
+        """Tell those who have nothing else to wait for. All leave the queue before one is told: it may come again."""
+        count = 1 if self._is_busy() else max(1, len(self._waiting) - self._opening)
+        for taker in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
+            taker.acquire_failed(error)
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -190,8 +277,15 @@ class Pool(Generic[ConnectionT]):
 class H1Pool(Pool[H1Client]):
     """HTTP/1.1: one request a connection at a time; the most recently used is lent first, the others grow old."""
 
-    def __init__(self, driving: Driving, address: str, settings: PoolSettings) -> None:
-        super().__init__(driving, address, settings)
+    def __init__(
+        self,
+        driving: Driving,
+        address: str,
+        settings: PoolSettings,
+        *,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(driving, address, settings, draw=draw)
         self._idle: list[H1Client] = []
 
     def _take(self) -> H1Client | None:
@@ -203,6 +297,9 @@ class H1Pool(Pool[H1Client]):
 
     def _wanted(self) -> int:
         return len(self._waiting)
+
+    def _is_busy(self) -> bool:
+        return bool(self._connections)
 
     async def _connect(self) -> H1Client:
         return await connect_h1(self.driving, self.address, self, self.settings.connect_timeout)
@@ -238,10 +335,20 @@ class H1Pool(Pool[H1Client]):
 class H2Pool(Pool[H2Client]):
     """HTTP/2: a connection carries as many streams as its server allows; another is opened when all are full."""
 
-    def __init__(self, driving: Driving, address: str, settings: PoolSettings) -> None:
-        super().__init__(driving, address, settings)
+    def __init__(
+        self,
+        driving: Driving,
+        address: str,
+        settings: PoolSettings,
+        peer: PeerSecurity | None = None,
+        *,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """With `peer`, over TLS to a sidecar of the mesh."""
+        super().__init__(driving, address, settings, draw=draw)
+        self._peer = peer
         self._usable: list[H2Client] = []
-        """Those whose server has not said that it goes away."""
+        """Those whose server has not said that it goes away, and whose certificate has not expired."""
 
     def _take(self) -> Upstream | None:
         for connection in self._usable:
@@ -250,10 +357,18 @@ class H2Pool(Pool[H2Client]):
         return None
 
     def _wanted(self) -> int:
-        return 1 if self._waiting else 0
+        return 1 if self._waiting and self._flaw(self._connections) is None else 0
+
+    def _is_busy(self) -> bool:
+        return any(connection.streams for connection in self._usable)
+
+    def _flaw(self, connections: Iterable[H2Client]) -> ConnectError | None:
+        if any(connection.is_barren for connection in connections):
+            return ConnectError(f"{self.address} allows no requests at present (MAX_CONCURRENT_STREAMS is 0)")
+        return None
 
     async def _connect(self) -> H2Client:
-        return await connect_h2(self.driving, self.address, self, self.settings.connect_timeout)
+        return await connect_h2(self.driving, self.address, self, self.settings.connect_timeout, self._peer)
 
     def _opened(self, connection: H2Client) -> None:
         self._usable.append(connection)
@@ -268,12 +383,13 @@ class H2Pool(Pool[H2Client]):
         if self.is_closed or connection not in self._usable:
             connection.close()
         else:
-            connection.deadline = self.driving.loop.time() + self.settings.idle_timeout
+            connection.rest(self.settings.idle_timeout)
 
     def retired(self, connection: H2Client) -> None:
-        """The server takes no new streams on it (`h2.Owner`)."""
+        """It takes no new streams (`h2.Owner`)."""
         if connection in self._usable:
             self._usable.remove(connection)
+            self._grow()
 
     def closed(self, connection: H2Client) -> None:
         """A connection is gone."""

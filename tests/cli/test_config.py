@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli.main import main
-from meshproxy.config import reference, schema
+from meshproxy.config import fields, reference, schema
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError
 
@@ -56,7 +56,7 @@ def test_problems_go_to_standard_output(tmp_path: Path) -> None:
 def test_json() -> None:
     good = json.loads(CliRunner().invoke(main, ["config", "check", FIRST, "-o", "json"]).stdout)
     assert good == {
-        "apiVersion": schema.API_VERSION,
+        "apiVersion": fields.API_VERSION,
         "kind": "ConfigCheck",
         "ok": True,
         "documents": {

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli.demo import command
-from meshproxy.devtools import demo, local_mesh
+from meshproxy.devtools import demo, demo_outbound, local_mesh
 from meshproxy.devtools.child import ChildFailed
 from meshproxy.devtools.clients import Answer
 
@@ -19,10 +19,13 @@ from meshproxy.devtools.clients import Answer
 class Mesh:
     """Enough of a LocalMesh for what is printed."""
 
-    rest = grpc = inbound = admin = "127.0.0.1:1"
+    rest = grpc = inbound = admin = outbound = "127.0.0.1:1"
 
     class sidecar:  # noqa: N801
         last_words = ("what the sidecar wrote",)
+
+    class application:  # noqa: N801
+        last_words = ("what the application's sidecar wrote",)
 
 
 @pytest.fixture
@@ -40,7 +43,11 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
         for result in made:
             yield result
 
-    async def heard(mesh: Any) -> dict[str, int]:
+    async def fake_scenes(mesh: Any) -> AsyncIterator[demo_outbound.Scene]:
+        for scene in SCENES:
+            yield scene
+
+    async def heard(rest: str) -> dict[str, int]:
         return {"half_plus_two": 3}
 
     async def lines(mesh: Any) -> list[str]:
@@ -50,7 +57,18 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
     monkeypatch.setattr(demo, "run", fake_run)
     monkeypatch.setattr(demo, "models_heard_of", heard)
     monkeypatch.setattr(demo, "metric_lines", lines)
+    monkeypatch.setattr(demo_outbound, "run", fake_scenes)
+    monkeypatch.setattr(demo_outbound, "metric_lines", lines)
+    monkeypatch.setattr(sys.modules[__name__], "SCENES", [scene("")])
     return made
+
+
+SCENES: list[demo_outbound.Scene] = []
+"""What the second part comes out as."""
+
+
+def scene(problem: str) -> demo_outbound.Scene:
+    return demo_outbound.Scene("a replica is killed", 1_500, 2 if problem else 0, "tried again 4", problem)
 
 
 def permitted(problem: str) -> demo.Result:
@@ -62,7 +80,8 @@ def test_all_well_is_0(results: list[demo.Result]) -> None:
     results.append(permitted(""))
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 0
-    assert "All 1 calls came out as they must" in said.output
+    assert "All 1,501 calls came out as they must" in said.output
+    assert "tried again 4" in said.output
     assert "+0.25" in said.output
     assert "It has never heard of payroll." in said.output
     assert 'meshproxy_requests_total{model="half_plus_two"} 3' in said.output
@@ -77,10 +96,19 @@ def test_a_row_that_is_not_as_expected_is_named_and_is_1(results: list[demo.Resu
     assert "what the sidecar wrote" in said.output
 
 
+def test_a_scene_that_is_not_as_expected_is_named_and_is_1(results: list[demo.Result]) -> None:
+    results.append(permitted(""))
+    SCENES[:] = [scene(""), scene("2 calls failed: UNAVAILABLE")]
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 1
+    assert "NOT AS EXPECTED, row 3: 2 calls failed: UNAVAILABLE" in said.output
+    assert "what the application's sidecar wrote" in said.output
+
+
 def test_a_model_server_that_heard_of_the_secret_model_is_1(
     results: list[demo.Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def heard(mesh: Any) -> dict[str, int]:
+    async def heard(rest: str) -> dict[str, int]:
         await asyncio.sleep(0)
         return {demo.SECRET_MODEL: 1}
 

@@ -13,7 +13,7 @@ from meshproxy.devtools.child import MODEL_SERVER, Child
 def test_help_tells_the_ports_and_the_models() -> None:
     result = CliRunner().invoke(command, ["--help"])
     assert result.exit_code == 0
-    for word in ("--rest-port", "--port", "half_plus_two=1,2", "--failure-rate", "--latency-ms"):
+    for word in ("--rest-port", "--port", "half_plus_two=1,2", "--failure-rate", "--latency-ms", "--concurrency"):
         assert word in result.output
 
 

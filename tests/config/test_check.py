@@ -79,9 +79,8 @@ def test_an_iam_role_takes_an_issuer() -> None:
 
 def test_a_pattern_has_one_route() -> None:
     route = "kind: ModelRoute\nmetadata: {name: %s}\nspec: {server: local, models: [%s]}\n"
-    assert problems(MESH, SIDECAR, SERVER, route % ("a", "x, 'y*', x"), route % ("b", "z, 'y*'")) == [
-        'f:19: ModelRoute/b: spec.models[1]: "y*" has a route already, ModelRoute/a at f:13'
-    ]
+    (found,) = problems(MESH, SIDECAR, SERVER, route % ("a", "x, 'y*', x"), route % ("b", "z, 'y*'"))
+    assert found.startswith('f:19: ModelRoute/b: spec.models[1]: "y*" has a route already, ModelRoute/a at f:13: ')
 
 
 @pytest.mark.parametrize(
@@ -91,6 +90,119 @@ def test_tls_takes_an_identity(mode: str | None, needs_one: bool) -> None:
     mesh = MESH if mode is None else MESH.replace("trustDomain: d", f"trustDomain: d, mtls: {mode}")
     found = problems(mesh, SIDECAR.replace("identity: {}, ", ""), SERVER)
     assert [problem.split(": ")[2] for problem in found] == (["spec.identity"] if needs_one else [])
+
+
+ROUTE = "kind: ModelRoute\nmetadata: {name: %s}\nspec: {models: ['m*'], %s}\n"
+OUTBOUND = "kind: Sidecar\nmetadata: {name: s}\nspec: {identity: {}, outbound: {server: local}}\n"
+
+
+def test_every_server_of_a_route_exists() -> None:
+    route = (
+        "kind: ModelRoute\nmetadata: {name: r}\nspec:\n  split:\n  - {server: local}\n  - {server: lokal}\n"
+        "  mirror: {server: shadow}\n  fallback: other\n"
+    )
+    assert problems(MESH, SIDECAR, SERVER, route) == [
+        'f:18: ModelRoute/r: spec.split[1].server: no ModelServer is called "lokal" (did you mean "local"?)',
+        'f:19: ModelRoute/r: spec.mirror.server: no ModelServer is called "shadow"',
+        'f:20: ModelRoute/r: spec.fallback: no ModelServer is called "other"',
+    ]
+
+
+def test_the_server_of_outbound_calls_exists() -> None:
+    assert problems(MESH, OUTBOUND, SERVER) == []
+    assert problems(MESH, OUTBOUND.replace("local", "locl"), SERVER) == [
+        'f:7: Sidecar/s: spec.outbound.server: no ModelServer is called "locl" (did you mean "local"?)'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "clash"),
+    [
+        ("server: local", "server: local", True),
+        ("directions: [inbound]", "directions: [outbound]", False),
+        ("directions: [inbound]", "fallback: local", True),
+        ("match: [{headers: {a: b}}]", "server: local", False),
+        ("match: [{headers: {a: b}}]", "match: [{headers: {a: c}}]", False),
+        ("match: []", "server: local", True),
+        ("directions: [x, inbound]", "directions: [{}, inbound]", True),
+        ("directions: inbound", "server: local", False),
+    ],
+)
+def test_a_pattern_has_one_route_for_all_calls_of_a_direction(first: str, second: str, clash: bool) -> None:
+    found = problems(MESH, SIDECAR, SERVER, ROUTE % ("a", first), ROUTE % ("b", second))
+    message = 'spec.models[0]: "m*" has a route already, ModelRoute/a at f:13: one of the two needs a "match"'
+    assert found == ([f"f:19: ModelRoute/b: {message}"] if clash else [])
+
+
+def test_whoever_a_match_names_can_be_known() -> None:
+    match = "match: [{headers: {a: b}}, {caller: {token: {issuer: %s}}}]"
+    assert problems(MESH, SIDECAR, SERVER, ROUTE % ("r", match % "corp")) == []
+    assert problems(MESH, SIDECAR, SERVER, ROUTE % ("r", match % "crop")) == [
+        'f:15: ModelRoute/r: spec.match[1].caller.token.issuer: no issuer is called "crop" (did you mean "corp"?)'
+    ]
+    (found,) = problems(MESH, SIDECAR, SERVER, ROUTE % ("r", "directions: [outbound], " + match % "corp"))
+    assert found.startswith("f:15: ModelRoute/r: spec.match[1].caller: who calls is known of inbound calls only")
+    no_issuer = MESH.replace(", issuers: [{name: corp}]", "")
+    (found,) = problems(no_issuer, SIDECAR, SERVER, ROUTE % ("r", "match: [{caller: {iamRole: x}}]"))
+    assert "spec.match[0].caller.iamRole: the MeshConfig has no issuer" in found
+
+
+SERVER_2 = "kind: ModelServer\nmetadata: {name: other}\nspec: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_same"),
+    [
+        ("server: local, mirror: {server: local}", True),
+        ("server: local, mirror: {server: other}", False),
+        ("server: local, mirror: {version: 2}", False),
+        ("server: other, mirror: {server: local}", False),
+        ("mirror: {server: local}", True),
+        ("mirror: {server: local}, directions: [outbound]", False),
+        ("mirror: {server: local, version: 1}", False),
+        ("split: [{version: 1}, {version: 2}], mirror: {version: 2}", True),
+        ("split: [{version: 1}, {version: 2}], mirror: {server: local, version: 2}", True),
+        ("split: [{version: 1}, {version: 2}], mirror: {server: other, version: 2}", False),
+        ("split: [{version: 1}, {version: 2, weight: 0}], mirror: {version: 2}", False),
+        ("split: [{server: other}, {label: a}], mirror: {server: other}", True),
+        ("split: [{server: other}, {label: a}], mirror: {label: a}", True),
+        ("split: [{server: other}], mirror: {server: local}", False),
+        ("mirror: {server: []}", False),
+    ],
+)
+def test_a_mirror_is_of_something_else(spec: str, is_same: bool) -> None:
+    found = problems(MESH, SIDECAR, SERVER, SERVER_2, ROUTE % ("r", spec))
+    expected = "f:19: ModelRoute/r: spec.mirror: copies calls to where they go themselves"
+    assert found == ([expected] if is_same else [])
+
+
+def test_a_host_leads_to_one_server() -> None:
+    first = SERVER.replace("{}", "{hosts: [a.example, A.Example., other, b.example]}")
+    second = SERVER_2.replace("{}", "{hosts: [other, B.example, {}, local]}")
+    assert problems(MESH, SIDECAR, first, second) == [
+        'f:11: ModelServer/local: spec.hosts[2]: "other" is ModelServer/other already, at f:13',
+        'f:15: ModelServer/other: spec.hosts[1]: "B.example" is ModelServer/local already, at f:9',
+        'f:15: ModelServer/other: spec.hosts[3]: "local" is ModelServer/local already, at f:9',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ("{endpoints: [{rest: x}, {sidecar: y}]}", "spec.endpoints[1].sidecar"),
+        ("{dns: {name: a, sidecar: 1}}", "spec.dns.sidecar"),
+        ("{dns: {name: a, srv: sidecar}}", "spec.dns.srv"),
+        ("{dns: {name: a, srv: grpc}}", None),
+        ("{endpoints: [{rest: x}]}", None),
+    ],
+)
+def test_calling_a_sidecar_takes_mtls(spec: str, field: str | None) -> None:
+    server = SERVER.replace("{}", spec)
+    assert problems(MESH, SIDECAR, server) == []
+    disabled = MESH.replace("trustDomain: d", "trustDomain: d, mtls: disabled")
+    message = 'a sidecar is called over mTLS, and MeshConfig/m says "disabled"'
+    expected = [] if field is None else [f"f:11: ModelServer/local: {field}: {message}"]
+    assert problems(disabled, SIDECAR, server) == expected
 
 
 def test_broken_documents_do_no_harm() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import inspect
 
-from meshproxy.config import schema
+from meshproxy.config import fields, routes, schema, servers
 from meshproxy.config.convert import convert, is_struct, words
 from meshproxy.config.nodes import BROKEN, read_documents
 from meshproxy.config.values import Address
@@ -32,9 +32,9 @@ def wrong(kind: type[Any], text: str) -> list[tuple[int, str, str]]:
 
 
 def test_a_struct_with_defaults() -> None:
-    found, problems = read(schema.Endpoint, "rest: 127.0.0.1:8501")
+    found, problems = read(servers.Endpoint, "rest: 127.0.0.1:8501")
     assert problems == []
-    assert found == schema.Endpoint(rest=Address("127.0.0.1", 8501))
+    assert found == servers.Endpoint(rest=Address("127.0.0.1", 8501))
 
 
 def test_every_field_is_looked_at() -> None:
@@ -59,10 +59,10 @@ def test_every_field_is_looked_at() -> None:
 
 
 def test_what_is_missing_is_named_with_what_it_should_be() -> None:
-    assert wrong(schema.RouteSpec, "timeout: 5s") == [
+    assert wrong(routes.RouteSpec, "timeout: 5s") == [
         (1, "models", "is missing: expected list of model name or glob"),
-        (1, "server", "is missing: expected name"),
     ]
+    assert wrong(fields.TokenSubject, "claims: {}") == [(1, "issuer", "is missing: expected name")]
 
 
 def test_a_missing_field_is_blamed_on_the_line_of_what_it_is_missing_from() -> None:
@@ -70,12 +70,34 @@ def test_a_missing_field_is_blamed_on_the_line_of_what_it_is_missing_from() -> N
 
 
 def test_null_is_nothing_where_nothing_is_allowed() -> None:
-    found, problems = read(schema.RouteSpec, "models: [a]\nserver: s\ntimeout: null\n")
+    found, problems = read(routes.RouteSpec, "models: [a]\nserver: s\ntimeout: null\n")
     assert (found.timeout, problems) == (None, [])
-    assert wrong(schema.RouteSpec, "models: [a]\nserver:\n") == [
-        (2, "server", 'expected a name in lower-case letters, digits, "-" and ".", got nothing (null)')
+    assert wrong(fields.TokenSubject, "claims: {}\nissuer:\n") == [
+        (2, "issuer", 'expected a name in lower-case letters, digits, "-" and ".", got nothing (null)')
     ]
-    assert wrong(schema.RouteSpec, "models:\nserver: s") == [(1, "models", "expected a list, got nothing (null)")]
+    assert wrong(routes.RouteSpec, "models:\nserver: s") == [(1, "models", "expected a list, got nothing (null)")]
+
+
+def test_keys_are_read_as_their_type_says() -> None:
+    found, problems = read(routes.Match, "headers: {x-tier: gold, x-1: '2'}")
+    assert (found.headers, problems) == ({"x-tier": "gold", "x-1": "2"}, [])
+    assert wrong(routes.Match, "headers:\n  x-a: b\n  X-Tier: gold\n  'a b': ''\n") == [
+        (3, "headers", 'expected the name of a header in lower case, got "X-Tier"'),
+        (4, "headers", 'expected the name of a header in lower case, got "a b"'),
+        (4, "headers.a b", 'expected 1 to 1024 printable characters, got ""'),
+    ]
+    assert wrong(routes.RouteSpec, "models: [a]\nlabels: {'': 1, canary: x}\n") == [
+        (2, "labels", 'expected 1 to 1024 printable characters, got ""'),
+        (2, "labels.canary", 'expected the number of a version, got "x"'),
+    ]
+
+
+def test_a_whole_number_is_a_number_too() -> None:
+    found, problems = read(servers.Ejection, "deviations: 2")
+    assert (found.deviations, type(found.deviations), problems) == (2.0, float, [])
+    assert wrong(servers.Ejection, "deviations: 11") == [(1, "deviations", "11 is too much: at most 10")]
+    assert wrong(servers.Ejection, "deviations: true") == [(1, "deviations", "expected number, got true")]
+    assert wrong(routes.Compare, "absolute: -0.5") == [(1, "absolute", "-0.5 is too little: at least 0")]
 
 
 def test_bounds() -> None:
@@ -102,9 +124,9 @@ def test_types_are_not_bent() -> None:
 
 
 def test_claims_are_text_numbers_and_booleans() -> None:
-    found, _ = read(schema.TokenSubject, "issuer: i\nclaims: {a: x, b: 1, c: true}")
+    found, _ = read(fields.TokenSubject, "issuer: i\nclaims: {a: x, b: 1, c: true}")
     assert found.claims == {"a": "x", "b": 1, "c": True}
-    problems = wrong(schema.TokenSubject, "issuer: i\nclaims: {a: [x], b: 1.5, c: null}")
+    problems = wrong(fields.TokenSubject, "issuer: i\nclaims: {a: [x], b: 1.5, c: null}")
     assert [field for _, field, _ in problems] == ["claims.a", "claims.b", "claims.c"]
 
 

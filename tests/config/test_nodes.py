@@ -132,7 +132,8 @@ def test_an_alias_bomb() -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "? " * 100_000])
 def test_depth_is_bounded(text: str) -> None:
     begun = time.perf_counter()
-    with pytest.raises(Unreadable, match=f"more than {DEPTH} levels"):
+    # libyaml from 0.2.6 on looks 1,000 brackets ahead, and gives up before we do.
+    with pytest.raises(Unreadable, match=f"more than {DEPTH} levels|exceeded maximum nesting depth"):
         read(text)
     assert time.perf_counter() - begun < 2.0
 

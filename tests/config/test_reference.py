@@ -45,6 +45,18 @@ def test_every_struct_has_a_description() -> None:
         ("MeshConfig.spec.issuers.algorithms", "MeshConfig.spec.issuers[].algorithms", None, "[RS256, ES256]"),
         ("Sidecar.spec.inbound.listen", "Sidecar.spec.inbound.listen", "IP:PORT", "0.0.0.0:18500"),
         ("Sidecar.spec.inbound.forwardToken", "Sidecar.spec.inbound.forwardToken", "true or false", "false"),
+        ("ModelServer.spec.breaker.openFor", "ModelServer.spec.breaker.openFor", "duration", "500ms"),
+        ("ModelServer.spec.ejection.deviations", "ModelServer.spec.ejection.deviations", "number, 0.1 to 10", "1.9"),
+        ("ModelRoute.spec.retries.attempts", "ModelRoute.spec.retries.attempts", "whole number, at most 10", "3"),
+        ("ModelRoute.spec.retries.budgetRatio", "ModelRoute.spec.retries.budgetRatio", "number from 0 to 1", "0.2"),
+        # Not 1e-06, which a document must not hold.
+        (
+            "ModelRoute.spec.mirror.compare.absolute",
+            "ModelRoute.spec.mirror.compare.absolute",
+            "number, at least 0",
+            "0.000001",
+        ),
+        ("ModelRoute.spec.split.weight", "ModelRoute.spec.split[].weight", "whole number", "1"),
         ("MeshConfig.spec.limits.resetsRate", "MeshConfig.spec.limits.resetsRate", "number per second", "100"),
     ],
 )

@@ -233,6 +233,64 @@ def test_numbers_keep_within_their_bounds() -> None:
             reader(bad)
 
 
+@pytest.mark.parametrize(
+    ("reader", "good", "bad"),
+    [
+        (values.read_percent, [0, 0.5, 100], [-0.1, 100.1, "50", True, None]),
+        (values.read_ratio, [0, 0.2, 1], [-1, 1.1, "0.2", False, float("nan")]),
+        (values.read_weight, [0, 1, 1_000_000], [-1, 1_000_001, 0.5, "1", True]),
+        (values.read_port, [1, 65_535], [0, 65_536, "80", True]),
+        (values.read_http_status, [400, 503, 599], [200, 399, 600, "503", 503.0]),
+    ],
+)
+def test_more_numbers(reader: Callable[[object], float], good: list[float], bad: list[object]) -> None:
+    for value in good:
+        assert reader(value) == value
+    for wrong in bad:
+        with pytest.raises(ValueError):
+            reader(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Models.Example", "models.example"), ("a.b.", "a.b"), ("10.0.0.1", "10.0.0.1"), ("a" * 63, "a" * 63)],
+)
+def test_host_names(text: str, name: str) -> None:
+    assert values.read_host_name(text) == name
+
+
+@pytest.mark.parametrize("bad", ["", ".", "a..b", "-a", "a:80", "[::1]", "a_b", "a b", "a" * 64, "a." * 127, "a\n", 1])
+def test_what_is_no_host_name(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_host_name(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Models.Serving.svc.cluster.local.", "models.serving.svc.cluster.local."),
+        ("_grpc._tcp.models", "_grpc._tcp.models"),
+        ("models", "models"),
+    ],
+)
+def test_names_to_look_up(text: str, name: str) -> None:
+    assert values.read_dns_name(text) == name
+
+
+@pytest.mark.parametrize("bad", ["", ".", "a..b", "a b", "a" * 64, "a." * 128, "a\n", "é", None, 1])
+def test_what_cannot_be_looked_up(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_dns_name(bad)
+
+
+def test_header_names() -> None:
+    for name in ("x-tier", "x_1", "a" * 256):
+        assert values.read_header_name(name) == name
+    for bad in ("X-Tier", "", ":path", "a b", "a:b", "a" * 257, "ä", "a\n", 1, None):
+        with pytest.raises(ValueError):
+            values.read_header_name(bad)
+
+
 def test_text_that_looks_like_a_number_is_asked_for_in_quotes() -> None:
     with pytest.raises(ValueError, match='write it in quotes, "12"'):
         values.read_text(12)

@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from meshproxy.config.load import load
-from meshproxy.devtools.local_mesh import TRUST_DOMAIN, documents_directory, local_mesh, write_documents
+from meshproxy.devtools.local_mesh import REPLICAS, TRUST_DOMAIN, documents_directory, local_mesh, write_documents
 
 
 def test_the_documents_of_the_demo_load_once_addresses_are_put_in(tmp_path: Path) -> None:
@@ -17,10 +17,26 @@ def test_the_documents_of_the_demo_load_once_addresses_are_put_in(tmp_path: Path
         REST="127.0.0.1:2",
         GRPC="127.0.0.1:3",
         CERTIFICATES="/certificates",
+        ACCESS_LOG="/tmp/access.log",
     )
     documents = load([str(directory)])
     assert documents.mesh.spec.trust_domain == TRUST_DOMAIN
     assert {binding.metadata.name for binding in documents.bindings} == {"finance-team", "batch-stays-stable"}
+
+
+def test_the_documents_of_its_application_load_too(tmp_path: Path) -> None:
+    directory = write_documents(
+        tmp_path / "documents",
+        documents_directory() / "application",
+        CERTIFICATES="/certificates",
+        REPLICA_1="127.0.0.1:1",
+        REPLICA_2="127.0.0.1:2",
+        REPLICA_3="127.0.0.1:3",
+    )
+    documents = load([str(directory)])
+    assert documents.mesh.spec.trust_domain == TRUST_DOMAIN
+    assert [len(server.spec.endpoints) for server in documents.servers] == [REPLICAS]
+    assert {route.metadata.name for route in documents.routes} == {"canary", "shadow"}
 
 
 def test_the_policy_of_the_demo_names_no_environment() -> None:
@@ -30,7 +46,9 @@ def test_the_policy_of_the_demo_names_no_environment() -> None:
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_everything_starts_and_nothing_is_left(tmp_path: Path) -> None:
     async with local_mesh(tmp_path, ["m=1"], {"app": ("a", "b")}) as mesh:
-        children = [mesh.issuer, mesh.model_server, mesh.sidecar]
+        children = [mesh.issuer, mesh.application]
+        children += [child for replica in mesh.replicas for child in (replica.model_server, replica.sidecar)]
+        assert len(children) == 2 + 2 * REPLICAS
         assert all(child.returncode is None for child in children)
         claims = jwt.decode(await mesh.token("app"), options={"verify_signature": False})
         assert (claims["groups"], claims["aud"]) == (["a", "b"], "models")
@@ -40,4 +58,6 @@ async def test_everything_starts_and_nothing_is_left(tmp_path: Path) -> None:
         assert certificate.key is not None
         assert certificate.key.stat().st_mode & 0o77 == 0
         assert mesh.stranger().certificate is None
-    assert [child.returncode for child in children] == [0, 0, 0]
+        assert len({mesh.outbound, mesh.inbound, mesh.admin, mesh.outbound_admin, mesh.rest, mesh.grpc}) == 6
+        await mesh.replicas[2].kill()
+    assert sorted(child.returncode or 0 for child in children) == [-9, -9, 0, 0, 0, 0, 0, 0]

@@ -107,3 +107,22 @@ async def test_failures_can_be_ordered_and_repeat_with_the_seed() -> None:
         assert unlucky.counts["m", "UNAVAILABLE"] == sum(outcomes[-1])
     assert outcomes[0] == outcomes[1]
     assert 2 < sum(outcomes[0]) < 18
+
+
+async def test_calls_beyond_its_concurrency_wait_for_their_turn() -> None:
+    crowded = service(concurrency=2)
+    begun: list[int] = []
+
+    async def call(number: int) -> None:
+        def work(content: int) -> None:
+            begun.append(content)
+
+        await crowded.attend("m", work, number)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(call(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert begun == [0, 1]
+    assert begun == [0, 1, 2, 3, 4]
+    assert all(task.done() for task in tasks)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import meshproxy
-from meshproxy.config import schema
-from meshproxy.config.values import read_duration, read_size
+from meshproxy.config import routes, schema, servers
+from meshproxy.config.values import Address, read_duration, read_size
 from meshproxy.inference import protobuf
 from meshproxy.inference.call import ADMIN_VERBS
 from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, MESSAGE_BYTES, METHODS, method
@@ -194,13 +194,14 @@ def test_the_limits_that_are_fixed() -> None:
 
 # Timeouts
 
+SERVER = servers.ServerSpec(endpoints=(servers.Endpoint(rest=Address("127.0.0.1", 8501)),))
 TIMEOUTS = {
     "limits.handshakeTimeout": schema.Limits().handshake_timeout,
     "limits.headTimeout": schema.Limits().head_timeout,
     "limits.idleTimeout": schema.Limits().idle_timeout,
     "limits.bodyStallTimeout": schema.Limits().body_stall_timeout,
-    "ModelServer connectTimeout": schema.ServerSpec(endpoints=()).connect_timeout,
-    "ModelServer idleTimeout": schema.ServerSpec(endpoints=()).idle_timeout,
+    "ModelServer connectTimeout": SERVER.connect_timeout,
+    "ModelServer idleTimeout": SERVER.idle_timeout,
     "Sidecar drainTimeout": schema.SidecarSpec(inbound=schema.Inbound(server="a")).drain_timeout,
     "lingering": Times().linger,
 }
@@ -214,7 +215,7 @@ def test_every_timeout_and_its_default() -> None:
 
 def test_no_duration_of_the_documents_is_missing() -> None:
     page = " ".join(row[0] for row in table("timeout"))
-    for struct in (schema.Limits, schema.ServerSpec, schema.RouteSpec, schema.SidecarSpec):
+    for struct in (schema.Limits, servers.ServerSpec, routes.RouteSpec, schema.SidecarSpec):
         for name in struct.__struct_fields__:
             if name.endswith("timeout"):
                 assert camel(name) in page

@@ -19,6 +19,7 @@ ModelConfig: name 1 string, base_path 2 bytes
 ModelConfigList: config 1 ModelConfig*
 ModelServerConfig: model_config_list 1 ModelConfigList in config, custom_model_config 2 Any in config
 Any: type_url 1 bytes, value 2 bytes
+ClientRequest: client_id 6 bytes
 ConfigRequest: config 1 ModelServerConfig, metric_names 2 bytes*
 """
 

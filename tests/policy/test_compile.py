@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshproxy.config import schema
+from meshproxy.config import fields, schema
 from meshproxy.identity.caller import Caller, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.compile import compile_policy
@@ -17,8 +17,8 @@ ROLE = schema.ModelRole(
 PREDICT = Call(Verb.PREDICT, (ModelRef("a"),))
 
 
-def binding(workload: schema.WorkloadSubject, role: str = "reader") -> schema.ModelRoleBinding:
-    subjects = (schema.Subject(workload=workload),)
+def binding(workload: fields.WorkloadSubject, role: str = "reader") -> schema.ModelRoleBinding:
+    subjects = (fields.Subject(workload=workload),)
     return schema.ModelRoleBinding(
         metadata=schema.Metadata(name="b"), spec=schema.BindingSpec(role=role, subjects=subjects)
     )
@@ -33,29 +33,29 @@ def caller(path: str, domain: str = "d.example") -> Caller:
     ("workload", "allowed", "denied"),
     [
         (
-            schema.WorkloadSubject(namespace="n", service_account="s"),
+            fields.WorkloadSubject(namespace="n", service_account="s"),
             [caller("ns/n/sa/s")],
             [caller("ns/n/sa/s2"), caller("ns/n2/sa/s"), caller("ns/n/sa/s", "other")],
         ),
         (
-            schema.WorkloadSubject(namespace="n"),
+            fields.WorkloadSubject(namespace="n"),
             [caller("ns/n/sa/s"), caller("ns/n/sa/t")],
             [caller("ns/n2/sa/s"), caller("ns/n/sa/s", "other")],
         ),
         (
-            schema.WorkloadSubject(spiffe_id="spiffe://other/ns/n/sa/s"),
+            fields.WorkloadSubject(spiffe_id="spiffe://other/ns/n/sa/s"),
             [caller("ns/n/sa/s", "other")],
             [caller("ns/n/sa/s"), Caller()],
         ),
         # A dot in a service account is a dot (CVE-2020-16844 and its family).
         (
-            schema.WorkloadSubject(namespace="n", service_account="a.b"),
+            fields.WorkloadSubject(namespace="n", service_account="a.b"),
             [caller("ns/n/sa/a.b")],
             [caller("ns/n/sa/axb"), caller("ns/n/sa/a/b".replace("a/b", "a-b"))],
         ),
     ],
 )
-def test_workloads(workload: schema.WorkloadSubject, allowed: list[Caller], denied: list[Caller]) -> None:
+def test_workloads(workload: fields.WorkloadSubject, allowed: list[Caller], denied: list[Caller]) -> None:
     policy = compile_policy([ROLE], [binding(workload)], "d.example")
     for each in allowed:
         assert policy.decide(each, PREDICT).rule == "b"
@@ -66,4 +66,4 @@ def test_workloads(workload: schema.WorkloadSubject, allowed: list[Caller], deni
 
 def test_a_role_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="no role is called other"):
-        compile_policy([ROLE], [binding(schema.WorkloadSubject(namespace="n"), "other")], "d.example")
+        compile_policy([ROLE], [binding(fields.WorkloadSubject(namespace="n"), "other")], "d.example")

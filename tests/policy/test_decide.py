@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.config import schema
+from meshproxy.config import fields, schema
 from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
 from meshproxy.inference.call import ADMIN_VERBS, Call, ModelRef, Verb
 from meshproxy.policy import decide as module
@@ -38,19 +38,19 @@ def role(name: str, *rules: schema.Rule) -> schema.ModelRole:
 
 
 def bind(
-    name: str, to: str, *subjects: schema.Subject, action: Literal["allow", "deny", "audit"] = "allow"
+    name: str, to: str, *subjects: fields.Subject, action: Literal["allow", "deny", "audit"] = "allow"
 ) -> schema.ModelRoleBinding:
     spec = schema.BindingSpec(role=to, subjects=subjects, action=action)
     return schema.ModelRoleBinding(metadata=schema.Metadata(name=name), spec=spec)
 
 
-def of(**fields: Any) -> schema.Subject:
-    return schema.Subject(**fields)
+def of(**named: Any) -> fields.Subject:
+    return fields.Subject(**named)
 
 
-NS = of(workload=schema.WorkloadSubject(namespace="pricing"))
-CORP = of(token=schema.TokenSubject(issuer="corp"))
-BOTH = of(workload=schema.WorkloadSubject(namespace="pricing"), token=schema.TokenSubject(issuer="corp"))
+NS = of(workload=fields.WorkloadSubject(namespace="pricing"))
+CORP = of(token=fields.TokenSubject(issuer="corp"))
+BOTH = of(workload=fields.WorkloadSubject(namespace="pricing"), token=fields.TokenSubject(issuer="corp"))
 QUOTER = Caller(workload("pricing", "quoter"))
 
 
@@ -231,15 +231,15 @@ def test_an_equal_token_is_another_token() -> None:
     """What is remembered is a decision about one verified token, not about what it looks like."""
     policy = compile_policy(
         [role("r", rule("a"))],
-        [bind("b", "r", of(token=schema.TokenSubject(issuer="corp", claims={"g": "x"})))],
+        [bind("b", "r", of(token=fields.TokenSubject(issuer="corp", claims={"g": "x"})))],
         DOMAIN,
     )
     assert policy.decide(Caller(None, token(g="x")), call("a")).rule == "b"
     assert refused(policy, Caller(None, token(g="y")), call("a")).reason is Reason.PERMISSION_DENIED
 
 
-def _account(name: str) -> schema.Subject:
-    return of(workload=schema.WorkloadSubject(namespace="n", service_account=name))
+def _account(name: str) -> fields.Subject:
+    return of(workload=fields.WorkloadSubject(namespace="n", service_account=name))
 
 
 def many_models() -> Policy:
@@ -397,19 +397,19 @@ rules = st.builds(
 workloads = st.sampled_from(
     [
         None,
-        schema.WorkloadSubject(namespace="n"),
-        schema.WorkloadSubject(namespace="n", service_account="s"),
-        schema.WorkloadSubject(spiffe_id=f"spiffe://{DOMAIN}/ns/m/sa/s"),
-        schema.WorkloadSubject(spiffe_id="spiffe://other/ns/n/sa/s"),
+        fields.WorkloadSubject(namespace="n"),
+        fields.WorkloadSubject(namespace="n", service_account="s"),
+        fields.WorkloadSubject(spiffe_id=f"spiffe://{DOMAIN}/ns/m/sa/s"),
+        fields.WorkloadSubject(spiffe_id="spiffe://other/ns/n/sa/s"),
     ]
 )
 tokens = st.sampled_from(
     [
         None,
         None,
-        schema.TokenSubject(issuer="corp"),
-        schema.TokenSubject(issuer="corp", claims={"g": "x"}),
-        schema.TokenSubject(issuer="corp", claims={"g": "x", "h": "y"}),
+        fields.TokenSubject(issuer="corp"),
+        fields.TokenSubject(issuer="corp", claims={"g": "x"}),
+        fields.TokenSubject(issuer="corp", claims={"g": "x", "h": "y"}),
     ]
 )
 arns = st.sampled_from([None, None, "arn:aws:iam::123456789012:role/r"])

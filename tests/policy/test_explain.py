@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshproxy.config import schema
+from meshproxy.config import fields, schema
 from meshproxy.config.load import load
 from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
@@ -46,7 +46,7 @@ def policy(
     action: str, rule: schema.Rule, **subject: object
 ) -> tuple[list[schema.ModelRole], list[schema.ModelRoleBinding]]:
     role = schema.ModelRole(metadata=schema.Metadata(name="r"), spec=schema.RoleSpec(rules=(rule,)))
-    who = schema.Subject(**(subject or {"workload": schema.WorkloadSubject(namespace="pricing")}))  # type: ignore[arg-type]
+    who = fields.Subject(**(subject or {"workload": fields.WorkloadSubject(namespace="pricing")}))  # type: ignore[arg-type]
     spec = schema.BindingSpec(role="r", subjects=(who,), action=action)  # type: ignore[arg-type]
     return [role], [schema.ModelRoleBinding(metadata=schema.Metadata(name="b"), spec=spec)]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+from meshproxy.config.routes import Retries
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call
 from meshproxy.policy.decide import Permit
@@ -15,10 +16,14 @@ from meshproxy.proxy.exchange import Exchange, TraceContext
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing.failure import Failure
+from meshproxy.routing.retry import INBOUND_RETRIES, RetryRule, Skip
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.reaper import Reaper
+from meshproxy.upstream.cluster import NoEndpoint
+from meshproxy.upstream.latency import Latency
 
 ALICE = Workload("spiffe://dev.example/ns/a/sa/alice", "dev.example", "a", "alice", 2_000_000_000.0)
 NOW = 1_700_000_000.0
@@ -51,11 +56,17 @@ class FakeLoop:
         return timer
 
     def advance(self, seconds: float) -> None:
-        self.now += seconds
-        for timer in self.timers:
-            if not timer.is_cancelled and timer.when() <= self.now:
-                timer.cancel()
-                timer.callback()
+        """Every timer strikes at its own time."""
+        end = self.now + seconds
+        while True:
+            due = [timer for timer in self.timers if not timer.is_cancelled and timer.when() <= end]
+            if not due:
+                break
+            first = min(due, key=FakeTimer.when)
+            self.now = max(self.now, first.when())
+            first.cancel()
+            first.callback()
+        self.now = end
 
 
 class FakeClient:
@@ -161,37 +172,135 @@ class FakeServer:
         self.sink.head_received(ResponseHead(0, status, headers, end=False, length=len(body)))
         self.sink.data_received(body, len(body), True)
 
+    def fail_grpc(self, status: bytes = b"14") -> None:
+        """Trailers only."""
+        headers = ((b"content-type", b"application/grpc"), (b"grpc-status", status))
+        self.sink.head_received(ResponseHead(0, 200, headers, end=True))
+
     def respond_grpc(self, body: bytes = b"answer", status: bytes = b"0") -> None:
         self.sink.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
         self.sink.data_received(body, len(body), False)
         self.sink.trailers_received(((b"grpc-status", status),))
 
 
-class FakeCluster:
-    """Gives streams at once, later, or not at all."""
+class FakeEndpoint:
+    """Gives streams at once, later, or not at all, and writes down how calls went."""
 
-    def __init__(self) -> None:
+    is_sidecar = False
+
+    def __init__(self, key: str, cluster: FakeCluster) -> None:
+        self.key = key
+        self.rest = self.grpc = self
         self.is_ready = True
         self.waiting: list[Any] = []
         self.streams: list[FakeServer] = []
         self.error: ConnectError | None = None
+        self.errors: list[ConnectError] = []
+        """Raised one after the other, before `error`."""
+        self.reports: list[str] = []
+        self._cluster = cluster
 
-    def acquire(self, is_grpc: bool, taker: Any) -> FakeCluster:
-        if self.error is not None:
+    # What its pool does
+
+    def acquire(self, taker: Any) -> None:
+        if self.errors:
+            taker.acquire_failed(self.errors.pop(0))
+        elif self.error is not None:
             taker.acquire_failed(self.error)
         elif self.is_ready:
             self.give(taker)
         else:
             self.waiting.append(taker)
-        return self
 
     def give(self, taker: Any) -> None:
-        stream = FakeServer()
+        stream = self._cluster.server_type()
         self.streams.append(stream)
+        self._cluster.streams.append(stream)
         taker.acquired(stream)
 
     def withdraw(self, taker: Any) -> None:
-        self.waiting.remove(taker)
+        if taker in self.waiting:
+            self.waiting.remove(taker)
+
+    # What is known of it
+
+    def begin(self, model: str, now: float) -> int:
+        self.reports.append(f"begin {model}")
+        return 0
+
+    def succeeded(self, model: str, seconds: float, now: float, token: int) -> None:
+        assert seconds >= 0
+        self.reports.append("succeeded")
+
+    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
+        self.reports.append(failure.value)
+
+    def cancelled(self, model: str, now: float, token: int) -> None:
+        self.reports.append("cancelled")
+
+
+class FakeCluster:
+    """One endpoint, or several, of which the first that was not tried gets the call."""
+
+    key: Any = None
+
+    def __init__(self, endpoints: int = 1) -> None:
+        self.server_type: type[FakeServer] = FakeServer
+        self.streams: list[FakeServer] = []
+        self.all = [FakeEndpoint(f"endpoint-{number}", self) for number in range(endpoints)]
+        self.endpoints = {endpoint.key: endpoint for endpoint in self.all}
+        self.picked: list[tuple[str, int | None]] = []
+        self.nobody: NoEndpoint | None = None
+        self.out: set[str] = set()
+        """Keys of endpoints that may not be called."""
+        self.latencies: dict[str, Latency] = {}
+
+    def pick(self, is_grpc: bool, model: str, now: float, key: int | None, tried: Any) -> FakeEndpoint:
+        if self.nobody is not None:
+            raise self.nobody
+        self.picked.append((model, key))
+        present = [endpoint for endpoint in self.all if endpoint.key not in self.out]
+        if not present:
+            raise NoEndpoint("nobody may be called")
+        return next((endpoint for endpoint in present if endpoint not in tried), present[0])
+
+    def allows(self, is_grpc: bool, model: str, now: float, tried: Any = ()) -> bool:
+        return any(endpoint.key not in self.out and endpoint not in tried for endpoint in self.all)
+
+    def pick_calm(self, is_grpc: bool, model: str, now: float) -> FakeEndpoint | None:
+        return next((endpoint for endpoint in self.all if endpoint.key not in self.out), None)
+
+    def latency(self, model: str) -> Latency:
+        return self.latencies.setdefault(model, Latency())
+
+    # Of the first endpoint, for the many tests that need no other
+
+    @property
+    def waiting(self) -> list[Any]:
+        return self.all[0].waiting
+
+    @property
+    def reports(self) -> list[str]:
+        return self.all[0].reports
+
+    @property
+    def is_ready(self) -> bool:
+        return self.all[0].is_ready
+
+    @is_ready.setter
+    def is_ready(self, is_ready: bool) -> None:
+        self.all[0].is_ready = is_ready
+
+    @property
+    def error(self) -> ConnectError | None:
+        return self.all[0].error
+
+    @error.setter
+    def error(self, error: ConnectError | None) -> None:
+        self.all[0].error = error
+
+    def give(self, taker: Any) -> None:
+        self.all[0].give(taker)
 
     def close(self) -> None:
         pass
@@ -230,6 +339,33 @@ class FakeTracer:
         return TraceContext(b"t" * 32, b"", b"s" * 16, False), (*headers, (b"traceparent", b"ours"))
 
 
+class FakeTraffic:
+    """What was counted."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, ...]] = []
+
+    def retried(self, exchange: Exchange, failure: Failure) -> None:
+        self.events.append(("retried", failure.value))
+
+    def retry_skipped(self, exchange: Exchange, failure: Failure, skip: Skip) -> None:
+        self.events.append(("skipped", failure.value, skip.value))
+
+    def hedged(self, exchange: Exchange) -> None:
+        self.events.append(("hedged",))
+
+    def fell_back(self, exchange: Exchange) -> None:
+        self.events.append(("fell back",))
+
+    def mirrored(self, route: str, result: str) -> None:
+        self.events.append(("mirrored", result))
+
+
+def route(server: str = "main", *, retry: RetryRule = INBOUND_RETRIES, **fields: Any) -> Route:
+    """A route that sends calls to `server`, and does not try again what may have reached it."""
+    return Route(fields.pop("name", "route"), server, retry=retry, **fields)
+
+
 class World:
     """A pipeline and everything around it."""
 
@@ -243,6 +379,9 @@ class World:
         self.verifier = FakeVerifier()
         self.finished: list[Exchange] = []
         self.limits_hit: list[str] = []
+        self.traffic = FakeTraffic()
+        self.chance: list[float] = []
+        """What is drawn next; 0.5 when there is none left."""
         self.refreshes: list[tuple[str, Callable[[], None]]] = []
         self.reaper = Reaper(self.loop)  # type: ignore[arg-type]
         self.snapshot = self.make_snapshot()
@@ -256,13 +395,21 @@ class World:
             tracer=FakeTracer(),
             refresh_keys=lambda issuer, then: self.refreshes.append((issuer, then)),
             on_limit=self.limits_hit.append,
+            traffic=self.traffic,
+            draw=lambda: self.chance.pop(0) if self.chance else 0.5,
         )
 
     def make_snapshot(self, **changes: Any) -> Snapshot:
         parts: dict[str, Any] = {
             "verifier": self.verifier,
             "policy": self.policy,
-            "routes": Routes(Route("main"), [("open-elsewhere", Route("other")), ("open-quick", Route("main", 2.0))]),
+            "routes": Routes(
+                route(),
+                [
+                    ("open-elsewhere", (), route("other")),
+                    ("open-quick", (), route(timeout=2.0)),
+                ],
+            ),
             "clusters": {"main": self.cluster, "other": self.other},
             "limits": BodyLimits(held=1_000, held_total=1_500),
             "forwards_identity": False,
@@ -272,6 +419,33 @@ class World:
 
     def use(self, **changes: Any) -> None:
         self.pipeline.snapshot = self.make_snapshot(**changes)
+
+    def serve(self, endpoints: int = 1, *, retries: Retries | None = None, **fields: Any) -> FakeCluster:
+        """One route for all calls, to so many endpoints."""
+        self.cluster = FakeCluster(endpoints)
+        if retries is not None:
+            fields["retry"] = RetryRule(retries)
+        self.use(routes=Routes(route(**fields)))
+        return self.cluster
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and whoever is late is told."""
+        self.loop.advance(seconds)
+        self.reaper.sweep(self.loop.now)
+
+    def assert_let_go(self) -> None:
+        """Every exchange is over, and nothing of them is left; every endpoint heard once how each try ended."""
+        pipeline = self.pipeline
+        assert pipeline.live == set()
+        assert (pipeline.held_bytes, pipeline.kept_bytes, pipeline.unread_bytes) == (0, 0, 0)
+        assert (pipeline.holding, pipeline.unread) == ({}, {})
+        assert (pipeline.mirrors.in_flight, pipeline.mirrors.live) == ({}, set())
+        assert all((each.in_flight, each.waiting) == (0, 0) for _, _, each in pipeline.admissions.rows())
+        assert [timer for timer in self.loop.timers if not timer.is_cancelled] == []
+        for endpoint in self.cluster.all + self.other.all:
+            began = sum(report.startswith("begin") for report in endpoint.reports)
+            assert len(endpoint.reports) == 2 * began, endpoint.reports
+            assert endpoint.waiting == []
 
     def rest(
         self,

@@ -14,6 +14,7 @@ from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.stream import HeadRefused
 
 PROTOCOL_ERROR, CANCEL = 0x1, 0x8
 
@@ -169,6 +170,100 @@ class TestBreaks:
         assert world.finished[0].flags == ""
 
 
+class TestVerdicts:
+    """What the endpoint hears, once, whatever becomes of the answer."""
+
+    @pytest.mark.parametrize(
+        ("status", "report"),
+        [
+            (200, "succeeded"),
+            (404, "succeeded"),
+            (429, "overloaded"),
+            (500, "error"),
+            (503, "gateway-error"),
+        ],
+    )
+    def test_of_rest(self, world: Any, client: Any, server: Any, status: int, report: str) -> None:
+        server.respond(status=status)
+        assert world.cluster.reports == ["begin open", report]
+
+    @pytest.mark.parametrize(
+        ("status", "report"),
+        [(b"0", "succeeded"), (b"3", "succeeded"), (b"8", "overloaded"), (b"13", "error"), (b"14", "unavailable")],
+    )
+    def test_of_grpc(self, world: Any, wire: Any, status: bytes, report: str) -> None:
+        world.grpc(wire.spec(b"open"))
+        world.cluster.streams[0].respond_grpc(status=status)
+        world.grpc(wire.spec(b"open"))
+        world.cluster.streams[1].fail_grpc(status)
+        assert world.cluster.reports == ["begin open", report] * 2
+
+    def test_a_grpc_answer_that_does_not_say_how_it_went_is_an_error(self, world: Any, wire: Any) -> None:
+        world.grpc(wire.spec(b"open"))
+        server = world.cluster.streams[0]
+        server.sink.head_received(head())
+        server.sink.data_received(b"answer", 6, True)
+        assert world.cluster.reports == ["begin open", "error"]
+
+    @pytest.mark.parametrize("end", [True, False])
+    def test_a_gateway_in_between_answers_grpc_in_http(self, world: Any, wire: Any, end: bool) -> None:
+        client = world.grpc(wire.spec(b"open"))
+        server = world.cluster.streams[0]
+        server.sink.head_received(head(503, end=end))
+        assert client.status == 503
+        if not end:
+            server.sink.data_received(b"sorry", 5, True)
+        assert world.cluster.reports == ["begin open", "gateway-error"]
+        world.assert_let_go()
+
+    @pytest.mark.parametrize(
+        ("refusal", "is_sidecar", "report"),
+        [
+            (b"overloaded", True, "overloaded"),
+            (b"deadline-exceeded", True, "overloaded"),
+            (b"no-upstream", True, "gateway-error"),
+            (b"overloaded", False, "gateway-error"),  # anybody may say so
+        ],
+    )
+    def test_another_sidecar_that_has_too_much_to_do_is_not_to_blame(
+        self, world: Any, refusal: bytes, is_sidecar: bool, report: str
+    ) -> None:
+        world.cluster.all[0].is_sidecar = is_sidecar
+        world.rest()
+        world.cluster.streams[0].respond(status=503, headers=((b"x-meshproxy-refusal", refusal),))
+        assert world.cluster.reports == ["begin open", report]
+
+    def test_an_answer_that_breaks_off_was_none(self, world: Any, client: Any, server: Any) -> None:
+        server.sink.head_received(head())
+        server.sink.reset_received(CANCEL, "gone")
+        assert world.cluster.reports == ["begin open", "reset"]
+
+    def test_an_answer_before_the_requests_end_counts(self, world: Any) -> None:
+        client = world.rest(body=None, length=10)
+        world.cluster.streams[0].sink.head_received(head(500, end=True))
+        assert client.ended
+        assert world.cluster.reports == ["begin open", "error"]
+        assert world.cluster.streams[0].has_stopped
+
+    def test_a_client_that_leaves_says_nothing_of_the_server(self, world: Any, client: Any, server: Any) -> None:
+        client.sink.reset_received(CANCEL, "gone")
+        assert world.cluster.reports == ["begin open", "cancelled"]
+        world.assert_let_go()
+
+    def test_nor_does_a_head_that_is_too_long_for_it(self, world: Any) -> None:
+        def refuse(self: Any, head: Any) -> None:
+            raise HeadRefused("the head has 20000 bytes, and the peer takes 16384")
+
+        world.cluster.server_type = type("Refusing", (world.server_type,), {"send_request": refuse})
+        client = world.rest()
+        assert client.status == 431
+        (stream,) = world.cluster.streams
+        assert (stream.reset_code, stream.has_stopped) == (None, False)  # it carries nothing of ours
+        assert world.cluster.reports == ["begin open", "cancelled"]
+        assert world.finished[0].flags == ""
+        world.assert_let_go()
+
+
 class TestGivingUp:
     def test_the_model_server_is_told_once(self, world: Any, client: Any, server: Any) -> None:
         attempt = server.sink
@@ -305,8 +400,7 @@ def test_a_mistake_of_ours_does_not_reach_the_connection_that_others_share(
 
     setattr(client, command, fail)
     attempt.head_received(head())
-    if command != "send_response":
-        attempt.data_received(b"abc", 3, False)
+    attempt.data_received(b"abc", 3, False)
     if command == "send_trailers":
         attempt.trailers_received(((b"grpc-status", b"0"),))
     assert client.reset_code is not None

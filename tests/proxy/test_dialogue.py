@@ -3,24 +3,39 @@
 Only sockets and time are not real. Whatever happens in whatever order, nothing may raise, and when everybody has left,
 everything must have been let go: no exchange goes on, nobody waits, no credit is missing, no connection outlives its
 time.
+
+As long as nobody garbles what is sent, the following holds too: nothing that is denied arrives anywhere, what arrives
+whole is what was sent (with another version, where the route says so), an answer goes to who asked, and a call that may
+not be made twice is not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Generator
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import Data, RequestHead
+from meshproxy.codec.events import Data, RequestHead, ResponseHead
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
+from meshproxy.config.routes import Abort, Compare, Concurrency, Delay, Fault, Mirror, Retries
+from meshproxy.config.servers import Key
 from meshproxy.identity.tokens import KeysWanted
+from meshproxy.inference.grpc_health import CHECK, WATCH, write_request
+from meshproxy.policy.quota import Quota
+from meshproxy.proxy.admissions import Admissions
+from meshproxy.proxy.health_service import HealthService
+from meshproxy.proxy.snapshot import BodyLimits
+from meshproxy.routing.fault import FaultRule
+from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES, RetryRule
+from meshproxy.routing.routes import Route, Routes
+from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
@@ -29,17 +44,27 @@ from meshproxy.transport.h2 import H2Client, H2Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools
-from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.breaker import BreakerSettings
+from meshproxy.upstream.cluster import Cluster, ClusterSettings
+from meshproxy.upstream.discovery import Found
+from meshproxy.upstream.health import Checked, Health
 
 CONVERSATIONS = 1_000
+STEPS = 40
 CANCEL = 0x8
+REFUSED_STREAM = 0x7
 PREDICT = b"/tensorflow.serving.PredictionService/Predict"
+RELOAD = b"/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+VERSION_2 = b"\x12\x02\x08\x02"
 
 POST = b"POST /v1/models/%b:predict HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n%b"
 H1_REQUESTS = [
     b"GET /v1/models/open HTTP/1.1\r\nhost: x\r\n\r\n",
     POST % (b"open", b"content-length: 4", b"body"),
     POST % (b"closed", b"transfer-encoding: chunked", b"4\r\nbody\r\n0\r\nt: v\r\n\r\n"),
+    POST % (b"open-rich", b"content-length: 4", b"body"),
+    POST % (b"open-rich", b"x-envoy-expected-rq-timeout-ms: 200\r\ncontent-length: 4", b"body"),
+    POST % (b"open-rich/labels/canary", b"content-length: 4", b"body"),
     POST % (b"open", b"expect: 100-continue\r\ncontent-length: 2", b"{}"),
     POST % (b"open", b"authorization: Bearer good\r\ngrpc-timeout: 1m\r\ncontent-length: 4", b"body"),
     b"HEAD /v1/models/open HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -49,11 +74,19 @@ H1_ANSWERS = [
     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
     b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nt: v\r\n\r\n",
     b"HTTP/1.0 200 OK\r\n\r\nabc",
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 5\r\n\r\nsorry",
+    b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
     b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 70000\r\n\r\n" + bytes(70_000),
     b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + bytes(300_000),
 ]
+
+
+EVERYTHING = (
+    "connect-failure", "refused-stream", "goaway", "reset", "unavailable", "gateway-error", "timeout",
+)  # fmt: skip
+LIMITS = BodyLimits(held=1_000, held_total=1_500, kept_total=50_000)
 
 
 class Socket:
@@ -110,7 +143,7 @@ async def dial_h1(driving: Any, address: str, owner: Any, timeout: float) -> Any
     return await Dial("HTTP/1.1", owner)
 
 
-async def dial_h2(driving: Any, address: str, owner: Any, timeout: float) -> Any:
+async def dial_h2(driving: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
     return await Dial("HTTP/2", owner)
 
 
@@ -155,6 +188,10 @@ class Timer:
     def cancel(self) -> None:
         self.is_over = True
 
+    @property
+    def is_of_a_request(self) -> bool:
+        return ".proxy." in self.callback.__module__
+
 
 class Loop:
     """Time is a number; what is to happen soon waits for `turn`."""
@@ -185,7 +222,8 @@ class Loop:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
-        for timer in [timer for timer in self._timers if timer.when() <= self.now and not timer.is_over]:
+        self._timers = [timer for timer in self._timers if not timer.is_over]
+        for timer in [timer for timer in self._timers if timer.when() <= self.now]:
             if not timer.is_over:
                 timer.cancel()
                 timer.callback()
@@ -201,6 +239,23 @@ class Client:
         self.server = driver(chain.driving, facts, chain.world.pipeline.serve, chain.world.pipeline.reject)
         self.server.attach(self.socket)  # type: ignore[arg-type]
         self._codec = H2Connection(Role.CLIENT, Limits(), 0.0) if version == "HTTP/2" else None
+        self._asked: dict[int, bytes] = {}
+        """What was asked on which stream."""
+
+    def listen(self, chain: Chain) -> None:
+        """Read what has come."""
+        if self._codec is None:
+            self.socket.take()
+            return
+        for event in self._codec.receive(self.socket.take(), 0.0):
+            if isinstance(event, Data) and chain.random.random() < 0.8:
+                self._codec.credit(event.stream, event.flow)
+            elif isinstance(event, ResponseHead) and not chain.is_noisy:
+                answered = dict(event.headers).get(b"x-id")
+                assert answered in (None, self._asked[event.stream]), "an answer went to somebody else"
+        data = self._codec.take_output()
+        if data and self.socket.is_reading and not self.socket.is_over:
+            self.server.data_received(data)
 
     def ask(self, chain: Chain) -> None:
         random = chain.random
@@ -211,7 +266,7 @@ class Client:
                 if self._codec.can_open:
                     self._ask_h2(chain, self._codec)
             data = self._codec.take_output()
-        if random.random() < 0.15 and data:
+        if chain.is_noisy and random.random() < 0.3 and data:
             at = random.randrange(len(data))
             data = data[:at] + bytes([random.randrange(256)]) + data[at + random.randint(0, 2) :]
         step = max(1, len(data) // random.choice([1, 1, 3, 7]))
@@ -221,19 +276,32 @@ class Client:
 
     def _ask_h2(self, chain: Chain, codec: H2Connection) -> None:
         random = chain.random
-        is_grpc = random.random() < 0.6
-        headers = [(b"content-type", b"application/grpc")] if is_grpc else []
+        target = random.choice([PREDICT] * 5 + [b"/v1/models/%b:predict"] * 4 + [RELOAD, RELOAD, CHECK, WATCH])
+        is_grpc = not target.startswith(b"/v1")
+        name = random.choice([b"open", b"open", b"closed", b"open-elsewhere", b"open-rich", b"open-rich"])
+        number = chain.number(target, name)
+        headers = [(b"x-id", number)]
+        if is_grpc:
+            headers.append((b"content-type", b"application/grpc"))
         if random.random() < 0.2:
             headers.append((b"authorization", b"Bearer good"))
-        if random.random() < 0.2:
-            headers.append((b"grpc-timeout", b"1m"))
-        end = random.random() < 0.2
-        name = random.choice([b"open", b"open", b"closed", b"open-elsewhere"])
-        target = PREDICT if is_grpc else b"/v1/models/" + name + b":predict"
-        stream = codec.send_request(b"POST", b"https", b"x", target, tuple(headers), end)
+        if random.random() < 0.3:
+            headers.append((b"grpc-timeout", random.choice([b"1m", b"200m", b"9S"])))
+        end = random.random() < 0.1
+        stream = codec.send_request(b"POST", b"https", b"x", target.replace(b"%b", name), tuple(headers), end)
+        self._asked[stream] = number
         if end:
             return
-        message = chain.wire.framed(chain.wire.spec(name) + chain.wire.tensor(random.choice([3, 300, 40_000])))
+        tensor = chain.wire.tensor(random.choice([3, 300, 40_000]))
+        if target == RELOAD:
+            message = chain.wire.framed(b"")
+        elif target in (CHECK, WATCH):
+            message = write_request(random.choice(["", "open", "closed"]))
+        else:
+            message = chain.wire.framed(chain.wire.spec(name) + tensor)
+            spec = chain.wire.spec(name)
+            versioned = bytes([spec[0], spec[1] + len(VERSION_2)]) + spec[2:] + VERSION_2
+            chain.sent[number] = (message, chain.wire.framed(versioned + tensor))
         cut = random.randrange(len(message) + 1)
         codec.send_data(stream, message[:cut], end=False)
         chance = random.random()
@@ -247,6 +315,7 @@ class ModelServer:
     """A connection of ours to a model server, and the server at its end."""
 
     def __init__(self, chain: Chain, dial: Dial) -> None:
+        self._chain = chain
         facts = ConnectionFacts(direction="upstream", protocol=dial.kind, remote="127.0.0.1:3", local="")
         driver: Any = H1Client if dial.kind == "HTTP/1.1" else H2Client
         self.socket = Socket()
@@ -255,6 +324,8 @@ class ModelServer:
         self.is_lost = False
         self._codec = H2Connection(Role.SERVER, Limits(streams=3), 0.0) if dial.kind == "HTTP/2" else None
         self._streams: list[int] = []
+        self._asked: dict[int, RequestHead] = {}
+        self._bodies: dict[int, bytes] = {}
         self._pending = b""
 
     def answer(self, random: Random) -> None:
@@ -279,20 +350,44 @@ class ModelServer:
         for event in codec.receive(self.socket.take(), 0.0):
             if isinstance(event, RequestHead):
                 self._streams.append(event.stream)
+                self._asked[event.stream] = event
+                self._bodies[event.stream] = b""
+                self._chain.arrived(self._number(event.stream))
             if isinstance(event, Data):
                 codec.credit(event.stream, event.flow)
+                self._bodies[event.stream] += event.data
+                if event.end:
+                    self._chain.arrived_whole(self._number(event.stream), self._bodies[event.stream])
+
+    def _number(self, stream: int) -> bytes:
+        return dict(self._asked[stream].headers).get(b"x-id", b"")
 
     def _answer_h2(self, random: Random, codec: H2Connection, stream: int) -> None:
-        chance = random.random()
+        head = self._asked[stream]
+        number = (b"x-id", self._number(stream))
+        is_grpc = not head.target.startswith(b"/v1")
+        headers = (number, (b"content-type", b"application/grpc")) if is_grpc else (number,)
+        size = random.choice([5, 5, 70_000, 300_000])
+        how = random.choice(["reset", "refused", "busy", "busy late", "whole", "whole", "whole", "endless", "head"])
         try:
-            if chance < 0.15:
-                codec.reset(stream, random.choice([0, 2, 7, CANCEL]))
-                return
-            codec.send_response(stream, 200, ((b"content-type", b"application/grpc"),), end=chance < 0.3)
-            if chance >= 0.3:
-                codec.send_data(stream, bytes(random.choice([5, 70_000, 300_000])), end=False)
-                if chance < 0.9:
-                    codec.send_trailers(stream, ((b"grpc-status", b"0"),))
+            if how == "reset":
+                codec.reset(stream, random.choice([0, 2, CANCEL]))
+            elif how == "refused":
+                codec.reset(stream, REFUSED_STREAM)
+                self._chain.refused(number[1])
+            elif how == "head":
+                codec.send_response(stream, 200, headers, end=True)
+            elif not is_grpc:
+                codec.send_response(stream, 200 if how == "whole" else 503, headers, end=False)
+                codec.send_data(stream, bytes(size), end=how != "endless")
+            elif how == "busy":
+                codec.send_response(stream, 200, (*headers, (b"grpc-status", random.choice([b"14", b"8"]))), end=True)
+            else:
+                codec.send_response(stream, 200, headers, end=False)
+                if how != "busy late":
+                    codec.send_data(stream, bytes(size), end=False)
+                if how != "endless":
+                    codec.send_trailers(stream, ((b"grpc-status", b"0" if how == "whole" else b"14"),))
         except LocalProtocolError:
             pass  # it has answered that before
 
@@ -300,6 +395,12 @@ class ModelServer:
         if not self.is_lost:
             self.is_lost = self.socket.is_over = True
             self.client.connection_lost(None)
+
+
+class Unwatched:
+    def circuit(self, *what: Any) -> None: ...
+    def ejected(self, *what: Any) -> None: ...
+    def endpoints(self, *what: Any) -> None: ...
 
 
 class Chain:
@@ -321,41 +422,131 @@ class Chain:
                 on_limit=world.limits_hit.append,
             )
 
-        self.driving = driving(Limits(body_bytes=random.choice([None, None, 3, 1_000])))
+        self.driving = driving(Limits(body_bytes=random.choice([None, None, None, None, None, 3, 1_000])))
         self.upstream_driving = driving(Limits())
-        self._settings: Any = SimpleNamespace(
+        self._settings = ClusterSettings(
             connect_timeout=1.0,
             max_connections=random.choice([1, 2, 1 << 30]),
             max_pending=random.choice([1, 100]),
             idle_timeout=60.0,
+            breaker=random.choice([None, BreakerSettings(), BreakerSettings(consecutive_failures=1)]),
         )
+        self._endpoints = random.choice([1, 2, 3])
+        self._has_sidecars = random.random() < 0.3
+        self._routes = Routes(
+            self._route("", rich=random.random() < 0.3),
+            [("open-elsewhere", (), Route("r", "other")), ("open-rich", (), self._route("rich", rich=True))],
+        )
+        self.is_noisy = random.random() < 0.4
+        """Some of what clients send is garbled: what arrives is anybody's guess."""
+        self._is_lively = random.random() < 0.5
+        """Model servers are quick."""
+        self._numbers = 0
+        self._once: set[bytes] = set()
+        self._denied: set[bytes] = set()
+        self._counts: Counter[bytes] = Counter()
+        self.sent: dict[bytes, tuple[bytes, bytes]] = {}
+        """Bodies, as they were sent and with version 2 written into them."""
+        world.pipeline.draw = random.random
+        world.pipeline.admissions = Admissions(self.reaper)
         world.pipeline.loop = self.loop
         world.pipeline.now = self.loop.time
         world.pipeline.reaper = self.reaper
         if random.random() < 0.15:
             world.verifier.raises = KeysWanted("corp")
         self.clusters: dict[str, Cluster] = {}
+        self.old: list[Cluster] = []
+        self.services: list[HealthService] = []
         self.clients: list[Client] = []
         self.servers: list[ModelServer] = []
         self.reload()
+
+    def _route(self, name: str, *, rich: bool) -> Route:
+        random = self.random
+        retry = random.choice(
+            [
+                INBOUND_RETRIES,
+                OUTBOUND_RETRIES,
+                RetryRule(Retries(hedge_after=0.05, replay_bytes=random.choice([9, 1 << 20]), on=EVERYTHING)),
+                RetryRule(Retries(attempts=5, on=EVERYTHING)),
+            ]
+        )
+        fields: dict[str, Any] = {}
+        if rich:
+            mirror = Mirror(server="other", max_in_flight=2, compare=random.choice([None, Compare()]), max_bytes=1_000)
+            fault = FaultRule(Fault(delay=Delay(percent=30, duration=0.1), abort=Abort(percent=10)))
+            concurrency = Concurrency(
+                limit=random.choice([1, 2, None]), queue=random.choice([0, 1, 3]), queue_timeout=0.5, initial=2
+            )
+            fields = {
+                "split": random.choice([None, Split([Arm(1), Arm(1, "other", 2)])]),
+                "labels": random.choice([{}, {"canary": 2}]),
+                "sticky": random.choice([None, Key(), Key(by="client-id")]),
+                "mirror": random.choice([None, mirror]),
+                "fault": random.choice([None, fault]),
+                "fallback": random.choice([None, "other"]),
+                "timeout": random.choice([None, 0.5, 10.0]),
+                "try_timeout": random.choice([None, 0.1]),
+                "idle_timeout": random.choice([None, 1.0]),
+                "concurrency": random.choice([None, concurrency]),
+                "quotas": random.choice([(), (Quota("caller", 50.0, 100_000.0, 50.0, 0.1),)]),
+                "counts_examples": random.random() < 0.5,
+                "priority": random.randrange(3),
+            }
+        return Route(name, "main", retry=retry, **fields)
+
+    # What clients and model servers find out
+
+    def number(self, target: bytes, name: bytes) -> bytes:
+        """A number for a request."""
+        self._numbers += 1
+        number = b"%d" % self._numbers
+        if target == RELOAD:
+            self._once.add(number)
+        elif name == b"closed" and target not in (CHECK, WATCH):
+            self._denied.add(number)
+        return number
+
+    def arrived(self, number: bytes) -> None:
+        """A model server has read a request's head."""
+        self._counts[number] += 1
+        if number and not self.is_noisy:
+            assert number not in self._denied, "what was denied has arrived"
+            assert number not in self._once or self._counts[number] == 1, "a call was made twice that may not be"
+
+    def arrived_whole(self, number: bytes, body: bytes) -> None:
+        """And all of its body."""
+        if not self.is_noisy and number in self.sent:
+            assert body in self.sent[number], "something else has arrived than was sent"
+
+    def refused(self, number: bytes) -> None:
+        """It said that it has not looked at it."""
+        self._counts[number] -= 1
 
     def step(self) -> None:
         """Something happens, and then what follows from it."""
         actions = {
             self.connect: 1 if self.clients else 100,
             self.ask: 10,
+            self.listen: 3,
             self.stop_or_go_on_reading: 4,
-            self.dial: 5,
-            self.answer: 6,
-            self.break_upstream: 2,
+            self.dial: 8,
+            self.answer: 10,
+            self.break_upstream: 1,
             self.know_keys: 1,
-            self.wait: 2,
+            self.wait: 1,
+            self.wait_a_moment: 6,
             self.leave: 1,
             self.reload: 1,
+            self.change_health: 1,
         }
         (action,) = self.random.choices(list(actions), list(actions.values()))
         action()
         self.settle()
+        if self._is_lively:
+            for action in (self.dial, self.answer, self.listen):
+                action()
+                self.settle()
 
     def settle(self) -> None:
         self.loop.turn()
@@ -376,6 +567,10 @@ class Chain:
         if self.clients:
             self.random.choice(self.clients).ask(self)
 
+    def listen(self) -> None:
+        if self.clients:
+            self.random.choice(self.clients).listen(self)
+
     def stop_or_go_on_reading(self) -> None:
         ends: list[Any] = [client.server for client in self.clients]
         ends += [server.client for server in self.servers if not server.is_lost]
@@ -387,11 +582,10 @@ class Chain:
                 end.pause_writing()
 
     def dial(self) -> None:
-        if self.loop.dials:
-            dialling = self.random.choice(self.loop.dials)
+        for dialling in self.random.sample(self.loop.dials, self.random.randint(0, len(self.loop.dials))):
             if self.random.random() < 0.2:
                 dialling.end(ConnectError("refused"))
-                return
+                continue
             server = ModelServer(self, dialling.dial)
             self.servers.append(server)
             if self.random.random() < 0.1:
@@ -399,8 +593,8 @@ class Chain:
             dialling.end(server.client)
 
     def answer(self) -> None:
-        if self.servers:
-            self.random.choice(self.servers).answer(self.random)
+        for server in self.random.sample(self.servers, self.random.randint(0, len(self.servers))):
+            server.answer(self.random)
 
     def break_upstream(self) -> None:
         standing = [server for server in self.servers if not server.is_lost]
@@ -421,6 +615,18 @@ class Chain:
         self.loop.advance(self.random.choice([0.1, 3, 40, 80]))
         self.reaper.sweep(self.loop.now)
 
+    def wait_a_moment(self) -> None:
+        self.loop.advance(self.random.choice([0.01, 0.05, 0.2]))
+        self.reaper.sweep(self.loop.now)
+
+    def change_health(self) -> None:
+        for cluster in self.clusters.values():
+            for endpoint in cluster.endpoints.values():
+                if endpoint.health is not None:
+                    model = self.random.choice([None, "open", "open-rich"])
+                    endpoint.health.record(model, self.random.random() < 0.7, self.loop.now)
+        self.services[-1].changed()
+
     def leave(self) -> None:
         if self.clients:
             client = self.random.choice(self.clients)
@@ -429,12 +635,25 @@ class Chain:
     def reload(self) -> None:
         old = self.clusters
         self.clusters = {
-            name: Cluster(self.upstream_driving, name, [("127.0.0.1:8501", "127.0.0.1:8500")], self._settings)
+            name: Cluster(self.upstream_driving, name, self._settings, Unwatched(), chance=self.random)
             for name in ("main", "other")
         }
-        self.world.use(clusters=self.clusters)
+        for cluster in self.clusters.values():
+            places = range(self._endpoints)
+            if self._has_sidecars:
+                cluster.set_endpoints([Found(sidecar=f"127.0.0.1:85{n}2") for n in places])
+            else:
+                cluster.set_endpoints([Found(f"127.0.0.1:85{n}1", f"127.0.0.1:85{n}0") for n in places])
+            if self.random.random() < 0.3:
+                for endpoint in cluster.endpoints.values():
+                    endpoint.health = Health(Checked(("open", "open-rich")))
+        if self.services:
+            self.services[-1].drain()
+        self.services.append(HealthService(self.clusters["main"]))
+        self.world.use(clusters=self.clusters, routes=self._routes, health=self.services[-1], limits=LIMITS)
         for cluster in old.values():
             cluster.close()
+            self.old.append(cluster)
 
     def end(self) -> None:
         """Every client leaves, and what was waited for comes too late."""
@@ -444,16 +663,32 @@ class Chain:
         while self.world.refreshes:
             self.world.refreshes.pop()[1]()
         self.settle()
+        self.world.pipeline.mirrors.close()
+        self.settle()
 
     def check(self) -> None:
         world = self.world
-        assert world.pipeline.live == set()
-        assert world.pipeline.held_bytes == 0
+        pipeline = world.pipeline
+        assert pipeline.live == set()
+        assert (pipeline.held_bytes, pipeline.kept_bytes, pipeline.unread_bytes) == (0, 0, 0)
+        assert (pipeline.holding, pipeline.unread) == ({}, {})
+        assert (pipeline.mirrors.in_flight, pipeline.mirrors.live) == ({}, set())
+        for _, _, admission in pipeline.admissions.rows():
+            assert (admission.in_flight, admission.waiting) == (0, 0)
+        assert all(not service._watching for service in self.services)
+        assert [timer for timer in self.loop._timers if timer.is_of_a_request and not timer.is_over] == []
+        for cluster in self.old:
+            assert all(endpoint.load.in_flight == 0 for endpoint in cluster.endpoints.values())
         assert len(world.finished) == world.pipeline.served
-        assert len(self.reaper) == sum(not server.is_lost for server in self.servers)
+        clusters = len(self.clusters)
+        clusters += bool(list(pipeline.admissions.rows()))
+        assert len(self.reaper) == sum(not server.is_lost for server in self.servers) + clusters
         for cluster in self.clusters.values():
-            for pool in (*cluster._rest, *cluster._grpc):
-                self.check_pool(pool)
+            for endpoint in cluster.endpoints.values():
+                assert endpoint.load.in_flight == 0
+                self.check_pool(endpoint.rest)
+                self.check_pool(endpoint.grpc)
+            cluster.close()
         for _ in range(2):
             self.loop.advance(1_000)
             self.reaper.sweep(self.loop.now)
@@ -486,7 +721,7 @@ def test_whatever_happens_everything_is_let_go(
         random = Random(seed)
         chain = Chain(type(world)(), wire, random, version)
         try:
-            for _ in range(random.randint(1, 30)):
+            for _ in range(random.randint(1, STEPS)):
                 chain.step()
             chain.end()
             chain.check()

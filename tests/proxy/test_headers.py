@@ -28,7 +28,6 @@ def test_what_decides_something_is_read_and_the_rest_goes_on_in_its_order() -> N
         (b"accept", b"a"),
         (b"content-type", b"application/grpc+proto"),
         (b"grpc-encoding", b"gzip"),
-        (b"grpc-timeout", b"250m"),
         (b"accept", b"b"),
     )
     assert read.forward_with_token == (*read.forward, (b"authorization", b"Bearer x"))

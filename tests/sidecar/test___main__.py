@@ -100,7 +100,7 @@ def test_a_worker_gets_its_seat_and_says_its_number(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module, "run_worker", run_worker)
     monkeypatch.setattr(module, "open_journal", open_journal)
-    seat = Seat(3, 18500, Path("/tmp/x"))
+    seat = Seat(3, 18500, 0, Path("/tmp/x"))
     assert module.main([seat.option(), "a.yaml"]) == 0
     assert asked == [{"worker": 3}, (["a.yaml"], seat)]
 

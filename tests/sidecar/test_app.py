@@ -26,8 +26,9 @@ from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import app
 from meshproxy.sidecar.app import Sidecar, run_sidecar
+from meshproxy.sidecar.side import Side
 from meshproxy.sidecar.tokens import Tokens
-from meshproxy.transport.listener import PeerRejected
+from meshproxy.transport.listener import Listener, PeerRejected
 
 CA = DevelopmentCA.create(TRUST_DOMAIN)
 SERVER = CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server")
@@ -99,11 +100,21 @@ class Running:
     model: ModelServer
     task: asyncio.Task[None]
 
+    @property
+    def side(self) -> Side:
+        """The inbound one."""
+        assert self.sidecar.inbound is not None
+        return self.sidecar.inbound
+
+    @property
+    def inbound(self) -> Listener:
+        return self.side.listener
+
     def write(self, documents: Documents) -> None:
         self.path.write_text(yaml.safe_dump_all(documents))
 
     async def ask(self, target: bytes = b"/v1/models/m", **options: Any) -> tuple[bytes, bytes]:
-        return await ask(self.sidecar.inbound.address, target, **options)
+        return await ask(self.inbound.address, target, **options)
 
     async def operate(self, target: bytes, method: bytes = b"GET") -> tuple[bytes, bytes]:
         return await ask(self.sidecar.admin.address, target, method, host=b"localhost")
@@ -210,7 +221,11 @@ class TestServing:
             _, body = await it.operate(b"/config")
             told = json.loads(body)
             assert told["identity"] == f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
-            assert (told["mtls"], told["servers"], told["roles"]) == ("permissive", ["local"], ["local"])
+            assert (told["mtls"], list(told["servers"]), told["roles"]) == ("permissive", ["local"], ["local"])
+            (endpoint,) = told["servers"]["local"]["endpoints"]
+            assert endpoint["endpoint"] == f"rest={model.address}"
+            assert (endpoint["healthy"], endpoint["ejected"], endpoint["breaker"]) == (None, False, "closed")
+            assert (told["inbound"], told["outbound"], told["routes"]) == (it.inbound.address, None, {})
             assert told["fingerprint"] == load([it.path]).fingerprint
             assert b"PRIVATE" not in body
 
@@ -225,29 +240,31 @@ class TestServing:
 
 class TestPeers:
     @pytest.fixture
-    async def sidecar(self, tmp_path: Path) -> Sidecar:
+    async def inbound(self, tmp_path: Path) -> Listener:
         CA.write(tmp_path)
         SERVER.write(tmp_path, "server")
         path = tmp_path / "documents.yaml"
         path.write_text(yaml.safe_dump_all(environment("127.0.0.1:1")))
-        return Sidecar([str(path)], load([path]))
+        sidecar = Sidecar([str(path)], load([path]))
+        assert sidecar.inbound is not None
+        return sidecar.inbound.listener
 
-    async def test_a_workload_is_read_out_of_its_certificate(self, sidecar: Sidecar) -> None:
-        peer = sidecar.inbound.identify(CLIENT.der)
+    async def test_a_workload_is_read_out_of_its_certificate(self, inbound: Listener) -> None:
+        peer = inbound.identify(CLIENT.der)
         assert isinstance(peer, Workload)
         assert peer.spiffe_id == f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client"
 
-    async def test_no_certificate_is_nobody(self, sidecar: Sidecar) -> None:
-        assert sidecar.inbound.identify(None) is None
+    async def test_no_certificate_is_nobody(self, inbound: Listener) -> None:
+        assert inbound.identify(None) is None
 
     @pytest.mark.parametrize(
         "uris",
         [("spiffe://other.example/ns/a/sa/b",), (f"spiffe://{TRUST_DOMAIN}/a", f"spiffe://{TRUST_DOMAIN}/b"), ()],
         ids=["another trust domain", "two names", "no name"],
     )
-    async def test_any_other_certificate_is_refused(self, sidecar: Sidecar, uris: tuple[str, ...]) -> None:
+    async def test_any_other_certificate_is_refused(self, inbound: Listener, uris: tuple[str, ...]) -> None:
         with pytest.raises(PeerRejected):
-            sidecar.inbound.identify(CA.issue(*uris).der)
+            inbound.identify(CA.issue(*uris).der)
 
 
 class TestReloading:
@@ -256,12 +273,12 @@ class TestReloading:
     ) -> None:
         caplog.set_level(logging.INFO)
         async with model_server() as model, running(tmp_path, model) as it:
-            connection = await connect(it.sidecar.inbound.address)
+            connection = await connect(it.inbound.address)
             assert (await it.ask(connection=connection))[0] == b"200"
             it.write(made(model, more=deny_everyone(), mesh={"limits": {"connections": 7}}))
             await it.sidecar.reload()
             assert (await it.ask(connection=connection))[0] == b"403"
-            assert it.sidecar.inbound.max_connections == 7
+            assert it.inbound.max_connections == 7
             assert await it.metric('meshproxy_config_reloads_total{result="ok"}') == 1
             assert said(caplog, "configuration taken") == [{"fingerprint": load([it.path]).fingerprint}]
             connection[1].close()
@@ -272,7 +289,7 @@ class TestReloading:
             assert (await it.ask(long))[0] == b"200"
             it.write(made(model, mesh={"limits": {"targetBytes": 256}}))
             await it.sidecar.reload()
-            reader, writer = await connect(it.sidecar.inbound.address)
+            reader, writer = await connect(it.inbound.address)
             writer.write(b"GET " + long + b" HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 414 ")
             writer.close()
@@ -295,7 +312,7 @@ class TestReloading:
         self, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with model_server() as model, running(tmp_path, model, mtls="permissive") as it:
-            snapshot, context = it.sidecar.pipeline.snapshot, it.sidecar.inbound.context
+            snapshot, context = it.side.pipeline.snapshot, it.inbound.context
             it.write(made(model, mtls="permissive", more=deny_everyone()))
             if what == "documents":
                 it.path.write_text(it.path.read_text() + "\n---\nkind: Nothing\n")
@@ -308,10 +325,10 @@ class TestReloading:
                 def fail(*arguments: Any) -> Any:
                     raise error
 
-                monkeypatch.setattr(app, "build_snapshot", fail)
+                monkeypatch.setattr(app, "inbound_snapshot", fail)
             await it.sidecar.reload()
-            assert it.sidecar.pipeline.snapshot is snapshot
-            assert it.sidecar.inbound.context is context
+            assert it.side.pipeline.snapshot is snapshot
+            assert it.inbound.context is context
             assert (await it.ask())[0] == b"200"
             assert await it.metric("meshproxy_config_in_sync") == 0
             assert await it.metric('meshproxy_config_reloads_total{result="failed"}') == 1
@@ -370,7 +387,7 @@ class TestReloading:
             for issued in (SERVER, CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server")):
                 issued.write(tmp_path, "server")
                 await it.sidecar.reload()
-                connection = await connect(it.sidecar.inbound.address, context)
+                connection = await connect(it.inbound.address, context)
                 open_connections.append(connection)
                 shown.append(connection[1].get_extra_info("ssl_object").getpeercert(binary_form=True))
                 assert shown[-1] == issued.der
@@ -387,24 +404,24 @@ class TestWatching:
 
     async def test_a_change_of_the_files_is_taken(self, tmp_path: Path) -> None:
         async with model_server() as model, running(tmp_path, model) as it:
-            before = it.sidecar.pipeline.snapshot
+            before = it.side.pipeline.snapshot
             it.write(made(model, more=deny_everyone()))
-            await until(lambda: it.sidecar.pipeline.snapshot is not before)
+            await until(lambda: it.side.pipeline.snapshot is not before)
             assert (await it.ask())[0] == b"403"
 
     async def test_so_is_one_of_the_certificate(self, tmp_path: Path) -> None:
         async with model_server() as model, running(tmp_path, model, mtls="permissive") as it:
-            before = it.sidecar.inbound.context
+            before = it.inbound.context
             CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server").write(tmp_path, "server")
-            await until(lambda: it.sidecar.inbound.context is not before)
+            await until(lambda: it.inbound.context is not before)
 
     async def test_of_a_folder_every_file_counts(self, tmp_path: Path) -> None:
         async with model_server() as model, running(tmp_path, model) as it:
             it.sidecar._paths[:] = [str(tmp_path)]
             await it.sidecar.reload()
-            before = it.sidecar.pipeline.snapshot
+            before = it.side.pipeline.snapshot
             (tmp_path / "more.yaml").write_text(yaml.safe_dump_all(deny_everyone()))
-            await until(lambda: it.sidecar.pipeline.snapshot is not before)
+            await until(lambda: it.side.pipeline.snapshot is not before)
             assert (await it.ask())[0] == b"403"
 
     async def test_files_that_are_gone_end_nothing(self, tmp_path: Path) -> None:
@@ -446,13 +463,13 @@ class TestWatching:
 class TestItsEnd:
     async def test_a_request_under_way_is_finished_and_new_ones_are_served_meanwhile(self, tmp_path: Path) -> None:
         async with model_server() as model, running(tmp_path, model) as it:
-            connection = await connect(it.sidecar.inbound.address)
+            connection = await connect(it.inbound.address)
             assert (await it.ask(connection=connection))[0] == b"200"
             slow = asyncio.ensure_future(it.ask(b"/v1/models/slow"))
             await model.asked.wait()
             os.kill(os.getpid(), signal.SIGTERM)
             await until(it.sidecar._stopping.is_set)
-            await until(lambda: it.sidecar.inbound.is_draining)
+            await until(lambda: it.inbound.is_draining)
             assert (await it.operate(b"/readyz"))[0] == b"503"
             assert (await it.operate(b"/livez"))[0] == b"200"
             assert (await it.ask(connection=connection))[0] == b"200"
@@ -482,7 +499,7 @@ class TestItsEnd:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 context.check_hostname = False
                 context.load_verify_locations(cadata=CA.bundle_pem.decode())
-            connection = await connect(it.sidecar.inbound.address, context)
+            connection = await connect(it.inbound.address, context)
             slow = asyncio.ensure_future(it.ask(b"/v1/models/slow", connection=connection))
             await model.asked.wait()
             it.sidecar.drain()
@@ -492,7 +509,7 @@ class TestItsEnd:
             connection[1].close()
         assert "drain timed out" in caplog.text
         assert "/v1/models/slow" in (tmp_path / "access.log").read_text()
-        assert it.sidecar.pipeline.live == set()
+        assert it.side.pipeline.live == set()
 
     async def test_a_part_of_ours_that_dies_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Going on would hide that nothing watches, or writes, any more."""
@@ -517,7 +534,7 @@ class TestItsEnd:
                 await asyncio.wait((it.task,))
                 with pytest.raises(OSError, match="in use"):
                     it.task.result()
-                if it.sidecar.inbound.address:
+                if it.inbound.address:
                     with pytest.raises(OSError):
                         await it.ask()
 

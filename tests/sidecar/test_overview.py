@@ -85,7 +85,7 @@ class Scene:
         self.servers: list[asyncio.AbstractServer] = []
 
     async def add(self, answer: Answer) -> Fake:
-        worker = Fake(Seat(len(self.workers), 1, self.folder), answer)
+        worker = Fake(Seat(len(self.workers), 1, 0, self.folder), answer)
         self.servers.append(await asyncio.start_unix_server(worker.serve, worker.seat.socket))
         self.workers.append(worker)
         return worker

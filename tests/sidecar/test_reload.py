@@ -3,26 +3,27 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 from time import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.codec.limits import Limits
-from meshproxy.config import schema
+from meshproxy.config import routes, schema, servers
+from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.caller import NOBODY
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.refusal import Refusal
-from meshproxy.sidecar import reload as module
+from meshproxy.routing.live import Live
 from meshproxy.sidecar.reload import (
-    Clusters,
-    build_snapshot,
+    calls_sidecars,
     codec_limits,
+    inbound_snapshot,
+    outbound_snapshot,
     read_identity,
-    server_settings,
     times,
 )
 
@@ -31,9 +32,9 @@ PREDICT = Call(Verb.PREDICT, (ModelRef("m"),))
 
 def server(name: str = "local", *ports: int, **changes: Any) -> schema.ModelServer:
     endpoints = tuple(
-        schema.Endpoint(rest=Address("127.0.0.1", port), grpc=Address("::1", port + 1)) for port in ports or (8500,)
+        servers.Endpoint(rest=Address("127.0.0.1", port), grpc=Address("::1", port + 1)) for port in ports or (8500,)
     )
-    return schema.ModelServer(metadata=schema.Metadata(name), spec=schema.ServerSpec(endpoints=endpoints, **changes))
+    return schema.ModelServer(metadata=schema.Metadata(name), spec=servers.ServerSpec(endpoints=endpoints, **changes))
 
 
 def documents(
@@ -41,7 +42,8 @@ def documents(
     trust_domain: str = "dev.example",
     limits: schema.Limits = schema.Limits(),  # noqa: B008 (frozen)
     identity: schema.Identity | None = None,
-    inbound: dict[str, Any] | None = None,
+    inbound: dict[str, Any] | None = {},  # noqa: B006
+    outbound: dict[str, Any] | None = None,
     mesh: dict[str, Any] | None = None,
     **sets: Any,
 ) -> schema.Documents:
@@ -52,29 +54,17 @@ def documents(
         ),
         sidecar=schema.Sidecar(
             metadata=schema.Metadata("own"),
-            spec=schema.SidecarSpec(identity=identity, inbound=schema.Inbound(server="local", **(inbound or {}))),
+            spec=schema.SidecarSpec(
+                identity=identity,
+                inbound=None if inbound is None else schema.Inbound(server="local", **inbound),
+                outbound=None if outbound is None else schema.Outbound(**outbound),
+            ),
         ),
         **{"servers": (server(),), "fingerprint": "", **sets},
     )
 
 
 class TestSettings:
-    def test_a_server_in_the_words_of_its_live_side(self) -> None:
-        settings = server_settings(
-            server("local", 8500, 8600, connect_timeout=2.0, max_connections=7, idle_timeout=9.0)
-        )
-        assert settings.addresses == (("127.0.0.1:8500", "[::1]:8501"), ("127.0.0.1:8600", "[::1]:8601"))
-        assert (settings.connect_timeout, settings.max_connections, settings.idle_timeout) == (2.0, 7, 9.0)
-        assert settings.max_pending > 0
-
-    def test_without_a_limit_of_its_own_a_server_has_one_that_leaves_descriptors(self) -> None:
-        assert server_settings(server()).max_connections >= 16
-
-    def test_an_endpoint_may_speak_one_protocol_only(self) -> None:
-        spec = schema.ServerSpec(endpoints=(schema.Endpoint(rest=Address("models.example", 80)),))
-        settings = server_settings(schema.ModelServer(metadata=schema.Metadata("a"), spec=spec))
-        assert settings.addresses == (("models.example:80", None),)
-
     def test_every_limit_of_the_codecs_is_a_field_of_the_documents(self) -> None:
         changed = {name: getattr(Limits(), name) for name in Limits.__dataclass_fields__}
         changed.update(header_bytes=2_048, streams=7, body_bytes=99, resets_rate=3.0)
@@ -125,103 +115,129 @@ class TestIdentity:
             read_identity(documents(trust_domain="other.example", identity=identity), time())
 
 
-class FakeCluster:
-    def __init__(self, driving: Any, name: str, addresses: Any, settings: Any) -> None:
-        self.name = name
-        self.settings = settings
-        self.is_closed = False
-
-    def close(self) -> None:
-        assert not self.is_closed
-        self.is_closed = True
+ROUTE = schema.ModelRoute(
+    metadata=schema.Metadata("r"),
+    spec=routes.RouteSpec(models=("other",), server="elsewhere", timeout=1.0),
+)
 
 
-class TestClusters:
-    @pytest.fixture
-    def clusters(self, monkeypatch: pytest.MonkeyPatch) -> Clusters:
-        monkeypatch.setattr(module, "Cluster", FakeCluster)
-        return Clusters(SimpleNamespace())  # type: ignore[arg-type]
-
-    def take(self, clusters: Clusters, *servers: schema.ModelServer) -> dict[str, Any]:
-        built = clusters.build(servers)
-        clusters.adopt(servers, built)
-        return built
-
-    def test_one_that_stays_the_same_is_kept_with_its_connections(self, clusters: Clusters) -> None:
-        first = self.take(clusters, server("a"), server("b", 9000))
-        second = self.take(clusters, server("a"), server("b", 9100))
-        assert second["a"] is first["a"]
-        assert second["b"] is not first["b"]
-        assert (first["a"].is_closed, first["b"].is_closed) == (False, True)
-
-    @pytest.mark.parametrize("changes", [{"connect_timeout": 3.0}, {"max_connections": 3}, {"idle_timeout": 3.0}])
-    def test_any_setting_that_changes_makes_another(self, clusters: Clusters, changes: dict[str, Any]) -> None:
-        first = self.take(clusters, server("a"))
-        second = self.take(clusters, server("a", **changes))
-        assert second["a"] is not first["a"]
-        assert first["a"].is_closed
-
-    def test_labels_change_nothing(self, clusters: Clusters) -> None:
-        first = self.take(clusters, server("a"))
-        labelled = schema.ModelServer(metadata=schema.Metadata("a", labels={"team": "pricing"}), spec=server("a").spec)
-        assert self.take(clusters, labelled)["a"] is first["a"]
-
-    def test_what_was_built_and_not_adopted_changes_nothing(self, clusters: Clusters) -> None:
-        first = self.take(clusters, server("a"))
-        clusters.build((server("b"),))
-        assert not first["a"].is_closed
-        assert self.take(clusters, server("a"))["a"] is first["a"]
-
-    def test_two_servers_at_one_address_are_two(self, clusters: Clusters) -> None:
-        built = self.take(clusters, server("a"), server("b"))
-        assert built["a"] is not built["b"]
-
-    def test_at_the_end_all_are_closed(self, clusters: Clusters) -> None:
-        built = self.take(clusters, server("a"), server("b"))
-        clusters.close()
-        assert all(cluster.is_closed for cluster in built.values())
-
-
-class TestSnapshots:
+class TestInbound:
     def test_every_station_is_of_the_same_documents(self) -> None:
         clusters: Any = {"local": object()}
         verifier: Any = object()
+        health: Any = object()
         limits = schema.Limits(
             held_body_bytes=2_000,
             held_total_bytes=4_000,
+            kept_total_bytes=5_000,
             inflated_bytes=8_000,
             body_stall_timeout=9.0,
             request_timeout=3.0,
         )
-        snapshot = build_snapshot(
-            documents(
-                limits=limits,
-                inbound={"forward_identity": True, "forward_token": True},
-                routes=(
-                    schema.ModelRoute(
-                        metadata=schema.Metadata("r"),
-                        spec=schema.RouteSpec(models=("other",), server="elsewhere", timeout=1.0),
-                    ),
-                ),
-            ),
+        snapshot = inbound_snapshot(
+            documents(limits=limits, inbound={"forward_identity": True, "forward_token": True}, routes=(ROUTE,)),
             clusters,
             verifier,
+            Live(),
+            health,
         )
+        assert snapshot is not None
         assert snapshot.clusters is clusters
         assert snapshot.verifier is verifier
+        assert snapshot.health is health
         assert (snapshot.limits.held, snapshot.limits.held_total, snapshot.limits.stall) == (2_000, 4_000, 9.0)
-        assert snapshot.limits.scan.inflated_bytes == 8_000
+        assert (snapshot.limits.kept_total, snapshot.limits.scan.inflated_bytes) == (5_000, 8_000)
         assert (snapshot.forwards_identity, snapshot.forwards_token) == (True, True)
-        here, there = (snapshot.routes.match(Call(Verb.PREDICT, (ModelRef(name),))) for name in ("m", "other"))
+        here, there = (
+            snapshot.routes.match(Call(Verb.PREDICT, (ModelRef(name),)), (), NOBODY) for name in ("m", "other")
+        )
         assert (here.server, here.timeout) == ("local", 3.0)
         assert (there.server, there.timeout) == ("elsewhere", 1.0)
+        assert snapshot.servers is None
 
     def test_roles_decide(self) -> None:
-        open_to_all = build_snapshot(documents(), {}, None)
+        open_to_all = inbound_snapshot(documents(), {}, None, Live())
+        assert open_to_all is not None
         assert open_to_all.policy.decide(NOBODY, PREDICT) is not None
         role = schema.ModelRole(
             metadata=schema.Metadata("reader"),
             spec=schema.RoleSpec(rules=(schema.Rule(models=("m",), verbs=("status",)),)),
         )
+        closed = inbound_snapshot(documents(roles=(role,)), {}, None, Live())
+        assert closed is not None
         with pytest.raises(Refusal):
-            build_snapshot(documents(roles=(role,)), {}, None).policy.decide(NOBODY, PREDICT)
+            closed.policy.decide(NOBODY, PREDICT)
+
+    def test_where_nothing_comes_in_there_is_none(self) -> None:
+        assert inbound_snapshot(documents(inbound=None, outbound={}), {}, None, Live()) is None
+
+
+class TestOutbound:
+    def test_the_other_end_decides_and_gets_the_token(self) -> None:
+        role = schema.ModelRole(
+            metadata=schema.Metadata("reader"),
+            spec=schema.RoleSpec(rules=(schema.Rule(models=("m",), verbs=("status",)),)),
+        )
+        snapshot = outbound_snapshot(documents(outbound={}, roles=(role,)), {}, Live())
+        assert snapshot is not None
+        assert snapshot.verifier is None
+        assert snapshot.policy.decide(NOBODY, PREDICT).rule == "outbound"
+        assert (snapshot.forwards_identity, snapshot.forwards_token) == (False, True)
+
+    def test_an_application_names_its_server(self) -> None:
+        snapshot = outbound_snapshot(documents(outbound={"server": "local"}, routes=(ROUTE,)), {}, Live())
+        assert snapshot is not None
+        assert snapshot.server == "local"
+        assert snapshot.servers is not None
+        assert snapshot.servers.find(b"local:18501", None, "") == "local"
+        assert snapshot.routes.match(PREDICT, (), NOBODY).server is None
+
+    def test_where_nothing_goes_out_there_is_none(self) -> None:
+        assert outbound_snapshot(documents(), {}, Live()) is None
+
+
+def test_budgets_are_kept_and_each_direction_has_its_own() -> None:
+    live = Live()
+    both = documents(outbound={}, routes=(ROUTE,))
+
+    def compile_both() -> list[object]:
+        snapshots = (inbound_snapshot(both, {}, None, live), outbound_snapshot(both, {}, live))
+        live.adopt()
+        return [
+            snapshot.routes.match(Call(Verb.PREDICT, (ModelRef("other"),)), (), NOBODY).budget
+            for snapshot in snapshots
+            if snapshot is not None
+        ]
+
+    first = compile_both()
+    assert first[0] is not first[1]
+    assert compile_both() == first
+
+
+def test_a_certificate_for_calling_is_needed_by_who_calls_sidecars() -> None:
+    workload = WorkloadSubject(namespace="serving", service_account="tf")
+    far = schema.ModelServer(
+        metadata=schema.Metadata("far"),
+        spec=servers.ServerSpec(endpoints=(servers.Endpoint(sidecar=Address("10.0.0.1", 18500)),), workload=workload),
+    )
+    assert not calls_sidecars(documents())
+    assert calls_sidecars(documents(servers=(server(), far)))
+
+
+def test_a_certificate_that_is_for_serving_only_cannot_call(tmp_path: Path) -> None:
+    ca = DevelopmentCA.create("dev.example")
+    bundle = ca.write(tmp_path)
+    certificate, key = ca.issue(
+        "spiffe://dev.example/ns/a/sa/b", extended_key_usage=[ExtendedKeyUsageOID.SERVER_AUTH]
+    ).write(tmp_path, "own")
+    identity = schema.Identity(
+        files=schema.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(bundle))
+    )
+    assert read_identity(documents(identity=identity), time()) is not None
+    workload = WorkloadSubject(namespace="serving", service_account="tf")
+    far = schema.ModelServer(
+        metadata=schema.Metadata("far"),
+        spec=servers.ServerSpec(endpoints=(servers.Endpoint(sidecar=Address("10.0.0.1", 18500)),), workload=workload),
+    )
+    with pytest.raises(CertificateError):
+        read_identity(documents(identity=identity, servers=(server(), far)), time())

@@ -24,7 +24,7 @@ from meshproxy.telemetry.exposition import render
 
 COMMON = """
 import os, signal, sys, time
-number, port, again, folder = sys.argv[1].removeprefix("--worker=").split(":", 3)
+number, inbound, outbound, again, folder = sys.argv[1].removeprefix("--worker=").split(":", 4)
 said = open(sys.argv[2] + "/said", "a", buffering=1)
 say = lambda *words: said.write(" ".join((number, again, *words)) + "\\n")
 """
@@ -97,7 +97,9 @@ async def test_it_says_once_that_all_listen(tmp_path: Path, caplog: pytest.LogCa
     assert fields["admin"].startswith("127.0.0.1:")
     assert fields["pid"] == os.getpid()
     assert fields["workers"] == [worker.pid for worker in running.supervisor.workers]
-    assert {worker.seat.port for worker in running.supervisor.workers} == {int(fields["inbound"].rpartition(":")[2])}
+    inbound = int(fields["inbound"].rpartition(":")[2])
+    assert {(each.seat.inbound_port, each.seat.outbound_port) for each in running.supervisor.workers} == {(inbound, 0)}
+    assert "outbound" not in fields
     assert all(running.supervisor.readiness().values())
     folder = running.supervisor._folder
     await running.end()

@@ -23,7 +23,9 @@ def documents() -> Documents:
 
 
 @pytest.mark.parametrize(
-    "seat", [Seat(0, 18500, Path("/tmp/x")), Seat(63, 1, Path("/a:b/c"), is_successor=True)], ids=["first", "later"]
+    "seat",
+    [Seat(0, 18500, 18501, Path("/tmp/x")), Seat(63, 1, 0, Path("/a:b/c"), is_successor=True)],
+    ids=["first", "later"],
 )
 def test_a_seat_is_one_argument(seat: Seat) -> None:
     assert Seat.read(seat.option()) == seat
@@ -65,7 +67,7 @@ async def test_the_line_says_listening_and_hears_the_end(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "LINE", theirs.fileno())
     gone = asyncio.Event()
     (tmp_path / "folder").mkdir()
-    seat = Seat(0, 1, tmp_path / "folder")
+    seat = Seat(0, 1, 0, tmp_path / "folder")
     with theirs:
         seat.watch_supervisor(asyncio.get_running_loop(), gone.set)
         seat.tell_listening()

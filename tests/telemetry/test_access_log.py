@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import meshproxy
 from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
@@ -53,6 +54,8 @@ def test_a_line(log: AccessLog, make_exchange) -> None:
         ),
         version=3,
         server_name="models.example",
+        server="local",
+        route="canary",
         permit_audits=("watch", "other"),
     )
     assert read(log.format(exchange)) == {
@@ -73,6 +76,8 @@ def test_a_line(log: AccessLog, make_exchange) -> None:
         "upstream_service_time": 2.0,
         "write_time": 0.5,
         "upstream_host": "127.0.0.1:8500",
+        "upstream_cluster": "local",
+        "route_name": "canary",
         "attempts": 1,
         "protocol": "HTTP/2",
         "direction": "inbound",
@@ -118,7 +123,7 @@ def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) ->
         *("grpc_status", "decide_time", "connect_time", "upstream_service_time", "write_time", "upstream_host"),
         *("requested_server_name", "tls_version", "peer_spiffe_id", "jwt_issuer", "jwt_sub", "iam_role", "model"),
         *("model_version", "verb", "policy", "policy_audits", "user_agent", "request_id", "x_forwarded_for"),
-        *("trace_id", "span_id", "method", "path", "authority"),
+        *("trace_id", "span_id", "method", "path", "authority", "upstream_cluster", "route_name"),
     }
     assert {name for name, value in found.items() if value is None} == not_known
 
@@ -226,6 +231,21 @@ def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(pieces, texts, nu
     path = target.partition(b"?")[0]
     expected = path[:1_024].decode("utf-8", "backslashreplace") + ("..." if len(path) > 1_024 else "")
     assert found["path"] == (expected or None)
+
+
+def test_each_direction_is_told(log: AccessLog, make_exchange) -> None:
+    assert read(log.format(make_exchange(direction="outbound")))["direction"] == "outbound"
+
+
+def test_the_documentation_names_every_flag_that_the_code_writes() -> None:
+    written = set()
+    for path in (Path(meshproxy.__file__).parent / "proxy").glob("*.py"):
+        text = path.read_text()
+        written |= set(re.findall(r'\bflag\("([A-Z]+)"\)', text))
+        written |= set(re.findall(r'\bflags = "([A-Z]+)"', text))
+        written |= set(re.findall(r'"([A-Z]{2,3})"', " ".join(re.findall(r"(?m)^.*(?:_failed\(|flags).*$", text))))
+    (row,) = [line for line in DOCUMENTATION.read_text().splitlines() if line.startswith("| `response_flags`")]
+    assert set(re.findall(r"`([A-Z]+)`", row)) == written
 
 
 def test_the_documentation_names_every_field(log: AccessLog, make_exchange) -> None:

@@ -13,6 +13,7 @@ from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.metrics import Counter, Histogram, HistogramSeries, Registry
 from meshproxy.telemetry.process import watch_process
+from meshproxy.telemetry.traffic import TrafficMetrics
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -180,6 +181,7 @@ def test_many_models_stay_below_the_bound(make_exchange) -> None:
 def test_the_documentation_names_every_metric_its_type_its_labels_and_its_buckets() -> None:
     metrics = Metrics()
     watch_process(metrics.registry)
+    TrafficMetrics(metrics)
     documented = {}
     for line in DOCUMENTATION.read_text().splitlines():
         if match := re.match(r"\| `([a-z_]+)` \| (\w+) \| (.*?) \|", line):

@@ -14,6 +14,7 @@ from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.merge import GAUGES, Ledger, Page, Rule, merge, read_page, write_page
 from meshproxy.telemetry.metrics import Counter, Gauge, Histogram, Registry
 from meshproxy.telemetry.process import watch_process
+from meshproxy.telemetry.traffic import TrafficMetrics
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 LABELS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -181,6 +182,7 @@ def test_the_dead_take_no_more_lines_than_the_living() -> None:
 def test_every_gauge_has_a_rule_and_the_documentation_names_it() -> None:
     metrics = Metrics()
     watch_process(metrics.registry)
+    TrafficMetrics(metrics)
     gauges = [name for name, family in metrics.registry.families.items() if isinstance(family, Gauge)]
     assert set(GAUGES) == set(gauges)
     documented = dict(re.findall(r"^\| `([a-z_]+)` \| (sum|min|max) \|$", DOCUMENTATION.read_text(), re.MULTILINE))

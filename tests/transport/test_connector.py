@@ -1,11 +1,16 @@
-"""Real sockets of this machine: a server of asyncio's at the other end."""
+"""Real sockets of this machine: a server of asyncio's at the other end, in plain and as a peer of the mesh."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
-from collections.abc import AsyncIterator, Iterator
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,14 @@ from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
+from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
+from meshproxy.identity.caller import Workload
+from meshproxy.identity.certificates import Credentials, client_context, server_context
+from meshproxy.identity.peer import PeerRole, read_peer
 from meshproxy.transport.connection import Driving, Times
-from meshproxy.transport.connector import ConnectError, connect_h1, connect_h2
+from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
 from meshproxy.transport.h2 import H2Client
+from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -87,8 +97,8 @@ async def serve_h1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-async def serve_h2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    codec = H2Connection(Role.SERVER, Limits(), 0.0)
+async def serve_h2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limits: Limits | None = None) -> None:
+    codec = H2Connection(Role.SERVER, limits or Limits(), 0.0)
     while data := await reader.read(65_536):
         for event in codec.receive(data, 0.0):
             if isinstance(event, RequestHead):
@@ -98,16 +108,32 @@ async def serve_h2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
+def sockets() -> int:
+    """How many this process has open."""
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            count += str(entry.readlink()).startswith("socket:")
+        except OSError:
+            pass  # the one that lists them
+    return count
+
+
 @asynccontextmanager
-async def serving(handler: Any, path: Path | None = None) -> AsyncIterator[str]:
+async def serving(handler: Any, path: Path | None = None, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A server, whose ends of all connections are closed when it is over."""
     if path is not None:
-        server: asyncio.Server = await asyncio.start_unix_server(handler, path)
+        server: asyncio.Server = await asyncio.start_unix_server(handler, path, ssl=context)
         address = str(path)
     else:
-        server = await asyncio.start_server(handler, "127.0.0.1", 0)
+        server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context)
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    before = sockets()
     try:
         yield address
+        async with asyncio.timeout(10):
+            while sockets() > before:
+                await asyncio.sleep(0.002)
     finally:
         server.close()
 
@@ -195,7 +221,7 @@ class Dialling:
     def time(self) -> float:
         return 0.0
 
-    async def create_connection(self, factory: Any, host: str, port: int) -> None:
+    async def create_connection(self, factory: Any, host: str, port: int, **kwargs: None) -> None:
         self.called = (host, port)
         raise OSError(113, "No route to host")
 
@@ -209,3 +235,316 @@ async def test_addresses(running: Driving, address: str, host: str) -> None:
     with pytest.raises(ConnectError, match="No route to host"):
         await connect_h1(running, address, Owner(), 1.0)
     assert dialling.called == (host, 8500)
+
+
+# What a server may be that is reached and is none
+
+
+async def said(connecting: Any) -> str:
+    """The error of an attempt."""
+    with pytest.raises(ConnectError) as caught:
+        await connecting
+    assert not caught.value.has_sent
+    return str(caught.value)
+
+
+async def gone(running: Driving) -> None:
+    """Nothing is left of an attempt, and nobody has anything to say about it any more."""
+    async with asyncio.timeout(10):
+        while len(running.reaper):
+            await asyncio.sleep(0.002)
+    gc.collect(1)
+    await asyncio.sleep(0)
+
+
+async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while await reader.read(65_536):
+            pass
+    except OSError:
+        pass  # who has waited in vain breaks off
+    writer.close()
+
+
+def say(data: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await say_nothing(reader, writer)
+
+    return handler
+
+
+async def close_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def read_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(65_536)
+    writer.close()
+
+
+async def go_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    codec = H2Connection(Role.SERVER, Limits(), 0.0)
+    codec.go_away(final=True)
+    writer.write(codec.take_output())
+    await say_nothing(reader, writer)
+
+
+NOT_HTTP_2 = "{} does not speak HTTP/2: look whether the port is its gRPC port, and whether it expects TLS"
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (say_nothing, "{} did not say anything in HTTP/2, although it took the connection, within 0.2 s"),
+        (say(b"HTTP/1.1 400 Bad Request\r\n\r\n"), NOT_HTTP_2),
+        (say(b"\x15\x03\x01\x00\x02\x02\x16" + bytes(9)), NOT_HTTP_2),
+        (close_at_once, "{} closed the connection at once"),
+        (read_and_close, "{} closed the connection at once"),
+        (go_away, "{} takes no requests: it ended the connection as soon as it stood"),
+    ],
+    ids=["silent", "HTTP/1.1", "TLS", "closes", "reads and closes", "goes away"],
+)
+async def test_a_server_that_greets_nobody(running: Driving, handler: Any, error: str) -> None:
+    owner = Owner()
+    async with serving(handler) as address:
+        assert await said(connect_h2(running, address, owner, 0.2)) == error.format(address)
+        await gone(running)
+    assert owner.gone.is_set()
+
+
+async def test_what_a_server_allows_is_known_from_the_beginning(running: Driving) -> None:
+    owner = Owner()
+
+    async def allow_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await serve_h2(reader, writer, Limits(streams=0))
+
+    async with serving(allow_nothing) as address:
+        connection = await connect_h2(running, address, owner, 5.0)
+        assert not connection.can_open
+        assert connection.is_barren
+        connection.close()
+        await owner.gone.wait()
+
+
+async def test_an_attempt_that_is_given_up_leaves_nothing(running: Driving) -> None:
+    owner = Owner()
+    async with serving(say_nothing) as address:
+        attempt = asyncio.create_task(connect_h2(running, address, owner, 5.0))
+        async with asyncio.timeout(5):
+            while not len(running.reaper):
+                await asyncio.sleep(0.002)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        await gone(running)
+    assert owner.gone.is_set()
+
+
+# Peers of the mesh
+
+DOMAIN = "dev.example"
+CA = DevelopmentCA.create(DOMAIN)
+OTHER_CA = DevelopmentCA.create(DOMAIN)
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+SERVER_ID = f"spiffe://{DOMAIN}/ns/models/sa/server"
+
+
+def credentials(leaf: IssuedCertificate, trusts: DevelopmentCA = CA) -> Credentials:
+    return Credentials(leaf.certificate_pem, leaf.key_pem, trusts.bundle_pem)
+
+
+def expired(account: str) -> Credentials:
+    before = YESTERDAY - timedelta(days=1)
+    return credentials(CA.issue(f"spiffe://{DOMAIN}/ns/models/sa/{account}", not_before=before, not_after=YESTERDAY))
+
+
+SERVER = credentials(CA.issue(SERVER_ID))
+CLIENT = credentials(CA.issue(f"spiffe://{DOMAIN}/ns/models/sa/client"))
+STRANGER = credentials(OTHER_CA.issue(SERVER_ID))
+
+
+def verify(der: bytes) -> Workload:
+    """As a sidecar does."""
+    workload = read_peer(der, DOMAIN, time.time(), PeerRole.SERVER)
+    if workload.spiffe_id != SERVER_ID:
+        raise PeerRejected(f"it is {workload.spiffe_id}, not {SERVER_ID}")
+    return workload
+
+
+def peer(ours: Credentials = CLIENT, protocols: tuple[str, ...] = ("h2",)) -> PeerSecurity:
+    context = client_context(ours, protocols=protocols)
+    return PeerSecurity(lambda: context, verify)
+
+
+async def serve_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        await serve_h2(reader, writer)
+    except OSError:
+        pass  # whoever does not like us breaks off
+
+
+@pytest.mark.parametrize("is_unix", [False, True], ids=["TCP", "UNIX socket"])
+async def test_an_exchange_with_a_peer(running: Driving, tmp_path: Path, is_unix: bool) -> None:
+    owner = Owner()
+    path = tmp_path / "socket" if is_unix else None
+    async with serving(serve_peer, path, server_context(SERVER)) as address:
+        connection = await connect_h2(running, address, owner, 5.0, peer())
+        facts = connection.facts
+        assert (facts.protocol, facts.tls_version, facts.alpn) == ("HTTP/2", "TLSv1.3", "h2")
+        assert isinstance(facts.peer, Workload)
+        assert facts.peer.spiffe_id == SERVER_ID
+        until = facts.peer.not_after - time.time()
+        assert connection.good_until - running.loop.time() == pytest.approx(until, abs=1.0)
+        assert connection.scheme == b"https"
+        if not is_unix:
+            sock = connection.transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        answer = await exchange(connection)
+        assert (answer.status, answer.body) == (200, b"hi")
+        connection.close()
+        await owner.gone.wait()
+    await gone(running)
+
+
+async def test_a_rotated_identity_is_used_by_the_next_connection(running: Driving) -> None:
+    contexts = [client_context(CLIENT, protocols=("h2",)) for _ in range(2)]
+    made = list(contexts)
+    security = PeerSecurity(lambda: made.pop(0), verify)
+    async with serving(serve_peer, context=server_context(SERVER)) as address:
+        for context in contexts:
+            owner = Owner()
+            connection = await connect_h2(running, address, owner, 5.0, security)
+            assert connection.transport.get_extra_info("sslcontext") in (context, None)
+            connection.close()
+            await owner.gone.wait()
+    assert made == []
+
+
+UNKNOWN_AUTHORITY = (
+    "the certificate of {} is of no authority that we trust: while an authority rotates, the trust bundle must hold "
+    "the old one and the new one"
+)
+PEERS: dict[str, tuple[Credentials, PeerSecurity, str]] = {
+    "another id": (
+        credentials(CA.issue(f"spiffe://{DOMAIN}/ns/models/sa/other")),
+        peer(),
+        f"{{}} is not the server that is meant: it is spiffe://{DOMAIN}/ns/models/sa/other, not {SERVER_ID}",
+    ),
+    "expired": (
+        expired("server"),
+        peer(),
+        "the certificate of {} has expired: see why the server did not renew it",
+    ),
+    "not valid yet": (
+        credentials(CA.issue(SERVER_ID, not_before=datetime.now(UTC) + timedelta(hours=1))),
+        peer(),
+        "the certificate of {} is not valid yet: compare the clocks of this host and of the authority",
+    ),
+    "another authority": (
+        STRANGER,
+        peer(),
+        UNKNOWN_AUTHORITY,
+    ),
+}
+
+
+@pytest.mark.parametrize("which", PEERS)
+async def test_a_peer_that_is_not_who_it_should_be(running: Driving, which: str) -> None:
+    shown, security, error = PEERS[which]
+    async with serving(serve_peer, context=server_context(shown)) as address:
+        assert await said(connect_h2(running, address, Owner(), 5.0, security)) == error.format(address)
+        await gone(running)
+
+
+@pytest.mark.parametrize(("offered", "agreed"), [(("h2",), "none"), (("h2", "http/1.1"), "http/1.1")])
+async def test_a_peer_that_does_not_agree_on_http_2(running: Driving, offered: tuple[str, ...], agreed: str) -> None:
+    async with serving(say_nothing, context=server_context(SERVER, protocols=("http/1.1",))) as address:
+        assert await said(connect_h2(running, address, Owner(), 5.0, peer(protocols=offered))) == (
+            f"{address} does not agree on HTTP/2 (ALPN {agreed}): look whether the port is a sidecar's"
+        )
+        await gone(running)
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        (credentials(OTHER_CA.issue(f"spiffe://{DOMAIN}/ns/models/sa/client")), "tlsv1 alert unknown ca"),
+        (expired("client"), "sslv3 alert certificate expired"),
+    ],
+    ids=["another authority", "expired"],
+)
+async def test_a_peer_that_does_not_like_us_is_no_connection(running: Driving, ours: Credentials, words: str) -> None:
+    """In TLS 1.3 the client is done with the handshake before the server has looked at its certificate."""
+    async with serving(serve_peer, context=server_context(SERVER)) as address:  # asyncio's servers do not say why
+        assert await said(connect_h2(running, address, Owner(), 5.0, peer(ours))) == (
+            f"{address} closed the connection instead of greeting us: its log says whether it refused us"
+        )
+    with refusing() as address:
+        assert await said(connect_h2(running, address, Owner(), 5.0, peer(ours))) == (
+            f"{address} refused us ({words}): look whether our certificate is valid, and of an authority that the "
+            "server trusts"
+        )
+    await gone(running)
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """A server that says why it refuses, as most do, and waits until that has been read."""
+    context = server_context(SERVER)
+
+    def serve() -> None:
+        client, _ = sock.accept()
+        client.settimeout(5.0)
+        with context.wrap_socket(client, server_side=True, do_handshake_on_connect=False) as tls:
+            with pytest.raises(ssl.SSLError):
+                tls.do_handshake()
+            try:
+                while socket.socket.recv(tls, 65_536):
+                    pass
+            except ConnectionResetError:
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as sock, ThreadPoolExecutor(1) as threads:
+        sock.settimeout(5.0)
+        serving = threads.submit(serve)
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+        serving.result()
+
+
+async def test_a_peer_that_hangs_up_after_the_handshake(running: Driving) -> None:
+    """As our own listener does with an identity that it does not take."""
+    async with serving(close_at_once, context=server_context(SERVER)) as address:
+        assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
+            f"{address} closed the connection instead of greeting us: its log says whether it refused us"
+        )
+        await gone(running)
+
+
+async def test_a_peer_that_speaks_no_tls(running: Driving) -> None:
+    async with serving(say(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
+        assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
+            f"{address} does not speak TLS (wrong version number): look whether the port is a sidecar's"
+        )
+    async with serving(close_at_once) as address:
+        assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
+            f"{address} closed the connection instead of greeting us: its log says whether it refused us"
+        )
+    async with serving(say_nothing) as address:
+        assert await said(connect_h2(running, address, Owner(), 0.2, peer())) == (
+            f"{address} did not accept a connection and complete the TLS handshake within 0.2 s"
+        )
+    await gone(running)
+
+
+async def test_a_mistake_of_the_verifier_lets_nobody_through(running: Driving) -> None:
+    def fail(der: bytes) -> Workload:
+        raise ValueError("a mistake of ours")
+
+    context = client_context(CLIENT, protocols=("h2",))
+    async with serving(serve_peer, context=server_context(SERVER)) as address:
+        assert await said(connect_h2(running, address, Owner(), 5.0, PeerSecurity(lambda: context, fail))) == (
+            f"the certificate of {address} cannot be verified: ValueError('a mistake of ours')"
+        )
+        await gone(running)

@@ -16,6 +16,7 @@ def test_a_plain_connection_says_nothing_of_tls_and_of_nobody() -> None:
     assert (facts.tls_version, facts.alpn, facts.server_name) == ("", "", "")
     assert facts.peer is None
     assert facts.caller is None
+    assert facts.original == ""
 
 
 def test_there_is_one_for_each_connection_so_it_stays_small() -> None:

@@ -23,6 +23,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import Credentials, client_context, server_context
+from meshproxy.transport import listener as listeners
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
@@ -135,6 +136,7 @@ async def listening(
     times: Times | None = None,
     identify: Any = identify,
     max_connections: int = 100,
+    reads_original_destination: bool = False,
 ) -> AsyncIterator[Port]:
     loop = asyncio.get_running_loop()
     counted = Counted()
@@ -172,6 +174,7 @@ async def listening(
         context=contexts[security],
         identify=identify,
         max_connections=max_connections,
+        reads_original_destination=reads_original_destination,
     )
     listener.listen("127.0.0.1", 0)
     reaper.start()
@@ -277,6 +280,23 @@ class TestWhatIsSpoken:
             writer.write(b"GET  / HTTP/1.1\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
             await leave(writer)
+
+
+@pytest.mark.parametrize(
+    ("reads", "found", "original"),
+    [(True, "192.0.2.1:8500", "192.0.2.1:8500"), (True, None, ""), (False, "192.0.2.1:8500", "")],
+    ids=["redirected", "meant for us", "not asked"],
+)
+async def test_where_a_redirected_connection_was_meant_to_go(
+    monkeypatch: pytest.MonkeyPatch, reads: bool, found: str | None, original: str
+) -> None:
+    monkeypatch.setattr(listeners, "original_destination", lambda sock: found)
+    async with listening(reads_original_destination=reads) as port:
+        reader, writer = await port.connect()
+        await ask(reader, writer)
+        (connection,) = port.listener.connections
+        assert connection.facts.original == original
+        await leave(writer)
 
 
 async def expect_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,100 +1,321 @@
+"""Which endpoint gets a call, and which there are."""
+
 from __future__ import annotations
 
+import logging
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from meshproxy.transport.connector import ConnectError
+from meshproxy.config.servers import Key
+from meshproxy.routing.failure import Failure
 from meshproxy.upstream import cluster as clusters
-from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.breaker import BreakerSettings, State
+from meshproxy.upstream.cluster import LATENCIES, Cluster, ClusterSettings, NoEndpoint
+from meshproxy.upstream.discovery import Found
+from meshproxy.upstream.ejection import EjectionSettings
+from meshproxy.upstream.endpoint import Endpoint
+from meshproxy.upstream.health import Checked, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool
 
-BOTH = ("127.0.0.1:8501", "127.0.0.1:8500")
+ONCE = BreakerSettings(consecutive_failures=1, open_for=5.0)
 
 
-class Recording:
-    """A pool that writes down who came."""
-
-    def __init__(self, driving: Any, address: str, settings: Any) -> None:
+class Pool:
+    def __init__(self, driving: Any, address: str, settings: Any, peer: Any = None) -> None:
         self.address = address
-        self.takers: list[Any] = []
+        self.peer = peer
         self.is_closed = False
-
-    def acquire(self, taker: Any) -> None:
-        self.takers.append(taker)
 
     def close(self) -> None:
         self.is_closed = True
 
 
-class Wanting:
-    error: ConnectError | None = None
+class Watching:
+    def __init__(self) -> None:
+        self.changes: list[tuple[Any, ...]] = []
 
-    def acquired(self, stream: Any) -> None: ...
+    def circuit(self, *what: Any) -> None:
+        self.changes.append(("circuit", *what))
 
-    def acquire_failed(self, error: ConnectError) -> None:
-        self.error = error
+    def ejected(self, *what: Any) -> None:
+        self.changes.append(("ejected", *what))
+
+    def endpoints(self, *what: Any) -> None:
+        self.changes.append(("endpoints", *what))
+
+
+class Bench:
+    """A cluster, at a time that is a number."""
+
+    def __init__(self, *, locality: str = "", **settings: Any) -> None:
+        self.now = 100.0
+        self.members: set[Any] = set()
+        self.watch = Watching()
+        reaper = SimpleNamespace(add=self.members.add, discard=self.members.discard)
+        driving: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: self.now), reaper=reaper)
+        self.cluster = Cluster(
+            driving,
+            "models",
+            ClusterSettings(**{"breaker": ONCE, **settings}),
+            self.watch,
+            locality=locality,
+            peer="peer",  # type: ignore[arg-type]
+            chance=Random(1),
+        )
+
+    def find(self, *found: str | Found) -> None:
+        self.cluster.set_endpoints([each if isinstance(each, Found) else both(each) for each in found])
+
+    def pick(self, *tried: Endpoint, is_grpc: bool = True, model: str = "m", key: int | None = None) -> Endpoint:
+        return self.cluster.pick(is_grpc, model, self.now, key, tried)
+
+    def picked(self, times: int = 50, **how: Any) -> set[str]:
+        return {self.pick(**how).locality for _ in range(times)}
+
+    def at(self, name: str) -> Endpoint:
+        return next(each for each in self.cluster.endpoints.values() if each.locality == name)
+
+    def fail(self, name: str, failure: Failure = Failure.CONNECT, model: str = "m") -> None:
+        endpoint = self.at(name)
+        endpoint.failed(model, failure, self.now, endpoint.begin(model, self.now))
+
+
+def both(name: str) -> Found:
+    """An endpoint, told apart by its locality."""
+    return Found(rest=f"{name}:1", grpc=f"{name}:2", locality=name)
 
 
 @pytest.fixture(autouse=True)
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "H1Pool", Recording)
-    monkeypatch.setattr(clusters, "H2Pool", Recording)
+    monkeypatch.setattr(clusters, "H1Pool", Pool)
+    monkeypatch.setattr(clusters, "H2Pool", Pool)
 
 
-def make(*addresses: tuple[str | None, str | None]) -> Cluster:
-    return Cluster(None, "models", addresses, SimpleNamespace())  # type: ignore[arg-type]
+class TestWhichThereAre:
+    def test_each_has_pools_for_what_it_speaks(self) -> None:
+        bench = Bench()
+        bench.find("a", Found(rest="b:1"), Found(grpc="c:2"), Found(sidecar="d:3"))
+        pools = [(each.rest, each.grpc) for each in bench.cluster.endpoints.values()]
+        addresses = [(rest and rest.address, grpc and grpc.address) for rest, grpc in pools]
+        assert addresses == [("a:1", "a:2"), ("b:1", None), (None, "c:2"), ("d:3", "d:3")]
+        sidecar: Any = bench.cluster.endpoints["sidecar=d:3"]
+        assert sidecar.rest is sidecar.grpc
+        assert sidecar.is_sidecar
+        assert sidecar.rest.peer == "peer"
+
+    def test_the_pools_are_those_of_each_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.undo()
+        bench = Bench()
+        bench.find("a")
+        assert isinstance(bench.at("a").rest, H1Pool)
+        assert isinstance(bench.at("a").grpc, H2Pool)
+
+    def test_what_stays_is_the_same_and_what_goes_is_closed(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        a, b = bench.at("a"), bench.at("b")
+        bench.find("b", "c")
+        assert bench.at("b") is b
+        assert a.rest is not None
+        assert a.rest.is_closed
+        assert b.rest is not None
+        assert not b.rest.is_closed
+        assert bench.picked() == {"b", "c"}
+        assert bench.watch.changes == [("endpoints", "models", [both("c").key], [both("a").key])]
+
+    def test_the_first_answer_is_no_change(self) -> None:
+        bench = Bench()
+        bench.find("a")
+        assert bench.watch.changes == []
+        assert bench.cluster.has_been_told
+
+    def test_health_checks_are_told(self) -> None:
+        bench, told = Bench(), []
+        bench.cluster.on_endpoints = lambda come, gone: told.append((len(come), len(gone)))
+        bench.find("a", "b")
+        bench.find("b")
+        assert told == [(2, 0), (0, 1)]
+
+    def test_one_that_moves_is_known_by_where_it_is_now(self) -> None:
+        bench = Bench(locality="here")
+        bench.find(Found(rest="a:1", locality="there"), Found(rest="b:1", locality="there"))
+        bench.find(Found(rest="a:1", locality="here"), Found(rest="b:1", locality="there"))
+        assert bench.picked(is_grpc=False) == {"here"}
+
+    def test_a_discovery_that_answers_late_opens_nothing(self) -> None:
+        bench = Bench()
+        bench.find("a")
+        bench.cluster.close()
+        bench.find("a", "b")
+        assert len(bench.cluster.endpoints) == 1
+        assert bench.members == set()
+
+    def test_closing_closes_every_pool(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        assert bench.members == {bench.cluster}
+        bench.cluster.close()
+        assert all(each.rest.is_closed for each in bench.cluster.endpoints.values())  # type: ignore[union-attr]
+        assert bench.members == set()
 
 
-def asked(cluster: Cluster, is_grpc: bool, times: int = 1) -> list[str]:
-    found: list[str] = []
-    for _ in range(times):
-        taker = Wanting()
-        pool: Any = cluster.acquire(is_grpc, taker)
-        assert pool.takers[-1] is taker
-        found.append(pool.address)
-    return found
+class TestWarmingUp:
+    def test_only_what_comes_to_others(self) -> None:
+        bench = Bench()
+        bench.find("a")
+        assert bench.at("a").load.share(100.0) == 1.0
+        bench.find("a", "b")
+        assert bench.at("b").load.share(1e9) == 0.1  # it has not answered yet
+        bench.at("b").succeeded("m", 0.1, 200.0, bench.at("b").begin("m", 200.0))
+        assert bench.at("b").load.share(205.0) == pytest.approx(0.55)
+
+    def test_none_if_none_is_wanted(self) -> None:
+        bench = Bench(warm_up=0.0)
+        bench.find("a")
+        bench.find("a", "b")
+        assert bench.at("b").load.share(100.0) == 1.0
 
 
-def test_rest_and_grpc_go_to_their_own_addresses() -> None:
-    cluster = make(BOTH)
-    assert asked(cluster, False) == ["127.0.0.1:8501"]
-    assert asked(cluster, True) == ["127.0.0.1:8500"]
+class TestPick:
+    def test_only_endpoints_that_speak_it(self) -> None:
+        bench = Bench()
+        bench.find("a", Found(rest="b:1", locality="b"), Found(grpc="c:2", locality="c"))
+        assert bench.picked(is_grpc=False) == {"a", "b"}
+        assert bench.picked(is_grpc=True) == {"a", "c"}
+
+    @pytest.mark.parametrize(("is_grpc", "surface"), [(True, "gRPC"), (False, "REST")])
+    def test_nobody_speaks_it(self, is_grpc: bool, surface: str) -> None:
+        bench = Bench()
+        with pytest.raises(NoEndpoint, match="no endpoint is known yet"):
+            bench.pick()
+        bench.find(Found(rest="a:1") if is_grpc else Found(grpc="a:2"))
+        with pytest.raises(NoEndpoint, match=f"no endpoint takes {surface}"):
+            bench.pick(is_grpc=is_grpc)
+
+    def test_others_than_those_that_were_tried(self) -> None:
+        bench = Bench()
+        bench.find("a", "b", "c")
+        a, b = bench.at("a"), bench.at("b")
+        assert {bench.pick(a, b).locality for _ in range(50)} == {"c"}
+        assert {bench.pick(a, b, bench.at("c")).locality for _ in range(50)} == {"a", "b", "c"}
+
+    def test_or_the_same_if_the_others_are_out(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        bench.fail("b")
+        assert bench.pick(bench.at("a")).locality == "a"
+
+    def test_a_broken_model_is_called_elsewhere(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        bench.fail("a", Failure.ERROR)
+        assert bench.picked() == {"b"}
+        assert bench.at("a").allows("other", bench.now)
+
+    def test_the_same_key_goes_to_the_same_endpoint(self) -> None:
+        bench = Bench(policy="ring-hash", key=Key())
+        bench.find("a", "b", "c")
+        (first,) = bench.picked(key=7)
+        bench.fail(first)
+        (second,) = bench.picked(key=7)
+        assert second != first
+
+    def test_local_ones_while_enough_of_them_can(self) -> None:
+        bench = Bench(locality="here")
+        bench.find(*[Found(rest=f"{n}:1", locality="here") for n in "ab"], Found(rest="c:1", locality="there"))
+        assert bench.picked(is_grpc=False) == {"here"}
+        first = next(iter(bench.cluster.endpoints.values()))
+        first.failed("m", Failure.CONNECT, bench.now, first.begin("m", bench.now))
+        bench.cluster.expire(bench.now)
+        assert bench.picked(is_grpc=False) == {"here", "there"}
+
+    def test_allows_looks_and_changes_nothing(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        a, b = bench.at("a"), bench.at("b")
+        assert bench.cluster.allows(True, "m", bench.now)
+        assert bench.cluster.allows(True, "m", bench.now, (a,))
+        assert not bench.cluster.allows(True, "m", bench.now, (a, b))
+        bench.fail("b")
+        assert not bench.cluster.allows(True, "m", bench.now, (a,))
+        assert bench.cluster.allows(True, "m", bench.now, (b,))
 
 
-def test_endpoints_take_turns() -> None:
-    cluster = make(("a:1", None), ("b:1", None), ("c:1", None))
-    found = asked(cluster, False, 6)
-    assert sorted(found[:3]) == sorted(found[3:]) == ["a:1", "b:1", "c:1"]
-    assert found[:3] == found[3:]
+class TestLastResort:
+    def test_the_one_that_would_be_next_and_one_a_second(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        bench.fail("b")
+        bench.now += 0.1
+        bench.fail("a")
+        endpoint = bench.pick()
+        assert endpoint.locality == "b"
+        token = endpoint.begin("m", bench.now)
+        with pytest.raises(NoEndpoint, match="none of the 2 endpoints") as none:
+            bench.pick()
+        assert 0 < none.value.retry_after <= 1
+        endpoint.failed("m", Failure.CONNECT, bench.now, token)
+        bench.now += 1.0
+        assert bench.pick().locality == "a"  # b waits for longer now
+
+    def test_who_is_unhealthy_is_no_resort(self) -> None:
+        bench = Bench()
+        bench.find("a")
+        bench.at("a").health = Health(Checked(("m",)), begins_unhealthy=True)
+        with pytest.raises(NoEndpoint, match="health check"):
+            bench.pick()
+
+    def test_a_copy_is_no_resort_and_no_probe(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        bench.fail("a", Failure.ERROR)
+        for _ in range(20):
+            calm = bench.cluster.pick_calm(True, "m", bench.now + 60)
+            assert calm is bench.at("b")
+        bench.fail("b", Failure.ERROR)
+        assert bench.cluster.pick_calm(True, "m", bench.now) is None
+        assert bench.cluster.pick_calm(True, "m", bench.now + 60) is None
+        assert bench.pick().locality in "ab"  # which is left for whoever is in earnest
 
 
-def test_only_endpoints_that_speak_it_are_asked() -> None:
-    cluster = make(("a:1", None), ("b:1", "b:2"), (None, "c:2"))
-    assert set(asked(cluster, False, 4)) == {"a:1", "b:1"}
-    assert set(asked(cluster, True, 4)) == {"b:2", "c:2"}
+class TestOutliers:
+    def test_they_are_out_and_come_back(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.WARNING)
+        bench = Bench(policy="round-robin", breaker=None, ejection=EjectionSettings(min_requests=10))
+        bench.find("a", "b", "c", "d")
+        for endpoint in bench.cluster.endpoints.values():
+            for _ in range(20):
+                token = endpoint.begin("m", bench.now)
+                if endpoint.locality == "a":
+                    endpoint.failed("m", Failure.ERROR, bench.now, token)
+                else:
+                    endpoint.succeeded("m", 0.1, bench.now, token)
+        bench.now += 10.0
+        bench.cluster.expire(bench.now)
+        assert bench.at("a").is_ejected
+        assert bench.watch.changes == [("ejected", "models", both("a").key)]
+        assert "does worse than the others" in caplog.text
+        assert bench.picked() == {"b", "c", "d"}
+        bench.now += 10.0
+        bench.cluster.expire(bench.now)
+        assert bench.picked() == {"a", "b", "c", "d"}
 
 
-@pytest.mark.parametrize(("is_grpc", "surface"), [(True, "gRPC"), (False, "REST")])
-def test_a_surface_that_nobody_speaks_is_told(is_grpc: bool, surface: str) -> None:
-    cluster = make(("a:1", None) if is_grpc else (None, "a:2"))
-    taker = Wanting()
-    assert cluster.acquire(is_grpc, taker) is None
-    assert str(taker.error) == f"ModelServer models has no {surface} address"
+class TestWatch:
+    def test_breakers_are_told_by_server_model_and_endpoint(self) -> None:
+        bench = Bench()
+        bench.find("a")
+        bench.fail("a", Failure.ERROR)
+        assert bench.watch.changes == [("circuit", "models", "m", both("a").key, State.CLOSED, State.OPEN)]
 
 
-def test_closing_closes_every_pool() -> None:
-    cluster = make(BOTH, ("b:1", "b:2"))
-    pools = [cluster.acquire(is_grpc, Wanting()) for is_grpc in (False, True) for _ in range(2)]
-    cluster.close()
-    assert len({id(pool) for pool in pools}) == 4
-    assert all(pool is not None and pool.is_closed for pool in pools)
-
-
-def test_the_pools_are_those_of_each_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    endpoint = clusters.Endpoint(None, *BOTH, SimpleNamespace())  # type: ignore[arg-type]
-    assert isinstance(endpoint.rest, H1Pool)
-    assert isinstance(endpoint.grpc, H2Pool)
-    assert (endpoint.rest.address, endpoint.grpc.address) == BOTH
+def test_latencies_are_bounded_as_callers_choose_names() -> None:
+    cluster = Bench().cluster
+    first = cluster.latency("m")
+    assert cluster.latency("m") is first
+    for number in range(LATENCIES):
+        cluster.latency(f"m{number}")
+    assert cluster.latency("m") is not first

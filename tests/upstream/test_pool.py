@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,13 @@ class Connection:
         self._opened = 0
 
     @property
+    def is_barren(self) -> bool:
+        return not self.streams and not self.is_closing and not self.most
+
+    def rest(self, seconds: float) -> None:
+        self.deadline = self.owner.driving.loop.now + seconds
+
+    @property
     def can_open(self) -> bool:
         return not self.is_closing and len(self.streams) < self.most
 
@@ -101,12 +109,23 @@ class Stream:
             self.connection.owner.freed(self.connection)
 
 
+class Timer:
+    def __init__(self, network: Network, when: float, callback: Any) -> None:
+        self._network = network
+        self.when = when
+        self.callback = callback
+
+    def cancel(self) -> None:
+        self._network.timers.remove(self)
+
+
 class Network:
     """The loop and the connector of the pools under test."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.dials: list[Task] = []
+        self.timers: list[Timer] = []
         self.connections: list[Connection] = []
         self.driving = SimpleNamespace(loop=self, outbox=SimpleNamespace(begin=lambda: None, flush=lambda: None))
 
@@ -116,14 +135,26 @@ class Network:
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
         return Task(self, coroutine)
 
-    async def connect(self, driving: Any, address: str, owner: Any, timeout: float) -> Any:
+    async def connect(self, driving: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
         assert (address, timeout) == (ADDRESS, 1.0)
+        self.peer = peer
         return await Dial(self, owner)
+
+    def call_at(self, when: float, callback: Any) -> Timer:
+        self.timers.append(Timer(self, when, callback))
+        return self.timers[-1]
 
     def turn(self) -> None:
         """Cancelled attempts hear of it."""
         for task in [task for task in self.dials if task.is_cancelled]:
             task.end(asyncio.CancelledError())
+
+    def wait(self, seconds: float) -> None:
+        """Time passes; timers strike."""
+        self.now += seconds
+        for timer in [timer for timer in self.timers if timer.when <= self.now]:
+            self.timers.remove(timer)
+            timer.callback()
 
     def accept(self, streams: int = 2, is_closing: bool = False) -> Connection:
         """The first attempt succeeds."""
@@ -171,12 +202,14 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     return network
 
 
-def make(network: Network, version: str, max_connections: int = 1 << 30, max_pending: int = 100) -> Any:
+def make(
+    network: Network, version: str, max_connections: int = 1 << 30, max_pending: int = 100, drawn: float = 0.0
+) -> Any:
     settings = SimpleNamespace(
         connect_timeout=1.0, max_connections=max_connections, max_pending=max_pending, idle_timeout=60.0
     )
     kind: Any = H1Pool if version == "HTTP/1.1" else H2Pool
-    return kind(network.driving, ADDRESS, settings)
+    return kind(network.driving, ADDRESS, settings, draw=lambda: drawn)
 
 
 def want(pool: H1Pool | H2Pool, count: int = 1) -> list[Wanting]:
@@ -257,6 +290,7 @@ class TestEitherVersion:
         pool = make(network, version)
         want(pool)
         network.refuse()
+        network.wait(0.1)
         (taker,) = want(pool)
         network.accept()
         assert not taker.waits()
@@ -270,9 +304,9 @@ class TestEitherVersion:
         rest = want(pool, 3)
         network.refuse()
         assert [taker.error is not None for taker in rest] == [True, False, False]
-        while network.dials:
+        while any(taker.waits() for taker in rest):
+            network.wait(1.0)
             network.refuse()
-        assert all(taker.error for taker in rest)
         assert holding.error is None
         (last,) = want(pool)
         give_back(pool, holding)
@@ -369,6 +403,134 @@ class TestEitherVersion:
             give_back(pool, holding)
         give_back(pool, failing if version == "HTTP/1.1" else other)
         assert not patient.waits()
+
+
+class TestTrouble:
+    @both
+    def test_whoever_comes_right_after_a_failure_is_told_at_once(self, network: Network, version: str) -> None:
+        pool = make(network, version)
+        want(pool)
+        network.refuse()
+        (taker,) = want(pool)
+        assert str(taker.error) == "refused (when it was last tried)"
+        assert not isinstance(taker.error, PoolFull)
+        assert network.dials == []
+
+    @both
+    def test_after_the_pause_one_tries_and_the_others_hope_with_it(self, network: Network, version: str) -> None:
+        pool = make(network, version)
+        want(pool)
+        network.refuse()
+        network.wait(0.1)
+        takers = want(pool, 5)
+        assert len(network.dials) == 1
+        assert all(taker.waits() for taker in takers)
+        network.accept(streams=5)
+        while network.dials:
+            network.accept()
+        assert not any(taker.waits() or taker.error for taker in takers)
+
+    @both
+    def test_but_not_for_long(self, network: Network, version: str) -> None:
+        """A server that does not answer would cost each of them the whole time limit."""
+        pool = make(network, version)
+        want(pool)
+        network.refuse()
+        network.wait(0.1)
+        (trying,) = want(pool)
+        network.wait(0.06)
+        (late,) = want(pool)
+        assert trying.waits()
+        assert late.error is not None
+
+    @both
+    @pytest.mark.parametrize(
+        ("drawn", "pauses"), [(0.0, [0.1, 0.2, 0.4, 0.5, 0.5]), (0.999, [0.2, 0.4, 0.8, 1.0, 1.0])]
+    )
+    def test_pauses_double_up_to_a_second(
+        self, network: Network, version: str, drawn: float, pauses: list[float]
+    ) -> None:
+        pool = make(network, version, drawn=drawn)
+        want(pool)
+        network.refuse()
+        for pause in pauses:
+            network.wait(pause - 0.002)
+            assert want(pool)[0].error
+            network.wait(0.003)
+            (taker,) = want(pool)
+            assert taker.waits()
+            network.refuse()
+            assert taker.error
+
+    @both
+    def test_a_success_ends_it(self, network: Network, version: str) -> None:
+        pool = make(network, version)
+        want(pool)
+        network.refuse()
+        network.wait(0.1)
+        want(pool)
+        network.accept(streams=1).lose()
+        (taker,) = want(pool)
+        assert taker.waits()
+        network.refuse()
+        network.wait(0.1)  # a first failure again
+        assert want(pool)[0].waits()
+
+    def test_several_attempts_that_fail_together_are_one_failure(self, network: Network) -> None:
+        pool = make(network, "HTTP/1.1")
+        want(pool, 6)
+        while network.dials:
+            network.refuse()
+        network.wait(0.1)
+        assert want(pool)[0].waits()
+
+    @both
+    def test_while_a_connection_is_busy_others_wait_for_it_and_one_is_tried_in_the_background(
+        self, network: Network, version: str
+    ) -> None:
+        pool = make(network, version)
+        (holding,) = want(pool)
+        network.accept(streams=1)
+        want(pool)
+        network.refuse()
+        takers = want(pool, 2)
+        assert all(taker.waits() for taker in takers)
+        assert network.dials == []
+        network.wait(0.1)
+        assert len(network.dials) == 1
+        give_back(pool, holding)
+        assert connection_of(takers[0]) is connection_of(holding)
+        network.accept(streams=1)
+        assert not takers[1].waits()
+
+    @both
+    def test_not_more_often_than_every_tenth_of_a_second(self, network: Network, version: str) -> None:
+        """Of a server that is gone, however many ask for it."""
+        pool = make(network, version)
+        times: list[float] = []
+        for _ in range(3_000):
+            want(pool)
+            while network.dials:
+                times.append(network.now)
+                network.refuse()
+            network.wait(0.001)
+        assert min(after - before for before, after in pairwise(times)) > 0.099
+        assert 6 <= len(times) <= 10
+
+    @both
+    def test_a_pool_that_is_closed_is_left_by_its_timer(self, network: Network, version: str) -> None:
+        pool = make(network, version)
+        (holding,) = want(pool)
+        network.accept(streams=1)
+        want(pool)
+        network.refuse()
+        (taker,) = want(pool)
+        pool.withdraw(taker)
+        assert len(network.timers) == 1
+        pool.close()
+        assert network.timers == []
+        give_back(pool, holding)
+        assert connection_of(holding).is_closing
 
 
 class TestClosing:
@@ -538,6 +700,59 @@ class TestHttp2:
         old.lose()
         assert pool.size == 1
 
+    def test_a_server_that_allows_none_is_not_asked_for_more_connections(self, network: Network) -> None:
+        """gRPC servers say MAX_CONCURRENT_STREAMS 0 when they want no calls at present."""
+        pool = make(network, "HTTP/2")
+        takers = want(pool, 3)
+        barren = network.accept(streams=0)
+        error = f"{ADDRESS} allows no requests at present (MAX_CONCURRENT_STREAMS is 0)"
+        assert [str(taker.error) for taker in takers] == [error] * 3
+        for _ in range(10):
+            network.wait(10.0)
+            assert str(want(pool)[0].error) == error
+        assert (pool.size, network.dials) == (1, [])
+        barren.most = 1
+        (taker,) = want(pool)
+        assert connection_of(taker) is barren
+        assert want(pool)[0].waits()
+        assert len(network.dials) == 1
+
+    def test_nor_is_one_that_says_so_and_leaves(self, network: Network) -> None:
+        pool = make(network, "HTTP/2")
+        want(pool)
+        network.accept(streams=0).lose()
+        assert want(pool)[0].error
+        assert network.dials == []
+        network.wait(0.1)
+        assert want(pool)[0].waits()
+
+    def test_who_waits_for_the_last_one_that_carries_anything_is_not_forgotten(self, network: Network) -> None:
+        pool = make(network, "HTTP/2")
+        (holding,) = want(pool)
+        network.accept(streams=1)
+        waiting = want(pool, 2)
+        network.accept(streams=0)
+        assert [taker.waits() for taker in waiting] == [True, True]
+        connection_of(holding).lose()
+        assert all(taker.error for taker in waiting)
+
+    def test_nor_who_waits_for_one_whose_server_goes_away(self, network: Network) -> None:
+        pool = make(network, "HTTP/2")
+        (holding,) = want(pool)
+        network.accept(streams=1)
+        want(pool)
+        network.accept(streams=0)
+        (waiting,) = want(pool)
+        assert waiting.waits()
+        pool.retired(connection_of(holding))
+        assert waiting.error is not None
+
+    def test_connections_to_a_peer_are_secured(self, network: Network) -> None:
+        security: Any = object()
+        pool = H2Pool(network.driving, ADDRESS, make(network, "HTTP/2").settings, security)  # type: ignore[arg-type]
+        pool.acquire(Wanting())
+        assert network.peer is security
+
     def test_it_grows_old_only_without_streams(self, network: Network) -> None:
         pool = make(network, "HTTP/2")
         first, second = want(pool, 2)
@@ -548,7 +763,21 @@ class TestHttp2:
         assert connection.deadline == network.now + 60.0
 
 
-ACTIONS = ["want", "want", "want", "accept", "refuse", "return", "withdraw", "lose", "retire", "close", "turn"]
+ACTIONS = [
+    "want",
+    "want",
+    "want",
+    "accept",
+    "refuse",
+    "return",
+    "withdraw",
+    "lose",
+    "retire",
+    "close",
+    "turn",
+    "wait",
+    "allow",
+]
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 5)), max_size=40)
 
 
@@ -577,7 +806,7 @@ def test_whatever_happens_nobody_waits_for_nothing(version: str, steps: list[tup
             if what == "want":
                 takers.extend(want(pool))
             elif what == "accept" and network.dials:
-                network.accept(streams=1 + number % 3)
+                network.accept(streams=number % 4)
             elif what == "refuse" and network.dials:
                 network.refuse()
             elif what == "return" and using:
@@ -601,6 +830,10 @@ def test_whatever_happens_nobody_waits_for_nothing(version: str, steps: list[tup
                 pool.close()
             elif what == "turn":
                 network.turn()
+            elif what == "wait":
+                network.wait(0.06 * number)
+            elif what == "allow" and network.connections:
+                network.connections[number % len(network.connections)].most = number
             settle()
             assert 0 <= pool.size <= limit
             assert pool.size == len(network.connections) + len(network.dials)
@@ -613,9 +846,10 @@ def test_whatever_happens_nobody_waits_for_nothing(version: str, steps: list[tup
         # Now the server is well and every exchange comes to its end.
         for _ in range(200):
             step("turn", 0)
+            step("wait", 5)
             if not network.dials and not using:
                 break
-            step("accept" if network.dials else "return", 0)
+            step("accept" if network.dials else "return", 1)
         assert not using
         assert [taker for taker in takers if taker.waits() and taker not in withdrawn] == []
         assert all(taker.waits() for taker in withdrawn)

@@ -26,6 +26,8 @@ class Target:
     token: str | None = None
     server_id: str | None = None
     """The SPIFFE id that the server's certificate must hold."""
+    timeout_ms: int | None = None
+    """How long each request says that its caller waits; None: it does not say."""
 
     @property
     def authority(self) -> str:
@@ -63,6 +65,8 @@ def rest_request(target: Target, path: str, body: bytes) -> bytes:
     ]
     if target.token:
         lines.append(f"authorization: Bearer {target.token}")
+    if target.timeout_ms is not None:
+        lines.append(f"x-envoy-expected-rq-timeout-ms: {target.timeout_ms}")
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
@@ -95,6 +99,8 @@ async def open_grpc(
         OSError: a connection cannot be opened, or its server speaks no HTTP/2.
     """
     metadata = ((b"authorization", f"Bearer {target.token}".encode()),) if target.token else ()
+    if target.timeout_ms is not None:
+        metadata = (*metadata, (b"grpc-timeout", b"%dm" % target.timeout_ms))
     blocks = call_blocks(path, target.authority.encode(), metadata, is_tls=target.tls is not None)
     opened = []
     for _ in range(connections):

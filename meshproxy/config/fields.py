@@ -1,0 +1,141 @@
+"""What documents are made of: types of single fields, and the structs that several kinds share.
+
+`schema` says how all of it reads together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, get_args
+
+from msgspec import Meta, Struct
+
+from meshproxy.config import values
+from meshproxy.config.values import Address
+
+API_VERSION: Final = "meshproxy.dev/v1alpha1"
+
+# `extra` tells `convert` how a value is read and `reference` how it is called; msgspec itself does not look at it.
+# Bounds that hold wherever a type is used are the reader's, because `Meta` can be given only once for each: a field
+# adds its own.
+Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "duration"})]
+DurationOrZero = Annotated[float, Meta(extra={"read": values.read_duration_or_zero, "words": "duration"})]
+Lifetime = Annotated[float, Meta(extra={"read": values.read_lifetime, "words": "duration"})]
+Size = Annotated[int, Meta(extra={"read": values.read_size, "words": "size"})]
+Count = Annotated[int, Meta(extra={"read": values.read_count, "words": "whole number"})]
+Rate = Annotated[float, Meta(extra={"read": values.read_rate, "words": "number per second"})]
+ListenAddress = Annotated[Address, Meta(extra={"read": values.read_listen_address, "words": "IP:PORT"})]
+EndpointAddress = Annotated[Address, Meta(extra={"read": values.read_endpoint_address, "words": "HOST:PORT"})]
+Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
+Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]
+TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "words": "trust domain"})]
+SpiffeId = Annotated[str, Meta(extra={"read": values.read_spiffe_id, "words": "SPIFFE id"})]
+RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "role ARN"})]
+Url = Annotated[str, Meta(extra={"read": values.read_url, "words": "URL"})]
+IssuerId = Annotated[str, Meta(extra={"read": values.read_issuer, "words": "URL or text"})]
+Text = Annotated[str, Meta(extra={"read": values.read_text, "words": "text"})]
+Path = Annotated[str, Meta(extra={"read": values.read_path, "words": "path", "relative": True})]
+AccessLog = Annotated[
+    str,
+    Meta(
+        extra={
+            "read": values.read_access_log,
+            "words": "stdout, off or path",
+            "relative": True,
+            "keep": ("stdout", "off"),
+        }
+    ),
+]
+Percent = Annotated[float, Meta(extra={"read": values.read_percent, "words": "percentage"})]
+Ratio = Annotated[float, Meta(extra={"read": values.read_ratio, "words": "number from 0 to 1"})]
+Weight = Annotated[int, Meta(extra={"read": values.read_weight, "words": "whole number"})]
+Port = Annotated[int, Meta(extra={"read": values.read_port, "words": "port"})]
+HostName = Annotated[str, Meta(extra={"read": values.read_host_name, "words": "host name"})]
+DnsName = Annotated[str, Meta(extra={"read": values.read_dns_name, "words": "DNS name"})]
+HeaderName = Annotated[str, Meta(extra={"read": values.read_header_name, "words": "header name"})]
+HttpStatus = Annotated[int, Meta(extra={"read": values.read_http_status, "words": "status from 400 to 599"})]
+Version = Annotated[int, Meta(extra={"read": values.read_version, "words": "whole number"})]
+
+
+def one_of(literal: object) -> Meta:
+    """Keeps the order of the declaration for people; msgspec sorts."""
+    return Meta(extra={"words": "one of " + ", ".join(get_args(literal))})
+
+
+VerbWord = Literal[
+    "predict", "classify", "regress", "multi-inference", "metadata", "status",
+    "reload", "metrics", "profile", "reflect", "unlisted",
+]  # fmt: skip
+AlgorithmWord = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+MtlsWord = Literal["strict", "permissive", "disabled"]
+ActionWord = Literal["allow", "deny", "audit"]
+Verb = Annotated[VerbWord, one_of(VerbWord)]
+Algorithm = Annotated[AlgorithmWord, one_of(AlgorithmWord)]
+Mtls = Annotated[MtlsWord, one_of(MtlsWord)]
+Action = Annotated[ActionWord, one_of(ActionWord)]
+TlsVersion = Annotated[Literal["1.3", "1.2"], Meta(extra={"words": '"1.3" or "1.2"'})]
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What all structs of documents share."""
+
+
+class Metadata(Part, frozen=True):
+    """What a document is called. Shaped like Kubernetes object metadata."""
+
+    name: Name
+    """Unique among the documents of its kind that are loaded together. Other documents refer to it by this name."""
+    namespace: Name | None = None
+    """For Kubernetes only: a sidecar loads one set of documents and refers to them by name."""
+    labels: Mapping[str, str] = {}
+    """For people and for kubectl; they decide nothing."""
+    annotations: Mapping[str, str] = {}
+    """For people and for kubectl; they decide nothing."""
+
+
+class WorkloadSubject(Part, frozen=True):
+    """A workload, by its certificate: a namespace, a service account in a namespace, or a whole SPIFFE id."""
+
+    namespace: Name | None = None
+    """Every workload of this namespace in the mesh's trust domain: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/...`."""
+    service_account: Name | None = None
+    """This service account of the namespace only."""
+    spiffe_id: SpiffeId | None = None
+    """The whole id, for workloads of another shape. Stands alone."""
+
+    def __post_init__(self) -> None:
+        if self.spiffe_id is not None:
+            if self.namespace is not None or self.service_account is not None:
+                raise ValueError('"spiffeId" names a workload completely: leave out "namespace" and "serviceAccount"')
+        elif self.namespace is None:
+            raise ValueError('expected "namespace" (with "serviceAccount" or without) or "spiffeId"')
+
+
+class TokenSubject(Part, frozen=True):
+    """Whoever holds a token of an issuer with these claims."""
+
+    issuer: Name
+    """The name of an issuer in the MeshConfig."""
+    claims: Mapping[str, str | int | bool] = {}
+    """Every claim named must be in the token: equal to the value, or a list that holds it. Text, numbers and booleans
+    are never equal to each other. A name with dots is first looked for as it stands; if the token has no such claim,
+    the dots lead into nested objects (`realm.roles`). For "any of these values" write one subject for each."""
+
+    def __post_init__(self) -> None:
+        if "" in self.claims:
+            raise ValueError('"claims": a claim without a name')
+
+
+class Subject(Part, frozen=True):
+    """A caller, by everything that is named here: workload and token and role must all fit."""
+
+    workload: WorkloadSubject | None = None
+    """What the peer's certificate says."""
+    token: TokenSubject | None = None
+    """What the bearer token says."""
+    iam_role: RoleArn | None = None
+    """The AWS IAM role whose token (`sts:GetWebIdentityToken`) the caller sends, compared character for character."""
+
+    def __post_init__(self) -> None:
+        if self.workload is None and self.token is None and self.iam_role is None:
+            raise ValueError('names nobody: expected "workload", "token" or "iamRole"')

@@ -1,0 +1,184 @@
+"""The demo, second part: an application calls three replicas through the outbound port of its sidecar, in plain text
+and without knowing of them. Calls are spread, split and shadowed, and a replica is killed under load."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from meshproxy.devtools.clients import Answer, RestClient
+from meshproxy.devtools.demo import fetch_lines, models_heard_of
+from meshproxy.devtools.load.generator import Run
+from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
+from meshproxy.devtools.local_mesh import LocalMesh
+from meshproxy.devtools.models import predict_request
+
+NAME = "models.example"
+"""What the application calls the replicas."""
+MODEL = "half_plus_two"
+SPLIT_MODEL = "finance-prod"
+SHADOWED_MODEL = "half_plus_three"
+REQUEST = bytes(predict_request(MODEL, [1.0]).SerializeToString())
+
+AT_ONCE = 16
+PATIENCE = 5.0
+"""Seconds until shadows must have been counted."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What was done, and what came of it.
+
+    Attributes:
+        failed: calls that the application did not get a good answer to.
+        seen: what there is to see, with figures.
+        problem: why it is not as expected; empty if it is.
+    """
+
+    what: str
+    calls: int
+    failed: int
+    seen: str
+    problem: str
+
+
+async def run(mesh: LocalMesh) -> AsyncIterator[Scene]:
+    """Plays the scenes, one after another. The last replica is dead afterwards."""
+    yield await spread(mesh)
+    yield await split(mesh)
+    yield await shadow(mesh)
+    yield await kill(mesh)
+
+
+async def spread(mesh: LocalMesh, calls: int = 600) -> Scene:
+    """One connection of gRPC."""
+    before = [await _heard(each.rest) for each in mesh.replicas]
+    run = await predict_over_grpc(mesh.outbound, 400, calls / 400, REQUEST, name=NAME)
+    counts = [await _heard(each.rest) - known for each, known in zip(mesh.replicas, before, strict=True)]
+    problem = _problem_of(run)
+    # How many each gets is up to which of them are quick, and of models that take no time that is chance.
+    if not problem and not all(counts):
+        problem = "a replica got no calls"
+    seen = f"replicas {_listed(counts)}"
+    return Scene("one connection of gRPC, three replicas", calls, _failed(run), seen, problem)
+
+
+async def split(mesh: LocalMesh, calls: int = 1_000) -> Scene:
+    """90 % to version 1 and 10 % to version 2, which answer 2.5 and 3.5 to the same."""
+    answers = await _ask(mesh, SPLIT_MODEL, calls)
+    values = Counter(each.body["predictions"][0] for each in answers if each.status == "200")
+    failed = calls - values.total()
+    first, second = values[2.5], values[3.5]
+    # Binomial: one in two million runs is further away than five standard deviations.
+    allowed = 5 * math.sqrt(calls * 0.9 * 0.1)
+    problem = f"{failed} calls failed" if failed else ""
+    if not problem and (first + second != calls or abs(first - 0.9 * calls) > allowed):
+        problem = f"{first} and {second} calls are no 90 and 10 %"
+    return Scene("a split, 90 to 10", calls, failed, f"version 1 {first}, version 2 {second}", problem)
+
+
+async def shadow(mesh: LocalMesh, calls: int = 200) -> Scene:
+    """Version 1 answers, version 2 gets a copy and answers something else, which nobody gets to see."""
+    answers = await _ask(mesh, SHADOWED_MODEL, calls)
+    failed = sum(each.status != "200" or each.body != {"predictions": [2.5]} for each in answers)
+    copies: dict[str, int] = {}
+    for _ in range(int(PATIENCE / 0.05)):
+        copies = await mirrored(mesh)
+        if sum(copies.values()) >= calls:
+            break
+        await asyncio.sleep(0.05)
+    problem = f"{failed} calls failed, or were answered by the shadow" if failed else ""
+    # Those that came while 32 others were under way are not copied.
+    compared = copies.get("differs", 0)
+    if not problem and (compared < calls // 2 or compared + copies.get("limited", 0) != calls):
+        problem = f"{compared} copies were found to differ, expected about {calls}"
+    seen = ", ".join(f"{result} {count}" for result, count in copies.items())
+    return Scene("a shadow that answers something else", calls, failed, f"copies: {seen or 'none'}", problem)
+
+
+async def kill(mesh: LocalMesh, rate: float = 250, seconds: float = 3) -> Scene:
+    """kill -9 of a replica, model server and sidecar, under load over REST and gRPC."""
+
+    async def strike() -> None:
+        await asyncio.sleep(seconds / 3)
+        await mesh.replicas[-1].kill()
+
+    rest, grpc, _ = await asyncio.gather(
+        predict_over_rest(mesh.outbound, rate, seconds, name=NAME),
+        predict_over_grpc(mesh.outbound, rate, seconds, REQUEST, name=NAME),
+        strike(),
+    )
+    retried = sum(
+        int(float(line.rpartition(" ")[2]))
+        for line in await fetch_lines(mesh.outbound_admin, "/metrics")
+        if line.startswith("meshproxy_retries_total{")
+    )
+    longest = max((*rest.latencies, *grpc.latencies), default=0.0)
+    return Scene(
+        f"kill -9 of one of three at {2 * rate:.0f}/s",
+        int(2 * rate * seconds),
+        _failed(rest) + _failed(grpc),
+        f"tried again {retried}, longest {longest * 1e3:.0f} ms",
+        _problem_of(rest) or _problem_of(grpc),
+    )
+
+
+async def mirrored(mesh: LocalMesh) -> dict[str, int]:
+    """What became of copies, from the metrics of the application's sidecar."""
+    found = {}
+    for line in await fetch_lines(mesh.outbound_admin, "/metrics"):
+        if line.startswith("meshproxy_mirrored_total{"):
+            found[line.partition('result="')[2].partition('"')[0]] = int(float(line.rpartition(" ")[2]))
+    return found
+
+
+async def metric_lines(mesh: LocalMesh) -> list[str]:
+    """What the metrics of the application's sidecar say: the counters that are not 0, and which endpoints there are."""
+    wanted = (
+        "meshproxy_requests_total{",
+        "meshproxy_retries_total{",
+        "meshproxy_mirrored_total{",
+        "meshproxy_endpoints{",
+    )
+    lines = await fetch_lines(mesh.outbound_admin, "/metrics")
+    return [line for line in lines if line.startswith(wanted) and not line.endswith((" 0", " 0.0"))]
+
+
+async def _ask(mesh: LocalMesh, model: str, calls: int) -> list[Answer]:
+    """So many predictions over REST, some at a time."""
+    answers: list[Answer] = []
+
+    async def ask(client: RestClient) -> None:
+        while len(answers) + under_way[0] < calls:
+            under_way[0] += 1
+            answer = await client.call("POST", f"/v1/models/{model}:predict", {"instances": [1.0]}, {"host": NAME})
+            under_way[0] -= 1
+            answers.append(answer)
+
+    under_way = [0]
+    async with RestClient(mesh.outbound, None) as client:
+        await asyncio.gather(*(ask(client) for _ in range(AT_ONCE)))
+    return answers
+
+
+async def _heard(rest: str) -> int:
+    return (await models_heard_of(rest)).get(MODEL, 0)
+
+
+def _failed(run: Run) -> int:
+    return run.errors.total() + run.unanswered
+
+
+def _problem_of(run: Run) -> str:
+    """Why a run is not without a fault; empty if it is."""
+    if run.errors:
+        error, count = run.errors.most_common(1)[0]
+        return f"{count} calls failed: {error}"
+    return f"{run.unanswered} calls were not answered" if run.unanswered else ""
+
+
+def _listed(counts: list[int]) -> str:
+    return ", ".join(map(str, counts))

@@ -1,0 +1,87 @@
+"""TensorFlow Serving's GetModelStatus: asked by checks, over REST or gRPC, for the versions that can be called.
+
+It answers 200, or OK, while a model is still LOADING (tensorflow/serving#1754): only the states tell.
+Source: tensorflow_serving/apis/{model,get_model_status}.proto
+
+    message ModelSpec { string name = 1; ... }
+    message GetModelStatusRequest { ModelSpec model_spec = 1; }
+    message GetModelStatusResponse { repeated ModelVersionStatus model_version_status = 1; }
+    message ModelVersionStatus { int64 version = 1; State state = 2; StatusProto status = 3; }
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshproxy.codec.grpc import frame
+from meshproxy.inference.call import ModelRef, Verb
+from meshproxy.inference.protobuf import LENGTH, VARINT, FieldWalker, as_int64, malformed
+from meshproxy.inference.tfserving_rest import build_target
+from meshproxy.inference.unary import read_message, write_bytes, write_text
+
+METHOD = b"/tensorflow.serving.ModelService/GetModelStatus"
+AVAILABLE = 30
+"""ModelVersionStatus.State."""
+
+_VERSION_STATUS = 1 << 3 | LENGTH
+_VERSION = 1 << 3 | VARINT
+_STATE = 2 << 3 | VARINT
+
+
+def rest_target(model: str) -> bytes:
+    """What is fetched by GET."""
+    return build_target(Verb.STATUS, ModelRef(model))
+
+
+class _VersionStatus(msgspec.Struct):
+    """int64 is text in JSON (https://protobuf.dev/programming-guides/json); others write numbers."""
+
+    version: str | int = 0
+    state: str = "UNKNOWN"
+
+
+class _Answer(msgspec.Struct):
+    model_version_status: tuple[_VersionStatus, ...] = ()
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def read_json(body: bytes) -> tuple[int, ...]:
+    """The AVAILABLE versions in an answer over REST, in ascending order.
+
+    Raises:
+        Refusal: MALFORMED_MESSAGE.
+    """
+    try:
+        statuses = _decode(body).model_version_status
+        return tuple(sorted({int(each.version) for each in statuses if each.state == "AVAILABLE"}))
+    except ValueError:  # msgspec's own are, too
+        raise malformed("the model's status is not the JSON that it should be") from None
+
+
+def write_request(model: str) -> bytes:
+    """The body that asks for a model over gRPC."""
+    return frame(write_bytes(1, write_text(1, model)))
+
+
+def read_response(body: bytes) -> tuple[int, ...]:
+    """The AVAILABLE versions in an answer over gRPC, in ascending order.
+
+    Raises:
+        Refusal: MALFORMED_MESSAGE, SCAN_LIMIT or UNSUPPORTED_ENCODING.
+    """
+    walker = FieldWalker()
+    available = set()
+    for _, status in walker.read(read_message(body), (_VERSION_STATUS,), 0):
+        assert isinstance(status, bytes)
+        version = state = 0
+        for tag, number in walker.read(status, (_VERSION, _STATE), 1):
+            assert isinstance(number, int)
+            if tag == _VERSION:
+                version = as_int64(number)
+            else:
+                state = number
+        if state == AVAILABLE:
+            available.add(version)
+    return tuple(sorted(available))

@@ -1,0 +1,52 @@
+"""Calls that we make or answer ourselves: one short message in a body, either way.
+
+What passes through is read in parts by `tfserving_grpc`; these few bodies are at hand whole.
+"""
+
+from __future__ import annotations
+
+from meshproxy.codec.grpc import Deframer, MessagePart
+from meshproxy.inference.names import BadName, read_name
+from meshproxy.inference.protobuf import LENGTH, malformed
+from meshproxy.refusal import Reason, Refusal
+
+
+def read_message(body: bytes) -> bytes:
+    """The one message of a body.
+
+    Raises:
+        Refusal: MALFORMED_MESSAGE: there is none, or more than one, or it is cut short; UNSUPPORTED_ENCODING: it is
+            compressed, which nobody needs to do with so few bytes.
+    """
+    deframer = Deframer()
+    parts = deframer.receive(body)
+    if len(parts) != 1 or not isinstance(part := parts[0], MessagePart) or not part.end or not deframer.is_idle:
+        raise malformed("the body is not one whole gRPC message")
+    if part.compressed:
+        raise Refusal(Reason.UNSUPPORTED_ENCODING, "This message is taken uncompressed only.")
+    return part.data
+
+
+def write_text(number: int, text: str) -> bytes:
+    """A string field, as a message or a part of one. Empty text is no field (proto3)."""
+    return write_bytes(number, text.encode()) if text else b""
+
+
+def write_bytes(number: int, data: bytes) -> bytes:
+    """A length-delimited field: `number` is at most 15, `data` shorter than 16 KiB."""
+    size = len(data)
+    length = bytes((size,)) if size < 0x80 else bytes((size & 0x7F | 0x80, size >> 7))
+    return bytes((number << 3 | LENGTH,)) + length + data
+
+
+def read_text(raw: bytes | int, what: str) -> str:
+    """A string field that names something.
+
+    Raises:
+        Refusal: MALFORMED_MESSAGE.
+    """
+    assert isinstance(raw, bytes)
+    try:
+        return read_name(raw)
+    except BadName as bad:
+        raise malformed(f"{what} {bad}") from None

@@ -1,0 +1,64 @@
+"""The admissions of a pipeline: one for each model of a route that limits concurrency, found by look-up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.upstream.admission import Admission
+from meshproxy.upstream.concurrency import FixedLimit, GradientLimit, Limit
+
+if TYPE_CHECKING:
+    from meshproxy.config.routes import Concurrency
+    from meshproxy.transport.reaper import Reaper
+
+MOST = 1_024
+"""Models that have an admission of their own: callers choose names. Beyond that, those in which nothing happens go."""
+LOOK_SECONDS = 0.05
+"""How late somebody who has waited too long may be told, on top of the reaper's own period."""
+
+
+class Admissions:
+    """Lives as long as the pipeline: what was learned of a model stays as long as its settings do."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._all: dict[tuple[str, str, str], tuple[Concurrency, Admission]] = {}
+        self._past: list[Admission] = []
+        """Of settings that have changed meanwhile: whoever is under way or waits there finishes there."""
+        self._reaper = reaper
+        self.deadline = LOOK_SECONDS
+
+    def of(self, route: str, server: str, model: str, settings: Concurrency) -> Admission:
+        """The admission of a model that `route` sends to `server`."""
+        key = (route, server, model)
+        known = self._all.get(key)
+        if known is not None and known[0] == settings:
+            return known[1]
+        if len(self._all) >= MOST:
+            self._forget_idle()
+        limit: Limit
+        if settings.limit is not None:
+            limit = FixedLimit(settings.limit)
+        else:
+            limit = GradientLimit(settings.initial, settings.min, settings.max)
+        admission = Admission(limit, settings.queue, settings.queue_timeout)
+        self._reaper.add(self)
+        if known is not None and known[1].waiting:
+            self._past.append(known[1])
+        self._all[key] = (settings, admission)
+        return admission
+
+    def _forget_idle(self) -> None:
+        for key in [key for key, (_, each) in self._all.items() if not each.in_flight and not each.waiting]:
+            del self._all[key]
+
+    def rows(self) -> list[tuple[str, str, Admission]]:
+        """Route, model and admission, for whoever shows them."""
+        return [(route, model, admission) for (route, _, model), (_, admission) in self._all.items()]
+
+    def expire(self, now: float) -> None:
+        """Send away whoever has waited too long (`reaper.Mortal`)."""
+        self.deadline = now + LOOK_SECONDS
+        for admission in [each for _, each in self._all.values() if each.waiting] + self._past:
+            admission.expire(now)
+        if self._past:
+            self._past = [each for each in self._past if each.waiting]

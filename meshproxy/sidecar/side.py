@@ -1,0 +1,83 @@
+"""One direction of a sidecar: a port, and the pipeline that carries what comes in there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.transport.listener import Listener
+
+if TYPE_CHECKING:
+    import ssl
+
+    from meshproxy.config.values import Address
+    from meshproxy.proxy.pipeline import Pipeline
+    from meshproxy.proxy.snapshot import Snapshot
+    from meshproxy.telemetry.catalogue import Metrics
+    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.listener import Identify, Security
+
+
+class Side:
+    """`inbound` or `outbound`. Counts what happens at its port (`listener.ListenerEvents`)."""
+
+    def __init__(
+        self,
+        direction: str,
+        metrics: Metrics,
+        pipeline: Pipeline,
+        *,
+        driving: Driving,
+        security: Security,
+        context: ssl.SSLContext | None,
+        identify: Identify,
+        max_connections: int,
+        is_transparent: bool = False,
+    ) -> None:
+        self.direction = direction
+        self.pipeline = pipeline
+        self._metrics = metrics
+        self.listener = Listener(
+            direction=direction,
+            driving=driving,
+            serve=pipeline.serve,
+            reject=pipeline.reject,
+            events=self,
+            security=security,
+            context=context,
+            identify=identify,
+            max_connections=max_connections,
+            reads_original_destination=is_transparent,
+        )
+
+    def listen(self, address: Address, *, shared_port: int | None = None) -> None:
+        """Bind and accept; on a port that other workers have as well, if one is given. Raises OSError."""
+        if shared_port is None:
+            self.listener.listen(address.host, address.port)
+        else:
+            self.listener.listen(address.host, shared_port, is_shared=True)
+
+    def adopt(self, snapshot: Snapshot, max_connections: int, context: ssl.SSLContext | None) -> None:
+        """Requests that come from now on see this configuration."""
+        self.pipeline.snapshot = snapshot
+        self.listener.max_connections = max_connections
+        if context is not None:
+            self.listener.context = context
+
+    async def close(self) -> None:
+        """Close the port and every connection."""
+        self.pipeline.mirrors.close()
+        await self.listener.close()
+
+    # listener.ListenerEvents
+
+    def handshake(self, result: str) -> None:
+        """A TLS handshake ended."""
+        self._metrics.tls_handshakes.labels(result).value += 1
+
+    def connection(self, protocol: str, change: int) -> None:
+        """A connection opened or closed."""
+        self._metrics.open_connections.labels(self.direction, protocol).value += change
+
+    def limit(self, name: str) -> None:
+        """A limit was reached."""
+        self._metrics.limits_exceeded.labels(name).value += 1

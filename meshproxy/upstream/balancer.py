@@ -1,0 +1,297 @@
+"""Which endpoint gets the next call: three policies with one interface, and the preference for our own locality.
+
+Pure: time comes in as `now`, chance as `choose`, and who may be called at all as `allows`. Each policy considers an
+endpoint that warms up as often as its share says (`Load.share`), and never says that there is nobody while anybody is
+allowed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from hashlib import shake_128
+from struct import Struct
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from meshproxy.upstream.load import Load
+
+POINTS = 100
+"""Of each member on the ring: what members get differs by a tenth (1 / sqrt(POINTS)), give or take."""
+ENOUGH_USABLE = 0.7
+"""Endpoints of our own locality take every call while so many of them are usable."""
+
+ALIKE = 0.5
+"""Of latencies that are alike, none is less than so much of the other."""
+_FINE = 1 << 16
+"""Steps in which a share is compared with chance."""
+_POINTS = Struct(f">{POINTS}Q")
+_NUMBER_BITS = 24
+_NUMBER = (1 << _NUMBER_BITS) - 1
+_MASK = (1 << 64) - 1
+
+
+class Member(Protocol):
+    """An endpoint, as far as balancers look at it."""
+
+    @property
+    def key(self) -> str:
+        """Its address, or what else stays the same and is no other member's: where it is on the ring."""
+
+    @property
+    def locality(self) -> str:
+        """Where it is, such as a zone; empty if nobody said."""
+
+    @property
+    def load(self) -> Load:
+        """What it has to do."""
+
+
+MemberT = TypeVar("MemberT", bound=Member)
+
+
+class Balancer(Protocol[MemberT]):
+    """Chooses among its members."""
+
+    def update(self, members: Sequence[MemberT]) -> None:
+        """These are the members from now on."""
+
+    def pick(self, now: float, key: int | None, allows: Callable[[MemberT], bool]) -> MemberT | None:
+        """The member for the next call. `allows` says who may be called and changes nothing by being asked.
+
+        Args:
+            now: monotonic seconds.
+            key: what stays the same from call to call, for policies that go by it: 64 bits count.
+            allows: who may be called.
+
+        Returns: None if nobody is allowed; every member was asked then.
+        """
+
+
+def preferred(members: Sequence[MemberT], locality: str, usable: Callable[[MemberT], bool]) -> Sequence[MemberT]:
+    """The members of our own locality, if there are any and at least 70 % of them are usable; all members otherwise.
+
+    Without a locality of our own, nobody is nearer than anybody else.
+    """
+    if not locality:
+        return members
+    local = [member for member in members if member.locality == locality]
+    if not local or sum(map(usable, local)) < ENOUGH_USABLE * len(local):
+        return members
+    return local
+
+
+class LeastRequest(Generic[MemberT]):
+    """Of two members chosen by chance, the better one by their load (the power of two choices).
+
+    Nobody is compared with everybody, so the cost does not grow with the members, and sidecars that know the same of
+    the same endpoints do not all run to the same one.
+
+    `pick` costs 0.1 us with one member and 0.6 us with 3 as with 100, with a `choose` like `int(random() * n)`;
+    `random.randrange` adds 0.1 us. If one of the two is out, it is 1 us with 3 members and 6 us with 100.
+    """
+
+    __slots__ = ("_choose", "_members", "_others", "_pairs")
+
+    def __init__(self, choose: Callable[[int], int]) -> None:
+        """`choose(n)` is one of 0 to n - 1 by chance, like `random.randrange`."""
+        self._choose = choose
+        self._members: list[MemberT] = []
+        self._others = -1
+        """How many members there are beside any one of them."""
+        self._pairs = 0
+        """How many ordered pairs of members there are: one number chosen by chance is two members."""
+
+    def update(self, members: Sequence[MemberT]) -> None:
+        """These are the members from now on."""
+        self._members = list(members)
+        self._others = len(members) - 1
+        self._pairs = len(members) * self._others
+
+    def pick(self, now: float, key: int | None, allows: Callable[[MemberT], bool]) -> MemberT | None:
+        """The better of two; `key` does not matter."""
+        members = self._members
+        others = self._others
+        if others < 1:
+            return members[0] if members and allows(members[0]) else None
+        pair = self._choose(self._pairs)
+        first = pair // others
+        second = pair % others
+        one = members[first]
+        other = members[second if second < first else second + 1]
+        if one.load.is_warming or other.load.is_warming or not allows(one) or not allows(other):
+            return self._replace(one, other, now, allows)
+        return _better(one, other, now)
+
+    def _replace(self, one: MemberT, other: MemberT, now: float, allows: Callable[[MemberT], bool]) -> MemberT | None:
+        """The better of two, of whom one is perhaps out: then another one comes in its place, as if all members had
+        been put in a row by chance and these were the first two who are in. Goes through all members, but only then."""
+        choose = self._choose
+        is_one_in = allows(one) and _takes_part(one.load, now, choose)
+        is_other_in = allows(other) and _takes_part(other.load, now, choose)
+        if is_one_in and is_other_in:
+            return _better(one, other, now)
+        rest = [
+            member
+            for member in self._members
+            if member is not one and member is not other and allows(member) and _takes_part(member.load, now, choose)
+        ]
+        if is_one_in or is_other_in:
+            kept = one if is_one_in else other
+            return _better(kept, rest[choose(len(rest))], now) if rest else kept
+        # Nobody takes part: whoever is allowed is warming up, and they may as well be compared with each other.
+        rest = rest or [member for member in self._members if allows(member)]
+        if len(rest) < 2:
+            return rest[0] if rest else None
+        first = choose(len(rest))
+        second = choose(len(rest) - 1)
+        return _better(rest[first], rest[second if second < first else second + 1], now)
+
+
+class RoundRobin(Generic[MemberT]):
+    """Each in turn, whatever its load. Who is not allowed, or has no part in this round because it warms up, is passed
+    over, and the one after it is not next once more: among the others turns stay equal.
+
+    `pick` costs 0.2 us, and 0.05 us for each member that is passed over.
+    """
+
+    __slots__ = ("_choose", "_members", "_turn")
+
+    def __init__(self, choose: Callable[[int], int]) -> None:
+        """`choose` as for `LeastRequest`: says who is first, so that sidecars do not begin with the same one."""
+        self._choose = choose
+        self._members: list[MemberT] = []
+        self._turn = 0
+        """Whose turn it is."""
+
+    def update(self, members: Sequence[MemberT]) -> None:
+        """These are the members from now on. The round goes on where it was."""
+        if members:
+            self._turn = self._turn % len(members) if self._members else self._choose(len(members))
+        self._members = list(members)
+
+    def pick(self, now: float, key: int | None, allows: Callable[[MemberT], bool]) -> MemberT | None:
+        """The next in turn; `key` does not matter."""
+        members = self._members
+        count = len(members)
+        turn = self._turn
+        passed_over = -1
+        for _ in range(count):
+            member = members[turn]
+            following = turn + 1 if turn + 1 < count else 0
+            if allows(member):
+                if not member.load.is_warming or _takes_part(member.load, now, self._choose):
+                    self._turn = following
+                    return member
+                if passed_over < 0:
+                    passed_over = turn
+            turn = following
+        if passed_over < 0:
+            return None
+        # Whoever is allowed is warming up: then they go in turn like any others.
+        self._turn = (passed_over + 1) % count
+        return members[passed_over]
+
+
+class RingHash(LeastRequest[MemberT]):
+    """The same key goes to the same member as long as it is there (consistent hashing). Keys are points on a ring, and
+    members many points each; a key belongs to the member whose point comes next. A member that leaves, or is not
+    allowed, hands its keys to those behind its points; the keys of others stay where they are. Every sidecar has the
+    same ring.
+
+    A member that warms up takes a tenth of its keys first, and then one after the other: a key moves to it once.
+
+    A call without a key is balanced like `LeastRequest`.
+
+    `pick` with a key costs 0.5 us with one member and 0.6 us with 100; a key whose member is not allowed 0.7 to 1 us.
+    Hearing of 100 members that nobody is allowed takes 70 us. `update` takes 0.05 ms with 3 members, and 2 to 3 ms with
+    100.
+    """
+
+    __slots__ = ("_keys", "_ring")
+
+    def __init__(self, choose: Callable[[int], int]) -> None:
+        """`choose` as for `LeastRequest`, for calls without a key."""
+        super().__init__(choose)
+        self._keys: list[str] = []
+        self._ring: list[int] = []
+        """Points in order, each with the number of its member behind it: one list, and integers sort quickly."""
+
+    def update(self, members: Sequence[MemberT]) -> None:
+        """These are the members from now on. The ring is built anew only if their keys are others."""
+        super().update(members)
+        keys = [member.key for member in members]
+        if keys != self._keys:
+            self._keys = keys
+            self._ring = sorted(
+                point << _NUMBER_BITS | number for number, key in enumerate(keys) for point in _points_of(key)
+            )
+
+    def pick(self, now: float, key: int | None, allows: Callable[[MemberT], bool]) -> MemberT | None:
+        """The member that `key` belongs to, or the next one on the ring that is allowed."""
+        if key is None:
+            return super().pick(now, key, allows)
+        ring = self._ring
+        if not ring:
+            return None
+        point = _mixed(key)
+        at = bisect_left(ring, point << _NUMBER_BITS)
+        if at == len(ring):
+            at = 0
+        home = self._members[ring[at] & _NUMBER]
+        if not home.load.is_warming and allows(home):
+            return home
+        return self._follow(at, point, now, allows)
+
+    def _follow(self, at: int, point: int, now: float, allows: Callable[[MemberT], bool]) -> MemberT | None:
+        """Along the ring from its point number `at`, asking each member once."""
+        members = self._members
+        ring = self._ring
+        chance = (point & 0xFFFFFFFF) / (1 << 32)  # of this key: the low bits do not tell where on the ring it is
+        asked = 0
+        left = len(members)
+        warming: MemberT | None = None
+        while left:
+            number = ring[at] & _NUMBER
+            at = at + 1 if at + 1 < len(ring) else 0
+            if asked >> number & 1:
+                continue
+            asked |= 1 << number
+            left -= 1
+            member = members[number]
+            if allows(member):
+                if chance < member.load.share(now):
+                    return member
+                if warming is None:
+                    warming = member
+        return warming
+
+
+def _takes_part(load: Load, now: float, choose: Callable[[int], int]) -> bool:
+    """Whether an endpoint counts in this choice: always, or, while it warms up, as often as its share says."""
+    return not load.is_warming or choose(_FINE) < load.share(now) * _FINE
+
+
+def _better(one: MemberT, other: MemberT, now: float) -> MemberT:
+    """The one with the lower score. Where equally many calls are under way, latencies that differ by less than a factor
+    are alike, and the first one is taken: were the quicker one always taken, whoever had one slow answer among equals
+    would get no calls until it is forgotten."""
+    first, second = one.load.score(now), other.load.score(now)
+    if one.load.in_flight == other.load.in_flight:
+        return other if second < first * ALIKE else one
+    return other if second < first else one
+
+
+def _points_of(key: str) -> tuple[int, ...]:
+    """Where a member is on the ring: the same in every process and release, unlike `hash`. One call of a hash function
+    that gives as many bytes as one likes (FIPS 202)."""
+    return _POINTS.unpack(shake_128(key.encode()).digest(_POINTS.size))
+
+
+def _mixed(key: int) -> int:
+    """64 bits, each of which depends on each of the low 64 bits of `key`, which may be a small number: SplitMix64."""
+    mixed = (key + 0x9E3779B97F4A7C15) & _MASK
+    mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _MASK
+    return mixed ^ mixed >> 31

@@ -1,0 +1,234 @@
+"""Leaves alone what fails, and lets a single call through every now and then to see: a circuit breaker.
+
+    CLOSED  -- too many failures -->     OPEN
+    OPEN    -- `begin`: the probe -->    HALF_OPEN
+    HALF_OPEN -- it succeeded -->        CLOSED, and everything that was counted is forgotten
+              -- it failed -->           OPEN, twice as long as the last time
+              -- it was cancelled -->    OPEN, as before: another may go as soon as that one could
+
+A call carries the token that it began with, and `token` changes with every change of state. What ends with another
+token began in an earlier state and changes nothing: a hundred calls that time out long after the probe has brought the
+endpoint back do not open it again.
+
+The usual call costs three attribute reads and one method call:
+
+    token = breaker.token if breaker.is_closed else breaker.begin(now)
+    ...
+    breaker.succeeded(token, now)
+
+`succeeded` returns after one attribute read while nothing has failed since the last success and no success rate is
+watched. Measured on a shared core (CPython 3.11): 0.04 µs for these lines, 0.2 µs with `allows`, `begin` and
+`succeeded` called each time; with a success rate 0.14 µs and 0.3 to 0.4 µs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TENTHS = 10
+_JITTER = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """`breaker` of a ModelServer. Times are seconds."""
+
+    consecutive_failures: int = 5
+    """So many failures in a row open it."""
+    success_rate: float | None = None
+    """A smaller share of successes within `window`, 0 to 1, opens it too."""
+    window: float = 10.0
+    """For `success_rate`. It moves on by a tenth of itself: a result counts for at least nine tenths of it, and never
+    for longer than all of it."""
+    min_requests: int = 20
+    """Fewer results than these within `window` say nothing."""
+    open_for: float = 0.5
+    """How long it stays open at first, 20 % more or less; twice as long each time that the probe fails."""
+    open_for_most: float = 10.0
+    """The longest that it stays open, whatever chance says."""
+
+
+class State(Enum):
+    """Whether calls go out. The values are those of a gauge."""
+
+    CLOSED = 0
+    """All of them."""
+    HALF_OPEN = 1
+    """A single one is under way, to see."""
+    OPEN = 2
+    """None, until `retry_at`."""
+
+
+class Breaker:
+    """The breaker of one endpoint, or of one model on one endpoint. `draw` is like `random.random`.
+
+    Attributes are to be read. Two may be set: `on_change`, and `retry_at` to sooner, by who has nobody else to call.
+    """
+
+    __slots__ = (
+        "_draw",
+        "_in_a_row",
+        "_is_calm",
+        "_open_for",
+        "_settings",
+        "_window",
+        "is_closed",
+        "last_failure",
+        "on_change",
+        "opened",
+        "retry_at",
+        "state",
+        "token",
+    )
+
+    def __init__(self, settings: BreakerSettings, draw: Callable[[], float]) -> None:
+        self.state = State.CLOSED
+        self.is_closed = True
+        """`state` is CLOSED: for the hot path."""
+        self.token = 1
+        """While it is closed, what `begin` would return. Not to be used in another state."""
+        self.opened = 0
+        """How often it went from CLOSED to OPEN. A probe that fails does not count."""
+        self.retry_at = 0.0
+        """From when on a probe may go; 0.0 while closed."""
+        self.last_failure = 0.0
+        """When the last failure that counted ended; 0.0 if there was none."""
+        self.on_change: Callable[[State, State], None] | None = None
+        """Told the old state and the new one, when the change is complete."""
+        self._settings = settings
+        self._draw = draw
+        self._window = _Window(settings.window / _TENTHS) if settings.success_rate is not None else None
+        self._open_for = settings.open_for  # how long it stays open the next time, before jitter
+        self._in_a_row = 0
+        self._is_calm = self._window is None  # closed, and a success has nothing to change
+
+    def allows(self, now: float) -> bool:
+        """Whether a call may go out. Changes nothing."""
+        return self.is_closed or (now >= self.retry_at and self.state is State.OPEN)
+
+    def begin(self, now: float) -> int:
+        """A call goes out, which `allows` has said may; returns the token to end it with, by one of the three methods
+        below.
+
+        In OPEN it is the probe, and every probe must end: no other goes out before. What is begun beside a probe all
+        the same is none, and its result changes nothing.
+        """
+        if self.state is State.OPEN:
+            self._become(State.HALF_OPEN)
+        elif self.state is State.HALF_OPEN:
+            return -1
+        return self.token
+
+    def succeeded(self, token: int, now: float) -> None:
+        """A call ended well."""
+        if self._is_calm:
+            return
+        if self.is_closed:
+            if token == self.token:
+                self._in_a_row = 0
+                if self._window is None:
+                    self._is_calm = True
+                else:
+                    self._window.add(now)
+        elif token == self.token and self.state is State.HALF_OPEN:
+            self._close()
+
+    def failed(self, token: int, now: float) -> None:
+        """A call ended badly. Only this opens a closed breaker: a success that moves a window on does not."""
+        if self.is_closed:
+            if token == self.token:
+                self._count_failure(now)
+        elif token == self.token and self.state is State.HALF_OPEN:
+            self.last_failure = now
+            self._open_for = min(self._open_for * 2, self._settings.open_for_most)
+            self._open(now)
+
+    def cancelled(self, token: int, now: float) -> None:
+        """A call ended, and nobody knows how it would have: the caller left, or the server has too much to do."""
+        if token == self.token and self.state is State.HALF_OPEN:
+            self._become(State.OPEN)
+
+    def _count_failure(self, now: float) -> None:
+        self.last_failure = now
+        self._in_a_row += 1
+        self._is_calm = False
+        is_too_much = self._in_a_row >= self._settings.consecutive_failures
+        if self._window is not None:
+            self._window.add_failure(now)
+            is_too_much = is_too_much or self._is_rate_too_low(self._window)
+        if is_too_much:
+            self.opened += 1
+            self._open(now)
+
+    def _is_rate_too_low(self, window: _Window) -> bool:
+        calls = sum(window.calls)
+        least = self._settings.success_rate
+        if least is None or calls < self._settings.min_requests:
+            return False
+        return (calls - sum(window.failures)) / calls < least
+
+    def _open(self, now: float) -> None:
+        # Not all proxies that saw the same failure come back in the same moment.
+        jitter = 1 - _JITTER + 2 * _JITTER * self._draw()
+        self.retry_at = now + min(self._open_for * jitter, self._settings.open_for_most)
+        self._become(State.OPEN)
+
+    def _close(self) -> None:
+        self.retry_at = 0.0
+        self._open_for = self._settings.open_for
+        self._in_a_row = 0
+        if self._window is not None:
+            self._window.clear()
+        self._become(State.CLOSED)
+
+    def _become(self, state: State) -> None:
+        before = self.state
+        self.state = state
+        self.token += 1
+        self.is_closed = state is State.CLOSED
+        self._is_calm = self.is_closed and self._window is None
+        if self.on_change is not None:
+            self.on_change(before, state)
+
+
+class _Window:
+    """Results of late, in ten buckets that are used again and again: a result allocates nothing."""
+
+    __slots__ = ("_ends", "_place", "_width", "calls", "failures")
+
+    def __init__(self, width: float) -> None:
+        self.calls = [0] * _TENTHS
+        self.failures = [0] * _TENTHS
+        self._width = width  # seconds of one bucket
+        self._place = 0  # of the bucket of now
+        self._ends = 0.0  # when its time is over
+
+    def add(self, now: float) -> None:
+        if now >= self._ends:
+            self._move_on(now)
+        self.calls[self._place] += 1
+
+    def add_failure(self, now: float) -> None:
+        self.add(now)
+        self.failures[self._place] += 1
+
+    def clear(self) -> None:
+        self.calls = [0] * _TENTHS
+        self.failures = [0] * _TENTHS
+
+    def _move_on(self, now: float) -> None:
+        """Empty the buckets whose time came since the last result."""
+        passed = int((now - self._ends) / self._width) + 1
+        if passed >= _TENTHS:
+            self.clear()
+            self._ends = now + self._width
+            return
+        for _ in range(passed):
+            self._place = (self._place + 1) % _TENTHS
+            self.calls[self._place] = self.failures[self._place] = 0
+        self._ends += passed * self._width

@@ -1,0 +1,170 @@
+"""Takes endpoints out that do worse than the others, for a while: outlier detection by success rate.
+
+After Envoy's (`envoy.config.cluster.v3.OutlierDetection`, success rate), with three differences, each of which a server
+set of three endpoints needs:
+
+- An endpoint is compared with the mean and the standard deviation of *the others*. Among n endpoints none is ever more
+  than sqrt(n - 1) standard deviations below a mean that it is part of: 1.41 for three, 1.73 for four. With the usual
+  1.9, Envoy ejects nobody among fewer than five.
+- The standard deviation of the others counts as 0.05 at least (`LEAST_DEVIATION`). Where the others never fail, a
+  single failure would be an outlier otherwise.
+- One endpoint may be out however small `max_percent` of so few is (Envoy's `always_eject_one_host`), but never all.
+
+Pure: counts come in, names go out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LEAST_DEVIATION = 0.05
+"""About what chance alone does to a success rate of 0.85 over fifty calls: sqrt(0.85 * 0.15 / 50) = 0.0505."""
+
+
+@dataclass(frozen=True, slots=True)
+class EjectionSettings:
+    """`ejection` of a ModelServer. Times are seconds."""
+
+    interval: float = 10.0
+    """Endpoints are compared so often, by the calls that ended since."""
+    min_endpoints: int = 3
+    """If fewer have calls enough to be judged, nobody is ejected."""
+    min_requests: int = 50
+    """An endpoint with fewer calls is neither judged nor part of what others are compared with."""
+    deviations: float = 1.9
+    """An endpoint is ejected if its success rate is so many standard deviations below the mean of the others."""
+    base_time: float = 10.0
+    """How long it is out: so long times the number of times that it was, less one for each whole interval since that it
+    was in and was not ejected."""
+    max_time: float = 300.0
+    """The longest that it is out."""
+    max_percent: float = 34.0
+    """More of all endpoints are never out at once; rounded down, but one at least. 0: nobody is."""
+
+
+class Record:
+    """What an endpoint did since endpoints were last compared. Who finishes a call counts; the Ejector begins anew."""
+
+    __slots__ = ("calls", "failures")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """Those that ended and said something of the endpoint, good or bad."""
+        self.failures = 0
+        """The bad ones of these."""
+
+
+class Ejector:
+    """Which endpoints of one server set are out, and until when."""
+
+    __slots__ = ("_compare_at", "_compared_at", "_past", "_settings", "due")
+
+    def __init__(self, settings: EjectionSettings, now: float) -> None:
+        self.due = now + settings.interval
+        """When `judge` has something to do next, unless endpoints go: to compare, or to let one in."""
+        self._settings = settings
+        self._compared_at = now
+        self._compare_at = self.due
+        self._past: dict[str, _Past] = {}  # of those that are out, or were lately
+
+    def judge(self, records: Mapping[str, Record], now: float) -> set[str]:
+        """Which endpoints, by their keys in `records`, are out from now on.
+
+        `records` are those of all endpoints that there are; whoever is missing is forgotten. Call it when it is `due`,
+        and when endpoints went: if more are out than may be of those that are left, the ones whose time is over first
+        come back. In between it changes nothing.
+        """
+        for key in [key for key in self._past if key not in records]:
+            del self._past[key]
+        out = {key for key, past in self._past.items() if past.is_out}
+        most = _most(len(records), self._settings.max_percent)
+        for key in sorted(out, key=lambda key: self._past[key].until):
+            if len(out) > most or self._past[key].until <= now:
+                self._let_in(key, records[key], now)
+                out.discard(key)
+        if now >= self._compare_at:
+            self._compare(records, out, most, now)
+        self.due = min([self._compare_at, *(self._past[key].until for key in out)])
+        return out
+
+    def forget(self, key: str) -> None:
+        """An endpoint went: should it come again before `judge` is called, it begins as a new one."""
+        self._past.pop(key, None)
+
+    def _let_in(self, key: str, record: Record, now: float) -> None:
+        past = self._past[key]
+        past.is_out = False
+        past.until = now
+        record.calls = record.failures = 0  # what ended while it was out began before
+
+    def _compare(self, records: Mapping[str, Record], out: set[str], most: int, now: float) -> None:
+        """Eject the outliers, the worst ones first, and add them to `out`."""
+        settings = self._settings
+        rates = {
+            key: 1 - record.failures / record.calls
+            for key, record in records.items()
+            if key not in out and record.calls >= settings.min_requests
+        }
+        outliers = _outliers(rates, settings.deviations) if len(rates) >= settings.min_endpoints else []
+        ejected = outliers[: max(most - len(out), 0)]
+        for key in [key for key in self._past if key not in out and key not in ejected]:
+            self._forgive(key)
+        for key in ejected:
+            self._eject(key, now)
+            out.add(key)
+        for record in records.values():
+            record.calls = record.failures = 0
+        self._compared_at = now
+        self._compare_at = now + settings.interval
+
+    def _forgive(self, key: str) -> None:
+        past = self._past[key]
+        if past.until <= self._compared_at:  # in for the whole interval
+            past.times -= 1
+            if not past.times:
+                del self._past[key]
+
+    def _eject(self, key: str, now: float) -> None:
+        past = self._past.setdefault(key, _Past())
+        past.times += 1
+        past.is_out = True
+        past.until = now + min(past.times * self._settings.base_time, self._settings.max_time)
+
+
+class _Past:
+    """What is known of an endpoint that is out, or was lately."""
+
+    __slots__ = ("is_out", "times", "until")
+
+    def __init__(self) -> None:
+        self.times = 0  # that it was out, less those it is forgiven
+        self.is_out = False
+        self.until = 0.0  # when it comes back, or came
+
+
+def _most(endpoints: int, percent: float) -> int:
+    """How many may be out at once."""
+    if not percent:
+        return 0
+    return min(max(int(endpoints * percent / 100), 1), endpoints - 1)
+
+
+def _outliers(rates: Mapping[str, float], deviations: float) -> list[str]:
+    """The keys of the success rates that are so many standard deviations below the mean of the others, worst first."""
+    others = len(rates) - 1
+    if others < 1:
+        return []
+    total = sum(rates.values())
+    squares = sum(rate * rate for rate in rates.values())
+    found: list[str] = []
+    for key, rate in rates.items():
+        mean = (total - rate) / others
+        variance = max((squares - rate * rate) / others - mean * mean, 0.0)  # below zero by rounding only
+        if rate < mean - deviations * max(sqrt(variance), LEAST_DEVIATION):
+            found.append(key)
+    return sorted(found, key=rates.__getitem__)

@@ -1,0 +1,214 @@
+"""One process that serves models, and what is known of it: its connections, its load, whether it is worth a call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.upstream.breaker import Breaker
+from meshproxy.upstream.ejection import Record
+from meshproxy.upstream.load import FIRST_SHARE, Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.routing.failure import Failure
+    from meshproxy.upstream.breaker import BreakerSettings, State
+    from meshproxy.upstream.health import Health
+    from meshproxy.upstream.pool import H1Pool, H2Pool
+
+MODEL_BREAKERS = 1_024
+"""Models of one endpoint whose failures are remembered: callers choose names."""
+
+
+_TOKEN = 0xFFFFFFFF
+
+
+class Endpoint:
+    """An endpoint. Whoever makes a call asks `allows`, says `begin`, and when it is over `succeeded`, `failed` or
+    `cancelled`, once.
+
+    What `begin` returns holds the tokens of both breakers that the call began with (`Breaker.token`): what ends in
+    another state than it began in, such as a call that times out after its endpoint has come back, counts for nothing.
+    One number, so that the usual call allocates nothing: the endpoint's token below, the model's less one above, since
+    a model has no breaker before its first failure, and 1 is the token that a new one begins with.
+    """
+
+    __slots__ = (
+        "_draw",
+        "_models",
+        "_on_change",
+        "_settings",
+        "breaker",
+        "cold",
+        "grpc",
+        "health",
+        "is_ejected",
+        "is_sidecar",
+        "key",
+        "load",
+        "locality",
+        "record",
+        "rest",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        locality: str,
+        rest: H1Pool | H2Pool | None,
+        grpc: H2Pool | None,
+        settings: BreakerSettings | None,
+        draw: Callable[[], float],
+        on_change: Callable[[str, str, State, State], None],
+    ) -> None:
+        """
+        Args:
+            key: its address; both, where REST and gRPC have one each.
+            rest: connections for REST calls; the same as `grpc` where it is reached through its sidecar.
+            settings: of its breakers; None: there are none.
+            draw: chance, from 0 to 1.
+            on_change: told model (empty: whatever the model), endpoint, old and new state of a breaker.
+        """
+        self.key = key
+        self.locality = locality
+        self.rest = rest
+        self.grpc = grpc
+        self.is_sidecar = rest is grpc
+        """Another sidecar answers there: its refusals are to be believed."""
+        self.load = Load()
+        self.record = Record()
+        self.health: Health | None = None
+        self.is_ejected = False
+        self.cold = 0.0
+        """Seconds over which it takes its share from its first answer on; 0.0: it does already."""
+        self._settings = settings
+        self._draw = draw
+        self._on_change = on_change
+        self.breaker: Breaker | None = self._make_breaker("") if settings is not None else None
+        self._models: dict[str, Breaker] = {}
+        """Breakers of models that have failed."""
+
+    def _make_breaker(self, model: str) -> Breaker:
+        assert self._settings is not None
+        breaker = Breaker(self._settings, self._draw)
+        breaker.on_change = lambda old, new: self._on_change(model, self.key, old, new)
+        return breaker
+
+    def allows(self, model: str, now: float) -> bool:
+        """Whether a call of this model may go there now."""
+        breaker = self.breaker
+        if breaker is not None and not breaker.is_closed and not breaker.allows(now):
+            return False
+        if self._models and (failing := self._models.get(model)) is not None and not failing.allows(now):
+            return False
+        return self.health is None or self.health.allows(model)
+
+    def is_calm(self, model: str) -> bool:
+        """Calls of this model go there, and nobody doubts that they should."""
+        if (self.breaker is not None and not self.breaker.is_closed) or (
+            (failing := self._models.get(model)) is not None and not failing.is_closed
+        ):
+            return False
+        return self.health is None or self.health.allows(model)
+
+    def begin(self, model: str, now: float) -> int:
+        """A call begins. Keep what is returned until it is over."""
+        self.load.start()
+        breaker = self.breaker
+        if breaker is None:
+            return 0
+        token = breaker.token if breaker.is_closed else breaker.begin(now) & _TOKEN
+        if self._models and (failing := self._models.get(model)) is not None:
+            return (((failing.token if failing.is_closed else failing.begin(now)) - 1) << 32) + token
+        return token
+
+    def succeeded(self, model: str, seconds: float, now: float, token: int) -> None:
+        """A call was answered, `seconds` after it was sent."""
+        self.load.finish(seconds, now)
+        self.record.calls += 1
+        if self.cold:
+            if self.load.share(now) == FIRST_SHARE:  # no health check has said that it is available
+                self.load.warm_up(now, self.cold)
+            self.cold = 0.0
+        breaker = self.breaker
+        if breaker is not None:
+            breaker.succeeded(token & _TOKEN, now)
+            if self._models and (failing := self._models.get(model)) is not None:
+                failing.succeeded((token >> 32) + 1, now)
+
+    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
+        """A call failed. Who is to blame decides which breaker hears of it: the endpoint for what has nothing to do
+        with the model, the model on this endpoint for an answer. An answer is a sign of life, too; of a call that is
+        about no model it is nothing else."""
+        self.load.failed(now)
+        is_of_endpoint = failure.is_of_endpoint
+        is_of_model = failure.is_of_model
+        if is_of_endpoint or is_of_model:
+            self.record.calls += 1
+            self.record.failures += 1
+        breaker = self.breaker
+        if breaker is None:
+            return
+        if is_of_endpoint:
+            breaker.failed(token & _TOKEN, now)
+        elif is_of_model:
+            breaker.succeeded(token & _TOKEN, now)
+            if model:
+                self._breaker_of(model).failed((token >> 32) + 1, now)
+            return
+        else:
+            # Too much to do, or on its way out: no fault, but others are to get the calls. How fast it is, it did not
+            # say.
+            breaker.cancelled(token & _TOKEN, now)
+        self._forgive(model, token, now)
+
+    def cancelled(self, model: str, now: float, token: int) -> None:
+        """A call was given up by whoever made it: nobody knows how it would have gone."""
+        self.load.cancel()
+        if self.breaker is not None:
+            self.breaker.cancelled(token & _TOKEN, now)
+            self._forgive(model, token, now)
+
+    def _forgive(self, model: str, token: int, now: float) -> None:
+        """Of the model nothing was found out: if this was its probe, another may go."""
+        if self._models and (failing := self._models.get(model)) is not None:
+            failing.cancelled((token >> 32) + 1, now)
+
+    def _breaker_of(self, model: str) -> Breaker:
+        breaker = self._models.get(model)
+        if breaker is None:
+            if len(self._models) >= MODEL_BREAKERS:
+                self._forget_closed()
+            breaker = self._models[model] = self._make_breaker(model)
+        return breaker
+
+    def _forget_closed(self) -> None:
+        """Make room: closed breakers first, then whichever is oldest."""
+        for model in [name for name, breaker in self._models.items() if breaker.is_closed]:
+            del self._models[model]
+        if len(self._models) >= MODEL_BREAKERS:
+            del self._models[next(iter(self._models))]
+
+    def retry_at(self, model: str) -> float:
+        """When a breaker that keeps calls of this model away lets the next one through; 0.0: none does."""
+        failing = self._models.get(model)
+        return max(self.breaker.retry_at if self.breaker is not None else 0.0, failing.retry_at if failing else 0.0)
+
+    def hasten(self, model: str, now: float) -> bool:
+        """Let a single call through although it is not time yet, unless one is under way. Returns whether it may."""
+        for breaker in (self.breaker, self._models.get(model)):
+            if breaker is not None and breaker.retry_at > now:
+                breaker.retry_at = now
+        return self.allows(model, now)
+
+    def states(self) -> list[tuple[str, State]]:
+        """Of every breaker there is, by its model; the endpoint's own has an empty name."""
+        if self.breaker is None:
+            return []
+        return [("", self.breaker.state)] + [(model, breaker.state) for model, breaker in self._models.items()]
+
+    def close(self) -> None:
+        """It is not among the endpoints any more: what is under way there is finished, nothing new begins."""
+        for pool in {self.rest, self.grpc}:
+            if pool is not None:
+                pool.close()

@@ -1,0 +1,531 @@
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshproxy.codec.grpc import Deframer, MessagePart, frame
+from meshproxy.devtools.messages import MultiInferenceRequest, PredictRequest
+from meshproxy.inference import rewrite
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.rewrite import MEMO_ENTRIES, VersionRewriter, rewrite_target
+from meshproxy.inference.tfserving_grpc import METHODS, GrpcMethod, ScanLimits
+from meshproxy.inference.tfserving_rest import read
+from meshproxy.refusal import Reason, Refusal
+
+PREDICT = METHODS[b"/tensorflow.serving.PredictionService/Predict"]
+MULTI = METHODS[b"/tensorflow.serving.PredictionService/MultiInference"]
+LIMIT = 1 << 20
+WHOLE = [1 << 30]
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    rewrite._memo.clear()
+
+
+# -------------------------------------------------------------------------------------------------------------- REST
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "version", "label", "expected"),
+    [
+        (b"POST", b"/v1/models/m:predict", 3, None, b"/v1/models/m/versions/3:predict"),
+        (b"POST", b"/v1/models/m:classify", 0, None, b"/v1/models/m/versions/0:classify"),
+        (b"POST", b"/v1/models/m/versions/7:regress", 3, None, b"/v1/models/m/versions/3:regress"),
+        (b"POST", b"/v1/models/m/labels/stable:predict", 3, None, b"/v1/models/m/versions/3:predict"),
+        (b"POST", b"/v1/models/m/versions/7:predict", None, "canary", b"/v1/models/m/labels/canary:predict"),
+        (b"POST", b"/v1/models/m/versions/7:predict", None, None, b"/v1/models/m:predict"),
+        (b"POST", b"/v1/models/m%20n:predict", None, "a b", b"/v1/models/m%20n/labels/a%20b:predict"),
+        (b"GET", b"/v1/models/m", 3, None, b"/v1/models/m/versions/3"),
+        (b"GET", b"/v1/models/m/labels/stable", 3, None, b"/v1/models/m/versions/3"),
+        (b"GET", b"/v1/models/m/metadata", 3, None, b"/v1/models/m/versions/3/metadata"),
+        (b"GET", b"/v1/models/labels/metadata", 3, None, b"/v1/models/labels/versions/3/metadata"),
+    ],
+)
+def test_a_target_asks_the_same_of_another_version(
+    method: bytes, target: bytes, version: int | None, label: str | None, expected: bytes
+) -> None:
+    assert rewrite_target(read(method, target).call, version, label) == expected
+
+
+@given(
+    name=st.text("abm-é .", min_size=1, max_size=9).filter(lambda name: name not in (".", "..")),
+    label=st.none() | st.text("ab-é", min_size=1, max_size=9),
+    number=st.integers(0, (1 << 63) - 1),
+    verb=st.sampled_from([Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.METADATA, Verb.STATUS]),
+)
+def test_a_rewritten_target_is_read_as_what_was_chosen(name: str, label: str | None, number: int, verb: Verb) -> None:
+    version = number if label is None else None
+    target = rewrite_target(Call(verb, (ModelRef(name, 99),)), version, label)
+    method = b"GET" if verb in (Verb.METADATA, Verb.STATUS) else b"POST"
+    assert read(method, target).call == Call(verb, (ModelRef(name, version, label),))
+
+
+# -------------------------------------------------------------------------------------------------------------- gRPC
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def length(number: int, data: bytes) -> bytes:
+    """A length-delimited field."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def spec(name: str = "", version: int | None = None, label: str | None = None, signature: str = "") -> bytes:
+    """A model_spec with its tag."""
+    out = length(1, name.encode()) if name else b""
+    if version is not None:
+        out += length(2, b"\x08" + varint(version % (1 << 64)))
+    if label is not None:
+        out += length(4, label.encode())
+    return length(1, out + (length(3, signature.encode()) if signature else b""))
+
+
+def task(*parts: bytes) -> bytes:
+    return length(1, b"".join(parts))
+
+
+TENSOR = length(2, length(1, b"x") + length(2, bytes(40)))
+
+
+def authorised(asked: GrpcMethod, body: bytes, encoding: bytes | None = None) -> Call:
+    """The call that the scan of the whole body finds."""
+    scan = asked.scan(encoding)
+    scan.feed(body, True)
+    assert scan.call is not None
+    return scan.call
+
+
+def feed(rewriter: VersionRewriter, body: bytes, steps: list[int]) -> bytes:
+    out = b""
+    position = turn = 0
+    while position < len(body):
+        step = steps[turn % len(steps)]
+        out += rewriter.feed(body[position : position + step], False)
+        position, turn = position + step, turn + 1
+    return out + rewriter.feed(b"", True)
+
+
+def rewritten(
+    asked: GrpcMethod,
+    body: bytes,
+    steps: list[int] = WHOLE,
+    *,
+    version: int | None = 5,
+    label: str | None = None,
+    encoding: bytes | None = None,
+    limit: int = LIMIT,
+) -> list[bytes]:
+    """The messages that go on."""
+    call = authorised(asked, body, encoding)
+    return unframe(feed(VersionRewriter(call, version, label, limit, encoding), body, steps))
+
+
+def unframe(body: bytes) -> list[bytes]:
+    """The messages of a body, none of them compressed."""
+    deframer = Deframer()
+    messages: list[bytes] = []
+    for part in deframer.receive(body):
+        assert isinstance(part, MessagePart)
+        assert part.end
+        assert not part.compressed
+        messages.append(part.data)
+    assert deframer.is_idle
+    return messages
+
+
+def refusal(rewriter: VersionRewriter, body: bytes, steps: list[int] = WHOLE) -> Refusal:
+    with pytest.raises(Refusal) as refused:
+        feed(rewriter, body, steps)
+    return refused.value
+
+
+REWRITTEN = {
+    "name": (spec("m"), 5, None, spec("m", 5)),
+    "version": (spec("m", 3), 5, None, spec("m", 5)),
+    "version 0": (spec("m", 3), 0, None, length(1, length(1, b"m") + b"\x12\x02\x08\x00")),
+    "negative version": (spec("m", 3), -1, None, spec("m", -1)),
+    "largest version": (spec("m", 3), (1 << 63) - 1, None, spec("m", (1 << 63) - 1)),
+    "label to version": (spec("m", label="stable"), 5, None, spec("m", 5)),
+    "version to label": (spec("m", 3), None, "stable", spec("m", label="stable")),
+    "to the latest": (spec("m", 3), None, None, spec("m")),
+    "no signature": (spec("m") + TENSOR, 5, None, spec("m", 5) + TENSOR),
+    "after the tensor": (TENSOR + spec("m") + TENSOR, 5, None, spec("m", 5) + TENSOR + TENSOR),
+    "long tensor": (spec("m") + length(2, bytes(70_000)), 5, None, spec("m", 5) + length(2, bytes(70_000))),
+    "long name": (spec("m" * 200) + TENSOR, 5, None, spec("m" * 200, 5) + TENSOR),
+    "merged": (spec("public", 3) + spec(label="x") + spec("m"), 5, None, spec("m", 5)),
+    "unknown within": (length(1, length(1, b"m") + length(9, b"x")), 5, None, spec("m", 5)),
+    "unknown without": (
+        spec("m") + length(9, b"x") + b"\x50\x01",
+        5,
+        None,
+        spec("m", 5) + length(9, b"x") + b"\x50\x01",
+    ),
+    "field 1 in a group": (spec("m") + b"\x1b\x0a\x01x\x1c", 5, None, spec("m", 5) + b"\x1b\x0a\x01x\x1c"),
+    "field 1 as a varint": (b"\x08\x05" + spec("m"), 5, None, spec("m", 5) + b"\x08\x05"),
+}
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1], [2], [7]])
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_replaces_the_version_and_nothing_else(name: str, steps: list[int]) -> None:
+    message, version, label, expected = REWRITTEN[name]
+    assert rewritten(PREDICT, frame(message), steps, version=version, label=label) == [expected]
+
+
+def test_keeps_the_signature_as_given() -> None:
+    request = PredictRequest()
+    request.model_spec.name = "m"
+    request.model_spec.signature_name = "s"
+    request.model_spec.version_label = "stable"
+    request.inputs["x"].tensor_content = bytes(100)
+    request.inputs["y"].float_val.extend([1.0, 2.0])
+    [message] = rewritten(PREDICT, frame(request.SerializeToString()), version=0)
+    request.model_spec.version.value = 0
+    assert PredictRequest.FromString(message) == request
+
+
+def test_replaces_the_version_in_every_task() -> None:
+    request = MultiInferenceRequest()
+    for signature in ("classify", "regress"):
+        added = request.tasks.add(method_name="tensorflow/serving/" + signature)
+        added.model_spec.name = "m"
+        added.model_spec.version.value = len(request.tasks)
+        added.model_spec.signature_name = signature
+    request.input.example_list.examples.add().features.feature["x"].float_list.value.append(2.0)
+    body = frame(request.SerializeToString())
+    for added in request.tasks:
+        added.model_spec.version_label = "canary"
+    for steps in (WHOLE, [1], [7]):
+        [message] = rewritten(MULTI, body, steps, version=None, label="canary")
+        assert MultiInferenceRequest.FromString(message) == request
+
+
+@pytest.mark.parametrize("asked", [each for each in METHODS.values() if each.naming is PREDICT.naming])
+def test_every_method_with_a_model_spec_is_rewritten(asked: GrpcMethod) -> None:
+    assert rewritten(asked, frame(spec("m"))) == [spec("m", 5)]
+
+
+def test_a_known_spec_is_replaced_from_memory() -> None:
+    body = frame(spec("m") + TENSOR)
+    assert rewritten(PREDICT, body) == rewritten(PREDICT, body) == [spec("m", 5) + TENSOR]
+    assert rewritten(PREDICT, body, version=6) == [spec("m", 6) + TENSOR]
+    assert rewritten(PREDICT, body, version=None, label="5") == [spec("m", label="5") + TENSOR]
+    assert len(rewrite._memo) == 3
+    assert rewritten(MULTI, frame(task(spec("m")))) == [task(spec("m", 5))]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for i in range(MEMO_ENTRIES + 10):
+        assert rewritten(PREDICT, frame(spec(f"m{i}"))) == [spec(f"m{i}", 5)]
+    assert len(rewrite._memo) == 10
+
+
+# ------------------------------------------------------------------------------------------------- as the body comes
+
+
+def test_holds_until_the_spec_is_past_and_no_longer() -> None:
+    body = frame(spec("m") + length(2, bytes(1 << 20)))
+    rewriter = VersionRewriter(authorised(PREDICT, body), 5, None, 100)
+    head = 5 + len(spec("m"))
+    assert [rewriter.feed(body[i : i + 1], False) for i in range(head + 3)] == [b""] * (head + 3)
+    begun = rewriter.feed(body[head + 3 : head + 4], False)
+    assert begun[5:] == spec("m", 5) + body[head : head + 4]
+    assert int.from_bytes(begun[1:5], "big") == len(body) - 5 - len(spec("m")) + len(spec("m", 5))
+    for i in range(head + 4, len(body), 16_384):
+        assert rewriter.feed(body[i : i + 16_384], False) == body[i : i + 16_384]
+    assert rewriter.feed(b"", True) == b""
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1], [3]])
+def test_a_run_of_occurrences_is_merged_in_any_pieces(steps: list[int]) -> None:
+    body = frame(TENSOR + spec("public") + spec(signature="s") + spec("m") + TENSOR)
+    assert rewritten(PREDICT, body, steps) == [spec("m", 5, signature="s") + TENSOR + TENSOR]
+
+
+def test_a_model_that_is_named_again_later_is_refused() -> None:
+    body = frame(spec("m") + TENSOR + spec("m"))
+    assert rewritten(PREDICT, body) == [spec("m", 5) + TENSOR]
+    rewriter = VersionRewriter(authorised(PREDICT, body), 5, None, LIMIT)
+    assert rewriter.feed(body[:20], False)
+    assert rewriter.feed(body[20:-1], False)
+    with pytest.raises(Refusal) as refused:
+        rewriter.feed(body[-1:], True)
+    assert refused.value.reason is Reason.MODEL_CHANGED
+    assert "name the model once" in refused.value.message
+
+
+def test_a_task_after_the_input_is_refused() -> None:
+    body = frame(task(spec("m")) + TENSOR + task(spec("m")))
+    assert rewritten(MULTI, body) == [task(spec("m", 5)) * 2 + TENSOR]
+    assert refusal(VersionRewriter(authorised(MULTI, body), 5, None, LIMIT), body, [1]).reason is Reason.MODEL_CHANGED
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1]])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (PREDICT, spec("other")),
+        (PREDICT, spec("m", 3)),
+        (PREDICT, spec("m", signature="s")),
+        (PREDICT, spec("m") + spec("other") + TENSOR),
+        (PREDICT, TENSOR + spec("other")),
+        (MULTI, task(spec("m")) + task(spec("other"))),
+    ],
+)
+def test_what_was_not_authorised_does_not_go_on(asked: GrpcMethod, message: bytes, steps: list[int]) -> None:
+    call = Call(asked.verb, (ModelRef("m", signature="serving_default"),))
+    refused = refusal(VersionRewriter(call, 5, None, LIMIT), frame(message), steps)
+    assert refused.reason is Reason.MODEL_CHANGED
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1]])
+def test_tasks_of_different_models_have_no_version_in_common(steps: list[int]) -> None:
+    body = frame(task(spec("a")) + task(spec("b")))
+    refused = refusal(VersionRewriter(authorised(MULTI, body), 5, None, LIMIT), body, steps)
+    assert refused.reason is Reason.MODEL_CHANGED
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1], [11]])
+def test_every_message_of_a_stream_is_rewritten(steps: list[int]) -> None:
+    body = frame(spec("m") + TENSOR) + frame(TENSOR + spec("m"))
+    assert rewritten(PREDICT, body * 2, steps) == [spec("m", 5) + TENSOR] * 4
+
+
+def test_a_call_that_was_decided_again_is_taken_up() -> None:
+    rewriter = VersionRewriter(authorised(PREDICT, frame(spec("m"))), 5, None, LIMIT)
+    assert rewriter.feed(frame(spec("m")), False) == frame(spec("m", 5))
+    rewriter.call = authorised(PREDICT, frame(spec("m")) + frame(spec("m", 7)))
+    assert rewriter.feed(frame(spec("m", 7)), True) == frame(spec("m", 5))
+
+
+def test_nothing_is_made_of_nothing() -> None:
+    rewriter = VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT)
+    assert rewriter.feed(b"", False) == b""
+    assert "no message" in refusal(rewriter, b"").message
+
+
+# ------------------------------------------------------------------------------------------------------------ limits
+
+
+@pytest.mark.parametrize("step", [100, 1000, 1 << 30])
+def test_holds_no_more_than_the_limit(step: int) -> None:
+    body = frame(length(2, bytes(5000)) + spec("m") + length(2, bytes(9000)))
+    call = authorised(PREDICT, body)
+    assert unframe(feed(VersionRewriter(call, 5, None, 6000), body, [step]))
+    rewriter = VersionRewriter(call, 5, None, 4000)
+    if step == 1 << 30:  # nothing is held of what comes and goes in one piece
+        assert unframe(feed(rewriter, body, [step]))
+        return
+    refused = refusal(rewriter, body, [step])
+    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "held_body_bytes")
+
+
+def test_an_endless_spec_is_refused() -> None:
+    body = b"\0\x7f\0\0\0" + b"\x0a" + varint(100_000) + bytes(1000)
+    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT), body, [100])
+    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "spec_bytes")
+
+
+def test_fields_without_end_are_refused() -> None:
+    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT), frame(b"\x18\x00" * 100_000), [1000])
+    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "fields")
+
+
+def test_refuses_a_message_that_the_server_would_not_take() -> None:
+    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT), b"\0\xff\xff\xff\xffx")
+    assert (refused.reason, refused.limit) == (Reason.BODY_TOO_LARGE, "message_bytes")
+
+
+# -------------------------------------------------------------------------------------------------------- compressed
+
+COMPRESS: dict[bytes, Callable[[bytes], bytes]] = {b"gzip": gzip.compress, b"deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1], [9]])
+@pytest.mark.parametrize("encoding", COMPRESS)
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_compressed_message_goes_on_uncompressed(name: str, encoding: bytes, steps: list[int]) -> None:
+    message, version, label, expected = REWRITTEN[name]
+    body = frame(COMPRESS[encoding](message), compressed=True)
+    assert rewritten(PREDICT, body, steps, version=version, label=label, encoding=encoding) == [expected]
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [9]])
+def test_a_compressed_message_is_held_under_the_limit(steps: list[int]) -> None:
+    body = frame(gzip.compress(spec("m") + length(2, bytes(5000))), compressed=True)
+    call = authorised(PREDICT, body, b"gzip")
+    assert unframe(feed(VersionRewriter(call, 5, None, 6000, b"gzip"), body, steps))
+    refused = refusal(VersionRewriter(call, 5, None, 5000, b"gzip"), body, steps)
+    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "held_body_bytes")
+    assert "uncompressed" in refused.message
+
+
+def test_compression_has_the_limits_of_the_scan() -> None:
+    body = frame(gzip.compress(spec("m") + length(2, bytes(50_000))), compressed=True)
+    limits = ScanLimits(inflated_free=1000, inflated_ratio=2)
+    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT, b"gzip", limits), body)
+    assert refused.limit == "inflated_ratio"
+    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT, b"snappy"), body)
+    assert refused.reason is Reason.UNSUPPORTED_ENCODING
+
+
+# -------------------------------------------------------------------------------------------------- against the oracle
+
+texts = st.text("abm/:é", max_size=3)
+versions = st.one_of(
+    st.integers(0, 2**64 - 1).map(lambda value: b"\x08" + varint(value)),
+    st.sampled_from([b"", b"\x09" + bytes(8), b"\x10\x05", b"\x08\x01\x08\x02", b"\x08\x85\x80\x00", b"\x0b\x0c"]),
+)
+unknown = st.sampled_from(
+    [b"\x48\x01", b"\x49" + bytes(8), b"\x4d" + bytes(4), length(9, b"\x0a\x01x"), b"\x4b" + length(1, b"x") + b"\x4c"]
+)
+in_spec = st.one_of(
+    texts.map(lambda text: length(1, text.encode())),
+    versions.map(lambda value: length(2, value)),
+    texts.map(lambda text: length(3, text.encode())),
+    texts.map(lambda text: length(4, text.encode())),
+    st.sampled_from([b"\x08\x01", b"\x10\x01", b"\x1d" + bytes(4), b"\x23" + length(4, b"x") + b"\x24"]),
+    unknown,
+)
+specs = st.lists(in_spec, max_size=5).map(lambda parts: length(1, b"".join(parts)))
+others = st.one_of(
+    st.binary(max_size=300).map(lambda data: length(2, data)),
+    st.sampled_from([b"\x08\x01", b"\x09" + bytes(8), b"\x0b" + length(1, b"x") + b"\x0c", b"\x0d" + bytes(4)]),
+    unknown,
+)
+spec_requests = st.lists(st.one_of(specs, specs, others), max_size=6).map(b"".join)
+tasks = st.lists(st.one_of(specs, others), max_size=3).map(lambda parts: length(1, b"".join(parts)))
+task_requests = st.lists(st.one_of(tasks, others), max_size=4).map(b"".join)
+cuts = st.lists(st.integers(1, 30), min_size=1, max_size=5)
+choices = st.one_of(
+    st.integers(-(1 << 63), (1 << 63) - 1).map(lambda version: (version, None)),
+    st.tuples(st.none(), texts.filter(bool)),
+    st.just((0, None)),
+    st.just((None, None)),
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
+    """A message with a byte changed, or an end lost."""
+    data = draw(whole)
+    if data and draw(st.booleans()):
+        at = draw(st.integers(0, len(data) - 1))
+        data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
+    return data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data
+
+
+def choose(oracle: Any, version: int | None, label: str | None) -> None:
+    """What should become of a model_spec."""
+    name, signature = oracle.name, oracle.signature_name
+    oracle.Clear()
+    oracle.name, oracle.signature_name = name, signature
+    if version is not None:
+        oracle.version.value = version
+        oracle.version.SetInParent()
+    elif label is not None:
+        oracle.version_label = label
+
+
+def expected_of(
+    messages: dict[str, Any], asked: GrpcMethod, message: bytes, version: int | None, label: str | None
+) -> Any:
+    oracle = messages["SpecRequest" if asked is PREDICT else "TasksRequest"].FromString(message)
+    for each in [oracle] if asked is PREDICT else oracle.tasks:
+        choose(each.model_spec, version, label)
+    return oracle
+
+
+def check(
+    messages: dict[str, Any],
+    asked: GrpcMethod,
+    message: bytes,
+    steps: list[int],
+    chosen: tuple[int | None, str | None],
+) -> bool:
+    """Rewrites a message in every way there is. Whether it could be read."""
+    try:
+        call = authorised(asked, frame(message))
+    except Refusal:
+        call = Call(asked.verb)
+        for way in (WHOLE, steps):
+            refusal(VersionRewriter(call, *chosen, LIMIT), frame(message), way)
+        return False
+    if len({ref.name for ref in call.models}) > 1:
+        refused = refusal(VersionRewriter(call, *chosen, LIMIT), frame(message), steps)
+        assert refused.reason is Reason.MODEL_CHANGED
+        return True
+    expected = expected_of(messages, asked, message, *chosen)
+    compressed = frame(zlib.compress(message), compressed=True)
+    for way, body in ((WHOLE, frame(message)), (WHOLE, frame(message)), (steps, compressed), (steps, frame(message))):
+        try:
+            [read] = unframe(feed(VersionRewriter(call, *chosen, LIMIT, b"deflate"), body, way))
+        except Refusal as refused:
+            # Named again, or only then, after something else, and in pieces.
+            assert refused.reason is Reason.MODEL_CHANGED or refused.message == "Missing ModelSpec"  # noqa: PT017
+            assert way is steps
+            assert body is not compressed
+            assert message.count(b"\x0a") > 1
+            continue
+        parsed = type(expected).FromString(read)
+        assert parsed.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+        assert authorised(asked, frame(read)).models == tuple(
+            dict.fromkeys(ModelRef(ref.name, *chosen, ref.signature) for ref in call.models)
+        )
+    return True
+
+
+@given(message=spec_requests, steps=cuts, chosen=choices)
+@settings(max_examples=300)
+def test_protobuf_reads_the_same_but_for_the_version(
+    messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
+) -> None:
+    check(messages, PREDICT, message, steps, chosen)
+
+
+@given(message=task_requests, steps=cuts, chosen=choices)
+@settings(max_examples=200)
+def test_protobuf_reads_the_same_tasks_but_for_the_version(
+    messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
+) -> None:
+    check(messages, MULTI, message, steps, chosen)
+
+
+@given(message=st.binary(max_size=60) | damaged(spec_requests), steps=cuts, chosen=choices)
+@settings(max_examples=200)
+def test_whatever_goes_on_says_what_was_authorised(
+    messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
+) -> None:
+    check(messages, PREDICT, message, steps, chosen)
+
+
+@given(message=st.binary(max_size=60) | damaged(task_requests), steps=cuts, chosen=choices)
+@settings(max_examples=200)
+def test_whatever_tasks_go_on_say_what_was_authorised(
+    messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
+) -> None:
+    check(messages, MULTI, message, steps, chosen)
+
+
+@given(body=st.binary(max_size=80), encoding=st.sampled_from([None, b"gzip"]), steps=cuts)
+@settings(max_examples=200)
+def test_any_body_is_rewritten_or_refused(body: bytes, encoding: bytes | None, steps: list[int]) -> None:
+    for asked in (PREDICT, MULTI):
+        try:
+            feed(VersionRewriter(Call(asked.verb), 5, None, LIMIT, encoding), body, steps)
+        except Refusal:
+            continue
+        raise AssertionError("a body went on, and nothing was authorised")

@@ -1,0 +1,98 @@
+"""Replicas that are looked up by name: the answer changes under load, and no call is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import dns.rdatatype
+import dns.rrset
+import pytest
+
+from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
+from meshproxy.devtools.local_fleet import local_fleet
+from meshproxy.devtools.local_sidecar import document
+from meshproxy.devtools.models import predict_request
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+
+REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
+
+
+class NameServer(asyncio.DatagramProtocol):
+    """Knows the addresses of one name, good for no time at all."""
+
+    def __init__(self) -> None:
+        self.addresses = ["127.0.0.1"]
+        self.asked = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        query = dns.message.from_wire(data)
+        (question,) = query.question
+        answer = dns.message.make_response(query)
+        if question.rdtype == dns.rdatatype.A:
+            answer.answer.append(dns.rrset.from_text(question.name, 0, "IN", "A", *self.addresses))
+            self.asked.set()
+        self.transport.sendto(answer.to_wire(), addr)
+
+    async def move(self, *addresses: str) -> None:
+        """Says something else from now on; returns when it has been asked."""
+        self.addresses = list(addresses)
+        self.asked.clear()
+        await self.asked.wait()
+
+
+@asynccontextmanager
+async def name_server() -> AsyncIterator[tuple[str, NameServer]]:
+    """A name server on this machine, and its address."""
+    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+        NameServer, local_addr=("127.0.0.1", 0)
+    )
+    try:
+        yield "127.0.0.1:{}".format(transport.get_extra_info("sockname")[1]), protocol
+    finally:
+        transport.close()
+
+
+async def test_a_name_that_moves_loses_no_call(tmp_path: Path) -> None:
+    async with name_server() as (address, names), local_fleet(tmp_path / "fleet") as fleet:
+        first = await fleet.bare()
+        ports = {
+            surface: int(str(first.model_server.listening[surface]).rpartition(":")[2]) for surface in ("rest", "grpc")
+        }
+        # The same ports at another address of this machine.
+        second = await fleet.bare("--host=127.0.0.2", f"--rest-port={ports['rest']}", f"--port={ports['grpc']}")
+        dns_spec = {"name": "models.test", **ports, "nameServer": address, "minRefresh": "200ms", "maxRefresh": "200ms"}
+        outbound = await fleet.outbound([document("ModelServer", {"dns": dns_spec}, "models")])
+        heard = []
+
+        async def move() -> None:
+            for addresses in (["127.0.0.1", "127.0.0.2"], ["127.0.0.2"]):
+                await asyncio.sleep(1)
+                await names.move(*addresses)
+                heard.append([await first.heard(), await second.heard()])
+            # The answer has been sent, and is yet to be read.
+            await asyncio.sleep(0.2)
+            heard.append([await first.heard(), await second.heard()])
+            # Whoever is gone for the name server may go in earnest.
+            await first.model_server.stop()
+
+        rest, grpc, _ = await asyncio.gather(
+            predict_over_rest(outbound.address, 200, 4),
+            predict_over_grpc(outbound.address, 200, 4, REQUEST),
+            move(),
+        )
+        print(f"{rest.done} and {grpc.done} answered; calls of the two when the name had moved: {heard}")
+        for run in (rest, grpc):
+            assert (run.done, dict(run.errors), run.unanswered) == (800, {}, 0)
+        assert heard[0][1] == 0
+        assert await second.heard() == 1_600 - heard[2][0]
+        assert await outbound.total("meshproxy_endpoint_changes_total", 'change="added"') == 1
+        assert await outbound.total("meshproxy_endpoint_changes_total", 'change="removed"') == 1

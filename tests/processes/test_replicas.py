@@ -1,0 +1,179 @@
+"""An application's sidecar before several replicas, some of which die, hang, are slow or fail: every part is a process,
+and what came of each call is counted at the client."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshproxy.devtools.clients import GrpcClient
+from meshproxy.devtools.load.generator import Run
+from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
+from meshproxy.devtools.local_fleet import Fleet, Outbound, Replica, local_fleet, server_of
+from meshproxy.devtools.local_sidecar import document
+from meshproxy.devtools.models import predict_request
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
+
+
+def told(title: str, run: Run) -> None:
+    """The figures of a run, for whoever reads the output of a test."""
+    latencies = sorted(run.latencies)
+    p50, p99 = (latencies[int(len(latencies) * share)] * 1e3 for share in (0.5, 0.99))
+    print(
+        f"{title}: {run.done} answered at {run.achieved:.0f}/s, {run.errors.total()} failed, {run.unanswered} without "
+        f"an answer; p50 {p50:.2f} ms, p99 {p99:.2f} ms, longest {latencies[-1] * 1e3:.2f} ms {dict(run.errors)}"
+    )
+
+
+def is_clean(*runs: Run) -> bool:
+    """Every call was answered well."""
+    return all(run.done and not run.errors and not run.unanswered for run in runs)
+
+
+async def trio(fleet: Fleet, *arguments: str) -> list[Replica]:
+    """Three replicas with sidecars, which look after the health of their model servers."""
+    health = {"health": {"check": "model-status", "models": ["half_plus_two"]}}
+    return list(await asyncio.gather(*(fleet.replica(*arguments, server=health) for _ in range(3))))
+
+
+async def bare(fleet: Fleet, *arguments: tuple[str, ...]) -> list[Replica]:
+    """Model servers without sidecars, one for each set of arguments."""
+    return list(await asyncio.gather(*(fleet.bare(*each) for each in arguments)))
+
+
+async def both(outbound: Outbound, rate: float, seconds: float) -> tuple[Run, Run]:
+    """The same rate over REST and over one connection of gRPC, at the same time."""
+    rest, grpc = await asyncio.gather(
+        predict_over_rest(outbound.address, rate, seconds),
+        predict_over_grpc(outbound.address, rate, seconds, REQUEST),
+    )
+    told("REST", rest)
+    told("gRPC", grpc)
+    return rest, grpc
+
+
+async def after(seconds: float, action: Any) -> Any:
+    """Something that happens in the middle of a load, whose clock is what it is timed by."""
+    await asyncio.sleep(seconds)
+    found = action()
+    return await found if asyncio.iscoroutine(found) else found
+
+
+async def test_one_connection_of_grpc_reaches_every_replica_and_a_killed_one_fails_no_call(tmp_path: Path) -> None:
+    """linkerd2#2636: a connection was balanced, not its calls, so that one replica got them all."""
+    async with local_fleet(tmp_path / "fleet") as fleet:
+        # Twenty milliseconds, as a model takes. Of those that take none, whichever the system has held up looks worst.
+        replicas = await trio(fleet, "--latency-ms=20")
+        outbound = await fleet.outbound([server_of(replicas, health={"check": "grpc", "models": ["half_plus_two"]})])
+        run = await predict_over_grpc(outbound.address, 500, 2, REQUEST)
+        told("one connection", run)
+        counts = [await replica.heard() for replica in replicas]
+        print("calls of the replicas, checks of their health among them:", counts)
+        assert is_clean(run)
+        assert min(counts) >= 0.2 * run.done
+
+        runs, _ = await asyncio.gather(both(outbound, 250, 4), after(1.5, replicas[0].kill))
+        retried = await outbound.total("meshproxy_retries_total")
+        print(f"one of three was killed: {retried:.0f} calls were tried again")
+        assert is_clean(*runs)
+        # Its breaker or its checks have found out, whichever was first.
+        assert await outbound.total("meshproxy_endpoints", 'state="known"') == 3
+        assert await outbound.total("meshproxy_endpoints", 'state="unhealthy"') == 1
+
+
+async def test_a_replica_that_hangs_keeps_few_calls_and_gets_no_more(tmp_path: Path) -> None:
+    async with local_fleet(tmp_path / "fleet") as fleet:
+        replicas = await bare(fleet, (), (), ())
+        route = document(
+            "ModelRoute",
+            {
+                "models": ["half_plus_two"],
+                "server": "models",
+                "tryTimeout": "250ms",
+                "retries": {"on": ["connect-failure", "refused-stream", "goaway", "reset", "timeout"]},
+            },
+        )
+        health = {"check": "model-status", "interval": "500ms", "timeout": "500ms"}
+        outbound = await fleet.outbound([server_of(replicas, health=health), route])
+        hung = replicas[0]
+        runs, _ = await asyncio.gather(both(outbound, 150, 4), after(1, lambda: hung.signal(signal.SIGSTOP)))
+        hung.signal(signal.SIGCONT)
+        timeouts = await outbound.total("meshproxy_retries_total", 'reason="timeout"')
+        print(f"{timeouts:.0f} calls timed out at the hung replica and were tried elsewhere")
+        assert is_clean(*runs)
+        assert max(max(run.latencies) for run in runs) < 1.0
+
+
+async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
+    async with local_fleet(tmp_path / "fleet") as fleet:
+        replicas = await bare(fleet, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=50",))
+        outbound = await fleet.outbound([server_of(replicas)])
+        warm = await predict_over_grpc(outbound.address, 300, 1, REQUEST)
+        before = [await replica.heard() for replica in replicas]
+        run = await predict_over_grpc(outbound.address, 300, 3, REQUEST)
+        told("one of three is ten times slower", run)
+        counts = [await replica.heard() - known for replica, known in zip(replicas, before, strict=True)]
+        print("calls of the replicas:", counts)
+        assert is_clean(warm, run)
+        assert counts[2] / run.done < 0.12
+        assert statistics.median(run.latencies) < 0.02
+
+
+async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_budget(tmp_path: Path) -> None:
+    async with local_fleet(tmp_path / "fleet") as fleet:
+        replicas = await bare(fleet, (), (), ("--failure-rate=0.5", "--seed=1"))
+        # In turn, with neither breaker nor ejection: retries alone have to do it.
+        server = server_of(
+            replicas, balancing={"policy": "round-robin"}, breaker={"enabled": False}, ejection={"enabled": False}
+        )
+        outbound = await fleet.outbound([server])
+        runs = await both(outbound, 200, 3)
+        calls = sum(run.done + run.errors.total() for run in runs)
+        retries = await outbound.total("meshproxy_retries_total")
+        failed = await replicas[2].heard("UNAVAILABLE")
+        print(f"{failed} of {calls} calls were answered UNAVAILABLE, {retries:.0f} tried again")
+        assert sum(run.done for run in runs) / calls >= 0.999
+        assert failed > 50
+        # A fifth of the calls, and ten a second; see `retries.budgetRatio`, `retries.budgetMin`.
+        assert failed * 0.9 <= retries <= 0.2 * calls + 10 * 3 + 10
+
+
+async def test_when_all_were_away_calls_are_answered_soon_after_the_first_is_back(tmp_path: Path) -> None:
+    async with local_fleet(tmp_path / "fleet") as fleet:
+        replicas = await bare(fleet, (), ())
+        outbound = await fleet.outbound(
+            [server_of(replicas, health={"check": "model-status", "models": ["half_plus_two"]})]
+        )
+        ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
+        async with GrpcClient(outbound.address, None) as client:
+            headers = {"x-model-server": "models"}
+            assert (await client.call(PREDICT, REQUEST, headers)).status == "OK"
+            await asyncio.gather(*(replica.kill() for replica in replicas))
+            refused = []
+            # Long enough for breakers to have opened for as long as they do.
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                refused.append(await client.call(PREDICT, REQUEST, headers, timeout=2))
+                await asyncio.sleep(0.02)
+            assert {answer.status for answer in refused} == {"UNAVAILABLE"}
+            slowest = max(answer.seconds for answer in refused)
+            await fleet.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
+            back = time.monotonic()
+            while (await client.call(PREDICT, REQUEST, headers, timeout=2)).status != "OK":
+                await asyncio.sleep(0.01)
+            seconds = time.monotonic() - back
+        print(
+            f"{len(refused)} calls were refused, the slowest after {slowest * 1e3:.1f} ms; answered {seconds:.2f} s "
+            "after the first was back"
+        )
+        assert seconds < 2

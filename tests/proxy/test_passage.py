@@ -1,0 +1,722 @@
+"""The way of a request, station by station, and what can go wrong at each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.events import Rejected, ResponseHead
+from meshproxy.codec.grpc import parse_timeout
+from meshproxy.identity.caller import Caller, Workload
+from meshproxy.identity.tokens import KeysWanted
+from meshproxy.inference.call import ModelRef, Verb
+from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.stream import HeadRefused
+from meshproxy.upstream.pool import PoolFull
+
+CANCEL = 0x8
+
+
+class TestRest:
+    def test_a_permitted_call_is_carried(self, world: Any) -> None:
+        client = world.rest(headers=((b"accept", b"*/*"),), body=b'{"instances":[1]}')
+        (server,) = world.cluster.streams
+        assert server.head.target == b"/v1/models/open:predict"
+        assert server.head.length == 17
+        assert server.head.headers == ((b"accept", b"*/*"), (b"traceparent", b"ours"))
+        assert (server.body, server.ended) == (b'{"instances":[1]}', True)
+        assert client.credited == 17
+
+        server.respond(b"answer", headers=((b"content-type", b"application/json"),))
+        assert (client.status, client.body, client.ended) == (200, b"answer", True)
+        (exchange,) = world.finished
+        assert (exchange.status, exchange.rule, exchange.permit_audits) == (200, "binding", ("watched",))
+        assert (exchange.bytes_received, exchange.bytes_sent) == (17, 6)
+        assert exchange.call.verb is Verb.PREDICT
+        assert exchange.refusal is None
+        assert exchange.upstream == server.address
+
+    def test_a_denied_call_never_reaches_the_server(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/closed:predict")
+        assert world.cluster.streams == []
+        assert client.status == 403
+        assert client.headers[b"x-meshproxy-refusal"] == b"permission-denied"
+        assert json.loads(client.body) == {"error": "not permitted"}
+        assert world.finished[0].refusal.rule == "default-deny"
+
+    def test_the_target_is_built_anew_from_what_was_authorised(self, world: Any) -> None:
+        world.rest(b"/v1/models/op%65n/versions/3:predict")
+        for server in world.cluster.streams:  # refused or re-built, never forwarded as it stood
+            assert server.head.target == b"/v1/models/open/versions/3:predict"
+
+    def test_a_path_outside_of_the_surface_is_refused(self, world: Any) -> None:
+        client = world.rest(b"/V1/models/open:predict")
+        assert client.status == 400
+        assert world.cluster.streams == []
+        assert world.policy.asked == []
+
+    def test_identity_headers_of_the_client_are_dropped(self, world: Any) -> None:
+        forged = (
+            (b"x-meshproxy-caller", b"spiffe://dev.example/ns/a/sa/root"),
+            (b"x_meshproxy_subject", b"root"),
+            (b"x.meshproxy.issuer", b"root"),
+            (b"x-forwarded-client-cert", b"URI=root"),
+            (b"x_forwarded_client_cert", b"URI=root"),
+            (b"authorization", b"Bearer good"),
+            (b"kept", b"yes"),
+        )
+        world.rest(headers=forged)
+        assert world.cluster.streams[0].head.headers == ((b"kept", b"yes"), (b"traceparent", b"ours"))
+
+    def test_the_verified_identity_is_handed_on_if_configured(self, world: Any) -> None:
+        world.use(forwards_identity=True, forwards_token=True)
+        world.rest(headers=((b"x-meshproxy-caller", b"forged"), (b"authorization", b"Bearer good")))
+        assert world.cluster.streams[0].head.headers == (
+            (b"authorization", b"Bearer good"),
+            (b"traceparent", b"ours"),
+            (b"x-meshproxy-caller", b"spiffe://dev.example/ns/a/sa/alice"),
+            (b"x-meshproxy-issuer", b"corp"),
+            (b"x-meshproxy-subject", b"alice"),
+        )
+
+    def test_a_subject_cannot_break_out_of_its_header(self, world: Any) -> None:
+        world.verifier.token = dataclasses.replace(world.verifier.token, subject="a\r\nx: y\x00ü")
+        world.use(forwards_identity=True)
+        world.rest(headers=((b"authorization", b"Bearer good"),))
+        assert world.cluster.streams[0].head.headers[-1] == (b"x-meshproxy-subject", b"a%0D%0Ax: y%00%C3%BC")
+
+    def test_the_server_cannot_speak_in_our_name(self, world: Any) -> None:
+        client = world.rest()
+        world.cluster.streams[0].respond(headers=((b"x-meshproxy-refusal", b"forged"), (b"a", b"b")))
+        assert client.headers == {b"a": b"b"}
+
+    def test_a_client_that_waits_for_100_gets_it_once_permitted(self, world: Any) -> None:
+        client = world.rest(body=None, length=2, expects_continue=True)
+        assert [status for status, _ in client.heads] == [100]
+        client.receive(b"{}", True)
+        world.cluster.streams[0].sink.head_received(ResponseHead(0, 100, (), end=False))
+        world.cluster.streams[0].respond()
+        assert [status for status, _ in client.heads] == [100, 200]
+
+    def test_a_client_that_waits_for_100_gets_a_refusal_at_once(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/closed:predict", body=None, length=2, expects_continue=True)
+        assert [status for status, _ in client.heads] == [403]
+
+    def test_a_refusal_waits_for_the_rest_of_a_short_body(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/closed:predict", body=None, length=4)
+        client.receive(b"ab", False)
+        assert client.heads == []
+        client.receive(b"cd", True)
+        assert (client.status, client.credited, client.has_stopped) == (403, 4, False)
+        assert world.finished[0].bytes_received == 4
+
+    def test_a_refusal_does_not_wait_long(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/closed:predict", body=None, length=4)
+        world.reaper.sweep(world.loop.now + 2.1)
+        assert (client.status, client.has_stopped) == (403, True)
+
+    def test_a_refusal_does_not_wait_for_a_long_body(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/closed:predict", body=None, length=100_000)
+        assert (client.status, client.has_stopped) == (403, True)
+        client.receive(b"late", False)
+        assert client.credited == 4
+
+    def test_a_refusal_does_not_wait_for_an_endless_body(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/closed:predict", body=None)
+        for _ in range(3):
+            client.receive(b"x" * 30_000, False)
+        assert (client.status, client.has_stopped) == (403, True)
+
+
+class TestGrpc:
+    def test_a_permitted_call_is_carried(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"open") + wire.tensor(10))
+        (server,) = world.cluster.streams
+        assert server.body == wire.framed(wire.spec(b"open") + wire.tensor(10))
+        assert server.ended
+        server.respond_grpc()
+        assert (client.status, client.body, client.trailers) == (200, b"answer", ((b"grpc-status", b"0"),))
+        (exchange,) = world.finished
+        assert exchange.grpc_status == GrpcStatus.OK
+        assert exchange.call.models == (ModelRef("open", signature="serving_default"),)
+
+    def test_a_denied_call_is_answered_in_trailers_only(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"closed"))
+        assert world.cluster.streams == []
+        assert client.status == 200
+        assert client.headers[b"grpc-status"] == b"7"
+        assert client.headers[b"grpc-message"] == b"not permitted"
+        assert client.headers[b"x-meshproxy-refusal"] == b"permission-denied"
+        assert client.ended
+        assert (world.finished[0].status, world.finished[0].grpc_status) == (200, GrpcStatus.PERMISSION_DENIED)
+
+    def test_nothing_is_forwarded_before_the_model_is_known(self, world: Any, wire: Any) -> None:
+        client = world.grpc(None)
+        message = wire.framed(wire.tensor(200) + wire.spec(b"open"))
+        for at in range(len(message) - 1):
+            client.receive(message[at : at + 1], False)
+            assert world.cluster.streams == []
+            assert client.credited == at + 1  # or the client's window would close before it can say
+        client.receive(message[-1:], True)
+        assert world.cluster.streams[0].body == message
+
+    def test_a_tensor_streams_behind_its_model(self, world: Any, wire: Any) -> None:
+        client = world.grpc(None)
+        message = wire.framed(wire.spec(b"open") + wire.tensor(5_000))
+        client.receive(message[:100], False)
+        assert world.cluster.streams[0].body == message[:100]
+        client.receive(message[100:], True)
+        assert world.cluster.streams[0].body == message
+
+    @pytest.mark.parametrize("cut", [0, 40, 300, 400])
+    def test_a_later_model_that_is_denied_stops_everything(self, world: Any, wire: Any, cut: int) -> None:
+        message = wire.framed(wire.spec(b"open") + wire.tensor(300) + wire.spec(b"closed"))
+        client = world.grpc(None)
+        client.receive(message[:cut], False)
+        client.receive(message[cut:], True)
+        for server in world.cluster.streams:
+            assert len(server.body) < len(message)
+            assert not server.ended
+            assert server.reset_code == CANCEL
+        assert client.headers[b"grpc-status"] == b"7"
+        assert len(world.finished) == 1
+
+    def test_a_later_model_that_is_served_elsewhere_is_refused(self, world: Any, wire: Any) -> None:
+        message = wire.framed(wire.spec(b"open") + wire.tensor(300) + wire.spec(b"open-elsewhere"))
+        client = world.grpc(None)
+        client.receive(message[:50], False)
+        client.receive(message[50:], True)
+        assert client.headers[b"x-meshproxy-refusal"] == b"model-changed"
+        assert world.cluster.streams[0].reset_code == CANCEL
+
+    def test_a_later_model_of_the_same_way_is_decided_on_anew(self, world: Any, wire: Any) -> None:
+        message = wire.framed(wire.spec(b"open") + wire.tensor(300) + wire.spec(b"open2"))
+        client = world.grpc(None)
+        client.receive(message[:50], False)
+        client.receive(message[50:], True)
+        assert world.cluster.streams[0].body == message
+        assert [call.models[0].name for _, call in world.policy.asked] == ["open", "open2"]
+
+    @pytest.mark.parametrize("message", [b"", b"\x0a", b"\x0a\x05abc", b"\x0b", b"\x8a\x80\x00\x00"])
+    def test_a_broken_message_never_reaches_the_server(self, world: Any, message: bytes) -> None:
+        client = world.grpc(message)
+        assert world.cluster.streams == []
+        assert client.headers[b"grpc-status"] == b"3"
+
+    def test_a_body_without_a_message_is_refused(self, world: Any) -> None:
+        client = world.grpc(None)
+        client.receive(b"", True)
+        assert client.headers[b"grpc-status"] == b"3"
+
+    def test_what_is_held_for_one_request_is_limited(self, world: Any, wire: Any) -> None:
+        client = world.grpc(None)
+        client.receive(wire.framed(wire.tensor(5_000))[:1_001], False)
+        assert client.headers[b"x-meshproxy-refusal"] == b"scan-limit"
+        assert world.limits_hit == ["held_body_bytes"]
+        assert world.pipeline.held_bytes == 0
+
+    def test_what_is_held_for_all_is_limited(self, world: Any, wire: Any) -> None:
+        clients = [world.grpc(None) for _ in range(2)]
+        for client in clients:
+            client.receive(wire.framed(wire.tensor(5_000))[:800], False)
+        assert clients[0].headers[b"grpc-status"] == b"8"  # who has not come to the point for longest
+        assert clients[1].heads == []
+        assert world.limits_hit == ["held_total_bytes"]
+        assert world.pipeline.held_bytes == 800
+        clients[1].sink.reset_received(CANCEL, "gone")
+        assert world.pipeline.held_bytes == 0
+
+    def test_an_unknown_method_is_nobodys(self, world: Any) -> None:
+        client = world.grpc(None, method=b"/tensorflow.serving.SessionService/SessionRun")
+        assert client.headers[b"grpc-status"] == b"7"
+        assert client.has_stopped
+
+    def test_a_method_without_a_model_is_decided_by_its_head(self, world: Any) -> None:
+        world.grpc(b"", method=b"/grpc.health.v1.Health/Check")
+        assert world.policy.asked[0][1].models == ()
+        assert world.cluster.streams[0].body == b"\0\0\0\0\0"
+
+    def test_grpc_is_not_spoken_over_http_1(self, world: Any, wire: Any) -> None:
+        client = world.grpc(None, client=wire.client("HTTP/1.1"))
+        assert client.headers[b"grpc-status"] == b"12"
+
+    def test_the_status_of_a_trailers_only_answer_is_read(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"open"))
+        world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, ((b"grpc-status", b"5"),), end=True))
+        assert client.ended
+        assert world.finished[0].grpc_status == GrpcStatus.NOT_FOUND
+
+    def test_trailers_of_a_request_are_its_end(self, world: Any, wire: Any) -> None:
+        client = world.grpc(None)
+        message = wire.framed(wire.spec(b"open"))
+        client.receive(message, False)
+        client.sink.trailers_received(((b"a", b"b"),))
+        assert world.cluster.streams[0].ended
+
+
+class TestIdentity:
+    def test_the_caller_is_workload_and_token(self, world: Any) -> None:
+        client = world.rest(headers=((b"authorization", b"Bearer good"),))
+        caller, _ = world.policy.asked[0]
+        assert caller == Caller(client.facts.peer, world.verifier.token)
+        world.rest(headers=((b"authorization", b"Bearer good"),), client=client)
+        assert world.policy.asked[1][0] is caller
+
+    def test_another_token_on_the_same_connection_is_another_caller(self, world: Any) -> None:
+        client = world.rest(headers=((b"authorization", b"Bearer good"),))
+        world.rest(client=client)
+        assert [caller.token for caller, _ in world.policy.asked] == [world.verifier.token, None]
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            ((b"authorization", b"Bearer bad"),),
+            ((b"authorization", b"Bearer good"), (b"authorization", b"Bearer good")),
+        ],
+        ids=["one that is not good", "two of them"],
+    )
+    def test_a_bad_token_is_refused_whoever_else_the_caller_is(self, world: Any, headers: Any) -> None:
+        client = world.rest(headers=headers)
+        assert client.status == 401
+        assert world.policy.asked == []
+        assert world.finished[0].caller == Caller(client.facts.peer)
+
+    def test_a_certificate_that_expires_on_a_long_connection_is_refused(self, world: Any, wire: Any) -> None:
+        old = Workload("spiffe://dev.example/ns/a/sa/old", "dev.example", "a", "old", 1_699_999_999.0)
+        client = world.rest(client=wire.client("HTTP/1.1", old))
+        assert client.status == 401
+        assert world.policy.asked == []
+
+    def test_an_unknown_key_is_fetched_once_while_the_body_waits(self, world: Any, wire: Any) -> None:
+        world.verifier.raises = KeysWanted("corp")
+        client = world.grpc(None, headers=((b"authorization", b"Bearer good"),))
+        message = wire.framed(wire.spec(b"open") + wire.tensor(50))
+        client.receive(message[:30], False)
+        client.receive(message[30:], True)
+        assert world.cluster.streams == []
+        assert client.credited == 0
+        ((issuer, then),) = world.refreshes
+        world.verifier.raises = None
+        then()
+        assert issuer == "corp"
+        assert world.cluster.streams[0].body == message
+        assert client.credited == len(message)
+
+    def test_a_key_that_stays_unknown_is_refused(self, world: Any) -> None:
+        world.verifier.raises = KeysWanted("corp")
+        client = world.rest(headers=((b"authorization", b"Bearer good"),))
+        world.verifier.raises = Refusal(Reason.UNAUTHENTICATED, "no such key", challenge="Bearer")
+        world.refreshes[0][1]()
+        assert client.status == 401
+        assert client.headers[b"www-authenticate"] == b"Bearer"
+
+    def test_keys_that_come_too_late_help_nobody(self, world: Any) -> None:
+        world.verifier.raises = KeysWanted("corp")
+        client = world.rest(headers=((b"authorization", b"Bearer good"),))
+        client.sink.reset_received(CANCEL, "gone")
+        world.verifier.raises = None
+        world.refreshes[0][1]()
+        assert world.cluster.streams == []
+        assert len(world.finished) == 1
+
+
+class TestUpstream:
+    def test_the_body_waits_for_a_connection(self, world: Any) -> None:
+        world.cluster.is_ready = False
+        client = world.rest(body=b"body")
+        assert client.credited == 0
+        world.cluster.give(world.cluster.waiting.pop())
+        assert world.cluster.streams[0].body == b"body"
+        assert client.credited == 4
+
+    @pytest.mark.parametrize(
+        ("error", "status", "reason", "flags"),
+        [
+            (ConnectError("refused"), 503, b"connect-failed", "UF"),
+            (PoolFull("full"), 503, b"overloaded", "UO"),
+        ],
+    )
+    def test_no_connection_is_told(self, world: Any, error: Any, status: int, reason: bytes, flags: str) -> None:
+        world.cluster.error = error
+        client = world.rest()
+        world.loop.advance(0.025)  # there is no other endpoint, so this one is tried again after a moment
+        assert client.status == status
+        assert client.headers[b"x-meshproxy-refusal"] == reason
+        assert client.headers[b"retry-after"] == b"1"
+        assert world.finished[0].flags == flags
+
+    def test_a_client_that_leaves_waits_no_longer(self, world: Any) -> None:
+        world.cluster.is_ready = False
+        client = world.rest()
+        client.sink.reset_received(CANCEL, "gone")
+        assert world.cluster.waiting == []
+        assert world.finished[0].flags == "DC"
+
+    def test_a_client_that_leaves_cancels_the_call(self, world: Any) -> None:
+        client = world.rest()
+        client.sink.reset_received(CANCEL, "gone")
+        assert world.cluster.streams[0].reset_code == CANCEL
+        assert len(world.finished) == 1
+
+    def test_a_slow_server_holds_the_client(self, world: Any) -> None:
+        client = world.rest(body=None, length=6)
+        (server,) = world.cluster.streams
+        server.is_full = True
+        client.receive(b"abc", False)
+        assert client.credited == 0
+        server.is_full = False
+        server.sink.drained()
+        assert client.credited == 3
+        client.receive(b"def", True)
+        assert client.credited == 6
+
+    def test_a_slow_client_holds_the_server(self, world: Any) -> None:
+        client = world.rest()
+        (server,) = world.cluster.streams
+        client.is_full = True
+        server.respond(b"answer")
+        assert server.credited == 0
+        assert world.finished == []
+        client.sink.drained()
+        assert server.credited == 0  # the stream is over: what was owed is forgiven by its driver
+        assert len(world.finished) == 1
+
+    def test_a_slow_client_holds_a_server_that_goes_on(self, world: Any) -> None:
+        client = world.rest()
+        (server,) = world.cluster.streams
+        client.is_full = True
+        server.sink.head_received(ResponseHead(0, 200, (), end=False, length=20))
+        server.sink.data_received(b"answer", 6, False)
+        assert server.credited == 0
+        client.sink.drained()
+        assert server.credited == 6
+
+    def test_trailers_behind_a_held_piece_finish_when_it_has_left(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"open"))
+        client.is_full = True
+        world.cluster.streams[0].respond_grpc()
+        assert world.finished == []
+        client.sink.drained()
+        assert len(world.finished) == 1
+
+    def test_an_answer_before_the_requests_end_stops_both(self, world: Any) -> None:
+        client = world.rest(body=None, length=10)
+        client.receive(b"abc", False)
+        (server,) = world.cluster.streams
+        server.respond(status=400)
+        assert (client.status, client.has_stopped, server.has_stopped) == (400, True, True)
+        assert len(world.finished) == 1
+
+    @pytest.mark.parametrize(("code", "reason"), [(0x8, b"upstream-reset"), (0x1, b"upstream-protocol")])
+    def test_a_break_before_the_answer_is_told(self, world: Any, code: int, reason: bytes) -> None:
+        client = world.rest()
+        world.cluster.streams[0].sink.reset_received(code, "gone")
+        assert (client.status, client.headers[b"x-meshproxy-refusal"]) == (502, reason)
+        assert world.cluster.streams[0].reset_code is None
+
+    def test_a_break_within_the_answer_is_never_a_clean_end(self, world: Any) -> None:
+        client = world.rest()
+        (server,) = world.cluster.streams
+        server.sink.head_received(ResponseHead(0, 200, (), end=False, length=10))
+        server.sink.data_received(b"half", 4, False)
+        server.sink.reset_received(CANCEL, "gone")
+        assert not client.ended
+        assert client.reset_code == CANCEL
+        assert len(world.finished) == 1
+
+
+class TestTime:
+    def test_the_callers_deadline_counts(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"500m"),))
+        world.loop.advance(0.4)
+        assert client.heads == []
+        world.loop.advance(0.2)
+        assert client.headers[b"grpc-status"] == b"4"
+        assert world.cluster.streams[0].reset_code == CANCEL
+        assert parse_timeout(dict(world.cluster.streams[0].head.headers)[b"grpc-timeout"]) == 0.5
+
+    def test_the_routes_deadline_counts(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/open-quick:predict")
+        world.loop.advance(2.1)
+        assert client.status == 504
+        assert world.finished[0].flags == "UT"
+
+    def test_the_shorter_deadline_counts(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"open-quick"), headers=((b"grpc-timeout", b"60S"),))
+        world.loop.advance(2.1)
+        assert client.headers[b"grpc-status"] == b"4"
+
+    def test_an_answer_in_time_ends_the_timer(self, world: Any) -> None:
+        client = world.rest(b"/v1/models/open-quick:predict")
+        world.cluster.streams[0].respond()
+        world.loop.advance(3)
+        assert client.status == 200
+        assert len(world.finished) == 1
+
+    def test_a_body_that_stops_coming_is_given_up(self, world: Any) -> None:
+        client = world.rest(body=None, length=10)
+        stall = world.snapshot.limits.stall
+        client.receive(b"abc", False)
+        world.loop.advance(stall + 0.1)
+        world.reaper.sweep(world.loop.now)
+        assert client.heads == []  # it moved since the last look
+        world.loop.advance(stall + 0.1)
+        world.reaper.sweep(world.loop.now)
+        assert client.status == 408
+        assert world.limits_hit == ["body_stall_time"]
+
+    def test_a_client_that_does_not_read_is_given_up(self, world: Any) -> None:
+        client = world.rest()
+        client.is_full = True
+        world.cluster.streams[0].respond(b"answer")
+        for _ in range(2):
+            world.loop.advance(world.snapshot.limits.stall + 0.1)
+            world.reaper.sweep(world.loop.now)
+        assert client.reset_code == CANCEL
+        assert world.finished[0].flags == "DT"
+
+    def test_a_model_may_think(self, world: Any) -> None:
+        client = world.rest()
+        for _ in range(5):
+            world.loop.advance(world.snapshot.limits.stall + 0.1)
+            world.reaper.sweep(world.loop.now)
+        world.cluster.streams[0].respond()
+        assert client.status == 200
+
+    def test_the_routes_deadline_counts_from_the_head(self, world: Any, wire: Any) -> None:
+        world.serve(timeout=2.0)
+        client = world.grpc(None)
+        world.wait(1.5)
+        client.receive(wire.framed(wire.spec(b"open")), True)
+        world.wait(0.5)
+        assert client.headers[b"grpc-status"] == b"4"
+        world.assert_let_go()
+
+    def test_what_was_spent_is_not_passed_on(self, world: Any, wire: Any) -> None:
+        world.cluster.is_ready = False
+        world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"10S"),))
+        world.rest(headers=((b"x-envoy-expected-rq-timeout-ms", b"10000"),))
+        world.wait(4)
+        for taker in list(world.cluster.waiting):
+            world.cluster.give(taker)
+        grpc, rest = (dict(server.head.headers) for server in world.cluster.streams)
+        assert grpc[b"grpc-timeout"] == b"6000m"
+        assert rest[b"x-envoy-expected-rq-timeout-ms"] == b"6000"
+
+    def test_a_refusal_that_waits_for_the_rest_is_not_late(self, world: Any) -> None:
+        world.rest(
+            b"/v1/models/closed:predict",
+            headers=((b"x-envoy-expected-rq-timeout-ms", b"1000"),),
+            body=None,
+            length=4,
+        )
+        world.wait(1.5)
+        world.wait(1)
+        assert [exchange.flags for exchange in world.finished] == [""]
+
+    def test_an_answer_that_stops_coming_is_broken_off(self, world: Any) -> None:
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        server = cluster.streams[0]
+        server.sink.head_received(ResponseHead(0, 200, (), end=False))
+        for _ in range(3):
+            world.wait(1.5)
+            server.sink.data_received(b"piece", 5, False)
+        world.wait(1.9)
+        assert client.reset_code is None
+        world.wait(2.2)
+        assert client.reset_code == CANCEL
+        assert (server.reset_code, world.finished[0].flags) == (CANCEL, "SI")
+        assert cluster.reports == ["begin open", "timeout"]
+        world.assert_let_go()
+
+    def test_also_if_nothing_followed_its_head(self, world: Any) -> None:
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+        world.wait(2.1)
+        assert client.reset_code == CANCEL
+
+    def test_a_slow_client_has_its_own_time(self, world: Any) -> None:
+        """The model server cannot go on while the client does not take what there is."""
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        client.is_full = True
+        cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+        cluster.streams[0].sink.data_received(b"piece", 5, False)
+        for _ in range(5):
+            world.wait(2.1)
+        assert client.reset_code is None
+        for _ in range(15):
+            world.wait(2.1)
+        assert client.reset_code == CANCEL
+        assert world.finished[0].flags == "DT"
+        world.assert_let_go()
+
+    def test_a_model_may_think_however_short_the_time_between_pieces(self, world: Any) -> None:
+        cluster = world.serve(idle_timeout=2.0)
+        client = world.rest()
+        for _ in range(5):
+            world.wait(20)
+        assert client.reset_code is None
+        cluster.streams[0].respond()
+        assert client.status == 200
+
+
+def test_a_body_that_breaks_the_protocol_is_answered(world: Any) -> None:
+    client = world.rest(body=None)
+    client.sink.rejected(Rejected(1, 400, "a chunk size is malformed"))
+    assert client.status == 400
+    assert json.loads(client.body) == {"error": "Bad request: a chunk size is malformed."}
+    assert world.cluster.streams[0].reset_code == CANCEL
+
+
+def test_a_body_that_breaks_the_protocol_behind_the_answer_breaks_it_off(world: Any) -> None:
+    client = world.rest(body=None)
+    world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False, length=20))
+    client.sink.rejected(Rejected(1, 400, "a chunk size is malformed"))
+    assert client.reset_code is not None
+    assert not client.ended
+
+
+def test_a_refusal_that_is_not_read_is_given_up(world: Any) -> None:
+    client = world.rest(b"/v1/models/closed:predict", body=None, length=100_000)
+    assert len(world.finished) == 1
+    slow = type(client)("HTTP/1.1")
+    slow.is_full = True
+    world.rest(b"/v1/models/closed:predict", client=slow)
+    assert len(world.finished) == 1
+    world.loop.advance(world.snapshot.limits.stall + 0.1)
+    world.reaper.sweep(world.loop.now)
+    assert slow.reset_code == CANCEL
+    assert world.finished[1].flags == "DT"
+
+
+def test_a_refusal_that_is_read_late_is_finished_then(world: Any, wire: Any) -> None:
+    slow = wire.client("HTTP/1.1")
+    slow.is_full = True
+    world.rest(b"/v1/models/closed:predict", client=slow)
+    slow.sink.drained()
+    assert world.finished[0].status == 403
+    assert world.pipeline.live == set()
+
+
+def test_keys_that_change_hands_meanwhile_are_not_fetched_for_ever(world: Any) -> None:
+    world.verifier.raises = KeysWanted("corp")
+    client = world.rest(headers=((b"authorization", b"Bearer good"),))
+    world.refreshes[0][1]()
+    assert len(world.refreshes) == 1
+    assert client.headers[b"x-meshproxy-refusal"] == b"keys-unavailable"
+
+
+def test_a_head_that_the_server_does_not_take_is_refused(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, head: Any) -> None:
+        raise HeadRefused("the head has 20000 bytes, and the peer takes 16384")
+
+    world.cluster.is_ready = False
+    client = world.rest()
+    taker = world.cluster.waiting.pop()
+    monkeypatch.setattr(world.server_type, "send_request", refuse)
+    world.cluster.give(taker)
+    assert client.status == 431
+
+
+def test_a_mistake_in_the_answer_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    client = world.rest()
+    client.send_response = None
+    world.cluster.streams[0].respond()
+    assert client.reset_code is not None
+    assert len(world.finished) == 1
+    assert "internal error" in caplog.text
+
+
+def test_a_mistake_of_ours_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world.policy.decide = None
+    client = world.rest()
+    assert client.status == 500
+    assert client.headers[b"x-meshproxy-refusal"] == b"internal"
+    assert "internal error" in caplog.text
+
+
+def test_an_answer_that_ends_in_an_empty_piece_is_held_all_the_same(world: Any) -> None:
+    client = world.rest()
+    client.is_full = True
+    (server,) = world.cluster.streams
+    server.sink.head_received(ResponseHead(0, 200, (), end=False))
+    server.sink.data_received(b"", 0, True)
+    assert world.finished == []
+    for _ in range(2):
+        world.loop.advance(world.snapshot.limits.stall + 0.1)
+        world.reaper.sweep(world.loop.now)
+    assert client.reset_code == CANCEL
+    assert world.finished[0].flags == "DT"
+
+
+def test_what_all_clients_leave_unread_is_limited(world: Any, wire: Any) -> None:
+    world.use(limits=dataclasses.replace(world.snapshot.limits, unread_total=100))
+    clients = [world.rest(client=wire.client("HTTP/1.1")) for _ in range(3)]
+    for client, server in zip(clients, world.cluster.streams, strict=True):
+        client.is_full = True
+        server.sink.head_received(ResponseHead(0, 200, (), end=False, length=1_000))
+        server.sink.data_received(b"x" * 40, 40, False)
+    assert [client.reset_code for client in clients] == [CANCEL, None, None]  # who has not read for longest
+    assert world.limits_hit == ["unread_total_bytes"]
+    assert world.pipeline.unread_bytes == 80
+    clients[1].sink.drained()
+    clients[2].sink.reset_received(CANCEL, "gone")
+    assert world.pipeline.unread_bytes == 0
+    assert world.pipeline.unread == {}
+
+
+def test_a_body_that_trickles_must_come_to_its_model(world: Any, wire: Any) -> None:
+    client = world.grpc(None)
+    message = wire.framed(wire.tensor(5_000))
+    stall = world.snapshot.limits.stall
+    for at in range(3):
+        client.receive(message[at : at + 1], False)
+        world.loop.advance(stall / 2 + 0.1)
+        world.reaper.sweep(world.loop.now)
+    assert client.headers[b"grpc-status"] == b"1"
+    assert world.pipeline.holding == {}
+
+
+def test_a_finished_answer_is_no_holder(world: Any, wire: Any) -> None:
+    """One that ended in an empty piece held nothing, and must not stand in the way of those that do."""
+    world.use(limits=dataclasses.replace(world.snapshot.limits, unread_total=100))
+    empty = world.rest(client=wire.client("HTTP/1.1"))
+    empty.is_full = True
+    world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+    world.cluster.streams[0].sink.data_received(b"", 0, True)
+    empty.sink.drained()
+    assert len(world.finished) == 1
+    assert world.pipeline.unread == {}
+    clients = [world.rest(client=wire.client("HTTP/1.1")) for _ in range(2)]
+    for client, server in zip(clients, world.cluster.streams[1:], strict=True):
+        client.is_full = True
+        server.sink.head_received(ResponseHead(0, 200, (), end=False, length=1_000))
+        server.sink.data_received(b"x" * 60, 60, False)
+    assert [client.reset_code for client in clients] == [CANCEL, None]
+
+
+def test_keys_that_come_after_the_refusal_change_nothing(world: Any) -> None:
+    world.verifier.raises = KeysWanted("corp")
+    client = world.rest(headers=((b"authorization", b"Bearer good"),), body=None, length=4)
+    client.sink.refuse(Refusal(Reason.DEADLINE_EXCEEDED, "too late"))
+    world.verifier.raises = None
+    world.refreshes[0][1]()
+    assert world.cluster.streams == []
+    client.receive(b"body", True)
+    assert client.status == 504
+
+
+def test_a_mistake_at_the_connection_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world.cluster.is_ready = False
+    client = world.rest()
+    taker = world.cluster.waiting.pop()
+    taker.acquired(object())
+    assert client.status == 500
+    assert "internal error" in caplog.text

@@ -1,0 +1,81 @@
+"""Is a route for this request?"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.codec.events import Headers
+from meshproxy.config.fields import Subject, TokenSubject, WorkloadSubject
+from meshproxy.config.routes import Match
+from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.routing.match import Condition
+
+GOLD = Condition(Match(headers={"x-tier": "gold"}), "d")
+
+
+def workload(namespace: str = "pricing", domain: str = "d") -> Caller:
+    return Caller(Workload(f"spiffe://{domain}/ns/{namespace}/sa/a", domain, namespace, "a", 1e12))
+
+
+@pytest.mark.parametrize(
+    ("headers", "fits"),
+    [
+        (((b"x-tier", b"gold"),), True),
+        (((b"a", b"b"), (b"x-tier", b"gold"), (b"c", b"d")), True),
+        ((), False),
+        (((b"x-tier", b"Gold"),), False),
+        (((b"x-tier", b"gold,gold"),), False),
+        (((b"x-tier", b"goldx"),), False),
+        (((b"x-tiers", b"gold"),), False),
+        # Twice is not once, whatever stands there.
+        (((b"x-tier", b"gold"), (b"x-tier", b"gold")), False),
+        (((b"x-tier", b"gold"), (b"x-tier", b"iron")), False),
+        (((b"x-tier", b"iron"), (b"x-tier", b"gold")), False),
+    ],
+)
+def test_a_header_fits_exactly_and_once(headers: Headers, fits: bool) -> None:
+    assert GOLD.fits(headers, NOBODY) is fits
+
+
+NAMES = st.sampled_from([b"a", b"b", b"x"])
+VALUES = st.sampled_from([b"1", b"2"])
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=5), st.dictionaries(NAMES, VALUES, min_size=1))
+def test_every_header_counts(headers: list[tuple[bytes, bytes]], wanted: dict[bytes, bytes]) -> None:
+    condition = Condition(Match(headers={name.decode(): value.decode() for name, value in wanted.items()}), "d")
+    expected = all([each for each in headers if each[0] == name] == [(name, value)] for name, value in wanted.items())
+    assert condition.fits(tuple(headers), NOBODY) is expected
+
+
+def test_what_is_not_ascii_is_utf_8() -> None:
+    condition = Condition(Match(headers={"x-a": "Zürich"}), "d")
+    assert condition.fits(((b"x-a", "Zürich".encode()),), NOBODY)
+    assert not condition.fits(((b"x-a", "Zürich".encode("latin-1")),), NOBODY)
+
+
+def test_callers() -> None:
+    condition = Condition(Match(caller=Subject(workload=WorkloadSubject(namespace="pricing"))), "d")
+    assert condition.fits((), workload())
+    for other in (workload("billing"), workload(domain="other"), NOBODY):
+        assert not condition.fits((), other)
+
+
+def test_whoever_sends_no_token_is_not_whom_a_token_is_asked_of() -> None:
+    condition = Condition(Match(caller=Subject(token=TokenSubject(issuer="corp", claims={"team": "a"}))), "d")
+    assert not condition.fits((), NOBODY)
+    for claims, fits in (({"team": "a"}, True), ({"team": ["b", "a"]}, True), ({"team": "b"}, False), ({}, False)):
+        assert condition.fits((), Caller(None, Token("corp", "s", claims, 1e12))) is fits
+
+
+def test_headers_and_caller_together() -> None:
+    subject = Subject(workload=WorkloadSubject(namespace="pricing"))
+    condition = Condition(Match(headers={"x-tier": "gold"}, caller=subject), "d")
+    gold = ((b"x-tier", b"gold"),)
+    assert [condition.fits(h, c) for h, c in ((gold, workload()), (gold, NOBODY), ((), workload()))] == [
+        True,
+        False,
+        False,
+    ]

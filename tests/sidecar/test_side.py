@@ -1,0 +1,94 @@
+"""One direction: a port and its pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from types import SimpleNamespace
+from typing import Any
+
+from meshproxy.codec.limits import Limits
+from meshproxy.config.values import Address
+from meshproxy.sidecar.side import Side
+from meshproxy.telemetry.catalogue import Metrics
+from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.listener import Security
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+
+class Pipeline:
+    def __init__(self) -> None:
+        self.snapshot = "first"
+        self.closed = 0
+        self.mirrors = SimpleNamespace(close=self.close)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def serve(self, stream: Any, head: Any) -> None: ...
+    def reject(self, stream: Any, rejected: Any) -> None: ...
+
+
+def made(direction: str = "outbound", **options: Any) -> tuple[Side, Pipeline, Metrics]:
+    loop = asyncio.get_running_loop()
+    driving = Driving(
+        loop=loop, outbox=Outbox(loop), reaper=Reaper(loop), limits=Limits(), times=Times(), on_limit=lambda name: None
+    )
+    pipeline: Any = Pipeline()
+    metrics = Metrics()
+    side = Side(
+        direction,
+        metrics,
+        pipeline,
+        driving=driving,
+        security=Security.PLAINTEXT,
+        context=None,
+        identify=lambda der: None,
+        max_connections=7,
+        **options,
+    )
+    return side, pipeline, metrics
+
+
+async def test_it_listens_and_closes_with_its_copies() -> None:
+    side, pipeline, _ = made()
+    side.listen(Address("127.0.0.1", 0))
+    host, _, port = side.listener.address.rpartition(":")
+    assert host == "127.0.0.1"
+    assert int(port)
+    await side.close()
+    assert pipeline.closed == 1
+
+
+async def test_workers_share_a_port() -> None:
+    first, _, _ = made()
+    second, _, _ = made()
+    first.listen(Address("127.0.0.1", 0), shared_port=0)
+    port = int(first.listener.address.rpartition(":")[2])
+    second.listen(Address("127.0.0.1", 0), shared_port=port)
+    assert second.listener.address == first.listener.address
+    await first.close()
+    await second.close()
+
+
+async def test_what_is_adopted_counts_from_the_next_request_on() -> None:
+    side, pipeline, _ = made("inbound")
+    snapshot: Any = "second"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    side.adopt(snapshot, 9, context)
+    assert (pipeline.snapshot, side.listener.max_connections, side.listener.context) == ("second", 9, context)
+    side.adopt(snapshot, 9, None)
+    assert side.listener.context is context
+
+
+async def test_what_happens_at_its_port_is_counted_by_direction() -> None:
+    side, _, metrics = made("outbound")
+    side.connection("HTTP/2", 1)
+    side.connection("HTTP/2", 1)
+    side.connection("HTTP/2", -1)
+    side.handshake("ok")
+    side.limit("streams")
+    assert metrics.open_connections.labels("outbound", "HTTP/2").value == 1
+    assert metrics.tls_handshakes.labels("ok").value == 1
+    assert metrics.limits_exceeded.labels("streams").value == 1

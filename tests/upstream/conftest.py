@@ -1,0 +1,137 @@
+"""A name server on this machine, over UDP and TCP, that says what a test wants to hear."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+import pytest
+
+
+class Zone:
+    """What is known, and how it is told."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.records: dict[tuple[str, str], list[str]] = {}
+        """Values by name (with its final dot) and type. No entry for any type: the name does not exist."""
+        self.additional: list[tuple[str, str, str]] = []
+        """Name, type and value of records that come along with every answer."""
+        self.ttl = 0
+        self.rcodes: dict[tuple[str, str], dns.rcode.Rcode] = {}
+        self.silent: set[tuple[str, str]] = set()
+        self.truncates = False
+        self.knows_edns = True
+        self.says_more_over_tcp = True
+        self.forged: list[str] = []
+        """Before an answer come these: `id`, `question`, `query`, `junk`."""
+        self.asked: Counter[tuple[str, str, str]] = Counter()
+        """By name, type and `udp` or `tcp`."""
+        self.ids: list[int] = []
+        self.ports: list[int] = []
+
+    def put(self, name: str, kind: str, *values: str) -> None:
+        self.records[name, kind] = list(values)
+
+    def answers(self, wire: bytes, over: str) -> list[bytes]:
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
+        self.asked[name, kind, over] += 1
+        self.ids.append(query.id)
+        if (name, kind) in self.silent:
+            return []
+        answer = dns.message.make_response(query)
+        if query.edns >= 0 and not self.knows_edns:
+            answer.set_rcode(dns.rcode.FORMERR)
+            answer.use_edns(False)
+            return [answer.to_wire()]
+        answer.set_rcode(self.rcodes.get((name, kind), dns.rcode.NOERROR))
+        if answer.rcode() == dns.rcode.NOERROR:
+            self.fill(answer, name, kind)
+        wires = [self.forge(query, how) for how in self.forged] if over == "udp" else []
+        if (over == "udp" and self.truncates) or not self.says_more_over_tcp:
+            answer.answer.clear()
+            answer.flags |= dns.flags.TC
+        return [*wires, answer.to_wire(max_size=65_535)]
+
+    def fill(self, answer: dns.message.Message, name: str, kind: str) -> None:
+        while (name, "CNAME") in self.records and kind != "CNAME":
+            target = self.records[name, "CNAME"][0]
+            answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "CNAME", target))
+            name = target
+        values = self.records.get((name, kind), [])
+        if values:
+            answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", kind, *values))
+        elif not any(known == name for known, _ in self.records):
+            answer.set_rcode(dns.rcode.NXDOMAIN)
+        for owner, extra, value in self.additional:
+            answer.additional.append(dns.rrset.from_text(owner, self.ttl, "IN", extra, value))
+
+    def forge(self, query: dns.message.Message, how: str) -> bytes:
+        name = query.question[0].name
+        if how == "junk":
+            return query.id.to_bytes(2, "big") + b"\xff" * 20
+        if how == "query":
+            return query.to_wire()
+        forged = dns.message.make_response(query)
+        if how == "id":
+            forged.id ^= 1
+        else:
+            name = dns.name.from_text("other.test.")
+            forged.question = [dns.rrset.RRset(name, dns.rdataclass.IN, query.question[0].rdtype)]
+        forged.answer.append(dns.rrset.from_text(name, 0, "IN", "A", "10.66.66.66"))
+        return forged.to_wire()
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, zone: Zone) -> None:
+        self.zone = zone
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.zone.ports.append(addr[1])
+        for answer in self.zone.answers(data, "udp"):
+            self.transport.sendto(answer, addr)
+
+
+@asynccontextmanager
+async def serving(zone: Zone) -> AsyncIterator[Zone]:
+    loop = asyncio.get_running_loop()
+    ends: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        for answer in zone.answers(await reader.readexactly(size), "tcp"):
+            writer.write(len(answer).to_bytes(2, "big") + answer)
+
+    tcp = await asyncio.start_server(talk, "127.0.0.1", 0)
+    zone.port = tcp.sockets[0].getsockname()[1]
+    udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(zone), local_addr=("127.0.0.1", zone.port))
+    try:
+        yield zone
+    finally:
+        udp.abort()
+        tcp.close()
+        for end in ends:
+            end.transport.abort()
+        await tcp.wait_closed()
+
+
+@pytest.fixture
+async def zone() -> AsyncIterator[Zone]:
+    """A name server that is listening, and knows nothing yet."""
+    async with serving(Zone()) as listening:
+        yield listening

@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from meshproxy.codec.grpc import PREFIX_BYTES, frame
+from meshproxy.codec.limits import Limits
+from meshproxy.config import servers
+from meshproxy.devtools.model_server import ModelServer, parse_models
+from meshproxy.devtools.model_service import Service
+from meshproxy.devtools.models import Catalogue
+from meshproxy.inference import grpc_health, model_status
+from meshproxy.inference.grpc_health import Serving, write_response
+from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+from meshproxy.upstream import checks as module
+from meshproxy.upstream.checks import AT_ONCE, Checker, Verdict
+from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.pool import H1Pool, H2Pool
+from meshproxy.upstream.probe import Answer, Declined, NotAsked, Unanswered
+
+ALIVE = Verdict(None, None)
+REST, GRPC = SimpleNamespace(address="10.0.0.1:8501"), SimpleNamespace(address="10.0.0.1:8500")
+
+
+class Server:
+    """Instead of `get` and `call`: answers by model or target, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[Any, Any] = {}
+        self.asked: list[tuple[str, Any]] = []
+        self.at_once = self.most_at_once = 0
+
+    async def _answer(self, key: Any) -> Any:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        answer = self.answers[key]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def get(self, lender: Any, target: bytes, timeout: float) -> Answer:
+        assert timeout == 1.0
+        self.asked.append((lender.address, target))
+        answer: Answer = await self._answer(target)
+        return answer
+
+    async def call(self, lender: Any, path: bytes, body: bytes, timeout: float) -> bytes:
+        assert timeout == 1.0
+        self.asked.append((lender.address, path))
+        answer: bytes = await self._answer(body)
+        return answer
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    fake = Server()
+    monkeypatch.setattr(module, "get", fake.get)
+    monkeypatch.setattr(module, "call", fake.call)
+    return fake
+
+
+def make(check: Any, *models: str, rest: Any = REST, grpc: Any = GRPC, **changes: Any) -> Checker:
+    driving: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: 100.0))
+    settings = servers.Health(check=check, **changes)
+    return Checker(driving, settings, Health(Checked(models)), rest, grpc, lambda verdicts, has_changed: None)
+
+
+def rest_answer(state: str, version: int = 1, status: int = 200) -> Answer:
+    body = f'{{"model_version_status": [{{"version": "{version}", "state": "{state}"}}]}}'
+    return Answer(status, (), body.encode())
+
+
+async def test_each_model_is_asked_for_over_rest(server: Server) -> None:
+    server.answers = {
+        b"/v1/models/a": rest_answer("AVAILABLE", 7),
+        b"/v1/models/b": rest_answer("LOADING"),
+        b"/v1/models/c": Answer(404, (), b'{"error": "..."}'),
+        b"/v1/models/d": Answer(200, (), b"<html>"),
+    }
+    checker = make("model-status", "a", "b", "c", "d")
+    assert await checker.check() == (
+        ALIVE,
+        Verdict("a", None),
+        Verdict("b", "no version is AVAILABLE"),
+        Verdict("c", "HTTP status 404"),
+        Verdict("d", "Malformed message: the model's status is not the JSON that it should be."),
+    )
+    assert checker.available == {"a": (7,), "b": (), "c": ()}
+    assert {address for address, _ in server.asked} == {"10.0.0.1:8501"}
+
+
+@pytest.mark.parametrize(("rest", "grpc"), [(None, GRPC), (GRPC, GRPC)], ids=["no REST address", "a sidecar"])
+async def test_models_are_asked_for_over_grpc_otherwise(server: Server, rest: Any, grpc: Any) -> None:
+    available = b"\x00\x00\x00\x00\x06\x0a\x04\x08\x07\x10\x1e"
+    server.answers = {
+        model_status.write_request("a"): available,
+        model_status.write_request("b"): Declined("gRPC status NOT_FOUND"),
+        model_status.write_request("c"): b"?",
+    }
+    checker = make("model-status", "a", "b", "c", rest=rest, grpc=grpc)
+    assert await checker.check() == (
+        ALIVE,
+        Verdict("a", None),
+        Verdict("b", "gRPC status NOT_FOUND"),
+        Verdict("c", "Malformed message: the body is not one whole gRPC message."),
+    )
+    assert checker.available == {"a": (7,), "b": ()}
+    assert {path for _, path in server.asked} == {b"/tensorflow.serving.ModelService/GetModelStatus"}
+
+
+async def test_what_is_not_answered_leaves_the_versions_that_were_known(server: Server) -> None:
+    server.answers = {b"/v1/models/a": rest_answer("AVAILABLE", 7)}
+    checker = make("model-status", "a")
+    await checker.check()
+    server.answers = {b"/v1/models/a": Unanswered("no connection")}
+    assert await checker.check() == (Verdict(None, "no connection"),)
+    assert checker.available == {"a": (7,)}
+
+
+async def test_one_answer_is_a_sign_of_life(server: Server) -> None:
+    server.answers = {b"/v1/models/a": Unanswered("too slow"), b"/v1/models/b": Answer(500, (), b"")}
+    assert await make("model-status", "a", "b").check() == (
+        ALIVE,
+        Verdict("b", "HTTP status 500"),
+        Verdict("a", "too slow"),
+    )
+
+
+async def test_without_a_connection_of_ours_nothing_is_learned(server: Server) -> None:
+    server.answers = {b"/v1/models/a": NotAsked(), b"/v1/models/b": rest_answer("AVAILABLE")}
+    assert await make("model-status", "a", "b").check() == (ALIVE, Verdict("b", None))
+    assert await make("model-status", "a").check() == ()
+    server.answers[b"/"] = NotAsked()
+    assert await make("http").check() == ()
+
+
+async def test_many_models_are_asked_for_a_few_at_a_time(server: Server) -> None:
+    models = [f"m{i}" for i in range(20)]
+    server.answers = {f"/v1/models/{model}".encode(): rest_answer("AVAILABLE") for model in models}
+    verdicts = await make("model-status", *models).check()
+    assert verdicts == (ALIVE, *(Verdict(model, None) for model in models))
+    assert server.most_at_once == AT_ONCE
+
+
+async def test_health_of_each_model_over_grpc(server: Server) -> None:
+    server.answers = {
+        grpc_health.write_request("a"): write_response(Serving.SERVING),
+        grpc_health.write_request("b"): write_response(Serving.NOT_SERVING),
+        grpc_health.write_request("c"): Declined("gRPC status UNIMPLEMENTED"),
+    }
+    assert await make("grpc", "a", "b", "c").check() == (
+        ALIVE,
+        Verdict("a", None),
+        Verdict("b", "NOT_SERVING"),
+        Verdict("c", "gRPC status UNIMPLEMENTED"),
+    )
+    assert server.asked[0] == ("10.0.0.1:8500", b"/grpc.health.v1.Health/Check")
+
+
+async def test_without_models_the_server_as_a_whole_is_asked(server: Server) -> None:
+    server.answers = {grpc_health.write_request(""): write_response(Serving.SERVING)}
+    assert await make("grpc").check() == (ALIVE,)
+    server.answers = {grpc_health.write_request(""): write_response(Serving.UNKNOWN)}
+    assert await make("grpc").check() == (Verdict(None, "UNKNOWN"),)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (Answer(200, (), b""), None),
+        (Answer(204, (), b""), None),
+        (Answer(301, (), b""), "HTTP status 301"),
+        (Answer(503, (), b""), "HTTP status 503"),
+        (Unanswered("too slow"), "too slow"),
+    ],
+)
+async def test_a_path_is_fetched(server: Server, answer: Any, problem: str | None) -> None:
+    server.answers = {b"/healthz?deep": answer}
+    assert await make("http", "a", path="/healthz?deep").check() == (Verdict(None, problem),)
+
+
+@pytest.mark.parametrize("path", ["healthz", "/a b", "/a\r\nx: y", "/\u00f6"])
+async def test_what_is_no_path_is_not_asked_for(server: Server, path: str) -> None:
+    (verdict,) = await make("http", path=path).check()
+    assert verdict.problem is not None
+    assert verdict.problem.endswith("is no path")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("check", "rest", "grpc", "problem"),
+    [("http", None, GRPC, "it has no REST address"), ("grpc", REST, None, "it has no gRPC address")],
+)
+async def test_an_address_that_is_missing(check: Any, rest: Any, grpc: Any, problem: str) -> None:
+    assert await make(check, rest=rest, grpc=grpc).check() == (Verdict(None, problem),)
+
+
+class Connecting:
+    """Instead of `connect_h1`."""
+
+    def __init__(self) -> None:
+        self.open: list[str] = []
+        self.closed = 0
+        self.refuses = ""
+
+    async def connect(self, driving: Any, address: str, owner: Any, timeout: float) -> Any:
+        assert timeout == 1.0
+        if address == self.refuses:
+            raise ConnectError(f"{address} cannot be reached")
+        self.open.append(address)
+        return self
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("check", ["tcp", "model-status"])
+async def test_connections_are_opened_and_closed(monkeypatch: pytest.MonkeyPatch, check: Any) -> None:
+    network = Connecting()
+    monkeypatch.setattr(module, "connect_h1", network.connect)
+    assert await make(check).check() == (ALIVE,)
+    assert (network.open, network.closed) == (["10.0.0.1:8501", "10.0.0.1:8500"], 2)
+    assert await make(check, rest=GRPC, grpc=GRPC).check() == (ALIVE,)
+    assert network.open[2:] == ["10.0.0.1:8500"]
+    network.refuses = "10.0.0.1:8500"
+    assert await make(check).check() == (Verdict(None, "10.0.0.1:8500 cannot be reached"),)
+
+
+class Rounds:
+    """A checker that runs: what it told, how long it waited, on a clock of its own."""
+
+    def __init__(self, health: Health, check: Any = "http", draw: float = 0.5, **changes: Any) -> None:
+        self.told: list[tuple[tuple[Verdict, ...], bool]] = []
+        self.waits: list[float] = []
+        self.now = 100.0
+        self._enough = asyncio.Event()
+        self._count = 0
+        loop = SimpleNamespace(time=lambda: self.now, create_task=asyncio.get_running_loop().create_task)
+        driving: Any = SimpleNamespace(loop=loop)
+        settings = servers.Health(check=check, **changes)
+        self.checker = Checker(
+            driving,
+            settings,
+            health,
+            REST,
+            GRPC,
+            self.tell,
+            draw=lambda: draw,
+            sleep=self.sleep,
+        )
+
+    def tell(self, verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
+        self.told.append((verdicts, has_changed))
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+        if len(self.waits) > self._count:
+            self._enough.set()
+            await asyncio.Event().wait()
+
+    async def run(self, count: int) -> None:
+        """So many rounds."""
+        self._count = count
+        self.checker.start()
+        await self._enough.wait()
+        await self.checker.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_rounds_are_judged_and_told(server: Server) -> None:
+    health = Health(Checked((), unhealthy_after=2))
+    server.answers = {b"/": Unanswered("too slow")}
+    rounds = Rounds(health)
+    await rounds.run(3)
+    bad = (Verdict(None, "too slow"),)
+    assert rounds.told == [(bad, False), (bad, True), (bad, False)]
+    assert not health.is_healthy
+
+
+async def test_a_new_endpoint_comes_in_with_its_model(server: Server) -> None:
+    health = Health(Checked(("a",)), begins_unhealthy=True)
+    server.answers = {b"/v1/models/a": rest_answer("AVAILABLE")}
+    rounds = Rounds(health, "model-status")
+    await rounds.run(1)
+    assert rounds.told == [((ALIVE, Verdict("a", None)), True)]
+    assert health.since("a") == 100.5
+
+
+@pytest.mark.parametrize(
+    ("draw", "interval", "waits"),
+    [
+        (0.0, 2.0, [0.0, 1.8, 1.8]),
+        (0.5, 2.0, [0.5, 2.0, 2.0]),
+        (1.0, 2.0, [1.0, 2.2, 2.2]),
+        (1.0, 0.5, [0.5, 0.55, 0.55]),
+    ],
+)
+async def test_the_first_round_comes_soon_and_intervals_differ(
+    server: Server, draw: float, interval: float, waits: list[float]
+) -> None:
+    server.answers = {b"/": Answer(200, (), b"")}
+    rounds = Rounds(Health(Checked()), draw=draw, interval=interval)
+    await rounds.run(2)
+    assert rounds.waits == pytest.approx(waits)
+
+
+async def test_mistakes_are_bad_checks_and_end_nothing(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.CRITICAL, module.__name__):
+        rounds = Rounds(Health(Checked(("a",))), "model-status")  # the server knows no answer: KeyError
+        await rounds.run(2)
+    assert [verdicts[0].problem for verdicts, _ in rounds.told] == ["the check failed: KeyError(b'/v1/models/a')"] * 2
+
+
+async def test_who_is_told_cannot_end_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
+        raise ValueError
+
+    server.answers = {b"/": Answer(200, (), b"")}
+    monkeypatch.setattr(Rounds, "tell", broken)
+    with caplog.at_level(logging.CRITICAL, module.__name__):
+        rounds = Rounds(Health(Checked()))
+        await rounds.run(2)
+    assert len(rounds.waits) == 3
+
+
+async def test_closing_without_having_begun(server: Server) -> None:
+    await make("tcp").close()
+
+
+# Against the model server itself
+
+
+@pytest.fixture
+async def driving() -> AsyncIterator[Driving]:
+    loop = asyncio.get_running_loop()
+    made = Driving(
+        loop=loop,
+        outbox=Outbox(loop),
+        reaper=Reaper(loop),
+        limits=Limits(),
+        times=Times(),
+        on_limit=lambda limit: None,
+    )
+    yield made
+    while len(made.reaper):  # connections that are about to be gone
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def models() -> AsyncIterator[ModelServer]:
+    started = await ModelServer.start(Service(Catalogue(parse_models(["half_plus_two=1,2"]))))
+    yield started
+    await started.stop(0)
+
+
+POOL = SimpleNamespace(connect_timeout=1.0, max_connections=1, max_pending=8, idle_timeout=60.0)
+
+
+@pytest.mark.parametrize("has_rest", [True, False], ids=["REST", "gRPC"])
+async def test_a_model_server_says_what_it_has(driving: Driving, models: ModelServer, has_rest: bool) -> None:
+    rest = H1Pool(driving, models.rest, POOL) if has_rest else None
+    grpc = H2Pool(driving, models.grpc, POOL)
+    health = Health(Checked(("half_plus_two", "none")), begins_unhealthy=True)
+    settings = servers.Health(timeout=20.0)
+    done: asyncio.Future[Any] = driving.loop.create_future()
+
+    def tell(verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
+        if not done.done():
+            done.set_result((verdicts, has_changed))
+
+    checker = Checker(driving, settings, health, rest, grpc, tell, draw=lambda: 0.0)
+    checker.start()
+    verdicts, has_changed = await done
+    await checker.close()
+    why = "HTTP status 404" if has_rest else "gRPC status NOT_FOUND: Could not find any versions of model none"
+    assert verdicts == (ALIVE, Verdict("half_plus_two", None), Verdict("none", why))
+    assert has_changed
+    assert health.allows("half_plus_two")
+    assert not health.allows("none")
+    assert checker.available == {"half_plus_two": (1, 2), "none": ()}
+    for pool in (rest, grpc):
+        if pool is not None:
+            pool.close()
+
+
+@pytest.mark.parametrize(
+    ("check", "problem"),
+    [("tcp", None), ("http", "HTTP status 404"), ("grpc", None)],
+)
+async def test_other_checks_of_a_model_server(
+    driving: Driving, models: ModelServer, check: Any, problem: str | None
+) -> None:
+    rest, grpc = H1Pool(driving, models.rest, POOL), H2Pool(driving, models.grpc, POOL)
+    settings = servers.Health(check=check, timeout=20.0)
+    checker = Checker(driving, settings, Health(Checked()), rest, grpc, lambda verdicts, has_changed: None)
+    assert await checker.check() == (Verdict(None, problem),)
+    rest.close()
+    grpc.close()
+
+
+class Healthy(grpc.GenericRpcHandler):
+    """grpc.health.v1 on grpcio, which frames messages itself, of a server with one model."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        assert details.method == grpc_health.CHECK.decode()
+        return grpc.unary_unary_rpc_method_handler(self.check)
+
+    async def check(self, message: bytes, context: Any) -> bytes:
+        service = grpc_health.read_request(frame(message))
+        if service == "none":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        return write_response(Serving.SERVING if service == "a" else Serving.NOT_SERVING)[PREFIX_BYTES:]
+
+
+async def test_a_server_with_health_of_its_own(driving: Driving) -> None:
+    server = grpc.aio.server(handlers=[Healthy()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    pool = H2Pool(driving, f"127.0.0.1:{port}", POOL)
+    settings = servers.Health(check="grpc", timeout=20.0)
+    checker = Checker(
+        driving, settings, Health(Checked(("a", "b", "none"))), None, pool, lambda verdicts, changed: None
+    )
+    assert await checker.check() == (
+        ALIVE,
+        Verdict("a", None),
+        Verdict("b", "NOT_SERVING"),
+        Verdict("none", "gRPC status NOT_FOUND: no such model"),
+    )
+    pool.close()
+    await server.stop(0)
+
+
+async def test_a_server_that_is_gone(driving: Driving, models: ModelServer) -> None:
+    rest, grpc = H1Pool(driving, models.rest, POOL), H2Pool(driving, models.grpc, POOL)
+    await models.stop(0)
+    for check in ("tcp", "http", "grpc", "model-status"):
+        checker = Checker(
+            driving,
+            servers.Health(check=check),
+            Health(Checked(("m",))),
+            rest,
+            grpc,
+            lambda verdicts, has_changed: None,
+        )
+        (verdict,) = await checker.check()
+        assert verdict.model is None
+        assert verdict.problem is not None
+        assert "cannot be reached: Connection refused" in verdict.problem
+    rest.close()
+    grpc.close()

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.upstream.discovery import Found, LastGood, Static, address, difference, is_usable, order
+
+A = Found(rest="10.0.0.1:8501", grpc="10.0.0.1:8500")
+B = Found(grpc="10.0.0.2:8500", locality="zone-b")
+C = Found(sidecar="[fd00::3]:18500")
+
+
+def test_keys_say_what_is_where() -> None:
+    assert [each.key for each in (A, B, C)] == [
+        "rest=10.0.0.1:8501,grpc=10.0.0.1:8500",
+        "grpc=10.0.0.2:8500",
+        "sidecar=[fd00::3]:18500",
+    ]
+
+
+def test_the_same_address_for_another_surface_is_another_endpoint() -> None:
+    assert Found(rest="a:1").key != Found(grpc="a:1").key
+
+
+def test_a_locality_does_not_change_a_key() -> None:
+    assert Found(rest="a:1", locality="x").key == Found(rest="a:1", locality="y").key
+
+
+async def test_static_endpoints_are_told_at_once_and_each_once() -> None:
+    told: list[tuple[Found, ...]] = []
+    static = Static([B, A, B])
+    static.start(told.append)
+    assert told == [(B, A)]
+    await static.close()
+    assert told == [(B, A)]
+
+
+def test_what_is_new_and_what_is_gone() -> None:
+    assert difference((A, B), (B, C)) == ((C,), (A,))
+    assert difference((), (A, A)) == ((A,), ())
+    assert difference((A,), (A,)) == ((), ())
+
+
+def test_a_locality_that_changes_is_gone_and_new() -> None:
+    moved = Found(grpc="10.0.0.2:8500", locality="zone-c")
+    assert difference((B,), (moved,)) == ((moved,), (B,))
+
+
+FOUND = st.lists(st.sampled_from([A, B, C, Found(rest="a:1"), Found(rest="b:1")]), unique=True)
+
+
+@given(FOUND, FOUND)
+def test_a_difference_leads_from_one_set_to_the_other(old: list[Found], new: list[Found]) -> None:
+    added, removed = difference(old, new)
+    assert set(old) - set(removed) | set(added) == set(new)
+    assert not set(added) & set(old)
+    assert set(removed) <= set(old)
+
+
+def test_only_what_has_changed_is_told_and_failures_change_nothing() -> None:
+    told: list[tuple[Found, ...]] = []
+    failures: list[str] = []
+    last = LastGood(told.append, failures.append)
+    last.fail("no answer")
+    assert (last.found, last.failures, told) == (None, 1, [])
+    last.take((A,))
+    last.take((A,))
+    last.fail("no answer")
+    last.fail("no answer")
+    assert (last.found, last.failures) == ((A,), 2)
+    last.take((A, B))
+    assert (told, last.failures, failures) == ([(A,), (A, B)], 0, ["no answer"] * 3)
+
+
+def test_that_there_is_nothing_is_told_too() -> None:
+    told: list[tuple[Found, ...]] = []
+    LastGood(told.append, print).take(())
+    assert told == [()]
+
+
+def test_addresses() -> None:
+    assert address(ip_address("10.0.0.1"), 8500) == "10.0.0.1:8500"
+    assert address(ip_address("fd00::1"), 8500) == "[fd00::1]:8500"
+    hosts = [ip_address(text) for text in ("fd00::1", "10.0.0.10", "10.0.0.9")]
+    assert [str(host) for host in sorted(hosts, key=order)] == ["10.0.0.9", "10.0.0.10", "fd00::1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10.0.0.1", True),
+        ("127.0.0.1", True),
+        ("fd00::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("224.0.0.1", False),
+    ],
+)
+def test_addresses_where_nothing_can_be(text: str, expected: bool) -> None:
+    assert is_usable(ip_address(text)) is expected
