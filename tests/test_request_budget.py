@@ -171,9 +171,11 @@ async def test_rest(sink: LineSink) -> None:
     for _ in range(10):
         with Counter() as asking:
             server.data_received(request)
+            bench.driving.outbox.flush()
         assert bench.server_side.take().endswith(b"{}")
         with Counter() as answering:
             client.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+            bench.driving.outbox.flush()
         assert bench.client_side.take().endswith(b"hi")
         counts.append(asking.calls + answering.calls)
     assert least(counts) <= REST_CALLS, counts

@@ -31,7 +31,7 @@ class H1Driver(Connection):
         self.sink: Sink | None = None
         """Reads the exchange under way; None between exchanges."""
         self._owed = 0
-        # A read brings up to 256 KiB at once (uvloop), so that what is owed overshoots; an HTTP/2 window cannot be.
+        # A read brings up to 96 KiB at once, so that what is owed overshoots; an HTTP/2 window cannot be.
         self._window = driving.limits.stream_window // 4
         self._is_reading = True
         self._wants_drained = False
@@ -53,9 +53,10 @@ class H1Driver(Connection):
             self._is_reading = True
             self.transport.resume_reading()
 
-    def _owe(self, size: int) -> None:
-        self._owed += size
-        if self._owed >= self._window:
+    def _wait_for_credit(self) -> None:
+        """Read no further if too much is owed. Asked when a piece has been handed on: most are credited there and then,
+        and stopping before and reading on after each costs a system call (epoll_ctl)."""
+        if self._owed >= self._window and not self.is_closing:
             self._stop_reading()
 
     def _stop_reading(self) -> None:
@@ -161,11 +162,12 @@ class H1Server(H1Driver):
                 self._is_answered = False
                 self._serve(self, event)
             elif isinstance(event, Data):
-                self._owe(event.flow)
+                self._owed += event.flow
                 if self.sink is None:
                     self.credit(event.flow)
                 else:
                     self.sink.data_received(event.data, event.flow, event.end)
+                    self._wait_for_credit()
             elif isinstance(event, Trailers):
                 if self.sink is not None:
                     self.sink.trailers_received(event.headers)
@@ -330,10 +332,11 @@ class H1Client(H1Driver):
             if sink is None:
                 return
             if isinstance(event, Data):
-                self._owe(event.flow)
+                self._owed += event.flow
                 if event.end:
                     self._complete()
                 sink.data_received(event.data, event.flow, event.end)
+                self._wait_for_credit()
             elif isinstance(event, ResponseHead):
                 if event.end:
                     self._complete()

@@ -40,6 +40,7 @@ class FakeTransport:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.is_reading = True
+        self.pauses = 0
         self.ended = ""
         self.wrote_eof = False
         self.unsent = 0
@@ -55,6 +56,7 @@ class FakeTransport:
 
     def pause_reading(self) -> None:
         self.is_reading = False
+        self.pauses += 1
 
     def resume_reading(self) -> None:
         self.is_reading = True

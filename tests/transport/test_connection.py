@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.transport.connection import Connection, Driving, Times
+from meshproxy.transport.connection import LARGE_READ, Connection, Driving, Times
 from meshproxy.transport.facts import ConnectionFacts
 
 
@@ -48,9 +48,22 @@ def connection(driving: Driving, facts: ConnectionFacts, transport: Any) -> Reco
     return connection
 
 
-def test_what_a_batch_leaves_is_one_write(connection: Recording, transport: Any) -> None:
+def test_what_a_small_read_leaves_is_written_when_all_sockets_have_been_read(
+    connection: Recording, transport: Any, loop: Any
+) -> None:
     connection.data_received(b"a")
-    assert transport.written == [b"answer to a"]
+    connection.data_received(b"b")
+    assert transport.written == []
+    loop.turn()
+    assert transport.written == [b"answer to aanswer to b"]
+
+
+def test_what_a_large_read_leaves_is_written_at_once(connection: Recording, transport: Any, loop: Any) -> None:
+    connection.data_received(b"a")
+    connection.data_received(b"b" * LARGE_READ)
+    assert transport.written == [b"answer to aanswer to " + b"b" * LARGE_READ]
+    loop.turn()
+    assert len(transport.written) == 1
 
 
 def test_what_is_written_outside_of_a_batch_goes_out_in_the_next_turn(
@@ -63,10 +76,11 @@ def test_what_is_written_outside_of_a_batch_goes_out_in_the_next_turn(
     assert transport.written == [b"ab"]
 
 
-def test_a_batch_that_fails_still_writes_what_was_gathered(connection: Recording, transport: Any) -> None:
+def test_a_batch_that_fails_still_writes_what_was_gathered(connection: Recording, transport: Any, loop: Any) -> None:
     connection.raises = True
     with pytest.raises(RuntimeError):
         connection.data_received(b"a")
+    loop.turn()
     assert transport.written == [b"answer to a"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.transport.connection import Driving
+from meshproxy.transport.connection import READ_BYTES, Driving
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import CANCEL, PROTOCOL_ERROR, H1Client, H1Server
 
@@ -79,6 +79,24 @@ class TestServer:
         assert not transport.is_reading
         request.stream.credit(1)
         assert transport.is_reading
+
+    def test_a_piece_that_is_taken_at_once_does_not_stop_the_reading(
+        self, server: H1Server, served: Any, transport: Any
+    ) -> None:
+        server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\n")
+        server.data_received(b"a" * READ_BYTES)
+        assert served.requests[0].body == b"a" * READ_BYTES
+        assert transport.pauses == 0
+
+    def test_a_piece_that_closes_the_connection_is_not_waited_for(
+        self, server: H1Server, served: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\n")
+        (request,) = served.requests
+        monkeypatch.setattr(request, "data_received", lambda data, flow, end: request.stream.reset(8))
+        server.data_received(b"a" * READ_BYTES)
+        assert transport.ended == "aborted"
+        assert transport.pauses == 0  # a transport that is closed raises when it is paused
 
     def test_a_slow_reader_holds_the_writer(self, server: H1Server, served: Any) -> None:
         server.data_received(GET)

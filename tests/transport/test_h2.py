@@ -247,7 +247,7 @@ def test_a_leaving_server_is_out_of_the_pool_before_anybody_asks_again(wire: Wir
     seen = wire.ask(make_sink)
     wire.settle()
     unseen = wire.ask(make_sink)
-    wire.loop.ready.clear()
+    wire.loop.turn()
     wire.client_socket.take()
     told: list[object] = []
     wire.pool.on_retired = lambda: told.append(unseen.reset)

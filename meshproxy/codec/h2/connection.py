@@ -119,6 +119,8 @@ class H2Connection(Control):
                     data = tail + data
             stop = self._read_frames(data, start, events)
             self._tail = data[stop:]
+            if self._has_grown:
+                self._pump_all(events)
         except ConnectionFault as fault:
             events.append(self._fail(fault))
         if self._runs:

@@ -160,9 +160,9 @@ class Control(Outbound):
             check_setting(identifier, value, self._role)
             values[identifier] = value
         self._answer(frames.SETTINGS_ACK)
-        self._apply(values, events)
+        self._apply(values)
 
-    def _apply(self, values: dict[int, int], events: list[Event]) -> None:
+    def _apply(self, values: dict[int, int]) -> None:
         if frames.MAX_CONCURRENT_STREAMS in values:
             self._peer_streams = values[frames.MAX_CONCURRENT_STREAMS]
         if frames.MAX_FRAME_SIZE in values:
@@ -177,8 +177,7 @@ class Control(Outbound):
                 stream.window += change
                 if stream.window > MAX_WINDOW:
                     raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
-            if change > 0:
-                self._pump_all(events)
+            self._has_grown = True
 
     def _acknowledged(self) -> None:
         """The peer has taken up our SETTINGS: what is below the defaults may be insisted on from here."""
@@ -245,8 +244,7 @@ class Control(Outbound):
             self._window += increment
             if self._window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
-            if self._waiting:
-                self._pump_all(events)
+            self._has_grown = True
             return
         ours = self._streams.get(stream)
         if ours is None:
@@ -259,8 +257,7 @@ class Control(Outbound):
         ours.window += increment
         if ours.window > MAX_WINDOW:
             raise StreamFault(stream, ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
-        if ours.held is not None:
-            self._pump(ours, MAX_WINDOW, events)
+        self._has_grown = True
 
     def _on_unknown(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
         """RFC 9113 section 5.5: ignored, but not without end."""

@@ -9,7 +9,7 @@ from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.encoder import Encoder
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
-from meshproxy.codec.h2.frames import END_STREAM, header_frames, pack_header
+from meshproxy.codec.h2.frames import END_STREAM, MAX_WINDOW, header_frames, pack_header
 from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, Held, History, Past, Stream
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
@@ -30,6 +30,7 @@ class Outbound:
         "_encoder",
         "_explained",
         "_final_stream",
+        "_has_grown",
         "_history",
         "_limits",
         "_next_stream",
@@ -81,6 +82,8 @@ class Outbound:
         self._peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._waiting: OrderedDict[int, Stream] | None = None
         """Streams that hold data back, next in turn first."""
+        self._has_grown = False
+        """The peer has extended a window, and nothing has been framed since."""
         self._explained = 0
         """Frames since the last control frame of the peer that give it reason to send such."""
 
@@ -393,7 +396,13 @@ class Outbound:
         return -1
 
     def _pump_all(self, events: list[Event]) -> None:
-        """The connection's window has opened: every stream that waits gets a frame in turn."""
+        """Windows have grown: every stream that waits gets a frame in turn.
+
+        Once for all that came together: framed update by update, what is held back would go out in pieces of whatever
+        each allows. A peer that answers every DATA frame by an update gets ever smaller ones, and its updates become a
+        flood that nothing explains.
+        """
+        self._has_grown = False
         waiting = self._waiting
         if waiting is None:
             return
@@ -401,4 +410,5 @@ class Outbound:
         while self._window > 0 and stuck < len(waiting):
             stream = next(iter(waiting.values()))
             waiting.move_to_end(stream.id)
-            stuck = 0 if self._pump(stream, self._peer_frame_bytes, events) else stuck + 1
+            most = self._peer_frame_bytes if len(waiting) > 1 else MAX_WINDOW
+            stuck = 0 if self._pump(stream, most, events) else stuck + 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import h2.settings
 import pytest
 from hypothesis import given, settings
@@ -221,3 +224,43 @@ def test_bodies_both_ways(role: Role, window: int, sizes: list[int], theirs_firs
         assert taken == body
     assert writable <= 1
     assert pair.ours._window == pair.theirs.inbound_flow_control_window
+
+
+@pytest.mark.parametrize("read", [100, 16_384, 65_536])
+def test_an_update_for_every_frame_of_large_downloads(read: int) -> None:
+    """Three at once over the default windows, by a client that extends both windows by what each DATA frame brought.
+    Framed update by update, what is held back falls into ever smaller pieces, until the updates look like a flood."""
+    pair = Pair(Role.SERVER)
+    size, piece = 20_000_000, bytes(65_536)
+    for stream in (1, 3, 5):
+        fields = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
+        pair.theirs.send_headers(stream, fields, end_stream=True)
+    pair.exchange()
+    to_send = dict.fromkeys((1, 3, 5), size)
+
+    def send(stream: int) -> None:
+        is_framed = True
+        while is_framed and to_send[stream]:
+            count = min(len(piece), to_send[stream])
+            to_send[stream] -= count
+            is_framed = pair.ours.send_data(stream, piece[:count], not to_send[stream])
+
+    for stream in to_send:
+        pair.ours.send_response(stream, 200, (), False, size)
+        send(stream)
+    taken = frames_taken = 0
+    while output := pair.ours.take_output():
+        for event in pair.theirs.receive_data(output):
+            if isinstance(event, h2.events.DataReceived) and event.data:
+                frames_taken += 1
+                taken += len(event.data)
+                pair.theirs.increment_flow_control_window(len(event.data))
+                with contextlib.suppress(h2.exceptions.StreamClosedError):  # it was the last frame
+                    pair.theirs.increment_flow_control_window(len(event.data), event.stream_id)
+        updates = pair.theirs.data_to_send()
+        for at in range(0, len(updates), read):
+            for ours in pair.ours.receive(updates[at : at + read], 0.0):
+                assert isinstance(ours, Writable), ours
+                send(ours.stream)
+    assert taken == 3 * size
+    assert frames_taken < 2 * 3 * size / 16_384
