@@ -14,7 +14,23 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 
 def test_the_documents_of_the_containers_load() -> None:
     documents = load([str(DEPLOY / "compose" / "mesh.yaml"), str(DEPLOY / "demo" / "policy.yaml")])
+    assert documents.sidecar.spec.inbound is not None
     assert documents.sidecar.spec.inbound.listen.port == 18500
+
+
+def test_the_example_of_traffic_loads_and_shows_what_it_says() -> None:
+    documents = load([DEPLOY / "examples" / "traffic.yaml"])
+    assert documents.sidecar.spec.inbound is None
+    assert documents.sidecar.spec.outbound is not None
+    stable, canary = documents.servers
+    assert stable.spec.dns is not None
+    assert stable.spec.health is not None
+    assert {endpoint.locality for endpoint in canary.spec.endpoints} == {"zone-a", "zone-b"}
+    fraud = documents.routes[0].spec
+    assert [(each.weight, each.server) for each in fraud.split] == [(90, "stable"), (10, "canary")]
+    assert fraud.mirror is not None
+    assert fraud.retries is not None
+    assert fraud.fallback == "stable"
 
 
 def test_the_containers_mount_files_that_exist_and_publish_the_sidecar_only() -> None:
@@ -36,9 +52,17 @@ def test_the_documents_in_the_manifest_load(tmp_path: Path) -> None:
     documents = load([str(tmp_path)])
     (deployment,) = (each for each in manifests if each["kind"] == "Deployment")
     pod = deployment["spec"]["template"]["spec"]
-    # The pod outlives the drain: killed in the middle of it, it would lose requests.
-    assert documents.sidecar.spec.drain_timeout < pod["terminationGracePeriodSeconds"]
     (sidecar,) = pod["initContainers"]
+    (model_server,) = pod["containers"]
+    script = model_server["lifecycle"]["preStop"]["exec"]["command"][-1]
+    # The pod outlives the drain, and what comes before it: killed in the middle, it would lose requests.
+    before = int(script.split()[1])
+    assert before + documents.sidecar.spec.drain_timeout + 10 <= pod["terminationGracePeriodSeconds"]
+    assert documents.sidecar.spec.inbound is not None
+    assert f"/dev/tcp/127.0.0.1/{documents.sidecar.spec.admin.listen.port}" in script
+    # Asked whether it is ready, the sidecar would wait for the model server, which waits for the sidecar to be started.
+    assert sidecar["startupProbe"]["httpGet"]["path"] == "/livez"
+    assert sidecar["readinessProbe"]["httpGet"]["path"] == "/readyz"
     ports = {port["name"]: port["containerPort"] for port in sidecar["ports"]}
     assert ports == {
         "mesh": documents.sidecar.spec.inbound.listen.port,

@@ -18,10 +18,13 @@ from meshproxy.inference import protobuf
 from meshproxy.inference.call import ADMIN_VERBS
 from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, MESSAGE_BYTES, METHODS, method
 from meshproxy.inference.tfserving_rest import read
-from meshproxy.proxy import pipeline
+from meshproxy.policy import quota
+from meshproxy.proxy import admissions, health_service, passage
 from meshproxy.refusal import GrpcStatus, Reason
-from meshproxy.sidecar import app, reload
+from meshproxy.sidecar import app, clusters
+from meshproxy.telemetry import endpoint_labels, traffic
 from meshproxy.transport.connection import Times
+from meshproxy.upstream import cluster, discovery, endpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "behaviour.md"
 PACKAGE = Path(meshproxy.__file__).parent
@@ -94,7 +97,7 @@ def test_what_the_codecs_refuse_with() -> None:
         if getattr(call.func, "id", "") in ("Malformed", "RejectedHead") and isinstance(call.args[0], ast.Constant)
     }
     ours = {status for status in given if isinstance(status, int)} - {502}  # the model server's mistake
-    others = {status: reason.label for status, reason in pipeline._REASONS.items()}
+    others = {status: reason.label for status, reason in passage._REASONS.items()}
     assert ours <= {400, 417, 501, 505} | others.keys()
     for status in ours - others.keys():
         assert str(status) in rows["bad-request"]
@@ -159,7 +162,9 @@ def labels_of_code() -> Iterator[str]:
 
 def test_every_limit_is_counted_by_the_name_on_the_page() -> None:
     rows = table("field of `MeshConfig` `limits`") + table("limit")
-    assert {row[2] for row in rows} - {""} == set(labels_of_code())
+    rates = {f"rate_{what}" for what in re.findall(r'"(requests|bytes|examples)"', inspect.getsource(quota))}
+    assert len(rates) == 3
+    assert {row[2] for row in rows} - {""} == set(labels_of_code()) | rates
 
 
 def test_a_limit_without_a_name_is_not_counted_and_one_with_a_name_has_that_of_its_field() -> None:
@@ -185,11 +190,22 @@ def test_the_limits_that_are_fixed() -> None:
         "fields": protobuf.FIELDS,
         "message_bytes": MESSAGE_BYTES,
         "inflated_ratio": DEFAULT_LIMITS.inflated_ratio,
-        "max_pending": reload.MAX_PENDING,
+        "max_pending": clusters.MAX_PENDING,
+        "health_request": health_service.REQUEST_BYTES,
     }
     ratio = next(row[0] for row in table("limit") if row[2] == "inflated_ratio")
     assert "beyond 1 MiB" in ratio
     assert DEFAULT_LIMITS.inflated_free == 1 << 20
+
+
+def test_what_is_bounded_without_a_name() -> None:
+    said = {row[0]: row[1].replace(",", "") for row in table("what is bounded")}
+    assert int(said["endpoints of one looked-up server"]) == discovery.MOST_ENDPOINTS
+    bounds = (endpoint.MODEL_BREAKERS, cluster.LATENCIES, admissions.MOST)
+    (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
+    assert {f"{bound} each" for bound in bounds} == {models}
+    shown = (endpoint_labels.MOST_ENDPOINTS, traffic.MOST_CIRCUITS)
+    assert said["endpoints and breakers with metrics of their own"] == "{} and {}".format(*shown)
 
 
 # Timeouts
@@ -202,6 +218,9 @@ TIMEOUTS = {
     "limits.bodyStallTimeout": schema.Limits().body_stall_timeout,
     "ModelServer connectTimeout": SERVER.connect_timeout,
     "ModelServer idleTimeout": SERVER.idle_timeout,
+    "ModelServer health.timeout": servers.Health().timeout,
+    "ModelRoute concurrency.queueTimeout": routes.Concurrency().queue_timeout,
+    "ModelRoute mirror.timeout": routes.Mirror(server="a").timeout,
     "Sidecar drainTimeout": schema.SidecarSpec(inbound=schema.Inbound(server="a")).drain_timeout,
     "lingering": Times().linger,
 }
@@ -210,7 +229,12 @@ TIMEOUTS = {
 def test_every_timeout_and_its_default() -> None:
     said = {row[0]: row[1] for row in table("timeout")}
     assert {name: read_duration(said[name]) for name in TIMEOUTS} == TIMEOUTS
-    assert said.keys() - TIMEOUTS.keys() == {"grpc-timeout", "ModelRoute timeout, else limits.requestTimeout"}
+    assert said.keys() - TIMEOUTS.keys() == {
+        "grpc-timeout (gRPC), x-envoy-expected-rq-timeout-ms (REST)",
+        "ModelRoute timeout, else limits.requestTimeout",
+        "ModelRoute tryTimeout",
+        "ModelRoute idleTimeout",
+    }
 
 
 def test_no_duration_of_the_documents_is_missing() -> None:
