@@ -118,6 +118,8 @@ class Attempt:
 
     def acquire_failed(self, error: ConnectError) -> None:
         """There is no stream to be had."""
+        if self.is_over:
+            return  # it was given up while others were told, and that was one of many
         self._pool = None
         self.is_over = True
         if isinstance(error, PoolFull):

@@ -182,8 +182,6 @@ class Tries:
 
     def commit(self, attempt: Attempt) -> None:
         """`attempt` has the answer: the other one is not wanted any more."""
-        if self._is_committed:
-            return
         self._is_committed = True
         if self._timer is not None:
             self._stop_timer()
@@ -214,8 +212,6 @@ class Tries:
     def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal, flags: str) -> None:
         """`attempt` came to nothing: try again, or answer with `refusal`."""
         passage = self._passage
-        if passage.is_over or passage.refusal is not None:
-            return
         attempt.cancel()
         other = self._other(attempt)
         if other is None and not self.may_retry(failure):

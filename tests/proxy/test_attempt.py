@@ -11,6 +11,7 @@ from meshproxy.codec.events import ResponseHead
 from meshproxy.codec.limits import Limits
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.outbox import Outbox
@@ -291,6 +292,18 @@ class TestGivingUp:
         server.respond(b"too early")
         client.sink.reset_received(CANCEL, "gone")
         assert server.has_stopped
+
+    def test_a_connection_that_fails_meanwhile_is_nobodys(self, world: Any) -> None:
+        """A pool tells many at once, and what the first makes of it may end the next."""
+        world.cluster.is_ready = False
+        client = world.rest()
+        taker = world.cluster.waiting[0]
+        client.sink.reset_received(CANCEL, "gone")
+        taker.acquire_failed(ConnectError("refused"))
+        assert client.heads == []
+        assert world.cluster.reports == ["begin open", "cancelled"]
+        assert world.traffic.events == []
+        world.assert_let_go()
 
     def test_what_comes_afterwards_is_nobodys(self, world: Any, client: Any, server: Any) -> None:
         attempt = server.sink

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.proxy.headers import CACHE_SIZE, HeaderReader, RequestHeaders, is_identity
+from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.proxy.headers import CACHE_SIZE, HeaderReader, RequestHeaders, identity_headers, is_identity
 
 GRPC = (b"content-type", b"application/grpc")
 
@@ -75,6 +76,42 @@ def test_a_name_that_some_server_folds_into_ours_is_ours(name: bytes, data: st.D
 )
 def test_other_names_are_not(name: bytes) -> None:
     assert not is_identity(name)
+
+
+@pytest.mark.parametrize(
+    ("headers", "timeout"),
+    [
+        (((b"x-envoy-expected-rq-timeout-ms", b"250"),), 0.25),
+        (((b"x-envoy-expected-rq-timeout-ms", b"0"),), None),
+        (((b"x-envoy-expected-rq-timeout-ms", b"soon"),), None),
+        (((b"x-envoy-expected-rq-timeout-ms", b"1"), (b"x-envoy-expected-rq-timeout-ms", b"2")), None),
+        (((b"grpc-timeout", b"1S"),), None),
+        ((GRPC, (b"grpc-timeout", b"1S"), (b"x-envoy-expected-rq-timeout-ms", b"250")), 1.0),
+    ],
+)
+def test_each_protocol_has_its_own_deadline_and_neither_goes_on(
+    headers: tuple[tuple[bytes, bytes], ...], timeout: float | None
+) -> None:
+    read = RequestHeaders(headers)
+    assert read.timeout == timeout
+    assert [name for name, _ in read.forward] == [name for name, _ in headers if name == b"content-type"]
+
+
+def test_which_server_is_meant_is_for_us_to_know() -> None:
+    read = RequestHeaders(((b"x-model-server", b"a"),))
+    assert (read.server, read.forward) == (b"a", ())
+    assert RequestHeaders(((b"x-model-server", b"a"), (b"x-model-server", b"b"))).server is None
+    assert RequestHeaders(()).server is None
+
+
+def test_the_verified_caller_is_told_and_cannot_break_out_of_its_headers() -> None:
+    workload = Workload("spiffe://dev.example/ns/a/sa/b", "dev.example", "a", "b", 2e9)
+    assert identity_headers(NOBODY) == ()
+    assert identity_headers(Caller(workload, None)) == ((b"x-meshproxy-caller", b"spiffe://dev.example/ns/a/sa/b"),)
+    assert identity_headers(Caller(None, Token("corp", "a b%\r\nx: é", {}, 2e9))) == (
+        (b"x-meshproxy-issuer", b"corp"),
+        (b"x-meshproxy-subject", b"a b%25%0D%0Ax: %C3%A9"),
+    )
 
 
 def test_equal_lists_are_read_once() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from meshproxy.codec.events import Rejected, ResponseHead
 from meshproxy.codec.grpc import parse_timeout
+from meshproxy.config.servers import Key
 from meshproxy.identity.caller import Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
@@ -427,6 +430,96 @@ class TestUpstream:
         assert not client.ended
         assert client.reset_code == CANCEL
         assert len(world.finished) == 1
+
+
+class TestServers:
+    """Calls of an application: which server does it mean?"""
+
+    @pytest.fixture
+    def find(self, world: Any) -> Any:
+        """What is looked up, and what is found."""
+        asked: list[Any] = []
+        found: list[str | None] = []
+
+        def find(*what: Any) -> str | None:
+            asked.append(what)
+            return found.pop(0) if found else None
+
+        world.use(routes=Routes(Route("", None)), servers=SimpleNamespace(find=find))
+        return SimpleNamespace(asked=asked, found=found)
+
+    def test_the_one_that_is_found(self, world: Any, find: Any) -> None:
+        find.found.append("other")
+        world.rest(headers=((b"x-model-server", b"other"), (b"accept", b"*/*")))
+        assert find.asked == [(b"host", b"other", "")]
+        (server,) = world.other.streams
+        assert b"x-model-server" not in dict(server.head.headers)
+
+    def test_one_that_there_is_not(self, world: Any, find: Any) -> None:
+        find.found.append("")
+        client = world.rest()
+        assert (client.status, client.headers[b"x-meshproxy-refusal"]) == (404, b"no-route")
+        assert world.finished[0].flags == "NR"
+        world.assert_let_go()
+
+    def test_nothing_says_which(self, world: Any, wire: Any, find: Any) -> None:
+        client = world.grpc(wire.spec(b"open"))
+        assert client.headers[b"grpc-status"] == b"12"
+        world.assert_let_go()
+
+    def test_the_default_if_there_is_one(self, world: Any, find: Any) -> None:
+        world.pipeline.snapshot = dataclasses.replace(world.pipeline.snapshot, server="main")
+        world.rest()
+        assert len(world.cluster.streams) == 1
+
+
+class TestKeys:
+    """What endpoints are chosen by, where the same request is to go to the same one."""
+
+    def keys(self, world: Any) -> list[int]:
+        return [key for _, key in world.cluster.picked]
+
+    def test_a_header(self, world: Any) -> None:
+        world.cluster.key = Key(by="header", header="x-user")
+        for user in (b"1", b"2", b"1"):
+            world.rest(headers=((b"x-user", user),))
+        first, second, third = self.keys(world)
+        assert first == third != second
+
+    def test_the_client_id_of_a_message(self, world: Any, wire: Any) -> None:
+        world.cluster.key = Key(by="client-id")
+        for client in (b"1", b"2", b"1", None):
+            field = b"" if client is None else b"\x32\x01" + client
+            world.grpc(wire.spec(b"open") + wire.tensor(3) + field)
+        first, second, third, none = self.keys(world)
+        assert first == third
+        assert len({first, second, none}) == 3
+        world.rest()
+        assert self.keys(world)[-1] == none  # the caller, where there is none
+
+    def test_also_if_the_message_came_in_pieces(self, world: Any, wire: Any) -> None:
+        world.cluster.key = Key(by="client-id")
+        message = wire.framed(b"\x32\x011" + wire.spec(b"open"))
+        world.grpc(b"\x32\x011" + wire.spec(b"open"))
+        client = world.grpc(None)
+        client.receive(message[:8], False)
+        client.receive(message[8:], True)
+        first, second = self.keys(world)
+        assert first == second
+
+    def test_the_caller_by_token_workload_or_address(self, world: Any, wire: Any) -> None:
+        world.cluster.key = Key()
+        world.rest()
+        world.rest(headers=((b"authorization", b"Bearer good"),))
+        world.rest(client=wire.client("HTTP/1.1", None))
+        world.rest()
+        workload, token, address, again = self.keys(world)
+        assert workload == again
+        assert len({workload, token, address}) == 3
+
+    def test_none_where_it_does_not_matter(self, world: Any) -> None:
+        world.rest()
+        assert self.keys(world) == [None]
 
 
 class TestTime:

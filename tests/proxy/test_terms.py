@@ -406,6 +406,18 @@ class TestPlaces:
         assert client.headers[b"grpc-status"] == b"4"
         assert self.rows(world) == (1, 0)
 
+    def test_who_would_be_too_late_is_told_at_once(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(concurrency=Concurrency(limit=1, queue=5, queue_timeout=9.0))
+        world.rest()
+        world.wait(5.0)
+        cluster.streams[0].respond()
+        world.rest()
+        client = world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"6S"),))
+        assert client.headers[b"x-meshproxy-refusal"] == b"overloaded"
+        assert world.limits_hit == ["queue_time"]
+        cluster.streams[1].respond()
+        world.assert_let_go()
+
     @pytest.mark.parametrize("who", ["first", "waiting"])
     def test_who_leaves_makes_room(self, world: Any, who: str) -> None:
         cluster = world.serve(concurrency=LIMITED)

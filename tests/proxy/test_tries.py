@@ -458,6 +458,14 @@ class TestHedge:
         assert world.finished[0].upstream == "first:1"
         world.assert_let_go()
 
+    def test_a_failure_in_time_needs_no_second_beside_the_next(self, world: Any, cluster: Any) -> None:
+        world.rest()
+        cluster.streams[0].sink.reset_received(CANCEL, "gone")
+        world.wait(1)
+        assert len(cluster.streams) == 2
+        cluster.streams[1].respond()
+        world.assert_let_go()
+
     def test_an_answer_in_time_needs_no_second(self, world: Any, cluster: Any) -> None:
         world.rest()
         cluster.streams[0].respond()
