@@ -232,7 +232,7 @@ class Attempt:
                 if verdict is not None and self._tries.retries(self, verdict):
                     return
                 self._release_head()
-            elif verdict is not None:
+            elif verdict is not self._verdict and verdict is not None:
                 self._tries.may_retry(verdict)  # it may not: counted
             passage.grpc_status = status
             passage.answer_ended()

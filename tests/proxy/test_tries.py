@@ -190,6 +190,16 @@ class TestNotAgain:
         assert len(cluster.streams) == 1
         world.assert_let_go()
 
+    def test_what_is_not_tried_again_is_counted_once(self, world: Any) -> None:
+        """A status that was told in the head is not told anew by trailers."""
+        cluster = world.serve(2, retries=Retries(on=("gateway-error",), verbs=()))
+        client = world.rest()
+        cluster.streams[0].sink.head_received(head(503))
+        cluster.streams[0].sink.trailers_received(((b"x-checksum", b"1"),))
+        assert client.status == 503
+        assert world.traffic.events == [("skipped", "gateway-error", "verb")]
+        world.assert_let_go()
+
     def test_a_body_longer_than_what_is_kept(self, world: Any) -> None:
         cluster = world.serve(2, retries=Retries(replay_bytes=10))
         client = world.rest(body=b"x" * 11)
