@@ -20,10 +20,10 @@ A **transport** hands bytes to a **codec**; the request's head meets **identity*
     cli/         the commands
 
 Who stands further down this list may import who stands above, never the other way (`[tool.importlinter]` in
-pyproject.toml). Three things go back against the stream of a request, each through one door: credit (`Stream.credit`: who
-takes a piece of a body lets its sender go on), the outcome of a try (`Endpoint.succeeded`, `failed`, `cancelled`: breaker,
-ejection and balancer learn from it) and configuration (a new `Snapshot`, built whole beside the old one, replaces it; a
-request keeps the one it began with).
+pyproject.toml). Three things go back against the stream of a request, each through one door: credit (`Stream.credit`:
+who takes a piece of a body lets its sender go on), outcomes (`Endpoint.succeeded`, `failed`, `cancelled`: breakers,
+ejection and balancers learn from every try) and configuration (a new `Snapshot`, built whole beside the old one,
+replaces it; a request keeps the one it began with).
 """
 
 __version__ = "0.1.0"

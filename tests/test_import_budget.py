@@ -18,7 +18,7 @@ import yaml
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
-from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, environment
+from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
 
 TOOLS = {"aiohttp", "grpc", "google", "click", "rich", "yaml", "opentelemetry", "jinja2", "requests", "urllib3"}
 """Never."""
@@ -93,11 +93,13 @@ def get(url: str, context: ssl.SSLContext | None = None, token: str | None = Non
 
 
 @pytest.mark.parametrize(
-    ("mtls", "has_issuer"),
-    [("disabled", False), ("strict", False), ("disabled", True)],
-    ids=["plain", "mTLS", "tokens"],
+    ("mtls", "has_issuer", "looks_up"),
+    [("disabled", False, False), ("strict", False, False), ("disabled", True, False), ("disabled", False, True)],
+    ids=["plain", "mTLS", "tokens", "names"],
 )
-def test_a_sidecar_that_has_served_has_loaded_none_of_them(tmp_path: Path, mtls: Any, has_issuer: bool) -> None:
+def test_a_sidecar_that_has_served_has_loaded_none_of_them(
+    tmp_path: Path, mtls: Any, has_issuer: bool, looks_up: bool
+) -> None:
     ca = DevelopmentCA.create(TRUST_DOMAIN)
     ca.write(tmp_path)
     ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server", dns=["localhost"]).write(tmp_path, "server")
@@ -110,7 +112,9 @@ def test_a_sidecar_that_has_served_has_loaded_none_of_them(tmp_path: Path, mtls:
         context.load_cert_chain(*ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client").write(tmp_path, "client"))
     with upstream() as address:
         mesh = {"issuers": [believed]} if has_issuer else {}
-        documents = environment(address, mtls=mtls, mesh=mesh, sidecar={"accessLog": "./access.log"})
+        own = {"accessLog": "./access.log", "outbound": {"listen": "127.0.0.1:0", "server": "local"}}
+        documents = [*environment(address, mtls=mtls, mesh=mesh, sidecar=own), *everything_for_routes(looks_up)]
+        documents[1]["spec"]["health"] = {"check": "http", "interval": "50ms"}
         path = tmp_path / "documents.yaml"
         path.write_text(yaml.safe_dump_all(documents))
         with subprocess.Popen(
@@ -128,6 +132,7 @@ def test_a_sidecar_that_has_served_has_loaded_none_of_them(tmp_path: Path, mtls:
                 scheme = "https" if context else "http"
                 token = issuer.token() if has_issuer else None
                 assert get(f"{scheme}://localhost:{port}/v1/models/m", context, token) == 200
+                assert get(f"http://{listening['outbound']}/v1/models/m") == 200
                 assert get(f"http://{listening['admin']}/metrics") == 200
                 sidecar.send_signal(signal.SIGHUP)
                 assert json.loads(sidecar.stderr.readline())["event"] == "configuration taken"
@@ -138,5 +143,21 @@ def test_a_sidecar_that_has_served_has_loaded_none_of_them(tmp_path: Path, mtls:
                 sidecar.kill()  # or leaving the block would wait for it
                 raise
         assert sidecar.returncode == 0
-    assert modules & (TOOLS | RESOLVER) == set()
+    assert modules & TOOLS == set()
     assert modules & TOKENS == (TOKENS if has_issuer else set())
+    assert modules & RESOLVER == (RESOLVER if looks_up else set())
+
+
+def everything_for_routes(looks_up: bool) -> list[dict[str, Any]]:
+    """A route that asks for all that there is, for the model `m`; and a server that is looked up, at once."""
+    spec = {
+        "models": ["m"],
+        "split": [{"weight": 9, "version": 1}, {"weight": 1, "version": 2}],
+        "mirror": {"version": 3, "compare": {}},
+        "retries": {"hedgeAfter": "10s"},
+        "concurrency": {},
+        "rateLimits": [{"requests": 1000, "examples": 1000}],
+        "fault": {"delay": {"percent": 0, "duration": "1ms"}},
+    }
+    named = document("ModelServer", {"dns": {"name": "127.0.0.1", "rest": 1}}, "named")
+    return [document("ModelRoute", spec), *([named] if looks_up else [])]
