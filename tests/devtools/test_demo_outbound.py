@@ -47,9 +47,9 @@ async def test_a_split_that_is_none_is_noticed(
     ("values", "copies", "problem"),
     [
         ([2.5] * 4, {"differs": 4}, ""),
-        ([2.5] * 4, {"differs": 3, "limited": 1}, ""),
+        ([2.5] * 4, {"differs": 3, "answered": 1}, ""),
         ([2.5] * 4, {"differs": 3, "failed": 1}, "3 copies were found to differ, expected about 4"),
-        ([2.5] * 4, {"differs": 1, "limited": 3}, "1 copies were found to differ, expected about 4"),
+        ([2.5] * 4, {"differs": 1, "answered": 3}, "1 copies were found to differ, expected about 4"),
         ([2.5] * 4, {"agrees": 4}, "0 copies were found to differ, expected about 4"),
         ([2.5, 2.5, 2.5, 3.5], {"differs": 4}, "1 calls failed, or were answered by the shadow"),
     ],
@@ -57,7 +57,8 @@ async def test_a_split_that_is_none_is_noticed(
 async def test_a_shadow_that_is_seen_or_not_compared_is_noticed(
     values: list[float], copies: dict[str, int], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(mesh: Any, model: str, calls: int) -> list[Answer]:
+    async def ask(mesh: Any, model: str, calls: int, **pace: float) -> list[Answer]:
+        assert pace["at_once"] == 1
         return predicted(*values)
 
     async def mirrored(mesh: Any) -> dict[str, int]:

@@ -170,10 +170,11 @@ async def capacity_of(address: str) -> float:
     return run.done / run.seconds
 
 
-async def test_twice_as_much_as_can_be_served_costs_little_of_what_can(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [{"limit": 10}, {}], ids=["a limit", "one that is found out"])
+async def test_twice_as_much_as_can_be_served_costs_little_of_what_can(limit: Document, tmp_path: Path) -> None:
     """A model server that serves eight at a time. Goodput are the calls that were answered within half a second."""
     seconds = 4
-    concurrency = {"limit": 10, "queue": 20, "queueTimeout": "200ms"}
+    concurrency = {**limit, "queue": 20, "queueTimeout": "200ms"}
     limited = document("ModelRoute", {"models": ["half_plus_two"], "concurrency": concurrency})
     async with local_fleet(tmp_path / "fleet") as fleet:
         replica = await fleet.replica("--latency-ms=40", "--concurrency=8", documents=[limited])
@@ -189,6 +190,15 @@ async def test_twice_as_much_as_can_be_served_costs_little_of_what_can(tmp_path:
         assert goodput >= 0.9 * capacity
         assert percentile(run, 0.99) < 0.4
         assert set(run.errors) == {"RESOURCE_EXHAUSTED, refused by meshproxy: overloaded"}
+
+
+async def mirrored(outbound: Outbound) -> dict[str, float]:
+    """What became of copies."""
+    return {
+        series.partition('result="')[2].partition('"')[0]: value
+        for series, value in (await outbound.metrics()).items()
+        if series.startswith("meshproxy_mirrored_total{")
+    }
 
 
 async def test_shadows_that_hang_or_break_cost_a_call_nothing(tmp_path: Path) -> None:
@@ -220,15 +230,12 @@ async def test_shadows_that_hang_or_break_cost_a_call_nothing(tmp_path: Path) ->
         async with asyncio.timeout(5):
             while await outbound.total("meshproxy_mirrored_total") < 2 * 460:
                 await asyncio.sleep(0.02)
-        found = {
-            result: await outbound.total("meshproxy_mirrored_total", f'result="{result}"')
-            for result in ("timeout", "limited", "failed")
-        }
+        found = await mirrored(outbound)
         print("what became of the shadows:", found)
         assert found["timeout"] >= 32
         # Those that hang take the places of those that break for a second.
         assert found["failed"] >= 200
-        assert sum(found.values()) == 920
+        assert found["timeout"] + found["limited"] + found["failed"] == 920
         usual = runs.pop("no shadow")
         for run in runs.values():
             assert percentile(run, 0.5) < percentile(usual, 0.5) + 0.001
@@ -242,14 +249,20 @@ async def test_shadows_that_disagree_are_counted(tmp_path: Path) -> None:
         server = server_of([replica])
         mirror = {"compare": {}, "version": 2}
         outbound = await fleet.outbound([server, split(1, 0, mirror=mirror)])
-        runs = await asyncio.gather(
-            predict_over_rest(outbound.address, 100, 1), predict_over_grpc(outbound.address, 100, 1, REQUEST)
+        runs = (
+            await predict_over_rest(outbound.address, 100, 1),
+            await predict_over_grpc(outbound.address, 100, 1, REQUEST),
         )
         assert [run.done for run in runs] == [100, 100]
         async with asyncio.timeout(5):
             while await outbound.total("meshproxy_mirrored_total") < 200:
                 await asyncio.sleep(0.02)
-        assert await outbound.total("meshproxy_mirrored_total", 'result="differs"') == 200
+        found = await mirrored(outbound)
+        print("what became of the shadows:", found)
+        # Comparing takes a twentieth of the time at most: what comes closer together is answered, and not compared.
+        assert set(found) <= {"differs", "answered"}
+        assert found["differs"] >= 100
+        assert sum(found.values()) == 200
         again = server_of([replica], "again")
         await outbound.reload([server, again, split(0, 1, mirror={"compare": {}, "server": "again"})])
         async with RestClient(outbound.address, None) as client:
@@ -258,4 +271,3 @@ async def test_shadows_that_disagree_are_counted(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while await outbound.total("meshproxy_mirrored_total", 'result="agrees"') < 1:
                 await asyncio.sleep(0.02)
-        print({k: v for k, v in (await outbound.metrics()).items() if k.startswith("meshproxy_mirrored_total")})
