@@ -1,7 +1,13 @@
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.codec.events import Headers
+from meshproxy.codec.h1 import write as module
 from meshproxy.codec.h1.write import (
     ChunkedWriter,
     EofWriter,
@@ -37,6 +43,34 @@ def test_a_field_stays_one_field(byte: bytes, place: str) -> None:
     for text in (byte + b"x", b"x" + byte, b"x" + byte + b"x"):
         with pytest.raises(LocalProtocolError):
             write_fields(((text, b"y"),) if place == "name" else ((b"y", text),))
+
+
+@pytest.mark.parametrize("byte", [b"\r", b"\n", b"\0"])
+def test_a_trace_context_stays_one_field(byte: bytes) -> None:
+    assert write_fields(((b"x", b"y"), (b"traceparent", b"00-a"))) == b"x: y\r\ntraceparent: 00-a\r\n"
+    with pytest.raises(LocalProtocolError):
+        write_fields(((b"x", b"y"), (b"traceparent", b"00" + byte)))
+    with pytest.raises(LocalProtocolError):
+        write_fields(((b"x", b"y" + byte), (b"traceparent", b"00")))
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"x", b"y", b"traceparent", b"host"]), st.binary(max_size=3)), max_size=4))
+def test_what_is_remembered_is_what_would_be_written(fields: list[tuple[bytes, bytes]]) -> None:
+    def outcome(write: Callable[[Headers], bytes]) -> bytes | None:
+        try:
+            return write(tuple(fields))
+        except LocalProtocolError:
+            return None
+
+    assert outcome(write_fields) == outcome(module._write_fields) == outcome(write_fields)
+
+
+def test_only_so_many_lists_are_remembered() -> None:
+    for number in range(3 * module.KEPT_BLOCKS):
+        write_fields(((b"x", b"%d" % number),))
+    write_fields(((b"x", b"a" * module.KEPT_BLOCK_BYTES),))
+    assert len(module._BLOCKS) <= module.KEPT_BLOCKS
+    assert all(len(block) <= module.KEPT_BLOCK_BYTES for block in module._BLOCKS.values())
 
 
 @pytest.mark.parametrize("name", sorted(FRAMING))
