@@ -26,9 +26,10 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
-from meshproxy.sidecar import app, clusters
+from meshproxy.sidecar import app, clusters, worker
 from meshproxy.sidecar.app import Sidecar, run_sidecar
 from meshproxy.sidecar.side import Side
+from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.transport.listener import Listener, PeerRejected
 
@@ -369,6 +370,38 @@ class TestOutbound:
         async with model_server() as model, running(tmp_path, model, sidecar=self.OUT) as it:
             with pytest.raises(OSError, match="no certificate"):
                 it.sidecar._client_context()
+
+
+class TestSeats:
+    """One of several workers, in this process."""
+
+    @pytest.mark.parametrize("has_inbound", [True, False], ids=["both", "outbound only"])
+    async def test_a_worker_shares_the_ports_of_its_seat(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_inbound: bool
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        monkeypatch.setattr(worker, "LINE", theirs.fileno())
+        folder = tmp_path / "seat"
+        folder.mkdir()
+        path = tmp_path / "documents.yaml"
+        async with model_server() as model:
+            documents = made(model, sidecar=TestOutbound.OUT)
+            if not has_inbound:
+                del documents[-1]["spec"]["inbound"]
+            path.write_text(yaml.safe_dump_all(documents))
+            with ours, theirs, reserve("127.0.0.1", 0) as inbound, reserve("127.0.0.1", 0) as outbound:
+                ports = [sock.getsockname()[1] for sock in (inbound, outbound)]
+                seat = worker.Seat(0, ports[0] if has_inbound else 0, ports[1], folder)
+                sidecar = Sidecar([str(path)], load([path]), seat)
+                task = asyncio.ensure_future(sidecar.run())
+                assert await asyncio.get_running_loop().run_in_executor(None, ours.recv, 64) == worker.LISTENING
+                assert (await ask(f"127.0.0.1:{ports[1]}", b"/v1/models/m", host=b"local"))[0] == b"200"
+                if has_inbound:
+                    assert (await ask(f"127.0.0.1:{ports[0]}", b"/v1/models/m"))[0] == b"200"
+                assert (sidecar.inbound is not None) == has_inbound
+                ours.close()  # its supervisor is gone
+                await asyncio.wait_for(task, 10)
 
 
 class TestPeers:

@@ -48,11 +48,13 @@ LATE = GOOD.replace(
 class Running:
     """A supervisor over fake workers."""
 
-    def __init__(self, tmp_path: Path, script: str, drain: str = "1s") -> None:
+    def __init__(self, tmp_path: Path, script: str, drain: str = "1s", *, without: str = "", **more: Any) -> None:
         self.folder = tmp_path
-        sidecar = {"workers": 2, "drainTimeout": drain}
+        sidecar = {"workers": 2, "drainTimeout": drain, **more}
         path = tmp_path / "documents.yaml"
-        path.write_text(yaml.safe_dump_all(environment("127.0.0.1:1", mtls="disabled", sidecar=sidecar)))
+        given = environment("127.0.0.1:1", mtls="disabled", sidecar=sidecar)
+        given[-1]["spec"].pop(without, None)
+        path.write_text(yaml.safe_dump_all(given))
         documents: Documents = load([path])
         self.supervisor = Supervisor([str(tmp_path)], documents, (sys.executable, "-I", "-S", "-c", COMMON + script))
         self.task = asyncio.ensure_future(self.supervisor.run())
@@ -106,6 +108,32 @@ async def test_it_says_once_that_all_listen(tmp_path: Path, caplog: pytest.LogCa
     assert running.said == ["0 0 started", "0 0 told to stop", "1 0 started", "1 0 told to stop"]
     assert not running.supervisor.readiness()["not draining"]
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("without", ["", "inbound"])
+async def test_workers_share_the_outbound_port_too(
+    tmp_path: Path, without: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    running = Running(tmp_path, GOOD, without=without, outbound={"listen": "127.0.0.1:0"})
+    await running.until(serving=2)
+    await asyncio.sleep(0)
+    (line,) = [record for record in caplog.records if record.getMessage() == "listening"]
+    fields: Any = line.__dict__["fields"]
+    assert ("inbound" in fields) == (not without)
+    ports = [int(fields[side].rpartition(":")[2]) if side in fields else 0 for side in ("inbound", "outbound")]
+    assert {(each.seat.inbound_port, each.seat.outbound_port) for each in running.supervisor.workers} == {tuple(ports)}
+    assert running.supervisor.configuration()["outbound"] == fields["outbound"]
+    await running.end()
+
+
+async def test_an_outbound_port_that_somebody_has_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        running = Running(tmp_path, GOOD, outbound={"listen": address})
+        with pytest.raises(OSError, match="in use"):
+            await running.task
+    assert running.said == []
 
 
 async def test_signals_are_passed_on(tmp_path: Path) -> None:
