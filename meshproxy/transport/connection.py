@@ -147,11 +147,11 @@ class Connection(Reading):
     __slots__ = (
         "_gathered",
         "_is_dirty",
-        "_is_paused",
         "_left",
         "deadline",
         "facts",
         "is_closing",
+        "is_paused",
         "on_lost",
         "transport",
     )
@@ -168,7 +168,8 @@ class Connection(Reading):
         """We have decided to close: nothing that is received counts any more."""
         self._gathered: list[bytes] = []
         self._is_dirty = False
-        self._is_paused = False
+        self.is_paused = False
+        """The socket takes no more."""
         self._left = 0
         """When closing: what the peer had not taken at the last look."""
 
@@ -201,7 +202,7 @@ class Connection(Reading):
             # Slow, but it reads: cutting its last answer short would look like the end of it.
             self._left = left
             self.deadline = now + self.driving.times.linger
-        elif self.is_closing or self._is_paused:
+        elif self.is_closing or self.is_paused:
             self.abort()
         else:
             self.overdue()
@@ -261,11 +262,11 @@ class Connection(Reading):
 
     def pause_writing(self) -> None:
         """asyncio: the peer reads more slowly than we write."""
-        self._is_paused = True
+        self.is_paused = True
 
     def resume_writing(self) -> None:
         """asyncio: the peer has caught up."""
-        self._is_paused = False
+        self.is_paused = False
         outbox = self.driving.outbox
         outbox.begin()
         try:
@@ -278,7 +279,8 @@ class Connection(Reading):
     def write(self, data: bytes) -> None:
         """Gather `data`; it is written when the batch is over."""
         self._gathered.append(data)
-        self.touch()
+        if not self._is_dirty:
+            self.touch()
 
     def touch(self) -> None:
         """There is output to be collected when the batch is over."""
@@ -293,7 +295,7 @@ class Connection(Reading):
         if not gathered or self.transport.is_closing():
             gathered.clear()
             return
-        self.transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+        self.transport.write(b"".join(gathered))  # of a single piece no copy is made
         gathered.clear()
 
     def close(self) -> None:

@@ -38,7 +38,8 @@ class H1Driver(Connection):
 
     def credit(self, size: int) -> None:
         """Read on when less than half a window is owed (`stream.Stream`)."""
-        self._owed = max(0, self._owed - size)
+        owed = self._owed - size
+        self._owed = owed if owed > 0 else 0
         if not self._is_reading:
             self._read_on()
 
@@ -49,14 +50,14 @@ class H1Driver(Connection):
             self._read_on()
 
     def _read_on(self) -> None:
-        if self._owed < self._window // 2 and not self._codec.has_buffered:
+        if self._owed < self._window // 2 and not self._codec.held:
             self._is_reading = True
             self.transport.resume_reading()
 
     def _wait_for_credit(self) -> None:
-        """Read no further if too much is owed. Asked when a piece has been handed on: most are credited there and then,
+        """Read no further: too much is owed. Asked when a piece has been handed on: most are credited there and then,
         and stopping before and reading on after each costs a system call (epoll_ctl)."""
-        if self._owed >= self._window and not self.is_closing:
+        if not self.is_closing:
             self._stop_reading()
 
     def _stop_reading(self) -> None:
@@ -71,7 +72,7 @@ class H1Driver(Connection):
         self.write(self._codec.send_data(data, end))
         if end:
             self._sent()
-        elif self._is_paused:
+        elif self.is_paused:
             self._wants_drained = True
             return False
         return True
@@ -137,43 +138,42 @@ class H1Server(H1Driver):
         """Bytes came: hand their events out. Those of the next request wait in the codec."""
         if self.is_closing:
             return
-        if self.sink is None and not self._has_begun and not self._is_lingering:
-            self._begin_head()
-        self._dispatch(self._codec.receive(data))
-        if self._codec.has_buffered:
+        codec = self._codec
+        self._dispatch(codec.receive(data))
+        if codec.held:
             self._next()
+        elif self.sink is None and not self._has_begun and not self._is_lingering:
+            self._look_for_head()
 
     def _look_for_head(self) -> None:
-        """Of the next request only a part of the head may have come."""
+        """Of the next request only a part of the head may have come: its first byte starts the clock, and those after it
+        do not wind it back."""
         codec = self._codec
         if codec.is_over and not codec.is_idle and not codec.must_close:
-            self._begin_head()
-
-    def _begin_head(self) -> None:
-        """The first byte of a head starts the clock; those after it do not wind it back."""
-        self._has_begun = True
-        self.deadline = self.driving.loop.time() + self.driving.times.head
+            self._has_begun = True
+            self.deadline = self.driving.loop.time() + self.driving.times.head
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, RequestHead):
+            if type(event) is RequestHead:
                 self.deadline = 0.0
                 self._has_begun = False
                 self._is_answered = False
                 self._serve(self, event)
-            elif isinstance(event, Data):
+            elif type(event) is Data:
                 self._owed += event.flow
                 if self.sink is None:
                     self.credit(event.flow)
                 else:
                     self.sink.data_received(event.data, event.flow, event.end)
-                    self._wait_for_credit()
-            elif isinstance(event, Trailers):
+                    if self._owed >= self._window:
+                        self._wait_for_credit()
+            elif type(event) is Trailers:
                 if self.sink is not None:
                     self.sink.trailers_received(event.headers)
-            elif isinstance(event, Rejected):
+            elif type(event) is Rejected:
                 self._rejected(event)
-            elif isinstance(event, Failed):
+            elif type(event) is Failed:
                 self._end_sink(CANCEL, event.reason)
                 self.abort()
         if self._is_answered:
@@ -219,7 +219,7 @@ class H1Server(H1Driver):
         return (
             self.sink is None
             and not self._has_begun
-            and not self._codec.has_buffered
+            and not self._codec.held
             and not self.transport.get_write_buffer_size()
         )
 
@@ -243,9 +243,9 @@ class H1Server(H1Driver):
                 self.close()
                 return
             self.deadline = self.driving.loop.time() + self.driving.times.idle
-            if self._is_paused:
+            if self.is_paused:
                 self._stop_reading()
-            if codec.has_buffered:
+            if codec.held:
                 self.driving.loop.call_soon(self._continue)
         elif not self._is_lingering:
             self._linger()
@@ -261,10 +261,10 @@ class H1Server(H1Driver):
         """Take up a pipelined request once the one before it is done and its answer has found room; read no further
         while one waits (CVE-2013-4450: a client that asks and never reads)."""
         codec = self._codec
-        if self.sink is None and codec.is_over and not self.is_closing and not self._is_paused:
+        if self.sink is None and codec.is_over and not self.is_closing and not self.is_paused:
             self._dispatch(codec.next_message())
             self._look_for_head()
-        if codec.has_buffered:
+        if codec.held:
             self._stop_reading()
         elif not self._is_reading:
             self._read_on()
@@ -331,20 +331,21 @@ class H1Client(H1Driver):
             sink = self.sink
             if sink is None:
                 return
-            if isinstance(event, Data):
+            if type(event) is Data:
                 self._owed += event.flow
                 if event.end:
                     self._complete()
                 sink.data_received(event.data, event.flow, event.end)
-                self._wait_for_credit()
-            elif isinstance(event, ResponseHead):
+                if self._owed >= self._window:
+                    self._wait_for_credit()
+            elif type(event) is ResponseHead:
                 if event.end:
                     self._complete()
                 sink.head_received(event)
-            elif isinstance(event, Trailers):
+            elif type(event) is Trailers:
                 self._complete()
                 sink.trailers_received(event.headers)
-            elif isinstance(event, Failed):
+            elif type(event) is Failed:
                 if event.limit is not None:
                     self.driving.on_limit(event.limit)
                 self._end_sink(CANCEL if event.by_peer else PROTOCOL_ERROR, event.reason)

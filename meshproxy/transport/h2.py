@@ -52,23 +52,21 @@ RARE_PING = 310.0
 class H2Stream:
     """One exchange on an HTTP/2 connection; both roles (`stream.Downstream`, `stream.Upstream`)."""
 
-    __slots__ = ("_driver", "_ends_when_drained", "_has_ended", "_is_held", "_owed", "facts", "id", "sink")
+    __slots__ = ("_driver", "_ends_when_drained", "_is_held", "address", "ended", "facts", "id", "owed", "sink")
 
     def __init__(self, driver: H2Driver, number: int) -> None:
         self._driver = driver
-        self.facts = driver.facts
+        self.facts = facts = driver.facts
+        self.address = facts.remote
+        """The other end's."""
         self.id = number
         self.sink: Sink | None = None
-        self._has_ended = 0
+        self.ended = 0
         """How many of the two messages have ended: at two the stream is forgotten."""
         self._is_held = False
         self._ends_when_drained = False
-        self._owed = 0
-
-    @property
-    def address(self) -> str:
-        """The server's address."""
-        return self.facts.remote
+        self.owed = 0
+        """Bytes that came and have not been credited."""
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         """Write a head. A client that does not take heads of this size gets none, and no other client hears of it."""
@@ -84,7 +82,7 @@ class H2Stream:
 
     def stop_receiving(self) -> None:
         """The rest of the request is of no use: tell the client to stop sending it (RFC 9113 section 8.1)."""
-        if self._has_ended < 2:
+        if self.ended < 2:
             self.reset(NO_ERROR)
 
     def stop_sending(self) -> None:
@@ -153,21 +151,14 @@ class H2Stream:
         driver.end_half(self)
         return True
 
-    def owe(self, size: int) -> None:
-        """`size` bytes came."""
-        self._owed += size
-
     def credit(self, size: int) -> None:
         """`size` bytes have left our hands; on a stream that is over they were forgiven."""
-        if size <= self._owed:
-            self._owed -= size
-            self._driver.codec.credit(self.id, size)
-            self._driver.touch()
-
-    def forgive(self) -> None:
-        """The stream is over: what is owed for it would be missing from the connection's window for ever."""
-        if self._owed:
-            self.credit(self._owed)
+        if size <= self.owed:
+            self.owed -= size
+            driver = self._driver
+            driver.codec.credit(self.id, size)
+            if driver.codec.out:
+                driver.touch()
 
     def _give_up(self, reason: str) -> None:
         sink = self.sink
@@ -181,11 +172,6 @@ class H2Stream:
         driver.codec.reset(self.id, code)
         driver.touch()
         driver.forget(self)
-
-    def half_ended(self) -> bool:
-        """Count an end; True when it was the second."""
-        self._has_ended += 1
-        return self._has_ended == 2
 
 
 class H2Driver(Connection):
@@ -213,11 +199,6 @@ class H2Driver(Connection):
             self.scheme = b"https"
         self.touch()
 
-    @property
-    def is_paused(self) -> bool:
-        """The socket takes no more."""
-        return self._is_paused
-
     # What the peer does
 
     def receive(self, data: bytes) -> None:
@@ -226,12 +207,13 @@ class H2Driver(Connection):
             return
         self.heard = now = self.driving.loop.time()
         self._dispatch(self.codec.receive(data, now))
-        self.touch()
+        if self.codec.out:
+            self.touch()
 
     def _dispatch(self, events: list[Event]) -> None:
         streams = self.streams
         for event in events:
-            if isinstance(event, Data):
+            if type(event) is Data:
                 stream = streams.get(event.stream)
                 if stream is None or stream.sink is None:
                     self.codec.credit(event.stream, event.flow)
@@ -239,31 +221,31 @@ class H2Driver(Connection):
                         self.end_half(stream)
                 else:
                     sink = stream.sink
-                    stream.owe(event.flow)
+                    stream.owed += event.flow
                     if event.end:
                         self.end_half(stream)
                     sink.data_received(event.data, event.flow, event.end)
-            elif isinstance(event, RequestHead):
+            elif type(event) is RequestHead:
                 self.head_received(event)
-            elif isinstance(event, ResponseHead):
+            elif type(event) is ResponseHead:
                 stream = streams.get(event.stream)
                 if stream is not None and stream.sink is not None:
                     sink = stream.sink
                     if event.end:
                         self.end_half(stream)
                     sink.head_received(event)
-            elif isinstance(event, Trailers):
+            elif type(event) is Trailers:
                 stream = streams.get(event.stream)
                 if stream is not None:
                     reader = stream.sink
                     self.end_half(stream)
                     if reader is not None:
                         reader.trailers_received(event.headers)
-            elif isinstance(event, Writable):
+            elif type(event) is Writable:
                 stream = streams.get(event.stream)
                 if stream is not None:
                     stream.writable()
-            elif isinstance(event, Reset):
+            elif type(event) is Reset:
                 self._reset_received(event)
             else:
                 self.connection_event(event)
@@ -318,19 +300,22 @@ class H2Driver(Connection):
         output = self.codec.take_output()
         if output:
             self.transport.write(output)
-            if self._is_paused and self.transport.get_write_buffer_size() > self._most_unread:
+            if self.is_paused and self.transport.get_write_buffer_size() > self._most_unread:
                 self.driving.on_limit("unread_bytes")
                 self.abort()
 
     def end_half(self, stream: H2Stream) -> None:
         """One of the two messages of `stream` has ended."""
-        if stream.half_ended():
+        stream.ended += 1
+        if stream.ended == 2:
             self.forget(stream)
 
     def forget(self, stream: H2Stream) -> None:
-        """The stream is over. It lets go of its sink, which refers to it."""
+        """The stream is over. It lets go of its sink, which refers to it; and what is owed for it would be missing from
+        the connection's window for ever."""
         stream.sink = None
-        stream.forgive()
+        if stream.owed:
+            stream.credit(stream.owed)
         if self.streams.pop(stream.id, None) is not None and not self.streams:
             self.became_idle()
 
@@ -373,7 +358,7 @@ class H2Server(H2Driver):
         stream = H2Stream(self, head.stream)
         self.streams[head.stream] = stream
         if head.end:
-            stream.half_ended()
+            stream.ended = 1
         self._serve(stream, head)
 
     def connection_event(self, event: Event) -> None:
@@ -395,7 +380,7 @@ class H2Server(H2Driver):
             if event.stream > self._newest:
                 self._newest = event.stream
                 stream = self.streams[event.stream] = H2Stream(self, event.stream)
-                stream.half_ended()
+                stream.ended = 1
                 self._reject(stream, event)
             return  # or it was answered before, within the same read
         sink = stream.sink

@@ -576,7 +576,7 @@ class Chain:
         ends += [server.client for server in self.servers if not server.is_lost]
         if ends:
             end = self.random.choice(ends)
-            if end._is_paused:
+            if end.is_paused:
                 end.resume_writing()
             else:
                 end.pause_writing()

@@ -82,10 +82,8 @@ class H1Connection:
 
     __slots__ = (
         "_checked",
-        "_closes",
         "_has_eof",
         "_has_skipped_blank",
-        "_held",
         "_interim",
         "_is_server",
         "_limits",
@@ -100,6 +98,8 @@ class H1Connection:
         "_theirs",
         "_waits_for_continue",
         "_writer",
+        "held",
+        "must_close",
     )
 
     def __init__(self, role: Role, limits: Limits) -> None:
@@ -110,9 +110,10 @@ class H1Connection:
         self._responses = ResponseMemo(limits)
         self._partial = b""
         """The beginning of what has not come whole: a head, the size line of a chunk, trailers."""
-        self._held = b""
-        """As server: what came behind the request under way."""
-        self._closes = False
+        self.held = b""
+        """As server: what came behind the request under way. Read no more before `next_message`."""
+        self.must_close = False
+        """Nothing may follow the exchange under way; if none is, close now."""
         self._has_eof = False
         # As long as an exchange.
         self._stream = 0
@@ -134,23 +135,13 @@ class H1Connection:
     def is_idle(self) -> bool:
         """No message is under way in either direction, not even the beginning of one."""
         asks, answers = (self._theirs, self._ours) if self._is_server else (self._ours, self._theirs)
-        return asks is _HEAD and answers is _IDLE and not self._partial and not self._held
+        return asks is _HEAD and answers is _IDLE and not self._partial and not self.held
 
     @property
     def is_over(self) -> bool:
         """As server: no exchange is under way. Bytes of the next request may be held, or `must_close` says that none
         will be taken."""
         return self._ours is _IDLE or self._ours is _BROKEN
-
-    @property
-    def must_close(self) -> bool:
-        """Nothing may follow the exchange under way; if none is, close now."""
-        return self._closes
-
-    @property
-    def has_buffered(self) -> bool:
-        """As server: bytes of a further request are held. Read no more before `next_message`."""
-        return bool(self._held)
 
     # Bytes in, events out
 
@@ -165,13 +156,14 @@ class H1Connection:
         if seen:
             data = self._partial + data
             self._partial = b""
-        if theirs is _HEAD and not self._held:
+        if theirs is _HEAD and not self.held:
             receive_head = self._receive_request if self._is_server else self._receive_responses
             at = receive_head(data, seen, events)
             theirs = self._theirs
-        if at < len(data) and theirs is _BODY:
+        size = len(data)
+        if at < size and theirs is _BODY:
             at = self._receive_body(data, at, events)
-        if at < len(data):
+        if at < size:
             self._receive_beyond(data[at:], events)
         return events
 
@@ -181,11 +173,11 @@ class H1Connection:
         self._has_eof = True
         if theirs is _BROKEN:
             return []
-        if theirs is _DONE or self._held:
+        if theirs is _DONE or self.held:
             # What is held may be whole requests: those are answered first.
-            self._closes = self._closes or not self._held
+            self.must_close = self.must_close or not self.held
             return []
-        self._closes = True
+        self.must_close = True
         if theirs is _BODY and isinstance(self._reader, EofReader):
             self._theirs = _DONE
             self._finish()
@@ -206,10 +198,10 @@ class H1Connection:
 
     def next_message(self) -> list[Event]:
         """As server, when an exchange is over: what the bytes that came behind its request mean."""
-        if not self._held or self._theirs is not _HEAD:
+        if not self.held or self._theirs is not _HEAD:
             return []
-        held = self._held
-        self._held = b""
+        held = self.held
+        self.held = b""
         events = self.receive(held)
         if self._has_eof:
             events += self.receive_eof()
@@ -245,7 +237,7 @@ class H1Connection:
         if method == b"CONNECT":
             raise LocalProtocolError("CONNECT is not offered")
         framing, writer = frame_request(method, end, length)
-        if self._closes:
+        if self.must_close:
             framing += CLOSE
         head = write_request_head(method, target, authority, headers, framing)
         self._writer = writer
@@ -276,13 +268,13 @@ class H1Connection:
         framing, writer, closes = frame_response(status, self._method, end, length, self._peer_is_http10)
         # A client that waits for 100 may send its body or leave it out now: what would follow cannot be told apart
         # (RFC 9110 section 10.1.1).
-        if closes or self._closes or (self._waits_for_continue and self._theirs is _BODY):
+        if closes or self.must_close or (self._waits_for_continue and self._theirs is _BODY):
             closes = True
             framing += CLOSE
         elif self._peer_is_http10:
             framing += KEEP_ALIVE
         head = write_response_head(status, headers, framing)
-        self._closes = closes
+        self.must_close = closes
         self._writer = writer
         self._ours = _DONE if end else _BODY
         if end and self._theirs is _DONE:
@@ -312,7 +304,7 @@ class H1Connection:
 
     def close_after_message(self) -> None:
         """Let the exchange under way, or the next one, be the last, and say so in its head if that is still to come."""
-        self._closes = True
+        self.must_close = True
 
     # Reading
 
@@ -324,7 +316,7 @@ class H1Connection:
             # One blank line before a request, as some clients end a body with (RFC 9112 section 2.2).
             self._has_skipped_blank = True
             start = 2
-        end = data.find(b"\r\n\r\n", max(start, seen - 3)) + 4
+        end = data.find(b"\r\n\r\n", max(start, seen - 3) if seen else start) + 4
         head = data[start:end] if end >= 4 else b""
         try:
             if not head:
@@ -343,7 +335,7 @@ class H1Connection:
         self._peer_is_http10 = is_http10
         self._waits_for_continue = expects_continue
         if closes:
-            self._closes = True
+            self.must_close = True
         self._ours = _HEAD
         self._theirs = _BODY
         if chunked:
@@ -360,7 +352,7 @@ class H1Connection:
         """Read heads at the beginning of `data`, up to a final one. As `_receive_request`."""
         at = 0
         while at < len(data):
-            end = data.find(b"\r\n\r\n", max(at, seen - 3)) + 4
+            end = data.find(b"\r\n\r\n", max(at, seen - 3) if seen else at) + 4
             head = data[at:end] if end >= 4 else b""
             try:
                 if not head:
@@ -393,7 +385,7 @@ class H1Connection:
         status, headers, length, chunked, closes = response
         self._theirs = _BODY
         if closes:
-            self._closes = True
+            self.must_close = True
         if self._method == b"HEAD" or status == 304:
             self._theirs = _DONE
         elif status == 204:
@@ -406,7 +398,7 @@ class H1Connection:
             self._reader = ChunkedReader(self._limits)
         elif length is None:
             self._reader = EofReader(self._limits)
-            self._closes = True
+            self.must_close = True
         elif length:
             self._reader = LengthReader(length)
         else:
@@ -441,10 +433,10 @@ class H1Connection:
 
     def _receive_beyond(self, rest: bytes, events: list[Event]) -> None:
         """Bytes behind the message under way, or without any."""
-        if self._theirs is _BROKEN or (self._closes and self._theirs is _DONE):
+        if self._theirs is _BROKEN or (self.must_close and self._theirs is _DONE):
             return  # behind the last message of a connection nothing has a meaning (RFC 9112 section 9.6)
         if self._is_server:
-            self._held += rest
+            self.held += rest
         else:
             self._fail(events, _PROTOCOL_ERROR, "bytes came that belong to no response")
 
@@ -454,9 +446,9 @@ class H1Connection:
         """Leave the exchange if both sides are through with it."""
         if self._ours is not _DONE or self._theirs is not _DONE:
             return
-        if self._closes:
+        if self.must_close:
             self._ours = self._theirs = _BROKEN
-            self._held = b""
+            self.held = b""
         elif self._is_server:
             self._theirs = _HEAD
             self._ours = _IDLE
@@ -478,7 +470,7 @@ class H1Connection:
             self._method = b""
             self._peer_is_http10 = False
         self._theirs = _BROKEN
-        self._closes = True
+        self.must_close = True
         self._partial = b""
         self._reader = NO_BODY
         events.append(Rejected(self._stream, problem.status, problem.reason, problem.limit))
@@ -489,7 +481,7 @@ class H1Connection:
         self._theirs = _BROKEN
         if not self._is_server:
             self._ours = _BROKEN
-        self._closes = True
+        self.must_close = True
         self._partial = b""
         self._reader = NO_BODY
         events.append(Failed(code, reason, limit, by_peer))

@@ -56,7 +56,7 @@ def test_requests_that_come_together_are_taken_one_by_one() -> None:
     connection = server()
     events = connection.receive(GET + POST + b"hello" + GET[:10])
     assert [type(event) for event in events] == [RequestHead]
-    assert connection.has_buffered
+    assert connection.held
     assert connection.next_message() == []
     connection.send_response(200, (), True)
     assert connection.is_over
@@ -64,10 +64,10 @@ def test_requests_that_come_together_are_taken_one_by_one() -> None:
     # The exchange is over; what comes waits behind what is held.
     assert connection.receive(GET[10:]) == []
     assert connection.next_message() == [RequestHead(2, b"POST", b"a", b"/", (), False, 5), Data(2, b"hello", 5, True)]
-    assert connection.has_buffered
+    assert connection.held
     connection.send_response(200, (), True)
     assert connection.next_message() == [RequestHead(3, b"GET", b"a", b"/", (), True)]
-    assert not connection.has_buffered
+    assert not connection.held
     connection.send_response(200, (), True)
     assert connection.next_message() == []
     assert connection.is_idle
@@ -77,7 +77,7 @@ def test_half_a_request_that_was_held_is_not_idle() -> None:
     connection = server(GET + GET[:5])
     connection.send_response(200, (), True)
     assert connection.next_message() == []
-    assert not connection.has_buffered
+    assert not connection.held
     assert not connection.is_idle
     assert connection.receive(GET[5:]) == [RequestHead(2, b"GET", b"a", b"/", (), True)]
 
@@ -190,7 +190,7 @@ def test_a_client_that_was_told_to_go_on_keeps_its_connection() -> None:
 
 def test_http10_is_closed_unless_it_asks() -> None:
     connection = server(HTTP10 + GET)
-    assert not connection.has_buffered
+    assert not connection.held
     assert connection.must_close
     assert connection.send_response(200, (), True).endswith(b"content-length: 0\r\nconnection: close\r\n\r\n")
     assert connection.is_over
@@ -208,7 +208,7 @@ def test_http10_is_closed_unless_it_asks() -> None:
 def test_a_client_asks_to_close() -> None:
     connection = server(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" + GET)
     assert connection.must_close
-    assert not connection.has_buffered
+    assert not connection.held
     assert connection.send_response(200, (), False, 0).endswith(b"connection: close\r\n\r\n")
     assert not connection.is_over
     connection.send_data(b"", True)
@@ -224,7 +224,7 @@ def test_we_ask_to_close() -> None:
     assert connection.send_response(200, (), True).endswith(b"connection: close\r\n\r\n")
     assert connection.must_close
     # The held request was not taken, and its client knows: nothing behind `close` is answered.
-    assert not connection.has_buffered
+    assert not connection.held
     assert connection.next_message() == []
 
     connection = server()

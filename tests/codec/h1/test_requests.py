@@ -264,7 +264,7 @@ def test_a_head_is_refused(name: str, agree: Agree) -> None:
     connection = server()
     connection.receive(wire + BEHIND)
     assert connection.receive(BEHIND) == []
-    assert not connection.has_buffered
+    assert not connection.held
     assert connection.must_close
     assert b"connection: close" in connection.send_response(status, (), True)
     assert connection.next_message() == []
@@ -547,9 +547,9 @@ def test_the_next_request_is_held_until_this_one_is_answered(name: str) -> None:
     assert connection.next_message() == []
     if b"HTTP/1.0" in wire:
         assert connection.must_close
-        assert not connection.has_buffered
+        assert not connection.held
         return
-    assert connection.has_buffered
+    assert connection.held
     connection.send_response(200, (), True)
     assert connection.next_message() == [head(stream=2, authority=b"evil", target=b"/behind")]
-    assert not connection.has_buffered
+    assert not connection.held
