@@ -14,7 +14,7 @@ from meshproxy.inference.hash_key import client_id, stable_hash
 from meshproxy.proxy.answer import answer
 from meshproxy.proxy.attempt import grpc_status
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.proxy.headers import identity_headers
+from meshproxy.proxy.headers import RequestHeaders, identity_headers
 from meshproxy.proxy.health_service import HealthCall
 from meshproxy.proxy.terms import Terms
 from meshproxy.proxy.tries import Tries
@@ -42,6 +42,8 @@ SHORT_BODY = 65_536
 """Of a REST request that is refused, so much is read before the answer."""
 REST_SECONDS = 2.0
 """How long that is waited for."""
+NEAR = 0.5
+"""Seconds before its deadline that a request gets a timer: two looks of the reaper."""
 
 _REASONS = {
     408: Reason.REQUEST_TIMEOUT,
@@ -58,6 +60,7 @@ class Passage(Exchange):
     """
 
     __slots__ = (
+        "_fields",
         "_forward",
         "_has_answered",
         "_has_asked",
@@ -65,6 +68,7 @@ class Passage(Exchange):
         "_held",
         "_held_bytes",
         "_is_late",
+        "_look",
         "_moved",
         "_owed",
         "_peeked",
@@ -103,6 +107,8 @@ class Passage(Exchange):
         """Bytes of the answer that the client has not taken."""
         self._owed = 0
         """Credit due to the client once the upstream takes more."""
+        self._fields: RequestHeaders | None = None
+        """What the head's fields say."""
         self._forward: Headers = ()
         self.target = head.target
         """What is asked for, as it was authorised."""
@@ -119,6 +125,7 @@ class Passage(Exchange):
         self.due = 0.0
         """When the answer must be whole; 0.0: there is no such time."""
         self._timer: asyncio.TimerHandle | None = None
+        """Strikes when it is due; set when that is near."""
         self._has_answered = False
         """The final response head is out: nothing can be refused any more, only broken off."""
         self.has_ended = False
@@ -135,14 +142,15 @@ class Passage(Exchange):
         stream.sink = self
         pipeline.live.add(self)
         pipeline.reaper.add(self)
-        self.deadline = self.started + self.snapshot.limits.stall
+        self.deadline = self._look = self.started + self.snapshot.limits.stall
+        """When it is looked at, and when that is to see whether bytes move."""
 
     # The stations
 
     def begin(self) -> None:
         """The head has been read."""
         try:
-            headers = self.pipeline.headers.read(self.head.headers)
+            self._fields = headers = self.pipeline.headers.read(self.head.headers)
             self.is_grpc = headers.is_grpc
             forward = headers.forward_with_token if self.snapshot.forwards_token else headers.forward
             self.trace, self._forward = self.pipeline.tracer.carry(forward)
@@ -158,7 +166,7 @@ class Passage(Exchange):
         pipeline, snapshot = self.pipeline, self.snapshot
         facts = self.connection
         workload = facts.peer
-        assert workload is None or isinstance(workload, Workload)
+        assert workload is None or type(workload) is Workload
         now = pipeline.wall_clock()
         if workload is not None and now >= workload.not_after:
             raise Refusal(
@@ -183,7 +191,7 @@ class Passage(Exchange):
                 pipeline.refresh_keys(wanted.issuer, lambda: self._keys_refreshed(authorization))
                 return
         last = facts.caller
-        if isinstance(last, Caller) and last.token is token:
+        if type(last) is Caller and last.token is token:
             self.caller = last
         else:
             self.caller = facts.caller = Caller(workload, token)
@@ -276,7 +284,7 @@ class Passage(Exchange):
         if snapshot.servers is not None:
             head = self.head
             named = snapshot.servers.find(
-                head.authority, self.pipeline.headers.read(head.headers).server, self.connection.original
+                head.authority, self._fields.server if self._fields else None, self.connection.original
             )
             if named:
                 return named
@@ -330,7 +338,7 @@ class Passage(Exchange):
     @property
     def encoding(self) -> bytes | None:
         """`grpc-encoding` of the request."""
-        return self.pipeline.headers.read(self.head.headers).encoding
+        return self._fields.encoding if self._fields is not None else None
 
     # On the way to the model server
 
@@ -344,7 +352,9 @@ class Passage(Exchange):
         if self.snapshot.forwards_identity:
             headers = (*headers, *identity_headers(self.caller))
         if self.due:
-            left = max(self.due - now, 0.001)
+            left = self.due - now
+            if left < 0.001:
+                left = 0.001
             field = (
                 (b"grpc-timeout", deadline.grpc_timeout(left))
                 if self.is_grpc
@@ -387,7 +397,8 @@ class Passage(Exchange):
             self._release_held()
         if self._unread:
             self.release_answer()
-        self._held.clear()
+        if self._held:
+            self._held.clear()
         health, self._health = self._health, None
         if health is not None:
             health.close()
@@ -533,7 +544,7 @@ class Passage(Exchange):
         self.first_byte = first_byte
         self._has_answered = True
         if self._route is not None and self._route.idle_timeout is not None:
-            self.deadline = first_byte + self._route.idle_timeout
+            self._look_at(first_byte + self._route.idle_timeout)
             self._progress = self.bytes_received + self.bytes_sent
             self._moved = first_byte
         self.status = head.status
@@ -635,7 +646,7 @@ class Passage(Exchange):
         else:
             # The client sends the rest of a short body first: the connection stays usable, and a message that breaks
             # the protocol further on breaks the stream instead of being answered.
-            self.deadline = self.pipeline.now() + REST_SECONDS
+            self._look_at(self.pipeline.now() + REST_SECONDS)
 
     def _awaits_answer(self) -> bool:
         """The client may not send the rest of its message before it has our answer, or it is too much to wait for."""
@@ -654,7 +665,7 @@ class Passage(Exchange):
         if is_written:
             self.finish()
         else:
-            self.deadline = self.pipeline.now() + self.snapshot.limits.stall
+            self._look_at(self.pipeline.now() + self.snapshot.limits.stall)
 
     def break_off(self, code: int) -> None:
         """The model server's answer broke after it had begun: the client must see a break, never a clean end."""
@@ -680,14 +691,28 @@ class Passage(Exchange):
     # Time
 
     def _limit_time(self, seconds: float) -> None:
-        """The answer must be whole so long after the request's head came."""
+        """The answer must be whole so long after the request's head came. That is exact, and few requests come near it:
+        those that have longer than `NEAR` get their timer when they do, and all others pay for none."""
         due = self.started + seconds
-        if self._timer is not None:
+        if self.due:
             if self.due <= due:
                 return
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         self.due = due
-        self._timer = self.pipeline.loop.call_at(due, self._time_out)
+        if seconds > NEAR:
+            if due - NEAR < self.deadline:
+                self.deadline = due - NEAR
+        else:
+            self._timer = self.pipeline.loop.call_at(due, self._time_out)
+
+    def _look_at(self, when: float) -> None:
+        """See whether bytes move then; before that, whether the time limit is near."""
+        self._look = when
+        if self.due and self._timer is None and self.due - NEAR < when:
+            when = self.due - NEAR
+        self.deadline = when
 
     def _time_out(self) -> None:
         if self.refusal is not None:
@@ -713,10 +738,15 @@ class Passage(Exchange):
     def expire(self, now: float) -> None:
         """Look whether bytes still move (`reaper.Mortal`). What we wait for decides whose fault it is if they do not;
         the model server may take as long as the request's deadline allows."""
+        if self._timer is None and self.due and now >= self.due - NEAR:
+            self._timer = self.pipeline.loop.call_at(self.due, self._time_out)
+        if now < self._look:
+            self.deadline = self._look
+            return
         limits = self.snapshot.limits
         progress = self.bytes_received + self.bytes_sent
         idle = self._route.idle_timeout if self._route is not None and self._has_answered else None
-        self.deadline = now + (limits.stall if idle is None else min(idle, limits.stall))
+        self._look_at(now + (limits.stall if idle is None else min(idle, limits.stall)))
         if self.refusal is not None:
             if self._has_answered:
                 self.flag("DT")

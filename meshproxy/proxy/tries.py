@@ -103,16 +103,15 @@ class Tries:
                     limit="deadline",
                 )
         self._route.budget.deposit(now)
-        self._try()
+        self._try(now)
 
     def answered(self, seconds: float, now: float) -> None:
         """A try was answered so long after it was sent."""
         if self._latency is not None:
             self._latency.add(seconds, now)
 
-    def _try(self) -> None:
+    def _try(self, now: float) -> None:
         passage = self._passage
-        now = passage.pipeline.now()
         try:
             endpoint = self._cluster.pick(passage.is_grpc, self._model, now, self._key, self._tried)
         except NoEndpoint as none:
@@ -274,13 +273,13 @@ class Tries:
         if wait:
             self._timer = pipeline.loop.call_at(now + wait, self._try_again)
         else:
-            self._try()
+            self._try(now)
 
     def _try_again(self) -> None:
         self._timer = None
         passage = self._passage
         try:
-            self._try()
+            self._try(passage.pipeline.now())
         except Exception as error:
             passage.fail(error)
 
@@ -294,8 +293,9 @@ class Tries:
         if self._latency is not None:
             self._latency = fallback.latency(self._model)
         self._tried = ()
-        self._passage.pipeline.traffic.fell_back(self._passage)
-        self._try()
+        pipeline = self._passage.pipeline
+        pipeline.traffic.fell_back(self._passage)
+        self._try(pipeline.now())
         return True
 
     def _hedge_now(self) -> None:

@@ -21,7 +21,7 @@ from meshproxy.routing.retry import INBOUND_RETRIES, RetryRule, Skip
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
-from meshproxy.transport.reaper import Reaper
+from meshproxy.transport.reaper import PERIOD, Reaper
 from meshproxy.upstream.cluster import NoEndpoint
 from meshproxy.upstream.latency import Latency
 
@@ -430,8 +430,10 @@ class World:
 
     def wait(self, seconds: float) -> None:
         """Time passes, and whoever is late is told."""
-        self.loop.advance(seconds)
-        self.reaper.sweep(self.loop.now)
+        end = self.loop.now + seconds
+        while self.loop.now < end:
+            self.loop.advance(min(PERIOD, end - self.loop.now))
+            self.reaper.sweep(self.loop.now)
 
     def assert_let_go(self) -> None:
         """Every exchange is over, and nothing of them is left; every endpoint heard once how each try ended."""

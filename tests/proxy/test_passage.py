@@ -534,14 +534,47 @@ class TestTime:
 
     def test_the_routes_deadline_counts(self, world: Any) -> None:
         client = world.rest(b"/v1/models/open-quick:predict")
-        world.loop.advance(2.1)
+        world.wait(2.1)
         assert client.status == 504
         assert world.finished[0].flags == "UT"
 
     def test_the_shorter_deadline_counts(self, world: Any, wire: Any) -> None:
         client = world.grpc(wire.spec(b"open-quick"), headers=((b"grpc-timeout", b"60S"),))
-        world.loop.advance(2.1)
+        world.wait(2.1)
         assert client.headers[b"grpc-status"] == b"4"
+
+    def test_a_deadline_that_is_far_off_has_no_timer_and_is_exact(self, world: Any, wire: Any) -> None:
+        begun = world.loop.now
+        client = world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"30001m"),))
+        world.wait(29)
+        assert world.loop.timers == []
+        world.wait(1)
+        (timer,) = world.loop.timers
+        assert timer.when() == begun + 30.001
+        assert client.heads == []
+        world.wait(0.25)
+        assert client.headers[b"grpc-status"] == b"4"
+        world.assert_let_go()
+
+    def test_a_deadline_that_comes_near_is_no_look_at_what_moves(self, world: Any) -> None:
+        stall = world.snapshot.limits.stall
+        milliseconds = int(stall * 1500)
+        client = world.rest(headers=((b"x-envoy-expected-rq-timeout-ms", b"%d" % milliseconds),), body=None, length=10)
+        client.receive(b"abc", False)
+        world.wait(stall + 0.3)
+        world.wait(stall / 2 - 0.9)
+        assert client.heads == []
+        world.wait(3)  # and 2 s for the rest of the request
+        assert world.limits_hit == []
+        assert client.status == 504
+        assert world.finished[0].flags == "UT"
+
+    def test_a_shorter_deadline_that_comes_later_takes_the_timers_place(self, world: Any, wire: Any) -> None:
+        world.serve(timeout=0.3)
+        world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"400m"),))
+        assert [timer.is_cancelled for timer in world.loop.timers] == [True, False]
+        world.wait(0.4)
+        world.assert_let_go()
 
     def test_an_answer_in_time_ends_the_timer(self, world: Any) -> None:
         client = world.rest(b"/v1/models/open-quick:predict")
@@ -621,7 +654,7 @@ class TestTime:
             server.sink.data_received(b"piece", 5, False)
         world.wait(1.9)
         assert client.reset_code is None
-        world.wait(2.2)
+        world.wait(2.7)
         assert client.reset_code == CANCEL
         assert (server.reset_code, world.finished[0].flags) == (CANCEL, "SI")
         assert cluster.reports == ["begin open", "timeout"]
