@@ -23,6 +23,8 @@ class Verb(Enum):
     UNLISTED = "unlisted"
     """A gRPC method outside `tensorflow.` that no wire surface of ours knows."""
 
+    __hash__ = object.__hash__  # members are single: by identity, in C
+
     @property
     def is_admin(self) -> bool:
         """Denied unless a rule grants it by name, even where no role exists."""

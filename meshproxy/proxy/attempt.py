@@ -339,6 +339,8 @@ def grpc_status(fields: Headers) -> int | None:
     """How a call ended (gRPC over HTTP/2, Status): UNKNOWN if it is not said properly, None if it is not said."""
     for name, value in fields:
         if name == b"grpc-status":
+            if value == b"0":
+                return 0
             return int(value) if value.isdigit() and len(value) < 3 else GrpcStatus.UNKNOWN
     return None
 

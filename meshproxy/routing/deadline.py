@@ -35,4 +35,7 @@ def rest_timeout(value: bytes) -> float | None:
 
 def format_rest(seconds: float) -> bytes:
     """The value of `REST_HEADER`, from 1 ms to 115 days."""
-    return b"%d" % min(max(1, int(seconds * 1000)), _MOST_MILLISECONDS)
+    milliseconds = int(seconds * 1000)
+    if milliseconds > _MOST_MILLISECONDS:
+        milliseconds = _MOST_MILLISECONDS
+    return b"%d" % milliseconds if milliseconds > 0 else b"1"

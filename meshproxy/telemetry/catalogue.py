@@ -167,7 +167,7 @@ class Metrics:
         # A rate needs to have seen the zero before the first event.
         self._refused = {reason: self.refusals.labels(reason.label) for reason in Reason}
         self._memo: dict[tuple[object, ...], _ExchangeSeries] = {}
-        self._allowed: dict[str, CounterSeries] = {}
+        self._allowed = _Allowed(self.decisions)
 
     def mention(self, models: Iterable[str], versions: Iterable[str] = ()) -> None:
         """Say which models, versions and labels the documents of a new configuration mention. Counters go on."""
@@ -217,9 +217,10 @@ class Metrics:
         if refusal is not None:
             self._count_refusal(exchange, refusal)
         elif exchange.decided:
-            self._count_allowed(exchange.rule)
-        for rule in read_audits(exchange):
-            self.decisions.labels("audit", rule, "").value += 1
+            self._allowed[exchange.rule].value += 1
+        if refusal is not None or exchange.permit_audits:
+            for rule in read_audits(exchange):
+                self.decisions.labels("audit", rule, "").value += 1
 
     def count_in_flight(self, exchanges: Iterable[Exchange]) -> Rows:
         """The rows of `meshproxy_requests_in_flight` for the exchanges that are open now."""
@@ -261,20 +262,25 @@ class Metrics:
             self._memo[key] = series
         return series
 
-    def _count_allowed(self, rule: str) -> None:
-        series = self._allowed.get(rule)
-        if series is None:
-            if len(self._allowed) >= MEMO_ENTRIES:
-                self._allowed.clear()
-            series = self._allowed[rule] = self.decisions.labels("allow", rule, "")
-        series.value += 1
-
     def _count_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
         self._refused[refusal.reason].value += 1
         if refusal.reason in ACCESS_REASONS:
             self.decisions.labels("deny", refusal.rule or "", refusal.reason.label).value += 1
         elif exchange.decided or exchange.rule:
-            self._count_allowed(exchange.rule)
+            self._allowed[exchange.rule].value += 1
+
+
+class _Allowed(dict[str, CounterSeries]):
+    """The series of what was permitted, by the binding that did. Used as `allowed[rule]`."""
+
+    def __init__(self, decisions: Counter) -> None:
+        self._decisions = decisions
+
+    def __missing__(self, rule: str) -> CounterSeries:
+        if len(self) >= MEMO_ENTRIES:
+            self.clear()
+        series = self[rule] = self._decisions.labels("allow", rule, "")
+        return series
 
 
 def read_audits(exchange: Exchange) -> tuple[str, ...]:

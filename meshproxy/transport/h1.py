@@ -38,8 +38,10 @@ class H1Driver(Connection):
 
     def credit(self, size: int) -> None:
         """Read on when less than half a window is owed (`stream.Stream`)."""
-        owed = self._owed - size
-        self._owed = owed if owed > 0 else 0
+        if size < self._owed:
+            self._owed -= size
+        else:
+            self._owed = 0
         if not self._is_reading:
             self._read_on()
 
@@ -146,8 +148,8 @@ class H1Server(H1Driver):
             self._look_for_head()
 
     def _look_for_head(self) -> None:
-        """Of the next request only a part of the head may have come: its first byte starts the clock, and those after it
-        do not wind it back."""
+        """Of the next request only a part of the head may have come: its first byte starts the clock, and those after
+        it do not wind it back."""
         codec = self._codec
         if codec.is_over and not codec.is_idle and not codec.must_close:
             self._has_begun = True

@@ -73,10 +73,10 @@ class Breaker:
     __slots__ = (
         "_draw",
         "_in_a_row",
-        "_is_calm",
         "_open_for",
         "_settings",
         "_window",
+        "is_calm",
         "is_closed",
         "last_failure",
         "on_change",
@@ -105,7 +105,8 @@ class Breaker:
         self._window = _Window(settings.window / _TENTHS) if settings.success_rate is not None else None
         self._open_for = settings.open_for  # how long it stays open the next time, before jitter
         self._in_a_row = 0
-        self._is_calm = self._window is None  # closed, and a success has nothing to change
+        self.is_calm = self._window is None
+        """Closed, and a success has nothing to change: for the hot path."""
 
     def allows(self, now: float) -> bool:
         """Whether a call may go out. Changes nothing."""
@@ -126,13 +127,13 @@ class Breaker:
 
     def succeeded(self, token: int, now: float) -> None:
         """A call ended well."""
-        if self._is_calm:
+        if self.is_calm:
             return
         if self.is_closed:
             if token == self.token:
                 self._in_a_row = 0
                 if self._window is None:
-                    self._is_calm = True
+                    self.is_calm = True
                 else:
                     self._window.add(now)
         elif token == self.token and self.state is State.HALF_OPEN:
@@ -156,7 +157,7 @@ class Breaker:
     def _count_failure(self, now: float) -> None:
         self.last_failure = now
         self._in_a_row += 1
-        self._is_calm = False
+        self.is_calm = False
         is_too_much = self._in_a_row >= self._settings.consecutive_failures
         if self._window is not None:
             self._window.add_failure(now)
@@ -191,7 +192,7 @@ class Breaker:
         self.state = state
         self.token += 1
         self.is_closed = state is State.CLOSED
-        self._is_calm = self.is_closed and self._window is None
+        self.is_calm = self.is_closed and self._window is None
         if self.on_change is not None:
             self.on_change(before, state)
 

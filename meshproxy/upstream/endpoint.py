@@ -133,7 +133,8 @@ class Endpoint:
             self.cold = 0.0
         breaker = self.breaker
         if breaker is not None:
-            breaker.succeeded(token & _TOKEN, now)
+            if not breaker.is_calm:
+                breaker.succeeded(token & _TOKEN, now)
             if self._models and (failing := self._models.get(model)) is not None:
                 failing.succeeded((token >> 32) + 1, now)
 

@@ -22,11 +22,11 @@ refused, nobody would learn that the model has become faster."""
 class Latency:
     """The median of the last answers of one model, exact."""
 
-    __slots__ = ("_at", "_last_let", "_refused", "_seconds", "_sorted")
+    __slots__ = ("_answers", "_last_let", "_refused", "_sorted")
 
     def __init__(self) -> None:
-        self._at: deque[float] = deque()
-        self._seconds: deque[float] = deque()
+        self._answers: deque[tuple[float, float]] = deque()
+        """When each came, and after how many seconds; the oldest first."""
         self._sorted: list[float] = []
         self._refused = 0
         self._last_let = -inf
@@ -36,20 +36,18 @@ class Latency:
         0.3 us: a place in a short sorted list is found and moved in C."""
         ordered = self._sorted
         if len(ordered) == KEPT:
-            self._at.popleft()
-            del ordered[bisect_left(ordered, self._seconds.popleft())]
-        self._at.append(now)
-        self._seconds.append(seconds)
+            del ordered[bisect_left(ordered, self._answers.popleft()[1])]
+        self._answers.append((now, seconds))
         insort(ordered, seconds)
 
     def p50(self, now: float) -> float:
         """Seconds; 0.0 as long as fewer than 20 answers of the last 60 seconds are known."""
         ordered = self._sorted
         oldest = now - REMEMBERED
-        while ordered and self._at[0] < oldest:
-            self._at.popleft()
-            del ordered[bisect_left(ordered, self._seconds.popleft())]
-        return ordered[len(ordered) >> 1] if len(ordered) >= ENOUGH else 0.0
+        while ordered and self._answers[0][0] < oldest:
+            del ordered[bisect_left(ordered, self._answers.popleft()[1])]
+        count = len(ordered)
+        return ordered[count >> 1] if count >= ENOUGH else 0.0
 
     def should_refuse(self, remaining: float, now: float) -> bool:
         """Whether a call that has `remaining` seconds left would most likely come too late. Costs 0.1 us.

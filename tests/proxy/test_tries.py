@@ -589,7 +589,7 @@ class TestTooLate:
         world.rest(b"/v1/models/open", method=b"GET", headers=((b"x-envoy-expected-rq-timeout-ms", b"500"),))
         assert len(slow.streams) == 1
         slow.streams[0].respond()
-        assert len(slow.latency("open")._seconds) == 20
+        assert len(slow.latency("open")._answers) == 20
 
 
 def test_what_was_never_looked_at_is_counted_by_its_name(world: Any) -> None:
