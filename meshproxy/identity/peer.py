@@ -11,11 +11,16 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 
 from meshproxy.identity.caller import Workload
 
 CERTIFICATE_BYTES = 65_536
 """The largest leaf that is read. SPIRE's and Istio's are below 2 KiB; OpenSSL itself takes chains up to 100 KiB."""
+KEPT = 1_024
+KEPT_BYTES = 4_096
+"""So many certificates up to that size are remembered by their bytes, 4 MB at most: a caller that connects again shows
+the same one. Their times are compared each time."""
 SPIFFE_ID_BYTES = 2_048
 """SPIFFE-ID section 2.3."""
 
@@ -86,6 +91,20 @@ def read_peer(der: bytes, trust_domain: str, now: float, role: PeerRole = PeerRo
     Raises:
         PeerRefused: for every certificate that is not exactly that, and never anything else.
     """
+    read = _remember_workload if len(der) <= KEPT_BYTES else _read_workload
+    workload, not_before = read(der, trust_domain, role)
+    # RFC 5280 section 4.1.2.5: from notBefore through notAfter, both inclusive.
+    if now < not_before:
+        raise PeerRefused(
+            "not-yet-valid", "the certificate is not valid yet: compare the clocks of this host and of the authority"
+        )
+    if now > workload.not_after:
+        raise PeerRefused("expired", "the certificate has expired: see why the workload did not renew it")
+    return workload
+
+
+def _read_workload(der: bytes, trust_domain: str, role: PeerRole) -> tuple[Workload, float]:
+    """What does not depend on the time, and notBefore."""
     not_before, not_after, extensions = _read_certificate(der)
     _check_leaf(der, extensions, role)
     spiffe_id = _read_uri(der, extensions)
@@ -96,22 +115,20 @@ def read_peer(der: bytes, trust_domain: str, now: float, role: PeerRole = PeerRo
             f"the certificate belongs to trust domain {domain}, this mesh is {trust_domain}: "
             "give the workload a certificate of this mesh's authority",
         )
-    # RFC 5280 section 4.1.2.5: from notBefore through notAfter, both inclusive.
-    if now < not_before:
-        raise PeerRefused(
-            "not-yet-valid", "the certificate is not valid yet: compare the clocks of this host and of the authority"
-        )
-    if now > not_after:
-        raise PeerRefused("expired", "the certificate has expired: see why the workload did not renew it")
     segments = path.split("/")
     is_kubernetes = len(segments) == 5 and segments[1] == "ns" and segments[3] == "sa"
-    return Workload(
+    workload = Workload(
         spiffe_id=spiffe_id.decode("ascii"),
         trust_domain=domain,
         namespace=segments[2] if is_kubernetes else None,
         service_account=segments[4] if is_kubernetes else None,
         not_after=not_after,
     )
+    return workload, not_before
+
+
+# What is refused is not remembered.
+_remember_workload = lru_cache(maxsize=KEPT)(_read_workload)
 
 
 def read_spiffe_id(spiffe_id: bytes) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity import peer
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.peer import (
     CERTIFICATE_BYTES,
@@ -167,6 +168,33 @@ def test_validity_is_inclusive() -> None:
     assert read_peer(der, DOMAIN, start.timestamp()).not_after == end.timestamp()
     assert read_peer(der, DOMAIN, end.timestamp()).not_after == end.timestamp()
     assert refusal(der, now=end.timestamp() + 0.001) == "expired"
+
+
+def test_a_certificate_that_is_remembered_is_looked_at_again() -> None:
+    start = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    der = CA.issue(ID, not_before=start, not_after=start + timedelta(hours=1)).der
+    workload = read_peer(der, DOMAIN, start.timestamp())
+    assert read_peer(bytes(bytearray(der)), DOMAIN, start.timestamp()) is workload
+    assert refusal(der, now=start.timestamp() - 1) == "not-yet-valid"
+    assert refusal(der, now=start.timestamp() + 3_601) == "expired"
+    with pytest.raises(PeerRefused) as caught:
+        read_peer(der, "other.example", start.timestamp())
+    assert caught.value.reason == "trust-domain"
+
+
+def test_what_a_certificate_may_be_used_for_is_looked_at_for_each_role() -> None:
+    der = CA.issue(ID, extended_key_usage=(ExtendedKeyUsageOID.CLIENT_AUTH,)).der
+    assert read_peer(der, DOMAIN, NOW).spiffe_id == ID
+    assert refusal(der, role=PeerRole.SERVER) == "extended-key-usage"
+
+
+def test_a_bounded_number_of_certificates_of_a_bounded_size_is_remembered() -> None:
+    assert peer._remember_workload.cache_parameters()["maxsize"] == peer.KEPT
+    peer._remember_workload.cache_clear()
+    large = CA.issue(ID, dns=[f"{'a' * 60}.host-{number}.example" for number in range(60)]).der
+    assert len(large) > peer.KEPT_BYTES
+    assert read_peer(large, DOMAIN, NOW) == read_peer(large, DOMAIN, NOW)
+    assert peer._remember_workload.cache_info().currsize == 0
 
 
 def test_times_far_away() -> None:
