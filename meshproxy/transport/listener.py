@@ -139,6 +139,11 @@ class Listener:
 
     def _listen(self, sock: socket.socket) -> None:
         try:
+            if sock.family != socket.AF_UNIX:
+                # What is accepted inherits all of it (tcp(7), socket(7)): six system calls fewer for each connection.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+                keep_alive(sock)
             sock.listen(BACKLOG)
             sock.setblocking(False)
         except OSError:
@@ -217,10 +222,6 @@ class Listener:
                     return
                 raise
             client.setblocking(False)
-            if client.family != socket.AF_UNIX:
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-                keep_alive(client)
             task = self._loop.create_task(self._set_up(client, format_address(address)))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)

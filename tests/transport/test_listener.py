@@ -222,6 +222,18 @@ async def leave(writer: asyncio.StreamWriter) -> None:
         pass
 
 
+async def test_what_is_accepted_inherits_its_options() -> None:
+    async with listening() as port:
+        # Taken by ourselves, before the loop has a turn: nobody but the kernel has set anything.
+        with socket.create_connection(("127.0.0.1", port.number)), port.listener._sockets[0].accept()[0] as client:
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == listeners.UNSENT
+            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+
+
 class TestWhatIsSpoken:
     @pytest.mark.parametrize("security", [Security.PLAINTEXT, Security.EITHER], ids=["disabled", "permissive"])
     async def test_plaintext_of_both_versions_by_the_first_bytes(self, security: Security) -> None:
