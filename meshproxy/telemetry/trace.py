@@ -46,8 +46,9 @@ class Tracer:
     """
 
     def __init__(self, ratio: float = 0.0) -> None:
-        self._ids: list[bytes] = []
-        """Each a span's and a trace's."""
+        self._digits = b""
+        self._left = 0
+        """Exchanges for which they hold ids."""
         # The last 56 bits of a trace id decide (OpenTelemetry, "TraceIdRatioBased"), so that all who ask the same
         # ratio sample the same traces. Fixed-width hex digits compare like the numbers; `g` is above all of them.
         rejected = round((1.0 - min(max(ratio, 0.0), 1.0)) * 2**56)
@@ -68,8 +69,12 @@ class Tracer:
                 (parents if name == b"traceparent" else states).append(value)
         if parents or states:
             headers = tuple([field for field in headers if field[0] not in TRACE_FIELDS])
-        own_ids = (self._ids or self._fetch()).pop()
-        span_id = own_ids[:SPAN]
+        if not self._left:
+            self._fetch()
+        self._left -= 1
+        begin = self._left * BOTH
+        middle = begin + SPAN
+        span_id = self._digits[begin:middle]
         if parents and len(parents) == 1 and _is_valid(parent := parents[0]):
             trace_id = parent[3:35]
             sampled = parent[54] in b"13579bdf"
@@ -77,17 +82,18 @@ class Tracer:
             if states and (state := _read_state(states)):
                 headers = (*headers, (b"tracestate", state))
         else:
-            trace_id = own_ids[SPAN:]
+            trace_id = self._digits[middle : begin + BOTH]
             sampled = trace_id[18:] >= self._threshold
             context = TraceContext(trace_id, b"", span_id, sampled)
         own = b"00-%b-%b-01" if sampled else b"00-%b-%b-00"
         return context, (*headers, (b"traceparent", own % (trace_id, span_id)))
 
-    def _fetch(self) -> list[bytes]:
-        digits = os.urandom(POOL_BYTES).hex().encode()
-        ids = (digits[begin : begin + BOTH] for begin in range(0, len(digits), BOTH))
-        self._ids = [both for both in ids if ZERO_SPAN not in both]
-        return self._ids
+    def _fetch(self) -> None:
+        digits = ZERO_SPAN
+        while ZERO_SPAN in digits:  # an id of zeros is none
+            digits = os.urandom(POOL_BYTES).hex().encode()
+        self._digits = digits
+        self._left = POOL_BYTES * 2 // BOTH
 
 
 def _is_valid(parent: bytes) -> bool:

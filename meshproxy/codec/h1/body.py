@@ -1,4 +1,5 @@
-"""How a body is framed, and what is read of it: the three ways (RFC 9112 sections 6 and 7).
+"""What is read of a body that ends in a way of its own (RFC 9112 sections 6 and 7): by chunks, or with the connection.
+One of a declared length takes no reader: the connection counts it.
 
 A reader lives for one message. `feed(data, at)` takes what belongs to the body from `data[at:]`; `is_done` says that
 the message is over, `problem` what was wrong with it. What it stopped before is the next message, or the beginning of
@@ -27,28 +28,6 @@ class Reader(Protocol):
 
     def feed(self, data: bytes, at: int) -> tuple[bytes, int]:
         """Returns the piece of body in `data[at:]` and where reading stopped."""
-
-
-class LengthReader:
-    """A body of a declared length (RFC 9112 section 6.2)."""
-
-    __slots__ = ("is_done", "left", "problem", "trailers")
-
-    def __init__(self, length: int) -> None:
-        self.left = length
-        self.is_done = False
-        self.problem: Malformed | None = None
-        self.trailers: Headers = ()
-
-    def feed(self, data: bytes, at: int) -> tuple[bytes, int]:
-        available = len(data) - at
-        if available < self.left:
-            self.left -= available
-            return data[at:], len(data)
-        end = at + self.left
-        self.left = 0
-        self.is_done = True
-        return data[at:end], end
 
 
 class EofReader:
@@ -248,7 +227,3 @@ def _take_run(data: bytes, start: int, stop: int, size: int) -> bytes:
 
 def _too_large(limit: int | None) -> Malformed:
     return Malformed(413, f"the body is larger than {limit} bytes", "body_bytes")
-
-
-NO_BODY = LengthReader(0)
-"""Stands where no body is under way. Never fed."""

@@ -36,7 +36,7 @@ from __future__ import annotations
 from enum import Enum
 
 from meshproxy.codec.events import Data, Event, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
-from meshproxy.codec.h1.body import NO_BODY, ChunkedReader, EofReader, LengthReader, Reader
+from meshproxy.codec.h1.body import ChunkedReader, EofReader, Reader
 from meshproxy.codec.h1.head import Malformed, Response, check_head, check_request_line, check_status_line
 from meshproxy.codec.h1.memo import RequestMemo, ResponseMemo
 from meshproxy.codec.h1.write import (
@@ -85,6 +85,7 @@ class H1Connection:
         "_has_eof",
         "_has_skipped_blank",
         "_interim",
+        "_left",
         "_is_server",
         "_limits",
         "_method",
@@ -126,7 +127,10 @@ class H1Connection:
         self._has_skipped_blank = False
         self._checked = 0
         """How much of an unfinished head has been found well-formed."""
-        self._reader: Reader = NO_BODY
+        self._left = 0
+        """Bytes to come of a body of a declared length (RFC 9112 section 6.2); 0 if it is framed otherwise."""
+        self._reader: Reader | None = None
+        """Reads one that is framed otherwise."""
         self._writer: Writer = NOTHING
 
     # Questions
@@ -341,7 +345,7 @@ class H1Connection:
         if chunked:
             self._reader = ChunkedReader(self._limits)
         elif length:
-            self._reader = LengthReader(length)
+            self._left = length
         else:
             self._theirs = _DONE
         is_end = self._theirs is _DONE
@@ -400,7 +404,7 @@ class H1Connection:
             self._reader = EofReader(self._limits)
             self.must_close = True
         elif length:
-            self._reader = LengthReader(length)
+            self._left = length
         else:
             self._theirs = _DONE
         is_end = self._theirs is _DONE
@@ -409,8 +413,23 @@ class H1Connection:
             self._finish()
 
     def _receive_body(self, data: bytes, at: int, events: list[Event]) -> int:
-        reader = self._reader
         self._waits_for_continue = False
+        left = self._left
+        if left:
+            stop = at + left
+            available = len(data) - at
+            if available < left:
+                self._left = left - available
+                events.append(Data(self._stream, data[at:], available, False))
+                return at + available
+            self._left = 0
+            self._theirs = _DONE
+            events.append(Data(self._stream, data[at:stop], left, True))
+            if self._ours is _DONE:
+                self._finish()
+            return stop
+        reader = self._reader
+        assert reader is not None
         piece, at = reader.feed(data, at)
         if reader.is_done:
             self._theirs = _DONE
@@ -456,7 +475,7 @@ class H1Connection:
             self._ours = _HEAD
             self._theirs = _IDLE
             self._interim = 0
-        self._reader = NO_BODY
+        self._reader = None
         self._writer = NOTHING
 
     def _refuse(self, problem: Malformed, events: list[Event]) -> None:
@@ -472,7 +491,8 @@ class H1Connection:
         self._theirs = _BROKEN
         self.must_close = True
         self._partial = b""
-        self._reader = NO_BODY
+        self._left = 0
+        self._reader = None
         events.append(Rejected(self._stream, problem.status, problem.reason, problem.limit))
 
     def _fail(
@@ -483,7 +503,8 @@ class H1Connection:
             self._ours = _BROKEN
         self.must_close = True
         self._partial = b""
-        self._reader = NO_BODY
+        self._left = 0
+        self._reader = None
         events.append(Failed(code, reason, limit, by_peer))
 
     def _refuse_body(self) -> bytes:

@@ -91,9 +91,13 @@ _LENGTH = b"content-length: %d\r\n"
 KEPT_BLOCKS = 256
 KEPT_BLOCK_BYTES = 4_096
 """Lists of fields whose lines are remembered, of all connections: a megabyte at most."""
+KEPT_LINES = 1_024
+KEPT_LINE_BYTES = 512
+"""Request lines that are remembered, of all connections: a megabyte at most, with what they are found by."""
 VARYING = b"traceparent"
 """The field that makes every request's list a new one (https://www.w3.org/TR/trace-context/)."""
 _BLOCKS: dict[Headers, bytes] = {}
+_LINES: dict[tuple[bytes, bytes, bytes], bytes] = {}
 _USUALLY_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
@@ -141,10 +145,20 @@ _STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
 
 def write_request_head(method: bytes, target: bytes, authority: bytes, headers: Headers, framing: bytes) -> bytes:
     """The head of a request. `framing`: complete field lines. Raises `LocalProtocolError`."""
+    line = _LINES.get((method, target, authority)) or _write_line(method, target, authority)
+    return b"".join((line, write_fields(headers), framing, b"\r\n"))
+
+
+def _write_line(method: bytes, target: bytes, authority: bytes) -> bytes:
+    """The request line, and that of the host. Remembered: 0.1 us instead of 0.35."""
     line = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, authority)
     if line.count(b" ") != 3 or line.count(b"\n") != 2 or line.count(b"\r") != 2:
         raise LocalProtocolError("method, target or authority holds white space")
-    return b"".join((line, write_fields(headers), framing, b"\r\n"))
+    if len(line) <= KEPT_LINE_BYTES:
+        if len(_LINES) >= KEPT_LINES:
+            _LINES.clear()
+        _LINES[method, target, authority] = line
+    return line
 
 
 def write_response_head(status: int, headers: Headers, framing: bytes) -> bytes:

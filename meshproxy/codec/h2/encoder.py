@@ -102,9 +102,11 @@ class Encoder:
         block, size = kept
         if last is not None:
             block += _encode(last)
-            size += len(last[0]) + len(last[1]) + OVERHEAD
-        if self._most is not None and size > self._most:
-            raise HeadTooLarge(f"the head has {size} bytes, and the peer takes {self._most}")
+        if self._most is not None:
+            if last is not None:
+                size += len(last[0]) + len(last[1]) + OVERHEAD
+            if size > self._most:
+                raise HeadTooLarge(f"the head has {size} bytes, and the peer takes {self._most}")
         if self._is_first:
             self._is_first = False
             return TABLE_UPDATE + block

@@ -52,6 +52,29 @@ def test_a_connection_is_kept_alive() -> None:
         assert not connection.must_close
 
 
+@pytest.mark.parametrize("step", [1, 2, 4, 5, 100])
+def test_a_body_of_a_length_that_comes_in_pieces(step: int) -> None:
+    connection = server(POST)
+    wire = b"hello" + GET
+    events = [event for at in range(0, len(wire), step) for event in connection.receive(wire[at : at + step])]
+    pieces = [event for event in events if isinstance(event, Data)]
+    assert pieces == events
+    assert b"".join([piece.data for piece in pieces]) == b"hello"
+    assert [piece.end for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert [piece.flow for piece in pieces] == [len(piece.data) for piece in pieces]
+    assert connection.held == GET
+
+
+def test_a_block_of_nothing_but_body_is_not_copied() -> None:
+    block = bytes(100_000)
+    connection = server(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200000\r\n\r\n")
+    for is_last in (False, True):
+        (piece,) = connection.receive(block)
+        assert isinstance(piece, Data)
+        assert piece.data is block
+        assert piece.end is is_last
+
+
 def test_requests_that_come_together_are_taken_one_by_one() -> None:
     connection = server()
     events = connection.receive(GET + POST + b"hello" + GET[:10])
