@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from meshproxy.codec.h1.body import ChunkedReader, EofReader, Reader
 from meshproxy.codec.limits import Limits
 
+MIB = 1 << 20
+
 
 def read(reader: Reader, wire: bytes, step: int) -> tuple[bytes, bytes]:
     """Feeds in pieces, as a connection does; returns the body and what came behind it."""
