@@ -141,7 +141,6 @@ class Passage(Exchange):
         """When bytes were last seen to move."""
         stream.sink = self
         pipeline.live.add(self)
-        pipeline.reaper.add(self)
         self.deadline = self._look = self.started + self.snapshot.limits.stall
         """When it is looked at, and when that is to see whether bytes move."""
 
@@ -390,7 +389,6 @@ class Passage(Exchange):
         self.finished = pipeline.now()
         if self._timer is not None:
             self._timer.cancel()
-        pipeline.reaper.discard(self)
         pipeline.live.discard(self)
         pipeline.served += 1
         if self._held_bytes:

@@ -111,7 +111,6 @@ class Pipeline:
         """`time.monotonic`: what the loop's timers go by, too, but uvloop's own `time` counts milliseconds."""
         self.wall_clock = wall_clock
         """Seconds since the epoch: what certificates and tokens expire by."""
-        self.reaper = reaper
         self.snapshot = snapshot
         self.observer = observer
         self.tracer = tracer
@@ -125,6 +124,7 @@ class Pipeline:
         self.mirrors = Mirrors(self)
         self.live: set[Passage] = set()
         """The exchanges under way."""
+        reaper.watch(self.live)
         self.served = 0
         """Exchanges that are over."""
         self.held_bytes = 0

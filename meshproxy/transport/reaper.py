@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Set
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +37,18 @@ class Reaper:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._members: set[Mortal] = set()
+        self._crowds: list[Set[Mortal]] = [self._members]
         self._timer: asyncio.TimerHandle | None = None
         self.add = self._members.add
         self.discard = self._members.discard
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def watch(self, crowd: Set[Mortal]) -> None:
+        """Look at everything in `crowd` as well, for good: what its owner keeps in a set anyway need not be added to
+        another one for each request."""
+        self._crowds.append(crowd)
 
     def start(self) -> None:
         """Look every `PERIOD` seconds until `stop`."""
@@ -57,7 +66,7 @@ class Reaper:
 
     def sweep(self, now: float) -> None:
         """Expire every member whose deadline lies before `now`."""
-        late = [member for member in self._members if 0.0 < member.deadline < now]
+        late = [member for crowd in self._crowds for member in crowd if 0.0 < member.deadline < now]
         for member in late:
             try:
                 member.expire(now)

@@ -43,6 +43,20 @@ def test_a_member_may_leave_while_it_expires(loop: Any) -> None:
     assert len(reaper) == 0
 
 
+def test_a_crowd_is_looked_at_as_it_is_then(loop: Any) -> None:
+    reaper = Reaper(loop)
+    crowd: set[Waiting] = set()
+    reaper.watch(crowd)
+    late, early, alone = Waiting(1.0), Waiting(3.0), Waiting(1.5)
+    crowd.update((late, early))
+    reaper.add(alone)
+    reaper.sweep(2.0)
+    assert (late.expired, early.expired, alone.expired) == ([2.0], [], [2.0])
+    crowd.remove(late)
+    reaper.sweep(4.0)
+    assert (late.expired, early.expired) == ([2.0], [4.0])
+
+
 async def test_it_looks_until_it_is_stopped() -> None:
     loop = asyncio.get_running_loop()
     reaper = Reaper(loop)
