@@ -451,7 +451,7 @@ class Chain:
         world.pipeline.admissions = Admissions(self.reaper)
         world.pipeline.loop = self.loop
         world.pipeline.now = self.loop.time
-        world.pipeline.reaper = self.reaper
+        self.reaper.watch(world.pipeline.live)
         if random.random() < 0.15:
             world.verifier.raises = KeysWanted("corp")
         self.clusters: dict[str, Cluster] = {}
