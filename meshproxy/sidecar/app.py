@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,7 @@ class Sidecar:
 
         # Stations: compiled from the documents, replaced by a reload. Everything that was learned on the way stays.
         traffic = self._traffic = TrafficMetrics(self.metrics)
-        self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context)
+        self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context, self._good_until)
         self._live = Live()
         self._tokens = Tokens(self.metrics, outbox)
         self._identity = read_identity(documents, time.time())
@@ -380,6 +381,7 @@ class Sidecar:
                 inbound_snapshot(documents, clusters, verifier, self._live, health),
                 outbound_snapshot(documents, clusters, self._live),
             )
+            await self._clusters.look_up()
         except (ConfigError, CertificateError) as error:
             self.metrics.config_reloads.labels("failed").value += 1
             self.metrics.config_in_sync.labels().value = 0
@@ -473,6 +475,10 @@ class Sidecar:
         if identity is None or identity.client is None:
             raise OSError("there is no certificate to call other sidecars with")
         return identity.client
+
+    def _good_until(self) -> float:
+        """When what we show expires, in seconds since the epoch."""
+        return self._identity.workload.not_after if self._identity is not None else inf
 
     def _health_service(self, documents: Documents, clusters: Mapping[str, Cluster]) -> HealthService | None:
         """Who answers for the health of our model server; None where nobody checks it."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import resource
 import time
+from dataclasses import replace as replace_field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_ENDPOINTS_SECONDS = 5.0
 """How long the start waits for endpoints that are looked up. After that it goes on: other servers may be known."""
+MARGIN_SECONDS = 10.0
+"""So long before our certificate expires, connections that show it take no new calls: clocks differ, and calls take
+time."""
 MOST_SHOWN = 100
 """Models of one endpoint that people are shown: callers choose names."""
 MAX_PENDING = 1_024
@@ -116,7 +120,9 @@ class Supplied:
         cluster.on_endpoints = self._endpoints_changed
 
     def start(self) -> None:
-        """Find endpoints. Those that are written down are found at once."""
+        """Find endpoints, if that has not begun. Those that are written down are found at once."""
+        if self._discovery is not None:
+            return
         name, dns = self.cluster.name, self._spec.dns
         if dns is None:
             self._discovery = Static(found(self._spec.endpoints))
@@ -209,16 +215,23 @@ class Clusters:
     """The clusters that are in use, by what they are made from."""
 
     def __init__(
-        self, driving: Driving, watch: Watch, ears: Ears, client_context: Callable[[], ssl.SSLContext]
+        self,
+        driving: Driving,
+        watch: Watch,
+        ears: Ears,
+        client_context: Callable[[], ssl.SSLContext],
+        good_until: Callable[[], float],
     ) -> None:
         """
         Args:
             client_context: what we show to sidecars, as it is now.
+            good_until: when that expires, in seconds since the epoch.
         """
         self._driving = driving
         self._watch = watch
         self._ears = ears
         self._client_context = client_context
+        self._good_until = good_until
         self._alive: dict[object, Supplied] = {}
         self._built: dict[object, Supplied] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -226,7 +239,7 @@ class Clusters:
     def build(self, documents: Documents) -> dict[str, Cluster]:
         """Clusters for the documents' servers: those that are alive and made from the same, and new ones. Nothing is
         looked up or connected to yet."""
-        self._built = {}
+        self._drop_built()
         chosen = {}
         locality = documents.sidecar.spec.locality or ""
         trust_domain = documents.mesh.spec.trust_domain
@@ -265,18 +278,41 @@ class Clusters:
                 raise PeerRejected(str(refused)) from refused
             if peer.spiffe_id != wanted:
                 raise PeerRejected(f"it is {peer.spiffe_id}, and {wanted} is expected")
-            return peer
+            # A connection is good as long as both certificates are: the other side refuses calls when ours has expired,
+            # and a rotation does not reach connections that stand.
+            ours = self._good_until()
+            if ours - time.time() > MARGIN_SECONDS:
+                ours -= MARGIN_SECONDS
+            return replace_field(peer, not_after=min(peer.not_after, ours))
 
         return PeerSecurity(self._client_context, verify)
+
+    async def look_up(self) -> None:
+        """Look for the endpoints of what was built last before it is adopted: a call must not find a server without any
+        that had some before. Returns when they are known, or after `FIRST_ENDPOINTS_SECONDS`."""
+        new = [each for key, each in self._built.items() if key not in self._alive and each.is_looked_up]
+        for supplied in new:
+            supplied.start()
+        await _wait_for(new)
+
+    def _drop_built(self) -> None:
+        """What was built and not adopted is wanted no more."""
+        for key, supplied in self._built.items():
+            if key not in self._alive:
+                self._leave(supplied)
+        self._built = {}
+
+    def _leave(self, supplied: Supplied) -> None:
+        supplied.cluster.close()
+        task = self._driving.loop.create_task(supplied.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def adopt(self, documents: Documents) -> None:
         """What was built last is in use from now on; what no document asks for any more finishes what it has."""
         for key, supplied in self._alive.items():
             if key not in self._built:
-                supplied.cluster.close()
-                task = self._driving.loop.create_task(supplied.close())
-                self._leaving.add(task)
-                task.add_done_callback(self._leaving.discard)
+                self._leave(supplied)
         new = [supplied for key, supplied in self._built.items() if key not in self._alive]
         for supplied in new:
             # A name that a reload brings and nobody knows must not take a sidecar out of service that serves others.
@@ -298,13 +334,7 @@ class Clusters:
 
     async def wait_for_endpoints(self) -> None:
         """Return when the endpoints of every server are known, or after `FIRST_ENDPOINTS_SECONDS`."""
-        try:
-            async with asyncio.timeout(FIRST_ENDPOINTS_SECONDS):
-                for supplied in self._alive.values():
-                    await supplied.told.wait()
-        except TimeoutError:
-            missing = [supplied.cluster.name for supplied in self._alive.values() if not supplied.told.is_set()]
-            logger.warning("endpoints are not known yet", extra={"fields": {"servers": missing}})
+        await _wait_for(list(self._alive.values()))
 
     def conditions(self) -> dict[str, bool]:
         """What being ready hangs on: endpoints that are looked up since the start were found once."""
@@ -328,10 +358,21 @@ class Clusters:
 
     async def close(self) -> None:
         """The process ends."""
+        self._drop_built()
         for supplied in self._alive.values():
             supplied.cluster.close()
             await supplied.close()
         await asyncio.gather(*self._leaving)
+
+
+async def _wait_for(several: Sequence[Supplied]) -> None:
+    try:
+        async with asyncio.timeout(FIRST_ENDPOINTS_SECONDS):
+            for supplied in several:
+                await supplied.told.wait()
+    except TimeoutError:
+        missing = [supplied.cluster.name for supplied in several if not supplied.told.is_set()]
+        logger.warning("endpoints are not known yet", extra={"fields": {"servers": missing}})
 
 
 def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:

@@ -89,6 +89,13 @@ class Silent:
         self.is_closed = True
 
 
+class Now:
+    """What changes while a test runs."""
+
+    good_until = 4e9
+    """When our own certificate expires."""
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     Idle.made, Silent.made = [], []
@@ -111,7 +118,7 @@ async def clusters(told: Told) -> AsyncIterator[Clusters]:
     def no_context() -> Any:
         raise AssertionError("nobody is called")
 
-    made = Clusters(driving, told, told, no_context)
+    made = Clusters(driving, told, told, no_context, lambda: Now.good_until)
     yield made
     await made.close()
 
@@ -297,6 +304,35 @@ class TestLookedUp:
         assert clusters.conditions() == {}
         assert clusters.overview()["far"] == {"source": "dns", "known": False, "endpoints": []}
 
+    async def test_a_reload_waits_for_names_before_it_is_adopted(self, clusters: Clusters) -> None:
+        first = take(clusters, server("a"), looked_up())["far"]
+        Silent.made[0].tell((Found(rest="10.0.0.1:8501"),))
+        changed = server("far", dns=servers.Dns(name="models.serving", rest=8501), connect_timeout=3.0)
+        given = documents(server("a"), changed)
+        second = clusters.build(given)["far"]
+        waiting = asyncio.ensure_future(clusters.look_up())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert not first.is_closed
+        Silent.made[1].tell((Found(rest="10.0.0.1:8501"),))
+        await waiting
+        assert second.endpoints
+        clusters.adopt(given)
+        assert first.is_closed
+        assert len(Silent.made) == 2
+
+    async def test_what_was_looked_up_for_nothing_is_closed(self, clusters: Clusters) -> None:
+        take(clusters, server("a"))
+        clusters.build(documents(server("a"), looked_up()))
+        waiting = asyncio.ensure_future(clusters.look_up())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        take(clusters, server("a"))
+        await asyncio.sleep(0)
+        assert Silent.made[0].is_closed
+        assert [each.name for each in clusters.all()] == ["a"]
+
     async def test_failures_are_told_with_the_servers_name(self, clusters: Clusters, told: Told) -> None:
         take(clusters, server("a"), looked_up())
         Silent.made[0].on_failure("models.serving: no answer")
@@ -428,6 +464,18 @@ class TestPeers:
         past = datetime.now(UTC) - timedelta(hours=1)
         with pytest.raises(PeerRejected, match="expired"):
             self.verify(clusters, CA.issue(TF, not_before=past - timedelta(hours=1), not_after=past).der)
+
+    async def test_a_connection_is_good_as_long_as_both_certificates_are(
+        self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        issued = CA.issue(TF)
+        theirs = self.verify(clusters, issued.der).not_after
+        ours = datetime.now(UTC).timestamp() + 60
+        monkeypatch.setattr(Now, "good_until", ours)
+        assert self.verify(clusters, issued.der).not_after == ours - module.MARGIN_SECONDS < theirs
+        ours = datetime.now(UTC).timestamp() + 5
+        monkeypatch.setattr(Now, "good_until", ours)
+        assert self.verify(clusters, issued.der).not_after == ours
 
     async def test_a_model_server_beside_us_is_not_asked(self, clusters: Clusters) -> None:
         assert take(clusters, server("a"))["a"]._peer is None
