@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NO_ERROR = 0x0
 PROTOCOL_ERROR = 0x1
+INTERNAL_ERROR = 0x2
 REFUSED_STREAM = 0x7
 CANCEL = 0x8
 SWITCHING_PROTOCOLS = 101
@@ -263,7 +264,8 @@ class Attempt:
         if self._tries.is_committed_to(self):
             self._tries.may_retry(failure)  # it may not: counted
             passage.flag(flags)
-            passage.break_off(code)
+            # CANCEL, as of a lost connection, would say that the client has given up the call itself.
+            passage.break_off(INTERNAL_ERROR if code == CANCEL else code)
         elif code == PROTOCOL_ERROR:
             refusal = Refusal(Reason.UPSTREAM_PROTOCOL, f"The model server's answer cannot be read: {reason}.")
             self._failed(failure, refusal, flags)

@@ -18,7 +18,7 @@ from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.cluster import NoEndpoint
 from meshproxy.upstream.pool import PoolFull
 
-CANCEL, REFUSED_STREAM = 0x8, 0x7
+INTERNAL_ERROR, CANCEL, REFUSED_STREAM = 0x2, 0x8, 0x7
 RELOAD = b"/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 RETRIES = Retries()
 
@@ -185,7 +185,7 @@ class TestNotAgain:
         client = world.rest()
         cluster.streams[0].sink.head_received(head())
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
-        assert client.reset_code == CANCEL
+        assert client.reset_code == INTERNAL_ERROR
         assert world.traffic.events == [("skipped", "reset", "answered")]
         assert len(cluster.streams) == 1
         world.assert_let_go()
