@@ -406,6 +406,8 @@ class Sidecar:
         self._driving.limits = codec_limits(documents)
         self._driving.times = times(documents)
         self._adopt(documents, identity)
+        if health is not None:
+            health.changed()  # other models may be asked for, of other endpoints
         self.metrics.config_reloads.labels("ok").value += 1
         if self._seat is not None:
             try:
@@ -503,11 +505,7 @@ class Sidecar:
     def readiness(self) -> dict[str, bool]:
         """What being ready hangs on."""
         identity = self._identity
-        health = {}
-        if self._health is not None:
-            # Until then an endpoint has the benefit of the doubt: enough for a call to be tried, not for a promise.
-            health["health checks have answered"] = _is_checked(self._health.cluster)
-            health |= self._health.conditions()
+        health = self._health.conditions() if self._health is not None else {}
         return {
             "configured": True,
             "certificate is valid": identity is None or time.time() < identity.workload.not_after,
@@ -566,12 +564,6 @@ def route_versions(route: ModelRoute) -> list[str]:
         named.append((spec.mirror.version, spec.mirror.label))
     versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
     return [*map(str, versions), *(label for _, label in named if label is not None)]
-
-
-def _is_checked(cluster: Cluster) -> bool:
-    """Of one endpoint at least it is known how it is, and each of its models that is asked for."""
-    healths = [each.health for each in cluster.endpoints.values() if each.health is not None]
-    return any(all(health.is_known(model) for model in health.checked.models or ("",)) for health in healths)
 
 
 def _open_sink(where: str) -> LineSink | None:

@@ -68,7 +68,7 @@ class Ears(Protocol):
         """A health check ended."""
 
     def health_changed(self, server: str) -> None:
-        """An endpoint, or a model on it, takes calls now, or takes none any more."""
+        """An endpoint, or a model on it, may be doing otherwise than before: a check ended."""
 
 
 def cluster_settings(spec: ServerSpec) -> ClusterSettings:
@@ -181,8 +181,13 @@ class Supplied:
         assert health is not None
         for verdict in verdicts:
             self._ears.checked(cluster.name, endpoint.key, verdict.problem is None)
-        if not has_changed:
-            return
+        if has_changed:
+            self._health_changed(endpoint, health, verdicts)
+        # Also if it is as it was taken to be: now that is known.
+        self._ears.health_changed(cluster.name)
+
+    def _health_changed(self, endpoint: Endpoint, health: Health, verdicts: Sequence[Verdict]) -> None:
+        cluster = self.cluster
         problems = [f"{verdict.model or 'endpoint'}: {verdict.problem}" for verdict in verdicts if verdict.problem]
         logger.log(
             logging.WARNING if problems else logging.INFO,
@@ -194,7 +199,6 @@ class Supplied:
         if seconds and moments and len(cluster.endpoints) > 1:
             endpoint.load.warm_up(max(moments), seconds)
         cluster.refresh()
-        self._ears.health_changed(cluster.name)
 
     def _stop(self, checker: Checker) -> None:
         task = self._driving.loop.create_task(checker.close())

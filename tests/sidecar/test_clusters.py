@@ -379,7 +379,8 @@ class TestHealth:
         take(clusters, server("a", 1, health=servers.Health()))
         checker = Idle.made[0]
         checker.tell((Verdict(None, None),), False)
-        assert told.said == [("checked", "a", "rest=127.0.0.1:1", True)]
+        assert told.said == [("checked", "a", "rest=127.0.0.1:1", True), ("health", "a")]
+        assert caplog.records == []
         told.said.clear()
         checker.tell((Verdict("m", "no version is AVAILABLE"),), True)
         assert told.said == [("checked", "a", "rest=127.0.0.1:1", False), ("health", "a")]
