@@ -275,6 +275,7 @@ class TestServing:
 
                     def end(self) -> None:
                         told.append("ended")
+                        health.forget(watching)
 
                 watching: Any = Watching()
                 health.watch(watching)
