@@ -26,6 +26,7 @@ from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import Found, Static
 from meshproxy.upstream.ejection import EjectionSettings
 from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.pool import H1Pool, H2Pool
 
 if TYPE_CHECKING:
     import ssl
@@ -56,6 +57,10 @@ DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 UPSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 4)
 """Together with those of clients they leave a quarter of the descriptors that we may open for everything else. One
 HTTP/2 client can ask for a hundred REST calls at once, each of which takes a connection to the model server."""
+
+
+PROBES = ClusterSettings(max_connections=1, max_pending=8, idle_timeout=90.0)
+"""Of the pool that an endpoint is checked with. Longer than most intervals: the same connection serves every time."""
 
 
 class Ears(Protocol):
@@ -111,6 +116,8 @@ class Supplied:
         self._ears = ears
         self._discovery: Discovery | None = None
         self._checkers: dict[str, Checker] = {}
+        self._probing: dict[str, H1Pool] = {}
+        """What checks over HTTP/1.1 are made with."""
         self._models: tuple[str, ...] = ()
         self._closing: set[asyncio.Task[None]] = set()
         self.is_awaited = False
@@ -163,6 +170,8 @@ class Supplied:
             checker = self._checkers.pop(endpoint.key, None)
             if checker is not None:
                 self._stop(checker)
+            if (pool := self._probing.pop(endpoint.key, None)) is not None:
+                pool.close()
         settings = self._spec.health
         if settings is None:
             return
@@ -171,7 +180,11 @@ class Supplied:
             checked = Checked(self._models, settings.unhealthy_after, settings.healthy_after)
             health = endpoint.health = Health(checked, begins_unhealthy=not is_first)
             tell = partial(self._checked, endpoint)
-            checker = Checker(self._driving, settings, health, endpoint.rest, endpoint.grpc, tell)
+            rest: H1Pool | H2Pool | None = endpoint.rest
+            if isinstance(rest, H1Pool):
+                # A connection of its own: when calls take up all others, the endpoint is busy, not ill.
+                rest = self._probing[endpoint.key] = H1Pool(self._driving, rest.address, PROBES)
+            checker = Checker(self._driving, settings, health, rest, endpoint.grpc, tell)
             self._checkers[endpoint.key] = checker
             checker.start()
 
@@ -210,6 +223,8 @@ class Supplied:
         for checker in self._checkers.values():
             await checker.close()
         self._checkers.clear()
+        for pool in self._probing.values():
+            pool.close()
         if self._discovery is not None:
             await self._discovery.close()
         await asyncio.gather(*self._closing)

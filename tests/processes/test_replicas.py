@@ -100,7 +100,7 @@ async def test_a_replica_that_hangs_keeps_few_calls_and_gets_no_more(tmp_path: P
                 "models": ["half_plus_two"],
                 "server": "models",
                 "tryTimeout": "250ms",
-                "retries": {"on": ["connect-failure", "refused-stream", "goaway", "reset", "timeout"]},
+                "retries": {"reasons": ["connect-failure", "refused-stream", "goaway", "reset", "timeout"]},
             },
         )
         health = {"check": "model-status", "interval": "500ms", "timeout": "500ms"}

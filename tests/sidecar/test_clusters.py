@@ -61,7 +61,7 @@ class Idle:
     made: list[Idle] = []  # noqa: RUF012
 
     def __init__(self, driving: Any, settings: Any, health: Any, rest: Any, grpc: Any, tell: Any) -> None:
-        self.health, self.tell = health, tell
+        self.health, self.rest, self.tell = health, rest, tell
         self.is_started = self.is_closed = False
         Idle.made.append(self)
 
@@ -366,6 +366,15 @@ class TestHealth:
         take(clusters, server("a", 2, 3, health=servers.Health()))
         await asyncio.sleep(0)
         assert [each.is_closed for each in Idle.made] == [True, False, False]
+
+    async def test_calls_and_checks_do_not_wait_for_each_other(self, clusters: Clusters) -> None:
+        built = take(clusters, server("a", 1, health=servers.Health()))
+        (endpoint,) = built["a"].endpoints.values()
+        (checker,) = Idle.made
+        assert (checker.rest.address, checker.rest is endpoint.rest) == (endpoint.rest.address, False)  # type: ignore[union-attr]
+        assert not checker.rest.is_closed
+        take(clusters, server("a", 2, health=servers.Health()))
+        assert checker.rest.is_closed
 
     async def test_one_that_comes_to_others_waits_for_its_first_verdict(self, clusters: Clusters) -> None:
         take(clusters, server("a", 1, health=servers.Health()))
