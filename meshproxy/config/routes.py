@@ -83,7 +83,7 @@ class Retries(Part, frozen=True):
 
     attempts: Annotated[Count, Meta(le=10)] = 3
     """Tries altogether, the first among them."""
-    on: tuple[RetryReason, ...] = (
+    reasons: tuple[RetryReason, ...] = (
         "connect-failure", "refused-stream", "goaway", "reset", "unavailable", "gateway-error",
     )  # fmt: skip
     """What is worth another try. `unavailable` is the gRPC status, wherever it is told; `gateway-error` is 502, 503

@@ -57,7 +57,8 @@ class Dns(Part, frozen=True):
     had changes nothing: the last good one goes on counting."""
 
     name: DnsName
-    """What is looked up, through the search list of /etc/resolv.conf unless it ends with a dot. A headless Service's name gives every pod."""
+    """What is looked up, through the search list of /etc/resolv.conf unless it ends with a dot. A headless Service's
+    name gives every pod."""
     rest: Port | None = None
     """The port of REST at each address."""
     grpc: Port | None = None

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 NO_ERROR = 0x0
 PROTOCOL_ERROR = 0x1
+INTERNAL_ERROR = 0x2
 REFUSED_STREAM = 0x7
 CANCEL = 0x8
-SWITCHING_PROTOCOLS = 101
+LONG_ENOUGH = 1.0
+"""Seconds of silence for which an endpoint is to blame: callers choose their deadlines, and one that is in a hurry must
+not open breakers for everybody. (Calls that have less time than their model usually takes are not sent at all.)"""
 CONTINUE = 100
 
 
@@ -263,12 +266,19 @@ class Attempt:
         if self._tries.is_committed_to(self):
             self._tries.may_retry(failure)  # it may not: counted
             passage.flag(flags)
-            passage.break_off(code)
+            # CANCEL, as of a lost connection, would say that the client has given up the call itself.
+            passage.break_off(INTERNAL_ERROR if code == CANCEL else code)
         elif code == PROTOCOL_ERROR:
             refusal = Refusal(Reason.UPSTREAM_PROTOCOL, f"The model server's answer cannot be read: {reason}.")
             self._failed(failure, refusal, flags)
         else:
             self._failed(failure, Refusal(Reason.UPSTREAM_RESET, f"The model server broke off: {reason}."), flags)
+
+    def out_of_time(self) -> None:
+        """The request's deadline has passed. An endpoint that had long enough and said nothing is to blame for that, or
+        one that hangs would be found by nobody whose deadline is shorter than a `tryTimeout`."""
+        if self.sent and not self._first_byte and self._passage.pipeline.now() - self.sent >= LONG_ENOUGH:
+            self.report(Failure.TIMEOUT)
 
     def time_out(self) -> None:
         """Nothing of an answer came within the time of a try."""

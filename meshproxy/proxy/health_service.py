@@ -33,12 +33,13 @@ class HealthService:
         self._is_draining = False
 
     def serving(self, service: str) -> Serving:
-        """How the server, or a model on it, is."""
+        """How the server, or a model on it, is. Calls may go there before the first check has ended, but nobody is told
+        that it serves before somebody has looked."""
         healths = [each.health for each in self.cluster.endpoints.values() if each.health is not None]
         if service not in WHOLE and not any(service in health.checked.models for health in healths):
             return Serving.SERVICE_UNKNOWN
         model = "" if service in WHOLE else service
-        if not self._is_draining and any(health.allows(model) for health in healths):
+        if not self._is_draining and any(health.allows(model) and health.is_known(model) for health in healths):
             return Serving.SERVING
         return Serving.NOT_SERVING
 

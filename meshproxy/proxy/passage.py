@@ -716,6 +716,8 @@ class Passage(Exchange):
         if self.refusal is not None:
             return  # which waits for the rest of the request
         self.flag("UT")
+        if self._tries is not None:
+            self._tries.out_of_time()
         self.refuse(Refusal(Reason.DEADLINE_EXCEEDED, "The deadline passed before the model server answered."))
 
     def _is_unnamed(self, now: float) -> bool:

@@ -29,6 +29,7 @@ before it is forwarded: a later field that changes the model is decided on anew,
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead
@@ -105,6 +106,7 @@ class Pipeline:
         on_limit: Callable[[str], None],
         traffic: Traffic,
         draw: Callable[[], float] = random.random,
+        cpu_time: Callable[[], float] = time.thread_time,
     ) -> None:
         self.loop = loop
         self.now = now
@@ -119,6 +121,8 @@ class Pipeline:
         self.traffic = traffic
         self.draw = draw
         """Chance, from 0 up to 1: splits, faults, waits between tries."""
+        self.cpu_time = cpu_time
+        """Seconds that we have had of the processor."""
         self.headers = HeaderReader()
         self.admissions = Admissions(reaper)
         self.mirrors = Mirrors(self)

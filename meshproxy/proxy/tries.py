@@ -105,6 +105,11 @@ class Tries:
         self._route.budget.deposit(now)
         self._try(now)
 
+    def out_of_time(self) -> None:
+        """The request's deadline has passed."""
+        if self.current is not None and not self._is_committed:
+            self.current.out_of_time()
+
     def answered(self, seconds: float, now: float) -> None:
         """A try was answered so long after it was sent."""
         if self._latency is not None:

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Failure(Enum):
-    """What went wrong. The values are the words of `retries.on`, where a document may say them."""
+    """What went wrong. The values are the words of `retries.reasons`, where a document may say them."""
 
     CONNECT = "connect-failure"
     """No connection: nothing was sent."""

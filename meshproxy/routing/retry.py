@@ -51,7 +51,7 @@ class RetryRule:
     def __init__(self, retries: Retries) -> None:
         self.attempts = retries.attempts
         """Tries altogether."""
-        self.reasons = frozenset(map(Failure, retries.on))
+        self.reasons = frozenset(map(Failure, retries.reasons))
         self.verbs = frozenset(map(Verb, retries.verbs))
         self.backoff = retries.backoff
         self.backoff_max = retries.backoff_max
@@ -87,7 +87,7 @@ class RetryRule:
 
 
 OUTBOUND_DEFAULTS = Retries()
-INBOUND_DEFAULTS = Retries(attempts=2, on=("connect-failure", "refused-stream", "goaway"), replay_bytes=64 << 10)
+INBOUND_DEFAULTS = Retries(attempts=2, reasons=("connect-failure", "refused-stream", "goaway"), replay_bytes=64 << 10)
 """Our own model server is the only one there is: a second try helps where it has not seen the first."""
 OUTBOUND_RETRIES = RetryRule(OUTBOUND_DEFAULTS)
 INBOUND_RETRIES = RetryRule(INBOUND_DEFAULTS)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,7 @@ class Sidecar:
 
         # Stations: compiled from the documents, replaced by a reload. Everything that was learned on the way stays.
         traffic = self._traffic = TrafficMetrics(self.metrics)
-        self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context)
+        self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context, self._good_until)
         self._live = Live()
         self._tokens = Tokens(self.metrics, outbox)
         self._identity = read_identity(documents, time.time())
@@ -380,6 +381,7 @@ class Sidecar:
                 inbound_snapshot(documents, clusters, verifier, self._live, health),
                 outbound_snapshot(documents, clusters, self._live),
             )
+            await self._clusters.look_up()
         except (ConfigError, CertificateError) as error:
             self.metrics.config_reloads.labels("failed").value += 1
             self.metrics.config_in_sync.labels().value = 0
@@ -404,6 +406,8 @@ class Sidecar:
         self._driving.limits = codec_limits(documents)
         self._driving.times = times(documents)
         self._adopt(documents, identity)
+        if health is not None:
+            health.changed()  # other models may be asked for, of other endpoints
         self.metrics.config_reloads.labels("ok").value += 1
         if self._seat is not None:
             try:
@@ -474,6 +478,10 @@ class Sidecar:
             raise OSError("there is no certificate to call other sidecars with")
         return identity.client
 
+    def _good_until(self) -> float:
+        """When what we show expires, in seconds since the epoch."""
+        return self._identity.workload.not_after if self._identity is not None else inf
+
     def _health_service(self, documents: Documents, clusters: Mapping[str, Cluster]) -> HealthService | None:
         """Who answers for the health of our model server; None where nobody checks it."""
         inbound = documents.sidecar.spec.inbound
@@ -497,11 +505,7 @@ class Sidecar:
     def readiness(self) -> dict[str, bool]:
         """What being ready hangs on."""
         identity = self._identity
-        health = {}
-        if self._health is not None:
-            # Until then an endpoint has the benefit of the doubt: enough for a call to be tried, not for a promise.
-            health["health checks have answered"] = _is_checked(self._health.cluster)
-            health |= self._health.conditions()
+        health = self._health.conditions() if self._health is not None else {}
         return {
             "configured": True,
             "certificate is valid": identity is None or time.time() < identity.workload.not_after,
@@ -560,12 +564,6 @@ def route_versions(route: ModelRoute) -> list[str]:
         named.append((spec.mirror.version, spec.mirror.label))
     versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
     return [*map(str, versions), *(label for _, label in named if label is not None)]
-
-
-def _is_checked(cluster: Cluster) -> bool:
-    """Of one endpoint at least it is known how it is, and each of its models that is asked for."""
-    healths = [each.health for each in cluster.endpoints.values() if each.health is not None]
-    return any(all(health.is_known(model) for model in health.checked.models or ("",)) for health in healths)
 
 
 def _open_sink(where: str) -> LineSink | None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import resource
 import time
+from dataclasses import replace as replace_field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,7 @@ from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import Found, Static
 from meshproxy.upstream.ejection import EjectionSettings
 from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.pool import H1Pool, H2Pool
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_ENDPOINTS_SECONDS = 5.0
 """How long the start waits for endpoints that are looked up. After that it goes on: other servers may be known."""
+MARGIN_SECONDS = 10.0
+"""So long before our certificate expires, connections that show it take no new calls: clocks differ, and calls take
+time."""
 MOST_SHOWN = 100
 """Models of one endpoint that people are shown: callers choose names."""
 MAX_PENDING = 1_024
@@ -52,6 +57,10 @@ DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 UPSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 4)
 """Together with those of clients they leave a quarter of the descriptors that we may open for everything else. One
 HTTP/2 client can ask for a hundred REST calls at once, each of which takes a connection to the model server."""
+
+
+PROBES = ClusterSettings(max_connections=1, max_pending=8, idle_timeout=90.0)
+"""Of the pool that an endpoint is checked with. Longer than most intervals: the same connection serves every time."""
 
 
 class Ears(Protocol):
@@ -64,7 +73,7 @@ class Ears(Protocol):
         """A health check ended."""
 
     def health_changed(self, server: str) -> None:
-        """An endpoint, or a model on it, takes calls now, or takes none any more."""
+        """An endpoint, or a model on it, may be doing otherwise than before: a check ended."""
 
 
 def cluster_settings(spec: ServerSpec) -> ClusterSettings:
@@ -107,6 +116,8 @@ class Supplied:
         self._ears = ears
         self._discovery: Discovery | None = None
         self._checkers: dict[str, Checker] = {}
+        self._probing: dict[str, H1Pool] = {}
+        """What checks over HTTP/1.1 are made with."""
         self._models: tuple[str, ...] = ()
         self._closing: set[asyncio.Task[None]] = set()
         self.is_awaited = False
@@ -116,7 +127,9 @@ class Supplied:
         cluster.on_endpoints = self._endpoints_changed
 
     def start(self) -> None:
-        """Find endpoints. Those that are written down are found at once."""
+        """Find endpoints, if that has not begun. Those that are written down are found at once."""
+        if self._discovery is not None:
+            return
         name, dns = self.cluster.name, self._spec.dns
         if dns is None:
             self._discovery = Static(found(self._spec.endpoints))
@@ -157,6 +170,8 @@ class Supplied:
             checker = self._checkers.pop(endpoint.key, None)
             if checker is not None:
                 self._stop(checker)
+            if (pool := self._probing.pop(endpoint.key, None)) is not None:
+                pool.close()
         settings = self._spec.health
         if settings is None:
             return
@@ -165,7 +180,11 @@ class Supplied:
             checked = Checked(self._models, settings.unhealthy_after, settings.healthy_after)
             health = endpoint.health = Health(checked, begins_unhealthy=not is_first)
             tell = partial(self._checked, endpoint)
-            checker = Checker(self._driving, settings, health, endpoint.rest, endpoint.grpc, tell)
+            rest: H1Pool | H2Pool | None = endpoint.rest
+            if isinstance(rest, H1Pool):
+                # A connection of its own: when calls take up all others, the endpoint is busy, not ill.
+                rest = self._probing[endpoint.key] = H1Pool(self._driving, rest.address, PROBES)
+            checker = Checker(self._driving, settings, health, rest, endpoint.grpc, tell)
             self._checkers[endpoint.key] = checker
             checker.start()
 
@@ -175,8 +194,13 @@ class Supplied:
         assert health is not None
         for verdict in verdicts:
             self._ears.checked(cluster.name, endpoint.key, verdict.problem is None)
-        if not has_changed:
-            return
+        if has_changed:
+            self._health_changed(endpoint, health, verdicts)
+        # Also if it is as it was taken to be: now that is known.
+        self._ears.health_changed(cluster.name)
+
+    def _health_changed(self, endpoint: Endpoint, health: Health, verdicts: Sequence[Verdict]) -> None:
+        cluster = self.cluster
         problems = [f"{verdict.model or 'endpoint'}: {verdict.problem}" for verdict in verdicts if verdict.problem]
         logger.log(
             logging.WARNING if problems else logging.INFO,
@@ -188,7 +212,6 @@ class Supplied:
         if seconds and moments and len(cluster.endpoints) > 1:
             endpoint.load.warm_up(max(moments), seconds)
         cluster.refresh()
-        self._ears.health_changed(cluster.name)
 
     def _stop(self, checker: Checker) -> None:
         task = self._driving.loop.create_task(checker.close())
@@ -200,6 +223,8 @@ class Supplied:
         for checker in self._checkers.values():
             await checker.close()
         self._checkers.clear()
+        for pool in self._probing.values():
+            pool.close()
         if self._discovery is not None:
             await self._discovery.close()
         await asyncio.gather(*self._closing)
@@ -209,16 +234,23 @@ class Clusters:
     """The clusters that are in use, by what they are made from."""
 
     def __init__(
-        self, driving: Driving, watch: Watch, ears: Ears, client_context: Callable[[], ssl.SSLContext]
+        self,
+        driving: Driving,
+        watch: Watch,
+        ears: Ears,
+        client_context: Callable[[], ssl.SSLContext],
+        good_until: Callable[[], float],
     ) -> None:
         """
         Args:
             client_context: what we show to sidecars, as it is now.
+            good_until: when that expires, in seconds since the epoch.
         """
         self._driving = driving
         self._watch = watch
         self._ears = ears
         self._client_context = client_context
+        self._good_until = good_until
         self._alive: dict[object, Supplied] = {}
         self._built: dict[object, Supplied] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -226,7 +258,7 @@ class Clusters:
     def build(self, documents: Documents) -> dict[str, Cluster]:
         """Clusters for the documents' servers: those that are alive and made from the same, and new ones. Nothing is
         looked up or connected to yet."""
-        self._built = {}
+        self._drop_built()
         chosen = {}
         locality = documents.sidecar.spec.locality or ""
         trust_domain = documents.mesh.spec.trust_domain
@@ -265,18 +297,41 @@ class Clusters:
                 raise PeerRejected(str(refused)) from refused
             if peer.spiffe_id != wanted:
                 raise PeerRejected(f"it is {peer.spiffe_id}, and {wanted} is expected")
-            return peer
+            # A connection is good as long as both certificates are: the other side refuses calls when ours has expired,
+            # and a rotation does not reach connections that stand.
+            ours = self._good_until()
+            if ours - time.time() > MARGIN_SECONDS:
+                ours -= MARGIN_SECONDS
+            return replace_field(peer, not_after=min(peer.not_after, ours))
 
         return PeerSecurity(self._client_context, verify)
+
+    async def look_up(self) -> None:
+        """Look for the endpoints of what was built last before it is adopted: a call must not find a server without any
+        that had some before. Returns when they are known, or after `FIRST_ENDPOINTS_SECONDS`."""
+        new = [each for key, each in self._built.items() if key not in self._alive and each.is_looked_up]
+        for supplied in new:
+            supplied.start()
+        await _wait_for(new)
+
+    def _drop_built(self) -> None:
+        """What was built and not adopted is wanted no more."""
+        for key, supplied in self._built.items():
+            if key not in self._alive:
+                self._leave(supplied)
+        self._built = {}
+
+    def _leave(self, supplied: Supplied) -> None:
+        supplied.cluster.close()
+        task = self._driving.loop.create_task(supplied.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def adopt(self, documents: Documents) -> None:
         """What was built last is in use from now on; what no document asks for any more finishes what it has."""
         for key, supplied in self._alive.items():
             if key not in self._built:
-                supplied.cluster.close()
-                task = self._driving.loop.create_task(supplied.close())
-                self._leaving.add(task)
-                task.add_done_callback(self._leaving.discard)
+                self._leave(supplied)
         new = [supplied for key, supplied in self._built.items() if key not in self._alive]
         for supplied in new:
             # A name that a reload brings and nobody knows must not take a sidecar out of service that serves others.
@@ -298,13 +353,7 @@ class Clusters:
 
     async def wait_for_endpoints(self) -> None:
         """Return when the endpoints of every server are known, or after `FIRST_ENDPOINTS_SECONDS`."""
-        try:
-            async with asyncio.timeout(FIRST_ENDPOINTS_SECONDS):
-                for supplied in self._alive.values():
-                    await supplied.told.wait()
-        except TimeoutError:
-            missing = [supplied.cluster.name for supplied in self._alive.values() if not supplied.told.is_set()]
-            logger.warning("endpoints are not known yet", extra={"fields": {"servers": missing}})
+        await _wait_for(list(self._alive.values()))
 
     def conditions(self) -> dict[str, bool]:
         """What being ready hangs on: endpoints that are looked up since the start were found once."""
@@ -328,10 +377,21 @@ class Clusters:
 
     async def close(self) -> None:
         """The process ends."""
+        self._drop_built()
         for supplied in self._alive.values():
             supplied.cluster.close()
             await supplied.close()
         await asyncio.gather(*self._leaving)
+
+
+async def _wait_for(several: Sequence[Supplied]) -> None:
+    try:
+        async with asyncio.timeout(FIRST_ENDPOINTS_SECONDS):
+            for supplied in several:
+                await supplied.told.wait()
+    except TimeoutError:
+        missing = [supplied.cluster.name for supplied in several if not supplied.told.is_set()]
+        logger.warning("endpoints are not known yet", extra={"fields": {"servers": missing}})
 
 
 def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:

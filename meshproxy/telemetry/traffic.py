@@ -35,7 +35,7 @@ class TrafficMetrics:
         registry = metrics.registry
         self._metrics = metrics
         self.on_health: list[Callable[[str], None]] = []
-        """Told the name of a server of which an endpoint takes calls now, or none any more."""
+        """Told the name of a server of which an endpoint was checked."""
         self._retries = Counter(registry, "meshproxy_retries_total", "Tries after the first one.", ("model", "reason"))
         self._skipped = Counter(
             registry,
@@ -174,7 +174,7 @@ class TrafficMetrics:
         self._checks.labels(server, "good" if is_good else "bad").value += 1
 
     def health_changed(self, server: str) -> None:
-        """An endpoint takes calls now, or takes none any more."""
+        """An endpoint may be doing otherwise than before."""
         for listener in self.on_health:
             listener(server)
 

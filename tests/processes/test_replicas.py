@@ -100,7 +100,7 @@ async def test_a_replica_that_hangs_keeps_few_calls_and_gets_no_more(tmp_path: P
                 "models": ["half_plus_two"],
                 "server": "models",
                 "tryTimeout": "250ms",
-                "retries": {"on": ["connect-failure", "refused-stream", "goaway", "reset", "timeout"]},
+                "retries": {"reasons": ["connect-failure", "refused-stream", "goaway", "reset", "timeout"]},
             },
         )
         health = {"check": "model-status", "interval": "500ms", "timeout": "500ms"}
@@ -149,12 +149,17 @@ async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_b
         assert failed * 0.9 <= retries <= 0.2 * calls + 10 * 3 + 10
 
 
-async def test_when_all_were_away_calls_are_answered_soon_after_the_first_is_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"health": {"check": "model-status", "models": ["half_plus_two"]}}],
+    ids=["breakers alone", "with checks"],
+)
+async def test_when_all_were_away_calls_are_answered_soon_after_the_first_is_back(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
     async with local_fleet(tmp_path / "fleet") as fleet:
         replicas = await bare(fleet, (), ())
-        outbound = await fleet.outbound(
-            [server_of(replicas, health={"check": "model-status", "models": ["half_plus_two"]})]
-        )
+        outbound = await fleet.outbound([server_of(replicas, **more)])
         ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
         async with GrpcClient(outbound.address, None) as client:
             headers = {"x-model-server": "models"}

@@ -397,6 +397,7 @@ class World:
             on_limit=self.limits_hit.append,
             traffic=self.traffic,
             draw=lambda: self.chance.pop(0) if self.chance else 0.5,
+            cpu_time=self.loop.time,
         )
 
     def make_snapshot(self, **changes: Any) -> Snapshot:

@@ -467,8 +467,8 @@ class Chain:
             [
                 INBOUND_RETRIES,
                 OUTBOUND_RETRIES,
-                RetryRule(Retries(hedge_after=0.05, replay_bytes=random.choice([9, 1 << 20]), on=EVERYTHING)),
-                RetryRule(Retries(attempts=5, on=EVERYTHING)),
+                RetryRule(Retries(hedge_after=0.05, replay_bytes=random.choice([9, 1 << 20]), reasons=EVERYTHING)),
+                RetryRule(Retries(attempts=5, reasons=EVERYTHING)),
             ]
         )
         fields: dict[str, Any] = {}

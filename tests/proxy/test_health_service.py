@@ -16,7 +16,11 @@ CANCEL = 0x8
 
 @pytest.fixture
 def health() -> Health:
-    return Health(Checked(("open", "closed"), unhealthy_after=1))
+    """Of a server that was well when it was looked at."""
+    health = Health(Checked(("open", "closed"), unhealthy_after=1))
+    for what in (None, "open", "closed"):
+        health.record(what, True, 99.0)
+    return health
 
 
 @pytest.fixture
@@ -65,6 +69,15 @@ class TestCheck:
         assert heard(ask(world, wire)) == [Serving.SERVING]
         health.record(None, False, 100.0)
         assert heard(ask(world, wire)) == [Serving.NOT_SERVING]
+
+    def test_of_what_nobody_has_looked_at_yet(self, world: Any, wire: Any) -> None:
+        health = Health(Checked(("open",)))
+        world.use(health=HealthService(SimpleNamespace(endpoints={"a": SimpleNamespace(health=health)})))  # type: ignore[arg-type]
+        assert health.allows("open")
+        assert heard(ask(world, wire, "open")) == [Serving.NOT_SERVING]
+        health.record(None, True, 100.0)
+        health.record("open", True, 100.0)
+        assert heard(ask(world, wire, "open")) == [Serving.SERVING]
 
     def test_of_what_nobody_knows(self, world: Any, wire: Any, service: HealthService) -> None:
         client = ask(world, wire, "open-unknown")
@@ -125,6 +138,7 @@ class TestWatch:
     def test_also_of_what_nobody_knows_yet(self, world: Any, wire: Any, service: HealthService, health: Health) -> None:
         client = ask(world, wire, "open-new", WATCH)
         health.watch(("open-new",))
+        health.record("open-new", True, 100.0)
         service.changed()
         assert heard(client) == [Serving.SERVICE_UNKNOWN, Serving.SERVING]
 

@@ -21,7 +21,7 @@ from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 
-CANCEL = 0x8
+INTERNAL_ERROR, CANCEL = 0x2, 0x8
 
 
 class TestRest:
@@ -428,7 +428,7 @@ class TestUpstream:
         server.sink.data_received(b"half", 4, False)
         server.sink.reset_received(CANCEL, "gone")
         assert not client.ended
-        assert client.reset_code == CANCEL
+        assert client.reset_code == INTERNAL_ERROR, "CANCEL would say that the client has given it up"
         assert len(world.finished) == 1
 
 
@@ -531,6 +531,20 @@ class TestTime:
         assert client.headers[b"grpc-status"] == b"4"
         assert world.cluster.streams[0].reset_code == CANCEL
         assert parse_timeout(dict(world.cluster.streams[0].head.headers)[b"grpc-timeout"]) == 0.5
+
+    @pytest.mark.parametrize(("seconds", "verdict"), [(0.9, "cancelled"), (1.1, "timeout")])
+    def test_an_endpoint_that_had_long_enough_is_to_blame(
+        self, world: Any, wire: Any, seconds: float, verdict: str
+    ) -> None:
+        world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"%dm" % (seconds * 1000)),))
+        world.loop.advance(seconds + 0.01)
+        assert world.cluster.reports[-1] == verdict
+
+    def test_one_that_has_begun_to_answer_is_not(self, world: Any, wire: Any) -> None:
+        world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"2S"),))
+        world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+        world.loop.advance(2.1)
+        assert world.cluster.reports[-1] == "cancelled"
 
     def test_the_routes_deadline_counts(self, world: Any) -> None:
         client = world.rest(b"/v1/models/open-quick:predict")

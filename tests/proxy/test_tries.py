@@ -18,7 +18,7 @@ from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.cluster import NoEndpoint
 from meshproxy.upstream.pool import PoolFull
 
-CANCEL, REFUSED_STREAM = 0x8, 0x7
+INTERNAL_ERROR, CANCEL, REFUSED_STREAM = 0x2, 0x8, 0x7
 RELOAD = b"/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 RETRIES = Retries()
 
@@ -95,7 +95,7 @@ class TestAgain:
         world.assert_let_go()
 
     def test_no_answer_in_the_time_of_a_try(self, world: Any) -> None:
-        cluster = world.serve(2, retries=Retries(on=("timeout",)), try_timeout=0.5)
+        cluster = world.serve(2, retries=Retries(reasons=("timeout",)), try_timeout=0.5)
         client = world.rest()
         world.wait(0.5)
         assert cluster.streams[0].reset_code == CANCEL
@@ -137,7 +137,7 @@ class TestNotAgain:
     @pytest.mark.parametrize("how", ["reset", "unavailable", "gateway", "timeout"])
     def test_a_reload_that_may_have_been_made(self, world: Any, how: str) -> None:
         cluster = world.serve(
-            2, retries=Retries(on=("reset", "unavailable", "gateway-error", "timeout")), try_timeout=1.0
+            2, retries=Retries(reasons=("reset", "unavailable", "gateway-error", "timeout")), try_timeout=1.0
         )
         world.grpc(b"", method=RELOAD)
         (server,) = cluster.streams
@@ -185,14 +185,14 @@ class TestNotAgain:
         client = world.rest()
         cluster.streams[0].sink.head_received(head())
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
-        assert client.reset_code == CANCEL
+        assert client.reset_code == INTERNAL_ERROR
         assert world.traffic.events == [("skipped", "reset", "answered")]
         assert len(cluster.streams) == 1
         world.assert_let_go()
 
     def test_what_is_not_tried_again_is_counted_once(self, world: Any) -> None:
         """A status that was told in the head is not told anew by trailers."""
-        cluster = world.serve(2, retries=Retries(on=("gateway-error",), verbs=()))
+        cluster = world.serve(2, retries=Retries(reasons=("gateway-error",), verbs=()))
         client = world.rest()
         cluster.streams[0].sink.head_received(head(503))
         cluster.streams[0].sink.trailers_received(((b"x-checksum", b"1"),))
@@ -594,7 +594,7 @@ class TestTooLate:
 
 def test_what_was_never_looked_at_is_counted_by_its_name(world: Any) -> None:
     """A route may name one of the two."""
-    cluster = world.serve(2, retries=Retries(on=("goaway",)))
+    cluster = world.serve(2, retries=Retries(reasons=("goaway",)))
     client = world.rest()
     cluster.streams[0].sink.reset_received(REFUSED_STREAM, GOING_AWAY)
     assert len(cluster.streams) == 2

@@ -40,7 +40,7 @@ def test_inbound_calls_by_default(failure: Failure) -> None:
 
 
 def test_what_was_never_sent_is_tried_again_only_if_the_rule_says_so() -> None:
-    rule = RetryRule(Retries(on=("reset",), verbs=("predict",)))
+    rule = RetryRule(Retries(reasons=("reset",), verbs=("predict",)))
     assert rule.skip(Failure.CONNECT, Verb.PREDICT, 1) is Skip.REASON
     assert rule.skip(Failure.RESET, Verb.PREDICT, 1) is None
     assert rule.skip(Failure.RESET, Verb.STATUS, 1) is Skip.VERB

@@ -250,13 +250,42 @@ class TestServing:
             async with running(tmp_path, model, documents=documents) as it:
                 status, body = await it.operate(b"/readyz?verbose")
                 assert status == b"503"
-                assert b"[-] health checks have answered\n[+] model server answers\n" in body
+                assert b"[-] model server answers\n" in body
                 assert (await it.operate(b"/livez"))[0] == b"200"
                 model.release.set()
                 async with asyncio.timeout(20):
                     while (await it.operate(b"/readyz"))[0] != b"200":
                         await asyncio.sleep(0.01)
                 assert b"[+] model server answers" in (await it.operate(b"/readyz?verbose"))[1]
+
+    async def test_who_watches_health_hears_of_a_reload(self, tmp_path: Path) -> None:
+        async with model_server() as model:
+            documents = made(model)
+            documents[1]["spec"]["health"] = {"check": "grpc", "interval": "60s"}
+            async with running(tmp_path, model, documents=documents) as it:
+                health = it.sidecar._health
+                assert health is not None
+                told: list[str] = []
+
+                class Watching:
+                    service = "m"
+
+                    def tell(self, status: Any) -> None:
+                        told.append(status.name)
+
+                    def end(self) -> None:
+                        told.append("ended")
+                        health.forget(watching)
+
+                watching: Any = Watching()
+                health.watch(watching)
+                it.write([*documents, model_route()])
+                await it.sidecar.reload()
+                assert it.sidecar._health is health
+                assert told[-1] == "NOT_SERVING"  # nobody has looked yet; before, it was not asked for
+                it.sidecar.drain()
+                await asyncio.wait((it.task,))
+                assert told[-2:] == ["NOT_SERVING", "ended"]
 
     async def test_the_start_does_not_wait_for_a_name_for_ever(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -61,7 +61,7 @@ class Idle:
     made: list[Idle] = []  # noqa: RUF012
 
     def __init__(self, driving: Any, settings: Any, health: Any, rest: Any, grpc: Any, tell: Any) -> None:
-        self.health, self.tell = health, tell
+        self.health, self.rest, self.tell = health, rest, tell
         self.is_started = self.is_closed = False
         Idle.made.append(self)
 
@@ -89,6 +89,13 @@ class Silent:
         self.is_closed = True
 
 
+class Now:
+    """What changes while a test runs."""
+
+    good_until = 4e9
+    """When our own certificate expires."""
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     Idle.made, Silent.made = [], []
@@ -111,7 +118,7 @@ async def clusters(told: Told) -> AsyncIterator[Clusters]:
     def no_context() -> Any:
         raise AssertionError("nobody is called")
 
-    made = Clusters(driving, told, told, no_context)
+    made = Clusters(driving, told, told, no_context, lambda: Now.good_until)
     yield made
     await made.close()
 
@@ -297,6 +304,35 @@ class TestLookedUp:
         assert clusters.conditions() == {}
         assert clusters.overview()["far"] == {"source": "dns", "known": False, "endpoints": []}
 
+    async def test_a_reload_waits_for_names_before_it_is_adopted(self, clusters: Clusters) -> None:
+        first = take(clusters, server("a"), looked_up())["far"]
+        Silent.made[0].tell((Found(rest="10.0.0.1:8501"),))
+        changed = server("far", dns=servers.Dns(name="models.serving", rest=8501), connect_timeout=3.0)
+        given = documents(server("a"), changed)
+        second = clusters.build(given)["far"]
+        waiting = asyncio.ensure_future(clusters.look_up())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert not first.is_closed
+        Silent.made[1].tell((Found(rest="10.0.0.1:8501"),))
+        await waiting
+        assert second.endpoints
+        clusters.adopt(given)
+        assert first.is_closed
+        assert len(Silent.made) == 2
+
+    async def test_what_was_looked_up_for_nothing_is_closed(self, clusters: Clusters) -> None:
+        take(clusters, server("a"))
+        clusters.build(documents(server("a"), looked_up()))
+        waiting = asyncio.ensure_future(clusters.look_up())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        take(clusters, server("a"))
+        await asyncio.sleep(0)
+        assert Silent.made[0].is_closed
+        assert [each.name for each in clusters.all()] == ["a"]
+
     async def test_failures_are_told_with_the_servers_name(self, clusters: Clusters, told: Told) -> None:
         take(clusters, server("a"), looked_up())
         Silent.made[0].on_failure("models.serving: no answer")
@@ -331,6 +367,15 @@ class TestHealth:
         await asyncio.sleep(0)
         assert [each.is_closed for each in Idle.made] == [True, False, False]
 
+    async def test_calls_and_checks_do_not_wait_for_each_other(self, clusters: Clusters) -> None:
+        built = take(clusters, server("a", 1, health=servers.Health()))
+        (endpoint,) = built["a"].endpoints.values()
+        (checker,) = Idle.made
+        assert (checker.rest.address, checker.rest is endpoint.rest) == (endpoint.rest.address, False)  # type: ignore[union-attr]
+        assert not checker.rest.is_closed
+        take(clusters, server("a", 2, health=servers.Health()))
+        assert checker.rest.is_closed
+
     async def test_one_that_comes_to_others_waits_for_its_first_verdict(self, clusters: Clusters) -> None:
         take(clusters, server("a", 1, health=servers.Health()))
         take(clusters, server("a", 1, 2, health=servers.Health()))
@@ -343,7 +388,8 @@ class TestHealth:
         take(clusters, server("a", 1, health=servers.Health()))
         checker = Idle.made[0]
         checker.tell((Verdict(None, None),), False)
-        assert told.said == [("checked", "a", "rest=127.0.0.1:1", True)]
+        assert told.said == [("checked", "a", "rest=127.0.0.1:1", True), ("health", "a")]
+        assert caplog.records == []
         told.said.clear()
         checker.tell((Verdict("m", "no version is AVAILABLE"),), True)
         assert told.said == [("checked", "a", "rest=127.0.0.1:1", False), ("health", "a")]
@@ -428,6 +474,18 @@ class TestPeers:
         past = datetime.now(UTC) - timedelta(hours=1)
         with pytest.raises(PeerRejected, match="expired"):
             self.verify(clusters, CA.issue(TF, not_before=past - timedelta(hours=1), not_after=past).der)
+
+    async def test_a_connection_is_good_as_long_as_both_certificates_are(
+        self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        issued = CA.issue(TF)
+        theirs = self.verify(clusters, issued.der).not_after
+        ours = datetime.now(UTC).timestamp() + 60
+        monkeypatch.setattr(Now, "good_until", ours)
+        assert self.verify(clusters, issued.der).not_after == ours - module.MARGIN_SECONDS < theirs
+        ours = datetime.now(UTC).timestamp() + 5
+        monkeypatch.setattr(Now, "good_until", ours)
+        assert self.verify(clusters, issued.der).not_after == ours
 
     async def test_a_model_server_beside_us_is_not_asked(self, clusters: Clusters) -> None:
         assert take(clusters, server("a"))["a"]._peer is None
