@@ -537,13 +537,13 @@ class TestTime:
         self, world: Any, wire: Any, seconds: float, verdict: str
     ) -> None:
         world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"%dm" % (seconds * 1000)),))
-        world.loop.advance(seconds + 0.01)
+        world.wait(seconds + 0.01)
         assert world.cluster.reports[-1] == verdict
 
     def test_one_that_has_begun_to_answer_is_not(self, world: Any, wire: Any) -> None:
         world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"2S"),))
         world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
-        world.loop.advance(2.1)
+        world.wait(2.1)
         assert world.cluster.reports[-1] == "cancelled"
 
     def test_the_routes_deadline_counts(self, world: Any) -> None:
