@@ -145,7 +145,7 @@ class Encoder:
 def _encode(field: tuple[bytes, bytes]) -> bytes:
     name, value = field
     if name == VARYING and len(value) == _PARENT_BYTES and not value.translate(None, _PARENT_OCTETS):
-        return _PARENT + value  # 0.2 us instead of 1.2
+        return _PARENT + value  # 0.2 us instead of 0.75
     kind = make_field(name, value, kind_of_name(name))[2]
     if kind not in (REGULAR, COOKIE):
         # Whatever codec read this would have dropped or refused it: it was made here.
