@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.25
-"""Seconds between two looks: how late a time limit may strike. Request deadlines, which are exact, get a timer when they
-are near."""
+"""Seconds between two looks: how late a time limit may strike. Request deadlines, which are exact, get a timer when
+they are near."""
 
 
 class Mortal(Protocol):
