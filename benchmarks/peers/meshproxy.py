@@ -123,14 +123,18 @@ def documents(setting: Setting, port: int, admin: int) -> list[dict[str, Any]]:
 
 
 def _server(setting: Setting) -> dict[str, Any]:
-    """The model server: once, or under three addresses, with all that a set of endpoints is looked after by."""
-    hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if setting.resilience == "on" else ["127.0.0.1"]
+    """The model server: once, or under three addresses, with all that a set of endpoints is looked after by or none."""
+    hosts = ["127.0.0.1"] if setting.resilience == "default" else ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
     endpoints = [
         {"rest": f"{host}:{setting.rest_upstream}", "grpc": f"{host}:{setting.grpc_upstream}"} for host in hosts
     ]
     server: dict[str, Any] = {"endpoints": endpoints}
     if setting.resilience == "off":
-        server |= {"breaker": {"enabled": False}, "ejection": {"enabled": False}}
+        server |= {
+            "breaker": {"enabled": False},
+            "ejection": {"enabled": False},
+            "balancing": {"policy": "round-robin"},
+        }
     if setting.resilience == "on":
         server |= {"breaker": {"successRate": 0.8}, "ejection": {}, "health": {"check": "tcp"}}
     return server

@@ -44,8 +44,8 @@ class Setting:
     """2: another proxy stands beside the caller, takes its calls in plain text and brings them over mTLS and HTTP/2 to
     the one beside the model server. Both do what they always do."""
     resilience: str = "default"
-    """`off`: one endpoint, no breaker, no ejection, no second try. `on`: three endpoints to balance over, all of that,
-    health checks, and calls that say how long they may take. Only meshproxy can be told so here."""
+    """`off`: three endpoints in turn, no breaker, ejection or second try. `on`: the same three, balanced by load, with
+    all of that, health checks, and calls that say how long they may take. Only meshproxy can be told so here."""
 
 
 @dataclass(frozen=True, slots=True)
