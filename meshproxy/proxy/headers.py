@@ -24,6 +24,7 @@ SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
 REFUSAL_HEADER = b"x-meshproxy-refusal"
 SERVER_HEADER = b"x-model-server"
+TRACE_PARENT = b"traceparent"
 
 
 class RequestHeaders:
@@ -97,7 +98,9 @@ class HeaderReader:
         self._believed: dict[Headers, Headers] = {}
 
     def read(self, headers: Headers) -> RequestHeaders:
-        """What `headers` say."""
+        """What `headers` say; of a trace context that stands last, and differs each time, nothing."""
+        if headers and headers[-1][0] == TRACE_PARENT:
+            headers = headers[:-1]
         known = self._requests.get(headers)
         if known is None:
             known = RequestHeaders(headers)

@@ -14,7 +14,7 @@ from meshproxy.inference.hash_key import client_id, stable_hash
 from meshproxy.proxy.answer import answer
 from meshproxy.proxy.attempt import grpc_status
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.proxy.headers import RequestHeaders, identity_headers
+from meshproxy.proxy.headers import TRACE_PARENT, RequestHeaders, identity_headers
 from meshproxy.proxy.health_service import HealthCall
 from meshproxy.proxy.terms import Terms
 from meshproxy.proxy.tries import Tries
@@ -152,7 +152,9 @@ class Passage(Exchange):
             self._fields = headers = self.pipeline.headers.read(self.head.headers)
             self.is_grpc = headers.is_grpc
             forward = headers.forward_with_token if self.snapshot.forwards_token else headers.forward
-            self.trace, self._forward = self.pipeline.tracer.carry(forward)
+            fields = self.head.headers
+            parent = fields[-1][1] if fields and fields[-1][0] == TRACE_PARENT else None
+            self.trace, self._forward = self.pipeline.tracer.carry(forward, parent)
             if headers.timeout is not None:
                 self._limit_time(headers.timeout)
             self._identify(headers.authorization)

@@ -59,8 +59,8 @@ class Observer(Protocol):
 class Tracer(Protocol):
     """Carries a trace on, or starts one (`telemetry.trace`)."""
 
-    def carry(self, headers: Headers) -> tuple[TraceContext, Headers]:
-        """The context, and the headers to forward."""
+    def carry(self, headers: Headers, parent: bytes | None = None) -> tuple[TraceContext, Headers]:
+        """The context, and the headers to forward. `parent`: a `traceparent` that stood behind `headers`."""
 
 
 class RefreshKeys(Protocol):

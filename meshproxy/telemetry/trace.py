@@ -54,15 +54,19 @@ class Tracer:
         rejected = round((1.0 - min(max(ratio, 0.0), 1.0)) * 2**56)
         self._threshold = b"%014x" % rejected if rejected < 2**56 else b"g"
 
-    def carry(self, headers: Headers) -> tuple[TraceContext, Headers]:
+    def carry(self, headers: Headers, parent: bytes | None = None) -> tuple[TraceContext, Headers]:
         """Read the trace of a request's head and give it a span of ours.
+
+        Args:
+            headers: to forward.
+            parent: the value of a `traceparent` that stood behind them.
 
         Returns:
             The context, and the headers to forward: as they were, but with one `traceparent` that names our span, last,
             and before it `tracestate` if it may be passed on. (Last, so that whoever encodes heads can remember what
             stands before.)
         """
-        parents: list[bytes] = []
+        parents: list[bytes] = [] if parent is None else [parent]
         states: list[bytes] = []
         for name, value in headers:
             if name in TRACE_FIELDS:
@@ -75,7 +79,8 @@ class Tracer:
         begin = self._left * BOTH
         middle = begin + SPAN
         span_id = self._digits[begin:middle]
-        if parents and len(parents) == 1 and _is_valid(parent := parents[0]):
+        if len(parents) == 1 and _is_valid(parents[0]):
+            parent = parents[0]
             trace_id = parent[3:35]
             sampled = parent[54] in b"13579bdf"
             context = TraceContext(trace_id, parent[36:52], span_id, sampled)

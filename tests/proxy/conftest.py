@@ -335,7 +335,7 @@ class FakeVerifier:
 
 
 class FakeTracer:
-    def carry(self, headers: Headers) -> tuple[TraceContext, Headers]:
+    def carry(self, headers: Headers, parent: bytes | None = None) -> tuple[TraceContext, Headers]:
         return TraceContext(b"t" * 32, b"", b"s" * 16, False), (*headers, (b"traceparent", b"ours"))
 
 

@@ -34,6 +34,17 @@ def test_what_decides_something_is_read_and_the_rest_goes_on_in_its_order() -> N
     assert read.forward_with_token == (*read.forward, (b"authorization", b"Bearer x"))
 
 
+def test_a_trace_that_stands_last_is_not_part_of_what_is_remembered() -> None:
+    reader = HeaderReader()
+    fields = ((b"accept", b"a"),)
+    read = reader.read(fields)
+    assert (
+        reader.read((*fields, (b"traceparent", b"00-1"))) is reader.read((*fields, (b"traceparent", b"00-2"))) is read
+    )
+    assert read.forward == fields
+    assert reader.read(((b"traceparent", b"00-1"), *fields)).forward == ((b"traceparent", b"00-1"), *fields)
+
+
 def test_a_plain_request_says_nothing() -> None:
     read = RequestHeaders(((b"accept", b"a"),))
     assert not read.is_grpc

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshproxy.codec.events import Headers
 from meshproxy.telemetry.trace import POOL_BYTES, Tracer
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
@@ -213,3 +214,14 @@ def test_whatever_comes_one_valid_parent_goes_on(fields: list[tuple[bytes, bytes
         assert any(value[3:35] == context.trace_id for name, value in fields if name == b"traceparent")
     else:
         assert b"tracestate" not in names
+
+
+@pytest.mark.parametrize("value", [PARENT, b"00-0", b""])
+@pytest.mark.parametrize("before", [(), ((b"traceparent", PARENT),), ((b"x", b"y"), (b"tracestate", b"a=b"))])
+def test_a_parent_that_stood_last_counts_like_any_other(before: Headers, value: bytes) -> None:
+    context, forward = Tracer().carry(before, value)
+    other, others = Tracer().carry((*before, (b"traceparent", value)))
+    assert (context.parent_id, context.sampled) == (other.parent_id, other.sampled)
+    assert forward[:-1] == others[:-1]
+    if context.parent_id:
+        assert context.trace_id == other.trace_id

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshproxy.codec.h2.heads import HeadReader, MalformedHead, RejectedHead, Request
 from meshproxy.codec.h2.hpack import CompressionFault
@@ -290,3 +292,110 @@ def test_a_smaller_table_is_insisted_on_even_for_kept_heads() -> None:
     with pytest.raises(CompressionFault):
         reader.request(block)
     assert reader.request(b"\x20" + block).target == PATH[1]
+
+
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER_PARENT = b"00-11111111111111111111111111111111-2222222222222222-00"
+
+
+def traced(fields: list[tuple[bytes, bytes, bool]], value: bytes = PARENT) -> bytes:
+    """A block as our own encoder ends it: a literal with a new name, not indexed, not Huffman-coded."""
+    literal = b"\x00\x0btraceparent" + bytes([len(value)]) + value
+    return hpack.Encoder().encode(fields, huffman=False) + literal
+
+
+def test_a_head_is_kept_by_what_stands_before_its_trace() -> None:
+    reader = HeadReader(Limits())
+    fields = [(name, value, True) for name, value in [*HEAD, (b"accept", b"a")]]
+    for value in (PARENT, OTHER_PARENT, PARENT):
+        head = reader.request(traced(fields, value))
+        assert head == request([*HEAD, (b"accept", b"a"), (b"traceparent", value)])
+    assert len(reader._traced) == 1
+    assert reader._requests == {}
+
+
+@pytest.mark.parametrize(
+    "value", [PARENT[:-1] + b"\n", PARENT[:-1] + b"\0", b"A" * 55, PARENT.upper(), b" " + PARENT[1:]]
+)
+def test_what_is_no_trace_is_read_like_any_other_field(value: bytes) -> None:
+    reader = HeadReader(Limits())
+    fields = [(name, content, True) for name, content in HEAD]
+    reader.request(traced(fields))
+
+    def outcome(read: HeadReader) -> object:
+        try:
+            return read.request(traced(fields, value))
+        except MalformedHead as malformed:
+            return str(malformed)
+
+    assert outcome(reader) == outcome(HeadReader(Limits()))
+
+
+def test_the_end_of_another_field_is_no_trace() -> None:
+    """A value, or a name, that ends with the octets of a trace: what comes before is then no head of its own."""
+    hidden = b"\x00\x0btraceparent\x37" + PARENT
+    reader = HeadReader(Limits())
+    for name in (b"x", b"traceparent"):
+        block = hpack.Encoder().encode([(n, v, True) for n, v in [*HEAD, (name, b"a" + hidden)]], huffman=False)
+        assert block.endswith(hidden)
+        with pytest.raises(MalformedHead):  # NUL in a value; but a start that is kept would pass it
+            reader.request(block)
+    assert reader._traced == {}
+
+
+def test_a_table_that_changes_forgets_what_stood_before_traces() -> None:
+    reader = HeadReader(Limits())
+    encoder = hpack.Encoder()
+    tail = b"\x00\x0btraceparent\x37"
+    first = encoder.encode([*HEAD, (b"x", b"1")])  # goes into the table
+    assert reader.request(first + tail + PARENT).headers[0] == (b"x", b"1")
+    assert reader._traced == {}, "equal octets mean something else from now on"
+    indexed = encoder.encode([*HEAD, (b"x", b"1")])
+    for value in (PARENT, OTHER_PARENT):
+        assert reader.request(indexed + tail + value).headers == ((b"x", b"1"), (b"traceparent", value))
+    assert len(reader._traced) == 1
+    reader.request(encoder.encode([*HEAD, (b"y", b"2")]))
+    assert reader._traced == {}
+
+
+def test_a_trace_counts_against_the_limits() -> None:
+    for limits, name in ((Limits(header_count=5), "header_count"), (Limits(header_bytes=260), "header_bytes")):
+        reader = HeadReader(limits)
+        fields = [(n, v, True) for n, v in [*HEAD, (b"accept", b"a")]]
+        reader.request(hpack.Encoder().encode(fields, huffman=False))
+        for value in (PARENT, OTHER_PARENT):
+            with pytest.raises(RejectedHead) as raised:
+                reader.request(traced(fields, value))
+            assert raised.value.limit == name
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"x", b"y", b"traceparent", b"tracestate"]), st.sampled_from([b"1", PARENT, b"\x37"])
+        ),
+        max_size=3,
+    ),
+    st.lists(st.binary(min_size=55, max_size=55) | st.sampled_from([PARENT, OTHER_PARENT]), max_size=4),
+    st.booleans(),
+)
+def test_traced_heads_are_read_as_others_are(fields: Pairs, values: list[bytes], indexes: bool) -> None:
+    """One reader that keeps, beside readers that have not seen anything yet but the same table."""
+    encoder = hpack.Encoder()
+    seen: list[bytes] = []
+    reader = HeadReader(Limits())
+
+    def outcome(read: HeadReader, block: bytes) -> object:
+        try:
+            return read.request(block)
+        except (MalformedHead, RejectedHead) as refused:
+            return str(refused)
+
+    for value in values:
+        start = encoder.encode([(n, v, not indexes) for n, v in [*HEAD, *fields]], huffman=False)
+        block = start + b"\x00\x0btraceparent\x37" + value
+        fresh = HeadReader(Limits())
+        for earlier in seen:
+            fresh.skip(earlier)
+        assert outcome(reader, block) == outcome(fresh, block)
+        seen.append(block)
