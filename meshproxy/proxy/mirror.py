@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.inference.answers import Tolerance, compare
 from meshproxy.inference.rewrite import VersionRewriter, rewrite_target
 from meshproxy.proxy.attempt import CANCEL, grpc_status
 from meshproxy.proxy.tries import INFERENCE_VERBS
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.codec.events import Headers, Rejected, ResponseHead
-    from meshproxy.config.routes import Mirror
+    from meshproxy.config.routes import Compare, Mirror
     from meshproxy.inference.call import Call, Verb
     from meshproxy.proxy.passage import Passage
     from meshproxy.proxy.pipeline import Pipeline
@@ -78,14 +77,17 @@ class Mirrors:
         self.in_flight[route.name] = self.in_flight.get(route.name, 0) + 1
         return Shadow(self, self._pipeline, route, mirror, mirror.server or server, call, forwarded)
 
-    def compare(self, ours: bytes, theirs: bytes, is_grpc: bool, verb: Verb, tolerance: Tolerance) -> str:
+    def compare(self, ours: bytes, theirs: bytes, is_grpc: bool, verb: Verb, settings: Compare) -> str:
         """What two answers have to say, one of `RESULTS`."""
+        # 0.6 MB of every sidecar, for those few who compare.
+        from meshproxy.inference.answers import Tolerance, compare
+
         pipeline = self._pipeline
         if pipeline.now() < self._compares_again:
             return "answered"
         # What it takes of the processor counts: on a busy machine a short one may last long.
         began = pipeline.cpu_time()
-        found = compare(ours, theirs, is_grpc, verb, tolerance)
+        found = compare(ours, theirs, is_grpc, verb, Tolerance(settings.relative, settings.absolute))
         self._compares_again = pipeline.now() + (pipeline.cpu_time() - began) * (COMPARING - 1)
         if found.agrees:
             return "agrees"
@@ -330,10 +332,7 @@ class Shadow:
             return "answered"
         if self._is_grpc and (self._answer[:1] != b"\0" or self._theirs[:1] != b"\0"):
             return "answered"
-        tolerance = Tolerance(settings.relative, settings.absolute)
-        return self._mirrors.compare(
-            bytes(self._answer), bytes(self._theirs), self._is_grpc, self._call.verb, tolerance
-        )
+        return self._mirrors.compare(bytes(self._answer), bytes(self._theirs), self._is_grpc, self._call.verb, settings)
 
     def _give_up(self, result: str) -> None:
         if self._is_over:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from meshproxy.inference.examples import ExampleCount
 from meshproxy.inference.rewrite import VersionRewriter, rewrite_target
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.upstream.admission import Entry
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.inference.call import Call
+    from meshproxy.inference.examples import ExampleCount
     from meshproxy.proxy.passage import Passage
     from meshproxy.routing.fault import FaultRule
     from meshproxy.routing.routes import Route
@@ -125,6 +125,9 @@ class Terms:
         self._is_admitted = True
         if route.counts_examples:
             limits = passage.snapshot.limits.scan
+            # Not for every sidecar's memory: few count examples.
+            from meshproxy.inference.examples import ExampleCount
+
             self._examples = ExampleCount(self._call.verb, passage.is_grpc, passage.encoding, limits)
 
     def _charge(self, size: int) -> None:

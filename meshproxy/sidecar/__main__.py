@@ -15,8 +15,7 @@ from meshproxy.config.problems import ConfigError
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar.app import run_sidecar, run_worker
 from meshproxy.sidecar.journal import open_journal
-from meshproxy.sidecar.supervisor import WorkersFailed
-from meshproxy.sidecar.worker import OPTION, Seat
+from meshproxy.sidecar.worker import OPTION, Seat, WorkersFailed
 
 FAILURE = 1
 FINDINGS = 3

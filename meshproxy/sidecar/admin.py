@@ -190,3 +190,11 @@ def reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes
 
 def _is_near(facts: ConnectionFacts) -> bool:
     return facts.local.startswith("/") or facts.remote.startswith(("127.", "[::1]:", "[::ffff:127."))
+
+
+class Unobserved:
+    """Nobody counts what happens at the admin port (`listener.ListenerEvents`)."""
+
+    def handshake(self, result: str) -> None: ...
+    def connection(self, protocol: str, change: int) -> None: ...
+    def limit(self, name: str) -> None: ...

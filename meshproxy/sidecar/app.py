@@ -20,7 +20,7 @@ from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.proxy.health_service import HealthService
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.routing.live import Live
-from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin
+from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.reload import (
     DOWNSTREAM_CONNECTIONS,
@@ -31,7 +31,6 @@ from meshproxy.sidecar.reload import (
     times,
 )
 from meshproxy.sidecar.side import Side
-from meshproxy.sidecar.supervisor import Supervisor, Unobserved
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.worker import read_documents, write_documents
 from meshproxy.telemetry.access_log import AccessLog
@@ -542,6 +541,8 @@ async def run_sidecar(paths: Sequence[str]) -> None:
     """
     documents = await load_in_child(paths)
     if documents.sidecar.spec.workers > 1:
+        from meshproxy.sidecar.supervisor import Supervisor  # not for the memory of those who have none
+
         await Supervisor(paths, documents).run()
     else:
         await Sidecar(paths, documents).run()

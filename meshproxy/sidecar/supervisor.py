@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -18,9 +17,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
-from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES
+from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Unobserved
 from meshproxy.sidecar.overview import Overview
-from meshproxy.sidecar.worker import LISTENING, Seat, make_folder, read_documents, write_documents
+from meshproxy.sidecar.worker import (
+    LISTENING,
+    Seat,
+    WorkersFailed,
+    make_folder,
+    read_documents,
+    remove_folder,
+    write_documents,
+)
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
 from meshproxy.transport.connection import Driving
@@ -48,10 +55,6 @@ LONGEST_WAIT = 5.0
 PARTING = 5.0
 """Seconds that workers get to close beyond the time to drain."""
 STATES = ("starting", "serving", "waiting")
-
-
-class WorkersFailed(Exception):
-    """Workers die as soon as they are started, or did not end well. The text says which."""
 
 
 class Patience:
@@ -230,7 +233,7 @@ class Supervisor:
                 await self.admin.close()
                 await self._page.close()
                 self._reaper.stop()
-                shutil.rmtree(self._folder, ignore_errors=True)
+                remove_folder(self._folder)
         logger.info("stopped")
 
     async def _run_workers(self, count: int, ports: Mapping[str, int]) -> None:
@@ -335,14 +338,6 @@ class Supervisor:
     def configuration(self) -> dict[str, object]:
         """What is known here."""
         return {"pid": os.getpid(), **self._addresses}
-
-
-class Unobserved:
-    """Nobody counts what happens at the admin port (`listener.ListenerEvents`)."""
-
-    def handshake(self, result: str) -> None: ...
-    def connection(self, protocol: str, change: int) -> None: ...
-    def limit(self, name: str) -> None: ...
 
 
 def reserve(host: str, port: int) -> socket.socket:

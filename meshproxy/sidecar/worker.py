@@ -7,8 +7,6 @@ learns from its end that the supervisor is gone, however that went: workers with
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,22 +76,40 @@ class Seat:
             if not said:
                 loop.remove_reader(LINE)
                 # Nobody else is left to do it, and nobody to ask there.
-                shutil.rmtree(self.folder, ignore_errors=True)
+                remove_folder(self.folder)
                 gone()
 
         loop.add_reader(LINE, read)
 
 
+class WorkersFailed(Exception):
+    """Workers die as soon as they are started, or did not end well. The text says which."""
+
+
+# `tempfile` and `shutil` bring compression libraries: half a megabyte that a sidecar without workers does not need.
+
+
 def make_folder() -> Path:
     """A folder for us alone. Containers with a read-only root have a /dev/shm. Raises OSError."""
+    import tempfile
+
     try:
         return Path(tempfile.mkdtemp(prefix="meshproxy-"))
     except OSError:
         return Path(tempfile.mkdtemp(prefix="meshproxy-", dir="/dev/shm"))
 
 
+def remove_folder(folder: Path) -> None:
+    """The folder and what is in it; if it is gone already, all is well."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_documents(folder: Path, documents: Documents) -> None:
     """Keep what is in use for workers to come: the files may hold something by then that would not be taken."""
+    import tempfile
+
     descriptor, path = tempfile.mkstemp(dir=folder)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.msgpack.encode(documents))

@@ -14,8 +14,7 @@ import pytest
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import __main__ as module
-from meshproxy.sidecar.supervisor import WorkersFailed
-from meshproxy.sidecar.worker import Seat
+from meshproxy.sidecar.worker import Seat, WorkersFailed
 
 
 @pytest.fixture

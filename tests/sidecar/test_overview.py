@@ -12,9 +12,9 @@ import pytest
 
 from meshproxy.codec.limits import Limits
 from meshproxy.sidecar import overview as module
+from meshproxy.sidecar.admin import Unobserved
 from meshproxy.sidecar.fetch import FetchError
 from meshproxy.sidecar.overview import Overview, ask
-from meshproxy.sidecar.supervisor import Unobserved
 from meshproxy.sidecar.worker import Seat
 from meshproxy.telemetry.metrics import Counter, CounterSeries, Gauge, Registry
 from meshproxy.transport.connection import Driving, Times

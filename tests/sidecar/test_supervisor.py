@@ -19,7 +19,8 @@ from meshproxy.config.load import load
 from meshproxy.config.schema import Documents
 from meshproxy.devtools.local_sidecar import environment
 from meshproxy.sidecar import supervisor as module
-from meshproxy.sidecar.supervisor import Patience, Supervisor, WorkersFailed, reserve
+from meshproxy.sidecar.supervisor import Patience, Supervisor, reserve
+from meshproxy.sidecar.worker import WorkersFailed
 from meshproxy.telemetry.exposition import render
 
 COMMON = """

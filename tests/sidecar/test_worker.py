@@ -48,7 +48,7 @@ def test_without_a_temporary_folder_there_is_shared_memory(monkeypatch: pytest.M
             raise FileNotFoundError("no usable temporary directory")
         return made(**where)
 
-    monkeypatch.setattr(module.tempfile, "mkdtemp", read_only)
+    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
     folder = make_folder()
     folder.rmdir()
     assert folder.parent == Path("/dev/shm")
