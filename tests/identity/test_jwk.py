@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -325,3 +329,30 @@ def test_a_key_or_a_value_error(base: dict[str, Any], changed: dict[str, Any]) -
         return
     assert key.algorithms
     assert not key.verify(next(iter(key.algorithms)), b"", b"")
+
+
+LOADED = """
+import sys
+from meshproxy.identity.jwk import load_algorithms
+assert len(load_algorithms()) == 10
+print("urllib.request" in sys.modules, "jwt.jwks_client" in sys.modules)
+import jwt.jwks_client
+print(jwt.jwks_client.PyJWKClient is not None)
+"""
+
+
+def test_the_library_comes_without_its_fetcher_and_others_can_have_it() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True"]
+
+
+def test_a_library_that_wants_more_of_its_fetcher_gets_all_of_it(tmp_path: Path) -> None:
+    package = tmp_path / "jwt"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .jwks_client import PyJWKClient, Another\n")
+    (package / "jwks_client.py").write_text("PyJWKClient = Another = 1\n")
+    (package / "algorithms.py").write_text("")
+    program = "from meshproxy.identity.jwk import _import_jwt; _import_jwt(); import jwt; print(jwt.Another)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["1"]
