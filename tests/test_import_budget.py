@@ -20,19 +20,7 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
 
-TOOLS = {
-    "email",
-    "aiohttp",
-    "grpc",
-    "google",
-    "click",
-    "rich",
-    "yaml",
-    "opentelemetry",
-    "jinja2",
-    "requests",
-    "urllib3",
-}
+TOOLS = {"aiohttp", "grpc", "google", "click", "rich", "yaml", "opentelemetry", "jinja2", "requests", "urllib3"}
 """Never."""
 TOKENS = {"cryptography", "jwt"}
 """Only where tokens are verified."""
