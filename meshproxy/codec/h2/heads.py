@@ -136,7 +136,8 @@ class HeadReader:
             # These octets can be the end of no other field: a longer value would not be `value`, and a name that is
             # given by its index would be another one's, which the octet before the length would put into the table.
             # Limits were kept, and are by every other block of this start: it has the same length.
-            if head.headers and head.headers[-1] == (TRACE_PARENT, value) and generation == self._decoder.generation:
+            is_fit = len(block) <= KEPT_BLOCK_BYTES and generation == self._decoder.generation
+            if is_fit and head.headers and head.headers[-1] == (TRACE_PARENT, value):
                 if len(self._traced) >= KEPT_HEADS:
                     self._traced.clear()
                 self._requests.pop(block, None)

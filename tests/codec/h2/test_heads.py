@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.codec.h2.heads import HeadReader, MalformedHead, RejectedHead, Request
+from meshproxy.codec.h2.heads import (
+    KEPT_BLOCK_BYTES,
+    KEPT_HEADS,
+    HeadReader,
+    MalformedHead,
+    RejectedHead,
+    Request,
+)
 from meshproxy.codec.h2.hpack import CompressionFault
 from meshproxy.codec.limits import Limits
 
@@ -356,6 +363,15 @@ def test_a_table_that_changes_forgets_what_stood_before_traces() -> None:
     assert len(reader._traced) == 1
     reader.request(encoder.encode([*HEAD, (b"y", b"2")]))
     assert reader._traced == {}
+
+
+def test_kept_starts_are_bounded() -> None:
+    reader = HeadReader(Limits())
+    for number in range(3 * KEPT_HEADS):
+        reader.request(traced([(n, v, True) for n, v in [*HEAD, (b"x", b"%d" % number)]]))
+        assert len(reader._traced) <= KEPT_HEADS
+    reader.request(traced([(n, v, True) for n, v in [*HEAD, (b"x", b"a" * KEPT_BLOCK_BYTES)]]))
+    assert all(len(start) <= KEPT_BLOCK_BYTES for start in reader._traced)
 
 
 def test_a_trace_counts_against_the_limits() -> None:
