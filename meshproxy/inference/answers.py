@@ -21,7 +21,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from json import loads
 from math import inf, isclose, isfinite
 from operator import sub
@@ -30,9 +30,7 @@ from struct import Struct, iter_unpack
 from meshproxy.codec.grpc import PREFIX_BYTES
 from meshproxy.inference.call import Verb
 from meshproxy.inference.fields import Unreadable, fields, read_varint
-from meshproxy.inference.protobuf import FieldWalker, Found, as_int64
-from meshproxy.inference.tfserving_grpc import ModelSpec
-from meshproxy.refusal import Refusal
+from meshproxy.inference.protobuf import as_int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,56 +476,3 @@ class _Tree:
         else:  # a text, a truth value, null
             self._shape.append(type(tree).__name__)
             self._texts.append(tree)
-
-
-# ---------------------------------------------------------------------------------------------------------- version
-
-_SPEC_TAGS = {
-    Verb.PREDICT: (0x12,),
-    Verb.CLASSIFY: (0x12,),
-    Verb.REGRESS: (0x12,),
-    Verb.METADATA: (0x0A,),
-    Verb.MULTI_INFERENCE: (0x0A,),
-}
-
-
-def effective_version(answer: bytes, verb: Verb) -> int | None:
-    """The version that answered: that of the `model_spec` in a gRPC response body. None if it is not said, or cannot be
-    read: the body must be one whole, uncompressed message. REST answers do not say it.
-
-    1.3 µs, however large the tensors before it are.
-    """
-    tags = _SPEC_TAGS.get(verb)
-    if tags is None or len(answer) < PREFIX_BYTES or answer[0]:
-        return None
-    if int.from_bytes(answer[1:5], "big") != len(answer) - PREFIX_BYTES:
-        return None
-    found: Found = []
-    groups: list[int] = []
-    try:
-        position, _, _ = FieldWalker().walk(answer, PREFIX_BYTES, tags, groups, 0, 0, found)
-        if position < len(answer) or groups or not found:
-            return None
-        value = found[0 if verb is Verb.MULTI_INFERENCE else -1][1]
-        assert isinstance(value, bytes)
-        return _version(value, verb is Verb.MULTI_INFERENCE) if len(value) <= _SPEC_BYTES else None
-    except Refusal:
-        return None
-
-
-_SPEC_BYTES = 4096
-"""Longer ones are not looked into."""
-
-
-@lru_cache(maxsize=1024)
-def _version(data: bytes, is_result: bool) -> int | None:
-    """Of a model_spec, or of a result with one. Raises Refusal."""
-    walker = FieldWalker()
-    spec = ModelSpec()
-    if not is_result:
-        spec.merge(data, 1, walker)
-        return spec.version
-    for _, value in walker.read(data, (0x0A,), 1):
-        assert isinstance(value, bytes)
-        spec.merge(value, 2, walker)
-    return spec.version

@@ -13,6 +13,7 @@ from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
+from meshproxy.routing.servers import HEADER as SERVER_HEADER
 
 Known = TypeVar("Known")
 
@@ -23,7 +24,6 @@ CALLER_HEADER = b"x-meshproxy-caller"
 SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
 REFUSAL_HEADER = b"x-meshproxy-refusal"
-SERVER_HEADER = b"x-model-server"
 TRACE_PARENT = b"traceparent"
 
 

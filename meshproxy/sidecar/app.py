@@ -136,7 +136,7 @@ class Sidecar:
         )
 
         # Stations: compiled from the documents, replaced by a reload. Everything that was learned on the way stays.
-        traffic = self._traffic = TrafficMetrics(self.metrics)
+        traffic = TrafficMetrics(self.metrics)
         self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context, self._good_until)
         self._live = Live()
         self._tokens = Tokens(self.metrics, outbox)

@@ -1,4 +1,4 @@
-"""Which endpoints a model server has, as whoever looks for them finds them: sets of addresses, and what has changed.
+"""Which endpoints a model server has, as whoever looks for them finds them: sets of addresses.
 
 A discovery tells the whole set each time it has changed. What cannot be found out changes nothing (fail static): the
 last good set goes on counting, and the reason is told beside it.
@@ -86,15 +86,6 @@ class LastGood:
         """There is no answer, or none that can be believed."""
         self.failures += 1
         self._on_failure(reason)
-
-
-def difference(old: Iterable[Found], new: Iterable[Found]) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
-    """`(added, removed)`. An endpoint that has changed its locality is in both, with the same key: take out what was
-    removed before you put in what was added."""
-    before, after = dict.fromkeys(old), dict.fromkeys(new)
-    return tuple(found for found in after if found not in before), tuple(
-        found for found in before if found not in after
-    )
 
 
 def address(host: IPv4Address | IPv6Address, port: int) -> str:

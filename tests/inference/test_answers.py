@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from meshproxy.codec.grpc import frame
 from meshproxy.devtools.messages import (
     ClassificationResponse,
-    GetModelMetadataResponse,
     MultiInferenceResponse,
     PredictResponse,
     RegressionResponse,
 )
-from meshproxy.inference.answers import Comparison, Tolerance, compare, effective_version
+from meshproxy.inference.answers import Comparison, Tolerance, compare
 from meshproxy.inference.call import Verb
 
 EXACT = Tolerance()
@@ -453,8 +452,6 @@ def test_any_bytes_are_compared(a: bytes, b: bytes) -> None:
         for x, y in ((a, b), (frame(a), frame(b)), (frame(a), known), (known, frame(known[5:] + b))):
             assert isinstance(compare(x, y, True, verb, Tolerance(0.1, 0.1)), Comparison)
         assert isinstance(compare(a, b'{"predictions": [1]}', False, verb, EXACT), Comparison)
-        effective_version(a, verb)
-        effective_version(frame(a), verb)
 
 
 @given(at=st.integers(5, 10_000), byte=st.integers(0, 255), dtype=st.sampled_from(list(CODES)), packed=st.booleans())
@@ -463,59 +460,3 @@ def test_damage_is_survived(at: int, byte: int, dtype: int, packed: bool) -> Non
     whole = bytearray(predicted([0, 1, 1, 0], [2, 2], dtype, packed=packed))
     whole[5 + at % (len(whole) - 5)] = byte
     compare(bytes(whole), predicted([0, 1, 1, 0], [2, 2], dtype), True, Verb.PREDICT, Tolerance(0.1, 0.1))
-    effective_version(bytes(whole), Verb.PREDICT)
-
-
-# ----------------------------------------------------------------------------------------------------------- version
-
-
-def spec_response(kind: Any, version: int | None) -> bytes:
-    response = kind()
-    response.model_spec.name = "m"
-    if version is not None:
-        response.model_spec.version.value = version
-    response.model_spec.signature_name = "serving_default"
-    return frame(response.SerializeToString())
-
-
-@pytest.mark.parametrize("version", [1, 0, 123456789, (1 << 63) - 1, None])
-@pytest.mark.parametrize(
-    ("verb", "kind"),
-    [
-        (Verb.PREDICT, PredictResponse),
-        (Verb.CLASSIFY, ClassificationResponse),
-        (Verb.REGRESS, RegressionResponse),
-        (Verb.METADATA, GetModelMetadataResponse),
-    ],
-)
-def test_an_answer_says_which_version_it_is_of(verb: Verb, kind: Any, version: int | None) -> None:
-    assert effective_version(spec_response(kind, version), verb) == version
-
-
-def test_the_version_stands_after_large_tensors() -> None:
-    assert effective_version(predicted([1.0] * 1_000_000, version=7), Verb.PREDICT) == 7
-    assert effective_version(multi(CLASSES, 1.0, 7), Verb.MULTI_INFERENCE) == 7
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        b"\0\0\0\0",
-        frame(b""),
-        predicted([1.0])[:-1],
-        predicted([1.0]) + b"x",
-        frame(predicted([1.0])[5:], compressed=True),
-        frame(predicted([1.0])[5:] + b"\x0a\x05"),
-        frame(predicted([1.0])[5:] + b"\x0b"),
-        frame(length(2, b"\x12\x05")),
-        frame(length(2, length(9, bytes(5000)))),
-    ],
-)
-def test_what_cannot_be_read_says_no_version(answer: bytes) -> None:
-    assert effective_version(answer, Verb.PREDICT) is None
-
-
-def test_other_answers_say_no_version() -> None:
-    assert effective_version(predicted([1.0]), Verb.STATUS) is None
-    assert effective_version(b'{"predictions": [1]}', Verb.PREDICT) is None

@@ -3,10 +3,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from meshproxy.upstream.discovery import Found, LastGood, Static, address, difference, is_usable, order
+from meshproxy.upstream.discovery import Found, LastGood, Static, address, is_usable, order
 
 A = Found(rest="10.0.0.1:8501", grpc="10.0.0.1:8500")
 B = Found(grpc="10.0.0.2:8500", locality="zone-b")
@@ -36,28 +34,6 @@ async def test_static_endpoints_are_told_at_once_and_each_once() -> None:
     assert told == [(B, A)]
     await static.close()
     assert told == [(B, A)]
-
-
-def test_what_is_new_and_what_is_gone() -> None:
-    assert difference((A, B), (B, C)) == ((C,), (A,))
-    assert difference((), (A, A)) == ((A,), ())
-    assert difference((A,), (A,)) == ((), ())
-
-
-def test_a_locality_that_changes_is_gone_and_new() -> None:
-    moved = Found(grpc="10.0.0.2:8500", locality="zone-c")
-    assert difference((B,), (moved,)) == ((moved,), (B,))
-
-
-FOUND = st.lists(st.sampled_from([A, B, C, Found(rest="a:1"), Found(rest="b:1")]), unique=True)
-
-
-@given(FOUND, FOUND)
-def test_a_difference_leads_from_one_set_to_the_other(old: list[Found], new: list[Found]) -> None:
-    added, removed = difference(old, new)
-    assert set(old) - set(removed) | set(added) == set(new)
-    assert not set(added) & set(old)
-    assert set(removed) <= set(old)
 
 
 def test_only_what_has_changed_is_told_and_failures_change_nothing() -> None:
