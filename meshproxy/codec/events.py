@@ -7,6 +7,9 @@ Names of fields are lower-case bytes, values are raw bytes without surrounding w
 belongs to one connection (`host`, `content-length`, `connection` and what it nominates, `keep-alive`,
 `proxy-connection`, `transfer-encoding`, `te`, `upgrade`, `expect`) never stands in `headers`: the codec has read it and
 says it in fields of its own. So a head of one version can be sent in the other as it stands.
+
+The same holds for the `traceparent` of a request (`RequestHead.trace`). It is the one field that differs in every
+request of a traced client; without it `headers` is equal from one request to the next, and can be the key of a cache.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ class RequestHead:
     """The declared content-length; None if none was declared."""
     expects_continue: bool = False
     """The client waits for 100 (RFC 9110 section 10.1.1)."""
+    trace: bytes | None = None
+    """The value of `traceparent`, not validated and possibly empty. None if none was received, or several: these count
+    as none (https://www.w3.org/TR/trace-context/ section 3.2.2.3). Never part of `headers`; sent behind them."""
 
 
 @dataclass(slots=True)

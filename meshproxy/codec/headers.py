@@ -21,6 +21,9 @@ FRAMING = frozenset(
 )
 """What never stands in `headers` (see `codec/events.py`)."""
 
+TRACE_PARENT = b"traceparent"
+"""The trace context of a request (https://www.w3.org/TR/trace-context/): `RequestHead.trace`, not part of `headers`."""
+
 NOT_IN_TRAILERS = FRAMING | {
     # RFC 9110 section 6.5.1: what says how to route, to decode, to cache or whom to believe must stand before the body.
     b"trailer",

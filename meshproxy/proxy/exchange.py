@@ -84,9 +84,9 @@ class Exchange:
 class TraceContext:
     """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): theirs carried on, or one of ours."""
 
-    __slots__ = ("parent_id", "sampled", "span_id", "trace_id")
+    __slots__ = ("parent_id", "sampled", "span_id", "state", "trace_id")
 
-    def __init__(self, trace_id: bytes, parent_id: bytes, span_id: bytes, sampled: bool) -> None:
+    def __init__(self, trace_id: bytes, parent_id: bytes, span_id: bytes, sampled: bool, state: bytes = b"") -> None:
         self.trace_id = trace_id
         """32 lower-case hex digits."""
         self.parent_id = parent_id
@@ -94,3 +94,5 @@ class TraceContext:
         self.span_id = span_id
         """Our server span: what the model server sees as its parent."""
         self.sampled = sampled
+        self.state = state
+        """The value of `tracestate` to forward; empty if there is none."""

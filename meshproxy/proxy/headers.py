@@ -24,13 +24,22 @@ CALLER_HEADER = b"x-meshproxy-caller"
 SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
 REFUSAL_HEADER = b"x-meshproxy-refusal"
-TRACE_PARENT = b"traceparent"
+TRACE_STATE = b"tracestate"
 
 
 class RequestHeaders:
     """The fields that decide something, and the rest."""
 
-    __slots__ = ("authorization", "encoding", "forward", "forward_with_token", "is_grpc", "server", "timeout")
+    __slots__ = (
+        "authorization",
+        "encoding",
+        "forward",
+        "forward_with_token",
+        "is_grpc",
+        "server",
+        "timeout",
+        "trace_states",
+    )
 
     def __init__(self, headers: Headers) -> None:
         authorization: list[bytes] = []
@@ -39,6 +48,7 @@ class RequestHeaders:
         rest_timeouts: list[bytes] = []
         servers: list[bytes] = []
         content_types: list[bytes] = []
+        trace_states: list[bytes] = []
         forward: list[tuple[bytes, bytes]] = []
         for field in headers:
             name, value = field
@@ -60,6 +70,9 @@ class RequestHeaders:
             elif name == SERVER_HEADER:
                 servers.append(value)
                 continue
+            elif name == TRACE_STATE:
+                trace_states.append(value)
+                continue
             forward.append(field)
         self.is_grpc = len(content_types) == 1 and is_grpc(content_types[0])
         self.authorization = authorization
@@ -74,6 +87,8 @@ class RequestHeaders:
             self.timeout = rest_timeout(rest_timeouts[0])
         self.server = servers[0] if len(servers) == 1 else None
         """Which ModelServer an application means (outbound)."""
+        self.trace_states = trace_states
+        """Not forwarded as they are: what may go on of them is in the trace context."""
         self.forward: Headers = tuple(forward)
         self.forward_with_token: Headers = (*self.forward, *((b"authorization", value) for value in authorization))
 
@@ -98,9 +113,7 @@ class HeaderReader:
         self._believed: dict[Headers, Headers] = {}
 
     def read(self, headers: Headers) -> RequestHeaders:
-        """What `headers` say; of a trace context that stands last, and differs each time, nothing."""
-        if headers and headers[-1][0] == TRACE_PARENT:
-            headers = headers[:-1]
+        """What `headers` say."""
         known = self._requests.get(headers)
         if known is None:
             known = RequestHeaders(headers)

@@ -245,7 +245,14 @@ class Shadow:
         self._pool = pool
         head, length = passage.head, None if self._is_grpc else len(body)
         self._request = RequestHead(
-            0, head.method, head.authority, target, passage.forwarded_headers, end=False, length=length
+            0,
+            head.method,
+            head.authority,
+            target,
+            passage.forwarded_headers,
+            end=False,
+            length=length,
+            trace=passage.forwarded_trace,
         )
         pool.acquire(self)
 

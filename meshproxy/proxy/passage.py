@@ -14,7 +14,7 @@ from meshproxy.inference.hash_key import client_id, stable_hash
 from meshproxy.proxy.answer import answer
 from meshproxy.proxy.attempt import grpc_status
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.proxy.headers import TRACE_PARENT, RequestHeaders, identity_headers
+from meshproxy.proxy.headers import TRACE_STATE, RequestHeaders, identity_headers
 from meshproxy.proxy.health_service import HealthCall
 from meshproxy.proxy.terms import Terms
 from meshproxy.proxy.tries import Tries
@@ -62,6 +62,7 @@ class Passage(Exchange):
     __slots__ = (
         "_fields",
         "_forward",
+        "_forward_trace",
         "_has_answered",
         "_has_asked",
         "_health",
@@ -110,6 +111,7 @@ class Passage(Exchange):
         self._fields: RequestHeaders | None = None
         """What the head's fields say."""
         self._forward: Headers = ()
+        self._forward_trace: bytes | None = None
         self.target = head.target
         """What is asked for, as it was authorised."""
         self._route: Route | None = None
@@ -152,9 +154,9 @@ class Passage(Exchange):
             self._fields = headers = self.pipeline.headers.read(self.head.headers)
             self.is_grpc = headers.is_grpc
             forward = headers.forward_with_token if self.snapshot.forwards_token else headers.forward
-            fields = self.head.headers
-            parent = fields[-1][1] if fields and fields[-1][0] == TRACE_PARENT else None
-            self.trace, self._forward = self.pipeline.tracer.carry(forward, parent)
+            self.trace, self._forward_trace = self.pipeline.tracer.carry(self.head.trace, headers.trace_states)
+            state = self.trace.state
+            self._forward = (*forward, (TRACE_STATE, state)) if state else forward
             if headers.timeout is not None:
                 self._limit_time(headers.timeout)
             self._identify(headers.authorization)
@@ -361,10 +363,12 @@ class Passage(Exchange):
                 if self.is_grpc
                 else (deadline.REST_HEADER, deadline.format_rest(left))
             )
-            headers = (*headers[:-1], field, headers[-1])  # the trace context stays the last: see `codec.h2.encoder`
+            headers = (*headers, field)
         authority = head.authority or upstream.address.encode()
         length = None if self._terms is not None and self._terms.rewrites_body else head.length
-        upstream.send_request(RequestHead(0, head.method, authority, self.target, headers, head.end, length))
+        upstream.send_request(
+            RequestHead(0, head.method, authority, self.target, headers, head.end, length, trace=self._forward_trace)
+        )
 
     def request_sent(self, takes_more: bool) -> None:
         """The head is out, and whatever was sent before to another endpoint: what was held follows."""
@@ -606,6 +610,11 @@ class Passage(Exchange):
     def forwarded_headers(self) -> Headers:
         """What goes on of the request's headers."""
         return self._forward
+
+    @property
+    def forwarded_trace(self) -> bytes | None:
+        """The `traceparent` that goes on."""
+        return self._forward_trace
 
     def drained(self) -> None:
         """The client takes more of the response."""

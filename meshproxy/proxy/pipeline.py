@@ -32,7 +32,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.codec.events import Headers, Rejected, RequestHead
+from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.proxy.admissions import Admissions
 from meshproxy.proxy.headers import HeaderReader
 from meshproxy.proxy.mirror import Mirrors
@@ -40,7 +40,7 @@ from meshproxy.proxy.passage import Passage
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from meshproxy.proxy.exchange import Exchange, TraceContext
     from meshproxy.proxy.snapshot import Snapshot
@@ -59,8 +59,9 @@ class Observer(Protocol):
 class Tracer(Protocol):
     """Carries a trace on, or starts one (`telemetry.trace`)."""
 
-    def carry(self, headers: Headers, parent: bytes | None = None) -> tuple[TraceContext, Headers]:
-        """The context, and the headers to forward. `parent`: a `traceparent` that stood behind `headers`."""
+    def carry(self, parent: bytes | None, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
+        """The context, and the `traceparent` to forward. `parent` and `states`: what was received of `traceparent` and
+        `tracestate`."""
 
 
 class RefreshKeys(Protocol):

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
-from meshproxy.codec.events import Headers
 from meshproxy.proxy.exchange import TraceContext
 
 HEX = b"0123456789abcdef"
 ZERO_TRACE = b"0" * 32
 ZERO_SPAN = b"0" * 16
-
-TRACE_FIELDS = frozenset({b"traceparent", b"tracestate"})
 
 STATE_BYTES = 512
 """What section 3.3.1.5 asks to carry at least, and all that we carry."""
@@ -54,44 +52,33 @@ class Tracer:
         rejected = round((1.0 - min(max(ratio, 0.0), 1.0)) * 2**56)
         self._threshold = b"%014x" % rejected if rejected < 2**56 else b"g"
 
-    def carry(self, headers: Headers, parent: bytes | None = None) -> tuple[TraceContext, Headers]:
-        """Read the trace of a request's head and give it a span of ours.
+    def carry(self, parent: bytes | None, states: Sequence[bytes] = ()) -> tuple[TraceContext, bytes]:
+        """Continue a request's trace with a span of ours, or start one.
 
         Args:
-            headers: to forward.
-            parent: the value of a `traceparent` that stood behind them.
+            parent: the value of its only `traceparent`, if it has one.
+            states: the values of its `tracestate` fields; they are passed on with a valid parent only.
 
         Returns:
-            The context, and the headers to forward: as they were, but with one `traceparent` that names our span, last,
-            and before it `tracestate` if it may be passed on. (Last, so that whoever encodes heads can remember what
-            stands before.)
+            The context, and the value of the `traceparent` to forward: it names our span.
         """
-        parents: list[bytes] = [] if parent is None else [parent]
-        states: list[bytes] = []
-        for name, value in headers:
-            if name in TRACE_FIELDS:
-                (parents if name == b"traceparent" else states).append(value)
-        if parents or states:
-            headers = tuple([field for field in headers if field[0] not in TRACE_FIELDS])
         if not self._left:
             self._fetch()
         self._left -= 1
         begin = self._left * BOTH
         middle = begin + SPAN
         span_id = self._digits[begin:middle]
-        if len(parents) == 1 and _is_valid(parents[0]):
-            parent = parents[0]
+        if parent is not None and _is_valid(parent):
             trace_id = parent[3:35]
             sampled = parent[54] in b"13579bdf"
-            context = TraceContext(trace_id, parent[36:52], span_id, sampled)
-            if states and (state := _read_state(states)):
-                headers = (*headers, (b"tracestate", state))
+            state = _read_state(states) if states else b""
+            context = TraceContext(trace_id, parent[36:52], span_id, sampled, state)
         else:
             trace_id = self._digits[middle : begin + BOTH]
             sampled = trace_id[18:] >= self._threshold
             context = TraceContext(trace_id, b"", span_id, sampled)
         own = b"00-%b-%b-01" if sampled else b"00-%b-%b-00"
-        return context, (*headers, (b"traceparent", own % (trace_id, span_id)))
+        return context, own % (trace_id, span_id)
 
     def _fetch(self) -> None:
         digits = ZERO_SPAN
@@ -115,7 +102,7 @@ def _is_valid(parent: bytes) -> bool:
     )
 
 
-def _read_state(states: list[bytes]) -> bytes:
+def _read_state(states: Sequence[bytes]) -> bytes:
     """The lists of all `tracestate` fields as one (section 3.3); empty if they may not be passed on."""
     state = b",".join(states) if len(states) > 1 else states[0]
     if len(state) > STATE_BYTES:

@@ -381,7 +381,9 @@ class H1Client(H1Driver):
         """Write a request's head (`stream.Upstream`)."""
         self.deadline = 0.0
         self.write(
-            self._codec.send_request(head.method, head.target, head.authority, head.headers, head.end, head.length)
+            self._codec.send_request(
+                head.method, head.target, head.authority, head.headers, head.end, head.length, head.trace
+            )
         )
 
     def stop_sending(self) -> None:

@@ -94,7 +94,7 @@ class H2Stream:
         driver = self._driver
         try:
             self.id = driver.codec.send_request(
-                head.method, driver.scheme, head.authority, head.target, head.headers, head.end, head.length
+                head.method, driver.scheme, head.authority, head.target, head.headers, head.end, head.length, head.trace
             )
         except HeadTooLarge as problem:
             raise HeadRefused(str(problem)) from problem

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -335,8 +335,8 @@ class FakeVerifier:
 
 
 class FakeTracer:
-    def carry(self, headers: Headers, parent: bytes | None = None) -> tuple[TraceContext, Headers]:
-        return TraceContext(b"t" * 32, b"", b"s" * 16, False), (*headers, (b"traceparent", b"ours"))
+    def carry(self, parent: bytes | None, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
+        return TraceContext(b"t" * 32, b"", b"s" * 16, False, b",".join(states) if parent else b""), b"ours"
 
 
 class FakeTraffic:
@@ -460,13 +460,16 @@ class World:
         length: int | None = None,
         client: FakeClient | None = None,
         expects_continue: bool = False,
+        trace: bytes | None = None,
     ) -> FakeClient:
         """Send a REST request; `body` None leaves the body to the test."""
         client = client or FakeClient("HTTP/1.1")
         end = method == b"GET"
         if body is not None and not end:
             length = len(body)
-        self.pipeline.serve(client, RequestHead(1, method, b"host", target, headers, end, length, expects_continue))
+        self.pipeline.serve(
+            client, RequestHead(1, method, b"host", target, headers, end, length, expects_continue, trace)
+        )
         if body is not None and not end:
             client.receive(body, True)
         return client

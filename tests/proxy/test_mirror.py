@@ -39,6 +39,7 @@ class TestGoesOut:
         (copy,) = world.other.streams
         assert (copy.head.target, copy.head.method, copy.head.length) == (b"/v1/models/open:predict", b"POST", 4)
         assert (b"x-user", b"1") in copy.head.headers
+        assert copy.head.trace == b"ours"
         assert (copy.body, copy.ended) == (b"body", True)
         copy.respond()
         assert results(world) == ["answered"]

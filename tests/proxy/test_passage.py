@@ -30,7 +30,8 @@ class TestRest:
         (server,) = world.cluster.streams
         assert server.head.target == b"/v1/models/open:predict"
         assert server.head.length == 17
-        assert server.head.headers == ((b"accept", b"*/*"), (b"traceparent", b"ours"))
+        assert server.head.headers == ((b"accept", b"*/*"),)
+        assert server.head.trace == b"ours"
         assert (server.body, server.ended) == (b'{"instances":[1]}', True)
         assert client.credited == 17
 
@@ -73,14 +74,23 @@ class TestRest:
             (b"kept", b"yes"),
         )
         world.rest(headers=forged)
-        assert world.cluster.streams[0].head.headers == ((b"kept", b"yes"), (b"traceparent", b"ours"))
+        assert world.cluster.streams[0].head.headers == ((b"kept", b"yes"),)
+
+    def test_a_trace_state_is_forwarded_with_the_trace_it_belongs_to(self, world: Any) -> None:
+        states = ((b"tracestate", b"a=1"), (b"accept", b"*/*"), (b"tracestate", b"b=2"))
+        world.rest(headers=states, trace=b"theirs")
+        world.rest(headers=states)
+        assert [server.head.trace for server in world.cluster.streams] == [b"ours"] * 2
+        assert [server.head.headers for server in world.cluster.streams] == [
+            ((b"accept", b"*/*"), (b"tracestate", b"a=1,b=2")),
+            ((b"accept", b"*/*"),),
+        ]
 
     def test_the_verified_identity_is_handed_on_if_configured(self, world: Any) -> None:
         world.use(forwards_identity=True, forwards_token=True)
         world.rest(headers=((b"x-meshproxy-caller", b"forged"), (b"authorization", b"Bearer good")))
         assert world.cluster.streams[0].head.headers == (
             (b"authorization", b"Bearer good"),
-            (b"traceparent", b"ours"),
             (b"x-meshproxy-caller", b"spiffe://dev.example/ns/a/sa/alice"),
             (b"x-meshproxy-issuer", b"corp"),
             (b"x-meshproxy-subject", b"alice"),

@@ -229,12 +229,14 @@ class H1Connection:
         headers: Headers,
         end: bool,
         length: int | None = None,
+        trace: bytes | None = None,
     ) -> bytes:
         """Begin an exchange, as client.
 
         Args:
             end: no body follows.
             length: bytes that follow; None without `end`: unknown, the body goes out in chunks.
+            trace: the value of `traceparent`, to be sent last.
         """
         if self._is_server or self._ours is not _HEAD or self._theirs is not _IDLE:
             raise LocalProtocolError("no request may be sent now")
@@ -243,7 +245,7 @@ class H1Connection:
         framing, writer = frame_request(method, end, length)
         if self.must_close:
             framing += CLOSE
-        head = write_request_head(method, target, authority, headers, framing)
+        head = write_request_head(method, target, authority, headers, framing, trace)
         self._writer = writer
         self._ours = _DONE if end else _BODY
         self._theirs = _HEAD
@@ -331,7 +333,7 @@ class H1Connection:
         except Malformed as problem:
             self._refuse(problem, events)
             return len(data)
-        method, authority, target, headers, length, chunked, expects_continue, is_http10, closes = request
+        method, authority, target, headers, length, chunked, expects_continue, is_http10, closes, trace = request
         self._checked = 0
         self._has_skipped_blank = False
         self._stream += 1
@@ -349,7 +351,9 @@ class H1Connection:
         else:
             self._theirs = _DONE
         is_end = self._theirs is _DONE
-        events.append(RequestHead(self._stream, method, authority, target, headers, is_end, length, expects_continue))
+        events.append(
+            RequestHead(self._stream, method, authority, target, headers, is_end, length, expects_continue, trace)
+        )
         return end
 
     def _receive_responses(self, data: bytes, seen: int, events: list[Event]) -> int:

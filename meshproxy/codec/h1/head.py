@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.headers import FRAMING, IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS, ORIGIN_FORM, TOKEN
+from meshproxy.codec.headers import (
+    FRAMING,
+    IDENTITY_PREFIXES,
+    MAX_LENGTH,
+    NOT_IN_TRAILERS,
+    ORIGIN_FORM,
+    TOKEN,
+    TRACE_PARENT,
+)
 from meshproxy.codec.limits import Limits
 
 
@@ -41,6 +49,7 @@ class Request(NamedTuple):
     expects_continue: bool
     is_http10: bool
     closes: bool
+    trace: bytes | None
 
 
 class Response(NamedTuple):
@@ -128,7 +137,10 @@ def parse_request(head: bytes, limits: Limits) -> Request:
             # HTTP/1.0 knows no interim responses (RFC 9110 section 10.1.1), and without a body nobody waits.
             expects_continue = not is_http10 and (chunked or bool(length))
     headers = tuple([field for field in fields if field[0] not in FRAMING and field[0] not in dropped])
-    return Request(method, host, target, headers, length, chunked, expects_continue, is_http10, closes)
+    trace = None
+    if TRACE_PARENT in by_name:
+        headers, trace = _take_trace(headers)
+    return Request(method, host, target, headers, length, chunked, expects_continue, is_http10, closes, trace)
 
 
 def parse_response(head: bytes, limits: Limits) -> Response:
@@ -258,6 +270,12 @@ def check_status_line(data: bytes, limits: Limits) -> int:
     if _STATUS_LINE.fullmatch(data, 0, end) is None:
         raise Malformed(502, "the response does not begin with a status line of HTTP/1.0 or HTTP/1.1")
     return end
+
+
+def _take_trace(headers: Headers) -> tuple[Headers, bytes | None]:
+    """The fields without `traceparent`, and its value if there is exactly one."""
+    values = [value for name, value in headers if name == TRACE_PARENT]
+    return tuple([field for field in headers if field[0] != TRACE_PARENT]), values[0] if len(values) == 1 else None
 
 
 def _split(block: bytes) -> list[tuple[bytes, bytes]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 from meshproxy.codec.h1.head import Request, Response, parse_request, parse_response
 from meshproxy.codec.limits import Limits
+
+Head = TypeVar("Head", Request, Response)
 
 _HEADS = 4
 _BYTES = 4_096
@@ -16,10 +19,10 @@ _TRACE_LINE = re.compile(rb"\r\ntraceparent: ([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{
 
 
 class RequestMemo:
-    """Reads heads of requests: 0.5 us for one that came before, 11 us for another.
+    """Reads heads of requests: 0.4 us for one that came before, 11 us for another.
 
     A traced client sends another `traceparent` each time (W3C Trace Context section 3.2) and nothing else that differs.
-    So that line is cut out of what is compared, if its form is the strict one, and its value is put in again: 2 us.
+    So that line, if its form is the strict one, is cut out of what is looked up: 1.7 us.
     """
 
     __slots__ = ("_limits", "_plain", "_traced")
@@ -27,8 +30,9 @@ class RequestMemo:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._plain: dict[bytes, Request] = {}
-        self._traced: dict[tuple[int, bytes], tuple[Request, int]] = {}
-        """By where the line was cut out, and what is left; with the field's place in `headers`."""
+        """By the whole head."""
+        self._traced: dict[bytes, Request] = {}
+        """By the head without its trace line: requests whose only `traceparent` that line was."""
 
     def parse(self, head: bytes) -> Request:
         """As `parse_request`."""
@@ -38,24 +42,18 @@ class RequestMemo:
             request = self._plain.get(head)
             if request is None:
                 request = parse_request(head, self._limits)
-                if len(head) <= _BYTES:
-                    if len(self._plain) >= _HEADS:
-                        self._plain.clear()
-                    self._plain[head] = request
+                _keep(self._plain, head, request)
             return request
-        key = start, head[:start] + head[match.end() :]
-        found = self._traced.get(key)
-        if found is not None:
-            (method, authority, target, headers, length, chunked, expects, is_http10, closes), place = found
-            traced = (*headers[:place], (b"traceparent", match[1]), *headers[place + 1 :])
-            return Request(method, authority, target, traced, length, chunked, expects, is_http10, closes)
+        trace = match[1]
+        rest = head[:start] + head[match.end() :]
+        known = self._traced.get(rest)
+        if known is not None:
+            method, authority, target, headers, length, chunked, expects, is_http10, closes, _ = known
+            return Request(method, authority, target, headers, length, chunked, expects, is_http10, closes, trace)
         request = parse_request(head, self._limits)
-        field = b"traceparent", match[1]
-        # Not there: the client named it in `connection`.
-        if len(head) <= _BYTES and field in request.headers:
-            if len(self._traced) >= _HEADS:
-                self._traced.clear()
-            self._traced[key] = request, request.headers.index(field)
+        # Otherwise there is another `traceparent`, or `connection` names it.
+        if request.trace == trace:
+            _keep(self._traced, rest, request)
         return request
 
 
@@ -73,8 +71,12 @@ class ResponseMemo:
         response = self._known.get(head)
         if response is None:
             response = parse_response(head, self._limits)
-            if len(head) <= _BYTES:
-                if len(self._known) >= _HEADS:
-                    self._known.clear()
-                self._known[head] = response
+            _keep(self._known, head, response)
         return response
+
+
+def _keep(known: dict[bytes, Head], key: bytes, head: Head) -> None:
+    if len(key) <= _BYTES:
+        if len(known) >= _HEADS:
+            known.clear()
+        known[key] = head

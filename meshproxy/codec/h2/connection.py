@@ -368,7 +368,7 @@ class H2Connection(Control):
             self.statistics.streams_refused += 1
             raise StreamFault(stream, ErrorCode.REFUSED_STREAM, "too many streams")
         try:
-            method, authority, target, headers, length, expects_continue = self._reader.request(block)
+            method, authority, target, headers, length, expects_continue, trace = self._reader.request(block)
         except RejectedHead as problem:
             self.statistics.heads_rejected += 1
             self._streams[stream] = Stream(
@@ -386,7 +386,7 @@ class H2Connection(Control):
         self._streams[stream] = ours
         self._explained += 1
         self.statistics.requests += 1
-        events.append(RequestHead(stream, method, authority, target, headers, end, length, expects_continue))
+        events.append(RequestHead(stream, method, authority, target, headers, end, length, expects_continue, trace))
 
     def _on_response(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
         """A head from a server, interim or final. Raises MalformedHead, RejectedHead."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from meshproxy.codec.headers import ORIGIN_FORM, TOKEN
+from meshproxy.codec.headers import ORIGIN_FORM, TOKEN, TRACE_PARENT
 
 Field = tuple[tuple[bytes, bytes], int, int]
 """(name, value); its size as RFC 7541 section 4.1 counts; its kind. Tables and blocks share these tuples."""
@@ -27,12 +27,14 @@ CONTENT_LENGTH = 7
 TE = 8
 EXPECT = 9
 COOKIE = 10
-CONNECTION = 11
+TRACE = 11
+"""`traceparent`: apart from `headers` in a request (`RequestHead.trace`), a field like any other elsewhere."""
+CONNECTION = 12
 """Speaks about an HTTP/1.1 connection: must not occur (RFC 9113 section 8.2.2)."""
-UNKNOWN_PSEUDO = 12
-BAD_NAME = 13
-BAD_VALUE = 14
-LONG_NAME = 15
+UNKNOWN_PSEUDO = 13
+BAD_NAME = 14
+BAD_VALUE = 15
+LONG_NAME = 16
 
 LAST_PSEUDO = STATUS
 
@@ -47,6 +49,7 @@ KINDS = {
     b"te": TE,
     b"expect": EXPECT,
     b"cookie": COOKIE,
+    TRACE_PARENT: TRACE,
     b"connection": CONNECTION,
     b"keep-alive": CONNECTION,
     b"proxy-connection": CONNECTION,
@@ -61,7 +64,6 @@ KINDS = {
     b"grpc-accept-encoding": REGULAR,
     b"grpc-status": REGULAR,
     b"grpc-message": REGULAR,
-    b"traceparent": REGULAR,
     b"tracestate": REGULAR,
     b"x-request-id": REGULAR,
 }

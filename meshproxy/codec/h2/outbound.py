@@ -129,12 +129,14 @@ class Outbound:
         headers: Headers,
         end: bool,
         length: int | None = None,
+        trace: bytes | None = None,
     ) -> int:
         """Open a stream with the head of a request.
 
         Args:
             end: there is no body.
             length: the content-length to declare; the body must have it.
+            trace: the value of `traceparent`, to be sent last.
 
         Returns:
             The stream's id.
@@ -147,7 +149,7 @@ class Outbound:
             raise LocalProtocolError("no stream can be opened")
         if end and length:
             raise LocalProtocolError("a length and no body")
-        block = self._encoder.request(method, scheme, authority, target, headers, length)
+        block = self._encoder.request(method, scheme, authority, target, headers, length, trace)
         number = self._next_stream
         self._next_stream += 2
         self._history.last = number

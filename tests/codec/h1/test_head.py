@@ -46,6 +46,7 @@ def test_a_request() -> None:
         expects_continue=False,
         is_http10=False,
         closes=True,
+        trace=None,
     )
 
 

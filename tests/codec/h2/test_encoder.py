@@ -70,17 +70,20 @@ def test_a_trace_context_is_put_behind_what_is_kept() -> None:
     encoder = Encoder()
     blocks = set()
     for number in range(50):
-        trace = (b"traceparent", b"00-%032x-%016x-01" % (number, number))
-        block = encoder.request(b"POST", b"http", b"a", b"/x", (*GRPC, trace), None)
-        assert read(block)[-1] == trace
+        trace = b"00-%032x-%016x-01" % (number, number)
+        block = encoder.request(b"POST", b"http", b"a", b"/x", GRPC, None, trace)
+        assert read(block)[-1] == (b"traceparent", trace)
         assert (b"te", b"trailers") in read(block)
         blocks.add(block)
     assert len(blocks) == 50
     assert len(encoder._blocks) == 1
-    first = encoder.request(b"POST", b"http", b"a", b"/x", ((b"traceparent", b"x"), *GRPC), None)
-    assert read(first)[4] == (b"traceparent", b"x"), "elsewhere it is a field like any other"
-    with pytest.raises(LocalProtocolError):
-        encoder.request(b"POST", b"http", b"a", b"/x", ((b"traceparent", b"x\r\n"),), None)
+    for value in (b"", b"x", b"A" * 55):
+        assert read(encoder.request(b"POST", b"http", b"a", b"/x", GRPC, None, value))[-1] == (b"traceparent", value)
+    answer = encoder.response(200, ((b"traceparent", b"x"),), None)
+    assert read(answer)[-1] == (b"traceparent", b"x"), "elsewhere it is a field like any other"
+    for value in (b"x\r\n", b"x" * 54 + b"\n", b"\0"):
+        with pytest.raises(LocalProtocolError):
+            encoder.request(b"POST", b"http", b"a", b"/x", GRPC, None, value)
 
 
 def test_what_is_kept_is_bounded() -> None:
@@ -134,12 +137,11 @@ def test_what_the_peer_takes() -> None:
 
 
 def test_what_the_peer_takes_of_a_request() -> None:
-    headers = (*GRPC, (b"traceparent", b"00-1"))
-    sent = read(Encoder().request(b"POST", b"http", b"a", b"/x", headers, None))
+    sent = read(Encoder().request(b"POST", b"http", b"a", b"/x", GRPC, None, b"00-1"))
     size = sum(len(name) + len(value) + 32 for name, value in sent)
     encoder = Encoder()
     encoder.limit(size)
     for _ in range(2):
-        assert read(encoder.request(b"POST", b"http", b"a", b"/x", headers, None)) == sent
+        assert read(encoder.request(b"POST", b"http", b"a", b"/x", GRPC, None, b"00-1")) == sent
         with pytest.raises(HeadTooLarge):
-            encoder.request(b"POST", b"http", b"a", b"/x", (*GRPC, (b"traceparent", b"00-12")), None)
+            encoder.request(b"POST", b"http", b"a", b"/x", GRPC, None, b"00-12")

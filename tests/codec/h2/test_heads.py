@@ -44,6 +44,7 @@ def test_a_plain_request() -> None:
         ((b"accept", b"a"), (b"x", b""), (b"accept", b"b")),
         None,
         False,
+        None,
     )
 
 
@@ -314,9 +315,12 @@ def traced(fields: list[tuple[bytes, bytes, bool]], value: bytes = PARENT) -> by
 def test_a_head_is_kept_by_what_stands_before_its_trace() -> None:
     reader = HeadReader(Limits())
     fields = [(name, value, True) for name, value in [*HEAD, (b"accept", b"a")]]
+    first = reader.request(traced(fields))
     for value in (PARENT, OTHER_PARENT, PARENT):
         head = reader.request(traced(fields, value))
         assert head == request([*HEAD, (b"accept", b"a"), (b"traceparent", value)])
+        assert head.trace == value
+        assert head.headers is first.headers
     assert len(reader._traced) == 1
     assert reader._requests == {}
 
@@ -350,6 +354,26 @@ def test_the_end_of_another_field_is_no_trace() -> None:
     assert reader._traced == {}
 
 
+def test_the_end_of_a_huffman_string_is_no_trace() -> None:
+    """Behind the trace itself: its value is read, and the octets are at the end of the block, but they are not it."""
+    start = hpack.Encoder().encode([(n, v, True) for n, v in [*HEAD, (b"traceparent", PARENT)]], huffman=False)
+    tail = b"\x00\x0btraceparent\x37" + PARENT
+    found = 0
+    for octet in range(256):
+        value = bytes((octet,)) + tail
+        block = start + b"\x00\x01x" + bytes((0x80 | len(value),)) + value
+        try:
+            head = HeadReader(Limits()).request(block)
+        except (MalformedHead, CompressionFault):
+            continue
+        found += 1
+        reader = HeadReader(Limits())
+        assert reader.request(block) == reader.request(block) == head
+        assert head.trace == PARENT
+        assert reader._traced == {}
+    assert found
+
+
 def test_a_table_that_changes_forgets_what_stood_before_traces() -> None:
     reader = HeadReader(Limits())
     encoder = hpack.Encoder()
@@ -359,7 +383,8 @@ def test_a_table_that_changes_forgets_what_stood_before_traces() -> None:
     assert reader._traced == {}, "equal octets mean something else from now on"
     indexed = encoder.encode([*HEAD, (b"x", b"1")])
     for value in (PARENT, OTHER_PARENT):
-        assert reader.request(indexed + tail + value).headers == ((b"x", b"1"), (b"traceparent", value))
+        head = reader.request(indexed + tail + value)
+        assert (head.headers, head.trace) == (((b"x", b"1"),), value)
     assert len(reader._traced) == 1
     reader.request(encoder.encode([*HEAD, (b"y", b"2")]))
     assert reader._traced == {}
