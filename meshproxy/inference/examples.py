@@ -24,11 +24,11 @@ import re
 from json import loads
 
 from meshproxy.codec.grpc import Deframer, Misframed
+from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
 from meshproxy.inference.call import Verb
 from meshproxy.inference.fields import Unreadable, read_field, read_varint
 from meshproxy.inference.inflate import Inflater
 from meshproxy.inference.protobuf import END_GROUP, GROUP, as_int64
-from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, ScanLimits
 from meshproxy.refusal import Refusal
 
 FIELDS = 4_096
@@ -47,26 +47,30 @@ class ExampleCount:
 
     __slots__ = ("_reader", "count")
 
-    def __init__(
-        self, verb: Verb, is_grpc: bool, encoding: bytes | None = None, limits: ScanLimits = DEFAULT_LIMITS
-    ) -> None:
-        """
-        Args:
-            encoding: the value of `grpc-encoding`, if there is one.
-            limits: those that the scan of the body has, for compressed messages.
-        """
+    def __init__(self, reader: _GrpcBody | _JsonBody) -> None:
         self.count = 1
-        self._reader: _GrpcBody | _JsonBody | None = None
-        if is_grpc and verb in _ROOTS:
-            self._reader = _GrpcBody(_ROOTS[verb], encoding, limits)
-        elif not is_grpc and verb in _LISTS:
-            self._reader = _JsonBody(_LISTS[verb])
+        self._reader = reader
 
     def feed(self, data: bytes, end: bool) -> None:
         """Bytes of the body, cut anywhere. 8 µs for a small gRPC message, 7 µs for a small JSON body."""
-        if self._reader is not None and data:
+        if data:
             self._reader.feed(data)
             self.count = max(1, self._reader.count)
+
+
+def count_grpc(verb: Verb, encoding: bytes | None = None, limits: ScanLimits = DEFAULT_LIMITS) -> ExampleCount:
+    """The count of a gRPC body of one of TensorFlow Serving's inference methods.
+
+    Args:
+        encoding: the value of `grpc-encoding`, if there is one.
+        limits: those that the scan of the body has, for compressed messages.
+    """
+    return ExampleCount(_GrpcBody(_ROOTS[verb], encoding, limits))
+
+
+def count_json(verb: Verb) -> ExampleCount:
+    """The count of a REST body of `:predict`, `:classify` or `:regress`."""
+    return ExampleCount(_JsonBody(_LISTS[verb]))
 
 
 def _extrapolate(count: int, counted_bytes: int, all_bytes: int) -> int:

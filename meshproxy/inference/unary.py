@@ -33,10 +33,18 @@ def write_text(number: int, text: str) -> bytes:
 
 
 def write_bytes(number: int, data: bytes) -> bytes:
-    """A length-delimited field: `number` is at most 15, `data` shorter than 16 KiB."""
-    size = len(data)
-    length = bytes((size,)) if size < 0x80 else bytes((size & 0x7F | 0x80, size >> 7))
-    return bytes((number << 3 | LENGTH,)) + length + data
+    """A length-delimited field."""
+    return write_varint(number << 3 | LENGTH) + write_varint(len(data)) + data
+
+
+def write_varint(number: int) -> bytes:
+    """An unsigned number as a varint."""
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def read_text(raw: bytes | int, what: str) -> str:

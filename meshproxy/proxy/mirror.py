@@ -16,9 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.inference.rewrite import VersionRewriter, rewrite_target
+from meshproxy.inference.surface import Tolerance
 from meshproxy.proxy.attempt import CANCEL, grpc_status
-from meshproxy.proxy.tries import INFERENCE_VERBS
 from meshproxy.refusal import Refusal
 from meshproxy.transport.connector import ConnectError
 
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers, Rejected, ResponseHead
     from meshproxy.config.routes import Compare, Mirror
-    from meshproxy.inference.call import Call, Verb
+    from meshproxy.inference.call import Call
+    from meshproxy.inference.surface import Operation
     from meshproxy.proxy.passage import Passage
     from meshproxy.proxy.pipeline import Pipeline
     from meshproxy.routing.routes import Route
@@ -69,7 +69,7 @@ class Mirrors:
             call: as the client made it.
             forwarded: as it goes there.
         """
-        if call.verb not in INFERENCE_VERBS or self._pipeline.draw() * 100 >= mirror.percent:
+        if not call.verb.is_inference or self._pipeline.draw() * 100 >= mirror.percent:
             return None
         if self.in_flight.get(route.name, 0) >= mirror.max_in_flight:
             self._pipeline.traffic.mirrored(route.name, "limited")
@@ -77,17 +77,16 @@ class Mirrors:
         self.in_flight[route.name] = self.in_flight.get(route.name, 0) + 1
         return Shadow(self, self._pipeline, route, mirror, mirror.server or server, call, forwarded)
 
-    def compare(self, ours: bytes, theirs: bytes, is_grpc: bool, verb: Verb, settings: Compare) -> str:
+    def compare(self, ours: bytes, theirs: bytes, operation: Operation, settings: Compare) -> str:
         """What two answers have to say, one of `RESULTS`."""
-        # 0.6 MB of every sidecar, for those few who compare.
-        from meshproxy.inference.answers import Tolerance, compare
-
+        if operation.compare is None:
+            return "answered"
         pipeline = self._pipeline
         if pipeline.now() < self._compares_again:
             return "answered"
         # What it takes of the processor counts: on a busy machine a short one may last long.
         began = pipeline.cpu_time()
-        found = compare(ours, theirs, is_grpc, verb, Tolerance(settings.relative, settings.absolute))
+        found = operation.compare(ours, theirs, Tolerance(settings.relative, settings.absolute))
         self._compares_again = pipeline.now() + (pipeline.cpu_time() - began) * (COMPARING - 1)
         if found.agrees:
             return "agrees"
@@ -124,6 +123,7 @@ class Shadow:
         "_mirror",
         "_mirrors",
         "_model",
+        "_operation",
         "_pieces",
         "_pipeline",
         "_pool",
@@ -158,6 +158,7 @@ class Shadow:
         """With another version than the client named: the copy asks for it too, unless the mirror names one."""
         self._model = call.models[0].name if call.models else ""
         self._is_grpc = False
+        self._operation: Operation
         self._pieces: list[bytes] = []
         self._request_bytes = 0
         self._request: RequestHead
@@ -207,6 +208,8 @@ class Shadow:
         if passage.status != 200 or passage.grpc_status not in (None, 0):
             self._answer = None
         self._is_grpc = passage.is_grpc
+        assert passage.operation is not None
+        self._operation = passage.operation
         try:
             self._launch(passage)
         except (KeyError, Refusal):
@@ -228,11 +231,15 @@ class Shadow:
         if version is None and label is None and self._chosen is not None:
             version, label = self._chosen.version, self._chosen.label
         if version is not None or label is not None:
-            if self._is_grpc:
-                most = self._mirror.max_bytes
-                body = VersionRewriter(self._call, version, label, most, passage.encoding).feed(body, True)
-            else:
-                target = rewrite_target(self._call, version, label)
+            if self._operation.rewrite_target is not None:
+                target = self._operation.rewrite_target(self._call, version, label)
+            if self._operation.rewrite_body is not None:
+                most, limits = self._mirror.max_bytes, passage.snapshot.limits.scan
+                rewriter = self._operation.rewrite_body(self._call, version, label, most, passage.encoding, limits)
+                body = rewriter.feed(body, True)
+            if not self._operation.can_rewrite:
+                self._give_up("failed")
+                return
         self._pieces = [body]
         endpoint = cluster.pick_calm(self._is_grpc, self._model, now)
         if endpoint is None:
@@ -339,7 +346,7 @@ class Shadow:
             return "answered"
         if self._is_grpc and (self._answer[:1] != b"\0" or self._theirs[:1] != b"\0"):
             return "answered"
-        return self._mirrors.compare(bytes(self._answer), bytes(self._theirs), self._is_grpc, self._call.verb, settings)
+        return self._mirrors.compare(bytes(self._answer), bytes(self._theirs), self._operation, settings)
 
     def _give_up(self, result: str) -> None:
         if self._is_over:

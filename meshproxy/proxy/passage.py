@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.events import Headers, Rejected, RequestHead
 from meshproxy.identity.caller import NOBODY, Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
-from meshproxy.inference import tfserving_grpc, tfserving_rest
-from meshproxy.inference.grpc_health import CHECK, WATCH
-from meshproxy.inference.hash_key import client_id, stable_hash
+from meshproxy.inference.hash_key import stable_hash
 from meshproxy.proxy.answer import answer
 from meshproxy.proxy.attempt import grpc_status
 from meshproxy.proxy.exchange import Exchange
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from meshproxy.codec.events import ResponseHead
     from meshproxy.config.servers import Key
     from meshproxy.inference.call import Call
+    from meshproxy.inference.surface import Operation, Scan
     from meshproxy.proxy.mirror import Shadow
     from meshproxy.proxy.pipeline import Pipeline
     from meshproxy.proxy.snapshot import Snapshot
@@ -84,6 +83,7 @@ class Passage(Exchange):
         "due",
         "has_ended",
         "is_over",
+        "operation",
         "pipeline",
         "request_ended",
         "shadow",
@@ -100,7 +100,9 @@ class Passage(Exchange):
         self.stream = stream
         """The client's."""
         self.request_ended = head.end
-        self._scan: tfserving_grpc.BodyScan | None = None
+        self.operation: Operation | None = None
+        """What the request line asks for; None until the caller is known."""
+        self._scan: Scan | None = None
         self._held: list[tuple[bytes, int, bool]] = []
         self._held_bytes = 0
         """Bytes that were credited although they are held: they count against the limits."""
@@ -218,28 +220,22 @@ class Passage(Exchange):
         """The caller is known: find out what is called."""
         head = self.head
         if not self.is_grpc:
-            call = tfserving_rest.read(head.method, head.target)
-            self.target = call.target
-            self.named(call.call)
-            return
-        if self.connection.protocol != "HTTP/2" or head.method != b"POST":
-            raise Refusal(Reason.UNSUPPORTED_PROTOCOL, "gRPC is spoken over HTTP/2 with POST.", http_status=405)
-        method = tfserving_grpc.method(head.target)
-        if method is None:
-            raise Refusal(
-                Reason.PERMISSION_DENIED,
-                "This is not a method of TensorFlow Serving that anyone may call.",
-                rule="unknown-method",
-            )
-        if self.snapshot.health is not None and head.target in (CHECK, WATCH):
+            self.operation = operation = self.pipeline.surfaces.find_rest(head.method, head.target)
+            self.target = operation.target
+        else:
+            if self.connection.protocol != "HTTP/2" or head.method != b"POST":
+                raise Refusal(Reason.UNSUPPORTED_PROTOCOL, "gRPC is spoken over HTTP/2 with POST.", http_status=405)
+            self.operation = operation = self.pipeline.surfaces.find_grpc(head.target)
+        if operation.is_health and self.snapshot.health is not None:
             self._health = HealthCall(self.snapshot.health, self, head.target)
             if head.end:
                 self._health.feed(b"", True)
             return
-        if method.naming is None:
-            self.named(method.call)
+        if operation.call is not None:
+            self.named(operation.call)
             return
-        self._scan = method.scan(self.encoding, self.snapshot.limits.scan)
+        assert operation.scan is not None
+        self._scan = operation.scan(self.encoding, self.snapshot.limits.scan)
         if head.end:
             self._scan.feed(b"", True)
         elif head.expects_continue:
@@ -332,8 +328,8 @@ class Passage(Exchange):
             for name, value in self.head.headers:
                 if name == wanted:
                     return stable_hash(value)
-        elif key.by == "client-id" and self.is_grpc:
-            found = client_id(b"".join([data for data, _, _ in self._held]) + self._peeked)
+        elif key.by == "client-id" and self.operation is not None and self.operation.affinity_key is not None:
+            found = self.operation.affinity_key(b"".join([data for data, _, _ in self._held]) + self._peeked)
             if found is not None:
                 return stable_hash(found)
         return stable_hash(self.caller_key().encode())

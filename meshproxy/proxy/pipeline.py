@@ -33,6 +33,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.events import Rejected, RequestHead
+from meshproxy.inference.surfaces import SURFACES, Surfaces
 from meshproxy.proxy.admissions import Admissions
 from meshproxy.proxy.headers import HeaderReader
 from meshproxy.proxy.mirror import Mirrors
@@ -106,6 +107,7 @@ class Pipeline:
         refresh_keys: RefreshKeys,
         on_limit: Callable[[str], None],
         traffic: Traffic,
+        surfaces: Surfaces = SURFACES,
         draw: Callable[[], float] = random.random,
         cpu_time: Callable[[], float] = time.thread_time,
     ) -> None:
@@ -120,6 +122,8 @@ class Pipeline:
         self.refresh_keys = refresh_keys
         self.on_limit = on_limit
         self.traffic = traffic
+        self.surfaces = surfaces
+        """Which requests can be made, and how their models are named."""
         self.draw = draw
         """Chance, from 0 up to 1: splits, faults, waits between tries."""
         self.cpu_time = cpu_time

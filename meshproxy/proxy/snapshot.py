@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, ScanLimits
+from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
 
 if TYPE_CHECKING:
     from meshproxy.codec.events import Headers

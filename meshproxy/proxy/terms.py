@@ -15,7 +15,7 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from meshproxy.inference.rewrite import VersionRewriter, rewrite_target
+from meshproxy.inference.surface import OneExample
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.upstream.admission import Entry
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.inference.call import Call
-    from meshproxy.inference.examples import ExampleCount
+    from meshproxy.inference.surface import BodyRewriter, ExampleCounter
     from meshproxy.proxy.passage import Passage
     from meshproxy.routing.fault import FaultRule
     from meshproxy.routing.routes import Route
@@ -65,7 +65,7 @@ class Terms:
         self._caller = passage.caller_key() if route.quotas else ""
         self._is_admitted = False
         """Quotas have let it in: they hear what it takes."""
-        self._examples: ExampleCount | None = None
+        self._examples: ExampleCounter | None = None
         """Counts the examples of the batch, where a quota is about those."""
         self._counted = 0
         """Examples that quotas have heard of."""
@@ -76,7 +76,7 @@ class Terms:
         self._arm: Arm | None = None
         """Its share of the split."""
         self._server = ""
-        self._rewriter: VersionRewriter | None = None
+        self._rewriter: BodyRewriter | None = None
         """Writes another version into the message than the client did."""
         self._admission: Admission | None = None
         """What has let it in, or is to."""
@@ -124,11 +124,9 @@ class Terms:
                 )
         self._is_admitted = True
         if route.counts_examples:
+            count = passage.operation.count_examples if passage.operation is not None else None
             limits = passage.snapshot.limits.scan
-            # Not for every sidecar's memory: few count examples.
-            from meshproxy.inference.examples import ExampleCount
-
-            self._examples = ExampleCount(self._call.verb, passage.is_grpc, passage.encoding, limits)
+            self._examples = count(passage.encoding, limits) if count is not None else OneExample()
 
     def _charge(self, size: int) -> None:
         """Quotas hear what has come."""
@@ -184,13 +182,20 @@ class Terms:
         passage.decide(forwarded)
         if audits != passage.permit_audits:  # what was asked for is watched, and so is what is made of it
             passage.permit_audits = tuple(dict.fromkeys((*audits, *passage.permit_audits)))
-        if passage.is_grpc:
+        operation = passage.operation
+        assert operation is not None
+        if not operation.can_rewrite:
+            raise Refusal(
+                Reason.NO_ROUTE,
+                "The route sends this call to another version, which cannot be written into it: name the version.",
+            )
+        if operation.rewrite_target is not None:
+            passage.target = operation.rewrite_target(self._call, model.version, model.label)
+        if operation.rewrite_body is not None:
             limits = passage.snapshot.limits
-            self._rewriter = VersionRewriter(
+            self._rewriter = operation.rewrite_body(
                 self._call, model.version, model.label, limits.held, passage.encoding, limits.scan
             )
-        else:
-            passage.target = rewrite_target(self._call, model.version, model.label)
 
     def changed(self, call: Call) -> None:
         """A later part of the message says more of what is called, for instance another task. What was chosen stays

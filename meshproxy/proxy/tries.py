@@ -10,7 +10,6 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING
 
-from meshproxy.inference.call import Verb
 from meshproxy.proxy.attempt import Attempt
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.retry import Skip
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.latency import Latency
-
-INFERENCE_VERBS = (Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.MULTI_INFERENCE)
-"""Calls that run a model: what is known of how long it takes is about those. (A tuple: a set would ask Enum for a hash,
-0.1 us.)"""
 
 
 class Tries:
@@ -93,7 +88,7 @@ class Tries:
         passage = self._passage
         now = passage.pipeline.now()
         call = passage.call
-        if passage.due and call is not None and call.verb in INFERENCE_VERBS:
+        if passage.due and call is not None and call.verb.is_inference:
             self._latency = latency = self._cluster.latency(self._model)
             if latency.should_refuse(passage.due - now, now):
                 passage.flag("UT")

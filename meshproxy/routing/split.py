@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from meshproxy.inference.call import Call, ModelRef, Verb
-
-VERSIONED = (Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.MULTI_INFERENCE, Verb.METADATA)
-"""Calls that get one version if they name none. A status call that names none asks about all versions: to write one
-into it would make it another question. (A tuple: a set would ask Enum for a hash, 0.1 us.)"""
+from meshproxy.inference.call import Call, ModelRef
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +57,7 @@ def settle(call: Call, arm: Arm | None, labels: Mapping[str, int]) -> Call:
     """The call as it is to be forwarded: labels that the route knows become versions, and models that name neither
     version nor label get those of the arm. A version that was named stays, and so does a label that is not known here.
     The same object if nothing changes."""
-    if arm is None or (arm.version is None and arm.label is None) or call.verb not in VERSIONED:
+    if arm is None or (arm.version is None and arm.label is None) or not call.verb.is_versioned:
         if not labels:
             return call
         arm = None
@@ -86,6 +82,6 @@ def _settled(model: ModelRef, arm: Arm | None, labels: Mapping[str, int]) -> Mod
 def aim(call: Call, version: int | None, label: str | None) -> Call:
     """The call for that version or label, whatever it names itself: what a mirror asks for. The same object if both are
     None, and for calls that no single version answers."""
-    if (version is None and label is None) or call.verb not in VERSIONED:
+    if (version is None and label is None) or not call.verb.is_versioned:
         return call
     return Call(call.verb, tuple([ModelRef(model.name, version, label, model.signature) for model in call.models]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
 from meshproxy.identity.certificates import IdentityFiles, OwnIdentity, own_identity
-from meshproxy.inference.tfserving_grpc import ScanLimits
+from meshproxy.inference.body_scan import ScanLimits
 from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import Permit
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot

@@ -15,12 +15,14 @@ import meshproxy
 from meshproxy.config import routes, schema, servers
 from meshproxy.config.values import Address, read_duration, read_size
 from meshproxy.inference import protobuf
-from meshproxy.inference.call import ADMIN_VERBS
-from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS, MESSAGE_BYTES, METHODS, method
-from meshproxy.inference.tfserving_rest import read
+from meshproxy.inference.body_scan import DEFAULT_LIMITS, MESSAGE_BYTES
+from meshproxy.inference.call import Verb
+from meshproxy.inference.grpc_services import GRPC_SERVICES
+from meshproxy.inference.surfaces import SURFACES
+from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.policy import quota
 from meshproxy.proxy import admissions, health_service, passage
-from meshproxy.refusal import GrpcStatus, Reason
+from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.sidecar import app, clusters
 from meshproxy.telemetry import endpoint_labels, traffic
 from meshproxy.transport.connection import Times
@@ -254,28 +256,31 @@ def test_every_request_of_rest(row: list[str]) -> None:
     http_method, _, form = row[0].partition(" ")
     for place in ("", "/versions/3", "/labels/stable"):
         target = re.sub(r"\[.*\]", place, form.replace("NAME", "a"))
-        call = read(http_method.encode(), target.encode()).call
+        call = SURFACES.find_rest(http_method.encode(), target.encode()).call
+        assert call is not None
         assert call.verb.value == verb
         assert (not call.models) == (rest == "on the server as a whole")
 
 
 def test_every_method_of_grpc() -> None:
     said = {row[0]: row for row in table("method")}
-    assert {name for name in said if name.startswith("/")} == {path.decode() for path in METHODS}
-    for path, known in METHODS.items():
+    methods = {**TENSORFLOW_SERVING.methods, **GRPC_SERVICES.methods}
+    assert {name for name in said if name.startswith("/")} == {path.decode() for path in methods}
+    for path, known in methods.items():
         _, verb, model = said[path.decode()]
         assert verb == known.verb.value
-        assert (model == "the server as a whole") == (known.naming is None)
-    assert getattr(method(b"/tensorflow.ProfilerService/Profile"), "verb").value == "profile"  # noqa: B009
-    assert getattr(method(b"/a.B/C"), "verb").value == "unlisted"  # noqa: B009
-    assert method(b"/tensorflow.serving.SessionService/SessionRun") is None
-    assert method(b"/Tensorflow.Serving.Any/Thing") is None
+        assert (model == "the server as a whole") == (known.call is not None)
+    assert SURFACES.find_grpc(b"/tensorflow.ProfilerService/Profile").verb is Verb.PROFILE
+    assert SURFACES.find_grpc(b"/a.B/C").verb is Verb.UNLISTED
+    for path in (b"/tensorflow.serving.SessionService/SessionRun", b"/Tensorflow.Serving.Any/Thing"):
+        with pytest.raises(Refusal):
+            SURFACES.find_grpc(path)
 
 
 def test_the_verbs_of_administrators() -> None:
     section = PAGE.read_text().partition("\n## May they\n")[2].partition("\n## ")[0]
     sentence = section.partition("verbs of administrators:")[2].partition(".")[0]
-    assert set(re.findall(r"`([a-z]+)`", sentence)) == {verb.value for verb in ADMIN_VERBS}
+    assert set(re.findall(r"`([a-z]+)`", sentence)) == {verb.value for verb in Verb if verb.is_admin}
 
 
 # Reload

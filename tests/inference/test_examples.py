@@ -17,7 +17,7 @@ from meshproxy.devtools.messages import (
     RegressionRequest,
 )
 from meshproxy.inference.call import Verb
-from meshproxy.inference.examples import FIELDS, WORK_BYTES, ExampleCount
+from meshproxy.inference.examples import FIELDS, WORK_BYTES, count_grpc, count_json
 
 WHOLE = [1 << 30]
 STEPS = [WHOLE, [1], [2], [7], [1000]]
@@ -26,7 +26,7 @@ STEPS = [WHOLE, [1], [2], [7], [1000]]
 def counted(
     verb: Verb, body: bytes, steps: list[int] = WHOLE, *, is_grpc: bool = True, encoding: bytes | None = None
 ) -> int:
-    count = ExampleCount(verb, is_grpc, encoding)
+    count = count_grpc(verb, encoding) if is_grpc else count_json(verb)
     position = turn = 0
     while position < len(body):
         step = steps[turn % len(steps)]
@@ -91,7 +91,7 @@ def test_counts_the_rows_of_the_first_input(name: str, steps: list[int]) -> None
 
 
 def test_knows_the_rows_before_the_tensor_has_come() -> None:
-    count = ExampleCount(Verb.PREDICT, True)
+    count = count_grpc(Verb.PREDICT)
     count.feed(frame(predict(("x", [32, 10], bytes(100_000))))[:40], False)
     assert count.count == 32
 

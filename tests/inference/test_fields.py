@@ -6,20 +6,9 @@ from hypothesis import strategies as st
 
 from meshproxy.inference.fields import Unreadable, fields, read_field, read_varint
 from meshproxy.inference.protobuf import FieldWalker
+from meshproxy.inference.unary import write_bytes as length
+from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Refusal
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(out) + bytes([number])
-
-
-def length(number: int, data: bytes) -> bytes:
-    """A length-delimited field."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
 
 
 @pytest.mark.parametrize(

@@ -8,22 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.inference.protobuf import DEPTH, FIELDS, FieldScanner, FieldWalker, as_int64, holds_only_others
+from meshproxy.inference.unary import write_bytes as length
+from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
 
 SPEC = 0x0A
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(out) + bytes([number])
-
-
-def length(number: int, data: bytes) -> bytes:
-    """A length-delimited field."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
 
 
 def scan(data: bytes, step: int = 1 << 20, *, size: int | None = None, limit: int = 1000) -> list[bytes]:

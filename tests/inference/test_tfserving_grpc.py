@@ -10,121 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.grpc import frame
+from meshproxy.inference.body_scan import DEFAULT_LIMITS, MEMO_ENTRIES, BodyKind, BodyScan, ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.tfserving_grpc import (
-    MEMO_ENTRIES,
-    METHODS,
-    PATH_BYTES,
-    BodyScan,
-    GrpcMethod,
-    ScanLimits,
-    method,
-)
+from meshproxy.inference.surface import Operation
+from meshproxy.inference.tfserving_grpc import METHODS
+from meshproxy.inference.unary import write_bytes as length
+from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
 
-# ---------------------------------------------------------------------------------------------------------- methods
-
-PREDICTION = b"/tensorflow.serving.PredictionService/"
-MODEL = b"/tensorflow.serving.ModelService/"
-
-
-def listed(path: bytes) -> GrpcMethod:
-    found = method(path)
-    assert found is not None
-    return found
-
-
-@pytest.mark.parametrize(
-    ("path", "verb", "is_scanned"),
-    [
-        (PREDICTION + b"Predict", Verb.PREDICT, True),
-        (PREDICTION + b"Classify", Verb.CLASSIFY, True),
-        (PREDICTION + b"Regress", Verb.REGRESS, True),
-        (PREDICTION + b"MultiInference", Verb.MULTI_INFERENCE, True),
-        (PREDICTION + b"GetModelMetadata", Verb.METADATA, True),
-        (MODEL + b"GetModelStatus", Verb.STATUS, True),
-        (MODEL + b"HandleReloadConfigRequest", Verb.RELOAD, True),
-        (b"/grpc.health.v1.Health/Check", Verb.STATUS, False),
-        (b"/grpc.health.v1.Health/Watch", Verb.STATUS, False),
-        (b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Verb.REFLECT, False),
-        (b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Verb.REFLECT, False),
-        (b"/tensorflow.ProfilerService/Profile", Verb.PROFILE, False),
-        (b"/tensorflow.ProfilerService/Monitor", Verb.PROFILE, False),
-        (b"/tensorflow.ProfileAnalysis/NewSession", Verb.PROFILE, False),
-        (b"/grpc.testing.TestService/UnaryCall", Verb.UNLISTED, False),
-        (b"/inference.GRPCInferenceService/ModelInfer", Verb.UNLISTED, False),
-        (b"/Echo/Say", Verb.UNLISTED, False),
-        (b"/_a1._B2/_c3", Verb.UNLISTED, False),
-    ],
-)
-def test_knows_what_a_method_asks(path: bytes, verb: Verb, is_scanned: bool) -> None:
-    found = listed(path)
-    assert (found.path, found.verb, found.call) == (path, verb, Call(verb))
-    assert (found.naming is not None) == is_scanned
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        b"",
-        b"/",
-        b"//",
-        b"*",
-        b"/Predict",
-        b"tensorflow.serving.PredictionService/Predict",  # CVE-2026-33186: without the slash
-        b"//tensorflow.serving.PredictionService/Predict",
-        b"/tensorflow.serving.PredictionService//Predict",
-        b"/tensorflow.serving.PredictionService/Predict/",
-        b"/tensorflow.serving.PredictionService/Predict?x=y",
-        b"/tensorflow.serving.PredictionService/Predict#x",
-        b"/tensorflow.serving.PredictionService/Predict;x",
-        b"/tensorflow.serving.PredictionService/%50redict",
-        b"/tensorflow.serving.PredictionService/Predict\0",
-        b"/tensorflow.serving.PredictionService/Predict\n",
-        b" /tensorflow.serving.PredictionService/Predict",
-        b"/./tensorflow.serving.PredictionService/Predict",
-        b"/x/../tensorflow.serving.PredictionService/Predict",
-        b"/tensorflow.serving.PredictionService/PREDICT",
-        b"/tensorflow.serving.PredictionService/PredictStreamed",
-        b"/tensorflow.serving.SessionService/SessionRun",
-        b"/tensorflow.serving.ModelService/ListModelNames",
-        b"/tensorflow.serving.ModelService/GetModelMetrics",
-        b"/TensorFlow.Serving.PredictionService/Predict",
-        b"/TENSORFLOW.ProfilerService/Profile",
-        b"/tensorflow.profilerservice/Profile",
-        b"/tensorflow.EventListener/SendEvents",
-        b"/tensorflow.WorkerService/RunGraph",
-        b"/tensorflow/Predict",
-        b"/grpc.testing.TestService/",
-        b"/grpc..testing/Unary",
-        b"/.grpc.testing/Unary",
-        b"/grpc.testing./Unary",
-        b"/grpc.testing.1Service/Unary",
-        b"/grpc.testing.TestService/1Unary",
-        b"/grpc.testing.TestService/Unary.Call",
-        b"/grpc.testing.TestService/Unary-Call",
-        "/grpc.tésting.TestService/UnaryCall".encode(),
-        b"/a.B/" + b"c" * PATH_BYTES,
-    ],
-)
-def test_any_other_path_is_never_called(path: bytes) -> None:
-    assert method(path) is None
-
-
 # ------------------------------------------------------------------------------------------------------------ wire
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(out) + bytes([number])
-
-
-def length(number: int, data: bytes) -> bytes:
-    """A length-delimited field."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
 
 
 def spec(name: str = "", version: int | None = None, label: str | None = None, signature: str = "") -> bytes:
@@ -142,19 +36,26 @@ def predict(*specs: bytes, inputs: bytes = b"") -> bytes:
 
 
 TENSOR = length(2, length(1, b"x") + length(2, bytes(40)))
-PREDICT = listed(PREDICTION + b"Predict")
-MULTI = listed(PREDICTION + b"MultiInference")
-RELOAD = listed(MODEL + b"HandleReloadConfigRequest")
+PREDICTION = b"/tensorflow.serving.PredictionService/"
+MODEL = b"/tensorflow.serving.ModelService/"
+PREDICT = METHODS[PREDICTION + b"Predict"]
+MULTI = METHODS[PREDICTION + b"MultiInference"]
+RELOAD = METHODS[MODEL + b"HandleReloadConfigRequest"]
+
+
+def kind(asked: Operation) -> BodyKind:
+    found: BodyKind = asked.scan.args[0]  # type: ignore[union-attr]
+    return found
 
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
     for each in METHODS.values():
-        each.memo.clear()
+        kind(each).memo.clear()
 
 
 def calls(
-    asked: GrpcMethod,
+    asked: Operation,
     body: bytes,
     step: int = 1 << 30,
     *,
@@ -163,14 +64,14 @@ def calls(
     steps: list[int] | None = None,
 ) -> list[Call]:
     """Every call that the scan of a body returns while the body comes in pieces, with an end of its own."""
-    scan = asked.scan(encoding, limits) if limits else asked.scan(encoding)
+    scan = BodyScan(kind(asked), encoding, limits or DEFAULT_LIMITS)
     steps = steps or [step]
     returned: list[Call] = []
     position = turn = 0
     while position < len(body):
         step = steps[turn % len(steps)]
         call = scan.feed(body[position : position + step], False)
-        assert scan.complete is (call is not None or bool(returned))
+        assert (scan.call is not None) is (call is not None or bool(returned))
         returned += [call] if call is not None else []
         position, turn = position + step, turn + 1
     call = scan.feed(b"", True)
@@ -179,7 +80,7 @@ def calls(
     return returned
 
 
-def refusal(asked: GrpcMethod, body: bytes, step: int = 1 << 30, **options: Any) -> Refusal:
+def refusal(asked: Operation, body: bytes, step: int = 1 << 30, **options: Any) -> Refusal:
     with pytest.raises(Refusal) as refused:
         calls(asked, body, step, **options)
     return refused.value
@@ -302,7 +203,7 @@ def test_refuses_what_cannot_be_read_for_certain(name: str, step: int) -> None:
     assert why in refused.message
 
 
-@pytest.mark.parametrize("path", [path for path, each in METHODS.items() if each.naming is PREDICT.naming])
+@pytest.mark.parametrize("path", [path for path, each in METHODS.items() if kind(each).naming is kind(PREDICT).naming])
 def test_every_method_with_a_model_spec_reads_it(path: bytes) -> None:
     asked = METHODS[path]
     assert calls(asked, frame(predict(spec("m", version=3)))) == [Call(asked.verb, (ref("m", version=3),))]
@@ -314,7 +215,7 @@ def test_every_method_with_a_model_spec_reads_it(path: bytes) -> None:
 def test_tells_the_call_before_the_tensor_has_come() -> None:
     body = frame(predict(spec("m"), inputs=length(2, bytes(1 << 24))))
     head, rest = body[:30], body[30:]
-    scan = PREDICT.scan()
+    scan = BodyScan(kind(PREDICT))
     known = [scan.feed(head[i : i + 1], False) for i in range(len(head))]
     assert [call for call in known if call] == [predicts(ref("m"))]
     assert known.index(predicts(ref("m"))) == 5 + len(predict(spec("m"))) - 1
@@ -323,7 +224,7 @@ def test_tells_the_call_before_the_tensor_has_come() -> None:
 
 
 def test_holds_nothing_of_a_tensor() -> None:
-    scan = PREDICT.scan()
+    scan = BodyScan(kind(PREDICT))
     scan.feed(frame(predict(spec("m"), inputs=length(2, bytes(1 << 20))))[:100], False)
     assert scan._slow is not None
     assert scan._slow._message is not None
@@ -335,7 +236,7 @@ def test_holds_nothing_of_a_tensor() -> None:
 
 def test_tells_a_change_with_the_bytes_that_make_it() -> None:
     body = frame(predict(spec("public"), inputs=TENSOR) + predict(spec("secret")))
-    scan = PREDICT.scan()
+    scan = BodyScan(kind(PREDICT))
     assert scan.feed(body[:20], False) == predicts(ref("public"))
     assert scan.feed(body[20:-1], False) is None
     assert scan.feed(body[-1:], True) == predicts(ref("secret"))
@@ -347,12 +248,12 @@ def test_a_second_model_spec_that_changes_nothing_is_no_news() -> None:
 
 def test_the_end_may_come_with_the_last_bytes() -> None:
     body = frame(predict(spec("m"), inputs=TENSOR))
-    assert PREDICT.scan().feed(body, True) == predicts(ref("m"))
-    scan = PREDICT.scan()
+    assert BodyScan(kind(PREDICT)).feed(body, True) == predicts(ref("m"))
+    scan = BodyScan(kind(PREDICT))
     assert scan.feed(b"", False) is None
     assert scan.feed(body[:8], False) is None
     assert scan.feed(body[8:], True) == predicts(ref("m"))
-    assert scan.complete
+    assert scan.call is not None
 
 
 def test_equal_calls_are_one_object() -> None:
@@ -367,7 +268,7 @@ def test_equal_calls_are_one_object() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     for i in range(MEMO_ENTRIES + 10):
         assert calls(PREDICT, frame(predict(spec(f"m{i}")))) == [predicts(ref(f"m{i}"))]
-    assert len(PREDICT.memo) == 10
+    assert len(kind(PREDICT).memo) == 10
 
 
 def test_calls_with_many_models_are_not_remembered() -> None:
@@ -375,13 +276,13 @@ def test_calls_with_many_models_are_not_remembered() -> None:
     assert calls(RELOAD, few)[0] is calls(RELOAD, few)[0]
     assert calls(RELOAD, many) == calls(RELOAD, many, 1)[-1:]
     assert calls(RELOAD, many)[0] is not calls(RELOAD, many)[0]
-    assert [len(call.models) for call in RELOAD.memo.values()] == [4]
+    assert [len(call.models) for call in kind(RELOAD).memo.values()] == [4]
 
 
 def test_what_is_remembered_of_one_method_is_not_used_for_another() -> None:
     body = frame(predict(spec("m")))
     assert calls(PREDICT, body) == [predicts(ref("m"))]
-    assert calls(listed(PREDICTION + b"Classify"), body) == [Call(Verb.CLASSIFY, (ref("m"),))]
+    assert calls(METHODS[PREDICTION + b"Classify"], body) == [Call(Verb.CLASSIFY, (ref("m"),))]
     assert refusal(MULTI, body).reason is Reason.MALFORMED_MESSAGE
 
 
@@ -440,7 +341,7 @@ def test_a_stream_is_a_call_to_all_that_its_messages_name(step: int) -> None:
 
 
 def test_a_stream_is_decided_again_before_the_message_that_needs_it_is_complete() -> None:
-    scan = PREDICT.scan()
+    scan = BodyScan(kind(PREDICT))
     assert scan.feed(ONE, False) == predicts(ref("m"))
     assert scan.feed(ONE, False) is None
     later = frame(TENSOR + predict(spec("secret")))
@@ -633,7 +534,7 @@ def test_a_reload_names_every_model(config: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("step", [1000, 1 << 30])
-def test_every_limit_names_itself(asked: GrpcMethod, body: bytes, limits: ScanLimits, limit: str, step: int) -> None:
+def test_every_limit_names_itself(asked: Operation, body: bytes, limits: ScanLimits, limit: str, step: int) -> None:
     refused = refusal(asked, body, step, limits=limits)
     assert refused.limit == limit
     assert refused.reason in (Reason.SCAN_LIMIT, Reason.BODY_TOO_LARGE)
@@ -693,14 +594,14 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
     return data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data
 
 
-def outcome(asked: GrpcMethod, body: bytes, **options: Any) -> Call | None:
+def outcome(asked: Operation, body: bytes, **options: Any) -> Call | None:
     try:
         return calls(asked, body, **options)[-1]
     except Refusal:
         return None
 
 
-def check(asked: GrpcMethod, message: bytes, steps: list[int], expected: tuple[ModelRef, ...] | None) -> Call | None:
+def check(asked: Operation, message: bytes, steps: list[int], expected: tuple[ModelRef, ...] | None) -> Call | None:
     """Scans a message in every way there is. `expected`: as protobuf reads it, None if it refuses."""
     call = outcome(asked, frame(message))
     assert outcome(asked, frame(message), steps=steps) == call
@@ -813,8 +714,8 @@ def test_any_body_is_a_call_or_a_refusal(body: bytes, encoding: bytes | None, st
 
 
 def test_a_scan_is_made_per_body() -> None:
-    first, second = PREDICT.scan(), PREDICT.scan()
+    first, second = BodyScan(kind(PREDICT)), BodyScan(kind(PREDICT))
     assert isinstance(first, BodyScan)
     first.feed(ONE, True)
-    assert first.complete
-    assert not second.complete
+    assert first.call is not None
+    assert second.call is None

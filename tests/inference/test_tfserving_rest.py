@@ -7,8 +7,28 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.tfserving_rest import MEMO_ENTRIES, RestCall, read
+from meshproxy.inference.surface import Operation
+from meshproxy.inference.surfaces import SURFACES
+from meshproxy.inference.tfserving_rest import rewrite_target
 from meshproxy.refusal import Reason, Refusal
+
+
+def read(method: bytes, target: bytes) -> Operation:
+    found = SURFACES.find_rest(method, target)
+    assert found.call is not None
+    assert found.verb is found.call.verb
+    return found
+
+
+def named(method: bytes, target: bytes) -> Call:
+    call = read(method, target).call
+    assert call is not None
+    return call
+
+
+def both(operation: Operation) -> tuple[Call | None, bytes]:
+    return operation.call, operation.target
+
 
 SURFACE = [
     (b"POST", b"/v1/models/m:predict", Verb.PREDICT, ModelRef("m")),
@@ -41,14 +61,14 @@ SURFACE = [
 @pytest.mark.parametrize(("verb", "target", "asked", "ref"), SURFACE)
 def test_reads_the_surface_and_forwards_it_as_it_is(verb: bytes, target: bytes, asked: Verb, ref: ModelRef) -> None:
     if b"*" in target:
-        assert read(verb, target) == RestCall(Call(asked, (ref,)), target.replace(b"*", b"%2A"))
+        assert both(read(verb, target)) == (Call(asked, (ref,)), target.replace(b"*", b"%2A"))
     else:
-        assert read(verb, target) == RestCall(Call(asked, (ref,)), target)
+        assert both(read(verb, target)) == (Call(asked, (ref,)), target)
 
 
 def test_reads_the_metrics_page() -> None:
     target = b"/monitoring/prometheus/metrics"
-    assert read(b"GET", target) == RestCall(Call(Verb.METRICS), target)
+    assert both(read(b"GET", target)) == (Call(Verb.METRICS), target)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +83,13 @@ def test_reads_the_metrics_page() -> None:
     ],
 )
 def test_a_name_has_one_spelling_when_forwarded(target: bytes, name: str, forwarded: bytes) -> None:
-    assert read(b"POST", target) == RestCall(Call(Verb.PREDICT, (ModelRef(name),)), forwarded)
+    assert both(read(b"POST", target)) == (Call(Verb.PREDICT, (ModelRef(name),)), forwarded)
 
 
 def test_a_label_is_decoded_too() -> None:
     answer = read(b"GET", b"/v1/models/m/labels/%C3%A9/metadata")
-    assert answer == RestCall(Call(Verb.METADATA, (ModelRef("m", label="é"),)), b"/v1/models/m/labels/%C3%A9/metadata")
+    assert answer.call == Call(Verb.METADATA, (ModelRef("m", label="é"),))
+    assert answer.target == b"/v1/models/m/labels/%C3%A9/metadata"
 
 
 def refusal(verb: bytes, target: bytes) -> Refusal:
@@ -272,13 +293,6 @@ def test_says_nothing_raw(target: bytes) -> None:
     assert not set("<>&\"'") & set(message)
 
 
-def test_what_is_read_is_remembered_within_bounds() -> None:
-    for i in range(MEMO_ENTRIES + 100):
-        read(b"GET", b"/v1/models/m%d" % i)
-    assert read.cache_info().currsize <= MEMO_ENTRIES
-    assert read(b"GET", b"/v1/models/m") is read(b"GET", b"/v1/models/m")
-
-
 # TensorFlow Serving's own reading (http_rest_api_util.cc, ParseModelInfo), case folded, names decoded as curl does.
 
 PREDICTION_API = re.compile(
@@ -343,7 +357,7 @@ def test_whatever_is_taken_the_server_reads_the_same(verb: bytes, target: bytes)
     mine = (answer.call.verb.value, ref.name.encode(), ref.version, ref.label and ref.label.encode())
     assert served(verb, target) == mine
     assert served(verb, answer.target) == mine
-    assert read(verb, answer.target) == answer  # canonical: nothing changes any more
+    assert both(read(verb, answer.target)) == both(answer)  # canonical: nothing changes any more
     assert re.fullmatch(rb"[A-Za-z0-9\-._~/:%]+", answer.target)
 
 
@@ -355,3 +369,41 @@ def test_anything_is_a_call_or_a_refusal(verb: bytes, target: bytes) -> None:
             read(verb, prefix + target)
         except Refusal as refused:
             assert refused.http_status in (400, 404)  # noqa: PT017
+
+
+# Another version
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "version", "label", "expected"),
+    [
+        (b"POST", b"/v1/models/m:predict", 3, None, b"/v1/models/m/versions/3:predict"),
+        (b"POST", b"/v1/models/m:classify", 0, None, b"/v1/models/m/versions/0:classify"),
+        (b"POST", b"/v1/models/m/versions/7:regress", 3, None, b"/v1/models/m/versions/3:regress"),
+        (b"POST", b"/v1/models/m/labels/stable:predict", 3, None, b"/v1/models/m/versions/3:predict"),
+        (b"POST", b"/v1/models/m/versions/7:predict", None, "canary", b"/v1/models/m/labels/canary:predict"),
+        (b"POST", b"/v1/models/m/versions/7:predict", None, None, b"/v1/models/m:predict"),
+        (b"POST", b"/v1/models/m%20n:predict", None, "a b", b"/v1/models/m%20n/labels/a%20b:predict"),
+        (b"GET", b"/v1/models/m", 3, None, b"/v1/models/m/versions/3"),
+        (b"GET", b"/v1/models/m/labels/stable", 3, None, b"/v1/models/m/versions/3"),
+        (b"GET", b"/v1/models/m/metadata", 3, None, b"/v1/models/m/versions/3/metadata"),
+        (b"GET", b"/v1/models/labels/metadata", 3, None, b"/v1/models/labels/versions/3/metadata"),
+    ],
+)
+def test_a_target_asks_the_same_of_another_version(
+    method: bytes, target: bytes, version: int | None, label: str | None, expected: bytes
+) -> None:
+    assert rewrite_target(named(method, target), version, label) == expected
+
+
+@given(
+    name=st.text("abm-é .", min_size=1, max_size=9).filter(lambda name: name not in (".", "..")),
+    label=st.none() | st.text("ab-é", min_size=1, max_size=9),
+    number=st.integers(0, (1 << 63) - 1),
+    verb=st.sampled_from([Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.METADATA, Verb.STATUS]),
+)
+def test_a_rewritten_target_is_read_as_what_was_chosen(name: str, label: str | None, number: int, verb: Verb) -> None:
+    version = number if label is None else None
+    target = rewrite_target(Call(verb, (ModelRef(name, 99),)), version, label)
+    method = b"GET" if verb in (Verb.METADATA, Verb.STATUS) else b"POST"
+    assert named(method, target) == Call(verb, (ModelRef(name, version, label),))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from meshproxy.config import fields, schema
 from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
-from meshproxy.inference.call import ADMIN_VERBS, Call, ModelRef, Verb
+from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy import decide as module
 from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import CHALLENGE, DEFAULT_DENY, NO_ROLES, Permit, Policy
@@ -72,7 +72,7 @@ def test_without_roles_everything_but_administration_is_permitted() -> None:
     policy = compile_policy([], [], DOMAIN)
     for verb in Verb:
         for models in ((), ("a",)):
-            if verb in ADMIN_VERBS:
+            if verb.is_admin:
                 refusal = refused(policy, NOBODY, call(*models, verb=verb))
                 assert (refusal.reason, refusal.rule) == (Reason.PERMISSION_DENIED, DEFAULT_DENY)
             else:
@@ -287,7 +287,7 @@ class Loops:
         self.bindings = bindings
 
     def decide(self, caller: Caller, what: Call) -> tuple[str, tuple[str, ...]] | tuple[Reason, str, tuple[str, ...]]:
-        if not self.roles and what.verb not in ADMIN_VERBS:
+        if not self.roles and not what.verb.is_admin:
             return NO_ROLES, ()
         applies = {each.metadata.name: self.subject(each, caller, with_token=False) for each in self.bindings}
         audits = tuple(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.inference.tfserving_grpc import DEFAULT_LIMITS
+from meshproxy.inference.body_scan import DEFAULT_LIMITS
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 
 

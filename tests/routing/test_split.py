@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.inference.call import ADMIN_VERBS, Call, ModelRef, Verb
-from meshproxy.routing.split import VERSIONED, Arm, Split, aim, settle
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.routing.split import Arm, Split, aim, settle
 
 WEIGHTS = st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any)
 
@@ -93,7 +93,7 @@ LABELLED = Arm(1, None, None, "canary")
         (LABEL, None, {"stable": 0}, ModelRef("m", 0, None, "s")),
     ],
 )
-@pytest.mark.parametrize("verb", VERSIONED)
+@pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_versioned])
 def test_what_is_written_into_a_call(
     model: ModelRef, arm: Arm | None, labels: dict[str, int], expected: ModelRef, verb: Verb
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_question_about_all_versions_stays_one() -> None:
     assert settle(Call(Verb.STATUS, (LABEL,)), CANARY, {"stable": 3}).models[0].version == 3
 
 
-@pytest.mark.parametrize("verb", sorted(ADMIN_VERBS, key=lambda verb: verb.value))
+@pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_admin])
 def test_calls_about_the_server_are_left_alone(verb: Verb) -> None:
     for call in (Call(verb), Call(verb, (PLAIN,))):
         assert settle(call, CANARY, {"stable": 3}) is call

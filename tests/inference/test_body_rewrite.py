@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.grpc import Deframer, MessagePart, frame
 from meshproxy.devtools.messages import MultiInferenceRequest, PredictRequest
-from meshproxy.inference import rewrite
+from meshproxy.inference import body_rewrite
+from meshproxy.inference.body_rewrite import MEMO_ENTRIES
+from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.rewrite import MEMO_ENTRIES, VersionRewriter, rewrite_target
-from meshproxy.inference.tfserving_grpc import METHODS, GrpcMethod, ScanLimits
-from meshproxy.inference.tfserving_rest import read
+from meshproxy.inference.surface import BodyRewriter, Operation
+from meshproxy.inference.tfserving_grpc import METHODS
+from meshproxy.inference.unary import write_bytes as length
+from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
 
 PREDICT = METHODS[b"/tensorflow.serving.PredictionService/Predict"]
@@ -26,61 +29,7 @@ WHOLE = [1 << 30]
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
-    rewrite._memo.clear()
-
-
-# -------------------------------------------------------------------------------------------------------------- REST
-
-
-@pytest.mark.parametrize(
-    ("method", "target", "version", "label", "expected"),
-    [
-        (b"POST", b"/v1/models/m:predict", 3, None, b"/v1/models/m/versions/3:predict"),
-        (b"POST", b"/v1/models/m:classify", 0, None, b"/v1/models/m/versions/0:classify"),
-        (b"POST", b"/v1/models/m/versions/7:regress", 3, None, b"/v1/models/m/versions/3:regress"),
-        (b"POST", b"/v1/models/m/labels/stable:predict", 3, None, b"/v1/models/m/versions/3:predict"),
-        (b"POST", b"/v1/models/m/versions/7:predict", None, "canary", b"/v1/models/m/labels/canary:predict"),
-        (b"POST", b"/v1/models/m/versions/7:predict", None, None, b"/v1/models/m:predict"),
-        (b"POST", b"/v1/models/m%20n:predict", None, "a b", b"/v1/models/m%20n/labels/a%20b:predict"),
-        (b"GET", b"/v1/models/m", 3, None, b"/v1/models/m/versions/3"),
-        (b"GET", b"/v1/models/m/labels/stable", 3, None, b"/v1/models/m/versions/3"),
-        (b"GET", b"/v1/models/m/metadata", 3, None, b"/v1/models/m/versions/3/metadata"),
-        (b"GET", b"/v1/models/labels/metadata", 3, None, b"/v1/models/labels/versions/3/metadata"),
-    ],
-)
-def test_a_target_asks_the_same_of_another_version(
-    method: bytes, target: bytes, version: int | None, label: str | None, expected: bytes
-) -> None:
-    assert rewrite_target(read(method, target).call, version, label) == expected
-
-
-@given(
-    name=st.text("abm-é .", min_size=1, max_size=9).filter(lambda name: name not in (".", "..")),
-    label=st.none() | st.text("ab-é", min_size=1, max_size=9),
-    number=st.integers(0, (1 << 63) - 1),
-    verb=st.sampled_from([Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.METADATA, Verb.STATUS]),
-)
-def test_a_rewritten_target_is_read_as_what_was_chosen(name: str, label: str | None, number: int, verb: Verb) -> None:
-    version = number if label is None else None
-    target = rewrite_target(Call(verb, (ModelRef(name, 99),)), version, label)
-    method = b"GET" if verb in (Verb.METADATA, Verb.STATUS) else b"POST"
-    assert read(method, target).call == Call(verb, (ModelRef(name, version, label),))
-
-
-# -------------------------------------------------------------------------------------------------------------- gRPC
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(out) + bytes([number])
-
-
-def length(number: int, data: bytes) -> bytes:
-    """A length-delimited field."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
+    body_rewrite._memo.clear()
 
 
 def spec(name: str = "", version: int | None = None, label: str | None = None, signature: str = "") -> bytes:
@@ -100,15 +49,28 @@ def task(*parts: bytes) -> bytes:
 TENSOR = length(2, length(1, b"x") + length(2, bytes(40)))
 
 
-def authorised(asked: GrpcMethod, body: bytes, encoding: bytes | None = None) -> Call:
+def authorised(asked: Operation, body: bytes, encoding: bytes | None = None) -> Call:
     """The call that the scan of the whole body finds."""
-    scan = asked.scan(encoding)
+    scan = asked.scan(encoding, DEFAULT_LIMITS)  # type: ignore[misc]
     scan.feed(body, True)
     assert scan.call is not None
     return scan.call
 
 
-def feed(rewriter: VersionRewriter, body: bytes, steps: list[int]) -> bytes:
+def rewriter_of(
+    asked: Operation,
+    call: Call,
+    version: int | None,
+    label: str | None,
+    limit: int,
+    encoding: bytes | None = None,
+    limits: ScanLimits = DEFAULT_LIMITS,
+) -> BodyRewriter:
+    assert asked.rewrite_body is not None
+    return asked.rewrite_body(call, version, label, limit, encoding, limits)
+
+
+def feed(rewriter: BodyRewriter, body: bytes, steps: list[int]) -> bytes:
     out = b""
     position = turn = 0
     while position < len(body):
@@ -119,7 +81,7 @@ def feed(rewriter: VersionRewriter, body: bytes, steps: list[int]) -> bytes:
 
 
 def rewritten(
-    asked: GrpcMethod,
+    asked: Operation,
     body: bytes,
     steps: list[int] = WHOLE,
     *,
@@ -130,7 +92,7 @@ def rewritten(
 ) -> list[bytes]:
     """The messages that go on."""
     call = authorised(asked, body, encoding)
-    return unframe(feed(VersionRewriter(call, version, label, limit, encoding), body, steps))
+    return unframe(feed(rewriter_of(asked, call, version, label, limit, encoding), body, steps))
 
 
 def unframe(body: bytes) -> list[bytes]:
@@ -146,7 +108,7 @@ def unframe(body: bytes) -> list[bytes]:
     return messages
 
 
-def refusal(rewriter: VersionRewriter, body: bytes, steps: list[int] = WHOLE) -> Refusal:
+def refusal(rewriter: BodyRewriter, body: bytes, steps: list[int] = WHOLE) -> Refusal:
     with pytest.raises(Refusal) as refused:
         feed(rewriter, body, steps)
     return refused.value
@@ -213,8 +175,10 @@ def test_replaces_the_version_in_every_task() -> None:
         assert MultiInferenceRequest.FromString(message) == request
 
 
-@pytest.mark.parametrize("asked", [each for each in METHODS.values() if each.naming is PREDICT.naming])
-def test_every_method_with_a_model_spec_is_rewritten(asked: GrpcMethod) -> None:
+@pytest.mark.parametrize(
+    "asked", [each for each in METHODS.values() if each.rewrite_body is not None and each is not MULTI]
+)
+def test_every_method_with_a_model_spec_is_rewritten(asked: Operation) -> None:
     assert rewritten(asked, frame(spec("m"))) == [spec("m", 5)]
 
 
@@ -223,14 +187,14 @@ def test_a_known_spec_is_replaced_from_memory() -> None:
     assert rewritten(PREDICT, body) == rewritten(PREDICT, body) == [spec("m", 5) + TENSOR]
     assert rewritten(PREDICT, body, version=6) == [spec("m", 6) + TENSOR]
     assert rewritten(PREDICT, body, version=None, label="5") == [spec("m", label="5") + TENSOR]
-    assert len(rewrite._memo) == 3
+    assert len(body_rewrite._memo) == 3
     assert rewritten(MULTI, frame(task(spec("m")))) == [task(spec("m", 5))]
 
 
 def test_what_is_remembered_is_bounded() -> None:
     for i in range(MEMO_ENTRIES + 10):
         assert rewritten(PREDICT, frame(spec(f"m{i}"))) == [spec(f"m{i}", 5)]
-    assert len(rewrite._memo) == 10
+    assert len(body_rewrite._memo) == 10
 
 
 # ------------------------------------------------------------------------------------------------- as the body comes
@@ -238,7 +202,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_holds_until_the_spec_is_past_and_no_longer() -> None:
     body = frame(spec("m") + length(2, bytes(1 << 20)))
-    rewriter = VersionRewriter(authorised(PREDICT, body), 5, None, 100)
+    rewriter = rewriter_of(PREDICT, authorised(PREDICT, body), 5, None, 100)
     head = 5 + len(spec("m"))
     assert [rewriter.feed(body[i : i + 1], False) for i in range(head + 3)] == [b""] * (head + 3)
     begun = rewriter.feed(body[head + 3 : head + 4], False)
@@ -258,7 +222,7 @@ def test_a_run_of_occurrences_is_merged_in_any_pieces(steps: list[int]) -> None:
 def test_a_model_that_is_named_again_later_is_refused() -> None:
     body = frame(spec("m") + TENSOR + spec("m"))
     assert rewritten(PREDICT, body) == [spec("m", 5) + TENSOR]
-    rewriter = VersionRewriter(authorised(PREDICT, body), 5, None, LIMIT)
+    rewriter = rewriter_of(PREDICT, authorised(PREDICT, body), 5, None, LIMIT)
     assert rewriter.feed(body[:20], False)
     assert rewriter.feed(body[20:-1], False)
     with pytest.raises(Refusal) as refused:
@@ -270,7 +234,9 @@ def test_a_model_that_is_named_again_later_is_refused() -> None:
 def test_a_task_after_the_input_is_refused() -> None:
     body = frame(task(spec("m")) + TENSOR + task(spec("m")))
     assert rewritten(MULTI, body) == [task(spec("m", 5)) * 2 + TENSOR]
-    assert refusal(VersionRewriter(authorised(MULTI, body), 5, None, LIMIT), body, [1]).reason is Reason.MODEL_CHANGED
+    assert (
+        refusal(rewriter_of(MULTI, authorised(MULTI, body), 5, None, LIMIT), body, [1]).reason is Reason.MODEL_CHANGED
+    )
 
 
 @pytest.mark.parametrize("steps", [WHOLE, [1]])
@@ -285,16 +251,16 @@ def test_a_task_after_the_input_is_refused() -> None:
         (MULTI, task(spec("m")) + task(spec("other"))),
     ],
 )
-def test_what_was_not_authorised_does_not_go_on(asked: GrpcMethod, message: bytes, steps: list[int]) -> None:
+def test_what_was_not_authorised_does_not_go_on(asked: Operation, message: bytes, steps: list[int]) -> None:
     call = Call(asked.verb, (ModelRef("m", signature="serving_default"),))
-    refused = refusal(VersionRewriter(call, 5, None, LIMIT), frame(message), steps)
+    refused = refusal(rewriter_of(asked, call, 5, None, LIMIT), frame(message), steps)
     assert refused.reason is Reason.MODEL_CHANGED
 
 
 @pytest.mark.parametrize("steps", [WHOLE, [1]])
 def test_tasks_of_different_models_have_no_version_in_common(steps: list[int]) -> None:
     body = frame(task(spec("a")) + task(spec("b")))
-    refused = refusal(VersionRewriter(authorised(MULTI, body), 5, None, LIMIT), body, steps)
+    refused = refusal(rewriter_of(MULTI, authorised(MULTI, body), 5, None, LIMIT), body, steps)
     assert refused.reason is Reason.MODEL_CHANGED
 
 
@@ -305,14 +271,14 @@ def test_every_message_of_a_stream_is_rewritten(steps: list[int]) -> None:
 
 
 def test_a_call_that_was_decided_again_is_taken_up() -> None:
-    rewriter = VersionRewriter(authorised(PREDICT, frame(spec("m"))), 5, None, LIMIT)
+    rewriter = rewriter_of(PREDICT, authorised(PREDICT, frame(spec("m"))), 5, None, LIMIT)
     assert rewriter.feed(frame(spec("m")), False) == frame(spec("m", 5))
     rewriter.call = authorised(PREDICT, frame(spec("m")) + frame(spec("m", 7)))
     assert rewriter.feed(frame(spec("m", 7)), True) == frame(spec("m", 5))
 
 
 def test_nothing_is_made_of_nothing() -> None:
-    rewriter = VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT)
+    rewriter = rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT)
     assert rewriter.feed(b"", False) == b""
     assert "no message" in refusal(rewriter, b"").message
 
@@ -324,8 +290,8 @@ def test_nothing_is_made_of_nothing() -> None:
 def test_holds_no_more_than_the_limit(step: int) -> None:
     body = frame(length(2, bytes(5000)) + spec("m") + length(2, bytes(9000)))
     call = authorised(PREDICT, body)
-    assert unframe(feed(VersionRewriter(call, 5, None, 6000), body, [step]))
-    rewriter = VersionRewriter(call, 5, None, 4000)
+    assert unframe(feed(rewriter_of(PREDICT, call, 5, None, 6000), body, [step]))
+    rewriter = rewriter_of(PREDICT, call, 5, None, 4000)
     if step == 1 << 30:  # nothing is held of what comes and goes in one piece
         assert unframe(feed(rewriter, body, [step]))
         return
@@ -335,17 +301,17 @@ def test_holds_no_more_than_the_limit(step: int) -> None:
 
 def test_an_endless_spec_is_refused() -> None:
     body = b"\0\x7f\0\0\0" + b"\x0a" + varint(100_000) + bytes(1000)
-    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT), body, [100])
+    refused = refusal(rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT), body, [100])
     assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "spec_bytes")
 
 
 def test_fields_without_end_are_refused() -> None:
-    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT), frame(b"\x18\x00" * 100_000), [1000])
+    refused = refusal(rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT), frame(b"\x18\x00" * 100_000), [1000])
     assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "fields")
 
 
 def test_refuses_a_message_that_the_server_would_not_take() -> None:
-    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT), b"\0\xff\xff\xff\xffx")
+    refused = refusal(rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT), b"\0\xff\xff\xff\xffx")
     assert (refused.reason, refused.limit) == (Reason.BODY_TOO_LARGE, "message_bytes")
 
 
@@ -367,8 +333,8 @@ def test_a_compressed_message_goes_on_uncompressed(name: str, encoding: bytes, s
 def test_a_compressed_message_is_held_under_the_limit(steps: list[int]) -> None:
     body = frame(gzip.compress(spec("m") + length(2, bytes(5000))), compressed=True)
     call = authorised(PREDICT, body, b"gzip")
-    assert unframe(feed(VersionRewriter(call, 5, None, 6000, b"gzip"), body, steps))
-    refused = refusal(VersionRewriter(call, 5, None, 5000, b"gzip"), body, steps)
+    assert unframe(feed(rewriter_of(PREDICT, call, 5, None, 6000, b"gzip"), body, steps))
+    refused = refusal(rewriter_of(PREDICT, call, 5, None, 5000, b"gzip"), body, steps)
     assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "held_body_bytes")
     assert "uncompressed" in refused.message
 
@@ -376,9 +342,9 @@ def test_a_compressed_message_is_held_under_the_limit(steps: list[int]) -> None:
 def test_compression_has_the_limits_of_the_scan() -> None:
     body = frame(gzip.compress(spec("m") + length(2, bytes(50_000))), compressed=True)
     limits = ScanLimits(inflated_free=1000, inflated_ratio=2)
-    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT, b"gzip", limits), body)
+    refused = refusal(rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT, b"gzip", limits), body)
     assert refused.limit == "inflated_ratio"
-    refused = refusal(VersionRewriter(Call(Verb.PREDICT), 5, None, LIMIT, b"snappy"), body)
+    refused = refusal(rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT, b"snappy"), body)
     assert refused.reason is Reason.UNSUPPORTED_ENCODING
 
 
@@ -441,7 +407,7 @@ def choose(oracle: Any, version: int | None, label: str | None) -> None:
 
 
 def expected_of(
-    messages: dict[str, Any], asked: GrpcMethod, message: bytes, version: int | None, label: str | None
+    messages: dict[str, Any], asked: Operation, message: bytes, version: int | None, label: str | None
 ) -> Any:
     oracle = messages["SpecRequest" if asked is PREDICT else "TasksRequest"].FromString(message)
     for each in [oracle] if asked is PREDICT else oracle.tasks:
@@ -451,7 +417,7 @@ def expected_of(
 
 def check(
     messages: dict[str, Any],
-    asked: GrpcMethod,
+    asked: Operation,
     message: bytes,
     steps: list[int],
     chosen: tuple[int | None, str | None],
@@ -462,17 +428,17 @@ def check(
     except Refusal:
         call = Call(asked.verb)
         for way in (WHOLE, steps):
-            refusal(VersionRewriter(call, *chosen, LIMIT), frame(message), way)
+            refusal(rewriter_of(asked, call, *chosen, LIMIT), frame(message), way)
         return False
     if len({ref.name for ref in call.models}) > 1:
-        refused = refusal(VersionRewriter(call, *chosen, LIMIT), frame(message), steps)
+        refused = refusal(rewriter_of(asked, call, *chosen, LIMIT), frame(message), steps)
         assert refused.reason is Reason.MODEL_CHANGED
         return True
     expected = expected_of(messages, asked, message, *chosen)
     compressed = frame(zlib.compress(message), compressed=True)
     for way, body in ((WHOLE, frame(message)), (WHOLE, frame(message)), (steps, compressed), (steps, frame(message))):
         try:
-            [read] = unframe(feed(VersionRewriter(call, *chosen, LIMIT, b"deflate"), body, way))
+            [read] = unframe(feed(rewriter_of(asked, call, *chosen, LIMIT, b"deflate"), body, way))
         except Refusal as refused:
             # Named again, or only then, after something else, and in pieces.
             assert refused.reason is Reason.MODEL_CHANGED or refused.message == "Missing ModelSpec"  # noqa: PT017
@@ -525,7 +491,7 @@ def test_whatever_tasks_go_on_say_what_was_authorised(
 def test_any_body_is_rewritten_or_refused(body: bytes, encoding: bytes | None, steps: list[int]) -> None:
     for asked in (PREDICT, MULTI):
         try:
-            feed(VersionRewriter(Call(asked.verb), 5, None, LIMIT, encoding), body, steps)
+            feed(rewriter_of(PREDICT, Call(asked.verb), 5, None, LIMIT, encoding), body, steps)
         except Refusal:
             continue
         raise AssertionError("a body went on, and nothing was authorised")
