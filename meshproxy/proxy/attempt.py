@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from meshproxy.proxy.headers import REFUSAL_HEADER
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.failure import Failure, of_grpc, of_http
-from meshproxy.transport.h2 import GOING_AWAY
+from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 
 if TYPE_CHECKING:
     import asyncio
 
-    from meshproxy.codec.events import Headers, Rejected, ResponseHead
+    from meshproxy.codec.events import Headers, ResponseHead
     from meshproxy.proxy.passage import Passage
     from meshproxy.proxy.tries import Tries
     from meshproxy.transport.connector import ConnectError
@@ -141,7 +141,7 @@ class Attempt:
         except Exception as error:
             self._passage.fail(error)
 
-    # The answer (stream.Sink)
+    # The answer (stream.ResponseSink)
 
     def head_received(self, head: ResponseHead) -> None:
         """The model server answered."""
@@ -245,10 +245,6 @@ class Attempt:
             return
         if is_written:
             passage.finish()
-
-    def rejected(self, rejected: Rejected) -> None:
-        """Never: only requests are rejected."""
-        raise AssertionError("a model server sent a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """The response broke off."""

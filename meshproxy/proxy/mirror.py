@@ -24,7 +24,7 @@ from meshproxy.transport.connector import ConnectError
 if TYPE_CHECKING:
     import asyncio
 
-    from meshproxy.codec.events import Headers, Rejected, ResponseHead
+    from meshproxy.codec.events import Headers, ResponseHead
     from meshproxy.config.routes import Compare, Mirror
     from meshproxy.inference.call import Call
     from meshproxy.inference.surface import Operation
@@ -314,10 +314,6 @@ class Shadow:
             if self._is_grpc and grpc_status(headers) != 0:
                 self._went_well = False
             self._answered()
-
-    def rejected(self, rejected: Rejected) -> None:
-        """Never: only requests are rejected."""
-        raise AssertionError("a model server sent a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """Its answer broke off."""

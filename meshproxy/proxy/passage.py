@@ -419,7 +419,7 @@ class Passage(Exchange):
             self.shadow = None
         pipeline.observer(self)
 
-    # The request's body (transport.stream.Sink of the client's stream)
+    # The request's body (transport.stream.RequestSink of the client's stream)
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece came."""
@@ -530,10 +530,6 @@ class Passage(Exchange):
         self._abandon()
         self.stream.reset(CANCEL)
         self.finish()
-
-    def head_received(self, head: ResponseHead) -> None:
-        """Never: clients send no responses."""
-        raise AssertionError("a response came from a client")
 
     # The response
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-    from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
+    from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.telemetry.metrics import Registry
     from meshproxy.transport.facts import ConnectionFacts
     from meshproxy.transport.stream import Downstream
@@ -139,9 +139,6 @@ class Reader:
         self.is_gone = False
         self.then: Callable[[], None] | None = None
         """What waits for the client to read."""
-
-    def head_received(self, head: ResponseHead) -> None:
-        """Never: clients send no responses."""
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """Of no interest."""

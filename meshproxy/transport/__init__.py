@@ -1,6 +1,6 @@
-"""Events <-> sockets: the only asyncio under the proxy.
+"""Events <-> sockets: the only asyncio below the proxy.
 
-A `listener` accepts connections and shakes hands, a `connector` opens them; either puts a driver (`h1`, `h2`) on the
-socket. A driver feeds bytes to its codec and hands each event to the `Sink` of the stream it belongs to; commands on a
-`Stream` go the other way. `outbox` writes what they leave behind once per batch, `reaper` ends what waits too long.
+A `listener` accepts connections, a `connector` opens them; both put a driver (`h1`, `h2`, `h2_client`) on the socket.
+A driver feeds the received bytes to its codec and passes each event to the sink of the `stream` it belongs to; commands
+on a stream go the other way. `outbox` writes the output once per batch, `reaper` enforces time limits.
 """

@@ -146,11 +146,11 @@ class Connection(Reading):
 
     __slots__ = (
         "_gathered",
-        "_is_dirty",
         "_left",
         "deadline",
         "facts",
         "is_closing",
+        "is_dirty",
         "is_paused",
         "on_lost",
         "transport",
@@ -167,7 +167,8 @@ class Connection(Reading):
         self.is_closing = False
         """We have decided to close: nothing that is received counts any more."""
         self._gathered: list[bytes] = []
-        self._is_dirty = False
+        self.is_dirty = False
+        """Output has been gathered: the outbox will flush it."""
         self.is_paused = False
         """The socket takes no more."""
         self._left = 0
@@ -279,18 +280,18 @@ class Connection(Reading):
     def write(self, data: bytes) -> None:
         """Gather `data`; it is written when the batch is over."""
         self._gathered.append(data)
-        if not self._is_dirty:
+        if not self.is_dirty:
             self.touch()
 
     def touch(self) -> None:
         """There is output to be collected when the batch is over."""
-        if not self._is_dirty:
-            self._is_dirty = True
+        if not self.is_dirty:
+            self.is_dirty = True
             self.driving.outbox.add(self)
 
     def flush(self) -> None:
         """Write what was gathered as one piece (`outbox.Flushable`): over TLS a piece is at least a record."""
-        self._is_dirty = False
+        self.is_dirty = False
         gathered = self._gathered
         if not gathered or self.transport.is_closing():
             gathered.clear()

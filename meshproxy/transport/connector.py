@@ -22,8 +22,8 @@ from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h1 import Owner as H1Owner
-from meshproxy.transport.h2 import H2Client
-from meshproxy.transport.h2 import Owner as H2Owner
+from meshproxy.transport.h2_client import H2Client
+from meshproxy.transport.h2_client import Owner as H2Owner
 from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Connection, Driving
+from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 
 if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.codec.events import Event
     from meshproxy.transport.facts import ConnectionFacts
-    from meshproxy.transport.stream import Downstream, Serve, Sink
+    from meshproxy.transport.stream import Reject, Serve
+
+SinkT = TypeVar("SinkT", bound=Sink)
 
 PROTOCOL_ERROR = 0x1
 CANCEL = 0x8
 
 
-class H1Driver(Connection):
+class H1Driver(Connection, Generic[SinkT]):
     """What both roles do: one sink at a time, credit by pausing the socket, output through the codec."""
 
     __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "_window", "sink")
@@ -28,7 +31,7 @@ class H1Driver(Connection):
     def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
         super().__init__(driving, facts)
         self._codec = H1Connection(role, driving.limits)
-        self.sink: Sink | None = None
+        self.sink: SinkT | None = None
         """Reads the exchange under way; None between exchanges."""
         self._owed = 0
         # A read brings up to 96 KiB at once, so that what is owed overshoots; an HTTP/2 window cannot be.
@@ -109,13 +112,7 @@ class H1Driver(Connection):
             sink.reset_received(code, reason)
 
 
-class Reject(Protocol):
-    """Answers a request that the codec refused; the stream has no sink."""
-
-    def __call__(self, stream: Downstream, rejected: Rejected) -> None: ...
-
-
-class H1Server(H1Driver):
+class H1Server(H1Driver[RequestSink]):
     """A client's connection. `serve` takes its requests, one at a time; `reject` answers what the codec refused."""
 
     __slots__ = ("_has_begun", "_is_answered", "_is_lingering", "_reject", "_serve")
@@ -307,7 +304,7 @@ class Owner(Protocol):
         """It is gone."""
 
 
-class H1Client(H1Driver):
+class H1Client(H1Driver[ResponseSink]):
     """A connection to a server, carrying one request at a time; `owner` has it in between."""
 
     __slots__ = ("_owner", "address")

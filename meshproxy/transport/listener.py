@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.facts import ConnectionFacts
-from meshproxy.transport.h1 import H1Server, Reject
+from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.original_destination import original_destination
 
 if TYPE_CHECKING:
     from meshproxy.transport.connection import Driving
-    from meshproxy.transport.stream import Serve
+    from meshproxy.transport.stream import Reject, Serve
 
 logger = logging.getLogger(__name__)
 

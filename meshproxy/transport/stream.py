@@ -1,11 +1,14 @@
-"""One exchange on one connection, with its HTTP version out of sight: what the proxy holds at either end.
+"""One exchange on one connection, independent of the HTTP version: the interface between the proxy and the transport.
 
-`Stream` takes commands, `Sink` is told what happened; both in the terms of `codec.events`. Backpressure is one rule
-each way: whoever receives data owes its `flow` back as `credit` once the data has left its hands, and `send_data` says
-whether that is now (True) or when `drained` comes (False). What is owed when a stream is over is forgiven.
+A `Downstream` is a request of a client, an `Upstream` one that we send. Commands go to the stream; what the peer does
+goes to the sink that reads it: a `RequestSink` reads what a client sends, a `ResponseSink` what a server sends.
 
-A stream is dead after `reset`, after `reset_received`, and when both messages have ended. Commands on a dead stream do
-nothing: the peer may always have been faster.
+Backpressure: the receiver of data returns its `flow` as `credit` once the data has been passed on. `send_data` returns
+True if the data was written, or False if it is buffered; `drained` follows. Credit that is outstanding when a stream
+ends is returned by the transport.
+
+A stream is closed after `reset`, after `reset_received`, and when both messages have ended. Commands on a closed stream
+do nothing, since the peer may have closed it first.
 """
 
 from __future__ import annotations
@@ -17,76 +20,95 @@ from meshproxy.transport.facts import ConnectionFacts
 
 
 class HeadRefused(Exception):
-    """The server has said that it does not take a head of this size; nothing was sent. Raised by `send_request`."""
+    """The head exceeds the size that the server has announced. Nothing was sent. Raised by `send_request`."""
 
 
 class Sink(Protocol):
-    """Whoever reads a stream."""
-
-    def head_received(self, head: ResponseHead) -> None:
-        """The peer answered; interim heads (below 200) come first. Upstream only."""
+    """What both sinks receive."""
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """A piece of the body came; `flow` bytes of credit are owed for it."""
+        """Part of the body; `flow` bytes of credit are to be returned for it."""
 
     def trailers_received(self, headers: Headers) -> None:
-        """The peer's message ended with these fields."""
-
-    def rejected(self, rejected: Rejected) -> None:
-        """What came of the client's message breaks a rule or a limit: nothing more comes, but it can be answered."""
+        """The message has ended, with trailers."""
 
     def reset_received(self, code: int, reason: str) -> None:
-        """The stream broke; `code` is an HTTP/2 error code. Nothing more comes."""
+        """The stream was aborted; `code` is an HTTP/2 error code. No further events follow."""
 
     def drained(self) -> None:
-        """Everything that `send_data` held back has been written."""
+        """All data that `send_data` buffered has been written."""
+
+
+class RequestSink(Sink, Protocol):
+    """Reads the request of a `Downstream`."""
+
+    def rejected(self, rejected: Rejected) -> None:
+        """The rest of the request violates the protocol or a limit. No further events follow, but a response may still
+        be sent."""
+
+
+class ResponseSink(Sink, Protocol):
+    """Reads the response of an `Upstream`."""
+
+    def head_received(self, head: ResponseHead) -> None:
+        """A response head; interim ones (below 200) come before the final one."""
 
 
 class Stream(Protocol):
-    """What both roles of both versions offer."""
+    """The commands that both directions have."""
 
-    sink: Sink | None
-    """Whoever reads it; None while nobody does, then what comes is dropped."""
     facts: ConnectionFacts
 
     def send_data(self, data: bytes, end: bool) -> bool:
-        """Write a piece of the body. False: it is held back, `drained` will tell."""
+        """Write part of the body. False: it is buffered, and `drained` follows."""
 
     def send_trailers(self, headers: Headers) -> bool:
-        """End the message with these fields (dropped where HTTP/1.1 cannot carry them). Returns as `send_data`."""
+        """End the message with trailers (dropped where HTTP/1.1 cannot carry them). Returns as `send_data`."""
 
     def credit(self, size: int) -> None:
-        """`size` bytes of received data have left our hands: the peer may send as much again."""
+        """`size` bytes of received data have been passed on: the peer may send as much again."""
 
     def reset(self, code: int) -> None:
-        """Break the stream off: RST_STREAM, or closing the connection on HTTP/1.1."""
+        """Abort the stream: RST_STREAM, or closing the connection on HTTP/1.1."""
 
 
 class Downstream(Stream, Protocol):
     """A stream that a client opened."""
 
+    sink: RequestSink | None
+    """Without one, what is received is dropped."""
+
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
-        """Write a head; several times for interim ones. `length` declares the body's size if it is known."""
+        """Write a head, interim or final. `length` declares the size of the body if it is known."""
 
     def stop_receiving(self) -> None:
-        """The answer is complete and the rest of the request is of no use."""
+        """The response is complete and the rest of the request is not needed."""
 
 
 class Upstream(Stream, Protocol):
-    """A stream that we open."""
+    """A stream to a server."""
+
+    sink: ResponseSink | None
+    """Without one, what is received is dropped."""
 
     @property
     def address(self) -> str:
-        """The server's."""
+        """`host:port` of the server, or the path of its UNIX socket."""
 
     def stop_sending(self) -> None:
-        """The answer is complete although the request is not: the rest will not come."""
+        """The response is complete and the rest of the request will not be sent."""
 
     def send_request(self, head: RequestHead) -> None:
-        """Write the request's head; `head.stream` is ignored. Raises HeadRefused."""
+        """Write the head of the request; `head.stream` is ignored. Raises HeadRefused."""
 
 
 class Serve(Protocol):
-    """Takes a request from a server connection. It sets `stream.sink` before it returns."""
+    """Handles a request. Sets `stream.sink` before it returns."""
 
     def __call__(self, stream: Downstream, head: RequestHead) -> None: ...
+
+
+class Reject(Protocol):
+    """Answers a request that the codec rejected. The stream has no sink."""
+
+    def __call__(self, stream: Downstream, rejected: Rejected) -> None: ...

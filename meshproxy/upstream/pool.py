@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.transport.connector import ConnectError, connect_h1, connect_h2
 from meshproxy.transport.h1 import H1Client
-from meshproxy.transport.h2 import H2Client
+from meshproxy.transport.h2_client import H2Client
 
 if TYPE_CHECKING:
     from meshproxy.transport.connection import Driving

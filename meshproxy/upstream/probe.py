@@ -13,7 +13,7 @@ from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 
 if TYPE_CHECKING:
-    from meshproxy.codec.events import Headers, Rejected, ResponseHead
+    from meshproxy.codec.events import Headers, ResponseHead
     from meshproxy.transport.connector import ConnectError
     from meshproxy.transport.stream import Upstream
     from meshproxy.upstream.pool import Taker
@@ -128,7 +128,7 @@ async def _ask(lender: Lender, head: RequestHead, body: bytes, timeout: float) -
 
 
 class _Probe:
-    """Takes a stream, sends a request, reads the answer (`pool.Taker`, `stream.Sink`)."""
+    """Takes a stream, sends a request, reads the answer (`pool.Taker`, `stream.ResponseSink`)."""
 
     __slots__ = ("_body", "_fields", "_head", "_is_held", "_outcome", "_pieces", "_size", "_status", "stream")
 
@@ -188,10 +188,6 @@ class _Probe:
         """The answer ended with fields."""
         self._fields += headers
         self._finish()
-
-    def rejected(self, rejected: Rejected) -> None:
-        """Never: only requests are rejected."""
-        raise AssertionError("a server sent a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """The answer broke off."""

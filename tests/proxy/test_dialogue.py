@@ -40,7 +40,8 @@ from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client, H1Server
-from meshproxy.transport.h2 import H2Client, H2Server
+from meshproxy.transport.h2 import H2Server
+from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools

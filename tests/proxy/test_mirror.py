@@ -345,11 +345,3 @@ class TestConnection:
         world.pipeline.mirrors.close()
         assert world.other.streams[0].reset_code == CANCEL
         world.assert_let_go()
-
-
-def test_a_client_never_sends_responses(world: Any) -> None:
-    cluster = mirrored(world)
-    world.rest()
-    cluster.streams[0].respond()
-    with pytest.raises(AssertionError):
-        world.other.streams[0].sink.rejected(None)

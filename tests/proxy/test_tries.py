@@ -13,7 +13,7 @@ from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import RetryBudget
 from meshproxy.routing.routes import Routes
 from meshproxy.transport.connector import ConnectError
-from meshproxy.transport.h2 import GOING_AWAY
+from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.cluster import NoEndpoint
 from meshproxy.upstream.pool import PoolFull

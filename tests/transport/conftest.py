@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.h2 import H2Server
+from meshproxy.transport.h2_client import H2Client, H2ClientStream
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -150,6 +153,69 @@ class Served:
         stream.send_data(body, end=True)
 
 
+class Pool:
+    def __init__(self) -> None:
+        self.freed_streams = 0
+        self.is_retired = False
+        self.is_gone = False
+        self.on_retired: Callable[[], None] = lambda: None
+
+    def freed(self, connection: H2Client) -> None:
+        self.freed_streams += 1
+
+    def retired(self, connection: H2Client) -> None:
+        self.is_retired = True
+        self.on_retired()
+
+    def closed(self, connection: H2Client) -> None:
+        self.is_gone = True
+
+
+class Wire:
+    """Two drivers and the bytes between them."""
+
+    def __init__(
+        self, driving: Driving, loop: FakeLoop, facts: ConnectionFacts, served: Served, transports: list[Any]
+    ) -> None:
+        self.loop = loop
+        self.pool = Pool()
+        self.server = H2Server(driving, facts, served.serve, served.reject)
+        self.client = H2Client(driving, facts, self.pool)
+        self.server_socket, self.client_socket = transports
+        self.server.attach(self.server_socket)
+        self.client.attach(self.client_socket)
+
+    def settle(self) -> None:
+        """Carry bytes to and fro until nothing moves."""
+        moved = True
+        while moved:
+            while self.loop.ready:
+                self.loop.turn()
+            moved = False
+            for source, sink in ((self.client_socket, self.server), (self.server_socket, self.client)):
+                data = source.take()
+                if data:
+                    moved = True
+                    sink.data_received(data)
+
+    def sweep(self, seconds: float = 0.0) -> None:
+        """Time passes, then the reaper looks. Nothing is carried to and fro."""
+        self.loop.now += seconds
+        self.client.driving.reaper.sweep(self.loop.now)
+        self.loop.turn()
+
+    def pings(self) -> int:
+        """How many have reached the server."""
+        return self.server.codec.statistics.frames_received[PING]
+
+    def ask(self, sink_type: Callable[..., Any], end: bool = True, length: int | None = None) -> Any:
+        stream: H2ClientStream = self.client.open()
+        sink = sink_type(stream)
+        stream.sink = sink
+        stream.send_request(RequestHead(0, b"POST", b"x", b"/p", ((b"a", b"b"),), end, length))
+        return sink
+
+
 @pytest.fixture
 def loop() -> FakeLoop:
     return FakeLoop()
@@ -195,3 +261,15 @@ def make_transport() -> Callable[[], FakeTransport]:
 @pytest.fixture
 def make_sink() -> Callable[..., Listening]:
     return Listening
+
+
+@pytest.fixture
+def wire(driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_transport: Callable[[], Any]) -> Wire:
+    wire = Wire(driving, loop, facts, served, [make_transport(), make_transport()])
+    wire.settle()
+    return wire
+
+
+@pytest.fixture
+def make_wire() -> type[Wire]:
+    return Wire

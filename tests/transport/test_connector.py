@@ -26,7 +26,7 @@ from meshproxy.identity.certificates import Credentials, client_context, server_
 from meshproxy.identity.peer import PeerRole, read_peer
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
-from meshproxy.transport.h2 import H2Client
+from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -72,9 +72,6 @@ class Answer:
 
     def trailers_received(self, headers: Any) -> None:
         self.over.set_result(None)
-
-    def rejected(self, rejected: Any) -> None:
-        self.over.set_exception(AssertionError("a client is not refused by its codec"))
 
     def reset_received(self, code: int, reason: str) -> None:
         self.over.set_exception(ConnectionError(reason))

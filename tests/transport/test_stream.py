@@ -16,7 +16,8 @@ from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Driving
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client, H1Server
-from meshproxy.transport.h2 import CANCEL, H2Client, H2Server
+from meshproxy.transport.h2 import CANCEL, H2Server
+from meshproxy.transport.h2_client import H2Client
 
 WINDOW = 262_144
 

@@ -258,12 +258,3 @@ async def test_a_mistake_of_ours_is_not_the_pools_to_bear() -> None:
         await get(pool, b"/", 1.0)
     assert pool.stream is not None
     assert pool.stream.ended == "reset"
-
-
-async def test_servers_send_no_requests() -> None:
-    def serve(stream: Stream) -> None:
-        with pytest.raises(AssertionError):
-            stream.sink.rejected(None)
-        stream.say(200)
-
-    await get(Pool(serve), b"/", 1.0)
