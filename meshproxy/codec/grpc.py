@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from meshproxy.codec.events import Headers
+
 PREFIX_BYTES = 5
 
 IDENTITY = b"identity"
@@ -104,6 +106,20 @@ def is_grpc(content_type: bytes) -> bool:
     `application/grpc-web` is another protocol."""
     kind = content_type[:17].lower()
     return kind[:16] == b"application/grpc" and (len(kind) == 16 or kind[16] in b"+;")
+
+
+_UNKNOWN = 2
+
+
+def grpc_status(headers: Headers) -> int | None:
+    """The value of `grpc-status` (protocol, Status): UNKNOWN if it is not a number of one or two digits, None if the
+    field is missing."""
+    for name, value in headers:
+        if name == b"grpc-status":
+            if value == b"0":
+                return 0
+            return int(value) if value.isdigit() and len(value) < 3 else _UNKNOWN
+    return None
 
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}

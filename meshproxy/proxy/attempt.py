@@ -1,15 +1,28 @@
-"""One try at an endpoint: who waits for its connection, then the sink of its stream, which hands the answer on.
+"""One attempt at one endpoint: its connection, its answer, and whom to blame for how it went.
 
-A mistake in carrying one exchange must not rise into the upstream's connection, which others share: it ends the
-exchange.
+    state       what has come                                    ends with
+    ACQUIRING   no connection yet                                acquired -> AWAITING, acquire_failed -> OVER
+    AWAITING    the request's head is out                        a final head -> ANSWERING, or DEFERRED
+    DEFERRED    a gRPC head, kept: only what follows it tells    data -> ANSWERING, trailers -> WHOLE
+                whether the call went well
+    ANSWERING   the head was passed on                           the end of the answer -> WHOLE
+    WHOLE       the whole answer; the request may not be out yet
+    OVER        nothing more: it failed, broke, or was cancelled
+
+From every state but the last two, a reset, a time limit or `cancel` leads to OVER. The endpoint hears once how it went.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol
 
+from meshproxy.codec.grpc import grpc_status
+from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.proxy.exchange import AttemptRecord, ResponseFlags
+from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import REFUSAL_HEADER
-from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure, of_grpc, of_http
 from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.stream import HeadRefused
@@ -17,338 +30,360 @@ from meshproxy.upstream.pool import PoolFull
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from meshproxy.codec.events import Headers, ResponseHead
-    from meshproxy.proxy.passage import Passage
-    from meshproxy.proxy.tries import Tries
     from meshproxy.transport.connector import ConnectError
     from meshproxy.transport.stream import Upstream
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.pool import H1Pool, H2Pool
 
-NO_ERROR = 0x0
-PROTOCOL_ERROR = 0x1
-INTERNAL_ERROR = 0x2
-REFUSED_STREAM = 0x7
-CANCEL = 0x8
-LONG_ENOUGH = 1.0
+BLAME_SECONDS = 1.0
 """Seconds of silence for which an endpoint is to blame: callers choose their deadlines, and one that is in a hurry must
-not open breakers for everybody. (Calls that have less time than their model usually takes are not sent at all.)"""
+not open breakers for everybody. (Calls with less time than their model usually takes are not sent at all.)"""
 CONTINUE = 100
 
 
+class State(Enum):
+    """The table above."""
+
+    ACQUIRING = 0
+    AWAITING = 1
+    DEFERRED = 2
+    ANSWERING = 3
+    WHOLE = 4
+    OVER = 5
+
+
+# Bound once: on CPython 3.11 `State.OVER` costs 0.13 us, a global 0.03.
+ACQUIRING: Final = State.ACQUIRING
+AWAITING: Final = State.AWAITING
+DEFERRED: Final = State.DEFERRED
+ANSWERING: Final = State.ANSWERING
+WHOLE: Final = State.WHOLE
+OVER: Final = State.OVER
+
+
+class AnswerSink(Protocol):
+    """Who takes an answer whose head was passed on."""
+
+    def send_body(self, data: bytes, flow: int, end: bool) -> bool:
+        """Take a piece. False: not now; `Attempt.resume` will be called for its `flow`."""
+
+    def send_trailers(self, headers: Headers, status: int | None) -> None:
+        """Take the end. `status`: `grpc-status`, of a gRPC call."""
+
+
+class AttemptListener(Protocol):
+    """Who made the attempt. What it raises goes to its own `crashed`."""
+
+    def connected(self, attempt: Attempt, stream: Upstream) -> None:
+        """A stream is at hand: write the request to it. Raises HeadRefused."""
+
+    def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal, flag: ResponseFlags | None) -> None:
+        """Nothing of an answer was passed on, and nothing will be.
+
+        Args:
+            refusal: what to answer if that was the last attempt.
+            flag: the response flag that goes with it.
+        """
+
+    def interim(self, attempt: Attempt, head: ResponseHead) -> None:
+        """A head below 200 came."""
+
+    def answered(self, attempt: Attempt, head: ResponseHead, failure: Failure | None) -> AnswerSink | None:
+        """The final head came: pass it on and say who takes the rest. None: the attempt has been cancelled instead.
+
+        Args:
+            failure: what the head says went wrong, or for gRPC the trailers, if they came with it.
+        """
+
+    def failed_late(self, attempt: Attempt, failure: Failure) -> None:
+        """The trailers say that the call failed, after the head was passed on."""
+
+    def broke(self, attempt: Attempt, failure: Failure, code: int) -> None:
+        """The answer broke after it was passed on, with an HTTP/2 error code."""
+
+    def drained(self, attempt: Attempt) -> None:
+        """The endpoint takes more of the request."""
+
+    def reported(self, attempt: Attempt, record: AttemptRecord) -> None:
+        """The endpoint has been told how it went."""
+
+    def crashed(self, error: Exception) -> None:
+        """As in `guard.Guarded`."""
+
+
 class Attempt:
-    """Asks one endpoint, and carries its answer into the passage. However it ends, the endpoint hears of it once."""
+    """Waits for a connection (`pool.Taker`), then reads the answer (`stream.ResponseSink`)."""
 
     __slots__ = (
-        "_first_byte",
+        "_failure",
         "_head",
-        "_is_reported",
+        "_is_grpc",
+        "_listener",
         "_model",
+        "_needs_status",
+        "_now",
         "_owed",
-        "_passage",
-        "_pool",
+        "_sink",
+        "_started",
         "_token",
-        "_tries",
-        "_verdict",
         "endpoint",
-        "is_held",
-        "is_over",
+        "first_byte",
+        "pool",
         "sent",
+        "state",
         "takes_more",
         "timer",
         "upstream",
     )
 
-    def __init__(self, tries: Tries, passage: Passage, endpoint: Endpoint, model: str, now: float) -> None:
-        self._tries = tries
-        self._passage = passage
+    def __init__(
+        self,
+        listener: AttemptListener,
+        endpoint: Endpoint,
+        model: str,
+        is_grpc: bool,
+        started: float,
+        now: Callable[[], float],
+    ) -> None:
+        """
+        Args:
+            model: what the endpoint's breakers and latencies go by.
+            started: the time now.
+        """
+        self._listener = listener
         self._model = model
+        self._is_grpc = is_grpc
+        self._started = started
+        self._now = now
         self.endpoint = endpoint
-        self._token = endpoint.begin(model, now)
-        self._is_reported = False
-        self._pool: H1Pool | H2Pool | None = None
-        """Where we wait for a connection."""
+        self._token: int | None = endpoint.begin(model, started)
+        """Of the endpoint, until it has been told how it went."""
+        self.state = ACQUIRING
+        pool = endpoint.grpc if is_grpc else endpoint.rest
+        assert pool is not None  # or it would not have been picked
+        self.pool: H1Pool | H2Pool = pool
+        """Where the listener acquires a connection for it."""
         self.upstream: Upstream | None = None
         """The stream; None before there is one, and when it is broken."""
         self.takes_more = True
-        """All that was sent has left our hands."""
+        """All that was sent has been written."""
         self.sent = 0.0
         """When the request's head was written."""
-        self._first_byte = 0.0
+        self.first_byte = 0.0
         self._head: ResponseHead | None = None
-        """Of a gRPC answer, until it is known whether the call went well: that may be told at the end only."""
-        self._verdict: Failure | None = None
-        """What the answer's status says of the model server."""
+        """Of a gRPC answer, while DEFERRED."""
+        self._needs_status = False
+        """The answer is one of gRPC: without trailers it ends without saying how the call went."""
+        self._failure: Failure | None = None
+        """What the answer's head says went wrong."""
+        self._sink: AnswerSink | None = None
+        """Who takes the answer, once its head was passed on."""
         self._owed = 0
-        """Credit due to the model server once the client takes more."""
-        self.is_held = False
-        """The client does not take what the model server sends."""
-        self.is_over = False
-        """The response has ended or broken off, or nobody wants it: the upstream stream is not ours any more."""
+        """Credit due to the endpoint once the client takes more."""
         self.timer: asyncio.TimerHandle | None = None
-        """Ends a try that takes too long."""
+        """Ends an attempt that takes too long."""
+
+    @property
+    def is_over(self) -> bool:
+        """The upstream stream is not this attempt's any more."""
+        return self.state is OVER or self.state is WHOLE
 
     # Getting a connection (pool.Taker)
 
-    def start(self) -> None:
-        """Ask for a stream. `acquired` or `acquire_failed` may be called before this returns."""
-        endpoint = self.endpoint
-        pool = endpoint.grpc if self._passage.is_grpc else endpoint.rest
-        assert pool is not None
-        self._pool = pool
-        pool.acquire(self)
-
     def acquired(self, stream: Upstream) -> None:
-        """A stream is at hand. Whatever goes wrong with it is this request's alone: we may be called from the end of
-        another one."""
-        self._pool = None
-        passage = self._passage
+        """A stream is at hand. Called within `Pool.acquire`, or from the end of another request: the pool guards it."""
+        stream.sink = self
+        self.upstream = stream
+        self.state = AWAITING
         try:
-            stream.sink = self
-            self.upstream = stream
-            self._tries.acquired(self, stream)
+            self._listener.connected(self, stream)
         except HeadRefused as refused:
             stream.sink = self.upstream = None
-            self.is_over = True
-            self.report_cancelled()
+            self.state = OVER
+            self.report(None, is_cancelled=True)
             refusal = Refusal(Reason.HEADERS_TOO_LARGE, f"The model server refuses the request: {refused}.")
-            self._failed(Failure.ERROR, refusal, "")
-        except Refusal as refusal:
-            passage.refuse(refusal)  # what was held of the body cannot be sent on
-        except Exception as error:
-            passage.fail(error)
+            self._listener.failed(self, Failure.ERROR, refusal, None)
 
+    @guarded
     def acquire_failed(self, error: ConnectError) -> None:
-        """There is no stream to be had."""
-        if self.is_over:
-            return  # it was given up while others were told, and that was one of many
-        self._pool = None
-        self.is_over = True
-        if isinstance(error, PoolFull):
-            # That is for us to say, not for the endpoint to be blamed for.
-            self.report_cancelled()
-            failure, reason, limit, flags = Failure.OVERLOADED, Reason.OVERLOADED, "max_pending", "UO"
+        """No stream can be had."""
+        if self.state is OVER:
+            return  # cancelled while others that waited were told
+        self.state = OVER
+        if isinstance(error, PoolFull):  # a limit of the sidecar's: no fault of the endpoint
+            self.report(None, is_cancelled=True)
+            failure, reason, limit, flag = Failure.OVERLOADED, Reason.OVERLOADED, "max_pending", ResponseFlags.UO
         else:
-            failure, reason, limit, flags = Failure.CONNECT, Reason.CONNECT_FAILED, None, "UF"
+            failure, reason, limit, flag = Failure.CONNECT, Reason.CONNECT_FAILED, None, ResponseFlags.UF
             self.report(failure)
         refusal = Refusal(reason, f"The model server cannot be reached: {error}.", limit=limit, retry_after=1)
-        self._failed(failure, refusal, flags)
-
-    def _failed(self, failure: Failure, refusal: Refusal, flags: str) -> None:
-        try:
-            self._tries.failed(self, failure, refusal, flags)
-        except Exception as error:
-            self._passage.fail(error)
+        self._listener.failed(self, failure, refusal, flag)
 
     # The answer (stream.ResponseSink)
 
+    @guarded
     def head_received(self, head: ResponseHead) -> None:
-        """The model server answered."""
-        if self.is_over:
+        """The endpoint answered."""
+        if self.state is not AWAITING:
             return
-        passage = self._passage
-        try:
-            if head.status < 200:
-                if head.status != CONTINUE and self._tries.current is self:
-                    # We have sent a 100 of our own, when the request was permitted. Others are passed on (RFC 9110
-                    # 15.2).
-                    passage.stream.send_response(head.status, head.headers, end=False)
-                return
-            self._first_byte = passage.pipeline.now()
-            if self.timer is not None:
-                self.timer.cancel()
-            self.is_over = head.end
-            if not passage.is_grpc or head.status != 200:
-                verdict = of_http(head.status)
-                if verdict is Failure.GATEWAY and self.endpoint.is_sidecar and _is_busy(head.headers):
-                    verdict = Failure.OVERLOADED
-            elif head.end:
-                verdict = of_grpc(grpc_status(head.headers))
-            else:
-                self._head = head
-                return
-            if verdict is not None:
-                self._verdict = verdict
-                self.report(verdict)
-                if self._tries.retries(self, verdict):
-                    return
-            elif head.end:
-                self.report(None)
-            self._tries.commit(self)
-            passage.respond(head, self._first_byte)
-        except Exception as error:
-            passage.fail(error)
+        status = head.status
+        if status < 200:
+            # The sidecar has sent a 100 of its own, when the request was permitted.
+            if status != CONTINUE:
+                self._listener.interim(self, head)
+            return
+        self.first_byte = self._now()
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self._is_grpc or status != 200:
+            failure = of_http(status) if status != 200 else None
+            if failure is Failure.GATEWAY and self.endpoint.is_sidecar and _is_busy(head.headers):
+                failure = Failure.OVERLOADED
+        elif head.end:
+            failure = of_grpc(grpc_status(head.headers))
+        else:
+            self._head = head
+            self._needs_status = True
+            self.state = DEFERRED
+            return
+        self.state = WHOLE if head.end else ANSWERING
+        self._failure = failure
+        if failure is not None or head.end:
+            self.report(failure)
+        self._sink = self._listener.answered(self, head, failure)
 
-    def _release_head(self) -> bool:
-        """What comes after the head has come: the answer has begun. False if that was the end of us."""
-        head, self._head = self._head, None
-        assert head is not None
-        self._tries.commit(self)
-        self._passage.respond(head, self._first_byte)
-        return not self.is_over
-
+    @guarded
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """A piece of the response's body came."""
-        if self.is_over:
+        """A piece of the answer's body came."""
+        state = self.state
+        if state is DEFERRED:
+            self.state = ANSWERING
+            head, self._head = self._head, None
+            assert head is not None
+            self._sink = self._listener.answered(self, head, None)
+        elif state is not ANSWERING:
             return
-        passage = self._passage
-        passage.bytes_sent += len(data)
-        try:
-            if self._head is not None and not self._release_head():
-                return
-            self.is_over = end
-            if end:
-                if passage.is_grpc and passage.status == 200:
-                    self._verdict = Failure.ERROR  # it ends without saying how it went
-                self.report(self._verdict)
-                passage.answer_ended()
-            if passage.shadow is not None:
-                passage.shadow.take_answer(data)
-            if not passage.stream.send_data(data, end):
-                self.is_held = True
-                self._owed += flow
-                passage.hold_answer(flow)
-                return
-        except Exception as error:
-            passage.fail(error)
+        sink = self._sink
+        if sink is None:
             return
         if end:
-            passage.finish()
-        else:
-            assert self.upstream is not None
+            self.state = WHOLE
+            if self._needs_status:
+                self._failure = Failure.ERROR
+            self.report(self._failure)
+        if not sink.send_body(data, flow, end):
+            self._owed += flow
+        elif not end and self.upstream is not None:
             self.upstream.credit(flow)
 
+    @guarded
     def trailers_received(self, headers: Headers) -> None:
-        """The response ended with fields: for gRPC they say how the call went."""
-        if self.is_over:
+        """The answer ended with fields: for gRPC they say how the call went."""
+        if self.state is not DEFERRED and self.state is not ANSWERING:
             return
-        passage = self._passage
-        self.is_over = True
-        try:
-            verdict, status = self._verdict, None
-            if passage.is_grpc:
-                status = grpc_status(headers)
-                verdict = of_grpc(status)
-            self.report(verdict)
-            if self._head is not None:
-                if verdict is not None and self._tries.retries(self, verdict):
-                    return
-                self._release_head()
-            elif verdict is not self._verdict and verdict is not None:
-                self._tries.may_retry(verdict)  # it may not: counted
-            passage.grpc_status = status
-            passage.answer_ended()
-            is_written = passage.stream.send_trailers(headers)
-        except Exception as error:
-            passage.fail(error)
-            return
-        if is_written:
-            passage.finish()
+        self.state = WHOLE
+        failure, status = self._failure, None
+        if self._is_grpc:
+            status = grpc_status(headers)
+            failure = of_grpc(status) if status != 0 else None
+        self.report(failure)
+        head, self._head = self._head, None
+        if head is not None:
+            self._sink = self._listener.answered(self, head, failure)
+        elif failure is not None and failure is not self._failure:
+            self._listener.failed_late(self, failure)
+        if self._sink is not None:
+            self._sink.send_trailers(headers, status)
 
+    @guarded
     def reset_received(self, code: int, reason: str) -> None:
-        """The response broke off."""
+        """The answer broke off."""
         if self.is_over:
             return
-        self.is_over = True
+        was_answering = self.state is ANSWERING
+        self.state = OVER
         self.upstream = None
-        passage = self._passage
-        if code == REFUSED_STREAM and not self._first_byte:
+        if code == ErrorCode.REFUSED_STREAM and not self.first_byte:
             failure = Failure.GOAWAY if reason is GOING_AWAY else Failure.REFUSED
         else:
             failure = Failure.RESET
         self.report(failure)
-        flags = "UPE" if code == PROTOCOL_ERROR else "UC"
-        if self._tries.is_committed_to(self):
-            self._tries.may_retry(failure)  # it may not: counted
-            passage.flag(flags)
-            # CANCEL, as of a lost connection, would say that the client has given up the call itself.
-            passage.break_off(INTERNAL_ERROR if code == CANCEL else code)
-        elif code == PROTOCOL_ERROR:
+        if was_answering:
+            self._listener.broke(self, failure, code)
+        elif code == ErrorCode.PROTOCOL_ERROR:
             refusal = Refusal(Reason.UPSTREAM_PROTOCOL, f"The model server's answer cannot be read: {reason}.")
-            self._failed(failure, refusal, flags)
+            self._listener.failed(self, failure, refusal, ResponseFlags.UPE)
         else:
-            self._failed(failure, Refusal(Reason.UPSTREAM_RESET, f"The model server broke off: {reason}."), flags)
+            refusal = Refusal(Reason.UPSTREAM_RESET, f"The model server broke off: {reason}.")
+            self._listener.failed(self, failure, refusal, ResponseFlags.UC)
 
-    def out_of_time(self) -> None:
-        """The request's deadline has passed. An endpoint that had long enough and said nothing is to blame for that, or
-        one that hangs would be found by nobody whose deadline is shorter than a `tryTimeout`."""
-        if self.sent and not self._first_byte and self._passage.pipeline.now() - self.sent >= LONG_ENOUGH:
-            self.report(Failure.TIMEOUT)
-
+    @guarded
     def time_out(self) -> None:
-        """Nothing of an answer came within the time of a try."""
-        if self.is_over or self._first_byte:
+        """Nothing of an answer came within `tryTimeout`."""
+        if self.is_over or self.first_byte:
             return
         self.report(Failure.TIMEOUT)
-        message = "The model server did not begin to answer within the time of a try."
-        self._failed(Failure.TIMEOUT, Refusal(Reason.UPSTREAM_TIMEOUT, message, retry_after=1), "UT")
+        message = "The model server did not begin to answer within the route's tryTimeout."
+        refusal = Refusal(Reason.UPSTREAM_TIMEOUT, message, retry_after=1)
+        self._listener.failed(self, Failure.TIMEOUT, refusal, ResponseFlags.UT)
 
+    @guarded
     def drained(self) -> None:
-        """The model server takes more of the request."""
+        """The endpoint takes more of the request."""
         self.takes_more = True
-        if self._tries.current is self:
-            self._passage.upstream_drained()
+        self._listener.drained(self)
 
-    # What the passage wants of it
+    def crashed(self, error: Exception) -> None:
+        """A callback raised (`guard.Guarded`)."""
+        self._listener.crashed(error)
 
-    def release(self) -> None:
-        """The client takes more of the response."""
+    # What the listener wants of it
+
+    def resume(self) -> None:
+        """The client takes more of the answer: so may the endpoint send."""
         owed, self._owed = self._owed, 0
-        self.is_held = False
-        self._passage.release_answer()
-        if self.is_over:
-            self._passage.finish()  # and the stream may carry another exchange by now
-        else:
-            assert self.upstream is not None
+        if self.upstream is not None and not self.is_over:
             self.upstream.credit(owed)
 
+    def deadline_passed(self) -> None:
+        """The request's deadline has passed. An endpoint that had long enough and said nothing is to blame for that, or
+        one that hangs would never be found by calls whose deadline is shorter than `tryTimeout`."""
+        if self.sent and not self.first_byte and self._now() - self.sent >= BLAME_SECONDS:
+            self.report(Failure.TIMEOUT)
+
     def cancel(self) -> None:
-        """Nobody wants the response any more."""
+        """The answer is not wanted any more."""
         if self.timer is not None:
             self.timer.cancel()
-        self.report_cancelled()
-        if self._pool is not None:
-            self._pool.withdraw(self)
-            self._pool = None
-            self.is_over = True
-        elif self.upstream is None:
-            self.is_over = True
-        elif self.is_over:
-            # It has come whole, the request has not gone out whole.
-            self.upstream.stop_sending()
-        else:
-            self.is_over = True
-            self.upstream.reset(CANCEL)
+        self.report(None, is_cancelled=True)
+        was, self.state = self.state, OVER
+        if was is ACQUIRING:
+            self.pool.withdraw(self)
+        elif was is WHOLE:
+            if self.upstream is not None:
+                self.upstream.stop_sending()  # the request has not gone out whole
+        elif was is not OVER and self.upstream is not None:
+            self.upstream.reset(ErrorCode.CANCEL)
 
-    def report(self, failure: Failure | None) -> None:
-        """Tell the endpoint how it went, once."""
-        if self._is_reported:
+    def report(self, failure: Failure | None, is_cancelled: bool = False) -> None:
+        """Tell the endpoint how it went, once: well, if `failure` is None and it was not cancelled."""
+        token, self._token = self._token, None
+        if token is None:
             return
-        self._is_reported = True
-        now = self._passage.pipeline.now()
-        if failure is None:
-            seconds = self._first_byte - self.sent
-            self.endpoint.succeeded(self._model, seconds, now, self._token)
-            self._tries.answered(seconds, now)
+        now, endpoint = self._now(), self.endpoint
+        if is_cancelled:
+            endpoint.cancelled(self._model, now, token)
+        elif failure is None:
+            endpoint.succeeded(self._model, self.first_byte - self.sent, now, token)
         else:
-            self.endpoint.failed(self._model, failure, now, self._token)
-
-    def report_cancelled(self) -> None:
-        """Tell the endpoint that nobody will know how it went, unless that was told before."""
-        if not self._is_reported:
-            self._is_reported = True
-            self.endpoint.cancelled(self._model, self._passage.pipeline.now(), self._token)
-
-
-def grpc_status(fields: Headers) -> int | None:
-    """How a call ended (gRPC over HTTP/2, Status): UNKNOWN if it is not said properly, None if it is not said."""
-    for name, value in fields:
-        if name == b"grpc-status":
-            if value == b"0":
-                return 0
-            return int(value) if value.isdigit() and len(value) < 3 else GrpcStatus.UNKNOWN
-    return None
+            endpoint.failed(self._model, failure, now, token)
+        address = self.upstream.address if self.upstream is not None else endpoint.key
+        self._listener.reported(
+            self, AttemptRecord(address, self._started, self.sent, self.first_byte, now, failure, is_cancelled)
+        )
 
 
 def _is_busy(headers: Headers) -> bool:

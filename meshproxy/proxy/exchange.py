@@ -1,26 +1,99 @@
-"""One request of a client, from its head to the last byte of its answer: what is written down about it on the way.
+"""The record of one exchange: a client's request, from its head to the last byte of its answer.
 
-Integers, timestamps and references only. Nothing is formatted before the exchange is over; then `observer(exchange)`
-reads it once. Times are `time.monotonic()` seconds; 0.0 means that the point was never reached.
+Integers, timestamps and references only. Nothing is formatted while the exchange lasts; `observer(exchange)` reads the
+record once, when it is over. Times are `time.monotonic()` seconds; 0.0 means that the point was never reached.
 """
 
 from __future__ import annotations
+
+from enum import IntFlag
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import NOBODY, Caller
 from meshproxy.inference.call import Call
 from meshproxy.refusal import Refusal
+from meshproxy.routing.failure import Failure
+from meshproxy.routing.split import Arm
 from meshproxy.transport.facts import ConnectionFacts
+
+
+class ResponseFlags(IntFlag):
+    """What went wrong, in Envoy's letters (access log, `%RESPONSE_FLAGS%`). `str()` gives them comma separated."""
+
+    UH = 1
+    """No endpoint could be called."""
+    UF = 2
+    """Connecting to the endpoint failed."""
+    UO = 4
+    """A limit of ours was reached: connections, pending requests, concurrency."""
+    NR = 8
+    """No route, or no ModelServer selected."""
+    UC = 16
+    """The endpoint broke off."""
+    UPE = 32
+    """The endpoint's answer broke the protocol."""
+    UT = 64
+    """A time limit passed before the answer was whole."""
+    DC = 128
+    """The client broke off."""
+    DT = 256
+    """The client stopped reading."""
+    SI = 512
+    """The answer stopped: `idleTimeout`."""
+    RL = 1024
+    """Rate limited."""
+    DI = 2048
+    """Fault injected: delayed."""
+    FI = 4096
+    """Fault injected: aborted."""
+
+    def __str__(self) -> str:
+        return ",".join([flag.name or "" for flag in ResponseFlags if flag in self])
+
+
+NO_FLAGS = ResponseFlags(0)
+"""Compare with `is`: an IntFlag's truth costs a Python call."""
+
+
+class AttemptRecord:
+    """One attempt at an endpoint, written when the endpoint has been told how it went."""
+
+    __slots__ = ("ended", "endpoint", "failure", "first_byte", "is_cancelled", "sent", "started")
+
+    def __init__(
+        self,
+        endpoint: str,
+        started: float,
+        sent: float,
+        first_byte: float,
+        ended: float,
+        failure: Failure | None,
+        is_cancelled: bool,
+    ) -> None:
+        self.endpoint = endpoint
+        """Its address; its key while there was no connection."""
+        self.started = started
+        """The endpoint had been picked."""
+        self.sent = sent
+        """The request's head was written."""
+        self.first_byte = first_byte
+        """The response's head had been read."""
+        self.ended = ended
+        self.failure = failure
+        """What the endpoint was blamed for; None: nothing."""
+        self.is_cancelled = is_cancelled
+        """The answer was not wanted any more before it was known how it went."""
 
 
 class Exchange:
     """The record of one exchange."""
 
     __slots__ = (
+        "arm",
+        "asked",
         "attempts",
         "bytes_received",
         "bytes_sent",
-        "call",
         "caller",
         "connected",
         "connection",
@@ -28,6 +101,7 @@ class Exchange:
         "finished",
         "first_byte",
         "flags",
+        "forwarded",
         "grpc_status",
         "head",
         "is_grpc",
@@ -47,26 +121,31 @@ class Exchange:
         self.connection = connection
         self.is_grpc = False
         self.caller: Caller = NOBODY
-        self.call: Call | None = None
-        """What the request turned out to ask for; None if it was refused before that was known."""
+        self.asked: Call | None = None
+        """The call as the client made it; None if the request was refused before that was known."""
+        self.forwarded: Call | None = None
+        """The call as it goes to the model server: `asked`, or with the version that the route chose."""
+        self.arm: Arm | None = None
+        """The arm of the route's split that was chosen; None if there is no split."""
         self.rule = ""
-        """The binding that permitted it."""
+        """The binding that permitted the call."""
         self.permit_audits: tuple[str, ...] = ()
+        """The `audit` bindings that matched it."""
         self.refusal: Refusal | None = None
-        """Why we answered ourselves, if we did."""
+        """Why the sidecar answered itself, if it did."""
         self.trace: TraceContext | None = None
         self.route = ""
-        """The document that said where to; empty if none did."""
+        """The `ModelRoute` that matched; empty if none did."""
         self.server = ""
         """The `ModelServer` that was chosen."""
         self.upstream = ""
         """Address of the endpoint that answered, or was tried last."""
-        self.attempts = 0
+        self.attempts: tuple[AttemptRecord, ...] = ()
+        """Those that were made, in the order in which they ended."""
         self.status = 0
-        """HTTP status sent to the client; 0 if it was gone before there was one."""
+        """HTTP status sent to the client; 0 if the client left before there was one."""
         self.grpc_status: int | None = None
-        self.flags = ""
-        """Envoy's response flags (UF, UC, UT, DC, NR, ...), comma separated; empty if all went well."""
+        self.flags = NO_FLAGS
         self.bytes_received = 0
         self.bytes_sent = 0
         self.started = started
@@ -81,8 +160,21 @@ class Exchange:
         """The last byte had been handed to the client's connection."""
 
 
+class LiveExchange(Exchange):
+    """An exchange in flight, as the reaper sees it (`reaper.Mortal`)."""
+
+    __slots__ = ("deadline",)
+
+    deadline: float
+    """When it is looked at next."""
+
+    def expire(self, now: float) -> None:
+        """`deadline` has passed."""
+        raise NotImplementedError
+
+
 class TraceContext:
-    """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): theirs carried on, or one of ours."""
+    """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): the caller's, or a new one."""
 
     __slots__ = ("parent_id", "sampled", "span_id", "state", "trace_id")
 
@@ -90,9 +182,9 @@ class TraceContext:
         self.trace_id = trace_id
         """32 lower-case hex digits."""
         self.parent_id = parent_id
-        """The caller's span, 16 hex digits; empty if we started the trace."""
+        """The caller's span, 16 hex digits; empty if the trace starts here."""
         self.span_id = span_id
-        """Our server span: what the model server sees as its parent."""
+        """The sidecar's server span: what the model server sees as its parent."""
         self.sampled = sampled
         self.state = state
         """The value of `tracestate` to forward; empty if there is none."""

@@ -1,35 +1,38 @@
-"""Shadows: copies of calls that go elsewhere once the client has its answer, so that they can neither slow nor fail it.
+"""Mirrored requests: copies that go elsewhere once the client has its answer, so that they cannot slow or fail it.
 
-A shadow keeps the request as it came, and the client's answer if the two are to be compared; what is longer than the
-route's `mirror` says, or beyond its number of copies under way, is not copied, and counted. The policy is not asked
-about the version that a shadow calls: the answer goes to nobody.
+A copy keeps the request as it came, and the client's answer if the two are to be compared. What is longer than the
+route's `mirror` allows, or beyond its number of copies in flight, is not copied, and counted. The policy is not asked
+about the version that a copy calls: the answer is dropped.
 
-Endpoints count a shadow among the calls that are under way there, and hear nothing else of it: a version under test
-that fails must not open breakers which the calls of clients go by. Nor is a shadow sent to who is doubted: it is no
-probe, and takes the place of none.
+Endpoints count a copy among the calls in flight there, and hear nothing else of it: a version under test that fails
+must not open breakers that the calls of clients go by. Nor is a copy sent to an endpoint that is doubted: it is no
+probe.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Final
 
-from meshproxy.codec.events import RequestHead
+from meshproxy.codec.grpc import grpc_status
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.inference.surface import Tolerance
-from meshproxy.proxy.attempt import CANCEL, grpc_status
+from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import Refusal
 from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.stream import HeadRefused
 
 if TYPE_CHECKING:
     import asyncio
 
-    from meshproxy.codec.events import Headers, ResponseHead
+    from meshproxy.codec.events import Headers, RequestHead, ResponseHead
     from meshproxy.config.routes import Compare, Mirror
-    from meshproxy.inference.call import Call
+    from meshproxy.inference.body_scan import ScanLimits
     from meshproxy.inference.surface import Operation
-    from meshproxy.proxy.passage import Passage
-    from meshproxy.proxy.pipeline import Pipeline
+    from meshproxy.proxy.context import ProxyContext
+    from meshproxy.proxy.exchange import Exchange
     from meshproxy.routing.routes import Route
     from meshproxy.transport.stream import Upstream
     from meshproxy.upstream.endpoint import Endpoint
@@ -38,96 +41,123 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESULTS = ("answered", "agrees", "differs", "differs-top1", "failed", "timeout", "limited", "too-large", "incomplete")
-"""What becomes of a copy. `answered`: well, and not compared: compressed answers never are. `differs-top1`: and
-the largest number is another one. `limited`: too many under way. `incomplete`: the client's own request or answer never
-was whole."""
+"""How a copy ends. `answered`: well, and not compared: compressed answers never are. `differs-top1`: and the largest
+number is another one. `limited`: too many in flight. `incomplete`: the client's request or answer never was whole."""
 
 COMPARING = 20
-"""Comparing takes no more than one part of so many of the time: 30 ms for 1 MB of JSON, in which nobody is served. What
-comes too early after the last comparison, by what that took, is not compared."""
+"""Comparing takes at most one part in so many of the time: 30 ms for 1 MB of JSON, during which no request is served.
+What comes too early after the last comparison, by what that took, is not compared."""
 
 
 class Mirrors:
-    """The shadows of a pipeline."""
+    """The mirrored requests of a pipeline."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, context: ProxyContext) -> None:
+        self.context = context
         self.in_flight: dict[str, int] = {}
-        """Copies kept or under way, by route."""
-        self.live: set[Shadow] = set()
-        """Those under way."""
+        """Copies recorded or in flight, by route."""
+        self.live: set[MirroredRequest] = set()
+        """Those in flight."""
         self._compares_again = 0.0
         """When there is time for another comparison."""
 
-    def begin(self, route: Route, mirror: Mirror, server: str, call: Call, forwarded: Call) -> Shadow | None:
-        """A shadow for this request, if it is to have one. Nothing but inference is worth a copy, and a reload must not
-        be made twice.
+    def begin(
+        self,
+        exchange: Exchange,
+        route: Route,
+        server: str,
+        operation: Operation,
+        head: RequestHead,
+        encoding: bytes | None,
+        limits: ScanLimits,
+    ) -> MirroredRequest | None:
+        """A copy of this request, if it is to have one. Nothing but inference is worth one, and a reload must not be
+        made twice.
 
         Args:
-            mirror: what `route` says of copies; its label is resolved.
             server: where the request itself goes.
-            call: as the client made it.
-            forwarded: as it goes there.
+            head: as it goes there, without what is for that server alone.
+            encoding: `grpc-encoding` of the request.
         """
-        if not call.verb.is_inference or self._pipeline.draw() * 100 >= mirror.percent:
+        mirror = route.mirror
+        context = self.context
+        if mirror is None or not operation.verb.is_inference or context.draw() * 100 >= mirror.percent:
             return None
-        if self.in_flight.get(route.name, 0) >= mirror.max_in_flight:
-            self._pipeline.traffic.mirrored(route.name, "limited")
+        in_flight = self.in_flight.get(route.name, 0)
+        if in_flight >= mirror.max_in_flight:
+            context.traffic.mirrored(route.name, "limited")
             return None
-        self.in_flight[route.name] = self.in_flight.get(route.name, 0) + 1
-        return Shadow(self, self._pipeline, route, mirror, mirror.server or server, call, forwarded)
+        self.in_flight[route.name] = in_flight + 1
+        return MirroredRequest(self, exchange, route.name, mirror, server, operation, head, encoding, limits)
 
-    def compare(self, ours: bytes, theirs: bytes, operation: Operation, settings: Compare) -> str:
-        """What two answers have to say, one of `RESULTS`."""
-        if operation.compare is None:
+    def compare(self, operation: Operation, ours: bytes, theirs: bytes, settings: Compare) -> str:
+        """One of `RESULTS`."""
+        context = self.context
+        if operation.compare is None or context.now() < self._compares_again:
             return "answered"
-        pipeline = self._pipeline
-        if pipeline.now() < self._compares_again:
-            return "answered"
-        # What it takes of the processor counts: on a busy machine a short one may last long.
-        began = pipeline.cpu_time()
+        # Processor time counts: on a busy machine a short comparison may last long.
+        began = context.cpu_time()
         found = operation.compare(ours, theirs, Tolerance(settings.relative, settings.absolute))
-        self._compares_again = pipeline.now() + (pipeline.cpu_time() - began) * (COMPARING - 1)
+        self._compares_again = context.now() + (context.cpu_time() - began) * (COMPARING - 1)
         if found.agrees:
             return "agrees"
         return "differs-top1" if found.top1_disagrees else "differs"
 
-    def ended(self, shadow: Shadow, route: str, result: str) -> None:
-        """A shadow is over."""
-        self.live.discard(shadow)
+    def ended(self, copy: MirroredRequest, route: str, result: str) -> None:
+        """A copy has ended with one of `RESULTS`."""
+        self.live.discard(copy)
         left = self.in_flight.get(route, 1) - 1
         if left:
             self.in_flight[route] = left
         else:
             self.in_flight.pop(route, None)
-        self._pipeline.traffic.mirrored(route, result)
+        self.context.traffic.mirrored(route, result)
 
     def close(self) -> None:
-        """The process ends: nobody will compare anything any more."""
-        for shadow in list(self.live):
-            shadow.time_out()
+        """The process ends: cancel the copies in flight."""
+        for copy in list(self.live):
+            copy.time_out()
 
 
-class Shadow:
-    """One copy: fed with a request and its answer, then who asks the other server, and the sink of its answer."""
+class State(Enum):
+    """RECORDING -> CONNECTING -> AWAITING -> DONE; from each of the first three straight to DONE."""
+
+    RECORDING = 0
+    """The request itself is being carried."""
+    CONNECTING = 1
+    """Waiting for a connection."""
+    AWAITING = 2
+    """Sent; the answer is not whole yet."""
+    DONE = 3
+
+
+RECORDING: Final = State.RECORDING
+CONNECTING: Final = State.CONNECTING
+AWAITING: Final = State.AWAITING
+DONE: Final = State.DONE
+
+
+class MirroredRequest:
+    """One copy: records a request and its answer, then waits for a connection (`pool.Taker`) and reads the other answer
+    (`stream.ResponseSink`)."""
 
     __slots__ = (
         "_answer",
         "_call",
         "_chosen",
+        "_encoding",
         "_endpoint",
+        "_head",
         "_is_grpc",
-        "_is_over",
         "_is_sent",
         "_is_whole",
+        "_limits",
         "_mirror",
         "_mirrors",
         "_model",
         "_operation",
         "_pieces",
-        "_pipeline",
         "_pool",
-        "_request",
         "_request_bytes",
         "_route",
         "_server",
@@ -136,53 +166,60 @@ class Shadow:
         "_timer",
         "_token",
         "_went_well",
+        "state",
     )
 
     def __init__(
         self,
         mirrors: Mirrors,
-        pipeline: Pipeline,
-        route: Route,
+        exchange: Exchange,
+        route: str,
         mirror: Mirror,
         server: str,
-        call: Call,
-        forwarded: Call,
+        operation: Operation,
+        head: RequestHead,
+        encoding: bytes | None,
+        limits: ScanLimits,
     ) -> None:
+        asked, forwarded = exchange.asked, exchange.forwarded
+        assert asked is not None
+        assert forwarded is not None
         self._mirrors = mirrors
-        self._pipeline = pipeline
         self._route = route
         self._mirror = mirror
-        self._server = server
-        self._call = call
-        self._chosen = forwarded.models[0] if forwarded is not call else None
-        """With another version than the client named: the copy asks for it too, unless the mirror names one."""
-        self._model = call.models[0].name if call.models else ""
-        self._is_grpc = False
-        self._operation: Operation
+        self._server = mirror.server or server
+        self._operation = operation
+        self._head = head
+        self._encoding = encoding
+        self._limits = limits
+        self._call = asked
+        self._chosen = forwarded.models[0] if forwarded is not asked else None
+        """The version that the route chose: the copy asks for it too, unless the mirror names one."""
+        self._model = asked.models[0].name if asked.models else ""
+        self._is_grpc = exchange.is_grpc
+        self.state = RECORDING
         self._pieces: list[bytes] = []
         self._request_bytes = 0
-        self._request: RequestHead
         self._is_whole = False
         """The request has come to its end."""
         self._answer: bytearray | None = bytearray() if mirror.compare is not None else None
         """What the client got; None if nothing is compared, or it was too long for that."""
         self._theirs = bytearray()
-        """What the shadow got."""
+        """What the copy got."""
         self._went_well = True
         self._endpoint: Endpoint | None = None
         self._token = 0
         self._pool: H1Pool | H2Pool | None = None
         self._stream: Upstream | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._is_sent = False
-        """The request has gone out whole."""
-        self._is_over = False
+        """All of the request has been written."""
+        self._timer: asyncio.TimerHandle | None = None
 
     # While the request itself is carried
 
     def take_request(self, data: bytes, end: bool) -> None:
         """A piece of the request's body, as it came."""
-        if self._is_over:
+        if self.state is not RECORDING:
             return
         self._is_whole = end
         self._request_bytes += len(data)
@@ -198,49 +235,53 @@ class Shadow:
             if len(self._answer) > self._mirror.max_bytes:
                 self._answer = None
 
-    def finish(self, passage: Passage) -> None:
-        """The client has its answer: now it is our turn. Never raises."""
-        if self._is_over:
+    def launch(self, exchange: Exchange, is_whole: bool) -> None:
+        """The exchange is over: send the copy. Never raises.
+
+        Args:
+            is_whole: the client's answer was.
+        """
+        if self.state is not RECORDING:
             return
-        if not self._is_whole or not passage.has_ended:
+        if not self._is_whole or not is_whole:
             self._end("incomplete")
             return
-        if passage.status != 200 or passage.grpc_status not in (None, 0):
+        if exchange.status != 200 or exchange.grpc_status not in (None, 0):
             self._answer = None
-        self._is_grpc = passage.is_grpc
-        assert passage.operation is not None
-        self._operation = passage.operation
         try:
-            self._launch(passage)
+            self._send()
         except (KeyError, Refusal):
             self._give_up("failed")
-        except Exception:
-            logger.exception("a copy of a request could not be sent")
-            self._give_up("failed")
+        except Exception as error:
+            self.crashed(error)
 
-    # On our own
+    def crashed(self, error: Exception) -> None:
+        """A callback raised (`guard.Guarded`): the copy has failed, nothing else has."""
+        logger.error("internal error in a mirrored request", exc_info=error)
+        self._give_up("failed")
 
-    def _launch(self, passage: Passage) -> None:
-        pipeline = self._pipeline
-        now = pipeline.now()
-        cluster = pipeline.snapshot.clusters[self._server]
+    # Sending the mirrored request
+
+    def _send(self) -> None:
+        mirror, context, operation = self._mirror, self._mirrors.context, self._operation
+        now = context.now()
+        cluster = context.snapshot.clusters[self._server]
         self._mirrors.live.add(self)
-        self._timer = pipeline.loop.call_at(now + self._mirror.timeout, self.time_out)
-        body, target = b"".join(self._pieces), passage.target
-        version, label = self._mirror.version, self._mirror.label
+        self._timer = context.loop.call_at(now + mirror.timeout, self.time_out)
+        body = b"".join(self._pieces)
+        version, label = mirror.version, mirror.label
         if version is None and label is None and self._chosen is not None:
             version, label = self._chosen.version, self._chosen.label
         if version is not None or label is not None:
-            if self._operation.rewrite_target is not None:
-                target = self._operation.rewrite_target(self._call, version, label)
-            if self._operation.rewrite_body is not None:
-                most, limits = self._mirror.max_bytes, passage.snapshot.limits.scan
-                rewriter = self._operation.rewrite_body(self._call, version, label, most, passage.encoding, limits)
+            if operation.rewrite_target is not None:
+                self._head = replace(self._head, target=operation.rewrite_target(self._call, version, label))
+            if operation.rewrite_body is not None:
+                most, encoding = mirror.max_bytes, self._encoding
+                rewriter = operation.rewrite_body(self._call, version, label, most, encoding, self._limits)
                 body = rewriter.feed(body, True)
-            if not self._operation.can_rewrite:
-                self._give_up("failed")
-                return
         self._pieces = [body]
+        if not self._is_grpc:
+            self._head = replace(self._head, length=len(body))
         endpoint = cluster.pick_calm(self._is_grpc, self._model, now)
         if endpoint is None:
             self._give_up("failed")
@@ -250,42 +291,34 @@ class Shadow:
         pool = endpoint.grpc if self._is_grpc else endpoint.rest
         assert pool is not None
         self._pool = pool
-        head, length = passage.head, None if self._is_grpc else len(body)
-        self._request = RequestHead(
-            0,
-            head.method,
-            head.authority,
-            target,
-            passage.forwarded_headers,
-            end=False,
-            length=length,
-            trace=passage.forwarded_trace,
-        )
+        self.state = CONNECTING
         pool.acquire(self)
 
     def acquired(self, stream: Upstream) -> None:
-        """A stream is at hand (`pool.Taker`)."""
+        """A stream is at hand."""
         self._pool = None
         self._stream = stream
+        self.state = AWAITING
         stream.sink = self
+        head = self._head
+        if not head.authority:
+            head = replace(head, authority=stream.address.encode())
         try:
-            head = self._request
-            if not head.authority:
-                head = replace(head, authority=stream.address.encode())
             stream.send_request(head)
-            self._is_sent = stream.send_data(self._pieces[0], True)
-        except Exception as error:
-            logger.debug("a copy of a request could not be sent: %s", error)
+        except HeadRefused:
             self._give_up("failed")
+        else:
+            self._is_sent = stream.send_data(self._pieces[0], True)
 
     def acquire_failed(self, error: ConnectError) -> None:
-        """There is no stream to be had."""
+        """No stream can be had."""
         self._pool = None
         self._give_up("failed")
 
+    @guarded
     def head_received(self, head: ResponseHead) -> None:
         """The other server answered."""
-        if self._is_over or head.status < 200:
+        if self.state is DONE or head.status < 200:
             return
         # A gRPC call that went well has trailers.
         self._went_well = head.status == 200 and not (self._is_grpc and head.end)
@@ -294,9 +327,10 @@ class Shadow:
         if head.end:
             self._answered()
 
+    @guarded
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece of its answer."""
-        if self._is_over:
+        if self.state is DONE:
             return
         assert self._stream is not None
         if len(self._theirs) + len(data) > self._mirror.max_bytes:
@@ -308,27 +342,30 @@ class Shadow:
         else:
             self._stream.credit(flow)
 
+    @guarded
     def trailers_received(self, headers: Headers) -> None:
         """The end of its answer."""
-        if not self._is_over:
+        if self.state is not DONE:
             if self._is_grpc and grpc_status(headers) != 0:
                 self._went_well = False
             self._answered()
 
+    @guarded
     def reset_received(self, code: int, reason: str) -> None:
         """Its answer broke off."""
-        if not self._is_over:
+        if self.state is not DONE:
             self._stream = None
             self._give_up("failed")
 
     def drained(self) -> None:
-        """It has taken all."""
+        """All of the request has been written."""
         self._is_sent = True
 
     def time_out(self) -> None:
         """It takes too long."""
-        if not self._is_over:
-            self._give_up("timeout")
+        self._give_up("timeout")
+
+    # The end
 
     def _answered(self) -> None:
         stream, self._stream = self._stream, None
@@ -342,10 +379,10 @@ class Shadow:
             return "answered"
         if self._is_grpc and (self._answer[:1] != b"\0" or self._theirs[:1] != b"\0"):
             return "answered"
-        return self._mirrors.compare(bytes(self._answer), bytes(self._theirs), self._operation, settings)
+        return self._mirrors.compare(self._operation, bytes(self._answer), bytes(self._theirs), settings)
 
     def _give_up(self, result: str) -> None:
-        if self._is_over:
+        if self.state is DONE:
             return
         if self._pool is not None:
             self._pool.withdraw(self)
@@ -353,15 +390,15 @@ class Shadow:
         stream, self._stream = self._stream, None
         self._end(result)
         if stream is not None:
-            stream.reset(CANCEL)
+            stream.reset(ErrorCode.CANCEL)
 
     def _end(self, result: str) -> None:
-        self._is_over = True
+        self.state = DONE
         self._pieces = []
         self._answer = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._endpoint is not None:
-            self._endpoint.cancelled(self._model, self._pipeline.now(), self._token)
-        self._mirrors.ended(self, self._route.name, result)
+            self._endpoint.cancelled(self._model, self._mirrors.context.now(), self._token)
+        self._mirrors.ended(self, self._route, result)

@@ -1,157 +1,189 @@
 """The way of a request. READ THIS FIRST.
 
-`Pipeline.serve` gets a request's head from a connection and makes a `Passage` of it, which takes it through the
-stations, one method each, in this order:
+`ActiveRequest` has the stations, in the order in which they run; each calls the next one as soon as it has all it
+needs, so a request whose token is known and for which an upstream connection is idle is carried without waking the
+event loop. A station that has to wait returns, and is continued by what it waits for: the issuer's keys, more of the
+body, a slot, a connection. Until then pieces of the body are held.
 
-    begin      what the headers say: gRPC or REST, token, deadline, trace
-    identified who calls: the workload of the connection's certificate, and the token
-    named      what is called: the model, from the path (REST) or as soon as the body shows it (gRPC)
-               - may they: the policy permits it or raises a Refusal
-               - where to: the route
-    Terms      if the route asks for more than a server: limits, faults, a share of a split and so another version, a
-               place among the calls of the model, a copy elsewhere
-    send_to    the server is known
-    Tries      an endpoint is picked, and another one when that fails, until one answers
-    respond    the answer has begun: from here on nothing is tried again
-    finish     the last byte has left: the observer reads the record
+No byte goes to the model server before `named` has asked the policy. A body that names its model is scanned to its end,
+each piece before it is forwarded: a later field that changes the model is decided on again, and a piece that fails is
+never sent.
 
-A station that has all it needs calls the next one straight away, so a request whose token is known and for which an
-upstream connection is idle is carried without waking the event loop. One that has to wait returns, and is continued by
-what it waits for: the issuer's keys, more of the body, a place, a connection. Until then pieces of the body are held.
+Below the stations, each a file and each knowing only those under it:
 
-No byte goes to the model server before `named` has permitted the call. The body is scanned to its end, each piece
-before it is forwarded: a later field that changes the model is decided on anew, and a piece that fails is never sent.
-
-`passage` has the stations, `terms` what a route may ask for, `tries` what happens between a request and its answer,
-`attempt` one try, `mirror` the copies. `health_service` answers what is asked about the model server's health.
+    exchange      the record that the observer reads in the end
+    client_side   the only writer to the client: answers, refusals, time limits, the end
+    attempt       one attempt at one endpoint, and its answer; tells an `AttemptListener`
+    request       who calls what, may they, and what is forwarded
+    retries       attempts: retry, hedge, fall back
+    route_actions rate limits, faults, split, concurrency, mirror
+    relay         the body in, the answer through, stalls
 """
 
 from __future__ import annotations
 
-import random
-import time
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from meshproxy.codec.events import Rejected, RequestHead
-from meshproxy.inference.surfaces import SURFACES, Surfaces
-from meshproxy.proxy.admissions import Admissions
-from meshproxy.proxy.headers import HeaderReader
+from meshproxy.identity.caller import Caller, Workload
+from meshproxy.identity.tokens import KeysWanted
+from meshproxy.proxy.client_side import OVER
+from meshproxy.proxy.context import ProxyContext
+from meshproxy.proxy.guard import guarded
+from meshproxy.proxy.headers import TRACE_STATE
+from meshproxy.proxy.health_call import HealthCall
 from meshproxy.proxy.mirror import Mirrors
-from meshproxy.proxy.passage import Passage
+from meshproxy.proxy.relay import Relay
+from meshproxy.proxy.route_actions import RouteActions
+from meshproxy.refusal import Reason, Refusal
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Sequence
-
-    from meshproxy.proxy.exchange import Exchange, TraceContext
-    from meshproxy.proxy.snapshot import Snapshot
-    from meshproxy.routing.failure import Failure
-    from meshproxy.routing.retry import Skip
-    from meshproxy.transport.reaper import Reaper
+    from meshproxy.identity.caller import Token
+    from meshproxy.inference.call import Call
+    from meshproxy.proxy.headers import RequestHeaders
     from meshproxy.transport.stream import Downstream
 
 
-class Observer(Protocol):
-    """Reads finished exchanges."""
+class ActiveRequest(Relay):
+    """A request in flight: the stations."""
 
-    def __call__(self, exchange: Exchange) -> None: ...
+    __slots__ = ()
+
+    context: Pipeline
+
+    def begin(self) -> None:
+        """The head has been read: gRPC or REST, trace, time limit. Raises Refusal."""
+        context, head = self.context, self.head
+        self.fields = fields = context.headers.read(head.headers)
+        self.is_grpc = fields.is_grpc
+        forward = fields.forward_with_token if self.snapshot.forwards_token else fields.forward
+        self.trace, self.trace_parent = context.tracer.carry(head.trace, fields.trace_states)
+        state = self.trace.state
+        self.forward = (*forward, (TRACE_STATE, state)) if state else forward
+        if fields.timeout is not None:
+            self.limit_time(fields.timeout)
+        self._identify(fields)
+
+    def _identify(self, fields: RequestHeaders) -> None:
+        """Who calls: the workload of the connection's certificate, and the token. Raises Refusal."""
+        connection, verifier, authorization = self.connection, self.snapshot.verifier, fields.authorization
+        workload = connection.peer
+        assert workload is None or type(workload) is Workload
+        now = self.context.wall_clock()
+        if workload is not None and now >= workload.not_after:
+            raise Refusal(
+                Reason.UNAUTHENTICATED,
+                "The client certificate of this connection has expired: reconnect with a current one.",
+            )
+        token: Token | None = None
+        if authorization and verifier is not None:
+            if len(authorization) > 1:
+                raise Refusal(Reason.UNAUTHENTICATED, "More than one authorization header was sent: send one.")
+            try:
+                token = verifier.verify(authorization[0], now)
+            except KeysWanted as wanted:
+                self._refresh_keys(wanted.issuer)
+                return
+        last = connection.caller
+        if type(last) is Caller and last.token is token:
+            self.caller = last
+        else:
+            self.caller = connection.caller = Caller(workload, token)
+        self._identified(fields)
+
+    def _identified(self, fields: RequestHeaders) -> None:
+        """What is asked for: the operation, from method and path; and its model, if those name it. Raises Refusal."""
+        head, snapshot, surfaces = self.head, self.snapshot, self.context.surfaces
+        if not self.is_grpc:
+            operation = surfaces.find_rest(head.method, head.target)
+        elif self.connection.protocol != "HTTP/2" or head.method != b"POST":
+            raise Refusal(Reason.UNSUPPORTED_PROTOCOL, "gRPC is spoken over HTTP/2 with POST.", http_status=405)
+        else:
+            operation = surfaces.find_grpc(head.target)
+        self.operation = operation
+        self.target = operation.target
+        if operation.is_health and snapshot.health is not None:
+            self._health = HealthCall(snapshot.health, self, head.target)
+            if head.end:
+                self._health.feed(b"", True)
+        elif operation.call is not None:
+            self.named(operation.call)
+        else:
+            assert operation.scan is not None  # the body names the model
+            self._scan = operation.scan(fields.encoding, snapshot.limits.scan)
+            if head.end:
+                self.take(b"", 0, True)
+            elif head.expects_continue:
+                self.send_interim(100, ())
+
+    def named(self, call: Call) -> None:
+        """The model is known: may they, and where to. Again when a later part of the body names another. Raises
+        Refusal."""
+        self.asked = call
+        self.decide(call)
+        route = self.snapshot.routes.match(call, self.head.headers, self.caller)
+        if self.matched is not None:
+            self._renamed(route is self.matched, call)
+            return
+        self.matched = route
+        self.route = route.name
+        self.idle_timeout = route.idle_timeout
+        if route.timeout is not None:
+            self.limit_time(route.timeout)
+        if route.is_plain:
+            self.send_to(route.server or self.base_server())
+        else:
+            self._actions = RouteActions(self, route, call, self.context.mirrors, self.send_to)
+            self._actions.begin()
+
+    # `send_to` (relay): the server is known, endpoints are tried until one answers.
+
+    # What seldom happens on the way
+
+    def _renamed(self, is_same_route: bool, call: Call) -> None:
+        if not is_same_route:
+            raise Refusal(
+                Reason.MODEL_CHANGED,
+                "A later part of the message names a model that is served elsewhere: name one model, once.",
+            )
+        if self._actions is not None:
+            self._actions.changed(call)
+
+    def _refresh_keys(self, issuer: str) -> None:
+        if self.has_refreshed:
+            # A reload has replaced the issuer meanwhile: the keys that were fetched are not those looked at.
+            raise Refusal(Reason.KEYS_UNAVAILABLE, "The keys of the token's issuer are changing: retry.", retry_after=1)
+        self.has_refreshed = True
+        self.context.refresh_keys(issuer, self._keys_refreshed)
+
+    @guarded
+    def _keys_refreshed(self) -> None:
+        if self.answer is OVER or self.refusal is not None or self.fields is None:
+            return
+        self._identify(self.fields)
+        held, self._held = self._held, None
+        for data, flow, end in held.take() if held is not None else ():
+            self.take(data, flow, end)
 
 
-class Tracer(Protocol):
-    """Carries a trace on, or starts one (`telemetry.trace`)."""
+class Pipeline(ProxyContext):
+    """Carries the requests of one direction."""
 
-    def carry(self, parent: bytes | None, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
-        """The context, and the `traceparent` to forward. `parent` and `states`: what was received of `traceparent` and
-        `tracestate`."""
-
-
-class RefreshKeys(Protocol):
-    """Fetches an issuer's keys."""
-
-    def __call__(self, issuer: str, then: Callable[[], None]) -> None:
-        """Call `then` once when the attempt is over, however it went."""
-
-
-class Traffic(Protocol):
-    """Counts what happens to requests between their head and their answer."""
-
-    def retried(self, exchange: Exchange, failure: Failure) -> None:
-        """A try failed, and another one is made."""
-
-    def retry_skipped(self, exchange: Exchange, failure: Failure, skip: Skip) -> None:
-        """A try failed, and no other one is made, because of `skip`."""
-
-    def hedged(self, exchange: Exchange) -> None:
-        """A second try is made beside the first."""
-
-    def fell_back(self, exchange: Exchange) -> None:
-        """The route's other server is tried."""
-
-    def mirrored(self, route: str, result: str) -> None:
-        """A copy was sent, or was not (`proxy.mirror.RESULTS`)."""
-
-
-class Pipeline:
-    """Carries the requests of one direction. Its `snapshot` may be replaced at any time."""
-
-    def __init__(
-        self,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        now: Callable[[], float],
-        wall_clock: Callable[[], float],
-        reaper: Reaper,
-        snapshot: Snapshot,
-        observer: Observer,
-        tracer: Tracer,
-        refresh_keys: RefreshKeys,
-        on_limit: Callable[[str], None],
-        traffic: Traffic,
-        surfaces: Surfaces = SURFACES,
-        draw: Callable[[], float] = random.random,
-        cpu_time: Callable[[], float] = time.thread_time,
-    ) -> None:
-        self.loop = loop
-        self.now = now
-        """`time.monotonic`: what the loop's timers go by, too, but uvloop's own `time` counts milliseconds."""
-        self.wall_clock = wall_clock
-        """Seconds since the epoch: what certificates and tokens expire by."""
-        self.snapshot = snapshot
-        self.observer = observer
-        self.tracer = tracer
-        self.refresh_keys = refresh_keys
-        self.on_limit = on_limit
-        self.traffic = traffic
-        self.surfaces = surfaces
-        """Which requests can be made, and how their models are named."""
-        self.draw = draw
-        """Chance, from 0 up to 1: splits, faults, waits between tries."""
-        self.cpu_time = cpu_time
-        """Seconds that we have had of the processor."""
-        self.headers = HeaderReader()
-        self.admissions = Admissions(reaper)
-        self.mirrors = Mirrors(self)
-        self.live: set[Passage] = set()
-        """The exchanges under way."""
-        reaper.watch(self.live)
-        self.served = 0
-        """Exchanges that are over."""
-        self.held_bytes = 0
-        """Held by all requests together, waiting for their models to be known."""
-        self.kept_bytes = 0
-        """Kept of all requests together, in case they have to be sent again."""
-        self.unread_bytes = 0
-        """Answers of all requests together that their clients have not taken."""
-        self.unread: dict[Passage, None] = {}
-        self.holding: dict[Passage, None] = {}
-        """Whose bytes those are, the longest first: beyond a limit it is the one that has waited longest that goes, or
-        a few who never read, or never name their models, would turn everybody else away."""
+    @cached_property
+    def mirrors(self) -> Mirrors:
+        """The mirrored requests."""
+        return Mirrors(self)
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Take a request (`stream.Serve`)."""
-        Passage(self, stream, head).begin()
+        request = ActiveRequest(self, stream, head)
+        try:
+            request.begin()
+        except Exception as error:
+            request.crashed(error)
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
-        """Answer a request that the codec refused (`h1.Reject`); there is no more to it than that it failed."""
+        """Answer a request that the codec refused (`h1.Reject`); all that is known of it is that it failed."""
         head = RequestHead(rejected.stream, b"", b"", b"", (), end=True)
-        Passage(self, stream, head).rejected(rejected)
+        ActiveRequest(self, stream, head).rejected(rejected)

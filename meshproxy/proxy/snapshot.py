@@ -4,51 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
 
 if TYPE_CHECKING:
-    from meshproxy.codec.events import Headers
-    from meshproxy.identity.caller import Caller, Token
-    from meshproxy.inference.call import Call
-    from meshproxy.policy.decide import Permit
-    from meshproxy.proxy.health_service import HealthService
-    from meshproxy.routing.routes import Route
+    from meshproxy.proxy.ports import Decides, FindsRoute, FindsServer, Verifies
     from meshproxy.upstream.cluster import Cluster
-
-
-class Verifies(Protocol):
-    """Turns the `authorization` header into a token (`identity.tokens.TokenVerifier`)."""
-
-    def verify(self, authorization: bytes, now: float) -> Token:
-        """Raises Refusal, or `KeysWanted` when the issuer's keys must be fetched first."""
-
-
-class Decides(Protocol):
-    """May this caller make this call (`policy.decide.Policy`)."""
-
-    def decide(self, caller: Caller, call: Call) -> Permit:
-        """Raises Refusal."""
-
-
-class Routes(Protocol):
-    """Where a call goes (`routing.routes.Routes`)."""
-
-    def match(self, call: Call, headers: Headers, caller: Caller) -> Route:
-        """The first route that fits."""
-
-
-class FindsServer(Protocol):
-    """Which server an application means (`routing.servers.Servers`)."""
-
-    def find(self, authority: bytes, header: bytes | None, original: str) -> str | None:
-        """The name of a `ModelServer`; None if nothing says."""
+    from meshproxy.upstream.serving import HealthService
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """What a request may make us hold."""
+    """What a request may make the sidecar buffer."""
 
     held: int = 4 * 1024 * 1024
     """Bytes of one body kept until its model is known: clients write the model first, but need not."""
@@ -66,18 +34,18 @@ class BodyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Built whole beside the one it replaces; requests under way keep the one they began with."""
+    """Built whole beside the one it replaces; requests in flight keep the one they began with."""
 
     verifier: Verifies | None
     policy: Decides
-    routes: Routes
+    routes: FindsRoute
     clusters: Mapping[str, Cluster]
     limits: BodyLimits
     forwards_identity: bool
     forwards_token: bool
     server: str | None = None
-    """Where calls go for which nothing else says it."""
+    """The ModelServer of calls for which nothing else selects one."""
     health: HealthService | None = None
-    """Answers for the health of our model server; None: it is asked itself."""
+    """Answers grpc.health.v1 for the model server; None: calls go to the model server itself."""
     servers: FindsServer | None = None
-    """For outbound calls: which server an application means."""
+    """For outbound calls: which ModelServer an application selected."""

@@ -17,7 +17,6 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError, OwnIdentity
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
-from meshproxy.proxy.health_service import HealthService
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.routing.live import Live
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
@@ -46,6 +45,7 @@ from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
+from meshproxy.upstream.serving import HealthService
 
 if TYPE_CHECKING:
     import ssl

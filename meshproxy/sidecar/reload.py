@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from meshproxy.identity.caller import Caller
     from meshproxy.identity.tokens import TokenVerifier
     from meshproxy.inference.call import Call
-    from meshproxy.proxy.health_service import HealthService
     from meshproxy.routing.live import Live
     from meshproxy.upstream.cluster import Cluster
+    from meshproxy.upstream.serving import HealthService
 
 DOWNSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 2)
 """The default: see `clusters.UPSTREAM_CONNECTIONS`."""

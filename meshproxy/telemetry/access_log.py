@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from meshproxy.identity.caller import Caller
 from meshproxy.inference.call import Verb
-from meshproxy.proxy.exchange import Exchange
+from meshproxy.proxy.exchange import NO_FLAGS, Exchange
 from meshproxy.refusal import GrpcStatus, Reason
 from meshproxy.telemetry.json_text import NULL, Quoted, UtcClock, quote
 from meshproxy.telemetry.sink import LineSink
@@ -42,6 +42,7 @@ CALLER = b'"peer_spiffe_id":%b,"jwt_issuer":%b,"jwt_sub":%b,"iam_role":%b'
 TRACE = b'"trace_id":"%b","span_id":"%b"'
 NO_TRACE = b'"trace_id":null,"span_id":null'
 VIA_UPSTREAM = b'"via_upstream"'
+NO_FLAG = quote("-")
 REASONS = {reason: quote(reason.label) for reason in Reason}
 VERBS = {verb: quote(verb.value) for verb in Verb}
 GRPC_STATUSES: dict[int | None, bytes] = {None: NULL} | {status.value: quote(status.name) for status in GrpcStatus}
@@ -88,7 +89,7 @@ class AccessLog:
         ends = self._ends.get(exchange.connection)
         if ends is None or ends[0] is not exchange.caller:
             ends = self._format_ends(exchange.connection, exchange.caller)
-        call = exchange.call
+        call = exchange.asked
         model_name = version = verb = NULL
         if call is not None:
             verb = VERBS[call.verb]
@@ -139,7 +140,7 @@ class AccessLog:
             quoted[path],
             quoted[head.authority],
             exchange.status,
-            text[exchange.flags or "-"],
+            NO_FLAG if exchange.flags is NO_FLAGS else quote(str(exchange.flags)),
             details,
             refused,
             GRPC_STATUSES.get(grpc_status) or quote(str(grpc_status)),
@@ -153,7 +154,7 @@ class AccessLog:
             text[exchange.upstream],
             text[exchange.server],
             text[exchange.route],
-            exchange.attempts,
+            len(exchange.attempts),
             ends[1],
             model_name,
             version,

@@ -52,7 +52,7 @@ class AuditLog:
 
     def _write(self, exchange: Exchange, kind: bytes) -> None:
         self._sequence += 1
-        call = exchange.call
+        call = exchange.asked
         refusal = exchange.refusal
         connection = exchange.connection
         models = call.models if call is not None else ()

@@ -177,7 +177,7 @@ class Metrics:
     def observe(self, exchange: Exchange) -> None:
         """Count one exchange that is over; about 1.3 us."""
         connection = exchange.connection
-        call = exchange.call
+        call = exchange.forwarded
         status = exchange.status
         grpc_status = exchange.grpc_status
         # One look-up for everything that labels decide. Calls of several models are rare and not worth a key.
@@ -226,12 +226,12 @@ class Metrics:
         """The rows of `meshproxy_requests_in_flight` for the exchanges that are open now."""
         counts: dict[tuple[str, ...], int] = {}
         for exchange in exchanges:
-            model, _ = self.model_labels.read(exchange.call, was_served=False)
+            model, _ = self.model_labels.read(exchange.forwarded, was_served=False)
             counts[(model,)] = counts.get((model,), 0) + 1
         return counts.items()
 
     def _find_series(self, exchange: Exchange, key: tuple[object, ...]) -> _ExchangeSeries:
-        call = exchange.call
+        call = exchange.forwarded
         was_served = (
             exchange.refusal is None
             and 200 <= exchange.status < 300

@@ -181,7 +181,7 @@ class TrafficMetrics:
     # Rows
 
     def _model(self, exchange: Exchange) -> str:
-        return self._metrics.model_labels.read(exchange.call, was_served=False)[0]
+        return self._metrics.model_labels.read(exchange.forwarded, was_served=False)[0]
 
     def _named(self, model: str) -> str:
         return self._metrics.model_labels.name(model) if model else ANY

@@ -42,13 +42,16 @@ class PoolFull(ConnectError):
 
 
 class Taker(Protocol):
-    """Whoever wants a stream. It is told once, one or the other, and must not raise: others wait behind it."""
+    """Waits for a stream. One of `acquired` and `acquire_failed` is called, once."""
 
     def acquired(self, stream: Upstream) -> None:
         """Here it is."""
 
     def acquire_failed(self, error: ConnectError) -> None:
-        """There is none to be had."""
+        """There is none to be had. Must not raise."""
+
+    def crashed(self, error: Exception) -> None:
+        """`acquired` raised `error`, called while others wait."""
 
 
 class PoolSettings(Protocol):
@@ -118,6 +121,13 @@ class Pool(Generic[ConnectionT]):
             taker.acquired(stream)
         else:
             self._wait(taker)
+
+    def _give(self, taker: Taker, stream: Upstream) -> None:
+        """Serve one of those that waited; what goes wrong with it must not reach the others."""
+        try:
+            taker.acquired(stream)
+        except Exception as error:
+            taker.crashed(error)
 
     def withdraw(self, taker: Taker) -> None:
         """`taker` waits no longer."""
@@ -264,7 +274,7 @@ class Pool(Generic[ConnectionT]):
             stream = self._take()
             if stream is None:
                 return
-            self._waiting.popleft().acquired(stream)
+            self._give(self._waiting.popleft(), stream)
 
     def closed(self, connection: ConnectionT) -> None:
         """A connection is gone (`h1.Owner`, `h2.Owner`). One that never came to stand was not counted as open."""
@@ -310,7 +320,7 @@ class H1Pool(Pool[H1Client]):
     def released(self, connection: H1Client) -> None:
         """A connection is free (`h1.Owner`)."""
         if self._waiting:
-            self._waiting.popleft().acquired(connection)
+            self._give(self._waiting.popleft(), connection)
             return
         if self.is_closed:
             connection.close()
@@ -372,10 +382,15 @@ class H2Pool(Pool[H2Client]):
 
     def _opened(self, connection: H2Client) -> None:
         self._usable.append(connection)
-        self.freed(connection)
+        self._offer(connection)
 
     def freed(self, connection: H2Client) -> None:
         """A stream has ended (`h2.Owner`)."""
+        self._offer(connection)
+        if self._waiting and not connection.streams:
+            self._grow()  # the server may have lowered its limit to 0 meanwhile: nothing else would tell those who wait
+
+    def _offer(self, connection: H2Client) -> None:
         if self._waiting:
             self._hand_out()
         if connection.streams:

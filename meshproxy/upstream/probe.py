@@ -154,9 +154,11 @@ class _Probe:
             self._is_held = bool(self._body) and not stream.send_data(self._body, True)
         except HeadRefused as error:  # nothing was sent
             self._end(Unanswered(f"{stream.address} cannot be asked: {error}"))
-        except Exception as mistake:  # the pool serves others behind us
-            self._end(mistake)
-            self.give_up()
+
+    def crashed(self, error: Exception) -> None:
+        """`acquired` raised."""
+        self._end(error)
+        self.give_up()
 
     def acquire_failed(self, error: ConnectError) -> None:
         """There is no connection."""

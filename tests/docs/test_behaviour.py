@@ -21,7 +21,7 @@ from meshproxy.inference.grpc_services import GRPC_SERVICES
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.policy import quota
-from meshproxy.proxy import admissions, health_service, passage
+from meshproxy.proxy import admissions, client_side, health_call
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.sidecar import app, clusters
 from meshproxy.telemetry import endpoint_labels, traffic
@@ -99,7 +99,7 @@ def test_what_the_codecs_refuse_with() -> None:
         if getattr(call.func, "id", "") in ("Malformed", "RejectedHead") and isinstance(call.args[0], ast.Constant)
     }
     ours = {status for status in given if isinstance(status, int)} - {502}  # the model server's mistake
-    others = {status: reason.label for status, reason in passage._REASONS.items()}
+    others = {status: reason.label for status, reason in client_side._REASONS.items()}
     assert ours <= {400, 417, 501, 505} | others.keys()
     for status in ours - others.keys():
         assert str(status) in rows["bad-request"]
@@ -193,7 +193,7 @@ def test_the_limits_that_are_fixed() -> None:
         "message_bytes": MESSAGE_BYTES,
         "inflated_ratio": DEFAULT_LIMITS.inflated_ratio,
         "max_pending": clusters.MAX_PENDING,
-        "health_request": health_service.REQUEST_BYTES,
+        "health_request": health_call.REQUEST_BYTES,
     }
     ratio = next(row[0] for row in table("limit") if row[2] == "inflated_ratio")
     assert "beyond 1 MiB" in ratio

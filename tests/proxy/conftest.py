@@ -208,11 +208,18 @@ class FakeEndpoint:
         elif self.error is not None:
             taker.acquire_failed(self.error)
         elif self.is_ready:
-            self.give(taker)
+            self._give(taker)
         else:
             self.waiting.append(taker)
 
     def give(self, taker: Any) -> None:
+        """A stream for one that has waited: as the pool does, nothing that goes wrong is let out."""
+        try:
+            self._give(taker)
+        except Exception as error:
+            taker.crashed(error)
+
+    def _give(self, taker: Any) -> None:
         stream = self._cluster.server_type()
         self.streams.append(stream)
         self._cluster.streams.append(stream)
@@ -440,8 +447,8 @@ class World:
         """Every exchange is over, and nothing of them is left; every endpoint heard once how each try ended."""
         pipeline = self.pipeline
         assert pipeline.live == set()
-        assert (pipeline.held_bytes, pipeline.kept_bytes, pipeline.unread_bytes) == (0, 0, 0)
-        assert (pipeline.holding, pipeline.unread) == ({}, {})
+        assert (pipeline.scan_buffer.total, pipeline.replay_bytes, pipeline.response_buffer.total) == (0, 0, 0)
+        assert (len(pipeline.scan_buffer), len(pipeline.response_buffer)) == (0, 0)
         assert (pipeline.mirrors.in_flight, pipeline.mirrors.live) == ({}, set())
         assert all((each.in_flight, each.waiting) == (0, 0) for _, _, each in pipeline.admissions.rows())
         assert [timer for timer in self.loop.timers if not timer.is_cancelled] == []

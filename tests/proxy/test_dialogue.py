@@ -30,7 +30,6 @@ from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.grpc_health import CHECK, WATCH, write_request
 from meshproxy.policy.quota import Quota
 from meshproxy.proxy.admissions import Admissions
-from meshproxy.proxy.health_service import HealthService
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.routing.fault import FaultRule
 from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES, RetryRule
@@ -49,6 +48,7 @@ from meshproxy.upstream.breaker import BreakerSettings
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import Found
 from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.serving import HealthService
 
 CONVERSATIONS = 1_000
 STEPS = 40
@@ -671,8 +671,8 @@ class Chain:
         world = self.world
         pipeline = world.pipeline
         assert pipeline.live == set()
-        assert (pipeline.held_bytes, pipeline.kept_bytes, pipeline.unread_bytes) == (0, 0, 0)
-        assert (pipeline.holding, pipeline.unread) == ({}, {})
+        assert (pipeline.scan_buffer.total, pipeline.replay_bytes, pipeline.response_buffer.total) == (0, 0, 0)
+        assert (len(pipeline.scan_buffer), len(pipeline.response_buffer)) == (0, 0)
         assert (pipeline.mirrors.in_flight, pipeline.mirrors.live) == ({}, set())
         for _, _, admission in pipeline.admissions.rows():
             assert (admission.in_flight, admission.waiting) == (0, 0)

@@ -1,42 +1,39 @@
+"""The record, before anything is known, and how its flags are written."""
+
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import NOBODY
-from meshproxy.proxy.exchange import Exchange, TraceContext
+from meshproxy.proxy.exchange import NO_FLAGS, Exchange, ResponseFlags
 from meshproxy.transport.facts import ConnectionFacts
 
 FACTS = ConnectionFacts(direction="inbound", protocol="HTTP/2", remote="127.0.0.1:1", local="127.0.0.1:2")
 HEAD = RequestHead(1, b"GET", b"host", b"/", (), end=True)
 
 
-def test_a_request_that_has_just_come_has_reached_no_point_yet() -> None:
+def test_of_a_request_that_is_refused_at_once_telemetry_can_read_everything() -> None:
     exchange = Exchange(HEAD, FACTS, started=12.5)
-    assert exchange.head is HEAD
-    assert exchange.connection is FACTS
-    assert exchange.started == 12.5
-    assert (exchange.decided, exchange.connected, exchange.first_byte, exchange.finished) == (0.0, 0.0, 0.0, 0.0)
-    assert (exchange.bytes_received, exchange.bytes_sent, exchange.attempts, exchange.status) == (0, 0, 0, 0)
-
-
-def test_it_is_nobodys_and_about_nothing_until_somebody_says_otherwise() -> None:
-    """What telemetry may rely on for a request that was refused at once."""
-    exchange = Exchange(HEAD, FACTS, started=1.0)
+    unset = [name for name in Exchange.__slots__ if not hasattr(exchange, name)]
+    assert unset == []
     assert exchange.caller is NOBODY
-    assert exchange.call is None
-    assert exchange.trace is None
-    assert exchange.grpc_status is None
-    assert exchange.refusal is None
-    assert (exchange.rule, exchange.permit_audits, exchange.upstream, exchange.flags) == ("", (), "", "")
-    assert not exchange.is_grpc
+    assert exchange.asked is exchange.forwarded is exchange.arm is exchange.refusal is None
+    assert exchange.flags is NO_FLAGS
+    assert exchange.attempts == ()
 
 
-def test_there_is_one_for_each_request_so_it_stays_small() -> None:
-    exchange = Exchange(HEAD, FACTS, started=1.0)
-    with pytest.raises(AttributeError):
-        exchange.anything = 1  # type: ignore[attr-defined]
-    trace = TraceContext(b"t" * 32, b"", b"s" * 16, sampled=True)
-    assert (trace.trace_id, trace.parent_id, trace.span_id, trace.sampled) == (b"t" * 32, b"", b"s" * 16, True)
-    with pytest.raises(AttributeError):
-        trace.anything = 1  # type: ignore[attr-defined]
+@given(st.sets(st.sampled_from(list(ResponseFlags.__members__.values()))))
+def test_flags_are_written_in_envoys_letters_and_none_is_lost(flags: set[ResponseFlags]) -> None:
+    joined = NO_FLAGS
+    for flag in flags:
+        joined |= flag
+    assert set(str(joined).split(",")) - {""} == {flag.name for flag in flags}
+    assert (joined is NO_FLAGS) == (not flags)
+
+
+@pytest.mark.parametrize("flag", ["UH", "UF", "UO", "NR", "UC", "UPE", "UT", "DC", "SI", "RL", "FI", "DI", "DT"])
+def test_each_flag_has_the_name_that_the_access_log_promises(flag: str) -> None:
+    assert str(ResponseFlags[flag]) == flag

@@ -337,7 +337,7 @@ class TestConnection:
         world.other.all[0].acquire = None
         self.ask(world)
         assert results(world) == ["failed"]
-        assert "a copy of a request could not be sent" in caplog.text
+        assert "internal error in a mirrored request" in caplog.text
         world.assert_let_go()
 
     def test_at_the_end_of_the_process_nobody_waits(self, world: Any) -> None:

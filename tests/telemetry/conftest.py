@@ -9,7 +9,7 @@ import pytest
 from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.proxy.exchange import Exchange, TraceContext
+from meshproxy.proxy.exchange import AttemptRecord, Exchange, TraceContext
 from meshproxy.transport.facts import ConnectionFacts
 
 MakeExchange = Callable[..., Exchange]
@@ -47,11 +47,13 @@ def make_exchange() -> MakeExchange:
             Workload("spiffe://dev.example/ns/pricing/sa/quoter", "dev.example", "pricing", "quoter", 2e9),
             Token("corp", "alice", {}, 2e9),
         )
-        exchange.call = Call(verb, (ModelRef(model, version, label, "serving_default"),))
+        exchange.asked = exchange.forwarded = Call(verb, (ModelRef(model, version, label, "serving_default"),))
         exchange.rule = "finance-team"
         exchange.trace = TraceContext(b"4bf92f3577b34da6a3ce929d0e0e4736", b"", b"53995c3f42cd8ad8", False)
         exchange.upstream = "127.0.0.1:8500"
-        exchange.attempts = 1
+        exchange.attempts = (
+            AttemptRecord("127.0.0.1:8500", 1_000.0003, 1_000.0005, 1_000.0025, 1_000.003, None, False),
+        )
         exchange.status = 200
         exchange.grpc_status = 0
         exchange.bytes_received = 60
@@ -60,6 +62,8 @@ def make_exchange() -> MakeExchange:
         exchange.connected = 1_000.000_5
         exchange.first_byte = 1_000.002_5
         exchange.finished = 1_000.003
+        if "call" in fields:
+            exchange.asked = exchange.forwarded = fields.pop("call")
         for name, value in fields.items():
             setattr(exchange, name, value)
         return exchange

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from meshproxy.inference.grpc_health import CHECK, WATCH, Serving, write_request, write_response
-from meshproxy.proxy.health_service import REQUEST_BYTES, HealthService
+from meshproxy.proxy.health_call import REQUEST_BYTES
 from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.serving import HealthService
 
 CANCEL = 0x8
 

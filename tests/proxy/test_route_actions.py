@@ -46,7 +46,7 @@ class TestQuotas:
         assert client.headers[b"x-meshproxy-refusal"] == b"rate-limited"
         client = world.grpc(wire.spec(b"open"))
         assert (client.headers[b"grpc-status"], client.headers[b"grpc-retry-pushback-ms"]) == (b"8", b"1000")
-        assert [exchange.flags for exchange in world.finished] == ["RL", "RL"]
+        assert [str(exchange.flags) for exchange in world.finished] == ["RL", "RL"]
         assert world.limits_hit == ["rate_requests", "rate_requests"]
         assert len(cluster.streams) == 1
         cluster.streams[0].respond()
@@ -132,7 +132,7 @@ class TestFaults:
         assert (client.headers[b"grpc-status"], client.headers[b"x-meshproxy-refusal"]) == (b"10", b"fault-injected")
         world.rest()
         assert len(cluster.streams) == 1
-        assert [exchange.flags for exchange in world.finished] == ["FI", "FI"]
+        assert [str(exchange.flags) for exchange in world.finished] == ["FI", "FI"]
 
     def test_some_wait(self, world: Any) -> None:
         cluster = self.faulty(world, delay=Delay(percent=50, duration=2.0))
@@ -145,7 +145,7 @@ class TestFaults:
         world.wait(0.2)
         assert (cluster.streams[0].body, client.credited) == (b"body", 4)
         cluster.streams[0].respond()
-        assert world.finished[0].flags == "DI"
+        assert str(world.finished[0].flags) == "DI"
         world.assert_let_go()
 
     def test_and_fail_after_that(self, world: Any) -> None:
@@ -154,7 +154,7 @@ class TestFaults:
         assert client.heads == []
         world.wait(2)
         assert client.status == 503
-        assert world.finished[0].flags == "DI,FI"
+        assert str(world.finished[0].flags) == "DI,FI"
         world.assert_let_go()
 
     def test_who_leaves_meanwhile_is_gone(self, world: Any) -> None:
@@ -202,7 +202,7 @@ class TestShares:
         assert world.other.streams[0].head.target == b"/v1/models/open/versions/2:predict"
         for server in (*cluster.streams, *world.other.streams):
             server.respond()
-        assert [(exchange.server, exchange.call.models[0].version) for exchange in world.finished] == [
+        assert [(exchange.server, exchange.forwarded.models[0].version) for exchange in world.finished] == [
             ("main", None),
             ("other", 2),
         ]
@@ -330,7 +330,7 @@ class TestLabels:
         cluster.streams[0].respond_grpc()
         assert cluster.streams[0].body == message
         assert world.finished[0].refusal is None
-        assert ModelRef("open", None, None, "other") in world.finished[0].call.models
+        assert ModelRef("open", None, None, "other") in world.finished[0].asked.models
         world.assert_let_go()
 
     def test_nor_in_what_is_rewritten(self, world: Any, wire: Any) -> None:
@@ -371,7 +371,7 @@ class TestPlaces:
         away = world.grpc(wire.spec(b"open"))
         assert (away.headers[b"grpc-status"], away.headers[b"x-meshproxy-refusal"]) == (b"8", b"overloaded")
         assert self.rows(world) == (1, 1)
-        assert world.finished[0].flags == "UO"
+        assert str(world.finished[0].flags) == "UO"
         cluster.streams[0].respond()
         assert cluster.streams[1].body == b"waits"
         assert self.rows(world) == (1, 0)

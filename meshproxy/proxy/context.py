@@ -1,0 +1,74 @@
+"""What all requests of a pipeline share: clocks, ports, caches, budgets, and the set of requests in flight."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+from meshproxy.inference.surfaces import SURFACES, Surfaces
+from meshproxy.proxy.admissions import Admissions
+from meshproxy.proxy.byte_budget import ByteBudget
+from meshproxy.proxy.headers import HeaderReader
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from meshproxy.proxy.exchange import LiveExchange
+    from meshproxy.proxy.ports import Observer, RefreshKeys, Tracer, Traffic
+    from meshproxy.proxy.snapshot import Snapshot
+    from meshproxy.transport.reaper import Reaper
+
+
+class ProxyContext:
+    """Lives as long as the listener. Its `snapshot` may be replaced at any time."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        wall_clock: Callable[[], float],
+        reaper: Reaper,
+        snapshot: Snapshot,
+        observer: Observer,
+        tracer: Tracer,
+        refresh_keys: RefreshKeys,
+        on_limit: Callable[[str], None],
+        traffic: Traffic,
+        draw: Callable[[], float] = random.random,
+        cpu_time: Callable[[], float] = time.thread_time,
+        surfaces: Surfaces = SURFACES,
+    ) -> None:
+        self.loop = loop
+        self.now = now
+        """`time.monotonic`: what the loop's timers go by, too, but uvloop's own `time` counts milliseconds."""
+        self.wall_clock = wall_clock
+        """Seconds since the epoch: what certificates and tokens expire by."""
+        self.snapshot = snapshot
+        self.observer = observer
+        self.tracer = tracer
+        self.refresh_keys = refresh_keys
+        self.on_limit = on_limit
+        """Counts a limit that was exceeded, by its name."""
+        self.traffic = traffic
+        self.draw = draw
+        """A random number from 0 up to 1: splits, faults, back-off."""
+        self.cpu_time = cpu_time
+        """Seconds of processor time that this thread has used."""
+        self.surfaces = surfaces
+        """The wire surfaces that requests are read by."""
+        self.headers = HeaderReader()
+        self.admissions = Admissions(reaper)
+        self.live: set[LiveExchange] = set()
+        """The exchanges in flight."""
+        reaper.watch(self.live)
+        self.served = 0
+        """Exchanges that have ended."""
+        self.scan_buffer = ByteBudget()
+        """Request bodies whose model is not known yet."""
+        self.response_buffer = ByteBudget()
+        """Responses that their clients have not taken."""
+        self.replay_bytes = 0
+        """Request bodies kept for another attempt. Nobody is evicted: over the limit the newest is not kept."""

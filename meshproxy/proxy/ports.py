@@ -1,0 +1,86 @@
+"""What the pipeline asks of its surroundings: protocols that other folders implement and the assembly passes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.proxy.exchange import Exchange, TraceContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from meshproxy.codec.events import Headers
+    from meshproxy.identity.caller import Caller, Token
+    from meshproxy.inference.call import Call
+    from meshproxy.policy.decide import Permit
+    from meshproxy.routing.failure import Failure
+    from meshproxy.routing.retry import Skip
+    from meshproxy.routing.routes import Route
+
+
+class Verifies(Protocol):
+    """Turns the `authorization` header into a token (`identity.tokens.TokenVerifier`)."""
+
+    def verify(self, authorization: bytes, now: float) -> Token:
+        """Raises Refusal, or `KeysWanted` when the issuer's keys must be fetched first."""
+
+
+class Decides(Protocol):
+    """Decides whether a caller may make a call (`policy.decide.Policy`)."""
+
+    def decide(self, caller: Caller, call: Call) -> Permit:
+        """Raises Refusal."""
+
+
+class FindsRoute(Protocol):
+    """Finds the route of a call (`routing.routes.Routes`)."""
+
+    def match(self, call: Call, headers: Headers, caller: Caller) -> Route:
+        """The first route that matches; the default route if none does."""
+
+
+class FindsServer(Protocol):
+    """Finds the ModelServer that an application selected (`routing.servers.Servers`)."""
+
+    def find(self, authority: bytes, header: bytes | None, original: str) -> str | None:
+        """Name of a `ModelServer`; empty if the header names an unknown one; None if nothing selects one."""
+
+
+class Observer(Protocol):
+    """Reads finished exchanges (`telemetry.observer`)."""
+
+    def __call__(self, exchange: Exchange) -> None: ...
+
+
+class Tracer(Protocol):
+    """Continues a trace, or starts one (`telemetry.trace`)."""
+
+    def carry(self, parent: bytes | None, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
+        """The context, and the `traceparent` to forward. `parent` and `states`: what was received of `traceparent` and
+        `tracestate`."""
+
+
+class RefreshKeys(Protocol):
+    """Fetches an issuer's keys."""
+
+    def __call__(self, issuer: str, then: Callable[[], None]) -> None:
+        """Call `then` once when the fetch has ended, whatever its result."""
+
+
+class Traffic(Protocol):
+    """Counts what happens to requests between their head and their answer."""
+
+    def retried(self, exchange: Exchange, failure: Failure) -> None:
+        """An attempt failed, and another one is made."""
+
+    def retry_skipped(self, exchange: Exchange, failure: Failure, skip: Skip) -> None:
+        """An attempt failed, and no other one is made, because of `skip`."""
+
+    def hedged(self, exchange: Exchange) -> None:
+        """A second attempt is made beside the first."""
+
+    def fell_back(self, exchange: Exchange) -> None:
+        """The route's fallback server is tried."""
+
+    def mirrored(self, route: str, result: str) -> None:
+        """A mirrored request ended (`proxy.mirror.RESULTS`)."""

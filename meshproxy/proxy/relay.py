@@ -1,0 +1,243 @@
+"""Carries a request whose way is known: its body in, the answer through, and what happens when either stops.
+
+    the body is     read by                   until
+    scanned         `operation.scan`          its end, where only the body names the model
+    held            `HeldBody`                model, keys and connection are there
+    forwarded       `Retries.send`            its end
+    discarded       `ClientSide.discard`      its end, once the request was refused
+    a health check  `HealthCall`              its end
+
+Every piece is scanned before it is forwarded, so one that names another model never leaves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.proxy.client_side import BEGUN, NONE, OVER, WHOLE
+from meshproxy.proxy.exchange import ResponseFlags
+from meshproxy.proxy.guard import guarded
+from meshproxy.proxy.held_body import HeldBody
+from meshproxy.proxy.request import Request
+from meshproxy.proxy.retries import Retries
+from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing.failure import Failure
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers, RequestHead
+    from meshproxy.inference.call import Call
+    from meshproxy.inference.surface import Scan
+    from meshproxy.proxy.context import ProxyContext
+    from meshproxy.proxy.health_call import HealthCall
+    from meshproxy.proxy.route_actions import RouteActions
+    from meshproxy.transport.stream import Downstream
+
+
+class Relay(Request):
+    """The sink of the client's stream (`stream.RequestSink`)."""
+
+    __slots__ = ("_actions", "_health", "_held", "_owed", "_retries", "_scan")
+
+    def __init__(self, context: ProxyContext, stream: Downstream, head: RequestHead) -> None:
+        Request.__init__(self, context, stream, head)
+        self._scan: Scan | None = None
+        """Reads the model out of the body."""
+        self._held: HeldBody | None = None
+        """What of the body cannot be forwarded yet."""
+        self._owed = 0
+        """Credit due to the client once the upstream takes more."""
+        self._actions: RouteActions | None = None
+        """What the route asks for, if it asks for more than a server."""
+        self._health: HealthCall | None = None
+        """Answers the request, if it is a health check."""
+        self._retries: Retries | None = None
+        stream.sink = self
+
+    def named(self, call: Call) -> None:
+        """The call became known, or changed (a station of `pipeline`). Raises Refusal."""
+        raise NotImplementedError
+
+    # The request's body (stream.RequestSink)
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        """A piece of the body came."""
+        self.bytes_received += len(data)
+        self.request_ended = end
+        try:  # as `guarded`, without its call
+            self.take(data, flow, end)
+        except Exception as error:
+            self.crashed(error)
+
+    @guarded
+    def trailers_received(self, headers: Headers) -> None:
+        """The request ended with fields. Neither gRPC nor REST has a use for them: only the end is passed on."""
+        self.request_ended = True
+        self.take(b"", 0, True)
+
+    def take(self, data: bytes, flow: int, end: bool) -> None:
+        """Scan a piece, then forward or hold it. The stations may be passed on the way. Raises Refusal."""
+        if self.refusal is not None or self.answer is OVER:
+            self.discard(flow, end)
+            return
+        scan = self._scan
+        if scan is not None:
+            call = scan.feed(data, end)
+            if call is not None:
+                self.peeked = data
+                self.named(call)
+                self.peeked = b""
+        elif self._health is not None:
+            self.stream.credit(flow)
+            self._health.feed(data, end)
+            return
+        retries = self._retries
+        if retries is not None and retries.upstream is not None:
+            self._forward(retries, data, flow, end)
+        else:
+            self._hold(data, flow, end)
+
+    def _hold(self, data: bytes, flow: int, end: bool) -> None:
+        if self.answer is OVER:
+            return
+        held = self._held
+        if held is None:
+            held = self._held = HeldBody(self)
+        if data and self._scan is not None and self.asked is None:
+            held.hold_unnamed(data, flow, end)
+        else:
+            held.hold(data, flow, end)
+
+    def _forward(self, retries: Retries, data: bytes, flow: int, end: bool) -> None:
+        if self._actions is not None:
+            data = self._actions.take(data, end)
+        if retries.send(data, end):
+            self.stream.credit(flow)
+        else:
+            self._owed += flow
+
+    def body_start(self) -> bytes:
+        """What has come of the body and was not forwarded yet."""
+        return self._held.start() + self.peeked if self._held is not None else self.peeked
+
+    # On the way to the model server
+
+    def send_to(self, server: str) -> None:
+        """The ModelServer is known: try its endpoints. Raises Refusal."""
+        clusters, route = self.snapshot.clusters, self.matched
+        assert route is not None
+        self.server = server
+        cluster = clusters[server]
+        key = self.key(cluster.key) if cluster.key is not None else None
+        fallback = clusters[route.fallback] if route.fallback is not None else None
+        retries = self._retries = Retries(self, route, cluster, fallback, key)
+        retries.begin(self.context.now())
+
+    def request_sent(self, takes_more: bool) -> None:
+        """The head is out, and what of the body was sent to an endpoint before: the rest follows."""
+        if self._owed and takes_more:
+            self.upstream_drained()
+        if self.head.expects_continue and self._scan is None and not self.request_ended and self.answer is NONE:
+            self.send_interim(100, ())
+        held, self._held = self._held, None
+        if held is not None:
+            self._release(held)
+
+    def _release(self, held: HeldBody) -> None:
+        """Forward what was held; if the connection is lost meanwhile, hold the rest again."""
+        for data, flow, end in held.take():
+            retries = self._retries
+            if retries is not None and retries.upstream is not None:
+                self._forward(retries, data, flow, end)
+            else:
+                self._hold(data, flow, end)
+
+    def upstream_drained(self) -> None:
+        """The endpoint takes more of the request."""
+        owed, self._owed = self._owed, 0
+        self.stream.credit(owed)
+
+    # The answer (hooks of ClientSide)
+
+    def resume(self) -> None:
+        """The client takes more of the answer."""
+        if self._retries is not None and self._retries.current is not None:
+            self._retries.current.resume()
+
+    def held_up(self) -> None:
+        """The upstream's answer has come whole, and the client has not taken it: others may use the slot."""
+        if self._actions is not None:
+            self._actions.leave(is_whole=True)
+
+    def abandon(self) -> None:
+        """The upstream's answer is not wanted any more: let go of it, then of the slot there."""
+        retries, self._retries = self._retries, None
+        if retries is not None:
+            retries.finish(is_sent=False)
+        if self._actions is not None:
+            self._actions.leave(is_whole=False)
+
+    def timed_out(self) -> None:
+        """The deadline has passed."""
+        if self._retries is not None:
+            self._retries.deadline_passed()
+
+    def closed(self, is_whole: bool) -> None:
+        """The exchange is over. What refers to each other in a circle would have to wait for the garbage collector."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+        health, self._health = self._health, None
+        if health is not None:
+            health.close()
+        retries, self._retries = self._retries, None
+        if retries is not None:
+            retries.finish(self.request_ended)
+        actions, self._actions = self._actions, None
+        if actions is not None:
+            actions.close(is_whole)
+        mirrored, self.mirrored = self.mirrored, None
+        if mirrored is not None:
+            mirrored.launch(self, is_whole)
+
+    # Progress
+
+    def check_progress(self, now: float) -> None:
+        """See whether bytes still move. What is waited for decides whose fault it is if they do not; the model server
+        may take as long as the request's deadline allows."""
+        stall = self.snapshot.limits.stall
+        idle = self.idle_timeout if self.answer is BEGUN or self.answer is WHOLE else None
+        self.look_at(now + (stall if idle is None else min(idle, stall)))
+        progress = self.bytes_received + self.bytes_sent
+        if progress != self.progress and not self._is_unnamed(now):
+            self.progress = progress
+            self.moved = now
+            return
+        retries = self._retries
+        attempt = retries.current if retries is not None else None
+        if attempt is not None and self.is_blocked:
+            if idle is None or now - self.moved >= stall:
+                self.context.on_limit("body_stall_time")
+                self.give_up()
+        elif attempt is not None and idle is not None and now - self.moved >= idle:
+            self.flag(ResponseFlags.SI)
+            attempt.report(Failure.TIMEOUT)
+            self.break_off(ErrorCode.CANCEL)
+        elif self._waits_for_client():
+            message = f"No byte of the request's body came for {stall:g} s."
+            self.refuse(Refusal(Reason.REQUEST_TIMEOUT, message, limit="body_stall_time"), waits=False)
+
+    def _is_unnamed(self, now: float) -> bool:
+        """The body trickles in, and has not come to its model in all the time that it may stand still."""
+        return self._scan is not None and self.asked is None and now - self.started > self.snapshot.limits.stall
+
+    def _waits_for_client(self) -> bool:
+        """More of the request is missing, and the client may send it: what is held is credited, and nothing else is
+        waited for."""
+        if self.request_ended or self.answer is not NONE or self._owed:
+            return False
+        if self._actions is not None and self._actions.is_waiting:
+            return False
+        if self._retries is not None and self._retries.upstream is None:
+            return False  # a connection is waited for, or the next attempt
+        return self._held is None or not self._held.owes_credit

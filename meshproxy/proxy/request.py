@@ -1,0 +1,182 @@
+"""A request as it is decided on: who calls what, may they, and what is forwarded of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.events import Headers, RequestHead
+from meshproxy.inference.hash_key import stable_hash
+from meshproxy.proxy.client_side import ClientSide
+from meshproxy.proxy.exchange import ResponseFlags
+from meshproxy.proxy.headers import RequestHeaders, identity_headers
+from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing import deadline
+
+if TYPE_CHECKING:
+    from meshproxy.config.servers import Key
+    from meshproxy.inference.call import Call
+    from meshproxy.inference.surface import Operation
+    from meshproxy.proxy.context import ProxyContext
+    from meshproxy.routing.routes import Route
+    from meshproxy.transport.stream import Downstream
+
+
+class Request(ClientSide):
+    """What the stations have found out so far."""
+
+    __slots__ = (
+        "fields",
+        "forward",
+        "has_refreshed",
+        "matched",
+        "operation",
+        "peeked",
+        "rewrites_body",
+        "target",
+        "trace_parent",
+    )
+
+    def __init__(self, context: ProxyContext, stream: Downstream, head: RequestHead) -> None:
+        ClientSide.__init__(self, context, stream, head)
+        self.fields: RequestHeaders | None = None
+        """What the head's fields say."""
+        self.forward: Headers = ()
+        """The fields to forward."""
+        self.trace_parent: bytes | None = None
+        """The `traceparent` to forward."""
+        self.has_refreshed = False
+        """The issuer's keys were fetched for it: once is enough."""
+        self.operation: Operation | None = None
+        """What the wire surface made of method and path."""
+        self.target = head.target
+        """The path to forward, rebuilt from what was authorised."""
+        self.matched: Route | None = None
+        """The route."""
+        self.peeked = b""
+        """The beginning of a gRPC body, while its model is being named."""
+        self.rewrites_body = False
+        """The body is forwarded with another length than it came with, perhaps."""
+
+    # Hooks
+
+    def request_sent(self, takes_more: bool) -> None:
+        """The head is out, and what of the body was sent to an endpoint before: the rest may follow."""
+        raise NotImplementedError
+
+    def upstream_drained(self) -> None:
+        """The endpoint takes more of the request."""
+        raise NotImplementedError
+
+    # What is asked, and whether it is permitted
+
+    def decide(self, call: Call) -> None:
+        """Ask the policy whether the caller may make `call`. Raises Refusal."""
+        self.forwarded = call
+        permit = self.snapshot.policy.decide(self.caller, call)
+        self.rule = permit.rule
+        self.permit_audits = permit.audits
+        if not self.decided:
+            self.decided = self.context.now()
+
+    def decide_rewritten(self, call: Call) -> None:
+        """Ask it once more, for the call with the version that the route chose. What the audit bindings match of the
+        call as it was made is kept. Raises Refusal."""
+        audits = self.permit_audits
+        self.decide(call)
+        if audits != self.permit_audits:
+            self.permit_audits = tuple(dict.fromkeys((*audits, *self.permit_audits)))
+
+    def base_server(self) -> str:
+        """The ModelServer of calls whose route names none: for inbound calls the local one, for outbound calls the one
+        that the application selected.
+
+        Raises:
+            Refusal: NO_ROUTE, nothing selects one.
+        """
+        snapshot = self.snapshot
+        if snapshot.servers is not None:
+            header = self.fields.server if self.fields is not None else None
+            named = snapshot.servers.find(self.head.authority, header, self.connection.original)
+            if named:
+                return named
+            if named is not None:
+                self.flag(ResponseFlags.NR)
+                raise Refusal(Reason.NO_ROUTE, "The header x-model-server names an unknown ModelServer.")
+        if snapshot.server is None:
+            self.flag(ResponseFlags.NR)
+            raise Refusal(
+                Reason.NO_ROUTE,
+                "No ModelServer selected: set :authority to its name, send x-model-server, or add a ModelRoute.",
+            )
+        return snapshot.server
+
+    @property
+    def encoding(self) -> bytes | None:
+        """`grpc-encoding` of the request."""
+        return self.fields.encoding if self.fields is not None else None
+
+    # Keys: what of a request stays the same, for stickiness and hashing
+
+    def caller_key(self) -> str:
+        """Who calls, for what is counted for each caller: the token's subject, the workload, or the address."""
+        caller = self.caller
+        if caller.token is not None:
+            return f"{caller.token.issuer} {caller.token.subject}"
+        if caller.workload is not None:
+            return caller.workload.spiffe_id
+        return self.connection.remote.rpartition(":")[0]
+
+    def key(self, key: Key) -> int:
+        """A number of 64 bits that is the same for requests which are to go the same way."""
+        if key.by == "header":
+            wanted = str(key.header).encode()
+            for name, value in self.head.headers:
+                if name == wanted:
+                    return stable_hash(value)
+        elif key.by == "client-id" and self.operation is not None and self.operation.affinity_key is not None:
+            found = self.operation.affinity_key(self.body_start())
+            if found is not None:
+                return stable_hash(found)
+        return stable_hash(self.caller_key().encode())
+
+    def body_start(self) -> bytes:
+        """What has come of the body and was not forwarded yet."""
+        return self.peeked
+
+    # What is forwarded
+
+    def forwarded_head(self, now: float, address: str) -> RequestHead:
+        """The head to send to the endpoint at `address`."""
+        head = self.head
+        headers = self.forward
+        if self.snapshot.forwards_identity:
+            headers = (*headers, *identity_headers(self.caller))
+        if self.due:
+            left = self.due - now
+            if left < 0.001:
+                left = 0.001
+            headers = (
+                *headers,
+                (b"grpc-timeout", deadline.grpc_timeout(left))
+                if self.is_grpc
+                else (deadline.REST_HEADER, deadline.format_rest(left)),
+            )
+        length = None if self.rewrites_body else head.length
+        return RequestHead(
+            0,
+            head.method,
+            head.authority or address.encode(),
+            self.target,
+            headers,
+            head.end,
+            length,
+            False,
+            self.trace_parent,
+        )
+
+    def mirrored_head(self) -> RequestHead:
+        """The head of a copy: without the caller's identity and deadline, which are for the server of the request."""
+        head = self.head
+        return RequestHead(
+            0, head.method, head.authority, self.target, self.forward, False, None, False, self.trace_parent
+        )

@@ -1,0 +1,350 @@
+"""What a route asks for beyond a server, for one request, in this order:
+
+    rate limits    a call goes on if tokens are left
+    faults         some calls are delayed, some aborted
+    split          an arm is chosen: which server, and which version is written into the call
+    concurrency    a slot among the model's calls, or a place in the queue before them
+    mirror         a copy that goes elsewhere
+
+Requests of a plain route have none of this. The others are held here until `proceed`; from then on every piece of the
+body goes through `take`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from math import ceil, inf
+from typing import TYPE_CHECKING, Final
+
+from meshproxy.inference.surface import OneExample
+from meshproxy.proxy.exchange import ResponseFlags
+from meshproxy.proxy.guard import guarded
+from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.upstream.admission import Entry
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from meshproxy.inference.call import Call
+    from meshproxy.inference.surface import BodyRewriter, ExampleCounter
+    from meshproxy.proxy.mirror import Mirrors
+    from meshproxy.proxy.request import Request
+    from meshproxy.routing.fault import FaultRule
+    from meshproxy.routing.routes import Route
+    from meshproxy.routing.split import Arm
+    from meshproxy.upstream.admission import Admission
+
+_TOO_SLOW = frozenset({Reason.DEADLINE_EXCEEDED, Reason.UPSTREAM_TIMEOUT})
+_BUSY_HTTP = (429, 503, 504)
+_BUSY_GRPC = (GrpcStatus.DEADLINE_EXCEEDED, GrpcStatus.RESOURCE_EXHAUSTED, GrpcStatus.UNAVAILABLE)
+
+
+class State(Enum):
+    """How far the request has come. DELAYED and QUEUED are left out by most."""
+
+    CHECKING = 0
+    """Rate limits are asked."""
+    DELAYED = 1
+    """By an injected fault."""
+    QUEUED = 2
+    """For its turn among the model's calls."""
+    PROCEEDING = 3
+    """It is carried; it may hold a slot."""
+
+
+CHECKING: Final = State.CHECKING
+DELAYED: Final = State.DELAYED
+QUEUED: Final = State.QUEUED
+PROCEEDING: Final = State.PROCEEDING
+
+
+class RouteActions:
+    """The actions of one request; in the queue it is an `admission.Waiter`."""
+
+    __slots__ = (
+        "_admission",
+        "_arm",
+        "_call",
+        "_caller",
+        "_counted",
+        "_examples",
+        "_is_aborted",
+        "_is_admitted",
+        "_mirrors",
+        "_model",
+        "_proceed",
+        "_request",
+        "_rewriter",
+        "_route",
+        "_server",
+        "_timer",
+        "state",
+    )
+
+    def __init__(
+        self, request: Request, route: Route, call: Call, mirrors: Mirrors, proceed: Callable[[str], None]
+    ) -> None:
+        """
+        Args:
+            call: as the client made it.
+            proceed: called once with the name of the ModelServer, when all actions are done. Raises Refusal.
+        """
+        self._request = request
+        self._route = route
+        self._call = call
+        self._mirrors = mirrors
+        self._proceed: Callable[[str], None] | None = proceed
+        self._model = call.models[0].name if call.models else ""
+        self._caller = request.caller_key() if route.quotas else ""
+        self.state = CHECKING
+        self._is_admitted = False
+        """The rate limits have let it in: they are charged for what it takes."""
+        self._examples: ExampleCounter | None = None
+        """Counts the examples of the batch, where a rate limit is about those."""
+        self._counted = 0
+        """Examples that have been charged."""
+        self._is_aborted = False
+        """An injected fault aborts it."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends the delay of an injected fault."""
+        self._arm: Arm | None = None
+        """Of the split."""
+        self._server = ""
+        self._rewriter: BodyRewriter | None = None
+        """Writes another version into the message than the client did."""
+        self._admission: Admission | None = None
+        """Where it holds a slot, or waits for one."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """For its turn, or for the end of an injected delay."""
+        return self.state is QUEUED or self.state is DELAYED
+
+    def begin(self) -> None:
+        """Go through the actions. Raises Refusal."""
+        self._check_rate_limits()
+        fault = self._route.fault
+        if fault is None:
+            self._choose()
+            return
+        request = self._request
+        delay, self._is_aborted = fault.decide(request.context.draw)
+        if delay:
+            request.flag(ResponseFlags.DI)
+            self.state = DELAYED
+            self._timer = request.context.loop.call_at(request.decided + delay, self._delayed)
+        else:
+            self._abort_or_choose(fault)
+
+    def crashed(self, error: Exception) -> None:
+        """As in `guard.Guarded`."""
+        self._request.crashed(error)
+
+    # Rate limits
+
+    def _check_rate_limits(self) -> None:
+        request, route = self._request, self._route
+        for quota in route.quotas:
+            denied = quota.admit(self._model, self._caller, request.decided)
+            if denied is not None:
+                request.flag(ResponseFlags.RL)
+                raise Refusal(
+                    Reason.RATE_LIMITED,
+                    f"Rate limit exceeded: too many {denied.what} per second.",
+                    limit=f"rate_{denied.what}",
+                    retry_after=max(1, ceil(denied.retry_after)),
+                )
+        self._is_admitted = True
+        if route.counts_examples:
+            count = request.operation.count_examples if request.operation is not None else None
+            self._examples = count(request.encoding, request.snapshot.limits.scan) if count else OneExample()
+
+    def _charge(self, size: int) -> None:
+        """Charge the rate limits for what has come."""
+        new = 0
+        if self._examples is not None:
+            new = self._examples.count - self._counted
+            self._counted += new
+        now = self._request.context.now()
+        for quota in self._route.quotas:
+            quota.charge(self._model, self._caller, size, new, now)
+
+    # Faults
+
+    @guarded
+    def _delayed(self) -> None:
+        self._timer = None
+        fault = self._route.fault
+        assert fault is not None
+        self._abort_or_choose(fault)
+
+    def _abort_or_choose(self, fault: FaultRule) -> None:
+        if self._is_aborted:
+            self._request.flag(ResponseFlags.FI)
+            message = f"Fault injected by ModelRoute {self._route.name}."
+            refusal = Refusal(Reason.FAULT_INJECTED, message, http_status=fault.http_status)
+            refusal.grpc_status = fault.grpc_status
+            raise refusal
+        self._choose()
+
+    # Split
+
+    def _choose(self) -> None:
+        request, route, call = self._request, self._route, self._call
+        if route.arms:
+            point = request.key(route.sticky) / 2**64 if route.sticky is not None else request.context.draw()
+            request.arm = self._arm = route.arm(call, point)
+        forwarded = route.forwarded(call, self._arm)
+        if forwarded is not call:
+            self._rewrite(forwarded)
+        self._server = (self._arm.server if self._arm is not None else None) or route.server or request.base_server()
+        if route.concurrency is not None:
+            self._enter()
+        else:
+            self._go()
+
+    def _rewrite(self, forwarded: Call) -> None:
+        """Another version is called than the client named: the caller must be permitted that one, too."""
+        request, model, operation = self._request, forwarded.models[0], self._request.operation
+        assert operation is not None
+        request.decide_rewritten(forwarded)
+        if not operation.can_rewrite:
+            raise Refusal(
+                Reason.NO_ROUTE,
+                f"ModelRoute {self._route.name} chooses a version, and {operation.verb.value} requests of this kind "
+                "cannot carry one: route them without split and labels.",
+            )
+        if operation.rewrite_target is not None:
+            request.target = operation.rewrite_target(self._call, model.version, model.label)
+        if operation.rewrite_body is not None:
+            limits = request.snapshot.limits
+            self._rewriter = operation.rewrite_body(
+                self._call, model.version, model.label, limits.held, request.encoding, limits.scan
+            )
+            request.rewrites_body = True
+
+    def changed(self, call: Call) -> None:
+        """A later part of the message says more of what is called, for instance another task. What was chosen stays
+        chosen, so it must still fit. Raises Refusal."""
+        forwarded = self._route.forwarded(call, self._arm)
+        before, after = self._route.forwarded(self._call, self._arm).models[0], forwarded.models[0]
+        if (after.name, after.version, after.label) != (before.name, before.version, before.label) or (
+            forwarded is not call and self._rewriter is None
+        ):
+            raise Refusal(
+                Reason.MODEL_CHANGED,
+                "A later part of the message names another model or version: name one model, once and first.",
+            )
+        self._call = call
+        if forwarded is not call:
+            self._request.decide(forwarded)
+        if self._rewriter is not None:
+            self._rewriter.call = call
+
+    # Concurrency
+
+    def _enter(self) -> None:
+        request, concurrency = self._request, self._route.concurrency
+        assert concurrency is not None
+        context = request.context
+        request.server = self._server
+        admission = context.admissions.of(self._route.name, self._server, self._model, concurrency)
+        self._admission = admission
+        self.state = QUEUED
+        entry = admission.enter(self, self._route.priority, request.due or inf, context.now())
+        if entry is Entry.QUEUED:
+            return
+        if entry is not Entry.ADMITTED:
+            self.state = PROCEEDING
+            self._admission = None
+            raise self._rejection(entry)
+        self._go()
+
+    @guarded
+    def admitted(self) -> None:
+        """It is this request's turn (`admission.Waiter`)."""
+        self._go()
+
+    @guarded
+    def turned_away(self, why: Entry) -> None:
+        """It will not be this request's turn (`admission.Waiter`)."""
+        self.state = PROCEEDING
+        self._admission = None
+        raise self._rejection(why)
+
+    def _rejection(self, why: Entry) -> Refusal:
+        self._request.flag(ResponseFlags.UO)
+        if why is Entry.TOO_LATE:
+            message, limit = "The expected queue wait exceeds the request's deadline.", "queue_time"
+        else:
+            message, limit = "The concurrency limit and its queue are full: retry later.", "queue"
+        return Refusal(Reason.OVERLOADED, message, limit=limit, retry_after=1)
+
+    # Mirror, and proceed
+
+    def _go(self) -> None:
+        self.state = PROCEEDING
+        request, operation = self._request, self._request.operation
+        if self._route.mirror is not None and operation is not None:
+            request.mirrored = self._mirrors.begin(
+                request,
+                self._route,
+                self._server,
+                operation,
+                request.mirrored_head(),
+                request.encoding,
+                request.snapshot.limits.scan,
+            )
+        proceed, self._proceed = self._proceed, None  # a bound method of the request: no reference circle
+        assert proceed is not None
+        proceed(self._server)
+
+    def take(self, data: bytes, end: bool) -> bytes:
+        """A piece of the body is about to be forwarded: returns what is. Raises Refusal."""
+        if self._examples is not None:
+            self._examples.feed(data, end)
+        if self._is_admitted and self._route.quotas:
+            self._charge(len(data))
+        mirrored = self._request.mirrored
+        if mirrored is not None:
+            mirrored.take_request(data, end)
+        return self._rewriter.feed(data, end) if self._rewriter is not None else data
+
+    # The end
+
+    def leave(self, is_whole: bool) -> None:
+        """Give up the slot, or the place in the queue: the answer has come whole, or is not wanted any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        admission, self._admission = self._admission, None
+        if admission is None:
+            return
+        if self.state is QUEUED:
+            self.state = PROCEEDING
+            admission.withdraw(self)
+            return
+        request = self._request
+        now = request.context.now()
+        is_ok = self._went_well(is_whole)
+        if is_ok is None:
+            admission.cancelled(now)
+        else:
+            admission.leave(now - request.connected, is_ok, now)
+
+    def _went_well(self, is_whole: bool) -> bool | None:
+        """False: the server is overloaded, it said so or was too slow. None: not known."""
+        request = self._request
+        if request.refusal is not None:
+            return False if request.connected and request.refusal.reason in _TOO_SLOW else None
+        if not is_whole:
+            return None
+        return request.status not in _BUSY_HTTP and request.grpc_status not in _BUSY_GRPC
+
+    def close(self, is_whole: bool) -> None:
+        """The exchange is over. `is_whole`: the answer had come whole."""
+        self.leave(is_whole)
+        self._proceed = None
+        if self._examples is not None and not self._counted and self._request.connected:
+            self._charge(0)  # it had no body, and counts as one
