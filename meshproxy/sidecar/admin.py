@@ -17,6 +17,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.telemetry.exposition import render, wants_openmetrics
 from meshproxy.transport.connection import Times
 
@@ -40,7 +41,6 @@ ANSWER_SECONDS = 30.0
 ADMIN_CONNECTIONS = 64
 ADMIN_TIMES = Times(head=2.0, idle=5.0)
 """Short: whoever holds a connection to the admin port must not keep a probe waiting."""
-CANCEL = 0x8
 
 
 class Operated(Protocol):
@@ -164,7 +164,7 @@ class Reader:
         """The client has had its time."""
         if self._stream.sink is self:
             self.is_gone = True
-            self._stream.reset(CANCEL)
+            self._stream.reset(ErrorCode.CANCEL)
 
 
 def reply_ready(stream: Downstream, head: RequestHead, conditions: dict[str, bool], *, verbose: bool) -> None:

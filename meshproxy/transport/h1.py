@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
 from meshproxy.codec.h1.connection import H1Connection
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Connection, Driving
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from meshproxy.transport.stream import Reject, Serve
 
 SinkT = TypeVar("SinkT", bound=Sink)
-
-PROTOCOL_ERROR = 0x1
-CANCEL = 0x8
 
 
 class H1Driver(Connection, Generic[SinkT]):
@@ -173,7 +171,7 @@ class H1Server(H1Driver[RequestSink]):
             elif type(event) is Rejected:
                 self._rejected(event)
             elif type(event) is Failed:
-                self._end_sink(CANCEL, event.reason)
+                self._end_sink(ErrorCode.CANCEL, event.reason)
                 self.abort()
         if self._is_answered:
             self._settle()
@@ -189,12 +187,12 @@ class H1Server(H1Driver[RequestSink]):
 
     def receive_eof(self) -> None:
         """The client closed its half. A request under way is abandoned: its answer would find no reader."""
-        self._end_sink(CANCEL, "the client closed the connection")
+        self._end_sink(ErrorCode.CANCEL, "the client closed the connection")
         self.close()
 
     def lost(self, reason: str) -> None:
         """The socket is gone."""
-        self._end_sink(CANCEL, reason)
+        self._end_sink(ErrorCode.CANCEL, reason)
 
     # What we do
 
@@ -347,7 +345,7 @@ class H1Client(H1Driver[ResponseSink]):
             elif type(event) is Failed:
                 if event.limit is not None:
                     self.driving.on_limit(event.limit)
-                self._end_sink(CANCEL if event.by_peer else PROTOCOL_ERROR, event.reason)
+                self._end_sink(ErrorCode.CANCEL if event.by_peer else ErrorCode.PROTOCOL_ERROR, event.reason)
                 self.abort()
 
     def _complete(self) -> None:
@@ -364,13 +362,13 @@ class H1Client(H1Driver[ResponseSink]):
         """The server closed: the end of a close-delimited body, of an idle connection, or a broken one."""
         if not self.is_closing:
             self._dispatch(self._codec.receive_eof())
-            self._end_sink(CANCEL, "the server closed the connection before its answer was complete")
+            self._end_sink(ErrorCode.CANCEL, "the server closed the connection before its answer was complete")
             self.close()
 
     def lost(self, reason: str) -> None:
         """The socket is gone."""
         self._owner.closed(self)
-        self._end_sink(CANCEL, reason)
+        self._end_sink(ErrorCode.CANCEL, reason)
 
     # What we do
 

@@ -18,6 +18,7 @@ from meshproxy.codec.events import (
 )
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.encoder import HeadTooLarge
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Connection, Driving
 from meshproxy.transport.stream import RequestSink, Sink
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 SinkT = TypeVar("SinkT", bound=Sink)
 StreamT = TypeVar("StreamT", bound="H2Stream[Any]")
 
-NO_ERROR = 0x0
-INTERNAL_ERROR = 0x2
-CANCEL = 0x8
-REFUSED_STREAM = 0x7
 DRAIN_PING = b"draining"
 
 
@@ -116,9 +113,9 @@ class H2Stream(Generic[SinkT]):
 
     def _give_up(self, reason: str) -> None:
         sink = self.sink
-        self.reset(INTERNAL_ERROR)
+        self.reset(ErrorCode.INTERNAL_ERROR)
         if sink is not None:
-            sink.reset_received(INTERNAL_ERROR, reason)
+            sink.reset_received(ErrorCode.INTERNAL_ERROR, reason)
 
     def reset(self, code: int) -> None:
         """RST_STREAM."""
@@ -208,19 +205,19 @@ class H2Driver(Connection, Generic[StreamT]):
         if isinstance(event, Failed):
             if event.limit is not None:
                 self.driving.on_limit(event.limit)
-            self.fail(CANCEL, event.reason)
+            self.fail(ErrorCode.CANCEL, event.reason)
             self.close()
 
     def receive_eof(self) -> None:
         """The peer closed."""
         if not self.is_closing:
             self._dispatch(self.codec.receive_eof())
-            self.fail(CANCEL, "the peer closed the connection")
+            self.fail(ErrorCode.CANCEL, "the peer closed the connection")
             self.close()
 
     def lost(self, reason: str) -> None:
         """The socket is gone."""
-        self.fail(CANCEL, reason)
+        self.fail(ErrorCode.CANCEL, reason)
 
     def fail(self, code: int, reason: str) -> None:
         """Every stream is over."""
@@ -291,7 +288,7 @@ class H2ServerStream(H2Stream[RequestSink]):
     def stop_receiving(self) -> None:
         """The rest of the request is of no use: tell the client to stop sending it (RFC 9113 section 8.1)."""
         if self.ended < 2:
-            self.reset(NO_ERROR)
+            self.reset(ErrorCode.NO_ERROR)
 
 
 class H2Server(H2Driver[H2ServerStream]):
@@ -317,7 +314,7 @@ class H2Server(H2Driver[H2ServerStream]):
             if len(self.streams) >= self.driving.limits.streams:
                 # The codec bounds how many are open; of answers that nobody reads it knows nothing.
                 self.driving.on_limit("streams")
-                self.codec.reset(event.stream, REFUSED_STREAM)
+                self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
                 return
             self.deadline = 0.0
             self._newest = event.stream

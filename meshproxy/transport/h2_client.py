@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.events import GoneAway, Pong, Reset, ResponseHead
 from meshproxy.codec.h2.encoder import HeadTooLarge
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import DATA, HEADERS
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Driving
-from meshproxy.transport.h2 import CANCEL, REFUSED_STREAM, H2Driver, H2Stream
+from meshproxy.transport.h2 import H2Driver, H2Stream
 from meshproxy.transport.stream import HeadRefused, ResponseSink
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class H2ClientStream(H2Stream[ResponseSink]):
 
     def stop_sending(self) -> None:
         """The rest of the request will not come."""
-        self.reset(CANCEL)
+        self.reset(ErrorCode.CANCEL)
 
     def send_request(self, head: RequestHead) -> None:
         """Write a request's head: from here on the stream has its id."""
@@ -128,7 +129,7 @@ class H2Client(H2Driver[H2ClientStream]):
         elif isinstance(event, GoneAway):
             self._owner.retired(self)
             for number in [number for number in self.streams if number > event.last_stream]:
-                self.reset_received(Reset(number, REFUSED_STREAM, GOING_AWAY, True))
+                self.reset_received(Reset(number, ErrorCode.REFUSED_STREAM, GOING_AWAY, True))
             if not self.streams:
                 self.close()
         elif isinstance(event, Pong):
@@ -181,7 +182,7 @@ class H2Client(H2Driver[H2ClientStream]):
                 self._pinged = now
             due = self._pinged + times.ping_timeout
             if now >= due:
-                self.fail(CANCEL, f"the server did not answer a PING within {times.ping_timeout:g} s")
+                self.fail(ErrorCode.CANCEL, f"the server did not answer a PING within {times.ping_timeout:g} s")
                 self.abort()
                 return
         else:

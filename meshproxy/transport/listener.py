@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from meshproxy.codec.h2.frames import PREFACE
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 TLS_HANDSHAKE = 0x16
 """Content type of a TLS record that carries a ClientHello (RFC 8446 section 5.1). No HTTP method begins with it."""
 ACCEPTS_PER_TURN = 64

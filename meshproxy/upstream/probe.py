@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.grpc import decode_message, format_timeout
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 ANSWER_BYTES = 65_536
 """The longest body that is read: a status has a few hundred."""
-CANCEL = 0x8
 SHOWN = 200
 """Characters of a server's own words that are repeated."""
 
@@ -203,7 +203,7 @@ class _Probe:
         """Nobody waits for the rest."""
         stream, self.stream = self.stream, None
         if stream is not None:
-            stream.reset(CANCEL)
+            stream.reset(ErrorCode.CANCEL)
 
     def _finish(self) -> None:
         if self._is_held and self.stream is not None:

@@ -12,6 +12,7 @@ from meshproxy.codec.grpc import (
     encode_message,
     format_timeout,
     frame,
+    grpc_status,
     is_grpc,
     parse_timeout,
 )
@@ -200,3 +201,15 @@ def test_decodes_what_it_encoded(text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(b"100%", "100%"), (b"%zz%4", "%zz%4"), (b"%ff", "\ufffd")])
 def test_keeps_what_is_badly_encoded(value: bytes, text: str) -> None:
     assert decode_message(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [(b"0", 0), (b"14", 14), (b"16", 16), (b"99", 99), (b"100", 2), (b"", 2), (b"-1", 2), (b"1 ", 2), (b"OK", 2)],
+)
+def test_the_status_of_a_call(value: bytes, status: int) -> None:
+    assert grpc_status(((b"grpc-message", b"x"), (b"grpc-status", value))) == status
+
+
+def test_a_call_without_a_status() -> None:
+    assert grpc_status(((b"grpc-message", b"0"),)) is None

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead
-from meshproxy.sidecar.admin import ANSWER_SECONDS, CANCEL, Admin
+from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin
 from meshproxy.telemetry.metrics import Counter, Registry
 from meshproxy.transport.facts import ConnectionFacts
 
@@ -183,7 +184,7 @@ class TestMetrics:
         stream: Any = FakeStream()
         admin.serve(stream, RequestHead(1, b"GET", b"x", b"/metrics", (), end=True))
         first = len(stream.body)
-        stream.sink.reset_received(CANCEL, "gone")
+        stream.sink.reset_received(ErrorCode.CANCEL, "gone")
         loop.turn()
         assert len(stream.body) == first
 
@@ -278,7 +279,7 @@ class TestTime:
         ((delay, give_up),) = loop.timers
         assert delay == ANSWER_SECONDS
         give_up()
-        assert stream.reset_code == CANCEL
+        assert stream.reset_code == ErrorCode.CANCEL
         stream.sink.drained()
         assert not stream.ended
 

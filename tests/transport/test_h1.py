@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import RequestHead
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.transport.connection import READ_BYTES, Driving
 from meshproxy.transport.facts import ConnectionFacts
-from meshproxy.transport.h1 import CANCEL, PROTOCOL_ERROR, H1Client, H1Server
+from meshproxy.transport.h1 import H1Client, H1Server
 
 GET = b"GET /v1/models/m HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
@@ -194,7 +195,7 @@ class TestServer:
     ) -> None:
         server.data_received(POST)
         server.eof_received()
-        assert served.requests[0].reset == (CANCEL, "the client closed the connection")
+        assert served.requests[0].reset == (ErrorCode.CANCEL, "the client closed the connection")
         assert transport.ended
         server.connection_lost(None)
         assert served.requests[0].reset is not None
@@ -202,11 +203,11 @@ class TestServer:
     def test_a_lost_socket_ends_the_request_under_way(self, server: H1Server, served: Any) -> None:
         server.data_received(POST)
         server.connection_lost(ConnectionResetError("reset by peer"))
-        assert served.requests[0].reset == (CANCEL, "reset by peer")
+        assert served.requests[0].reset == (ErrorCode.CANCEL, "reset by peer")
 
     def test_a_reset_breaks_the_connection(self, server: H1Server, served: Any, transport: Any) -> None:
         server.data_received(GET)
-        served.requests[0].stream.reset(CANCEL)
+        served.requests[0].stream.reset(ErrorCode.CANCEL)
         assert transport.ended == "aborted"
         assert served.requests[0].reset is None
 
@@ -218,7 +219,7 @@ class TestServer:
         assert stream.send_data(b"x", end=True)
         stream.send_trailers(())
         stream.credit(1)
-        stream.reset(CANCEL)
+        stream.reset(ErrorCode.CANCEL)
         assert transport.written == []
 
     def test_a_head_that_dribbles_is_answered_with_408(
@@ -337,7 +338,7 @@ class TestClient:
         client.eof_received()
         assert not sink.ended
         assert sink.reset is not None
-        assert sink.reset[0] == CANCEL
+        assert sink.reset[0] == ErrorCode.CANCEL
 
     def test_what_is_owed_is_forgiven_when_it_is_free_again(
         self, client: H1Client, ask: Any, transport: Any, pool: Pool, driving: Driving
@@ -358,7 +359,7 @@ class TestClient:
         sink = ask()
         client.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab")
         assert sink.reset is not None
-        assert sink.reset[0] == PROTOCOL_ERROR
+        assert sink.reset[0] == ErrorCode.PROTOCOL_ERROR
         assert transport.ended == "aborted"
         assert pool.free == []
 
@@ -376,7 +377,7 @@ class TestClient:
 
     def test_giving_up_closes(self, client: H1Client, ask: Any, transport: Any, pool: Pool) -> None:
         sink = ask()
-        client.reset(CANCEL)
+        client.reset(ErrorCode.CANCEL)
         assert transport.ended == "aborted"
         client.connection_lost(None)
         assert sink.reset is None

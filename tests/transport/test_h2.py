@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import RequestHead
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import Driving
 from meshproxy.transport.facts import ConnectionFacts
-from meshproxy.transport.h2 import CANCEL, NO_ERROR
 
 
 def test_an_exchange(wire: Any, served: Any, make_sink: Any) -> None:
@@ -97,17 +97,17 @@ def test_a_full_socket_holds_the_writer(wire: Any, served: Any, make_sink: Any) 
 def test_a_reset_reaches_the_other_end(wire: Any, served: Any, make_sink: Any) -> None:
     asked = wire.ask(make_sink, end=False)
     wire.settle()
-    asked.stream.reset(CANCEL)
+    asked.stream.reset(ErrorCode.CANCEL)
     wire.settle()
-    assert served.requests[0].reset[0] == CANCEL
+    assert served.requests[0].reset[0] == ErrorCode.CANCEL
     assert asked.reset is None
     assert wire.server.is_idle
 
     other = wire.ask(make_sink)
     wire.settle()
-    served.requests[1].stream.reset(CANCEL)
+    served.requests[1].stream.reset(ErrorCode.CANCEL)
     wire.settle()
-    assert other.reset[0] == CANCEL
+    assert other.reset[0] == ErrorCode.CANCEL
 
 
 def test_an_early_answer_stops_the_request(wire: Any, served: Any, make_sink: Any) -> None:
@@ -120,7 +120,10 @@ def test_an_early_answer_stops_the_request(wire: Any, served: Any, make_sink: An
     assert asked.heads[0].status == 403
     assert wire.server.is_idle
     assert wire.client.streams == {}
-    assert asked.reset == (NO_ERROR, "the peer reset the stream")  # behind the answer: it says to send no more
+    assert asked.reset == (
+        ErrorCode.NO_ERROR,
+        "the peer reset the stream",
+    )  # behind the answer: it says to send no more
 
 
 def test_a_lost_socket_ends_every_stream(wire: Any, served: Any, make_sink: Any) -> None:
@@ -128,8 +131,8 @@ def test_a_lost_socket_ends_every_stream(wire: Any, served: Any, make_sink: Any)
     wire.settle()
     wire.client.connection_lost(ConnectionResetError("reset by peer"))
     wire.server.eof_received()
-    assert [sink.reset for sink in asked] == [(CANCEL, "reset by peer")] * 2
-    assert [request.reset[0] for request in served.requests] == [CANCEL] * 2
+    assert [sink.reset for sink in asked] == [(ErrorCode.CANCEL, "reset by peer")] * 2
+    assert [request.reset[0] for request in served.requests] == [ErrorCode.CANCEL] * 2
     assert wire.pool.is_gone
 
 
@@ -178,9 +181,9 @@ def test_what_is_owed_when_a_stream_ends_is_forgiven(wire: Any, served: Any, mak
         if ends == "answer":
             request.stream.send_response(200, (), end=True)
         elif ends == "reset":
-            request.stream.reset(CANCEL)
+            request.stream.reset(ErrorCode.CANCEL)
         else:
-            asked.stream.reset(CANCEL)
+            asked.stream.reset(ErrorCode.CANCEL)
         wire.settle()
 
 
@@ -248,14 +251,14 @@ def test_a_busy_connection_is_not(wire: Any, served: Any, make_sink: Any, drivin
 def test_commands_on_a_dead_stream_do_nothing(wire: Any, served: Any, make_sink: Any) -> None:
     asked = wire.ask(make_sink, end=False)
     wire.settle()
-    asked.stream.reset(CANCEL)
+    asked.stream.reset(ErrorCode.CANCEL)
     wire.settle()
     stream = served.requests[0].stream
     stream.send_response(200, (), end=False)
     stream.send_data(b"x", end=False)
     stream.send_trailers(())
     stream.credit(1)
-    stream.reset(CANCEL)
+    stream.reset(ErrorCode.CANCEL)
     wire.settle()
     assert asked.heads == []
     assert not wire.client_socket.ended

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.facts import ConnectionFacts
-from meshproxy.transport.h2 import CANCEL, REFUSED_STREAM
 from meshproxy.transport.h2_client import LIFE_PING, H2Client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import PERIOD, Reaper
@@ -29,7 +29,7 @@ def test_streams_that_a_leaving_server_never_saw_are_refused(wire: Any, make_sin
     wire.server.codec.go_away(final=True)
     wire.server.flush()
     wire.client.data_received(wire.server_socket.take())
-    assert unseen.reset[0] == REFUSED_STREAM
+    assert unseen.reset[0] == ErrorCode.REFUSED_STREAM
 
 
 def test_a_leaving_server_is_out_of_the_pool_before_anybody_asks_again(wire: Any, served: Any, make_sink: Any) -> None:
@@ -45,7 +45,7 @@ def test_a_leaving_server_is_out_of_the_pool_before_anybody_asks_again(wire: Any
     wire.client.data_received(wire.server_socket.take())
     assert told == [None]
     assert not wire.client.can_open
-    assert unseen.reset == (REFUSED_STREAM, "the server is going away")
+    assert unseen.reset == (ErrorCode.REFUSED_STREAM, "the server is going away")
     assert seen.reset is None
     served.requests[0].stream.send_response(200, (), end=True)
     wire.settle()
@@ -59,8 +59,8 @@ def test_a_server_that_leaves_in_anger_has_not_seen_the_later_streams_either(wir
     wire.client_socket.take()
     goaway = b"\x00\x00\x16\x07\x00\x00\x00\x00\x00" + b"\x00\x00\x00\x01" + b"\x00\x00\x00\x0b" + b"too_many_pings"
     wire.client.data_received(goaway)
-    assert unseen.reset == (REFUSED_STREAM, "the server is going away")
-    assert seen.reset == (CANCEL, "too_many_pings")
+    assert unseen.reset == (ErrorCode.REFUSED_STREAM, "the server is going away")
+    assert seen.reset == (ErrorCode.CANCEL, "too_many_pings")
     assert wire.pool.is_retired
     assert wire.client_socket.ended == "closed"
 
@@ -68,9 +68,9 @@ def test_a_server_that_leaves_in_anger_has_not_seen_the_later_streams_either(wir
 def test_a_refused_stream_is_told_as_such(wire: Any, served: Any, make_sink: Any) -> None:
     asked, other = wire.ask(make_sink), wire.ask(make_sink)
     wire.settle()
-    served.requests[0].stream.reset(REFUSED_STREAM)
+    served.requests[0].stream.reset(ErrorCode.REFUSED_STREAM)
     wire.settle()
-    assert asked.reset == (REFUSED_STREAM, "the peer reset the stream")
+    assert asked.reset == (ErrorCode.REFUSED_STREAM, "the peer reset the stream")
     assert other.reset is None
     assert wire.client.can_open
 
@@ -112,7 +112,7 @@ class TestWhetherTheServerLives:
         assert wire.loop.now - began < 10.0
         assert wire.client_socket.ended == "aborted"
         reason = "the server did not answer a PING within 4 s"
-        assert [sink.reset for sink in asked] == [(CANCEL, reason)] * 2
+        assert [sink.reset for sink in asked] == [(ErrorCode.CANCEL, reason)] * 2
         assert wire.client_socket.take().count(LIFE_PING) == 1
         assert not wire.client.can_open
 
@@ -211,7 +211,7 @@ class TestWhetherTheServerLives:
         asked = wire.ask(make_sink)
         wire.settle()
         wire.sweep(5.1)
-        asked.stream.reset(CANCEL)
+        asked.stream.reset(ErrorCode.CANCEL)
         wire.client.rest(60.0)  # as the pool does
         wire.sweep(3.9)
         assert wire.client_socket.ended == ""
@@ -224,7 +224,7 @@ class TestWhetherTheServerLives:
         wire.settle()
         wire.sweep(1.1)
         wire.sweep(0.6)
-        assert asked.reset == (CANCEL, "the server did not answer a PING within 0.5 s")
+        assert asked.reset == (ErrorCode.CANCEL, "the server did not answer a PING within 0.5 s")
 
 
 class Grpc:
@@ -288,7 +288,7 @@ def test_no_grpc_server_is_pinged_too_often(
         elif step == "call":
             wire.ask(make_sink)
         elif step == "cancel":
-            wire.ask(make_sink).stream.reset(CANCEL)
+            wire.ask(make_sink).stream.reset(ErrorCode.CANCEL)
         else:
             end = loop.now + step
             while 0.0 < wire.client.deadline < end:

@@ -11,12 +11,13 @@ import pytest
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Driving
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client, H1Server
-from meshproxy.transport.h2 import CANCEL, H2Server
+from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client
 
 WINDOW = 262_144
@@ -211,7 +212,7 @@ def test_a_credit_that_was_never_given_on_a_stream_that_broke_is_not_missed(
         request.stream.send_data(body, end=False)
         asked.stream.send_data(body, end=False)
         pair.settle()
-        (asked if breaks == "reader" else request).stream.reset(CANCEL)
+        (asked if breaks == "reader" else request).stream.reset(ErrorCode.CANCEL)
         pair.settle()
         assert (request if breaks == "reader" else asked).reset is not None
     asked = pair.ask(make_sink, end=False)
@@ -249,11 +250,11 @@ def test_a_reset_is_told_to_the_other_side_and_nobody_else(pair: Pair, make_sink
     pair.settle()
     (request,) = pair.served.requests
     ours, theirs = (asked, request) if side == "client" else (request, asked)
-    ours.stream.reset(CANCEL)
+    ours.stream.reset(ErrorCode.CANCEL)
     pair.settle()
     assert ours.reset is None
     assert theirs.reset is not None
-    assert theirs.reset[0] == CANCEL
+    assert theirs.reset[0] == ErrorCode.CANCEL
     assert not theirs.ended
 
 
@@ -261,13 +262,13 @@ def test_commands_on_a_dead_stream_do_nothing(pair: Pair, make_sink: Any) -> Non
     asked = pair.ask(make_sink, end=False)
     pair.settle()
     (request,) = pair.served.requests
-    asked.stream.reset(CANCEL)
+    asked.stream.reset(ErrorCode.CANCEL)
     pair.settle()
     for stream in (asked.stream, request.stream):
         assert stream.send_data(b"x", end=False)
         stream.send_trailers(())
         stream.credit(10_000_000)
-        stream.reset(CANCEL)
+        stream.reset(ErrorCode.CANCEL)
     request.stream.send_response(200, (), end=False)
     request.stream.stop_receiving()
     asked.stream.stop_sending()

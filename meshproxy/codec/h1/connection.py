@@ -49,6 +49,7 @@ from meshproxy.codec.h1.write import (
     write_request_head,
     write_response_head,
 )
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
 
@@ -68,9 +69,6 @@ _IDLE, _HEAD, _BODY, _DONE, _BROKEN = State
 
 MAX_INTERIM = 8
 """Interim responses before a final one. 100 and 103 make two; a server that sends on and on holds the client."""
-
-# RFC 9113 section 7: what `Failed.code` speaks. No others mean anything here.
-_NO_ERROR, _PROTOCOL_ERROR, _ENHANCE_YOUR_CALM = 0, 1, 11
 
 
 class H1Connection:
@@ -197,7 +195,7 @@ class H1Connection:
         else:
             reason = "the connection was closed before the response began"
         events: list[Event] = []
-        self._fail(events, _NO_ERROR, reason, by_peer=True)
+        self._fail(events, ErrorCode.NO_ERROR, reason, by_peer=True)
         return events
 
     def next_message(self) -> list[Event]:
@@ -378,13 +376,13 @@ class H1Connection:
                 return at
             self._interim += 1
             if response.status == 101:
-                self._fail(events, _PROTOCOL_ERROR, "the response changes to a protocol that nobody asked for")
+                self._fail(events, ErrorCode.PROTOCOL_ERROR, "the response changes to a protocol that nobody asked for")
                 return len(data)
             if response.length or response.chunked:
-                self._fail(events, _PROTOCOL_ERROR, "an interim response has a body")
+                self._fail(events, ErrorCode.PROTOCOL_ERROR, "an interim response has a body")
                 return len(data)
             if self._interim > MAX_INTERIM:
-                self._fail(events, _ENHANCE_YOUR_CALM, f"more than {MAX_INTERIM} interim responses came")
+                self._fail(events, ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_INTERIM} interim responses came")
                 return len(data)
             events.append(ResponseHead(self._stream, response.status, response.headers, False))
         return at
@@ -398,7 +396,7 @@ class H1Connection:
             self._theirs = _DONE
         elif status == 204:
             if length or chunked:
-                self._fail(events, _PROTOCOL_ERROR, "a 204 response has a body")
+                self._fail(events, ErrorCode.PROTOCOL_ERROR, "a 204 response has a body")
                 return
             length = None
             self._theirs = _DONE
@@ -461,7 +459,7 @@ class H1Connection:
         if self._is_server:
             self.held += rest
         else:
-            self._fail(events, _PROTOCOL_ERROR, "bytes came that belong to no response")
+            self._fail(events, ErrorCode.PROTOCOL_ERROR, "bytes came that belong to no response")
 
     # Ends
 
@@ -484,7 +482,7 @@ class H1Connection:
 
     def _refuse(self, problem: Malformed, events: list[Event]) -> None:
         if not self._is_server:
-            code = _PROTOCOL_ERROR if problem.limit is None else _ENHANCE_YOUR_CALM
+            code = ErrorCode.PROTOCOL_ERROR if problem.limit is None else ErrorCode.ENHANCE_YOUR_CALM
             self._fail(events, code, problem.reason, problem.limit)
             return
         if self._ours is _IDLE:
