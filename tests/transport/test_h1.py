@@ -6,12 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.transport.connection import READ_BYTES, Driving
+from meshproxy.codec.limits import Limits
+from meshproxy.transport.connection import READ_BYTES, Driving, Times
 from meshproxy.transport.facts import ConnectionFacts
-from meshproxy.transport.h1 import H1Client, H1Server
+from meshproxy.transport.h1 import H1Client, H1Server, ServerState
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
 
 GET = b"GET /v1/models/m HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
@@ -391,3 +397,124 @@ class TestClient:
         client.deadline = loop.now + 5
         driving.reaper.sweep(loop.now + 6)
         assert transport.ended == "closed"
+
+
+WIRE = [
+    *[GET] * 3,
+    *[POST.replace(b"4", b"99") + b"b" * 99] * 3,
+    b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    b"GET / HTTP/1.1\r\nbad\r\n\r\n",
+]
+TIME_LIMITS = (Times().head, Times().idle, Times().linger)
+
+
+class ServerMachine(RuleBasedStateMachine):
+    """A client that sends requests in any pieces, a service that answers when it likes, sockets that fill, and time."""
+
+    def __init__(self, loop: Any, transport: Any, served: Any) -> None:
+        super().__init__()
+        self.loop, self.transport, self.served = loop, transport, served
+        driving = Driving(
+            loop=loop,
+            outbox=Outbox(loop),
+            reaper=Reaper(loop),
+            limits=Limits(),
+            times=Times(),
+            on_limit=lambda name: None,
+        )
+        facts = ConnectionFacts(direction="inbound", protocol="HTTP/1.1", remote="127.0.0.1:1", local="127.0.0.1:2")
+        self.server = H1Server(driving, facts, served.serve, served.reject)
+        self.server.attach(transport)
+        self.to_send = b""
+        self.answered = 0
+        self.last_state, self.last_deadline = ServerState.IDLE, 0.0
+
+    def is_open(self) -> bool:
+        return not self.transport.ended
+
+    def is_asked(self) -> bool:
+        return self.is_open() and self.answered < len(self.served.requests)
+
+    @precondition(lambda self: self.is_open() and self.transport.is_reading)
+    @rule(request=st.sampled_from(WIRE), size=st.sampled_from([1, 10, 80, 1_000]))
+    def bytes_arrive(self, request: bytes, size: int) -> None:
+        if len(self.to_send) < size:
+            self.to_send += request
+        data, self.to_send = self.to_send[:size], self.to_send[size:]
+        self.server.data_received(data)
+
+    @precondition(is_asked)
+    @rule(how=st.sampled_from(["whole", "whole", "whole", "in parts", "in parts", "aborted"]))
+    def it_is_answered(self, how: str) -> None:
+        stream = self.served.requests[self.answered].stream
+        if how == "whole":
+            stream.send_response(200, (), end=True)
+        elif how == "in parts":
+            stream.send_response(200, (), end=False)
+            stream.send_data(b"part", end=False)
+            assert self.server._state is ServerState.SERVING
+            stream.send_data(b"", end=True)
+        else:
+            stream.reset(8)
+        self.answered += 1
+
+    @precondition(lambda self: self.is_open() and not self.server.is_paused)
+    @rule()
+    def the_socket_is_full(self) -> None:
+        self.server.pause_writing()
+
+    @precondition(lambda self: self.is_open() and self.server.is_paused)
+    @rule()
+    def the_socket_takes_more(self) -> None:
+        self.server.resume_writing()
+
+    @precondition(lambda self: self.loop.ready)
+    @rule()
+    def the_loop_turns(self) -> None:
+        self.loop.turn()
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 1.0, 3.0, 80.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.loop.now += seconds
+        self.server.driving.reaper.sweep(self.loop.now)
+
+    @precondition(lambda self: self.answered > 2)
+    @rule()
+    def the_process_drains(self) -> None:
+        self.server.drain()
+
+    @invariant()
+    def what_waits_has_a_time_limit_and_what_is_served_has_none(self) -> None:
+        if not self.is_open():
+            return
+        state, deadline = self.server._state, self.server.deadline
+        assert (state is ServerState.SERVING) == self.is_asked()
+        if state is ServerState.SERVING:
+            assert deadline == 0.0
+        elif not self.server.is_closing:
+            assert 0.0 < deadline <= self.loop.now + max(TIME_LIMITS)
+
+    @invariant()
+    def what_arrives_does_not_extend_a_time_limit(self) -> None:
+        state = self.server._state if self.is_open() else ServerState.IDLE
+        if state is self.last_state and state in (ServerState.HEAD, ServerState.LINGERING):
+            assert self.server.deadline == self.last_deadline
+        self.last_state, self.last_deadline = state, self.server.deadline
+
+    @invariant()
+    def the_rest_of_a_request_is_dropped_until_it_ends(self) -> None:
+        if self.is_open() and self.server._state is ServerState.LINGERING:
+            assert not self.server._codec.is_over
+
+    @invariant()
+    def requests_are_served_one_at_a_time(self) -> None:
+        assert len(self.served.requests) <= self.answered + 1
+        assert len(self.served.rejected) <= 1
+
+
+def test_the_states_of_a_clients_connection(loop: Any, served: Any, make_transport: Any) -> None:
+    run_state_machine_as_test(
+        lambda: ServerMachine(type(loop)(), make_transport(), type(served)()),
+        settings=settings(max_examples=150, stateful_step_count=40),
+    )
