@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
+logger = logging.getLogger(__name__)
+
 LINE_CHARACTERS = 3_500
 """Of a trace; a whole line stays below PIPE_BUF, 4,096 bytes, which a pipe that is ready takes without waiting."""
 
@@ -66,7 +68,22 @@ class Journal(logging.StreamHandler[TextIO]):
 
 
 def open_journal(level: int, **fields: object) -> None:
-    """Send everything that is logged in this process to standard error; `fields` are in every line."""
+    """Send everything that is logged in this process to standard error; `fields` are in every line. So are errors that
+    nothing can catch, which Python would write there itself, waiting for a reader if need be."""
     handler = Journal(sys.stderr)
     handler.setFormatter(JsonFormatter(fields))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    error = unraisable.exc_value
+    # A TLS server name that is not ASCII (`transport.server_name`). Clients could fill the log with it.
+    is_of_client = isinstance(error, UnicodeDecodeError) and isinstance(unraisable.object, bytes)
+    logger.log(
+        logging.DEBUG if is_of_client else logging.ERROR,
+        "an error could not be raised: %s in %.200r",
+        unraisable.err_msg or "exception ignored",
+        unraisable.object,
+        exc_info=error,
+    )

@@ -43,6 +43,7 @@ class ConnectionFacts:
         """Empty on plaintext."""
         self.alpn = alpn
         self.server_name = server_name
+        """The host name that the client asked for in the TLS handshake (SNI); empty if it asked for none."""
         self.peer = peer
         """What the listener's `identify`, or the connector's `verify`, made of the peer's certificate; None without
         one."""

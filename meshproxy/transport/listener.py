@@ -23,6 +23,7 @@ from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.original_destination import original_destination
+from meshproxy.transport.server_name import keep_server_name, requested_server_name
 
 if TYPE_CHECKING:
     from meshproxy.transport.connection import Driving
@@ -117,6 +118,17 @@ class Listener:
         self._pending: set[asyncio.Task[None]] = set()
         self._loop = driving.loop
         self._resume: asyncio.TimerHandle | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """Of new connections. None: plaintext only."""
+        return self._context
+
+    @context.setter
+    def context(self, context: ssl.SSLContext | None) -> None:
+        if context is not None:
+            context.sni_callback = keep_server_name
+        self._context = context
 
     # The port
 
@@ -347,7 +359,7 @@ class Arrival(Reading):
             local=listener.address,
             tls_version=(tls.version() or "") if tls is not None else "",
             alpn=alpn,
-            server_name="",
+            server_name=requested_server_name(tls) if tls is not None else "",
             peer=peer,
             original=self._original,
         )

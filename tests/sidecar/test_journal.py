@@ -58,10 +58,10 @@ def test_a_mistake_comes_with_its_trace() -> None:
 def root() -> Iterator[logging.Logger]:
     """Logging as it was before."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, hook = root.handlers[:], root.level, sys.unraisablehook
     root.handlers = []
     yield root
-    root.handlers, root.level = handlers, level
+    root.handlers, root.level, sys.unraisablehook = handlers, level, hook
 
 
 def test_everything_goes_to_standard_error_from_its_level_on(
@@ -91,6 +91,37 @@ def test_what_every_line_is_to_say_is_in_every_line(root: logging.Logger, monkey
     logging.getLogger("a").warning("one")
     logging.getLogger("a").warning("two", extra={"fields": {"node": "second"}})
     assert [json.loads(line)["node"] for line in written.getvalue().splitlines()] == ["first", "second"]
+
+
+class Unraisable:
+    """What Python hands to `sys.unraisablehook`."""
+
+    err_msg = None
+
+    def __init__(self, error: Exception, thing: object) -> None:
+        self.exc_type, self.exc_value, self.exc_traceback, self.object = type(error), error, None, thing
+
+
+def test_an_error_that_nothing_can_catch_is_one_line(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    open_journal(logging.INFO)
+    sys.unraisablehook(Unraisable(ValueError("late"), "a finaliser"))  # type: ignore[arg-type]
+    (line,) = written.getvalue().splitlines()
+    assert json.loads(line)["event"] == "an error could not be raised: exception ignored in 'a finaliser'"
+    assert "ValueError: late" in json.loads(line)["exception"]
+
+
+def test_a_client_cannot_fill_the_log_with_server_names(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    open_journal(logging.INFO)
+    error = UnicodeDecodeError("ascii", b"\xff", 0, 1, "ordinal not in range")
+    sys.unraisablehook(Unraisable(error, b"\xff"))  # type: ignore[arg-type]
+    assert written.getvalue() == ""
+    logging.getLogger().setLevel(logging.DEBUG)
+    sys.unraisablehook(Unraisable(error, b"\xff"))  # type: ignore[arg-type]
+    assert json.loads(written.getvalue())["severity_text"] == "DEBUG"
 
 
 def test_nobody_waits_for_a_reader_that_takes_nothing() -> None:

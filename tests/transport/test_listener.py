@@ -9,6 +9,7 @@ import socket
 import ssl
 import stat
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -271,6 +272,34 @@ class TestWhatIsSpoken:
             assert await asking(reader, writer) == said
             assert port.counted.handshakes == ["ok"]
             await leave(writer)
+
+    async def test_the_server_name_of_each_handshake(self) -> None:
+        async with listening(Security.TLS) as port:
+            for name in ("models.example", "other.example"):
+                context = tls_client("http/1.1")
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port.number, ssl=context, server_hostname=name
+                )
+                await ask(reader, writer)
+                (connection,) = port.listener.connections
+                assert connection.facts.server_name == name
+                await leave(writer)
+                await port.counted.until(lambda: not port.counted.open)
+
+    async def test_a_server_name_that_is_not_ascii_fails_the_handshake(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reported: list[Any] = []
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = tls_client("h2").wrap_bio(to_client, to_server, server_hostname="models.example")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        hello = to_server.read().replace(b"models.example", b"models\xffexample")
+        async with listening(Security.TLS) as port:
+            reader, writer = await port.connect()
+            writer.write(hello)
+            await expect_end(reader, writer)
+            await port.counted.until(lambda: port.counted.handshakes == ["failed"])
+        assert reported == [UnicodeDecodeError]
 
     async def test_no_certificate_in_permissive_mode_is_nobody(self) -> None:
         async with listening(Security.EITHER) as port:
