@@ -35,7 +35,7 @@ def command() -> None:
 @click.option(
     "--model", "models", multiple=True, metavar="NAME", help="To which model. Left out: the server as a whole."
 )
-@click.option("--version", type=click.IntRange(min=0), metavar="N", help="The version that the call names.")
+@click.option("--version", metavar="VERSION", help="The version that the call names.")
 @click.option("--label", metavar="LABEL", help="The version label that the call names.")
 @click.option("--signature", metavar="NAME", help="The signature that the call names. Over REST none is seen.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the decision.")
@@ -47,7 +47,7 @@ def check(
     iam_role: str | None,
     verb: str,
     models: tuple[str, ...],
-    version: int | None,
+    version: str | None,
     label: str | None,
     signature: str | None,
     output: str,
@@ -62,6 +62,7 @@ def check(
     """
     from meshproxy.config.load import load
     from meshproxy.config.problems import ConfigError
+    from meshproxy.config.values import read_version
     from meshproxy.identity.caller import Caller
     from meshproxy.inference.call import Call, ModelRef, Verb
     from meshproxy.policy.compile import compile_policy
@@ -74,6 +75,11 @@ def check(
         raise click.UsageError("--version, --label and --signature are of a model: --model is missing")
     if not models and not Verb(verb).is_admin:
         raise click.UsageError(f"{verb} is of a model: --model is missing")
+    if version is not None:
+        try:
+            version = read_version(version)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--version") from None
     try:
         documents = load(paths)
     except ConfigError as error:

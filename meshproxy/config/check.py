@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.config.problems import Problem, closest
-from meshproxy.config.values import shown
+from meshproxy.config.values import is_whole_version, read_version, shown
 
 if TYPE_CHECKING:
     from meshproxy.config.nodes import Node
@@ -156,6 +156,7 @@ def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
         for sidecar in names.get("Sidecar", {}).values()
         if (server := _find(sidecar.node, "spec", "inbound", "server")) is not None
     ]
+    numbered = _numbered(names.get("ModelServer", {}))
     for route in names.get("ModelRoute", {}).values():
         directions = _directions(route)
         if directions and "inbound" not in directions:
@@ -167,6 +168,22 @@ def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
             own = ours[0]
         if mirror is not None and _target(mirror, own) in _targets(route, own):
             yield route.at(mirror, "spec.mirror", "copies calls to where they go themselves")
+        yield from _text_versions(route, own, numbered)
+
+
+def _text_versions(route: Placed, own: object, numbered: set[str]) -> Iterator[Problem]:
+    """Versions that no server of a call can have."""
+    for field, node, servers in _asked_versions(route, own):
+        version = _version(node)
+        if not isinstance(version, str) or is_whole_version(version):
+            continue
+        known = [server for server in servers if server in numbered]
+        if known:
+            message = (
+                f"{shown(version)} is no version of ModelServer/{known[0]}: its health check is model-status, so it is "
+                "TensorFlow Serving, whose versions are whole numbers"
+            )
+            yield route.at(node, field, message)
 
 
 def _targets(route: Placed, own: object) -> list[object]:
@@ -177,8 +194,46 @@ def _targets(route: Placed, own: object) -> list[object]:
 
 
 def _target(node: Node, own: object) -> tuple[object, object, object]:
-    server, version, label = (_value(_find(node, field)) for field in ("server", "version", "label"))
-    return own if server is None else server, version, label
+    server, label = (_value(_find(node, field)) for field in ("server", "label"))
+    return own if server is None else server, _version(_find(node, "version")), label
+
+
+def _version(node: Node | None) -> object:
+    """A version in its one form: 3 and "3" are the same."""
+    value = _value(node)
+    try:
+        return None if value is None else read_version(value)
+    except ValueError:
+        return value
+
+
+def _asked_versions(route: Placed, own: object) -> Iterator[tuple[str, Node, list[object]]]:
+    """Every version that a route writes into calls: the field, the node, and the servers that get those calls."""
+    shares = _items(_find(route.node, "spec", "split"))
+    servers: list[object] = [_target(share, own)[0] for share in shares]
+    for index, share in enumerate(shares):
+        if (node := _find(share, "version")) is not None:
+            yield f"spec.split[{index}].version", node, [servers[index]]
+    mirror = _find(route.node, "spec", "mirror")
+    if mirror is not None:
+        servers.append(_target(mirror, own)[0])
+        if (node := _find(mirror, "version")) is not None:
+            yield "spec.mirror.version", node, servers[-1:]
+    labels = _find(route.node, "spec", "labels")
+    if labels is not None and isinstance(labels.value, dict):
+        for label, node in labels.value.items():
+            yield f"spec.labels.{label}", node, servers if shares else [own, *servers]
+
+
+def _numbered(servers: dict[str, Placed]) -> set[str]:
+    """Servers that are TensorFlow Serving for sure, whose versions are whole numbers: they are asked for the status of
+    their models."""
+    return {
+        name
+        for name, server in servers.items()
+        if (health := _find(server.node, "spec", "health")) is not None
+        and _value(_find(health, "check")) in (None, "model-status")
+    }
 
 
 def _hosts(servers: dict[str, Placed]) -> Iterator[Problem]:

@@ -54,7 +54,7 @@ HostName = Annotated[str, Meta(extra={"read": values.read_host_name, "words": "h
 DnsName = Annotated[str, Meta(extra={"read": values.read_dns_name, "words": "DNS name"})]
 HeaderName = Annotated[str, Meta(extra={"read": values.read_header_name, "words": "header name"})]
 HttpStatus = Annotated[int, Meta(extra={"read": values.read_http_status, "words": "status from 400 to 599"})]
-Version = Annotated[int, Meta(extra={"read": values.read_version, "words": "whole number"})]
+Version = Annotated[str, Meta(extra={"read": values.read_version, "words": "whole number or text"})]
 
 
 def one_of(literal: object) -> Meta:

@@ -251,7 +251,7 @@ class Rule(Part, frozen=True):
     `reload`, `metrics`, `profile`, `reflect` and `unlisted` (gRPC methods that no surface knows) are for
     administrators: they are denied unless granted, even where no role exists."""
     versions: tuple[Version, ...] = ()
-    """Only these versions, named by number. Left out: all, also calls that name none. Not together with `labels`."""
+    """Only these versions. Left out: all, also calls that name none. Not together with `labels`."""
     labels: tuple[Text, ...] = ()
     """Only these version labels, named as such. Left out: all, also calls that name none. Not together with
     `versions`."""

@@ -19,6 +19,8 @@ _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?")
 _LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}")
+_WHOLE_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}")
@@ -184,13 +186,31 @@ def read_header_name(value: object) -> str:
     raise ValueError(f"expected the name of a header in lower case, got {shown(value)}")
 
 
-def read_version(value: object) -> int:
-    """The version of a model: a number of 63 bits (tensorflow_serving/apis/model.proto)."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"expected the number of a version, got {shown(value)}")
-    if not 0 <= value < 1 << 63:
-        raise ValueError(f"{value} is not between 0 and 2^63 - 1")
+def read_version(value: object) -> str:
+    """The version of a model, as text: a whole number of 63 bits (tensorflow_serving/apis/model.proto), or a name of
+    letters, digits and `.`, `_`, `~`, `-` for servers whose versions are text.
+
+    What consists of digits is a number, and has one form: `03` is refused, or a rule for it would fit no call.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+        if not is_whole_version(value):
+            raise ValueError(f"{value} is not between 0 and 2^63 - 1")
+        return value
+    if isinstance(value, float):
+        raise ValueError(f"expected a whole number or text, got {shown(value)}: write text in quotes")
+    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+        raise ValueError(
+            f'expected a version, such as 3 or "2024-06-rc1" (letters, digits and . _ ~ -), got {shown(value)}'
+        )
+    if value.isdigit() and not is_whole_version(value):
+        raise ValueError(f"{shown(value)} is not a whole number from 0 to 2^63 - 1 without leading zeros")
     return value
+
+
+def is_whole_version(version: str) -> bool:
+    """It is a whole number that TensorFlow Serving can have as a version, in its one form."""
+    return _WHOLE_VERSION.fullmatch(version) is not None and int(version) < 1 << 63
 
 
 def read_listen_address(value: object) -> Address:

@@ -35,7 +35,7 @@ MEMO_ENTRIES = 1024
 
 Replaced = tuple[tuple[ModelRef, ...], bytes]
 """The models that field 1 names, as they were asked for, and the bytes that take its place, tag and all."""
-Replace = Callable[[Sequence[bytes], int | None, str | None], Replaced]
+Replace = Callable[[Sequence[bytes], str | None, str | None], Replaced]
 """All occurrences of field 1 in a message, and the version or label to ask for -> what takes their place. Raises
 Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (fields)."""
 
@@ -53,7 +53,7 @@ class MessageRewriter:
         self,
         replace: Replace,
         call: Call,
-        version: int | None,
+        version: str | None,
         label: str | None,
         limit: int,
         encoding: bytes | None = None,
@@ -61,7 +61,7 @@ class MessageRewriter:
     ) -> None:
         """
         Args:
-            replace: the surface's. The others are those of `surface.RewriteBody`.
+            replace: the surface's. For the others see `surface.RewriteBody`.
         """
         self._choice = _Choice(replace, call, version, label)
         self._limit = limit
@@ -102,7 +102,7 @@ class MessageRewriter:
         return self._slow.feed(data, end)
 
 
-_memo: dict[tuple[Replace, bytes, int | None, str | None], Replaced] = {}
+_memo: dict[tuple[Replace, bytes, str | None, str | None], Replaced] = {}
 
 
 class _Choice:
@@ -110,7 +110,7 @@ class _Choice:
 
     __slots__ = ("_label", "_replace", "_version", "call")
 
-    def __init__(self, replace: Replace, call: Call, version: int | None, label: str | None) -> None:
+    def __init__(self, replace: Replace, call: Call, version: str | None, label: str | None) -> None:
         self.call = call
         self._replace = replace
         self._version = version

@@ -52,8 +52,9 @@ class ModelRef:
     """One model as a request names it (tensorflow_serving/apis/model.proto, ModelSpec)."""
 
     name: str
-    version: int | None = None
-    """None: the version that the server loaded last, unless `label` is given."""
+    version: str | None = None
+    """In the one form that its wire surface has for it, so that equal versions are equal texts (for TensorFlow Serving:
+    `tfserving_version`). None: the version that the server loaded last, unless `label` is given."""
     label: str | None = None
     signature: str | None = None
     """None: the wire surface does not show it (it is inside a JSON body). Empty in a gRPC message means the default

@@ -47,7 +47,7 @@ class _Answer(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
-def read_json(body: bytes) -> tuple[int, ...]:
+def read_json(body: bytes) -> tuple[str, ...]:
     """The AVAILABLE versions in an answer over REST, in ascending order.
 
     Raises:
@@ -55,7 +55,7 @@ def read_json(body: bytes) -> tuple[int, ...]:
     """
     try:
         statuses = _decode(body).model_version_status
-        return tuple(sorted({int(each.version) for each in statuses if each.state == "AVAILABLE"}))
+        return _in_order({int(each.version) for each in statuses if each.state == "AVAILABLE"})
     except ValueError:  # msgspec's own are, too
         raise malformed("the model's status is not the JSON that it should be") from None
 
@@ -65,14 +65,14 @@ def write_request(model: str) -> bytes:
     return frame(write_bytes(1, write_text(1, model)))
 
 
-def read_response(body: bytes) -> tuple[int, ...]:
+def read_response(body: bytes) -> tuple[str, ...]:
     """The AVAILABLE versions in an answer over gRPC, in ascending order.
 
     Raises:
         Refusal: MALFORMED_MESSAGE, SCAN_LIMIT or UNSUPPORTED_ENCODING.
     """
     walker = FieldWalker()
-    available = set()
+    available: set[int] = set()
     for _, status in walker.read(read_message(body), (_VERSION_STATUS,), 0):
         assert isinstance(status, bytes)
         version = state = 0
@@ -84,4 +84,8 @@ def read_response(body: bytes) -> tuple[int, ...]:
                 state = number
         if state == AVAILABLE:
             available.add(version)
-    return tuple(sorted(available))
+    return _in_order(available)
+
+
+def _in_order(versions: set[int]) -> tuple[str, ...]:
+    return tuple(map(str, sorted(versions)))

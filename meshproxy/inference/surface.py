@@ -100,7 +100,7 @@ class RewriteBody(Protocol):
     """Makes the rewriter of one request body."""
 
     def __call__(
-        self, call: Call, version: int | None, label: str | None, limit: int, encoding: bytes | None, limits: ScanLimits
+        self, call: Call, version: str | None, label: str | None, limit: int, encoding: bytes | None, limits: ScanLimits
     ) -> BodyRewriter:
         """
         Args:
@@ -131,7 +131,7 @@ class Operation:
     scan: Callable[[bytes | None, ScanLimits], Scan] | None = None
     """Makes the scan of one request body. Takes the value of `grpc-encoding` (of `content-encoding` for REST) or None,
     and limits."""
-    rewrite_target: Callable[[Call, int | None, str | None], bytes] | None = None
+    rewrite_target: Callable[[Call, str | None, str | None], bytes] | None = None
     """The target that asks the same of another version or label; of the server's latest, if both are None. Takes the
     call as the client made it. Raises Refusal (NO_ROUTE) if the surface cannot ask for such a version."""
     rewrite_body: RewriteBody | None = None

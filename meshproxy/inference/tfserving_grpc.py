@@ -19,11 +19,12 @@ from functools import partial
 
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter, Replace, Replaced
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, ScanLimits, one_less
-from meshproxy.inference.call import ModelRef, Verb
+from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.hash_key import client_id
 from meshproxy.inference.names import BadName, read_name
 from meshproxy.inference.protobuf import FieldWalker, as_int64, malformed
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Tolerance
+from meshproxy.inference.tfserving_version import write_number
 from meshproxy.inference.unary import write_bytes, write_varint
 from meshproxy.refusal import Reason, Refusal
 
@@ -72,7 +73,8 @@ class ModelSpec:
                     self.version = as_int64(number)
 
     def ref(self) -> ModelRef:
-        return ModelRef(self.name, self.version, self.label, self.signature or DEFAULT_SIGNATURE)
+        version = None if self.version is None else str(self.version)
+        return ModelRef(self.name, version, self.label, self.signature or DEFAULT_SIGNATURE)
 
 
 class NamedBySpec:
@@ -175,7 +177,7 @@ def _missing() -> tuple[ModelRef, ...]:
 # Another version
 
 
-def replace_spec(occurrences: Sequence[bytes], version: int | None, label: str | None) -> Replaced:
+def replace_spec(occurrences: Sequence[bytes], version: str | None, label: str | None) -> Replaced:
     """A `model_spec` with another version (`body_rewrite.Replace`)."""
     walker = FieldWalker()
     spec = ModelSpec()
@@ -184,7 +186,7 @@ def replace_spec(occurrences: Sequence[bytes], version: int | None, label: str |
     return (_ref(spec),), _write(spec, version, label)
 
 
-def replace_tasks(occurrences: Sequence[bytes], version: int | None, label: str | None) -> Replaced:
+def replace_tasks(occurrences: Sequence[bytes], version: str | None, label: str | None) -> Replaced:
     """All `tasks` with another version in the model_spec of each (`body_rewrite.Replace`): a request is for one model
     (servables/tensorflow/multi_inference.cc)."""
     walker = FieldWalker()
@@ -208,11 +210,11 @@ def _ref(spec: ModelSpec) -> ModelRef:
     return spec.ref()
 
 
-def _write(spec: ModelSpec, version: int | None, label: str | None) -> bytes:
+def _write(spec: ModelSpec, version: str | None, label: str | None) -> bytes:
     """A field 1 with the model_spec. A version is written even where it is 0: there is one, then."""
     inner = write_bytes(1, spec.name.encode())
     if version is not None:
-        inner += write_bytes(2, b"\x08" + write_varint(version & _UINT64))
+        inner += write_bytes(2, b"\x08" + write_varint(write_number(version) & _UINT64))
     if spec.signature:
         inner += write_bytes(3, spec.signature.encode())
     if version is None and label is not None:
@@ -241,13 +243,27 @@ def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> C
     return compare(first, second, True, verb, tolerance)
 
 
+def _rewrite(
+    replace: Replace,
+    call: Call,
+    version: str | None,
+    label: str | None,
+    limit: int,
+    encoding: bytes | None,
+    limits: ScanLimits,
+) -> MessageRewriter:
+    if version is not None:
+        write_number(version)  # refuses what cannot be written before an upstream is chosen
+    return MessageRewriter(replace, call, version, label, limit, encoding, limits)
+
+
 def _operation(path: bytes, kind: BodyKind, replace: Replace | None = replace_spec) -> Operation:
     return Operation(
         kind.verb,
         path,
         None,
         scan=partial(BodyScan, kind),
-        rewrite_body=partial(MessageRewriter, replace) if replace is not None else None,
+        rewrite_body=partial(_rewrite, replace) if replace is not None else None,
         count_examples=partial(_count_examples, kind.verb) if kind.verb.is_inference else None,
         compare=partial(_compare, kind.verb) if kind.verb.is_inference else None,
         affinity_key=client_id if kind.verb is Verb.PREDICT else None,

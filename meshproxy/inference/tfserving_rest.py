@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.names import BadName, read_name
 from meshproxy.inference.surface import Operation, show_request
+from meshproxy.inference.tfserving_version import INT64_MAX, write_number
 from meshproxy.refusal import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ _ESCAPE = re.compile(rb"%(..)", re.DOTALL)
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _DELIMITERS = frozenset(b"/\\:?#%;")
 _RESERVED = re.compile(rb"[^A-Za-z0-9\-._~]")
-_INT64_MAX = 0x7FFFFFFFFFFFFFFF
 
 
 def find(method: bytes, target: bytes) -> Operation | None:
@@ -97,11 +97,11 @@ def _build(
             raise BadName("is a dot segment")
         if version is not None:
             number = int(version[:20])
-            if number > _INT64_MAX:
+            if number > INT64_MAX:
                 raise Refusal(Reason.BAD_REQUEST, f"Failed to convert version: {version[:20].decode()} to numeric.")
             if version != b"%d" % number:
                 raise BadName("has a version that is not written plainly")
-            ref = ModelRef(model, version=number)
+            ref = ModelRef(model, version=str(number))
         elif label is not None:
             ref = ModelRef(model, label=_decode(label))
         else:
@@ -137,7 +137,7 @@ _COUNTS = {verb: partial(_count_examples, verb) for verb in _VERBS.values()}
 _COMPARES = {verb: partial(_compare, verb) for verb in _VERBS.values()}
 
 
-def rewrite_target(call: Call, version: int | None, label: str | None) -> bytes:
+def rewrite_target(call: Call, version: str | None, label: str | None) -> bytes:
     """The target that asks the same of another version of the model; of the server's latest, if both are None. 0.2 us.
 
     `call` is what `find` returned: of one model, and of a verb that has a target.
@@ -146,7 +146,7 @@ def rewrite_target(call: Call, version: int | None, label: str | None) -> bytes:
 
 
 @lru_cache(maxsize=MEMO_ENTRIES)
-def _rewritten(verb: Verb, name: str, version: int | None, label: str | None) -> bytes:
+def _rewritten(verb: Verb, name: str, version: str | None, label: str | None) -> bytes:
     return build_target(verb, ModelRef(name, version, label))
 
 
@@ -155,10 +155,11 @@ def build_target(verb: Verb, model: ModelRef) -> bytes:
 
     Raises:
         KeyError: the verb has no target of this kind.
+        Refusal: NO_ROUTE: it has no such version.
     """
     target = b"/v1/models/" + _encode(model.name)
     if model.version is not None:
-        target += b"/versions/%d" % model.version
+        target += b"/versions/%d" % write_number(model.version, 0)
     elif model.label is not None:
         target += b"/labels/" + _encode(model.label)
     return target + _TAILS[verb]

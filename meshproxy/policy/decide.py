@@ -198,7 +198,10 @@ class Policy:
 
 def _is_small(models: tuple[ModelRef, ...]) -> bool:
     """The call may be remembered."""
-    text = sum(len(model.name) + len(model.label or "") + len(model.signature or "") for model in models)
+    text = sum(
+        len(model.name) + len(model.version or "") + len(model.label or "") + len(model.signature or "")
+        for model in models
+    )
     return len(models) <= MEMO_MODELS and text <= MEMO_TEXT
 
 
@@ -218,7 +221,8 @@ def _what(verb: Verb, model: ModelRef | None) -> str:
         return f"{verb.value} on the server as a whole"
     detail = ""
     if model.version is not None:
-        detail = f", version {model.version}"
+        version = model.version
+        detail = f", version {version if version.isascii() and version.isdigit() else shown(version)}"
     elif model.label is not None:
         detail = f", label {shown(model.label)}"
     return f"{verb.value} on model {shown(model.name)}{detail}"

@@ -42,7 +42,7 @@ class Rule:
     """Which of the role's rules, from 0."""
     models: tuple[str, ...]
     verbs: frozenset[Verb]
-    versions: frozenset[int]
+    versions: frozenset[str]
     labels: frozenset[str]
     signatures: frozenset[str]
 

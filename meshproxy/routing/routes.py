@@ -53,7 +53,7 @@ class Route:
     server: str | None
     """Name of the `ModelServer`; None: the base server of the request."""
     split: Split | None = None
-    labels: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     """What version labels mean."""
     sticky: Key | None = None
     """What the arm goes by; None: chance, or there is nothing to choose between."""
@@ -263,10 +263,10 @@ def _compile(
     )
 
 
-def _arm(destination: Destination, server: str | None, labels: Mapping[str, int]) -> Arm:
+def _arm(destination: Destination, server: str | None, labels: Mapping[str, str]) -> Arm:
     version, label = _resolved(destination.version, destination.label, labels)
     return Arm(destination.weight, destination.server or server, version, label)
 
 
-def _resolved(version: int | None, label: str | None, labels: Mapping[str, int]) -> tuple[int | None, str | None]:
+def _resolved(version: str | None, label: str | None, labels: Mapping[str, str]) -> tuple[str | None, str | None]:
     return (labels[label], None) if label is not None and label in labels else (version, label)

@@ -17,7 +17,7 @@ class Arm:
     weight: int
     server: str | None = None
     """Name of a `ModelServer`; None: the base server of the request."""
-    version: int | None = None
+    version: str | None = None
     """What is written into calls that name neither version nor label; None, and no label: nothing."""
     label: str | None = None
     """The same. Only a label that the route does not resolve: TensorFlow Serving does."""
@@ -53,7 +53,7 @@ class Split:
         return self._weighted[bisect_right(self._borders, point)]
 
 
-def settle(call: Call, arm: Arm | None, labels: Mapping[str, int]) -> Call:
+def settle(call: Call, arm: Arm | None, labels: Mapping[str, str]) -> Call:
     """The call as it is to be forwarded: labels that the route knows become versions, and models that name neither
     version nor label get those of the arm. A version that was named stays, and so does a label that is not known here.
     The same object if nothing changes."""
@@ -70,7 +70,7 @@ def settle(call: Call, arm: Arm | None, labels: Mapping[str, int]) -> Call:
     return call if all_settled == models else Call(call.verb, all_settled)
 
 
-def _settled(model: ModelRef, arm: Arm | None, labels: Mapping[str, int]) -> ModelRef:
+def _settled(model: ModelRef, arm: Arm | None, labels: Mapping[str, str]) -> ModelRef:
     if model.label is not None:
         version = labels.get(model.label)
         return model if version is None else ModelRef(model.name, version, None, model.signature)
@@ -79,7 +79,7 @@ def _settled(model: ModelRef, arm: Arm | None, labels: Mapping[str, int]) -> Mod
     return ModelRef(model.name, arm.version, arm.label, model.signature)
 
 
-def aim(call: Call, version: int | None, label: str | None) -> Call:
+def aim(call: Call, version: str | None, label: str | None) -> Call:
     """The call for that version or label, whatever it names itself: what a mirror asks for. The same object if both are
     None, and for calls that no single version answers."""
     if (version is None and label is None) or not call.verb.is_versioned:

@@ -449,7 +449,7 @@ class Sidecar:
         self.metrics.mention(
             [model for rule in rules for model in rule.models]
             + [model for route in documents.routes for model in route.spec.models],
-            [str(version) for rule in rules for version in rule.versions]
+            [version for rule in rules for version in rule.versions]
             + [label for rule in rules for label in rule.labels]
             + [version for route in documents.routes for version in route_versions(route)],
         )
@@ -564,7 +564,7 @@ def route_versions(route: ModelRoute) -> list[str]:
     if spec.mirror is not None:
         named.append((spec.mirror.version, spec.mirror.label))
     versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
-    return [*map(str, versions), *(label for _, label in named if label is not None)]
+    return [*versions, *(label for _, label in named if label is not None)]
 
 
 def _open_sink(where: str) -> LineSink | None:

@@ -96,7 +96,7 @@ class AccessLog:
             if len(call.models) == 1:
                 model = call.models[0]
                 model_name = text[model.name]
-                version = text[model.label if model.version is None else str(model.version)]
+                version = text[model.label if model.version is None else model.version]
             else:
                 model_name = text[",".join(model.name for model in call.models)]
         refusal = exchange.refusal

@@ -82,5 +82,4 @@ class AuditLog:
 
 
 def _format_model(model: ModelRef) -> bytes:
-    version = NULL if model.version is None else b"%d" % model.version
-    return MODEL % (quote(model.name), version, quote(model.label), quote(model.signature))
+    return MODEL % (quote(model.name), quote(model.version), quote(model.label), quote(model.signature))

@@ -63,7 +63,7 @@ class ModelLabels:
         if not self._knows_model(model.name, learns):
             return OTHER, OTHER
         if model.version is not None:
-            version = str(model.version)
+            version = model.version
         elif model.label is not None:
             version = model.label
         else:

@@ -89,7 +89,7 @@ class Checker:
         self._task: asyncio.Task[None] | None = None
         self._is_unchecked = False
         """Said once that the endpoint knows nothing of health checks."""
-        self.available: dict[str, tuple[int, ...]] = {}
+        self.available: dict[str, tuple[str, ...]] = {}
         """Versions of each model that can be called there, in ascending order, as `model-status` heard last."""
 
     def start(self) -> None:
@@ -219,7 +219,7 @@ class Checker:
             raise
         self._note(model, model_status.read_response(answer))
 
-    def _note(self, model: str, versions: tuple[int, ...]) -> None:
+    def _note(self, model: str, versions: tuple[str, ...]) -> None:
         self.available[model] = versions
         if not versions:
             raise Declined("no version is AVAILABLE")

@@ -211,3 +211,35 @@ def test_broken_documents_do_no_harm() -> None:
         problems("kind: ModelRoute\nmetadata: {name: b}\nspec: {models: {}, server: [x]}\n", MESH, SIDECAR, SERVER)
         == []
     )
+
+
+TF = SERVER.replace("spec: {}", "spec: {health: {check: model-status}}")
+
+
+@pytest.mark.parametrize(
+    ("asks", "field"),
+    [
+        ("server: local, split: [{version: rc1}]", "spec.split[0].version"),
+        ("split: [{weight: 1}, {version: '2024-06-rc1', server: local}]", "spec.split[1].version"),
+        ("server: local, labels: {stable: 3, canary: rc1}", "spec.labels.canary"),
+        ("split: [{server: local}], labels: {canary: rc1}", "spec.labels.canary"),
+        ("split: [{server: other}], mirror: {server: local, version: rc1}", "spec.mirror.version"),
+    ],
+)
+def test_text_is_no_version_of_tensorflow_serving(asks: str, field: str) -> None:
+    other = SERVER.replace("name: local", "name: other")
+    for tf in (TF, TF.replace("check: model-status", "interval: 1s")):
+        (found,) = problems(MESH, SIDECAR, tf, other, ROUTE % ("r", asks))
+        assert f"{field}: " in found
+        assert "whole numbers" in found
+    assert problems(MESH, SIDECAR, SERVER, other, ROUTE % ("r", asks)) == []
+    assert problems(MESH, SIDECAR, TF.replace("model-status", "grpc"), other, ROUTE % ("r", asks)) == []
+    assert (
+        problems(MESH, SIDECAR, TF, other, ROUTE % ("r", asks.replace("'2024-06-rc1'", "rc1").replace("rc1", "4")))
+        == []
+    )
+
+
+def test_a_version_in_quotes_is_the_same_version() -> None:
+    (found,) = problems(MESH, SIDECAR, SERVER, ROUTE % ("r", "split: [{version: 3}], mirror: {version: '3'}"))
+    assert "copies calls to where they go themselves" in found

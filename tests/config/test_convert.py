@@ -86,9 +86,9 @@ def test_keys_are_read_as_their_type_says() -> None:
         (4, "headers", 'expected the name of a header in lower case, got "a b"'),
         (4, "headers.a b", 'expected 1 to 1024 printable characters, got ""'),
     ]
-    assert wrong(routes.RouteSpec, "models: [a]\nlabels: {'': 1, canary: x}\n") == [
+    assert wrong(routes.RouteSpec, "models: [a]\nlabels: {'': 1, canary: 1.5}\n") == [
         (2, "labels", 'expected 1 to 1024 printable characters, got ""'),
-        (2, "labels.canary", 'expected the number of a version, got "x"'),
+        (2, "labels.canary", "expected a whole number or text, got 1.5: write text in quotes"),
     ]
 
 

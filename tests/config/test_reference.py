@@ -41,7 +41,7 @@ def test_every_struct_has_a_description() -> None:
         ),
         ("MeshConfig.spec.tls.minVersion", "MeshConfig.spec.tls.minVersion", '"1.3" or "1.2"', '"1.3"'),
         ("ModelRole.spec.rules.models", "ModelRole.spec.rules[].models", "list of model name or glob", "required"),
-        ("ModelRole.spec.rules[].versions", "ModelRole.spec.rules[].versions", "list of whole number", ""),
+        ("ModelRole.spec.rules[].versions", "ModelRole.spec.rules[].versions", "list of whole number or text", ""),
         ("MeshConfig.spec.issuers.algorithms", "MeshConfig.spec.issuers[].algorithms", None, "[RS256, ES256]"),
         ("Sidecar.spec.inbound.listen", "Sidecar.spec.inbound.listen", "IP:PORT", "0.0.0.0:18500"),
         ("Sidecar.spec.inbound.forwardToken", "Sidecar.spec.inbound.forwardToken", "true or false", "false"),

@@ -67,7 +67,7 @@ def rewriter_of(
     limits: ScanLimits = DEFAULT_LIMITS,
 ) -> BodyRewriter:
     assert asked.rewrite_body is not None
-    return asked.rewrite_body(call, version, label, limit, encoding, limits)
+    return asked.rewrite_body(call, None if version is None else str(version), label, limit, encoding, limits)
 
 
 def feed(rewriter: BodyRewriter, body: bytes, steps: list[int]) -> bytes:
@@ -435,6 +435,7 @@ def check(
         assert refused.reason is Reason.MODEL_CHANGED
         return True
     expected = expected_of(messages, asked, message, *chosen)
+    version, label = None if chosen[0] is None else str(chosen[0]), chosen[1]
     compressed = frame(zlib.compress(message), compressed=True)
     for way, body in ((WHOLE, frame(message)), (WHOLE, frame(message)), (steps, compressed), (steps, frame(message))):
         try:
@@ -449,7 +450,7 @@ def check(
         parsed = type(expected).FromString(read)
         assert parsed.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
         assert authorised(asked, frame(read)).models == tuple(
-            dict.fromkeys(ModelRef(ref.name, *chosen, ref.signature) for ref in call.models)
+            dict.fromkeys(ModelRef(ref.name, version, label, ref.signature) for ref in call.models)
         )
     return True
 

@@ -26,7 +26,7 @@ def test_answers_are_protobufs(statuses: list[tuple[int, str]]) -> None:
     answer = messages.GetModelStatusResponse()
     for version, state in statuses:
         answer.model_version_status.add(version=version, state=state).status.SetInParent()
-    expected = tuple(sorted({version for version, state in statuses if state == "AVAILABLE"}))
+    expected = tuple(map(str, sorted({version for version, state in statuses if state == "AVAILABLE"})))
     assert read_response(frame(answer.SerializeToString())) == expected
     listed = [{"version": str(version), "state": state, "status": {}} for version, state in statuses]
     assert read_json(json.dumps({"model_version_status": listed}).encode()) == expected
@@ -34,7 +34,7 @@ def test_answers_are_protobufs(statuses: list[tuple[int, str]]) -> None:
 
 def test_loading_is_not_available() -> None:
     assert read_json(b'{"model_version_status": [{"version": "3", "state": "LOADING"}]}') == ()
-    assert read_json(b'{"model_version_status": [{"version": 3, "state": "AVAILABLE"}]}') == (3,)
+    assert read_json(b'{"model_version_status": [{"version": 3, "state": "AVAILABLE"}]}') == ("3",)
     assert read_json(b"{}") == ()
 
 

@@ -57,10 +57,10 @@ def test_a_grpc_predict_by_its_operation() -> None:
     call = operation.scan(None, DEFAULT_LIMITS).feed(body, True)
     assert call is not None
     assert (call.verb, call.models[0].name) == (Verb.PREDICT, "m")
-    rewriter = operation.rewrite_body(call, 3, None, 1000, None, DEFAULT_LIMITS)
+    rewriter = operation.rewrite_body(call, "3", None, 1000, None, DEFAULT_LIMITS)
     again = operation.scan(None, DEFAULT_LIMITS).feed(rewriter.feed(body, True), True)
     assert again is not None
-    assert again.models[0].version == 3
+    assert again.models[0].version == "3"
     count = operation.count_examples(None, DEFAULT_LIMITS)
     count.feed(body, True)
     assert count.count == 5
@@ -76,7 +76,7 @@ def test_a_rest_predict_by_its_operation() -> None:
     assert operation.compare is not None
     assert operation.call is not None
     assert operation.affinity_key is None
-    assert operation.rewrite_target(operation.call, 3, None) == b"/v1/models/m/versions/3:predict"
+    assert operation.rewrite_target(operation.call, "3", None) == b"/v1/models/m/versions/3:predict"
     count = operation.count_examples(b"gzip", DEFAULT_LIMITS)
     count.feed(b'{"instances": [1, 2, 3]}', True)
     assert count.count == 3

@@ -93,7 +93,7 @@ def predicts(*refs: ModelRef) -> Call:
 def ref(
     name: str, version: int | None = None, label: str | None = None, signature: str = "serving_default"
 ) -> ModelRef:
-    return ModelRef(name, version, label, signature)
+    return ModelRef(name, None if version is None else str(version), label, signature)
 
 
 STEPS = [1, 2, 7, 1 << 30]
@@ -153,7 +153,7 @@ def spec_of(oracle: Any) -> ModelRef:
     choice = oracle.WhichOneof("choice")
     return ModelRef(
         oracle.name,
-        oracle.version.value if choice == "version" else None,
+        str(oracle.version.value) if choice == "version" else None,
         oracle.version_label if choice == "version_label" else None,
         oracle.signature_name or "serving_default",
     )

@@ -121,15 +121,15 @@ def test_every_model_must_be_allowed_and_none_denied() -> None:
 
 
 def test_what_a_call_does_not_tell_counts_against_the_caller() -> None:
-    roles = [role("all", rule("*")), role("v3", rule("m", versions=(3,))), role("sig", rule("m", signatures=("s",)))]
+    roles = [role("all", rule("*")), role("v3", rule("m", versions=("3",))), role("sig", rule("m", signatures=("s",)))]
     allow = compile_policy(roles, [bind("v3", "v3", NS), bind("sig", "sig", NS)], DOMAIN)
-    assert allow.decide(QUOTER, call(ModelRef("m", version=3))).rule == "v3"
+    assert allow.decide(QUOTER, call(ModelRef("m", version="3"))).rule == "v3"
     assert allow.decide(QUOTER, call(ModelRef("m", signature="s"))).rule == "sig"
-    for model in (ModelRef("m"), ModelRef("m", label="x"), ModelRef("m", version=4, signature="t")):
+    for model in (ModelRef("m"), ModelRef("m", label="x"), ModelRef("m", version="4", signature="t")):
         assert refused(allow, QUOTER, call(model)).rule == DEFAULT_DENY
     deny = compile_policy(roles, [bind("all", "all", NS), bind("not-v3", "v3", NS, action="deny")], DOMAIN)
-    assert deny.decide(QUOTER, call(ModelRef("m", version=4))).rule == "all"
-    for model in (ModelRef("m"), ModelRef("m", version=3), ModelRef("m", label="x")):
+    assert deny.decide(QUOTER, call(ModelRef("m", version="4"))).rule == "all"
+    for model in (ModelRef("m"), ModelRef("m", version="3"), ModelRef("m", label="x")):
         assert refused(deny, QUOTER, call(model)).rule == "not-v3"
 
 
@@ -391,7 +391,7 @@ rules = st.builds(
     lambda models, verbs, narrow, signatures: rule(*models, verbs=verbs, signatures=signatures, **narrow),
     st.lists(st.sampled_from([*NAMES, "*", "a*", "?", "a?b"]), min_size=1, max_size=2).map(tuple),
     st.lists(verbs.map(lambda verb: verb.value), min_size=1, max_size=3, unique=True).map(tuple),
-    st.sampled_from([{}, {}, {"versions": (1,)}, {"versions": (1, 2)}, {"labels": ("x",)}]),
+    st.sampled_from([{}, {}, {"versions": ("1",)}, {"versions": ("1", "2")}, {"labels": ("x",)}]),
     st.sampled_from([(), (), ("s",)]),
 )
 workloads = st.sampled_from(
@@ -445,7 +445,7 @@ callers = st.builds(
 models = st.builds(
     lambda name, told, signature: ModelRef(name, signature=signature, **told),
     st.sampled_from([*NAMES, "*", "c"]),
-    st.sampled_from([{}, {"version": 1}, {"version": 3}, {"label": "x"}, {"label": "z"}]),
+    st.sampled_from([{}, {"version": "1"}, {"version": "3"}, {"label": "x"}, {"label": "z"}]),
     st.sampled_from([None, "s", "t"]),
 )
 calls = st.builds(Call, verbs, st.lists(models, max_size=3).map(tuple))

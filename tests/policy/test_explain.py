@@ -52,7 +52,7 @@ def policy(
 
 
 def test_why_a_call_does_not_fit() -> None:
-    rule = schema.Rule(models=("a*",), verbs=("predict", "reload"), versions=(3,), signatures=("s",))
+    rule = schema.Rule(models=("a*",), verbs=("predict", "reload"), versions=("3",), signatures=("s",))
     for action, applies in (("allow", False), ("deny", True), ("audit", True)):
         compiled = compile_policy(*policy(action, rule), "dev.example")
         (step,) = explain(compiled, Caller(QUOTER), Call(Verb.PREDICT, (ModelRef("ab"),))).steps
@@ -63,7 +63,7 @@ def test_why_a_call_does_not_fit() -> None:
         assert step.applies is applies
         assert "server as a whole" in step.call[0]
         (step,) = explain(
-            compiled, Caller(QUOTER), Call(Verb.PREDICT, (ModelRef("b", 3), ModelRef("a", 3, None, "s")))
+            compiled, Caller(QUOTER), Call(Verb.PREDICT, (ModelRef("b", "3"), ModelRef("a", "3", None, "s")))
         ).steps
         assert step.applies is True
         assert step.call == ('"b": no rule is about predict on model "b", version 3', '"a": rules[0] fits')
@@ -79,5 +79,5 @@ def test_roles_of_aws() -> None:
 
 def test_calls_in_words() -> None:
     assert describe(Call(Verb.RELOAD)) == "reload on the server as a whole"
-    call = Call(Verb.MULTI_INFERENCE, (ModelRef("a", 3), ModelRef("b", label="x", signature="s")))
+    call = Call(Verb.MULTI_INFERENCE, (ModelRef("a", "3"), ModelRef("b", label="x", signature="s")))
     assert describe(call) == 'multi-inference on model "a", version 3, model "b", label x, signature s'

@@ -480,8 +480,8 @@ class Chain:
                 limit=random.choice([1, 2, None]), queue=random.choice([0, 1, 3]), queue_timeout=0.5, initial=2
             )
             fields = {
-                "split": random.choice([None, Split([Arm(1), Arm(1, "other", 2)])]),
-                "labels": random.choice([{}, {"canary": 2}]),
+                "split": random.choice([None, Split([Arm(1), Arm(1, "other", "2")])]),
+                "labels": random.choice([{}, {"canary": "2"}]),
                 "sticky": random.choice([None, Key(), Key(by="client-id")]),
                 "mirror": random.choice([None, mirror]),
                 "fault": random.choice([None, fault]),

@@ -57,7 +57,7 @@ class TestGoesOut:
         world.assert_let_go()
 
     def test_with_the_version_it_is_about(self, world: Any, wire: Any) -> None:
-        cluster = mirrored(world, version=9)
+        cluster = mirrored(world, version="9")
         world.rest(b"/v1/models/open/versions/3:predict")
         world.grpc(wire.spec(b"open"))
         cluster.streams[0].respond()
@@ -67,7 +67,7 @@ class TestGoesOut:
         assert grpc.body == wire.framed(b"\x0a\x0a\x0a\x04open\x12\x02\x08\x09")
 
     def test_otherwise_with_the_one_that_the_call_itself_got(self, world: Any, wire: Any) -> None:
-        cluster = mirrored(world, split=Split([Arm(1, None, 2)]))
+        cluster = mirrored(world, split=Split([Arm(1, None, "2")]))
         world.rest()
         world.grpc(wire.spec(b"open"))
         cluster.streams[0].respond()
@@ -77,7 +77,7 @@ class TestGoesOut:
         assert grpc.body == cluster.streams[1].body
 
     def test_to_the_same_server_if_no_other_is_named(self, world: Any) -> None:
-        cluster = mirrored(world, server=None, version=9)
+        cluster = mirrored(world, server=None, version="9")
         world.rest()
         cluster.streams[0].respond()
         assert cluster.streams[1].head.target == b"/v1/models/open/versions/9:predict"

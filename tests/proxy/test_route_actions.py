@@ -190,7 +190,7 @@ class TestFaults:
 
 class TestShares:
     def canary(self, world: Any, **fields: Any) -> Any:
-        split = Split([Arm(90), Arm(10, "other", 2)])
+        split = Split([Arm(90), Arm(10, "other", "2")])
         return world.serve(split=split, **fields)
 
     def test_chance_decides_where_a_call_goes(self, world: Any) -> None:
@@ -204,7 +204,7 @@ class TestShares:
             server.respond()
         assert [(exchange.server, exchange.forwarded.models[0].version) for exchange in world.finished] == [
             ("main", None),
-            ("other", 2),
+            ("other", "2"),
         ]
         world.assert_let_go()
 
@@ -237,7 +237,7 @@ class TestShares:
         decide = world.policy.decide
 
         def strict(caller: Any, call: Any) -> Any:
-            if call.models[0].version == 2:
+            if call.models[0].version == "2":
                 raise Refusal(Reason.PERMISSION_DENIED, "not this one")
             return decide(caller, call)
 
@@ -287,7 +287,7 @@ class TestShares:
         assert {len(world.other.streams), len(world.cluster.streams)} == {0, 10}
 
     def test_a_retry_sends_what_was_rewritten(self, world: Any, wire: Any) -> None:
-        cluster = world.serve(2, split=Split([Arm(1, None, 2)]), retries=Retries())
+        cluster = world.serve(2, split=Split([Arm(1, None, "2")]), retries=Retries())
         world.grpc(wire.spec(b"open") + wire.tensor(3))
         cluster.streams[0].fail_grpc()
         assert cluster.streams[0].body == cluster.streams[1].body == wire.framed(versioned(b"open", 2) + wire.tensor(3))
@@ -295,21 +295,21 @@ class TestShares:
 
 class TestLabels:
     def test_they_become_versions(self, world: Any, wire: Any) -> None:
-        cluster = world.serve(labels={"canary": 5})
+        cluster = world.serve(labels={"canary": "5"})
         world.rest(b"/v1/models/open/labels/canary:predict")
         world.grpc(labelled(b"open", b"canary"))
         assert cluster.streams[0].head.target == b"/v1/models/open/versions/5:predict"
         assert cluster.streams[1].body == wire.framed(versioned(b"open", 5))
 
     def test_others_are_left_to_the_model_server(self, world: Any, wire: Any) -> None:
-        cluster = world.serve(labels={"canary": 5})
+        cluster = world.serve(labels={"canary": "5"})
         world.grpc(labelled(b"open", b"stable"))
         assert cluster.streams[0].body == wire.framed(labelled(b"open", b"stable"))
 
     @pytest.mark.parametrize("later", [labelled(b"open", b"canary"), versioned(b"open", 9)])
     def test_one_that_comes_late_is_no_way_around(self, world: Any, wire: Any, later: bytes) -> None:
         """protobuf merges what comes later: the model server would look up the label itself."""
-        world.serve(labels={"canary": 5})
+        world.serve(labels={"canary": "5"})
         client = world.grpc(None)
         message = wire.framed(wire.spec(b"open") + wire.tensor(100) + later)
         client.receive(message[:40], False)
@@ -320,7 +320,7 @@ class TestLabels:
 
     def test_more_of_the_same_is_no_change(self, world: Any, wire: Any) -> None:
         """As when the tasks of a MultiInferenceRequest come one by one."""
-        cluster = world.serve(labels={"canary": 5}, split=Split([Arm(1)]))
+        cluster = world.serve(labels={"canary": "5"}, split=Split([Arm(1)]))
         tasks = [b"\x0a" + bytes([len(spec)]) + spec for spec in (wire.spec(b"open"), _signed(b"open", b"other"))]
         message = wire.framed(b"".join(tasks))
         client = world.grpc(None, method=b"/tensorflow.serving.PredictionService/MultiInference")
@@ -334,7 +334,7 @@ class TestLabels:
         world.assert_let_go()
 
     def test_nor_in_what_is_rewritten(self, world: Any, wire: Any) -> None:
-        cluster = world.serve(split=Split([Arm(1, None, 2)]))
+        cluster = world.serve(split=Split([Arm(1, None, "2")]))
         tasks = [b"\x0a" + bytes([len(spec)]) + spec for spec in (wire.spec(b"open"), _signed(b"open", b"other"))]
         message = wire.framed(b"".join(tasks))
         client = world.grpc(None, method=b"/tensorflow.serving.PredictionService/MultiInference")
@@ -344,7 +344,7 @@ class TestLabels:
         assert client.heads == []
         assert cluster.streams[0].ended
         assert cluster.streams[0].body.count(b"\x12\x02\x08\x02") == 2
-        assert {model.version for model in world.policy.asked[-1][1].models} == {2}
+        assert {model.version for model in world.policy.asked[-1][1].models} == {"2"}
 
 
 def _signed(name: bytes, signature: bytes) -> bytes:

@@ -213,9 +213,9 @@ def test_a_route_without_anything() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        {"split": (Destination(version=1),)},
+        {"split": (Destination(version="1"),)},
         {"labels": {"a": 1}},
-        {"mirror": Mirror(version=1)},
+        {"mirror": Mirror(version="1")},
         {"fault": Fault(abort=Abort(percent=1.0))},
         {"rate_limits": (RateLimit(requests=1.0),)},
         {"concurrency": Concurrency()},
@@ -259,13 +259,18 @@ def test_the_meshs_timeout_holds_where_a_route_has_none() -> None:
 
 
 def test_where_arms_lead() -> None:
-    split = (Destination(), Destination(server="other", version=2), Destination(label="new"), Destination(label="old"))
+    split = (
+        Destination(),
+        Destination(server="other", version="2"),
+        Destination(label="new"),
+        Destination(label="old"),
+    )
     for server, own in ((None, "own"), ("mine", "mine")):
-        arms = one(server=server, split=split, labels={"new": 9}).arms
+        arms = one(server=server, split=split, labels={"new": "9"}).arms
         assert [(arm.server, arm.version, arm.label) for arm in arms] == [
             (own, None, None),
-            ("other", 2, None),
-            (own, 9, None),
+            ("other", "2", None),
+            (own, "9", None),
             (own, None, "old"),
         ]
     (outbound,) = match(compiled(document("r", "m", split=(Destination(),)), direction="outbound"), "m").arms
@@ -273,31 +278,31 @@ def test_where_arms_lead() -> None:
 
 
 def test_a_split_is_by_weight_and_its_version_is_written_into_calls_that_name_none() -> None:
-    route = one(split=(Destination(weight=9, version=1), Destination(weight=1, version=2)), labels={"canary": 2})
+    route = one(split=(Destination(weight=9, version="1"), Destination(weight=1, version="2")), labels={"canary": "2"})
     assert route.total == 10
     arms = [route.arm(call("m"), step / 10) for step in range(10)]
-    assert [arm.version for arm in arms] == [1] * 9 + [2]
-    assert route.forwarded(call("m"), arms[9]).models == (ModelRef("m", 2),)
-    pinned = Call(Verb.PREDICT, (ModelRef("m", 5),))
+    assert [arm.version for arm in arms] == ["1"] * 9 + ["2"]
+    assert route.forwarded(call("m"), arms[9]).models == (ModelRef("m", "2"),)
+    pinned = Call(Verb.PREDICT, (ModelRef("m", "5"),))
     assert route.forwarded(pinned, route.arm(pinned, 0.0)) is pinned
     labelled = Call(Verb.PREDICT, (ModelRef("m", None, "canary"),))
-    assert route.forwarded(labelled, arms[0]).models == (ModelRef("m", 2),)
-    assert route.forwarded(labelled, None).models == (ModelRef("m", 2),)
+    assert route.forwarded(labelled, arms[0]).models == (ModelRef("m", "2"),)
+    assert route.forwarded(labelled, None).models == (ModelRef("m", "2"),)
 
 
 def test_a_key_is_for_a_choice() -> None:
-    two = (Destination(version=1), Destination(version=2))
+    two = (Destination(version="1"), Destination(version="2"))
     key = Key(by="header", header="x-user")
     assert one(split=two, sticky=key).sticky == key
     assert one(split=two).sticky is None
-    assert one(split=(Destination(version=1), Destination(weight=0)), sticky=key).sticky is None
+    assert one(split=(Destination(version="1"), Destination(weight=0)), sticky=key).sticky is None
     assert one(sticky=key).sticky is None
 
 
 def test_a_mirrors_label_is_one_of_the_routes() -> None:
-    route = one(mirror=Mirror(label="next", percent=5.0), labels={"next": 4})
-    assert route.mirror == Mirror(version=4, percent=5.0)
-    assert route.mirrored(Call(Verb.PREDICT, (ModelRef("m", 1),))).models == (ModelRef("m", 4),)
+    route = one(mirror=Mirror(label="next", percent=5.0), labels={"next": "4"})
+    assert route.mirror == Mirror(version="4", percent=5.0)
+    assert route.mirrored(Call(Verb.PREDICT, (ModelRef("m", "1"),))).models == (ModelRef("m", "4"),)
     assert one(mirror=Mirror(label="next")).mirrored(call("m")).models == (ModelRef("m", None, "next"),)
     plain = call("m")
     assert one(mirror=Mirror(server="other")).mirrored(plain) is plain

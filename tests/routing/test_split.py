@@ -66,8 +66,8 @@ def test_without_any_weight_there_is_no_split() -> None:
         split(0, 0)
 
 
-PLAIN, VERSION, LABEL = ModelRef("m", signature="s"), ModelRef("m", 7), ModelRef("m", None, "stable", "s")
-CANARY = Arm(1, None, 2)
+PLAIN, VERSION, LABEL = ModelRef("m", signature="s"), ModelRef("m", "7"), ModelRef("m", None, "stable", "s")
+CANARY = Arm(1, None, "2")
 ELSEWHERE = Arm(1, "other")
 LABELLED = Arm(1, None, None, "canary")
 
@@ -77,20 +77,20 @@ LABELLED = Arm(1, None, None, "canary")
     [
         (PLAIN, None, {}, PLAIN),
         (PLAIN, ELSEWHERE, {}, PLAIN),
-        (PLAIN, CANARY, {}, ModelRef("m", 2, None, "s")),
+        (PLAIN, CANARY, {}, ModelRef("m", "2", None, "s")),
         (PLAIN, LABELLED, {}, ModelRef("m", None, "canary", "s")),
-        (PLAIN, ELSEWHERE, {"stable": 3}, PLAIN),
+        (PLAIN, ELSEWHERE, {"stable": "3"}, PLAIN),
         # A version that was named stays, whatever the arm says.
         (VERSION, CANARY, {}, VERSION),
-        (VERSION, CANARY, {"stable": 3}, VERSION),
+        (VERSION, CANARY, {"stable": "3"}, VERSION),
         (VERSION, LABELLED, {}, VERSION),
         # So does a label, unless the route knows what it means.
         (LABEL, CANARY, {}, LABEL),
-        (LABEL, CANARY, {"other": 3}, LABEL),
-        (LABEL, None, {"stable": 3}, ModelRef("m", 3, None, "s")),
-        (LABEL, CANARY, {"stable": 3}, ModelRef("m", 3, None, "s")),
-        (ModelRef("m", 0), CANARY, {}, ModelRef("m", 0)),
-        (LABEL, None, {"stable": 0}, ModelRef("m", 0, None, "s")),
+        (LABEL, CANARY, {"other": "3"}, LABEL),
+        (LABEL, None, {"stable": "3"}, ModelRef("m", "3", None, "s")),
+        (LABEL, CANARY, {"stable": "3"}, ModelRef("m", "3", None, "s")),
+        (ModelRef("m", "0"), CANARY, {}, ModelRef("m", "0")),
+        (LABEL, None, {"stable": "0"}, ModelRef("m", "0", None, "s")),
     ],
 )
 @pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_versioned])
@@ -105,28 +105,28 @@ def test_what_is_written_into_a_call(
 
 def test_every_model_of_a_call_is_looked_at() -> None:
     call = Call(Verb.MULTI_INFERENCE, (PLAIN, VERSION, LABEL))
-    found = settle(call, CANARY, {"stable": 3})
-    assert found.models == (ModelRef("m", 2, None, "s"), VERSION, ModelRef("m", 3, None, "s"))
-    assert settle(found, CANARY, {"stable": 3}) is found
+    found = settle(call, CANARY, {"stable": "3"})
+    assert found.models == (ModelRef("m", "2", None, "s"), VERSION, ModelRef("m", "3", None, "s"))
+    assert settle(found, CANARY, {"stable": "3"}) is found
 
 
 def test_a_question_about_all_versions_stays_one() -> None:
     status = Call(Verb.STATUS, (PLAIN,))
     assert settle(status, CANARY, {}) is status
-    assert settle(status, CANARY, {"stable": 3}) is status
-    assert settle(Call(Verb.STATUS, (LABEL,)), CANARY, {"stable": 3}).models[0].version == 3
+    assert settle(status, CANARY, {"stable": "3"}) is status
+    assert settle(Call(Verb.STATUS, (LABEL,)), CANARY, {"stable": "3"}).models[0].version == "3"
 
 
 @pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_admin])
 def test_calls_about_the_server_are_left_alone(verb: Verb) -> None:
     for call in (Call(verb), Call(verb, (PLAIN,))):
-        assert settle(call, CANARY, {"stable": 3}) is call
-        assert aim(call, 9, None) is call
+        assert settle(call, CANARY, {"stable": "3"}) is call
+        assert aim(call, "9", None) is call
 
 
 def test_a_copy_asks_for_what_it_is_for() -> None:
     call = Call(Verb.PREDICT, (PLAIN, VERSION, LABEL))
     assert aim(call, None, None) is call
-    assert {(model.version, model.label) for model in aim(call, 9, None).models} == {(9, None)}
+    assert {(model.version, model.label) for model in aim(call, "9", None).models} == {("9", None)}
     assert {(model.version, model.label) for model in aim(call, None, "x").models} == {(None, "x")}
-    assert [model.signature for model in aim(call, 9, None).models] == ["s", None, "s"]
+    assert [model.signature for model in aim(call, "9", None).models] == ["s", None, "s"]

@@ -51,7 +51,7 @@ def test_a_line(log: AccessLog, make_exchange) -> None:
             (b"x-request-id", b"r-1"),
             (b"x-forwarded-for", b"192.0.2.1"),
         ),
-        version=3,
+        version="3",
         server_name="models.example",
         server="local",
         route="canary",
@@ -152,7 +152,7 @@ def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(log: Acce
 
 def test_versions_labels_and_several_models(log: AccessLog, make_exchange) -> None:
     assert read(log.format(make_exchange(label="canary")))["model_version"] == "canary"
-    call = Call(Verb.RELOAD, (ModelRef("a", 1), ModelRef("b")))
+    call = Call(Verb.RELOAD, (ModelRef("a", "1"), ModelRef("b")))
     found = read(log.format(make_exchange(call=call)))
     assert (found["model"], found["model_version"], found["verb"]) == ("a,b", None, "reload")
     found = read(log.format(make_exchange(call=Call(Verb.METRICS))))

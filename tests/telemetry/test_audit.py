@@ -39,7 +39,12 @@ def test_a_denial(trail: Trail, make_exchange) -> None:
     refusal = Refusal(Reason.PERMISSION_DENIED, 'No "rule" fits.', rule="finance-team", audits=("watch",))
     trail.log(
         make_exchange(
-            refusal=refusal, rule="", version=3, grpc_status=7, target=b"/v1/models/m:predict?secret", permit_audits=()
+            refusal=refusal,
+            rule="",
+            version="3",
+            grpc_status=7,
+            target=b"/v1/models/m:predict?secret",
+            permit_audits=(),
         )
     )
     assert trail.read() == [
@@ -56,7 +61,7 @@ def test_a_denial(trail: Trail, make_exchange) -> None:
             "jwt_sub": "alice",
             "iam_role": None,
             "verb": "predict",
-            "models": [{"name": "half_plus_two", "version": 3, "label": None, "signature": "serving_default"}],
+            "models": [{"name": "half_plus_two", "version": "3", "label": None, "signature": "serving_default"}],
             "model_count": 1,
             "direction": "inbound",
             "downstream_remote_address": "10.0.0.1:40000",

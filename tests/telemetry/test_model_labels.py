@@ -5,7 +5,7 @@ from meshproxy.telemetry.metrics import OTHER
 from meshproxy.telemetry.model_labels import LATEST, NONE, ModelLabels
 
 
-def predict(name: str, version: int | None = None, label: str | None = None) -> Call:
+def predict(name: str, version: str | None = None, label: str | None = None) -> Call:
     return Call(Verb.PREDICT, (ModelRef(name, version, label),))
 
 
@@ -19,10 +19,10 @@ def test_what_the_documents_mention_needs_no_proof() -> None:
     labels = ModelLabels()
     labels.mention(["fraud"], ["7", "canary"])
     assert labels.read(predict("fraud"), was_served=False) == ("fraud", LATEST)
-    assert labels.read(predict("fraud", 7), was_served=False) == ("fraud", "7")
+    assert labels.read(predict("fraud", "7"), was_served=False) == ("fraud", "7")
     assert labels.read(predict("fraud", label="canary"), was_served=False) == ("fraud", "canary")
-    assert labels.read(predict("fraud", 8), was_served=False) == ("fraud", OTHER)
-    assert labels.read(predict("spam", 7), was_served=False) == (OTHER, OTHER)
+    assert labels.read(predict("fraud", "8"), was_served=False) == ("fraud", OTHER)
+    assert labels.read(predict("spam", "7"), was_served=False) == (OTHER, OTHER)
 
 
 def test_a_glob_mentions_nothing() -> None:
@@ -34,9 +34,9 @@ def test_a_glob_mentions_nothing() -> None:
 
 def test_what_was_served_is_real_from_then_on() -> None:
     labels = ModelLabels()
-    assert labels.read(predict("fraud", 3), was_served=True) == ("fraud", "3")
-    assert labels.read(predict("fraud", 3), was_served=False) == ("fraud", "3")
-    assert labels.read(predict("fraud", 4), was_served=False) == ("fraud", OTHER)
+    assert labels.read(predict("fraud", "3"), was_served=True) == ("fraud", "3")
+    assert labels.read(predict("fraud", "3"), was_served=False) == ("fraud", "3")
+    assert labels.read(predict("fraud", "4"), was_served=False) == ("fraud", OTHER)
 
 
 def test_an_administrators_success_proves_nothing() -> None:
@@ -51,7 +51,7 @@ def test_served_names_and_versions_are_bounded() -> None:
     names = {labels.read(predict(f"m{number}"), was_served=True)[0] for number in range(10)}
     assert names == {"m0", "m1", OTHER}
     assert labels.read(predict("mentioned"), was_served=True) == ("mentioned", LATEST)
-    versions = {labels.read(predict("m0", number), was_served=True)[1] for number in range(10)}
+    versions = {labels.read(predict("m0", str(number)), was_served=True)[1] for number in range(10)}
     assert versions == {"0", "1", "2", OTHER}
 
 
@@ -73,12 +73,12 @@ def test_several_models_have_no_label_unless_they_are_one() -> None:
 def test_a_reload_replaces_what_is_mentioned_and_keeps_what_was_served() -> None:
     labels = ModelLabels()
     labels.mention(["old"], ["1"])
-    labels.read(predict("old", 9), was_served=True)
-    labels.read(predict("served", 2), was_served=True)
+    labels.read(predict("old", "9"), was_served=True)
+    labels.read(predict("served", "2"), was_served=True)
     labels.mention(["new"])
-    assert labels.read(predict("old", 9), was_served=False) == (OTHER, OTHER)
-    assert labels.read(predict("new", 1), was_served=False) == ("new", OTHER)
-    assert labels.read(predict("served", 2), was_served=False) == ("served", "2")
+    assert labels.read(predict("old", "9"), was_served=False) == (OTHER, OTHER)
+    assert labels.read(predict("new", "1"), was_served=False) == ("new", OTHER)
+    assert labels.read(predict("served", "2"), was_served=False) == ("served", "2")
     # Versions of a model that is gone are forgotten with it.
     labels.mention(["old"])
-    assert labels.read(predict("old", 9), was_served=False) == ("old", OTHER)
+    assert labels.read(predict("old", "9"), was_served=False) == ("old", OTHER)

@@ -96,7 +96,7 @@ async def test_each_model_is_asked_for_over_rest(server: Server) -> None:
         Verdict("c", "HTTP status 404"),
         Verdict("d", "Malformed message: the model's status is not the JSON that it should be."),
     )
-    assert checker.available == {"a": (7,), "b": (), "c": ()}
+    assert checker.available == {"a": ("7",), "b": (), "c": ()}
     assert {address for address, _ in server.asked} == {"10.0.0.1:8501"}
 
 
@@ -115,7 +115,7 @@ async def test_models_are_asked_for_over_grpc_otherwise(server: Server, rest: An
         Verdict("b", "gRPC status NOT_FOUND"),
         Verdict("c", "Malformed message: the body is not one whole gRPC message."),
     )
-    assert checker.available == {"a": (7,), "b": ()}
+    assert checker.available == {"a": ("7",), "b": ()}
     assert {path for _, path in server.asked} == {b"/tensorflow.serving.ModelService/GetModelStatus"}
 
 
@@ -125,7 +125,7 @@ async def test_what_is_not_answered_leaves_the_versions_that_were_known(server: 
     await checker.check()
     server.answers = {b"/v1/models/a": Unanswered("no connection")}
     assert await checker.check() == (Verdict(None, "no connection"),)
-    assert checker.available == {"a": (7,)}
+    assert checker.available == {"a": ("7",)}
 
 
 async def test_one_answer_is_a_sign_of_life(server: Server) -> None:
@@ -391,7 +391,7 @@ async def test_a_model_server_says_what_it_has(driving: Driving, models: ModelSe
     assert has_changed
     assert health.allows("half_plus_two")
     assert not health.allows("none")
-    assert checker.available == {"half_plus_two": (1, 2), "none": ()}
+    assert checker.available == {"half_plus_two": ("1", "2"), "none": ()}
     for pool in (rest, grpc):
         if pool is not None:
             pool.close()
