@@ -68,7 +68,7 @@ class Dns(Part, frozen=True):
     srv: Annotated[SurfaceWord, one_of(SurfaceWord)] | None = None
     """Look for SRV records (RFC 2782) instead of addresses; their ports are for this."""
     name_server: EndpointAddress | None = None
-    """Who is asked. Left out: the first of /etc/resolv.conf."""
+    """The name server to ask. Left out: those of /etc/resolv.conf, in turn."""
     min_refresh: Duration = 1.0
     """However short an answer lives, the next question waits for so long."""
     max_refresh: Duration = 30.0

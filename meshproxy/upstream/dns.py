@@ -1,10 +1,10 @@
-"""Endpoints that are looked up by name: addresses, or the targets of a service, again and again.
+"""Endpoints found by name (`discovery.Discovery`): addresses, or the targets of a service, refreshed when the TTL ends.
 
-A name means what it meant when it was answered first: the search list is gone through until one name has endpoints,
-and after that it is that one, whatever becomes of it. Otherwise `models.prod` could become a host of the internet on
-the day when the Service of that name is deleted. As long as a name is not known not to exist, none behind it is tried.
+A relative name is bound once: the search list is used until one of its names has endpoints, and from then on that name
+is the only one that is looked up. Otherwise `models.prod` could become a host of the internet on the day when the
+Service of that name is deleted. A later name of the list is tried only if all before it do not exist (NXDOMAIN).
 
-A process with an IPv4 and an IPv6 address is two endpoints. /etc/hosts is not read.
+A process with an IPv4 and an IPv6 address counts as two endpoints. /etc/hosts is not read.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ import asyncio
 import ipaddress
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from meshproxy.upstream.discovery import MOST_ENDPOINTS, Found, LastGood, OnFailure, Tell, address, order
-from meshproxy.upstream.dns_answers import (
+from meshproxy.upstream.dns_lookup import (
     AAAA,
     SRV,
     A,
+    Addresses,
     Host,
     LookupFailed,
-    read_answer,
-    read_name,
-    read_targets,
+    find_name,
+    look_up_addresses,
+    look_up_targets,
+    resolver_at,
+    system_resolver,
 )
-from meshproxy.upstream.resolver import TRY_SECONDS, NameServer, ask, read_system
 
 if TYPE_CHECKING:
+    from dns.asyncresolver import Resolver
     from dns.name import Name
     from dns.rdatatype import RdataType
 
@@ -38,14 +41,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JITTER = 0.1
-"""An answer is asked for again up to so much later than it has expired: not all sidecars at once, and not of a cache
-that still holds it."""
-AT_ONCE = 8
-"""Targets of a service whose addresses are asked for at the same time."""
+"""An answer is refreshed up to this share of its TTL late, so that sidecars do not ask together, nor ask a cache that
+still holds the old answer."""
+CONCURRENT_TARGETS = 8
+"""SRV targets whose addresses are looked up at the same time."""
 
 
 class DnsDiscovery:
-    """The endpoints behind one name (`discovery.Discovery`)."""
+    """The endpoints behind one name."""
 
     def __init__(
         self,
@@ -53,20 +56,18 @@ class DnsDiscovery:
         settings: servers.Dns,
         on_failure: OnFailure,
         *,
-        system: Callable[[], NameServer] = read_system,
-        try_seconds: float = TRY_SECONDS,
+        system: Callable[[], Resolver] = system_resolver,
         draw: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Nothing is asked yet.
+        """Nothing is looked up before `start`.
 
         Args:
             loop: runs the task.
-            settings: what is looked up. With a name server of its own, the name is taken as it stands.
-            on_failure: told what could not be found out, also if it is only a part.
-            system: how this machine looks up names.
-            try_seconds: time of one of two tries.
-            draw: chance, from 0 to 1.
+            settings: what is looked up. With `name_server`, the name is absolute.
+            on_failure: receives what could not be looked up, also if only a part failed.
+            system: makes the resolver of this machine; may raise LookupFailed.
+            draw: a random number from 0 to 1.
             sleep: waits between two rounds.
         """
         self._sleep = sleep
@@ -74,20 +75,19 @@ class DnsDiscovery:
         self._settings = settings
         self._on_failure = on_failure
         self._system = system
-        self._try_seconds = try_seconds
         self._draw = draw
         self._task: asyncio.Task[None] | None = None
         self._name: Name | None = None
-        """The whole name, once it is known."""
-        self._kept: dict[tuple[Name, RdataType], tuple[Host, ...]] = {}
+        """The absolute name, once it had endpoints."""
+        self._last: dict[tuple[Name, RdataType], tuple[Host, ...]] = {}
         """The last good answer to each question of the last round."""
 
     def start(self, tell: Tell) -> None:
-        """Look it up, and again when the answer is over. An address, and `localhost`, is told at once."""
+        """Look the endpoints up, and again when the answer expires. An IP address and `localhost` are told at once."""
         last = LastGood(tell, self._on_failure)
         host = None if self._settings.srv is not None else _literal(self._settings.name)
         if host is not None:
-            last.take(self._at([host]))
+            last.take(self._endpoints([(host, 0)]))
         else:
             self._task = self._loop.create_task(self._run(last))
 
@@ -101,113 +101,108 @@ class DnsDiscovery:
         settings = self._settings
         while True:
             try:
-                found, ttl = await self._look()
+                found, ttl = await self._look_up()
                 last.take(found)
                 wait = min(max(ttl, settings.min_refresh), settings.max_refresh)
             except Exception as error:
                 if not isinstance(error, LookupFailed):
-                    # Whatever it is: if this task died of it, the endpoints would rot unseen.
+                    # Any defect: if it ended this task, the endpoints would never be refreshed again.
                     logger.exception("endpoints of %s cannot be looked up", settings.name)
                 last.fail(f"{settings.name}: {error}")
                 wait = min(settings.min_refresh * 2 ** min(last.failures - 1, 20), settings.max_refresh)
             await self._sleep(wait * (1 + JITTER * self._draw()))
 
-    async def _look(self) -> tuple[tuple[Found, ...], float]:
-        """The endpoints, at least one, and for how many seconds they hold. Raises LookupFailed."""
+    async def _look_up(self) -> tuple[tuple[Found, ...], float]:
+        """At least one endpoint, and the TTL in seconds. Raises LookupFailed."""
         settings = self._settings
+        text = settings.name
         if settings.name_server is not None:
-            server = NameServer(settings.name_server.host, settings.name_server.port, ndots=0)
+            resolver = await resolver_at(self._loop, settings.name_server)
+            text = text.removesuffix(".") + "."
         else:
-            server = self._system()
-        for name in _names(server.candidates(settings.name)) if self._name is None else (self._name,):
-            found, ttl = await (self._look_at(server, name) if settings.srv is None else self._serve(server, name))
-            if found:
-                self._name = name
-                return found, ttl
-        raise LookupFailed("it has no addresses" if settings.srv is None else "it has no targets with addresses")
-
-    async def _look_at(self, server: NameServer, name: Name) -> tuple[tuple[Found, ...], float]:
+            resolver = self._system()
+        name = self._name or await find_name(resolver, text, A if settings.srv is None else SRV)
         answers: dict[tuple[Name, RdataType], tuple[Host, ...]] = {}
-        hosts, ttl = await self._hosts(server, name, answers)
-        if hosts:
-            self._kept = answers
-        return self._at(hosts), ttl
+        if settings.srv is None:
+            hosts, ttl = await self._hosts(resolver, name, answers)
+            places = [(host, 0) for host in hosts]
+        else:
+            places, ttl = await self._places(resolver, name, answers)
+        if not places:
+            missing = "addresses" if settings.srv is None else "targets with addresses"
+            raise LookupFailed(f"{name} has no {missing}")
+        self._name, self._last = name, answers
+        return self._endpoints(places), ttl
 
-    async def _serve(self, server: NameServer, name: Name) -> tuple[tuple[Found, ...], float]:
-        """SRV: the targets, then their addresses where they did not come along."""
-        targets = read_targets(await ask(self._loop, server, name, SRV, self._try_seconds))
+    async def _places(
+        self, resolver: Resolver, name: Name, answers: dict[tuple[Name, RdataType], tuple[Host, ...]]
+    ) -> tuple[list[tuple[Host, int]], float]:
+        """Hosts and ports of SRV targets, and the TTL. The addresses of a target that cannot be looked up are its last
+        good ones. Raises LookupFailed."""
+        targets = await look_up_targets(resolver, name)
         ttl: float = targets.ttl
-        where = dict(targets.known)
-        unknown = list(dict.fromkeys(target for target, _ in targets.targets if target not in where))[:MOST_ENDPOINTS]
-        answers: dict[tuple[Name, RdataType], tuple[Host, ...]] = {}
+        hosts = dict(targets.known)
+        unknown = list(dict.fromkeys(target for target, _ in targets.targets if target not in hosts))[:MOST_ENDPOINTS]
         problem: LookupFailed | None = None
-        for i in range(0, len(unknown), AT_ONCE):
-            several = unknown[i : i + AT_ONCE]
-            looked = await asyncio.gather(
-                *(self._hosts(server, target, answers) for target in several), return_exceptions=True
+        for i in range(0, len(unknown), CONCURRENT_TARGETS):
+            batch = unknown[i : i + CONCURRENT_TARGETS]
+            results = await asyncio.gather(
+                *(self._hosts(resolver, target, answers) for target in batch), return_exceptions=True
             )
-            for target, result in zip(several, looked, strict=True):
+            for target, result in zip(batch, results, strict=True):
                 if isinstance(result, LookupFailed):
                     problem = result
                     for kind in (A, AAAA):
-                        answers[target, kind] = self._kept.get((target, kind), ())
-                    where[target] = answers[target, A] + answers[target, AAAA]
+                        answers[target, kind] = self._last.get((target, kind), ())
+                    hosts[target] = answers[target, A] + answers[target, AAAA]
                 elif isinstance(result, BaseException):
                     raise result
                 else:
-                    where[target], its_ttl = result
-                    ttl = min(ttl, its_ttl)
-        found = self._sorted([(host, port) for target, port in targets.targets for host in where.get(target, ())])
+                    hosts[target], target_ttl = result
+                    ttl = min(ttl, target_ttl)
+        places = [(host, port) for target, port in targets.targets for host in hosts.get(target, ())]
         if problem is not None:
-            if not found:
+            if not places:
                 raise problem
             self._on_failure(f"{self._settings.name}: {problem}")
-        if found:
-            self._kept = answers
-        return found, ttl
+        return places, ttl
 
     async def _hosts(
-        self, server: NameServer, name: Name, answers: dict[tuple[Name, RdataType], tuple[Host, ...]]
+        self, resolver: Resolver, name: Name, answers: dict[tuple[Name, RdataType], tuple[Host, ...]]
     ) -> tuple[tuple[Host, ...], float]:
-        """Addresses of both families, written into `answers` too. If one of them cannot be had, its last good ones:
-        there are name servers that know A only, and fail for the other. Raises LookupFailed."""
+        """Addresses of both families, also written into `answers`, and the TTL. A family whose lookup fails has its
+        last good addresses: some name servers know A only and fail for AAAA. Raises LookupFailed."""
         kinds = (A, AAAA)
-        asked = await asyncio.gather(
-            *(ask(self._loop, server, name, kind, self._try_seconds) for kind in kinds), return_exceptions=True
+        results = await asyncio.gather(
+            *(look_up_addresses(resolver, name, kind) for kind in kinds), return_exceptions=True
         )
         problem: LookupFailed | None = None
         ttls: list[int] = []
         hosts: tuple[Host, ...] = ()
-        for kind, message in zip(kinds, asked, strict=True):
-            try:
-                if isinstance(message, BaseException):
-                    raise message
-                answer = read_answer(message)
-            except LookupFailed as error:
-                problem = error
-                mine = self._kept.get((name, kind), ())
+        for kind, result in zip(kinds, results, strict=True):
+            if isinstance(result, Addresses):
+                ttls.append(result.ttl)
+                answers[name, kind] = result.hosts
+            elif isinstance(result, LookupFailed):
+                problem = result
+                answers[name, kind] = self._last.get((name, kind), ())
             else:
-                ttls.append(answer.ttl)
-                mine = answer.hosts
-            answers[name, kind] = mine
-            hosts += mine
+                raise result
+            hosts += answers[name, kind]
         if problem is not None:
             if not ttls or not hosts:
                 raise problem
             self._on_failure(f"{self._settings.name}: {problem}")
         return hosts, min(ttls)
 
-    def _at(self, hosts: Sequence[Host]) -> tuple[Found, ...]:
-        return self._sorted([(host, 0) for host in hosts])
-
-    def _sorted(self, places: Sequence[tuple[Host, int]]) -> tuple[Found, ...]:
-        """An endpoint for each place. Port 0: the ports of the settings."""
+    def _endpoints(self, places: Sequence[tuple[Host, int]]) -> tuple[Found, ...]:
+        """An endpoint for each host and port, sorted. Port 0: the ports of the settings."""
         chosen = sorted(set(places), key=lambda place: (order(place[0]), place[1]))
         if len(chosen) > MOST_ENDPOINTS:
             self._on_failure(f"{self._settings.name}: of {len(chosen)} endpoints only {MOST_ENDPOINTS} are used")
-        return tuple(self._found(host, port) for host, port in chosen[:MOST_ENDPOINTS])
+        return tuple(self._endpoint(host, port) for host, port in chosen[:MOST_ENDPOINTS])
 
-    def _found(self, host: Host, port: int) -> Found:
+    def _endpoint(self, host: Host, port: int) -> Found:
         settings = self._settings
         if settings.srv is not None:
             return Found(**{settings.srv: address(host, port)})
@@ -215,18 +210,9 @@ class DnsDiscovery:
         return Found(**{surface: address(host, number) for surface, number in ports.items() if number is not None})
 
 
-def _names(candidates: Sequence[str]) -> Iterator[Name]:
-    """Those that can be names: what is too long with a domain behind it does not exist."""
-    for candidate in candidates:
-        try:
-            yield read_name(candidate)
-        except LookupFailed:
-            continue
-
-
 def _literal(name: str) -> Host | None:
-    """The address that a name is, if it is one. `localhost` is never looked up (RFC 6761 section 6.3); it is the
-    address that model servers beside us listen on: two would be one process taken for two."""
+    """The address that a name is, if it is one. `localhost` is never looked up (RFC 6761 section 6.3) and has one
+    address only: 127.0.0.1 and ::1 would count one process twice."""
     if name == "localhost" or name.endswith(".localhost"):
         return ipaddress.IPv4Address("127.0.0.1")
     try:

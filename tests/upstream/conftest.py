@@ -27,11 +27,19 @@ class Zone:
         self.additional: list[tuple[str, str, str]] = []
         """Name, type and value of records that come along with every answer."""
         self.ttl = 0
+        self.ttls: dict[str, int] = {}
+        """Of single names, instead of `ttl`."""
+        self.negative_ttl: int | None = None
+        """With a SOA record in answers without records."""
+        self.unrelated: list[tuple[str, str, str]] = []
+        """Name, type and value of records in every answer section."""
+        self.loops: list[str] = []
+        """Names whose CNAMEs lead in a circle."""
         self.rcodes: dict[tuple[str, str], dns.rcode.Rcode] = {}
         self.silent: set[tuple[str, str]] = set()
         self.truncates = False
+        self.truncates_over_tcp = False
         self.knows_edns = True
-        self.says_more_over_tcp = True
         self.forged: list[str] = []
         """Before an answer come these: `id`, `question`, `query`, `junk`."""
         self.asked: Counter[tuple[str, str, str]] = Counter()
@@ -59,23 +67,31 @@ class Zone:
         if answer.rcode() == dns.rcode.NOERROR:
             self.fill(answer, name, kind)
         wires = [self.forge(query, how) for how in self.forged] if over == "udp" else []
-        if (over == "udp" and self.truncates) or not self.says_more_over_tcp:
-            answer.answer.clear()
+        if self.truncates_over_tcp or (self.truncates and over == "udp"):
+            del answer.answer[1:]
             answer.flags |= dns.flags.TC
         return [*wires, answer.to_wire(max_size=65_535)]
 
     def fill(self, answer: dns.message.Message, name: str, kind: str) -> None:
+        for alias, target in zip(self.loops, [*self.loops[1:], *self.loops[:1]], strict=True):
+            answer.answer.append(self.rrset(alias, "CNAME", target))
         while (name, "CNAME") in self.records and kind != "CNAME":
             target = self.records[name, "CNAME"][0]
-            answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "CNAME", target))
+            answer.answer.append(self.rrset(name, "CNAME", target))
             name = target
         values = self.records.get((name, kind), [])
         if values:
-            answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", kind, *values))
-        elif not any(known == name for known, _ in self.records):
+            answer.answer.append(self.rrset(name, kind, *values))
+        elif not self.loops and not any(known == name for known, _ in self.records):
             answer.set_rcode(dns.rcode.NXDOMAIN)
-        for owner, extra, value in self.additional:
-            answer.additional.append(dns.rrset.from_text(owner, self.ttl, "IN", extra, value))
+        if not values and self.negative_ttl is not None:
+            soa = f"ns.test. admin.test. 1 2 3 4 {self.negative_ttl}"
+            answer.authority.append(dns.rrset.from_text("test.", 40, "IN", "SOA", soa))
+        answer.answer += [self.rrset(*record) for record in self.unrelated]
+        answer.additional += [self.rrset(*record) for record in self.additional]
+
+    def rrset(self, name: str, kind: str, *values: str) -> dns.rrset.RRset:
+        return dns.rrset.from_text(name, self.ttls.get(name, self.ttl), "IN", kind, *values)
 
     def forge(self, query: dns.message.Message, how: str) -> bytes:
         name = query.question[0].name
