@@ -1,48 +1,63 @@
-"""Every limit that a codec keeps, with its default and the reason for it. Time limits are the transport's."""
+"""Every limit that a codec keeps, with its default, bounds and reason. Time limits are the transport's.
+
+This is also where a document's `MeshConfig.spec.limits` gets these fields from (`config.schema`): the docstring below a
+field is its documentation there, `Meta` its bounds, and `extra` says how its value is written.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+# `type` tells `config.convert` how a value is read, `words` tells `config.reference` what it is called.
+Size = Annotated[int, Meta(extra={"type": "size", "words": "size"})]
+Count = Annotated[int, Meta(extra={"type": "count", "words": "whole number"})]
+Rate = Annotated[float, Meta(extra={"type": "rate", "words": "number per second"})]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Limits of one connection. Sizes are bytes, rates are per second. Exceeding one names it (`Rejected.limit`)."""
 
-    header_bytes: int = 65_536
-    """A decoded head: names, values and 32 for each field (RFC 9113 section 10.5.1), plus the request line on HTTP/1.1.
+    header_bytes: Annotated[Size, Meta(ge=1024, le=1 << 20)] = 65_536
+    """A decoded head: names, values and 32 for each field (RFC 9113 section 10.5.1), and the request line on HTTP/1.1.
     60 KiB is what Envoy takes; tokens with many groups need more than the 8 KiB of most servers."""
-    header_count: int = 128
-    """Fields of one head. Envoy takes 100; a head of one-byte fields costs us more than its bytes."""
-    header_name_bytes: int = 256
-    target_bytes: int = 8_192
-    """RFC 9112 section 3 asks for 8,000 at least."""
-    chunk_extension_bytes: int = 4_096
-    """Chunk extensions of one body, together: they carry nothing for us."""
-    body_bytes: int | None = None
-    """A body, decoded from its transfer coding. None: TensorFlow Serving itself takes 2 GiB in a message."""
-    streams: int = 100
-    """Concurrent streams a client may open (RFC 9113 section 6.5.2 asks for 100 at least)."""
-    stream_window: int = 262_144
-    """What a stream may send us before we read on: one request's share of memory. 256 KiB fills a 1 Gbit/s link at
+    header_count: Annotated[Count, Meta(ge=16, le=1000)] = 128
+    """Fields of one head. Envoy takes 100."""
+    header_name_bytes: Annotated[Size, Meta(ge=64, le=65_536)] = 256
+    """The name of one field."""
+    target_bytes: Annotated[Size, Meta(ge=256, le=65_536)] = 8_192
+    """The request target. RFC 9112 section 3 asks for 8,000 at least."""
+    chunk_extension_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
+    """Chunk extensions of one HTTP/1.1 body, together."""
+    body_bytes: Annotated[Size, Meta(ge=1)] | None = None
+    """A request's body, decoded from its transfer coding. Left out: no limit of ours; TensorFlow Serving takes 2 GiB
+    in a message."""
+    streams: Annotated[Count, Meta(le=10_000)] = 100
+    """Concurrent HTTP/2 streams of one client connection (RFC 9113 section 6.5.2 asks for 100 at least)."""
+    stream_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 262_144
+    """The flow-control window of one HTTP/2 stream: one request's share of memory. 256 KiB fills a 1 Gbit/s link at
     2 ms."""
-    connection_window: int = 1_048_576
-    """What all streams of one connection may send us together."""
-    frame_bytes: int = 16_384
-    """SETTINGS_MAX_FRAME_SIZE: the least that a peer may be told (RFC 9113 section 4.2)."""
-    header_table_bytes: int = 4_096
-    """HPACK dynamic table of one direction (RFC 7541 section 4.2)."""
-    continuation_frames: int = 16
-    """CONTINUATION frames of one header block: 16 KiB each carry any head that `header_bytes` allows
-    (CVE-2024-27316 and its family: frames without end)."""
-    resets_rate: float = 100.0
-    """Streams a second that end by reset, the peer's or our own (CVE-2023-44487, CVE-2025-8671)."""
-    resets_burst: int = 500
-    control_rate: float = 100.0
-    """PING, SETTINGS, PRIORITY and WINDOW_UPDATE frames a second beyond what data explains
-    (CVE-2019-9512, 9513, 9515)."""
-    control_burst: int = 1_000
-    empty_frames: int = 10
-    """DATA frames in a row that carry nothing and end nothing (CVE-2019-9518)."""
-    output_bytes: int = 65_536
-    """Control frames waiting to be written while the peer does not read (CVE-2019-9511)."""
+    connection_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 1_048_576
+    """The flow-control window of one HTTP/2 connection, for all of its streams together."""
+    frame_bytes: Annotated[Size, Meta(ge=16_384, le=(1 << 24) - 1)] = 16_384
+    """The largest HTTP/2 frame that is accepted: SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 4.2)."""
+    header_table_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
+    """The HPACK dynamic table of one direction (RFC 7541 section 4.2)."""
+    continuation_frames: Annotated[Count, Meta(le=1000)] = 16
+    """CONTINUATION frames of one header block (CVE-2024-27316). 16 of 16 KiB carry any head that `headerBytes`
+    allows."""
+    resets_rate: Rate = 100.0
+    """Streams a second that may end by reset on one connection, the peer's or our own (CVE-2023-44487,
+    CVE-2025-8671)."""
+    resets_burst: Count = 500
+    """How many resets may come at once before the rate counts."""
+    control_rate: Rate = 100.0
+    """PING, SETTINGS, PRIORITY and WINDOW_UPDATE frames a second beyond what data explains (CVE-2019-9512, 9513,
+    9515)."""
+    control_burst: Count = 1_000
+    """How many of those may come at once before the rate counts."""
+    empty_frames: Count = 10
+    """Consecutive DATA frames without data and without END_STREAM (CVE-2019-9518)."""
+    output_bytes: Annotated[Size, Meta(ge=1024, le=1 << 24)] = 65_536
+    """HTTP/2 control frames waiting for a peer that does not read (CVE-2019-9511)."""

@@ -6,11 +6,13 @@ msgspec's own `convert` stops at the first problem and knows no lines; this walk
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from msgspec import NODEFAULT, Struct, inspect
 
+from meshproxy.config import values
 from meshproxy.config.nodes import BROKEN, Node, Report
 from meshproxy.config.problems import closest
 from meshproxy.config.values import shown
@@ -124,9 +126,10 @@ class _Walk:
             extra = kind.extra or {}
             kind = kind.type
         value: Any = node.value
-        if "read" in extra:
+        read = extra.get("read") or _READERS.get(extra.get("type", ""))
+        if read is not None:
             try:
-                value = extra["read"](value)
+                value = read(value)
             except ValueError as error:
                 return self._wrong(node, path, str(error))
         elif isinstance(kind, inspect.LiteralType):
@@ -149,6 +152,12 @@ class _Walk:
         return value
 
 
+_READERS: dict[str, Callable[[object], Any]] = {
+    "size": values.read_size,
+    "count": values.read_count,
+    "rate": values.read_rate,
+}
+"""For types that are declared below this package (`codec.limits`)."""
 _PYTHON: dict[type[inspect.Type], type] = {
     inspect.StrType: str,
     inspect.IntType: int,

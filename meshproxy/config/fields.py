@@ -10,6 +10,9 @@ from typing import Annotated, Final, Literal, get_args
 
 from msgspec import Meta, Struct
 
+from meshproxy.codec.limits import Count as Count
+from meshproxy.codec.limits import Rate as Rate
+from meshproxy.codec.limits import Size as Size
 from meshproxy.config import values
 from meshproxy.config.values import Address
 
@@ -21,9 +24,6 @@ API_VERSION: Final = "meshproxy.dev/v1alpha1"
 Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "duration"})]
 DurationOrZero = Annotated[float, Meta(extra={"read": values.read_duration_or_zero, "words": "duration"})]
 Lifetime = Annotated[float, Meta(extra={"read": values.read_lifetime, "words": "duration"})]
-Size = Annotated[int, Meta(extra={"read": values.read_size, "words": "size"})]
-Count = Annotated[int, Meta(extra={"read": values.read_count, "words": "whole number"})]
-Rate = Annotated[float, Meta(extra={"read": values.read_rate, "words": "number per second"})]
 ListenAddress = Annotated[Address, Meta(extra={"read": values.read_listen_address, "words": "IP:PORT"})]
 EndpointAddress = Annotated[Address, Meta(extra={"read": values.read_endpoint_address, "words": "HOST:PORT"})]
 Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]

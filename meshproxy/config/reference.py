@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import NODEFAULT, Struct, inspect
 
+from meshproxy.codec import limits
 from meshproxy.config import fields as shared
 from meshproxy.config import routes, schema, servers
 from meshproxy.config.convert import default_of, is_struct, words
@@ -55,7 +56,7 @@ class Field:
     is_list: bool
 
 
-def kinds() -> dict[str, type[shared.Part]]:
+def kinds() -> dict[str, type[Struct]]:
     """Every kind by its name."""
     return {kind.__name__: kind for kind in schema.KINDS}
 
@@ -69,7 +70,7 @@ def fields(struct: type[Struct]) -> list[Field]:
     """The fields of a struct in the order of their declaration. `apiVersion` and `kind` are left out."""
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
-    texts = _texts()[struct.__name__]
+    texts = {name: text for each in reversed(struct.__mro__) for name, text in _texts().get(_key(each), {}).items()}
     return [
         Field(
             name=field.encode_name,
@@ -207,16 +208,23 @@ def _written(value: Any, called: object) -> str:
 def _texts() -> dict[str, dict[str, str]]:
     """Struct -> field -> the string below it in the source: Python keeps docstrings of classes only."""
     texts: dict[str, dict[str, str]] = {}
-    modules = (shared, servers, routes, schema)
-    for node in [each for module in modules for each in ast.parse(getsource(module)).body]:
-        if isinstance(node, ast.ClassDef):
-            found = texts.setdefault(node.name, {})
-            for field, below in zip(node.body, node.body[1:], strict=False):
-                if (
-                    isinstance(field, ast.AnnAssign)
-                    and isinstance(field.target, ast.Name)
-                    and isinstance(below, ast.Expr)
-                    and isinstance(below.value, ast.Constant)
-                ):
-                    found[field.target.id] = " ".join(str(below.value.value).split())
+    for module in (limits, shared, servers, routes, schema):
+        for node in ast.parse(getsource(module)).body:
+            if isinstance(node, ast.ClassDef):
+                texts[f"{module.__name__}.{node.name}"] = dict(_strings_below_fields(node))
     return texts
+
+
+def _key(struct: type) -> str:
+    return f"{struct.__module__}.{struct.__name__}"
+
+
+def _strings_below_fields(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for field, below in zip(node.body, node.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            yield field.target.id, " ".join(str(below.value.value).split())

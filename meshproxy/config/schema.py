@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from meshproxy.codec import limits
 from meshproxy.config import values
 from meshproxy.config.fields import (
     API_VERSION,
@@ -30,7 +31,6 @@ from meshproxy.config.fields import (
     Name,
     Part,
     Path,
-    Rate,
     Size,
     Subject,
     Text,
@@ -111,49 +111,9 @@ class Issuer(Part, frozen=True):
             raise ValueError('"caFile" is for keys that are fetched; these are not')
 
 
-class Limits(Part, frozen=True):
+class Limits(limits.Limits, frozen=True):
     """How much one client, one request or one process may take. Sizes are bytes."""
 
-    header_bytes: Annotated[Size, Meta(ge=1024, le=1 << 20)] = 65_536
-    """A decoded head: names, values and 32 for each field (RFC 9113 section 10.5.1), and the request line on HTTP/1.1.
-    60 KiB is what Envoy takes; tokens with many groups need more than the 8 KiB of most servers."""
-    header_count: Annotated[Count, Meta(ge=16, le=1000)] = 128
-    """Fields of one head. Envoy takes 100."""
-    header_name_bytes: Annotated[Size, Meta(ge=64, le=65_536)] = 256
-    """The name of one field."""
-    target_bytes: Annotated[Size, Meta(ge=256, le=65_536)] = 8_192
-    """The request target. RFC 9112 section 3 asks for 8,000 at least."""
-    chunk_extension_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
-    """Chunk extensions of one HTTP/1.1 body, together."""
-    body_bytes: Annotated[Size, Meta(ge=1)] | None = None
-    """A request's body. Left out: no limit of ours; TensorFlow Serving takes 2 GiB in a message."""
-    streams: Annotated[Count, Meta(le=10_000)] = 100
-    """Concurrent HTTP/2 streams of one client connection (RFC 9113 section 6.5.2 asks for 100 at least)."""
-    stream_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 262_144
-    """What one HTTP/2 stream may send before it has to wait for us: one request's share of memory.
-    256 KiB fills a 1 Gbit/s link at 2 ms."""
-    connection_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 1_048_576
-    """What all streams of one connection may send together before they have to wait."""
-    frame_bytes: Annotated[Size, Meta(ge=16_384, le=(1 << 24) - 1)] = 16_384
-    """The largest HTTP/2 frame that is taken (RFC 9113 section 4.2)."""
-    header_table_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
-    """The HPACK dynamic table of one direction (RFC 7541 section 4.2)."""
-    continuation_frames: Annotated[Count, Meta(le=1000)] = 16
-    """CONTINUATION frames of one header block (CVE-2024-27316)."""
-    resets_rate: Rate = 100.0
-    """Streams a second that may end by reset on one connection, the client's or our own (CVE-2023-44487,
-    CVE-2025-8671)."""
-    resets_burst: Count = 500
-    """How many resets may come at once before the rate counts."""
-    control_rate: Rate = 100.0
-    """PING, SETTINGS, PRIORITY and WINDOW_UPDATE frames a second beyond what data explains (CVE-2019-9512, 9513,
-    9515)."""
-    control_burst: Count = 1_000
-    """How many of those may come at once before the rate counts."""
-    empty_frames: Count = 10
-    """DATA frames in a row that carry nothing and end nothing (CVE-2019-9518)."""
-    output_bytes: Annotated[Size, Meta(ge=1024, le=1 << 24)] = 65_536
-    """HTTP/2 control frames waiting for a client that does not read (CVE-2019-9511)."""
     handshake_timeout: Duration = 5.0
     """From the TCP connection to the end of the TLS handshake."""
     head_timeout: Duration = 10.0

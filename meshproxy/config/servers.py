@@ -116,25 +116,26 @@ class Balancing(Part, frozen=True):
     long, counted from when its model is AVAILABLE, if health is checked, and from its first connection otherwise."""
 
 
-class Breaker(Part, frozen=True):
-    """Stops calls to an endpoint that fails, and lets a single one through every now and then to see.
+class BreakerSettings(Part, frozen=True):
+    """Stops calls to an endpoint that fails, and lets a single probe through from time to time.
 
-    There is one for each endpoint, which counts what does not depend on a model (no connection, broken off, no answer
-    in time), and one for each model on each endpoint, which counts answers: UNAVAILABLE, INTERNAL, UNKNOWN and
-    DATA_LOSS, and 500, 502, 503 and 504."""
+    There is one breaker for each endpoint, which counts failures that do not depend on a model (no connection,
+    connection reset, no answer in time), and one for each model on each endpoint, which counts answers: UNAVAILABLE,
+    INTERNAL, UNKNOWN and DATA_LOSS, and 500, 502, 503 and 504."""
 
     enabled: bool = True
-    """Off: an endpoint is called however often it fails."""
+    """`false`: an endpoint is called however often it fails."""
     consecutive_failures: Count = 5
-    """So many failures in a row open it."""
+    """Consecutive failures that open the breaker."""
     success_rate: Ratio | None = None
-    """A smaller share of successes within `window` opens it, too."""
+    """A share of successes below this within `window` opens it, too. Left out: only consecutive failures do."""
     window: Duration = 10.0
-    """For `successRate`."""
+    """The sliding window of `successRate`. It moves by a tenth of its length: a result counts for at least nine tenths
+    of it and never longer than all of it."""
     min_requests: Count = 20
-    """Fewer calls than these within `window` say nothing."""
+    """With fewer results within `window`, `successRate` is not evaluated."""
     open_for: Duration = 0.5
-    """How long it stays open at first; twice as long each time that the single call fails."""
+    """How long it stays open at first, with 20 % jitter; twice as long after each failed probe."""
     open_for_most: Duration = 10.0
     """The longest that it stays open. While no other endpoint can be called, one is tried each second at least."""
 
@@ -143,25 +144,26 @@ class Breaker(Part, frozen=True):
             raise ValueError('"openFor" is above "openForMost"')
 
 
-class Ejection(Part, frozen=True):
-    """Takes endpoints out that do worse than the others, for a while (outlier detection)."""
+class EjectionSettings(Part, frozen=True):
+    """Ejects endpoints whose success rate is an outlier, for a while (outlier detection)."""
 
     enabled: bool = True
-    """Off: only breakers take endpoints out."""
+    """`false`: only breakers take endpoints out."""
     interval: Duration = 10.0
-    """Endpoints are compared so often."""
+    """Endpoints are compared at this interval, by the calls that ended since the last comparison."""
     min_endpoints: Count = 3
-    """Among fewer there are no outliers."""
+    """Endpoints with enough calls that are needed for a comparison; with fewer, none is ejected."""
     min_requests: Count = 50
-    """An endpoint with fewer calls within the interval is not judged."""
+    """Calls within the interval below which an endpoint is not judged, nor counts in the comparison of others."""
     deviations: Annotated[float, Meta(ge=0.1, le=10)] = 1.9
-    """An endpoint is out if its success rate is so many standard deviations below the mean of all."""
+    """An endpoint is ejected if its success rate is this many standard deviations below the mean of the others."""
     base_time: Duration = 10.0
-    """How long an endpoint is out: so long times the number of times that it was."""
+    """How long an endpoint is ejected: this, times how often it was ejected, less one for each whole interval since in
+    which it was not."""
     max_time: Duration = 300.0
-    """The longest that it is out."""
+    """The longest ejection."""
     max_percent: Percent = 34.0
-    """More of the endpoints are never out at once."""
+    """The share of endpoints that may be ejected at once, rounded down, but one at least. 0: none is ejected."""
 
     def __post_init__(self) -> None:
         if self.base_time > self.max_time:
@@ -210,9 +212,9 @@ class ServerSpec(Part, frozen=True):
     """A connection to an endpoint without a request."""
     balancing: Balancing = Balancing()
     """Which endpoint gets the next call."""
-    breaker: Breaker = Breaker()
+    breaker: BreakerSettings = BreakerSettings()
     """When an endpoint is left alone."""
-    ejection: Ejection = Ejection()
+    ejection: EjectionSettings = EjectionSettings()
     """When an endpoint is left alone because it does worse than the others."""
     health: Health | None = None
     """Asks endpoints how they are. Left out: only calls tell."""

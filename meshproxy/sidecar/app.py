@@ -23,7 +23,6 @@ from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobs
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.reload import (
     DOWNSTREAM_CONNECTIONS,
-    codec_limits,
     inbound_snapshot,
     outbound_snapshot,
     read_identity,
@@ -122,7 +121,7 @@ class Sidecar:
             loop=loop,
             outbox=outbox,
             reaper=self._reaper,
-            limits=codec_limits(documents),
+            limits=documents.mesh.spec.limits,
             times=times(documents),
             on_limit=self.limit,
         )
@@ -402,7 +401,7 @@ class Sidecar:
         if self._health is not None and self._health is not health:
             self._health.drain()  # who watches asks again, and hears of the server as it is now
         self._health = health
-        self._driving.limits = codec_limits(documents)
+        self._driving.limits = documents.mesh.spec.limits
         self._driving.times = times(documents)
         self._adopt(documents, identity)
         if health is not None:

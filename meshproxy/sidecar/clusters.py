@@ -14,19 +14,18 @@ from dataclasses import replace as replace_field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from meshproxy.config.globs import is_literal
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
-from meshproxy.upstream.breaker import BreakerSettings, State
+from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import Checker
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import Found, Static
-from meshproxy.upstream.ejection import EjectionSettings
 from meshproxy.upstream.health import Checked, Health
-from meshproxy.upstream.pool import H1Pool, H2Pool
+from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 
 if TYPE_CHECKING:
     import ssl
@@ -59,7 +58,7 @@ UPSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 4)
 HTTP/2 client can ask for a hundred REST calls at once, each of which takes a connection to the model server."""
 
 
-PROBES = ClusterSettings(max_connections=1, max_pending=8, idle_timeout=90.0)
+PROBES = PoolSettings(connect_timeout=1.0, max_connections=1, max_pending=8, idle_timeout=90.0)
 """Of the pool that an endpoint is checked with. Longer than most intervals: the same connection serves every time."""
 
 
@@ -77,19 +76,17 @@ class Ears(Protocol):
 
 
 def cluster_settings(spec: ServerSpec) -> ClusterSettings:
-    """The live side's view of a `ModelServer`."""
-    breaker, ejection = asdict(spec.breaker), asdict(spec.ejection)
+    """The settings of a `ModelServer` that its cluster is made from."""
     return ClusterSettings(
-        connect_timeout=spec.connect_timeout,
-        max_connections=spec.max_connections or UPSTREAM_CONNECTIONS,
-        max_pending=MAX_PENDING,
-        idle_timeout=spec.idle_timeout,
-        policy=spec.balancing.policy,
-        key=spec.balancing.key if spec.balancing.policy == "ring-hash" else None,
-        prefers_locality=spec.balancing.prefer_locality,
-        warm_up=spec.balancing.warm_up,
-        breaker=BreakerSettings(**breaker) if breaker.pop("enabled") else None,
-        ejection=EjectionSettings(**ejection) if ejection.pop("enabled") else None,
+        pool=PoolSettings(
+            connect_timeout=spec.connect_timeout,
+            max_connections=spec.max_connections or UPSTREAM_CONNECTIONS,
+            max_pending=MAX_PENDING,
+            idle_timeout=spec.idle_timeout,
+        ),
+        balancing=spec.balancing,
+        breaker=spec.breaker,
+        ejection=spec.ejection,
     )
 
 

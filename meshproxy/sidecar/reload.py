@@ -6,7 +6,6 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshproxy.codec.limits import Limits
 from meshproxy.identity.certificates import IdentityFiles, OwnIdentity, own_identity
 from meshproxy.inference.body_scan import ScanLimits
 from meshproxy.policy.compile import compile_policy
@@ -30,14 +29,6 @@ if TYPE_CHECKING:
 
 DOWNSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 2)
 """The default: see `clusters.UPSTREAM_CONNECTIONS`."""
-
-_CODEC_LIMITS = tuple(Limits.__dataclass_fields__)
-
-
-def codec_limits(documents: Documents) -> Limits:
-    """The limits of a client's connection."""
-    limits = documents.mesh.spec.limits
-    return Limits(**{name: getattr(limits, name) for name in _CODEC_LIMITS})
 
 
 def times(documents: Documents) -> Times:

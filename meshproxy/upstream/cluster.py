@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from meshproxy.config.servers import Balancing, BreakerSettings, EjectionSettings
 from meshproxy.upstream.balancer import Balancer, LeastRequest, RingHash, RoundRobin, preferred
-from meshproxy.upstream.breaker import BreakerSettings
-from meshproxy.upstream.ejection import EjectionSettings, Ejector
+from meshproxy.upstream.ejection import Ejector
 from meshproxy.upstream.endpoint import Endpoint
 from meshproxy.upstream.latency import Latency
 from meshproxy.upstream.pool import H1Pool, H2Pool
@@ -18,11 +18,11 @@ from meshproxy.upstream.pool import H1Pool, H2Pool
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from meshproxy.config.servers import Key
     from meshproxy.transport.connection import Driving
     from meshproxy.transport.connector import PeerSecurity
     from meshproxy.upstream.breaker import State
     from meshproxy.upstream.discovery import Found
+    from meshproxy.upstream.pool import PoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +52,11 @@ class ClusterSettings:
     """What a cluster is made from. Equal settings keep the cluster, its connections and what it has learned, across
     reloads."""
 
-    connect_timeout: float = 1.0
-    max_connections: int = 64
-    max_pending: int = 1_024
-    idle_timeout: float = 60.0
-    policy: str = "least-request"
-    key: Key | None = None
-    """What of a request its endpoint is chosen by; None: nothing."""
-    prefers_locality: bool = True
-    warm_up: float = 10.0
-    breaker: BreakerSettings | None = field(default_factory=BreakerSettings)
-    ejection: EjectionSettings | None = field(default_factory=EjectionSettings)
+    pool: PoolSettings
+    """Of each pool of an endpoint."""
+    balancing: Balancing = field(default_factory=Balancing)
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    ejection: EjectionSettings = field(default_factory=EjectionSettings)
 
 
 class Watch(Protocol):
@@ -101,7 +95,8 @@ class Cluster:
         self._driving = driving
         self.name = name
         self.settings = settings
-        self.key = settings.key
+        self.key = settings.balancing.key if settings.balancing.policy == "ring-hash" else None
+        """What of a request its endpoint is chosen by; None: nothing."""
         self._watch = watch
         self._locality = locality
         self._peer = peer
@@ -109,12 +104,12 @@ class Cluster:
         self.endpoints: dict[str, Endpoint] = {}
         draw = chance.random
         # Not `randrange`, which costs 0.1 us more.
-        self._rest: Balancer[Endpoint] = _BALANCERS[settings.policy](lambda most: int(draw() * most))
-        self._grpc: Balancer[Endpoint] = _BALANCERS[settings.policy](lambda most: int(draw() * most))
+        self._rest: Balancer[Endpoint] = _BALANCERS[settings.balancing.policy](lambda most: int(draw() * most))
+        self._grpc: Balancer[Endpoint] = _BALANCERS[settings.balancing.policy](lambda most: int(draw() * most))
         self._rest_members: Sequence[Endpoint] = ()
         self._grpc_members: Sequence[Endpoint] = ()
         self._latencies: dict[str, Latency] = {}
-        self._ejector = Ejector(settings.ejection, driving.loop.time()) if settings.ejection is not None else None
+        self._ejector = Ejector(settings.ejection, driving.loop.time()) if settings.ejection.enabled else None
         self._resorted = 0.0
         self.has_been_told = False
         """Discovery has answered once."""
@@ -138,9 +133,10 @@ class Cluster:
             if key not in self.endpoints:
                 endpoint = self._make(each)
                 come.append(endpoint)
-                if self.has_been_told and self.settings.warm_up:
-                    endpoint.load.warm_up(inf, self.settings.warm_up)  # it has not even begun to
-                    endpoint.cold = self.settings.warm_up
+                seconds = self.settings.balancing.warm_up
+                if self.has_been_told and seconds:
+                    endpoint.load.warm_up(inf, seconds)  # it has not even begun to
+                    endpoint.cold = seconds
             else:
                 self.endpoints[key].locality = each.locality
         for endpoint in gone:
@@ -163,14 +159,13 @@ class Cluster:
         driving, settings = self._driving, self.settings
         rest: H1Pool | H2Pool | None
         if found.sidecar is not None:
-            grpc: H2Pool | None = H2Pool(driving, found.sidecar, settings, self._peer)
+            grpc: H2Pool | None = H2Pool(driving, found.sidecar, settings.pool, self._peer)
             rest = grpc
         else:
-            rest = H1Pool(driving, found.rest, settings) if found.rest else None
-            grpc = H2Pool(driving, found.grpc, settings) if found.grpc else None
-        return Endpoint(
-            found.key, found.locality, rest, grpc, settings.breaker, self._chance.random, self._circuit_changed
-        )
+            rest = H1Pool(driving, found.rest, settings.pool) if found.rest else None
+            grpc = H2Pool(driving, found.grpc, settings.pool) if found.grpc else None
+        breaker = settings.breaker if settings.breaker.enabled else None
+        return Endpoint(found.key, found.locality, rest, grpc, breaker, self._chance.random, self._circuit_changed)
 
     def _circuit_changed(self, model: str, endpoint: str, old: State, new: State) -> None:
         self._watch.circuit(self.name, model, endpoint, old, new)
@@ -179,7 +174,7 @@ class Cluster:
         """Tell the balancers who may be chosen: not who is ejected, and nobody elsewhere while enough are near."""
         now = self._driving.loop.time()
         present = [endpoint for endpoint in self.endpoints.values() if not endpoint.is_ejected]
-        if self._locality and self.settings.prefers_locality:
+        if self._locality and self.settings.balancing.prefer_locality:
             chosen = preferred(present, self._locality, lambda endpoint: endpoint.allows("", now))
         else:
             chosen = present

@@ -15,36 +15,16 @@ Pure: counts come in, names go out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from meshproxy.config.servers import EjectionSettings
+
 LEAST_DEVIATION = 0.05
 """About what chance alone does to a success rate of 0.85 over fifty calls: sqrt(0.85 * 0.15 / 50) = 0.0505."""
-
-
-@dataclass(frozen=True, slots=True)
-class EjectionSettings:
-    """`ejection` of a ModelServer. Times are seconds."""
-
-    interval: float = 10.0
-    """Endpoints are compared so often, by the calls that ended since."""
-    min_endpoints: int = 3
-    """If fewer have calls enough to be judged, nobody is ejected."""
-    min_requests: int = 50
-    """An endpoint with fewer calls is neither judged nor part of what others are compared with."""
-    deviations: float = 1.9
-    """An endpoint is ejected if its success rate is so many standard deviations below the mean of the others."""
-    base_time: float = 10.0
-    """How long it is out: so long times the number of times that it was, less one for each whole interval since that it
-    was in and was not ejected."""
-    max_time: float = 300.0
-    """The longest that it is out."""
-    max_percent: float = 34.0
-    """More of all endpoints are never out at once; rounded down, but one at least. 0: nobody is."""
 
 
 class Record:

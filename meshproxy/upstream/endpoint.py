@@ -11,8 +11,9 @@ from meshproxy.upstream.load import FIRST_SHARE, Load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meshproxy.config.servers import BreakerSettings
     from meshproxy.routing.failure import Failure
-    from meshproxy.upstream.breaker import BreakerSettings, State
+    from meshproxy.upstream.breaker import State
     from meshproxy.upstream.health import Health
     from meshproxy.upstream.pool import H1Pool, H2Pool
 

@@ -15,6 +15,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.transport.connector import ConnectError, connect_h1, connect_h2
@@ -54,24 +55,17 @@ class Taker(Protocol):
         """`acquired` raised `error`, called while others wait."""
 
 
-class PoolSettings(Protocol):
-    """What a pool reads of its `ModelServer`."""
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """What a pool needs of its `ModelServer`. Times are seconds."""
 
-    @property
-    def connect_timeout(self) -> float:
-        """Seconds."""
-
-    @property
-    def max_connections(self) -> int:
-        """Connections to one address at a time."""
-
-    @property
-    def max_pending(self) -> int:
-        """Requests that may wait for one."""
-
-    @property
-    def idle_timeout(self) -> float:
-        """Seconds that a connection is kept without a request."""
+    connect_timeout: float
+    max_connections: int
+    """Connections to one address at a time."""
+    max_pending: int
+    """Requests that may wait for a connection."""
+    idle_timeout: float
+    """How long a connection is kept without a request."""
 
 
 ConnectionT = TypeVar("ConnectionT", H1Client, H2Client)

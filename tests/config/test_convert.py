@@ -93,10 +93,10 @@ def test_keys_are_read_as_their_type_says() -> None:
 
 
 def test_a_whole_number_is_a_number_too() -> None:
-    found, problems = read(servers.Ejection, "deviations: 2")
+    found, problems = read(servers.EjectionSettings, "deviations: 2")
     assert (found.deviations, type(found.deviations), problems) == (2.0, float, [])
-    assert wrong(servers.Ejection, "deviations: 11") == [(1, "deviations", "11 is too much: at most 10")]
-    assert wrong(servers.Ejection, "deviations: true") == [(1, "deviations", "expected number, got true")]
+    assert wrong(servers.EjectionSettings, "deviations: 11") == [(1, "deviations", "11 is too much: at most 10")]
+    assert wrong(servers.EjectionSettings, "deviations: true") == [(1, "deviations", "expected number, got true")]
     assert wrong(routes.Compare, "absolute: -0.5") == [(1, "absolute", "-0.5 is too little: at least 0")]
 
 

@@ -25,7 +25,7 @@ from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
 from meshproxy.config.routes import Abort, Compare, Concurrency, Delay, Fault, Mirror, Retries
-from meshproxy.config.servers import Key
+from meshproxy.config.servers import BreakerSettings, Key
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.grpc_health import CHECK, WATCH, write_request
 from meshproxy.policy.quota import Quota
@@ -44,7 +44,6 @@ from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools
-from meshproxy.upstream.breaker import BreakerSettings
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import Found
 from meshproxy.upstream.health import Checked, Health
@@ -426,11 +425,15 @@ class Chain:
         self.driving = driving(Limits(body_bytes=random.choice([None, None, None, None, None, 3, 1_000])))
         self.upstream_driving = driving(Limits())
         self._settings = ClusterSettings(
-            connect_timeout=1.0,
-            max_connections=random.choice([1, 2, 1 << 30]),
-            max_pending=random.choice([1, 100]),
-            idle_timeout=60.0,
-            breaker=random.choice([None, BreakerSettings(), BreakerSettings(consecutive_failures=1)]),
+            PoolSettings(
+                connect_timeout=1.0,
+                max_connections=random.choice([1, 2, 1 << 30]),
+                max_pending=random.choice([1, 100]),
+                idle_timeout=60.0,
+            ),
+            breaker=random.choice(
+                [BreakerSettings(enabled=False), BreakerSettings(), BreakerSettings(consecutive_failures=1)]
+            ),
         )
         self._endpoints = random.choice([1, 2, 3])
         self._has_sidecars = random.random() < 0.3

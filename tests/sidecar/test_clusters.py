@@ -168,29 +168,21 @@ class TestSettings:
             max_connections=7,
             idle_timeout=9.0,
             balancing=servers.Balancing(policy="ring-hash", key=servers.Key(by="client-id"), warm_up=3.0),
-            breaker=servers.Breaker(consecutive_failures=9),
-            ejection=servers.Ejection(min_endpoints=4),
+            breaker=servers.BreakerSettings(consecutive_failures=9),
+            ejection=servers.EjectionSettings(min_endpoints=4),
         ).spec
         settings = cluster_settings(spec)
-        assert (settings.connect_timeout, settings.max_connections, settings.idle_timeout) == (2.0, 7, 9.0)
-        assert (settings.policy, settings.key, settings.warm_up) == ("ring-hash", servers.Key(by="client-id"), 3.0)
-        assert settings.breaker is not None
-        assert settings.breaker.consecutive_failures == 9
-        assert settings.ejection is not None
-        assert settings.ejection.min_endpoints == 4
-        assert settings.max_pending > 0
-
-    def test_what_is_off_is_none(self) -> None:
-        off = server("a", breaker=servers.Breaker(enabled=False), ejection=servers.Ejection(enabled=False))
-        settings = cluster_settings(off.spec)
-        assert settings.breaker is None
-        assert settings.ejection is None
-
-    def test_a_key_counts_where_something_goes_by_it(self) -> None:
-        assert cluster_settings(server("a", balancing=servers.Balancing(key=servers.Key())).spec).key is None
+        pool = settings.pool
+        assert (pool.connect_timeout, pool.max_connections, pool.idle_timeout) == (2.0, 7, 9.0)
+        assert (settings.balancing, settings.breaker, settings.ejection) == (
+            spec.balancing,
+            spec.breaker,
+            spec.ejection,
+        )
+        assert pool.max_pending > 0
 
     def test_without_a_limit_of_its_own_a_server_has_one_that_leaves_descriptors(self) -> None:
-        assert cluster_settings(server().spec).max_connections >= 16
+        assert cluster_settings(server().spec).pool.max_connections >= 16
 
     def test_endpoints_as_they_are_written(self) -> None:
         both = servers.Endpoint(rest=Address("a", 1), grpc=Address("::1", 2), locality="here")
@@ -225,7 +217,7 @@ class TestAcrossReloads:
         [
             {"connect_timeout": 3.0},
             {"max_connections": 3},
-            {"breaker": servers.Breaker(enabled=False)},
+            {"breaker": servers.BreakerSettings(enabled=False)},
             {"balancing": servers.Balancing(policy="round-robin")},
             {"health": servers.Health()},
         ],

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from meshproxy.codec.limits import Limits
 from meshproxy.config import routes, schema, servers
 from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
@@ -16,11 +15,12 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.caller import NOBODY
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import Refusal
 from meshproxy.routing.live import Live
 from meshproxy.sidecar.reload import (
+    body_limits,
     calls_sidecars,
-    codec_limits,
     inbound_snapshot,
     outbound_snapshot,
     read_identity,
@@ -65,14 +65,8 @@ def documents(
 
 
 class TestSettings:
-    def test_every_limit_of_the_codecs_is_a_field_of_the_documents(self) -> None:
-        changed = {name: getattr(Limits(), name) for name in Limits.__dataclass_fields__}
-        changed.update(header_bytes=2_048, streams=7, body_bytes=99, resets_rate=3.0)
-        limits = codec_limits(documents(limits=schema.Limits(**changed)))
-        assert limits == Limits(**changed)
-
-    def test_the_documents_defaults_are_the_codecs(self) -> None:
-        assert codec_limits(documents()) == Limits()
+    def test_defaults_of_body_limits_are_the_documents(self) -> None:
+        assert body_limits(documents()) == BodyLimits()
 
     def test_time_limits(self) -> None:
         limits = schema.Limits(handshake_timeout=1.0, head_timeout=2.0, idle_timeout=3.0)

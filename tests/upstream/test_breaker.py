@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from meshproxy.upstream.breaker import Breaker, BreakerSettings, State
+from meshproxy.config.servers import BreakerSettings
+from meshproxy.upstream.breaker import Breaker, State
 
 MIDDLE = 0.5  # the draw that adds and takes nothing
 
@@ -434,7 +435,14 @@ class BreakerMachine(RuleBasedStateMachine):
     def begin_with(
         self, in_a_row: int, success_rate: float | None, min_requests: int, open_for: float, most: float
     ) -> None:
-        self.settings = BreakerSettings(in_a_row, success_rate, 10.0, min_requests, open_for, most)
+        self.settings = BreakerSettings(
+            consecutive_failures=in_a_row,
+            success_rate=success_rate,
+            window=10.0,
+            min_requests=min_requests,
+            open_for=open_for,
+            open_for_most=most,
+        )
         self.draw = MIDDLE
         self.breaker = Breaker(self.settings, lambda: self.draw)
         self.breaker.on_change = lambda old, new: self.told.append((old, new))

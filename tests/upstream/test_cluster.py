@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from meshproxy.config.servers import Key
+from meshproxy.config.servers import Balancing, BreakerSettings, EjectionSettings
 from meshproxy.routing.failure import Failure
 from meshproxy.upstream import cluster as clusters
-from meshproxy.upstream.breaker import BreakerSettings, State
+from meshproxy.upstream.breaker import State
 from meshproxy.upstream.cluster import LATENCIES, Cluster, ClusterSettings, NoEndpoint
 from meshproxy.upstream.discovery import Found
-from meshproxy.upstream.ejection import EjectionSettings
 from meshproxy.upstream.endpoint import Endpoint
 from meshproxy.upstream.health import Checked, Health
-from meshproxy.upstream.pool import H1Pool, H2Pool
+from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 
+POOL = PoolSettings(connect_timeout=1.0, max_connections=64, max_pending=1_024, idle_timeout=60.0)
 ONCE = BreakerSettings(consecutive_failures=1, open_for=5.0)
 
 
@@ -59,7 +59,7 @@ class Bench:
         self.cluster = Cluster(
             driving,
             "models",
-            ClusterSettings(**{"breaker": ONCE, **settings}),
+            ClusterSettings(POOL, **{"breaker": ONCE, **settings}),
             self.watch,
             locality=locality,
             peer="peer",  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ class TestWarmingUp:
         assert bench.at("b").load.share(205.0) == pytest.approx(0.55)
 
     def test_none_if_none_is_wanted(self) -> None:
-        bench = Bench(warm_up=0.0)
+        bench = Bench(balancing=Balancing(warm_up=0.0))
         bench.find("a")
         bench.find("a", "b")
         assert bench.at("b").load.share(100.0) == 1.0
@@ -215,8 +215,19 @@ class TestPick:
         assert bench.picked() == {"b"}
         assert bench.at("a").allows("other", bench.now)
 
+    def test_a_key_counts_for_ring_hash_only(self) -> None:
+        assert Bench().cluster.key is None
+        assert Bench(balancing=Balancing(policy="ring-hash")).cluster.key == Balancing().key
+
+    def test_without_breakers_an_endpoint_is_called_however_often_it_fails(self) -> None:
+        bench = Bench(breaker=BreakerSettings(enabled=False), ejection=EjectionSettings(enabled=False))
+        bench.find("a")
+        for _ in range(10):
+            bench.fail("a")
+        assert bench.picked() == {"a"}
+
     def test_the_same_key_goes_to_the_same_endpoint(self) -> None:
-        bench = Bench(policy="ring-hash", key=Key())
+        bench = Bench(balancing=Balancing(policy="ring-hash"))
         bench.find("a", "b", "c")
         (first,) = bench.picked(key=7)
         bench.fail(first)
@@ -284,7 +295,11 @@ class TestLastResort:
 class TestOutliers:
     def test_they_are_out_and_come_back(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.WARNING)
-        bench = Bench(policy="round-robin", breaker=None, ejection=EjectionSettings(min_requests=10))
+        bench = Bench(
+            balancing=Balancing(policy="round-robin"),
+            breaker=BreakerSettings(enabled=False),
+            ejection=EjectionSettings(min_requests=10),
+        )
         bench.find("a", "b", "c", "d")
         for endpoint in bench.cluster.endpoints.values():
             for _ in range(20):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from meshproxy.upstream.ejection import LEAST_DEVIATION, EjectionSettings, Ejector, Record
+from meshproxy.config.servers import EjectionSettings
+from meshproxy.upstream.ejection import LEAST_DEVIATION, Ejector, Record
 
 Records = dict[str, Record]
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshproxy.config.servers import BreakerSettings
 from meshproxy.routing.failure import Failure
-from meshproxy.upstream.breaker import BreakerSettings, State
+from meshproxy.upstream.breaker import State
 from meshproxy.upstream.endpoint import MODEL_BREAKERS, Endpoint
 from meshproxy.upstream.health import Checked, Health
 from meshproxy.upstream.load import FIRST_SHARE
