@@ -62,7 +62,6 @@ class Reason(Enum):
     UPSTREAM_PROTOCOL = ("upstream-protocol", 502, GrpcStatus.INTERNAL)
     # Ours.
     KEYS_UNAVAILABLE = ("keys-unavailable", 503, GrpcStatus.UNAVAILABLE)
-    DRAINING = ("draining", 503, GrpcStatus.UNAVAILABLE)
     FAULT_INJECTED = ("fault-injected", 503, GrpcStatus.UNAVAILABLE)
     INTERNAL = ("internal", 500, GrpcStatus.INTERNAL)
 

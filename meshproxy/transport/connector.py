@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import SETTINGS
 from meshproxy.transport.connection import Reading, keep_alive
@@ -36,10 +36,8 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_
 
 
 class ConnectError(Exception):
-    """A server could not be reached. The message says which, why, and what to look at."""
-
-    has_sent: ClassVar[bool] = False
-    """Nothing of a request can have reached the server, so that any request may be tried elsewhere."""
+    """A server could not be reached, and nothing of a request was sent to it: any request may be tried elsewhere. The
+    message says which server, why, and what to look at."""
 
 
 class Peer(Protocol):

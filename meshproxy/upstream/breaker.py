@@ -60,7 +60,6 @@ class Breaker:
         "_window",
         "is_calm",
         "is_closed",
-        "last_failure",
         "on_change",
         "opened",
         "retry_at",
@@ -78,8 +77,6 @@ class Breaker:
         """How often it went from CLOSED to OPEN. A probe that fails does not count."""
         self.retry_at = 0.0
         """From when on a probe may go; 0.0 while closed."""
-        self.last_failure = 0.0
-        """When the last failure that counted ended; 0.0 if there was none."""
         self.on_change: Callable[[State, State], None] | None = None
         """Told the old state and the new one, when the change is complete."""
         self._settings = settings
@@ -127,7 +124,6 @@ class Breaker:
             if token == self.token:
                 self._count_failure(now)
         elif token == self.token and self.state is State.HALF_OPEN:
-            self.last_failure = now
             self._open_for = min(self._open_for * 2, self._settings.open_for_most)
             self._open(now)
 
@@ -137,7 +133,6 @@ class Breaker:
             self._become(State.OPEN)
 
     def _count_failure(self, now: float) -> None:
-        self.last_failure = now
         self._in_a_row += 1
         self.is_calm = False
         is_too_much = self._in_a_row >= self._settings.consecutive_failures

@@ -24,7 +24,7 @@ def answer(status: str, refusal: str | None = None) -> Answer:
     [
         (PERMITTED, answer("200"), {"policy": "finance-team"}, ""),
         (PERMITTED, answer("503"), {"policy": "finance-team"}, "status 503 ('text'), expected 200"),
-        (PERMITTED, answer("200", "draining"), {"policy": "finance-team"}, "refusal draining, expected none"),
+        (PERMITTED, answer("200", "internal"), {"policy": "finance-team"}, "refusal internal, expected none"),
         (PERMITTED, answer("200"), {"policy": "other"}, "decided by other, expected finance-team"),
         (PERMITTED, answer("200"), {}, "no line in the access log after 5 s"),
         (DENIED, answer("403", "permission-denied"), {"policy": "batch-stays-stable"}, ""),

@@ -32,7 +32,7 @@ def opened(at: float = 100.0, **changes: float) -> Breaker:
 
 
 def facts(breaker: Breaker) -> tuple[object, ...]:
-    return breaker.state, breaker.is_closed, breaker.token, breaker.opened, breaker.retry_at, breaker.last_failure
+    return breaker.state, breaker.is_closed, breaker.token, breaker.opened, breaker.retry_at
 
 
 def test_in_the_beginning() -> None:
@@ -41,7 +41,7 @@ def test_in_the_beginning() -> None:
     assert breaker.is_closed
     assert breaker.allows(0.0)
     assert breaker.begin(0.0) == breaker.token != 0
-    assert (breaker.opened, breaker.retry_at, breaker.last_failure) == (0, 0.0, 0.0)
+    assert (breaker.opened, breaker.retry_at) == (0, 0.0)
     assert breaker.on_change is None
 
 
@@ -54,11 +54,10 @@ def test_failures_in_a_row_open_it() -> None:
     for second in (1.0, 2.0, 3.0, 4.0):
         breaker.failed(breaker.begin(second), second)
         assert breaker.is_closed
-        assert breaker.last_failure == second
     breaker.failed(breaker.begin(5.0), 5.0)
     assert breaker.state is State.OPEN
     assert not breaker.is_closed
-    assert (breaker.opened, breaker.retry_at, breaker.last_failure) == (1, 5.5, 5.0)
+    assert (breaker.opened, breaker.retry_at) == (1, 5.5)
 
 
 @pytest.mark.parametrize("has_rate", [False, True])
@@ -124,7 +123,7 @@ def test_a_probe_that_succeeds_closes_it() -> None:
     assert breaker.state is State.CLOSED
     assert breaker.is_closed
     assert breaker.allows(100.6)
-    assert (breaker.opened, breaker.retry_at, breaker.last_failure) == (1, 0.0, 100.0)
+    assert (breaker.opened, breaker.retry_at) == (1, 0.0)
 
 
 def test_a_closed_breaker_has_forgotten_what_it_counted() -> None:
@@ -147,7 +146,6 @@ def test_a_probe_that_fails_keeps_it_open_for_twice_as_long() -> None:
         now = breaker.retry_at
         breaker.failed(breaker.begin(now), now)
         assert breaker.state is State.OPEN
-        assert breaker.last_failure == now
         lengths.append(breaker.retry_at - now)
     assert lengths == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
     assert breaker.opened == 1
@@ -166,7 +164,7 @@ def test_a_cancelled_probe_lets_another_one_go() -> None:
     first = breaker.begin(100.5)
     breaker.cancelled(first, 100.7)
     assert breaker.state is State.OPEN
-    assert (breaker.opened, breaker.retry_at, breaker.last_failure) == (1, 100.5, 100.0)
+    assert (breaker.opened, breaker.retry_at) == (1, 100.5)
     assert breaker.allows(100.7)
     second = breaker.begin(100.8)
     assert breaker.state is State.HALF_OPEN
@@ -297,7 +295,7 @@ def test_the_rate_itself_is_good_enough() -> None:
     assert breaker.is_closed
     feed(breaker, 0, 1, 100.0)
     assert breaker.state is State.OPEN
-    assert (breaker.opened, breaker.retry_at, breaker.last_failure) == (1, 100.5, 100.0)
+    assert (breaker.opened, breaker.retry_at) == (1, 100.5)
 
 
 def test_a_rate_that_floats_cannot_hold_is_met_exactly() -> None:
@@ -456,7 +454,6 @@ class BreakerMachine(RuleBasedStateMachine):
         self.results: list[tuple[float, bool]] = []
         self.length = open_for
         self.earliest = self.latest = 0.0  # of retry_at
-        self.last_failure = 0.0
 
     def change(self, state: State) -> None:
         assert self.told == [(self.state, state)]
@@ -527,7 +524,6 @@ class BreakerMachine(RuleBasedStateMachine):
             self.length = self.settings.open_for
             self.earliest = self.latest = 0.0
         elif how == "failed":
-            self.last_failure = self.now
             self.length = min(self.length * 2, self.settings.open_for_most)
             self.opens()
         else:
@@ -539,7 +535,6 @@ class BreakerMachine(RuleBasedStateMachine):
             self.row = 0
             return
         self.row += 1
-        self.last_failure = self.now
         if self.is_too_much():
             self.era += 1
             self.opens()
@@ -551,7 +546,6 @@ class BreakerMachine(RuleBasedStateMachine):
         assert breaker.state is self.state
         assert breaker.is_closed == (self.state is State.CLOSED)
         assert breaker.opened == self.era
-        assert breaker.last_failure == self.last_failure
         assert self.earliest - 1e-9 <= breaker.retry_at <= self.latest + 1e-9
         assert sum(is_probe for _, _, is_probe in self.calls) == (self.state is State.HALF_OPEN)
 
