@@ -9,7 +9,9 @@ import pytest
 
 from meshproxy.codec.events import Headers, RequestHead, ResponseHead
 from meshproxy.codec.h2.frames import PING
+from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h2 import H2Server
@@ -273,3 +275,57 @@ def wire(driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_
 @pytest.fixture
 def make_wire() -> type[Wire]:
     return Wire
+class Owner:
+    """A pool that does not care."""
+
+    def freed(self, connection: Any) -> None: ...
+    def retired(self, connection: Any) -> None: ...
+    def closed(self, connection: Any) -> None: ...
+
+
+class MemoryServer:
+    """A source of streams (`client.StreamSource`) over one HTTP/2 connection in memory. At its other end stands a
+    server's codec, which the test drives; `run` carries bytes both ways until nothing moves any more."""
+
+    def __init__(self, driving: Driving, limits: Limits) -> None:
+        self.address = "10.0.0.1:8500"
+        self.driving = driving
+        self.codec = H2Connection(Role.SERVER, limits, 0.0)
+        self.transport = FakeTransport()
+        facts = ConnectionFacts(direction="upstream", protocol="HTTP/2", remote=self.address, local="")
+        self.client = H2Client(driving, facts, Owner())
+        self.client.attach(self.transport)  # type: ignore[arg-type]
+        self.events: list[Any] = []
+        self.withdrawn: list[Any] = []
+        self.run()
+
+    def acquire(self, taker: Any) -> None:
+        taker.acquired(self.client.open())
+
+    def withdraw(self, taker: Any) -> None:
+        self.withdrawn.append(taker)
+
+    def run(self) -> None:
+        while True:
+            self.driving.outbox.flush()
+            sent = self.transport.take()
+            self.events += self.codec.receive(sent, 0.0)
+            came = self.codec.take_output()
+            if came:
+                self.client.data_received(came)
+            if not sent and not came:
+                return
+
+    def take(self, kind: type) -> list[Any]:
+        """The events of one kind since the last time."""
+        found = [event for event in self.events if type(event) is kind]
+        self.events = [event for event in self.events if type(event) is not kind]
+        return found
+
+
+@pytest.fixture
+def make_server(driving: Driving) -> Callable[..., MemoryServer]:
+    def make(limits: Limits | None = None) -> MemoryServer:
+        return MemoryServer(driving, limits or Limits())
+
+    return make

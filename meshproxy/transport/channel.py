@@ -1,0 +1,352 @@
+"""A channel of our own to one server: a single connection, opened when a stream is wanted, over TCP or a UNIX socket.
+
+Pools (`upstream/pool.py`) spread the requests of clients over many connections and endpoints; a channel is for what a
+sidecar asks in its own name: its control plane, the SPIFFE Workload API, token issuers, collectors. When the connection
+is lost or its server goes away, the next stream opens another one. A channel does not retry or back off: its user does,
+and hears of both (`ChannelEvent`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
+from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.h1 import H1Client
+from meshproxy.transport.h2 import H2Client
+from meshproxy.transport.listener import PeerRejected
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from meshproxy.transport.client import StreamTaker
+    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.stream import Upstream
+
+CONNECT_SECONDS = 5.0
+IDLE_SECONDS = 60.0
+CLOSE_SECONDS = 1.0
+"""How long `close` waits for the server, before it closes the connection without it."""
+
+_HOST_PORT = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a channel connects to.
+
+    Attributes:
+        address: `host:port`, or the absolute path of a UNIX socket, as `transport/connector.py` takes it.
+        security: TLS; None for plain text. Its context decides whether the host's name is checked; over a UNIX socket
+            it must not, as there is no name.
+    """
+
+    address: str
+    security: PeerSecurity | None = None
+
+    @classmethod
+    def parse(cls, text: str, security: PeerSecurity | None = None) -> Target:
+        """Read `host:port`, `[IPv6]:port`, `unix:/path` or `unix:///path` (gRPC name syntax). Raises ValueError."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:").removeprefix("//")
+            if not path.startswith("/") or path.startswith("//") or "\0" in path:
+                raise ValueError(f"{text!r} is not unix:/path")
+            return cls(path, security)
+        match = _HOST_PORT.fullmatch(text)
+        if match is None or not 0 < int(match[2]) < 65_536:
+            raise ValueError(f"{text!r} is neither host:port nor unix:/path")
+        return cls(text, security)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPeer:
+    """The identity of a server whose host name the TLS context has checked (`connector.Peer`)."""
+
+    not_after: float = 0.0
+
+
+def named_server(context: Callable[[], ssl.SSLContext]) -> PeerSecurity:
+    """TLS to a server that is known by its host name: `context` checks chain and name (`check_hostname`)."""
+    return PeerSecurity(context, lambda der: NamedPeer())
+
+
+class ChannelEvent(Enum):
+    """What became of the connection."""
+
+    CONNECTED = "connected"
+    GOING_AWAY = "going-away"
+    """The server sent GOAWAY, or its certificate has expired: open streams may end, new ones use a new connection."""
+    LOST = "lost"
+    """It is closed; open streams have failed."""
+
+
+ClientT = TypeVar("ClientT", H1Client, H2Client)
+
+
+class Channel(Generic[ClientT]):
+    """What both HTTP versions share (`client.StreamSource`, `h1.Owner`, `h2.Owner`)."""
+
+    def __init__(
+        self,
+        driving: Driving,
+        target: Target,
+        *,
+        connect_timeout: float = CONNECT_SECONDS,
+        idle_timeout: float = IDLE_SECONDS,
+        on_event: Callable[[ChannelEvent], None] = lambda event: None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            driving: what connections share; its reaper closes idle ones and notices dead ones.
+            target: where to.
+            connect_timeout: seconds, TLS and the HTTP/2 handshake included.
+            idle_timeout: seconds without a stream, after which the connection is closed.
+            on_event: called for each event of the connection; must not raise.
+        """
+        self.address = target.address
+        self._driving = driving
+        self._target = target
+        self._connect_timeout = connect_timeout
+        self._idle_timeout = idle_timeout
+        self._on_event = on_event
+        self._waiting: deque[StreamTaker] = deque()
+        self._opening: asyncio.Task[None] | None = None
+        self._current: ClientT | None = None
+        """Takes new streams."""
+        self._live: set[ClientT] = set()
+        """The current one, and those that end with their last stream."""
+        self._is_closed = False
+        self._all_gone = asyncio.Event()
+
+    async def __aenter__(self) -> Channel[ClientT]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # client.StreamSource
+
+    def acquire(self, taker: StreamTaker) -> None:
+        """Give `taker` a stream of the connection, which is opened for it if there is none."""
+        if self._is_closed:
+            taker.acquire_failed(ConnectError(f"the channel to {self.address} is closed"))
+            return
+        stream = self._take() if not self._waiting else None
+        if stream is not None:
+            taker.acquired(stream)
+        else:
+            self._waiting.append(taker)
+            self._open_if_needed()
+
+    def withdraw(self, taker: StreamTaker) -> None:
+        """`taker` does not wait any longer."""
+        if taker in self._waiting:
+            self._waiting.remove(taker)
+
+    async def close(self) -> None:
+        """Close the connection, and fail every open stream and everyone that waits for one."""
+        self._is_closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        self._fail_waiting(ConnectError(f"the channel to {self.address} is closed"))
+        for connection in tuple(self._live):
+            self._end(connection)
+        if self._live:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._all_gone.wait()
+            except TimeoutError:
+                for connection in tuple(self._live):
+                    connection.abort()
+                await self._all_gone.wait()
+
+    # What differs between the versions
+
+    def _take(self) -> Upstream | None:
+        """A stream, if one can be opened now."""
+        raise NotImplementedError
+
+    async def _connect(self) -> ClientT:
+        """Raises ConnectError."""
+        raise NotImplementedError
+
+    def _end(self, connection: ClientT) -> None:
+        """Say goodbye and close."""
+        connection.close()
+
+    # Opening
+
+    def _open_if_needed(self) -> None:
+        if self._waiting and self._current is None and self._opening is None and not self._is_closed:
+            self._opening = self._driving.loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        error: ConnectError | None = None
+        try:
+            connection = await self._connect()
+            if connection.is_closing:
+                error = ConnectError(f"{self.address} closed the connection at once")
+        except ConnectError as refused:
+            error = refused
+        except Exception as mistake:  # or those that wait would wait until their deadlines
+            error = ConnectError(f"{self.address} cannot be reached: {mistake!r}")
+            error.__cause__ = mistake
+        finally:
+            self._opening = None
+        if error is not None:
+            self._fail_waiting(error)
+            return
+        self._current = connection
+        self._live.add(connection)
+        self._all_gone.clear()
+        self._on_event(ChannelEvent.CONNECTED)
+        self._opened(connection)
+
+    def _opened(self, connection: ClientT) -> None:
+        """Hand out streams of a new connection."""
+        raise NotImplementedError
+
+    def _hand_out(self) -> None:
+        while self._waiting and (stream := self._take()) is not None:
+            self._waiting.popleft().acquired(stream)
+
+    def _fail_waiting(self, error: ConnectError) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for taker in waiting:
+            taker.acquire_failed(error)
+
+    # h1.Owner and h2.Owner
+
+    def closed(self, connection: ClientT) -> None:
+        """A connection is gone; one that was never handed over is the connector's to report."""
+        if connection not in self._live:
+            return
+        self._live.discard(connection)
+        if not self._live:
+            self._all_gone.set()
+        if connection is self._current:
+            self._current = None
+            self._on_event(ChannelEvent.LOST)
+            self._open_if_needed()
+
+
+class H1Channel(Channel[H1Client]):
+    """HTTP/1.1: one exchange at a time; others wait for it."""
+
+    _is_free = False
+
+    def _take(self) -> H1Client | None:
+        connection = self._current
+        if connection is None or not self._is_free or connection.is_closing:
+            return None
+        self._is_free = False
+        return connection
+
+    async def _connect(self) -> H1Client:
+        security = self._target.security
+        if security is None:
+            return await connect_h1(self._driving, self.address, self, self._connect_timeout)
+        return await connect_h1_tls(self._driving, self.address, self, self._connect_timeout, security)
+
+    def _opened(self, connection: H1Client) -> None:
+        self.released(connection)
+
+    def released(self, connection: H1Client) -> None:
+        """The exchange is complete (`h1.Owner`)."""
+        self._is_free = True
+        connection.deadline = self._driving.loop.time() + self._idle_timeout
+        self._hand_out()
+
+    def closed(self, connection: H1Client) -> None:
+        """A connection is gone."""
+        self._is_free = False
+        super().closed(connection)
+
+
+class H2Channel(Channel[H2Client]):
+    """HTTP/2: as many streams at a time as the server allows; others wait."""
+
+    def _take(self) -> Upstream | None:
+        connection = self._current
+        return connection.open() if connection is not None and connection.can_open else None
+
+    async def _connect(self) -> H2Client:
+        return await connect_h2(self._driving, self.address, self, self._connect_timeout, self._target.security)
+
+    def _end(self, connection: H2Client) -> None:
+        connection.codec.go_away(final=True)
+        connection.close()
+
+    def _opened(self, connection: H2Client) -> None:
+        self.freed(connection)
+
+    def freed(self, connection: H2Client) -> None:
+        """A stream has ended (`h2.Owner`)."""
+        if connection is self._current:
+            self._hand_out()
+        if connection.streams or connection.is_closing:
+            return
+        if connection is self._current:
+            connection.rest(self._idle_timeout)
+        else:
+            connection.close()
+
+    def retired(self, connection: H2Client) -> None:
+        """The connection takes no new streams (`h2.Owner`)."""
+        if connection is self._current:
+            self._current = None
+            self._on_event(ChannelEvent.GOING_AWAY)
+            self._open_if_needed()
+
+
+async def connect_h1_tls(
+    driving: Driving, address: str, owner: H1Channel, timeout: float, security: PeerSecurity
+) -> H1Client:
+    """An HTTP/1.1 connection over TLS to `host:port`. Raises ConnectError."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    facts = ConnectionFacts(direction="upstream", protocol="HTTP/1.1", remote=address, local="")
+    client = H1Client(driving, facts, owner)
+    try:
+        async with asyncio.timeout(timeout):
+            transport, _ = await driving.loop.create_connection(
+                lambda: client, host, int(port), ssl=security.context(), server_hostname=host
+            )
+    except TimeoutError as late:
+        raise ConnectError(
+            f"{address} did not accept a connection and complete the TLS handshake within {timeout:g} s"
+        ) from late
+    except ssl.SSLCertVerificationError as error:
+        raise ConnectError(f"the certificate of {address} does not verify: {error.verify_message}") from error
+    except ssl.SSLError as error:
+        raise ConnectError(f"TLS with {address} failed: {_reason(error)}") from error
+    except OSError as error:
+        # asyncio puts the address into `strerror`; errors of name look-ups have negative numbers.
+        why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or str(error)
+        raise ConnectError(f"{address} cannot be reached: {why}") from error
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None or client.is_closing:
+        raise ConnectError(f"{address} closed the connection after the TLS handshake")
+    try:
+        facts.peer = security.verify(tls.getpeercert(binary_form=True) or b"")
+    except PeerRejected as rejected:
+        client.abort()
+        raise ConnectError(f"{address} is not the expected server: {rejected}") from rejected
+    facts.tls_version = tls.version() or ""
+    return client
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "").lower().replace("_", " ") or "unknown TLS error"

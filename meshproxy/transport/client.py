@@ -1,0 +1,316 @@
+"""One HTTP exchange of our own over any source of streams: a request whose body is at hand, and its whole response.
+
+A source is a connection pool (`upstream/pool.py`) or a `Channel` (`transport/channel.py`). gRPC calls are built on this
+(`grpc_client.py`) or beside it (`grpc_stream.py`); all of them fail with a `ClientError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.transport.listener import PeerRejected
+from meshproxy.transport.stream import HeadRefused
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
+    from meshproxy.transport.connector import ConnectError
+    from meshproxy.transport.stream import Upstream
+
+HEAD_BYTES = 65_536
+"""The largest response head, or trailers: names, values and 32 for each field (RFC 9113 section 10.5.1)."""
+_FIELD_BYTES = 32
+
+
+class Failure(Enum):
+    """What failed."""
+
+    CONNECT = "connect"
+    """No connection or no stream; nothing was sent."""
+    TLS = "tls"
+    """The TLS handshake, or the identity of the peer; nothing was sent."""
+    TIMEOUT = "timeout"
+    """The deadline of the exchange passed."""
+    TOO_LARGE = "too-large"
+    """The response exceeds a limit of ours, or the request head one of the server's."""
+    PROTOCOL = "protocol"
+    """The response is not well-formed HTTP or gRPC."""
+    RESET = "reset"
+    """The stream or its connection was closed before the response was complete."""
+    STATUS = "status"
+    """A complete response that is not a success: `StatusError`."""
+
+
+class ClientError(Exception):
+    """An exchange failed. The message is one sentence; a ConnectError of the transport is its `__cause__`.
+
+    Attributes:
+        failure: what failed.
+        code: the HTTP/2 error code of a RESET (RFC 9113 section 7): after REFUSED_STREAM the server has not processed
+            the request.
+    """
+
+    def __init__(self, failure: Failure, message: str, *, code: int | None = None) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.code = code
+
+
+class StatusError(ClientError):
+    """The server responded with an error.
+
+    Attributes:
+        http_status: of the response head.
+        grpc_status: the number in `grpc-status`; None for plain HTTP, and where a gRPC response has none.
+        details: the decoded `grpc-message`.
+    """
+
+    def __init__(self, message: str, http_status: int, grpc_status: int | None = None, details: str = "") -> None:
+        super().__init__(Failure.STATUS, message)
+        self.http_status = http_status
+        self.grpc_status = grpc_status
+        self.details = details
+
+
+class StreamTaker(Protocol):
+    """Waits for a stream. Exactly one of the two is called, once, and must not raise."""
+
+    def acquired(self, stream: Upstream) -> None:
+        """The stream is the taker's until it has ended."""
+
+    def acquire_failed(self, error: ConnectError) -> None:
+        """There is no stream."""
+
+
+class StreamSource(Protocol):
+    """Opens streams to one server: `Pool` and `Channel`."""
+
+    @property
+    def address(self) -> str:
+        """`host:port`, or the path of a UNIX socket."""
+
+    def acquire(self, taker: StreamTaker) -> None:
+        """Give `taker` a stream, at once or later."""
+
+    def withdraw(self, taker: StreamTaker) -> None:
+        """`taker` does not wait any longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A complete response."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    trailers: Headers = ()
+
+
+async def exchange(
+    source: StreamSource,
+    head: RequestHead,
+    body: bytes = b"",
+    *,
+    timeout: float,
+    max_body_bytes: int,
+    max_head_bytes: int = HEAD_BYTES,
+) -> Response:
+    """Send one request and read its whole response, whatever its status.
+
+    Cancelling it resets the stream.
+
+    Args:
+        source: of the stream.
+        head: of the request. Without `authority` it gets the source's address; `end` follows from `body`.
+        body: of the request, whole.
+        timeout: seconds, including the wait for a stream.
+        max_body_bytes: of the response.
+        max_head_bytes: of the response head and of its trailers, counted as `HEAD_BYTES` is.
+
+    Raises:
+        ClientError: any failure but STATUS.
+    """
+    outcome: asyncio.Future[Response | Exception] = asyncio.get_running_loop().create_future()
+    reader = _Exchange(complete_head(head, source, body), body, max_head_bytes, max_body_bytes, outcome)
+    try:
+        async with asyncio.timeout(timeout):
+            source.acquire(reader)
+            result = await outcome
+    except TimeoutError:
+        if not outcome.done() or outcome.cancelled():
+            raise timed_out(source, timeout, has_stream=reader.stream is not None) from None
+        result = outcome.result()  # it came in the same turn of the loop
+    finally:
+        if not outcome.done() or outcome.cancelled():
+            source.withdraw(reader)
+            reader.cancel()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def complete_head(head: RequestHead, source: StreamSource, body: bytes | None) -> RequestHead:
+    """`head` with an authority, and with the end that its body gives it; None for a body that follows in pieces."""
+    # A UNIX socket has no authority of its own; gRPC clients say `localhost` as well.
+    own = b"localhost" if source.address.startswith("/") else source.address.encode()
+    return replace(head, authority=head.authority or own, end=body == b"")
+
+
+def head_size(headers: Headers) -> int:
+    """The size that `HEAD_BYTES` limits."""
+    return sum(len(name) + len(value) + _FIELD_BYTES for name, value in headers)
+
+
+def connect_failed(error: ConnectError) -> ClientError:
+    """The ClientError for a source that has no stream."""
+    cause = error.__cause__
+    failure = Failure.TLS if isinstance(cause, (ssl.SSLError, PeerRejected)) else Failure.CONNECT
+    failed = ClientError(Failure.TIMEOUT if isinstance(cause, TimeoutError) else failure, str(error))
+    failed.__cause__ = error
+    return failed
+
+
+def timed_out(source: StreamSource, timeout: float, *, has_stream: bool) -> ClientError:
+    """The ClientError for a deadline that passed."""
+    missing = "answer" if has_stream else "accept a request"
+    return ClientError(Failure.TIMEOUT, f"{source.address} did not {missing} within {timeout:g} s")
+
+
+def broken_off(code: int, reason: str) -> ClientError:
+    """The ClientError for a stream that was reset (`Sink.reset_received`)."""
+    if code == ErrorCode.PROTOCOL_ERROR:
+        return ClientError(Failure.PROTOCOL, f"the response is malformed: {reason}", code=code)
+    return ClientError(Failure.RESET, f"the response broke off: {reason}", code=code)
+
+
+class _Exchange:
+    """Takes a stream, sends the request, collects the response (`StreamTaker`, `stream.Sink`)."""
+
+    __slots__ = (
+        "_body",
+        "_head",
+        "_is_sending",
+        "_max_body_bytes",
+        "_max_head_bytes",
+        "_outcome",
+        "_pieces",
+        "_response",
+        "_size",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        head: RequestHead,
+        body: bytes,
+        max_head_bytes: int,
+        max_body_bytes: int,
+        outcome: asyncio.Future[Response | Exception],
+    ) -> None:
+        self._head = head
+        self._body = body
+        self._max_head_bytes = max_head_bytes
+        self._max_body_bytes = max_body_bytes
+        self._outcome = outcome
+        """Errors are results too: an exception that nobody retrieves would be logged."""
+        self.stream: Upstream | None = None
+        self._response: ResponseHead | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._is_sending = False
+        """Part of the request body is held back by flow control."""
+
+    def acquired(self, stream: Upstream) -> None:
+        """Send the request (`StreamTaker`)."""
+        self.stream = stream
+        stream.sink = self
+        try:
+            stream.send_request(self._head)
+            self._is_sending = bool(self._body) and not stream.send_data(self._body, True)
+        except HeadRefused as refused:  # nothing was sent
+            self._end(ClientError(Failure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}"))
+        except Exception as mistake:  # the source has others to serve
+            self._fail(mistake)
+
+    def acquire_failed(self, error: ConnectError) -> None:
+        """No connection (`StreamTaker`)."""
+        self._end(connect_failed(error))
+
+    def head_received(self, head: ResponseHead) -> None:
+        """A response head; interim ones are dropped."""
+        if head.status < 200:
+            return
+        self._response = head
+        if head_size(head.headers) > self._max_head_bytes:
+            self._fail(self._too_large("head", self._max_head_bytes))
+        elif head.end:
+            self._finish(())
+        elif head.length is not None and head.length > self._max_body_bytes:
+            self._fail(self._too_large("body", self._max_body_bytes))
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        """A piece of the response body."""
+        if self.stream is None:
+            return
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > self._max_body_bytes:
+            self._fail(self._too_large("body", self._max_body_bytes), is_complete=end)
+        elif end:
+            self._finish(())
+        else:
+            self.stream.credit(flow)
+
+    def trailers_received(self, headers: Headers) -> None:
+        """The response is complete."""
+        if head_size(headers) > self._max_head_bytes:
+            self._fail(self._too_large("trailers", self._max_head_bytes), is_complete=True)
+        else:
+            self._finish(headers)
+
+    def rejected(self, rejected: Rejected) -> None:
+        """Requests only."""
+        raise AssertionError("a server sent a request")
+
+    def reset_received(self, code: int, reason: str) -> None:
+        """The stream or its connection is gone."""
+        self.stream = None
+        self._end(broken_off(code, reason))
+
+    def drained(self) -> None:
+        """The request has been sent whole."""
+        self._is_sending = False
+
+    def cancel(self) -> None:
+        """Reset the stream."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.reset(ErrorCode.CANCEL)
+
+    def _too_large(self, part: str, limit: int) -> ClientError:
+        return ClientError(Failure.TOO_LARGE, f"the response {part} exceeds {limit} bytes")
+
+    def _finish(self, trailers: Headers) -> None:
+        stream, self.stream = self.stream, None
+        if self._is_sending and stream is not None:
+            stream.stop_sending()
+        head = self._response
+        assert head is not None
+        self._end(Response(head.status, head.headers, b"".join(self._pieces), trailers))
+
+    def _fail(self, error: Exception, *, is_complete: bool = False) -> None:
+        """Stop; an HTTP/1.1 connection whose response is complete may be carrying its next exchange already."""
+        self._pieces.clear()
+        self._end(error)
+        if is_complete and not self._is_sending:
+            self.stream = None
+        else:
+            self.cancel()
+
+    def _end(self, outcome: Response | Exception) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
