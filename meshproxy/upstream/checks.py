@@ -1,8 +1,8 @@
-"""Asks one endpoint how it is, again and again, and has `health` judge the answers.
+"""Active health checks of one endpoint, at an interval; `health` judges the results.
 
-A question that is answered with no says something about a model; one that is not answered at all says it about the
-endpoint, unless others were answered beside it. A question that we had no connection for says nothing. A round of one
-model costs 90 us of CPU over REST and 190 over gRPC.
+A response that reports a failure counts against a model. No response counts against the endpoint, unless other requests
+of the same round had one. A request for which there was no free connection counts as nothing. A round for one model
+costs 90 us of CPU over REST and 190 over gRPC.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from meshproxy.inference import grpc_health, model_status
 from meshproxy.inference.grpc_health import Serving
 from meshproxy.refusal import GrpcStatus, Refusal
 from meshproxy.transport.connector import ConnectError, connect_h1
-from meshproxy.upstream.probe import Declined, Lender, NotAsked, Unanswered, call, get
+from meshproxy.upstream.probe import ProbeFailed, Skipped, Unanswered, call, get
 
 if TYPE_CHECKING:
     from meshproxy.config import servers
+    from meshproxy.transport.client import StreamSource
     from meshproxy.transport.connection import Driving
     from meshproxy.transport.h1 import H1Client
     from meshproxy.upstream.health import Health
@@ -31,24 +32,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JITTER = 0.1
-"""Intervals are longer or shorter by up to so much: many sidecars ask the same endpoint."""
+"""Relative: an interval is longer or shorter by up to this, as many sidecars check the same endpoint."""
 FIRST_WITHIN = 1.0
 """Seconds within which the first check begins."""
 AT_ONCE = 8
-"""Questions to one endpoint at a time."""
+"""Concurrent requests to one endpoint."""
 
 Ask = Callable[[str], Awaitable[None]]
-"""Asks about one model. Raises Declined, Refusal (the answer cannot be read), Unanswered or NotAsked."""
+"""Checks one model. Raises ProbeFailed, Refusal (the response cannot be read), Unanswered or Skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one check says."""
+    """The result of a check for one model or the endpoint."""
 
     model: str | None
-    """None: of the endpoint itself."""
+    """None: the endpoint itself."""
     problem: str | None
-    """Why it is bad; None: it is good."""
+    """Why the check failed; None: it passed."""
 
 
 class Checker:
@@ -59,23 +60,23 @@ class Checker:
         driving: Driving,
         settings: servers.Health,
         health: Health,
-        rest: Lender | None,
-        grpc: Lender | None,
+        rest: StreamSource | None,
+        grpc: StreamSource | None,
         tell: Callable[[tuple[Verdict, ...], bool], None],
         *,
         draw: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Nothing is asked yet.
+        """Nothing is checked before `start`.
 
         Args:
             driving: what connections share.
-            settings: what is asked, and how often; of `models` those of `health` count.
-            health: judges.
+            settings: what to check, and how often; the models are those of `health`.
+            health: judges the results.
             rest: connections for REST; the same as `grpc` where the endpoint is a sidecar.
             grpc: connections for gRPC.
-            tell: told after every round what it said, and whether the endpoint takes other calls than before.
-            draw: chance, from 0 to 1.
+            tell: called after every round with its results, and whether they changed what the endpoint may serve.
+            draw: a random number from 0 to 1.
             sleep: waits between two rounds.
         """
         self._driving = driving
@@ -88,16 +89,16 @@ class Checker:
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
         self._is_unchecked = False
-        """Said once that the endpoint knows nothing of health checks."""
+        """Logged once: the endpoint does not implement health checks."""
         self.available: dict[str, tuple[str, ...]] = {}
-        """Versions of each model that can be called there, in ascending order, as `model-status` heard last."""
+        """AVAILABLE versions of each model, ascending, as of the last `model-status` check."""
 
     def start(self) -> None:
         """Check until `close`."""
         self._task = self._driving.loop.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop; a question under way is given up."""
+        """Stop, and cancel a check in progress."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -109,8 +110,8 @@ class Checker:
             try:
                 verdicts = await self.check()
             except Exception as mistake:
-                # Whatever it is: if this task died of it, the last verdict would stand for ever.
-                logger.exception("an endpoint cannot be checked")
+                # Any error: if this task ended with it, the last verdict would stand for ever.
+                logger.exception("health check failed with an internal error")
                 verdicts = (Verdict(None, f"the check failed: {mistake!r}"),)
             now = self._driving.loop.time()
             has_changed = False
@@ -119,11 +120,11 @@ class Checker:
             try:
                 self._tell(verdicts, has_changed)
             except Exception:
-                logger.exception("the result of a check could not be told")
+                logger.exception("the result of a health check could not be reported")
             await self._sleep(interval * (1 + JITTER * (2 * self._draw() - 1)))
 
     async def check(self) -> tuple[Verdict, ...]:
-        """One round. Empty: nothing was learned."""
+        """One round. Empty: it says nothing."""
         check = self._settings.check
         models = self._health.checked.models
         if check == "http":
@@ -138,17 +139,17 @@ class Checker:
     # Rounds
 
     async def _whole(self, ask: Callable[[], Awaitable[None]]) -> tuple[Verdict, ...]:
-        """One question, about the endpoint."""
+        """One check of the endpoint."""
         try:
             await ask()
-        except NotAsked:
+        except Skipped:
             return ()
-        except (Unanswered, Declined, Refusal, ConnectError) as error:
+        except (Unanswered, ProbeFailed, Refusal, ConnectError) as error:
             return (Verdict(None, str(error)),)
         return (Verdict(None, None),)
 
     async def _each(self, models: tuple[str, ...], ask: Ask) -> tuple[Verdict, ...]:
-        """One question about each model."""
+        """One check for each model."""
         verdicts = []
         unanswered: list[Verdict] = []
         for i in range(0, len(models), AT_ONCE):
@@ -157,64 +158,64 @@ class Checker:
             for model, result in zip(several, results, strict=True):
                 if isinstance(result, Unanswered):
                     unanswered.append(Verdict(model, str(result)))
-                elif isinstance(result, Declined | Refusal):
+                elif isinstance(result, ProbeFailed | Refusal):
                     verdicts.append(Verdict(model, str(result)))
                 elif result is None:
                     verdicts.append(Verdict(model, None))
-                elif not isinstance(result, NotAsked):
+                elif not isinstance(result, Skipped):
                     raise result
         if verdicts:
             return (Verdict(None, None), *verdicts, *unanswered)
         return (Verdict(None, unanswered[0].problem),) if unanswered else ()
 
-    # Questions
+    # Checks
 
     async def _connect(self) -> None:
-        """Every address takes connections."""
+        """Every address accepts connections."""
         for address in dict.fromkeys(pool.address for pool in (self._rest, self._grpc) if pool is not None):
-            connection = await connect_h1(self._driving, address, _NOBODY, self._settings.timeout)
+            connection = await connect_h1(self._driving, address, _NO_OWNER, self._settings.timeout)
             connection.close()
 
     async def _get_path(self) -> None:
         target = self._settings.path.encode()
         if not re.fullmatch(ORIGIN_FORM, target):
-            raise Declined(f"{self._settings.path!r} is no path")
-        answer = await get(_there(self._rest, "REST"), target, self._settings.timeout)
+            raise ProbeFailed(f"{self._settings.path!r} is not a path")
+        answer = await get(_required(self._rest, "REST"), target, self._settings.timeout)
         if not 200 <= answer.status < 300:
-            raise Declined(f"HTTP status {answer.status}")
+            raise ProbeFailed(f"HTTP status {answer.status}")
 
     async def _serves(self, service: str) -> None:
         body = grpc_health.write_request(service)
         try:
-            answer = await call(_there(self._grpc, "gRPC"), grpc_health.CHECK, body, self._settings.timeout)
-        except Declined as declined:
-            if declined.status == GrpcStatus.UNIMPLEMENTED:
-                # It answers, and nobody there knows more (gRFC A17): no reason to call nobody at all.
+            answer = await call(_required(self._grpc, "gRPC"), grpc_health.CHECK, body, self._settings.timeout)
+        except ProbeFailed as failed:
+            if failed.status == GrpcStatus.UNIMPLEMENTED:
+                # It responds, and cannot say more (gRFC A17): no reason to take it out.
                 if not self._is_unchecked:
                     self._is_unchecked = True
                     logger.warning(
-                        "an endpoint does not implement grpc.health.v1: it is taken to be well while it answers",
-                        extra={"fields": {"endpoint": _there(self._grpc, "gRPC").address}},
+                        "endpoint does not implement grpc.health.v1; it counts as healthy while it responds",
+                        extra={"fields": {"endpoint": _required(self._grpc, "gRPC").address}},
                     )
                 return
             raise
         status = grpc_health.read_response(answer)
         if status is not Serving.SERVING:
-            raise Declined(status.name)
+            raise ProbeFailed(status.name)
 
     async def _has_version_by_rest(self, model: str) -> None:
         target = model_status.rest_target(model)
-        answer = await get(_there(self._rest, "REST"), target, self._settings.timeout)
+        answer = await get(_required(self._rest, "REST"), target, self._settings.timeout)
         if answer.status != 200:
             self.available[model] = ()
-            raise Declined(f"HTTP status {answer.status}")
+            raise ProbeFailed(f"HTTP status {answer.status}")
         self._note(model, model_status.read_json(answer.body))
 
     async def _has_version_by_grpc(self, model: str) -> None:
         body = model_status.write_request(model)
         try:
-            answer = await call(_there(self._grpc, "gRPC"), model_status.METHOD, body, self._settings.timeout)
-        except Declined:
+            answer = await call(_required(self._grpc, "gRPC"), model_status.METHOD, body, self._settings.timeout)
+        except ProbeFailed:
             self.available[model] = ()
             raise
         self._note(model, model_status.read_response(answer))
@@ -222,23 +223,23 @@ class Checker:
     def _note(self, model: str, versions: tuple[str, ...]) -> None:
         self.available[model] = versions
         if not versions:
-            raise Declined("no version is AVAILABLE")
+            raise ProbeFailed("no version is AVAILABLE")
 
 
-def _there(lender: Lender | None, surface: str) -> Lender:
-    if lender is None:
-        raise Declined(f"it has no {surface} address")
-    return lender
+def _required(source: StreamSource | None, surface: str) -> StreamSource:
+    if source is None:
+        raise ProbeFailed(f"the endpoint has no {surface} address")
+    return source
 
 
-class _Nobody:
-    """Owns connections that are closed as soon as they stand."""
+class _NoOwner:
+    """Owner of connections that are closed as soon as they are open."""
 
     def released(self, connection: H1Client) -> None:
-        """Nothing is sent on them."""
+        """Not reached: nothing is sent."""
 
     def closed(self, connection: H1Client) -> None:
-        """As was meant."""
+        """Expected."""
 
 
-_NOBODY = _Nobody()
+_NO_OWNER = _NoOwner()

@@ -17,6 +17,7 @@ from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue
 from meshproxy.inference import grpc_health, model_status
 from meshproxy.inference.grpc_health import Serving, write_response
+from meshproxy.transport.client import Response
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.outbox import Outbox
@@ -25,7 +26,7 @@ from meshproxy.upstream import checks as module
 from meshproxy.upstream.checks import AT_ONCE, Checker, Verdict
 from meshproxy.upstream.health import Checked, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool
-from meshproxy.upstream.probe import Answer, Declined, NotAsked, Unanswered
+from meshproxy.upstream.probe import ProbeFailed, Skipped, Unanswered
 
 ALIVE = Verdict(None, None)
 REST, GRPC = SimpleNamespace(address="10.0.0.1:8501"), SimpleNamespace(address="10.0.0.1:8500")
@@ -49,15 +50,15 @@ class Server:
             raise answer
         return answer
 
-    async def get(self, lender: Any, target: bytes, timeout: float) -> Answer:
+    async def get(self, source: Any, target: bytes, timeout: float) -> Response:
         assert timeout == 1.0
-        self.asked.append((lender.address, target))
-        answer: Answer = await self._answer(target)
+        self.asked.append((source.address, target))
+        answer: Response = await self._answer(target)
         return answer
 
-    async def call(self, lender: Any, path: bytes, body: bytes, timeout: float) -> bytes:
+    async def call(self, source: Any, path: bytes, body: bytes, timeout: float) -> bytes:
         assert timeout == 1.0
-        self.asked.append((lender.address, path))
+        self.asked.append((source.address, path))
         answer: bytes = await self._answer(body)
         return answer
 
@@ -76,17 +77,17 @@ def make(check: Any, *models: str, rest: Any = REST, grpc: Any = GRPC, **changes
     return Checker(driving, settings, Health(Checked(models)), rest, grpc, lambda verdicts, has_changed: None)
 
 
-def rest_answer(state: str, version: int = 1, status: int = 200) -> Answer:
+def rest_answer(state: str, version: int = 1, status: int = 200) -> Response:
     body = f'{{"model_version_status": [{{"version": "{version}", "state": "{state}"}}]}}'
-    return Answer(status, (), body.encode())
+    return Response(status, (), body.encode())
 
 
 async def test_each_model_is_asked_for_over_rest(server: Server) -> None:
     server.answers = {
         b"/v1/models/a": rest_answer("AVAILABLE", 7),
         b"/v1/models/b": rest_answer("LOADING"),
-        b"/v1/models/c": Answer(404, (), b'{"error": "..."}'),
-        b"/v1/models/d": Answer(200, (), b"<html>"),
+        b"/v1/models/c": Response(404, (), b'{"error": "..."}'),
+        b"/v1/models/d": Response(200, (), b"<html>"),
     }
     checker = make("model-status", "a", "b", "c", "d")
     assert await checker.check() == (
@@ -105,7 +106,7 @@ async def test_models_are_asked_for_over_grpc_otherwise(server: Server, rest: An
     available = b"\x00\x00\x00\x00\x06\x0a\x04\x08\x07\x10\x1e"
     server.answers = {
         model_status.write_request("a"): available,
-        model_status.write_request("b"): Declined("gRPC status NOT_FOUND"),
+        model_status.write_request("b"): ProbeFailed("gRPC status NOT_FOUND"),
         model_status.write_request("c"): b"?",
     }
     checker = make("model-status", "a", "b", "c", rest=rest, grpc=grpc)
@@ -129,7 +130,7 @@ async def test_what_is_not_answered_leaves_the_versions_that_were_known(server: 
 
 
 async def test_one_answer_is_a_sign_of_life(server: Server) -> None:
-    server.answers = {b"/v1/models/a": Unanswered("too slow"), b"/v1/models/b": Answer(500, (), b"")}
+    server.answers = {b"/v1/models/a": Unanswered("too slow"), b"/v1/models/b": Response(500, (), b"")}
     assert await make("model-status", "a", "b").check() == (
         ALIVE,
         Verdict("b", "HTTP status 500"),
@@ -138,10 +139,10 @@ async def test_one_answer_is_a_sign_of_life(server: Server) -> None:
 
 
 async def test_without_a_connection_of_ours_nothing_is_learned(server: Server) -> None:
-    server.answers = {b"/v1/models/a": NotAsked(), b"/v1/models/b": rest_answer("AVAILABLE")}
+    server.answers = {b"/v1/models/a": Skipped(), b"/v1/models/b": rest_answer("AVAILABLE")}
     assert await make("model-status", "a", "b").check() == (ALIVE, Verdict("b", None))
     assert await make("model-status", "a").check() == ()
-    server.answers[b"/"] = NotAsked()
+    server.answers[b"/"] = Skipped()
     assert await make("http").check() == ()
 
 
@@ -157,7 +158,7 @@ async def test_health_of_each_model_over_grpc(server: Server) -> None:
     server.answers = {
         grpc_health.write_request("a"): write_response(Serving.SERVING),
         grpc_health.write_request("b"): write_response(Serving.NOT_SERVING),
-        grpc_health.write_request("c"): Declined("gRPC status UNIMPLEMENTED"),
+        grpc_health.write_request("c"): ProbeFailed("gRPC status UNIMPLEMENTED"),
     }
     assert await make("grpc", "a", "b", "c").check() == (
         ALIVE,
@@ -178,10 +179,10 @@ async def test_without_models_the_server_as_a_whole_is_asked(server: Server) -> 
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (Answer(200, (), b""), None),
-        (Answer(204, (), b""), None),
-        (Answer(301, (), b""), "HTTP status 301"),
-        (Answer(503, (), b""), "HTTP status 503"),
+        (Response(200, (), b""), None),
+        (Response(204, (), b""), None),
+        (Response(301, (), b""), "HTTP status 301"),
+        (Response(503, (), b""), "HTTP status 503"),
         (Unanswered("too slow"), "too slow"),
     ],
 )
@@ -191,16 +192,19 @@ async def test_a_path_is_fetched(server: Server, answer: Any, problem: str | Non
 
 
 @pytest.mark.parametrize("path", ["healthz", "/a b", "/a\r\nx: y", "/\u00f6"])
-async def test_what_is_no_path_is_not_asked_for(server: Server, path: str) -> None:
+async def test_what_is_not_a_path_is_not_requested(server: Server, path: str) -> None:
     (verdict,) = await make("http", path=path).check()
     assert verdict.problem is not None
-    assert verdict.problem.endswith("is no path")
+    assert verdict.problem.endswith("is not a path")
     assert server.asked == []
 
 
 @pytest.mark.parametrize(
     ("check", "rest", "grpc", "problem"),
-    [("http", None, GRPC, "it has no REST address"), ("grpc", REST, None, "it has no gRPC address")],
+    [
+        ("http", None, GRPC, "the endpoint has no REST address"),
+        ("grpc", REST, None, "the endpoint has no gRPC address"),
+    ],
 )
 async def test_an_address_that_is_missing(check: Any, rest: Any, grpc: Any, problem: str) -> None:
     assert await make(check, rest=rest, grpc=grpc).check() == (Verdict(None, problem),)
@@ -310,7 +314,7 @@ async def test_a_new_endpoint_comes_in_with_its_model(server: Server) -> None:
 async def test_the_first_round_comes_soon_and_intervals_differ(
     server: Server, draw: float, interval: float, waits: list[float]
 ) -> None:
-    server.answers = {b"/": Answer(200, (), b"")}
+    server.answers = {b"/": Response(200, (), b"")}
     rounds = Rounds(Health(Checked()), draw=draw, interval=interval)
     await rounds.run(2)
     assert rounds.waits == pytest.approx(waits)
@@ -329,7 +333,7 @@ async def test_who_is_told_cannot_end_it(
     def broken(verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
         raise ValueError
 
-    server.answers = {b"/": Answer(200, (), b"")}
+    server.answers = {b"/": Response(200, (), b"")}
     monkeypatch.setattr(Rounds, "tell", broken)
     with caplog.at_level(logging.CRITICAL, module.__name__):
         rounds = Rounds(Health(Checked()))
