@@ -11,17 +11,18 @@ import json
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.codec.limits import Limits
+from meshproxy.codec.events import RequestHead
 from meshproxy.sidecar.admin import JSON, METRICS, OPENMETRICS, TEXT, Admin, Operated, reply, reply_ready
-from meshproxy.sidecar.fetch import FetchError, exchange
+from meshproxy.sidecar.http_get import one_shot
 from meshproxy.telemetry.exposition import render, wants_openmetrics
 from meshproxy.telemetry.merge import Ledger, Page, read_page, write_page
+from meshproxy.transport.channel import H1Channel, Target
+from meshproxy.transport.client import ClientError, Failure, StatusError, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
     from pathlib import Path
 
-    from meshproxy.codec.events import RequestHead
     from meshproxy.sidecar.admin import Reader
     from meshproxy.sidecar.supervisor import Worker
     from meshproxy.telemetry.metrics import CounterSeries, Registry
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 1.0
 """For one page of one worker: below the second and more that who asks us waits. All are asked at once."""
-_LIMITS = Limits(body_bytes=64 << 20)
+PAGE_BYTES = 64 << 20
 
 
 class Supervised(Operated, Protocol):
@@ -165,24 +166,20 @@ class Overview(Admin):
             return None
         try:
             return await ask(worker.seat.socket, target, ASK_SECONDS)
-        except FetchError as error:
-            logger.debug("worker %d on %s: %s", worker.seat.number, target.decode(), error)
-        except (OSError, TimeoutError) as error:
-            self._missed.value += 1
-            logger.warning("worker %d does not answer: %s", worker.seat.number, str(error) or type(error).__name__)
+        except ClientError as error:
+            if error.failure in (Failure.CONNECT, Failure.TIMEOUT):
+                self._missed.value += 1
+                logger.warning("worker %d does not answer: %s", worker.seat.number, error)
+            else:
+                logger.debug("worker %d on %s: %s", worker.seat.number, target.decode(), error)
         return None
 
 
 async def ask(path: Path, target: bytes, seconds: float) -> bytes:
-    """GET a page from a UNIX socket.
-
-    Raises:
-        FetchError: the answer is not a whole 200.
-        OSError, TimeoutError: nobody answers, or not in time.
-    """
-    async with asyncio.timeout(seconds):
-        reader, writer = await asyncio.open_unix_connection(str(path))
-        try:
-            return await exchange(reader, writer, target, b"localhost", _LIMITS)
-        finally:
-            writer.transport.abort()
+    """GET a page from a UNIX socket. Raises ClientError unless the response is complete and has status 200."""
+    head = RequestHead(0, b"GET", b"", target, ((b"accept", b"application/json"), (b"user-agent", b"meshproxy")), True)
+    async with H1Channel(one_shot(), Target(str(path)), connect_timeout=seconds) as channel:
+        response = await exchange(channel, head, timeout=seconds, max_body_bytes=PAGE_BYTES)
+    if response.status != 200:
+        raise StatusError(f"the response has status {response.status}", response.status)
+    return response.body

@@ -15,7 +15,9 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.jwk import load_algorithms
 from meshproxy.identity.keys import REFRESH, IssuerKeys
 from meshproxy.identity.tokens import Issuer, TokenVerifier
-from meshproxy.sidecar.fetch import FILE_REFRESH, FetchError, KeyRefresher, Source, from_discovery, from_file, from_url
+from meshproxy.sidecar.http_get import FetchError
+from meshproxy.sidecar.key_refresher import KeyRefresher
+from meshproxy.sidecar.key_sources import FILE_REFRESH, Source, from_discovery, from_file, from_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

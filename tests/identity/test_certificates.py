@@ -360,7 +360,7 @@ def test_tls_alone_loads_neither_cryptography_nor_jwt() -> None:
     """6.5 and 3 MB of memory that a sidecar without an issuer does not pay."""
     program = (
         "import sys; import meshproxy.identity.peer, meshproxy.identity.certificates, meshproxy.identity.tokens;"
-        "import meshproxy.identity.keys, meshproxy.sidecar.fetch;"
+        "import meshproxy.identity.keys, meshproxy.sidecar.key_refresher;"
         "print(sorted({'cryptography', 'jwt', 'aiohttp', 'click'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -13,10 +13,10 @@ import pytest
 from meshproxy.codec.limits import Limits
 from meshproxy.sidecar import overview as module
 from meshproxy.sidecar.admin import Unobserved
-from meshproxy.sidecar.fetch import FetchError
 from meshproxy.sidecar.overview import Overview, ask
 from meshproxy.sidecar.worker import Seat
 from meshproxy.telemetry.metrics import Counter, CounterSeries, Gauge, Registry
+from meshproxy.transport.client import ClientError, Failure
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Listener, Security
 from meshproxy.transport.outbox import Outbox
@@ -236,10 +236,14 @@ async def test_the_rest_is_as_ever(scene: Scene) -> None:
 
 async def test_asking_says_what_went_wrong(scene: Scene, tmp_path: Path) -> None:
     worker = await scene.add(lambda target: (404, ""))
-    with pytest.raises(FetchError):
-        await ask(worker.seat.socket, b"/", 1.0)
-    with pytest.raises(OSError):
-        await ask(tmp_path / "missing", b"/", 1.0)
-    worker.answer = never
-    with pytest.raises(TimeoutError):
-        await ask(worker.seat.socket, b"/", 0.05)
+    expected = [
+        (worker.seat.socket, 1.0, Failure.STATUS),
+        (tmp_path / "missing", 1.0, Failure.CONNECT),
+        (worker.seat.socket, 0.05, Failure.TIMEOUT),
+    ]
+    for path, seconds, failure in expected:
+        if failure is Failure.TIMEOUT:
+            worker.answer = never
+        with pytest.raises(ClientError) as failed:
+            await ask(path, b"/", seconds)
+        assert failed.value.failure is failure

@@ -123,9 +123,9 @@ async def test_several_issuers_stand_side_by_side(in_file: schema.KeySource) -> 
     ("keys", "said"),
     [
         (schema.KeySource(inline={"keys": [{"kty": "RSA", "kid": "a"}]}), "its keys: "),
-        (schema.KeySource(url="http://login.example/keys"), "it would be fetched in the clear"),
+        (schema.KeySource(url="http://login.example/keys"), "it would be fetched without TLS"),
     ],
-    ids=["in the document", "a URL in the clear"],
+    ids=["in the document", "a URL without TLS"],
 )
 async def test_keys_that_can_never_be_had_are_a_problem_of_the_document(keys: schema.KeySource, said: str) -> None:
     async with running() as tokens:

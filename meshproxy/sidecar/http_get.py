@@ -1,0 +1,139 @@
+"""One GET of a small document from a configured URL, for key sets and discovery documents.
+
+The response is bounded in time and size. Redirects are not followed: only the operator chooses addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from meshproxy.codec.events import RequestHead
+from meshproxy.codec.limits import Limits
+from meshproxy.transport.channel import H1Channel, Target, named_server
+from meshproxy.transport.client import StatusError, exchange
+from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+FETCH_SECONDS = 5.0
+"""From the look-up of the name to the last byte."""
+HEAD_BYTES = 16_384
+
+_URL = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?(/[\x21-\x7e]*)?")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class FetchError(Exception):
+    """A document cannot be fetched or used. The message says why, without quoting the document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """An address to fetch from (RFC 3986), without user information and fragment."""
+
+    is_tls: bool
+    host: str
+    """Without brackets."""
+    port: int
+    target: str
+
+    @classmethod
+    def read(cls, text: str) -> Url:
+        """Raises FetchError unless it is https, or http to the loopback interface, where nobody can listen in."""
+        match = _URL.fullmatch(text)
+        port = int(match[3] or (443 if match[1] == "https" else 80)) if match else 0
+        if match is None or "#" in text or not 0 < port < 65_536:
+            raise FetchError("it is not an https URL")
+        host = match[2].strip("[]").lower()
+        if match[1] == "http" and host not in LOOPBACK:
+            raise FetchError("it would be fetched without TLS: use https")
+        return cls(match[1] == "https", host, port, match[4] or "/")
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return f"{self._bracketed}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """For the `host` field."""
+        return self._bracketed if self.port == (443 if self.is_tls else 80) else self.address
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+async def fetch(url: Url, max_bytes: int, ca_file: Path | None = None) -> bytes:
+    """GET a JSON document of at most `max_bytes`, within `FETCH_SECONDS`, on a connection of its own.
+
+    Args:
+        url: of the document.
+        max_bytes: of its content.
+        ca_file: the authorities (PEM) to trust instead of the system's.
+
+    Raises:
+        FetchError: `ca_file` cannot be used.
+        ClientError: no complete response with status 200.
+    """
+    security = None
+    if url.is_tls:
+        context = _context(ca_file)
+        security = named_server(lambda: context)
+    headers = ((b"accept", b"application/json"), (b"user-agent", b"meshproxy"))
+    head = RequestHead(0, b"GET", url.authority.encode(), url.target.encode(), headers, end=True)
+    async with H1Channel(one_shot(), Target(url.address, security), connect_timeout=FETCH_SECONDS) as channel:
+        response = await exchange(
+            channel, head, timeout=FETCH_SECONDS, max_body_bytes=max_bytes, max_head_bytes=HEAD_BYTES
+        )
+    if response.status != 200:
+        hint = ": redirects are not followed, give the URL it leads to" if response.status in _REDIRECTS else ""
+        raise StatusError(f"the response has status {response.status}{hint}", response.status)
+    return response.body
+
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+def one_shot() -> Driving:
+    """What a connection for a single exchange needs. Its deadlines are the exchange's: the reaper does not run."""
+    loop = asyncio.get_running_loop()
+    return Driving(
+        loop=loop,
+        outbox=Outbox(loop),
+        reaper=Reaper(loop),
+        limits=Limits(),
+        times=Times(),
+        on_limit=lambda limit: None,  # the ClientError names it
+    )
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    """The TLS context for an issuer. A CA file is short and may change: it is read again for each connection."""
+    if ca_file is None:
+        return _system_context()
+    context = _bare_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except (ssl.SSLError, OSError) as error:
+        raise FetchError(f"the authorities in {ca_file} cannot be loaded: {error.strerror or error.args[-1]}") from None
+    return context
+
+
+@cache
+def _system_context() -> ssl.SSLContext:
+    context = _bare_context()
+    context.load_default_certs()
+    return context
+
+
+def _bare_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies the chain and the name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,90 @@
+"""The task that keeps the keys of one issuer fresh: when to fetch is `identity/keys.py`'s decision."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+from meshproxy.identity.keys import IssuerKeys
+from meshproxy.sidecar.http_get import FetchError
+from meshproxy.sidecar.key_sources import Source
+from meshproxy.transport.client import ClientError
+
+
+class KeyRefresher:
+    """Keeps the keys of one issuer fresh. One fetch at a time, however many callers want one."""
+
+    def __init__(
+        self,
+        keys: IssuerKeys,
+        source: Source,
+        *,
+        report: Callable[[IssuerKeys], None] = lambda keys: None,
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Nothing is fetched yet.
+
+        Args:
+            keys: what to keep fresh.
+            source: of the key set.
+            report: called after every attempt, for logs and metrics.
+            clock: seconds since the epoch.
+            jitter: 0 to 1.
+        """
+        self.keys = keys
+        self._source = source
+        self._report = report
+        self._clock = clock
+        self._jitter = jitter
+        self._attempt: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Refresh whenever it is due, until cancelled."""
+        try:
+            while True:
+                wait = self.keys.wait(self._clock())
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                else:
+                    await self.refresh(is_forced=False)
+        finally:
+            if self._attempt is not None:
+                self._attempt.cancel()
+
+    async def refresh(self, *, is_forced: bool = True) -> None:
+        """Return when one attempt has ended, with or without success. Joins an attempt in progress.
+
+        Args:
+            is_forced: an unknown key asks for it, out of turn; after that no other may for a while.
+        """
+        # Also for an attempt in progress: those that waited for it must not be sent to ask for another.
+        self.keys.begin(self._clock(), is_forced=is_forced)
+        if self._attempt is None:
+            self._attempt = asyncio.create_task(self._fetch())
+        # Not awaited itself: a client that goes away must not cancel the attempt for the others.
+        await asyncio.wait((self._attempt,))
+
+    async def _fetch(self) -> None:
+        try:
+            document = await self._source()
+        except asyncio.CancelledError:
+            self.keys.abandon()
+            raise
+        except Exception as error:
+            # Any error: if this task ended with it, the keys would become stale unnoticed.
+            self.keys.fail(_problem(error), self._clock(), self._jitter())
+        else:
+            self.keys.take(document, self._clock(), self._jitter())
+        finally:
+            self._attempt = None
+        self._report(self.keys)
+
+
+def _problem(error: Exception) -> str:
+    """One line for the log; errors of the system say little by themselves."""
+    if isinstance(error, (FetchError, ClientError)):
+        return str(error)
+    return f"cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"
