@@ -20,9 +20,9 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
 
-TOOLS = {"aiohttp", "grpc", "google", "click", "rich", "yaml", "opentelemetry", "jinja2", "requests", "urllib3"}
+TOOLS = {"aiohttp", "grpc", "google", "click", "rich", "yaml", "opentelemetry", "jinja2", "jwt", "requests", "urllib3"}
 """Never."""
-TOKENS = {"cryptography", "jwt"}
+TOKENS = {"cryptography"}
 """Only where tokens are verified."""
 RESOLVER = {"dns"}
 """Only where endpoints are looked up by name."""

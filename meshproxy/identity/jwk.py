@@ -1,23 +1,15 @@
-"""Public keys of a token issuer: what of a JWK set is taken, and the verification of a signature with it.
+"""Public keys of a token issuer: which keys of a JWK set are accepted, and for which algorithms.
 
-PyJWT builds the keys and verifies the signatures; what it gets has been checked here before, more strictly than it
-would (docs/decisions/0005-tokens-checked-before-pyjwt.md). It is imported by `load_algorithms`, at the latest when the
-first key is read, so that a sidecar without an issuer does not pay for it.
+Everything is checked before `cryptography` makes a key of it (`jws.make_public_key`), which sees numbers only.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from functools import cache
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 from meshproxy.identity.jose import decode_base64url, load_object
-
-if TYPE_CHECKING:
-    from jwt.algorithms import Algorithm
+from meshproxy.identity.jws import ALGORITHMS as _ROWS
+from meshproxy.identity.jws import load_verifiers, make_public_key
 
 KEY_SET_BYTES = 262_144
 KEYS = 64
@@ -26,46 +18,17 @@ RSA_BITS = (2_048, 8_192)
 """The least that is safe (RFC 7518 section 3.3), and the most: a verification with 8,192 bits takes 0.25 ms."""
 KID_CHARACTERS = 256
 
-RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-# Each curve has one algorithm and one length of coordinates (RFC 7518 sections 3.4 and 6.2.1). PyJWT's algorithms
-# verify with a key of any curve: with ES256 also one of P-384, over SHA-256.
-_CURVES = {"P-256": ("ES256", 32), "P-384": ("ES384", 48), "P-521": ("ES512", 66)}
-ALGORITHMS = RSA_ALGORITHMS | {"ES256", "ES384", "ES512", "EdDSA"}
-"""All that can be allowed. `none` and the symmetric ones cannot: what verifies those could also sign."""
+ALGORITHMS = frozenset(_ROWS)
+"""All that an issuer may be allowed to sign with."""
+RSA_ALGORITHMS = frozenset(name for name, row in _ROWS.items() if row.kty == "RSA")
+# Each curve has one algorithm and one length of coordinates (RFC 7518 sections 3.4 and 6.2.1).
+_CURVES = {(row.kty, row.crv): (name, row.size) for name, row in _ROWS.items() if row.crv is not None}
 
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_PUBLIC = frozenset({"kty", "crv", "n", "e", "x", "y"})
-
-
-@cache
-def load_algorithms() -> Mapping[str, Algorithm]:
-    """PyJWT's algorithms, those of `ALGORITHMS`, by their names. The first call imports it: 9 MB, 40 ms of CPU."""
-    _import_jwt()
-    from jwt.algorithms import get_default_algorithms
-
-    known = get_default_algorithms()
-    return {name: known[name] for name in ALGORITHMS}
-
-
-def _import_jwt() -> None:
-    """Import PyJWT without its fetcher of keys, in whose place `sidecar.fetch` stands: it would bring urllib.request
-    and all that is under it, 1.5 MB of a sidecar's 50. If PyJWT wants more of it one day, it gets all of it."""
-    if "jwt" in sys.modules:
-        return
-    fetcher = ModuleType("jwt.jwks_client")
-    fetcher.PyJWKClient = None  # type: ignore[attr-defined]
-    sys.modules[fetcher.__name__] = fetcher
-    try:
-        import_module("jwt")
-    except ImportError:
-        del sys.modules[fetcher.__name__]
-        import_module("jwt")
-    else:
-        del sys.modules[fetcher.__name__]  # whoever asks for it by name gets the real one
 
 
 class KeySetError(ValueError):
-    """A document is no key set that anything could be verified with. The text says why, without quoting it."""
+    """A document is not a key set with a usable key. The message says why, without quoting the document."""
 
 
 class Key:
@@ -79,14 +42,14 @@ class Key:
         self.kid = kid
         self.algorithms = algorithms
         self.material = material
-        """What makes two keys the same key."""
+        """Curve and numbers: two keys with the same are the same key."""
         self.is_retired = False
-        """The issuer has taken it out of its set: nothing that it once verified counts any more."""
+        """The issuer has removed it from its set: tokens that it verified are not valid any more."""
         self._public = public
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """Whether the signature is of this key over the message, by one of `algorithms`."""
-        return algorithm in self.algorithms and load_algorithms()[algorithm].verify(message, self._public, signature)
+        return algorithm in self.algorithms and load_verifiers()[algorithm](self._public, message, signature)
 
 
 class KeySet:
@@ -161,9 +124,9 @@ def read_key(jwk: object, algorithms: frozenset[str]) -> Key:
     if not isinstance(jwk, Mapping):
         raise ValueError("not an object")
     if jwk.get("kty") == "oct" or "k" in jwk:
-        raise ValueError("symmetric: whoever can verify with it could sign with it")
+        raise ValueError("symmetric: a key that verifies could also sign")
     if not _PRIVATE.isdisjoint(jwk):
-        raise ValueError("private: it is known to whoever reads the set, and must be replaced")
+        raise ValueError("private: everyone who can read the set knows it; replace the key")
     kid = jwk.get("kid")
     if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= KID_CHARACTERS and kid.isprintable()):
         raise ValueError("the kid is not a short printable text")
@@ -174,36 +137,36 @@ def read_key(jwk: object, algorithms: frozenset[str]) -> Key:
     if operations not in (["verify"], ["sign", "verify"], ["verify", "sign"]):
         raise ValueError("not for verifying (key_ops)")
 
-    material, fitting = _read_material(jwk)
+    curve, numbers, fitting = _read_numbers(jwk)
     named = jwk.get("alg")
     if named is not None:
         fitting &= {named} if isinstance(named, str) else set()
     fitting &= algorithms
     if not fitting:
         raise ValueError("of an algorithm that the issuer may not use, or that is not the key's")
-    return Key(kid, frozenset(fitting), material, _build(jwk, next(iter(fitting))))
+    return Key(kid, frozenset(fitting), (curve, *numbers), make_public_key(curve, numbers))
 
 
-def _read_material(jwk: Mapping[str, object]) -> tuple[tuple[object, ...], frozenset[str]]:
-    """What the key is made of, and the algorithms of its type."""
+def _read_numbers(jwk: Mapping[str, object]) -> tuple[str | None, tuple[int, ...], frozenset[str]]:
+    """Curve, numbers (`jws.make_public_key`), and the algorithms of the key's type."""
     kty, crv = jwk.get("kty"), jwk.get("crv")
     if kty == "RSA":
-        modulus, exponent = (int.from_bytes(_octets(jwk, name), "big") for name in ("n", "e"))
+        modulus, exponent = _number(jwk, "n"), _number(jwk, "e")
         if not RSA_BITS[0] <= modulus.bit_length() <= RSA_BITS[1]:
-            raise ValueError(f"an RSA key of {modulus.bit_length()} bits: {RSA_BITS[0]} to {RSA_BITS[1]} are taken")
+            raise ValueError(f"an RSA key of {modulus.bit_length()} bits: {RSA_BITS[0]} to {RSA_BITS[1]} are accepted")
         # Even ones have no inverse; large ones only cost time.
         if not 3 <= exponent < 1 << 32 or not exponent & 1 or not modulus & 1:
             raise ValueError("an RSA key with a bad exponent or modulus")
-        return ("RSA", modulus, exponent), RSA_ALGORITHMS
-    if kty == "EC" and isinstance(crv, str) and crv in _CURVES:
-        algorithm, size = _CURVES[crv]
-        return (crv, _octets(jwk, "x", size), _octets(jwk, "y", size)), frozenset({algorithm})
-    if kty == "OKP" and crv == "Ed25519":
-        return (crv, _octets(jwk, "x", 32)), frozenset({"EdDSA"})
+        return None, (modulus, exponent), RSA_ALGORITHMS
+    if isinstance(kty, str) and isinstance(crv, str) and (kty, crv) in _CURVES:
+        algorithm, size = _CURVES[kty, crv]
+        names = ("x", "y") if kty == "EC" else ("x",)
+        return crv, tuple(_number(jwk, name, size) for name in names), frozenset({algorithm})
     raise ValueError("of a type or curve that is not known")
 
 
-def _octets(jwk: Mapping[str, object], name: str, size: int | None = None) -> bytes:
+def _number(jwk: Mapping[str, object], name: str, size: int | None = None) -> int:
+    """A member of octets as one big-endian number; `size` is their exact count."""
     text = jwk.get(name)
     if not isinstance(text, str):
         raise ValueError(f"without {name}")
@@ -213,20 +176,4 @@ def _octets(jwk: Mapping[str, object], name: str, size: int | None = None) -> by
         raise ValueError(f"{name} is {error}") from None
     if size is not None and len(value) != size:
         raise ValueError(f"{name} is not of {size} bytes")
-    return value
-
-
-def _build(jwk: Mapping[str, object], algorithm: str) -> object:
-    """PyJWT's public key. It sees only the members that have been read, so that no other can change what it makes."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-
-    _import_jwt()
-    from jwt import PyJWK
-    from jwt.exceptions import PyJWTError
-
-    try:
-        return PyJWK({name: jwk[name] for name in _PUBLIC & jwk.keys()}, algorithm).key
-    except UnsupportedAlgorithm:
-        raise ValueError("of a type or curve that this build of OpenSSL lacks") from None
-    except PyJWTError:
-        raise ValueError("a point that is not on its curve, or numbers that are no key") from None
+    return int.from_bytes(value, "big")

@@ -9,8 +9,8 @@ must not take its users down with it. A token with an unknown `kid` may ask for 
 is what a rotation looks like; not again within the cool-down, and not while the issuer does not answer, or strangers'
 tokens would hammer it and pile up here.
 
-Pure state: `sidecar/fetch.py` does what it says. Times are seconds since the epoch; a clock that jumps only moves one
-refresh.
+Pure state: `sidecar/key_refresher.py` does what it says. Times are seconds since the epoch; a clock that jumps only
+moves one refresh.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Bearer tokens: from the bytes of an `authorization` field to a verified `Token`, or a refusal (RFC 6750, 7519, 9068).
 
 The order is: shape, header, issuer, claims, key, signature. Everything is checked before the signature that can be,
-since that is the dear part; nothing is believed before it. The signature is PyJWT's work; what is ours before it, and
-why, is in docs/decisions/0005-tokens-checked-before-pyjwt.md. What was verified is remembered by its exact bytes for at
-most five minutes, so a client that repeats its token costs a look-up (0.1 us) instead of a verification (40 us for
-RS256, 85 for ES256, of which the signature is 20 and 65: short enough for the event loop). Bad tokens are not
-remembered: whoever attacks can vary them for nothing, and most are refused before the signature.
+since that is the expensive part; nothing is trusted before it. Where each check is made, and why:
+docs/decisions/0005-tokens-verified-with-cryptography.md. What was verified is remembered by its exact bytes for at most
+five minutes, so a client that repeats its token costs a look-up (0.1 us) instead of a verification (40 us for RS256, 85
+for ES256, of which the signature is 20 and 65: short enough for the event loop). Bad tokens are not remembered: an
+attacker can vary them for nothing, and most are refused before the signature.
 
 A token is taken in one form only. Whatever could be read in two ways is refused, whether or not its signature is good,
 because the issuer's own libraries or the next hop may read it the other way.
@@ -48,7 +48,7 @@ _LATEST = 253_402_300_799
 
 class KeysWanted(Exception):
     """A token names a key that is not known, and the issuer may be asked for its keys now. Whoever catches it awaits
-    `KeyRefresher.refresh` (`sidecar/fetch.py`) once and calls `verify` again, which then decides."""
+    `KeyRefresher.refresh` (`sidecar/key_refresher.py`) once and calls `verify` again, which then decides."""
 
     def __init__(self, issuer: str) -> None:
         super().__init__(issuer)
@@ -78,14 +78,12 @@ class Issuer:
 class TokenVerifier:
     """Verifies tokens of a fixed set of issuers. Belongs to one snapshot; the issuers' keys live on beyond it."""
 
-    __slots__ = ("_issuers", "_remembered", "_remembered_bytes", "hits", "misses")
+    __slots__ = ("_issuers", "_remembered", "_remembered_bytes")
 
     def __init__(self, issuers: Iterable[Issuer]) -> None:
         self._issuers = {issuer.url: issuer for issuer in issuers}
         self._remembered: dict[bytes, tuple[Token, float, Key]] = {}
         self._remembered_bytes = 0
-        self.hits = 0
-        self.misses = 0
 
     def verify(self, authorization: bytes, now: float) -> Token:
         """The token in the value of an `authorization` field. The same bytes give the same object while remembered.
@@ -102,10 +100,8 @@ class TokenVerifier:
         if found is not None:
             token, until, key = found
             if now < until and not key.is_retired:
-                self.hits += 1
                 return token
             self._forget(authorization)
-        self.misses += 1
         token, key, until = self._verify(authorization, now)
         self._remember(authorization, token, min(until, now + REMEMBERED), key)
         return token

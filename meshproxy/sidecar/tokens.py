@@ -1,4 +1,4 @@
-"""Issuers of tokens in the sidecar: verifiers for snapshots, and key sets that live on across them."""
+"""Token issuers of the sidecar: a verifier for each snapshot, and key sets that are kept across snapshots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.config.problems import ConfigError, Problem
-from meshproxy.identity.jwk import load_algorithms
+from meshproxy.identity.jws import load_verifiers
 from meshproxy.identity.keys import REFRESH, IssuerKeys
 from meshproxy.identity.tokens import Issuer, TokenVerifier
 from meshproxy.sidecar.http_get import FetchError
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_KEYS_SECONDS = 5.0
-"""How long start-up waits for issuers: requests with tokens cannot be answered before. Then it serves those without."""
+"""How long start-up waits for the keys of issuers. Then the sidecar serves; requests with tokens are refused until the
+keys are there."""
 
 
 @dataclass(slots=True)
 class Known:
-    """The keys of one issuer that is configured, and what fetches them."""
+    """The keys of one configured issuer, and the task that refreshes them."""
 
     keys: IssuerKeys
     refresher: KeyRefresher | None
-    """None: the keys stand in the document."""
+    """None: the keys are inline in the document."""
     task: asyncio.Task[None] | None = None
 
 
 class Tokens:
-    """Every issuer in use, by where its keys are: as long as that stays the same, so do they, whatever else a reload
-    says of the issuer, which may be away just then."""
+    """The issuers in use, by the source of their keys. A reload that changes anything else about an issuer keeps its
+    keys: the issuer may be unavailable at that moment."""
 
     def __init__(self, metrics: Metrics, outbox: Outbox) -> None:
         self._metrics = metrics
@@ -56,19 +57,19 @@ class Tokens:
         metrics.jwks_age.read_from(self._ages)
 
     def build(self, issuers: Sequence[schema.Issuer]) -> TokenVerifier | None:
-        """A verifier of tokens of `issuers`; None if there are none, which spares the libraries for it.
+        """A verifier for tokens of `issuers`; None if there are none: then `cryptography` is not imported.
 
         Raises:
-            ConfigError: keys in the document, or where they are said to be, cannot be used.
+            ConfigError: inline keys, or the URL of keys, cannot be used.
         """
         if issuers:
-            load_algorithms()  # now rather than when the first keys come: that may be in the middle of traffic
+            load_verifiers()  # now, because the first keys may come in the middle of traffic
         self._built = {}
-        believed = []
+        trusted = []
         for issuer in issuers:
             key = _key(issuer)
             known = self._built[key] = self._known.get(key) or self._make(issuer)
-            believed.append(
+            trusted.append(
                 Issuer(
                     name=issuer.name,
                     url=issuer.issuer,
@@ -78,10 +79,10 @@ class Tokens:
                     max_lifetime=issuer.max_lifetime,
                 )
             )
-        return TokenVerifier(believed) if believed else None
+        return TokenVerifier(trusted) if trusted else None
 
     def adopt(self) -> None:
-        """What was built last is in use: begin to refresh what is new, stop with what is gone."""
+        """The last `build` is in use: start refreshing new issuers, stop refreshing removed ones."""
         for key, known in self._known.items():
             if key not in self._built and known.task is not None:
                 known.task.cancel()
@@ -91,7 +92,7 @@ class Tokens:
                 known.task = asyncio.get_running_loop().create_task(known.refresher.run())
 
     async def wait_for_keys(self) -> None:
-        """Return when every issuer's keys are known, or after `FIRST_KEYS_SECONDS`."""
+        """Return when the first fetch for every issuer has ended, or after `FIRST_KEYS_SECONDS`."""
         missing = [known.refresher for known in self._known.values() if known.refresher and not known.keys.has_keys]
         try:
             async with asyncio.timeout(FIRST_KEYS_SECONDS):
@@ -101,11 +102,11 @@ class Tokens:
 
     @property
     def are_known(self) -> bool:
-        """Every issuer's tokens can be verified."""
+        """The keys of every issuer are known. Readiness depends on it."""
         return all(known.keys.has_keys for known in self._known.values())
 
     def refresh(self, issuer: str, then: Callable[[], None]) -> None:
-        """Fetch the keys of the issuer of this name, and call `then` when that is over (`pipeline.RefreshKeys`)."""
+        """Fetch the keys of the issuer of this name, then call `then`, also on failure (`pipeline.RefreshKeys`)."""
         task = asyncio.get_running_loop().create_task(self._refresh(issuer, then))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
@@ -149,7 +150,7 @@ class Tokens:
         self._metrics.jwks_refresh.labels(keys.issuer, result).value += 1
         if keys.problem is not None:
             logger.warning(
-                "the keys of an issuer could not be fetched",
+                "key set of a token issuer could not be fetched; keys fetched before stay in use",
                 extra={
                     "fields": {
                         "issuer": keys.issuer,
@@ -170,7 +171,7 @@ class Tokens:
 
 
 def _key(issuer: schema.Issuer) -> bytes:
-    """What the keys of an issuer hang on. Packed: a key set that is written out is a mapping, which has no hash."""
+    """What decides whether keys can be kept. Packed: an inline key set is a mapping, which has no hash."""
     discovered = issuer.issuer if issuer.keys is None else None
     return msgspec.msgpack.encode((issuer.name, issuer.algorithms, issuer.keys, issuer.ca_file, discovered))
 

@@ -246,11 +246,11 @@ class _Exchange:
             return
         self._response = head
         if head_size(head.headers) > self._max_head_bytes:
-            self._fail(self._too_large("head", self._max_head_bytes))
+            self._fail(self._exceeds("head", self._max_head_bytes))
         elif head.end:
             self._finish(())
         elif head.length is not None and head.length > self._max_body_bytes:
-            self._fail(self._too_large("body", self._max_body_bytes))
+            self._fail(self._exceeds("body", self._max_body_bytes))
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece of the response body."""
@@ -259,7 +259,7 @@ class _Exchange:
         self._pieces.append(data)
         self._size += len(data)
         if self._size > self._max_body_bytes:
-            self._fail(self._too_large("body", self._max_body_bytes), is_complete=end)
+            self._fail(self._exceeds("body", self._max_body_bytes), is_complete=end)
         elif end:
             self._finish(())
         else:
@@ -268,7 +268,7 @@ class _Exchange:
     def trailers_received(self, headers: Headers) -> None:
         """The response is complete."""
         if head_size(headers) > self._max_head_bytes:
-            self._fail(self._too_large("trailers", self._max_head_bytes), is_complete=True)
+            self._fail(self._exceeds("trailers", self._max_head_bytes), is_complete=True)
         else:
             self._finish(headers)
 
@@ -291,7 +291,7 @@ class _Exchange:
         if stream is not None:
             stream.reset(ErrorCode.CANCEL)
 
-    def _too_large(self, part: str, limit: int) -> ClientError:
+    def _exceeds(self, part: str, limit: int) -> ClientError:
         return ClientError(Failure.TOO_LARGE, f"the response {part} exceeds {limit} bytes")
 
     def _finish(self, trailers: Headers) -> None:

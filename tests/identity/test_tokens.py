@@ -511,11 +511,9 @@ def test_the_same_bytes_are_the_same_token() -> None:
     given = bearer(CORP.token())
     token = verifier.verify(given, NOW)
     assert verifier.verify(bytes(bytearray(given)), NOW + 299) is token
-    assert (verifier.hits, verifier.misses) == (1, 1)
     again = verifier.verify(given, NOW + 301)
     assert again is not token
     assert again.claims == token.claims
-    assert verifier.misses == 2
 
 
 @pytest.mark.parametrize("leeway", [0.0, 60.0])
