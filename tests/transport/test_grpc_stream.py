@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from meshproxy.codec.events import Data, RequestHead, Reset, ResponseHead
 from meshproxy.codec.grpc import frame
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity.certificates import Credentials, client_context
+from meshproxy.identity.peer import PeerRole, read_peer
 from meshproxy.transport.channel import ChannelEvent, H2Channel, Target
 from meshproxy.transport.client import ClientError, Failure, StatusError
 from meshproxy.transport.connection import Driving, Times
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connector import ConnectError, PeerSecurity
 from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_stream import Call, State, open_call
 from meshproxy.transport.outbox import Outbox
@@ -465,6 +469,7 @@ class World:
         self.service = service
         self.events: list[ChannelEvent] = []
         self.going_away = asyncio.Event()
+        self.again: Callable[[], Awaitable[tuple[Any, Service, int]]]
         self.channel = H2Channel(driving, target, on_event=self.told)
 
     def told(self, event: ChannelEvent) -> None:
@@ -473,32 +478,48 @@ class World:
             self.going_away.set()
 
 
-@asynccontextmanager
-async def grpcio(address: str) -> AsyncIterator[World]:
-    loop = asyncio.get_running_loop()
+DOMAIN = "dev.example"
+CA = DevelopmentCA.create(DOMAIN)
+CONTROL = CA.issue(f"spiffe://{DOMAIN}/ns/mesh/sa/control")
+SIDECAR = CA.issue(f"spiffe://{DOMAIN}/ns/models/sa/sidecar")
+MTLS = grpc.ssl_server_credentials(
+    [(CONTROL.key_pem, CONTROL.certificate_pem)], CA.bundle_pem, require_client_auth=True
+)
+
+
+def security() -> PeerSecurity:
+    """As a sidecar speaks to its control plane."""
+    context = client_context(Credentials(SIDECAR.certificate_pem, SIDECAR.key_pem, CA.bundle_pem), protocols=("h2",))
+    return PeerSecurity(lambda: context, lambda der: read_peer(der, DOMAIN, time.time(), PeerRole.SERVER))
+
+
+async def started(address: str, *, is_secure: bool) -> tuple[Any, Service, int]:
     service = Service()
     options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
     server = grpc.aio.server(handlers=[service], options=options)
-    port = server.add_insecure_port(address)
+    port = server.add_secure_port(address, MTLS) if is_secure else server.add_insecure_port(address)
     await server.start()
+    return server, service, port
+
+
+@pytest.fixture(params=["TCP", "UNIX", "mTLS"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    loop = asyncio.get_running_loop()
+    address = f"unix:{tmp_path}/s" if request.param == "UNIX" else "127.0.0.1:0"
+    is_secure = request.param == "mTLS"
+    server, service, port = await started(address, is_secure=is_secure)
+    address = address.replace(":0", f":{port}")
     reaper = Reaper(loop)
     reaper.start()
     driving = Driving(
         loop=loop, outbox=Outbox(loop), reaper=reaper, limits=Limits(), times=Times(), on_limit=lambda limit: None
     )
-    world = World(
-        server, service, driving, Target.parse(address if address.startswith("unix:") else f"127.0.0.1:{port}")
-    )
-    async with world.channel:
-        yield world
-    reaper.stop()
-    await server.stop(0)
-
-
-@pytest.fixture(params=["TCP", "UNIX"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with grpcio("127.0.0.1:0" if request.param == "TCP" else f"unix:{tmp_path}/s") as made:
+    made = World(server, service, driving, Target.parse(address, security() if is_secure else None))
+    made.again = partial(started, address, is_secure=is_secure)
+    async with made.channel:
         yield made
+    reaper.stop()
+    await made.server.stop(0)
 
 
 async def test_unary_with_grpcio(world: World) -> None:
@@ -582,6 +603,9 @@ async def test_a_graceful_stop_of_grpcio(world: World) -> None:
         await call_unary(world.channel, b"/s/echo", b"", timeout=20)
     assert failed.value.failure is Failure.CONNECT
     assert world.events == [ChannelEvent.CONNECTED, ChannelEvent.GOING_AWAY]
+    world.server, _, _ = await world.again()
+    assert await call_unary(world.channel, b"/s/echo", b"back", timeout=20) == b"back"
+    assert world.events[2:] == [ChannelEvent.CONNECTED]
 
 
 async def test_an_abrupt_stop_of_grpcio(world: World) -> None:
