@@ -87,10 +87,13 @@ async def fetch(url: Url, max_bytes: int, ca_file: Path | None = None) -> bytes:
         security = named_server(lambda: context)
     headers = ((b"accept", b"application/json"), (b"user-agent", b"meshproxy"))
     head = RequestHead(0, b"GET", url.authority.encode(), url.target.encode(), headers, end=True)
-    async with H1Channel(one_shot(), Target(url.address, security), connect_timeout=FETCH_SECONDS) as channel:
+    channel = H1Channel(one_shot(), Target(url.address, security), connect_timeout=FETCH_SECONDS)
+    try:
         response = await exchange(
             channel, head, timeout=FETCH_SECONDS, max_body_bytes=max_bytes, max_head_bytes=HEAD_BYTES
         )
+    finally:
+        channel.abort()
     if response.status != 200:
         hint = ": redirects are not followed, give the URL it leads to" if response.status in _REDIRECTS else ""
         raise StatusError(f"the response has status {response.status}{hint}", response.status)

@@ -178,8 +178,11 @@ class Overview(Admin):
 async def ask(path: Path, target: bytes, seconds: float) -> bytes:
     """GET a page from a UNIX socket. Raises ClientError unless the response is complete and has status 200."""
     head = RequestHead(0, b"GET", b"", target, ((b"accept", b"application/json"), (b"user-agent", b"meshproxy")), True)
-    async with H1Channel(one_shot(), Target(str(path)), connect_timeout=seconds) as channel:
+    channel = H1Channel(one_shot(), Target(str(path)), connect_timeout=seconds)
+    try:
         response = await exchange(channel, head, timeout=seconds, max_body_bytes=PAGE_BYTES)
+    finally:
+        channel.abort()
     if response.status != 200:
         raise StatusError(f"the response has status {response.status}", response.status)
     return response.body

@@ -83,9 +83,10 @@ class ChannelEvent(Enum):
 
     CONNECTED = "connected"
     GOING_AWAY = "going-away"
-    """The server sent GOAWAY, or its certificate has expired: open streams may end, new ones use a new connection."""
+    """The server sent GOAWAY, or its certificate has expired: open streams may end, new ones use a new connection. What
+    becomes of this one is not reported any more: its streams are."""
     LOST = "lost"
-    """It is closed; open streams have failed."""
+    """It was closed without that, or after the idle timeout; open streams have failed."""
 
 
 ClientT = TypeVar("ClientT", H1Client, H2Client)
@@ -155,12 +156,11 @@ class Channel(Generic[ClientT]):
             self._waiting.remove(taker)
 
     async def close(self) -> None:
-        """Close the connection, and fail every open stream and everyone that waits for one."""
-        self._is_closed = True
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
-        self._fail_waiting(ConnectError(f"the channel to {self.address} is closed"))
+        """Close the connection, and fail open streams and takers that wait for one. Returns when it is closed."""
+        opening = self._opening
+        self._stop()
+        if opening is not None:
+            await asyncio.gather(opening, return_exceptions=True)
         for connection in tuple(self._live):
             self._end(connection)
         if self._live:
@@ -171,6 +171,18 @@ class Channel(Generic[ClientT]):
                 for connection in tuple(self._live):
                     connection.abort()
                 await self._all_gone.wait()
+
+    def abort(self) -> None:
+        """As `close`, at once: over TLS without a close_notify, so that nobody waits for the server's."""
+        self._stop()
+        for connection in tuple(self._live):
+            connection.transport.abort()
+
+    def _stop(self) -> None:
+        self._is_closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+        self._fail_waiting(ConnectError(f"the channel to {self.address} is closed"))
 
     # What differs between the versions
 

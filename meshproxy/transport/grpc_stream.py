@@ -193,7 +193,8 @@ class Call:
         self._writable.clear()
 
     async def _wait_writable(self) -> None:
-        await self._writable.wait()
+        while self._is_held and self.state is not State.OVER:
+            await self._writable.wait()
         if self.state is State.OVER:
             raise self._error or ClientError(Failure.RESET, "the server has ended the call", code=ErrorCode.NO_ERROR)
 

@@ -248,6 +248,20 @@ async def test_closing_fails_what_is_open_and_what_comes(world: World) -> None:
         await channel.close()
 
 
+async def test_aborting_does_not_wait(world: World) -> None:
+    async with h2_server() as server:
+        channel = world.h2(Target(server.address))
+        slow = asyncio.create_task(get(channel, b"/slow"))
+        await server.waiting.get()
+        channel.abort()
+        with pytest.raises(ClientError) as failed:
+            await slow
+        assert failed.value.failure is Failure.RESET
+        with pytest.raises(ClientError, match="is closed"):
+            await get(channel)
+        await server.ended.wait()
+
+
 async def test_closing_while_connecting(world: World) -> None:
     accepted = asyncio.Event()
 
