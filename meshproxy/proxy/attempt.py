@@ -115,7 +115,7 @@ class AttemptListener(Protocol):
 
 
 class Attempt:
-    """Waits for a connection (`pool.Taker`), then reads the answer (`stream.ResponseSink`)."""
+    """Waits for a connection (`client.StreamWaiter`), then reads the answer (`stream.ResponseSink`)."""
 
     __slots__ = (
         "_failure",
@@ -191,7 +191,7 @@ class Attempt:
         """The upstream stream is not this attempt's any more."""
         return self.state is OVER or self.state is WHOLE
 
-    # Getting a connection (pool.Taker)
+    # Getting a connection (client.StreamWaiter)
 
     def acquired(self, stream: Upstream) -> None:
         """A stream is at hand. Called within `Pool.acquire`, or from the end of another request: the pool guards it."""

@@ -138,8 +138,8 @@ DONE: Final = State.DONE
 
 
 class MirroredRequest:
-    """One copy: records a request and its answer, then waits for a connection (`pool.Taker`) and reads the other answer
-    (`stream.ResponseSink`)."""
+    """One copy: records a request and its answer, then waits for a connection (`client.StreamWaiter`) and reads the
+    other answer (`stream.ResponseSink`)."""
 
     __slots__ = (
         "_answer",

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
 from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client
-from meshproxy.transport.h2 import H2Client
+from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from meshproxy.transport.client import StreamTaker
+    from meshproxy.transport.client import StreamWaiter
     from meshproxy.transport.connection import Driving
     from meshproxy.transport.stream import Upstream
 
@@ -119,7 +119,7 @@ class Channel(Generic[ClientT]):
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
         self._on_event = on_event
-        self._waiting: deque[StreamTaker] = deque()
+        self._waiting: deque[StreamWaiter] = deque()
         self._opening: asyncio.Task[None] | None = None
         self._current: ClientT | None = None
         """Takes new streams."""
@@ -138,7 +138,7 @@ class Channel(Generic[ClientT]):
 
     # client.StreamSource
 
-    def acquire(self, taker: StreamTaker) -> None:
+    def acquire(self, taker: StreamWaiter) -> None:
         """Give `taker` a stream of the connection, which is opened for it if there is none."""
         if self._is_closed:
             taker.acquire_failed(ConnectError(f"the channel to {self.address} is closed"))
@@ -150,7 +150,7 @@ class Channel(Generic[ClientT]):
             self._waiting.append(taker)
             self._open_if_needed()
 
-    def withdraw(self, taker: StreamTaker) -> None:
+    def withdraw(self, taker: StreamWaiter) -> None:
         """`taker` does not wait any longer."""
         if taker in self._waiting:
             self._waiting.remove(taker)
@@ -232,7 +232,11 @@ class Channel(Generic[ClientT]):
 
     def _hand_out(self) -> None:
         while self._waiting and (stream := self._take()) is not None:
-            self._waiting.popleft().acquired(stream)
+            taker = self._waiting.popleft()
+            try:
+                taker.acquired(stream)
+            except Exception as error:
+                taker.crashed(error)
 
     def _fail_waiting(self, error: ConnectError) -> None:
         waiting, self._waiting = self._waiting, deque()

@@ -76,14 +76,17 @@ class StatusError(ClientError):
         self.details = details
 
 
-class StreamTaker(Protocol):
-    """Waits for a stream. Exactly one of the two is called, once, and must not raise."""
+class StreamWaiter(Protocol):
+    """Waits for a stream. One of `acquired` and `acquire_failed` is called, once."""
 
     def acquired(self, stream: Upstream) -> None:
-        """The stream is the taker's until it has ended."""
+        """The stream is the waiter's until it has ended."""
 
     def acquire_failed(self, error: ConnectError) -> None:
-        """There is no stream."""
+        """There is no stream. Must not raise."""
+
+    def crashed(self, error: Exception) -> None:
+        """`acquired` raised `error` when it was called for one of several that waited. Must not raise."""
 
 
 class StreamSource(Protocol):
@@ -93,10 +96,10 @@ class StreamSource(Protocol):
     def address(self) -> str:
         """`host:port`, or the path of a UNIX socket."""
 
-    def acquire(self, taker: StreamTaker) -> None:
+    def acquire(self, taker: StreamWaiter) -> None:
         """Give `taker` a stream, at once or later."""
 
-    def withdraw(self, taker: StreamTaker) -> None:
+    def withdraw(self, taker: StreamWaiter) -> None:
         """`taker` does not wait any longer."""
 
 
@@ -188,7 +191,7 @@ def broken_off(code: int, reason: str) -> ClientError:
 
 
 class _Exchange:
-    """Takes a stream, sends the request, collects the response (`StreamTaker`, `stream.Sink`)."""
+    """Takes a stream, sends the request, collects the response (`StreamWaiter`, `stream.Sink`)."""
 
     __slots__ = (
         "_body",
@@ -225,7 +228,7 @@ class _Exchange:
         """Part of the request body is held back by flow control."""
 
     def acquired(self, stream: Upstream) -> None:
-        """Send the request (`StreamTaker`)."""
+        """Send the request (`StreamWaiter`)."""
         self.stream = stream
         stream.sink = self
         try:
@@ -233,11 +236,13 @@ class _Exchange:
             self._is_sending = bool(self._body) and not stream.send_data(self._body, True)
         except HeadRefused as refused:  # nothing was sent
             self._end(ClientError(Failure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}"))
-        except Exception as mistake:  # the source has others to serve
-            self._fail(mistake)
+
+    def crashed(self, error: Exception) -> None:
+        """`acquired` raised (`StreamWaiter`)."""
+        self._fail(error)
 
     def acquire_failed(self, error: ConnectError) -> None:
-        """No connection (`StreamTaker`)."""
+        """No connection (`StreamWaiter`)."""
         self._end(connect_failed(error))
 
     def head_received(self, head: ResponseHead) -> None:

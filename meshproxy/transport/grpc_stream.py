@@ -86,7 +86,7 @@ class State(Enum):
 
 
 class Call:
-    """One streaming call (`StreamTaker`, `stream.Sink`). One task at a time may iterate; several may send.
+    """One streaming call (`StreamWaiter`, `stream.Sink`). One task at a time may iterate; several may send.
 
     Attributes:
         state: how far it is.
@@ -198,7 +198,7 @@ class Call:
         if self.state is State.OVER:
             raise self._error or ClientError(Failure.RESET, "the server has ended the call", code=ErrorCode.NO_ERROR)
 
-    # StreamTaker
+    # StreamWaiter
 
     async def wait_opened(self) -> None:
         """Return when the head has been sent. Raises ClientError."""
@@ -214,12 +214,14 @@ class Call:
             stream.send_request(self._head)
         except HeadRefused as refused:  # nothing was sent
             self._end(ClientError(Failure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}"))
-        except Exception as mistake:  # the source has others to serve
-            self._fail(mistake)
         else:
             self.state = State.OPEN
             if not self._opened.done():
                 self._opened.set_result(None)
+
+    def crashed(self, error: Exception) -> None:
+        """`acquired` raised."""
+        self._fail(error)
 
     def acquire_failed(self, error: ConnectError) -> None:
         """No connection."""

@@ -16,13 +16,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from meshproxy.transport.connector import ConnectError, connect_h1, connect_h2
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h2_client import H2Client
 
 if TYPE_CHECKING:
+    from meshproxy.transport.client import StreamWaiter
     from meshproxy.transport.connection import Driving
     from meshproxy.transport.connector import PeerSecurity
     from meshproxy.transport.stream import Upstream
@@ -40,19 +41,6 @@ waits for one that is not has lost no more."""
 
 class PoolFull(ConnectError):
     """Every connection that the pool may open is in use, and enough requests wait already."""
-
-
-class Taker(Protocol):
-    """Waits for a stream. One of `acquired` and `acquire_failed` is called, once."""
-
-    def acquired(self, stream: Upstream) -> None:
-        """Here it is."""
-
-    def acquire_failed(self, error: ConnectError) -> None:
-        """There is none to be had. Must not raise."""
-
-    def crashed(self, error: Exception) -> None:
-        """`acquired` raised `error`, called while others wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +81,7 @@ class Pool(Generic[ConnectionT]):
         self._opening = 0
         self._connections: set[ConnectionT] = set()
         """Those that are open."""
-        self._waiting: deque[Taker] = deque()
+        self._waiting: deque[StreamWaiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         # Trouble: from an attempt that failed to the next that does not.
         self._trouble: ConnectError | None = None
@@ -106,7 +94,7 @@ class Pool(Generic[ConnectionT]):
         self._timer: asyncio.TimerHandle | None = None
         """For those who wait while nothing is being opened."""
 
-    def acquire(self, taker: Taker) -> None:
+    def acquire(self, taker: StreamWaiter) -> None:
         """Serve `taker` now or later."""
         if self._waiting:
             self._hand_out()
@@ -116,14 +104,14 @@ class Pool(Generic[ConnectionT]):
         else:
             self._wait(taker)
 
-    def _give(self, taker: Taker, stream: Upstream) -> None:
+    def _give(self, taker: StreamWaiter, stream: Upstream) -> None:
         """Serve one of those that waited; what goes wrong with it must not reach the others."""
         try:
             taker.acquired(stream)
         except Exception as error:
             taker.crashed(error)
 
-    def withdraw(self, taker: Taker) -> None:
+    def withdraw(self, taker: StreamWaiter) -> None:
         """`taker` waits no longer."""
         if taker in self._waiting:
             self._waiting.remove(taker)
@@ -167,7 +155,7 @@ class Pool(Generic[ConnectionT]):
 
     # Growing
 
-    def _wait(self, taker: Taker) -> None:
+    def _wait(self, taker: StreamWaiter) -> None:
         refusal = self._refuse()
         if refusal is not None:
             taker.acquire_failed(refusal)

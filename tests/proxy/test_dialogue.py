@@ -47,6 +47,7 @@ from meshproxy.upstream import pool as pools
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import Found
 from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.pool import PoolSettings
 from meshproxy.upstream.serving import HealthService
 
 CONVERSATIONS = 1_000

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import Headers, RequestHead, ResponseHead
-from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Driving, Times
@@ -275,6 +275,8 @@ def wire(driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_
 @pytest.fixture
 def make_wire() -> type[Wire]:
     return Wire
+
+
 class Owner:
     """A pool that does not care."""
 
