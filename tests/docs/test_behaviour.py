@@ -278,8 +278,8 @@ def test_every_method_of_grpc() -> None:
 
 
 def test_the_verbs_of_administrators() -> None:
-    section = PAGE.read_text().partition("\n## May they\n")[2].partition("\n## ")[0]
-    sentence = section.partition("verbs of administrators:")[2].partition(".")[0]
+    section = PAGE.read_text().partition("\n## Authorization\n")[2].partition("\n## ")[0]
+    sentence = section.partition("administrative verbs:")[2].partition(".")[0]
     assert set(re.findall(r"`([a-z]+)`", sentence)) == {verb.value for verb in Verb if verb.is_admin}
 
 
