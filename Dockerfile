@@ -1,6 +1,6 @@
-# The images. Build arguments choose the base, so that a registry's digest can be pinned where images are built:
+# The images. The build argument BASE selects the base image, so that a digest can be pinned:
 #   docker build --build-arg BASE=python:3.13-slim@sha256:... -t meshproxy:VERSION .
-#   docker build --target development -t meshproxy:development .     with the model server and the issuer of the demo
+#   docker build --target development -t meshproxy:development .     with the development model server and issuer
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
@@ -8,7 +8,8 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY meshproxy meshproxy
 COPY deploy/demo deploy/demo
-# Compiled here: a read-only root never writes .pyc files, and without them the compiler's memory stays.
+# Compiled here, because .pyc files cannot be written to a read-only root; without them every start compiles and keeps
+# the compiler's memory.
 RUN python -m venv /opt/meshproxy \
  && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[otel]' \
  && /opt/meshproxy/bin/python -m compileall -q -j 0 /opt/meshproxy/lib
@@ -17,12 +18,12 @@ FROM build AS build-development
 RUN /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[demo]'
 
 FROM ${BASE} AS base
-# Where certificates are written in development; empty otherwise.
+# Development certificates are written here; empty otherwise.
 RUN install -d -o 65532 -g 65532 /var/lib/meshproxy
 ENV PATH=/opt/meshproxy/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-# A number, so that Kubernetes can see that it is not root (runAsNonRoot).
+# A numeric ID, so that Kubernetes can verify runAsNonRoot.
 USER 65532:65532
 EXPOSE 18500 18501 18502
 STOPSIGNAL SIGTERM
