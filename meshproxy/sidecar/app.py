@@ -18,11 +18,11 @@ from meshproxy.routing.live import Live
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.configuration import Configuration
+from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments, LastGood
 from meshproxy.sidecar.drain import drain
 from meshproxy.sidecar.reload import codec_limits, times
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity
-from meshproxy.sidecar.side import Side
 from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.worker import read_documents
@@ -160,9 +160,9 @@ class Sidecar:
             )
 
         # Ports.
-        self.inbound: Side | None = None
+        self.inbound: Direction | None = None
         if (snapshot := compiled.snapshots.get("inbound")) is not None:
-            self.inbound = Side(
+            self.inbound = Direction(
                 "inbound",
                 self.metrics,
                 pipeline(snapshot),
@@ -172,10 +172,10 @@ class Sidecar:
                 identify=self._identify,
                 max_connections=compiled.max_connections,
             )
-        self.outbound: Side | None = None
+        self.outbound: Direction | None = None
         if (snapshot := compiled.snapshots.get("outbound")) is not None:
             assert spec.outbound is not None
-            self.outbound = Side(
+            self.outbound = Direction(
                 "outbound",
                 self.metrics,
                 pipeline(snapshot),
@@ -186,20 +186,22 @@ class Sidecar:
                 max_connections=compiled.max_connections,
                 is_transparent=spec.outbound.transparent,
             )
-        self.sides = [side for side in (self.inbound, self.outbound) if side is not None]
+        self.directions = [direction for direction in (self.inbound, self.outbound) if direction is not None]
         self.identity.on_exchange = self._exchange_context
         self.metrics.in_flight.read_from(
-            lambda: self.metrics.count_in_flight(each for side in self.sides for each in side.pipeline.live)
+            lambda: self.metrics.count_in_flight(
+                each for direction in self.directions for each in direction.pipeline.live
+            )
         )
-        traffic.watch(self.clusters.all, [side.pipeline for side in self.sides])
+        traffic.watch(self.clusters.all, [direction.pipeline for direction in self.directions])
         traffic.on_health.append(self._health_changed)
-        self.configuration.begin(compiled, self.sides)
+        self.configuration.begin(compiled, self.directions)
         status = Status(
             self.configuration,
             self.identity,
             self.tokens,
             self.clusters,
-            self.sides,
+            self.directions,
             is_draining=self._stopping.is_set,
             drain=self.drain,
         )
@@ -241,7 +243,7 @@ class Sidecar:
             await self._close()
             raise
         self._reaper.start()
-        fields = {side.direction: side.listener.address for side in self.sides}
+        fields = {direction.name: direction.listener.address for direction in self.directions}
         logger.info(
             "listening" if self._seat is None else "worker listening",
             extra={"fields": {**fields, "admin": self.admin.address, "pid": os.getpid()}},
@@ -261,7 +263,7 @@ class Sidecar:
             if failed.done():
                 failed.result()
             grace = self.configuration.documents.sidecar.spec.drain_timeout
-            await drain(self.sides, self.configuration.health, grace)
+            await drain(self.directions, self.configuration.health, grace)
         finally:
             # Each by itself: a gathering of which one has failed no longer cancels the others.
             for task in (stopping, *tasks):
@@ -296,8 +298,8 @@ class Sidecar:
     async def _close(self) -> None:
         self.configuration.stop()
         self.identity.stop()
-        for side in self.sides:
-            await side.close()
+        for direction in self.directions:
+            await direction.close()
         await self.admin.close()
         # Requests that were aborted are yet to be logged.
         for _ in range(PARTING_TURNS):

@@ -1,4 +1,4 @@
-"""The clusters of the process: made from `ModelServer` documents, kept across reloads, supplied with endpoints.
+"""The clusters of the process: made from `ModelServer` documents, kept across reloads, managed with endpoints.
 
 A reload builds new clusters beside those in use, then adopts them. A cluster is kept, with its connections and learned
 state, as long as nothing but its static endpoints changed; those are updated like any other discovery's.
@@ -63,7 +63,7 @@ PROBES = ClusterSettings(max_connections=1, max_pending=8, idle_timeout=90.0)
 """Of the pool for an endpoint's health checks. The idle timeout exceeds most intervals: the connection is reused."""
 
 
-class Ears(Protocol):
+class ClusterObserver(Protocol):
     """Receives what discovery and health checks find out, beside `cluster.Watch`."""
 
     def discovery_failed(self, server: str, reason: str) -> None:
@@ -118,14 +118,14 @@ def found(endpoints: Sequence[WrittenEndpoint]) -> tuple[Found, ...]:
     )
 
 
-class Supplied:
+class ManagedCluster:
     """A cluster with its discovery, and a health checker for each endpoint."""
 
-    def __init__(self, driving: Driving, spec: ServerSpec, cluster: Cluster, ears: Ears) -> None:
+    def __init__(self, driving: Driving, spec: ServerSpec, cluster: Cluster, observer: ClusterObserver) -> None:
         self.cluster = cluster
         self._driving = driving
         self._spec = spec
-        self._ears = ears
+        self._observer = observer
         self._discovery: Discovery | None = None
         self._checkers: dict[str, Checker] = {}
         self._probing: dict[str, H1Pool] = {}
@@ -135,7 +135,7 @@ class Supplied:
         self.source = EndpointSource.of(spec)
         self.is_awaited = False
         """Part of the first configuration: the sidecar is not ready before its endpoints are known."""
-        self.told = asyncio.Event()
+        self.resolved = asyncio.Event()
         """Discovery has answered once."""
         cluster.on_endpoints = self._endpoints_changed
 
@@ -154,7 +154,9 @@ class Supplied:
 
                 name, dns = self.cluster.name, self._spec.dns
                 assert dns is not None
-                return DnsDiscovery(self._driving.loop, dns, lambda reason: self._ears.discovery_failed(name, reason))
+                return DnsDiscovery(
+                    self._driving.loop, dns, lambda reason: self._observer.discovery_failed(name, reason)
+                )
 
     def rewrite(self, endpoints: Sequence[WrittenEndpoint]) -> None:
         """A reload brought other static endpoints."""
@@ -174,7 +176,7 @@ class Supplied:
                 endpoint.health.watch(self._models)
 
     def _endpoints_changed(self, come: Sequence[Endpoint], gone: Sequence[Endpoint]) -> None:
-        self.told.set()
+        self.resolved.set()
         for endpoint in gone:
             checker = self._checkers.pop(endpoint.key, None)
             if checker is not None:
@@ -202,11 +204,11 @@ class Supplied:
         cluster, health = self.cluster, endpoint.health
         assert health is not None
         for verdict in verdicts:
-            self._ears.checked(cluster.name, endpoint.key, verdict.problem is None)
+            self._observer.checked(cluster.name, endpoint.key, verdict.problem is None)
         if has_changed:
             self._health_changed(endpoint, health, verdicts)
         # Also if nothing changed: now it is known.
-        self._ears.health_changed(cluster.name)
+        self._observer.health_changed(cluster.name)
 
     def _health_changed(self, endpoint: Endpoint, health: Health, verdicts: Sequence[Verdict]) -> None:
         cluster = self.cluster
@@ -246,7 +248,7 @@ class Clusters:
         self,
         driving: Driving,
         watch: Watch,
-        ears: Ears,
+        observer: ClusterObserver,
         client_context: Callable[[], ssl.SSLContext],
         good_until: Callable[[], float],
     ) -> None:
@@ -257,11 +259,11 @@ class Clusters:
         """
         self._driving = driving
         self._watch = watch
-        self._ears = ears
+        self._observer = observer
         self._client_context = client_context
         self._good_until = good_until
-        self._alive: dict[object, Supplied] = {}
-        self._built: dict[object, Supplied] = {}
+        self._alive: dict[object, ManagedCluster] = {}
+        self._built: dict[object, ManagedCluster] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
     def build(self, documents: Documents) -> dict[str, Cluster]:
@@ -274,12 +276,12 @@ class Clusters:
         for server in documents.servers:
             name = server.metadata.name
             key = (name, _without_endpoints(server.spec), locality, trust_domain, documents.mesh.spec.mtls)
-            supplied = self._alive.get(key) or self._make(server, locality, trust_domain)
-            self._built[key] = supplied
-            chosen[name] = supplied.cluster
+            managed = self._alive.get(key) or self._make(server, locality, trust_domain)
+            self._built[key] = managed
+            chosen[name] = managed.cluster
         return chosen
 
-    def _make(self, server: ModelServer, locality: str, trust_domain: str) -> Supplied:
+    def _make(self, server: ModelServer, locality: str, trust_domain: str) -> ManagedCluster:
         spec = server.spec
         cluster = Cluster(
             self._driving,
@@ -289,7 +291,7 @@ class Clusters:
             locality=locality,
             peer=self._peer(spec, trust_domain),
         )
-        return Supplied(self._driving, spec, cluster, self._ears)
+        return ManagedCluster(self._driving, spec, cluster, self._observer)
 
     def _peer(self, spec: ServerSpec, trust_domain: str) -> PeerSecurity | None:
         workload = spec.workload
@@ -320,46 +322,46 @@ class Clusters:
         without any. Returns when they are known, or after `FIRST_ENDPOINTS_SECONDS`."""
         new = [each for key, each in self._built.items() if key not in self._alive]
         looked_up = [each for each in new if each.source is not EndpointSource.STATIC]
-        for supplied in looked_up:
-            supplied.start()
+        for managed in looked_up:
+            managed.start()
         await _wait_for(looked_up)
 
     def _drop_built(self) -> None:
         """Close clusters that were built and not adopted."""
-        for key, supplied in self._built.items():
+        for key, managed in self._built.items():
             if key not in self._alive:
-                self._leave(supplied)
+                self._leave(managed)
         self._built = {}
 
-    def _leave(self, supplied: Supplied) -> None:
-        supplied.cluster.close()
-        task = self._driving.loop.create_task(supplied.close())
+    def _leave(self, managed: ManagedCluster) -> None:
+        managed.cluster.close()
+        task = self._driving.loop.create_task(managed.close())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     def adopt(self, documents: Documents) -> None:
         """Use what was built last. Clusters that are no longer in the documents finish their requests."""
-        for key, supplied in self._alive.items():
+        for key, managed in self._alive.items():
             if key not in self._built:
-                self._leave(supplied)
-        new = [supplied for key, supplied in self._built.items() if key not in self._alive]
-        for supplied in new:
+                self._leave(managed)
+        new = [managed for key, managed in self._built.items() if key not in self._alive]
+        for managed in new:
             # A name that does not resolve and comes by a reload must not take the sidecar out of service.
-            supplied.is_awaited = not self._alive
+            managed.is_awaited = not self._alive
         self._alive, self._built = self._built, {}
         models = models_of(documents)
         by_name = {server.metadata.name: server for server in documents.servers}
-        for supplied in self._alive.values():
-            name = supplied.cluster.name
-            supplied.watch(models.get(name, ()))
-            if supplied in new:
-                supplied.start()
+        for managed in self._alive.values():
+            name = managed.cluster.name
+            managed.watch(models.get(name, ()))
+            if managed in new:
+                managed.start()
             else:
-                supplied.rewrite(by_name[name].spec.endpoints)
+                managed.rewrite(by_name[name].spec.endpoints)
 
     def all(self) -> list[Cluster]:
         """The clusters in use."""
-        return [supplied.cluster for supplied in self._alive.values()]
+        return [managed.cluster for managed in self._alive.values()]
 
     async def wait_for_endpoints(self) -> None:
         """Return when the endpoints of every server are known, or after `FIRST_ENDPOINTS_SECONDS`."""
@@ -368,39 +370,39 @@ class Clusters:
     def conditions(self) -> dict[str, bool]:
         """Conditions for being ready: endpoints of servers of the first configuration were resolved once."""
         return {
-            f"endpoints of {supplied.cluster.name} are known": supplied.told.is_set()
-            for supplied in self._alive.values()
-            if supplied.is_awaited and supplied.source is not EndpointSource.STATIC
+            f"endpoints of {managed.cluster.name} are known": managed.resolved.is_set()
+            for managed in self._alive.values()
+            if managed.is_awaited and managed.source is not EndpointSource.STATIC
         }
 
     def overview(self) -> dict[str, object]:
         """Every server with the state of its endpoints, for `/config`."""
         now = self._driving.loop.time()
         return {
-            supplied.cluster.name: {
-                "source": supplied.source.value,
-                "known": supplied.told.is_set(),
-                "endpoints": [_shown(endpoint, now) for endpoint in supplied.cluster.endpoints.values()],
+            managed.cluster.name: {
+                "source": managed.source.value,
+                "known": managed.resolved.is_set(),
+                "endpoints": [_shown(endpoint, now) for endpoint in managed.cluster.endpoints.values()],
             }
-            for supplied in self._alive.values()
+            for managed in self._alive.values()
         }
 
     async def close(self) -> None:
         """Close everything."""
         self._drop_built()
-        for supplied in self._alive.values():
-            supplied.cluster.close()
-            await supplied.close()
+        for managed in self._alive.values():
+            managed.cluster.close()
+            await managed.close()
         await asyncio.gather(*self._leaving)
 
 
-async def _wait_for(several: Sequence[Supplied]) -> None:
+async def _wait_for(several: Sequence[ManagedCluster]) -> None:
     try:
         async with asyncio.timeout(FIRST_ENDPOINTS_SECONDS):
-            for supplied in several:
-                await supplied.told.wait()
+            for managed in several:
+                await managed.resolved.wait()
     except TimeoutError:
-        missing = [supplied.cluster.name for supplied in several if not supplied.told.is_set()]
+        missing = [managed.cluster.name for managed in several if not managed.resolved.is_set()]
         logger.warning(
             "endpoints not resolved in time; continuing without them", extra={"fields": {"servers": missing}}
         )

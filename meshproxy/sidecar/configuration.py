@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.routing.live import Live
     from meshproxy.sidecar.clusters import Clusters
+    from meshproxy.sidecar.direction import Direction
     from meshproxy.sidecar.document_source import DocumentSource
     from meshproxy.sidecar.rotation import IdentityRotation
-    from meshproxy.sidecar.side import Side
     from meshproxy.sidecar.tokens import Tokens
     from meshproxy.telemetry.catalogue import Metrics
     from meshproxy.transport.connection import Driving
@@ -84,7 +84,7 @@ class Configuration:
         self._live = live
         self._tokens = tokens
         self._identity = identity
-        self._sides: Sequence[Side] = ()
+        self._directions: Sequence[Direction] = ()
         self._wanted = asyncio.Event()
 
     def compile(self, documents: Documents) -> Compiled:
@@ -115,9 +115,9 @@ class Configuration:
         cluster = clusters[inbound.server]
         return self.health if self.health is not None and self.health.cluster is cluster else HealthService(cluster)
 
-    def begin(self, compiled: Compiled, sides: Sequence[Side]) -> None:
-        """Take the first configuration into use. `sides` carry its snapshots already."""
-        self._sides = sides
+    def begin(self, compiled: Compiled, directions: Sequence[Direction]) -> None:
+        """Take the first configuration into use. `directions` carry its snapshots already."""
+        self._directions = directions
         self.health = compiled.health
         self._adopted(compiled.documents)
 
@@ -179,8 +179,8 @@ class Configuration:
 
     def _adopt(self, compiled: Compiled) -> None:
         documents, health = compiled.documents, compiled.health
-        for side in self._sides:
-            side.adopt(compiled.snapshots[side.direction], compiled.max_connections)
+        for direction in self._directions:
+            direction.adopt(compiled.snapshots[direction.name], compiled.max_connections)
         if self.health is not None and self.health is not health:
             self.health.drain()  # its watchers ask again, and are answered for the new server
         self.health = health

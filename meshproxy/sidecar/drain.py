@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshproxy.proxy.health_service import HealthService
-    from meshproxy.sidecar.side import Side
+    from meshproxy.sidecar.direction import Direction
 
 logger = logging.getLogger(__name__)
 
@@ -20,29 +20,29 @@ LOOK_PERIOD = 0.05
 """Seconds between two looks for that."""
 
 
-async def drain(sides: Sequence[Side], health: HealthService | None, grace: float) -> None:
+async def drain(directions: Sequence[Direction], health: HealthService | None, grace: float) -> None:
     """Report NOT_SERVING, ask clients to close their connections, and return when no request has been in flight for
     `QUIET` seconds, or after `grace` seconds."""
     loop = asyncio.get_running_loop()
-    logger.info("draining", extra={"fields": {"in_flight": _in_flight(sides), "grace_seconds": grace}})
+    logger.info("draining", extra={"fields": {"in_flight": _in_flight(directions), "grace_seconds": grace}})
     if health is not None:
         health.drain()
-    for side in sides:
-        side.listener.drain()
+    for direction in directions:
+        direction.listener.drain()
     deadline = loop.time() + grace
     served, quiet_since = -1, 0.0
     while (now := loop.time()) < deadline:
         # Polled rather than awaited: what counts is that nothing came for a while.
-        total = sum(side.pipeline.served for side in sides)
-        if served != total or not all(side.listener.is_quiet for side in sides):
+        total = sum(direction.pipeline.served for direction in directions)
+        if served != total or not all(direction.listener.is_quiet for direction in directions):
             served, quiet_since = total, now
         elif now - quiet_since >= QUIET:
             return
         await asyncio.sleep(min(LOOK_PERIOD, deadline - now))
     logger.warning(
-        "drain timeout reached; aborting in-flight requests", extra={"fields": {"in_flight": _in_flight(sides)}}
+        "drain timeout reached; aborting in-flight requests", extra={"fields": {"in_flight": _in_flight(directions)}}
     )
 
 
-def _in_flight(sides: Sequence[Side]) -> int:
-    return sum(len(side.pipeline.live) for side in sides)
+def _in_flight(directions: Sequence[Direction]) -> int:
+    return sum(len(direction.pipeline.live) for direction in directions)

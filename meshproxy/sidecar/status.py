@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from meshproxy.sidecar.clusters import Clusters
     from meshproxy.sidecar.configuration import Configuration
+    from meshproxy.sidecar.direction import Direction
     from meshproxy.sidecar.rotation import IdentityRotation
-    from meshproxy.sidecar.side import Side
     from meshproxy.sidecar.tokens import Tokens
 
 
@@ -29,7 +29,7 @@ class Status:
         identity: IdentityRotation,
         tokens: Tokens,
         clusters: Clusters,
-        sides: Sequence[Side],
+        directions: Sequence[Direction],
         *,
         is_draining: Callable[[], bool],
         drain: Callable[[], None],
@@ -38,7 +38,7 @@ class Status:
         self._identity = identity
         self._tokens = tokens
         self._clusters = clusters
-        self._sides = sides
+        self._directions = directions
         self._is_draining = is_draining
         self._drain = drain
 
@@ -63,7 +63,7 @@ class Status:
         """The configuration in use, without secrets."""
         documents = self._configuration.documents
         identity = self._identity.current
-        addresses = {side.direction: side.listener.address for side in self._sides}
+        addresses = {direction.name: direction.listener.address for direction in self._directions}
         return {
             "fingerprint": documents.fingerprint,
             "identity": identity.workload.spiffe_id if identity is not None else None,

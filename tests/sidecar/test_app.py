@@ -31,9 +31,9 @@ from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import clusters, configuration, document_source, drain, file_watch, worker
 from meshproxy.sidecar.app import Sidecar, run_sidecar
+from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments
 from meshproxy.sidecar.rotation import load_identity
-from meshproxy.sidecar.side import Side
 from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.transport.listener import Listener, PeerRejected
@@ -109,14 +109,14 @@ class Running:
     task: asyncio.Task[None]
 
     @property
-    def side(self) -> Side:
+    def direction(self) -> Direction:
         """The inbound one."""
         assert self.sidecar.inbound is not None
         return self.sidecar.inbound
 
     @property
     def inbound(self) -> Listener:
-        return self.side.listener
+        return self.direction.listener
 
     def write(self, documents: Documents) -> None:
         self.path.write_text(yaml.safe_dump_all(documents))
@@ -544,7 +544,7 @@ class TestReloading:
         self, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with model_server() as model, running(tmp_path, model, mtls="permissive") as it:
-            snapshot, context = it.side.pipeline.snapshot, it.inbound.context
+            snapshot, context = it.direction.pipeline.snapshot, it.inbound.context
             it.write(made(model, mtls="permissive", more=deny_everyone()))
             if what == "documents":
                 it.path.write_text(it.path.read_text() + "\n---\nkind: Nothing\n")
@@ -556,7 +556,7 @@ class TestReloading:
 
                 monkeypatch.setattr(configuration, "inbound_snapshot", fail)
             await it.sidecar.configuration.reload()
-            assert it.side.pipeline.snapshot is snapshot
+            assert it.direction.pipeline.snapshot is snapshot
             assert it.inbound.context is context
             assert (await it.ask())[0] == b"200"
             assert await it.metric("meshproxy_config_in_sync") == 0
@@ -614,9 +614,9 @@ class TestWatching:
 
     async def test_a_change_of_the_files_is_taken(self, tmp_path: Path) -> None:
         async with model_server() as model, running(tmp_path, model) as it:
-            before = it.side.pipeline.snapshot
+            before = it.direction.pipeline.snapshot
             it.write(made(model, more=deny_everyone()))
-            await until(lambda: it.side.pipeline.snapshot is not before)
+            await until(lambda: it.direction.pipeline.snapshot is not before)
             assert (await it.ask())[0] == b"403"
 
     async def test_a_rotated_certificate_is_no_reload(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -630,7 +630,7 @@ class TestWatching:
             running(tmp_path, model, mtls="permissive", mesh=issuers, sidecar=out) as it,
         ):
             assert it.sidecar.outbound is not None
-            before = [side.pipeline.snapshot for side in it.sidecar.sides]
+            before = [direction.pipeline.snapshot for direction in it.sidecar.directions]
             verifier = before[0].verifier
             assert verifier is not None
             context, reloads = it.inbound.context, it.sidecar.metrics.config_reloads
@@ -641,7 +641,7 @@ class TestWatching:
             assert await shown(it.inbound.address) == new.der
             assert (await it.ask(connection=connection))[0] == b"200"  # as it was before
             connection[1].close()
-            after = [side.pipeline.snapshot for side in it.sidecar.sides]
+            after = [direction.pipeline.snapshot for direction in it.sidecar.directions]
             assert [a is b for a, b in zip(after, before, strict=True)] == [True, True]
             assert after[0].verifier is verifier
             assert (reloads.labels("ok").value, reloads.labels("failed").value) == (0, 0)
@@ -768,7 +768,7 @@ class TestItsEnd:
             connection[1].close()
         assert "drain timeout reached; aborting in-flight requests" in caplog.text
         assert "/v1/models/slow" in (tmp_path / "access.log").read_text()
-        assert it.side.pipeline.live == set()
+        assert it.direction.pipeline.live == set()
 
     async def test_a_part_of_ours_that_dies_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Going on would hide that nothing watches, or writes, any more."""

@@ -34,7 +34,7 @@ TF = "spiffe://dev.example/ns/serving/sa/tf"
 
 
 class Told:
-    """Who hears what clusters find out (`cluster.Watch`, `Ears`)."""
+    """Who hears what clusters find out (`cluster.Watch`, `ClusterObserver`)."""
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from meshproxy.transport.listener import Identify, Security
 
 
-class Side:
+class Direction:
     """`inbound` or `outbound`. Counts the events of its listener (`listener.ListenerEvents`)."""
 
     def __init__(
         self,
-        direction: str,
+        name: str,
         metrics: Metrics,
         pipeline: Pipeline,
         *,
@@ -33,11 +33,11 @@ class Side:
         max_connections: int,
         is_transparent: bool = False,
     ) -> None:
-        self.direction = direction
+        self.name = name
         self.pipeline = pipeline
         self._metrics = metrics
         self.listener = Listener(
-            direction=direction,
+            direction=name,
             driving=driving,
             serve=pipeline.serve,
             reject=pipeline.reject,
@@ -74,7 +74,7 @@ class Side:
 
     def connection(self, protocol: str, change: int) -> None:
         """A connection opened or closed."""
-        self._metrics.open_connections.labels(self.direction, protocol).value += change
+        self._metrics.open_connections.labels(self.name, protocol).value += change
 
     def limit(self, name: str) -> None:
         """A limit was reached."""
