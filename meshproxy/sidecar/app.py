@@ -22,7 +22,7 @@ from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments, LastGood
 from meshproxy.sidecar.drain import drain
 from meshproxy.sidecar.reload import codec_limits, times
-from meshproxy.sidecar.rotation import IdentityRotation, load_identity
+from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
 from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.worker import read_documents
@@ -383,7 +383,13 @@ async def run_worker(paths: Sequence[str], seat: Seat) -> None:
     """
     source = LastGood(FileDocuments(paths), seat.folder)
     documents = read_documents(seat.folder)
-    await Sidecar(source, documents, await load_identity(documents), seat).run()
+    if seat.is_successor:
+        # Until it serves there is nothing to drain: it ends at once when its supervisor is gone, as on SIGTERM.
+        seat.watch_supervisor(asyncio.get_running_loop(), lambda: signal.raise_signal(signal.SIGTERM))
+        identity = await wait_for_identity(documents)
+    else:
+        identity = await load_identity(documents)
+    await Sidecar(source, documents, identity, seat).run()
 
 
 def _open_sink(where: str) -> LineSink | None:

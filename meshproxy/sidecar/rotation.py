@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WAIT_SECONDS = 1.0
+"""Between two attempts of a worker that is started again and has no certificate to serve with."""
 RETRY_SECONDS = 10.0
 """Between two attempts while the source has credentials that were rejected: a certificate that is not valid yet by the
 clock of this host becomes valid without any change of the files."""
@@ -91,6 +93,28 @@ async def load_identity(
         return None
     source = open_source(demand.source)
     return LoadedIdentity.prove(source, demand, await source.load())
+
+
+async def wait_for_identity(
+    documents: Documents, open_source: Callable[[Identity], IdentitySource] = identity_source
+) -> LoadedIdentity | None:
+    """What `load_identity` returns, as soon as the source has credentials that pass.
+
+    For a worker that is started again. The others still use the previous certificate: if this one failed at a bad one
+    again and again, the supervisor would give up and end them all.
+    """
+    problem = ""
+    while True:
+        try:
+            return await load_identity(documents, open_source)
+        except CertificateError as error:
+            if error.message != problem:
+                problem = error.message
+                logger.error(
+                    "certificate rejected; the worker waits for a valid one",
+                    extra={"fields": {"reason": error.reason, "problem": problem}},
+                )
+            await asyncio.sleep(WAIT_SECONDS)
 
 
 class IdentityRotation:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -213,3 +215,22 @@ async def test_every_worker_rotates_by_itself(tmp_path: Path) -> None:
         assert page['meshproxy_identity_rotations_total{result="ok"}'] == 4
         assert page["meshproxy_identity_in_sync"] == 1
         assert not any(name.startswith("meshproxy_config_reloads_total") for name in page)
+
+
+async def test_a_bad_certificate_does_not_end_the_workers_that_serve(tmp_path: Path) -> None:
+    """One that dies has none to start with again. The other one serves on with what it has."""
+    async with sidecar(tmp_path, workers=2) as running:
+        before = await shown(running)
+        wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
+        mount(running.directory, "..2", running.ca, wrong)
+        await until(lambda: len(said(running, "certificate rejected; keeping the previous one")) == 2)
+        async with RestClient(running.admin, None) as admin:
+            workers = (await admin.call("GET", "/config")).body["workers"]
+        os.kill(workers[0]["pid"], signal.SIGKILL)
+        await until(lambda: said(running, "certificate rejected; the worker waits for a valid one"))
+        assert {await shown(running) for _ in range(10)} == {before}
+        issued = issue(running)
+        mount(running.directory, "..3", running.ca, issued)
+        await until(lambda: len(said(running, "worker listening")) == 3)
+        await until(lambda: len(said(running, "certificate rotated")) == 3)
+        assert {await shown(running) for _ in range(10)} == {issued.der}

@@ -19,7 +19,7 @@ from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError, Credentials, OwnIdentity
 from meshproxy.sidecar import rotation as module
-from meshproxy.sidecar.rotation import IdentityRotation, demand_of, load_identity
+from meshproxy.sidecar.rotation import IdentityRotation, demand_of, load_identity, wait_for_identity
 from meshproxy.telemetry.catalogue import Metrics
 
 DOMAIN = "dev.example"
@@ -173,6 +173,23 @@ class TestStarting:
     async def test_one_that_cannot_be_used_is_an_error(self, world: World) -> None:
         with pytest.raises(CertificateError, match="trust domain"):
             await load_identity(documents(domain="other.example"), world.open)
+
+    async def test_a_worker_that_is_started_again_waits_for_a_good_one(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(module, "WAIT_SECONDS", 0.001)
+        attempts = 0
+
+        def count() -> None:
+            nonlocal attempts
+            attempts += 1
+            world.source.leaf = OUTSIDE if attempts < 4 else SECOND
+
+        world.source.before_load = count
+        loaded = await asyncio.wait_for(wait_for_identity(documents(), world.open), 10)
+        assert loaded is not None
+        assert loaded.credentials == credentials(SECOND)
+        assert events(caplog) == ["certificate rejected; the worker waits for a valid one"]
 
     async def test_without_tls_there_is_none(self, world: World) -> None:
         rotation = await world.start(mtls="disabled")
