@@ -21,8 +21,8 @@ from meshproxy.sidecar.configuration import Configuration
 from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments, LastGood
 from meshproxy.sidecar.drain import drain
-from meshproxy.sidecar.reload import codec_limits, times
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
+from meshproxy.sidecar.snapshots import codec_limits, times
 from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.worker import read_documents

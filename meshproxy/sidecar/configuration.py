@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.proxy.health_service import HealthService
-from meshproxy.sidecar.reload import (
+from meshproxy.sidecar.snapshots import (
     DOWNSTREAM_CONNECTIONS,
     codec_limits,
     inbound_snapshot,

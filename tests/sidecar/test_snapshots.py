@@ -11,7 +11,7 @@ from meshproxy.identity.caller import NOBODY
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.refusal import Refusal
 from meshproxy.routing.live import Live
-from meshproxy.sidecar.reload import (
+from meshproxy.sidecar.snapshots import (
     codec_limits,
     inbound_snapshot,
     outbound_snapshot,
