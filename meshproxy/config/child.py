@@ -1,7 +1,7 @@
 """Loads documents for a parent process and writes them, or their problems, to standard output.
 
-A sidecar runs this instead of calling `load` itself: PyYAML and what parsing leaves behind in the heap would stay in
-its memory for good. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`.
+A sidecar runs this instead of calling `load` itself, so that parsing neither blocks its event loop nor stays in its
+memory. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ LOAD_SECONDS = 60.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What loading came to: documents, or what is wrong with them."""
+    """The result of loading: documents, or their problems."""
 
     documents: Documents | None
     problems: tuple[Problem, ...] = ()
 
 
 async def load_in_child(paths: Sequence[str]) -> Documents:
-    """`load(paths)`, in a process of its own that is gone afterwards.
+    """`load(paths)`, in a child process that ends afterwards.
 
     Raises:
-        ConfigError: as `load` does; also if the child could not do its work.
+        ConfigError: as `load` does; also if the child fails or takes longer than `LOAD_SECONDS`.
     """
-    # `-m` alone looks for modules in the working directory first: if we were told not to, so is the child.
+    # `-m` alone looks for modules in the working directory first; the child inherits our choice not to.
     options = ("-P", "-m") if sys.flags.safe_path else ("-m",)
     try:
         child = await asyncio.create_subprocess_exec(
@@ -66,7 +66,7 @@ def _failure(message: str) -> Problem:
 
 
 def main(paths: Sequence[str]) -> None:
-    """Write the outcome of loading `paths`."""
+    """Load `paths` and write the `Outcome` to standard output."""
     from meshproxy.config.load import load
 
     try:

@@ -1,4 +1,4 @@
-"""The bytes of documents: which files a path stands for, read under limits, and their fingerprint. Parses nothing."""
+"""Reads document files: which files a path stands for, within limits, and their fingerprint. Parses nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.config.problems import Problem
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -27,21 +27,20 @@ class Source:
     path: Path
     content: bytes
     is_named: bool
-    """Named itself, not found by looking into a folder."""
+    """Given as a path itself, not found in a folder."""
 
     @property
     def folder(self) -> Path:
-        """The folder that the file's relative paths start from, absolute. Links are not resolved: a volume as the
-        kubelet mounts it is reached through links that change their target."""
+        """The folder that relative paths in the file start from, absolute. Links are not resolved: those of a mounted
+        volume change their target."""
         return Path.cwd() / self.path.parent
 
 
 def read_files(paths: Paths, problems: list[Problem]) -> list[Source]:
-    """Every file that the paths stand for, each once. What cannot be read goes to `problems`.
+    """Every file that the paths stand for, each once. Files that cannot be read are added to `problems`.
 
-    A folder stands for its `*.yaml`, `*.yml` and `*.json` in the order of their names, without its sub-folders. Names
-    that begin with a dot are passed over: so the links of a mounted ConfigMap (`x.yaml -> ..data/x.yaml`) are read
-    once, and `..data` and what it leads to are not read again.
+    A folder stands for its `*.yaml`, `*.yml` and `*.json` files, sorted by name, without its sub-folders. Names that
+    begin with a dot are skipped, so the files of a mounted ConfigMap (`x.yaml -> ..data/x.yaml`) are read once.
     """
 
     def wrong(path: Path, message: str) -> None:
@@ -82,19 +81,21 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
             if not stat.S_ISDIR(path.stat().st_mode):
                 yield path, True
                 continue
-            inside = sorted(
-                each for each in path.iterdir() if each.suffix in SUFFIXES and not each.name.startswith(".")
-            )
+            inside = documents_in(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             wrong(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
             continue
-        # A link that leads nowhere stays in, so that reading it says so. A folder or a pipe called x.yaml is no
-        # document.
+        # A dangling link stays in, so that reading it reports it. A folder or a pipe named x.yaml is not a document.
         files = [each for each in inside if each.is_file() or not each.exists()]
         if not files:
             wrong(path, "no *.yaml, *.yml or *.json in this folder")
         for each in files:
             yield each, False
+
+
+def documents_in(folder: Path) -> list[Path]:
+    """The entries of a folder whose names are a document's, sorted. Raises OSError or ValueError."""
+    return sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES and not each.name.startswith("."))
 
 
 def digest(sources: Iterable[Source]) -> str:
@@ -104,16 +105,3 @@ def digest(sources: Iterable[Source]) -> str:
         whole.update(len(source.content).to_bytes(8, "big"))
         whole.update(source.content)
     return whole.hexdigest()
-
-
-def fingerprint(paths: Paths) -> str:
-    """What `Documents.fingerprint` would be, without parsing: the cheap way to see that something has changed.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-    problems: list[Problem] = []
-    sources = read_files(paths, problems)
-    if problems:
-        raise ConfigError(tuple(problems))
-    return digest(sources)

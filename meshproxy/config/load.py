@@ -1,7 +1,7 @@
 """Files and folders -> `Documents`, or `ConfigError` with everything that is wrong with them.
 
-Pure but for reading the files that are named: no clock, no state, no log. The result holds nothing but frozen structs,
-so it can be made in a short-lived child process and sent over, which spares a sidecar the memory of a YAML parser.
+Pure except for reading the given files: no clock, no state, no log. The result consists of frozen structs only, so it
+can be built in a short-lived child process and sent over, which spares a sidecar the YAML parser.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from meshproxy.config.nodes import Node, Report
 
 PROBLEMS = 1_000
-"""Of one file. A longer list helps nobody, and a hostile file must not be able to order one."""
+"""The most that are reported of one file: a hostile file must not be able to demand an endless list."""
 
 
 def load(paths: Paths) -> schema.Documents:
-    """Everything that stands in the files and folders, checked as a whole.
+    """All documents in the files and folders, checked as a whole.
 
-    A folder stands for its `*.yaml`, `*.yml` and `*.json` (see `read_files`); a JWK set that is found among them is
-    passed over, as key sets commonly lie beside the documents that name them.
+    A folder stands for its `*.yaml`, `*.yml` and `*.json` (see `read_files`). A JWK set among them is skipped: key sets
+    often lie beside the documents that name them.
 
     Raises:
-        ConfigError: with all problems. Nothing else is raised, whatever the files hold.
+        ConfigError: with all problems. Nothing else is raised, whatever the files contain.
     """
     found: list[Problem] = []
     sources = read_files(paths, found)
@@ -62,8 +62,7 @@ def load(paths: Paths) -> schema.Documents:
 
 
 def _parse(source: Source, placed: list[Placed], problems: list[Problem]) -> bool:
-    """Adds the documents of a file to `placed` and what is wrong with them to `problems`. False: not all could be
-    read."""
+    """Add the documents of a file to `placed` and their problems to `problems`. False if not all could be read."""
     from meshproxy.config.nodes import Unreadable, read_documents
 
     label = ""
@@ -105,7 +104,7 @@ def _parse(source: Source, placed: list[Placed], problems: list[Problem]) -> boo
 
 
 def _document(node: Node, folder: Path, report: Report) -> Any:
-    """The struct, or None if something is wrong with the document."""
+    """The struct, or None if the document has problems."""
     from meshproxy.config.convert import convert
     from meshproxy.config.nodes import BROKEN
 
@@ -120,7 +119,7 @@ def _document(node: Node, folder: Path, report: Report) -> Any:
     elif version.value != API_VERSION and version.value is not BROKEN:
         report(version.line, "apiVersion", f'expected "{API_VERSION}", got {shown(version.value)}')
         if not str(version.value).startswith("meshproxy.dev/"):
-            return None  # Somebody else's document: what else it holds would only be called unknown.
+            return None  # A document of another application: every field would be reported as unknown.
     if kind is None:
         report(node.line, "kind", f"is missing: expected one of {', '.join(_kinds())}")
     elif isinstance(kind.value, str) and kind.value in _kinds():
@@ -133,7 +132,7 @@ def _document(node: Node, folder: Path, report: Report) -> Any:
 
 
 def _kind_and_name(node: Node) -> tuple[str, str]:
-    """As much of both as can be read; empty otherwise."""
+    """Kind and name as far as they can be read, otherwise empty."""
     document = node.value if isinstance(node.value, dict) else {}
     kind, metadata = document.get("kind"), document.get("metadata")
     name = metadata.value.get("name") if metadata is not None and isinstance(metadata.value, dict) else None
@@ -145,7 +144,7 @@ def _kind_and_name(node: Node) -> tuple[str, str]:
 
 
 def _is_key_set(node: Node) -> bool:
-    """A JWK set (RFC 7517 section 5), and no document of ours with a slip of the pen."""
+    """A JWK set (RFC 7517 section 5), and not a document of ours with a typing error."""
     document = node.value
     return (
         isinstance(document, dict)
@@ -157,6 +156,6 @@ def _is_key_set(node: Node) -> bool:
 
 @cache
 def _kinds() -> dict[str, inspect.StructType]:
-    """Every kind by its name, as msgspec describes it."""
+    """Every kind by name, as msgspec describes it."""
     described = inspect.multi_type_info(schema.KINDS)
     return {kind.__name__: info for kind, info in zip(schema.KINDS, described, strict=True)}  # type: ignore[misc]

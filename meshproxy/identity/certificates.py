@@ -1,9 +1,9 @@
-"""Who we are: from the files of an identity to proven TLS contexts.
+"""The workload's own identity: from PEM credentials to TLS contexts that a self-test handshake has proven.
 
 A context in use is never changed: loading a bad pair into one breaks every later handshake on it (measured with OpenSSL
 3.0: new certificate with old key, as a half-finished rotation leaves them). So every change of key or trust makes new
-contexts, and those must complete a handshake with each other, in memory, before anything serves with them. New contexts
-also end session resumption, which would carry an old decision about a peer beyond the change that revoked it.
+contexts, and those must complete a handshake in memory before they are used. New contexts also end session resumption,
+which would carry an old decision about a peer beyond the change that revoked it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 class CertificateError(Exception):
-    """Our own identity cannot be used. What served before keeps serving.
+    """The workload's own identity cannot be used. The contexts in use stay in use.
 
     Attributes:
-        reason: `unreadable`, `mismatch`, `expired`, `not-an-svid`, `untrusted` or `handshake`: a metric label.
-        message: what is wrong, why, and what to do next. Never holds anything of the key.
+        reason: `unreadable`, `mismatch`, `expired`, `not-an-svid`, `untrusted` or `handshake`.
+        message: what is wrong, why, and what to do next. Never contains key material.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -49,18 +49,18 @@ class CertificateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One reading of an identity: everything built from it fits together. PEM."""
+    """One consistent set of certificate, key and trust bundle, as an identity source delivers it. PEM."""
 
     certificate_pem: bytes
     """The leaf first, then the intermediate authorities."""
     key_pem: bytes = field(repr=False)
     bundle_pem: bytes
-    """The authorities that are trusted, several while they rotate."""
+    """The trusted authorities; several while they rotate."""
     warnings: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> bytes:
-        """Differs when anything of the identity does: what a watcher compares."""
+        """SHA-256; differs when certificate, key or bundle do. Tells a rotation from a file that was only touched."""
         digest = hashlib.sha256()
         for part in (self.certificate_pem, self.key_pem, self.bundle_pem):
             digest.update(hashlib.sha256(part).digest())
@@ -69,24 +69,24 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class IdentityFiles:
-    """Where an identity lies. Certificate and key may be one file (Kubernetes' credential bundles are)."""
+    """Paths of an identity. Certificate and key may be the same file (as in Kubernetes' credential bundles)."""
 
     certificate: Path
     key: Path
     trust_bundle: Path
 
     def read(self) -> Credentials:
-        """Read the files, once. Raises CertificateError if one cannot be read or anybody may change the key."""
+        """Read the files once. Raises CertificateError if one cannot be read, or if the key is world-writable."""
         key_pem, mode = _read(self.key, "key")
         if mode & stat.S_IWOTH:
             raise CertificateError(
                 "unreadable",
-                f"key {self.key}: anybody may write it (mode {mode:04o}): make it 0600 and issue a new one",
+                f"key {self.key} is world-writable (mode {mode:04o}): set mode 0600 and issue a new key",
             )
         warnings: tuple[str, ...] = ()
-        # Not an error: Kubernetes mounts secrets with mode 0644 unless told otherwise, in a volume of the pod alone.
+        # Not an error: Kubernetes mounts secrets with mode 0644 by default, in a volume that only the pod sees.
         if mode & stat.S_IROTH:
-            warnings = (f"key {self.key}: anybody on this host may read it (mode {mode:04o}): make it 0600",)
+            warnings = (f"key {self.key} is world-readable (mode {mode:04o}): set mode 0600",)
         return Credentials(
             certificate_pem=_read(self.certificate, "certificate")[0],
             key_pem=key_pem,
@@ -97,13 +97,16 @@ class IdentityFiles:
 
 @dataclass(frozen=True, slots=True)
 class OwnIdentity:
-    """A proven identity, ready to serve with. Replaced whole, never changed."""
+    """A proven identity, ready for use. Replaced as a whole, never changed."""
 
     workload: Workload
-    """Who we are; its `not_after` is when we stop being it."""
-    server: ssl.SSLContext
+    """The SPIFFE id, and in `not_after` when the certificate expires."""
+    serial: str
+    """The certificate's serial number, hexadecimal."""
+    server: ssl.SSLContext | None
+    """For the inbound listener; None where there is none."""
     client: ssl.SSLContext | None
-    """None where it was not asked for."""
+    """For connections to other sidecars; None where there are none."""
     warnings: tuple[str, ...]
 
 
@@ -112,22 +115,24 @@ def own_identity(
     trust_domain: str,
     now: float,
     *,
-    needs_client: bool = True,
+    serves: bool = True,
+    calls: bool = True,
     mtls: Literal["strict", "permissive"] = "strict",
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     server_protocols: Sequence[str] = SERVER_PROTOCOLS,
     client_protocols: Sequence[str] = CLIENT_PROTOCOLS,
 ) -> OwnIdentity:
-    """Contexts for both directions, proven against each other; about 5 ms of CPU.
+    """Contexts for the directions that are used, proven by a handshake; about 5 ms of CPU.
 
-    Where nothing connects into the mesh, a certificate for servers alone is enough: X509-SVID section 4.4 demands both
-    usages of an SVID, but many authorities issue servers with serverAuth only, and it harms nobody here.
+    A sidecar that only serves needs serverAuth, one that only calls clientAuth. X509-SVID section 4.4 demands both of
+    an SVID, but many authorities issue certificates with one of them, which is enough here.
 
     Args:
-        credentials: what was read.
-        trust_domain: the mesh's; our certificate must be of it.
+        credentials: what the identity source delivered.
+        trust_domain: the mesh's; the certificate must belong to it.
         now: seconds since the epoch.
-        needs_client: also for connections into the mesh.
+        serves: whether there is an inbound listener with TLS.
+        calls: whether connections to other sidecars are made. One of both must be.
         mtls: see `server_context`.
         minimum_version: of TLS, for both.
         server_protocols: ALPN of the server context.
@@ -137,20 +142,35 @@ def own_identity(
         CertificateError: the identity cannot be used.
     """
     leaf = _leaf(credentials.certificate_pem)
+    roles = ((serves, PeerRole.SERVER, "inbound (serverAuth)"), (calls, PeerRole.CLIENT, "outbound (clientAuth)"))
+    workloads = [_read_own(leaf, trust_domain, now, role, use) for is_needed, role, use in roles if is_needed]
+    server = client = None
+    if serves:
+        server = server_context(credentials, mtls=mtls, minimum_version=minimum_version, protocols=server_protocols)
+    if calls:
+        client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
+    if server is not None and client is not None:
+        proof = prove(server, client)
+    elif server is not None:
+        with _unverifying(server):
+            proof = prove(server, client_context(credentials, shows_certificate=False))
+    else:
+        assert client is not None
+        with _unverifying(client):
+            proof = prove(server_context(credentials), client)
+    if proof.leaf != leaf:
+        raise CertificateError(
+            "handshake", "the certificate that TLS presents is not the first in the certificate file"
+        )
+    return OwnIdentity(workloads[0], proof.serial, server, client, credentials.warnings)
+
+
+def _read_own(leaf: bytes, trust_domain: str, now: float, role: PeerRole, use: str) -> Workload:
     try:
-        workload = read_peer(leaf, trust_domain, now, PeerRole.SERVER)
-        if needs_client:
-            read_peer(leaf, trust_domain, now, PeerRole.CLIENT)
+        return read_peer(leaf, trust_domain, now, role)
     except PeerRefused as refused:
         reason = "expired" if refused.reason in ("expired", "not-yet-valid") else "not-an-svid"
-        raise CertificateError(reason, f"our own certificate: {refused.message}") from None
-    server = server_context(credentials, mtls=mtls, minimum_version=minimum_version, protocols=server_protocols)
-    client = None
-    if needs_client:
-        client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
-    if (prove(server, client) if client is not None else _prove_alone(server, credentials)) != leaf:
-        raise CertificateError("handshake", "the certificate that TLS serves is not the first of the certificate file")
-    return OwnIdentity(workload, server, client, credentials.warnings)
+        raise CertificateError(reason, f"our own certificate, for {use}: {refused.message}") from None
 
 
 def server_context(
@@ -162,10 +182,10 @@ def server_context(
 ) -> ssl.SSLContext:
     """A context for a listener. Not proven: see `prove`.
 
-    In `strict` mode a client must show a certificate of the trust bundle. In `permissive` mode it may show none (and is
-    then nobody, which only the policy can permit), but one that it shows must verify: a broken identity is refused, not
-    taken for none. The two modes need a listener each: a certificate cannot be asked for later, from the SNI callback
-    (CPython accepts a client without one then).
+    In `strict` mode a client must present a certificate that the trust bundle verifies. In `permissive` mode it may
+    present none (it is anonymous then, and the policy decides), but a certificate that it presents must verify: a bad
+    one is refused, not treated as none. The two modes need a listener each: a certificate cannot be requested later,
+    from the SNI callback (CPython accepts a client without one then).
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, credentials, minimum_version, protocols)
     context.verify_mode = ssl.CERT_REQUIRED if mtls == "strict" else ssl.CERT_OPTIONAL
@@ -185,7 +205,7 @@ def client_context(
 ) -> ssl.SSLContext:
     """A context for connections into the mesh. Not proven: see `prove`.
 
-    Names are not checked: who the server is, is its SPIFFE id, which the connector reads with `PeerRole.SERVER`.
+    Host names are not checked: the server's identity is its SPIFFE id, which the connector reads (`PeerRole.SERVER`).
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, credentials, minimum_version, protocols, shows_certificate)
     context.check_hostname = False
@@ -193,14 +213,21 @@ def client_context(
     return context
 
 
-def prove(server: ssl.SSLContext, client: ssl.SSLContext) -> bytes:
-    """Let two contexts of ours complete a handshake in memory, each verifying the other's leaf.
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a self-test handshake has shown."""
 
-    Returns:
-        the leaf that the server showed, DER.
+    leaf: bytes
+    """The certificate that was presented, DER."""
+    serial: str
+    """Its serial number, hexadecimal."""
+
+
+def prove(server: ssl.SSLContext, client: ssl.SSLContext) -> Proof:
+    """Complete a handshake in memory between two contexts of the same identity; each verifies the other's leaf.
 
     Raises:
-        CertificateError: they could not.
+        CertificateError: the handshake failed.
     """
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_end = client.wrap_bio(to_client, to_server, server_side=False)
@@ -218,25 +245,29 @@ def prove(server: ssl.SSLContext, client: ssl.SSLContext) -> bytes:
     except ssl.SSLCertVerificationError as error:
         raise _unverified(error) from None
     except ssl.SSLError as error:
-        raise CertificateError("handshake", f"our own contexts cannot speak to each other: {_why(error)}") from None
+        raise CertificateError("handshake", f"the self-test handshake failed: {_why(error)}") from None
     leaf = client_end.getpeercert(binary_form=True)
     if pending or leaf is None or (server_end.getpeercert(binary_form=True) or leaf) != leaf:
-        raise CertificateError("handshake", "our own contexts do not complete a handshake with each other")
-    return leaf
+        raise CertificateError("handshake", "the self-test handshake did not complete with our own certificate")
+    # Decoded only by an end that has verified it.
+    decoded = client_end.getpeercert() or server_end.getpeercert() or {}
+    return Proof(leaf, str(decoded.get("serialNumber", "")).lower())
 
 
-def _prove_alone(server: ssl.SSLContext, credentials: Credentials) -> bytes:
-    """What `prove` does, for a leaf that may not be a client's: the client shows none and is asked for none.
+@contextmanager
+def _unverifying(context: ssl.SSLContext) -> Iterator[None]:
+    """Let a context that nothing uses yet skip verification during its self-test.
 
-    Only for a context that serves nobody yet. Nothing of it but `verify_mode` differs meanwhile, so key, chain and
-    protocols are proven as they will serve, and the bundle by the client, which verifies the leaf with it.
+    The certificate may lack the usage that the peer of this context needs (extended key usage), so it cannot play both
+    ends. Nothing but `verify_mode` differs meanwhile: key, chain and protocols are proven as they will be used, and the
+    bundle by the other end, which verifies our leaf with it.
     """
-    demanded = server.verify_mode
-    server.verify_mode = ssl.CERT_NONE
+    demanded = context.verify_mode
+    context.verify_mode = ssl.CERT_NONE
     try:
-        return prove(server, client_context(credentials, shows_certificate=False))
+        yield
     finally:
-        server.verify_mode = demanded
+        context.verify_mode = demanded
 
 
 def _context(
@@ -246,16 +277,16 @@ def _context(
     protocols: Sequence[str],
     shows_certificate: bool = True,
 ) -> ssl.SSLContext:
-    """What both directions share."""
+    """What server and client contexts have in common."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = minimum_version
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_ciphers(_TLS_1_2_CIPHERS)
     context.set_alpn_protocols(list(protocols))
-    # Whatever stands in the bundle is an anchor, self-signed or not (RFC 5280 section 6.1.1 d): so authorities can be
-    # cross-signed and rotated one by one. VERIFY_X509_STRICT stays off: it mostly asks of authorities what many private
-    # ones lack (key identifiers), and what SPIFFE asks of a leaf is checked by `read_peer`.
+    # Every certificate in the bundle is a trust anchor, self-signed or not (RFC 5280 section 6.1.1 d), so authorities
+    # can be cross-signed and rotated one by one. VERIFY_X509_STRICT stays off: it mostly demands what many private
+    # authorities lack (key identifiers), and what SPIFFE demands of a leaf is checked by `read_peer`.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     _load_trust(context, credentials.bundle_pem)
     if shows_certificate:
@@ -269,42 +300,40 @@ def _load_trust(context: ssl.SSLContext, bundle_pem: bytes) -> None:
     except (ssl.SSLError, ValueError) as error:
         raise CertificateError(
             "unreadable",
-            f"the trust bundle cannot be read: {_why(error)}; it must hold PEM certificates of authorities",
+            f"the trust bundle cannot be read: {_why(error)}; it must contain CA certificates in PEM",
         ) from None
     stored = context.cert_store_stats()
     if stored["x509"] != stored["x509_ca"]:
         raise CertificateError(
             "unreadable",
-            "the trust bundle holds a certificate that is no authority's: leave only the mesh's authorities",
+            "the trust bundle contains a certificate that is not a CA's: keep only the mesh's authorities in it",
         )
 
 
 def _load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
     if b"PRIVATE KEY-----" not in credentials.key_pem:
-        raise CertificateError("unreadable", "the key file holds no private key: it must be PEM, without a password")
+        raise CertificateError("unreadable", "the key file contains no private key: it must be PEM, not encrypted")
     try:
         with _as_file(credentials.certificate_pem + b"\n" + credentials.key_pem) as path:
             context.load_cert_chain(path, password=_no_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise CertificateError(
-                "mismatch", "the key is not the certificate's: write both files of one issue, then they are read again"
+                "mismatch", "the key does not match the certificate: write certificate and key of the same issuance"
             ) from None
         raise CertificateError(
-            "unreadable", f"certificate and key cannot be loaded: {_why(error)}; both must be PEM and complete"
+            "unreadable", f"certificate and key cannot be loaded: {_why(error)}; both must be complete PEM"
         ) from None
 
 
 def _no_password() -> NoReturn:
-    # Without this OpenSSL asks on the terminal and the event loop stands still.
-    raise CertificateError(
-        "unreadable", "the key is encrypted: write it without a password, readable for its owner only"
-    )
+    # Without this OpenSSL prompts on the terminal and blocks the event loop.
+    raise CertificateError("unreadable", "the key is encrypted: write it unencrypted, with mode 0600")
 
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path for what `load_cert_chain` takes as a file only. In memory: a key that we were given gets to no disk."""
+    """A path for `load_cert_chain`, which takes files only. In memory, so that the key is never written to a disk."""
     if hasattr(os, "memfd_create"):
         with os.fdopen(os.memfd_create("identity"), "wb") as file:
             file.write(content)
@@ -325,7 +354,7 @@ def _leaf(certificate_pem: bytes) -> bytes:
     stop = certificate_pem.find(_END, start)
     if start < 0 or stop < 0:
         raise CertificateError(
-            "unreadable", "the certificate file holds no whole certificate: it must be PEM, the leaf first"
+            "unreadable", "the certificate file contains no complete certificate: it must be PEM, the leaf first"
         )
     try:
         return ssl.PEM_cert_to_DER_cert(certificate_pem[start : stop + len(_END)].decode("ascii"))
@@ -334,7 +363,7 @@ def _leaf(certificate_pem: bytes) -> bytes:
 
 
 def _read(path: Path, what: str) -> tuple[bytes, int]:
-    """Content and permission bits of a file."""
+    """Content and permission bits of a file. Raises CertificateError."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -347,22 +376,22 @@ def _read(path: Path, what: str) -> tuple[bytes, int]:
 
 
 def _unverified(error: ssl.SSLCertVerificationError) -> CertificateError:
-    """Codes of X509_STORE_CTX_get_error(3), told in our words."""
+    """What the codes of X509_STORE_CTX_get_error(3) mean for our own certificate."""
     if error.verify_code in (9, 10):
         return CertificateError(
-            "expired", f"an authority in our chain is out of its validity ({error.verify_message}): renew it"
+            "expired", f"a CA certificate in our chain is outside its validity ({error.verify_message}): renew it"
         )
     if error.verify_code in (2, 18, 19, 20, 21):
         return CertificateError(
             "untrusted",
-            "our own certificate is not signed by an authority of the trust bundle: if the authority is rotating, the "
-            "bundle must hold the new one before certificates of it are used; intermediates stand behind the leaf",
+            "our own certificate is not signed by an authority of the trust bundle: when an authority rotates, the "
+            "bundle must contain the new one before its certificates are used; intermediates follow the leaf",
         )
     return CertificateError("untrusted", f"our own certificate does not verify: {error.verify_message}")
 
 
 def _why(error: Exception) -> str:
-    """OpenSSL's words without its source lines."""
+    """OpenSSL's reason without source file and line."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or "no PEM").lower().replace("_", " ")
     return "bytes that are not ASCII" if isinstance(error, UnicodeError) else str(error)

@@ -1,3 +1,5 @@
-"""The data plane's process: `app` builds every part in order on one page, `reload` replaces what documents decide,
-`tokens` and `fetch` keep the keys of issuers, `admin` answers operators. With several workers, `supervisor` keeps them
-alive, `overview` answers operators for all of them, and `worker` is what both sides have in common."""
+"""The data plane's process: `app` builds every part in order on one page, `configuration` replaces what documents
+decide, `rotation` the workload's certificate; both take what their source (`document_source`, `identity_source`)
+delivers. `tokens` and `fetch` keep the keys of issuers, `drain` ends the process, `admin` answers operators. With
+several workers, `supervisor` keeps them alive, `overview` answers operators for all of them, and `worker` is what both
+have in common."""

@@ -36,10 +36,10 @@ def main(arguments: list[str]) -> int:
             uvloop.run(run_sidecar(arguments))
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]
-        logger.error("the documents have problems: nothing was started", extra={"fields": {"problems": problems}})
+        logger.error("configuration rejected; not starting", extra={"fields": {"problems": problems}})
         return FINDINGS
     except CertificateError as error:
-        logger.error("the identity cannot be used: nothing was started", extra={"fields": {"problem": str(error)}})
+        logger.error("certificate rejected; not starting", extra={"fields": {"problem": str(error)}})
         return FAILURE
     except WorkersFailed as error:
         logger.error("stopped: %s", error)

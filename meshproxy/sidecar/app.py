@@ -1,4 +1,4 @@
-"""`meshproxy sidecar`: every part of the data plane, built in order on one page, and its life until it ends."""
+"""`meshproxy sidecar`: every part of the data plane, built in order on one page, and run until it ends."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
-from meshproxy.config.child import load_in_child
-from meshproxy.config.problems import ConfigError, Problem
-from meshproxy.identity.caller import Workload
-from meshproxy.identity.certificates import CertificateError, OwnIdentity
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.routing.live import Live
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
 from meshproxy.sidecar.clusters import Clusters
-from meshproxy.sidecar.reload import (
-    DOWNSTREAM_CONNECTIONS,
-    inbound_snapshot,
-    outbound_snapshot,
-    read_identity,
-    times,
-)
-from meshproxy.sidecar.side import Side
+from meshproxy.sidecar.configuration import Configuration
+from meshproxy.sidecar.direction import Direction
+from meshproxy.sidecar.document_source import FileDocuments, LastGood
+from meshproxy.sidecar.drain import drain
+from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
+from meshproxy.sidecar.snapshots import times
+from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
-from meshproxy.sidecar.worker import read_documents, write_documents
+from meshproxy.sidecar.worker import read_documents
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.audit import AuditLog
 from meshproxy.telemetry.catalogue import Metrics
@@ -44,58 +39,54 @@ from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
-from meshproxy.upstream.serving import HealthService
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from meshproxy.config.routes import ModelRoute
     from meshproxy.config.schema import Documents
+    from meshproxy.identity.caller import Workload
+    from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
+    from meshproxy.sidecar.document_source import DocumentSource
+    from meshproxy.sidecar.rotation import LoadedIdentity
     from meshproxy.sidecar.worker import Seat
-    from meshproxy.upstream.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
-WATCH_PERIOD = 0.5
-"""Seconds between two looks at the files: whoever changes weights sees them move within a second. (The kubelet takes up
-to a minute to update a mounted volume.)"""
 LOG_PERIOD = 0.5
-"""Seconds that a line of the access log may wait for others."""
-QUIET = 0.5
-"""Seconds without a request after which nobody is left to drain for."""
-LOOK_PERIOD = 0.05
-"""Seconds between two looks for that."""
+"""Seconds that a line of the access log may be buffered."""
 PARTING_TURNS = 5
-"""Turns of the event loop within which everyone has heard of a connection that was broken off, TLS and all."""
+"""Turns of the event loop until every part has heard of a connection that was aborted, TLS included."""
 UPSTREAM_WINDOW = 1 << 30
-"""What all answers on one connection to a model server may hold together: as good as no limit, since all clients share
-it, and four that do not read would use up any that is a few streams wide. Each stream has its own."""
+"""Flow-control window of a connection to a model server: practically unlimited, since all clients share it, and four
+that do not read would exhaust one that is a few streams wide. Each stream has its own window."""
 
 
 class Sidecar:
     """One sidecar, from its documents to its end."""
 
-    def __init__(self, paths: Sequence[str], documents: Documents, seat: Seat | None = None) -> None:
+    def __init__(
+        self,
+        source: DocumentSource,
+        documents: Documents,
+        identity: LoadedIdentity | None,
+        seat: Seat | None = None,
+    ) -> None:
         """Build every part. Nothing listens yet.
 
         Args:
-            paths: where the documents are.
-            documents: what they say.
-            seat: if this is one of several workers, which.
+            source: delivers documents.
+            documents: the ones to start with.
+            identity: the workload identity to start with; None where TLS is disabled.
+            seat: the worker's, if this is one of several.
 
         Raises:
-            ConfigError, CertificateError: the documents or the identity cannot be used.
-            OSError: the access log cannot be opened.
+            ConfigError: the documents cannot be used.
+            OSError: the access log or audit log cannot be opened.
         """
-        self._paths = list(paths)
-        self._documents = documents
         self._seat = seat
-        self._health: HealthService | None = None
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self._reload_wanted = asyncio.Event()
         spec = documents.sidecar.spec
 
         # Telemetry: everything below reports to it.
@@ -114,10 +105,10 @@ class Sidecar:
             sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
         observer = Observer(self.metrics, sinks)
 
-        # Sockets: what all connections share.
+        # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
         outbox = Outbox(loop)
-        self._driving = Driving(
+        driving = Driving(
             loop=loop,
             outbox=outbox,
             reaper=self._reaper,
@@ -134,14 +125,24 @@ class Sidecar:
             on_limit=self.limit,
         )
 
-        # Stations: compiled from the documents, replaced by a reload. Everything that was learned on the way stays.
+        # The configuration: compiled from the documents, replaced by a reload, while learned state is carried over. The
+        # identity rotates without a reload.
         traffic = TrafficMetrics(self.metrics)
-        self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context, self._good_until)
-        self._live = Live()
-        self._tokens = Tokens(self.metrics, outbox)
-        self._identity = read_identity(documents, time.time())
-        verifier = self._tokens.build(documents.mesh.spec.issuers)
-        clusters = self._clusters.build(documents)
+        self.identity = IdentityRotation(identity, self.metrics)
+        self.clusters = Clusters(upstream_driving, traffic, traffic, self.identity.client_context, self._valid_until)
+        self.tokens = Tokens(self.metrics, outbox)
+        live = Live()
+        self.configuration = Configuration(
+            source,
+            documents,
+            self.metrics,
+            driving=driving,
+            clusters=self.clusters,
+            live=live,
+            tokens=self.tokens,
+            identity=self.identity,
+        )
+        compiled = self.configuration.compile(documents)
         tracer = Tracer()
 
         def pipeline(snapshot: Snapshot) -> Pipeline:
@@ -153,50 +154,58 @@ class Sidecar:
                 snapshot=snapshot,
                 observer=observer,
                 tracer=tracer,
-                refresh_keys=self._tokens.refresh,
+                refresh_keys=self.tokens.refresh,
                 on_limit=self.limit,
                 traffic=traffic,
             )
 
         # Ports.
-        most = documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
-        self.inbound: Side | None = None
-        self._health = self._health_service(documents, clusters)
-        traffic.on_health.append(self._health_changed)
-        if (snapshot := inbound_snapshot(documents, clusters, verifier, self._live, self._health)) is not None:
-            self.inbound = Side(
+        self.inbound: Direction | None = None
+        if (snapshot := compiled.snapshots.get("inbound")) is not None:
+            self.inbound = Direction(
                 "inbound",
                 self.metrics,
                 pipeline(snapshot),
-                driving=self._driving,
+                driving=driving,
                 security=Security(documents.mesh.spec.mtls),
-                context=self._identity.server if self._identity is not None else None,
+                context=self.identity.current.server if self.identity.current is not None else None,
                 identify=self._identify,
-                max_connections=most,
+                max_connections=compiled.max_connections,
             )
-        self.outbound: Side | None = None
-        if (snapshot := outbound_snapshot(documents, clusters, self._live)) is not None:
+        self.outbound: Direction | None = None
+        if (snapshot := compiled.snapshots.get("outbound")) is not None:
             assert spec.outbound is not None
-            self.outbound = Side(
+            self.outbound = Direction(
                 "outbound",
                 self.metrics,
                 pipeline(snapshot),
-                driving=self._driving,
+                driving=driving,
                 security=Security.PLAINTEXT,
                 context=None,
                 identify=lambda der: None,
-                max_connections=most,
+                max_connections=compiled.max_connections,
                 is_transparent=spec.outbound.transparent,
             )
-        self.sides = [side for side in (self.inbound, self.outbound) if side is not None]
+        self.directions = [direction for direction in (self.inbound, self.outbound) if direction is not None]
+        self.identity.on_exchange = self._exchange_context
         self.metrics.in_flight.read_from(
-            lambda: self.metrics.count_in_flight(each for side in self.sides for each in side.pipeline.live)
+            lambda: self.metrics.count_in_flight(
+                each for direction in self.directions for each in direction.pipeline.live
+            )
         )
-        traffic.watch(self._clusters.all, [side.pipeline for side in self.sides])
-        self._adopt(documents, self._identity)
-        self._seen = self._signature()
-        """Of the files, when they were read last."""
-        page = Admin(loop, self.metrics.registry, self)
+        traffic.watch(self.clusters.all, [direction.pipeline for direction in self.directions])
+        traffic.on_health.append(self._health_changed)
+        self.configuration.begin(compiled, self.directions)
+        status = Status(
+            self.configuration,
+            self.identity,
+            self.tokens,
+            self.clusters,
+            self.directions,
+            is_draining=self._stopping.is_set,
+            drain=self.drain,
+        )
+        page = Admin(loop, self.metrics.registry, status)
         self.admin = Listener(
             direction="admin",
             driving=Driving(
@@ -211,115 +220,92 @@ class Sidecar:
             max_connections=ADMIN_CONNECTIONS,
         )
 
-    # Its life
+    # Running
 
     async def run(self) -> None:
         """Listen and serve until SIGTERM, SIGINT or `POST /drain`. Raises OSError if a port is taken."""
-        spec = self._documents.sidecar.spec
-        # First of all: nobody who sends SIGHUP knows how far we are, and without a handler it ends us.
+        # First of all: without a handler, a SIGHUP that comes early ends the process.
         for number, action in (
             (signal.SIGTERM, self.drain),
             (signal.SIGINT, self.drain),
             (signal.SIGHUP, self._hung_up),
         ):
             self._loop.add_signal_handler(number, action)
-        await asyncio.gather(self._tokens.wait_for_keys(), self._clusters.wait_for_endpoints())
+        await asyncio.gather(self.tokens.wait_for_keys(), self.clusters.wait_for_endpoints())
         try:
             if self._seat is None:
                 self._listen(None, None)
-                self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
+                admin = self.configuration.documents.sidecar.spec.admin.listen
+                self.admin.listen(admin.host, admin.port)
             else:
                 self._take_seat(self._seat)
         except OSError:
             await self._close()
             raise
         self._reaper.start()
-        fields = {side.direction: side.listener.address for side in self.sides}
+        fields = {direction.name: direction.listener.address for direction in self.directions}
         logger.info(
             "listening" if self._seat is None else "worker listening",
             extra={"fields": {**fields, "admin": self.admin.address, "pid": os.getpid()}},
         )
+        self.configuration.start()
+        self.identity.start()
         tasks = [
-            self._loop.create_task(self._reload_when_wanted()),
-            self._loop.create_task(self._watch_files()),
+            self._loop.create_task(self.configuration.run()),
+            self._loop.create_task(self.identity.run()),
             self._loop.create_task(self._flush_log()),
         ]
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
-            # None of them ends by itself: whichever does has found a mistake of ours, and going on would hide it.
+            # None of the tasks ends by itself: one that does has a defect, which must not stay hidden.
             await asyncio.wait((failed, stopping), return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
                 failed.result()
-            await self._drain(self._documents.sidecar.spec.drain_timeout)
+            grace = self.configuration.documents.sidecar.spec.drain_timeout
+            await drain(self.directions, self.configuration.health, grace)
         finally:
-            # Each by itself: a gathering of which one has failed cancels nobody any more.
+            # Each by itself: a gathering of which one has failed no longer cancels the others.
             for task in (stopping, *tasks):
                 task.cancel()
             await asyncio.gather(failed, stopping, *tasks, return_exceptions=True)
             await self._close()
 
     def _take_seat(self, seat: Seat) -> None:
-        """Listen as one of several. Raises OSError."""
-        # First of all, since connections come as soon as the port is shared.
+        """Listen as one of several workers. Raises OSError."""
+        # The admin socket first, since connections come as soon as the port is shared.
         seat.socket.unlink(missing_ok=True)
         self.admin.listen_unix(str(seat.socket))
         self._listen(seat.inbound_port, seat.outbound_port)
         seat.watch_supervisor(self._loop, self.drain)
         seat.tell_listening()
         if seat.is_successor:
-            # What the others run was handed down; what the files say now may be newer, or bad.
-            self._reload_wanted.set()
+            # It started from the configuration of the other workers; the source may have a newer one, or a bad one.
+            self.configuration.request()
 
     def _listen(self, inbound_port: int | None, outbound_port: int | None) -> None:
         """Raises OSError."""
-        spec = self._documents.sidecar.spec
+        spec = self.configuration.documents.sidecar.spec
         if self.inbound is not None and spec.inbound is not None:
             self.inbound.listen(spec.inbound.listen, shared_port=inbound_port)
         if self.outbound is not None and spec.outbound is not None:
             self.outbound.listen(spec.outbound.listen, shared_port=outbound_port)
 
     def drain(self) -> None:
-        """Begin to go away (`admin.Operated`)."""
+        """Begin to shut down."""
         self._stopping.set()
 
-    async def _drain(self, grace: float) -> None:
-        """Stop being ready, ask clients to leave, and serve whoever still comes until nobody does."""
-        logger.info("draining", extra={"fields": {"in_flight": self._in_flight, "grace_seconds": grace}})
-        if self._health is not None:
-            self._health.drain()
-        for side in self.sides:
-            side.listener.drain()
-        deadline = self._loop.time() + grace
-        served, quiet_since = -1, 0.0
-        while (now := self._loop.time()) < deadline:
-            # Looked at rather than waited for: what counts is that nothing came for a while.
-            if served != self._served or not all(side.listener.is_quiet for side in self.sides):
-                served, quiet_since = self._served, now
-            elif now - quiet_since >= QUIET:
-                return
-            await asyncio.sleep(min(LOOK_PERIOD, deadline - now))
-        logger.warning(
-            "drain timed out: breaking off what is under way", extra={"fields": {"in_flight": self._in_flight}}
-        )
-
-    @property
-    def _in_flight(self) -> int:
-        return sum(len(side.pipeline.live) for side in self.sides)
-
-    @property
-    def _served(self) -> int:
-        return sum(side.pipeline.served for side in self.sides)
-
     async def _close(self) -> None:
-        for side in self.sides:
-            await side.close()
+        self.configuration.stop()
+        self.identity.stop()
+        for direction in self.directions:
+            await direction.close()
         await self.admin.close()
-        # What was broken off is yet to be written down.
+        # Requests that were aborted are yet to be logged.
         for _ in range(PARTING_TURNS):
             await asyncio.sleep(0)
-        await self._tokens.close()
-        await self._clusters.close()
+        await self.tokens.close()
+        await self.clusters.close()
         self._reaper.stop()
         await asyncio.sleep(0)
         for sink in self._log_sinks:
@@ -332,257 +318,81 @@ class Sidecar:
             for sink in self._log_sinks:
                 sink.flush()
 
-    # Configuration
-
     def _hung_up(self) -> None:
-        self._reload_wanted.set()
+        """SIGHUP: reload, look for a new certificate, and reopen log files that were rotated."""
+        self.configuration.request()
+        self.identity.request()
         for sink in self._log_sinks:
             try:
                 sink.reopen()
             except OSError as error:
-                logger.error("a log cannot be opened again: %s", error)
+                logger.error("log file could not be reopened", extra={"fields": {"problem": str(error)}})
 
-    async def _watch_files(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_PERIOD)
-            if self._signature() != self._seen:
-                self._reload_wanted.set()
-
-    def _signature(self) -> tuple[object, ...]:
-        """What changes when a file that we read does. Of folders the entries count, through the links of a mount."""
-        files = [Path(path) for path in self._paths]
-        files += [entry for folder in files for entry in _entries(folder)]
-        identity = self._documents.sidecar.spec.identity
-        if identity is not None:
-            files += map(Path, (identity.files.certificate, identity.files.key, identity.files.trust_bundle))
-        issuers = self._documents.mesh.spec.issuers
-        files += (Path(issuer.keys.file) for issuer in issuers if issuer.keys and issuer.keys.file)
-        return tuple(_stat(file) for file in files)
-
-    async def _reload_when_wanted(self) -> None:
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            await self.reload()
-
-    async def reload(self) -> None:
-        """Take what the files say now. Whatever is wrong with it, nothing of it is taken then."""
-        self._seen = self._signature()
-        try:
-            documents = await load_in_child(self._paths)
-            self._check_fixed(documents)
-            identity = read_identity(documents, time.time())
-            verifier = self._tokens.build(documents.mesh.spec.issuers)
-            clusters = self._clusters.build(documents)
-            health = self._health_service(documents, clusters)
-            snapshots = (
-                inbound_snapshot(documents, clusters, verifier, self._live, health),
-                outbound_snapshot(documents, clusters, self._live),
-            )
-            await self._clusters.look_up()
-        except (ConfigError, CertificateError) as error:
-            self.metrics.config_reloads.labels("failed").value += 1
-            self.metrics.config_in_sync.labels().value = 0
-            problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
-            logger.error("the new configuration is not taken", extra={"fields": {"problems": problems}})
-            return
-        except Exception:
-            # A mistake of ours, or of the system's: the traffic is not to pay for it.
-            self.metrics.config_reloads.labels("failed").value += 1
-            self.metrics.config_in_sync.labels().value = 0
-            logger.exception("the new configuration is not taken")
-            return
-        # From here on nothing can fail: a request sees the old configuration or the new one.
-        most = documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
-        context = identity.server if identity is not None else None
-        for side, snapshot in zip((self.inbound, self.outbound), snapshots, strict=True):
-            if side is not None and snapshot is not None:
-                side.adopt(snapshot, most, context if side is self.inbound else None)
-        if self._health is not None and self._health is not health:
-            self._health.drain()  # who watches asks again, and hears of the server as it is now
-        self._health = health
-        self._driving.limits = documents.mesh.spec.limits
-        self._driving.times = times(documents)
-        self._adopt(documents, identity)
-        if health is not None:
-            health.changed()  # other models may be asked for, of other endpoints
-        self.metrics.config_reloads.labels("ok").value += 1
-        if self._seat is not None:
-            try:
-                write_documents(self._seat.folder, documents)
-            except OSError as error:
-                logger.error("workers to come will not know this configuration: %s", error)
-        logger.info("configuration taken", extra={"fields": {"fingerprint": documents.fingerprint}})
-
-    def _check_fixed(self, documents: Documents) -> None:
-        """What sockets and files are bound to cannot be replaced under them. Raises ConfigError."""
-        old, new = self._documents, documents
-        inbound = [each.sidecar.spec.inbound for each in (old, new)]
-        outbound = [each.sidecar.spec.outbound for each in (old, new)]
-        fixed = (
-            ("spec.inbound.listen", *(each.listen if each else None for each in inbound)),
-            ("spec.outbound.listen", *(each.listen if each else None for each in outbound)),
-            ("spec.outbound.transparent", *(each.transparent if each else None for each in outbound)),
-            ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
-            ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
-            ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
-            ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
-            ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
-        )
-        problems = tuple(
-            Problem("", 0, "", str(field), f"changes from {before} to {after}: restart the sidecar for that")
-            for field, before, after in fixed
-            if before != after
-        )
-        if problems:
-            raise ConfigError(problems)
-
-    def _adopt(self, documents: Documents, identity: OwnIdentity | None) -> None:
-        """The configuration is in use."""
-        self._documents = documents
-        self._identity = identity
-        self._clusters.adopt(documents)
-        self._live.adopt()
-        self._tokens.adopt()
-        rules = [rule for role in documents.roles for rule in role.spec.rules]
-        self.metrics.mention(
-            [model for rule in rules for model in rule.models]
-            + [model for route in documents.routes for model in route.spec.models],
-            [version for rule in rules for version in rule.versions]
-            + [label for rule in rules for label in rule.labels]
-            + [version for route in documents.routes for version in route_versions(route)],
-        )
-        self.metrics.config_in_sync.labels().value = 1
-        self.metrics.config_loaded.labels().value = time.time()
-        if identity is not None:
-            self.metrics.certificate_expiry.labels().value = identity.workload.not_after
-            for warning in identity.warnings:
-                logger.warning(warning)
-
-    # What the ports report and ask (listener.Identify, admin.Operated)
+    # What the parts ask for
 
     def _identify(self, der: bytes | None) -> Workload | None:
+        """The client of an inbound connection (`listener.Identify`)."""
         if der is None:
             return None
         try:
-            return read_peer(der, self._documents.mesh.spec.trust_domain, time.time(), PeerRole.CLIENT)
+            return read_peer(der, self.configuration.documents.mesh.spec.trust_domain, time.time(), PeerRole.CLIENT)
         except PeerRefused as refused:
             raise PeerRejected(str(refused)) from refused
 
-    def _client_context(self) -> ssl.SSLContext:
-        """What we show to other sidecars, as it is now."""
-        identity = self._identity
-        if identity is None or identity.client is None:
-            raise OSError("there is no certificate to call other sidecars with")
-        return identity.client
+    def _exchange_context(self, identity: OwnIdentity) -> None:
+        if self.inbound is not None:
+            self.inbound.listener.context = identity.server
 
-    def _good_until(self) -> float:
-        """When what we show expires, in seconds since the epoch."""
-        return self._identity.workload.not_after if self._identity is not None else inf
-
-    def _health_service(self, documents: Documents, clusters: Mapping[str, Cluster]) -> HealthService | None:
-        """Who answers for the health of our model server; None where nobody checks it."""
-        inbound = documents.sidecar.spec.inbound
-        if inbound is None:
-            return None
-        (server,) = (each for each in documents.servers if each.metadata.name == inbound.server)
-        if server.spec.health is None:
-            return None
-        cluster = clusters[inbound.server]
-        known = self._health
-        return known if known is not None and known.cluster is cluster else HealthService(cluster)
+    def _valid_until(self) -> float:
+        """When the certificate in use expires, in seconds since the epoch."""
+        identity = self.identity.current
+        return identity.workload.not_after if identity is not None else inf
 
     def _health_changed(self, server: str) -> None:
-        if self._health is not None and self._health.cluster.name == server:
-            self._health.changed()
+        health = self.configuration.health
+        if health is not None and health.cluster.name == server:
+            health.changed()
 
     def limit(self, name: str) -> None:
         """A limit was exceeded."""
         self.metrics.limits_exceeded.labels(name).value += 1
-
-    def readiness(self) -> dict[str, bool]:
-        """What being ready hangs on."""
-        identity = self._identity
-        health = self._health.conditions() if self._health is not None else {}
-        return {
-            "configured": True,
-            "certificate is valid": identity is None or time.time() < identity.workload.not_after,
-            "issuers' keys are known": self._tokens.are_known,
-            **self._clusters.conditions(),
-            **health,
-            "not draining": not self._stopping.is_set(),
-        }
-
-    def configuration(self) -> dict[str, object]:
-        """What runs, without secrets: keys are named by their files only."""
-        documents = self._documents
-        return {
-            "fingerprint": documents.fingerprint,
-            "identity": self._identity.workload.spiffe_id if self._identity else None,
-            "trustDomain": documents.mesh.spec.trust_domain,
-            "mtls": documents.mesh.spec.mtls,
-            "issuers": [issuer.name for issuer in documents.mesh.spec.issuers],
-            "roles": [role.metadata.name for role in documents.roles],
-            "bindings": [binding.metadata.name for binding in documents.bindings],
-            "inbound": self.inbound.listener.address if self.inbound is not None else None,
-            "outbound": self.outbound.listener.address if self.outbound is not None else None,
-            "servers": self._clusters.overview(),
-            "routes": {route.metadata.name: list(route.spec.directions) for route in documents.routes},
-        }
 
 
 async def run_sidecar(paths: Sequence[str]) -> None:
     """Load, build, run.
 
     Raises:
-        ConfigError, CertificateError, OSError: it cannot start, and why.
-        WorkersFailed: of several workers some did not live or end well.
+        ConfigError, CertificateError, OSError: it cannot start.
+        WorkersFailed: a worker of several could not be kept alive, or did not end well.
     """
-    documents = await load_in_child(paths)
+    source = FileDocuments(paths)
+    documents = await source.load()
     if documents.sidecar.spec.workers > 1:
-        from meshproxy.sidecar.supervisor import Supervisor  # not for the memory of those who have none
+        from meshproxy.sidecar.supervisor import Supervisor  # its memory is for those who have workers
 
         await Supervisor(paths, documents).run()
     else:
-        await Sidecar(paths, documents).run()
+        await Sidecar(source, documents, await load_identity(documents)).run()
 
 
 async def run_worker(paths: Sequence[str], seat: Seat) -> None:
-    """Build and run one of several, with the documents that its supervisor hands down.
+    """Build and run one of several workers, from the configuration that is in use.
 
     Raises:
-        CertificateError, OSError: it cannot start, and why.
+        ConfigError, CertificateError, OSError: it cannot start.
     """
-    await Sidecar(paths, read_documents(seat.folder), seat).run()
-
-
-def route_versions(route: ModelRoute) -> list[str]:
-    """Versions and labels that a route sends calls to: they are worth series of their own."""
-    spec = route.spec
-    named = [(each.version, each.label) for each in spec.split]
-    if spec.mirror is not None:
-        named.append((spec.mirror.version, spec.mirror.label))
-    versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
-    return [*versions, *(label for _, label in named if label is not None)]
+    source = LastGood(FileDocuments(paths), seat.folder)
+    documents = read_documents(seat.folder)
+    if seat.is_successor:
+        # Until it serves there is nothing to drain: it ends at once when its supervisor is gone, as on SIGTERM.
+        seat.watch_supervisor(asyncio.get_running_loop(), lambda: signal.raise_signal(signal.SIGTERM))
+        identity = await wait_for_identity(documents)
+    else:
+        identity = await load_identity(documents)
+    await Sidecar(source, documents, identity, seat).run()
 
 
 def _open_sink(where: str) -> LineSink | None:
     if where == "off":
         return None
     return LineSink.stdout() if where == "stdout" else LineSink.file(Path(where))
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder; nothing if it is none, or gone, or not for us to read."""
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _stat(file: Path) -> tuple[object, ...]:
-    try:
-        status = file.stat()
-    except OSError as error:
-        return (str(file), error.errno)
-    return (str(file), status.st_mtime_ns, status.st_size, status.st_ino)

@@ -1,7 +1,7 @@
-"""Every cluster of the process: made from `ModelServer` documents, kept across reloads, supplied with endpoints.
+"""The clusters of the process: made from `ModelServer` documents, kept across reloads, managed with endpoints.
 
-A reload builds what is new beside what runs, then adopts it. A cluster is kept, with its connections and all that it
-has learned, as long as nothing but its written-down endpoints changed; those it is told like any other discovery.
+A reload builds new clusters beside those in use, then adopts them. A cluster is kept, with its connections and learned
+state, as long as nothing but its static endpoints changed; those are updated like any other discovery's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import resource
 import time
 from dataclasses import replace as replace_field
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,39 +45,50 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_ENDPOINTS_SECONDS = 5.0
-"""How long the start waits for endpoints that are looked up. After that it goes on: other servers may be known."""
+"""How long startup waits for endpoints from DNS, before it continues for the sake of other servers."""
 MARGIN_SECONDS = 10.0
-"""So long before our certificate expires, connections that show it take no new calls: clocks differ, and calls take
+"""Connections take no new calls this long before the certificate they present expires: clocks differ, and calls take
 time."""
 MOST_SHOWN = 100
-"""Models of one endpoint that people are shown: callers choose names."""
+"""Models of one endpoint that `/config` lists: callers choose names."""
 MAX_PENDING = 1_024
-"""Requests that may wait for a connection to one endpoint: beyond that, answering fast is kinder."""
+"""Requests that may wait for a connection to one endpoint; more fail at once."""
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 UPSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 4)
-"""Together with those of clients they leave a quarter of the descriptors that we may open for everything else. One
-HTTP/2 client can ask for a hundred REST calls at once, each of which takes a connection to the model server."""
-
+"""With the downstream connections they leave a quarter of the file descriptors for everything else. One HTTP/2 client
+can make a hundred REST calls at once, each of which takes a connection to the model server."""
 
 PROBES = PoolSettings(connect_timeout=1.0, max_connections=1, max_pending=8, idle_timeout=90.0)
-"""Of the pool that an endpoint is checked with. Longer than most intervals: the same connection serves every time."""
+"""Of the pool for an endpoint's health checks. The idle timeout exceeds most intervals: the connection is reused."""
 
 
-class Ears(Protocol):
-    """Who is told what clusters find out, beside `cluster.Watch`."""
+class ClusterObserver(Protocol):
+    """Receives what discovery and health checks find out, beside `cluster.Watch`."""
 
     def discovery_failed(self, server: str, reason: str) -> None:
-        """Endpoints could not be looked up; the last good answer goes on counting."""
+        """A DNS lookup failed; the last good answer stays in use."""
 
     def checked(self, server: str, endpoint: str, is_good: bool) -> None:
-        """A health check ended."""
+        """A health check completed."""
 
     def health_changed(self, server: str) -> None:
-        """An endpoint, or a model on it, may be doing otherwise than before: a check ended."""
+        """The health of an endpoint, or of a model on it, may have changed: a round of checks completed."""
+
+
+class EndpointSource(Enum):
+    """Where the endpoints of a `ModelServer` come from; the value is what `/config` shows."""
+
+    STATIC = "static"
+    DNS = "dns"
+
+    @classmethod
+    def of(cls, spec: ServerSpec) -> EndpointSource:
+        """Which one the document chooses: the schema has `endpoints` or `dns`, never both."""
+        return cls.DNS if spec.dns is not None else cls.STATIC
 
 
 def cluster_settings(spec: ServerSpec) -> ClusterSettings:
-    """The settings of a `ModelServer` that its cluster is made from."""
+    """The settings of a `ModelServer` as the cluster takes them."""
     return ClusterSettings(
         pool=PoolSettings(
             connect_timeout=spec.connect_timeout,
@@ -91,7 +103,7 @@ def cluster_settings(spec: ServerSpec) -> ClusterSettings:
 
 
 def found(endpoints: Sequence[WrittenEndpoint]) -> tuple[Found, ...]:
-    """Endpoints as they are written down."""
+    """Static endpoints, as discovery delivers them."""
     return tuple(
         Found(
             rest=str(each.rest) if each.rest else None,
@@ -103,66 +115,65 @@ def found(endpoints: Sequence[WrittenEndpoint]) -> tuple[Found, ...]:
     )
 
 
-class Supplied:
-    """A cluster, and what supplies it: discovery, and a health check for each endpoint."""
+class ManagedCluster:
+    """A cluster with its discovery, and a health checker for each endpoint."""
 
-    def __init__(self, driving: Driving, spec: ServerSpec, cluster: Cluster, ears: Ears) -> None:
+    def __init__(self, driving: Driving, spec: ServerSpec, cluster: Cluster, observer: ClusterObserver) -> None:
         self.cluster = cluster
         self._driving = driving
         self._spec = spec
-        self._ears = ears
+        self._observer = observer
         self._discovery: Discovery | None = None
         self._checkers: dict[str, Checker] = {}
         self._probing: dict[str, H1Pool] = {}
-        """What checks over HTTP/1.1 are made with."""
+        """Connection pools of health checks over HTTP/1.1."""
         self._models: tuple[str, ...] = ()
         self._closing: set[asyncio.Task[None]] = set()
+        self.source = EndpointSource.of(spec)
         self.is_awaited = False
-        """It was there from the start: we are not ready before its endpoints are known."""
-        self.told = asyncio.Event()
+        """Part of the first configuration: the sidecar is not ready before its endpoints are known."""
+        self.resolved = asyncio.Event()
         """Discovery has answered once."""
         cluster.on_endpoints = self._endpoints_changed
 
     def start(self) -> None:
-        """Find endpoints, if that has not begun. Those that are written down are found at once."""
-        if self._discovery is not None:
-            return
-        name, dns = self.cluster.name, self._spec.dns
-        if dns is None:
-            self._discovery = Static(found(self._spec.endpoints))
-        else:
-            # dnspython is for whoever looks names up.
-            from meshproxy.upstream.dns import DnsDiscovery
+        """Start discovery, if it has not started. Static endpoints are known at once."""
+        if self._discovery is None:
+            self._discovery = self._discover()
+            self._discovery.start(self.cluster.set_endpoints)
 
-            self._discovery = DnsDiscovery(
-                self._driving.loop, dns, lambda reason: self._ears.discovery_failed(name, reason)
-            )
-        self._discovery.start(self.cluster.set_endpoints)
+    def _discover(self) -> Discovery:
+        match self.source:
+            case EndpointSource.STATIC:
+                return Static(found(self._spec.endpoints))
+            case EndpointSource.DNS:
+                from meshproxy.upstream.dns import DnsDiscovery  # only they need dnspython in memory
 
-    @property
-    def is_looked_up(self) -> bool:
-        """Endpoints are found by name, not written down."""
-        return self._spec.dns is not None
+                name, dns = self.cluster.name, self._spec.dns
+                assert dns is not None
+                return DnsDiscovery(
+                    self._driving.loop, dns, lambda reason: self._observer.discovery_failed(name, reason)
+                )
 
     def rewrite(self, endpoints: Sequence[WrittenEndpoint]) -> None:
-        """A reload writes other endpoints down."""
+        """A reload brought other static endpoints."""
         if endpoints != self._spec.endpoints:
             self._spec = replace(self._spec, endpoints=tuple(endpoints))
             self.cluster.set_endpoints(found(endpoints))
 
     def watch(self, models: tuple[str, ...]) -> None:
-        """Ask for the health of these models."""
+        """Check the health of these models."""
         settings = self._spec.health
         if settings is None:
             return
-        # The other checks are about the endpoint: of its models they say nothing.
+        # The other checks are about the endpoint and say nothing about its models.
         self._models = (settings.models or models) if settings.check in ("grpc", "model-status") else ()
         for endpoint in self.cluster.endpoints.values():
             if endpoint.health is not None and endpoint.health.checked.models != self._models:
                 endpoint.health.watch(self._models)
 
     def _endpoints_changed(self, come: Sequence[Endpoint], gone: Sequence[Endpoint]) -> None:
-        self.told.set()
+        self.resolved.set()
         for endpoint in gone:
             checker = self._checkers.pop(endpoint.key, None)
             if checker is not None:
@@ -179,29 +190,29 @@ class Supplied:
             tell = partial(self._checked, endpoint)
             rest: H1Pool | H2Pool | None = endpoint.rest
             if isinstance(rest, H1Pool):
-                # A connection of its own: when calls take up all others, the endpoint is busy, not ill.
+                # A connection of its own: an endpoint whose connections are all in use is busy, not unhealthy.
                 rest = self._probing[endpoint.key] = H1Pool(self._driving, rest.address, PROBES)
             checker = Checker(self._driving, settings, health, rest, endpoint.grpc, tell)
             self._checkers[endpoint.key] = checker
             checker.start()
 
     def _checked(self, endpoint: Endpoint, verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
-        """A round of checks ended."""
+        """A round of checks completed."""
         cluster, health = self.cluster, endpoint.health
         assert health is not None
         for verdict in verdicts:
-            self._ears.checked(cluster.name, endpoint.key, verdict.problem is None)
+            self._observer.checked(cluster.name, endpoint.key, verdict.problem is None)
         if has_changed:
             self._health_changed(endpoint, health, verdicts)
-        # Also if it is as it was taken to be: now that is known.
-        self._ears.health_changed(cluster.name)
+        # Also if nothing changed: now it is known.
+        self._observer.health_changed(cluster.name)
 
     def _health_changed(self, endpoint: Endpoint, health: Health, verdicts: Sequence[Verdict]) -> None:
         cluster = self.cluster
         problems = [f"{verdict.model or 'endpoint'}: {verdict.problem}" for verdict in verdicts if verdict.problem]
         logger.log(
             logging.WARNING if problems else logging.INFO,
-            "the health of an endpoint changed",
+            "endpoint health changed",
             extra={"fields": {"server": cluster.name, "endpoint": endpoint.key, "problems": problems}},
         )
         seconds = self._spec.balancing.warm_up
@@ -216,7 +227,7 @@ class Supplied:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """No more looking."""
+        """Stop discovery and health checks."""
         for checker in self._checkers.values():
             await checker.close()
         self._checkers.clear()
@@ -228,33 +239,33 @@ class Supplied:
 
 
 class Clusters:
-    """The clusters that are in use, by what they are made from."""
+    """The clusters in use, by what they are made from."""
 
     def __init__(
         self,
         driving: Driving,
         watch: Watch,
-        ears: Ears,
+        observer: ClusterObserver,
         client_context: Callable[[], ssl.SSLContext],
         good_until: Callable[[], float],
     ) -> None:
         """
         Args:
-            client_context: what we show to sidecars, as it is now.
-            good_until: when that expires, in seconds since the epoch.
+            client_context: the TLS context for a connection to another sidecar that is made now.
+            good_until: when the certificate in it expires, in seconds since the epoch.
         """
         self._driving = driving
         self._watch = watch
-        self._ears = ears
+        self._observer = observer
         self._client_context = client_context
         self._good_until = good_until
-        self._alive: dict[object, Supplied] = {}
-        self._built: dict[object, Supplied] = {}
+        self._alive: dict[object, ManagedCluster] = {}
+        self._built: dict[object, ManagedCluster] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
     def build(self, documents: Documents) -> dict[str, Cluster]:
-        """Clusters for the documents' servers: those that are alive and made from the same, and new ones. Nothing is
-        looked up or connected to yet."""
+        """Clusters for the documents' servers: those in use that are made from the same, and new ones. Discovery and
+        connections of new ones have not started yet."""
         self._drop_built()
         chosen = {}
         locality = documents.sidecar.spec.locality or ""
@@ -262,12 +273,12 @@ class Clusters:
         for server in documents.servers:
             name = server.metadata.name
             key = (name, _without_endpoints(server.spec), locality, trust_domain, documents.mesh.spec.mtls)
-            supplied = self._alive.get(key) or self._make(server, locality, trust_domain)
-            self._built[key] = supplied
-            chosen[name] = supplied.cluster
+            managed = self._alive.get(key) or self._make(server, locality, trust_domain)
+            self._built[key] = managed
+            chosen[name] = managed.cluster
         return chosen
 
-    def _make(self, server: ModelServer, locality: str, trust_domain: str) -> Supplied:
+    def _make(self, server: ModelServer, locality: str, trust_domain: str) -> ManagedCluster:
         spec = server.spec
         cluster = Cluster(
             self._driving,
@@ -277,7 +288,7 @@ class Clusters:
             locality=locality,
             peer=self._peer(spec, trust_domain),
         )
-        return Supplied(self._driving, spec, cluster, self._ears)
+        return ManagedCluster(self._driving, spec, cluster, self._observer)
 
     def _peer(self, spec: ServerSpec, trust_domain: str) -> PeerSecurity | None:
         workload = spec.workload
@@ -293,9 +304,9 @@ class Clusters:
             except PeerRefused as refused:
                 raise PeerRejected(str(refused)) from refused
             if peer.spiffe_id != wanted:
-                raise PeerRejected(f"it is {peer.spiffe_id}, and {wanted} is expected")
-            # A connection is good as long as both certificates are: the other side refuses calls when ours has expired,
-            # and a rotation does not reach connections that stand.
+                raise PeerRejected(f"the peer is {peer.spiffe_id}, expected {wanted}")
+            # A connection is usable as long as both certificates are valid: the other side refuses calls when ours has
+            # expired, and a rotation does not reach established connections.
             ours = self._good_until()
             if ours - time.time() > MARGIN_SECONDS:
                 ours -= MARGIN_SECONDS
@@ -304,95 +315,98 @@ class Clusters:
         return PeerSecurity(self._client_context, verify)
 
     async def look_up(self) -> None:
-        """Look for the endpoints of what was built last before it is adopted: a call must not find a server without any
-        that had some before. Returns when they are known, or after `FIRST_ENDPOINTS_SECONDS`."""
-        new = [each for key, each in self._built.items() if key not in self._alive and each.is_looked_up]
-        for supplied in new:
-            supplied.start()
-        await _wait_for(new)
+        """Start discovery of new clusters before they are adopted: a server that had endpoints before must not be
+        without any. Returns when they are known, or after `FIRST_ENDPOINTS_SECONDS`."""
+        new = [each for key, each in self._built.items() if key not in self._alive]
+        looked_up = [each for each in new if each.source is not EndpointSource.STATIC]
+        for managed in looked_up:
+            managed.start()
+        await _wait_for(looked_up)
 
     def _drop_built(self) -> None:
-        """What was built and not adopted is wanted no more."""
-        for key, supplied in self._built.items():
+        """Close clusters that were built and not adopted."""
+        for key, managed in self._built.items():
             if key not in self._alive:
-                self._leave(supplied)
+                self._leave(managed)
         self._built = {}
 
-    def _leave(self, supplied: Supplied) -> None:
-        supplied.cluster.close()
-        task = self._driving.loop.create_task(supplied.close())
+    def _leave(self, managed: ManagedCluster) -> None:
+        managed.cluster.close()
+        task = self._driving.loop.create_task(managed.close())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     def adopt(self, documents: Documents) -> None:
-        """What was built last is in use from now on; what no document asks for any more finishes what it has."""
-        for key, supplied in self._alive.items():
+        """Use what was built last. Clusters that are no longer in the documents finish their requests."""
+        for key, managed in self._alive.items():
             if key not in self._built:
-                self._leave(supplied)
-        new = [supplied for key, supplied in self._built.items() if key not in self._alive]
-        for supplied in new:
-            # A name that a reload brings and nobody knows must not take a sidecar out of service that serves others.
-            supplied.is_awaited = not self._alive
+                self._leave(managed)
+        new = [managed for key, managed in self._built.items() if key not in self._alive]
+        for managed in new:
+            # A name that does not resolve and comes by a reload must not take the sidecar out of service.
+            managed.is_awaited = not self._alive
         self._alive, self._built = self._built, {}
         models = models_of(documents)
         by_name = {server.metadata.name: server for server in documents.servers}
-        for supplied in self._alive.values():
-            name = supplied.cluster.name
-            supplied.watch(models.get(name, ()))
-            if supplied in new:
-                supplied.start()
+        for managed in self._alive.values():
+            name = managed.cluster.name
+            managed.watch(models.get(name, ()))
+            if managed in new:
+                managed.start()
             else:
-                supplied.rewrite(by_name[name].spec.endpoints)
+                managed.rewrite(by_name[name].spec.endpoints)
 
     def all(self) -> list[Cluster]:
-        """Those in use."""
-        return [supplied.cluster for supplied in self._alive.values()]
+        """The clusters in use."""
+        return [managed.cluster for managed in self._alive.values()]
 
     async def wait_for_endpoints(self) -> None:
         """Return when the endpoints of every server are known, or after `FIRST_ENDPOINTS_SECONDS`."""
         await _wait_for(list(self._alive.values()))
 
     def conditions(self) -> dict[str, bool]:
-        """What being ready hangs on: endpoints that are looked up since the start were found once."""
+        """Conditions for being ready: endpoints of servers of the first configuration were resolved once."""
         return {
-            f"endpoints of {supplied.cluster.name} are known": supplied.told.is_set()
-            for supplied in self._alive.values()
-            if supplied.is_awaited and supplied.is_looked_up
+            f"endpoints of {managed.cluster.name} are known": managed.resolved.is_set()
+            for managed in self._alive.values()
+            if managed.is_awaited and managed.source is not EndpointSource.STATIC
         }
 
     def overview(self) -> dict[str, object]:
-        """Every server with its endpoints and how they are, for people."""
+        """Every server with the state of its endpoints, for `/config`."""
         now = self._driving.loop.time()
         return {
-            supplied.cluster.name: {
-                "source": "dns" if supplied.is_looked_up else "static",
-                "known": supplied.told.is_set(),
-                "endpoints": [_shown(endpoint, now) for endpoint in supplied.cluster.endpoints.values()],
+            managed.cluster.name: {
+                "source": managed.source.value,
+                "known": managed.resolved.is_set(),
+                "endpoints": [_shown(endpoint, now) for endpoint in managed.cluster.endpoints.values()],
             }
-            for supplied in self._alive.values()
+            for managed in self._alive.values()
         }
 
     async def close(self) -> None:
-        """The process ends."""
+        """Close everything."""
         self._drop_built()
-        for supplied in self._alive.values():
-            supplied.cluster.close()
-            await supplied.close()
+        for managed in self._alive.values():
+            managed.cluster.close()
+            await managed.close()
         await asyncio.gather(*self._leaving)
 
 
-async def _wait_for(several: Sequence[Supplied]) -> None:
+async def _wait_for(several: Sequence[ManagedCluster]) -> None:
     try:
         async with asyncio.timeout(FIRST_ENDPOINTS_SECONDS):
-            for supplied in several:
-                await supplied.told.wait()
+            for managed in several:
+                await managed.resolved.wait()
     except TimeoutError:
-        missing = [supplied.cluster.name for supplied in several if not supplied.told.is_set()]
-        logger.warning("endpoints are not known yet", extra={"fields": {"servers": missing}})
+        missing = [managed.cluster.name for managed in several if not managed.resolved.is_set()]
+        logger.warning(
+            "endpoints not resolved in time; continuing without them", extra={"fields": {"servers": missing}}
+        )
 
 
 def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:
-    """How an endpoint is."""
+    """The state of an endpoint, for `/config`."""
     health = endpoint.health
     states = dict(endpoint.states())
     own = states.pop("", None)
@@ -415,7 +429,7 @@ def _without_endpoints(spec: ServerSpec) -> tuple[object, ...]:
 
 
 def models_of(documents: Documents) -> Mapping[str, tuple[str, ...]]:
-    """The models that routes send to each server by name: whose health is asked for."""
+    """The models that routes send to each server by name, whose health is checked."""
     spec = documents.sidecar.spec
     default = [each.server for each in (spec.inbound, spec.outbound) if each is not None and each.server is not None]
     models: dict[str, dict[str, None]] = {}

@@ -111,6 +111,18 @@ class Metrics:
             "When the sidecar's own certificate stops being valid, in seconds since the epoch.",
             (),
         )
+        self.identity_rotations = Counter(
+            registry,
+            "meshproxy_identity_rotations_total",
+            "Attempts to take new credentials of the sidecar's own into use.",
+            ("result",),
+        )
+        self.identity_in_sync = Gauge(
+            registry,
+            "meshproxy_identity_in_sync",
+            "1 if the certificate, key and trust bundle in use are their source's, 0 if those were rejected.",
+            (),
+        )
         self.open_connections = Gauge(
             registry, "meshproxy_open_connections", "Connections that are open now.", ("direction", "protocol")
         )
@@ -120,7 +132,10 @@ class Metrics:
             registry, "meshproxy_config_reloads_total", "Attempts to take a new configuration.", ("result",)
         )
         self.config_in_sync = Gauge(
-            registry, "meshproxy_config_in_sync", "1: what runs is what the source says; 0: the last one was bad.", ()
+            registry,
+            "meshproxy_config_in_sync",
+            "1 if the running configuration is its source's, 0 if that was rejected.",
+            (),
         )
         self.config_loaded = Gauge(
             registry,

@@ -42,6 +42,7 @@ GAUGES = {
     "meshproxy_jwks_age_seconds": Rule.MAX,
     # Of these the worker that is worst off counts: it serves as many clients as the others.
     "meshproxy_identity_cert_expiration_timestamp_seconds": Rule.MIN,
+    "meshproxy_identity_in_sync": Rule.MIN,
     "meshproxy_config_in_sync": Rule.MIN,
     "meshproxy_config_last_reload_success_timestamp_seconds": Rule.MIN,
     # The bound on a page's lines holds for each worker.

@@ -29,7 +29,7 @@ MOST_CIRCUITS = 1_000
 
 
 class TrafficMetrics:
-    """Counts for pipelines (`pipeline.Traffic`), clusters (`cluster.Watch`) and what supplies them (`Ears`)."""
+    """Counts for pipelines (`pipeline.Traffic`), clusters (`cluster.Watch`) and their discovery (`ClusterObserver`)."""
 
     def __init__(self, metrics: Metrics) -> None:
         registry = metrics.registry
@@ -163,7 +163,7 @@ class TrafficMetrics:
         for labels in [each for each in self._transitions.series if (each[0], each[2]) == (server, endpoint)]:
             self._transitions.forget(labels)
 
-    # clusters.Ears
+    # clusters.ClusterObserver
 
     def discovery_failed(self, server: str, reason: str) -> None:
         """Endpoints could not be looked up."""

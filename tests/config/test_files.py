@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshproxy.config import files
-from meshproxy.config.files import digest, fingerprint, read_files
-from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.config.files import digest, documents_in, read_files
+from meshproxy.config.problems import Problem
 
 
 def read(*paths: Path) -> tuple[list[str], list[Problem]]:
@@ -24,6 +24,7 @@ def test_a_folder_is_its_documents_in_the_order_of_their_names(tmp_path: Path) -
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "x.yaml").write_text("x")
     assert read(tmp_path) == (["a.yml", "b.yaml", "c.json"], [])
+    assert [path.name for path in documents_in(tmp_path)] == ["a.yml", "b.yaml", "c.json", "sub.yaml"]
 
 
 def test_a_configmap_as_the_kubelet_mounts_it_is_read_once(tmp_path: Path) -> None:
@@ -88,14 +89,9 @@ def test_a_source_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("ab")
     (tmp_path / "b.yaml").write_text("c")
-    first = fingerprint([tmp_path])
+    first = digest(read_files([tmp_path], []))
     assert len(first) == 64
-    assert first == fingerprint([tmp_path]) == digest(read_files([tmp_path], []))
+    assert first == digest(read_files([tmp_path], []))
     (tmp_path / "a.yaml").write_text("a")
     (tmp_path / "b.yaml").write_text("bc")
-    assert fingerprint([tmp_path]) != first
-
-
-def test_no_fingerprint_of_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        fingerprint([tmp_path / "absent"])
+    assert digest(read_files([tmp_path], [])) != first

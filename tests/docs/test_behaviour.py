@@ -23,7 +23,7 @@ from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.policy import quota
 from meshproxy.proxy import admissions, client_side, health_call
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
-from meshproxy.sidecar import app, clusters
+from meshproxy.sidecar import clusters, configuration
 from meshproxy.telemetry import endpoint_labels, traffic
 from meshproxy.transport.connection import Times
 from meshproxy.upstream import cluster, discovery, endpoint
@@ -288,5 +288,5 @@ def test_the_verbs_of_administrators() -> None:
 
 def test_what_is_fixed_until_a_restart() -> None:
     row = next(row for row in table("changes") if row[1].startswith("refused"))
-    fixed = re.findall(r'"(spec\.[A-Za-z.]+)"', inspect.getsource(app.Sidecar._check_fixed))
+    fixed = re.findall(r'"(spec\.[A-Za-z.]+)"', inspect.getsource(configuration.check_fixed))
     assert sorted(row[0].split(", ")) == sorted(fixed)

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from time import time
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
@@ -42,9 +44,15 @@ def own(leaf: IssuedCertificate = LEAF, bundle: bytes = CA.bundle_pem) -> OwnIde
     return own_identity(credentials(leaf, bundle), DOMAIN, time())
 
 
-def reason(given: Credentials, needs_client: bool = True) -> str:
+def serial(leaf: IssuedCertificate) -> str:
+    """As OpenSSL writes it: whole bytes."""
+    number = load_der_x509_certificate(leaf.der).serial_number
+    return number.to_bytes((number.bit_length() + 7) // 8, "big").hex()
+
+
+def reason(given: Credentials, **uses: Any) -> str:
     with pytest.raises(CertificateError) as caught:
-        own_identity(given, DOMAIN, time(), needs_client=needs_client)
+        own_identity(given, DOMAIN, time(), **uses)
     assert "\n" not in caught.value.message
     assert b"PRIVATE" not in caught.value.message.encode()
     return caught.value.reason
@@ -90,6 +98,7 @@ def bare_client(leaf: IssuedCertificate | None, tmp_path: Path) -> ssl.SSLContex
 def test_an_identity_speaks_tls_1_3_with_itself() -> None:
     identity = own()
     assert identity.workload.spiffe_id == ID
+    assert identity.serial == serial(LEAF)
     server_end, client_end = handshake(identity.server, identity.client)
     assert client_end.version() == server_end.version() == "TLSv1.3"
     assert client_end.selected_alpn_protocol() == "h2"
@@ -225,16 +234,13 @@ EXPIRED = DevelopmentCA.create(DOMAIN, lifetime=timedelta(seconds=-1))
         pytest.param(credentials(EXPIRED.issue(ID), EXPIRED.bundle_pem), "expired", id="authority-expired"),
         pytest.param(credentials(CA.issue()), "not-an-svid", id="no-spiffe-id"),
         pytest.param(credentials(CA.issue("spiffe://other.example/a")), "not-an-svid", id="other-trust-domain"),
-        pytest.param(
-            credentials(CA.issue(ID, extended_key_usage=[ExtendedKeyUsageOID.CLIENT_AUTH])),
-            "not-an-svid",
-            id="client-only",
-        ),
     ],
 )
-@pytest.mark.parametrize("needs_client", [True, False])
-def test_identities_that_cannot_be_used(given: Credentials, expected: str, needs_client: bool) -> None:
-    assert reason(given, needs_client) == expected
+@pytest.mark.parametrize(
+    "uses", [{}, {"calls": False}, {"serves": False}], ids=["both", "inbound only", "outbound only"]
+)
+def test_identities_that_cannot_be_used(given: Credentials, expected: str, uses: dict[str, Any]) -> None:
+    assert reason(given, **uses) == expected
 
 
 SERVER_ONLY = CA.issue(ID, dns=["models.example"], extended_key_usage=[ExtendedKeyUsageOID.SERVER_AUTH])
@@ -242,7 +248,8 @@ SERVER_ONLY = CA.issue(ID, dns=["models.example"], extended_key_usage=[ExtendedK
 
 @pytest.mark.parametrize("leaf", [LEAF, SERVER_ONLY])
 def test_who_never_connects_needs_no_certificate_for_it(leaf: IssuedCertificate, tmp_path: Path) -> None:
-    identity = own_identity(credentials(leaf), DOMAIN, time(), needs_client=False)
+    identity = own_identity(credentials(leaf), DOMAIN, time(), calls=False)
+    assert identity.server is not None
     assert identity.client is None
     assert identity.workload.spiffe_id == ID
     # What the proof asked for and did not ask for is gone: clients are verified as ever.
@@ -255,15 +262,44 @@ def test_who_never_connects_needs_no_certificate_for_it(leaf: IssuedCertificate,
 
 
 def test_permissive_stays_permissive_without_a_client(tmp_path: Path) -> None:
-    server = own_identity(credentials(SERVER_ONLY), DOMAIN, time(), needs_client=False, mtls="permissive").server
+    server = own_identity(credentials(SERVER_ONLY), DOMAIN, time(), calls=False, mtls="permissive").server
     assert handshake(server, bare_client(None, tmp_path))[0].getpeercert(binary_form=True) is None
     assert handshake(server, bare_client(LEAF, tmp_path))[0].getpeercert(binary_form=True) == LEAF.der
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(server, bare_client(OTHER.issue(ID), tmp_path))
 
 
-def test_who_connects_needs_a_certificate_for_it() -> None:
-    assert reason(credentials(SERVER_ONLY)) == "not-an-svid"
+CLIENT_ONLY = CA.issue(ID, extended_key_usage=[ExtendedKeyUsageOID.CLIENT_AUTH])
+
+
+@pytest.mark.parametrize("leaf", [LEAF, CLIENT_ONLY])
+def test_who_never_serves_needs_no_certificate_for_it(leaf: IssuedCertificate) -> None:
+    identity = own_identity(credentials(leaf), DOMAIN, time(), serves=False)
+    assert identity.server is None
+    assert (identity.workload.spiffe_id, identity.serial) == (ID, serial(leaf))
+    # What the proof did not ask for is asked for again: servers are verified.
+    server_end, client_end = handshake(server_context(credentials()), identity.client)
+    assert server_end.getpeercert(binary_form=True) == leaf.der
+    assert client_end.getpeercert(binary_form=True) == LEAF.der
+    for bad in (OTHER.issue(ID), CLIENT_ONLY):
+        with pytest.raises(ssl.SSLError):
+            handshake(server_context(credentials(bad, CA.bundle_pem + OTHER.bundle_pem)), identity.client)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "uses", "named"),
+    [
+        (SERVER_ONLY, {}, "for outbound (clientAuth): the certificate's extended key usage lacks clientAuth"),
+        (SERVER_ONLY, {"serves": False}, "for outbound (clientAuth)"),
+        (CLIENT_ONLY, {}, "for inbound (serverAuth): the certificate's extended key usage lacks serverAuth"),
+        (CLIENT_ONLY, {"calls": False}, "for inbound (serverAuth)"),
+    ],
+)
+def test_the_usage_that_is_missing_is_named(leaf: IssuedCertificate, uses: dict[str, Any], named: str) -> None:
+    with pytest.raises(CertificateError) as caught:
+        own_identity(credentials(leaf), DOMAIN, time(), **uses)
+    assert caught.value.reason == "not-an-svid"
+    assert named in caught.value.message
 
 
 def test_dns_names_may_stand_beside_the_id() -> None:
@@ -329,7 +365,7 @@ def test_modes_of_the_key(tmp_path: Path) -> None:
     (warning,) = own_identity(files.read(), DOMAIN, time()).warnings
     assert "0644" in warning
     files.key.chmod(0o622)
-    with pytest.raises(CertificateError, match="anybody may write"):
+    with pytest.raises(CertificateError, match="world-writable"):
         files.read()
 
 

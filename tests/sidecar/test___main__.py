@@ -45,8 +45,12 @@ def test_it_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, level
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (ConfigError((Problem("a.yaml", 3, "Sidecar/x", "spec", "is missing"),)), 3, "the documents have problems"),
-        (CertificateError("expired", "our own certificate: it has expired"), 1, "the identity cannot be used"),
+        (
+            ConfigError((Problem("a.yaml", 3, "Sidecar/x", "spec", "is missing"),)),
+            3,
+            "configuration rejected; not starting",
+        ),
+        (CertificateError("expired", "our own certificate: it has expired"), 1, "certificate rejected; not starting"),
         (WorkersFailed("worker 0 died 5 times in a row"), 1, "stopped: worker 0 died 5 times in a row"),
         (OSError(98, "Address already in use"), 1, "cannot listen or open a file: [Errno 98] Address already in use"),
     ],
@@ -117,5 +121,5 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     said = json.loads(line)
-    assert said["event"] == "the documents have problems: nothing was started"
+    assert said["event"] == "configuration rejected; not starting"
     assert any("bad.yaml:1" in problem for problem in said["problems"])

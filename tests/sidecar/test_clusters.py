@@ -34,7 +34,7 @@ TF = "spiffe://dev.example/ns/serving/sa/tf"
 
 
 class Told:
-    """Who hears what clusters find out (`cluster.Watch`, `Ears`)."""
+    """Who hears what clusters find out (`cluster.Watch`, `ClusterObserver`)."""
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
@@ -287,7 +287,11 @@ class TestLookedUp:
         monkeypatch.setattr(module, "FIRST_ENDPOINTS_SECONDS", 0.01)
         take(clusters, server("a"), looked_up())
         await clusters.wait_for_endpoints()
-        (record,) = [each for each in caplog.records if each.getMessage() == "endpoints are not known yet"]
+        (record,) = [
+            each
+            for each in caplog.records
+            if each.getMessage() == "endpoints not resolved in time; continuing without them"
+        ]
         assert record.__dict__["fields"] == {"servers": ["far"]}
 
     async def test_a_name_that_a_reload_brings_does_not_take_us_out_of_service(self, clusters: Clusters) -> None:
@@ -385,7 +389,7 @@ class TestHealth:
         told.said.clear()
         checker.tell((Verdict("m", "no version is AVAILABLE"),), True)
         assert told.said == [("checked", "a", "rest=127.0.0.1:1", False), ("health", "a")]
-        (record,) = [each for each in caplog.records if each.getMessage() == "the health of an endpoint changed"]
+        (record,) = [each for each in caplog.records if each.getMessage() == "endpoint health changed"]
         assert record.__dict__["fields"]["problems"] == ["m: no version is AVAILABLE"]
 
     async def test_people_see_how_endpoints_are(self, clusters: Clusters) -> None:

@@ -1,4 +1,4 @@
-"""One direction of a sidecar: a port, and the pipeline that carries what comes in there."""
+"""One direction of a sidecar: its listener, and the pipeline for the requests that arrive there."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from meshproxy.transport.listener import Identify, Security
 
 
-class Side:
-    """`inbound` or `outbound`. Counts what happens at its port (`listener.ListenerEvents`)."""
+class Direction:
+    """`inbound` or `outbound`. Counts the events of its listener (`listener.ListenerEvents`)."""
 
     def __init__(
         self,
-        direction: str,
+        name: str,
         metrics: Metrics,
         pipeline: Pipeline,
         *,
@@ -33,11 +33,11 @@ class Side:
         max_connections: int,
         is_transparent: bool = False,
     ) -> None:
-        self.direction = direction
+        self.name = name
         self.pipeline = pipeline
         self._metrics = metrics
         self.listener = Listener(
-            direction=direction,
+            direction=name,
             driving=driving,
             serve=pipeline.serve,
             reject=pipeline.reject,
@@ -50,21 +50,19 @@ class Side:
         )
 
     def listen(self, address: Address, *, shared_port: int | None = None) -> None:
-        """Bind and accept; on a port that other workers have as well, if one is given. Raises OSError."""
+        """Bind and accept; on a port that is shared with other workers, if one is given. Raises OSError."""
         if shared_port is None:
             self.listener.listen(address.host, address.port)
         else:
             self.listener.listen(address.host, shared_port, is_shared=True)
 
-    def adopt(self, snapshot: Snapshot, max_connections: int, context: ssl.SSLContext | None) -> None:
-        """Requests that come from now on see this configuration."""
+    def adopt(self, snapshot: Snapshot, max_connections: int) -> None:
+        """Use this configuration for new requests and connections."""
         self.pipeline.snapshot = snapshot
         self.listener.max_connections = max_connections
-        if context is not None:
-            self.listener.context = context
 
     async def close(self) -> None:
-        """Close the port and every connection."""
+        """Close the listener and every connection."""
         self.pipeline.mirrors.close()
         await self.listener.close()
 
@@ -76,7 +74,7 @@ class Side:
 
     def connection(self, protocol: str, change: int) -> None:
         """A connection opened or closed."""
-        self._metrics.open_connections.labels(self.direction, protocol).value += change
+        self._metrics.open_connections.labels(self.name, protocol).value += change
 
     def limit(self, name: str) -> None:
         """A limit was reached."""

@@ -1,29 +1,20 @@
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
-from time import time
 from typing import Any
 
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.config import routes, schema, servers
-from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
-from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.caller import NOBODY
-from meshproxy.identity.certificates import CertificateError
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import Refusal
 from meshproxy.routing.live import Live
-from meshproxy.sidecar.reload import (
+from meshproxy.sidecar.snapshots import (
     body_limits,
-    calls_sidecars,
     inbound_snapshot,
     outbound_snapshot,
-    read_identity,
     times,
 )
 
@@ -72,41 +63,6 @@ class TestSettings:
         limits = schema.Limits(handshake_timeout=1.0, head_timeout=2.0, idle_timeout=3.0)
         found = times(documents(limits=limits))
         assert (found.handshake, found.head, found.idle) == (1.0, 2.0, 3.0)
-
-
-class TestIdentity:
-    @pytest.fixture
-    def identity(self, tmp_path: Path) -> schema.Identity:
-        ca = DevelopmentCA.create("dev.example")
-        bundle = ca.write(tmp_path)
-        certificate, key = ca.issue("spiffe://dev.example/ns/a/sa/b").write(tmp_path, "own")
-        return schema.Identity(
-            files=schema.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(bundle))
-        )
-
-    def test_without_tls_nothing_is_read(self, identity: schema.Identity) -> None:
-        assert read_identity(documents(mesh={"mtls": "disabled"}), time()) is None
-        missing = schema.Identity(files=schema.IdentityFiles(certificate="/x", key="/x", trust_bundle="/x"))
-        assert read_identity(documents(mesh={"mtls": "disabled"}, identity=missing), time()) is None
-
-    @pytest.mark.parametrize(("mtls", "mode"), [("strict", ssl.CERT_REQUIRED), ("permissive", ssl.CERT_OPTIONAL)])
-    def test_the_mode_says_whether_clients_must_show_a_certificate(
-        self, identity: schema.Identity, mtls: str, mode: ssl.VerifyMode
-    ) -> None:
-        own = read_identity(documents(mesh={"mtls": mtls}, identity=identity), time())
-        assert own is not None
-        assert own.workload.spiffe_id == "spiffe://dev.example/ns/a/sa/b"
-        assert own.server.verify_mode is mode
-
-    @pytest.mark.parametrize(("word", "version"), [("1.3", ssl.TLSVersion.TLSv1_3), ("1.2", ssl.TLSVersion.TLSv1_2)])
-    def test_the_oldest_version_of_tls(self, identity: schema.Identity, word: Any, version: ssl.TLSVersion) -> None:
-        own = read_identity(documents(mesh={"tls": schema.Tls(min_version=word)}, identity=identity), time())
-        assert own is not None
-        assert own.server.minimum_version is version
-
-    def test_one_that_cannot_be_used_is_an_error(self, identity: schema.Identity) -> None:
-        with pytest.raises(CertificateError, match="trust domain"):
-            read_identity(documents(trust_domain="other.example", identity=identity), time())
 
 
 ROUTE = schema.ModelRoute(
@@ -206,32 +162,3 @@ def test_budgets_are_kept_and_each_direction_has_its_own() -> None:
     first = compile_both()
     assert first[0] is not first[1]
     assert compile_both() == first
-
-
-def test_a_certificate_for_calling_is_needed_by_who_calls_sidecars() -> None:
-    workload = WorkloadSubject(namespace="serving", service_account="tf")
-    far = schema.ModelServer(
-        metadata=schema.Metadata("far"),
-        spec=servers.ServerSpec(endpoints=(servers.Endpoint(sidecar=Address("10.0.0.1", 18500)),), workload=workload),
-    )
-    assert not calls_sidecars(documents())
-    assert calls_sidecars(documents(servers=(server(), far)))
-
-
-def test_a_certificate_that_is_for_serving_only_cannot_call(tmp_path: Path) -> None:
-    ca = DevelopmentCA.create("dev.example")
-    bundle = ca.write(tmp_path)
-    certificate, key = ca.issue(
-        "spiffe://dev.example/ns/a/sa/b", extended_key_usage=[ExtendedKeyUsageOID.SERVER_AUTH]
-    ).write(tmp_path, "own")
-    identity = schema.Identity(
-        files=schema.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(bundle))
-    )
-    assert read_identity(documents(identity=identity), time()) is not None
-    workload = WorkloadSubject(namespace="serving", service_account="tf")
-    far = schema.ModelServer(
-        metadata=schema.Metadata("far"),
-        spec=servers.ServerSpec(endpoints=(servers.Endpoint(sidecar=Address("10.0.0.1", 18500)),), workload=workload),
-    )
-    with pytest.raises(CertificateError):
-        read_identity(documents(identity=identity, servers=(server(), far)), time())

@@ -9,7 +9,7 @@ from typing import Any
 
 from meshproxy.codec.limits import Limits
 from meshproxy.config.values import Address
-from meshproxy.sidecar.side import Side
+from meshproxy.sidecar.direction import Direction
 from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Security
@@ -30,15 +30,15 @@ class Pipeline:
     def reject(self, stream: Any, rejected: Any) -> None: ...
 
 
-def made(direction: str = "outbound", **options: Any) -> tuple[Side, Pipeline, Metrics]:
+def made(name: str = "outbound", **options: Any) -> tuple[Direction, Pipeline, Metrics]:
     loop = asyncio.get_running_loop()
     driving = Driving(
         loop=loop, outbox=Outbox(loop), reaper=Reaper(loop), limits=Limits(), times=Times(), on_limit=lambda name: None
     )
     pipeline: Any = Pipeline()
     metrics = Metrics()
-    side = Side(
-        direction,
+    direction = Direction(
+        name,
         metrics,
         pipeline,
         driving=driving,
@@ -48,16 +48,16 @@ def made(direction: str = "outbound", **options: Any) -> tuple[Side, Pipeline, M
         max_connections=7,
         **options,
     )
-    return side, pipeline, metrics
+    return direction, pipeline, metrics
 
 
 async def test_it_listens_and_closes_with_its_copies() -> None:
-    side, pipeline, _ = made()
-    side.listen(Address("127.0.0.1", 0))
-    host, _, port = side.listener.address.rpartition(":")
+    direction, pipeline, _ = made()
+    direction.listen(Address("127.0.0.1", 0))
+    host, _, port = direction.listener.address.rpartition(":")
     assert host == "127.0.0.1"
     assert int(port)
-    await side.close()
+    await direction.close()
     assert pipeline.closed == 1
 
 
@@ -73,22 +73,22 @@ async def test_workers_share_a_port() -> None:
 
 
 async def test_what_is_adopted_counts_from_the_next_request_on() -> None:
-    side, pipeline, _ = made("inbound")
+    direction, pipeline, _ = made("inbound")
     snapshot: Any = "second"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    side.adopt(snapshot, 9, context)
-    assert (pipeline.snapshot, side.listener.max_connections, side.listener.context) == ("second", 9, context)
-    side.adopt(snapshot, 9, None)
-    assert side.listener.context is context
+    direction.listener.context = context
+    direction.adopt(snapshot, 9)
+    assert (pipeline.snapshot, direction.listener.max_connections) == ("second", 9)
+    assert direction.listener.context is context  # the identity rotates apart
 
 
 async def test_what_happens_at_its_port_is_counted_by_direction() -> None:
-    side, _, metrics = made("outbound")
-    side.connection("HTTP/2", 1)
-    side.connection("HTTP/2", 1)
-    side.connection("HTTP/2", -1)
-    side.handshake("ok")
-    side.limit("streams")
+    direction, _, metrics = made("outbound")
+    direction.connection("HTTP/2", 1)
+    direction.connection("HTTP/2", 1)
+    direction.connection("HTTP/2", -1)
+    direction.handshake("ok")
+    direction.limit("streams")
     assert metrics.open_connections.labels("outbound", "HTTP/2").value == 1
     assert metrics.tls_handshakes.labels("ok").value == 1
     assert metrics.limits_exceeded.labels("streams").value == 1

@@ -1,12 +1,9 @@
-"""From documents to what runs: built whole beside what runs already, then put in its place, or not at all."""
+"""From documents to the parts that a reload replaces: limits, and one snapshot for each direction."""
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshproxy.identity.certificates import IdentityFiles, OwnIdentity, own_identity
 from meshproxy.inference.body_scan import ScanLimits
 from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import Permit
@@ -32,37 +29,13 @@ DOWNSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 2)
 
 
 def times(documents: Documents) -> Times:
-    """The time limits of a client's connection."""
+    """Timeouts of a downstream connection."""
     limits = documents.mesh.spec.limits
     return Times(handshake=limits.handshake_timeout, head=limits.head_timeout, idle=limits.idle_timeout)
 
 
-def read_identity(documents: Documents, now: float) -> OwnIdentity | None:
-    """Our certificate, proven; None where TLS is disabled. Raises CertificateError."""
-    mesh = documents.mesh.spec
-    identity = documents.sidecar.spec.identity
-    if mesh.mtls == "disabled" or identity is None:
-        return None
-    files = identity.files
-    credentials = IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle)).read()
-    minimum = ssl.TLSVersion.TLSv1_2 if mesh.tls.min_version == "1.2" else ssl.TLSVersion.TLSv1_3
-    return own_identity(
-        credentials,
-        mesh.trust_domain,
-        now,
-        needs_client=calls_sidecars(documents),
-        mtls=mesh.mtls,
-        minimum_version=minimum,
-    )
-
-
-def calls_sidecars(documents: Documents) -> bool:
-    """Connections go into the mesh, not only to model servers beside us."""
-    return any(server.spec.workload is not None for server in documents.servers)
-
-
 def body_limits(documents: Documents) -> BodyLimits:
-    """What requests may make us hold."""
+    """Buffer limits for request and response bodies."""
     limits = documents.mesh.spec.limits
     return BodyLimits(
         held=limits.held_body_bytes,
@@ -81,10 +54,10 @@ def inbound_snapshot(
     live: Live,
     health: HealthService | None = None,
 ) -> Snapshot | None:
-    """Compile the stations of calls to our model server; None if there is none.
+    """Compile the inbound snapshot; None if the sidecar has no inbound listener.
 
     Args:
-        health: answers for it, where its health is checked.
+        health: answers grpc.health.v1 for the model server, if it has health checks.
     """
     inbound = documents.sidecar.spec.inbound
     if inbound is None:
@@ -106,8 +79,8 @@ def inbound_snapshot(
 
 
 def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], live: Live) -> Snapshot | None:
-    """Compile the stations of our application's calls; None if it makes none. Nobody is asked who it is, and all it
-    may is decided at the other end: its token goes there with the call."""
+    """Compile the outbound snapshot; None if the sidecar has no outbound listener. The application is not
+    authenticated; the sidecar at the other end authorises its calls, so the token is forwarded."""
     outbound = documents.sidecar.spec.outbound
     if outbound is None:
         return None
@@ -126,10 +99,10 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
 
 
 class Unguarded:
-    """The policy of outbound calls: the sidecar at the other end decides (`snapshot.Decides`)."""
+    """The policy of outbound calls: the sidecar at the other end authorises them (`snapshot.Decides`)."""
 
     _PERMIT = Permit("outbound")
 
     def decide(self, caller: Caller, call: Call) -> Permit:
-        """Yes."""
+        """Permit every call."""
         return self._PERMIT

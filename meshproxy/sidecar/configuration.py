@@ -1,0 +1,243 @@
+"""The configuration in use, and how a new one replaces it: built whole beside it, then swapped in, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.sidecar.snapshots import (
+    DOWNSTREAM_CONNECTIONS,
+    inbound_snapshot,
+    outbound_snapshot,
+    times,
+)
+from meshproxy.upstream.serving import HealthService
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from meshproxy.config.routes import ModelRoute
+    from meshproxy.config.schema import Documents
+    from meshproxy.proxy.snapshot import Snapshot
+    from meshproxy.routing.live import Live
+    from meshproxy.sidecar.clusters import Clusters
+    from meshproxy.sidecar.direction import Direction
+    from meshproxy.sidecar.document_source import DocumentSource
+    from meshproxy.sidecar.rotation import IdentityRotation
+    from meshproxy.sidecar.tokens import Tokens
+    from meshproxy.telemetry.catalogue import Metrics
+    from meshproxy.transport.connection import Driving
+    from meshproxy.upstream.cluster import Cluster
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Documents, and what a reload builds from them."""
+
+    documents: Documents
+    snapshots: Mapping[str, Snapshot]
+    """By direction."""
+    health: HealthService | None
+    """Answers grpc.health.v1 for the model server, if it has health checks."""
+
+    @property
+    def max_connections(self) -> int:
+        """Of each direction."""
+        return self.documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
+
+
+class Configuration:
+    """The documents in use. State that was learned (clusters, budgets, key sets) is carried over a reload by its key.
+
+    Args:
+        source: delivers documents.
+        documents: the ones to start with.
+        driving: settings of downstream connections.
+    """
+
+    def __init__(
+        self,
+        source: DocumentSource,
+        documents: Documents,
+        metrics: Metrics,
+        *,
+        driving: Driving,
+        clusters: Clusters,
+        live: Live,
+        tokens: Tokens,
+        identity: IdentityRotation,
+    ) -> None:
+        self.documents = documents
+        self.health: HealthService | None = None
+        self._source = source
+        self._metrics = metrics
+        self._driving = driving
+        self._clusters = clusters
+        self._live = live
+        self._tokens = tokens
+        self._identity = identity
+        self._directions: Sequence[Direction] = ()
+        self._wanted = asyncio.Event()
+
+    def compile(self, documents: Documents) -> Compiled:
+        """Build everything beside what is in use.
+
+        Raises:
+            ConfigError: keys of an issuer cannot be used.
+        """
+        # Only inbound calls are authenticated: without them no issuer's keys are needed.
+        inbound = documents.sidecar.spec.inbound
+        verifier = self._tokens.build(documents.mesh.spec.issuers if inbound is not None else ())
+        clusters = self._clusters.build(documents)
+        health = self._health_service(documents, clusters)
+        snapshots = {
+            "inbound": inbound_snapshot(documents, clusters, verifier, self._live, health),
+            "outbound": outbound_snapshot(documents, clusters, self._live),
+        }
+        present = {direction: snapshot for direction, snapshot in snapshots.items() if snapshot is not None}
+        return Compiled(documents, present, health)
+
+    def _health_service(self, documents: Documents, clusters: Mapping[str, Cluster]) -> HealthService | None:
+        inbound = documents.sidecar.spec.inbound
+        if inbound is None:
+            return None
+        (server,) = (each for each in documents.servers if each.metadata.name == inbound.server)
+        if server.spec.health is None:
+            return None
+        cluster = clusters[inbound.server]
+        return self.health if self.health is not None and self.health.cluster is cluster else HealthService(cluster)
+
+    def begin(self, compiled: Compiled, directions: Sequence[Direction]) -> None:
+        """Take the first configuration into use. `directions` carry its snapshots already."""
+        self._directions = directions
+        self.health = compiled.health
+        self._adopted(compiled.documents)
+
+    # Reload
+
+    def start(self) -> None:
+        """Watch the source."""
+        self._source.start(self.request)
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._source.stop()
+
+    def request(self) -> None:
+        """Reload soon."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Reload whenever requested."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Apply the source's documents. If anything is wrong with them, nothing changes."""
+        try:
+            documents = await self._source.load()
+            check_fixed(self.documents, documents)
+            identity = await self._identity.prepare(documents)
+            compiled = self.compile(documents)
+            await self._clusters.look_up()
+        except ConfigError as error:
+            self._reject([str(problem) for problem in error.problems])
+            return
+        except CertificateError as error:
+            self._reject([str(error)])
+            self._identity.retry_on_change(self.request)
+            return
+        except Exception as error:
+            # A defect, or the system's failure: it must not stop the traffic.
+            self._reject([repr(error)], exc_info=error)
+            return
+        # From here on nothing can fail: a request sees the old configuration or the new one.
+        self._identity.adopt(identity)
+        self._adopt(compiled)
+        self._metrics.config_reloads.labels("ok").value += 1
+        self._source.applied(documents)
+        logger.info("configuration applied", extra={"fields": {"fingerprint": documents.fingerprint}})
+
+    def _reject(self, problems: list[str], exc_info: Exception | None = None) -> None:
+        self._metrics.config_reloads.labels("failed").value += 1
+        self._metrics.config_in_sync.labels().value = 0
+        logger.error(
+            "configuration rejected; keeping the previous one",
+            extra={"fields": {"problems": problems}},
+            exc_info=exc_info,
+        )
+
+    def _adopt(self, compiled: Compiled) -> None:
+        documents, health = compiled.documents, compiled.health
+        for direction in self._directions:
+            direction.adopt(compiled.snapshots[direction.name], compiled.max_connections)
+        if self.health is not None and self.health is not health:
+            self.health.drain()  # its watchers ask again, and are answered for the new server
+        self.health = health
+        self._driving.limits = documents.mesh.spec.limits
+        self._driving.times = times(documents)
+        self._adopted(documents)
+        if health is not None:
+            health.changed()  # the models that are checked may be others
+
+    def _adopted(self, documents: Documents) -> None:
+        self.documents = documents
+        self._clusters.adopt(documents)
+        self._live.adopt()
+        self._tokens.adopt()
+        self._metrics.mention(*mentioned(documents))
+        self._metrics.config_in_sync.labels().value = 1
+        self._metrics.config_loaded.labels().value = time.time()
+
+
+def check_fixed(old: Documents, new: Documents) -> None:
+    """Raises ConfigError for changes of what sockets and open files depend on: they need a restart."""
+    inbound = [each.sidecar.spec.inbound for each in (old, new)]
+    outbound = [each.sidecar.spec.outbound for each in (old, new)]
+    fixed = (
+        ("spec.inbound.listen", *(each.listen if each else None for each in inbound)),
+        ("spec.outbound.listen", *(each.listen if each else None for each in outbound)),
+        ("spec.outbound.transparent", *(each.transparent if each else None for each in outbound)),
+        ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
+        ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
+        ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
+        ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
+        ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
+    )
+    problems = tuple(
+        Problem("", 0, "", str(field), f"changes from {before} to {after}: restart the sidecar to apply it")
+        for field, before, after in fixed
+        if before != after
+    )
+    if problems:
+        raise ConfigError(problems)
+
+
+def mentioned(documents: Documents) -> tuple[list[str], list[str]]:
+    """The models, and the versions and labels, that documents name: they get metric series of their own."""
+    rules = [rule for role in documents.roles for rule in role.spec.rules]
+    models = [model for rule in rules for model in rule.models]
+    models += [model for route in documents.routes for model in route.spec.models]
+    versions = [str(version) for rule in rules for version in rule.versions]
+    versions += [label for rule in rules for label in rule.labels]
+    versions += [version for route in documents.routes for version in route_versions(route)]
+    return models, versions
+
+
+def route_versions(route: ModelRoute) -> list[str]:
+    """The versions and labels that a route sends calls to."""
+    spec = route.spec
+    named = [(each.version, each.label) for each in spec.split]
+    if spec.mirror is not None:
+        named.append((spec.mirror.version, spec.mirror.label))
+    versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
+    return [*map(str, versions), *(label for _, label in named if label is not None)]

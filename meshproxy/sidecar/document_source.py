@@ -1,0 +1,105 @@
+"""Where documents come from: files now, any other source behind the same protocol."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.config.child import load_in_child
+from meshproxy.config.files import documents_in
+from meshproxy.sidecar.file_watch import FileWatch
+from meshproxy.sidecar.worker import write_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from meshproxy.config.schema import Documents
+
+logger = logging.getLogger(__name__)
+
+
+class DocumentSource(Protocol):
+    """Delivers whole sets of documents."""
+
+    async def load(self) -> Documents:
+        """The current set, checked as a whole.
+
+        Raises:
+            ConfigError: it has problems, all of which the error lists.
+        """
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever `load` may return another set than it returned last."""
+
+    def stop(self) -> None:
+        """No more calls of `changed`."""
+
+    def applied(self, documents: Documents) -> None:
+        """This set is in use now. Never raises."""
+
+
+class FileDocuments:
+    """Documents in files and folders, read in a child process (`DocumentSource`)."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = list(paths)
+        self._watch = FileWatch(self._files)
+
+    async def load(self) -> Documents:
+        """Read the files."""
+        self._watch.mark()
+        return await load_in_child(self._paths)
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Watch the files."""
+        self._watch.start(changed)
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._watch.stop()
+
+    def applied(self, documents: Documents) -> None:
+        """Files need no acknowledgement."""
+
+    def _files(self) -> Iterator[Path]:
+        for path in map(Path, self._paths):
+            yield path
+            try:
+                yield from documents_in(path)
+            except OSError:
+                pass  # a file, or a folder that is gone or not readable: `load` reports it
+
+
+class LastGood:
+    """Any source, with the set that was applied last stored on disk (`DocumentSource`).
+
+    A process that starts while its source has nothing usable starts from the stored set (`worker.read_documents`).
+    """
+
+    def __init__(self, source: DocumentSource, folder: Path) -> None:
+        self._source = source
+        self._folder = folder
+
+    async def load(self) -> Documents:
+        """What the source has."""
+        return await self._source.load()
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Watch the source."""
+        self._source.start(changed)
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._source.stop()
+
+    def applied(self, documents: Documents) -> None:
+        """Store the set. A failure is logged: it must not stop a configuration that is already in use."""
+        self._source.applied(documents)
+        try:
+            write_documents(self._folder, documents)
+        except OSError as error:
+            logger.error(
+                "configuration could not be stored; restarted workers will start from the previous one",
+                extra={"fields": {"problem": str(error)}},
+            )

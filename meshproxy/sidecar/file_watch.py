@@ -1,0 +1,63 @@
+"""Watches files for changes by polling, which works on every file system and through the links of a mounted volume."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+PERIOD = 0.5
+"""Seconds between two looks: a change takes effect within a second. (The kubelet takes up to a minute to update a
+mounted volume.)"""
+
+
+class FileWatch:
+    """Calls back when a file changes, appears or disappears since it was created. Links are followed.
+
+    Args:
+        files: the files to look at, listed again at every look.
+    """
+
+    def __init__(self, files: Callable[[], Iterable[Path]]) -> None:
+        self._files = files
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed: Callable[[], None] | None = None
+        self.mark()
+
+    def mark(self) -> None:
+        """Take the files as they are now for known: for a reader that is about to read them all anyway. Called before
+        the read, so that a change during it is noticed."""
+        self._seen = tuple(_stat(file) for file in self._files())
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Call `changed` when a look finds anything different from the last `mark` or look."""
+        self._changed = changed
+        self._schedule()
+
+    def stop(self) -> None:
+        """No more looks."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(PERIOD, self._look)
+
+    def _look(self) -> None:
+        assert self._changed is not None
+        self._schedule()
+        before = self._seen
+        self.mark()
+        if self._seen != before:
+            self._changed()
+
+
+def _stat(file: Path) -> tuple[object, ...]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        return (str(file), error.errno)
+    return (str(file), status.st_mtime_ns, status.st_size, status.st_ino)

@@ -1,0 +1,294 @@
+"""The workload identity in use, and its rotation: new TLS contexts for new connections, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from meshproxy.identity.certificates import CertificateError, own_identity
+from meshproxy.sidecar.identity_source import identity_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.config.schema import Documents, Identity
+    from meshproxy.identity.certificates import Credentials, OwnIdentity
+    from meshproxy.sidecar.identity_source import IdentitySource
+    from meshproxy.telemetry.catalogue import Metrics
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 1.0
+"""Between two attempts of a worker that is started again and has no certificate to serve with."""
+RETRY_SECONDS = 10.0
+"""Between two attempts while the source has credentials that were rejected: a certificate that is not valid yet by the
+clock of this host becomes valid without any change of the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the documents require of the identity. As long as it stays the same, a reload leaves the identity alone."""
+
+    source: Identity
+    trust_domain: str
+    mtls: Literal["strict", "permissive"]
+    minimum_version: ssl.TLSVersion
+    serves: bool
+    """Clients connect over TLS: serverAuth."""
+    calls: bool
+    """Connections to other sidecars are made: clientAuth. A sidecar without inbound has no other use for it."""
+
+
+def demand_of(documents: Documents) -> Demand | None:
+    """What these documents require; None where TLS is disabled."""
+    mesh, sidecar = documents.mesh.spec, documents.sidecar.spec
+    if mesh.mtls == "disabled" or sidecar.identity is None:
+        return None
+    return Demand(
+        source=sidecar.identity,
+        trust_domain=mesh.trust_domain,
+        mtls=mesh.mtls,
+        minimum_version=ssl.TLSVersion.TLSv1_2 if mesh.tls.min_version == "1.2" else ssl.TLSVersion.TLSv1_3,
+        serves=sidecar.inbound is not None,
+        calls=sidecar.inbound is None or any(server.spec.workload is not None for server in documents.servers),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedIdentity:
+    """A proven identity with what it was made from."""
+
+    source: IdentitySource
+    demand: Demand
+    credentials: Credentials
+    identity: OwnIdentity
+
+    @classmethod
+    def prove(cls, source: IdentitySource, demand: Demand, credentials: Credentials) -> LoadedIdentity:
+        """Raises CertificateError."""
+        identity = own_identity(
+            credentials,
+            demand.trust_domain,
+            time.time(),
+            serves=demand.serves,
+            calls=demand.calls,
+            mtls=demand.mtls,
+            minimum_version=demand.minimum_version,
+        )
+        return cls(source, demand, credentials, identity)
+
+
+async def load_identity(
+    documents: Documents, open_source: Callable[[Identity], IdentitySource] = identity_source
+) -> LoadedIdentity | None:
+    """The identity that a sidecar starts with; None where TLS is disabled. Raises CertificateError."""
+    demand = demand_of(documents)
+    if demand is None:
+        return None
+    source = open_source(demand.source)
+    return LoadedIdentity.prove(source, demand, await source.load())
+
+
+async def wait_for_identity(
+    documents: Documents, open_source: Callable[[Identity], IdentitySource] = identity_source
+) -> LoadedIdentity | None:
+    """What `load_identity` returns, as soon as the source has credentials that pass.
+
+    For a worker that is started again. The others still use the previous certificate: if this one failed at a bad one
+    again and again, the supervisor would give up and end them all.
+    """
+    problem = ""
+    while True:
+        try:
+            return await load_identity(documents, open_source)
+        except CertificateError as error:
+            if error.message != problem:
+                problem = error.message
+                logger.error(
+                    "certificate rejected; the worker waits for a valid one",
+                    extra={"fields": {"reason": error.reason, "problem": problem}},
+                )
+            await asyncio.sleep(WAIT_SECONDS)
+
+
+class IdentityRotation:
+    """Holds the identity in use and replaces it when its source has other credentials.
+
+    Args:
+        loaded: what the sidecar starts with; None where TLS is disabled.
+        metrics: counts rotations, and tells whether the source's credentials are in use.
+        open_source: opens the source that documents name.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedIdentity | None,
+        metrics: Metrics,
+        open_source: Callable[[Identity], IdentitySource] = identity_source,
+    ) -> None:
+        self._loaded = loaded
+        self._metrics = metrics
+        self._open = open_source
+        self.on_exchange: Callable[[OwnIdentity], None] = lambda identity: None
+        """Takes each new identity into use, for new connections."""
+        self._wanted = asyncio.Event()
+        self._problem: str | None = None
+        """Why the source's credentials are not in use; None if they are."""
+        self._then: Callable[[], None] | None = None
+        """Documents were rejected for the certificate: try them again when a source changes."""
+        self._awaited: IdentitySource | None = None
+        """The source that those documents name, if it is another one."""
+        if loaded is not None:
+            self._report(loaded.identity)
+
+    @property
+    def current(self) -> OwnIdentity | None:
+        """The identity in use; None where TLS is disabled."""
+        return self._loaded.identity if self._loaded is not None else None
+
+    def client_context(self) -> ssl.SSLContext:
+        """For a connection to another sidecar that is made now. Raises OSError, as a connection that fails does."""
+        identity = self.current
+        if identity is None or identity.client is None:
+            raise OSError("there is no certificate to call other sidecars with")
+        return identity.client
+
+    # Rotation
+
+    def start(self) -> None:
+        """Watch the source."""
+        if self._loaded is not None:
+            self._loaded.source.start(self.request)
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._forget_awaited()
+        if self._loaded is not None:
+            self._loaded.source.stop()
+
+    def request(self) -> None:
+        """Look at the source soon."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Rotate whenever the source changes, and every `RETRY_SECONDS` while its credentials are rejected."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS if self._problem is not None else None):
+                    await self._wanted.wait()
+            has_changed = self._wanted.is_set()
+            self._wanted.clear()
+            await self.rotate()
+            if has_changed and self._then is not None:
+                then, self._then = self._then, None
+                then()
+
+    async def rotate(self) -> None:
+        """Take what the source has into use, if that is new and proven. Otherwise nothing changes."""
+        before = self._loaded
+        if before is None:
+            return
+        try:
+            credentials = await before.source.load()
+            if self._loaded is not before:
+                return  # a reload has replaced it meanwhile, and requested another look
+            is_new = credentials.fingerprint != before.credentials.fingerprint
+            after = LoadedIdentity.prove(before.source, before.demand, credentials) if is_new else before
+        except CertificateError as error:
+            self._reject(error.message, {"reason": error.reason, "problem": error.message})
+        except Exception as error:
+            # A defect: it must not stop the traffic, nor the next rotation.
+            self._reject(repr(error), {"problem": repr(error)}, exc_info=error)
+        else:
+            self._problem = None
+            self._metrics.identity_in_sync.labels().value = 1
+            if is_new:
+                self._loaded = after
+                self._exchange(after.identity)
+
+    def _exchange(self, identity: OwnIdentity) -> None:
+        self.on_exchange(identity)
+        self._report(identity)
+        self._metrics.identity_rotations.labels("ok").value += 1
+        logger.info(
+            "certificate rotated",
+            extra={
+                "fields": {
+                    "spiffe_id": identity.workload.spiffe_id,
+                    "serial": identity.serial,
+                    "not_after": datetime.fromtimestamp(identity.workload.not_after, UTC).isoformat(),
+                }
+            },
+        )
+
+    def _report(self, identity: OwnIdentity) -> None:
+        self._metrics.identity_in_sync.labels().value = 1
+        self._metrics.certificate_expiry.labels().value = identity.workload.not_after
+        for warning in identity.warnings:
+            logger.warning(warning)
+
+    def _reject(self, problem: str, fields: dict[str, object], exc_info: Exception | None = None) -> None:
+        self._metrics.identity_rotations.labels("failed").value += 1
+        self._metrics.identity_in_sync.labels().value = 0
+        if problem != self._problem:
+            logger.error("certificate rejected; keeping the previous one", extra={"fields": fields}, exc_info=exc_info)
+        self._problem = problem
+
+    # Reload
+
+    async def prepare(self, documents: Documents) -> LoadedIdentity | None:
+        """The identity for new documents, built beside the one in use, which it is if they require nothing else.
+
+        What is rejected at the source now does not keep documents out as long as the credentials in use are enough.
+
+        Raises:
+            CertificateError: neither is.
+        """
+        self._forget_awaited()
+        demand, current = demand_of(documents), self._loaded
+        # Whether there is TLS at all (`spec.mtls`) cannot change without a restart.
+        if current is None or demand is None or demand == current.demand:
+            return current
+        is_same_source = demand.source == current.demand.source
+        source = current.source if is_same_source else self._open(demand.source)
+        try:
+            return LoadedIdentity.prove(source, demand, await source.load())
+        except CertificateError:
+            if is_same_source:
+                with suppress(CertificateError):
+                    return LoadedIdentity.prove(source, demand, current.credentials)
+            else:
+                self._awaited = source
+            raise
+
+    def adopt(self, loaded: LoadedIdentity | None) -> None:
+        """Take what `prepare` returned into use."""
+        before = self._loaded
+        if before is None or loaded is None or loaded.demand == before.demand:
+            return  # also if it was rotated since `prepare`
+        self._loaded = loaded
+        if loaded.source is not before.source:
+            before.source.stop()
+            loaded.source.start(self.request)
+        self._problem = None
+        self._exchange(loaded.identity)
+        # A rotation between `prepare` and now took newer credentials, which must come back.
+        self.request()
+
+    def retry_on_change(self, then: Callable[[], None]) -> None:
+        """Call `then` once when the source in use, or the one that was not good enough for `prepare`, changes."""
+        self._then = then
+        if self._awaited is not None:
+            self._awaited.start(self.request)
+
+    def _forget_awaited(self) -> None:
+        self._then = None
+        if self._awaited is not None:
+            self._awaited.stop()
+            self._awaited = None

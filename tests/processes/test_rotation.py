@@ -1,0 +1,236 @@
+"""Certificates rotate under load: no request is lost, no child process is started, whatever the documents say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
+from meshproxy.devtools.child import MODEL_SERVER, Child
+from meshproxy.devtools.clients import SERVER_NAME, GrpcClient, RestClient, tls_context
+from meshproxy.devtools.local_sidecar import (
+    TRUST_DOMAIN,
+    LocalSidecar,
+    environment,
+    everything_for_the_client,
+    local_sidecar,
+)
+from meshproxy.devtools.models import predict_request
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+PREDICT_PATH = "/v1/models/half_plus_two:predict"
+ID = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
+
+
+@asynccontextmanager
+async def sidecar(tmp_path: Path, **spec: Any) -> AsyncIterator[LocalSidecar]:
+    """A sidecar whose identity lies in `identity/` as the kubelet mounts a secret of cert-manager."""
+    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
+    files = {"certificate": "identity/tls.crt", "key": "identity/tls.key", "trustBundle": "identity/ca.crt"}
+    documents = environment(
+        model_server.listening["rest"],
+        model_server.listening["grpc"],
+        sidecar={"identity": {"files": files}, **spec},
+    )
+    documents += everything_for_the_client()
+    directory = tmp_path / "sidecar"
+    directory.mkdir(mode=0o700)
+    (directory / "identity").mkdir()
+    first = DevelopmentCA.create(TRUST_DOMAIN)
+    mount(directory, "..0", first, first.issue(ID))
+    try:
+        async with local_sidecar(directory, documents) as running:
+            # Its callers are of another authority than the certificate that it began with.
+            mount(directory, "..1", running.ca, issue(running))
+            await until(lambda: len(said(running, "certificate rotated")) == processes(spec))
+            yield running
+    finally:
+        await model_server.stop()
+
+
+def processes(spec: dict[str, Any]) -> int:
+    return int(spec.get("workers", 1))
+
+
+def issue(running: LocalSidecar) -> IssuedCertificate:
+    return running.ca.issue(ID, dns=[SERVER_NAME])
+
+
+def mount(directory: Path, version: str, ca: DevelopmentCA, issued: IssuedCertificate) -> None:
+    """Put a version of the secret in place: a new folder, then the link `..data` is swapped."""
+    folder = directory / "identity"
+    (folder / version).mkdir()
+    for name, content in (("tls.crt", issued.certificate_pem), ("tls.key", issued.key_pem), ("ca.crt", ca.bundle_pem)):
+        (folder / version / name).touch(0o600)
+        (folder / version / name).write_bytes(content)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "..data_tmp").symlink_to(version)
+    (folder / "..data_tmp").rename(folder / "..data")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def said(running: LocalSidecar, event: str) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in tuple(running.child.output) if line.startswith("{"))
+    return [line for line in lines if line.get("event") == event]
+
+
+async def metrics(running: LocalSidecar) -> dict[str, float]:
+    async with RestClient(running.admin, None) as admin:
+        page = str((await admin.call("GET", "/metrics")).body)
+    lines = (line for line in page.splitlines() if line and not line.startswith("#"))
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def faults_of_children(pid: int) -> int:
+    """Minor page faults of all children that a process has waited for (proc(5), `cminflt`): a Python has thousands."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[8])
+
+
+async def shown(running: LocalSidecar) -> bytes:
+    """The certificate that a new connection sees, DER."""
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1", running.port, ssl=tls_context(running.client), server_hostname=SERVER_NAME
+    )
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return bytes(der)
+
+
+class Load:
+    """Calls over REST and gRPC, on connections that are kept and on new ones, until it is stopped."""
+
+    def __init__(self, running: LocalSidecar) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._running = running
+        self._stopping = asyncio.Event()
+        self._tasks = [asyncio.ensure_future(self._rest(is_kept=number % 2 == 0)) for number in range(6)]
+        self._tasks += [asyncio.ensure_future(self._grpc(is_kept=number % 2 == 0)) for number in range(4)]
+
+    async def _rest(self, *, is_kept: bool) -> None:
+        while not self._stopping.is_set():
+            async with RestClient(self._running.inbound, self._running.client) as client:
+                while not self._stopping.is_set():
+                    answer = await client.call("POST", PREDICT_PATH, {"instances": [2.0]})
+                    self._count(answer.status, "200")
+                    if not is_kept:
+                        break
+
+    async def _grpc(self, *, is_kept: bool) -> None:
+        request = predict_request("half_plus_two", [2.0]).SerializeToString()
+        while not self._stopping.is_set():
+            async with GrpcClient(self._running.inbound, self._running.client) as client:
+                while not self._stopping.is_set():
+                    self._count((await client.call(PREDICT, request)).status, "OK")
+                    if not is_kept:
+                        break
+
+    def _count(self, status: str, expected: str) -> None:
+        if status == expected:
+            self.answered += 1
+        else:
+            self.failures.append(status)
+
+    async def more(self, count: int) -> None:
+        """So many calls are answered from now on."""
+        goal = self.answered + count
+        await until(lambda: self.answered >= goal or self.failures or any(task.done() for task in self._tasks))
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+        assert self.failures == []
+
+
+async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as running:
+        load = Load(running)
+        await load.more(100)
+        faults = faults_of_children(running.child.pid)
+
+        for number in (2, 3):
+            issued = issue(running)
+            mount(running.directory, f"..{number}", running.ca, issued)
+            await until(lambda number=number: len(said(running, "certificate rotated")) == number)
+            assert await shown(running) == issued.der
+            await load.more(100)
+
+        # A pair that does not fit changes nothing.
+        wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
+        mount(running.directory, "..4", running.ca, wrong)
+        await until(lambda: said(running, "certificate rejected; keeping the previous one"))
+        assert await shown(running) == issued.der
+        await load.more(100)
+        page = await metrics(running)
+        assert page["meshproxy_identity_in_sync"] == 0
+        assert page["meshproxy_config_in_sync"] == 1
+        assert page['meshproxy_identity_rotations_total{result="ok"}'] == 3
+        assert 'meshproxy_config_reloads_total{result="ok"}' not in page
+        assert faults_of_children(running.child.pid) == faults
+
+        # Documents with a mistake, for which a child is started, do not keep the next one out.
+        path = running.directory / "documents.yaml"
+        path.write_text(path.read_text() + "---\nkind: Nothing\n")
+        await until(lambda: said(running, "configuration rejected; keeping the previous one"))
+        assert faults_of_children(running.child.pid) > faults
+        issued = issue(running)
+        mount(running.directory, "..5", running.ca, issued)
+        await until(lambda: len(said(running, "certificate rotated")) == 4)
+        assert await shown(running) == issued.der
+        await load.more(100)
+        page = await metrics(running)
+        assert page["meshproxy_identity_in_sync"] == 1
+        assert page["meshproxy_config_in_sync"] == 0
+        await load.stop()
+
+
+async def test_every_worker_rotates_by_itself(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, workers=2) as running:
+        load = Load(running)
+        await load.more(50)
+        issued = issue(running)
+        mount(running.directory, "..2", running.ca, issued)
+        await until(lambda: len(said(running, "certificate rotated")) == 4)
+        assert {line["worker"] for line in said(running, "certificate rotated")} == {0, 1}
+        assert {await shown(running) for _ in range(20)} == {issued.der}
+        await load.more(50)
+        await load.stop()
+        page = await metrics(running)
+        assert page['meshproxy_identity_rotations_total{result="ok"}'] == 4
+        assert page["meshproxy_identity_in_sync"] == 1
+        assert not any(name.startswith("meshproxy_config_reloads_total") for name in page)
+
+
+async def test_a_bad_certificate_does_not_end_the_workers_that_serve(tmp_path: Path) -> None:
+    """One that dies has none to start with again. The other one serves on with what it has."""
+    async with sidecar(tmp_path, workers=2) as running:
+        before = await shown(running)
+        wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
+        mount(running.directory, "..2", running.ca, wrong)
+        await until(lambda: len(said(running, "certificate rejected; keeping the previous one")) == 2)
+        async with RestClient(running.admin, None) as admin:
+            workers = (await admin.call("GET", "/config")).body["workers"]
+        os.kill(workers[0]["pid"], signal.SIGKILL)
+        await until(lambda: said(running, "certificate rejected; the worker waits for a valid one"))
+        assert {await shown(running) for _ in range(10)} == {before}
+        issued = issue(running)
+        mount(running.directory, "..3", running.ca, issued)
+        await until(lambda: len(said(running, "worker listening")) == 3)
+        await until(lambda: len(said(running, "certificate rotated")) == 3)
+        assert {await shown(running) for _ in range(10)} == {issued.der}

@@ -1,0 +1,72 @@
+"""What a reload may change, and what documents mention. Reloads themselves are in test_app.py, with real parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshproxy.config import routes, schema
+from meshproxy.config.problems import ConfigError
+from meshproxy.config.values import Address
+from meshproxy.sidecar.configuration import check_fixed, mentioned
+
+
+def documents(mtls: Any = "strict", sets: dict[str, Any] | None = None, **sidecar: Any) -> schema.Documents:
+    spec = {"inbound": schema.Inbound(server="local"), **sidecar}
+    return schema.Documents(
+        mesh=schema.MeshConfig(
+            metadata=schema.Metadata("mesh"), spec=schema.MeshSpec(trust_domain="dev.example", mtls=mtls)
+        ),
+        sidecar=schema.Sidecar(metadata=schema.Metadata("own"), spec=schema.SidecarSpec(**spec)),
+        fingerprint="",
+        **(sets or {}),
+    )
+
+
+HERE = Address("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        (documents(inbound=schema.Inbound(server="local", listen=HERE)), "spec.inbound.listen"),
+        (documents(inbound=None, outbound=schema.Outbound()), "spec.inbound.listen"),
+        (documents(outbound=schema.Outbound()), "spec.outbound.listen"),
+        (documents(admin=schema.Admin(listen=HERE)), "spec.admin.listen"),
+        (documents(workers=2), "spec.workers"),
+        (documents(access_log="off"), "spec.accessLog"),
+        (documents(audit_log="stdout"), "spec.auditLog"),
+        (documents(mtls="permissive"), "spec.mtls"),
+    ],
+)
+def test_what_sockets_and_files_depend_on_needs_a_restart(changed: schema.Documents, field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_fixed(documents(), changed)
+    assert [problem.field for problem in caught.value.problems][:1] == [field]
+    assert caught.value.problems[0].message.endswith("restart the sidecar to apply it")
+
+
+def test_everything_else_may_change() -> None:
+    files = schema.IdentityFiles(certificate="/a", key="/b", trust_bundle="/c")
+    check_fixed(documents(), documents(drain_timeout=1.0, identity=schema.Identity(files=files)))
+
+
+def test_models_versions_and_labels_that_documents_name() -> None:
+    rules = (
+        schema.Rule(models=("a", "b*"), verbs=("predict",), versions=(7,)),
+        schema.Rule(models=("a",), verbs=("predict",), labels=("x",)),
+    )
+    role = schema.ModelRole(metadata=schema.Metadata("r"), spec=schema.RoleSpec(rules=rules))
+    route = schema.ModelRoute(
+        metadata=schema.Metadata("r"),
+        spec=routes.RouteSpec(
+            models=("c",),
+            labels={"stable": 3},
+            split=(routes.Destination(weight=1, version=4), routes.Destination(weight=1, label="canary")),
+            mirror=routes.Mirror(version=5),
+        ),
+    )
+    models, versions = mentioned(documents(sets={"roles": (role,), "routes": (route,)}))
+    assert models == ["a", "b*", "a", "c"]
+    assert sorted(versions) == ["3", "4", "5", "7", "canary", "x"]
