@@ -32,16 +32,16 @@ from meshproxy.sidecar.reload import (
 )
 from meshproxy.sidecar.side import Side
 from meshproxy.sidecar.tokens import Tokens
-from meshproxy.sidecar.worker import read_documents, write_documents
+from meshproxy.sidecar.worker import Report, read_documents, send_reports, watch_supervisor, write_documents
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.audit import AuditLog
-from meshproxy.telemetry.catalogue import Metrics
-from meshproxy.telemetry.json_text import UtcClock
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer
-from meshproxy.telemetry.traffic import TrafficMetrics
+from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from meshproxy.config.routes import ModelRoute
     from meshproxy.config.schema import Documents
     from meshproxy.proxy.snapshot import Snapshot
-    from meshproxy.sidecar.worker import Seat
+    from meshproxy.sidecar.worker import WorkerSlot
     from meshproxy.upstream.cluster import Cluster
 
 logger = logging.getLogger(__name__)
@@ -78,13 +78,13 @@ it, and four that do not read would use up any that is a few streams wide. Each 
 class Sidecar:
     """One sidecar, from its documents to its end."""
 
-    def __init__(self, paths: Sequence[str], documents: Documents, seat: Seat | None = None) -> None:
+    def __init__(self, paths: Sequence[str], documents: Documents, slot: WorkerSlot | None = None) -> None:
         """Build every part. Nothing listens yet.
 
         Args:
             paths: where the documents are.
             documents: what they say.
-            seat: if this is one of several workers, which.
+            slot: if this is one of several workers, which.
 
         Raises:
             ConfigError, CertificateError: the documents or the identity cannot be used.
@@ -92,7 +92,7 @@ class Sidecar:
         """
         self._paths = list(paths)
         self._documents = documents
-        self._seat = seat
+        self._slot = slot
         self._health: HealthService | None = None
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -100,11 +100,11 @@ class Sidecar:
         spec = documents.sidecar.spec
 
         # Telemetry: everything below reports to it.
-        self.metrics = Metrics()
+        self.metrics = SidecarMetrics()
         watch_process(self.metrics.registry)
         clock = UtcClock(time.time() - time.monotonic())
-        self._log_sinks: list[LineSink] = []
-        sinks: list[Sink] = [self.metrics.observe]
+        self._log_sinks: list[LineWriter] = []
+        sinks: list[Sink] = [self.metrics.requests.observe]
         if (access := _open_sink(spec.access_log)) is not None:
             self.metrics.access_log_dropped.read_from(lambda: [((), access.dropped)])
             self._log_sinks.append(access)
@@ -113,7 +113,7 @@ class Sidecar:
             self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
             self._log_sinks.append(audit)
             sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
-        observer = Observer(self.metrics, sinks)
+        observer = Observer(self.metrics.telemetry_failures, sinks)
 
         # Sockets: what all connections share.
         self._reaper = Reaper(loop)
@@ -136,7 +136,7 @@ class Sidecar:
         )
 
         # Stations: compiled from the documents, replaced by a reload. Everything that was learned on the way stays.
-        traffic = TrafficMetrics(self.metrics)
+        traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)
         self._clusters = Clusters(upstream_driving, traffic, traffic, self._client_context, self._good_until)
         self._live = Live()
         self._tokens = Tokens(self.metrics, outbox)
@@ -190,14 +190,14 @@ class Sidecar:
                 is_transparent=spec.outbound.transparent,
             )
         self.sides = [side for side in (self.inbound, self.outbound) if side is not None]
-        self.metrics.in_flight.read_from(
-            lambda: self.metrics.count_in_flight(each for side in self.sides for each in side.pipeline.live)
+        self.metrics.requests.in_flight.read_from(
+            lambda: self.metrics.requests.count_in_flight(each for side in self.sides for each in side.pipeline.live)
         )
         traffic.watch(self._clusters.all, [side.pipeline for side in self.sides])
         self._adopt(documents, self._identity)
         self._seen = self._signature()
         """Of the files, when they were read last."""
-        page = Admin(loop, self.metrics.registry, self)
+        page = Admin(loop, self.metrics.registry, self, is_worker=slot is not None)
         self.admin = Listener(
             direction="admin",
             driving=Driving(
@@ -226,18 +226,18 @@ class Sidecar:
             self._loop.add_signal_handler(number, action)
         await asyncio.gather(self._tokens.wait_for_keys(), self._clusters.wait_for_endpoints())
         try:
-            if self._seat is None:
+            if self._slot is None:
                 self._listen(None, None)
                 self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
             else:
-                self._take_seat(self._seat)
+                self._listen_as_worker(self._slot)
         except OSError:
             await self._close()
             raise
         self._reaper.start()
         fields = {side.direction: side.listener.address for side in self.sides}
         logger.info(
-            "listening" if self._seat is None else "worker listening",
+            "listening" if self._slot is None else "worker listening",
             extra={"fields": {**fields, "admin": self.admin.address, "pid": os.getpid()}},
         )
         tasks = [
@@ -245,6 +245,8 @@ class Sidecar:
             self._loop.create_task(self._watch_files()),
             self._loop.create_task(self._flush_log()),
         ]
+        if self._slot is not None:
+            tasks.append(self._loop.create_task(send_reports(self._report)))
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -260,17 +262,18 @@ class Sidecar:
             await asyncio.gather(failed, stopping, *tasks, return_exceptions=True)
             await self._close()
 
-    def _take_seat(self, seat: Seat) -> None:
+    def _listen_as_worker(self, slot: WorkerSlot) -> None:
         """Listen as one of several. Raises OSError."""
-        # First of all, since connections come as soon as the port is shared.
-        seat.socket.unlink(missing_ok=True)
-        self.admin.listen_unix(str(seat.socket))
-        self._listen(seat.inbound_port, seat.outbound_port)
-        seat.watch_supervisor(self._loop, self.drain)
-        seat.tell_listening()
-        if seat.is_successor:
-            # What the others run was handed down; what the files say now may be newer, or bad.
+        # The admin port first: connections arrive as soon as the shared port is bound.
+        self.admin.listen(self._documents.sidecar.spec.admin.listen.host, slot.admin_port)
+        self._listen(slot.inbound_port, slot.outbound_port)
+        watch_supervisor(self._loop, slot.folder, self.drain)
+        if slot.is_restart:
+            # The supervisor handed down what the other workers use; the files may be newer, or rejected.
             self._reload_wanted.set()
+
+    def _report(self) -> Report:
+        return Report.of(self.admin.address, self._documents.fingerprint, self.readiness())
 
     def _listen(self, inbound_port: int | None, outbound_port: int | None) -> None:
         """Raises OSError."""
@@ -301,7 +304,7 @@ class Sidecar:
                 return
             await asyncio.sleep(min(LOOK_PERIOD, deadline - now))
         logger.warning(
-            "drain timed out: breaking off what is under way", extra={"fields": {"in_flight": self._in_flight}}
+            "drain timeout reached; aborting in-flight requests", extra={"fields": {"in_flight": self._in_flight}}
         )
 
     @property
@@ -385,13 +388,13 @@ class Sidecar:
             self.metrics.config_reloads.labels("failed").value += 1
             self.metrics.config_in_sync.labels().value = 0
             problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
-            logger.error("the new configuration is not taken", extra={"fields": {"problems": problems}})
+            logger.error("configuration rejected; keeping the previous one", extra={"fields": {"problems": problems}})
             return
         except Exception:
             # A mistake of ours, or of the system's: the traffic is not to pay for it.
             self.metrics.config_reloads.labels("failed").value += 1
             self.metrics.config_in_sync.labels().value = 0
-            logger.exception("the new configuration is not taken")
+            logger.exception("configuration rejected; keeping the previous one")
             return
         # From here on nothing can fail: a request sees the old configuration or the new one.
         most = documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
@@ -408,12 +411,14 @@ class Sidecar:
         if health is not None:
             health.changed()  # other models may be asked for, of other endpoints
         self.metrics.config_reloads.labels("ok").value += 1
-        if self._seat is not None:
+        if self._slot is not None:
             try:
-                write_documents(self._seat.folder, documents)
+                write_documents(self._slot.folder, documents)
             except OSError as error:
-                logger.error("workers to come will not know this configuration: %s", error)
-        logger.info("configuration taken", extra={"fields": {"fingerprint": documents.fingerprint}})
+                logger.error(
+                    "configuration could not be stored; restarted workers will start from the previous one: %s", error
+                )
+        logger.info("configuration applied", extra={"fields": {"fingerprint": documents.fingerprint}})
 
     def _check_fixed(self, documents: Documents) -> None:
         """What sockets and files are bound to cannot be replaced under them. Raises ConfigError."""
@@ -425,6 +430,7 @@ class Sidecar:
             ("spec.outbound.listen", *(each.listen if each else None for each in outbound)),
             ("spec.outbound.transparent", *(each.transparent if each else None for each in outbound)),
             ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
+            ("spec.admin.firstWorkerPort", *(each.sidecar.spec.admin.first_worker_port for each in (old, new))),
             ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
             ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
             ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
@@ -446,7 +452,7 @@ class Sidecar:
         self._live.adopt()
         self._tokens.adopt()
         rules = [rule for role in documents.roles for rule in role.spec.rules]
-        self.metrics.mention(
+        self.metrics.requests.mention(
             [model for rule in rules for model in rule.models]
             + [model for route in documents.routes for model in route.spec.models],
             [str(version) for rule in rules for version in rule.versions]
@@ -537,7 +543,7 @@ async def run_sidecar(paths: Sequence[str]) -> None:
 
     Raises:
         ConfigError, CertificateError, OSError: it cannot start, and why.
-        WorkersFailed: of several workers some did not live or end well.
+        WorkersFailed: workers crash-loop, or exited with an error.
     """
     documents = await load_in_child(paths)
     if documents.sidecar.spec.workers > 1:
@@ -548,13 +554,13 @@ async def run_sidecar(paths: Sequence[str]) -> None:
         await Sidecar(paths, documents).run()
 
 
-async def run_worker(paths: Sequence[str], seat: Seat) -> None:
+async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
     """Build and run one of several, with the documents that its supervisor hands down.
 
     Raises:
         CertificateError, OSError: it cannot start, and why.
     """
-    await Sidecar(paths, read_documents(seat.folder), seat).run()
+    await Sidecar(paths, read_documents(slot.folder), slot).run()
 
 
 def route_versions(route: ModelRoute) -> list[str]:
@@ -567,10 +573,10 @@ def route_versions(route: ModelRoute) -> list[str]:
     return [*map(str, versions), *(label for _, label in named if label is not None)]
 
 
-def _open_sink(where: str) -> LineSink | None:
+def _open_sink(where: str) -> LineWriter | None:
     if where == "off":
         return None
-    return LineSink.stdout() if where == "stdout" else LineSink.file(Path(where))
+    return LineWriter.stdout() if where == "stdout" else LineWriter.file(Path(where))
 
 
 def _entries(folder: Path) -> list[Path]:

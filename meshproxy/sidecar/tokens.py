@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meshproxy.config import schema
-    from meshproxy.telemetry.catalogue import Metrics
     from meshproxy.telemetry.metrics import Rows
+    from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Tokens:
     """Every issuer in use, by where its keys are: as long as that stays the same, so do they, whatever else a reload
     says of the issuer, which may be away just then."""
 
-    def __init__(self, metrics: Metrics, outbox: Outbox) -> None:
+    def __init__(self, metrics: SidecarMetrics, outbox: Outbox) -> None:
         self._metrics = metrics
         self._outbox = outbox
         self._known: dict[bytes, Known] = {}

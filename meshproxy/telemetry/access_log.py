@@ -13,8 +13,8 @@ from meshproxy.identity.caller import Caller
 from meshproxy.inference.call import Verb
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.refusal import GrpcStatus, Reason
-from meshproxy.telemetry.json_text import NULL, Quoted, UtcClock, quote
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import NULL, Quoted, UtcClock, quote
 from meshproxy.transport.facts import ConnectionFacts
 
 MEMO_ENTRIES = 512
@@ -55,7 +55,7 @@ class AccessLog:
         clock: turns the times of an exchange into those of the wall.
     """
 
-    def __init__(self, sink: LineSink, clock: UtcClock) -> None:
+    def __init__(self, sink: LineWriter, clock: UtcClock) -> None:
         self._sink = sink
         self._clock = clock
         self._bytes = Quoted()

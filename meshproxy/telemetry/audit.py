@@ -8,10 +8,10 @@ from __future__ import annotations
 from meshproxy.inference.call import ModelRef
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.telemetry.access_log import format_caller
-from meshproxy.telemetry.catalogue import ACCESS_REASONS, read_audits
-from meshproxy.telemetry.json_text import NULL, UtcClock, quote
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import NULL, UtcClock, quote
 from meshproxy.telemetry.metrics import Counter
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.request_metrics import ACCESS_REASONS, read_audits
 
 MAX_MODELS = 16
 """Written out of one call; a message can name thousands."""
@@ -33,7 +33,7 @@ class AuditLog:
         events: counts the records by `type`.
     """
 
-    def __init__(self, sink: LineSink, clock: UtcClock, events: Counter) -> None:
+    def __init__(self, sink: LineWriter, clock: UtcClock, events: Counter) -> None:
         self._sink = sink
         self._clock = clock
         self._denied = events.labels("denied")

@@ -441,13 +441,13 @@ class TestReloading:
             assert (await ask(*connection))[0].startswith(b"HTTP/1.1 200 ")
 
             path.write_text(path.read_text().replace("mtls: strict", "mtls: srtict"))
-            line = await self.reload(running, "the new configuration is not taken")
+            line = await self.reload(running, "configuration rejected; keeping the previous one")
             assert any("srtict" in problem for problem in line["problems"])
             assert await metric(running, "meshproxy_config_in_sync") == 0
             assert (await ask(*connection))[0].startswith(b"HTTP/1.1 200 ")
 
             path.write_text(yaml.safe_dump_all(self.documents(upstream, *policy()[:1])))
-            await self.reload(running, "configuration taken")
+            await self.reload(running, "configuration applied")
             assert await metric(running, "meshproxy_config_in_sync") == 1
             assert (await ask(*connection))[0].startswith(b"HTTP/1.1 403 ")
             await leave(connection[1])
@@ -485,13 +485,13 @@ class TestReloading:
             old = await shown()
             new = running.ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server", dns=[SERVER_NAME])
             (tmp_path / "server.pem").write_bytes(new.certificate_pem)
-            line = await self.reload(running, "the new configuration is not taken")
+            line = await self.reload(running, "configuration rejected; keeping the previous one")
             assert "the key is not the certificate's" in line["problems"][0]
             await served(50)
             assert await shown() == old
 
             new.write(tmp_path, "server")
-            await self.reload(running, "configuration taken")
+            await self.reload(running, "configuration applied")
             assert await shown() == new.der
             await served(50)
             stopping.set()

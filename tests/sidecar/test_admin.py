@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead
-from meshproxy.sidecar.admin import ANSWER_SECONDS, CANCEL, Admin
+from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin
+from meshproxy.telemetry.metric_table import counter
 from meshproxy.telemetry.metrics import Counter, Registry
 from meshproxy.transport.facts import ConnectionFacts
 
@@ -99,7 +101,7 @@ def process() -> Process:
 @pytest.fixture
 def admin(loop: FakeLoop, process: Process) -> Admin:
     registry = Registry()
-    requests = Counter(registry, "meshproxy_requests_total", "Requests.", ("model",))
+    requests = Counter(registry, counter("meshproxy_requests_total", "Requests.", "model"))
     for number in range(2_000):
         requests.labels(f"m{number}").value = number
     return Admin(loop, registry, process)  # type: ignore[arg-type]
@@ -183,7 +185,7 @@ class TestMetrics:
         stream: Any = FakeStream()
         admin.serve(stream, RequestHead(1, b"GET", b"x", b"/metrics", (), end=True))
         first = len(stream.body)
-        stream.sink.reset_received(CANCEL, "gone")
+        stream.sink.reset_received(ErrorCode.CANCEL, "gone")
         loop.turn()
         assert len(stream.body) == first
 
@@ -278,7 +280,7 @@ class TestTime:
         ((delay, give_up),) = loop.timers
         assert delay == ANSWER_SECONDS
         give_up()
-        assert stream.reset_code == CANCEL
+        assert stream.reset_code == ErrorCode.CANCEL
         stream.sink.drained()
         assert not stream.ended
 

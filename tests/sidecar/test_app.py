@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -368,7 +369,7 @@ class TestOutbound:
                 del documents[-1]["spec"]["inbound"]
             it.write(documents)
             await it.sidecar.reload()
-            (fields,) = said(caplog, "the new configuration is not taken")
+            (fields,) = said(caplog, "configuration rejected; keeping the previous one")
             named = {"made transparent": "spec.outbound.transparent", "inbound removed": "spec.inbound.listen"}
             assert fields["problems"][0].startswith(named.get(which, "spec.outbound.listen"))
             assert (await it.ask())[0] == b"200"
@@ -387,7 +388,7 @@ class TestOutbound:
             far = document("ModelServer", {"endpoints": [{"sidecar": "127.0.0.1:1"}], "workload": workload}, "far")
             it.write(made(model, mtls="permissive", sidecar=self.OUT, more=[far]))
             await it.sidecar.reload()
-            (fields,) = said(caplog, "the new configuration is not taken")
+            (fields,) = said(caplog, "configuration rejected; keeping the previous one")
             assert "our own certificate" in fields["problems"][0]
             assert (await it.ask())[0] == b"200"
             SERVER.write(tmp_path, "server")
@@ -401,17 +402,16 @@ class TestOutbound:
                 it.sidecar._client_context()
 
 
-class TestSeats:
+class TestWorkers:
     """One of several workers, in this process."""
 
     @pytest.mark.parametrize("has_inbound", [True, False], ids=["both", "outbound only"])
-    async def test_a_worker_shares_the_ports_of_its_seat(
+    async def test_a_worker_shares_the_ports_of_its_slot(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_inbound: bool
     ) -> None:
-        ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        monkeypatch.setattr(worker, "LINE", theirs.fileno())
-        folder = tmp_path / "seat"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        monkeypatch.setattr(worker, "CONTROL_SOCKET", theirs.fileno())
+        folder = tmp_path / "slot"
         folder.mkdir()
         path = tmp_path / "documents.yaml"
         async with model_server() as model:
@@ -421,15 +421,20 @@ class TestSeats:
             path.write_text(yaml.safe_dump_all(documents))
             with ours, theirs, reserve("127.0.0.1", 0) as inbound, reserve("127.0.0.1", 0) as outbound:
                 ports = [sock.getsockname()[1] for sock in (inbound, outbound)]
-                seat = worker.Seat(0, ports[0] if has_inbound else 0, ports[1], folder)
-                sidecar = Sidecar([str(path)], load([path]), seat)
+                slot = worker.WorkerSlot(0, ports[0] if has_inbound else 0, ports[1], 0, folder)
+                sidecar = Sidecar([str(path)], load([path]), slot)
                 task = asyncio.ensure_future(sidecar.run())
-                assert await asyncio.get_running_loop().run_in_executor(None, ours.recv, 64) == worker.LISTENING
+                said = await asyncio.get_running_loop().run_in_executor(None, ours.recv, worker.REPORT_BYTES)
+                report = msgspec.json.decode(said, type=worker.Report)
+                assert report == worker.Report(sidecar.admin.address, load([path]).fingerprint, True)
+                assert b"meshproxy_build_info" in (await ask(report.admin, b"/metrics", host=b"localhost"))[1]
+                assert (await ask(report.admin, b"/config", host=b"localhost"))[0] == b"200"
+                assert (await ask(report.admin, b"/drain", b"POST", host=b"localhost"))[0] == b"404"
                 assert (await ask(f"127.0.0.1:{ports[1]}", b"/v1/models/m", host=b"local"))[0] == b"200"
                 if has_inbound:
                     assert (await ask(f"127.0.0.1:{ports[0]}", b"/v1/models/m"))[0] == b"200"
                 assert (sidecar.inbound is not None) == has_inbound
-                ours.close()  # its supervisor is gone
+                ours.close()  # the supervisor has exited
                 await asyncio.wait_for(task, 10)
 
 
@@ -475,7 +480,7 @@ class TestReloading:
             assert (await it.ask(connection=connection))[0] == b"403"
             assert it.inbound.max_connections == 7
             assert await it.metric('meshproxy_config_reloads_total{result="ok"}') == 1
-            assert said(caplog, "configuration taken") == [{"fingerprint": load([it.path]).fingerprint}]
+            assert said(caplog, "configuration applied") == [{"fingerprint": load([it.path]).fingerprint}]
             connection[1].close()
 
     async def test_limits_count_for_new_connections(self, tmp_path: Path) -> None:
@@ -527,7 +532,7 @@ class TestReloading:
             assert (await it.ask())[0] == b"200"
             assert await it.metric("meshproxy_config_in_sync") == 0
             assert await it.metric('meshproxy_config_reloads_total{result="failed"}') == 1
-            assert "the new configuration is not taken" in caplog.text
+            assert "configuration rejected; keeping the previous one" in caplog.text
 
             assert not it.task.done()
 
@@ -546,7 +551,7 @@ class TestReloading:
             bad = made(model, mesh={"limits": {"streams": 0}, "nonsense": 1})
             it.write(bad)
             await it.sidecar.reload()
-            (fields,) = said(caplog, "the new configuration is not taken")
+            (fields,) = said(caplog, "configuration rejected; keeping the previous one")
             with pytest.raises(ConfigError) as caught:
                 load([it.path])
             assert fields["problems"] == [str(problem) for problem in caught.value.problems]
@@ -567,7 +572,7 @@ class TestReloading:
         async with model_server() as model, running(tmp_path, model) as it:
             it.write(made(model, **changes))
             await it.sidecar.reload()
-            (fields,) = said(caplog, "the new configuration is not taken")
+            (fields,) = said(caplog, "configuration rejected; keeping the previous one")
             assert len(fields["problems"]) == 1
             assert fields["problems"][0].startswith(f"{named}: changes from ")
             assert fields["problems"][0].endswith("restart the sidecar for that")
@@ -702,7 +707,7 @@ class TestItsEnd:
                 await slow
             await asyncio.wait((it.task,))
             connection[1].close()
-        assert "drain timed out" in caplog.text
+        assert "drain timeout reached" in caplog.text
         assert "/v1/models/slow" in (tmp_path / "access.log").read_text()
         assert it.side.pipeline.live == set()
 

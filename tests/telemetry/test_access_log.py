@@ -15,14 +15,14 @@ from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import Exchange, TraceContext
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry.access_log import MEMO_ENTRIES, AccessLog
-from meshproxy.telemetry.json_text import UtcClock
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.transport.facts import ConnectionFacts
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
 
 
-class NoSink(LineSink):
+class NoSink(LineWriter):
     """Lines go nowhere."""
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_excha
 
 
 def test_lines_reach_the_sink(tmp_path: Path, make_exchange) -> None:
-    sink = LineSink.file(tmp_path / "access.log")
+    sink = LineWriter.file(tmp_path / "access.log")
     log = AccessLog(sink, UtcClock(0.0))
     for _ in range(3):
         log(make_exchange())

@@ -25,7 +25,7 @@ CLOSE_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-class LineSink:
+class LineWriter:
     """Lines on their way to one file descriptor, which the sink owns from now on.
 
     The caller owns the timer: `flush()` every half second or so, besides what `write` does by itself.
@@ -61,7 +61,7 @@ class LineSink:
         self._write_bytes = 0 if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
 
     @classmethod
-    def stdout(cls) -> LineSink:
+    def stdout(cls) -> LineWriter:
         """Standard output. A pipe or terminal is opened anew, which makes a description of its own that can be
         non-blocking without the application's log, or the shell, finding theirs changed."""
         if not stat.S_ISREG(os.fstat(1).st_mode):
@@ -72,7 +72,7 @@ class LineSink:
         return cls(os.dup(1))
 
     @classmethod
-    def file(cls, path: Path) -> LineSink:
+    def file(cls, path: Path) -> LineWriter:
         """A file, made if need be and appended to.
 
         Raises:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.telemetry import sink as sink_module
-from meshproxy.telemetry.sink import GATHER_BYTES, LineSink
+from meshproxy.telemetry import line_writer as module
+from meshproxy.telemetry.line_writer import GATHER_BYTES, LineWriter
 
 
 class Pipe:
@@ -22,7 +22,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.reader, writer = os.pipe2(os.O_NONBLOCK)
-        self.sink = LineSink(writer)
+        self.sink = LineWriter(writer)
 
     def read(self) -> bytes:
         found = b""
@@ -132,7 +132,7 @@ def test_a_prompt_reader_loses_nothing_however_much_comes(pipe: Pipe) -> None:
 
 def test_a_descriptor_that_would_wait_is_asked_first() -> None:
     reader, writer = os.pipe()
-    sink = LineSink(writer, polls=True)
+    sink = LineWriter(writer, polls=True)
     for number in range(2_000):  # would hang here: nobody reads, and the descriptor is a blocking one
         sink.write(line(number))
     assert sink.dropped > 0
@@ -159,7 +159,7 @@ def test_a_reader_that_is_gone_is_said_once(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_closing_waits_for_a_slow_reader_but_not_for_one_that_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink_module, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.2)
     pipe = Pipe()
     for number in range(200):
         pipe.sink.write(line(number))
@@ -173,7 +173,7 @@ def test_closing_waits_for_a_slow_reader_but_not_for_one_that_sleeps(monkeypatch
 
 def test_closing_writes_what_waits(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    sink = LineSink.file(path)
+    sink = LineWriter.file(path)
     sink.write(b"one\n")
     sink.close()
     assert path.read_bytes() == b"one\n"
@@ -183,7 +183,7 @@ def test_closing_writes_what_waits(tmp_path: Path) -> None:
 def test_a_file_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     path.write_bytes(b"before\n")
-    sink = LineSink.file(path)
+    sink = LineWriter.file(path)
     sink.write(b"after\n")
     sink.close()
     assert path.read_bytes() == b"before\nafter\n"
@@ -191,7 +191,7 @@ def test_a_file_is_appended_to(tmp_path: Path) -> None:
 
 def test_rotation(tmp_path: Path) -> None:
     path, old = tmp_path / "access.log", tmp_path / "access.log.1"
-    sink = LineSink.file(path)
+    sink = LineWriter.file(path)
     sink.write(b"one\n")
     path.rename(old)
     sink.reopen()
@@ -204,7 +204,7 @@ def test_rotation(tmp_path: Path) -> None:
 def test_a_rotation_that_fails_leaves_the_old_file_in_use(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    sink = LineSink.file(folder / "access.log")
+    sink = LineWriter.file(folder / "access.log")
     folder.rename(tmp_path / "moved")
     with pytest.raises(FileNotFoundError):
         sink.reopen()
@@ -214,7 +214,7 @@ def test_a_rotation_that_fails_leaves_the_old_file_in_use(tmp_path: Path) -> Non
 
 
 def test_standard_output_is_not_reopened(capfd: pytest.CaptureFixture[str]) -> None:
-    sink = LineSink.stdout()
+    sink = LineWriter.stdout()
     sink.reopen()
     sink.write(b"one\n")
     sink.close()
@@ -225,7 +225,7 @@ def test_a_full_disk_holds_lines_and_tears_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "access.log"
-    sink = LineSink.file(path)
+    sink = LineWriter.file(path)
     real_write = os.write
     room = 7
 
@@ -253,7 +253,7 @@ def test_a_full_disk_holds_lines_and_tears_none(
 
 def test_half_a_line_does_not_begin_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "access.log"
-    sink = LineSink.file(path)
+    sink = LineWriter.file(path)
     real_write = os.write
     room = 6
 
@@ -282,8 +282,8 @@ def test_standard_output_of_every_kind(kind: str, tmp_path: Path) -> None:
     # Lines arrive, and what others do with the same description is left as it was: not non-blocking.
     program = (
         "import os\n"
-        "from meshproxy.telemetry.sink import LineSink\n"
-        "sink = LineSink.stdout()\n"
+        "from meshproxy.telemetry.line_writer import LineWriter\n"
+        "sink = LineWriter.stdout()\n"
         "for number in range(2000): sink.write(b'%d\\n' % number)\n"
         "sink.close()\n"
         "os.write(1, b'blocking %d\\n' % os.get_blocking(1))\n"

@@ -41,7 +41,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-class Journal(logging.StreamHandler[TextIO]):
+class ProcessLog(logging.StreamHandler[TextIO]):
     """Writes where it can be written without waiting; elsewhere drops, and says how many when it can again."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -65,8 +65,8 @@ class Journal(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def open_journal(level: int, **fields: object) -> None:
+def open_process_log(level: int, **fields: object) -> None:
     """Send everything that is logged in this process to standard error; `fields` are in every line."""
-    handler = Journal(sys.stderr)
+    handler = ProcessLog(sys.stderr)
     handler.setFormatter(JsonFormatter(fields))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.telemetry.json_text import MEMO_CHARACTERS, MEMO_ENTRIES, Quoted, UtcClock, quote
+from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MEMO_ENTRIES, Quoted, UtcClock, quote
 
 
 @pytest.mark.parametrize(
