@@ -84,6 +84,11 @@ CERTIFICATE_EXPIRY = gauge(
     unit="seconds",
 )
 OPEN_CONNECTIONS = gauge("meshproxy_open_connections", "Open downstream connections.", "direction", "protocol")
+HTTP2_STREAM_ERRORS = counter(
+    "meshproxy_http2_stream_errors_total",
+    "HTTP/2 streams that were reset, refused or rejected, towards clients (downstream) and servers (upstream).",
+    "side", "kind",
+)  # fmt: skip
 
 # --- Configuration
 
@@ -192,7 +197,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
         CONCURRENCY_LIMIT,
     ),
     "Identity and connections": (
-        JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, OPEN_CONNECTIONS,
+        JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, OPEN_CONNECTIONS, HTTP2_STREAM_ERRORS,
     ),
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),
     "Telemetry": (

@@ -7,12 +7,23 @@ have series, not the counts.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 
 from meshproxy import __version__
+from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry
 from meshproxy.telemetry.model_labels import ModelLabels
 from meshproxy.telemetry.request_metrics import RequestMetrics
+
+HTTP2_STREAM_ERRORS = {
+    "reset_received": "resets_received",
+    "reset_sent": "resets_sent",
+    "refused": "streams_refused",
+    "malformed_head": "heads_malformed",
+    "rejected_head": "heads_rejected",
+}
+"""The label `kind`, and the counter of `Statistics` that it shows."""
 
 
 class SidecarMetrics:
@@ -34,6 +45,8 @@ class SidecarMetrics:
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
 
+        self._http2_stream_errors = Counter(registry, metric_table.HTTP2_STREAM_ERRORS)
+
         self.config_reloads = Counter(registry, metric_table.CONFIG_RELOADS)
         self.config_in_sync = Gauge(registry, metric_table.CONFIG_IN_SYNC)
         self.config_loaded = Gauge(registry, metric_table.CONFIG_LOADED)
@@ -46,3 +59,13 @@ class SidecarMetrics:
         Counter(registry, metric_table.SERIES_CAPPED).read_from(lambda: [((), registry.capped)])
         build = Gauge(registry, metric_table.BUILD_INFO)
         build.labels(__version__, platform.python_version()).value = 1
+
+    def watch_http2(self, sides: Mapping[str, Statistics]) -> None:
+        """Read the stream errors of `downstream` and `upstream` connections at scrape time."""
+        self._http2_stream_errors.read_from(
+            lambda: [
+                ((side, kind), getattr(statistics, counter))
+                for side, statistics in sides.items()
+                for kind, counter in HTTP2_STREAM_ERRORS.items()
+            ]
+        )

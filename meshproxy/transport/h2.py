@@ -185,7 +185,7 @@ class H2Driver(Connection):
         """When the peer last sent anything."""
         self.scheme = b"http"
         """Of the requests that go out here (RFC 9113 section 8.3.1)."""
-        self.codec = H2Connection(role, driving.limits, self.heard)
+        self.codec = H2Connection(role, driving.limits, self.heard, driving.h2_statistics)
         self.streams: dict[int, H2Stream] = {}
         self.waiting: list[H2Stream] = []
         """Streams whose bytes are framed while the socket is full."""
@@ -547,7 +547,7 @@ class H2Client(H2Driver):
 
     def _patience(self) -> float:
         """Seconds of silence until the next PING; doubled after one that was followed by no message."""
-        counts = self.codec.statistics.frames_received
+        counts = self.codec.frames_received
         messages = counts[HEADERS] + counts[DATA]
         if messages != self._messages:
             self._messages = messages

@@ -40,7 +40,7 @@ def test_every_declaration_is_in_a_table_once() -> None:
 @pytest.mark.parametrize("metric", ROWS, ids=lambda metric: metric.name)
 def test_names_follow_the_conventions_of_prometheus(metric: Metric) -> None:
     """https://prometheus.io/docs/practices/naming/"""
-    assert re.fullmatch(r"(meshproxy|process)_[a-z_]+", metric.name)
+    assert re.fullmatch(r"(meshproxy|process)_[a-z0-9_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.type is Type.COUNTER)
     assert metric.unit in ("", "seconds", "bytes")
     stem = metric.name.removesuffix("_total")
