@@ -28,9 +28,9 @@ def main(arguments: list[str]) -> int:
     level = getattr(logging, os.environ.get("MESHPROXY_LOG_LEVEL", "INFO").upper(), logging.INFO)
     try:
         if arguments and arguments[0].startswith(OPTION):
-            seat = WorkerSlot.read(arguments[0])
-            open_process_log(level, worker=seat.number)
-            uvloop.run(run_worker(arguments[1:], seat))
+            slot = WorkerSlot.read(arguments[0])
+            open_process_log(level, worker=slot.number)
+            uvloop.run(run_worker(arguments[1:], slot))
         else:
             open_process_log(level)
             uvloop.run(run_sidecar(arguments))

@@ -134,9 +134,7 @@ class Sidecar:
             times=Times(),
             on_limit=self.limit,
         )
-        self.metrics.watch_http2(
-            {"downstream": self._driving.h2_statistics, "upstream": upstream_driving.h2_statistics}
-        )
+        self.metrics.watch_http2(downstream=self._driving.h2_statistics, upstream=upstream_driving.h2_statistics)
 
         # Stations: compiled from the documents, replaced by a reload. Everything that was learned on the way stays.
         traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)

@@ -101,7 +101,7 @@ async def send_reports(read: Callable[[], Report]) -> None:
 
 
 def watch_supervisor(loop: asyncio.AbstractEventLoop, folder: Path, exited: Callable[[], None]) -> None:
-    """Call `exited` when the supervisor has exited, and remove its folder, which nobody else would."""
+    """Call `exited` when the supervisor has exited, and remove its folder, which it could not."""
 
     def read() -> None:
         try:

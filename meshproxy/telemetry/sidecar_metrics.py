@@ -7,23 +7,13 @@ have series, not the counts.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 
 from meshproxy import __version__
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.telemetry import metric_table
-from meshproxy.telemetry.metrics import Counter, Gauge, Registry
+from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.model_labels import ModelLabels
 from meshproxy.telemetry.request_metrics import RequestMetrics
-
-HTTP2_STREAM_ERRORS = {
-    "reset_received": "resets_received",
-    "reset_sent": "resets_sent",
-    "refused": "streams_refused",
-    "malformed_head": "heads_malformed",
-    "rejected_head": "heads_rejected",
-}
-"""The label `kind`, and the counter of `Statistics` that it shows."""
 
 
 class SidecarMetrics:
@@ -60,12 +50,16 @@ class SidecarMetrics:
         build = Gauge(registry, metric_table.BUILD_INFO)
         build.labels(__version__, platform.python_version()).value = 1
 
-    def watch_http2(self, sides: Mapping[str, Statistics]) -> None:
-        """Read the stream errors of `downstream` and `upstream` connections at scrape time."""
+    def watch_http2(self, *, downstream: Statistics, upstream: Statistics) -> None:
+        """Read the stream errors of HTTP/2 connections at scrape time."""
         self._http2_stream_errors.read_from(
-            lambda: [
-                ((side, kind), getattr(statistics, counter))
-                for side, statistics in sides.items()
-                for kind, counter in HTTP2_STREAM_ERRORS.items()
-            ]
+            lambda: [*_http2_rows("downstream", downstream), *_http2_rows("upstream", upstream)]
         )
+
+
+def _http2_rows(side: str, statistics: Statistics) -> Rows:
+    yield (side, "reset_received"), statistics.resets_received
+    yield (side, "reset_sent"), statistics.resets_sent
+    yield (side, "refused"), statistics.streams_refused
+    yield (side, "malformed_head"), statistics.heads_malformed
+    yield (side, "rejected_head"), statistics.heads_rejected
