@@ -26,10 +26,10 @@ from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 from meshproxy.routing.retry import INBOUND_RETRIES
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.telemetry.access_log import AccessLog
-from meshproxy.telemetry.catalogue import Metrics
-from meshproxy.telemetry.json_text import UtcClock
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.facts import ConnectionFacts
@@ -101,10 +101,13 @@ class Counter:
 class Bench:
     """Everything between the bytes of a client and the bytes of a model server."""
 
-    def __init__(self, sink: LineSink) -> None:
+    def __init__(self, sink: LineWriter) -> None:
         loop = asyncio.get_running_loop()
-        metrics = Metrics()
-        observer = Observer(metrics, [metrics.observe, AccessLog(sink, UtcClock(time.time() - time.monotonic()))])
+        metrics = SidecarMetrics()
+        observer = Observer(
+            metrics.telemetry_failures,
+            [metrics.requests.observe, AccessLog(sink, UtcClock(time.time() - time.monotonic()))],
+        )
         self.driving = Driving(
             loop=loop,
             outbox=Outbox(loop),
@@ -152,8 +155,8 @@ class Bench:
 
 
 @pytest.fixture
-def sink(tmp_path: Path) -> LineSink:
-    return LineSink.file(tmp_path / "access.log")
+def sink(tmp_path: Path) -> LineWriter:
+    return LineWriter.file(tmp_path / "access.log")
 
 
 def least(counts: list[int]) -> int:
@@ -161,7 +164,7 @@ def least(counts: list[int]) -> int:
     return min(counts[3:])
 
 
-async def test_rest(sink: LineSink) -> None:
+async def test_rest(sink: LineWriter) -> None:
     bench = Bench(sink)
     server = H1Server(bench.driving, bench.facts("inbound", "HTTP/1.1"), bench.pipeline.serve, bench.pipeline.reject)
     server.attach(bench.client_side)  # type: ignore[arg-type]
@@ -185,7 +188,7 @@ async def test_rest(sink: LineSink) -> None:
     sink.close()
 
 
-async def test_grpc(sink: LineSink) -> None:
+async def test_grpc(sink: LineWriter) -> None:
     bench = Bench(sink)
     server = H2Server(bench.driving, bench.facts("inbound", "HTTP/2"), bench.pipeline.serve, bench.pipeline.reject)
     server.attach(bench.client_side)  # type: ignore[arg-type]

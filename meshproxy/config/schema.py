@@ -31,6 +31,7 @@ from meshproxy.config.fields import (
     Name,
     Part,
     Path,
+    Port,
     Size,
     Subject,
     Text,
@@ -44,6 +45,10 @@ from meshproxy.config.fields import Metadata as Metadata
 from meshproxy.config.routes import ModelRoute as ModelRoute
 from meshproxy.config.servers import ModelServer as ModelServer
 from meshproxy.config.values import Address
+
+CONTROL_PLANE_PORTS = (18510, 18511, 18512)
+"""A sidecar keeps clear of these: the control plane may run on the same host."""
+MAX_PORT = 65_535
 
 # --- MeshConfig ------------------------------------------------------------------------------------------------------
 
@@ -316,6 +321,9 @@ class Admin(Part, frozen=True):
 
     listen: ListenAddress = Address("127.0.0.1", 18502)
     """Where `/livez`, `/readyz` and `/metrics` are. The rest is answered to loopback only."""
+    first_worker_port: Port | None = None
+    """With several `workers`: the admin port of worker 0, on the same address; worker 1 has the next port, and so on.
+    Each shows its own `/metrics`. Left out: the port after that of `listen`."""
 
 
 class SidecarSpec(Part, frozen=True, kw_only=True):
@@ -341,12 +349,33 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """How long requests under way may take when we are told to stop. Below the 30 s after which Kubernetes kills."""
     workers: Annotated[Count, Meta(le=64)] = 1
     """Processes that serve the inbound port together: one uses one core. Limits that count (connections, held bytes,
-    connections to an endpoint) hold for each of them. With several there is one more, which starts them again when they
-    die, and answers on the admin port for all of them."""
+    connections to an endpoint) hold for each of them. With several there is a supervisor, which restarts them when they
+    exit, and answers `/livez`, `/readyz`, `/config` and `/drain` for all of them; metrics are scraped from each worker
+    (`admin.firstWorkerPort`)."""
 
     def __post_init__(self) -> None:
         if self.inbound is None and self.outbound is None:
             raise ValueError('carries nothing: expected "inbound", "outbound" or both')
+        taken = {port: f"port {port} is used by the control plane" for port in CONTROL_PLANE_PORTS}
+        for name, part in (("inbound", self.inbound), ("outbound", self.outbound), ("admin", self.admin)):
+            if part is not None and part.listen.port:
+                taken[part.listen.port] = f"port {part.listen.port} is {name}.listen"
+        for number, port in enumerate(self.worker_ports):
+            if port > MAX_PORT or port in taken:
+                reason = taken.get(port, f"{port} is not a port")
+                raise ValueError(f"no admin port for worker {number}: {reason}; set admin.firstWorkerPort")
+
+    @property
+    def worker_ports(self) -> tuple[int, ...]:
+        """The admin port of each worker; empty without a supervisor, zeros where the kernel chooses."""
+        if self.workers == 1:
+            return ()
+        first = self.admin.first_worker_port
+        if first is None:
+            if not self.admin.listen.port:
+                return (0,) * self.workers
+            first = self.admin.listen.port + 1
+        return tuple(range(first, first + self.workers))
 
 
 class Sidecar(Part, frozen=True, kw_only=True, tag_field="kind", tag="Sidecar"):

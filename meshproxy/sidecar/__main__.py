@@ -14,8 +14,8 @@ import uvloop
 from meshproxy.config.problems import ConfigError
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar.app import run_sidecar, run_worker
-from meshproxy.sidecar.journal import open_journal
-from meshproxy.sidecar.worker import OPTION, Seat, WorkersFailed
+from meshproxy.sidecar.process_log import open_process_log
+from meshproxy.sidecar.worker import OPTION, WorkersFailed, WorkerSlot
 
 FAILURE = 1
 FINDINGS = 3
@@ -28,11 +28,11 @@ def main(arguments: list[str]) -> int:
     level = getattr(logging, os.environ.get("MESHPROXY_LOG_LEVEL", "INFO").upper(), logging.INFO)
     try:
         if arguments and arguments[0].startswith(OPTION):
-            seat = Seat.read(arguments[0])
-            open_journal(level, worker=seat.number)
-            uvloop.run(run_worker(arguments[1:], seat))
+            slot = WorkerSlot.read(arguments[0])
+            open_process_log(level, worker=slot.number)
+            uvloop.run(run_worker(arguments[1:], slot))
         else:
-            open_journal(level)
+            open_process_log(level)
             uvloop.run(run_sidecar(arguments))
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]

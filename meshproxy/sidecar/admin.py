@@ -1,14 +1,14 @@
-"""The admin port: health and metrics for everybody, switches for this host only.
+"""The admin port: health and metrics for everyone, operations for this host only.
 
-    GET  /livez     200 while the event loop turns
-    GET  /readyz    200 while new requests are welcome; with ?verbose what that hangs on
-    GET  /metrics   Prometheus text, or OpenMetrics if asked for
-    GET  /config    what runs: fingerprint, documents, identity (loopback only)
-    POST /drain     what SIGTERM does (loopback only)
+    GET  /livez     200 while the event loop runs
+    GET  /readyz    200 while new requests are accepted; ?verbose lists the conditions
+    GET  /metrics   Prometheus text, or OpenMetrics if the scraper asks for it
+    GET  /config    the configuration in use: fingerprint, documents, identity (loopback only)
+    POST /drain     the same as SIGTERM (loopback only; not on the admin port of a worker)
 
-`/config` and `/drain` answer loopback peers (and those on a UNIX socket, which only our own user can open) that name a
-loopback host: a page in a browser on this host can send them requests under the name of its own site (DNS rebinding),
-and a server that fetches URLs can be made to (CVE-2024-40632).
+`/config` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can send
+requests to them under the name of its own site (DNS rebinding), and a server that fetches URLs can be made to
+(CVE-2024-40632).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.telemetry.exposition import render, wants_openmetrics
+from meshproxy.telemetry import exposition
 from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
@@ -32,37 +32,42 @@ if TYPE_CHECKING:
 
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
-METRICS = b"text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 READ_ONLY = frozenset({b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config"})
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 ANSWER_SECONDS = 30.0
-"""How long a client may take to read an answer: the connections of this port are few, and the kubelet needs one."""
+"""How long a client may take to read a response: this port has few connections, and the kubelet needs one."""
 ADMIN_CONNECTIONS = 64
 ADMIN_TIMES = Times(head=2.0, idle=5.0)
-"""Short: whoever holds a connection to the admin port must not keep a probe waiting."""
+"""Short, so that clients which hold connections to the admin port do not keep a probe waiting."""
 
 
 class Operated(Protocol):
-    """What the admin port asks of the process."""
+    """The process behind the admin port."""
 
     def readiness(self) -> dict[str, bool]:
-        """What being ready hangs on."""
+        """The conditions that must hold for it to be ready."""
 
     def configuration(self) -> dict[str, object]:
-        """What runs, without secrets."""
+        """The configuration in use, without secrets."""
 
     def drain(self) -> None:
-        """Begin to go away."""
+        """Begin a graceful shutdown."""
 
 
 class Admin:
-    """Serves the admin port."""
+    """Serves the admin port.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, registry: Registry, operated: Operated) -> None:
+    Args:
+        is_worker: this is one of several workers, which is not drained by itself.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, registry: Registry, operated: Operated, *, is_worker: bool = False
+    ) -> None:
         self._loop = loop
         self._registry = registry
         self._operated = operated
+        self._is_worker = is_worker
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Answer one request (`stream.Serve`)."""
@@ -74,34 +79,31 @@ class Admin:
         elif path in (b"/livez", b"/live"):
             reply(stream, head, 200, b"ok\n")
         elif path in (b"/readyz", b"/ready", b"/healthz/ready"):
-            self._readyz(stream, reader, head, verbose=query == b"verbose")
+            reply_ready(stream, head, self._operated.readiness(), verbose=query == b"verbose")
         elif path == b"/metrics":
             self._metrics(stream, reader, head)
         elif path in (b"/config", b"/drain"):
-            self._private(stream, reader, head, path)
+            self._operate(stream, head, path)
         else:
-            reply(stream, head, 404, b"there is /livez, /readyz, /metrics, /config and /drain\n")
+            reply(stream, head, 404, b"not found: expected /livez, /readyz, /metrics, /config or /drain\n")
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
-        """Answer what the codec refused (`h1.Reject`)."""
+        """Answer a request that the codec rejected (`h1.Reject`)."""
         stream.sink = Reader(stream)
         reply(stream, None, rejected.status, rejected.reason.encode() + b"\n")
 
-    def _readyz(self, stream: Downstream, reader: Reader, head: RequestHead, *, verbose: bool) -> None:
-        reply_ready(stream, head, self._operated.readiness(), verbose=verbose)
-
     def _metrics(self, stream: Downstream, reader: Reader, head: RequestHead) -> None:
         accept = next((value for name, value in head.headers if name == b"accept"), None)
-        openmetrics = wants_openmetrics(accept)
-        headers = ((b"content-type", OPENMETRICS if openmetrics else METRICS), TEXT[1])
-        is_whole = head.method == b"HEAD"
-        stream.send_response(200, headers, end=is_whole)
-        if is_whole:
-            return
-        self._send_pieces(stream, reader, render(self._registry, openmetrics=openmetrics))
+        openmetrics = exposition.wants_openmetrics(accept)
+        headers = ((b"content-type", exposition.OPENMETRICS if openmetrics else exposition.TEXT), TEXT[1])
+        has_body = head.method != b"HEAD"
+        stream.send_response(200, headers, end=not has_body)
+        if has_body:
+            self._send_pieces(stream, reader, exposition.render(self._registry, openmetrics=openmetrics))
 
     def _send_pieces(self, stream: Downstream, reader: Reader, pieces: Iterator[bytes]) -> None:
-        """A piece each turn of the loop, so that traffic goes on between them, and none while the last is not read."""
+        """One piece in each turn of the event loop, so that requests are served in between, and the next one only once
+        the client has read the last."""
         if reader.is_gone:
             return
         piece = next(pieces, None)
@@ -112,25 +114,23 @@ class Admin:
         else:
             reader.then = partial(self._send_pieces, stream, reader, pieces)
 
-    def _private(self, stream: Downstream, reader: Reader, head: RequestHead, path: bytes) -> None:
-        host = head.authority.rpartition(b":")[0] if head.authority[-1:] != b"]" else head.authority
-        host = (host or head.authority).lower()
-        if not _is_near(stream.facts) or host not in LOOPBACK_HOSTS:
-            reply(stream, head, 403, b"this is for loopback only, by the name localhost\n")
+    def _operate(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
+        if not _is_loopback(stream.facts) or _host(head.authority) not in LOOPBACK_HOSTS:
+            reply(stream, head, 403, b"forbidden: use a loopback connection and the host name localhost\n")
         elif path == b"/config":
-            self._config(stream, reader, head)
+            body = json.dumps(self._operated.configuration(), indent=2).encode() + b"\n"
+            reply(stream, head, 200, body, JSON)
+        elif self._is_worker:
+            reply(stream, head, 404, b"a worker is not drained by itself: use the admin port of the sidecar\n")
         elif head.method != b"POST":
             reply(stream, head, 405, b"use POST\n", (*TEXT, (b"allow", b"POST")))
         else:
             reply(stream, head, 202, b"draining\n")
             self._operated.drain()
 
-    def _config(self, stream: Downstream, reader: Reader, head: RequestHead) -> None:
-        reply(stream, head, 200, json.dumps(self._operated.configuration(), indent=2).encode() + b"\n", JSON)
-
 
 class Reader:
-    """Drops what a client sends beyond its head, and knows whether it is still there."""
+    """Discards what a client sends after its request head, and tracks whether it is still connected."""
 
     __slots__ = ("_stream", "is_gone", "then")
 
@@ -138,37 +138,37 @@ class Reader:
         self._stream = stream
         self.is_gone = False
         self.then: Callable[[], None] | None = None
-        """What waits for the client to read."""
+        """Called once the client has read what was sent."""
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """Of no interest."""
+        """Return the credit, so that the client can finish its request."""
         self._stream.credit(flow)
 
     def trailers_received(self, headers: Headers) -> None:
-        """Of no interest."""
+        """Ignored."""
 
     def rejected(self, rejected: Rejected) -> None:
-        """Of no interest: the answer is on its way."""
+        """Ignored: the response is already being sent."""
 
     def reset_received(self, code: int, reason: str) -> None:
-        """The client is gone."""
+        """The client disconnected or cancelled."""
         self.is_gone = True
 
     def drained(self) -> None:
-        """The client reads again."""
+        """The client has read what was sent (backpressure)."""
         then, self.then = self.then, None
         if then is not None:
             then()
 
     def give_up(self) -> None:
-        """The client has had its time."""
+        """Reset the stream: the client has not read the response in time."""
         if self._stream.sink is self:
             self.is_gone = True
             self._stream.reset(ErrorCode.CANCEL)
 
 
 def reply_ready(stream: Downstream, head: RequestHead, conditions: dict[str, bool], *, verbose: bool) -> None:
-    """Say whether all conditions hold, and which do not; with `verbose` also those that do."""
+    """200 if all conditions hold, otherwise 503 with those that do not; `verbose` lists all of them."""
     is_ready = all(conditions.values())
     lines = [f"[{'+' if holds else '-'}] {name}" for name, holds in conditions.items() if verbose or not holds]
     lines.append("ready" if is_ready else "not ready")
@@ -176,7 +176,7 @@ def reply_ready(stream: Downstream, head: RequestHead, conditions: dict[str, boo
 
 
 def reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes, headers: Headers = TEXT) -> None:
-    """A whole answer, its body left out for HEAD."""
+    """A complete response, without its body for HEAD."""
     if head is not None and head.method == b"HEAD":
         stream.send_response(status, headers, end=True, length=len(body))
     else:
@@ -185,12 +185,18 @@ def reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes
     stream.stop_receiving()
 
 
-def _is_near(facts: ConnectionFacts) -> bool:
-    return facts.local.startswith("/") or facts.remote.startswith(("127.", "[::1]:", "[::ffff:127."))
+def _host(authority: bytes) -> bytes:
+    """The host of an authority in lower case, without its port."""
+    host = authority.rpartition(b":")[0] if authority[-1:] != b"]" else authority
+    return (host or authority).lower()
+
+
+def _is_loopback(facts: ConnectionFacts) -> bool:
+    return facts.remote.startswith(("127.", "[::1]:", "[::ffff:127."))
 
 
 class Unobserved:
-    """Nobody counts what happens at the admin port (`listener.ListenerEvents`)."""
+    """Events of the admin port are not counted (`listener.ListenerEvents`)."""
 
     def handshake(self, result: str) -> None: ...
     def connection(self, protocol: str, change: int) -> None: ...

@@ -25,16 +25,16 @@ from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for
 from meshproxy.sidecar.snapshots import times
 from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
-from meshproxy.sidecar.worker import read_documents
+from meshproxy.sidecar.worker import Report, read_documents, send_reports, watch_supervisor
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.audit import AuditLog
-from meshproxy.telemetry.catalogue import Metrics
-from meshproxy.telemetry.json_text import UtcClock
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer
-from meshproxy.telemetry.traffic import TrafficMetrics
+from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.sidecar.document_source import DocumentSource
     from meshproxy.sidecar.rotation import LoadedIdentity
-    from meshproxy.sidecar.worker import Seat
+    from meshproxy.sidecar.worker import WorkerSlot
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Sidecar:
         source: DocumentSource,
         documents: Documents,
         identity: LoadedIdentity | None,
-        seat: Seat | None = None,
+        slot: WorkerSlot | None = None,
     ) -> None:
         """Build every part. Nothing listens yet.
 
@@ -78,23 +78,23 @@ class Sidecar:
             source: delivers documents.
             documents: the ones to start with.
             identity: the workload identity to start with; None where TLS is disabled.
-            seat: the worker's, if this is one of several.
+            slot: the worker's, if this is one of several.
 
         Raises:
             ConfigError: the documents cannot be used.
             OSError: the access log or audit log cannot be opened.
         """
-        self._seat = seat
+        self._slot = slot
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         spec = documents.sidecar.spec
 
         # Telemetry: everything below reports to it.
-        self.metrics = Metrics()
+        self.metrics = SidecarMetrics()
         watch_process(self.metrics.registry)
         clock = UtcClock(time.time() - time.monotonic())
-        self._log_sinks: list[LineSink] = []
-        sinks: list[Sink] = [self.metrics.observe]
+        self._log_sinks: list[LineWriter] = []
+        sinks: list[Sink] = [self.metrics.requests.observe]
         if (access := _open_sink(spec.access_log)) is not None:
             self.metrics.access_log_dropped.read_from(lambda: [((), access.dropped)])
             self._log_sinks.append(access)
@@ -103,7 +103,7 @@ class Sidecar:
             self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
             self._log_sinks.append(audit)
             sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
-        observer = Observer(self.metrics, sinks)
+        observer = Observer(self.metrics.telemetry_failures, sinks)
 
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
@@ -124,10 +124,11 @@ class Sidecar:
             times=Times(),
             on_limit=self.limit,
         )
+        self.metrics.watch_http2(downstream=driving.h2_statistics, upstream=upstream_driving.h2_statistics)
 
         # The configuration: compiled from the documents, replaced by a reload, while learned state is carried over. The
         # identity rotates without a reload.
-        traffic = TrafficMetrics(self.metrics)
+        traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)
         self.identity = IdentityRotation(identity, self.metrics)
         self.clusters = Clusters(upstream_driving, traffic, traffic, self.identity.client_context, self._valid_until)
         self.tokens = Tokens(self.metrics, outbox)
@@ -188,15 +189,15 @@ class Sidecar:
             )
         self.directions = [direction for direction in (self.inbound, self.outbound) if direction is not None]
         self.identity.on_exchange = self._exchange_context
-        self.metrics.in_flight.read_from(
-            lambda: self.metrics.count_in_flight(
+        self.metrics.requests.in_flight.read_from(
+            lambda: self.metrics.requests.count_in_flight(
                 each for direction in self.directions for each in direction.pipeline.live
             )
         )
         traffic.watch(self.clusters.all, [direction.pipeline for direction in self.directions])
         traffic.on_health.append(self._health_changed)
         self.configuration.begin(compiled, self.directions)
-        status = Status(
+        self._status = status = Status(
             self.configuration,
             self.identity,
             self.tokens,
@@ -205,7 +206,7 @@ class Sidecar:
             is_draining=self._stopping.is_set,
             drain=self.drain,
         )
-        page = Admin(loop, self.metrics.registry, status)
+        page = Admin(loop, self.metrics.registry, status, is_worker=slot is not None)
         self.admin = Listener(
             direction="admin",
             driving=Driving(
@@ -233,19 +234,19 @@ class Sidecar:
             self._loop.add_signal_handler(number, action)
         await asyncio.gather(self.tokens.wait_for_keys(), self.clusters.wait_for_endpoints())
         try:
-            if self._seat is None:
+            if self._slot is None:
                 self._listen(None, None)
                 admin = self.configuration.documents.sidecar.spec.admin.listen
                 self.admin.listen(admin.host, admin.port)
             else:
-                self._take_seat(self._seat)
+                self._listen_as_worker(self._slot)
         except OSError:
             await self._close()
             raise
         self._reaper.start()
         fields = {direction.name: direction.listener.address for direction in self.directions}
         logger.info(
-            "listening" if self._seat is None else "worker listening",
+            "listening" if self._slot is None else "worker listening",
             extra={"fields": {**fields, "admin": self.admin.address, "pid": os.getpid()}},
         )
         self.configuration.start()
@@ -255,6 +256,8 @@ class Sidecar:
             self._loop.create_task(self.identity.run()),
             self._loop.create_task(self._flush_log()),
         ]
+        if self._slot is not None:
+            tasks.append(self._loop.create_task(send_reports(self._report)))
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -271,17 +274,18 @@ class Sidecar:
             await asyncio.gather(failed, stopping, *tasks, return_exceptions=True)
             await self._close()
 
-    def _take_seat(self, seat: Seat) -> None:
+    def _listen_as_worker(self, slot: WorkerSlot) -> None:
         """Listen as one of several workers. Raises OSError."""
-        # The admin socket first, since connections come as soon as the port is shared.
-        seat.socket.unlink(missing_ok=True)
-        self.admin.listen_unix(str(seat.socket))
-        self._listen(seat.inbound_port, seat.outbound_port)
-        seat.watch_supervisor(self._loop, self.drain)
-        seat.tell_listening()
-        if seat.is_successor:
+        # The admin port first: connections arrive as soon as the shared port is bound.
+        self.admin.listen(self.configuration.documents.sidecar.spec.admin.listen.host, slot.admin_port)
+        self._listen(slot.inbound_port, slot.outbound_port)
+        watch_supervisor(self._loop, slot.folder, self.drain)
+        if slot.is_restart:
             # It started from the configuration of the other workers; the source may have a newer one, or a bad one.
             self.configuration.request()
+
+    def _report(self) -> Report:
+        return Report.of(self.admin.address, self.configuration.documents.fingerprint, self._status.readiness())
 
     def _listen(self, inbound_port: int | None, outbound_port: int | None) -> None:
         """Raises OSError."""
@@ -375,24 +379,24 @@ async def run_sidecar(paths: Sequence[str]) -> None:
         await Sidecar(source, documents, await load_identity(documents)).run()
 
 
-async def run_worker(paths: Sequence[str], seat: Seat) -> None:
+async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
     """Build and run one of several workers, from the configuration that is in use.
 
     Raises:
         ConfigError, CertificateError, OSError: it cannot start.
     """
-    source = LastGood(FileDocuments(paths), seat.folder)
-    documents = read_documents(seat.folder)
-    if seat.is_successor:
+    source = LastGood(FileDocuments(paths), slot.folder)
+    documents = read_documents(slot.folder)
+    if slot.is_restart:
         # Until it serves there is nothing to drain: it ends at once when its supervisor is gone, as on SIGTERM.
-        seat.watch_supervisor(asyncio.get_running_loop(), lambda: signal.raise_signal(signal.SIGTERM))
+        watch_supervisor(asyncio.get_running_loop(), slot.folder, lambda: signal.raise_signal(signal.SIGTERM))
         identity = await wait_for_identity(documents)
     else:
         identity = await load_identity(documents)
-    await Sidecar(source, documents, identity, seat).run()
+    await Sidecar(source, documents, identity, slot).run()
 
 
-def _open_sink(where: str) -> LineSink | None:
+def _open_sink(where: str) -> LineWriter | None:
     if where == "off":
         return None
-    return LineSink.stdout() if where == "stdout" else LineSink.file(Path(where))
+    return LineWriter.stdout() if where == "stdout" else LineWriter.file(Path(where))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.document_source import DocumentSource
     from meshproxy.sidecar.rotation import IdentityRotation
     from meshproxy.sidecar.tokens import Tokens
-    from meshproxy.telemetry.catalogue import Metrics
+    from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.connection import Driving
     from meshproxy.upstream.cluster import Cluster
 
@@ -66,7 +66,7 @@ class Configuration:
         self,
         source: DocumentSource,
         documents: Documents,
-        metrics: Metrics,
+        metrics: SidecarMetrics,
         *,
         driving: Driving,
         clusters: Clusters,
@@ -194,7 +194,7 @@ class Configuration:
         self._clusters.adopt(documents)
         self._live.adopt()
         self._tokens.adopt()
-        self._metrics.mention(*mentioned(documents))
+        self._metrics.requests.mention(*mentioned(documents))
         self._metrics.config_in_sync.labels().value = 1
         self._metrics.config_loaded.labels().value = time.time()
 
@@ -208,6 +208,7 @@ def check_fixed(old: Documents, new: Documents) -> None:
         ("spec.outbound.listen", *(each.listen if each else None for each in outbound)),
         ("spec.outbound.transparent", *(each.transparent if each else None for each in outbound)),
         ("spec.admin.listen", old.sidecar.spec.admin.listen, new.sidecar.spec.admin.listen),
+        ("spec.admin.firstWorkerPort", *(each.sidecar.spec.admin.first_worker_port for each in (old, new))),
         ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
         ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
         ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),

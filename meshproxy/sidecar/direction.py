@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from meshproxy.config.values import Address
     from meshproxy.proxy.pipeline import Pipeline
     from meshproxy.proxy.snapshot import Snapshot
-    from meshproxy.telemetry.catalogue import Metrics
+    from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.connection import Driving
     from meshproxy.transport.listener import Identify, Security
 
@@ -23,7 +23,7 @@ class Direction:
     def __init__(
         self,
         name: str,
-        metrics: Metrics,
+        metrics: SidecarMetrics,
         pipeline: Pipeline,
         *,
         driving: Driving,

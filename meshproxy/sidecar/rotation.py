@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshproxy.config.schema import Documents, Identity
     from meshproxy.identity.certificates import Credentials, OwnIdentity
     from meshproxy.sidecar.identity_source import IdentitySource
-    from meshproxy.telemetry.catalogue import Metrics
+    from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class IdentityRotation:
     def __init__(
         self,
         loaded: LoadedIdentity | None,
-        metrics: Metrics,
+        metrics: SidecarMetrics,
         open_source: Callable[[Identity], IdentitySource] = identity_source,
     ) -> None:
         self._loaded = loaded

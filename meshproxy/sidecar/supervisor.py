@@ -1,7 +1,8 @@
-"""Several workers behind one port: starts them, starts them again, passes signals on, and waits for them to end.
+"""The supervisor of several workers: starts and restarts them, forwards signals, and waits for them to exit.
 
-The workers listen for themselves (SO_REUSEPORT), so that no connection passes here. `overview` answers on the admin
-port for all of them.
+The workers listen for themselves (SO_REUSEPORT), so no connection passes through here. Each has an admin port of its
+own for its metrics (docs/decisions/0011-a-metrics-port-for-each-worker.md); the supervisor's admin port answers for
+the sidecar as a whole from what the workers report over their control sockets.
 """
 
 from __future__ import annotations
@@ -13,21 +14,20 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
-from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Unobserved
-from meshproxy.sidecar.overview import Overview
+from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
 from meshproxy.sidecar.worker import (
-    LISTENING,
-    Seat,
     WorkersFailed,
+    WorkerSlot,
     make_folder,
     read_documents,
     remove_folder,
     write_documents,
 )
+from meshproxy.sidecar.worker_process import MOST_EARLY_EXITS, RestartBackoff, Worker, WorkerState
+from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
 from meshproxy.transport.connection import Driving
@@ -44,113 +44,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 1.0
-"""Seconds of listening that a worker must live for its death not to count as one at once."""
-DEATHS_AT_ONCE = 5
-"""So many in a row, and there is no point in going on."""
-STEADY = 10.0
-"""Seconds of listening after which a death has nothing to do with the one before."""
-FIRST_WAIT = 0.1
-LONGEST_WAIT = 5.0
-PARTING = 5.0
-"""Seconds that workers get to close beyond the time to drain."""
-STATES = ("starting", "serving", "waiting")
-
-
-class Patience:
-    """How long to wait before a worker is started again."""
-
-    def __init__(self) -> None:
-        self._wait = FIRST_WAIT
-        self._deaths = 0
-
-    def died(self, lived: float) -> float | None:
-        """Seconds to wait after a death; None: no more. `lived`: for how long it had listened, 0.0 if it never did."""
-        self._deaths = self._deaths + 1 if lived < AT_ONCE else 0
-        if self._deaths >= DEATHS_AT_ONCE:
-            return None
-        if lived >= STEADY:
-            self._wait = FIRST_WAIT
-        wait = self._wait
-        self._wait = min(2 * wait, LONGEST_WAIT)
-        return wait
-
-
-class Worker:
-    """One worker process after another in one seat.
-
-    Attributes:
-        state: `starting`, `serving`, or `waiting` to be started again.
-        lives: how many processes there were.
-    """
-
-    def __init__(self, seat: Seat, command: Sequence[str], paths: Sequence[str]) -> None:
-        self.seat = seat
-        self.state = "starting"
-        self.lives = 0
-        self.listening = asyncio.Event()
-        """The process that runs now has said so."""
-        self._command = command
-        self._paths = paths
-        self._process: asyncio.subprocess.Process | None = None
-        self._is_outdated = False
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process that runs."""
-        return self._process.pid if self._process is not None else None
-
-    async def live(self) -> tuple[int, float]:
-        """Run one process to its end. Returns its status and how long it has listened. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        self.state = "starting"
-        self._is_outdated = False
-        seat = replace(self.seat, is_successor=self.lives > 0)
-        self.lives += 1
-        ours, theirs = socket.socketpair()
-        listened_at: list[float] = []
-
-        def read() -> None:
-            try:
-                said = ours.recv(64)
-            except OSError:
-                said = b""
-            if said == LISTENING:
-                listened_at.append(loop.time())
-                self.state = "serving"
-                self.listening.set()
-                if self._is_outdated:
-                    self.signal(signal.SIGHUP)
-            elif not said:
-                loop.remove_reader(ours)
-
-        with ours:
-            ours.setblocking(False)
-            with theirs:
-                self._process = process = await asyncio.create_subprocess_exec(
-                    *self._command, seat.option(), *self._paths, stdin=theirs.fileno()
-                )
-            loop.add_reader(ours, read)
-            try:
-                status = await process.wait()
-            finally:
-                loop.remove_reader(ours)
-                self._process = None
-                self.listening.clear()
-        return status, loop.time() - listened_at[0] if listened_at else 0.0
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if there is one. One that still starts has no ear for SIGHUP and would end of
-        it: it is told later."""
-        if number is signal.SIGHUP and not self.listening.is_set():
-            self._is_outdated = True
-        elif self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+EXIT_GRACE = 5.0
+"""Seconds that workers get to exit in addition to the drain timeout."""
 
 
 class Supervisor:
-    """The process in front of several workers, from its documents to its end."""
+    """The parent process of several workers, from its documents to its exit."""
 
     def __init__(
         self,
@@ -158,7 +57,7 @@ class Supervisor:
         documents: Documents,
         command: Sequence[str] = (sys.executable, "-m", "meshproxy.sidecar"),
     ) -> None:
-        """Nothing runs yet. `command` starts a worker, with its seat and `paths` for arguments."""
+        """Nothing is started yet. `command` starts a worker; its slot and `paths` are appended as arguments."""
         self._paths = list(paths)
         self._documents = documents
         self._command = command
@@ -166,22 +65,17 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._folder: Path
         self._addresses: dict[str, str] = {}
-        """Where workers listen, by direction."""
+        """Where the workers listen, by direction."""
         self.workers: list[Worker] = []
 
         self.registry = registry = Registry()
         watch_process(registry)
-        Gauge(registry, "meshproxy_workers", "Worker processes.", ("state",)).read_from(self._count_states)
-        self._restarts = Counter(
-            registry, "meshproxy_worker_restarts_total", "Workers that were started again after they died.", ()
-        ).labels()
-        missed = Counter(
-            registry, "meshproxy_worker_answers_missed_total", "Pages that a worker did not give in time.", ()
-        ).labels()
+        Gauge(registry, metric_table.WORKERS).read_from(self._count_states)
+        self._restarts = Counter(registry, metric_table.WORKER_RESTARTS).labels()
 
         self._reaper = Reaper(loop)
-        page = Overview(loop, registry, self, missed)
-        nobody: ListenerEvents = Unobserved()
+        page = Admin(loop, registry, self)
+        events: ListenerEvents = Unobserved()
         self.admin = Listener(
             direction="admin",
             driving=Driving(
@@ -190,29 +84,28 @@ class Supervisor:
                 reaper=self._reaper,
                 limits=Limits(),
                 times=ADMIN_TIMES,
-                on_limit=nobody.limit,
+                on_limit=events.limit,
             ),
             serve=page.serve,
             reject=page.reject,
-            events=nobody,
+            events=events,
             security=Security.PLAINTEXT,
             context=None,
             identify=lambda der: None,
             max_connections=ADMIN_CONNECTIONS,
         )
-        self._page = page
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `POST /drain`.
 
         Raises:
-            OSError: a port is taken, or a folder or process cannot be made.
-            WorkersFailed: workers cannot be kept alive, or did not end well.
+            OSError: a port is in use, or a folder or process cannot be created.
+            WorkersFailed: workers crash-loop, or exited with an error.
         """
         for number, action in (
             (signal.SIGTERM, self.drain),
             (signal.SIGINT, self.drain),
-            (signal.SIGHUP, self._hang_up),
+            (signal.SIGHUP, self._reload),
         ):
             self._loop.add_signal_handler(number, action)
         spec = self._documents.sidecar.spec
@@ -223,87 +116,109 @@ class Supervisor:
                     sock = reserved.enter_context(reserve(side.listen.host, side.listen.port))
                     self._addresses[direction] = format_address(sock.getsockname())
                     ports[direction] = sock.getsockname()[1]
+            for port in spec.worker_ports:
+                # Report a port in use now, before any worker crash-loops on it.
+                bind(spec.admin.listen.host, port).close()
             self._folder = make_folder()
             try:
                 write_documents(self._folder, self._documents)
                 self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
                 self._reaper.start()
-                await self._run_workers(spec.workers, ports)
+                await self._run_workers(ports, spec.worker_ports)
             finally:
                 await self.admin.close()
-                await self._page.close()
                 self._reaper.stop()
                 remove_folder(self._folder)
         logger.info("stopped")
 
-    async def _run_workers(self, count: int, ports: Mapping[str, int]) -> None:
+    async def _run_workers(self, shared: Mapping[str, int], own: Sequence[int]) -> None:
         self.workers = [
-            Worker(Seat(number, ports["inbound"], ports["outbound"], self._folder), self._command, self._paths)
-            for number in range(count)
+            Worker(
+                WorkerSlot(number, shared["inbound"], shared["outbound"], port, self._folder),
+                self._command,
+                self._paths,
+            )
+            for number, port in enumerate(own)
         ]
-        keepers = [self._loop.create_task(self._keep(worker)) for worker in self.workers]
-        # A keeper ends when it is told to stop, or fails.
-        first = self._loop.create_task(self._say_when_listening())
+        keepers = [self._loop.create_task(self._keep_running(worker)) for worker in self.workers]
+        # A keeper returns once the supervisor stops, and raises if its worker crash-loops.
+        logs = self._loop.create_task(self._log_when_listening())
         stopping = self._loop.create_task(self._stopping.wait())
         try:
             await asyncio.wait((stopping, *keepers), return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
-            grace = read_documents(self._folder).sidecar.spec.drain_timeout
-            logger.info("draining", extra={"fields": {"workers": count, "grace_seconds": grace}})
-            self._signal(signal.SIGTERM)
-            _, late = await asyncio.wait(keepers, timeout=grace + PARTING)
-            if late:
-                logger.warning("workers do not end: making them", extra={"fields": {"workers": len(late)}})
-                self._signal(signal.SIGKILL)
+            await self._stop(keepers)
         finally:
-            first.cancel()
+            logs.cancel()
             stopping.cancel()
             ended = await asyncio.gather(*keepers, return_exceptions=True)
         for each in ended:
             if isinstance(each, BaseException):
                 raise each
-        failed = [worker.seat.number for worker, status in zip(self.workers, ended, strict=True) if status]
+        failed = [worker.slot.number for worker, status in zip(self.workers, ended, strict=True) if status]
         if failed:
-            raise WorkersFailed(f"workers {failed} did not end well")
+            raise WorkersFailed(f"workers {failed} exited with an error")
 
-    async def _keep(self, worker: Worker) -> int:
-        """Keep a seat taken until told to stop. Returns the last process' status, 0 if it had nothing to end."""
-        patience = Patience()
+    async def _stop(self, keepers: Sequence[asyncio.Task[int]]) -> None:
+        """Have the workers drain, and kill those that exceed the grace period."""
+        grace = read_documents(self._folder).sidecar.spec.drain_timeout
+        logger.info("draining", extra={"fields": {"workers": len(self.workers), "grace_seconds": grace}})
+        self._signal(signal.SIGTERM)
+        _, late = await asyncio.wait(keepers, timeout=grace + EXIT_GRACE)
+        if late:
+            logger.warning(
+                "workers did not exit within the grace period; sending SIGKILL",
+                extra={"fields": {"workers": len(late)}},
+            )
+            self._signal(signal.SIGKILL)
+
+    async def _keep_running(self, worker: Worker) -> int:
+        """Run a worker and restart it until the supervisor stops.
+
+        Returns:
+            The exit status of the last process; 0 if it had not begun to serve.
+
+        Raises:
+            OSError: its first process cannot be started.
+            WorkersFailed: it crash-loops.
+        """
+        backoff = RestartBackoff()
         while True:
             try:
-                status, lived = await worker.live()
+                status, lived = await worker.run()
             except OSError as error:
-                if worker.lives == 1:
+                if worker.starts == 1:
                     raise
-                # Out of processes or memory for now: the others serve.
-                logger.error("a worker cannot be started: %s", error)
+                # Short of processes or memory at the moment; the other workers serve.
+                logger.error("worker could not be started: %s", error)
                 status, lived = 1, 0.0
             if self._stopping.is_set():
-                # One that had not begun has no handler yet for the signal that was to end it.
+                # A process that was still starting has no handler for SIGTERM.
                 return 0 if status == -signal.SIGTERM and not lived else status
-            self._page.died(worker.seat.number)
-            worker.state = "waiting"
-            fields = {"number": worker.seat.number, "status": status, "lived_seconds": round(lived, 3)}
-            wait = patience.died(lived)
-            if wait is None:
-                logger.error("a worker dies again and again: giving up", extra={"fields": fields})
-                raise WorkersFailed(f"worker {worker.seat.number} died {DEATHS_AT_ONCE} times in a row")
-            logger.error("a worker died", extra={"fields": {**fields, "wait_seconds": wait}})
+            worker.state = WorkerState.WAITING
+            fields = {"number": worker.slot.number, "status": status, "lived_seconds": round(lived, 3)}
+            delay = backoff.exited(lived)
+            if delay is None:
+                logger.error("worker is crash-looping; giving up", extra={"fields": fields})
+                raise WorkersFailed(f"worker {worker.slot.number} crashed {MOST_EARLY_EXITS} times in a row")
+            logger.error("worker exited; restarting it", extra={"fields": {**fields, "delay_seconds": delay}})
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(delay):
                     await self._stopping.wait()
                 return 0
             self._restarts.value += 1
 
-    async def _say_when_listening(self) -> None:
+    async def _log_when_listening(self) -> None:
         for worker in self.workers:
             await worker.listening.wait()
+        reports = [worker.report for worker in self.workers]
         logger.info(
             "listening",
             extra={
                 "fields": {
                     **self._addresses,
                     "admin": self.admin.address,
+                    "worker_admin": [report.admin if report is not None else None for report in reports],
                     "pid": os.getpid(),
                     "workers": [worker.pid for worker in self.workers],
                 }
@@ -314,21 +229,23 @@ class Supervisor:
         for worker in self.workers:
             worker.signal(number)
 
-    def _hang_up(self) -> None:
+    def _reload(self) -> None:
         self._signal(signal.SIGHUP)
 
     def _count_states(self) -> Rows:
-        return [((state,), sum(worker.state == state for worker in self.workers)) for state in STATES]
+        return [((state.value,), sum(worker.state is state for worker in self.workers)) for state in WorkerState]
 
-    # What the admin port asks (overview.Supervised)
+    # admin.Operated
 
     def drain(self) -> None:
-        """Begin to go away."""
+        """Stop all workers gracefully, then exit."""
         self._stopping.set()
 
     def readiness(self) -> dict[str, bool]:
-        """What being ready hangs on, as far as it is known here."""
-        conditions = {f"worker {worker.seat.number} listens": worker.state == "serving" for worker in self.workers}
+        """Ready means that every worker is."""
+        conditions: dict[str, bool] = {}
+        for worker in self.workers:
+            conditions |= worker.conditions()
         return {
             **conditions,
             "all workers are started": bool(self.workers),
@@ -336,13 +253,22 @@ class Supervisor:
         }
 
     def configuration(self) -> dict[str, object]:
-        """What is known here."""
-        return {"pid": os.getpid(), **self._addresses}
+        """Which documents the workers use. What they say in detail is on /config of each worker's own admin port."""
+        workers = [worker.describe() for worker in self.workers]
+        fingerprints = {worker["fingerprint"] for worker in workers}
+        is_same = len(fingerprints) == 1 and None not in fingerprints
+        return {
+            "fingerprint": fingerprints.pop() if is_same else None,
+            "same": is_same,
+            "pid": os.getpid(),
+            **self._addresses,
+            "workers": workers,
+        }
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """A socket that keeps a port, 0 for any, for the workers. It never listens. Raises OSError if somebody has it: the
-    kernel would let another sidecar of our user share it."""
+    """A socket that reserves a port, 0 for any, for the workers; it never listens. Raises OSError if the port is in
+    use: without this check, the kernel would let another sidecar of the same user share it."""
     if port:
         bind(host, port).close()
     return bind(host, port, is_shared=True)

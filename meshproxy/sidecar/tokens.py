@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meshproxy.config import schema
-    from meshproxy.telemetry.catalogue import Metrics
     from meshproxy.telemetry.metrics import Rows
+    from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Tokens:
     """The issuers in use, by the source of their keys. A reload that changes anything else about an issuer keeps its
     keys: the issuer may be unavailable at that moment."""
 
-    def __init__(self, metrics: Metrics, outbox: Outbox) -> None:
+    def __init__(self, metrics: SidecarMetrics, outbox: Outbox) -> None:
         self._metrics = metrics
         self._outbox = outbox
         self._known: dict[bytes, Known] = {}

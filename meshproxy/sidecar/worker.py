@@ -1,12 +1,15 @@
-"""What a worker and its supervisor have in common: a seat, a folder of their own, and a line between them.
+"""What a worker process and its supervisor share: the worker slot, a private directory, and the control socket.
 
-The line is a socket pair whose one end is the worker's standard input. The worker says there that it listens, and
-learns from its end that the supervisor is gone, however that went: workers without one drain.
+The control socket is a pair of type SOCK_SEQPACKET (unix(7)), so that one message is one read. The worker's end is its
+standard input. The worker sends a `Report` twice a second, the first one when it listens. End of file tells it that
+the supervisor has exited, for whatever reason; it then drains.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,81 +19,116 @@ import msgspec
 from meshproxy.config.schema import Documents
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
 OPTION = "--worker="
-LINE = 0
+CONTROL_SOCKET = 0
 """The file descriptor of the worker's end."""
-LISTENING = b"listening\n"
+REPORT_BYTES = 65_536
+"""The supervisor reads no more of one report."""
+REPORT_PERIOD = 0.5
+"""Seconds between two reports: /readyz of the supervisor is at most so old."""
+MOST_UNMET = 16
+"""Conditions that one report names."""
 DOCUMENTS = "documents"
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """One worker's place.
+class Report(msgspec.Struct, frozen=True):
+    """What a worker tells its supervisor.
 
     Attributes:
-        number: from 0 on.
-        inbound_port: of the inbound address, which the documents may have left open; 0 if nothing comes in.
-        outbound_port: the same of the outbound address.
-        folder: only our own user's.
-        is_successor: an earlier worker had this seat.
+        admin: the address of the worker's admin port.
+        fingerprint: of the documents in use.
+        is_ready: whether the worker accepts new requests.
+        unmet: readiness conditions that do not hold, the first `MOST_UNMET`.
+    """
+
+    admin: str
+    fingerprint: str
+    is_ready: bool
+    unmet: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, admin: str, fingerprint: str, conditions: dict[str, bool]) -> Report:
+        """The report of a worker with these readiness conditions."""
+        unmet = [name for name, holds in conditions.items() if not holds]
+        return cls(admin, fingerprint, not unmet, tuple(unmet[:MOST_UNMET]))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSlot:
+    """The place of one worker among the others; a restarted worker gets the slot of its predecessor.
+
+    Attributes:
+        number: counted from 0.
+        inbound_port: shared by all workers; 0 if nothing listens inbound.
+        outbound_port: shared by all workers; 0 if nothing listens outbound.
+        admin_port: of this worker alone; 0 lets the kernel choose.
+        folder: accessible to this user only.
+        is_restart: an earlier worker had this slot.
     """
 
     number: int
     inbound_port: int
     outbound_port: int
+    admin_port: int
     folder: Path
-    is_successor: bool = False
-
-    @property
-    def socket(self) -> Path:
-        """Where the worker's admin pages are."""
-        return self.folder / f"{self.number}.sock"
+    is_restart: bool = False
 
     def option(self) -> str:
-        """The argument that gives a process this seat."""
-        return f"{OPTION}{self.number}:{self.inbound_port}:{self.outbound_port}:{int(self.is_successor)}:{self.folder}"
+        """The command line argument that assigns this slot to a process."""
+        ports = f"{self.inbound_port}:{self.outbound_port}:{self.admin_port}"
+        return f"{OPTION}{self.number}:{ports}:{int(self.is_restart)}:{self.folder}"
 
     @classmethod
-    def read(cls, option: str) -> Seat:
-        """Raises ValueError unless `option()` wrote it."""
-        number, inbound, outbound, is_successor, folder = option.removeprefix(OPTION).split(":", 4)
-        return cls(int(number), int(inbound), int(outbound), Path(folder), is_successor == "1")
+    def read(cls, option: str) -> WorkerSlot:
+        """The inverse of `option()`. Raises ValueError for anything else."""
+        number, inbound, outbound, admin, is_restart, folder = option.removeprefix(OPTION).split(":", 5)
+        return cls(int(number), int(inbound), int(outbound), int(admin), Path(folder), is_restart == "1")
 
-    # In the worker
 
-    def tell_listening(self) -> None:
-        """Requests are welcome."""
-        os.write(LINE, LISTENING)
+# In the worker
 
-    def watch_supervisor(self, loop: asyncio.AbstractEventLoop, gone: Callable[[], None]) -> None:
-        """Have `gone` called when the supervisor is no more, and its folder removed."""
 
-        def read() -> None:
-            try:
-                said = os.read(LINE, 64)
-            except OSError:
-                said = b""
-            if not said:
-                loop.remove_reader(LINE)
-                # Nobody else is left to do it, and nobody to ask there.
-                remove_folder(self.folder)
-                gone()
+async def send_reports(read: Callable[[], Report]) -> None:
+    """Report to the supervisor until cancelled. A supervisor that does not read misses reports; the worker never
+    waits for it."""
+    os.set_blocking(CONTROL_SOCKET, False)
+    while True:
+        with suppress(OSError):
+            os.write(CONTROL_SOCKET, msgspec.json.encode(read()))
+        await asyncio.sleep(REPORT_PERIOD)
 
-        loop.add_reader(LINE, read)
+
+def watch_supervisor(loop: asyncio.AbstractEventLoop, folder: Path, exited: Callable[[], None]) -> None:
+    """Call `exited` when the supervisor has exited, and remove its folder, which it could not."""
+
+    def read() -> None:
+        try:
+            message = os.read(CONTROL_SOCKET, 64)
+        except OSError:
+            message = b""
+        if not message:
+            loop.remove_reader(CONTROL_SOCKET)
+            remove_folder(folder)
+            exited()
+
+    loop.add_reader(CONTROL_SOCKET, read)
+
+
+# In the supervisor
 
 
 class WorkersFailed(Exception):
-    """Workers die as soon as they are started, or did not end well. The text says which."""
+    """Workers crash as soon as they are started, or exited with an error. The text names them."""
 
 
-# `tempfile` and `shutil` bring compression libraries: half a megabyte that a sidecar without workers does not need.
+# `tempfile` and `shutil` import compression libraries: half a megabyte that a sidecar without workers does not need.
 
 
 def make_folder() -> Path:
-    """A folder for us alone. Containers with a read-only root have a /dev/shm. Raises OSError."""
+    """A new folder that only this user can access. Containers with a read-only root file system have /dev/shm. Raises
+    OSError."""
     import tempfile
 
     try:
@@ -100,14 +138,15 @@ def make_folder() -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """The folder and what is in it; if it is gone already, all is well."""
+    """Remove the folder and its content; a folder that does not exist is no error."""
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_documents(folder: Path, documents: Documents) -> None:
-    """Keep what is in use for workers to come: the files may hold something by then that would not be taken."""
+    """Store the documents in use for workers that start later: by then the files may hold a configuration that is
+    rejected. Raises OSError."""
     import tempfile
 
     descriptor, path = tempfile.mkstemp(dir=folder)
@@ -117,5 +156,5 @@ def write_documents(folder: Path, documents: Documents) -> None:
 
 
 def read_documents(folder: Path) -> Documents:
-    """What is in use. Raises OSError or msgspec.DecodeError."""
+    """The stored documents. Raises OSError or msgspec.DecodeError."""
     return msgspec.msgpack.decode((folder / DOCUMENTS).read_bytes(), type=Documents)

@@ -1,3 +1,3 @@
-"""What is told of an exchange, once, when it is over: `observer` shows it to metrics (`catalogue`), access log and
-audit trail. `trace` carries a caller's trace on while the exchange is under way.
+"""Telemetry of completed exchanges: `observer` passes each to the metrics (`request_metrics`), the access log and the
+audit log. `metric_table` declares every metric. `trace` propagates the trace context while a request is in flight.
 """

@@ -1,199 +1,224 @@
-"""The access log: one JSON line for every exchange, in the field names of Envoy and Istio, and what we know besides.
+"""The access log: one JSON line for every completed exchange, with the field names of Envoy and Istio and some of ours.
 
-Never in it: the `authorization` field, the query (tokens travel in both), bodies. Fields that do not apply are null, so
-that every line has the same ones; docs/access-log.md lists them.
+It never contains the `authorization` field, the query (both carry tokens), or bodies. Fields that do not apply are
+null, so every line has the same fields; docs/access-log.md lists them.
 
-A line costs 3.3 us (3.7 with an `x-request-id`), of which 1.4 are one `%` operation over a template: what comes again
-(the two ends of a connection, a path, an agent) is quoted once and remembered in bounded memos.
+`AccessLog.format` is the table of fields: a field is one line there, its name beside how it is read. The line is one
+f-string, since a call for each field would cost more than the whole line (3.4 us); values that recur (the two ends of
+a connection, a path, a user agent) are quoted once and kept in bounded caches.
 """
 
 from __future__ import annotations
 
 from meshproxy.identity.caller import Caller
-from meshproxy.inference.call import Verb
+from meshproxy.inference.call import Call, Verb
 from meshproxy.proxy.exchange import NO_FLAGS, Exchange
 from meshproxy.refusal import GrpcStatus, Reason
-from meshproxy.telemetry.json_text import NULL, Quoted, UtcClock, quote
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MICROSECONDS, NULL, Quoted, UtcClock, quote
 from meshproxy.transport.facts import ConnectionFacts
 
 MEMO_ENTRIES = 512
-"""Connections whose ends are remembered: a kilobyte each, and what their callers' tokens take."""
+"""Connections whose fields are cached, a kilobyte each plus the claims of their callers; and calls."""
 
-LOGGED_FIELDS = frozenset({b"user-agent", b"x-request-id", b"x-forwarded-for"})
-
-TEMPLATE = (
-    b'{"start_time":"%%b.%%06dZ","method":%%b,"path":%%b,"authority":%%b,"response_code":%%d,"response_flags":%%b,'
-    b'"response_code_details":%%b,"refusal":%%b,"grpc_status":%%b,"bytes_received":%%d,"bytes_sent":%%d,'
-    b'"duration":%(time)b,"decide_time":%(time)b,"connect_time":%(time)b,"upstream_service_time":%(time)b,'
-    b'"write_time":%(time)b,"upstream_host":%%b,"upstream_cluster":%%b,"route_name":%%b,"attempts":%%d,%%b,'
-    b'"model":%%b,"model_version":%%b,"verb":%%b,"policy":%%b,"policy_audits":%%b,"user_agent":%%b,"request_id":%%b,"x_forwarded_for":%%b,'
-    b"%%b}\n"
-)
-LINE = TEMPLATE % {b"time": b"%.3f"}
-"""For an exchange that came to its end: five times that are floats, in milliseconds."""
-LINE_UNFINISHED = TEMPLATE % {b"time": b"%b"}
-"""For one that did not: its times are texts, null where they were never reached."""
-CONNECTION = (
-    b'"protocol":%b,"direction":%b,"downstream_remote_address":%b,"downstream_local_address":%b,'
-    b'"requested_server_name":%b,"tls_version":%b,%b'
-)
-CALLER = b'"peer_spiffe_id":%b,"jwt_issuer":%b,"jwt_sub":%b,"iam_role":%b'
-TRACE = b'"trace_id":"%b","span_id":"%b"'
-NO_TRACE = b'"trace_id":null,"span_id":null'
-VIA_UPSTREAM = b'"via_upstream"'
+LOGGED_HEADERS = frozenset({b"user-agent", b"x-request-id", b"x-forwarded-for"})
+VIA_UPSTREAM = '"response_code_details":"via_upstream","refusal":null'
+NO_RESPONSE = '"response_code_details":null,"refusal":null'
+TIMES = '"duration":%.3f,"decide_time":%.3f,"connect_time":%.3f,"upstream_service_time":%.3f,"write_time":%.3f'
+"""`%` formats floats in 80 % of the time that an f-string takes."""
 NO_FLAG = quote("-")
+NO_CALL = '"model":null,"model_version":null,"verb":null'
+NO_TRACE = b'"trace_id":null,"span_id":null}\n'
+TRACE = b'"trace_id":"%b","span_id":"%b"}\n'
 REASONS = {reason: quote(reason.label) for reason in Reason}
 VERBS = {verb: quote(verb.value) for verb in Verb}
-GRPC_STATUSES: dict[int | None, bytes] = {None: NULL} | {status.value: quote(status.name) for status in GrpcStatus}
+
+
+class _GrpcStatuses(dict[int | None, str]):
+    """Names of gRPC statuses; the number of one that has none."""
+
+    def __missing__(self, status: int | None) -> str:
+        return quote(str(status))
+
+
+GRPC_STATUSES = _GrpcStatuses({None: NULL} | {status.value: quote(status.name) for status in GrpcStatus})
 
 
 class AccessLog:
-    """Writes exchanges that are over to a sink.
+    """Writes completed exchanges as lines.
 
     Args:
-        sink: where the lines go; its timer and its end are the caller's.
-        clock: turns the times of an exchange into those of the wall.
+        writer: takes the lines; flushing and closing it is up to the caller.
+        clock: converts the times of an exchange to wall clock times.
     """
 
-    def __init__(self, sink: LineSink, clock: UtcClock) -> None:
-        self._sink = sink
+    def __init__(self, writer: LineWriter, clock: UtcClock) -> None:
+        self._writer = writer
         self._clock = clock
         self._bytes = Quoted()
         self._text = Quoted()
-        # Compared by identity: exchanges of a connection share its facts and, mostly, the caller; comparing those by
-        # value costs as much as formatting them.
-        self._ends: dict[ConnectionFacts, tuple[Caller, bytes]] = {}
+        self._calls = _Calls()
+        self._connections = _Connections()
 
     def __call__(self, exchange: Exchange) -> None:
         """Write the line of one exchange."""
-        self._sink.write(self.format(exchange))
+        self._writer.write(self.format(exchange))
 
     def format(self, exchange: Exchange) -> bytes:
         """The line, with its line feed."""
         head = exchange.head
         quoted = self._bytes
-        text = self._text
         path = head.target
         if b"?" in path:
             path = path[: path.index(b"?")]
+        started, decided, connected = exchange.started, exchange.decided, exchange.connected
+        first_byte, finished = exchange.first_byte, exchange.finished
+        if decided and connected and first_byte and finished:
+            times = TIMES % (
+                (finished - started) * 1_000,
+                (decided - started) * 1_000,
+                (connected - decided) * 1_000,
+                (first_byte - connected) * 1_000,
+                (finished - first_byte) * 1_000,
+            )
+        else:
+            times = _format_partial_times(exchange)
+        clock = self._clock
+        wall = started + clock.offset
+        second = wall // 1
+        prefix = clock.prefix if second == clock.second else clock.tick(second)
+        # Up to 30 parts of an f-string are put together in one go; beyond that CPython joins a list.
+        outcome = (
+            f'{{"start_time":"{prefix}.{MICROSECONDS % ((wall - second) * 1_000_000)}Z",'
+            f'"method":{quoted[head.method]},'
+            f'"path":{quoted[path]},'
+            f'"authority":{quoted[head.authority]},'
+            f'"response_code":{exchange.status},'
+            f'"response_flags":{NO_FLAG if exchange.flags is NO_FLAGS else quote(str(exchange.flags))},'
+            f"{VIA_UPSTREAM if exchange.refusal is None and exchange.status else self._format_refusal(exchange)},"
+            f'"grpc_status":{GRPC_STATUSES[exchange.grpc_status]},'
+            f'"bytes_received":{exchange.bytes_received},'
+            f'"bytes_sent":{exchange.bytes_sent},'
+            f"{times},"
+        )
+        trace = exchange.trace
+        return (outcome + self._format_context(exchange)).encode("ascii") + (
+            NO_TRACE if trace is None else TRACE % (trace.trace_id, trace.span_id)
+        )
+
+    def _format_context(self, exchange: Exchange) -> str:
+        """The fields about upstream, client, call, policy and request headers."""
+        text = self._text
         agent = request_id = forwarded = NULL
-        for name, value in head.headers:
-            if name in LOGGED_FIELDS:
+        for name, value in exchange.head.headers:
+            if name in LOGGED_HEADERS:
                 if name == b"user-agent":
-                    agent = quoted[value]
+                    agent = self._bytes[value]
                 elif name == b"x-request-id":
                     request_id = quote(value)
                 else:
                     forwarded = quote(value)
-        ends = self._ends.get(exchange.connection)
-        if ends is None or ends[0] is not exchange.caller:
-            ends = self._format_ends(exchange.connection, exchange.caller)
+        caller, connection = self._connections[exchange.connection]
+        if caller is not exchange.caller:
+            connection = self._format_connection(exchange.connection, exchange.caller)
         call = exchange.asked
-        model_name = version = verb = NULL
-        if call is not None:
-            verb = VERBS[call.verb]
-            if len(call.models) == 1:
-                model = call.models[0]
-                model_name = text[model.name]
-                version = text[model.label if model.version is None else model.version]
-            else:
-                model_name = text[",".join(model.name for model in call.models)]
+        if call is None:
+            called = NO_CALL
+        elif len(call.models) == 1:
+            model = call.models[0]
+            called = self._calls[call.verb, model.name, model.version, model.label]
+        else:
+            called = _format_models(call)
+        refusal = exchange.refusal
+        audits = exchange.permit_audits if refusal is None else refusal.audits or exchange.permit_audits
+        return (
+            f'"upstream_host":{text[exchange.upstream]},'
+            f'"upstream_cluster":{text[exchange.server]},'
+            f'"route_name":{text[exchange.route]},'
+            f'"attempts":{len(exchange.attempts)},'
+            f"{connection},"
+            f"{called},"
+            f'"policy":{text[exchange.rule if refusal is None else refusal.rule or exchange.rule]},'
+            f'"policy_audits":{text[",".join(audits)] if audits else NULL},'
+            f'"user_agent":{agent},'
+            f'"request_id":{request_id},'
+            f'"x_forwarded_for":{forwarded},'
+        )
+
+    def _format_refusal(self, exchange: Exchange) -> str:
+        """Why the response was generated locally."""
         refusal = exchange.refusal
         if refusal is None:
-            details = VIA_UPSTREAM if exchange.status else NULL
-            refused = NULL
-            rule = exchange.rule
-            audits = exchange.permit_audits
-        else:
-            details = text[refusal.message]
-            refused = REASONS[refusal.reason]
-            rule = refusal.rule or exchange.rule
-            audits = refusal.audits or exchange.permit_audits
-        trace = exchange.trace
-        started = exchange.started
-        decided = exchange.decided
-        connected = exchange.connected
-        first_byte = exchange.first_byte
-        finished = exchange.finished
-        line = LINE
-        duration: float | bytes = (finished - started) * 1_000
-        decide: float | bytes = (decided - started) * 1_000
-        connect: float | bytes = (connected - decided) * 1_000
-        upstream: float | bytes = (first_byte - connected) * 1_000
-        write: float | bytes = (finished - first_byte) * 1_000
-        if not (decided and connected and first_byte and finished):
-            duration = _milliseconds(started, finished)
-            decide = _milliseconds(started, decided)
-            connect = _milliseconds(decided, connected)
-            upstream = _milliseconds(connected, first_byte)
-            write = _milliseconds(first_byte, finished)
-            line = LINE_UNFINISHED
-        grpc_status = exchange.grpc_status
-        clock = self._clock
-        wall = started + clock.offset
-        second = int(wall)
-        return line % (
-            clock.prefix if second == clock.second else clock.tick(second),
-            (wall - second) * 1_000_000,
-            quoted[head.method],
-            quoted[path],
-            quoted[head.authority],
-            exchange.status,
-            NO_FLAG if exchange.flags is NO_FLAGS else quote(str(exchange.flags)),
-            details,
-            refused,
-            GRPC_STATUSES.get(grpc_status) or quote(str(grpc_status)),
-            exchange.bytes_received,
-            exchange.bytes_sent,
-            duration,
-            decide,
-            connect,
-            upstream,
-            write,
-            text[exchange.upstream],
-            text[exchange.server],
-            text[exchange.route],
-            len(exchange.attempts),
-            ends[1],
-            model_name,
-            version,
-            verb,
-            text[rule],
-            text[",".join(audits)] if audits else NULL,
-            agent,
-            request_id,
-            forwarded,
-            NO_TRACE if trace is None else TRACE % (trace.trace_id, trace.span_id),
+            return NO_RESPONSE
+        return f'"response_code_details":{self._text[refusal.message]},"refusal":{REASONS[refusal.reason]}'
+
+    def _format_connection(self, facts: ConnectionFacts, caller: Caller) -> str:
+        """The fields of the downstream connection and its caller, cached."""
+        fields = (
+            f'"protocol":{quote(facts.protocol)},'
+            f'"direction":{quote(facts.direction)},'
+            f'"downstream_remote_address":{quote(facts.remote)},'
+            f'"downstream_local_address":{quote(facts.local)},'
+            f'"requested_server_name":{quote(facts.server_name or None)},'
+            f'"tls_version":{quote(facts.tls_version or None)},'
+            f"{format_caller(caller)}"
         )
-
-    def _format_ends(self, facts: ConnectionFacts, caller: Caller) -> tuple[Caller, bytes]:
-        formatted = CONNECTION % (
-            quote(facts.protocol),
-            quote(facts.direction),
-            quote(facts.remote),
-            quote(facts.local),
-            quote(facts.server_name or None),
-            quote(facts.tls_version or None),
-            format_caller(caller),
-        )
-        if len(self._ends) >= MEMO_ENTRIES:
-            self._ends.clear()
-        ends = self._ends[facts] = caller, formatted
-        return ends
+        if len(self._connections) >= MEMO_ENTRIES:
+            self._connections.clear()
+        self._connections[facts] = caller, fields
+        return fields
 
 
-def format_caller(caller: Caller) -> bytes:
-    """The fields that say who called."""
+class _Connections(dict[ConnectionFacts, tuple[Caller | None, str]]):
+    """The fields of connections, cached with the caller that they name. The caller is compared by identity: most
+    exchanges of a connection share it, and comparing by value costs as much as formatting."""
+
+    def __missing__(self, facts: ConnectionFacts) -> tuple[Caller | None, str]:
+        return None, ""
+
+
+class _Calls(dict[tuple[Verb, str, str | None, str | None], str]):
+    """The fields of calls of one model, cached. Used as `calls[verb, name, version, label]`."""
+
+    def __missing__(self, key: tuple[Verb, str, str | None, str | None]) -> str:
+        verb, name, version, label = key
+        wanted = label if version is None else version
+        fields = f'"model":{quote(name or None)},"model_version":{quote(wanted or None)},"verb":{VERBS[verb]}'
+        if len(self) >= MEMO_ENTRIES:
+            self.clear()
+        if len(name) + len(wanted or "") <= MEMO_CHARACTERS:
+            self[key] = fields
+        return fields
+
+
+def _format_models(call: Call) -> str:
+    """The fields of a call of several models, or of none."""
+    names = quote(",".join([model.name for model in call.models]) or None)
+    return f'"model":{names},"model_version":null,"verb":{VERBS[call.verb]}'
+
+
+def format_caller(caller: Caller) -> str:
+    """The fields that identify the caller."""
     workload = caller.workload
     token = caller.token
-    return CALLER % (
-        quote(workload.spiffe_id if workload is not None else None, limit=2_048),
-        quote(token.issuer if token is not None else None),
-        quote(token.subject if token is not None else None),
-        quote(token.iam_role if token is not None else None),
+    return (
+        f'"peer_spiffe_id":{quote(workload.spiffe_id if workload is not None else None, limit=2_048)},'
+        f'"jwt_issuer":{quote(token.issuer if token is not None else None)},'
+        f'"jwt_sub":{quote(token.subject if token is not None else None)},'
+        f'"iam_role":{quote(token.iam_role if token is not None else None)}'
     )
 
 
-def _milliseconds(begin: float, end: float) -> bytes:
-    return b"%.3f" % ((end - begin) * 1_000) if begin and end else NULL
+def _format_partial_times(exchange: Exchange) -> str:
+    """The times of an exchange that did not reach every point: null where an end is missing."""
+    return (
+        f'"duration":{_milliseconds(exchange.started, exchange.finished)},'
+        f'"decide_time":{_milliseconds(exchange.started, exchange.decided)},'
+        f'"connect_time":{_milliseconds(exchange.decided, exchange.connected)},'
+        f'"upstream_service_time":{_milliseconds(exchange.connected, exchange.first_byte)},'
+        f'"write_time":{_milliseconds(exchange.first_byte, exchange.finished)}'
+    )
+
+
+def _milliseconds(begin: float, end: float) -> str:
+    return f"{(end - begin) * 1_000:.3f}" if begin and end else NULL

@@ -1,6 +1,7 @@
-"""The audit trail of access: one JSON line for each exchange that was refused for who asked, or that an auditing
-binding watched. Who, what, when, from where, the outcome, the rule and the reason; a sequence number shows what is
-missing.
+"""The audit log: one JSON line for each exchange whose caller was denied, or that an audit binding matched. Who, what,
+when, from where, the outcome, the rule and the reason; a gap in the sequence numbers shows that lines are missing.
+
+`AuditLog.format` is the table of fields: a field is one line there, its name beside how it is read.
 """
 
 from __future__ import annotations
@@ -8,78 +9,78 @@ from __future__ import annotations
 from meshproxy.inference.call import ModelRef
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.telemetry.access_log import format_caller
-from meshproxy.telemetry.catalogue import ACCESS_REASONS, read_audits
-from meshproxy.telemetry.json_text import NULL, UtcClock, quote
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import NULL, UtcClock, quote
 from meshproxy.telemetry.metrics import Counter
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.request_metrics import ACCESS_REASONS, read_audits
 
 MAX_MODELS = 16
-"""Written out of one call; a message can name thousands."""
-
-RECORD = (
-    b'{"sequence":%d,"time":"%b","type":"%b","reason":%b,"details":%b,"policy":%b,"policy_audits":[%b],%b,'
-    b'"verb":%b,"models":[%b],"model_count":%d,"direction":%b,"downstream_remote_address":%b,"method":%b,"path":%b,'
-    b'"response_code":%d,"grpc_status":%b,"trace_id":%b}\n'
-)
-MODEL = b'{"name":%b,"version":%b,"label":%b,"signature":%b}'
+"""The most models of one call that are listed; a message can name thousands."""
 
 
 class AuditLog:
-    """Writes what the audit trail is about to a sink, and nothing else.
+    """Writes the exchanges that belong in the audit log as lines.
 
     Args:
-        sink: where the lines go; its timer and its end are the caller's.
-        clock: turns the times of an exchange into those of the wall.
+        writer: takes the lines; flushing and closing it is up to the caller.
+        clock: converts the times of an exchange to wall clock times.
         events: counts the records by `type`.
     """
 
-    def __init__(self, sink: LineSink, clock: UtcClock, events: Counter) -> None:
-        self._sink = sink
+    def __init__(self, writer: LineWriter, clock: UtcClock, events: Counter) -> None:
+        self._writer = writer
         self._clock = clock
         self._denied = events.labels("denied")
         self._audited = events.labels("audited")
         self._sequence = 0
 
     def __call__(self, exchange: Exchange) -> None:
-        """Write the record of one exchange, if it is one for the trail."""
+        """Write the record of one exchange, if it belongs in the audit log."""
         refusal = exchange.refusal
         if refusal is not None and refusal.reason in ACCESS_REASONS:
             self._denied.value += 1
-            self._write(exchange, b"denied")
+            self._write(exchange, "denied")
         elif read_audits(exchange):
             self._audited.value += 1
-            self._write(exchange, b"audited")
+            self._write(exchange, "audited")
 
-    def _write(self, exchange: Exchange, kind: bytes) -> None:
+    def _write(self, exchange: Exchange, kind: str) -> None:
         self._sequence += 1
+        self._writer.write(self.format(exchange, kind))
+
+    def format(self, exchange: Exchange, kind: str) -> bytes:
+        """The record, with its line feed. `kind`: `denied` or `audited`."""
         call = exchange.asked
         refusal = exchange.refusal
         connection = exchange.connection
+        trace = exchange.trace
         models = call.models if call is not None else ()
-        self._sink.write(
-            RECORD
-            % (
-                self._sequence,
-                self._clock.format(exchange.started),
-                kind,
-                quote(refusal.reason.label if refusal is not None else None),
-                quote(refusal.message if refusal is not None else None),
-                quote((refusal.rule if refusal is not None else None) or exchange.rule or None),
-                b",".join([quote(rule) for rule in read_audits(exchange)]),
-                format_caller(exchange.caller),
-                quote(call.verb.value if call is not None else None),
-                b",".join([_format_model(model) for model in models[:MAX_MODELS]]),
-                len(models),
-                quote(connection.direction),
-                quote(connection.remote),
-                quote(exchange.head.method),
-                quote(exchange.head.target.partition(b"?")[0]),
-                exchange.status,
-                NULL if exchange.grpc_status is None else b"%d" % exchange.grpc_status,
-                quote(exchange.trace.trace_id if exchange.trace is not None else None),
-            )
-        )
+        return (
+            f'{{"sequence":{self._sequence},'
+            f'"time":"{self._clock.format(exchange.started)}",'
+            f'"type":"{kind}",'
+            f'"reason":{quote(refusal.reason.label if refusal is not None else None)},'
+            f'"details":{quote(refusal.message if refusal is not None else None)},'
+            f'"policy":{quote((refusal.rule if refusal is not None else None) or exchange.rule or None)},'
+            f'"policy_audits":[{",".join([quote(rule) for rule in read_audits(exchange)])}],'
+            f"{format_caller(exchange.caller)},"
+            f'"verb":{quote(call.verb.value if call is not None else None)},'
+            f'"models":[{",".join([_format_model(model) for model in models[:MAX_MODELS]])}],'
+            f'"model_count":{len(models)},'
+            f'"direction":{quote(connection.direction)},'
+            f'"downstream_remote_address":{quote(connection.remote)},'
+            f'"method":{quote(exchange.head.method)},'
+            f'"path":{quote(exchange.head.target.partition(b"?")[0])},'
+            f'"response_code":{exchange.status},'
+            f'"grpc_status":{NULL if exchange.grpc_status is None else exchange.grpc_status},'
+            f'"trace_id":{quote(trace.trace_id if trace is not None else None)}}}\n'
+        ).encode("ascii")
 
 
-def _format_model(model: ModelRef) -> bytes:
-    return MODEL % (quote(model.name), quote(model.version), quote(model.label), quote(model.signature))
+def _format_model(model: ModelRef) -> str:
+    return (
+        f'{{"name":{quote(model.name)},'
+        f'"version":{quote(model.version)},'
+        f'"label":{quote(model.label)},'
+        f'"signature":{quote(model.signature)}}}'
+    )

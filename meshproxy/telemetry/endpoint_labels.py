@@ -1,7 +1,7 @@
-"""Which endpoints may be values of a label: pods come and go, and each has an address of its own.
+"""Which endpoints may be label values: pods are replaced, and each has an address of its own.
 
-So many have series of their own, those that were there last; the others are `_other`. The series of one that is gone
-stay as long as there is room, since a counter that is taken away looks to Prometheus like one that fell.
+A bounded number of endpoints has series of its own; the others are `_other`. The series of removed endpoints are kept
+as long as there is room, and evicted in the order of removal.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from meshproxy.telemetry.metrics import OTHER
 
 MOST_ENDPOINTS = 256
-"""Of all servers together: more pods than one client of theirs can do with."""
+"""Of all servers together."""
 
 
 class EndpointLabels:
     """The label `endpoint`.
 
     Args:
-        forget: told server and endpoint whose series make room.
-        most: how many have series of their own.
+        forget: called with the server and endpoint whose series are evicted.
+        most: the maximum number of endpoints with series of their own.
     """
 
     def __init__(self, forget: Callable[[str, str], None], most: int = MOST_ENDPOINTS) -> None:
@@ -27,10 +27,10 @@ class EndpointLabels:
         self._most = most
         self._known: dict[tuple[str, str], None] = {}
         self._gone: dict[tuple[str, str], None] = {}
-        """Of those, the ones that are gone, the longest first."""
+        """Removed endpoints that still have series, in the order of removal."""
 
     def read(self, server: str, endpoint: str) -> str:
-        """The value of the label for an endpoint that counts for something."""
+        """The value of the label for an endpoint."""
         key = (server, endpoint)
         if key not in self._known:
             if len(self._known) >= self._most:
@@ -43,10 +43,10 @@ class EndpointLabels:
         return endpoint
 
     def come(self, server: str, endpoint: str) -> None:
-        """It is there, perhaps again."""
+        """An endpoint was added, perhaps again."""
         self._gone.pop((server, endpoint), None)
 
     def gone(self, server: str, endpoint: str) -> None:
-        """It is not there any more."""
+        """An endpoint was removed."""
         if (server, endpoint) in self._known:
             self._gone[server, endpoint] = None

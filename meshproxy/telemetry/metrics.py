@@ -1,27 +1,29 @@
 """Counters, gauges and histograms as plain numbers: the hot path adds to a slot, a scrape reads it.
 
-A *family* has a name and label names; its *series* are the numbers behind one set of label values. `labels()` finds or
-makes a series and is meant to be called once: whoever counts keeps the series and adds to its slots directly, which is
-what makes an observation cost tens of nanoseconds.
+A *family* is a metric with all its *series*, one for each set of label values. `labels()` finds or creates a series and
+is meant to be called once: callers keep the series and add to its slots directly, which is what makes an observation
+cost tens of nanoseconds.
 
-The registry bounds how many lines a scrape can have, whatever a peer sends (CVE-2022-21698, CVE-2025-43915): beyond
-that, new label sets share one series per family whose every label is `_other`, and the registry counts them.
+The registry bounds the lines of a scrape, whatever a peer sends (CVE-2022-21698, CVE-2025-43915): beyond the bound, new
+label sets share one series per family whose every label is `_other`, and the registry counts them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Generic, TypeVar
 
 OTHER = "_other"
-"""The value of a label whose real value is not worth, or not safe to have, a series of its own."""
+"""The label value that stands for all values without a series of their own."""
 
 MAX_LINES = 10_000
 """Lines of one scrape: 20 models in 3 versions make about 7,000, and 10,000 are 5 MB."""
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
-"""Label values and a number each: what a family that is read at scrape time is told by its source."""
+"""Label values and their number: what the source of a family returns."""
 
 
 class CounterSeries:
@@ -33,7 +35,7 @@ class CounterSeries:
         self.labels = labels
         self.value: float = 0
         self.text = ""
-        """What the exposition keeps of it between scrapes: everything of its line but the number."""
+        """Cached by the exposition: the line without its number."""
 
 
 class GaugeSeries:
@@ -48,7 +50,7 @@ class GaugeSeries:
 
 
 class HistogramSeries:
-    """How many values fell into each bucket, and their sum."""
+    """The number of values in each bucket, and their sum."""
 
     __slots__ = ("bounds", "counts", "labels", "sum", "text")
 
@@ -56,7 +58,7 @@ class HistogramSeries:
         self.labels = labels
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """Not cumulative; the last one has what is above every bound."""
+        """Not cumulative; the last one counts values above every bound."""
         self.sum: float = 0
         self.text = ""
 
@@ -69,58 +71,84 @@ class HistogramSeries:
 SeriesT = TypeVar("SeriesT", CounterSeries, GaugeSeries, HistogramSeries)
 
 
-class Family(Generic[SeriesT]):
-    """One metric: every series that has its name.
+class Type(Enum):
+    """How a metric behaves, in the words of the exposition formats."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The declaration of a metric: one row of `metric_table`.
 
     Attributes:
         name: as users see it, with its unit and, for counters, `_total`.
+        unit: a base unit ("seconds", "bytes"), which the name ends in; empty if it counts things.
         help: one sentence.
-        label_names: the names that each series has values for.
-        series: by label values.
-        source: asked for the numbers at scrape time, instead of `series`; None for most.
+        labels: the names that each series has values for.
+        buckets: of a histogram, the upper bounds: inclusive, ascending, without infinity.
     """
 
+    name: str
+    type: Type
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+class Family(Generic[SeriesT]):
+    """All series of one metric.
+
+    Attributes:
+        metric: its declaration.
+        series: by label values.
+        source: if set, supplies the values at scrape time instead of `series`.
+    """
+
+    type: ClassVar[Type]
     lines_per_series = 1
 
-    def __init__(self, registry: Registry, name: str, text: str, label_names: tuple[str, ...]) -> None:
+    def __init__(self, registry: Registry, metric: Metric) -> None:
+        """Raises ValueError if the metric is of another type, or registered already."""
+        if metric.type is not self.type:
+            raise ValueError(f"{metric.name} is a {metric.type.value}, not a {self.type.value}")
         self.registry = registry
-        self.name = name
-        self.help = text
-        self.label_names = label_names
+        self.metric = metric
         self.series: dict[tuple[str, ...], SeriesT] = {}
         self.source: Callable[[], Rows] | None = None
-        self.header = ""
-        """What the exposition keeps of it between scrapes."""
         self._other: SeriesT | None = None
         registry.add(self)
-        if not label_names:
-            self.labels()  # so that the line is there before the first event
+        if not metric.labels:
+            self.labels()  # so that the line exists before the first event
 
     def labels(self, *values: str) -> SeriesT:
-        """The series of these label values, which is the same object ever after.
+        """The series of these label values; always the same object.
 
         Raises:
-            ValueError: not as many values as the family has labels.
+            ValueError: the number of values differs from the number of labels.
         """
         found = self.series.get(values)
         return found if found is not None else self._add(values)
 
     def forget(self, values: tuple[str, ...]) -> None:
-        """Show a series no more: what it is about is gone for good. Whoever has kept it counts for nobody."""
+        """Remove a series whose subject no longer exists. References to it stay valid but are no longer exposed."""
         if self.series.pop(values, None) is not None:
             self.registry.lines -= self.lines_per_series
 
     def read_from(self, source: Callable[[], Rows]) -> None:
-        """Have the numbers told by `source` whenever they are scraped: for what somebody else counts anyway."""
+        """Take the values from `source` at every scrape: for what another component counts anyway."""
         self.source = source
 
     def make(self, labels: tuple[str, ...]) -> SeriesT:
-        """A new series, not yet counted anywhere."""
+        """A new series, not yet exposed."""
         raise NotImplementedError
 
     def _add(self, values: tuple[str, ...]) -> SeriesT:
-        if len(values) != len(self.label_names):
-            raise ValueError(f"{self.name} has labels {self.label_names}, not {values!r}")
+        if len(values) != len(self.metric.labels):
+            raise ValueError(f"{self.metric.name} has labels {self.metric.labels}, not {values!r}")
         values = tuple(printable(value) for value in values)
         found = self.series.get(values)
         if found is not None:
@@ -135,7 +163,9 @@ class Family(Generic[SeriesT]):
 
 
 class Counter(Family[CounterSeries]):
-    """A family of counters. The name ends in `_total`."""
+    """A family of counters."""
+
+    type = Type.COUNTER
 
     def make(self, labels: tuple[str, ...]) -> CounterSeries:
         return CounterSeries(labels)
@@ -144,30 +174,31 @@ class Counter(Family[CounterSeries]):
 class Gauge(Family[GaugeSeries]):
     """A family of gauges."""
 
+    type = Type.GAUGE
+
     def make(self, labels: tuple[str, ...]) -> GaugeSeries:
         return GaugeSeries(labels)
 
 
 class Histogram(Family[HistogramSeries]):
-    """A family of histograms that share their bounds: upper, inclusive, ascending, without infinity."""
+    """A family of histograms."""
 
-    def __init__(
-        self, registry: Registry, name: str, text: str, label_names: tuple[str, ...], bounds: tuple[float, ...]
-    ) -> None:
-        self.bounds = bounds
-        self.lines_per_series = len(bounds) + 3
-        super().__init__(registry, name, text, label_names)
+    type = Type.HISTOGRAM
+
+    def __init__(self, registry: Registry, metric: Metric) -> None:
+        self.lines_per_series = len(metric.buckets) + 3
+        super().__init__(registry, metric)
 
     def make(self, labels: tuple[str, ...]) -> HistogramSeries:
-        return HistogramSeries(labels, self.bounds)
+        return HistogramSeries(labels, self.metric.buckets)
 
 
 class Registry:
-    """Every family of a process, in the order in which a scrape shows them.
+    """The families of a process, in the order in which a scrape shows them.
 
     Attributes:
-        lines: how many lines the series take so far.
-        capped: how often a label set was given the shared series, since there were too many.
+        lines: lines that the stored series take.
+        capped: how many times a label set was given the shared series because `max_lines` was reached.
     """
 
     def __init__(self, max_lines: int = MAX_LINES) -> None:
@@ -177,17 +208,14 @@ class Registry:
         self.capped = 0
 
     def add(self, family: AnyFamily) -> None:
-        """Show a family from now on.
-
-        Raises:
-            ValueError: another one has that name.
-        """
-        if family.name in self.families:
-            raise ValueError(f"there is a metric {family.name} already")
-        self.families[family.name] = family
+        """Expose a family. Raises ValueError if its name is taken."""
+        name = family.metric.name
+        if name in self.families:
+            raise ValueError(f"the metric {name} is registered already")
+        self.families[name] = family
 
     def take_lines(self, count: int) -> bool:
-        """Whether there is room for `count` more lines, which then are taken."""
+        """Reserve `count` lines. Returns False if that would exceed `max_lines`."""
         if self.lines + count > self.max_lines:
             self.capped += 1
             return False
@@ -200,5 +228,5 @@ AnyFamily = Family[CounterSeries] | Family[GaugeSeries] | Family[HistogramSeries
 
 
 def printable(value: str) -> str:
-    """Label values are UTF-8: what cannot be encoded (lone surrogates) is spelled out."""
+    """Label values are UTF-8: lone surrogates, which cannot be encoded, are written as escapes."""
     return value.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""Which model names and versions may be values of a label: a client must not be able to mint series.
+"""Which model names and versions may be label values: clients must not be able to create series.
 
-A name or version has a series of its own if the documents mention it, or if the model server answered a permitted
-request for it with success: then it is real. All else is `_other`. Both kinds are bounded.
+A name or version has a series of its own if the documents mention it, or if the model server successfully answered an
+allowed request for it. All others are `_other`. Both kinds are bounded.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from meshproxy.inference.call import Call
 from meshproxy.telemetry.metrics import OTHER
 
 NONE = "_none"
-"""The request names no model, or was refused before it was known which."""
+"""The request names no model, or was refused before its model was known."""
 LATEST = "latest"
-"""The request names no version: the model server takes what it has loaded last."""
+"""The request names no version: the model server uses the latest."""
 
 MAX_SERVED_MODELS = 200
-"""Names that are not in the documents but were served: a role for `*` must not be a licence to fill the memory."""
+"""Served names that the documents do not mention: a role for `*` must not allow filling the memory."""
 MAX_SERVED_VERSIONS = 64
-"""Versions and labels of one model that are not in the documents but were served."""
+"""Served versions and labels of one model that the documents do not mention."""
 MAX_LENGTH = 128
 """Characters of a served name; longer ones are `_other`."""
 
@@ -29,7 +29,7 @@ class ModelLabels:
     """The labels `model` and `version` of a call.
 
     Args:
-        max_models: how many names are kept that were served but that no document mentions.
+        max_models: the most served names that no document mentions.
         max_versions: the same for the versions of one model.
     """
 
@@ -52,7 +52,7 @@ class ModelLabels:
         """The values of the two labels for one call.
 
         Args:
-            was_served: policy permitted it and the model server answered with success, so what it names is learned.
+            was_served: it was allowed and the model server answered with success, so its labels are learned.
         """
         if call is None or not call.models:
             return NONE, NONE
@@ -71,7 +71,7 @@ class ModelLabels:
         return model.name, version if self._knows_version(model.name, version, learns) else OTHER
 
     def name(self, model: str) -> str:
-        """The value of the label `model` for a name that nobody has just been served by."""
+        """The value of the label `model` for a name, which is not learned."""
         return model if self._knows_model(model, learns=False) else OTHER
 
     def _knows_model(self, name: str, learns: bool) -> bool:
@@ -95,5 +95,5 @@ class ModelLabels:
 
 
 def _is_fit(value: str) -> bool:
-    # `isprintable` is False for controls and for lone surrogates, which no exposition can carry.
+    # `isprintable` is False for control characters and for lone surrogates, which cannot be exposed.
     return 0 < len(value) <= MAX_LENGTH and value.isprintable()

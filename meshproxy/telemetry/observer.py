@@ -1,4 +1,4 @@
-"""The one door through which the proxy tells what happened: `observer(exchange)`, once, after the last byte."""
+"""The one path from the proxy to telemetry: `observer(exchange)`, once per exchange, after its last byte."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.telemetry.catalogue import Metrics
+from meshproxy.telemetry.metrics import Counter
 
 Sink = Callable[[Exchange], None]
-"""Something that reads exchanges that are over: the metrics, a log, the audit trail, spans."""
+"""A consumer of completed exchanges: metrics, access log, audit log, spans."""
 
 SECONDS_BETWEEN_MESSAGES = 60.0
 
@@ -18,25 +18,25 @@ logger = logging.getLogger(__name__)
 
 
 class Observer:
-    """Shows every exchange that is over to each sink, in their order.
+    """Passes each completed exchange to every sink, in order.
 
-    A sink that fails is counted, and said in the application's log once a minute; neither the other sinks nor the data
-    path notice.
+    A sink that raises is counted, and logged at most once a minute; neither the other sinks nor the data path are
+    affected.
 
     Args:
-        metrics: where failures are counted.
-        sinks: who is shown the exchanges, `metrics.observe` among them.
-        clock: seconds, for the time between two messages.
+        failures: counts by the name of the sink.
+        sinks: the consumers.
+        clock: seconds; spaces the log messages.
     """
 
-    def __init__(self, metrics: Metrics, sinks: Iterable[Sink], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: Counter, sinks: Iterable[Sink], clock: Callable[[], float] = time.monotonic) -> None:
         self._sinks = tuple(sinks)
-        self._failures = metrics.telemetry_failures
+        self._failures = failures
         self._clock = clock
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def __call__(self, exchange: Exchange) -> None:
-        """Show it to everyone. Never raises."""
+        """Pass one exchange on. Never raises."""
         for sink in self._sinks:
             try:
                 sink(exchange)
@@ -44,10 +44,10 @@ class Observer:
                 self._report(sink, error)
 
     def _report(self, sink: Sink, error: Exception) -> None:
-        # A method's or a function's own name, or the class of an object that is called.
+        # The qualified name of a method or function, or the class of a callable object.
         name = getattr(sink, "__qualname__", type(sink).__name__)
         self._failures.labels(name).value += 1
         now = self._clock()
-        if now - self._said.get(name, -SECONDS_BETWEEN_MESSAGES) >= SECONDS_BETWEEN_MESSAGES:
-            self._said[name] = now
+        if now - self._logged.get(name, -SECONDS_BETWEEN_MESSAGES) >= SECONDS_BETWEEN_MESSAGES:
+            self._logged[name] = now
             logger.error("%s could not record an exchange", name, exc_info=error)

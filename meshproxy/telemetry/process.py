@@ -1,4 +1,4 @@
-"""What the process itself takes: the `process_*` metrics that every Prometheus client has, read when they are scraped.
+"""The `process_*` metrics that every Prometheus client has, read at scrape time.
 
 https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics
 """
@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 
 PROC = Path("/proc")
 
 
 def watch_process(registry: Registry, proc: Path = PROC) -> None:
-    """Add the metrics of this process to a registry. `proc` is where the proc file system (proc(5)) is."""
+    """Register the metrics of this process. `proc` is where the proc file system (proc(5)) is mounted."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     started = _read_start(proc)
 
@@ -25,25 +26,23 @@ def watch_process(registry: Registry, proc: Path = PROC) -> None:
         return int((proc / "self/statm").read_text().split()[field]) * page_bytes
 
     def count_descriptors() -> float:
-        # Since Linux 6.2 the size is the number; a list of 10,000 would hold the loop for milliseconds.
+        # Since Linux 6.2 the size is the number; listing 10,000 would block the event loop for milliseconds.
         folder = proc / "self/fd"
         return folder.stat().st_size or sum(1 for _ in folder.iterdir())
 
-    Counter(registry, "process_cpu_seconds_total", "Processor time, user and system.", ()).read_from(
-        _one(time.process_time)
-    )
-    for name, text, read in (
-        ("process_resident_memory_bytes", "Memory that is in RAM (RSS).", lambda: read_pages(1)),
-        ("process_virtual_memory_bytes", "Address space.", lambda: read_pages(0)),
-        ("process_open_fds", "File descriptors that are open.", count_descriptors),
-        ("process_max_fds", "File descriptors that may be open.", _read_limit),
-        ("process_start_time_seconds", "When the process began, in seconds since the epoch.", lambda: started),
+    Counter(registry, metric_table.PROCESS_CPU).read_from(_one(time.process_time))
+    for metric, read in (
+        (metric_table.PROCESS_RESIDENT, lambda: read_pages(1)),
+        (metric_table.PROCESS_VIRTUAL, lambda: read_pages(0)),
+        (metric_table.PROCESS_OPEN_FDS, count_descriptors),
+        (metric_table.PROCESS_MAX_FDS, _read_limit),
+        (metric_table.PROCESS_START, lambda: started),
     ):
-        Gauge(registry, name, text, ()).read_from(_one(read))
+        Gauge(registry, metric).read_from(_one(read))
 
 
 def _one(read: Callable[[], float]) -> Callable[[], Rows]:
-    """A source of the one row of a metric without labels."""
+    """The source of a metric without labels."""
     return lambda: [((), read())]
 
 
@@ -52,7 +51,7 @@ def _read_limit() -> float:
 
 
 def _read_start(proc: Path) -> float:
-    """0.0 where it cannot be known."""
+    """0.0 if it cannot be determined."""
     try:
         # The name of the process, in parentheses, may hold anything; after it comes field 3.
         fields = (proc / "self/stat").read_text().rpartition(")")[2].split()

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.transport.facts import ConnectionFacts
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Times:
 class Driving:
     """What every connection of one process shares: handed to each driver by the assembly."""
 
-    __slots__ = ("buffer", "limits", "loop", "on_limit", "outbox", "reaper", "times")
+    __slots__ = ("buffer", "h2_statistics", "limits", "loop", "on_limit", "outbox", "reaper", "times")
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class Driving:
         self.times = times
         self.on_limit = on_limit
         """Told the name of every limit that a peer exceeded."""
+        self.h2_statistics = Statistics()
+        """Of all HTTP/2 connections together."""
         self.buffer = memoryview(bytearray(READ_BYTES))
         """Every connection is read into it: what a read brought is taken out before the next."""
 

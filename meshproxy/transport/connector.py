@@ -194,7 +194,7 @@ class Greeting(Reading):
         if not self._is_attached or self._transport is None:
             return
         client.data_received(data)
-        has_greeted = client.codec.statistics.frames_received[SETTINGS] > 0
+        has_greeted = client.codec.frames_received[SETTINGS] > 0
         if client.is_closing:
             self._end(
                 ConnectError(

@@ -136,7 +136,7 @@ class H2Driver(Connection, Generic[StreamT]):
         """When the peer last sent anything."""
         self.scheme = b"http"
         """Of the requests that go out here (RFC 9113 section 8.3.1)."""
-        self.codec = H2Connection(role, driving.limits, self.heard)
+        self.codec = H2Connection(role, driving.limits, self.heard, driving.h2_statistics)
         self.streams: dict[int, StreamT] = {}
         self.waiting: list[StreamT] = []
         """Streams whose bytes are framed while the socket is full."""

@@ -205,7 +205,7 @@ class H2Client(H2Driver[H2ClientStream]):
 
     def _patience(self) -> float:
         """Seconds of silence until the next PING; doubled after one that was followed by no message."""
-        counts = self.codec.statistics.frames_received
+        counts = self.codec.frames_received
         messages = counts[HEADERS] + counts[DATA]
         if messages != self._messages:
             self._messages = messages

@@ -24,7 +24,7 @@ from meshproxy.policy import quota
 from meshproxy.proxy import admissions, client_side, health_call
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.sidecar import clusters, configuration
-from meshproxy.telemetry import endpoint_labels, traffic
+from meshproxy.telemetry import endpoint_labels, upstream_metrics
 from meshproxy.transport.connection import Times
 from meshproxy.upstream import cluster, discovery, endpoint
 
@@ -206,7 +206,7 @@ def test_what_is_bounded_without_a_name() -> None:
     bounds = (endpoint.MODEL_BREAKERS, cluster.LATENCIES, admissions.MOST)
     (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
     assert {f"{bound} each" for bound in bounds} == {models}
-    shown = (endpoint_labels.MOST_ENDPOINTS, traffic.MOST_CIRCUITS)
+    shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
     assert said["endpoints and breakers with metrics of their own"] == "{} and {}".format(*shown)
 
 

@@ -23,8 +23,6 @@ from meshproxy.devtools.local_sidecar import (
     everything_for_the_client,
     local_sidecar,
 )
-from meshproxy.sidecar.overview import ask
-from meshproxy.sidecar.worker import OPTION, Seat
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
@@ -46,9 +44,15 @@ async def two_workers(tmp_path: Path) -> AsyncIterator[tuple[LocalSidecar, list[
         await model_server.stop()
 
 
-async def page(running: LocalSidecar, path: str) -> str:
-    async with RestClient(running.admin, None) as admin:
+async def page(address: str, path: str) -> str:
+    async with RestClient(address, None) as admin:
         return str((await admin.call("GET", path)).body)
+
+
+async def totals(running: LocalSidecar, name: str) -> list[float]:
+    """The sum of a metric's lines on the page of each worker."""
+    workers = (await configuration(running))["workers"]
+    return [total(await page(worker["admin"], "/metrics"), name) for worker in workers]
 
 
 async def configuration(running: LocalSidecar) -> dict[str, Any]:
@@ -73,12 +77,6 @@ async def ask_on_new_connections(running: LocalSidecar, count: int) -> list[str]
     return list(await asyncio.gather(*(one() for _ in range(count))))
 
 
-async def requests_of(pid: int) -> float:
-    """What one worker has carried, from its own page."""
-    option = next(word for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0") if word.startswith(OPTION))
-    return total((await ask(Seat.read(option).socket, b"/metrics", 5.0)).decode(), "meshproxy_requests_total")
-
-
 async def until(condition: Any, seconds: float) -> None:
     """Waits for an async condition to hold."""
     async with asyncio.timeout(seconds):
@@ -86,25 +84,24 @@ async def until(condition: Any, seconds: float) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_workers_share_the_traffic_and_answer_as_one(tmp_path: Path) -> None:
+async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as (running, documents):
         async with RestClient(running.admin, None) as admin:
             assert (await admin.call("GET", "/readyz")).status == "200"
         assert await ask_on_new_connections(running, CONNECTIONS) == ["200"] * CONNECTIONS
-        metrics = await page(running, "/metrics")
-        assert total(metrics, "meshproxy_requests_total") == CONNECTIONS
-        assert total(metrics, "meshproxy_request_duration_seconds_count") == CONNECTIONS
-        assert 'meshproxy_workers{state="serving"} 2\n' in metrics
+        shares = await totals(running, "meshproxy_requests_total")
+        assert all(shares)
+        assert sum(shares) == CONNECTIONS
+        own = await page(running.admin, "/metrics")
+        assert 'meshproxy_workers{state="serving"} 2\n' in own
+        assert "meshproxy_requests_total" not in own
 
         before = await configuration(running)
         assert before["same"] is True
         pids = [worker["pid"] for worker in before["workers"]]
         assert running.child.pid not in pids
-        shares = [await requests_of(pid) for pid in pids]
-        assert all(shares)
-        assert sum(shares) == CONNECTIONS
 
-        # One dies: the other one serves on, a new one takes its place, and no count falls.
+        # One crashes: the other one serves, a new one is started in its slot and counts from zero.
         os.kill(pids[0], signal.SIGKILL)
 
         async def has_successor() -> bool:
@@ -116,9 +113,8 @@ async def test_workers_share_the_traffic_and_answer_as_one(tmp_path: Path) -> No
         assert after["workers"][1]["pid"] == pids[1]
         assert after["fingerprint"] == before["fingerprint"]
         assert await ask_on_new_connections(running, CONNECTIONS) == ["200"] * CONNECTIONS
-        metrics = await page(running, "/metrics")
-        assert total(metrics, "meshproxy_requests_total") == 2 * CONNECTIONS
-        assert total(metrics, "meshproxy_worker_restarts_total") == 1
+        assert sum(await totals(running, "meshproxy_requests_total")) == CONNECTIONS + shares[1]
+        assert total(await page(running.admin, "/metrics"), "meshproxy_worker_restarts_total") == 1
 
         # A reload reaches both.
         extra = document("ModelRole", {"rules": [{"models": ["more"], "verbs": ["predict"]}]}, "extra")
@@ -132,7 +128,7 @@ async def test_workers_share_the_traffic_and_answer_as_one(tmp_path: Path) -> No
 
         await until(is_reloaded, 10)
 
-        # Documents that nobody takes do not keep a worker from being started again.
+        # Documents that are rejected do not prevent a worker's restart.
         path.write_text("kind: Nothing\n")
         reloaded = await configuration(running)
         os.kill(pids[1], signal.SIGKILL)
@@ -144,12 +140,18 @@ async def test_workers_share_the_traffic_and_answer_as_one(tmp_path: Path) -> No
         await until(is_back, 5)
         assert (await configuration(running))["fingerprint"] == reloaded["fingerprint"]
 
-        async def is_told() -> bool:
-            return total(await page(running, "/metrics"), "meshproxy_config_in_sync") == 0
+        async def is_out_of_sync() -> bool:
+            return await totals(running, "meshproxy_config_in_sync") == [0, 0]
 
-        await until(is_told, 10)
+        await until(is_out_of_sync, 10)
+        assert (await configuration(running))["same"] is True
 
-        running.child.signal(signal.SIGTERM)
+        # A worker is not drained by itself; the supervisor drains all.
+        async with RestClient(after["workers"][0]["admin"], None) as worker:
+            assert (await worker.call("POST", "/drain")).status == "404"
+
+        async with RestClient(running.admin, None) as admin:
+            assert (await admin.call("POST", "/drain")).status == "202"
         assert await asyncio.wait_for(running.child.wait(), 30) == 0
 
 

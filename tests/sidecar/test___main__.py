@@ -14,14 +14,14 @@ import pytest
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import __main__ as module
-from meshproxy.sidecar.worker import Seat, WorkersFailed
+from meshproxy.sidecar.worker import WorkersFailed, WorkerSlot
 
 
 @pytest.fixture
 def level(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The log's level, instead of a log on standard error."""
     levels: list[int] = []
-    monkeypatch.setattr(module, "open_journal", levels.append)
+    monkeypatch.setattr(module, "open_process_log", levels.append)
     return levels
 
 
@@ -95,17 +95,17 @@ def test_the_environment_says_how_much_the_log_says(
 def test_a_worker_gets_its_seat_and_says_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    async def run_worker(paths: list[str], seat: Seat) -> None:
-        asked.append((paths, seat))
+    async def run_worker(paths: list[str], slot: WorkerSlot) -> None:
+        asked.append((paths, slot))
 
-    def open_journal(level: int, **fields: object) -> None:
+    def open_process_log(level: int, **fields: object) -> None:
         asked.append(fields)
 
     monkeypatch.setattr(module, "run_worker", run_worker)
-    monkeypatch.setattr(module, "open_journal", open_journal)
-    seat = Seat(3, 18500, 0, Path("/tmp/x"))
-    assert module.main([seat.option(), "a.yaml"]) == 0
-    assert asked == [{"worker": 3}, (["a.yaml"], seat)]
+    monkeypatch.setattr(module, "open_process_log", open_process_log)
+    slot = WorkerSlot(3, 18500, 0, 18506, Path("/tmp/x"))
+    assert module.main([slot.option(), "a.yaml"]) == 0
+    assert asked == [{"worker": 3}, (["a.yaml"], slot)]
 
 
 def test_as_a_process(tmp_path: Path) -> None:

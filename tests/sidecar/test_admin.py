@@ -11,6 +11,7 @@ import pytest
 from meshproxy.codec.events import Headers, Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin
+from meshproxy.telemetry.metric_table import counter
 from meshproxy.telemetry.metrics import Counter, Registry
 from meshproxy.transport.facts import ConnectionFacts
 
@@ -100,7 +101,7 @@ def process() -> Process:
 @pytest.fixture
 def admin(loop: FakeLoop, process: Process) -> Admin:
     registry = Registry()
-    requests = Counter(registry, "meshproxy_requests_total", "Requests.", ("model",))
+    requests = Counter(registry, counter("meshproxy_requests_total", "Requests.", "model"))
     for number in range(2_000):
         requests.labels(f"m{number}").value = number
     return Admin(loop, registry, process)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from cryptography.x509 import load_der_x509_certificate
@@ -194,9 +195,9 @@ async def running(
         task.result()
 
 
-async def build(path: Path, seat: worker.Seat | None = None) -> Sidecar:
+async def build(path: Path, slot: worker.WorkerSlot | None = None) -> Sidecar:
     documents = load([path])
-    return Sidecar(FileDocuments([str(path)]), documents, await load_identity(documents), seat)
+    return Sidecar(FileDocuments([str(path)]), documents, await load_identity(documents), slot)
 
 
 def made(
@@ -438,17 +439,16 @@ class TestOutbound:
                 it.sidecar.identity.client_context()
 
 
-class TestSeats:
+class TestWorkers:
     """One of several workers, in this process."""
 
     @pytest.mark.parametrize("has_inbound", [True, False], ids=["both", "outbound only"])
-    async def test_a_worker_shares_the_ports_of_its_seat(
+    async def test_a_worker_shares_the_ports_of_its_slot(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_inbound: bool
     ) -> None:
-        ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        monkeypatch.setattr(worker, "LINE", theirs.fileno())
-        folder = tmp_path / "seat"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        monkeypatch.setattr(worker, "CONTROL_SOCKET", theirs.fileno())
+        folder = tmp_path / "slot"
         folder.mkdir()
         path = tmp_path / "documents.yaml"
         async with model_server() as model:
@@ -458,15 +458,20 @@ class TestSeats:
             path.write_text(yaml.safe_dump_all(documents))
             with ours, theirs, reserve("127.0.0.1", 0) as inbound, reserve("127.0.0.1", 0) as outbound:
                 ports = [sock.getsockname()[1] for sock in (inbound, outbound)]
-                seat = worker.Seat(0, ports[0] if has_inbound else 0, ports[1], folder)
-                sidecar = await build(path, seat)
+                slot = worker.WorkerSlot(0, ports[0] if has_inbound else 0, ports[1], 0, folder)
+                sidecar = await build(path, slot)
                 task = asyncio.ensure_future(sidecar.run())
-                assert await asyncio.get_running_loop().run_in_executor(None, ours.recv, 64) == worker.LISTENING
+                said = await asyncio.get_running_loop().run_in_executor(None, ours.recv, worker.REPORT_BYTES)
+                report = msgspec.json.decode(said, type=worker.Report)
+                assert report == worker.Report(sidecar.admin.address, load([path]).fingerprint, True)
+                assert b"meshproxy_build_info" in (await ask(report.admin, b"/metrics", host=b"localhost"))[1]
+                assert (await ask(report.admin, b"/config", host=b"localhost"))[0] == b"200"
+                assert (await ask(report.admin, b"/drain", b"POST", host=b"localhost"))[0] == b"404"
                 assert (await ask(f"127.0.0.1:{ports[1]}", b"/v1/models/m", host=b"local"))[0] == b"200"
                 if has_inbound:
                     assert (await ask(f"127.0.0.1:{ports[0]}", b"/v1/models/m"))[0] == b"200"
                 assert (sidecar.inbound is not None) == has_inbound
-                ours.close()  # its supervisor is gone
+                ours.close()  # the supervisor has exited
                 await asyncio.wait_for(task, 10)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from meshproxy.codec.limits import Limits
 from meshproxy.config.values import Address
 from meshproxy.sidecar.direction import Direction
-from meshproxy.telemetry.catalogue import Metrics
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.transport.connection import Driving, Times
 from meshproxy.transport.listener import Security
 from meshproxy.transport.outbox import Outbox
@@ -30,13 +30,13 @@ class Pipeline:
     def reject(self, stream: Any, rejected: Any) -> None: ...
 
 
-def made(name: str = "outbound", **options: Any) -> tuple[Direction, Pipeline, Metrics]:
+def made(name: str = "outbound", **options: Any) -> tuple[Direction, Pipeline, SidecarMetrics]:
     loop = asyncio.get_running_loop()
     driving = Driving(
         loop=loop, outbox=Outbox(loop), reaper=Reaper(loop), limits=Limits(), times=Times(), on_limit=lambda name: None
     )
     pipeline: Any = Pipeline()
-    metrics = Metrics()
+    metrics = SidecarMetrics()
     direction = Direction(
         name,
         metrics,

@@ -20,7 +20,7 @@ from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError, Credentials, OwnIdentity
 from meshproxy.sidecar import rotation as module
 from meshproxy.sidecar.rotation import IdentityRotation, demand_of, load_identity, wait_for_identity
-from meshproxy.telemetry.catalogue import Metrics
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 DOMAIN = "dev.example"
 ID = f"spiffe://{DOMAIN}/ns/a/sa/b"
@@ -104,7 +104,7 @@ class World:
 
     def __init__(self) -> None:
         self.sources = {"first": FakeSource(), "second": FakeSource(SECOND)}
-        self.metrics = Metrics()
+        self.metrics = SidecarMetrics()
         self.exchanged: list[OwnIdentity] = []
 
     def open(self, identity: schema.Identity) -> FakeSource:

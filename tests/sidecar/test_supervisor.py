@@ -19,24 +19,30 @@ from meshproxy.config.load import load
 from meshproxy.config.schema import Documents
 from meshproxy.devtools.local_sidecar import environment
 from meshproxy.sidecar import supervisor as module
-from meshproxy.sidecar.supervisor import Patience, Supervisor, reserve
-from meshproxy.sidecar.worker import WorkersFailed
+from meshproxy.sidecar import worker_process
+from meshproxy.sidecar.supervisor import Supervisor, reserve
+from meshproxy.sidecar.worker import REPORT_PERIOD, WorkersFailed
 from meshproxy.telemetry.exposition import render
 
 COMMON = """
-import os, signal, sys, time
-number, inbound, outbound, again, folder = sys.argv[1].removeprefix("--worker=").split(":", 4)
+import json, os, signal, sys, time
+number, inbound, outbound, admin, again, folder = sys.argv[1].removeprefix("--worker=").split(":", 5)
 said = open(sys.argv[2] + "/said", "a", buffering=1)
 say = lambda *words: said.write(" ".join((number, again, *words)) + "\\n")
 """
 GOOD = """
+def report(unmet=(), fingerprint="f"):
+    said = {"admin": "127.0.0.1:" + admin, "fingerprint": fingerprint, "is_ready": not unmet, "unmet": unmet}
+    os.write(0, json.dumps(said).encode())
+
 signal.signal(signal.SIGHUP, lambda *_: say("hung up"))
 signal.signal(signal.SIGTERM, lambda *_: (say("told to stop"), sys.exit(0)))
 say("started")
-os.write(0, b"listening\\n")
+report()
 while True:
-    time.sleep(60)
-"""
+    time.sleep(REPORT_PERIOD)
+    report()
+""".replace("REPORT_PERIOD", str(REPORT_PERIOD))
 BAD = "say('started')\nsys.exit(7)"
 STUBBORN = GOOD.replace('(say("told to stop"), sys.exit(0))', "None")
 SILENT = "say('started')\ntime.sleep(60)"
@@ -101,7 +107,7 @@ async def test_it_says_once_that_all_listen(tmp_path: Path, caplog: pytest.LogCa
     assert fields["pid"] == os.getpid()
     assert fields["workers"] == [worker.pid for worker in running.supervisor.workers]
     inbound = int(fields["inbound"].rpartition(":")[2])
-    assert {(each.seat.inbound_port, each.seat.outbound_port) for each in running.supervisor.workers} == {(inbound, 0)}
+    assert {(each.slot.inbound_port, each.slot.outbound_port) for each in running.supervisor.workers} == {(inbound, 0)}
     assert "outbound" not in fields
     assert all(running.supervisor.readiness().values())
     folder = running.supervisor._folder
@@ -123,7 +129,7 @@ async def test_workers_share_the_outbound_port_too(
     fields: Any = line.__dict__["fields"]
     assert ("inbound" in fields) == (not without)
     ports = [int(fields[side].rpartition(":")[2]) if side in fields else 0 for side in ("inbound", "outbound")]
-    assert {(each.seat.inbound_port, each.seat.outbound_port) for each in running.supervisor.workers} == {tuple(ports)}
+    assert {(each.slot.inbound_port, each.slot.outbound_port) for each in running.supervisor.workers} == {tuple(ports)}
     assert running.supervisor.configuration()["outbound"] == fields["outbound"]
     await running.end()
 
@@ -158,7 +164,7 @@ async def test_who_still_starts_hears_of_a_reload_later(tmp_path: Path) -> None:
 
 
 async def test_who_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.3)
+    monkeypatch.setattr(worker_process, "FIRST_DELAY", 0.3)
     running = Running(tmp_path, GOOD)
     await running.until(serving=2)
     first, other = running.supervisor.workers
@@ -166,7 +172,7 @@ async def test_who_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     await running.until(serving=1, waiting=1)
-    assert not running.supervisor.readiness()["worker 0 listens"]
+    assert not running.supervisor.readiness()["worker 0 is ready"]
     assert first.pid is None
     await running.until(serving=2)
     await running.until_said("0 1 started")
@@ -177,7 +183,7 @@ async def test_who_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_told_to_stop_it_starts_nobody_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(worker_process, "FIRST_DELAY", 60.0)
     running = Running(tmp_path, GOOD)
     await running.until(serving=2)
     pid = running.supervisor.workers[0].pid
@@ -189,9 +195,9 @@ async def test_told_to_stop_it_starts_nobody_again(tmp_path: Path, monkeypatch: 
 
 
 async def test_it_gives_up_on_workers_that_cannot_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(worker_process, "FIRST_DELAY", 0.01)
     running = Running(tmp_path, f"if number == '0':\n    {BAD.replace(chr(10), '; ')}\n{GOOD}")
-    with pytest.raises(WorkersFailed, match="worker 0 died 5 times in a row"):
+    with pytest.raises(WorkersFailed, match="worker 0 crashed 5 times in a row"):
         await asyncio.wait_for(running.task, 30)
     assert running.said.count("0 1 started") == 4
     # The other one was let go in peace.
@@ -199,10 +205,10 @@ async def test_it_gives_up_on_workers_that_cannot_live(tmp_path: Path, monkeypat
 
 
 async def test_who_does_not_end_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PARTING", 0.0)
+    monkeypatch.setattr(module, "EXIT_GRACE", 0.0)
     running = Running(tmp_path, STUBBORN, drain="200ms")
     await running.until(serving=2)
-    with pytest.raises(WorkersFailed, match=r"workers \[0, 1\] did not end well"):
+    with pytest.raises(WorkersFailed, match=r"workers \[0, 1\] exited with an error"):
         await running.end()
 
 
@@ -232,22 +238,68 @@ async def test_a_port_that_somebody_has(tmp_path: Path) -> None:
         assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
 
 
-@pytest.mark.parametrize(
-    ("lives", "waits"),
-    [
-        ([0, 0, 0, 0, 0], [0.1, 0.2, 0.4, 0.8, None]),
-        ([0, 0, 0, 0, 2, 0, 0, 0, 0, 0], [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, None]),
-        ([2, 2, 2, 2, 2, 2, 2, 2], [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]),
-        ([0, 0, 60, 0, 60], [0.1, 0.2, 0.1, 0.2, 0.1]),
-    ],
-)
-def test_patience(lives: list[float], waits: list[float | None]) -> None:
-    patience = Patience()
-    assert [patience.died(lived) for lived in lives] == waits
+async def test_readiness_is_what_the_workers_report(tmp_path: Path) -> None:
+    script = GOOD.replace("report()\n", "report(('keys are known',) if number == '1' else ())\n")
+    running = Running(tmp_path, script)
+    await running.until(serving=2)
+    conditions = running.supervisor.readiness()
+    assert conditions["worker 0 is ready"]
+    assert not conditions["worker 1 is ready"]
+    assert {name for name, holds in conditions.items() if not holds} == {
+        "worker 1 is ready",
+        "worker 1: keys are known",
+    }
+    await running.end()
 
 
-async def test_configuration_says_who_answers(tmp_path: Path) -> None:
+async def test_a_worker_that_stops_reporting_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = Running(tmp_path, GOOD)
     await running.until(serving=2)
-    assert json.loads(json.dumps(running.supervisor.configuration()))["pid"] == os.getpid()
+    monkeypatch.setattr(worker_process, "REPORT_TIMEOUT", -1.0)
+    unmet = {name for name, holds in running.supervisor.readiness().items() if not holds}
+    assert unmet == {f"worker {number}{what}" for number in (0, 1) for what in (" is ready", ": it reports")}
     await running.end()
+
+
+async def test_configuration_says_whether_all_use_the_same(tmp_path: Path) -> None:
+    script = GOOD.replace("report()\n", "report(fingerprint='f' + number * os.path.exists(sys.argv[2] + '/other'))\n")
+    running = Running(tmp_path, script)
+    await running.until(serving=2)
+    page = json.loads(json.dumps(running.supervisor.configuration()))
+    assert page["pid"] == os.getpid()
+    assert (page["fingerprint"], page["same"]) == ("f", True)
+    first = page["workers"][0]
+    assert first == {
+        "number": 0,
+        "pid": running.supervisor.workers[0].pid,
+        "state": "serving",
+        "admin": "127.0.0.1:0",
+        "ready": True,
+        "fingerprint": "f",
+    }
+    (tmp_path / "other").touch()
+    async with asyncio.timeout(20):
+        while running.supervisor.configuration()["same"]:
+            await asyncio.sleep(0.01)
+    assert running.supervisor.configuration()["fingerprint"] is None
+    await running.end()
+    stopped = running.supervisor.configuration()
+    assert (stopped["fingerprint"], stopped["same"]) == (None, False)
+
+
+async def test_each_worker_has_its_own_admin_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        first = free.getsockname()[1]
+    running = Running(tmp_path, GOOD, admin={"listen": "127.0.0.1:0", "firstWorkerPort": first})
+    await running.until(serving=2)
+    assert [each.slot.admin_port for each in running.supervisor.workers] == [first, first + 1]
+    await running.end()
+
+
+async def test_a_worker_port_in_use_is_reported_before_any_worker_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1] - 1
+        running = Running(tmp_path, GOOD, admin={"listen": "127.0.0.1:0", "firstWorkerPort": first})
+        with pytest.raises(OSError, match="in use"):
+            await running.task
+    assert running.said == []

@@ -20,7 +20,7 @@ from meshproxy.identity.tokens import KeysWanted, TokenVerifier
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.sidecar import tokens as module
 from meshproxy.sidecar.tokens import Tokens
-from meshproxy.telemetry.catalogue import Metrics
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 URL = "https://login.dev.example"
 ISSUER = DevelopmentIssuer(URL, algorithm="ES256")
@@ -57,7 +57,7 @@ def in_file(tmp_path: Path) -> schema.KeySource:
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Tokens]:
-    tokens = Tokens(Metrics(), Outbox())  # type: ignore[arg-type]
+    tokens = Tokens(SidecarMetrics(), Outbox())  # type: ignore[arg-type]
     try:
         yield tokens
     finally:
@@ -270,7 +270,7 @@ class TestUnknownKeys:
     async def test_who_waits_is_told_within_a_batch(self, in_file: schema.KeySource) -> None:
         """What it writes then goes out at once."""
         outbox = Outbox()
-        tokens = Tokens(Metrics(), outbox)  # type: ignore[arg-type]
+        tokens = Tokens(SidecarMetrics(), outbox)  # type: ignore[arg-type]
         tokens.build((document(keys=in_file),))
         tokens.adopt()
         told = asyncio.Event()
@@ -307,7 +307,7 @@ async def test_ages_are_those_of_the_keys_in_use(in_file: schema.KeySource) -> N
 
 
 async def test_closing_leaves_no_task_behind(in_file: schema.KeySource) -> None:
-    tokens = Tokens(Metrics(), Outbox())  # type: ignore[arg-type]
+    tokens = Tokens(SidecarMetrics(), Outbox())  # type: ignore[arg-type]
     tokens.build((document(keys=in_file),))
     tokens.adopt()
     tokens.refresh("corp", lambda: None)

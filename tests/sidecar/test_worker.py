@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from meshproxy.config.load import load
 from meshproxy.config.schema import Documents
 from meshproxy.sidecar import worker as module
-from meshproxy.sidecar.worker import Seat, make_folder, read_documents, write_documents
+from meshproxy.sidecar.worker import (
+    MOST_UNMET,
+    Report,
+    WorkerSlot,
+    make_folder,
+    read_documents,
+    send_reports,
+    watch_supervisor,
+    write_documents,
+)
 
 FIRST = Path(__file__).parents[2] / "deploy" / "examples" / "first.yaml"
 
@@ -23,13 +33,27 @@ def documents() -> Documents:
 
 
 @pytest.mark.parametrize(
-    "seat",
-    [Seat(0, 18500, 18501, Path("/tmp/x")), Seat(63, 1, 0, Path("/a:b/c"), is_successor=True)],
-    ids=["first", "later"],
+    "slot",
+    [
+        WorkerSlot(0, 18500, 18501, 18503, Path("/tmp/x")),
+        WorkerSlot(63, 1, 0, 0, Path("/a:b/c"), is_restart=True),
+    ],
+    ids=["first", "restarted"],
 )
-def test_a_seat_is_one_argument(seat: Seat) -> None:
-    assert Seat.read(seat.option()) == seat
-    assert seat.option().startswith(module.OPTION)
+def test_a_slot_is_one_argument(slot: WorkerSlot) -> None:
+    assert WorkerSlot.read(slot.option()) == slot
+    assert slot.option().startswith(module.OPTION)
+
+
+def test_a_report_names_what_is_missing_up_to_a_bound() -> None:
+    assert Report.of("127.0.0.1:1", "f", {"a": True, "b": True}) == Report("127.0.0.1:1", "f", True)
+    assert Report.of("127.0.0.1:1", "f", {"a": True, "b": False}) == Report("127.0.0.1:1", "f", False, ("b",))
+    many = Report.of("127.0.0.1:1", "f", {str(number): False for number in range(1_000)})
+    assert not many.is_ready
+    assert len(many.unmet) == MOST_UNMET
+    # A longer name than any condition has fits as often as that.
+    longest = Report.of("127.0.0.1:1", "f", {f"{number:0>600}": False for number in range(1_000)})
+    assert len(msgspec.json.encode(longest)) < module.REPORT_BYTES
 
 
 def test_the_folder_is_for_us_alone() -> None:
@@ -61,22 +85,57 @@ def test_documents_are_handed_down_as_they_are(tmp_path: Path, documents: Docume
     assert [entry.name for entry in tmp_path.iterdir()] == ["documents"]
 
 
-async def test_the_line_says_listening_and_hears_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    ours, theirs = socket.socketpair()
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a control socket: the supervisor's, and the one that this process has as a worker."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(module, "CONTROL_SOCKET", theirs.fileno())
+    with ours, theirs:
+        yield ours, theirs
+
+
+async def test_reports_are_sent_until_cancelled_and_never_waited_for(
+    control: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = control
+    monkeypatch.setattr(module, "REPORT_PERIOD", 0.0)
+    sent = 0
+
+    def read() -> Report:
+        nonlocal sent
+        sent += 1
+        return Report("127.0.0.1:1", str(sent), True)
+
+    task = asyncio.ensure_future(send_reports(read))
+    async with asyncio.timeout(20):
+        # More than the socket holds: reports that do not fit are lost.
+        while sent < 5_000:
+            await asyncio.sleep(0)
+    received = msgspec.json.decode(ours.recv(module.REPORT_BYTES), type=Report)
+    assert received == Report("127.0.0.1:1", "1", True)
+    ours.close()
+    before = sent
+    async with asyncio.timeout(20):
+        while sent == before:
+            await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_end_of_the_supervisor_is_noticed(
+    control: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    ours, theirs = control
     theirs.setblocking(False)
-    monkeypatch.setattr(module, "LINE", theirs.fileno())
-    gone = asyncio.Event()
-    (tmp_path / "folder").mkdir()
-    seat = Seat(0, 1, 0, tmp_path / "folder")
-    with theirs:
-        seat.watch_supervisor(asyncio.get_running_loop(), gone.set)
-        seat.tell_listening()
-        assert ours.recv(64) == module.LISTENING
-        ours.send(b"?")
-        await asyncio.sleep(0.02)
-        assert not gone.is_set()
-        ours.close()
-        await asyncio.wait_for(gone.wait(), 5)
-        assert not seat.folder.exists()
-        with pytest.raises(OSError):
-            os.write(module.LINE, b"x")
+    exited = asyncio.Event()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    watch_supervisor(asyncio.get_running_loop(), folder, exited.set)
+    ours.send(b"?")
+    await asyncio.sleep(0.02)
+    assert not exited.is_set()
+    ours.close()
+    await asyncio.wait_for(exited.wait(), 5)
+    assert not folder.exists()

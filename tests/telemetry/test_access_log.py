@@ -14,14 +14,14 @@ from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import Exchange, ResponseFlags, TraceContext
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry.access_log import MEMO_ENTRIES, AccessLog
-from meshproxy.telemetry.json_text import UtcClock
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, UtcClock
 from meshproxy.transport.facts import ConnectionFacts
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
 
 
-class NoSink(LineSink):
+class NoSink(LineWriter):
     """Lines go nowhere."""
 
     def __init__(self) -> None:
@@ -176,11 +176,21 @@ def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exch
 def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_exchange) -> None:
     for number in range(MEMO_ENTRIES * 2 + 1):
         log.format(make_exchange(remote=f"10.0.0.1:{number}"))
-    assert len(log._ends) <= MEMO_ENTRIES
+    assert len(log._connections) <= MEMO_ENTRIES
+
+
+def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange) -> None:
+    for number in range(MEMO_ENTRIES * 2 + 1):
+        assert read(log.format(make_exchange(model=f"m{number}")))["model"] == f"m{number}"
+    assert len(log._calls) <= MEMO_ENTRIES
+    log._calls.clear()
+    long = "m" * (MEMO_CHARACTERS + 1)
+    assert read(log.format(make_exchange(model=long)))["model"] == long
+    assert not log._calls
 
 
 def test_lines_reach_the_sink(tmp_path: Path, make_exchange) -> None:
-    sink = LineSink.file(tmp_path / "access.log")
+    sink = LineWriter.file(tmp_path / "access.log")
     log = AccessLog(sink, UtcClock(0.0))
     for _ in range(3):
         log(make_exchange())

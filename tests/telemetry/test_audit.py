@@ -9,9 +9,9 @@ import pytest
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry.audit import AuditLog
-from meshproxy.telemetry.catalogue import Metrics
-from meshproxy.telemetry.json_text import UtcClock
-from meshproxy.telemetry.sink import LineSink
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.log_encoding import UtcClock
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
 
@@ -20,9 +20,9 @@ class Trail:
     """An audit log and what it wrote."""
 
     def __init__(self, path: Path) -> None:
-        self.metrics = Metrics()
+        self.metrics = SidecarMetrics()
         self._path = path
-        self._sink = LineSink.file(path)
+        self._sink = LineWriter.file(path)
         self.log = AuditLog(self._sink, UtcClock(1_700_000_000.0), self.metrics.audit_events)
 
     def read(self) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
+from meshproxy.telemetry import metric_table as table
 from meshproxy.telemetry.exposition import render, wants_openmetrics
 from meshproxy.telemetry.metrics import Counter, Gauge, Histogram, Registry
 
@@ -35,9 +36,9 @@ def labels(**values: str) -> frozenset[tuple[str, str]]:
 
 def test_the_text_of_each_kind() -> None:
     registry = Registry()
-    Counter(registry, "a_total", "Of a \\ b.\nTwo lines.", ("b", "c")).labels("x", 'q"\\\n').value += 2
-    Gauge(registry, "d", "D.", ()).labels().value = 1.5
-    histogram = Histogram(registry, "e_bytes", "E.", ("f",), (0.5, 1048576.0)).labels("50%")
+    Counter(registry, table.counter("a_total", "Of a \\ b.\nTwo lines.", "b", "c")).labels("x", 'q"\\\n').value += 2
+    Gauge(registry, table.gauge("d", "D.")).labels().value = 1.5
+    histogram = Histogram(registry, table.histogram("e_bytes", "E.", "f", buckets=(0.5, 1048576.0))).labels("50%")
     for value in (0.25, 3, 2**21):
         histogram.observe(value)
     assert page(registry) == (
@@ -59,7 +60,7 @@ def test_the_text_of_each_kind() -> None:
 
 def test_openmetrics_names_counters_without_their_suffix_and_ends() -> None:
     registry = Registry()
-    Counter(registry, "a_total", "A.", ()).labels().value += 1
+    Counter(registry, table.counter("a_total", "A.")).labels().value += 1
     assert page(registry, openmetrics=True) == "# HELP a A.\n# TYPE a counter\na_total 1\n# EOF\n"
 
 
@@ -79,7 +80,7 @@ def test_openmetrics_only_for_who_asks(accept: bytes | None, wanted: bool) -> No
 
 def test_values_are_read_anew_and_texts_are_kept() -> None:
     registry = Registry()
-    series = Counter(registry, "a_total", "A.", ()).labels()
+    series = Counter(registry, table.counter("a_total", "A.")).labels()
     page(registry)
     series.value += 3
     assert page(registry).endswith("a_total 3\n")
@@ -87,7 +88,7 @@ def test_values_are_read_anew_and_texts_are_kept() -> None:
 
 def test_values_that_are_not_finite() -> None:
     registry = Registry()
-    gauge = Gauge(registry, "a", "A.", ("b",))
+    gauge = Gauge(registry, table.gauge("a", "A.", "b"))
     for name in ("inf", "-inf", "nan"):
         gauge.labels(name).value = float(name)
     assert page(registry).splitlines()[2:] == ['a{b="inf"} +Inf', 'a{b="-inf"} -Inf', 'a{b="nan"} NaN']
@@ -95,24 +96,26 @@ def test_values_that_are_not_finite() -> None:
 
 def test_a_source_tells_the_rows() -> None:
     registry = Registry()
-    gauge = Gauge(registry, "a", "A.", ("b",))
+    gauge = Gauge(registry, table.gauge("a", "A.", "b"))
     gauge.read_from(lambda: [(("x",), 1), (("\ud800",), 2)])
     assert page(registry).splitlines()[2:] == ['a{b="x"} 1', 'a{b="\\\\ud800"} 2']
 
 
 def test_a_broken_source_costs_its_own_rows_only(caplog: pytest.LogCaptureFixture) -> None:
     registry = Registry()
-    Gauge(registry, "a", "A.", ()).read_from(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-    Gauge(registry, "b", "B.", ()).labels().value = 7
+    Gauge(registry, table.gauge("a", "A.")).read_from(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    Gauge(registry, table.gauge("b", "B.")).labels().value = 7
     with caplog.at_level(logging.ERROR):
         assert read(page(registry)) == {("b", labels()): 7}
-    assert "cannot read a" in caplog.text
+    assert "metric a could not be read" in caplog.text
 
 
 def test_pieces_are_small_and_none_is_empty() -> None:
     registry = Registry()
-    counter = Counter(registry, "a_total", "A.", ("b",))
-    histogram = Histogram(registry, "c", "C.", ("b",), tuple(float(bound) for bound in range(1, 16)))
+    counter = Counter(registry, table.counter("a_total", "A.", "b"))
+    histogram = Histogram(
+        registry, table.histogram("c", "C.", "b", buckets=tuple(float(bound) for bound in range(1, 16)))
+    )
     for number in range(1_000):
         counter.labels(str(number)).value += 1
     for number in range(100):
@@ -124,7 +127,7 @@ def test_pieces_are_small_and_none_is_empty() -> None:
 
 def test_series_may_be_added_between_pieces() -> None:
     registry = Registry()
-    counter = Counter(registry, "a_total", "A.", ("b",))
+    counter = Counter(registry, table.counter("a_total", "A.", "b"))
     for number in range(500):
         counter.labels(str(number))
     pieces = render(registry)
@@ -145,8 +148,8 @@ def test_another_implementation_reads_what_was_written(
     rows: dict[tuple[str, str], float], observed: list[float], openmetrics: bool
 ) -> None:
     registry = Registry()
-    counter = Counter(registry, "a_total", "A.", ("b", "c"))
-    histogram = Histogram(registry, "d_seconds", "D.", ("b",), (0.001, 1.0, 2.5, 1e6))
+    counter = Counter(registry, table.counter("a_total", "A.", "b", "c"))
+    histogram = Histogram(registry, table.histogram("d_seconds", "D.", "b", buckets=(0.001, 1.0, 2.5, 1e6)))
     expected: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     for (b, c), value in rows.items():
         counter.labels(b, c).value = value

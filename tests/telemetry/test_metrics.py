@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from meshproxy.telemetry import metric_table as table
 from meshproxy.telemetry.metrics import OTHER, Counter, Gauge, Histogram, Registry
 
 
 def test_a_series_is_the_same_object_ever_after() -> None:
-    counter = Counter(Registry(), "a_total", "A.", ("b",))
+    counter = Counter(Registry(), table.counter("a_total", "A.", "b"))
     counter.labels("x").value += 1
     counter.labels("x").value += 2
     assert counter.labels("x").value == 3
@@ -15,13 +16,13 @@ def test_a_series_is_the_same_object_ever_after() -> None:
 
 def test_a_metric_without_labels_is_there_from_the_start() -> None:
     registry = Registry()
-    gauge = Gauge(registry, "a", "A.", ())
+    gauge = Gauge(registry, table.gauge("a", "A."))
     assert [series.value for series in gauge.series.values()] == [0]
     assert registry.lines == 1
 
 
 def test_bounds_belong_to_the_bucket_below_them() -> None:
-    series = Histogram(Registry(), "a", "A.", (), (1.0, 2.0)).labels()
+    series = Histogram(Registry(), table.histogram("a", "A.", buckets=(1.0, 2.0))).labels()
     for value in (0.5, 1.0, 1.5, 2.0, 99.0):
         series.observe(value)
     assert series.counts == [2, 2, 1]
@@ -29,22 +30,22 @@ def test_bounds_belong_to_the_bucket_below_them() -> None:
 
 
 def test_as_many_values_as_names() -> None:
-    counter = Counter(Registry(), "a_total", "A.", ("b", "c"))
+    counter = Counter(Registry(), table.counter("a_total", "A.", "b", "c"))
     with pytest.raises(ValueError, match="a_total"):
         counter.labels("x")
 
 
 def test_a_name_stands_for_one_metric() -> None:
     registry = Registry()
-    Counter(registry, "a_total", "A.", ())
+    Counter(registry, table.counter("a_total", "A."))
     with pytest.raises(ValueError, match="a_total"):
-        Gauge(registry, "a_total", "A.", ())
+        Gauge(registry, table.gauge("a_total", "A."))
 
 
 def test_beyond_the_bound_label_sets_share_a_series() -> None:
     registry = Registry(max_lines=7)
-    histogram = Histogram(registry, "a", "A.", ("b",), (1.0,))  # four lines each
-    counter = Counter(registry, "c_total", "C.", ("d",))
+    histogram = Histogram(registry, table.histogram("a", "A.", "b", buckets=(1.0,)))  # four lines each
+    counter = Counter(registry, table.counter("c_total", "C.", "d"))
     first = histogram.labels("x")
     assert histogram.labels("y").labels == (OTHER,)
     assert histogram.labels("z") is histogram.labels("y")
@@ -58,6 +59,11 @@ def test_beyond_the_bound_label_sets_share_a_series() -> None:
 
 
 def test_values_that_utf8_cannot_say_are_spelled_out_and_stay_one_series() -> None:
-    counter = Counter(Registry(), "a_total", "A.", ("b",))
+    counter = Counter(Registry(), table.counter("a_total", "A.", "b"))
     assert counter.labels("x\udc80").labels == ("x\\udc80",)
     assert counter.labels("x\udc80") is counter.labels("x\\udc80")
+
+
+def test_a_family_takes_no_metric_of_another_type() -> None:
+    with pytest.raises(ValueError, match="a_total is a counter, not a gauge"):
+        Gauge(Registry(), table.counter("a_total", "A."))

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.telemetry.observer import Observer
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
 class Broken:
@@ -18,23 +18,26 @@ class Broken:
 
 def test_everyone_is_shown_the_exchange_once_in_order(make_exchange) -> None:
     seen: list[tuple[int, Exchange]] = []
-    metrics = Metrics()
-    observer = Observer(metrics, [metrics.observe, lambda e: seen.append((1, e)), lambda e: seen.append((2, e))])
+    metrics = SidecarMetrics()
+    observer = Observer(
+        metrics.telemetry_failures,
+        [metrics.requests.observe, lambda e: seen.append((1, e)), lambda e: seen.append((2, e))],
+    )
     exchange = make_exchange()
     observer(exchange)
     assert seen == [(1, exchange), (2, exchange)]
-    assert sum(series.value for series in metrics.requests.series.values()) == 1
+    assert sum(series.value for series in metrics.requests.total.series.values()) == 1
 
 
 def test_a_sink_that_fails_is_counted_and_harms_nobody(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
     seen: list[Exchange] = []
-    metrics = Metrics()
+    metrics = SidecarMetrics()
 
     def fails(exchange: Exchange) -> None:
         raise RuntimeError("sensor")
 
-    observer = Observer(metrics, [Broken(), fails, seen.append], clock=lambda: now)
+    observer = Observer(metrics.telemetry_failures, [Broken(), fails, seen.append], clock=lambda: now)
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
             observer(make_exchange())
@@ -55,7 +58,7 @@ def test_a_sink_that_fails_is_counted_and_harms_nobody(make_exchange, caplog: py
 
 
 def test_a_metric_that_cannot_be_counted_breaks_nothing(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Metrics()
-    Observer(metrics, [metrics.observe])(make_exchange(finished="never"))
-    assert metrics.telemetry_failures.labels("Metrics.observe").value == 1
-    assert "Metrics.observe" in caplog.text
+    metrics = SidecarMetrics()
+    Observer(metrics.telemetry_failures, [metrics.requests.observe])(make_exchange(finished="never"))
+    assert metrics.telemetry_failures.labels("RequestMetrics.observe").value == 1
+    assert "RequestMetrics.observe" in caplog.text

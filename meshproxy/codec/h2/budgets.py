@@ -1,4 +1,4 @@
-"""Budgets against floods, token buckets that are told the time; and what is counted for those who watch."""
+"""Budgets against floods: token buckets; `now` is an argument. And the counters that telemetry reads."""
 
 from __future__ import annotations
 
@@ -27,18 +27,10 @@ class Budget:
 
 
 class Statistics:
-    """What happened on a connection: plain integers that the hot path increments and telemetry reads."""
+    """Plain integers that connections increment and telemetry reads: the connections of a process that face the same
+    way share one."""
 
-    __slots__ = (
-        "floods",
-        "frames_received",
-        "heads_malformed",
-        "heads_rejected",
-        "requests",
-        "resets_received",
-        "resets_sent",
-        "streams_refused",
-    )
+    __slots__ = ("heads_malformed", "heads_rejected", "requests", "resets_received", "resets_sent", "streams_refused")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -51,7 +43,3 @@ class Statistics:
         self.heads_malformed = 0
         self.heads_rejected = 0
         """Answered with 414, 417, 431, 501."""
-        self.frames_received = [0] * 11
-        """By type (`frames.NAMES`); the last counts all types that RFC 9113 does not know."""
-        self.floods: dict[str, int] = {}
-        """By the name of the limit that ended the connection."""

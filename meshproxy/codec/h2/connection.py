@@ -22,6 +22,7 @@ from meshproxy.codec.events import (
     Trailers,
 )
 from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.control import ANY_FRAME, Control, our_settings
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import (
@@ -68,8 +69,9 @@ class H2Connection(Control):
 
     __slots__ = ("_block", "_empty_frames", "_frame_bytes", "_preface", "_runs", "_tail")
 
-    def __init__(self, role: Role, limits: Limits, now: float) -> None:
-        super().__init__(role, limits, now)
+    def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None = None) -> None:
+        """`statistics` may be shared with other connections."""
+        super().__init__(role, limits, now, statistics)
         self._frame_bytes = limits.frame_bytes
         self._preface = PREFACE if role is Role.SERVER else b""
         """What is missing of the client's preface."""
@@ -150,7 +152,7 @@ class H2Connection(Control):
     def _read_frames(self, data: bytes, at: int, events: list[Event]) -> int:
         """Take every complete frame from `at` on. Returns where the first incomplete one begins."""
         size = len(data)
-        counts = self.statistics.frames_received
+        counts = self.frames_received
         while size - at >= FRAME_HEADER_BYTES:
             word, flags, stream = unpack_header(data, at)
             length = word >> 8
@@ -175,9 +177,6 @@ class H2Connection(Control):
 
     def _fail(self, fault: ConnectionFault) -> Failed:
         """The connection is over: say so, unless it was the peer who did."""
-        if fault.limit is not None:
-            floods = self.statistics.floods
-            floods[fault.limit] = floods.get(fault.limit, 0) + 1
         if not fault.is_of_peer:
             self.out.append(frames.goaway(self._last_of_peer, fault.code, fault.reason))
         self._close()

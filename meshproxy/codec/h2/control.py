@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshproxy.codec.events import Event, GoneAway, Pong, Reset
 from meshproxy.codec.h2 import frames
-from meshproxy.codec.h2.budgets import Budget
+from meshproxy.codec.h2.budgets import Budget, Statistics
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import ACK, MAX_WINDOW, RST_STREAM, SETTING, TWO_WORDS, WINDOW_UPDATE, WORD
 from meshproxy.codec.h2.heads import HeadReader
@@ -43,8 +43,8 @@ class Control(Outbound):
 
     __slots__ = ("_control_budget", "_expected", "_now", "_reader", "_reset_budget", "_unacknowledged")
 
-    def __init__(self, role: Role, limits: Limits, now: float) -> None:
-        super().__init__(role, limits)
+    def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None) -> None:
+        super().__init__(role, limits, statistics)
         self._now = now
         self._reader = HeadReader(limits)
         self._expected = frames.SETTINGS

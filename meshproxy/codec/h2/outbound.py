@@ -46,19 +46,22 @@ class Outbound:
         "_streams",
         "_waiting",
         "_window",
+        "frames_received",
         "is_closed",
         "out",
         "statistics",
     )
 
-    def __init__(self, role: Role, limits: Limits) -> None:
+    def __init__(self, role: Role, limits: Limits, statistics: Statistics | None) -> None:
         self._role = role
         self._limits = limits
         self.out: list[bytes | memoryview] = []
         """Frames waiting to be written, in order."""
         self._output_bytes = 0
         """How many of them answer control frames of the peer."""
-        self.statistics = Statistics()
+        self.statistics = statistics if statistics is not None else Statistics()
+        self.frames_received = [0] * 11
+        """By type (`frames.NAMES`); the last counts all types that RFC 9113 does not know."""
         self.is_closed = False
         """The connection has failed or the peer has closed it: nothing more is read, commands do nothing."""
         self._encoder = Encoder()

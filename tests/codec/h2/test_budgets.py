@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.budgets import Budget, Statistics
+from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
 
 
 def spent(budget: Budget, now: float, tries: int) -> int:
@@ -39,8 +42,10 @@ def test_what_is_earned_counts_up_to_the_burst() -> None:
     assert spent(budget, 0.0, 5) == 1
 
 
-def test_statistics_start_at_nothing() -> None:
-    statistics = Statistics()
-    assert statistics.requests == statistics.resets_sent == statistics.streams_refused == 0
-    assert statistics.frames_received == [0] * len(frames.NAMES)
-    assert statistics.floods == {}
+def test_statistics_start_at_zero_and_can_be_shared() -> None:
+    shared = Statistics()
+    assert all(getattr(shared, name) == 0 for name in Statistics.__slots__)
+    connections = [H2Connection(Role.SERVER, Limits(), 0.0, shared) for _ in range(2)]
+    assert all(connection.statistics is shared for connection in connections)
+    assert H2Connection(Role.SERVER, Limits(), 0.0).statistics is not shared
+    assert connections[0].frames_received == [0] * len(frames.NAMES)

@@ -483,7 +483,7 @@ def test_frames_are_counted(talk: Callable[..., Talk]) -> None:
     server = talk()
     server.opened()
     server.say(server.data(1, b"x"), server.data(1, b"y"), frames.rst_stream(1, 8), frame(0x77, 0, 0, b""))
-    counts = dict(zip(frames.NAMES, server.connection.statistics.frames_received, strict=True))
+    counts = dict(zip(frames.NAMES, server.connection.frames_received, strict=True))
     assert counts == {
         **dict.fromkeys(frames.NAMES, 0),
         "SETTINGS": 2,

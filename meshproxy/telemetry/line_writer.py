@@ -1,8 +1,8 @@
-"""Where lines go: gathered, then written in one go from the event loop, without ever waiting for who reads them.
+"""Writes lines to a file descriptor: buffered, in batches, from the event loop, and without ever blocking on a reader.
 
-Lines wait in a bounded buffer while the other end takes nothing (a full pipe, a full disk). Beyond the bound new lines
-are dropped and counted, and their loss is said in the application's log as soon as lines are taken again (not before:
-that log may go to the very pipe that nobody reads, and wait for it). Lines that wait are never torn, and go out first.
+Lines wait in a bounded buffer while the descriptor accepts nothing (a full pipe, a full disk). Beyond the bound new
+lines are dropped and counted. The drop is logged as soon as lines are accepted again, not before: the process log may
+go to the same pipe. Buffered lines are written first and never truncated.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import time
 from pathlib import Path
 
 GATHER_BYTES = 32_768
-"""Gathered before a write. A pipe takes 64 KiB: more at once would leave a rest each time, and the rests add up."""
+"""Buffered before a write. A pipe takes 64 KiB: larger batches would leave a remainder each time."""
 
 WAITING_BYTES = 1_048_576
-"""The bound: at 5,000 lines a second a fifth of a second of silence of the reader."""
+"""The bound of the buffer: a fifth of a second at 5,000 lines a second."""
 
 CLOSE_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-class LineSink:
-    """Lines on their way to one file descriptor, which the sink owns from now on.
+class LineWriter:
+    """Writes lines to one file descriptor, which it owns.
 
-    The caller owns the timer: `flush()` every half second or so, besides what `write` does by itself.
+    The caller flushes periodically, every half second or so; `write` flushes when the buffer is full.
 
     Args:
-        descriptor: where to write; non-blocking, or with `polls`.
-        path: set for a file, which then can be opened again after rotation.
-        polls: ask before each write whether it would wait. For a descriptor that could not be made non-blocking without
-            making it so for everybody who shares it.
+        descriptor: where to write; non-blocking, unless `polls` is set.
+        path: of a file, which can then be reopened after rotation.
+        polls: poll before each write whether it would block: for a descriptor that cannot be made non-blocking without
+            making it so for other processes that share it.
 
     Attributes:
-        dropped: lines that were lost.
+        dropped: the number of lines that were lost.
     """
 
     def __init__(self, descriptor: int, *, path: Path | None = None, polls: bool = False) -> None:
@@ -46,24 +46,24 @@ class LineSink:
         self._lines: list[bytes] = []
         self._size = 0
         self._flush_at = GATHER_BYTES
-        self._told = 0
-        """How much of `dropped` the application's log has been told."""
+        self._logged = 0
+        """How many of `dropped` have been logged."""
         self._has_failed = False
-        """An error was told, and lines have waited ever since."""
+        """An error was logged, and lines have been waiting since."""
         self._is_torn = False
-        """The first line that waits was written in part."""
+        """The first line in the buffer was written in part."""
         self.dropped = 0
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._polls = polls
-        # Others may write to the same pipe: a write of up to PIPE_BUF bytes is never mixed with theirs (pipe(7)), and
-        # never waits where poll says that there is room.
+        # Other processes may write to the same pipe: a write of up to PIPE_BUF bytes is atomic (pipe(7)), and does not
+        # block if poll reports room.
         self._write_bytes = 0 if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
 
     @classmethod
-    def stdout(cls) -> LineSink:
-        """Standard output. A pipe or terminal is opened anew, which makes a description of its own that can be
-        non-blocking without the application's log, or the shell, finding theirs changed."""
+    def stdout(cls) -> LineWriter:
+        """Standard output. A pipe or terminal is reopened: the new file description can be non-blocking without
+        changing that of the process log or the shell."""
         if not stat.S_ISREG(os.fstat(1).st_mode):
             try:
                 return cls(os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
@@ -72,8 +72,8 @@ class LineSink:
         return cls(os.dup(1))
 
     @classmethod
-    def file(cls, path: Path) -> LineSink:
-        """A file, made if need be and appended to.
+    def file(cls, path: Path) -> LineWriter:
+        """A file, created if it does not exist and appended to.
 
         Raises:
             OSError: it cannot be opened.
@@ -81,7 +81,7 @@ class LineSink:
         return cls(_open(path), path=path)
 
     def write(self, line: bytes) -> None:
-        """Take one line, with its line feed."""
+        """Buffer one line, with its line feed."""
         size = self._size + len(line)
         if size > WAITING_BYTES:
             self.dropped += 1
@@ -92,7 +92,7 @@ class LineSink:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits, as far as it is taken now. Never raises and never waits."""
+        """Write as much of the buffer as is accepted now. Never raises and never blocks."""
         if not self._size:
             return
         waiting = b"".join(self._lines)
@@ -101,38 +101,40 @@ class LineSink:
             self._is_torn = not waiting.endswith(b"\n", 0, taken)
         self._size = len(waiting) - taken
         self._lines = [waiting[taken:]] if self._size else []
-        # While nobody reads, a try for each line would cost more than the line.
+        # While the descriptor accepts nothing, an attempt for each line would cost more than the line.
         self._flush_at = self._size + GATHER_BYTES
         if self._size:
             return
         self._has_failed = False
-        if self.dropped > self._told:
-            logger.warning("%d lines were dropped while nobody took them", self.dropped - self._told)
-            self._told = self.dropped
+        if self.dropped > self._logged:
+            logger.warning(
+                "%d log lines were dropped because the output did not accept them", self.dropped - self._logged
+            )
+            self._logged = self.dropped
 
     def reopen(self) -> None:
-        """Open the file again by its name, after rotation. What waits goes to the new one.
+        """Reopen the file by its name, after rotation. Buffered lines go to the new one.
 
         Raises:
-            OSError: it cannot be opened; the old one stays in use.
+            OSError: it cannot be opened; the old file stays in use.
         """
         if self._path is None:
             return
         self.flush()
         descriptor = _open(self._path)
         if self._is_torn:
-            # Half a line has no business at the head of the new file.
+            # Do not begin the new file with the rest of a line.
             rest = b"".join(self._lines).partition(b"\n")[2]
             self._lines = [rest]
             self._size = len(rest)
             self._is_torn = False
             self.dropped += 1
-        # dup2 keeps the number, and with it everything that was registered for it.
+        # dup2 keeps the descriptor's number, and with it what was registered for it.
         os.dup2(descriptor, self._descriptor, inheritable=False)
         os.close(descriptor)
 
     def close(self) -> None:
-        """Write what waits, waiting for the other end for `CLOSE_SECONDS` at most; what is left then is dropped."""
+        """Write the buffer, waiting up to `CLOSE_SECONDS` for the reader; drop the remainder."""
         give_up = time.monotonic() + CLOSE_SECONDS
         self.flush()
         while self._size and not self._has_failed and (left := give_up - time.monotonic()) > 0:
@@ -145,14 +147,14 @@ class LineSink:
         os.close(self._descriptor)
 
     def _write_out(self, waiting: bytes) -> int:
-        """How many bytes were taken."""
+        """Returns the number of bytes accepted."""
         begin = 0
         end = len(waiting)
         try:
             while begin < end:
                 stop = end
                 if self._write_bytes and end - begin > self._write_bytes:
-                    # Cut after the last line that fits; a line that is longer than that goes in pieces.
+                    # Cut after the last line that fits; a longer line is written in pieces.
                     stop = begin + self._write_bytes
                     stop = waiting.rfind(b"\n", begin, stop) + 1 or stop
                 if self._polls and not self._poll.poll(0):
@@ -162,7 +164,7 @@ class LineSink:
         except BlockingIOError:
             pass
         except OSError as error:
-            # Disk full, reader gone: lines wait and are tried again, as far as the bound allows.
+            # Disk full, reader gone: lines stay in the buffer and are retried.
             if not self._has_failed:
                 self._has_failed = True
                 logger.error("cannot write to %s: %s", self._path or "standard output", error.strerror)
@@ -170,5 +172,5 @@ class LineSink:
 
 
 def _open(path: Path) -> int:
-    # Non-blocking is for a path that names a pipe.
+    # Non-blocking: the path may name a pipe.
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o640)

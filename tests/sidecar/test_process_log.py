@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.sidecar.journal import Journal, JsonFormatter, open_journal
+from meshproxy.sidecar.process_log import JsonFormatter, ProcessLog, open_process_log
 
 
 def entry(**record: Any) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_everything_goes_to_standard_error_from_its_level_on(
 ) -> None:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    open_journal(logging.INFO)
+    open_process_log(logging.INFO)
     logging.getLogger("asyncio").info("said")
     logging.getLogger("meshproxy.transport").debug("not said")
     assert [json.loads(line)["event"] for line in written.getvalue().splitlines()] == ["said"]
@@ -78,8 +78,8 @@ def test_everything_goes_to_standard_error_from_its_level_on(
 def test_what_was_set_up_before_does_not_double_it(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    open_journal(logging.INFO)
-    open_journal(logging.INFO)
+    open_process_log(logging.INFO)
+    open_process_log(logging.INFO)
     logging.getLogger("a").warning("once")
     assert len(written.getvalue().splitlines()) == 1
 
@@ -87,7 +87,7 @@ def test_what_was_set_up_before_does_not_double_it(root: logging.Logger, monkeyp
 def test_what_every_line_is_to_say_is_in_every_line(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    open_journal(logging.INFO, node="first")
+    open_process_log(logging.INFO, node="first")
     logging.getLogger("a").warning("one")
     logging.getLogger("a").warning("two", extra={"fields": {"node": "second"}})
     assert [json.loads(line)["node"] for line in written.getvalue().splitlines()] == ["first", "second"]
@@ -105,7 +105,7 @@ class Unraisable:
 def test_an_error_that_nothing_can_catch_is_one_line(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    open_journal(logging.INFO)
+    open_process_log(logging.INFO)
     sys.unraisablehook(Unraisable(ValueError("late"), "a finaliser"))  # type: ignore[arg-type]
     (line,) = written.getvalue().splitlines()
     assert json.loads(line)["event"] == "an error could not be raised: exception ignored in 'a finaliser'"
@@ -115,7 +115,7 @@ def test_an_error_that_nothing_can_catch_is_one_line(root: logging.Logger, monke
 def test_a_client_cannot_fill_the_log_with_server_names(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    open_journal(logging.INFO)
+    open_process_log(logging.INFO)
     error = UnicodeDecodeError("ascii", b"\xff", 0, 1, "ordinal not in range")
     sys.unraisablehook(Unraisable(error, b"\xff"))  # type: ignore[arg-type]
     assert written.getvalue() == ""
@@ -127,7 +127,7 @@ def test_a_client_cannot_fill_the_log_with_server_names(root: logging.Logger, mo
 def test_nobody_waits_for_a_reader_that_takes_nothing() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as taken, os.fdopen(writing, "w") as stream:
-        journal = Journal(stream)
+        journal = ProcessLog(stream)
         journal.setFormatter(JsonFormatter())
         record = logging.LogRecord("a", logging.INFO, "", 0, "x" * 1_000, None, None)
         while not journal.dropped:

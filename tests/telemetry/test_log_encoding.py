@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.telemetry.json_text import MEMO_CHARACTERS, MEMO_ENTRIES, Quoted, UtcClock, quote
+from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MEMO_ENTRIES, Quoted, UtcClock, quote
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (None, b"null"),
-        (b"/v1/models/m:predict", b'"/v1/models/m:predict"'),
-        ('a "quoted" \\ name', b'"a \\"quoted\\" \\\\ name"'),
-        (b"two\r\nlines\x1b[31m\x7f\x00", b'"two\\r\\nlines\\u001b[31m\\u007f\\u0000"'),
-        ("ü\u2028\x9b", b'"\\u00fc\\u2028\\u009b"'),
-        (b"\xff\xc3", b'"\\\\xff\\\\xc3"'),
-        ("\ud800", b'"\\\\ud800"'),
-        ("", b'""'),
+        (None, "null"),
+        (b"/v1/models/m:predict", '"/v1/models/m:predict"'),
+        ('a "quoted" \\ name', '"a \\"quoted\\" \\\\ name"'),
+        (b"two\r\nlines\x1b[31m\x7f\x00", '"two\\r\\nlines\\u001b[31m\\u007f\\u0000"'),
+        ("ü\u2028\x9b", '"\\u00fc\\u2028\\u009b"'),
+        (b"\xff\xc3", '"\\\\xff\\\\xc3"'),
+        ("\ud800", '"\\\\ud800"'),
+        ("", '""'),
     ],
 )
-def test_quoting(value: str | bytes | None, expected: bytes) -> None:
+def test_quoting(value: str | bytes | None, expected: str) -> None:
     assert quote(value) == expected
 
 
@@ -33,8 +33,8 @@ def test_quoting(value: str | bytes | None, expected: bytes) -> None:
 def test_whatever_comes_is_one_ascii_string_that_any_parser_reads(value: str | bytes) -> None:
     quoted = quote(value)
     assert quoted.isascii()
-    assert min(quoted) >= 0x20
-    assert 0x7F not in quoted
+    assert min(quoted) >= " "
+    assert "\x7f" not in quoted
     read = json.loads(quoted)
     expected = value.encode("utf-8", "backslashreplace") if isinstance(value, str) else value
     assert read == expected.decode("utf-8", "backslashreplace")
@@ -51,18 +51,18 @@ def test_what_comes_again_is_remembered_within_bounds() -> None:
     memo = Quoted()
     assert memo[b"a"] is memo[b"a"]
     for number in range(MEMO_ENTRIES * 3):
-        assert memo[b"%d" % number] == b'"%d"' % number
+        assert memo[b"%d" % number] == f'"{number}"'
     assert len(memo) <= MEMO_ENTRIES
     memo.clear()
-    assert memo[b"x" * (MEMO_CHARACTERS + 1)] == b'"' + b"x" * (MEMO_CHARACTERS + 1) + b'"'
+    assert memo[b"x" * (MEMO_CHARACTERS + 1)] == '"' + "x" * (MEMO_CHARACTERS + 1) + '"'
     assert not memo
 
 
 def test_what_is_empty_is_nothing() -> None:
     memo = Quoted()
-    assert memo[""] == memo[None] == b"null"
-    assert Quoted()[b""] == b"null"
-    assert memo["a\n"] == b'"a\\n"'
+    assert memo[""] == memo[None] == "null"
+    assert Quoted()[b""] == "null"
+    assert memo["a\n"] == '"a\\n"'
 
 
 def test_times_are_those_of_the_wall() -> None:
@@ -70,13 +70,13 @@ def test_times_are_those_of_the_wall() -> None:
     clock = UtcClock(1_700_000_000.25)
     for _ in range(1_000):
         moment = draw.uniform(0, 1e8)
-        read = datetime.strptime(clock.format(moment).decode(), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+        read = datetime.strptime(clock.format(moment), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
         assert read.timestamp() == pytest.approx(moment + 1_700_000_000.25, abs=2e-6)
 
 
 def test_the_end_of_a_second_does_not_round_into_the_next() -> None:
     clock = UtcClock(0.0)
-    assert clock.format(59.999_999_9) == b"1970-01-01T00:00:59.999999Z"
-    assert clock.format(60.0) == b"1970-01-01T00:01:00.000000Z"
+    assert clock.format(59.999_999_9) == "1970-01-01T00:00:59.999999Z"
+    assert clock.format(60.0) == "1970-01-01T00:01:00.000000Z"
     clock.offset = 3_600.0
-    assert clock.format(60.0) == b"1970-01-01T01:01:00.000000Z"
+    assert clock.format(60.0) == "1970-01-01T01:01:00.000000Z"

@@ -1,7 +1,7 @@
-"""The application's log: one JSON object a line on standard error, in the field names of OpenTelemetry's log model.
+"""The process log: one JSON object a line on standard error, with the field names of OpenTelemetry's log data model.
 
-Traffic is not logged here: the access log has its own way, which costs a sixth. Neither ever waits for its reader: a
-sidecar whose log nobody takes serves on.
+Requests are not logged here: the access log has a path of its own, at a sixth of the cost. Neither blocks on its
+reader: a sidecar whose log is not read keeps serving.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TextIO
 logger = logging.getLogger(__name__)
 
 LINE_CHARACTERS = 3_500
-"""Of a trace; a whole line stays below PIPE_BUF, 4,096 bytes, which a pipe that is ready takes without waiting."""
+"""Of a traceback; a line stays below PIPE_BUF, 4,096 bytes, which a pipe that is ready accepts without blocking."""
 
 
 class JsonFormatter(logging.Formatter):
-    """`timestamp`, `severity_text`, `logger`, `event`, and whatever `extra={"fields": {...}}` adds."""
+    """`timestamp`, `severity_text`, `logger`, `event`, and the fields of `extra={"fields": {...}}`."""
 
     def __init__(self, fields: Mapping[str, object] | None = None) -> None:
-        """`fields` are in every line."""
+        """`fields` are added to every line."""
         super().__init__()
         self._fields = fields or {}
 
@@ -43,8 +43,8 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-class Journal(logging.StreamHandler[TextIO]):
-    """Writes where it can be written without waiting; elsewhere drops, and says how many when it can again."""
+class ProcessLog(logging.StreamHandler[TextIO]):
+    """Writes records if that does not block; otherwise drops them, and logs how many with the next record."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -54,10 +54,10 @@ class Journal(logging.StreamHandler[TextIO]):
             self._poll.register(stream.fileno(), select.POLLOUT)
             self._is_file = True
         except (OSError, ValueError):
-            self._is_file = False  # a stream in memory never waits
+            self._is_file = False  # a stream in memory never blocks
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record, or count it."""
+        """Write one record, or drop and count it."""
         if self._is_file and not self._poll.poll(0):
             self.dropped += 1
             return
@@ -67,10 +67,10 @@ class Journal(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def open_journal(level: int, **fields: object) -> None:
+def open_process_log(level: int, **fields: object) -> None:
     """Send everything that is logged in this process to standard error; `fields` are in every line. So are errors that
     nothing can catch, which Python would write there itself, waiting for a reader if need be."""
-    handler = Journal(sys.stderr)
+    handler = ProcessLog(sys.stderr)
     handler.setFormatter(JsonFormatter(fields))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     sys.unraisablehook = _log_unraisable

@@ -9,26 +9,26 @@ import pytest
 from meshproxy.proxy.mirror import RESULTS
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import Skip
-from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.telemetry.endpoint_labels import MOST_ENDPOINTS
 from meshproxy.telemetry.exposition import render
-from meshproxy.telemetry.traffic import MOST_CIRCUITS, TrafficMetrics
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
+from meshproxy.telemetry.upstream_metrics import MOST_CIRCUITS, UpstreamMetrics
 from meshproxy.upstream.breaker import State
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    made = Metrics()
-    made.mention(["m"])
+def metrics() -> SidecarMetrics:
+    made = SidecarMetrics()
+    made.requests.mention(["m"])
     return made
 
 
 @pytest.fixture
-def traffic(metrics: Metrics) -> TrafficMetrics:
-    return TrafficMetrics(metrics)
+def traffic(metrics: SidecarMetrics) -> UpstreamMetrics:
+    return UpstreamMetrics(metrics.registry, metrics.requests.model_labels)
 
 
-def lines(metrics: Metrics, name: str) -> dict[str, float]:
+def lines(metrics: SidecarMetrics, name: str) -> dict[str, float]:
     """The samples of a metric: value by labels."""
     page = b"".join(render(metrics.registry)).decode()
     return {
@@ -65,7 +65,9 @@ def cluster(name: str, *endpoints: Endpoint) -> Any:
 
 
 class TestCalls:
-    def test_retries_and_why_there_were_none(self, metrics: Metrics, traffic: TrafficMetrics, make_exchange) -> None:
+    def test_retries_and_why_there_were_none(
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange
+    ) -> None:
         traffic.retried(make_exchange(model="m"), Failure.CONNECT)
         traffic.retry_skipped(make_exchange(model="m"), Failure.RESET, Skip.BODY)
         traffic.retry_skipped(make_exchange(model="m"), Failure.RESET, Skip.BUDGET)
@@ -77,7 +79,9 @@ class TestCalls:
             f'{{model="m",reason="{Failure.RESET.value}"}}': 1
         }
 
-    def test_names_that_callers_made_up_are_one(self, metrics: Metrics, traffic: TrafficMetrics, make_exchange) -> None:
+    def test_names_that_callers_made_up_are_one(
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange
+    ) -> None:
         for number in range(50):
             exchange = make_exchange(model=f"made-up-{number}")
             traffic.retried(exchange, Failure.CONNECT)
@@ -86,7 +90,9 @@ class TestCalls:
         assert lines(metrics, "meshproxy_retries_total") == {f'{{model="_other",reason="{Failure.CONNECT.value}"}}': 50}
         assert lines(metrics, "meshproxy_hedges_total") == {'{model="_other"}': 50, '{model="_none"}': 1}
 
-    def test_fallbacks_and_copies_by_route(self, metrics: Metrics, traffic: TrafficMetrics, make_exchange) -> None:
+    def test_fallbacks_and_copies_by_route(
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange
+    ) -> None:
         traffic.fell_back(make_exchange(route="canary"))
         for result in RESULTS:
             traffic.mirrored("canary", result)
@@ -97,7 +103,7 @@ class TestCalls:
 
 
 class TestEndpoints:
-    def test_breakers_of_endpoints_and_of_models(self, metrics: Metrics, traffic: TrafficMetrics) -> None:
+    def test_breakers_of_endpoints_and_of_models(self, metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
         traffic.circuit("a", "", "e", State.CLOSED, State.OPEN)
         traffic.circuit("a", "m", "e", State.OPEN, State.HALF_OPEN)
         traffic.circuit("a", "made-up", "e", State.HALF_OPEN, State.CLOSED)
@@ -108,7 +114,7 @@ class TestEndpoints:
         }
 
     def test_what_can_be_read_off_clusters_is_read_when_somebody_asks(
-        self, metrics: Metrics, traffic: TrafficMetrics
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics
     ) -> None:
         traffic.watch(
             lambda: [
@@ -135,7 +141,7 @@ class TestEndpoints:
             for state, count in counts.items()
         }
 
-    def test_changes_ejections_checks_and_look_ups(self, metrics: Metrics, traffic: TrafficMetrics) -> None:
+    def test_changes_ejections_checks_and_look_ups(self, metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
         traffic.endpoints("a", ["x", "y"], [])
         traffic.ejected("a", "x")
         traffic.checked("a", "x", True)
@@ -152,7 +158,7 @@ class TestEndpoints:
         }
         assert lines(metrics, "meshproxy_discovery_failures_total") == {'{server="a"}': 1}
 
-    def test_who_waits_for_health_is_told(self, traffic: TrafficMetrics) -> None:
+    def test_who_waits_for_health_is_told(self, traffic: UpstreamMetrics) -> None:
         told: list[str] = []
         traffic.on_health.append(told.append)
         traffic.health_changed("a")
@@ -160,7 +166,9 @@ class TestEndpoints:
 
 
 class TestBounds:
-    def test_pods_that_come_and_go_do_not_fill_the_page(self, metrics: Metrics, traffic: TrafficMetrics) -> None:
+    def test_pods_that_come_and_go_do_not_fill_the_page(
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics
+    ) -> None:
         for number in range(3 * MOST_ENDPOINTS):
             traffic.endpoints("a", [f"e{number}"], [f"e{number - 1}"])
             traffic.ejected("a", f"e{number}")
@@ -171,14 +179,14 @@ class TestBounds:
         assert len(lines(metrics, "meshproxy_circuit_transitions_total")) == MOST_ENDPOINTS
         assert metrics.registry.lines < 3 * MOST_ENDPOINTS
 
-    def test_more_at_a_time_are_one(self, metrics: Metrics, traffic: TrafficMetrics) -> None:
+    def test_more_at_a_time_are_one(self, metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
         for number in range(MOST_ENDPOINTS + 10):
             traffic.ejected("a", f"e{number}")
         assert lines(metrics, "meshproxy_endpoint_ejections_total")['{server="a",endpoint="_other"}'] == 10
 
-    def test_models_times_endpoints_have_a_bound(self, metrics: Metrics, traffic: TrafficMetrics) -> None:
+    def test_models_times_endpoints_have_a_bound(self, metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
         models = [f"m{number}" for number in range(100)]
-        metrics.mention(models)
+        metrics.requests.mention(models)
         for endpoint in range(20):
             for model in models:
                 traffic.circuit("a", model, f"e{endpoint}", State.CLOSED, State.OPEN)
@@ -187,7 +195,7 @@ class TestBounds:
         assert transitions['{server="a",model="_other",endpoint="_other",state="open"}'] == 2_000 - MOST_CIRCUITS
 
     def test_of_too_many_breakers_those_that_are_open_are_shown(
-        self, metrics: Metrics, traffic: TrafficMetrics
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics
     ) -> None:
         endpoints = [Endpoint(f"e{number}", {"": State.CLOSED}) for number in range(MOST_CIRCUITS + 10)]
         endpoints.append(Endpoint("last", {"": State.OPEN}))
@@ -198,7 +206,7 @@ class TestBounds:
         assert rows['{server="a",model="_other",endpoint="_other"}'] == 0
 
 
-def test_places_of_all_pipelines_add_up(metrics: Metrics, traffic: TrafficMetrics) -> None:
+def test_places_of_all_pipelines_add_up(metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
     def pipeline(*rows: tuple[str, str, int, int]) -> Any:
         found = [
             (route, model, SimpleNamespace(waiting=waiting, limit=SimpleNamespace(current=limit)))

@@ -1,0 +1,235 @@
+"""Every metric of the product, declared once: name, type, unit, help and labels.
+
+Families are built from these rows (`Counter(registry, REQUESTS)`), and the tables of docs/metrics.md are printed from
+them: `python -m meshproxy.telemetry.metric_table`. Names and labels are a contract with users' dashboards.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from meshproxy.telemetry.metrics import Metric, Type
+
+DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+OVERHEAD_BUCKETS = (0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05)
+SIZE_BUCKETS = tuple(256.0 * 4**step for step in range(9))
+"""256 B to 16 MiB."""
+
+
+def counter(name: str, text: str, *labels: str, unit: str = "") -> Metric:
+    """A number that only grows. The name ends in `_total`."""
+    return Metric(name, Type.COUNTER, unit, text, labels)
+
+
+def gauge(name: str, text: str, *labels: str, unit: str = "") -> Metric:
+    """A number that goes up and down."""
+    return Metric(name, Type.GAUGE, unit, text, labels)
+
+
+def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...], unit: str = "") -> Metric:
+    """A distribution. `buckets` are upper bounds: inclusive, ascending, without infinity."""
+    return Metric(name, Type.HISTOGRAM, unit, text, labels, buckets)
+
+
+# --- Requests
+
+REQUESTS = counter(
+    "meshproxy_requests_total",
+    "Completed requests, including locally generated responses.",
+    "direction", "model", "version", "verb", "protocol", "code", "grpc_status",
+)  # fmt: skip
+REQUEST_DURATION = histogram(
+    "meshproxy_request_duration_seconds",
+    "Time from the end of the request head to the last byte of the response.",
+    "direction", "model", "version", "verb",
+    unit="seconds",
+    buckets=DURATION_BUCKETS,
+)  # fmt: skip
+OVERHEAD = histogram(
+    "meshproxy_proxy_overhead_seconds",
+    "The part of the request duration that the sidecar itself takes.",
+    "direction",
+    unit="seconds",
+    buckets=OVERHEAD_BUCKETS,
+)
+REQUEST_SIZE = histogram(
+    "meshproxy_request_size_bytes", "Size of request bodies.", "model", unit="bytes", buckets=SIZE_BUCKETS
+)
+RESPONSE_SIZE = histogram(
+    "meshproxy_response_size_bytes", "Size of response bodies.", "model", unit="bytes", buckets=SIZE_BUCKETS
+)
+IN_FLIGHT = gauge("meshproxy_requests_in_flight", "Requests in flight.", "model")
+DECISIONS = counter(
+    "meshproxy_authz_decisions_total",
+    "Authorization decisions: allow, deny, or audit for each matching audit binding.",
+    "decision", "policy", "reason",
+)  # fmt: skip
+REFUSALS = counter(
+    "meshproxy_refusals_total", "Locally generated error responses, by the reason in x-meshproxy-refusal.", "reason"
+)
+LIMITS_EXCEEDED = counter(
+    "meshproxy_limits_exceeded_total", "Requests and connections that exceeded a limit, by the limit's name.", "limit"
+)
+
+# --- Identity and connections
+
+JWKS_REFRESH = counter("meshproxy_jwks_refresh_total", "Attempts to fetch a token issuer's keys.", "issuer", "result")
+JWKS_AGE = gauge(
+    "meshproxy_jwks_age_seconds", "Time since a token issuer's keys were last fetched.", "issuer", unit="seconds"
+)
+TLS_HANDSHAKES = counter("meshproxy_tls_handshakes_total", "Completed and failed TLS handshakes.", "result")
+CERTIFICATE_EXPIRY = gauge(
+    "meshproxy_identity_cert_expiration_timestamp_seconds",
+    "Unix time at which the sidecar's own certificate expires.",
+    unit="seconds",
+)
+IDENTITY_ROTATIONS = counter(
+    "meshproxy_identity_rotations_total",
+    "Attempts to apply new credentials of the sidecar.",
+    "result",
+)
+IDENTITY_IN_SYNC = gauge(
+    "meshproxy_identity_in_sync",
+    "1 if certificate, key and trust bundle in use match their source, 0 if newer ones were rejected.",
+)
+OPEN_CONNECTIONS = gauge("meshproxy_open_connections", "Open downstream connections.", "direction", "protocol")
+HTTP2_STREAM_ERRORS = counter(
+    "meshproxy_http2_stream_errors_total",
+    "HTTP/2 streams that were reset, refused or rejected, towards clients (downstream) and servers (upstream).",
+    "side", "kind",
+)  # fmt: skip
+
+# --- Configuration
+
+CONFIG_RELOADS = counter("meshproxy_config_reloads_total", "Configuration updates, applied or rejected.", "result")
+CONFIG_IN_SYNC = gauge(
+    "meshproxy_config_in_sync",
+    "1 if the running configuration matches its source, 0 if the last update was rejected.",
+)
+CONFIG_LOADED = gauge(
+    "meshproxy_config_last_reload_success_timestamp_seconds",
+    "Unix time at which the running configuration was applied.",
+    unit="seconds",
+)
+
+# --- Telemetry
+
+ACCESS_LOG_DROPPED = counter(
+    "meshproxy_access_log_dropped_total", "Access log lines dropped because the output did not accept them."
+)
+AUDIT_EVENTS = counter("meshproxy_audit_events_total", "Audit log records, by type: denied, audited.", "type")
+AUDIT_DROPPED = counter(
+    "meshproxy_audit_dropped_total", "Audit log records dropped because the output did not accept them."
+)
+TELEMETRY_FAILURES = counter(
+    "meshproxy_telemetry_failures_total",
+    "Requests that a telemetry sink failed to record because of a bug; please report it.",
+    "sink",
+)
+METRIC_LINES = gauge("meshproxy_metric_lines", "Lines of all stored series on this page; at most 10,000.")
+SERIES_CAPPED = counter(
+    "meshproxy_metric_series_capped_total",
+    "Label sets counted in the shared series `_other` because the page had reached its maximum.",
+)
+BUILD_INFO = gauge("meshproxy_build_info", "Always 1; the labels give the versions.", "version", "python")
+
+# --- Process
+
+PROCESS_CPU = counter("process_cpu_seconds_total", "CPU time, user and system.", unit="seconds")
+PROCESS_RESIDENT = gauge("process_resident_memory_bytes", "Resident memory (RSS).", unit="bytes")
+PROCESS_VIRTUAL = gauge("process_virtual_memory_bytes", "Virtual memory.", unit="bytes")
+PROCESS_OPEN_FDS = gauge("process_open_fds", "Open file descriptors.")
+PROCESS_MAX_FDS = gauge("process_max_fds", "Maximum number of open file descriptors.")
+PROCESS_START = gauge("process_start_time_seconds", "Unix time at which the process started.", unit="seconds")
+
+# --- Upstreams and routes
+
+RETRIES = counter(
+    "meshproxy_retries_total", "Retries, by the failure of the previous attempt.", "model", "reason"
+)  # fmt: skip
+RETRIES_SKIPPED = counter(
+    "meshproxy_retries_skipped_total",
+    "Failed attempts that were not retried, by failure and by the reason for not retrying.",
+    "model", "reason", "skip",
+)  # fmt: skip
+RETRY_BUDGET_EXHAUSTED = counter(
+    "meshproxy_retry_budget_exhausted_total", "Retries prevented by the retry budget.", "model", "reason"
+)
+HEDGES = counter("meshproxy_hedges_total", "Hedged requests sent after `hedgeAfter`.", "model")
+FALLBACKS = counter("meshproxy_fallbacks_total", "Requests sent to the `fallback` server of their route.", "route")
+MIRRORED = counter("meshproxy_mirrored_total", "Mirrored requests, by result.", "route", "result")
+CIRCUIT_TRANSITIONS = counter(
+    "meshproxy_circuit_transitions_total",
+    "Circuit breaker transitions, by new state: closed, half_open, open.",
+    "server", "model", "endpoint", "state",
+)  # fmt: skip
+CIRCUIT_STATE = gauge(
+    "meshproxy_circuit_state",
+    "Circuit breaker state: 0 closed, 1 half-open, 2 open.",
+    "server", "model", "endpoint",
+)  # fmt: skip
+EJECTIONS = counter(
+    "meshproxy_endpoint_ejections_total", "Endpoints ejected by outlier detection.", "server", "endpoint"
+)
+ENDPOINTS = gauge(
+    "meshproxy_endpoints",
+    "Endpoints: all known, and of these ejected, unhealthy (health checks) and open (circuit breakers).",
+    "server", "state",
+)  # fmt: skip
+ENDPOINT_CHANGES = counter(
+    "meshproxy_endpoint_changes_total",
+    "Endpoints added or removed by discovery after its first result.",
+    "server", "change",
+)  # fmt: skip
+DISCOVERY_FAILURES = counter(
+    "meshproxy_discovery_failures_total", "Failed endpoint lookups; the last good result stays in use.", "server"
+)
+HEALTH_CHECKS = counter("meshproxy_health_checks_total", "Health checks, by result: good, bad.", "server", "result")
+QUEUE_DEPTH = gauge("meshproxy_queue_depth", "Requests queued by the concurrency limit.", "route", "model")
+CONCURRENCY_LIMIT = gauge(
+    "meshproxy_concurrency_limit", "The concurrency limit: configured or adaptive.", "route", "model"
+)
+
+# --- Supervisor
+
+WORKERS = gauge("meshproxy_workers", "Worker processes, by state: starting, serving, waiting to be restarted.", "state")
+WORKER_RESTARTS = counter("meshproxy_worker_restarts_total", "Worker restarts after a worker process exited.")
+
+TABLES: dict[str, tuple[Metric, ...]] = {
+    "Requests": (
+        REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, DECISIONS, REFUSALS,
+        LIMITS_EXCEEDED,
+    ),
+    "Upstreams and routes": (
+        RETRIES, RETRIES_SKIPPED, RETRY_BUDGET_EXHAUSTED, HEDGES, FALLBACKS, MIRRORED, CIRCUIT_TRANSITIONS,
+        CIRCUIT_STATE, EJECTIONS, ENDPOINTS, ENDPOINT_CHANGES, DISCOVERY_FAILURES, HEALTH_CHECKS, QUEUE_DEPTH,
+        CONCURRENCY_LIMIT,
+    ),
+    "Identity and connections": (
+        JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS, IDENTITY_IN_SYNC,
+        OPEN_CONNECTIONS, HTTP2_STREAM_ERRORS,
+    ),
+    "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),
+    "Telemetry": (
+        ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
+    ),
+    "Process": (
+        PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,
+    ),
+    "Supervisor": (WORKERS, WORKER_RESTARTS),
+}  # fmt: skip
+
+
+def page() -> str:
+    """The tables of docs/metrics.md, as Markdown."""
+    lines: list[str] = []
+    for heading, rows in TABLES.items():
+        lines += ["", f"### {heading}", "", "| metric | type | labels | meaning |", "|---|---|---|---|"]
+        for metric in rows:
+            labels = " ".join(f"`{label}`" for label in metric.labels) or "none"
+            lines.append(f"| `{metric.name}` | {metric.type.value} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,194 @@
+"""Metrics of requests: what one completed exchange adds to which series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshproxy.inference.call import Verb
+from meshproxy.proxy.exchange import Exchange
+from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.telemetry import metric_table
+from meshproxy.telemetry.metrics import OTHER, Counter, CounterSeries, Gauge, Histogram, HistogramSeries, Registry, Rows
+from meshproxy.telemetry.model_labels import NONE, ModelLabels
+
+SMALL = 65_536
+"""Bytes of a body up to which its overhead is measured: the transfer of larger ones waits for the network and for the
+reader."""
+
+ACCESS_REASONS = frozenset(
+    {
+        Reason.UNAUTHENTICATED,
+        Reason.PERMISSION_DENIED,
+        Reason.MODEL_CHANGED,
+        Reason.KEYS_UNAVAILABLE,
+    }
+)
+"""Refusals that count as authorization decisions and belong in the audit log."""
+
+GRPC_STATUS_LABELS = {status.value: status.name for status in GrpcStatus}
+
+MEMO_ENTRIES = 4_096
+
+
+class RequestMetrics:
+    """Counts completed exchanges.
+
+    Args:
+        registry: where the metrics are exposed.
+        model_labels: which models and versions have series of their own.
+    """
+
+    def __init__(self, registry: Registry, model_labels: ModelLabels) -> None:
+        self.model_labels = model_labels
+        self.total = Counter(registry, metric_table.REQUESTS)
+        self.duration = Histogram(registry, metric_table.REQUEST_DURATION)
+        self.overhead = Histogram(registry, metric_table.OVERHEAD)
+        self.request_size = Histogram(registry, metric_table.REQUEST_SIZE)
+        self.response_size = Histogram(registry, metric_table.RESPONSE_SIZE)
+        self.in_flight = Gauge(registry, metric_table.IN_FLIGHT)
+        self.decisions = Counter(registry, metric_table.DECISIONS)
+        self.refusals = Counter(registry, metric_table.REFUSALS)
+        # `rate()` needs to see the zero before the first event.
+        self._refused = {reason: self.refusals.labels(reason.label) for reason in Reason}
+        self._memo: dict[tuple[object, ...], _ExchangeSeries] = {}
+        self._allowed = _Allowed(self.decisions)
+
+    def mention(self, models: Iterable[str], versions: Iterable[str] = ()) -> None:
+        """Set which models, versions and labels the documents of a new configuration mention. Counts are kept."""
+        self.model_labels.mention(models, versions)
+        self._memo.clear()
+
+    def observe(self, exchange: Exchange) -> None:
+        """Count one completed exchange; about 1.3 us."""
+        connection = exchange.connection
+        call = exchange.forwarded
+        status = exchange.status
+        grpc_status = exchange.grpc_status
+        # One lookup finds all series. Calls of several models are rare and not worth a key.
+        key: tuple[object, ...]
+        if call is None:
+            key = (connection.direction, connection.protocol, exchange.is_grpc, status, grpc_status)
+            series = self._memo.get(key)
+        elif len(call.models) == 1:
+            model = call.models[0]
+            key = (
+                connection.direction,
+                connection.protocol,
+                exchange.is_grpc,
+                status,
+                grpc_status,
+                call.verb,
+                model.name,
+                model.version,
+                model.label,
+            )
+            series = self._memo.get(key)
+        else:
+            key = ()
+            series = None
+        requests, duration, overhead, request_size, response_size = series or self._find_series(exchange, key)
+
+        requests.value += 1
+        duration.observe(exchange.finished - exchange.started)
+        received = exchange.bytes_received
+        request_size.observe(received)
+        sent = exchange.bytes_sent
+        response_size.observe(sent)
+        if exchange.first_byte and received <= SMALL and sent <= SMALL:
+            overhead.observe(exchange.decided - exchange.started + exchange.finished - exchange.first_byte)
+
+        refusal = exchange.refusal
+        if refusal is not None:
+            self._count_refusal(exchange, refusal)
+        elif exchange.decided:
+            self._allowed[exchange.rule].value += 1
+        if refusal is not None or exchange.permit_audits:
+            for rule in read_audits(exchange):
+                self.decisions.labels("audit", rule, "").value += 1
+
+    def count_in_flight(self, exchanges: Iterable[Exchange]) -> Rows:
+        """The rows of `meshproxy_requests_in_flight` for these exchanges."""
+        counts: dict[tuple[str, ...], int] = {}
+        for exchange in exchanges:
+            model, _ = self.model_labels.read(exchange.forwarded, was_served=False)
+            counts[(model,)] = counts.get((model,), 0) + 1
+        return counts.items()
+
+    def _find_series(self, exchange: Exchange, key: tuple[object, ...]) -> _ExchangeSeries:
+        call = exchange.forwarded
+        was_served = (
+            exchange.refusal is None
+            and 200 <= exchange.status < 300
+            and (exchange.grpc_status == 0 if exchange.is_grpc else True)
+        )
+        model, version = self.model_labels.read(call, was_served=was_served)
+        verb = call.verb if call is not None else None
+        direction = exchange.connection.direction
+        series = (
+            self.total.labels(
+                direction,
+                model,
+                version,
+                _verb_label(verb),
+                _protocol_label(exchange),
+                _code_label(exchange.status),
+                _grpc_status_label(exchange),
+            ),
+            self.duration.labels(direction, model, version, _verb_label(verb)),
+            self.overhead.labels(direction),
+            self.request_size.labels(model),
+            self.response_size.labels(model),
+        )
+        # `_other` is not cached: what it stands for is unbounded, and a later response may give it a series.
+        if key and OTHER not in (model, version):
+            if len(self._memo) >= MEMO_ENTRIES:
+                self._memo.clear()
+            self._memo[key] = series
+        return series
+
+    def _count_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
+        self._refused[refusal.reason].value += 1
+        if refusal.reason in ACCESS_REASONS:
+            self.decisions.labels("deny", refusal.rule or "", refusal.reason.label).value += 1
+        elif exchange.decided or exchange.rule:
+            self._allowed[exchange.rule].value += 1
+
+
+class _Allowed(dict[str, CounterSeries]):
+    """The series of allowed requests by binding. Used as `allowed[rule]`."""
+
+    def __init__(self, decisions: Counter) -> None:
+        self._decisions = decisions
+
+    def __missing__(self, rule: str) -> CounterSeries:
+        if len(self) >= MEMO_ENTRIES:
+            self.clear()
+        series = self[rule] = self._decisions.labels("allow", rule, "")
+        return series
+
+
+def read_audits(exchange: Exchange) -> tuple[str, ...]:
+    """The audit bindings that matched a call, whether it was allowed or not."""
+    refusal = exchange.refusal
+    return (refusal.audits if refusal is not None else ()) or exchange.permit_audits
+
+
+_ExchangeSeries = tuple[CounterSeries, HistogramSeries, HistogramSeries, HistogramSeries, HistogramSeries]
+
+
+def _verb_label(verb: Verb | None) -> str:
+    return verb.value if verb is not None else NONE
+
+
+def _protocol_label(exchange: Exchange) -> str:
+    return "grpc" if exchange.is_grpc else exchange.connection.protocol.lower()
+
+
+def _code_label(status: int) -> str:
+    return str(status) if status == 0 or 100 <= status < 600 else OTHER
+
+
+def _grpc_status_label(exchange: Exchange) -> str:
+    if not exchange.is_grpc:
+        return ""
+    return NONE if exchange.grpc_status is None else GRPC_STATUS_LABELS.get(exchange.grpc_status, OTHER)

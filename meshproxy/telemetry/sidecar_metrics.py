@@ -1,0 +1,67 @@
+"""The metrics of one sidecar, apart from those of its upstreams (`upstream_metrics`) and its process (`process`).
+
+Each component counts in the families it is given here. They live as long as the process: a reload changes which models
+have series, not the counts.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from meshproxy import __version__
+from meshproxy.codec.h2.budgets import Statistics
+from meshproxy.telemetry import metric_table
+from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
+from meshproxy.telemetry.model_labels import ModelLabels
+from meshproxy.telemetry.request_metrics import RequestMetrics
+
+
+class SidecarMetrics:
+    """The registry of a sidecar, and the families that its parts count in.
+
+    Args:
+        registry: where the metrics are exposed.
+        model_labels: which models and versions have series of their own.
+    """
+
+    def __init__(self, registry: Registry | None = None, model_labels: ModelLabels | None = None) -> None:
+        self.registry = registry = registry if registry is not None else Registry()
+        self.requests = RequestMetrics(registry, model_labels if model_labels is not None else ModelLabels())
+        self.limits_exceeded = Counter(registry, metric_table.LIMITS_EXCEEDED)
+
+        self.jwks_refresh = Counter(registry, metric_table.JWKS_REFRESH)
+        self.jwks_age = Gauge(registry, metric_table.JWKS_AGE)
+        self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
+        self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
+        self.identity_rotations = Counter(registry, metric_table.IDENTITY_ROTATIONS)
+        self.identity_in_sync = Gauge(registry, metric_table.IDENTITY_IN_SYNC)
+        self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
+
+        self._http2_stream_errors = Counter(registry, metric_table.HTTP2_STREAM_ERRORS)
+
+        self.config_reloads = Counter(registry, metric_table.CONFIG_RELOADS)
+        self.config_in_sync = Gauge(registry, metric_table.CONFIG_IN_SYNC)
+        self.config_loaded = Gauge(registry, metric_table.CONFIG_LOADED)
+
+        self.access_log_dropped = Counter(registry, metric_table.ACCESS_LOG_DROPPED)
+        self.audit_events = Counter(registry, metric_table.AUDIT_EVENTS)
+        self.audit_dropped = Counter(registry, metric_table.AUDIT_DROPPED)
+        self.telemetry_failures = Counter(registry, metric_table.TELEMETRY_FAILURES)
+        Gauge(registry, metric_table.METRIC_LINES).read_from(lambda: [((), registry.lines)])
+        Counter(registry, metric_table.SERIES_CAPPED).read_from(lambda: [((), registry.capped)])
+        build = Gauge(registry, metric_table.BUILD_INFO)
+        build.labels(__version__, platform.python_version()).value = 1
+
+    def watch_http2(self, *, downstream: Statistics, upstream: Statistics) -> None:
+        """Read the stream errors of HTTP/2 connections at scrape time."""
+        self._http2_stream_errors.read_from(
+            lambda: [*_http2_rows("downstream", downstream), *_http2_rows("upstream", upstream)]
+        )
+
+
+def _http2_rows(side: str, statistics: Statistics) -> Rows:
+    yield (side, "reset_received"), statistics.resets_received
+    yield (side, "reset_sent"), statistics.resets_sent
+    yield (side, "refused"), statistics.streams_refused
+    yield (side, "malformed_head"), statistics.heads_malformed
+    yield (side, "rejected_head"), statistics.heads_rejected
