@@ -1,16 +1,16 @@
 """Writes another version into a gRPC request body while the body passes, for every wire surface whose messages name
-models in field 1.
+models in a field or two.
 
 The version that a call gets is the proxy's choice where a route splits a model over its versions or gives it labels.
 What the caller asked for was authorised before; of that, only the version changes.
 
-A gRPC frame begins with the length of the message, which is known when field 1 has been seen whole: until then the
-message is held, under a limit; everything after it is forwarded as it comes. So a field 1 that comes again later cannot
-be merged any more, and is refused. What is not field 1 is neither decoded nor encoded again: its bytes are those that
-came.
+A gRPC frame begins with the length of the message, which is known when the fields that name models have been seen
+whole: until then the message is held, under a limit; everything after them is forwarded as it comes. So one that
+comes again later cannot be merged any more, and is refused. Other fields are neither decoded nor encoded again: their
+bytes are those that came.
 
-- What takes the place of field 1 is built by the surface from what it said (`Replace`), and written first in its
-  message. Unknown fields within it are dropped.
+- What takes the place of those fields is built by the surface from what they said (`Replace`), and written first in the
+  message. Unknown fields within them are dropped.
 - Occurrences that were seen before anything was forwarded are replaced together. The first run of them is always seen
   as a whole, whatever pieces it came in. So repeated sub-messages that name models must stand together before what
   follows them, as every serialiser writes them.
@@ -20,11 +20,17 @@ came.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from meshproxy.codec.grpc import PREFIX_BYTES, Deframer, MessagePart, Misframed
-from meshproxy.inference.body_scan import DEFAULT_LIMITS, FIELD_1, MESSAGE_BYTES, ScanLimits
-from meshproxy.inference.call import Call, ModelRef
+from meshproxy.inference.body_scan import (
+    DEFAULT_LIMITS,
+    FIELD_1,
+    MESSAGE_BYTES,
+    BodyKind,
+    Replace,
+    Replaced,
+    ScanLimits,
+)
+from meshproxy.inference.call import Call
 from meshproxy.inference.fields import read_field
 from meshproxy.inference.inflate import Inflater
 from meshproxy.inference.protobuf import END_GROUP, GROUP, FieldScanner, holds_only_others, malformed
@@ -32,12 +38,6 @@ from meshproxy.refusal import Reason, Refusal
 
 MEMO_ENTRIES = 1024
 """Bytes that name models, with what was chosen -> what takes their place. About 0.6 KB each."""
-
-Replaced = tuple[tuple[ModelRef, ...], bytes]
-"""The models that field 1 names, as they were asked for, and the bytes that take its place, tag and all."""
-Replace = Callable[[Sequence[bytes], str | None, str | None], Replaced]
-"""All occurrences of field 1 in a message, and the version or label to ask for -> what takes their place. Raises
-Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (fields)."""
 
 
 class MessageRewriter:
@@ -51,7 +51,7 @@ class MessageRewriter:
 
     def __init__(
         self,
-        replace: Replace,
+        kind: BodyKind,
         call: Call,
         version: str | None,
         label: str | None,
@@ -61,9 +61,9 @@ class MessageRewriter:
     ) -> None:
         """
         Args:
-            replace: the surface's. For the others see `surface.RewriteBody`.
+            kind: with a `replace`. For the others see `surface.RewriteBody`.
         """
-        self._choice = _Choice(replace, call, version, label)
+        self._choice = _Choice(kind, call, version, label)
         self._limit = limit
         self._encoding = encoding
         self._limits = limits
@@ -89,7 +89,7 @@ class MessageRewriter:
         """
         if self._slow is None:
             # Nearly every request, and why: see BodyScan.feed. 1.2 us instead of 14.
-            if not self._has_passed and len(data) > 7 and data[5] == FIELD_1 and not data[0]:
+            if not self._has_passed and len(data) > 7 and data[5] == self._choice.kind.first and not data[0]:
                 stop = 7 + data[6]
                 whole = stop <= len(data) == PREFIX_BYTES + int.from_bytes(data[1:5], "big")
                 if whole and data[6] < 0x80 and holds_only_others(data, stop):
@@ -108,11 +108,13 @@ _memo: dict[tuple[Replace, bytes, str | None, str | None], Replaced] = {}
 class _Choice:
     """What was authorised, what was chosen instead, and how the surface writes it."""
 
-    __slots__ = ("_label", "_replace", "_version", "call")
+    __slots__ = ("_label", "_replace", "_version", "call", "kind")
 
-    def __init__(self, replace: Replace, call: Call, version: str | None, label: str | None) -> None:
+    def __init__(self, kind: BodyKind, call: Call, version: str | None, label: str | None) -> None:
+        assert kind.replace is not None
         self.call = call
-        self._replace = replace
+        self.kind = kind
+        self._replace = kind.replace
         self._version = version
         self._label = label
 
@@ -121,14 +123,14 @@ class _Choice:
         key = (self._replace, occurrence, self._version, self._label)
         replaced = _memo.get(key)
         if replaced is None:
-            replaced = self._replace((occurrence,), self._version, self._label)
+            replaced = self._replace(((FIELD_1, occurrence),), self._version, self._label)
             if len(_memo) >= MEMO_ENTRIES:
                 _memo.clear()
             _memo[key] = replaced
         return self._checked(replaced)
 
-    def replace(self, occurrences: list[bytes]) -> bytes:
-        """What takes the place of all occurrences of field 1 in a message."""
+    def replace(self, occurrences: list[tuple[int, bytes]]) -> bytes:
+        """What takes the place of all fields that name models in a message."""
         return self._checked(self._replace(occurrences, self._version, self._label))
 
     def _checked(self, replaced: Replaced) -> bytes:
@@ -144,18 +146,19 @@ class _Choice:
 
 
 class Finder:
-    """Finds where field 1 stands at the top level of a message that grows. What it reads has been validated."""
+    """Finds where some fields stand at the top level of a message that grows. What it reads has been validated."""
 
-    __slots__ = ("_at", "_groups", "_places")
+    __slots__ = ("_at", "_groups", "_places", "_tags")
 
-    def __init__(self) -> None:
+    def __init__(self, tags: tuple[int, ...]) -> None:
+        self._tags = tags
         self._at = 0  # where the next field begins; beyond the data while a value is not complete
         self._groups = 0
         self._places: list[tuple[int, int]] = []  # with tag and length
 
     @property
     def is_past(self) -> bool:
-        """A field 1 has been found whole, and another field after it has begun."""
+        """One of the fields has been found whole, and another field after it has begun."""
         return bool(self._places) and self._places[-1][1] < self._at
 
     @property
@@ -169,7 +172,7 @@ class Finder:
             tag, _, end = read_field(data, self._at, stop)
             if not tag:
                 break
-            if tag == FIELD_1 and not self._groups:
+            if tag in self._tags and not self._groups:
                 self._places.append((self._at, end))
             elif tag & 7 == GROUP:
                 self._groups += 1
@@ -257,9 +260,10 @@ class _Message:
     def __init__(self, choice: _Choice, size: int, limits: ScanLimits) -> None:
         self._choice = choice
         self._size = size
-        self._scanner = FieldScanner(FIELD_1, size, limits.spec_bytes, "spec_bytes")
-        self._finder = Finder()
-        self._occurrences: list[bytes] = []
+        kind = choice.kind
+        self._scanner = FieldScanner(kind.tags, size, getattr(limits, kind.limit), kind.limit)
+        self._finder = Finder(kind.tags)
+        self._occurrences: list[tuple[int, bytes]] = []
         self._held = bytearray()
         self._has_begun = False
 

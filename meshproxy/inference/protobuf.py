@@ -170,7 +170,7 @@ def holds_only_others(data: bytes, position: int) -> bool:
 
 
 class FieldScanner:
-    """Finds every occurrence of one length-delimited field at the top level of a message while the message arrives.
+    """Finds every occurrence of some length-delimited fields at the top level of a message while the message arrives.
 
     Holds nothing but the occurrence that is just arriving; everything else is counted off by its length.
     """
@@ -179,6 +179,7 @@ class FieldScanner:
         "_carry",
         "_groups",
         "_held",
+        "_held_tag",
         "_limit",
         "_limit_name",
         "_need",
@@ -189,14 +190,14 @@ class FieldScanner:
         "_walker",
     )
 
-    def __init__(self, tag: int, size: int, limit: int, limit_name: str) -> None:
+    def __init__(self, tags: tuple[int, ...], size: int, limit: int, limit_name: str) -> None:
         """
         Args:
-            tag: of the wanted field.
+            tags: of the wanted fields.
             size: bytes of the message, or the most it can have where that is not known yet.
             limit: bytes that all occurrences may have together: that much is held. `limit_name` is for the refusal.
         """
-        self._tags = (tag,)
+        self._tags = tags
         self._room = size
         self._limit = limit
         self._limit_name = limit_name
@@ -206,10 +207,11 @@ class FieldScanner:
         self._skip = 0  # bytes to pass over
         self._need = 0  # bytes missing of the occurrence in _held
         self._held = bytearray()
+        self._held_tag = 0
         self._carry = b""  # a tag, with its length or varint, that the last piece cut short: at most 14 bytes
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The next piece of the message -> the occurrences that are complete now, without tag and length.
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """The next piece of the message -> the occurrences that are complete now: tag and value, in order.
 
         Raises:
             Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT.
@@ -221,25 +223,26 @@ class FieldScanner:
             return []
         position = self._skip
         self._skip = 0
-        done: list[bytes] = []
+        done: list[tuple[int, bytes]] = []
         if self._need:
             position = min(self._need, size)
             self._held += data[:position]
             self._need -= position
             if self._need:
                 return done
-            done.append(bytes(self._held))
+            done.append((self._held_tag, bytes(self._held)))
         elif self._carry:
             data = self._carry + data
         found: Found = []
         position, beyond, tag = self._walker.walk(data, position, self._tags, self._groups, 0, self._room, found)
         self._carry = data[position:]
-        for _, value in found:
+        for wanted, value in found:
             assert isinstance(value, bytes)
             self._seen += len(value)
-            done.append(value)
+            done.append((wanted, value))
         if beyond and tag in self._tags and not self._groups:
-            self._held = bytearray(done.pop())
+            self._held_tag, begun = done.pop()
+            self._held = bytearray(begun)
             self._need = beyond
             self._seen += beyond
         else:

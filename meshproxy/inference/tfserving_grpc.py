@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from meshproxy.inference.body_rewrite import Finder, MessageRewriter, Replace, Replaced
-from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, ScanLimits, one_less
+from meshproxy.inference.body_rewrite import Finder, MessageRewriter
+from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.hash_key import client_id
 from meshproxy.inference.names import BadName, read_name
@@ -87,9 +87,9 @@ class NamedBySpec:
         self._left = limits.models
         self._walker = FieldWalker()
 
-    def add(self, occurrence: bytes) -> None:
+    def add(self, tag: int, value: bytes) -> None:
         self._left = one_less(self._left)
-        self._spec.merge(occurrence, 1, self._walker)
+        self._spec.merge(value, 1, self._walker)
 
     def models(self) -> tuple[ModelRef, ...]:
         return (self._spec.ref(),) if self._spec.name else ()
@@ -109,12 +109,12 @@ class NamedByTasks:
         self._left = limits.models
         self._walker = FieldWalker()
 
-    def add(self, occurrence: bytes) -> None:
+    def add(self, tag: int, value: bytes) -> None:
         self._left = one_less(self._left)
         spec = ModelSpec()
-        for _, value in self._walker.read(occurrence, (FIELD_1,), 1):
-            assert isinstance(value, bytes)
-            spec.merge(value, 2, self._walker)
+        for _, part in self._walker.read(value, (FIELD_1,), 1):
+            assert isinstance(part, bytes)
+            spec.merge(part, 2, self._walker)
         if not spec.name:
             _missing()
         self._refs[spec.ref()] = None
@@ -137,14 +137,14 @@ class NamedByConfig:
         self._left = limits.models
         self._walker = FieldWalker()
 
-    def add(self, occurrence: bytes) -> None:
-        for member, value in self._walker.read(occurrence, (FIELD_1, _FIELD_2), 1):
-            assert isinstance(value, bytes)
+    def add(self, tag: int, value: bytes) -> None:
+        for member, choice in self._walker.read(value, (FIELD_1, _FIELD_2), 1):
+            assert isinstance(choice, bytes)
             if member == _FIELD_2:
-                self._walker.read(value, (), 2)
+                self._walker.read(choice, (), 2)
                 self._refs.clear()
                 continue
-            for _, config in self._walker.read(value, (FIELD_1,), 2):
+            for _, config in self._walker.read(choice, (FIELD_1,), 2):
                 assert isinstance(config, bytes)
                 self._left = one_less(self._left)
                 name = ""
@@ -177,28 +177,28 @@ def _missing() -> tuple[ModelRef, ...]:
 # Another version
 
 
-def replace_spec(occurrences: Sequence[bytes], version: str | None, label: str | None) -> Replaced:
-    """A `model_spec` with another version (`body_rewrite.Replace`)."""
+def replace_spec(occurrences: Sequence[tuple[int, bytes]], version: str | None, label: str | None) -> Replaced:
+    """A `model_spec` with another version (`body_scan.Replace`)."""
     walker = FieldWalker()
     spec = ModelSpec()
-    for occurrence in occurrences:
+    for _, occurrence in occurrences:
         spec.merge(occurrence, 1, walker)
     return (_ref(spec),), _write(spec, version, label)
 
 
-def replace_tasks(occurrences: Sequence[bytes], version: str | None, label: str | None) -> Replaced:
-    """All `tasks` with another version in the model_spec of each (`body_rewrite.Replace`): a request is for one model
+def replace_tasks(occurrences: Sequence[tuple[int, bytes]], version: str | None, label: str | None) -> Replaced:
+    """All `tasks` with another version in the model_spec of each (`body_scan.Replace`): a request is for one model
     (servables/tensorflow/multi_inference.cc)."""
     walker = FieldWalker()
     refs: list[ModelRef] = []
     written: list[bytes] = []
-    for task in occurrences:
+    for _, task in occurrences:
         spec = ModelSpec()
         for _, value in walker.read(task, (FIELD_1,), 1):
             assert isinstance(value, bytes)
             spec.merge(value, 2, walker)
         refs.append(_ref(spec))
-        finder = Finder()
+        finder = Finder((FIELD_1,))
         finder.find(task)
         written.append(write_bytes(1, _write(spec, version, label) + finder.rest(task)))
     return tuple(refs), b"".join(written)
@@ -244,7 +244,7 @@ def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> C
 
 
 def _rewrite(
-    replace: Replace,
+    kind: BodyKind,
     call: Call,
     version: str | None,
     label: str | None,
@@ -254,16 +254,16 @@ def _rewrite(
 ) -> MessageRewriter:
     if version is not None:
         write_number(version)  # refuses what cannot be written before an upstream is chosen
-    return MessageRewriter(replace, call, version, label, limit, encoding, limits)
+    return MessageRewriter(kind, call, version, label, limit, encoding, limits)
 
 
-def _operation(path: bytes, kind: BodyKind, replace: Replace | None = replace_spec) -> Operation:
+def _operation(path: bytes, kind: BodyKind) -> Operation:
     return Operation(
         kind.verb,
         path,
         None,
         scan=partial(BodyScan, kind),
-        rewrite_body=partial(_rewrite, replace) if replace is not None else None,
+        rewrite_body=partial(_rewrite, kind) if kind.replace is not None else None,
         count_examples=partial(_count_examples, kind.verb) if kind.verb.is_inference else None,
         compare=partial(_compare, kind.verb) if kind.verb.is_inference else None,
         affinity_key=client_id if kind.verb is Verb.PREDICT else None,
@@ -273,16 +273,15 @@ def _operation(path: bytes, kind: BodyKind, replace: Replace | None = replace_sp
 METHODS = {
     operation.target: operation
     for operation in (
-        _operation(_PREDICTION + b"Predict", BodyKind(Verb.PREDICT, NamedBySpec)),
-        _operation(_PREDICTION + b"Classify", BodyKind(Verb.CLASSIFY, NamedBySpec)),
-        _operation(_PREDICTION + b"Regress", BodyKind(Verb.REGRESS, NamedBySpec)),
-        _operation(_PREDICTION + b"MultiInference", BodyKind(Verb.MULTI_INFERENCE, NamedByTasks), replace_tasks),
-        _operation(_PREDICTION + b"GetModelMetadata", BodyKind(Verb.METADATA, NamedBySpec)),
-        _operation(_MODEL + b"GetModelStatus", BodyKind(Verb.STATUS, NamedBySpec)),
+        _operation(_PREDICTION + b"Predict", BodyKind(Verb.PREDICT, NamedBySpec, replace_spec)),
+        _operation(_PREDICTION + b"Classify", BodyKind(Verb.CLASSIFY, NamedBySpec, replace_spec)),
+        _operation(_PREDICTION + b"Regress", BodyKind(Verb.REGRESS, NamedBySpec, replace_spec)),
+        _operation(_PREDICTION + b"MultiInference", BodyKind(Verb.MULTI_INFERENCE, NamedByTasks, replace_tasks)),
+        _operation(_PREDICTION + b"GetModelMetadata", BodyKind(Verb.METADATA, NamedBySpec, replace_spec)),
+        _operation(_MODEL + b"GetModelStatus", BodyKind(Verb.STATUS, NamedBySpec, replace_spec)),
         _operation(
             _MODEL + b"HandleReloadConfigRequest",
             BodyKind(Verb.RELOAD, NamedByConfig, is_unary=True, limit="config_bytes"),
-            None,
         ),
     )
 }

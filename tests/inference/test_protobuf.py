@@ -17,8 +17,8 @@ SPEC = 0x0A
 
 def scan(data: bytes, step: int = 1 << 20, *, size: int | None = None, limit: int = 1000) -> list[bytes]:
     """Field 1 of a message that comes in pieces of `step` bytes."""
-    scanner = FieldScanner(SPEC, len(data) if size is None else size, limit, "spec_bytes")
-    found = [occurrence for i in range(0, len(data), step) for occurrence in scanner.feed(data[i : i + step])]
+    scanner = FieldScanner((SPEC,), len(data) if size is None else size, limit, "spec_bytes")
+    found = [occurrence for i in range(0, len(data), step) for _, occurrence in scanner.feed(data[i : i + step])]
     scanner.finish()
     return found
 
@@ -142,7 +142,7 @@ def test_holds_no_more_than_the_limit(step: int) -> None:
 
 
 def test_refuses_at_the_length_and_not_when_it_has_come() -> None:
-    scanner = FieldScanner(SPEC, 1 << 20, 1000, "spec_bytes")
+    scanner = FieldScanner((SPEC,), 1 << 20, 1000, "spec_bytes")
     with pytest.raises(Refusal) as refused:
         scanner.feed(length(1, bytes(1001))[:3])
     assert refused.value.limit == "spec_bytes"
@@ -231,15 +231,16 @@ def test_takes_every_message_and_finds_what_protobuf_finds(
 ) -> None:
     # ReloadConfigRequest's list of metric names is a repeated field of bytes: the oracle keeps every occurrence.
     wanted = 0x12
-    scanner = FieldScanner(wanted, len(data), 1 << 20, "spec_bytes")
-    found = []
+    scanner = FieldScanner((0x0A, wanted), len(data), 1 << 20, "spec_bytes")
+    both: list[tuple[int, bytes]] = []
     position = turn = 0
     while position < len(data):
         step = steps[turn % len(steps)]
-        found += scanner.feed(data[position : position + step])
+        both += scanner.feed(data[position : position + step])
         position, turn = position + step, turn + 1
     scanner.finish()
-    assert [(wanted, value) for value in found] == FieldWalker().read(data, (wanted,), 0)
+    assert both == FieldWalker().read(data, (0x0A, wanted), 0)
+    found = [value for tag, value in both if tag == wanted]
     try:
         expected = list(messages["ConfigRequest"].FromString(data).metric_names)
     except DecodeError:  # field 1 held something that is no ModelServerConfig: not looked into here
