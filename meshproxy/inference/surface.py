@@ -157,6 +157,23 @@ def no_rest(method: bytes, target: bytes) -> Operation | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StatusProbe:
+    """How a health check asks a server which versions of a model can be called, over REST or gRPC."""
+
+    check: str
+    """What `check` of a ModelServer's `health` calls it."""
+    rest_target: Callable[[str], bytes]
+    """The model -> the target of a GET."""
+    read_rest: Callable[[bytes], tuple[str, ...]]
+    """The body of a 200 -> the versions that can be called, in ascending order. Raises Refusal (MALFORMED_MESSAGE)."""
+    grpc_method: bytes
+    write_grpc: Callable[[str], bytes]
+    """The model -> the request body."""
+    read_grpc: Callable[[bytes], tuple[str, ...]]
+    """The same as `read_rest`, of a gRPC response body. Raises Refusal (also SCAN_LIMIT, UNSUPPORTED_ENCODING)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Surface:
     """A wire surface: which requests are its own."""
 
@@ -171,6 +188,8 @@ class Surface:
     packages: frozenset[bytes] = frozenset()
     """First words of packages that are this surface's own, in lower case: a gRPC method there that is in neither table
     above is refused, whatever a rule says."""
+    probe: StatusProbe | None = None
+    """None: its servers cannot be asked for their models."""
 
 
 def show_request(method: bytes, target: bytes, most: int = 256) -> str:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from meshproxy.inference.call import Call, Verb
 from meshproxy.inference.grpc_services import GRPC_SERVICES
-from meshproxy.inference.surface import Operation, Surface, show_request
+from meshproxy.inference.surface import Operation, StatusProbe, Surface, show_request
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.refusal import Reason, Refusal
 
@@ -55,6 +55,13 @@ class Surfaces:
                 runs any part of any graph).
         """
         return self._methods.get(path) or self._find_other(path)
+
+    def probe(self, check: str) -> StatusProbe | None:
+        """The probe of this name (`health.check` of a ModelServer); None: it is no surface's."""
+        for surface in self._surfaces:
+            if surface.probe is not None and surface.probe.check == check:
+                return surface.probe
+        return None
 
     def _find_rest(self, method: bytes, target: bytes) -> Operation:
         for surface in self._surfaces:

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from meshproxy.codec.grpc import PREFIX_BYTES
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.hash_key import client_id
 from meshproxy.inference.names import BadName, read_name
-from meshproxy.inference.protobuf import FieldWalker, as_int64, malformed
+from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, malformed
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Tolerance
 from meshproxy.inference.tfserving_version import write_number
 from meshproxy.inference.unary import write_bytes, write_varint
@@ -34,6 +34,7 @@ _NAME, _VERSION, _SIGNATURE, _LABEL = 0x0A, 0x12, 0x1A, 0x22
 _SPEC = (_NAME, _VERSION, _SIGNATURE, _LABEL)
 _FIELD_2 = 0x12
 _VALUE = 0x08
+_CLIENT_ID = 0x32
 _UINT64 = (1 << 64) - 1
 
 
@@ -222,6 +223,30 @@ def _write(spec: ModelSpec, version: str | None, label: str | None) -> bytes:
     return write_bytes(1, inner)
 
 
+# What keeps clients together
+
+
+def client_id(body: bytes) -> bytes | None:
+    """`PredictRequest.client_id` (field 6, bytes) of a gRPC body that is one whole, uncompressed message; the last
+    occurrence, as protobuf reads it. None if there is none, or it cannot be read; it may be empty.
+
+    1.2 µs, whatever the size of the tensors. (tensorflow_serving/apis/predict.proto)
+    """
+    if len(body) < PREFIX_BYTES or body[0] or int.from_bytes(body[1:5], "big") != len(body) - PREFIX_BYTES:
+        return None
+    found: Found = []
+    groups: list[int] = []
+    try:
+        position, _, _ = FieldWalker().walk(body, PREFIX_BYTES, (_CLIENT_ID,), groups, 0, 0, found)
+    except Refusal:
+        return None
+    if not found or groups or position < len(body):
+        return None
+    value = found[-1][1]
+    assert isinstance(value, bytes)
+    return value
+
+
 # The methods
 
 _PREDICTION = b"/tensorflow.serving.PredictionService/"
@@ -232,13 +257,13 @@ _MODEL = b"/tensorflow.serving.ModelService/"
 
 
 def _count_examples(verb: Verb, encoding: bytes | None, limits: ScanLimits) -> ExampleCounter:
-    from meshproxy.inference.examples import count_grpc
+    from meshproxy.inference.tfserving_examples import count_grpc
 
     return count_grpc(verb, encoding, limits)
 
 
 def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> Comparison:
-    from meshproxy.inference.answers import compare
+    from meshproxy.inference.tfserving_answers import compare
 
     return compare(first, second, True, verb, tolerance)
 

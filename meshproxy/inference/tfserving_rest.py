@@ -122,13 +122,13 @@ def _build(
 
 
 def _count_examples(verb: Verb, encoding: bytes | None, limits: ScanLimits) -> ExampleCounter:
-    from meshproxy.inference.examples import count_json
+    from meshproxy.inference.tfserving_examples import count_json
 
     return count_json(verb)
 
 
 def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> Comparison:
-    from meshproxy.inference.answers import compare
+    from meshproxy.inference.tfserving_answers import compare
 
     return compare(first, second, False, verb, tolerance)
 

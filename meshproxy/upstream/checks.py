@@ -13,17 +13,20 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.headers import ORIGIN_FORM
-from meshproxy.inference import grpc_health, model_status
+from meshproxy.inference import grpc_health
 from meshproxy.inference.grpc_health import Serving
+from meshproxy.inference.surfaces import SURFACES
 from meshproxy.refusal import GrpcStatus, Refusal
 from meshproxy.transport.connector import ConnectError, connect_h1
 from meshproxy.upstream.probe import ProbeFailed, Skipped, Unanswered, call, get
 
 if TYPE_CHECKING:
     from meshproxy.config import servers
+    from meshproxy.inference.surface import StatusProbe
     from meshproxy.transport.client import StreamSource
     from meshproxy.transport.connection import Driving
     from meshproxy.transport.h1 import H1Client
@@ -131,9 +134,10 @@ class Checker:
             return await self._whole(self._get_path)
         if check == "grpc":
             return await (self._each(models, self._serves) if models else self._whole(lambda: self._serves("")))
-        if check == "model-status" and models:
+        probe = SURFACES.probe(check)
+        if probe is not None and models:
             has_rest = self._rest is not None and self._rest is not self._grpc
-            return await self._each(models, self._has_version_by_rest if has_rest else self._has_version_by_grpc)
+            return await self._each(models, partial(self._ask_rest if has_rest else self._ask_grpc, probe))
         return await self._whole(self._connect)
 
     # Rounds
@@ -203,22 +207,22 @@ class Checker:
         if status is not Serving.SERVING:
             raise ProbeFailed(status.name)
 
-    async def _has_version_by_rest(self, model: str) -> None:
-        target = model_status.rest_target(model)
+    async def _ask_rest(self, probe: StatusProbe, model: str) -> None:
+        target = probe.rest_target(model)
         answer = await get(_required(self._rest, "REST"), target, self._settings.timeout)
         if answer.status != 200:
             self.available[model] = ()
             raise ProbeFailed(f"HTTP status {answer.status}")
-        self._note(model, model_status.read_json(answer.body))
+        self._note(model, probe.read_rest(answer.body))
 
-    async def _has_version_by_grpc(self, model: str) -> None:
-        body = model_status.write_request(model)
+    async def _ask_grpc(self, probe: StatusProbe, model: str) -> None:
+        body = probe.write_grpc(model)
         try:
-            answer = await call(_required(self._grpc, "gRPC"), model_status.METHOD, body, self._settings.timeout)
+            answer = await call(_required(self._grpc, "gRPC"), probe.grpc_method, body, self._settings.timeout)
         except ProbeFailed:
             self.available[model] = ()
             raise
-        self._note(model, model_status.read_response(answer))
+        self._note(model, probe.read_grpc(answer))
 
     def _note(self, model: str, versions: tuple[str, ...]) -> None:
         self.available[model] = versions

@@ -158,3 +158,12 @@ def test_a_package_belongs_to_one_surface(path: bytes) -> None:
     with pytest.raises(Refusal):
         surfaces.find_grpc(path)
     assert Surfaces((only("a"),)).find_grpc(path).verb is Verb.UNLISTED
+
+
+def test_a_health_check_finds_its_probe() -> None:
+    probe = SURFACES.probe("model-status")
+    assert probe is not None
+    assert probe.rest_target("m") == b"/v1/models/m"
+    assert SURFACES.find_grpc(probe.grpc_method).verb is Verb.STATUS
+    assert probe.read_rest(b'{"model_version_status": [{"version": "2", "state": "AVAILABLE"}]}') == ("2",)
+    assert SURFACES.probe("grpc") is None

@@ -13,7 +13,7 @@ from meshproxy.codec.grpc import frame
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, MEMO_ENTRIES, BodyKind, BodyScan, ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.surface import Operation
-from meshproxy.inference.tfserving_grpc import METHODS
+from meshproxy.inference.tfserving_grpc import METHODS, client_id
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
@@ -719,3 +719,67 @@ def test_a_scan_is_made_per_body() -> None:
     first.feed(ONE, True)
     assert first.call is not None
     assert second.call is None
+
+
+# The client
+
+ID_SPEC = b"\x0a\x03\x0a\x01m"
+ID_TENSOR = b"\x12\xc8\x01" + bytes(200)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (ID_SPEC + ID_TENSOR + b"\x32\x02me", b"me"),
+        (b"\x32\x02me" + ID_SPEC + ID_TENSOR, b"me"),
+        (b"\x32\x02me\x32\x03you", b"you"),
+        (b"\x32\x02me" + ID_TENSOR + b"\x32\x00", b""),
+        (b"\x32\xac\x02" + bytes(300), bytes(300)),
+        (b"\x32\x02me" + b"\x30\x05", b"me"),  # another wire type: an unknown field
+        (b"\x12\x04\x32\x02me", None),  # within a tensor
+        (b"\x33\x32\x02me\x34", None),  # within a group
+        (ID_SPEC + ID_TENSOR, None),
+        (b"", None),
+        (b"\x32\x02me" + b"\x32\x05you", None),
+        (b"\x32\x02me" + b"\x80", None),
+        (b"\x32\x02me" + b"\x33", None),
+        (b"\x32\x02me" + b"\x0f", None),
+        (b"\xb2\x80\x00\x02me", None),
+    ],
+)
+def test_reads_the_client_as_protobuf_does(message: bytes, expected: bytes | None) -> None:
+    assert client_id(frame(message)) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\0\0\0\0",
+        b"\0\0\0\0\x05\x32\x02me",
+        b"\0\0\0\0\x03\x32\x02me",
+        frame(b"\x32\x02me", compressed=True),
+        frame(b"\x32\x02me") * 2,
+    ],
+)
+def test_anything_but_one_whole_message_names_no_client(body: bytes) -> None:
+    assert client_id(body) is None
+
+
+@given(
+    message=st.lists(
+        st.sampled_from([ID_SPEC, ID_TENSOR, b"\x32\x02me", b"\x32\x00", b"\x32\x03you", b"\x28\x01", b"\x4b\x4c"])
+        | st.binary(max_size=6),
+        max_size=5,
+    ).map(b"".join)
+)
+@settings(max_examples=300)
+def test_protobuf_reads_the_same(messages: dict[str, Any], message: bytes) -> None:
+    found = client_id(frame(message))
+    if found is None:
+        return
+    try:
+        oracle = messages["ClientRequest"].FromString(message)
+    except DecodeError as error:
+        raise AssertionError("protobuf refuses it") from error
+    assert oracle.client_id == found

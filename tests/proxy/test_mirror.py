@@ -8,7 +8,7 @@ import pytest
 
 from meshproxy.codec.events import RequestHead, ResponseHead
 from meshproxy.config.routes import Compare, Mirror
-from meshproxy.inference.answers import Comparison
+from meshproxy.inference.surface import Comparison
 from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.stream import HeadRefused
@@ -209,7 +209,7 @@ class TestAnswer:
             world.loop.now += 0.03
             return Comparison(agrees=True)
 
-        monkeypatch.setattr("meshproxy.inference.answers.compare", slowly)
+        monkeypatch.setattr("meshproxy.inference.tfserving_answers.compare", slowly)
         cluster = mirrored(world, compare=Compare())
         for wait in (0.0, 0.5, 0.08):
             world.wait(wait)

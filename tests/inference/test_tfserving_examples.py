@@ -17,7 +17,7 @@ from meshproxy.devtools.messages import (
     RegressionRequest,
 )
 from meshproxy.inference.call import Verb
-from meshproxy.inference.examples import FIELDS, WORK_BYTES, count_grpc, count_json
+from meshproxy.inference.tfserving_examples import FIELDS, WORK_BYTES, count_grpc, count_json
 
 WHOLE = [1 << 30]
 STEPS = [WHOLE, [1], [2], [7], [1000]]
@@ -224,12 +224,6 @@ def test_counts_the_rows_of_a_document(name: str, steps: list[int]) -> None:
 def test_counts_the_examples_of_a_document(verb: Verb) -> None:
     assert of_json({"context": {"a": [1, 2, 3]}, "examples": [{"x": 1.0}, {"x": 2.0}]}, verb=verb) == 2
     assert of_json({"instances": [1, 2]}, verb=verb) == 1
-
-
-@pytest.mark.parametrize("is_grpc", [False, True])
-@pytest.mark.parametrize("verb", [Verb.METADATA, Verb.STATUS, Verb.RELOAD, Verb.METRICS])
-def test_any_other_call_counts_for_one(verb: Verb, is_grpc: bool) -> None:
-    assert counted(verb, b'{"instances": [1, 2]}', is_grpc=is_grpc) == 1
 
 
 @pytest.mark.parametrize("steps", [WHOLE, [65_536]])
