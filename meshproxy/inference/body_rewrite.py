@@ -146,7 +146,7 @@ class _Choice:
 
 
 class Finder:
-    """Finds where some fields stand at the top level of a message that grows. What it reads has been validated."""
+    """Finds the positions of some fields at the top level of a message that grows. The message has been validated."""
 
     __slots__ = ("_at", "_groups", "_places", "_tags")
 
@@ -166,7 +166,7 @@ class Finder:
         return sum(end - begin for begin, end in self._places)
 
     def find(self, data: bytes | bytearray) -> None:
-        """Goes on to the end of `data`, which is all of the message so far."""
+        """Continue to the end of `data`, which is all of the message so far."""
         stop = len(data)
         while self._at < stop:
             tag, _, end = read_field(data, self._at, stop)
@@ -192,7 +192,7 @@ class Finder:
 
 
 class _Stream:
-    """The messages of one body, whatever their shape."""
+    """The messages of one body on the slow path."""
 
     __slots__ = ("_choice", "_deframer", "_encoding", "_has_passed", "_inflater", "_limit", "_limits", "_message")
 
@@ -253,7 +253,7 @@ class _Stream:
 
 
 class _Message:
-    """One message on its way through."""
+    """One message while it passes."""
 
     __slots__ = ("_choice", "_finder", "_has_begun", "_held", "_occurrences", "_scanner", "_size")
 

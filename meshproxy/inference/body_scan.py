@@ -76,7 +76,7 @@ class Naming(Protocol):
         """The models as they would be if the message ended now; empty while none is named."""
 
     def finish(self) -> tuple[ModelRef, ...]:
-        """The message has ended."""
+        """The models of the message, which has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class BodyScan:
     """Reads the call out of one gRPC request body while the body passes.
 
     Attributes:
-        call: what has been returned last; None until then.
+        call: what `feed` returned last; None until then.
     """
 
     __slots__ = ("_encoding", "_kind", "_limits", "_memo", "_slow", "call")
@@ -134,11 +134,11 @@ class BodyScan:
     def feed(self, data: bytes, end: bool) -> Call | None:
         """Bytes of the body, cut anywhere -> the call, if it became known or changed with them.
 
-        A change replaces what was returned before: whoever forwards must decide again before these bytes go on. The
+        A call that is returned replaces the one before: decide again before these bytes are forwarded. The
         call is complete at `end`; a body that names no model by then is refused.
 
         Raises:
-            Refusal: MALFORMED_MESSAGE, BODY_TOO_LARGE, SCAN_LIMIT, UNSUPPORTED_ENCODING. The scan is over then.
+            Refusal: MALFORMED_MESSAGE, BODY_TOO_LARGE, SCAN_LIMIT, UNSUPPORTED_ENCODING. Feed nothing more then.
         """
         if self._slow is None:
             # Nearly every request: one small message in one piece, in which field 1 comes first and once. Then what it
@@ -177,7 +177,7 @@ class BodyScan:
 
 
 class _Stream:
-    """The messages of one body, whatever their shape."""
+    """The messages of one body on the slow path."""
 
     __slots__ = ("_deframer", "_encoding", "_inflater", "_kind", "_limits", "_message", "_models", "_past")
 
@@ -239,7 +239,7 @@ class _Stream:
 
 
 class _Message:
-    """One message on its way through."""
+    """One message while it passes."""
 
     __slots__ = ("_inflater", "_naming", "_scanner")
 
@@ -251,7 +251,7 @@ class _Message:
         self._scanner = FieldScanner(kind.tags, size, limit, kind.limit)
 
     def feed(self, data: bytes) -> bool:
-        """Whether it has said something new about its models."""
+        """Whether this piece named models."""
         news = False
         for piece in (data,) if self._inflater is None else self._inflater.feed(data):
             for tag, value in self._scanner.feed(piece):

@@ -1,7 +1,8 @@
-"""Where the fields of a protobuf message stand, for readers that only look: nothing is decided by what they find.
+"""Positions of the fields of a protobuf message, for readers whose findings authorise nothing.
 
-Who a call is for is read by `protobuf`, which refuses what parsers disagree on. This takes padded numbers, so that it
-must not be used for that; it tells places, so that fields can be cut out, counted, or skipped without being copied.
+Which model a call is for is read by `protobuf`, which refuses what parsers disagree on. This module takes padded
+numbers, so it must not be used for that. It gives positions, so that fields can be cut out, counted or skipped without
+a copy.
 (https://protobuf.dev/programming-guides/encoding)
 """
 
@@ -13,7 +14,7 @@ from meshproxy.inference.protobuf import END_GROUP, FIXED32, FIXED64, GROUP, LEN
 
 
 class Unreadable(ValueError):
-    """This is no message; the text says why."""
+    """The bytes are not a protobuf message; the text says why."""
 
 
 def read_varint(data: bytes | bytearray, at: int, stop: int) -> tuple[int, int]:
@@ -78,7 +79,7 @@ def read_field(data: bytes | bytearray, at: int, stop: int) -> tuple[int, int, i
 
 
 def fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """The fields of the message from `at` to `stop`, less the groups and what stands in them: as `read_field`.
+    """The fields of the message from `at` to `stop` without groups and their content, each as from `read_field`.
 
     Raises:
         Unreadable: while they are taken.

@@ -34,7 +34,7 @@ _STATUS = 1 << 3 | VARINT
 
 
 def write_request(service: str) -> bytes:
-    """The body that asks for a service; empty for the server as a whole."""
+    """The body that asks for a service; an empty name means the server as a whole."""
     return frame(write_text(1, service))
 
 
@@ -49,7 +49,7 @@ def read_request(body: bytes) -> str:
 
 
 def write_response(status: Serving) -> bytes:
-    """The body that answers."""
+    """The body of the answer."""
     return frame(bytes((_STATUS, status)) if status else b"")
 
 

@@ -16,10 +16,10 @@ _WINDOW_BITS = {GZIP: 16 + zlib.MAX_WBITS, DEFLATE: zlib.MAX_WBITS}
 class Inflater:
     """The compressed messages of one stream, one after the other. Each is one gzip member or one zlib stream, whole.
 
-    Two limits hold, both on what comes out. `limit` is for a message. The other is for the stream, because it guards
-    our time: deflate reaches 1032:1, so that a 16 KiB frame could become 16 MiB, which takes 40 ms in which nothing
-    else is served. Tensors of zeros do compress like that, so `free` bytes may come of anything; beyond them, `ratio`
-    for every byte received. What is refused can be sent uncompressed.
+    Two limits hold, both on inflated bytes. `limit` is for one message. The other is for the stream and limits CPU
+    time: deflate reaches 1032:1, so a 16 KiB frame could become 16 MiB, which takes 40 ms in which nothing else is
+    served. Tensors of zeros do compress like that, so the first `free` bytes are allowed; beyond them, `ratio` for
+    every byte received. A client whose message is refused can send it uncompressed.
 
     Raises:
         Refusal: UNSUPPORTED_ENCODING for an encoding that is neither gzip nor deflate, or none.
@@ -72,7 +72,7 @@ class Inflater:
             more = bool(data) or len(piece) == PIECE_BYTES
 
     def finish(self) -> None:
-        """The message is over; the next one may begin.
+        """End the message; the next one may follow.
 
         Raises:
             Refusal: MALFORMED_MESSAGE: the compressed data is not.

@@ -1,6 +1,6 @@
-"""TensorFlow Serving's GetModelStatus: asked by checks, over REST or gRPC, for the versions that can be called.
+"""TensorFlow Serving's GetModelStatus: health checks ask it over REST or gRPC for the versions that can be called.
 
-It answers 200, or OK, while a model is still LOADING (tensorflow/serving#1754): only the states tell.
+It answers 200, or OK, while a model is still LOADING (tensorflow/serving#1754): only the states say that.
 Source: tensorflow_serving/apis/{model,get_model_status}.proto
 
     message ModelSpec { string name = 1; ... }
@@ -29,7 +29,7 @@ _STATE = 2 << 3 | VARINT
 
 
 def rest_target(model: str) -> bytes:
-    """What is fetched by GET."""
+    """The target of the GET."""
     return build_target(Verb.STATUS, ModelRef(model))
 
 

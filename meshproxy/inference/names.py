@@ -1,7 +1,7 @@
 """What a model, a version label or a signature may be called, on every wire surface.
 
-TensorFlow Serving itself takes any text. We take less: a name stands in rules, logs, metrics and answers, and must read
-the same in all of them.
+TensorFlow Serving itself takes any text. We take less: a name appears in rules, logs, metrics and error messages, and
+must read the same in all of them.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class FieldWalker:
         Args:
             wanted: tags whose fields are collected into `found`, where they stand outside of groups.
             groups: end tags of the open groups, innermost last. Changed.
-            depth: how many messages this one stands in.
+            depth: how many messages this one is nested in.
             room: bytes of the message that `data` does not hold yet.
             found: a wanted field that `data` does not hold whole is collected as far as it goes.
 
@@ -130,7 +130,7 @@ class FieldWalker:
         return stop, 0, 0
 
     def read(self, data: bytes, wanted: Container[int], depth: int) -> Found:
-        """The wanted fields of a whole message that stands `depth` messages deep.
+        """The wanted fields of a whole message that is nested `depth` messages deep.
 
         Raises:
             Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (`FIELDS`).
@@ -256,7 +256,7 @@ class FieldScanner:
         return done
 
     def finish(self) -> None:
-        """The message is over.
+        """Check that the message is complete.
 
         Raises:
             Refusal: MALFORMED_MESSAGE: it is cut short.

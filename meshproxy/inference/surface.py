@@ -3,8 +3,8 @@ each.
 
 A `Surface` gives an `Operation` for a request. The proxy, routes and mirrors work with the operation and know no wire
 surface: it says what is called, or makes the scanner that finds it in the body; it writes another version into the
-request, counts its examples, and compares two of its answers. What an operation cannot do is None, and whoever needs it
-refuses the request or goes without.
+request, counts its examples, and compares two of its answers. What an operation cannot do is None: the caller then
+refuses the request or skips that step.
 
 `surfaces` has the list of surfaces and finds the operation of a request. A new surface is one file that makes a
 `Surface`, and its entry in that list.

@@ -34,8 +34,9 @@ from meshproxy.refusal import Refusal
 FIELDS = 4_096
 """Protobuf fields that are looked at in one message: 1.5 ms. A PredictRequest has some ten for each input."""
 WORK_BYTES = 524_288
-"""Of a JSON body: bytes that are looked at, less those of long strings; each string, bracket and what stands between
-two of them counts for 32 more. A body of 1 MiB takes 1.3 ms if it holds rows of numbers, and none more than 8 ms."""
+"""Of a JSON body: bytes that are read, less those of long strings; each string, each bracket and each run of bytes
+between two of them counts for 32 more. A body of 1 MiB takes 1.3 ms if it holds rows of numbers, and
+none takes more than 8 ms."""
 
 
 class ExampleCount:
@@ -79,7 +80,7 @@ def _extrapolate(count: int, counted_bytes: int, all_bytes: int) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- gRPC
 
-# Where in a message the next field stands: message, map entry, key, tensor, shape, dimension; input, list of examples.
+# Which message the next field is in: message, map entry, key, tensor, shape, dimension; input, list of examples.
 _PREDICT, _ENTRY, _KEY, _TENSOR, _SHAPE, _DIM, _EXAMPLES, _INPUT, _LIST = range(9)
 _ROOTS = {
     Verb.PREDICT: _PREDICT,
@@ -153,7 +154,7 @@ class _GrpcBody:
 
 
 class _Message:
-    """One message on its way through: walks into the fields on the way to what is counted, and passes over others."""
+    """One message while it passes: enters the fields that lead to examples, and skips the others."""
 
     __slots__ = ("_at", "_carry", "_count", "_dim", "_dims", "_first", "_groups", "_key", "_left", "_levels", "_seen")
 
@@ -265,14 +266,14 @@ _BLANK = b", \t\r\n\v\f"
 """What numbers stand between: a comma, and what `bytes.split` takes for white."""
 _NO_SCALAR = _BLANK + b'[]{}"'
 _TEXT_BYTES = 256
-"""Longer texts are no names of what is counted."""
+"""Longer strings cannot be the key of the list."""
 
 # All that repeats is possessive: no text makes these go back and forth.
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _FLAT = rb'\[[^\[\]{}"]*+\]'
 _OTHER = rb'[\[\]{}"]|[^\[\]{}"]++'
 _HEAD = re.compile(_STRING + b"|" + _OTHER, re.DOTALL)
-"""A string; a bracket, or a quote whose string is cut short; what stands between."""
+"""A string; a bracket, or a quote whose string is cut short; the bytes between these."""
 _ROWS = re.compile(
     b"|".join((_STRING, rb"(?:%b[\s,]*+)++" % _FLAT, rb'\{(?:[^\[\]{}"]++|%b|%b)*+\}' % (_STRING, _FLAT), _OTHER)),
     re.DOTALL,
@@ -284,7 +285,7 @@ _SEARCHING, _NAMED, _COUNTING, _DONE = range(4)
 
 
 class _JsonBody:
-    """Looks for the list in a JSON object, then counts what stands in it.
+    """Looks for the list in a JSON object, then counts its items.
 
     The first of two equal names counts, as with the server (rapidjson's FindMember).
     """
@@ -351,7 +352,7 @@ class _JsonBody:
         self._in_string = (len(text) - len(text.rstrip(b"\\"))) & 1
 
     def _search(self, data: bytes, at: int) -> int:
-        """Goes on until the list begins."""
+        """Read until the list begins."""
         for match in _HEAD.finditer(data, at):
             token = match[0]
             first = token[0]
@@ -423,7 +424,7 @@ class _JsonBody:
                 self._key = None
 
     def _count_rows(self, data: bytes, at: int) -> int:
-        """Goes on until the list ends."""
+        """Count until the list ends."""
         depth = self._depth
         count = self._count
         left = self._left

@@ -3,13 +3,13 @@
 TensorFlow Serving matches targets without regard to case, decodes a name after it has matched it, and matches query and
 fragment along with the path (model_servers/http_rest_api_util.cc, util/net_http/server/internal/evhttp_request.cc). So
 two targets that look different can name one model. Here a target has exactly one reading: what is not spelled as the
-API says is refused, and what is forwarded is built anew from what was read.
+API says is refused, and the forwarded target is rebuilt from what was read.
 
 Refused although TensorFlow Serving would serve it:
 
 - other case (`/V1/Models/`), padded versions (`/versions/007`), `.` and `..` as names, `;` in a name;
-- percent-encoding of what needs none (RFC 3986 section 2.3: letters, digits, `-._~`): only someone who wants two
-  parsers to disagree writes `fin%61nce`;
+- percent-encoding of what needs none (RFC 3986 section 2.3: letters, digits, `-._~`): `fin%61nce` has no use but to
+  make two parsers disagree;
 - names that hold `/`, `\\`, `:`, `?`, `#`, `%` or `;` once decoded. Such a model can be called over gRPC;
 - `OPTIONS` (CORS preflight), which carries no credentials; the metrics page by another method than GET.
 
@@ -151,7 +151,7 @@ def _rewritten(verb: Verb, name: str, version: str | None, label: str | None) ->
 
 
 def build_target(verb: Verb, model: ModelRef) -> bytes:
-    """The target that asks this of a model: `/v1/models/NAME[/versions/N|/labels/L]` and what stands for the verb.
+    """The target that asks this of a model: `/v1/models/NAME[/versions/N|/labels/L]` and the suffix of the verb.
 
     Raises:
         KeyError: the verb has no target of this kind.

@@ -1,6 +1,6 @@
-"""Calls that we make or answer ourselves: one short message in a body, either way.
+"""Unary gRPC calls that we make or answer ourselves, and the protobuf fields they are written with.
 
-What passes through is read in parts by `tfserving_grpc`; these few bodies are at hand whole.
+Bodies that pass through are read in pieces by `body_scan`; these are short and held whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def read_message(body: bytes) -> bytes:
 
     Raises:
         Refusal: MALFORMED_MESSAGE: there is none, or more than one, or it is cut short; UNSUPPORTED_ENCODING: it is
-            compressed, which nobody needs to do with so few bytes.
+            compressed, which saves nothing with so few bytes.
     """
     deframer = Deframer()
     parts = deframer.receive(body)
