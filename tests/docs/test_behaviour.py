@@ -151,6 +151,10 @@ def labels_of_code() -> Iterator[str]:
                 yield value.value
     for path in DATA_PLANE:
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "limit":
+                default = getattr(node.value, "value", None)
+                if isinstance(default, str):
+                    yield default
             if (
                 isinstance(node, ast.Assign)
                 and isinstance(node.targets[0], ast.Tuple)
