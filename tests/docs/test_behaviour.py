@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import meshproxy
+from meshproxy.codec.problem import Malformed
 from meshproxy.config import routes, schema, servers
 from meshproxy.config.values import Address, read_duration, read_size
 from meshproxy.inference import protobuf
@@ -96,9 +97,9 @@ def test_what_the_codecs_refuse_with() -> None:
     given = {
         call.args[0].value
         for call in calls()
-        if getattr(call.func, "id", "") in ("Malformed", "RejectedHead") and isinstance(call.args[0], ast.Constant)
+        if getattr(call.func, "id", "") == "Unacceptable" and isinstance(call.args[0], ast.Constant)
     }
-    ours = {status for status in given if isinstance(status, int)} - {502}  # the model server's mistake
+    ours = {status for status in given if isinstance(status, int)} | {Malformed("").status}
     others = {status: reason.label for status, reason in client_side._REASONS.items()}
     assert ours <= {400, 417, 501, 505} | others.keys()
     for status in ours - others.keys():
@@ -136,7 +137,7 @@ def test_every_limit_and_its_default() -> None:
 
 def labels_of_code() -> Iterator[str]:
     """Every name that is counted as a limit: an argument `limit`, or a text among the arguments of what takes one."""
-    takers = {"Malformed", "RejectedHead", "ConnectionFault", "Rejected", "give_up_head", "on_limit", "_pause"}
+    takers = {"Unacceptable", "ConnectionFault", "Rejected", "give_up_head", "on_limit", "_pause"}
     takers |= {"_too_large", "FieldScanner"}
     for call in calls():
         name = getattr(call.func, "attr", "") or getattr(call.func, "id", "")

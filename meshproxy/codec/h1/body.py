@@ -14,16 +14,17 @@ import re
 from typing import Protocol
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.h1.head import Malformed, check_fields, parse_trailers
+from meshproxy.codec.h1.head import check_fields, parse_trailers
 from meshproxy.codec.headers import MAX_LENGTH, TOKEN
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
 
 
 class Reader(Protocol):
     """What the connection needs of the body it reads."""
 
     is_done: bool
-    problem: Malformed | None
+    problem: MessageProblem | None
     trailers: Headers
 
     def feed(self, data: bytes, at: int) -> tuple[bytes, int]:
@@ -38,7 +39,7 @@ class EofReader:
     def __init__(self, limits: Limits) -> None:
         self._limit = self._room = limits.body_bytes
         self.is_done = False
-        self.problem: Malformed | None = None
+        self.problem: MessageProblem | None = None
         self.trailers: Headers = ()
 
     def feed(self, data: bytes, at: int) -> tuple[bytes, int]:
@@ -92,14 +93,14 @@ class ChunkedReader:
         self._seen = 0
         """How much of them is known not to hold their end."""
         self.is_done = False
-        self.problem: Malformed | None = None
+        self.problem: MessageProblem | None = None
         self.trailers: Headers = ()
 
     def feed(self, data: bytes, at: int) -> tuple[bytes, int]:
         pieces: list[bytes | memoryview] = []
         try:
             at = self._read(data, at, pieces)
-        except Malformed as problem:
+        except MessageProblem as problem:
             self.problem = problem
             at = len(data)
         if len(pieces) == 1:
@@ -123,7 +124,7 @@ class ChunkedReader:
                 if not data.startswith(b"\r\n", at):
                     if at == size or (at + 1 == size and data[at] == 13):
                         return at
-                    raise Malformed(400, "a chunk is not followed by CR LF")
+                    raise Malformed("a chunk is not followed by CR LF")
                 at += 2
                 self._step = step = _SIZE_LINE
             if step == _SIZE_LINE:
@@ -161,7 +162,7 @@ class ChunkedReader:
 
     def _begin(self, length: int) -> None:
         if length > MAX_LENGTH:
-            raise Malformed(400, "the size of a chunk is not a number that can be counted to")
+            raise Malformed("the size of a chunk is not a number that can be counted to")
         if self._room is not None:
             if length > self._room:
                 raise _too_large(self._limits.body_bytes)
@@ -180,16 +181,16 @@ class ChunkedReader:
         rest = b"" if match is None else line[match.end() :]
         # What comes behind the size shows at once whether this is an extension, nothing yet, or rubbish.
         if match is None or (rest and rest[0] not in b" \t;\r"):
-            raise Malformed(400, "the size of a chunk is not a hexadecimal number")
+            raise Malformed("the size of a chunk is not a hexadecimal number")
         if len(rest) > self._extension_room + 2:
             limit = self._limits.chunk_extension_bytes
-            raise Malformed(413, f"the chunk extensions are larger than {limit} bytes", "chunk_extension_bytes")
+            raise Unacceptable(413, f"the chunk extensions are larger than {limit} bytes", "chunk_extension_bytes")
         if not end:
             return 0, 0
         if not rest.endswith(b"\r\n"):
-            raise Malformed(400, "the size line of a chunk does not end with CR LF")
+            raise Malformed("the size line of a chunk does not end with CR LF")
         if _EXTENSIONS.fullmatch(rest, 0, len(rest) - 2) is None:
-            raise Malformed(400, "the extension of a chunk is malformed")
+            raise Malformed("the extension of a chunk is malformed")
         self._extension_room -= len(rest) - 2
         return end, int(match[0], 16)
 
@@ -225,5 +226,5 @@ def _take_run(data: bytes, start: int, stop: int, size: int) -> bytes:
     return bytes(content)
 
 
-def _too_large(limit: int | None) -> Malformed:
-    return Malformed(413, f"the body is larger than {limit} bytes", "body_bytes")
+def _too_large(limit: int | None) -> MessageProblem:
+    return Unacceptable(413, f"the body is larger than {limit} bytes", "body_bytes")

@@ -37,7 +37,7 @@ from enum import Enum
 
 from meshproxy.codec.events import Data, Event, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
 from meshproxy.codec.h1.body import ChunkedReader, EofReader, Reader
-from meshproxy.codec.h1.head import Malformed, Response, check_head, check_request_line, check_status_line
+from meshproxy.codec.h1.head import Response, check_head, check_request_line, check_status_line
 from meshproxy.codec.h1.memo import RequestMemo, ResponseMemo
 from meshproxy.codec.h1.write import (
     CLOSE,
@@ -51,6 +51,7 @@ from meshproxy.codec.h1.write import (
 )
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import MessageProblem, Unacceptable
 from meshproxy.codec.role import LocalProtocolError, Role
 
 
@@ -214,7 +215,7 @@ class H1Connection:
         means; [] where no head has begun."""
         events: list[Event] = []
         if self._is_server and self._theirs is _HEAD and self._partial:
-            self._refuse(Malformed(status, reason, limit), events)
+            self._refuse(Unacceptable(status, reason, limit), events)
         return events
 
     # Commands, each returns the bytes to write
@@ -328,7 +329,7 @@ class H1Connection:
                 self._checked = check_head(self._partial, self._checked, self._limits, check_request_line)
                 return len(data)
             request = self._requests.parse(head)
-        except Malformed as problem:
+        except MessageProblem as problem:
             self._refuse(problem, events)
             return len(data)
         method, authority, target, headers, length, chunked, expects_continue, is_http10, closes, trace = request
@@ -366,7 +367,7 @@ class H1Connection:
                     self._checked = check_head(self._partial, self._checked, self._limits, check_status_line)
                     return len(data)
                 response = self._responses.parse(head)
-            except Malformed as problem:
+            except MessageProblem as problem:
                 self._refuse(problem, events)
                 return len(data)
             self._checked = 0
@@ -480,7 +481,7 @@ class H1Connection:
         self._reader = None
         self._writer = NOTHING
 
-    def _refuse(self, problem: Malformed, events: list[Event]) -> None:
+    def _refuse(self, problem: MessageProblem, events: list[Event]) -> None:
         if not self._is_server:
             code = ErrorCode.PROTOCOL_ERROR if problem.limit is None else ErrorCode.ENHANCE_YOUR_CALM
             self._fail(events, code, problem.reason, problem.limit)

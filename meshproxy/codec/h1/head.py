@@ -25,16 +25,7 @@ from meshproxy.codec.headers import (
     TRACE_PARENT,
 )
 from meshproxy.codec.limits import Limits
-
-
-class Malformed(Exception):
-    """The peer broke a rule. Never leaves the codec: it becomes `Rejected` or `Failed`."""
-
-    def __init__(self, status: int, reason: str, limit: str | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.limit = limit
+from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
 
 
 class Request(NamedTuple):
@@ -95,7 +86,7 @@ _NOTHING: frozenset[bytes] = frozenset()
 
 
 def parse_request(head: bytes, limits: Limits) -> Request:
-    """Read a complete head, blank line included. Raises `Malformed`."""
+    """Read a complete head, blank line included. Raises `MessageProblem`."""
     match = _REQUEST.fullmatch(head)
     if match is None or len(head) > limits.header_bytes:
         raise _diagnose(head, limits, check_request_line)
@@ -112,10 +103,10 @@ def parse_request(head: bytes, limits: Limits) -> Request:
         _refuse_repeated(fields)
     if host is None:
         if not is_http10:
-            raise Malformed(400, "the request has no host field")
+            raise Malformed("the request has no host field")
         host = b""
     elif _AUTHORITY.fullmatch(host) is None:
-        raise Malformed(400, "the host field is not a host name and port")
+        raise Malformed("the host field is not a host name and port")
     if target is None:
         host, target = _read_other_form(method, other, host)
 
@@ -126,14 +117,14 @@ def parse_request(head: bytes, limits: Limits) -> Request:
     if not _RARE.isdisjoint(by_name):
         if b"transfer-encoding" in by_name:
             if is_http10:
-                raise Malformed(400, "HTTP/1.0 has no transfer-encoding")
+                raise Malformed("HTTP/1.0 has no transfer-encoding")
             _check_coding(by_name)
             chunked = True
         closes, dropped = _read_connection(fields, is_http10)
         expectation = by_name.get(b"expect")
         if expectation is not None:
             if expectation.lower() != b"100-continue":
-                raise Malformed(417, "the expect field asks for something other than 100-continue")
+                raise Unacceptable(417, "the expect field asks for something other than 100-continue")
             # HTTP/1.0 knows no interim responses (RFC 9110 section 10.1.1), and without a body nobody waits.
             expects_continue = not is_http10 and (chunked or bool(length))
     headers = tuple([field for field in fields if field[0] not in FRAMING and field[0] not in dropped])
@@ -144,7 +135,7 @@ def parse_request(head: bytes, limits: Limits) -> Request:
 
 
 def parse_response(head: bytes, limits: Limits) -> Response:
-    """Read a complete head, blank line included. Raises `Malformed`."""
+    """Read a complete head, blank line included. Raises `MessageProblem`."""
     match = _RESPONSE.fullmatch(head)
     if match is None or len(head) > limits.header_bytes:
         raise _diagnose(head, limits, check_status_line)
@@ -162,7 +153,7 @@ def parse_response(head: bytes, limits: Limits) -> Response:
     if not _RARE.isdisjoint(by_name):
         if b"transfer-encoding" in by_name:
             if is_http10:
-                raise Malformed(502, "HTTP/1.0 has no transfer-encoding")
+                raise Malformed("HTTP/1.0 has no transfer-encoding")
             _check_coding(by_name)
             chunked = True
         closes, dropped = _read_connection(fields, is_http10)
@@ -197,7 +188,7 @@ def check_head(data: bytes, checked: int, limits: Limits, check_start: Callable[
         Where the first line begins that has no end yet.
 
     Raises:
-        Malformed: a line is wrong, or a limit is exceeded already.
+        MessageProblem: a line is wrong, or a limit is exceeded already.
     """
     if not checked:
         checked = check_start(data, limits)
@@ -233,27 +224,27 @@ def check_fields(data: bytes, checked: int, limits: Limits, *, before: int = 0) 
 
 def check_request_line(data: bytes, limits: Limits) -> int:
     """Check the first line of `data`, or what there is of it. Returns where the next begins, 0 if the line has no end
-    yet; raises `Malformed`."""
+    yet; raises `MessageProblem`."""
     bound = limits.target_bytes + 64
     end = data.find(b"\n", 0, bound) + 1
     line = data[: end or bound]
     _check_start(line, "request line")
     if not end:
         if len(data) > bound:
-            raise Malformed(414, f"the request line is longer than {bound} bytes", "target_bytes")
+            raise Unacceptable(414, f"the request line is longer than {bound} bytes", "target_bytes")
         return 0
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        raise Malformed(400, "the request line is not of the form: method, target, HTTP version")
+        raise Malformed("the request line is not of the form: method, target, HTTP version")
     method, target, other, major, minor = match.groups()
     if len(method) > 32:
-        raise Malformed(501, "the method is longer than any that exists")
+        raise Unacceptable(501, "the method is longer than any that exists")
     if major != b"1" or minor not in (b"0", b"1"):
-        raise Malformed(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        raise Unacceptable(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if method == b"CONNECT":
-        raise Malformed(501, "CONNECT is not offered")
+        raise Unacceptable(501, "CONNECT is not offered")
     if len(target or other) > limits.target_bytes:
-        raise Malformed(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
+        raise Unacceptable(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
     return end
 
 
@@ -263,12 +254,12 @@ def check_status_line(data: bytes, limits: Limits) -> int:
     if not end:
         start = data[:9]
         if not (b"HTTP/1.1 ".startswith(start) or b"HTTP/1.0 ".startswith(start)):
-            raise Malformed(502, "the response does not begin with a status line of HTTP/1.0 or HTTP/1.1")
+            raise Malformed("the response does not begin with a status line of HTTP/1.0 or HTTP/1.1")
         if len(data) > limits.header_bytes:
             raise _too_large(limits)
         return 0
     if _STATUS_LINE.fullmatch(data, 0, end) is None:
-        raise Malformed(502, "the response does not begin with a status line of HTTP/1.0 or HTTP/1.1")
+        raise Malformed("the response does not begin with a status line of HTTP/1.0 or HTTP/1.1")
     return end
 
 
@@ -312,24 +303,24 @@ def _refuse_repeated(fields: list[tuple[bytes, bytes]]) -> None:
     names = [name for name, _ in fields]
     for name in (b"host", b"content-length", b"transfer-encoding", b"expect"):
         if names.count(name) > 1:
-            status = 417 if name == b"expect" else 400
-            raise Malformed(status, f"the field {name.decode()} stands there more than once")
+            reason = f"the field {name.decode()} stands there more than once"
+            raise Unacceptable(417, reason) if name == b"expect" else Malformed(reason)
 
 
 def _read_other_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
     """Authority and target of a request that is not in origin-form (RFC 9112 section 3.2)."""
     if target == b"*":
         if method != b"OPTIONS":
-            raise Malformed(400, "only OPTIONS may ask for *")
+            raise Malformed("only OPTIONS may ask for *")
         return host, target
     match = _ABSOLUTE_FORM.fullmatch(target) or _ABSOLUTE_FORM.fullmatch(target.replace(b"?", b"/?", 1))
     if match is None:
-        raise Malformed(400, "the request target is neither a path and query of RFC 3986 nor an http address")
+        raise Malformed("the request target is neither a path and query of RFC 3986 nor an http address")
     authority, path = match.groups()
     if _AUTHORITY.fullmatch(authority) is None:
-        raise Malformed(400, "the request target names no valid host and port")
+        raise Malformed("the request target names no valid host and port")
     if host and host.lower() != authority.lower():
-        raise Malformed(400, "the request target and the host field name different hosts")
+        raise Malformed("the request target and the host field name different hosts")
     return authority, path or (b"*" if method == b"OPTIONS" else b"/")
 
 
@@ -339,12 +330,12 @@ def _read_length(by_name: dict[bytes, bytes], limits: Limits) -> int | None:
         return None
     # Digits of ASCII only: int() would take signs, underscores and other scripts' digits (CVE-2023-47627).
     if _LENGTH.fullmatch(value) is None:
-        raise Malformed(400, "content-length is not a decimal number")
+        raise Malformed("content-length is not a decimal number")
     length = int(value)
     if length > MAX_LENGTH:
-        raise Malformed(400, "content-length is not a number that can be counted to")
+        raise Malformed("content-length is not a number that can be counted to")
     if limits.body_bytes is not None and length > limits.body_bytes:
-        raise Malformed(413, f"the body is larger than {limits.body_bytes} bytes", "body_bytes")
+        raise Unacceptable(413, f"the body is larger than {limits.body_bytes} bytes", "body_bytes")
     return length
 
 
@@ -352,14 +343,14 @@ def _check_coding(by_name: dict[bytes, bytes]) -> None:
     """Transfer-encoding must be chunked, alone, and not beside content-length (RFC 9112 sections 6.1 and 6.3)."""
     value = by_name[b"transfer-encoding"].lower()
     if b"content-length" in by_name:
-        raise Malformed(400, "the message has both content-length and transfer-encoding")
+        raise Malformed("the message has both content-length and transfer-encoding")
     if value == b"chunked":
         return
     if _CODINGS.fullmatch(value) is not None:
         codings = [coding.strip(b" \t") for coding in value.split(b",")]
         if codings[-1] == b"chunked" and codings.count(b"chunked") == 1:
-            raise Malformed(501, "no transfer-encoding but chunked is known")
-    raise Malformed(400, "transfer-encoding is not chunked")
+            raise Unacceptable(501, "no transfer-encoding but chunked is known")
+    raise Malformed("transfer-encoding is not chunked")
 
 
 def _read_connection(fields: list[tuple[bytes, bytes]], is_http10: bool) -> tuple[bool, frozenset[bytes]]:
@@ -369,20 +360,20 @@ def _read_connection(fields: list[tuple[bytes, bytes]], is_http10: bool) -> tupl
     if not value:
         return is_http10, _NOTHING
     if _OPTIONS.fullmatch(value) is None:
-        raise Malformed(400, "the connection field is not a list of names")
+        raise Malformed("the connection field is not a list of names")
     options = frozenset([option.strip(b" \t") for option in value.lower().split(b",")])
     if b"content-length" in options or b"host" in options or b"transfer-encoding" in options:
-        raise Malformed(400, "the connection field names what frames or routes the message")
+        raise Malformed("the connection field names what frames or routes the message")
     closes = b"close" in options or (is_http10 and b"keep-alive" not in options)
     return closes, options
 
 
-def _diagnose(head: bytes, limits: Limits, check_start: Callable[[bytes, Limits], int]) -> Malformed:
+def _diagnose(head: bytes, limits: Limits, check_start: Callable[[bytes, Limits], int]) -> MessageProblem:
     try:
         check_head(head, 0, limits, check_start)
-    except Malformed as problem:
+    except MessageProblem as problem:
         return problem
-    return Malformed(400, "the head is malformed")
+    return Malformed("the head is malformed")
 
 
 def _check_start(line: bytes, what: str) -> None:
@@ -390,36 +381,36 @@ def _check_start(line: bytes, what: str) -> None:
     if line.endswith(b"\r\n"):
         content = line[:-2]
     if content.translate(None, _PRINTABLE):
-        raise Malformed(400, f"the {what} holds a byte that is not printable ASCII")
+        raise Malformed(f"the {what} holds a byte that is not printable ASCII")
     if line.endswith(b"\n") and not line.endswith(b"\r\n"):
-        raise Malformed(400, f"the {what} does not end with CR LF")
+        raise Malformed(f"the {what} does not end with CR LF")
 
 
-def _diagnose_field(line: bytes, limits: Limits) -> Malformed:
+def _diagnose_field(line: bytes, limits: Limits) -> MessageProblem:
     name, colon, _ = line.partition(b":")
     if line[:1] in (b" ", b"\t"):
-        return Malformed(400, "a field line begins with white space")
+        return Malformed("a field line begins with white space")
     if not line.endswith(b"\r\n"):
-        return Malformed(400, "a field line does not end with CR LF")
+        return Malformed("a field line does not end with CR LF")
     if not colon:
-        return Malformed(400, "a field line has no colon")
+        return Malformed("a field line has no colon")
     if not name:
-        return Malformed(400, "a field has no name")
+        return Malformed("a field has no name")
     if _NAME.fullmatch(name) is None:
-        return Malformed(400, "the name of a field holds white space or another byte that no name has")
+        return Malformed("the name of a field holds white space or another byte that no name has")
     if len(name) > min(_NAME_BYTES, limits.header_name_bytes):
         return _too_long(limits)
-    return Malformed(400, "the value of a field holds a control character")
+    return Malformed("the value of a field holds a control character")
 
 
-def _too_many(limits: Limits) -> Malformed:
-    return Malformed(431, f"the head has more than {limits.header_count} fields", "header_count")
+def _too_many(limits: Limits) -> MessageProblem:
+    return Unacceptable(431, f"the head has more than {limits.header_count} fields", "header_count")
 
 
-def _too_large(limits: Limits) -> Malformed:
-    return Malformed(431, f"the head is larger than {limits.header_bytes} bytes", "header_bytes")
+def _too_large(limits: Limits) -> MessageProblem:
+    return Unacceptable(431, f"the head is larger than {limits.header_bytes} bytes", "header_bytes")
 
 
-def _too_long(limits: Limits) -> Malformed:
+def _too_long(limits: Limits) -> MessageProblem:
     longest = min(_NAME_BYTES, limits.header_name_bytes)
-    return Malformed(431, f"the name of a field is longer than {longest} bytes", "header_name_bytes")
+    return Unacceptable(431, f"the name of a field is longer than {longest} bytes", "header_name_bytes")

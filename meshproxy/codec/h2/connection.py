@@ -39,9 +39,9 @@ from meshproxy.codec.h2.frames import (
     UNKNOWN,
     WORD,
 )
-from meshproxy.codec.h2.heads import MalformedHead, RejectedHead
 from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, Past, Stream, Verdict
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import Malformed, Unacceptable
 from meshproxy.codec.role import Role
 
 LARGE = 4_096
@@ -342,10 +342,10 @@ class H2Connection(Control):
                     raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM")
                 if end:
                     ours.receives = ENDED
-        except MalformedHead as problem:
+        except Malformed as problem:
             self.statistics.heads_malformed += 1
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, str(problem)) from None
-        except RejectedHead as problem:
+        except Unacceptable as problem:
             # Not the head of a request: nothing that we could answer.
             self.statistics.heads_rejected += 1
             raise StreamFault(stream, ErrorCode.ENHANCE_YOUR_CALM, problem.reason) from None
@@ -353,7 +353,7 @@ class H2Connection(Control):
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
 
     def _open(self, stream: int, end: bool, block: bytes, is_self_dependent: bool, events: list[Event]) -> None:
-        """A client opens a stream. Raises MalformedHead."""
+        """A client opens a stream. Raises Malformed."""
         history = self._history
         history.opened(stream)
         if self._final_stream is not None:
@@ -368,7 +368,7 @@ class H2Connection(Control):
             raise StreamFault(stream, ErrorCode.REFUSED_STREAM, "too many streams")
         try:
             method, authority, target, headers, length, expects_continue, trace = self._reader.request(block)
-        except RejectedHead as problem:
+        except Unacceptable as problem:
             self.statistics.heads_rejected += 1
             self._streams[stream] = Stream(
                 stream, ENDED if end else IGNORED, HEAD, self._stream_room, self._peer_window
@@ -378,7 +378,7 @@ class H2Connection(Control):
         if is_self_dependent:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
         if end and length:
-            raise MalformedHead("a content-length, but no content")
+            raise Malformed("a content-length, but no content")
         ours = Stream(stream, ENDED if end else BODY, HEAD, self._stream_room, self._peer_window)
         ours.to_come = length
         ours.allowance = limits.body_bytes
@@ -388,11 +388,11 @@ class H2Connection(Control):
         events.append(RequestHead(stream, method, authority, target, headers, end, length, expects_continue, trace))
 
     def _on_response(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
-        """A head from a server, interim or final. Raises MalformedHead, RejectedHead."""
+        """A head from a server, interim or final. Raises Malformed, Unacceptable."""
         status, headers, length = self._reader.response(block)
         if status < 200:
             if end:
-                raise MalformedHead("an interim response that ends the stream")
+                raise Malformed("an interim response that ends the stream")
             self._spend_control()
         else:
             has_body = not (ours.is_head or status == 304 or status == 204)
@@ -402,17 +402,17 @@ class H2Connection(Control):
             ours.receives = BODY
             if end:
                 if ours.to_come:
-                    raise MalformedHead("a content-length, but no content")
+                    raise Malformed("a content-length, but no content")
                 self._end_received(ours)
         events.append(ResponseHead(ours.id, status, headers, end, length))
 
     def _on_trailers(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
-        """Fields after a body. Raises MalformedHead, RejectedHead."""
+        """Fields after a body. Raises Malformed, Unacceptable."""
         headers = self._reader.trailers(block)
         if not end:
-            raise MalformedHead("trailers that do not end the stream")
+            raise Malformed("trailers that do not end the stream")
         if ours.to_come:
-            raise MalformedHead("not as much data as content-length says")
+            raise Malformed("not as much data as content-length says")
         self._explained += 1
         self._end_received(ours)
         events.append(Trailers(ours.id, headers))

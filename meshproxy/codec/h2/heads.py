@@ -30,6 +30,7 @@ from meshproxy.codec.h2.fields import (
 from meshproxy.codec.h2.hpack import Decoder
 from meshproxy.codec.headers import IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS, TRACE_PARENT
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
 
 CRUMBS_BYTES = 4_096
 CRUMBS_FACTOR = 4
@@ -46,26 +47,6 @@ TRACE_OCTETS = b"0123456789abcdef-"
 
 KEPT_HEADS = 32
 KEPT_BLOCK_BYTES = 4_096
-
-
-class MalformedHead(Exception):
-    """The peer broke a rule of HTTP: a stream error (RFC 9113 section 8.1.1)."""
-
-
-class RejectedHead(Exception):
-    """The request is well-formed as far as we have read it, but not one that we take.
-
-    Attributes:
-        status: the HTTP status of the answer.
-        reason: one phrase.
-        limit: the field of `Limits` that was exceeded, if one was.
-    """
-
-    def __init__(self, status: int, reason: str, limit: str | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.limit = limit
 
 
 class Request(NamedTuple):
@@ -117,7 +98,7 @@ class HeadReader:
         self._forget()
 
     def request(self, block: bytes) -> Request:
-        """Read the head of a request. Raises MalformedHead, RejectedHead, CompressionFault."""
+        """Read the head of a request. Raises Malformed, Unacceptable, CompressionFault."""
         known = self._requests.get(block)
         if known is not None:
             return known
@@ -163,11 +144,11 @@ class HeadReader:
         return head
 
     def _fields(self, block: bytes) -> tuple[list[Field], bool]:
-        """As `_decode`. Raises RejectedHead if they exceed a limit."""
+        """As `_decode`. Raises Unacceptable if they exceed a limit."""
         decoded = self._decode(block)
         exceeded = self._decoder.exceeded
         if exceeded is not None:
-            raise RejectedHead(431, f"the head exceeds {exceeded}", exceeded)
+            raise Unacceptable(431, f"the head exceeds {exceeded}", exceeded)
         return decoded
 
     def _decode(self, block: bytes) -> tuple[list[Field], bool]:
@@ -194,7 +175,7 @@ def _keep(kept: dict[bytes, Head], key: bytes, head: Head) -> None:
 
 
 def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Request:
-    """Apply the rules for requests (RFC 9113 section 8.3.1). Raises MalformedHead, RejectedHead."""
+    """Apply the rules for requests (RFC 9113 section 8.3.1). Raises Malformed, Unacceptable."""
     pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
     headers: list[tuple[bytes, bytes]] = []
     append = headers.append
@@ -210,9 +191,9 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
             append(field)
         elif kind <= LAST_PSEUDO:
             if is_past_pseudo or headers:
-                raise MalformedHead("a pseudo-header after a field")
+                raise Malformed("a pseudo-header after a field")
             if pseudo[kind] is not None:
-                raise MalformedHead("a pseudo-header twice")
+                raise Malformed("a pseudo-header twice")
             pseudo[kind] = field[1]
         else:
             is_past_pseudo = True
@@ -226,53 +207,53 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
                 traces.append(value)
             elif kind == CONTENT_LENGTH:
                 if length is not None:
-                    raise MalformedHead("content-length twice")
+                    raise Malformed("content-length twice")
                 length = int(value)
             elif kind == HOST:
                 if host is not None:
-                    raise MalformedHead("host twice")
+                    raise Malformed("host twice")
                 host = value
             elif kind == EXPECT:
                 if expectation is not None:
-                    raise RejectedHead(417, "the expect field stands there more than once")
+                    raise Unacceptable(417, "the expect field stands there more than once")
                 expectation = value
             elif kind != TE:
                 raise bad_field(field, kind)
     _, method, scheme, authority, target, status = pseudo
     if method is None or status is not None:
-        raise MalformedHead("no :method" if method is None else ":status in a request")
+        raise Malformed("no :method" if method is None else ":status in a request")
     if method == b"CONNECT":
         if scheme is not None or target is not None or authority is None:
-            raise MalformedHead("CONNECT takes :authority and nothing else")
-        raise RejectedHead(501, "CONNECT is not offered")
+            raise Malformed("CONNECT takes :authority and nothing else")
+        raise Unacceptable(501, "CONNECT is not offered")
     if scheme is None or target is None:
-        raise MalformedHead("no :scheme" if scheme is None else "no :path")
+        raise Malformed("no :scheme" if scheme is None else "no :path")
     if target == b"*" and method != b"OPTIONS":
-        raise MalformedHead("only OPTIONS may ask for *")
+        raise Malformed("only OPTIONS may ask for *")
     if authority is None:
         if host is None:
-            raise MalformedHead("neither :authority nor host")
+            raise Malformed("neither :authority nor host")
         authority = host
     elif host is not None and host != authority and host.lower() != authority.lower():
-        raise MalformedHead(":authority and host differ")
+        raise Malformed(":authority and host differ")
     if len(target) > limits.target_bytes:
-        raise RejectedHead(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
+        raise Unacceptable(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
     if length is not None:
         check_length(length, limits)
     if expectation is not None and expectation.lower() != b"100-continue":
-        raise RejectedHead(417, "the expect field asks for something other than 100-continue")
+        raise Unacceptable(417, "the expect field asks for something other than 100-continue")
     if len(crumbs) > 1:
         # RFC 9113 section 8.2.3
         joined = b"; ".join(crumbs)
         if len(joined) > CRUMBS_BYTES + CRUMBS_FACTOR * block_bytes:
-            raise RejectedHead(431, "the cookie is much larger than what was sent", "header_bytes")
+            raise Unacceptable(431, "the cookie is much larger than what was sent", "header_bytes")
         headers[first_crumb] = b"cookie", joined
     trace = traces[0] if len(traces) == 1 else None
     return Request(method, authority, target, tuple(headers), length, expectation is not None, trace)
 
 
 def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Response:
-    """Apply the rules for responses (RFC 9113 section 8.3.2). Raises MalformedHead, RejectedHead."""
+    """Apply the rules for responses (RFC 9113 section 8.3.2). Raises Malformed, Unacceptable."""
     headers: list[tuple[bytes, bytes]] = []
     status = 0
     length: int | None = None
@@ -282,30 +263,30 @@ def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Resp
             headers.append(field)
         elif kind == STATUS:
             if status or is_past_pseudo or headers:
-                raise MalformedHead(":status twice or after a field")
+                raise Malformed(":status twice or after a field")
             status = int(field[1])
         else:
             is_past_pseudo = True
             if kind == CONTENT_LENGTH:
                 if length is not None:
-                    raise MalformedHead("content-length twice")
+                    raise Malformed("content-length twice")
                 length = int(field[1])
             elif kind != HOST and kind != EXPECT:
                 raise bad_field(field, kind)
     if not status:
-        raise MalformedHead("no :status")
+        raise Malformed("no :status")
     if status == 101:
-        raise MalformedHead("101 does not exist in HTTP/2")
+        raise Malformed("101 does not exist in HTTP/2")
     if length is not None:
         if status < 200 or (status == 204 and length):
-            raise MalformedHead("content-length where there is no content")
+            raise Malformed("content-length where there is no content")
         check_length(length, limits)
     return Response(status, tuple(headers), length if status != 204 else None)
 
 
 def read_trailers(fields: list[Field], limits: Limits, block_bytes: int) -> Headers:
     """Apply the rules for trailers (RFC 9113 section 8.1), and leave out what has no meaning after the body or must not
-    be believed there (RFC 9110 section 6.5.1). Raises MalformedHead, RejectedHead."""
+    be believed there (RFC 9110 section 6.5.1). Raises Malformed, Unacceptable."""
     headers = []
     for field, _, kind in fields:
         if kind in (REGULAR, TRACE):
@@ -313,29 +294,29 @@ def read_trailers(fields: list[Field], limits: Limits, block_bytes: int) -> Head
             if name not in NOT_IN_TRAILERS and not name.startswith(IDENTITY_PREFIXES):
                 headers.append(field)
         elif kind <= LAST_PSEUDO:
-            raise MalformedHead("a pseudo-header in trailers")
+            raise Malformed("a pseudo-header in trailers")
         elif kind >= CONNECTION:
             raise bad_field(field, kind)
     return tuple(headers)
 
 
 def check_length(length: int, limits: Limits) -> None:
-    """Raise MalformedHead for a content-length that nobody can count to, RejectedHead for one beyond our limit."""
+    """Raise Malformed for a content-length that nobody can count to, Unacceptable for one beyond our limit."""
     if length > MAX_LENGTH:
-        raise MalformedHead("content-length is not a number that can be counted to")
+        raise Malformed("content-length is not a number that can be counted to")
     if limits.body_bytes is not None and length > limits.body_bytes:
-        raise RejectedHead(413, f"the body is larger than {limits.body_bytes} bytes", "body_bytes")
+        raise Unacceptable(413, f"the body is larger than {limits.body_bytes} bytes", "body_bytes")
 
 
-def bad_field(field: tuple[bytes, bytes], kind: int) -> MalformedHead | RejectedHead:
+def bad_field(field: tuple[bytes, bytes], kind: int) -> MessageProblem:
     """What is wrong with a field that no head of this sort may have."""
     if kind == LONG_NAME:
-        return RejectedHead(431, "the name of a field is too long", "header_name_bytes")
+        return Unacceptable(431, "the name of a field is too long", "header_name_bytes")
     if kind == BAD_NAME:
-        return MalformedHead("the name of a field is empty or holds a byte that no name has")
+        return Malformed("the name of a field is empty or holds a byte that no name has")
     if kind == UNKNOWN_PSEUDO:
-        return MalformedHead("a pseudo-header that does not exist")
+        return Malformed("a pseudo-header that does not exist")
     name = field[0].decode("ascii")  # a name that passed the grammar
     if kind == BAD_VALUE:
-        return MalformedHead(f"the value of {name} is malformed")
-    return MalformedHead(f"{name} does not belong here")
+        return Malformed(f"the value of {name} is malformed")
+    return Malformed(f"{name} does not belong here")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from meshproxy.codec.grpc import decode_message
 from meshproxy.codec.h2.errors import ConnectionFault
-from meshproxy.codec.h2.heads import HeadReader, MalformedHead, RejectedHead
+from meshproxy.codec.h2.heads import HeadReader
 from meshproxy.codec.h2.hpack import write_integer
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import MessageProblem
 from meshproxy.devtools.load.frames import (
     DEFAULT_WINDOW,
     END_HEADERS,
@@ -169,7 +170,7 @@ class GrpcConnection(FramedConnection):
                     self._end(stream, slot, head.headers)
             elif end:
                 self._end(stream, slot, self._heads.trailers(block))
-        except (ConnectionFault, MalformedHead, RejectedHead) as error:
+        except (ConnectionFault, MessageProblem) as error:
             self._fail(f"a head that cannot be read: {error}")
 
     def on_data(self, stream: int, data: bytes, end: bool) -> None:

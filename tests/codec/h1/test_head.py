@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from meshproxy.codec.h1.head import (
     FRAMING,
     NOT_IN_TRAILERS,
-    Malformed,
     Request,
     Response,
     check_head,
@@ -21,12 +20,13 @@ from meshproxy.codec.h1.head import (
     without_forbidden,
 )
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import MessageProblem
 
 START = b"GET / HTTP/1.1\r\nhost: a\r\n"
 
 
-def refusal(head: bytes, **limits: int) -> Malformed:
-    with pytest.raises(Malformed) as caught:
+def refusal(head: bytes, **limits: int) -> MessageProblem:
+    with pytest.raises(MessageProblem) as caught:
         parse_request(head, Limits(**limits))
     return caught.value
 
@@ -102,7 +102,7 @@ def test_the_size_of_a_head_is_counted_as_in_http2() -> None:
     head = b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n"
     counted = len(b"HTTP/1.1 200 OK") + len(b"xy") + 32
     parse_response(head, Limits(header_bytes=counted))
-    with pytest.raises(Malformed):
+    with pytest.raises(MessageProblem):
         parse_response(head, Limits(header_bytes=counted - 1))
 
 
@@ -134,10 +134,10 @@ def test_an_unfinished_head_is_checked_as_its_lines_come() -> None:
     assert check_head(b"GE", 0, limits, check_request_line) == 0
     assert check_head(b"GET / HTTP/1.1\r\nhost: a", 0, limits, check_request_line) == 16
     assert check_head(b"GET / HTTP/1.1\r\nhost: a\r\nx", 16, limits, check_request_line) == 25
-    with pytest.raises(Malformed):
+    with pytest.raises(MessageProblem):
         check_head(b"GET / HTTP/1.1\r\nhost: a\r\nx\r\n", 25, limits, check_request_line)
     assert check_head(b"HTTP/1.", 0, limits, check_status_line) == 0
-    with pytest.raises(Malformed):
+    with pytest.raises(MessageProblem):
         check_head(b"HTTP/2", 0, limits, check_status_line)
 
 
@@ -157,14 +157,14 @@ def test_a_head_is_refused_for_the_same_reason_line_by_line(start: bytes, lines:
     whole = piecemeal = None
     try:
         parse_request(head, limits)
-    except Malformed as problem:
+    except MessageProblem as problem:
         whole = (problem.status, problem.reason, problem.limit)
     checked = 0
     try:
         for end in range(1, len(head)):
             checked = check_head(head[:end], checked, limits, check_request_line)
         piecemeal = whole  # nothing is wrong with a line: what is wrong with the head shows at its end
-    except Malformed as problem:
+    except MessageProblem as problem:
         piecemeal = (problem.status, problem.reason, problem.limit)
     assert piecemeal == whole
 
@@ -193,7 +193,7 @@ def test_no_head_takes_long() -> None:
             ):
                 try:
                     parse_request(head, limits)
-                except Malformed:
+                except MessageProblem:
                     pass
             assert time.process_time() - started < 2
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.codec.h1.head import Malformed, parse_request, parse_response
+from meshproxy.codec.h1.head import parse_request, parse_response
 from meshproxy.codec.h1.memo import RequestMemo, ResponseMemo
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import MessageProblem
 
 TRACE = b"traceparent: 00-%032x-00f067aa0ba902b7-0%d\r\n"
 
@@ -43,7 +44,7 @@ def test_limits_count_the_trace() -> None:
     limits = Limits(header_count=2)
     requests = RequestMemo(limits)
     requests.parse(head(b"x: y\r\n"))
-    with pytest.raises(Malformed) as raised:
+    with pytest.raises(MessageProblem) as raised:
         requests.parse(head(b"x: y\r\n", TRACE % (1, 1)))
     assert raised.value.limit == "header_count"
 
@@ -71,8 +72,8 @@ def test_what_is_remembered_is_what_would_be_read(heads: list[bytes]) -> None:
     for wire in heads * 2:
         try:
             expected = parse_request(wire, Limits())
-        except Malformed as problem:
-            with pytest.raises(Malformed, match=problem.reason):
+        except MessageProblem as problem:
+            with pytest.raises(MessageProblem, match=problem.reason):
                 requests.parse(wire)
         else:
             assert requests.parse(wire) == expected

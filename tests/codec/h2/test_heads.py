@@ -11,12 +11,11 @@ from meshproxy.codec.h2.heads import (
     KEPT_BLOCK_BYTES,
     KEPT_HEADS,
     HeadReader,
-    MalformedHead,
-    RejectedHead,
     Request,
 )
 from meshproxy.codec.h2.hpack import CompressionFault
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.problem import Malformed, Unacceptable
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -80,7 +79,7 @@ def test_crumbs_do_not_grow_out_of_nothing() -> None:
     encoder = hpack.Encoder()
     crumb = (b"cookie", b"c" * 3_900)
     assert reader.request(encoder.encode([*HEAD, crumb])).headers == (crumb,)
-    with pytest.raises(RejectedHead) as raised:
+    with pytest.raises(Unacceptable) as raised:
         reader.request(encoder.encode([*HEAD, *[crumb] * 15]))
     assert (raised.value.status, raised.value.limit) == (431, "header_bytes")
     # What was really sent is joined, however large.
@@ -140,7 +139,7 @@ MALFORMED: dict[str, Pairs] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_requests(case: str) -> None:
-    with pytest.raises(MalformedHead):
+    with pytest.raises(Malformed):
         request(MALFORMED[case])
 
 
@@ -159,7 +158,7 @@ def test_malformed_requests(case: str) -> None:
     ],
 )
 def test_rejected_requests(fields: Pairs, status: int, limit: str | None) -> None:
-    with pytest.raises(RejectedHead) as raised:
+    with pytest.raises(Unacceptable) as raised:
         request(fields, Limits(body_bytes=100))
     assert (raised.value.status, raised.value.limit) == (status, limit)
 
@@ -168,7 +167,7 @@ def test_limits_are_met_exactly() -> None:
     used = sum(len(name) + len(value) + 32 for name, value in HEAD)
     fits = b"b" * (65_536 - used - 33)
     assert request([*HEAD, (b"a", fits)]).headers == ((b"a", fits),)
-    with pytest.raises(RejectedHead):
+    with pytest.raises(Unacceptable):
         request([*HEAD, (b"a", fits + b"b")])
     assert len(request([*HEAD, *[(b"a", b"b")] * 124]).headers) == 124
     assert len(request([METHOD, SCHEME, (b":path", b"/" + b"x" * 8_191), AUTHORITY]).target) == 8_192
@@ -205,7 +204,7 @@ def test_responses_keep_nothing_that_is_for_requests() -> None:
     ],
 )
 def test_malformed_responses(fields: Pairs) -> None:
-    with pytest.raises(MalformedHead):
+    with pytest.raises(Malformed):
         HeadReader(Limits()).response(encode(fields))
 
 
@@ -228,7 +227,7 @@ def test_trailers_keep_only_what_may_be_believed_there() -> None:
     "fields", [[(b":status", b"200")], [(b":path", b"/")], [(b"connection", b"close")], [(b"A", b"")], [(b"a", b"\n")]]
 )
 def test_malformed_trailers(fields: Pairs) -> None:
-    with pytest.raises(MalformedHead):
+    with pytest.raises(Malformed):
         HeadReader(Limits()).trailers(encode(fields))
 
 
@@ -245,7 +244,7 @@ def test_a_repeated_head_is_shared_until_the_table_changes() -> None:
     moved = encoder.encode([*HEAD, (b"user-agent", b"other")])
     assert reader.request(moved).headers == ((b"user-agent", b"other"),)
     assert reader.request(encoder.encode(fields)) == first
-    with pytest.raises(MalformedHead):
+    with pytest.raises(Malformed):
         reader.request(block)
 
 
@@ -266,9 +265,9 @@ def test_a_kept_head_does_not_pass_for_trailers_or_a_response() -> None:
     reader = HeadReader(Limits())
     block = encode(HEAD)
     reader.request(block)
-    with pytest.raises(MalformedHead):
+    with pytest.raises(Malformed):
         reader.trailers(block)
-    with pytest.raises(MalformedHead):
+    with pytest.raises(Malformed):
         reader.response(block)
 
 
@@ -280,7 +279,7 @@ def test_a_skipped_block_changes_the_table() -> None:
     assert reader.request(block).target == PATH[1]
     reader.skip(encoder.encode([(b"new", b"entry")]))
     assert reader.request(encoder.encode(HEAD)).target == PATH[1]
-    with pytest.raises(MalformedHead):
+    with pytest.raises(Malformed):
         reader.request(block)
 
 
@@ -336,7 +335,7 @@ def test_what_is_no_trace_is_read_like_any_other_field(value: bytes) -> None:
     def outcome(read: HeadReader) -> object:
         try:
             return read.request(traced(fields, value))
-        except MalformedHead as malformed:
+        except Malformed as malformed:
             return str(malformed)
 
     assert outcome(reader) == outcome(HeadReader(Limits()))
@@ -349,7 +348,7 @@ def test_the_end_of_another_field_is_no_trace() -> None:
     for name in (b"x", b"traceparent"):
         block = hpack.Encoder().encode([(n, v, True) for n, v in [*HEAD, (name, b"a" + hidden)]], huffman=False)
         assert block.endswith(hidden)
-        with pytest.raises(MalformedHead):  # NUL in a value; but a start that is kept would pass it
+        with pytest.raises(Malformed):  # NUL in a value; but a start that is kept would pass it
             reader.request(block)
     assert reader._traced == {}
 
@@ -364,7 +363,7 @@ def test_the_end_of_a_huffman_string_is_no_trace() -> None:
         block = start + b"\x00\x01x" + bytes((0x80 | len(value),)) + value
         try:
             head = HeadReader(Limits()).request(block)
-        except (MalformedHead, CompressionFault):
+        except (Malformed, CompressionFault):
             continue
         found += 1
         reader = HeadReader(Limits())
@@ -405,7 +404,7 @@ def test_a_trace_counts_against_the_limits() -> None:
         fields = [(n, v, True) for n, v in [*HEAD, (b"accept", b"a")]]
         reader.request(hpack.Encoder().encode(fields, huffman=False))
         for value in (PARENT, OTHER_PARENT):
-            with pytest.raises(RejectedHead) as raised:
+            with pytest.raises(Unacceptable) as raised:
                 reader.request(traced(fields, value))
             assert raised.value.limit == name
 
@@ -429,7 +428,7 @@ def test_traced_heads_are_read_as_others_are(fields: Pairs, values: list[bytes],
     def outcome(read: HeadReader, block: bytes) -> object:
         try:
             return read.request(block)
-        except (MalformedHead, RejectedHead) as refused:
+        except (Malformed, Unacceptable) as refused:
             return str(refused)
 
     for value in values:
