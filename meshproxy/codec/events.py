@@ -1,12 +1,12 @@
-"""The one vocabulary that both HTTP codecs speak, so that nothing above them asks which version it is.
+"""The events of both HTTP codecs, so that the layers above are independent of the version.
 
-Events are in the past tense: they say what the peer did. A codec turns bytes into a list of them and never raises on
-what the peer sent; a broken peer is an event too (`Rejected`, `Reset`, `Failed`).
+An event is something that the peer did. A codec turns bytes into a list of events and never raises because of what the
+peer sent: violations are events too (`Rejected`, `Reset`, `Failed`).
 
-Names of fields are lower-case bytes, values are raw bytes without surrounding white space. What frames a message or
-belongs to one connection (`host`, `content-length`, `connection` and what it nominates, `keep-alive`,
-`proxy-connection`, `transfer-encoding`, `te`, `upgrade`, `expect`) never stands in `headers`: the codec has read it and
-says it in fields of its own. So a head of one version can be sent in the other as it stands.
+Field names are lower-case bytes, values are raw bytes without surrounding white space. Fields that frame a message or
+belong to one connection (`host`, `content-length`, `connection` and the fields it nominates, `keep-alive`,
+`proxy-connection`, `transfer-encoding`, `te`, `upgrade`, `expect`) are never part of `headers`: their meaning is in the
+attributes of the event. So a head received in one version can be sent in the other unchanged.
 
 The same holds for the `traceparent` of a request (`RequestHead.trace`). It is the one field that differs in every
 request of a traced client; without it `headers` is equal from one request to the next, and can be the key of a cache.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Headers = tuple[tuple[bytes, bytes], ...]
-"""Fields in the order of the wire. Codecs share equal tuples between messages: they need no copy and cannot change."""
+"""Fields in their order on the wire. Codecs share equal tuples between messages."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class RequestHead:
     """HTTP/2 stream id; on HTTP/1.1 the number of the request on its connection, from 1."""
     method: bytes
     authority: bytes
-    """`:authority` or `host` (two that differ are refused); empty if the client named none (HTTP/1.0)."""
+    """`:authority` or `host` (if both are sent they must be equal); empty if there is none (HTTP/1.0)."""
     target: bytes
     """Path and query in origin-form, byte for byte as sent; `*` for OPTIONS only."""
     headers: Headers
@@ -56,12 +56,12 @@ class ResponseHead:
 
 @dataclass(slots=True)
 class Data:
-    """A piece of a body."""
+    """Part of a body."""
 
     stream: int
     data: bytes
     flow: int
-    """What the piece took from the flow-control window, padding included: hand it back with `credit`."""
+    """Bytes of the flow-control window that it used, including padding: to be returned with `credit`."""
     end: bool
 
 
@@ -75,7 +75,7 @@ class Trailers:
 
 @dataclass(slots=True)
 class Reset:
-    """A message was broken off: by the peer, or by the codec since the peer broke a rule on this stream only."""
+    """A stream was aborted: by the peer, or by the codec because of a violation that affects this stream only."""
 
     stream: int
     code: int
@@ -86,7 +86,7 @@ class Reset:
 
 @dataclass(slots=True)
 class Rejected:
-    """A request that the codec refuses but that can be answered. On HTTP/1.1 the connection is read no further."""
+    """A request that the codec rejects and that can be answered. On HTTP/1.1 no further input is read."""
 
     stream: int
     status: int
@@ -98,14 +98,15 @@ class Rejected:
 
 @dataclass(slots=True)
 class Writable:
-    """Everything that `send_data` had to hold back on this stream has been framed."""
+    """All data that `send_data` had buffered for this stream has been framed."""
 
     stream: int
 
 
 @dataclass(slots=True)
 class GoneAway:
-    """The peer takes no new streams; those above `last_stream` were not processed (RFC 9113 section 6.8)."""
+    """GOAWAY: the peer accepts no new streams, and has not processed those above `last_stream` (RFC 9113 section
+    6.8)."""
 
     last_stream: int
     code: int
@@ -114,20 +115,20 @@ class GoneAway:
 
 @dataclass(slots=True)
 class Pong:
-    """The peer answered our PING."""
+    """The peer acknowledged our PING."""
 
     payload: bytes
 
 
 @dataclass(slots=True)
 class Failed:
-    """The connection is over, and with it every stream on it. What the codec still has to say is in its output."""
+    """The connection has ended, with every stream on it. The last output of the codec is still to be written."""
 
     code: int
     reason: str
     limit: str | None = None
     by_peer: bool = False
-    """The peer ended it (EOF or GOAWAY with an error); otherwise the codec refused what it sent."""
+    """The peer ended it (EOF or GOAWAY with an error); otherwise it is because of a violation."""
 
 
 Event = RequestHead | ResponseHead | Data | Trailers | Reset | Rejected | Writable | GoneAway | Pong | Failed

@@ -5,7 +5,7 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, quoted b
     body       = *Message
     Message    = Compressed-Flag (1 byte, 0 or 1)  Message-Length (4 bytes, big endian)  that many bytes
 
-What stands inside a message is nobody's business here.
+The content of a message is not interpreted here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ DEFLATE = b"deflate"
 
 @dataclass(slots=True)
 class MessagePart:
-    """Bytes of one message, as far as they have come."""
+    """Part of a message."""
 
     compressed: bool
     size: int
-    """Length of the whole message, as its prefix says: 0 to 2^32 - 1."""
+    """Length of the whole message as declared in its prefix: 0 to 2^32 - 1."""
     data: bytes
     end: bool
     """The message is complete with this part."""
@@ -37,13 +37,13 @@ class MessagePart:
 
 @dataclass(slots=True)
 class Misframed:
-    """The body is not gRPC from here on; nothing more is read of it."""
+    """The body is not valid gRPC; the rest of it is ignored."""
 
     reason: str
 
 
 class Deframer:
-    """Takes the messages out of one body, in parts, without holding any: a 16 MiB tensor passes through as it comes.
+    """Splits one body into messages without buffering them: a 16 MiB tensor passes through in parts.
 
     Attributes:
         messages: how many have begun.
@@ -66,7 +66,7 @@ class Deframer:
 
     def receive(self, data: bytes) -> list[MessagePart | Misframed]:
         """Bytes of the body, cut anywhere -> parts of messages, in order. A part is never empty, but for that of an
-        empty message. After `Misframed` nothing more comes."""
+        empty message. `Misframed` is the last."""
         parts: list[MessagePart | Misframed] = []
         position = 0
         stop = 0 if self._broken else len(data)
@@ -134,7 +134,7 @@ def parse_timeout(value: bytes) -> float | None:
 
 def format_timeout(seconds: float) -> bytes:
     """`grpc-timeout` for a time in seconds, in the finest unit whose number has at most eight digits, rounded down so
-    that the next hop never waits longer than we do. What is over already is given as the shortest time there is."""
+    that the next hop never waits longer than we do. A negative time becomes the shortest possible one."""
     nanoseconds = max(1, int(seconds * 1e9))
     for unit, scale in ((b"n", 1), (b"u", 10**3), (b"m", 10**6), (b"S", 10**9), (b"M", 60 * 10**9)):
         if nanoseconds // scale < 10**8:
@@ -153,5 +153,5 @@ def encode_message(text: str) -> bytes:
 
 
 def decode_message(value: bytes) -> str:
-    """The text of a `grpc-message`. As the protocol demands, what is badly encoded is kept as it stands."""
+    """The text of a `grpc-message`. As the protocol requires, invalid escapes are kept as they are."""
     return _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), value).decode("utf-8", "replace")

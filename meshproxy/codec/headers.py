@@ -1,10 +1,10 @@
-"""What both versions of HTTP hold of fields alike: the grammar of names and targets (RFC 9110, RFC 3986), and the names
-that mean more than their value."""
+"""What both versions of HTTP have in common: the grammar of names and targets (RFC 9110, RFC 3986), and fields with a
+special meaning."""
 
 from __future__ import annotations
 
 MAX_LENGTH = 2**63 - 1
-"""Of a body or a chunk: what every peer can count to (CVE-2021-32714 is what happens beyond)."""
+"""Of a body or a chunk: larger values overflow in some peers (CVE-2021-32714)."""
 
 FRAMING = frozenset(
     (
@@ -19,13 +19,13 @@ FRAMING = frozenset(
         b"expect",
     )
 )
-"""What never stands in `headers` (see `codec/events.py`)."""
+"""Fields that are never part of `headers` (see `codec/events.py`)."""
 
 TRACE_PARENT = b"traceparent"
 """The trace context of a request (https://www.w3.org/TR/trace-context/): `RequestHead.trace`, not part of `headers`."""
 
 NOT_IN_TRAILERS = FRAMING | {
-    # RFC 9110 section 6.5.1: what says how to route, to decode, to cache or whom to believe must stand before the body.
+    # RFC 9110 section 6.5.1: fields for routing, decoding, caching or authentication must come before the body.
     b"trailer",
     b"authorization",
     b"proxy-authorization",
@@ -53,12 +53,12 @@ NOT_IN_TRAILERS = FRAMING | {
     b"age",
     b"date",
     b"expires",
-    # What a proxy before us, or a peer of ours, says about the caller.
+    # Claims of other proxies about the caller.
     b"forwarded",
     b"x-real-ip",
 }
 IDENTITY_PREFIXES = (b"x-meshproxy-", b"x-forwarded-", b"x-amz-", b"x-envoy-")
-"""Families of fields that speak about the caller: never taken from trailers."""
+"""Prefixes of fields with claims about the caller: never accepted in trailers."""
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _PCHAR = rb"A-Za-z0-9\-._~!$&'()*+,;=:@/"

@@ -1,4 +1,4 @@
-"""Which end of a connection a codec stands at, and the one error that a codec raises."""
+"""The role of a codec on its connection, and the only error that it raises."""
 
 from __future__ import annotations
 

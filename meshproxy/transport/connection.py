@@ -1,4 +1,4 @@
-"""What the drivers of both HTTP versions share: a socket, gathered output, backpressure, a deadline, an end."""
+"""What the drivers of both HTTP versions share: the socket, batched output, backpressure, deadlines, closing."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 READ_BYTES = 98_304
-"""What one read may bring. Plain protocols get up to 256 KiB from uvloop: a quarter more bytes for each CPU second than
-64 KiB bring, but 30 MB more with 32 large bodies under way. 96 KiB bring a tenth more, for 4 MB. Below 128 KiB, from
-where malloc maps pages for a piece until it has learned."""
+"""The size of a read. Plain protocols get up to 256 KiB from uvloop: a quarter more bytes per CPU second than with
+64 KiB, but 30 MB more memory with 32 large bodies in flight. 96 KiB give a tenth more, for 4 MB. It stays below 128
+KiB, from which malloc maps pages for each piece until its threshold has adapted."""
 LARGE_READ = 16_384
-"""What a read of this size leaves behind is not gathered further: it would be joined, and fill memory."""
+"""The output of a read of this size is written at once: batched any further, it would be copied and fill memory."""
 UNREAD = 65_536
-"""Bytes that TLS may hold for a reader that has paused."""
+"""Bytes that TLS may buffer while reading is paused."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 UNWRITTEN = 65_536
-"""Bytes that may wait for the socket before `pause_writing`: asyncio's own measure, but uvloop takes 512 KiB over TLS,
-which made 32 slow readers of 16 MiB answers worth 43 MB."""
+"""Bytes that may wait for the socket before `pause_writing`: asyncio's default. uvloop's is 512 KiB over TLS, which
+took 43 MB for 32 slow readers of 16 MiB responses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,21 @@ class Times:
     handshake: float = 5.0
     """TLS handshake, and the first byte before it."""
     head: float = 10.0
-    """From a request head's first byte (or from the connection's first moment) to its last: slowloris."""
+    """From the first byte of a request head (or from the start of the connection) to its last (slowloris)."""
     idle: float = 75.0
-    """Without a request under way. A little above the 60 s that load balancers keep connections for, so that they
-    close first and no request crosses our closing."""
+    """Without a request. A little above the 60 s for which load balancers keep connections, so that they close first
+    and no request crosses our close."""
     linger: float = 2.0
-    """After an answer that came before the request's end, bytes of the request are read and dropped for so long, so
-    that closing does not reset the connection under the answer."""
+    """After a response that was sent before the end of the request, the rest of the request is read and dropped for so
+    long, so that closing does not reset the connection before the response is read."""
     ping_after: float = 5.0
-    """Of silence on an HTTP/2 connection to a server that owes us answers, until it is asked whether it lives."""
+    """Silence on an HTTP/2 connection to a server with open streams before a keepalive PING."""
     ping_timeout: float = 4.0
-    """For the answer to that. Together less than 10 s, with two looks of the reaper."""
+    """For its acknowledgement. Together less than 10 s, including two periods of the reaper."""
 
 
 class Driving:
-    """What every connection of one process shares: handed to each driver by the assembly."""
+    """What all connections of a process share."""
 
     __slots__ = ("buffer", "h2_statistics", "limits", "loop", "on_limit", "outbox", "reaper", "times")
 
@@ -75,15 +75,15 @@ class Driving:
         self.limits = limits
         self.times = times
         self.on_limit = on_limit
-        """Told the name of every limit that a peer exceeded."""
+        """Called with the name of each limit that a peer exceeds."""
         self.h2_statistics = Statistics()
         """Of all HTTP/2 connections together."""
         self.buffer = memoryview(bytearray(READ_BYTES))
-        """Every connection is read into it: what a read brought is taken out before the next."""
+        """The receive buffer of all connections: the data is copied out before the next read."""
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel notice a peer whose host is gone, within half a minute, also while a request waits for it."""
+    """Set TCP keepalive: a peer whose host is down is detected within half a minute, also during a request."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
@@ -91,13 +91,12 @@ def keep_alive(sock: socket.socket) -> None:
 
 
 class Gone(asyncio.Transport):
-    """The transport of a connection that is lost: closed, and deaf to commands."""
+    """The transport of a lost connection: ignores every command."""
 
     def is_closing(self) -> bool:
         return True
 
-    def write(self, data: object) -> None:
-        """Nobody is there."""
+    def write(self, data: object) -> None: ...
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -105,17 +104,13 @@ class Gone(asyncio.Transport):
     def can_write_eof(self) -> bool:
         return False
 
-    def pause_reading(self) -> None:
-        """Nothing comes."""
+    def pause_reading(self) -> None: ...
 
-    def resume_reading(self) -> None:
-        """Nothing comes."""
+    def resume_reading(self) -> None: ...
 
-    def close(self) -> None:
-        """It is."""
+    def close(self) -> None: ...
 
-    def abort(self) -> None:
-        """It is."""
+    def abort(self) -> None: ...
 
 
 GONE = Gone()
@@ -129,22 +124,22 @@ class Reading(asyncio.BufferedProtocol):
     driving: Driving
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """asyncio: where to read to."""
+        """asyncio: the buffer for the next read."""
         return self.driving.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """asyncio: so much was read."""
+        """asyncio: data is in the buffer."""
         self.data_received(self.driving.buffer[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Process the data of one read."""
         raise NotImplementedError
 
 
 class Connection(Reading):
-    """A connection with a driver's half left open: `receive` takes bytes, `write` gathers output.
+    """Base of the drivers: `receive` takes input, `write` batches output.
 
-    Lifetime: made when the connection stands (`attach`), discarded from the reaper when the socket is gone.
+    Registered with the reaper from `attach`, when the connection is established, until the connection is lost.
     """
 
     __slots__ = (
@@ -166,44 +161,44 @@ class Connection(Reading):
         self.facts = facts
         self.deadline = 0.0
         self.on_lost: Callable[[Any], None] | None = None
-        """Told once when the socket is gone."""
+        """Called once when the connection is lost."""
         self.is_closing = False
-        """We have decided to close: nothing that is received counts any more."""
+        """We are closing: further input is ignored."""
         self._gathered: list[bytes] = []
         self.is_dirty = False
         """Output has been gathered: the outbox will flush it."""
         self.is_paused = False
-        """The socket takes no more."""
+        """The socket accepts no output at present."""
         self._left = 0
-        """When closing: what the peer had not taken at the last look."""
+        """When closing: bytes that were unsent at the last check."""
 
-    # The driver's half
+    # Implemented by drivers
 
     def receive(self, data: bytes) -> None:
-        """Bytes came, within a batch."""
+        """Process input, within a batch."""
         raise NotImplementedError
 
     def receive_eof(self) -> None:
-        """The peer will send no more, within a batch."""
+        """The peer closed its half; within a batch."""
         raise NotImplementedError
 
     def lost(self, reason: str) -> None:
-        """The socket is gone: every stream that is still alive must hear of it."""
+        """The connection was lost: reset every open stream."""
         raise NotImplementedError
 
     def drained(self) -> None:
-        """The socket takes output again: release what was held back."""
+        """The socket accepts output again: resume whatever was held back."""
         raise NotImplementedError
 
     def overdue(self) -> None:
-        """The deadline has passed, which was set to 0.0."""
+        """The deadline has passed, and was reset to 0.0."""
         raise NotImplementedError
 
     def expire(self, now: float) -> None:
-        """The deadline has passed (`reaper.Mortal`). A peer that does not read cannot keep us from closing."""
+        """The deadline has passed (`reaper.Mortal`). A peer that does not read cannot keep the connection open."""
         self.deadline = 0.0
         if self.is_closing and (left := self.transport.get_write_buffer_size()) < self._left:
-            # Slow, but it reads: cutting its last answer short would look like the end of it.
+            # The peer is slow but reads: a truncated last response would look like a complete one.
             self._left = left
             self.deadline = now + self.driving.times.linger
         elif self.is_closing or self.is_paused:
@@ -211,22 +206,23 @@ class Connection(Reading):
         else:
             self.overdue()
 
-    # asyncio's half
+    # Called by asyncio
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """Take over a connected transport."""
+        """Start on a connected transport."""
         self.transport = transport
         transport.set_write_buffer_limits(high=UNWRITTEN)
-        if hasattr(transport, "set_read_buffer_limits"):  # TLS reads on for 256 KiB when its reader pauses
+        if hasattr(transport, "set_read_buffer_limits"):  # TLS buffers 256 KiB by default while reading is paused
             transport.set_read_buffer_limits(high=UNREAD)
         self.driving.reaper.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: a connection that needed no detection."""
+        """asyncio: connected, with the HTTP version known."""
         self.attach(transport)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
-        """Read one batch; what it leaves behind is written at the end of the loop's turn, or at once if it is large."""
+        """Process one read as a batch. Its output is written at the end of the loop iteration, or at once if it is
+        large."""
         outbox = self.driving.outbox
         outbox.begin()
         try:
@@ -238,7 +234,7 @@ class Connection(Reading):
                 outbox.flush()
 
     def eof_received(self) -> bool:
-        """asyncio: the peer's half is closed. True keeps ours open until we close it."""
+        """asyncio: the peer closed its half. True keeps our half open."""
         outbox = self.driving.outbox
         outbox.begin()
         try:
@@ -248,7 +244,7 @@ class Connection(Reading):
         return not self.is_closing
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the socket is gone."""
+        """asyncio: the connection was lost."""
         self.driving.reaper.discard(self)
         self.is_closing = True
         self._gathered.clear()
@@ -260,16 +256,16 @@ class Connection(Reading):
             if self.on_lost is not None:
                 self.on_lost(self)
             outbox.flush()
-            # The transport refers to us: left in a circle, it would keep its buffers, up to 1 MB over TLS, until the
-            # garbage collector comes by.
+            # The transport refers to us. In a reference cycle it would keep its buffers, up to 1 MB over TLS, until the
+            # next garbage collection.
             self.transport = GONE
 
     def pause_writing(self) -> None:
-        """asyncio: the peer reads more slowly than we write."""
+        """asyncio: the write buffer is full."""
         self.is_paused = True
 
     def resume_writing(self) -> None:
-        """asyncio: the peer has caught up."""
+        """asyncio: the write buffer has drained."""
         self.is_paused = False
         outbox = self.driving.outbox
         outbox.begin()
@@ -281,30 +277,30 @@ class Connection(Reading):
     # Output
 
     def write(self, data: bytes) -> None:
-        """Gather `data`; it is written when the batch is over."""
+        """Queue `data` to be written at the end of the batch."""
         self._gathered.append(data)
         if not self.is_dirty:
             self.touch()
 
     def touch(self) -> None:
-        """There is output to be collected when the batch is over."""
+        """There is output to be flushed at the end of the batch."""
         if not self.is_dirty:
             self.is_dirty = True
             self.driving.outbox.add(self)
 
     def flush(self) -> None:
-        """Write what was gathered as one piece (`outbox.Flushable`): over TLS a piece is at least a record."""
+        """Write the queued output in one call (`outbox.Flushable`): over TLS each call makes at least one record."""
         self.is_dirty = False
         gathered = self._gathered
         if not gathered or self.transport.is_closing():
             gathered.clear()
             return
-        self.transport.write(b"".join(gathered))  # of a single piece no copy is made
+        self.transport.write(b"".join(gathered))  # a single element is not copied
         gathered.clear()
 
     def close(self) -> None:
-        """Write what was gathered, then close; what the transport still holds is sent first, as long as the peer takes
-        some of it every now and then (`Times.linger`)."""
+        """Flush, then close. The transport sends what it has buffered first, as long as the peer reads some of it in
+        each period of `Times.linger`."""
         self.is_closing = True
         self.deadline = self.driving.loop.time() + self.driving.times.linger
         self.flush()
@@ -312,8 +308,8 @@ class Connection(Reading):
         self.transport.close()
 
     def abort(self) -> None:
-        """Close at once and drop what was not sent. By RST, so that the peer sees a break where an end of the
-        connection could be the end of a body."""
+        """Close at once and drop unsent output. With RST, since an orderly close could be taken for the end of a
+        body."""
         self.is_closing = True
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:

@@ -1,9 +1,9 @@
-"""Opens connections to servers: in plain, or over TLS to peers of the mesh, whose identity the caller verifies.
+"""Opens connections to servers: in plaintext, or over mTLS to peers of the mesh, whose identity is verified.
 
-An HTTP/2 connection is handed over when the server's SETTINGS have come. That costs one round trip for each connection
-and answers what could otherwise only be found out with a request: TLS 1.3 has a client finish before the server has
-read its certificate, a kernel accepts connections for a process that hangs, and a server may allow no stream at all.
-(grpc-core and grpc-go wait for the same frame before they call a channel ready.)
+An HTTP/2 connection is ready when the server's SETTINGS have been received. That costs one round trip per connection
+and finds what otherwise only a request would: with TLS 1.3 a client finishes before the server has verified its
+certificate, a kernel accepts connections for a process that hangs, and a server may allow no streams. (grpc-core and
+grpc-go wait for the same frame.)
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_
 
 
 class ConnectError(Exception):
-    """A server could not be reached, and nothing of a request was sent to it: any request may be tried elsewhere. The
-    message says which server, why, and what to look at."""
+    """A server could not be reached, and nothing of a request was sent: any request may be tried elsewhere. The message
+    says which server, why, and what to check."""
 
 
 class Peer(Protocol):
-    """Whom a certificate names: `identity.caller.Workload` is one."""
+    """The identity of a certificate, such as `identity.caller.Workload`."""
 
     @property
     def not_after(self) -> float:
@@ -50,14 +50,14 @@ class Peer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeerSecurity:
-    """How connections to peers of the mesh are secured. Asked for each connection, so that what rotates is new."""
+    """How connections to peers of the mesh are secured. Called per connection, so that rotations take effect."""
 
     context: Callable[[], ssl.SSLContext]
-    """Ours: the certificate that we show, the authorities that we trust, ALPN `h2`. It must demand a certificate, and
-    not check host names: who the server is, its SPIFFE id says."""
+    """Our certificate, the trusted authorities, ALPN `h2`. Requires a server certificate, and does not check host
+    names: the server is identified by its SPIFFE id."""
     verify: Callable[[bytes], Peer]
-    """Reads the leaf that the server showed (DER), whose chain has been verified. Raises PeerRejected if it is not the
-    server's that is meant."""
+    """Reads the server's leaf (DER), whose chain has been verified. Raises PeerRejected if its identity is not the
+    expected one."""
 
 
 async def connect_h1(driving: Driving, address: str, owner: H1Owner, timeout: float) -> H1Client:
@@ -76,18 +76,17 @@ async def connect_h1(driving: Driving, address: str, owner: H1Owner, timeout: fl
 async def connect_h2(
     driving: Driving, address: str, owner: H2Owner, timeout: float, peer: PeerSecurity | None = None
 ) -> H2Client:
-    """An HTTP/2 connection, and the server at its other end speaks it.
+    """An HTTP/2 connection whose handshake is complete.
 
     Args:
-        driving: what all connections share.
+        driving: shared by all connections.
         address: `host:port` or a UNIX socket's path.
-        owner: hears what becomes of the connection, also of one that is not returned.
+        owner: is told about the connection, also if it is not returned.
         timeout: seconds, from the first packet to the server's SETTINGS.
-        peer: of the mesh: over TLS, with ALPN. None: in plain, with prior knowledge (RFC 9113 section 3.3), as to gRPC
-            servers.
+        peer: mTLS with ALPN. None: plaintext with prior knowledge (RFC 9113 section 3.3), as gRPC servers expect.
 
     Raises:
-        ConnectError: there is no such connection to be had.
+        ConnectError: the connection could not be established.
     """
     greeting = Greeting(H2Client(driving, _facts(address, "HTTP/2"), owner), address, peer)
     is_well = False
@@ -113,7 +112,7 @@ def _facts(address: str, protocol: str) -> ConnectionFacts:
 
 
 async def _dial(driving: Driving, address: str, protocol: asyncio.BaseProtocol, context: ssl.SSLContext | None) -> None:
-    """The socket stands, TLS is done, `protocol` is on it. Raises OSError, of which ssl.SSLError is one."""
+    """Connect, complete TLS and start `protocol`. Raises OSError, of which ssl.SSLError is one."""
     loop = driving.loop
     name = None if context is None else ""
     if address.startswith("/"):
@@ -122,17 +121,17 @@ async def _dial(driving: Driving, address: str, protocol: asyncio.BaseProtocol, 
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if context is not None:
-        name = host  # not checked; whatever stands before the server may choose by it
+        name = host  # SNI only: not verified
     transport, _ = await loop.create_connection(lambda: protocol, host, int(port), ssl=context, server_hostname=name)
     sock = transport.get_extra_info("socket")
-    if sock is not None:  # or it is gone already, and its driver has heard
+    if sock is not None:  # otherwise it was lost already, and its driver knows
         with contextlib.suppress(OSError):
             keep_alive(sock)
 
 
 class Greeting(Reading):
-    """A connection until its server has greeted us: the peer is verified, then its first frame, SETTINGS, is awaited.
-    From there on the client is on the socket itself."""
+    """Verifies the peer of a new connection and waits for its first frame, SETTINGS. Then the client takes over the
+    transport."""
 
     def __init__(self, client: H2Client, address: str, peer: PeerSecurity | None) -> None:
         self.client = client
@@ -142,17 +141,17 @@ class Greeting(Reading):
         self._transport: asyncio.Transport | None = None
         self._is_attached = False
         self.outcome: asyncio.Future[ConnectError | None] = client.driving.loop.create_future()
-        """None if all is well. A result either way: an exception that nobody is left to hear would be logged."""
+        """None on success. Errors are results too: an exception that is never retrieved would be logged."""
 
     @property
     def awaits(self) -> str:
-        """What the server has not done yet."""
+        """What the server has not done yet, for the message of a timeout."""
         if self._transport is not None:
-            return "say anything in HTTP/2, although it took the connection,"
+            return "complete the HTTP/2 handshake"
         return "accept a connection" if self._peer is None else "accept a connection and complete the TLS handshake"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the socket stands, TLS is done."""
+        """asyncio: connected, and over TLS the handshake is complete."""
         self._transport = transport  # type: ignore[assignment]
         if self._peer is not None:
             try:
@@ -169,18 +168,18 @@ class Greeting(Reading):
         address = self._address
         der = tls.getpeercert(binary_form=True)
         if der is None:
-            raise ConnectError(f"{address} shows no certificate")
+            raise ConnectError(f"{address} presented no certificate")
         try:
             identity = peer.verify(der)
         except PeerRejected as rejected:
-            raise ConnectError(f"{address} is not the server that is meant: {rejected}") from rejected
+            raise ConnectError(f"{address} has an unexpected identity: {rejected}") from rejected
         except Exception as mistake:
-            # Whatever it is: nobody else hears of it, and who is not verified is not talked to.
+            # Fail closed, and report it: there is no other reader of this error.
             raise ConnectError(f"the certificate of {address} cannot be verified: {mistake!r}") from mistake
         alpn = tls.selected_alpn_protocol()
         if alpn != "h2":
             raise ConnectError(
-                f"{address} does not agree on HTTP/2 (ALPN {alpn or 'none'}): look whether the port is a sidecar's"
+                f"{address} does not agree on HTTP/2 (ALPN {alpn or 'none'}): check whether the port is a sidecar's"
             )
         client = self.client
         facts = client.facts
@@ -189,7 +188,7 @@ class Greeting(Reading):
             client.good_until = self.driving.loop.time() + identity.not_after - time.time()
 
     def data_received(self, data: bytes) -> None:
-        """What came first."""
+        """Pass the first bytes to the client, and see whether SETTINGS was among them."""
         client = self.client
         if not self._is_attached or self._transport is None:
             return
@@ -198,9 +197,9 @@ class Greeting(Reading):
         if client.is_closing:
             self._end(
                 ConnectError(
-                    f"{self._address} takes no requests: it ended the connection as soon as it stood"
+                    f"{self._address} closed the connection immediately after the HTTP/2 handshake"
                     if has_greeted
-                    else f"{self._address} does not speak HTTP/2: look whether the port is its gRPC port, and whether "
+                    else f"{self._address} does not speak HTTP/2: check whether the port is its gRPC port, and whether "
                     "it expects TLS"
                 )
             )
@@ -209,17 +208,17 @@ class Greeting(Reading):
             self._end(None)
 
     def eof_received(self) -> bool:
-        """asyncio: the server's half is closed."""
+        """asyncio: the server closed its half."""
         return self._is_attached and self.client.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the socket is gone."""
+        """asyncio: the connection was lost."""
         if self._is_attached:
             self.client.connection_lost(exc)
         self._end(_failure(self._address, exc, is_tls=self._peer is not None))
 
     def abandon(self) -> None:
-        """Nobody wants the connection any more, if there is one."""
+        """Close the connection, if there is one."""
         if self._is_attached:
             self.client.abort()
         elif self._transport is not None:
@@ -231,43 +230,41 @@ class Greeting(Reading):
 
 
 def _failure(address: str, error: Exception | None, *, is_tls: bool = False) -> ConnectError:
-    """What went wrong, for whoever has to mend it."""
+    """The error with a hint what to check."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConnectError(f"the certificate of {address} {_distrust(error)}")
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         words = reason.lower().replace("_", " ") or "a TLS error"
         if reason in _NO_TLS:
-            return ConnectError(f"{address} does not speak TLS ({words}): look whether the port is a sidecar's")
+            return ConnectError(f"{address} does not speak TLS ({words}): check whether the port is a sidecar's")
         if "APPLICATION_PROTOCOL" in reason:
-            return ConnectError(f"{address} does not agree on HTTP/2 ({words}): look whether the port is a sidecar's")
+            return ConnectError(f"{address} does not agree on HTTP/2 ({words}): check whether the port is a sidecar's")
         if "ALERT" in reason:
             return ConnectError(
-                f"{address} refused us ({words}): look whether our certificate is valid, and of an authority that the "
-                "server trusts"
+                f"{address} rejected the TLS handshake ({words}): check that our certificate is valid and of an "
+                "authority that the server trusts"
             )
         return ConnectError(f"TLS with {address} failed: {words}")
     if error is not None and not isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
         why = str(error)
         if isinstance(error, OSError):
-            # asyncio puts the address into `strerror`; errors of name look-ups have negative numbers.
+            # asyncio puts the address into `strerror`; resolver errors have negative numbers.
             why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or why
         return ConnectError(f"{address} cannot be reached: {why}")
     if is_tls:
-        return ConnectError(
-            f"{address} closed the connection instead of greeting us: its log says whether it refused us"
-        )
-    return ConnectError(f"{address} closed the connection at once")
+        return ConnectError(f"{address} closed the connection before the HTTP/2 handshake: its log has the reason")
+    return ConnectError(f"{address} closed the connection immediately")
 
 
 def _distrust(error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code == _HAS_EXPIRED:
-        return "has expired: see why the server did not renew it"
+        return "has expired: check why the server did not renew it"
     if error.verify_code == _NOT_YET_VALID:
         return "is not valid yet: compare the clocks of this host and of the authority"
     if error.verify_code in _UNKNOWN_AUTHORITY:
         return (
-            "is of no authority that we trust: while an authority rotates, the trust bundle must hold the old one and "
-            "the new one"
+            "is not issued by a trusted authority: while an authority rotates, the trust bundle must hold the old "
+            "one and the new one"
         )
     return f"does not verify: {error.verify_message}"

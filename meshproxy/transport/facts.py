@@ -1,10 +1,10 @@
-"""What is known of a connection once it stands, and never changes afterwards."""
+"""The properties of an established connection."""
 
 from __future__ import annotations
 
 
 class ConnectionFacts:
-    """What every exchange of one downstream connection shares. Made once per connection."""
+    """What all exchanges of one connection share. Fixed when it is established, but for `caller`."""
 
     __slots__ = (
         "alpn",
@@ -33,7 +33,7 @@ class ConnectionFacts:
         original: str = "",
     ) -> None:
         self.direction = direction
-        """`inbound`, `outbound`, `admin`, or `upstream` for those that we open."""
+        """`inbound`, `outbound`, `admin`, or `upstream` for a connection that we opened."""
         self.protocol = protocol
         """`HTTP/1.1` or `HTTP/2`."""
         self.remote = remote
@@ -45,9 +45,10 @@ class ConnectionFacts:
         self.server_name = server_name
         """The host name that the client asked for in the TLS handshake (SNI); empty if it asked for none."""
         self.peer = peer
-        """What the listener's `identify`, or the connector's `verify`, made of the peer's certificate; None without
-        one."""
+        """The identity in the peer's certificate, as the listener's `identify` or the connector's `verify` returned it;
+        None without a certificate."""
         self.original = original
-        """`address:port` that the client dialled before the kernel redirected it to us; empty if it meant us."""
+        """`address:port` that the client connected to before the kernel redirected it to us; empty if it was not
+        redirected."""
         self.caller: object = None
-        """Who the last request of this connection came from: most often the next one comes from the same."""
+        """The caller of the last request: a cache, since the next request usually comes from the same one."""

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a socket, both roles: the connection is the stream of the one exchange that it carries at a time."""
+"""HTTP/1.1 on a socket, both roles. The connection is the stream: it carries one exchange at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SinkT = TypeVar("SinkT", bound=Sink)
 
 
 class H1Driver(Connection, Generic[SinkT]):
-    """What both roles do: one sink at a time, credit by pausing the socket, output through the codec."""
+    """What both roles have in common: one sink at a time, backpressure by pausing the socket."""
 
     __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "_window", "sink")
 
@@ -31,15 +31,15 @@ class H1Driver(Connection, Generic[SinkT]):
         super().__init__(driving, facts)
         self._codec = H1Connection(role, driving.limits)
         self.sink: SinkT | None = None
-        """Reads the exchange under way; None between exchanges."""
+        """Reads the current message; None between exchanges."""
         self._owed = 0
-        # A read brings up to 96 KiB at once, so that what is owed overshoots; an HTTP/2 window cannot be.
+        # One read returns up to 96 KiB, so more than this may be received; an HTTP/2 window cannot be exceeded.
         self._window = driving.limits.stream_window // 4
         self._is_reading = True
         self._wants_drained = False
 
     def credit(self, size: int) -> None:
-        """Read on when less than half a window is owed (`stream.Stream`)."""
+        """Resume reading once less than half a window is outstanding (`stream.Stream`)."""
         if size < self._owed:
             self._owed -= size
         else:
@@ -48,7 +48,7 @@ class H1Driver(Connection, Generic[SinkT]):
             self._read_on()
 
     def _forgive(self) -> None:
-        """The exchange is over: what is still owed for it must not stop the next one."""
+        """The exchange has ended: outstanding credit must not stop the next one."""
         self._owed = 0
         if not self._is_reading:
             self._read_on()
@@ -59,8 +59,8 @@ class H1Driver(Connection, Generic[SinkT]):
             self.transport.resume_reading()
 
     def _wait_for_credit(self) -> None:
-        """Read no further: too much is owed. Asked when a piece has been handed on: most are credited there and then,
-        and stopping before and reading on after each costs a system call (epoll_ctl)."""
+        """Stop reading: too much credit is outstanding. Checked after the data was passed on, since most is credited at
+        once, and every pause and resume costs a system call (epoll_ctl)."""
         if not self.is_closing:
             self._stop_reading()
 
@@ -70,7 +70,7 @@ class H1Driver(Connection, Generic[SinkT]):
             self.transport.pause_reading()
 
     def send_data(self, data: bytes, end: bool) -> bool:
-        """Write a piece of the body (`stream.Stream`)."""
+        """Write part of the body (`stream.Stream`)."""
         if self.sink is None or self.is_closing:
             return True
         self.write(self._codec.send_data(data, end))
@@ -82,25 +82,25 @@ class H1Driver(Connection, Generic[SinkT]):
         return True
 
     def send_trailers(self, headers: Headers) -> bool:
-        """End the body (`stream.Stream`). As with the last piece of one, what the socket has not taken is the
-        connection's to wait for, which may have the next exchange by then."""
+        """End the body (`stream.Stream`). Always True, as for the end of a body: what the socket has not accepted
+        delays the next exchange instead (`is_paused`)."""
         if self.sink is not None and not self.is_closing:
             self.write(self._codec.send_trailers(headers))
             self._settle()
         return True
 
     def _settle(self) -> None:
-        """Our message has been written. Only a server has to do anything then."""
+        """Our message is complete. Only a server has to act on it."""
 
     def drained(self) -> None:
-        """The peer reads again."""
+        """The socket accepts output again."""
         if self._wants_drained:
             self._wants_drained = False
             if self.sink is not None:
                 self.sink.drained()
 
     def reset(self, code: int) -> None:
-        """Close without the end that a whole body would have (`stream.Stream`)."""
+        """Abort the connection, so that the message is visibly incomplete (`stream.Stream`)."""
         self.sink = None
         if not self.is_closing:
             self.abort()
@@ -311,17 +311,17 @@ class H1Server(H1Driver[RequestSink]):
 
 
 class Owner(Protocol):
-    """Where client connections come from and go back to: a pool."""
+    """The pool that a connection belongs to."""
 
     def released(self, connection: H1Client) -> None:
-        """It may carry the next request."""
+        """The connection is free for another request."""
 
     def closed(self, connection: H1Client) -> None:
-        """It is gone."""
+        """The connection was lost or closed."""
 
 
 class H1Client(H1Driver[ResponseSink]):
-    """A connection to a server, carrying one request at a time; `owner` has it in between."""
+    """A connection to a server. Carries one request at a time, and returns to `owner` in between."""
 
     __slots__ = ("_owner", "address")
 
@@ -330,10 +330,10 @@ class H1Client(H1Driver[ResponseSink]):
         self._owner = owner
         self.address = facts.remote
 
-    # What the server does
+    # Received from the server
 
     def receive(self, data: bytes) -> None:
-        """Bytes came. On an idle connection they answer nothing, and the connection cannot be trusted any more."""
+        """Dispatch the events of `data`. On an idle connection, data is a violation: the connection is aborted."""
         if self.is_closing:
             return
         if self.sink is None:
@@ -367,8 +367,8 @@ class H1Client(H1Driver[ResponseSink]):
                 self.abort()
 
     def _complete(self) -> None:
-        """The response has ended. The connection goes back before its last piece is handed on, so that whoever takes
-        the piece may use it again. One whose request is still being sent cannot be used again."""
+        """The response is complete. The connection is released before the last event is passed on, so that its receiver
+        may use it again. A connection whose request is still being sent cannot be reused."""
         self.sink = None
         self._forgive()
         if self._codec.is_idle and not self._codec.must_close:
@@ -377,18 +377,18 @@ class H1Client(H1Driver[ResponseSink]):
             self.close()
 
     def receive_eof(self) -> None:
-        """The server closed: the end of a close-delimited body, of an idle connection, or a broken one."""
+        """The server closed its half: the end of a close-delimited body, of an idle connection, or an error."""
         if not self.is_closing:
             self._dispatch(self._codec.receive_eof())
             self._end_sink(ErrorCode.CANCEL, "the server closed the connection before its answer was complete")
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The socket is gone."""
+        """The connection was lost."""
         self._owner.closed(self)
         self._end_sink(ErrorCode.CANCEL, reason)
 
-    # What we do
+    # Commands
 
     def send_request(self, head: RequestHead) -> None:
         """Write a request's head (`stream.Upstream`)."""
@@ -400,9 +400,9 @@ class H1Client(H1Driver[ResponseSink]):
         )
 
     def stop_sending(self) -> None:
-        """The rest of the request will not come: `_complete` has closed the connection (`stream.Upstream`)."""
+        """Nothing to do: `_complete` has closed the connection (`stream.Upstream`)."""
 
     def overdue(self) -> None:
-        """Idle for too long: closed before the server does."""
+        """The idle time limit was exceeded: close before the server does."""
         if self.sink is None:
             self.close()

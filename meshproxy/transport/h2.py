@@ -1,4 +1,4 @@
-"""HTTP/2 on a socket, both roles: a connection and the streams that share it."""
+"""HTTP/2 on a socket: what both roles have in common, and the server."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class H2Stream(Generic[SinkT]):
         self.id = number
         self.sink: SinkT | None = None
         self.ended = 0
-        """How many of the two messages have ended: at two the stream is forgotten."""
+        """How many of the two messages have ended; at two the stream is closed."""
         self._is_held = False
         self._ends_when_drained = False
         self.owed = 0
-        """Bytes that came and have not been credited."""
+        """Bytes received and not yet credited."""
 
     def send_data(self, data: bytes, end: bool) -> bool:
-        """Write a piece of the body, as far as the peer's windows and the socket allow."""
+        """Write part of the body, as far as the peer's windows and the socket allow."""
         driver = self._driver
         is_framed = driver.codec.send_data(self.id, data, end)
         if not driver.is_dirty:
@@ -70,14 +70,14 @@ class H2Stream(Generic[SinkT]):
         return False
 
     def writable(self) -> None:
-        """The codec has framed everything of this stream; the socket may still be full."""
+        """The codec has framed all buffered data of this stream; the socket may still be full."""
         if self._driver.is_paused:
             self._driver.waiting.append(self)
         else:
             self.release()
 
     def release(self) -> None:
-        """Nothing is held back any more."""
+        """Nothing is buffered any more: report it to the sink."""
         sink = self.sink
         if self._is_held:
             self._is_held = False
@@ -103,7 +103,7 @@ class H2Stream(Generic[SinkT]):
         return True
 
     def credit(self, size: int) -> None:
-        """`size` bytes have left our hands; on a stream that is over they were forgiven."""
+        """See `stream.Stream`. The credit of a closed stream was returned when it closed."""
         if size <= self.owed:
             self.owed -= size
             driver = self._driver
@@ -126,34 +126,34 @@ class H2Stream(Generic[SinkT]):
 
 
 class H2Driver(Connection, Generic[StreamT]):
-    """What both roles do: frames to streams, windows to `drained`, an end for everyone when the connection ends."""
+    """What both roles have in common: dispatches events to streams, and ends every stream with the connection."""
 
     __slots__ = ("_most_unread", "codec", "heard", "scheme", "streams", "waiting")
 
     def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
         super().__init__(driving, facts)
         self.heard = driving.loop.time()
-        """When the peer last sent anything."""
+        """`loop.time()` of the last read."""
         self.scheme = b"http"
-        """Of the requests that go out here (RFC 9113 section 8.3.1)."""
+        """`:scheme` of requests that we send (RFC 9113 section 8.3.1)."""
         self.codec = H2Connection(role, driving.limits, self.heard, driving.h2_statistics)
         self.streams: dict[int, StreamT] = {}
         self.waiting: list[StreamT] = []
-        """Streams whose bytes are framed while the socket is full."""
-        # Every stream's data may wait for a slow reader; more can only be answers to requests of one that never reads.
+        """Streams whose data is framed, to be reported as drained once the socket accepts output again."""
+        # All streams may have a full window waiting for a slow reader. More can only be heads: the peer does not read.
         self._most_unread = driving.limits.streams * driving.limits.stream_window
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """Say our preface."""
+        """Send the connection preface."""
         super().attach(transport)
         if self.facts.tls_version:
             self.scheme = b"https"
         self.touch()
 
-    # What the peer does
+    # Received from the peer
 
     def receive(self, data: bytes) -> None:
-        """Bytes came: hand their events to the streams."""
+        """Dispatch the events of `data` to the streams."""
         if self.is_closing:
             return
         self.heard = now = self.driving.loop.time()
@@ -201,7 +201,7 @@ class H2Driver(Connection, Generic[StreamT]):
                 sink.reset_received(event.code, event.reason)
 
     def handle(self, event: Event) -> None:
-        """What only one role receives, or concerns the whole connection."""
+        """Handle an event of one role or of the whole connection."""
         if isinstance(event, Failed):
             if event.limit is not None:
                 self.driving.on_limit(event.limit)
@@ -209,18 +209,18 @@ class H2Driver(Connection, Generic[StreamT]):
             self.close()
 
     def receive_eof(self) -> None:
-        """The peer closed."""
+        """The peer closed its half."""
         if not self.is_closing:
             self._dispatch(self.codec.receive_eof())
             self.fail(ErrorCode.CANCEL, "the peer closed the connection")
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The socket is gone."""
+        """The connection was lost."""
         self.fail(ErrorCode.CANCEL, reason)
 
     def fail(self, code: int, reason: str) -> None:
-        """Every stream is over."""
+        """Reset every stream towards its sink."""
         streams, self.streams = self.streams, {}
         self.waiting.clear()
         for stream in streams.values():
@@ -228,10 +228,10 @@ class H2Driver(Connection, Generic[StreamT]):
             if sink is not None:
                 sink.reset_received(code, reason)
 
-    # What we do
+    # Commands
 
     def flush(self) -> None:
-        """Write the frames gathered in the codec as one piece."""
+        """Write all frames that the codec has queued in one call."""
         self.is_dirty = False
         if self.transport.is_closing():
             return
@@ -249,8 +249,8 @@ class H2Driver(Connection, Generic[StreamT]):
             self.forget(stream)
 
     def forget(self, stream: StreamT) -> None:
-        """The stream is over. It lets go of its sink, which refers to it; and what is owed for it would be missing from
-        the connection's window for ever."""
+        """Close the stream: drop the reference cycle with its sink, and return its outstanding credit, which would be
+        missing from the connection's window for ever."""
         stream.sink = None
         if stream.owed:
             stream.credit(stream.owed)
@@ -258,11 +258,11 @@ class H2Driver(Connection, Generic[StreamT]):
             self.became_idle()
 
     def became_idle(self) -> None:
-        """No stream is left."""
+        """The last stream has closed: start the idle time limit."""
         self.deadline = self.driving.loop.time() + self.driving.times.idle
 
     def drained(self) -> None:
-        """The peer reads again: those who waited for the socket are told."""
+        """The socket accepts output again: tell the streams that waited for it."""
         waiting, self.waiting = self.waiting, []
         for stream in waiting:
             stream.release()
@@ -274,7 +274,7 @@ class H2ServerStream(H2Stream[RequestSink]):
     __slots__ = ()
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
-        """Write a head. A client that does not take heads of this size gets none, and no other client hears of it."""
+        """Write a head (`stream.Downstream`). One larger than the client accepts resets this stream only."""
         driver = self._driver
         try:
             driver.codec.send_response(self.id, status, headers, end, length)
@@ -286,7 +286,7 @@ class H2ServerStream(H2Stream[RequestSink]):
             driver.end_half(self)
 
     def stop_receiving(self) -> None:
-        """The rest of the request is of no use: tell the client to stop sending it (RFC 9113 section 8.1)."""
+        """Tell the client to stop sending the request (RFC 9113 section 8.1)."""
         if self.ended < 2:
             self.reset(ErrorCode.NO_ERROR)
 
@@ -299,20 +299,20 @@ class H2Server(H2Driver[H2ServerStream]):
     def __init__(self, driving: Driving, facts: ConnectionFacts, serve: Serve, reject: Reject) -> None:
         super().__init__(Role.SERVER, driving, facts)
         self._newest = 0
-        """The last request that was handed on."""
+        """The highest stream id that was served or rejected."""
         self._serve = serve
         self._reject = reject
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """The clock for the first request starts with the connection."""
+        """Start the idle time limit with the connection."""
         super().attach(transport)
         self.became_idle()
 
     def handle(self, event: Event) -> None:
-        """A request, also one that the codec refused; the answer to our last PING, or the end."""
+        """Serve a request, reject one, or finish a drain when its PING is acknowledged."""
         if type(event) is RequestHead:
             if len(self.streams) >= self.driving.limits.streams:
-                # The codec bounds how many are open; of answers that nobody reads it knows nothing.
+                # The codec bounds open streams; those whose responses wait for the socket are counted here only.
                 self.driving.on_limit("streams")
                 self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
                 return
@@ -334,7 +334,7 @@ class H2Server(H2Driver[H2ServerStream]):
             super().handle(event)
 
     def _rejected(self, event: Rejected) -> None:
-        """The codec ignores what else comes of the request."""
+        """The codec ignores the rest of the request."""
         stream = self.streams.get(event.stream)
         if stream is None:
             if event.stream > self._newest:
@@ -342,26 +342,26 @@ class H2Server(H2Driver[H2ServerStream]):
                 stream = self.streams[event.stream] = H2ServerStream(self, event.stream)
                 stream.ended = 1
                 self._reject(stream, event)
-            return  # or it was answered before, within the same read
+            return  # otherwise it was answered before, within the same read
         sink = stream.sink
         self.end_half(stream)
         if sink is not None:
             sink.rejected(event)
 
     def drain(self) -> None:
-        """The process is going away: announce it, and name the last stream once the client must have heard
-        (RFC 9113 section 6.8: a PING's answer tells)."""
+        """The process is shutting down: announce it, and name the last stream one round trip later, which the PING
+        measures (RFC 9113 section 6.8)."""
         self.codec.go_away(final=False)
         self.codec.ping(DRAIN_PING)
         self.touch()
 
     @property
     def is_idle(self) -> bool:
-        """No request is under way, and every answer has been written."""
+        """No stream is open, and every response has been written."""
         return not self.streams and not self.transport.get_write_buffer_size()
 
     def overdue(self) -> None:
-        """Idle for too long."""
+        """The idle time limit was exceeded."""
         if not self.streams:
             self.codec.go_away(final=True)
             self.close()

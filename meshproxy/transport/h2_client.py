@@ -1,4 +1,4 @@
-"""HTTP/2 to a server: streams that we open, and whether the server is still alive."""
+"""HTTP/2 to a server: the streams that we open, and keepalive PINGs."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 LIFE_PING = b"are you?"
 GOING_AWAY = "the server is going away"
-"""The reason with which streams end that a GOAWAY says the server never looked at."""
+"""The reset reason of streams that a GOAWAY excludes: the server has not processed them."""
 QUICK_PINGS = 2
-"""How many may follow each other quickly while a server sends no message. gRPC servers take the first, count the next
-ones within 5 minutes as strikes and leave at the third (`too_many_pings`; grpc-core's ping_abuse_policy, grpc-go's
+"""PINGs that may follow each other quickly while a server sends no message. gRPC servers accept the first, count the
+next ones within 5 minutes as strikes and leave at the third (`too_many_pings`; grpc-core's ping_abuse_policy, grpc-go's
 enforcement policy, grpc-java's KeepAliveEnforcer). One of those is kept for a message that crosses a PING: the server
 counts from the PING, we from the message."""
 RARE_PING = 310.0
-"""Seconds from one PING to the next after those: more than the 5 minutes, however the two clocks run."""
+"""Seconds between later PINGs: more than the 5 minutes, with a margin for the two clocks."""
 
 
 class Owner(Protocol):
-    """Where client connections come from: a pool."""
+    """The pool that a connection belongs to."""
 
     def freed(self, connection: H2Client) -> None:
-        """A stream has ended: there may be room for another."""
+        """A stream has closed: another may be opened."""
 
     def retired(self, connection: H2Client) -> None:
-        """It takes no new streams."""
+        """The connection accepts no new streams."""
 
     def closed(self, connection: H2Client) -> None:
-        """It is gone."""
+        """The connection was lost or closed."""
 
 
 class H2ClientStream(H2Stream[ResponseSink]):
@@ -52,11 +52,11 @@ class H2ClientStream(H2Stream[ResponseSink]):
         self.address = driver.facts.remote
 
     def stop_sending(self) -> None:
-        """The rest of the request will not come."""
+        """Reset the stream (`stream.Upstream`)."""
         self.reset(ErrorCode.CANCEL)
 
     def send_request(self, head: RequestHead) -> None:
-        """Write a request's head: from here on the stream has its id."""
+        """Write the head of the request (`stream.Upstream`). Sets `id`."""
         driver = self._driver
         try:
             self.id = driver.codec.send_request(
@@ -64,7 +64,7 @@ class H2ClientStream(H2Stream[ResponseSink]):
             )
         except HeadTooLarge as problem:
             raise HeadRefused(str(problem)) from problem
-        driver.deadline = driver.heard  # in the past: the reaper's next look finds out when to look again
+        driver.deadline = driver.heard  # in the past: the next sweep computes when the next PING is due
         driver.streams[self.id] = self
         driver.touch()
         if head.end:
@@ -74,10 +74,10 @@ class H2ClientStream(H2Stream[ResponseSink]):
 class H2Client(H2Driver[H2ClientStream]):
     """A connection to a server, shared by many requests.
 
-    While streams are open, a server that is silent is asked for a sign of life: kernels notice a host that is gone, but
-    neither a process that hangs nor a path that loses everything before the retransmissions end, after 15 minutes. The
-    PINGs are as rare as gRPC servers demand, so that a model may think for as long as it likes: of a connection that
-    brings no message any more, a death after the second PING is found by the kernel or by the request's own deadline.
+    While streams are open, a silent server gets PINGs. TCP keepalive detects a host that is down, but neither a process
+    that hangs nor, before its retransmissions end after 15 minutes, a path that drops every packet. The PINGs are as
+    rare as gRPC servers require, so that a model may compute for any time. Once two PINGs were followed by no message,
+    a failure is detected by the kernel or by the deadline of the request.
     """
 
     __slots__ = ("_is_doubted", "_messages", "_owner", "_pinged", "_pings", "good_until")
@@ -86,16 +86,16 @@ class H2Client(H2Driver[H2ClientStream]):
         super().__init__(Role.CLIENT, driving, facts)
         self._owner = owner
         self.good_until = 0.0
-        """`loop.time()` at which the server's certificate ceases to be valid; 0.0 if it never does, or there is none.
-        Counted from the moment of the handshake: a clock that is set later moves no connection's end."""
+        """`loop.time()` at which the server's certificate expires; 0.0 for never. Fixed at the handshake, so that later
+        changes of the wall clock have no effect."""
         self._is_doubted = False
-        """A PING of ours is not answered yet."""
+        """A PING has not been acknowledged yet."""
         self._pinged = 0.0
-        """When the last one went out."""
+        """`loop.time()` of the last PING."""
         self._pings = 0
-        """How many went out since the last message."""
+        """PINGs since the last message."""
         self._messages = 0
-        """Frames of messages that had come at the last look."""
+        """HEADERS and DATA frames received at the last check."""
 
     @property
     def can_open(self) -> bool:
@@ -109,16 +109,16 @@ class H2Client(H2Driver[H2ClientStream]):
 
     @property
     def is_barren(self) -> bool:
-        """Nothing is under way, and yet the server takes no stream: it allows none at present (RFC 9113 section 5.1.2:
+        """No stream is open, and the server allows none at present (RFC 9113 section 5.1.2:
         SETTINGS_MAX_CONCURRENT_STREAMS 0)."""
         return not self.streams and not self.is_closing and not self.codec.can_open
 
     def open(self) -> H2ClientStream:
-        """A stream that gets its id with its head."""
+        """A new stream. It gets its id with the head of the request."""
         return H2ClientStream(self, 0)
 
     def handle(self, event: Event) -> None:
-        """The head of a response; the server goes away, or the end."""
+        """Handle the head of a response, a GOAWAY or the acknowledgement of a PING."""
         if type(event) is ResponseHead:
             stream = self.streams.get(event.stream)
             if stream is not None and stream.sink is not None:
@@ -140,44 +140,44 @@ class H2Client(H2Driver[H2ClientStream]):
             super().handle(event)
 
     def forget(self, stream: H2ClientStream) -> None:
-        """The stream is over: there is room for another."""
+        """Close the stream, and tell the pool that another may be opened."""
         super().forget(stream)
         if not self.is_closing:
             self._owner.freed(self)
 
     def became_idle(self) -> None:
-        """No stream is left. If the server is going away, that was what it waited for."""
+        """The last stream has closed. Close the connection too if the server accepts no more."""
         super().became_idle()
         if not self.codec.can_open and not self.is_closing:
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The socket is gone."""
+        """The connection was lost."""
         self._owner.closed(self)
         super().lost(reason)
 
     def rest(self, seconds: float) -> None:
-        """Nothing is under way: close after so long without a request, or when the certificate expires, or when the
-        PING that went out before is not answered."""
+        """The connection is idle: close it after `seconds` without a request, when the certificate expires, or when an
+        earlier PING stays unacknowledged."""
         deadline = self.driving.loop.time() + seconds
         if self._is_doubted:
             deadline = min(deadline, self._pinged + self.driving.times.ping_timeout)
         self.deadline = min(deadline, self.good_until) if self.good_until else deadline
 
     def expire(self, now: float) -> None:
-        """The deadline has passed: of a busy connection, the moment to look whether its server lives."""
+        """The deadline has passed. With open streams that is the time of a keepalive check."""
         if self.streams and not self.is_closing:
             self._watch(now)
         else:
             super().expire(now)
 
     def _watch(self, now: float) -> None:
-        """Streams are open."""
+        """Send a PING to a silent server, or give it up. Sets the next deadline."""
         times = self.driving.times
         if self._pinged > self.heard:
             left = self.transport.get_write_buffer_size()
             if left < self._left:
-                # Slow, but it reads: the PING waits behind what it has not read.
+                # The server is slow but reads: the PING is queued behind unread data.
                 self._left = left
                 self._pinged = now
             due = self._pinged + times.ping_timeout
@@ -204,7 +204,7 @@ class H2Client(H2Driver[H2ClientStream]):
         self.deadline = due
 
     def _patience(self) -> float:
-        """Seconds of silence until the next PING; doubled after one that was followed by no message."""
+        """Seconds of silence until the next PING; doubled after a PING that no message followed."""
         counts = self.codec.frames_received
         messages = counts[HEADERS] + counts[DATA]
         if messages != self._messages:
@@ -215,7 +215,7 @@ class H2Client(H2Driver[H2ClientStream]):
         return RARE_PING
 
     def overdue(self) -> None:
-        """Idle for too long."""
+        """The idle time limit was exceeded."""
         if not self.streams:
             self.codec.go_away(final=True)
             self.close()

@@ -1,8 +1,8 @@
-"""Accepts connections: a socket, the choice between TLS and plaintext, the handshake, the choice of HTTP version.
+"""Accepts connections: TLS or plaintext, the handshake, and the detection of the HTTP version.
 
-The accept loop is ours since asyncio's server ties one SSLContext to a socket for life, and a rotation needs a new
-context (a live one breaks when a bad pair is loaded into it; see docs/behaviour.md). It also stops accepting for a
-moment when there are no file descriptors left: asyncio retries at full speed (cpython issue 151615).
+It has its own accept loop, since asyncio's server binds a socket to one SSLContext for good and a rotation needs a new
+context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
+descriptors left, where asyncio retries at full speed (cpython issue 151615).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ TLS_HANDSHAKE = 0x16
 ACCEPTS_PER_TURN = 64
 BACKLOG = 1024
 UNSENT = 131_072
-"""Bytes of an answer that the kernel takes before it must send some. It would take megabytes: a slow reader's progress
-then shows in jumps of many seconds, which look like none, and memory is spent where nobody counts it."""
+"""Unsent bytes that the kernel buffers. Its default is megabytes: the progress of a slow reader would then show in
+jumps of many seconds, which look like a stall, and the memory is not counted."""
 PAUSE_WITHOUT_DESCRIPTORS = 0.1
 CLOSE_SECONDS = 1.0
 
@@ -51,7 +51,7 @@ class Security(Enum):
 
 
 class PeerRejected(Exception):
-    """The peer's certificate names nobody we know. Raised by `Identify`."""
+    """The peer's certificate has no accepted identity. Raised by `Identify`."""
 
 
 class Identify(Protocol):
@@ -65,7 +65,7 @@ class Identify(Protocol):
 
 
 class ListenerEvents(Protocol):
-    """Who counts what happens at a port."""
+    """Counts what happens at a port."""
 
     def handshake(self, result: str) -> None:
         """A TLS handshake ended: `ok`, `failed`, `timeout`, `rejected`."""
@@ -78,7 +78,7 @@ class ListenerEvents(Protocol):
 
 
 class Listener:
-    """One port. `context`, `identify` and `driving` may be replaced at any time; new connections use the new ones."""
+    """One port. `context`, `identify` and `driving` may be replaced at any time, for new connections."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Listener:
         max_connections: int,
         reads_original_destination: bool = False,
     ) -> None:
-        """With `reads_original_destination`, connections that the kernel redirected here say where they were meant to
-        go (`ConnectionFacts.original`). Raises ValueError if the port is to speak TLS and there is no context."""
+        """With `reads_original_destination`, the original destination of redirected connections is recorded
+        (`ConnectionFacts.original`). Raises ValueError if the port needs a context and has none."""
         if context is None and security is not Security.PLAINTEXT:
             raise ValueError(f"mtls {security.value} needs a certificate")
         self.direction = direction
@@ -110,7 +110,7 @@ class Listener:
         self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
         self._arrivals: set[Arrival] = set()
-        """Connections that have not said yet which HTTP they speak."""
+        """Connections whose HTTP version is not known yet."""
         self._is_empty = asyncio.Event()
         self.is_draining = False
         self.address = ""
@@ -133,13 +133,12 @@ class Listener:
     # The port
 
     def listen(self, host: str, port: int, *, is_shared: bool = False) -> None:
-        """Bind and accept. With `is_shared` other processes of the same user may listen there too, and the kernel
-        chooses for each connection whose it is (SO_REUSEPORT, socket(7)). Raises OSError when the address cannot be
-        had."""
+        """Bind and accept. With `is_shared` other processes of the same user may listen on the port too, and the kernel
+        distributes the connections (SO_REUSEPORT, socket(7)). Raises OSError."""
         self._listen(bind(host, port, is_shared=is_shared))
 
     def listen_unix(self, path: str) -> None:
-        """Bind a UNIX socket, for our own user only, and accept. Raises OSError when it cannot be had."""
+        """Bind a UNIX socket, for our own user only, and accept. Raises OSError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.bind(path)
@@ -152,7 +151,7 @@ class Listener:
     def _listen(self, sock: socket.socket) -> None:
         try:
             if sock.family != socket.AF_UNIX:
-                # What is accepted inherits all of it (tcp(7), socket(7)): six system calls fewer for each connection.
+                # Accepted sockets inherit these (tcp(7), socket(7)): six system calls fewer per connection.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
                 keep_alive(sock)
@@ -166,7 +165,7 @@ class Listener:
         self._loop.add_reader(sock, self._accept, sock)
 
     def stop_accepting(self) -> None:
-        """Close the port. Connections that stand are not touched."""
+        """Close the port. Established connections are not affected."""
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
@@ -176,23 +175,23 @@ class Listener:
         self._sockets.clear()
 
     def drain(self) -> None:
-        """Ask every client, present and future, to go elsewhere; keep serving until they have."""
+        """Ask every client, present and future, to reconnect elsewhere; keep serving meanwhile."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.drain()
 
     @property
     def is_quiet(self) -> bool:
-        """No request is under way and no connection is being set up."""
+        """No request is in flight and no connection is being set up."""
         return not self._pending and all(connection.is_idle for connection in self.connections)
 
     @property
     def size(self) -> int:
-        """Connections that stand or are being set up."""
+        """Established connections, and those being set up."""
         return len(self.connections) + len(self._pending) + len(self._arrivals)
 
     async def close(self) -> None:
-        """Close the port and every connection, whatever it is doing."""
+        """Close the port and every connection; abort those with a request in flight."""
         self.stop_accepting()
         for task in list(self._pending):
             task.cancel()
@@ -207,7 +206,7 @@ class Listener:
         if self.connections:
             self._is_empty.clear()
             try:
-                # What was written last, and TLS's own goodbye, are still on their way.
+                # The last output and the close_notify of TLS are still being sent.
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._is_empty.wait()
             except TimeoutError:
@@ -227,9 +226,7 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    logger.error(
-                        "cannot accept on %s: %s; trying again shortly", self.address, os.strerror(error.errno)
-                    )
+                    logger.error("cannot accept on %s: %s; retrying", self.address, os.strerror(error.errno))
                     self._pause("descriptors")
                     return
                 raise
@@ -239,7 +236,7 @@ class Listener:
             task.add_done_callback(self._pending.discard)
 
     def _pause(self, limit: str) -> None:
-        """Leave new connections in the kernel's queue for a moment."""
+        """Leave new connections in the kernel's backlog for a moment."""
         self.events.limit(limit)
         for sock in self._sockets:
             self._loop.remove_reader(sock)
@@ -251,7 +248,7 @@ class Listener:
             self._loop.add_reader(sock, self._accept, sock)
 
     async def _set_up(self, client: socket.socket, remote: str) -> None:
-        """TLS or not, then a protocol that finds out which HTTP is spoken."""
+        """Choose TLS or plaintext, then detect the HTTP version."""
         timeout = self.driving.times.handshake
         context = self.context
         try:
@@ -276,15 +273,15 @@ class Listener:
         except (ssl.SSLError, OSError, ssl.CertificateError) as error:
             client.close()
             self.events.handshake("failed")
-            # Counted, not logged at a level that is on: whoever can connect could fill the log.
+            # Counted, and logged at DEBUG only: any client could fill the log.
             logger.debug("handshake with %s failed: %s", remote, error)
         except Exception:
             client.close()
             self.events.handshake("failed")
-            logger.exception("could not set up the connection of %s", remote)
+            logger.exception("could not set up the connection from %s", remote)
 
     async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
-        """Look at the first byte and leave it where it is."""
+        """Peek at the first byte."""
         ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(client, _set, ready)
         try:
@@ -296,7 +293,7 @@ class Listener:
         return bool(first) and first[0] == TLS_HANDSHAKE
 
     def arrived(self, connection: H1Server | H2Server) -> None:
-        """A connection speaks HTTP: from now on it is ours to drain."""
+        """The HTTP version is known: the connection takes part in drains from now on."""
         connection.on_lost = self.left
         self.connections.add(connection)
         self.events.connection(connection.facts.protocol, 1)
@@ -304,25 +301,25 @@ class Listener:
             connection.drain()
 
     def left(self, connection: H1Server | H2Server) -> None:
-        """A connection is gone."""
+        """A connection was lost."""
         self.connections.discard(connection)
         self.events.connection(connection.facts.protocol, -1)
         if not self.connections:
             self._is_empty.set()
 
     def waiting(self, arrival: Arrival) -> None:
-        """A connection stands and has said nothing yet."""
+        """Wait for the first bytes of a connection."""
         self._arrivals.add(arrival)
         self.driving.reaper.add(arrival)
 
     def waited(self, arrival: Arrival) -> None:
-        """It has said something, or is gone."""
+        """The connection sent its first bytes, or was lost."""
         self._arrivals.discard(arrival)
         self.driving.reaper.discard(arrival)
 
 
 class Arrival(Reading):
-    """A connection until it is known which HTTP it speaks: by ALPN, or by the HTTP/2 preface (RFC 9113 section 3.4)."""
+    """Detects the HTTP version of a connection: by ALPN, or by the HTTP/2 preface (RFC 9113 section 3.4)."""
 
     def __init__(self, listener: Listener, remote: str, original: str) -> None:
         self._listener = listener
@@ -334,7 +331,7 @@ class Arrival(Reading):
         self.deadline = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket stands; over TLS the handshake is done."""
+        """asyncio: connected, and over TLS the handshake is complete."""
         self._transport = transport  # type: ignore[assignment]
         listener = self._listener
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
@@ -349,7 +346,7 @@ class Arrival(Reading):
                 peer = listener.identify(None)
         except PeerRejected as rejected:
             listener.events.handshake("rejected")
-            logger.debug("closed the connection of %s: %s", self._remote, rejected)
+            logger.debug("closed the connection from %s: %s", self._remote, rejected)
             self._transport.abort()
             return
         self._facts = ConnectionFacts(
@@ -372,7 +369,7 @@ class Arrival(Reading):
             listener.waiting(self)
 
     def data_received(self, data: bytes) -> None:
-        """First bytes without ALPN: they are the preface, or not."""
+        """Without ALPN: compare the first bytes with the preface."""
         if self._transport.is_closing():
             return
         self._received += data
@@ -381,22 +378,22 @@ class Arrival(Reading):
         elif not PREFACE.startswith(self._received[: len(PREFACE)]):
             line, ending, _ = self._received.partition(b"\n")
             if ending and b"HTTP/" not in line:
-                # Neither version's first line: whoever speaks something else could not read an answer of ours either,
-                # least of all an HTTP/2 client whose preface is broken (RFC 9113 section 3.4).
+                # Not HTTP: the client could not read an answer either, least of all an HTTP/2 client with a broken
+                # preface (RFC 9113 section 3.4).
                 self._transport.close()
             else:
                 self._become(H1Server, self._received)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Gone before it said anything."""
+        """asyncio: lost before the version was known."""
         self._listener.waited(self)
 
     def close(self) -> None:
-        """Nothing was asked, nothing is answered."""
+        """Abort: no request was received."""
         self._transport.abort()
 
     def expire(self, now: float) -> None:
-        """Said nothing for too long (`reaper.Mortal`)."""
+        """The first bytes were not received in time (`reaper.Mortal`)."""
         self._listener.driving.on_limit("head_time")
         self._transport.abort()
 
@@ -418,7 +415,7 @@ def _set(ready: asyncio.Future[None]) -> None:
 
 
 def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
-    """A TCP socket that has an address and does not listen yet. Raises OSError when the address cannot be had."""
+    """A bound TCP socket that does not listen yet. Raises OSError."""
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = infos[0]
     sock = socket.socket(family, socket.SOCK_STREAM)

@@ -231,7 +231,7 @@ class Pool(Generic[ConnectionT]):
                 error = flaw if self._waiting and not self._is_busy() else None
             else:
                 self.size -= 1
-                error = error or ConnectError(f"{self.address} closed the connection at once")
+                error = error or ConnectError(f"{self.address} closed the connection immediately")
             if error is not None:
                 self._pause_after(error, is_retry)
                 self._fail(error)

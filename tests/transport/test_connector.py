@@ -286,18 +286,18 @@ async def go_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await say_nothing(reader, writer)
 
 
-NOT_HTTP_2 = "{} does not speak HTTP/2: look whether the port is its gRPC port, and whether it expects TLS"
+NOT_HTTP_2 = "{} does not speak HTTP/2: check whether the port is its gRPC port, and whether it expects TLS"
 
 
 @pytest.mark.parametrize(
     ("handler", "error"),
     [
-        (say_nothing, "{} did not say anything in HTTP/2, although it took the connection, within 0.2 s"),
+        (say_nothing, "{} did not complete the HTTP/2 handshake within 0.2 s"),
         (say(b"HTTP/1.1 400 Bad Request\r\n\r\n"), NOT_HTTP_2),
         (say(b"\x15\x03\x01\x00\x02\x02\x16" + bytes(9)), NOT_HTTP_2),
-        (close_at_once, "{} closed the connection at once"),
-        (read_and_close, "{} closed the connection at once"),
-        (go_away, "{} takes no requests: it ended the connection as soon as it stood"),
+        (close_at_once, "{} closed the connection immediately"),
+        (read_and_close, "{} closed the connection immediately"),
+        (go_away, "{} closed the connection immediately after the HTTP/2 handshake"),
     ],
     ids=["silent", "HTTP/1.1", "TLS", "closes", "reads and closes", "goes away"],
 )
@@ -419,19 +419,19 @@ async def test_a_rotated_identity_is_used_by_the_next_connection(running: Drivin
 
 
 UNKNOWN_AUTHORITY = (
-    "the certificate of {} is of no authority that we trust: while an authority rotates, the trust bundle must hold "
-    "the old one and the new one"
+    "the certificate of {} is not issued by a trusted authority: while an authority rotates, the trust bundle must "
+    "hold the old one and the new one"
 )
 PEERS: dict[str, tuple[Credentials, PeerSecurity, str]] = {
     "another id": (
         credentials(CA.issue(f"spiffe://{DOMAIN}/ns/models/sa/other")),
         peer(),
-        f"{{}} is not the server that is meant: it is spiffe://{DOMAIN}/ns/models/sa/other, not {SERVER_ID}",
+        f"{{}} has an unexpected identity: it is spiffe://{DOMAIN}/ns/models/sa/other, not {SERVER_ID}",
     ),
     "expired": (
         expired("server"),
         peer(),
-        "the certificate of {} has expired: see why the server did not renew it",
+        "the certificate of {} has expired: check why the server did not renew it",
     ),
     "not valid yet": (
         credentials(CA.issue(SERVER_ID, not_before=datetime.now(UTC) + timedelta(hours=1))),
@@ -458,7 +458,7 @@ async def test_a_peer_that_is_not_who_it_should_be(running: Driving, which: str)
 async def test_a_peer_that_does_not_agree_on_http_2(running: Driving, offered: tuple[str, ...], agreed: str) -> None:
     async with serving(say_nothing, context=server_context(SERVER, protocols=("http/1.1",))) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer(protocols=offered))) == (
-            f"{address} does not agree on HTTP/2 (ALPN {agreed}): look whether the port is a sidecar's"
+            f"{address} does not agree on HTTP/2 (ALPN {agreed}): check whether the port is a sidecar's"
         )
         await gone(running)
 
@@ -475,12 +475,12 @@ async def test_a_peer_that_does_not_like_us_is_no_connection(running: Driving, o
     """In TLS 1.3 the client is done with the handshake before the server has looked at its certificate."""
     async with serving(serve_peer, context=server_context(SERVER)) as address:  # asyncio's servers do not say why
         assert await said(connect_h2(running, address, Owner(), 5.0, peer(ours))) == (
-            f"{address} closed the connection instead of greeting us: its log says whether it refused us"
+            f"{address} closed the connection before the HTTP/2 handshake: its log has the reason"
         )
     with refusing() as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer(ours))) == (
-            f"{address} refused us ({words}): look whether our certificate is valid, and of an authority that the "
-            "server trusts"
+            f"{address} rejected the TLS handshake ({words}): check that our certificate is valid and of an "
+            "authority that the server trusts"
         )
     await gone(running)
 
@@ -513,7 +513,7 @@ async def test_a_peer_that_hangs_up_after_the_handshake(running: Driving) -> Non
     """As our own listener does with an identity that it does not take."""
     async with serving(close_at_once, context=server_context(SERVER)) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
-            f"{address} closed the connection instead of greeting us: its log says whether it refused us"
+            f"{address} closed the connection before the HTTP/2 handshake: its log has the reason"
         )
         await gone(running)
 
@@ -521,11 +521,11 @@ async def test_a_peer_that_hangs_up_after_the_handshake(running: Driving) -> Non
 async def test_a_peer_that_speaks_no_tls(running: Driving) -> None:
     async with serving(say(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
-            f"{address} does not speak TLS (wrong version number): look whether the port is a sidecar's"
+            f"{address} does not speak TLS (wrong version number): check whether the port is a sidecar's"
         )
     async with serving(close_at_once) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
-            f"{address} closed the connection instead of greeting us: its log says whether it refused us"
+            f"{address} closed the connection before the HTTP/2 handshake: its log has the reason"
         )
     async with serving(say_nothing) as address:
         assert await said(connect_h2(running, address, Owner(), 0.2, peer())) == (

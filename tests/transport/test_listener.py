@@ -273,7 +273,7 @@ class TestWhatIsSpoken:
             assert port.counted.handshakes == ["ok"]
             await leave(writer)
 
-    async def test_the_server_name_of_each_handshake(self) -> None:
+    async def test_what_is_known_of_a_connection_over_tls(self) -> None:
         async with listening(Security.TLS) as port:
             for name in ("models.example", "other.example"):
                 context = tls_client("http/1.1")
@@ -282,9 +282,26 @@ class TestWhatIsSpoken:
                 )
                 await ask(reader, writer)
                 (connection,) = port.listener.connections
-                assert connection.facts.server_name == name
+                facts = connection.facts
+                assert (facts.direction, facts.protocol, facts.alpn) == ("inbound", "HTTP/1.1", "http/1.1")
+                assert (facts.tls_version, facts.server_name) == ("TLSv1.3", name)
+                assert (facts.remote, facts.local) == (
+                    format_address(writer.get_extra_info("sockname")),
+                    f"127.0.0.1:{port.number}",
+                )
+                assert (facts.peer, facts.caller, facts.original) == ("somebody", None, "")
                 await leave(writer)
                 await port.counted.until(lambda: not port.counted.open)
+
+    async def test_what_is_known_of_a_connection_in_plaintext(self) -> None:
+        async with listening(Security.EITHER) as port:
+            reader, writer = await port.connect()
+            await ask(reader, writer)
+            (connection,) = port.listener.connections
+            facts = connection.facts
+            assert (facts.tls_version, facts.alpn, facts.server_name, facts.peer) == ("", "", "", None)
+            assert not hasattr(facts, "__dict__"), "one is held for each of thousands of idle connections"
+            await leave(writer)
 
     async def test_a_server_name_that_is_not_ascii_fails_the_handshake(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reported: list[Any] = []
@@ -543,7 +560,7 @@ class TestHowMany:
             assert await ask(reader, writer)
             await leave(writer)
             assert port.counted.limits == ["descriptors"] * 2
-        assert "trying again shortly" in caplog.text
+        assert "; retrying" in caplog.text
 
 
 class TestItsEnd:

@@ -332,7 +332,7 @@ class TestEitherVersion:
         pool = make(network, version)
         (taker,) = want(pool)
         connection = network.accept(is_closing=True)
-        assert str(taker.error) == f"{ADDRESS} closed the connection at once"
+        assert str(taker.error) == f"{ADDRESS} closed the connection immediately"
         connection.lose()
         assert pool.size == 0
 

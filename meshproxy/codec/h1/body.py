@@ -162,7 +162,7 @@ class ChunkedReader:
 
     def _begin(self, length: int) -> None:
         if length > MAX_LENGTH:
-            raise Malformed("the size of a chunk is not a number that can be counted to")
+            raise Malformed("the size of a chunk is out of range")
         if self._room is not None:
             if length > self._room:
                 raise _too_large(self._limits.body_bytes)

@@ -1,44 +1,18 @@
-"""HTTP/1.1 on one connection, either end: bytes in, events out; commands in, bytes out (RFC 9112).
+"""HTTP/1.1 on one connection, both roles: bytes in, events out; commands in, bytes out (RFC 9112).
 
-One exchange at a time. Each side of it walks down its own column; what the other column says decides who may begin:
+The states of an exchange: `h1.state`.
 
-    the side that asks                        the side that answers
-    ------------------                        ---------------------
-    HEAD  <------------- both DONE -------->  IDLE
-     | head                                    | the head of the request has passed
-     v                                         v
-    BODY   data...                            HEAD   interim heads (1xx)...
-     | last byte, last chunk                   | final head
-     v                                         v
-    DONE                                      BODY   data...
-                                               | last byte, last chunk, close
-                                               v
-                                              DONE
-
-`theirs` is the column we read, `ours` the one we write: a server reads the left one and writes the right one, a client
-the other way round. A head without a body passes BODY at once. An answer may be DONE before its request is.
-
-    what happens                     theirs   ours              then
-    a broken rule, as server         BROKEN   may still answer  Rejected; closes after the answer
-    a broken rule, as client         BROKEN   BROKEN            Failed
-    their EOF, nothing under way     BROKEN   BROKEN            nothing
-    their EOF inside a message       BROKEN   client: BROKEN    Failed
-    their EOF, a body that ends so   DONE     as it was         the end of the body; closes
-    their EOF behind their message   DONE     as it was         nothing; closes after this exchange
-    both DONE, something says close  BROKEN   BROKEN            nothing more is read
-
-Where we differ from RFC 9112, always to the strict side: no obsolete line folding, no bare LF, no message with both
-content-length and transfer-encoding, no field of those twice, no `101`, no CONNECT, no answer nobody asked for.
+Stricter than RFC 9112: no obsolete line folding, no bare LF, no message with both content-length and transfer-encoding,
+neither of them repeated, no `101`, no CONNECT, no unsolicited response.
 """
 
 from __future__ import annotations
-
-from enum import Enum
 
 from meshproxy.codec.events import Data, Event, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
 from meshproxy.codec.h1.body import ChunkedReader, EofReader, Reader
 from meshproxy.codec.h1.head import Response, check_head, check_request_line, check_status_line
 from meshproxy.codec.h1.memo import RequestMemo, ResponseMemo
+from meshproxy.codec.h1.state import BODY, BROKEN, DONE, HEAD, IDLE
 from meshproxy.codec.h1.write import (
     CLOSE,
     KEEP_ALIVE,
@@ -54,29 +28,15 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import MessageProblem, Unacceptable
 from meshproxy.codec.role import LocalProtocolError, Role
 
-
-class State(Enum):
-    """Where one side of an exchange is."""
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    DONE = "done"
-    BROKEN = "broken"
-
-
-# Looked up once: a member costs 30 ns each time, and a request passes a dozen.
-_IDLE, _HEAD, _BODY, _DONE, _BROKEN = State
-
 MAX_INTERIM = 8
-"""Interim responses before a final one. 100 and 103 make two; a server that sends on and on holds the client."""
+"""Interim responses before a final one: 100 and 103 are two. A server could send them without end."""
 
 
 class H1Connection:
-    """One connection, seen from our end.
+    """One connection, in either role.
 
-    What the peer sends never raises. Commands raise `LocalProtocolError` when they come out of order; those that go on
-    with a message after `Failed` write nothing instead, as the two may have crossed.
+    Input never raises. Commands out of order raise `LocalProtocolError`; those that continue a message after `Failed`
+    write nothing, since the caller may not have seen it yet.
     """
 
     __slots__ = (
@@ -103,93 +63,92 @@ class H1Connection:
     )
 
     def __init__(self, role: Role, limits: Limits) -> None:
-        # As long as the connection.
+        # State of the connection.
         self._is_server = role is Role.SERVER
         self._limits = limits
         self._requests = RequestMemo(limits)
         self._responses = ResponseMemo(limits)
         self._partial = b""
-        """The beginning of what has not come whole: a head, the size line of a chunk, trailers."""
+        """Incomplete input: the beginning of a head, of a chunk's size line or of trailers."""
         self.held = b""
-        """As server: what came behind the request under way. Read no more before `next_message`."""
+        """As server: input after the current request. Do not read more before `next_message`."""
         self.must_close = False
-        """Nothing may follow the exchange under way; if none is, close now."""
+        """The current exchange is the last; without one, close now."""
         self._has_eof = False
-        # As long as an exchange.
+        # State of the exchange.
         self._stream = 0
-        self._ours = _IDLE if self._is_server else _HEAD
-        self._theirs = _HEAD if self._is_server else _IDLE
+        self._ours = IDLE if self._is_server else HEAD
+        self._theirs = HEAD if self._is_server else IDLE
         self._method = b""
         self._peer_is_http10 = False
         self._waits_for_continue = False
         self._interim = 0
         self._has_skipped_blank = False
         self._checked = 0
-        """How much of an unfinished head has been found well-formed."""
+        """Bytes of an incomplete head that have been checked."""
         self._left = 0
-        """Bytes to come of a body of a declared length (RFC 9112 section 6.2); 0 if it is framed otherwise."""
+        """Bytes left of a body with a content-length (RFC 9112 section 6.2); 0 for another framing."""
         self._reader: Reader | None = None
-        """Reads one that is framed otherwise."""
+        """Reads a body with another framing."""
         self._writer: Writer = NOTHING
 
     # Questions
 
     @property
     def is_idle(self) -> bool:
-        """No message is under way in either direction, not even the beginning of one."""
+        """No message is in progress in either direction, not even part of a head."""
         asks, answers = (self._theirs, self._ours) if self._is_server else (self._ours, self._theirs)
-        return asks is _HEAD and answers is _IDLE and not self._partial and not self.held
+        return asks is HEAD and answers is IDLE and not self._partial and not self.held
 
     @property
     def is_over(self) -> bool:
-        """As server: no exchange is under way. Bytes of the next request may be held, or `must_close` says that none
-        will be taken."""
-        return self._ours is _IDLE or self._ours is _BROKEN
+        """As server: no exchange is in progress. Input of the next request may be held."""
+        return self._ours is IDLE or self._ours is BROKEN
 
     # Bytes in, events out
 
     def receive(self, data: bytes) -> list[Event]:
-        """Take what was read, in pieces of any size. Returns what it means; [] for good after Rejected or Failed."""
+        """Process input of any size. Returns the events; always [] after Rejected or Failed."""
         theirs = self._theirs
         events: list[Event] = []
-        if theirs is _BROKEN or not data:
+        if theirs is BROKEN or not data:
             return events
         at = 0
         seen = len(self._partial)
         if seen:
             data = self._partial + data
             self._partial = b""
-        if theirs is _HEAD and not self.held:
+        if theirs is HEAD and not self.held:
             receive_head = self._receive_request if self._is_server else self._receive_responses
             at = receive_head(data, seen, events)
             theirs = self._theirs
         size = len(data)
-        if at < size and theirs is _BODY:
+        if at < size and theirs is BODY:
             at = self._receive_body(data, at, events)
         if at < size:
             self._receive_beyond(data[at:], events)
         return events
 
     def receive_eof(self) -> list[Event]:
-        """The peer sends nothing more. Returns [] between messages, else what that does to the one under way."""
+        """The peer closed its half. Returns [] between messages, otherwise the events for the current message."""
         theirs = self._theirs
         self._has_eof = True
-        if theirs is _BROKEN:
+        if theirs is BROKEN:
             return []
-        if theirs is _DONE or self.held:
-            # What is held may be whole requests: those are answered first.
+        if theirs is DONE or self.held:
+            # Complete requests may be held: they are answered first.
             self.must_close = self.must_close or not self.held
             return []
         self.must_close = True
-        if theirs is _BODY and isinstance(self._reader, EofReader):
-            self._theirs = _DONE
+        if theirs is BODY and isinstance(self._reader, EofReader):
+            self._theirs = DONE
             self._finish()
             return [Data(self._stream, b"", 0, True)]
-        if theirs is _IDLE or (theirs is _HEAD and self._is_server and self._partial in (b"", b"\r")):
-            self._theirs = self._ours = _BROKEN
+        if theirs is IDLE or (theirs is HEAD and self._is_server and self._partial in (b"", b"\r")):
+            self._theirs = self._ours = BROKEN
             self._partial = b""
             return []
-        if theirs is _BODY:
+        if theirs is BODY:
             reason = "the connection was closed in the middle of a body"
         elif self._partial or self._interim:
             reason = "the connection was closed in the middle of a head"
@@ -200,8 +159,8 @@ class H1Connection:
         return events
 
     def next_message(self) -> list[Event]:
-        """As server, when an exchange is over: what the bytes that came behind its request mean."""
-        if not self.held or self._theirs is not _HEAD:
+        """As server, after an exchange: the events of the input that was held."""
+        if not self.held or self._theirs is not HEAD:
             return []
         held = self.held
         self.held = b""
@@ -211,10 +170,9 @@ class H1Connection:
         return events
 
     def give_up_head(self, status: int, reason: str, limit: str) -> list[Event]:
-        """As server: the rest of a head is not waited for any longer (408, RFC 9110 section 15.5.9). Returns what that
-        means; [] where no head has begun."""
+        """As server: reject an incomplete head (408, RFC 9110 section 15.5.9). Returns [] if none has begun."""
         events: list[Event] = []
-        if self._is_server and self._theirs is _HEAD and self._partial:
+        if self._is_server and self._theirs is HEAD and self._partial:
             self._refuse(Unacceptable(status, reason, limit), events)
         return events
 
@@ -230,24 +188,24 @@ class H1Connection:
         length: int | None = None,
         trace: bytes | None = None,
     ) -> bytes:
-        """Begin an exchange, as client.
+        """As client: begin an exchange.
 
         Args:
             end: no body follows.
             length: bytes that follow; None without `end`: unknown, the body goes out in chunks.
             trace: the value of `traceparent`, to be sent last.
         """
-        if self._is_server or self._ours is not _HEAD or self._theirs is not _IDLE:
+        if self._is_server or self._ours is not HEAD or self._theirs is not IDLE:
             raise LocalProtocolError("no request may be sent now")
         if method == b"CONNECT":
-            raise LocalProtocolError("CONNECT is not offered")
+            raise LocalProtocolError("CONNECT is not supported")
         framing, writer = frame_request(method, end, length)
         if self.must_close:
             framing += CLOSE
         head = write_request_head(method, target, authority, headers, framing, trace)
         self._writer = writer
-        self._ours = _DONE if end else _BODY
-        self._theirs = _HEAD
+        self._ours = DONE if end else BODY
+        self._theirs = HEAD
         self._method = method
         self._stream += 1
         return head
@@ -260,7 +218,7 @@ class H1Connection:
             length: the declared content-length, with `end` only for what has no body anyway (HEAD, 304). None without
                 `end`: unknown, the body goes out in chunks, or until the connection closes for an HTTP/1.0 client.
         """
-        if not self._is_server or self._ours is not _HEAD:
+        if not self._is_server or self._ours is not HEAD:
             raise LocalProtocolError("no response may be sent now")
         if status < 200:
             if status == 101 or end or length is not None:
@@ -271,9 +229,9 @@ class H1Connection:
             return b"" if self._peer_is_http10 else write_response_head(status, headers, b"")
 
         framing, writer, closes = frame_response(status, self._method, end, length, self._peer_is_http10)
-        # A client that waits for 100 may send its body or leave it out now: what would follow cannot be told apart
+        # A client that waits for 100 may now send its body or omit it: the next input would be ambiguous
         # (RFC 9110 section 10.1.1).
-        if closes or self.must_close or (self._waits_for_continue and self._theirs is _BODY):
+        if closes or self.must_close or (self._waits_for_continue and self._theirs is BODY):
             closes = True
             framing += CLOSE
         elif self._peer_is_http10:
@@ -281,34 +239,34 @@ class H1Connection:
         head = write_response_head(status, headers, framing)
         self.must_close = closes
         self._writer = writer
-        self._ours = _DONE if end else _BODY
-        if end and self._theirs is _DONE:
+        self._ours = DONE if end else BODY
+        if end and self._theirs is DONE:
             self._finish()
         return head
 
     def send_data(self, data: bytes, end: bool) -> bytes:
-        """Go on with the body of our message; `end` closes it."""
-        if self._ours is not _BODY:
+        """Send part of the body of our message."""
+        if self._ours is not BODY:
             return self._refuse_body()
         out = self._writer.write(data, end)
         if end:
-            self._ours = _DONE
-            if self._theirs is _DONE:
+            self._ours = DONE
+            if self._theirs is DONE:
                 self._finish()
         return out
 
     def send_trailers(self, headers: Headers) -> bytes:
-        """End our message with trailers. They are dropped where the framing has no place for them, and so is each field
-        that must not stand there."""
-        if self._ours is not _BODY:
+        """End our message with trailers. Dropped: all if the framing cannot carry them, and fields not allowed
+        there."""
+        if self._ours is not BODY:
             return self._refuse_body()
         out = self._writer.write_trailers(headers)
-        self._ours = _DONE
+        self._ours = DONE
         self._finish()
         return out
 
     def close_after_message(self) -> None:
-        """Let the exchange under way, or the next one, be the last, and say so in its head if that is still to come."""
+        """Make the current or next exchange the last one, and say so in its head if it has not been sent."""
         self.must_close = True
 
     # Reading
@@ -341,15 +299,15 @@ class H1Connection:
         self._waits_for_continue = expects_continue
         if closes:
             self.must_close = True
-        self._ours = _HEAD
-        self._theirs = _BODY
+        self._ours = HEAD
+        self._theirs = BODY
         if chunked:
             self._reader = ChunkedReader(self._limits)
         elif length:
             self._left = length
         else:
-            self._theirs = _DONE
-        is_end = self._theirs is _DONE
+            self._theirs = DONE
+        is_end = self._theirs is DONE
         events.append(
             RequestHead(self._stream, method, authority, target, headers, is_end, length, expects_continue, trace)
         )
@@ -377,30 +335,30 @@ class H1Connection:
                 return at
             self._interim += 1
             if response.status == 101:
-                self._fail(events, ErrorCode.PROTOCOL_ERROR, "the response changes to a protocol that nobody asked for")
+                self._fail(events, ErrorCode.PROTOCOL_ERROR, "the response switches protocols, which was not requested")
                 return len(data)
             if response.length or response.chunked:
                 self._fail(events, ErrorCode.PROTOCOL_ERROR, "an interim response has a body")
                 return len(data)
             if self._interim > MAX_INTERIM:
-                self._fail(events, ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_INTERIM} interim responses came")
+                self._fail(events, ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_INTERIM} interim responses")
                 return len(data)
             events.append(ResponseHead(self._stream, response.status, response.headers, False))
         return at
 
     def _begin_response(self, response: Response, events: list[Event]) -> None:
         status, headers, length, chunked, closes = response
-        self._theirs = _BODY
+        self._theirs = BODY
         if closes:
             self.must_close = True
         if self._method == b"HEAD" or status == 304:
-            self._theirs = _DONE
+            self._theirs = DONE
         elif status == 204:
             if length or chunked:
                 self._fail(events, ErrorCode.PROTOCOL_ERROR, "a 204 response has a body")
                 return
             length = None
-            self._theirs = _DONE
+            self._theirs = DONE
         elif chunked:
             self._reader = ChunkedReader(self._limits)
         elif length is None:
@@ -409,10 +367,10 @@ class H1Connection:
         elif length:
             self._left = length
         else:
-            self._theirs = _DONE
-        is_end = self._theirs is _DONE
+            self._theirs = DONE
+        is_end = self._theirs is DONE
         events.append(ResponseHead(self._stream, status, headers, is_end, length))
-        if is_end and self._ours is _DONE:
+        if is_end and self._ours is DONE:
             self._finish()
 
     def _receive_body(self, data: bytes, at: int, events: list[Event]) -> int:
@@ -426,23 +384,23 @@ class H1Connection:
                 events.append(Data(self._stream, data[at:], available, False))
                 return at + available
             self._left = 0
-            self._theirs = _DONE
+            self._theirs = DONE
             events.append(Data(self._stream, data[at:stop], left, True))
-            if self._ours is _DONE:
+            if self._ours is DONE:
                 self._finish()
             return stop
         reader = self._reader
         assert reader is not None
         piece, at = reader.feed(data, at)
         if reader.is_done:
-            self._theirs = _DONE
+            self._theirs = DONE
             if reader.trailers:
                 if piece:
                     events.append(Data(self._stream, piece, len(piece), False))
                 events.append(Trailers(self._stream, reader.trailers))
             else:
                 events.append(Data(self._stream, piece, len(piece), True))
-            if self._ours is _DONE:
+            if self._ours is DONE:
                 self._finish()
             return at
         if piece:
@@ -454,29 +412,29 @@ class H1Connection:
         return len(data)
 
     def _receive_beyond(self, rest: bytes, events: list[Event]) -> None:
-        """Bytes behind the message under way, or without any."""
-        if self._theirs is _BROKEN or (self.must_close and self._theirs is _DONE):
+        """Input after the current message, or without one."""
+        if self._theirs is BROKEN or (self.must_close and self._theirs is DONE):
             return  # behind the last message of a connection nothing has a meaning (RFC 9112 section 9.6)
         if self._is_server:
             self.held += rest
         else:
-            self._fail(events, ErrorCode.PROTOCOL_ERROR, "bytes came that belong to no response")
+            self._fail(events, ErrorCode.PROTOCOL_ERROR, "data was received that belongs to no response")
 
     # Ends
 
     def _finish(self) -> None:
-        """Leave the exchange if both sides are through with it."""
-        if self._ours is not _DONE or self._theirs is not _DONE:
+        """End the exchange if both sides are DONE."""
+        if self._ours is not DONE or self._theirs is not DONE:
             return
         if self.must_close:
-            self._ours = self._theirs = _BROKEN
+            self._ours = self._theirs = BROKEN
             self.held = b""
         elif self._is_server:
-            self._theirs = _HEAD
-            self._ours = _IDLE
+            self._theirs = HEAD
+            self._ours = IDLE
         else:
-            self._ours = _HEAD
-            self._theirs = _IDLE
+            self._ours = HEAD
+            self._theirs = IDLE
             self._interim = 0
         self._reader = None
         self._writer = NOTHING
@@ -486,12 +444,12 @@ class H1Connection:
             code = ErrorCode.PROTOCOL_ERROR if problem.limit is None else ErrorCode.ENHANCE_YOUR_CALM
             self._fail(events, code, problem.reason, problem.limit)
             return
-        if self._ours is _IDLE:
+        if self._ours is IDLE:
             self._stream += 1
-            self._ours = _HEAD
+            self._ours = HEAD
             self._method = b""
             self._peer_is_http10 = False
-        self._theirs = _BROKEN
+        self._theirs = BROKEN
         self.must_close = True
         self._partial = b""
         self._left = 0
@@ -501,9 +459,9 @@ class H1Connection:
     def _fail(
         self, events: list[Event], code: int, reason: str, limit: str | None = None, *, by_peer: bool = False
     ) -> None:
-        self._theirs = _BROKEN
+        self._theirs = BROKEN
         if not self._is_server:
-            self._ours = _BROKEN
+            self._ours = BROKEN
         self.must_close = True
         self._partial = b""
         self._left = 0
@@ -511,6 +469,6 @@ class H1Connection:
         events.append(Failed(code, reason, limit, by_peer))
 
     def _refuse_body(self) -> bytes:
-        if self._ours is _BROKEN:
+        if self._ours is BROKEN:
             return b""
         raise LocalProtocolError("no body may be sent now")

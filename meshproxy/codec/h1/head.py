@@ -29,7 +29,7 @@ from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
 
 
 class Request(NamedTuple):
-    """What a request's head says; shared by every request that repeats it byte for byte."""
+    """A parsed request head; shared by all requests with the same bytes."""
 
     method: bytes
     authority: bytes
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What a response's head says."""
+    """A parsed response head."""
 
     status: int
     headers: Headers
@@ -125,7 +125,7 @@ def parse_request(head: bytes, limits: Limits) -> Request:
         if expectation is not None:
             if expectation.lower() != b"100-continue":
                 raise Unacceptable(417, "the expect field asks for something other than 100-continue")
-            # HTTP/1.0 knows no interim responses (RFC 9110 section 10.1.1), and without a body nobody waits.
+            # HTTP/1.0 has no interim responses (RFC 9110 section 10.1.1); without a body there is nothing to wait for.
             expects_continue = not is_http10 and (chunked or bool(length))
     headers = tuple([field for field in fields if field[0] not in FRAMING and field[0] not in dropped])
     trace = None
@@ -238,11 +238,11 @@ def check_request_line(data: bytes, limits: Limits) -> int:
         raise Malformed("the request line is not of the form: method, target, HTTP version")
     method, target, other, major, minor = match.groups()
     if len(method) > 32:
-        raise Unacceptable(501, "the method is longer than any that exists")
+        raise Unacceptable(501, "the method is too long")
     if major != b"1" or minor not in (b"0", b"1"):
-        raise Unacceptable(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        raise Unacceptable(505, "only HTTP/1.0 and HTTP/1.1 are supported")
     if method == b"CONNECT":
-        raise Unacceptable(501, "CONNECT is not offered")
+        raise Unacceptable(501, "CONNECT is not supported")
     if len(target or other) > limits.target_bytes:
         raise Unacceptable(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
     return end
@@ -303,7 +303,7 @@ def _refuse_repeated(fields: list[tuple[bytes, bytes]]) -> None:
     names = [name for name, _ in fields]
     for name in (b"host", b"content-length", b"transfer-encoding", b"expect"):
         if names.count(name) > 1:
-            reason = f"the field {name.decode()} stands there more than once"
+            reason = f"there is more than one {name.decode()} field"
             raise Unacceptable(417, reason) if name == b"expect" else Malformed(reason)
 
 
@@ -311,7 +311,7 @@ def _read_other_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, 
     """Authority and target of a request that is not in origin-form (RFC 9112 section 3.2)."""
     if target == b"*":
         if method != b"OPTIONS":
-            raise Malformed("only OPTIONS may ask for *")
+            raise Malformed("the request target * is for OPTIONS only")
         return host, target
     match = _ABSOLUTE_FORM.fullmatch(target) or _ABSOLUTE_FORM.fullmatch(target.replace(b"?", b"/?", 1))
     if match is None:
@@ -333,7 +333,7 @@ def _read_length(by_name: dict[bytes, bytes], limits: Limits) -> int | None:
         raise Malformed("content-length is not a decimal number")
     length = int(value)
     if length > MAX_LENGTH:
-        raise Malformed("content-length is not a number that can be counted to")
+        raise Malformed("content-length is out of range")
     if limits.body_bytes is not None and length > limits.body_bytes:
         raise Unacceptable(413, f"the body is larger than {limits.body_bytes} bytes", "body_bytes")
     return length
@@ -349,7 +349,7 @@ def _check_coding(by_name: dict[bytes, bytes]) -> None:
     if _CODINGS.fullmatch(value) is not None:
         codings = [coding.strip(b" \t") for coding in value.split(b",")]
         if codings[-1] == b"chunked" and codings.count(b"chunked") == 1:
-            raise Unacceptable(501, "no transfer-encoding but chunked is known")
+            raise Unacceptable(501, "only chunked is supported as transfer-encoding")
     raise Malformed("transfer-encoding is not chunked")
 
 
@@ -363,7 +363,7 @@ def _read_connection(fields: list[tuple[bytes, bytes]], is_http10: bool) -> tupl
         raise Malformed("the connection field is not a list of names")
     options = frozenset([option.strip(b" \t") for option in value.lower().split(b",")])
     if b"content-length" in options or b"host" in options or b"transfer-encoding" in options:
-        raise Malformed("the connection field names what frames or routes the message")
+        raise Malformed("the connection field nominates a field that frames or routes the message")
     closes = b"close" in options or (is_http10 and b"keep-alive" not in options)
     return closes, options
 
@@ -381,7 +381,7 @@ def _check_start(line: bytes, what: str) -> None:
     if line.endswith(b"\r\n"):
         content = line[:-2]
     if content.translate(None, _PRINTABLE):
-        raise Malformed(f"the {what} holds a byte that is not printable ASCII")
+        raise Malformed(f"the {what} contains a byte that is not printable ASCII")
     if line.endswith(b"\n") and not line.endswith(b"\r\n"):
         raise Malformed(f"the {what} does not end with CR LF")
 
@@ -397,10 +397,10 @@ def _diagnose_field(line: bytes, limits: Limits) -> MessageProblem:
     if not name:
         return Malformed("a field has no name")
     if _NAME.fullmatch(name) is None:
-        return Malformed("the name of a field holds white space or another byte that no name has")
+        return Malformed("the name of a field contains white space or another invalid character")
     if len(name) > min(_NAME_BYTES, limits.header_name_bytes):
         return _too_long(limits)
-    return Malformed("the value of a field holds a control character")
+    return Malformed("the value of a field contains a control character")
 
 
 def _too_many(limits: Limits) -> MessageProblem:

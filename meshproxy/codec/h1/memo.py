@@ -1,4 +1,4 @@
-"""Heads that a connection has read already. Clients repeat theirs byte for byte, servers theirs for a second."""
+"""Caches of parsed heads, per connection. Clients repeat theirs byte for byte, servers for a second (`date`)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Head = TypeVar("Head", Request, Response)
 
 _HEADS = 4
 _BYTES = 4_096
-"""A memo keeps this many heads up to this size: every idle connection holds them."""
+"""Entries of a cache, and the size of one: every idle connection holds them."""
 
 _TRACE = b"\r\ntraceparent: "
 _TRACE_LINE = re.compile(rb"\r\ntraceparent: ([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(?=\r\n)")
 
 
 class RequestMemo:
-    """Reads heads of requests: 0.4 us for one that came before, 11 us for another.
+    """Parses request heads: 0.4 us for a cached one, 11 us for another.
 
     A traced client sends another `traceparent` each time (W3C Trace Context section 3.2) and nothing else that differs.
     So that line, if its form is the strict one, is cut out of what is looked up: 1.7 us.

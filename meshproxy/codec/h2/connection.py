@@ -1,11 +1,11 @@
-"""HTTP/2 (RFC 9113), both roles: bytes of the peer become events, commands become frames in `out`.
+"""HTTP/2 (RFC 9113), both roles: input becomes events, commands become frames in `out`.
 
 Three layers, each built on the one before: `outbound.Outbound` sends and holds what both directions share,
 `control.Control` takes the frames that carry no message, `H2Connection` takes those that do.
 
-A rule that the peer broke is raised where it is noticed, as `ConnectionFault` or `StreamFault`, and becomes `Failed` or
-`Reset` in `receive`, together with the GOAWAY or RST_STREAM that says so. Every frame that costs the peer nothing is on
-a budget; `codec/limits.py` names the attack that each one stops.
+A violation is raised where it is found, as `ConnectionFault` or `StreamFault`, and becomes `Failed` or `Reset` in
+`receive`, together with a GOAWAY or RST_STREAM. Frames that cost the peer nothing are limited by budgets;
+`codec/limits.py` names the attack that each limit prevents.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ unpack_header = FRAME_HEADER.unpack_from
 
 
 class Block:
-    """A header block whose END_HEADERS has not come yet."""
+    """A header block without END_HEADERS so far."""
 
     __slots__ = ("count", "end", "fragments", "is_self_dependent", "stream")
 
@@ -74,9 +74,9 @@ class H2Connection(Control):
         super().__init__(role, limits, now, statistics)
         self._frame_bytes = limits.frame_bytes
         self._preface = PREFACE if role is Role.SERVER else b""
-        """What is missing of the client's preface."""
+        """The part of the client's preface that has not been received."""
         self._tail = b""
-        """The unfinished frame at the end of what came."""
+        """The incomplete frame at the end of the input."""
         self._block: Block | None = None
         self._runs: list[tuple[Data, list[bytes | memoryview]]] = []
         """Data events made of several frames, to be joined before they are given out."""
@@ -91,15 +91,14 @@ class H2Connection(Control):
     # Bytes in, events out
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """Take in what the peer sent.
+        """Process input.
 
         Args:
             data: any number of bytes; what is left of the last frame is kept for the next call.
             now: seconds, of a clock that does not go back.
 
         Returns:
-            What it meant, in order. DATA frames of one stream that follow each other are one event. Nothing comes after
-            `Failed`.
+            The events, in order. Consecutive DATA frames of a stream are one event. `Failed` is the last.
         """
         if self.is_closed:
             return []
@@ -132,7 +131,7 @@ class H2Connection(Control):
         return events
 
     def receive_eof(self) -> list[Event]:
-        """The peer closed its side: nothing more comes."""
+        """The peer closed its half."""
         if self.is_closed:
             return []
         was_idle = self.is_idle
@@ -150,7 +149,7 @@ class H2Connection(Control):
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not the preface of HTTP/2")
 
     def _read_frames(self, data: bytes, at: int, events: list[Event]) -> int:
-        """Take every complete frame from `at` on. Returns where the first incomplete one begins."""
+        """Process every complete frame from `at` on. Returns the start of the first incomplete one."""
         size = len(data)
         counts = self.frames_received
         while size - at >= FRAME_HEADER_BYTES:
@@ -176,7 +175,7 @@ class H2Connection(Control):
         return at
 
     def _fail(self, fault: ConnectionFault) -> Failed:
-        """The connection is over: say so, unless it was the peer who did."""
+        """End the connection, with GOAWAY unless the peer ended it."""
         if not fault.is_of_peer:
             self.out.append(frames.goaway(self._last_of_peer, fault.code, fault.reason))
         self._close()
@@ -234,7 +233,7 @@ class H2Connection(Control):
         self._explained += 1
         last = events[-1] if events else None
         if type(last) is Data and last.stream == stream:
-            # Everyone above handles one event instead of the 16 of a large read.
+            # The layers above handle one event instead of the 16 of a large read.
             if not self._runs or self._runs[-1][0] is not last:
                 self._runs.append((last, [last.data]))
             self._runs[-1][1].append(memoryview(data)[start:stop])
@@ -248,7 +247,7 @@ class H2Connection(Control):
             events.append(event)
 
     def _refuse_data(self, ours: Stream | None, stream: int, flags: int, flow: int) -> None:
-        """DATA that nobody waits for. What it took of the connection's window is given back."""
+        """DATA on a stream that does not receive any. Its share of the connection's window is returned."""
         if not flow:
             self._count_empty()
         if ours is None:
@@ -266,7 +265,7 @@ class H2Connection(Control):
             ours.receives = ENDED
 
     def _count_empty(self) -> None:
-        """A DATA frame carried nothing and ended nothing (CVE-2019-9518)."""
+        """Count a DATA frame without data or END_STREAM (CVE-2019-9518)."""
         self._empty_frames += 1
         if self._empty_frames > self._limits.empty_frames:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many empty DATA frames", "empty_frames")
@@ -319,7 +318,7 @@ class H2Connection(Control):
             self._on_block(stream, block.end, b"".join(block.fragments), block.is_self_dependent, events)
 
     def _on_block(self, stream: int, end: bool, block: bytes, is_self_dependent: bool, events: list[Event]) -> None:
-        """A header block is complete. Whatever it belongs to, it is decoded: the table must stay in step."""
+        """Process a complete header block. It is decoded in any case, to keep the table in sync."""
         ours = self._streams.get(stream)
         try:
             if ours is None:
@@ -346,7 +345,7 @@ class H2Connection(Control):
             self.statistics.heads_malformed += 1
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, str(problem)) from None
         except Unacceptable as problem:
-            # Not the head of a request: nothing that we could answer.
+            # Not the head of a request: it cannot be answered.
             self.statistics.heads_rejected += 1
             raise StreamFault(stream, ErrorCode.ENHANCE_YOUR_CALM, problem.reason) from None
         if is_self_dependent:

@@ -218,7 +218,7 @@ class Control(Outbound):
         last &= 0x7FFFFFFF
         if self._peer_last_stream is not None and last > self._peer_last_stream:
             # What was above the first number may have been sent elsewhere already.
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY takes back an earlier one")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY raises the last stream of an earlier one")
         self._peer_last_stream = last
         text = data[start + 8 : min(stop, start + 8 + REASON_CHARACTERS)].decode("latin-1")
         reason = "".join([character if " " <= character <= "~" else "?" for character in text])
@@ -240,7 +240,7 @@ class Control(Outbound):
         increment = WORD.unpack_from(data, start)[0] & 0x7FFFFFFF
         if not stream:
             if not increment:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window is extended by nothing")
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
             self._window += increment
             if self._window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
@@ -250,10 +250,10 @@ class Control(Outbound):
         if ours is None:
             self._past(stream, WINDOW_UPDATE)
             if not increment:  # no crossing on the wire explains it, and there is no stream to break
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window is extended by nothing")
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
             return
         if not increment:
-            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a window is extended by nothing")
+            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
         ours.window += increment
         if ours.window > MAX_WINDOW:
             raise StreamFault(stream, ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")

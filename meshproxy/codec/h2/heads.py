@@ -50,7 +50,7 @@ KEPT_BLOCK_BYTES = 4_096
 
 
 class Request(NamedTuple):
-    """What the head of a request says."""
+    """A parsed request head."""
 
     method: bytes
     authority: bytes
@@ -62,7 +62,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What the head of a response says."""
+    """A parsed response head."""
 
     status: int
     headers: Headers
@@ -88,7 +88,7 @@ class HeadReader:
         self._generation = 0
         self._requests: dict[bytes, Request] = {}
         self._traced: dict[bytes, Request] = {}
-        """By what stands before a trace context."""
+        """By the part of the block before the trace context."""
         self._responses: dict[bytes, Response] = {}
         self._trailers: dict[bytes, Headers] = {}
 
@@ -133,7 +133,7 @@ class HeadReader:
         return self._trailers.get(block) or self._read(block, self._trailers, read_trailers)
 
     def skip(self, block: bytes) -> None:
-        """Read a block that nobody wants: it may change the table. Raises CompressionFault."""
+        """Decode a block only for its changes of the table. Raises CompressionFault."""
         self._decode(block)
 
     def _read(self, block: bytes, kept: dict[bytes, Head], read: Callable[[list[Field], Limits, int], Head]) -> Head:
@@ -215,7 +215,7 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
                 host = value
             elif kind == EXPECT:
                 if expectation is not None:
-                    raise Unacceptable(417, "the expect field stands there more than once")
+                    raise Unacceptable(417, "there is more than one expect field")
                 expectation = value
             elif kind != TE:
                 raise bad_field(field, kind)
@@ -225,11 +225,11 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
     if method == b"CONNECT":
         if scheme is not None or target is not None or authority is None:
             raise Malformed("CONNECT takes :authority and nothing else")
-        raise Unacceptable(501, "CONNECT is not offered")
+        raise Unacceptable(501, "CONNECT is not supported")
     if scheme is None or target is None:
         raise Malformed("no :scheme" if scheme is None else "no :path")
     if target == b"*" and method != b"OPTIONS":
-        raise Malformed("only OPTIONS may ask for *")
+        raise Malformed("the request target * is for OPTIONS only")
     if authority is None:
         if host is None:
             raise Malformed("neither :authority nor host")
@@ -246,7 +246,7 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
         # RFC 9113 section 8.2.3
         joined = b"; ".join(crumbs)
         if len(joined) > CRUMBS_BYTES + CRUMBS_FACTOR * block_bytes:
-            raise Unacceptable(431, "the cookie is much larger than what was sent", "header_bytes")
+            raise Unacceptable(431, "the joined cookie fields are too large", "header_bytes")
         headers[first_crumb] = b"cookie", joined
     trace = traces[0] if len(traces) == 1 else None
     return Request(method, authority, target, tuple(headers), length, expectation is not None, trace)
@@ -301,22 +301,22 @@ def read_trailers(fields: list[Field], limits: Limits, block_bytes: int) -> Head
 
 
 def check_length(length: int, limits: Limits) -> None:
-    """Raise Malformed for a content-length that nobody can count to, Unacceptable for one beyond our limit."""
+    """Raise Malformed for a content-length that is out of range, Unacceptable for one above our limit."""
     if length > MAX_LENGTH:
-        raise Malformed("content-length is not a number that can be counted to")
+        raise Malformed("content-length is out of range")
     if limits.body_bytes is not None and length > limits.body_bytes:
         raise Unacceptable(413, f"the body is larger than {limits.body_bytes} bytes", "body_bytes")
 
 
 def bad_field(field: tuple[bytes, bytes], kind: int) -> MessageProblem:
-    """What is wrong with a field that no head of this sort may have."""
+    """The problem of a field that is not allowed in this head."""
     if kind == LONG_NAME:
         return Unacceptable(431, "the name of a field is too long", "header_name_bytes")
     if kind == BAD_NAME:
-        return Malformed("the name of a field is empty or holds a byte that no name has")
+        return Malformed("the name of a field is empty or contains an invalid character")
     if kind == UNKNOWN_PSEUDO:
-        return Malformed("a pseudo-header that does not exist")
+        return Malformed("an unknown pseudo-header")
     name = field[0].decode("ascii")  # a name that passed the grammar
     if kind == BAD_VALUE:
         return Malformed(f"the value of {name} is malformed")
-    return Malformed(f"{name} does not belong here")
+    return Malformed(f"{name} is not allowed here")

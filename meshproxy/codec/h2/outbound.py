@@ -1,4 +1,4 @@
-"""What we send: heads, data within the peer's windows, and the frames that go back (credit, resets, goodbye)."""
+"""The sending half: heads, data within the peer's windows, WINDOW_UPDATE, RST_STREAM, PING and GOAWAY."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Outbound:
         )
 
     def take_output(self) -> bytes:
-        """Everything that waits to be written, in one piece."""
+        """All queued output."""
         output = b"".join(self.out)
         self.out.clear()
         self._output_bytes = 0
@@ -244,7 +244,7 @@ class Outbound:
         return False
 
     def send_trailers(self, stream: int, headers: Headers) -> None:
-        """End a message with these fields, behind whatever data is held back. Raises as `send_response`."""
+        """End a message with trailers, after any buffered data. Raises as `send_response`."""
         ours = self._streams.get(stream)
         if ours is None:
             return
@@ -259,13 +259,13 @@ class Outbound:
             held.end = True
 
     def reset(self, stream: int, code: int) -> None:
-        """Break a stream off. It is forgotten, and so is what was held back on it."""
+        """Abort a stream, and drop its buffered data."""
         if self._streams.pop(stream, None) is not None:
             self._send_reset(stream, code)
 
     def credit(self, stream: int, size: int) -> None:
-        """The consumer is done with `size` bytes of flow. The windows are extended when half of one has been used up:
-        both of a small exchange cost no frame at all."""
+        """Return `size` bytes of flow. A window is extended once half of it has been used: a small exchange costs no
+        WINDOW_UPDATE."""
         if self.is_closed:
             return
         ours = self._streams.get(stream)
@@ -280,14 +280,14 @@ class Outbound:
     # Commands: the connection
 
     def ping(self, payload: bytes) -> None:
-        """Ask for a sign of life: `Pong` brings the 8 bytes back."""
+        """Send a PING; its acknowledgement is `Pong` with the same 8 bytes."""
         if len(payload) != 8:
             raise LocalProtocolError("a PING carries 8 bytes")
         if not self.is_closed:
             self.out.append(frames.ping(payload, ack=False))
 
     def go_away(self, code: int = 0, reason: str = "", *, final: bool) -> None:
-        """Say goodbye (RFC 9113 section 6.8).
+        """Send GOAWAY (RFC 9113 section 6.8).
 
         Args:
             final: False announces it: new streams are still served, since the peer may have sent them already. True
@@ -319,14 +319,14 @@ class Outbound:
             self._owed = 0
 
     def _answer(self, frame: bytes) -> None:
-        """Queue a frame that the peer made us send. Raises ConnectionFault if it lets too many of them pile up."""
+        """Queue the response to a control frame. Raises ConnectionFault if the peer does not read them."""
         self._output_bytes += len(frame)
         if self._output_bytes > self._limits.output_bytes:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "answers are not read", "output_bytes")
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the peer does not read", "output_bytes")
         self.out.append(frame)
 
     def _send_reset(self, stream: int, code: int) -> None:
-        """RST_STREAM, of our own accord, on a stream that is no longer in the table."""
+        """Send RST_STREAM on a stream that was removed from the table."""
         self._forget(stream, Past.RESET_BY_US)
         self.statistics.resets_sent += 1
         self.out.append(frames.rst_stream(stream, code))
@@ -371,7 +371,7 @@ class Outbound:
         self._explained += stop - start >= EXPLAINING_BYTES
 
     def _pump(self, stream: Stream, most: int, events: list[Event]) -> int:
-        """Frame up to `most` bytes of what a stream holds back. Returns how many it were, -1 if it has nothing left."""
+        """Frame up to `most` buffered bytes of a stream. Returns their number, or -1 if the buffer is empty now."""
         held = stream.held
         assert held is not None
         assert self._waiting is not None

@@ -39,11 +39,11 @@ from meshproxy.codec.h2.frames import DATA, HEADERS, RST_STREAM, WINDOW_UPDATE
 
 # States of a half.
 HEAD = 0
-"""A head must come first."""
+"""Waiting for a head."""
 BODY = 1
-"""Data or trailers may come."""
+"""Data or trailers may follow."""
 IGNORED = 2
-"""Whatever comes is dropped (receiving only)."""
+"""Input is dropped (receiving only)."""
 ENDED = 3
 """END_STREAM went by."""
 
@@ -147,7 +147,7 @@ class History:
 
 
 class Held:
-    """What a stream wanted to send and the peer's windows did not take yet."""
+    """Data that a stream has buffered until the peer extends its windows."""
 
     __slots__ = ("end", "offset", "pieces", "trailers")
 
@@ -189,11 +189,11 @@ class Stream:
         self.window = window
         """Bytes that we may still send before the peer extends our window."""
         self.to_come: int | None = None
-        """What is missing of the content-length that the peer declared."""
+        """Bytes left of the content-length that the peer declared."""
         self.to_go: int | None = None
-        """What is missing of the content-length that we declared."""
+        """Bytes left of the content-length that we declared."""
         self.allowance: int | None = None
-        """What is left of `Limits.body_bytes`."""
+        """Bytes left of `Limits.body_bytes`."""
         self.is_head = False
         """The method is HEAD: the response may declare a length, and has no body."""
         self.held: Held | None = None

@@ -57,18 +57,18 @@ def test_a_response() -> None:
 
 # What is wrong is said in the order of the wire, by its first fault.
 REASONS = {
-    b"GET /\x7f HTTP/1.1\r\nhost: a\r\n\r\n": "the request line holds a byte that is not printable ASCII",
+    b"GET /\x7f HTTP/1.1\r\nhost: a\r\n\r\n": "the request line contains a byte that is not printable ASCII",
     b"GET / HTTP/1.1\nhost: a\r\n\r\n": "the request line does not end with CR LF",
     b"GET  / HTTP/1.1\r\n\r\n": "the request line is not of the form: method, target, HTTP version",
-    b"GET / HTTP/3.0\r\n bad\r\n\r\n": "only HTTP/1.0 and HTTP/1.1 are spoken here",
+    b"GET / HTTP/3.0\r\n bad\r\n\r\n": "only HTTP/1.0 and HTTP/1.1 are supported",
     START + b" x: y\r\n\r\n": "a field line begins with white space",
     START + b"x: y\nz: w\r\n\r\n": "a field line does not end with CR LF",
     START + b"x\r\n\r\n": "a field line has no colon",
     START + b": x\r\n\r\n": "a field has no name",
-    START + b"x : y\r\n\r\n": "the name of a field holds white space or another byte that no name has",
-    START + b"x: \0\r\n\r\n": "the value of a field holds a control character",
-    START + b"x: \0\r\ny : z\r\n\r\n": "the value of a field holds a control character",
-    START + b"host: a\r\n\r\n": "the field host stands there more than once",
+    START + b"x : y\r\n\r\n": "the name of a field contains white space or another invalid character",
+    START + b"x: \0\r\n\r\n": "the value of a field contains a control character",
+    START + b"x: \0\r\ny : z\r\n\r\n": "the value of a field contains a control character",
+    START + b"host: a\r\n\r\n": "there is more than one host field",
     b"GET / HTTP/1.1\r\n\r\n": "the request has no host field",
     b"GET /[ HTTP/1.1\r\nhost: a\r\n\r\n": (
         "the request target is neither a path and query of RFC 3986 nor an http address"

@@ -310,7 +310,7 @@ def test_bytes_behind_a_response_belong_to_nobody(name: str, agree: Agree) -> No
     events = agree(lambda: client(method), wire + BEHIND)
     if is_reusable:
         *events, failed = events
-        assert failed == Failed(1, "bytes came that belong to no response")
+        assert failed == Failed(1, "data was received that belongs to no response")
     assert events == expected
     connection = client(method)
     connection.receive(wire + BEHIND)
@@ -345,9 +345,7 @@ def test_a_body_that_ends_with_its_connection_is_bounded(agree: Agree) -> None:
 
 def test_interim_responses_without_end(agree: Agree) -> None:
     events = agree(client, b"HTTP/1.1 103 Early Hints\r\n\r\n" * (MAX_INTERIM + 3) + BEHIND)
-    assert events == [ResponseHead(1, 103, (), False)] * MAX_INTERIM + [
-        Failed(11, "more than 8 interim responses came")
-    ]
+    assert events == [ResponseHead(1, 103, (), False)] * MAX_INTERIM + [Failed(11, "more than 8 interim responses")]
 
 
 # Cut off: name -> (wire, what is told of it).

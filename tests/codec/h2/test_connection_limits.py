@@ -181,7 +181,7 @@ def test_a_rejected_request_that_ends_is_not_reset(talk: Callable[..., Talk]) ->
 def test_connect_is_not_offered(talk: Callable[..., Talk]) -> None:
     server = talk()
     (event,) = server.say(server.head(1, [(b":method", b"CONNECT"), (b":authority", b"a:1")]))
-    assert event == Rejected(1, 501, "CONNECT is not offered")
+    assert event == Rejected(1, 501, "CONNECT is not supported")
 
 
 def test_a_body_too_large(talk: Callable[..., Talk]) -> None:
