@@ -39,7 +39,7 @@ from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
-from meshproxy.upstream.discovery import Found
+from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.pool import PoolSettings
 
 REST_CALLS = 230
@@ -117,7 +117,7 @@ class Bench:
             on_limit=lambda name: None,
         )
         self.cluster = Cluster(self.driving, "main", ClusterSettings(POOL), Unwatched())
-        self.cluster.set_endpoints([Found(rest="127.0.0.1:1", grpc="127.0.0.1:2")])
+        self.cluster.set_endpoints([EndpointAddress(rest="127.0.0.1:1", grpc="127.0.0.1:2")])
         (self.endpoint,) = self.cluster.endpoints.values()
         snapshot = Snapshot(
             verifier=None,

@@ -25,7 +25,7 @@ Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "
 DurationOrZero = Annotated[float, Meta(extra={"read": values.read_duration_or_zero, "words": "duration"})]
 Lifetime = Annotated[float, Meta(extra={"read": values.read_lifetime, "words": "duration"})]
 ListenAddress = Annotated[Address, Meta(extra={"read": values.read_listen_address, "words": "IP:PORT"})]
-EndpointAddress = Annotated[Address, Meta(extra={"read": values.read_endpoint_address, "words": "HOST:PORT"})]
+HostPort = Annotated[Address, Meta(extra={"read": values.read_endpoint_address, "words": "HOST:PORT"})]
 Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
 Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]
 TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "words": "trust domain"})]

@@ -116,7 +116,7 @@ class Issuer(Part, frozen=True):
             raise ValueError('"caFile" is for keys that are fetched; these are not')
 
 
-class Limits(limits.Limits, frozen=True):
+class MeshLimits(limits.Limits, frozen=True):
     """How much one client, one request or one process may take. Sizes are bytes."""
 
     handshake_timeout: Duration = 5.0
@@ -133,22 +133,22 @@ class Limits(limits.Limits, frozen=True):
     connections: Count | None = None
     """Client connections at a time; further ones wait to be accepted. Left out: half of the process's limit of open
     files (RLIMIT_NOFILE), as each may need one more towards the model server."""
-    held_body_bytes: Annotated[Size, Meta(ge=1024)] = 4 << 20
+    scan_buffer_bytes: Annotated[Size, Meta(ge=1024)] = 4 << 20
     """What is held back of one gRPC request's body until it has named its model."""
-    held_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
+    scan_buffer_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
     """What is held back of all requests together."""
-    kept_total_bytes: Annotated[Size, Meta(ge=0)] = 64 << 20
+    replay_buffer_total_bytes: Annotated[Size, Meta(ge=0)] = 64 << 20
     """What is kept of all requests together, in case they have to be sent again. Beyond that they are not tried
     again."""
-    unread_total_bytes: Annotated[Size, Meta(ge=1 << 20)] = 64 << 20
+    response_buffer_total_bytes: Annotated[Size, Meta(ge=1 << 20)] = 64 << 20
     """What all clients together may leave unread of their answers; beyond that the one that has waited longest is
     broken off."""
     inflated_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
     """A compressed gRPC message, once inflated to see its model."""
 
     def __post_init__(self) -> None:
-        if self.held_body_bytes > self.held_total_bytes:
-            raise ValueError('"heldBodyBytes" is one request\'s share and cannot be above "heldTotalBytes"')
+        if self.scan_buffer_bytes > self.scan_buffer_total_bytes:
+            raise ValueError('"scanBufferBytes" is one request\'s share and cannot be above "scanBufferTotalBytes"')
 
 
 class Tls(Part, frozen=True):
@@ -168,7 +168,7 @@ class MeshSpec(Part, frozen=True):
     and such a caller has no workload identity. `disabled`: no TLS; workload identities do not exist, tokens do."""
     issuers: tuple[Issuer, ...] = ()
     """Whose tokens are believed."""
-    limits: Limits = Limits()
+    limits: MeshLimits = MeshLimits()
     """How much a client may take. The defaults serve almost everyone."""
     tls: Tls = Tls()
     """TLS between workloads."""

@@ -12,9 +12,9 @@ from meshproxy.config.fields import (
     DnsName,
     Duration,
     DurationOrZero,
-    EndpointAddress,
     HeaderName,
     HostName,
+    HostPort,
     Metadata,
     Part,
     Percent,
@@ -35,11 +35,11 @@ class Endpoint(Part, frozen=True):
     """One model server process. REST calls go to `rest`, gRPC calls to `grpc`; what is left out is not served. Or both
     go to the sidecar beside it."""
 
-    rest: EndpointAddress | None = None
+    rest: HostPort | None = None
     """TensorFlow Serving's `--rest_api_port`, usually 8501."""
-    grpc: EndpointAddress | None = None
+    grpc: HostPort | None = None
     """TensorFlow Serving's `--port`, usually 8500."""
-    sidecar: EndpointAddress | None = None
+    sidecar: HostPort | None = None
     """The inbound port of the sidecar beside it, usually 18500: REST and gRPC go there alike, over mTLS and HTTP/2, if
     the certificate shown there is that of the server's `workload`."""
     locality: Text | None = None
@@ -67,7 +67,7 @@ class Dns(Part, frozen=True):
     """The inbound port of the sidecar at each address."""
     srv: Annotated[SurfaceWord, one_of(SurfaceWord)] | None = None
     """Look for SRV records (RFC 2782) instead of addresses; their ports are for this."""
-    name_server: EndpointAddress | None = None
+    name_server: HostPort | None = None
     """The name server to ask. Left out: those of /etc/resolv.conf, in turn."""
     min_refresh: Duration = 1.0
     """However short an answer lives, the next question waits for so long."""

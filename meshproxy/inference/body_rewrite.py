@@ -227,7 +227,7 @@ class _Stream:
             raise Refusal(
                 Reason.SCAN_LIMIT,
                 f"The message does not name its model within {self._limit} bytes: write model_spec first.",
-                limit="held_body_bytes",
+                limit="scan_buffer_bytes",
             )
         if end:
             if not self._deframer.is_idle:
@@ -323,7 +323,7 @@ class _Compressed:
                 raise Refusal(
                     Reason.SCAN_LIMIT,
                     f"A compressed message to this model may inflate to {self._limit} bytes: send it uncompressed.",
-                    limit="held_body_bytes",
+                    limit="scan_buffer_bytes",
                 )
         if not end:
             return b""

@@ -15,7 +15,7 @@ from meshproxy.config.globs import compile_glob, is_literal
 from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.policy.rules import Binding, Fit, Rule, Standing, Subject
+from meshproxy.policy.rules import Binding, Fit, Rule, Subject, SubjectMatch
 from meshproxy.refusal import Reason, Refusal
 
 NO_ROLES = "no-roles"
@@ -143,8 +143,8 @@ class Policy:
             parts = [(model, self._fits(call.verb, model)) for model in call.models]
         else:
             parts = [(None, self._server_wide[call.verb])]
-        standings = self._standings(caller, {role for _, fits in parts for role in fits})
-        fitting = sorted((binding for binding, found in standings.items() if found is Standing.YES), key=_place)
+        matches = self._matches(caller, {role for _, fits in parts for role in fits})
+        fitting = sorted((binding for binding, found in matches.items() if found is SubjectMatch.YES), key=_place)
         audits = tuple(
             binding.name
             for binding in fitting
@@ -160,7 +160,7 @@ class Policy:
         for model, fits in parts:
             found = next((binding for binding in allowing if fits.get(binding.role) is Fit.YES), None)
             if found is None:
-                if _token_would_do(standings, (fits for _, fits in parts)):
+                if _token_would_do(matches, (fits for _, fits in parts)):
                     message = f"{_what(call.verb, model)} needs a token: send one as authorization: Bearer TOKEN"
                     return _Denial(Reason.UNAUTHENTICATED, message, DEFAULT_DENY, audits)
                 return _denied(call.verb, model, DEFAULT_DENY, audits)
@@ -178,7 +178,7 @@ class Policy:
                     fits[role] = fit
         return fits
 
-    def _standings(self, caller: Caller, roles: Collection[int]) -> Mapping[Binding, Standing]:
+    def _matches(self, caller: Caller, roles: Collection[int]) -> Mapping[Binding, SubjectMatch]:
         """How every binding to one of the roles stands to the caller, but for those that do not fit at all."""
         found: list[Sequence[tuple[Binding, Subject]]] = [self._of_any_workload]
         if caller.workload is not None:
@@ -186,14 +186,14 @@ class Policy:
             found.append(self._by_namespace.get(caller.workload.namespace or "", ()))
         if sum(map(len, found)) > sum(len(self._by_role[role]) for role in roles):
             found = [self._by_role[role] for role in roles]
-        standings: dict[Binding, Standing] = {}
+        matches: dict[Binding, SubjectMatch] = {}
         for entries in found:
             for binding, subject in entries:
                 if binding.role in roles:
-                    standing = subject.standing(caller)
-                    if standing > standings.get(binding, Standing.NO):
-                        standings[binding] = standing
-        return standings
+                    standing = subject.match(caller)
+                    if standing > matches.get(binding, SubjectMatch.NO):
+                        matches[binding] = standing
+        return matches
 
 
 def _is_small(models: tuple[ModelRef, ...]) -> bool:
@@ -205,9 +205,9 @@ def _is_small(models: tuple[ModelRef, ...]) -> bool:
     return len(models) <= MEMO_MODELS and text <= MEMO_TEXT
 
 
-def _token_would_do(standings: Mapping[Binding, Standing], parts: Iterable[Fits]) -> bool:
+def _token_would_do(matches: Mapping[Binding, SubjectMatch], parts: Iterable[Fits]) -> bool:
     """Every model is allowed, or would be by a binding that needs a token: then the caller has sent none."""
-    allowing = [binding for binding in standings if binding.action == "allow"]
+    allowing = [binding for binding in matches if binding.action == "allow"]
     return all(any(fits.get(binding.role) is Fit.YES for binding in allowing) for fits in parts)
 
 

@@ -13,7 +13,7 @@ from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.decide import Permit, Policy
-from meshproxy.policy.rules import Binding, Fit, Rule, Standing, Subject, has_claim
+from meshproxy.policy.rules import Binding, Fit, Rule, Subject, SubjectMatch, has_claim
 from meshproxy.refusal import Refusal
 
 
@@ -60,20 +60,20 @@ def describe(call: Call) -> str:
 
 def _step(policy: Policy, binding: Binding, caller: Caller, call: Call) -> Step:
     role, rules = policy.roles[binding.role]
-    standings = [subject.standing(caller) for subject in binding.subjects]
-    if Standing.YES in standings:
-        about_caller = [f"subjects[{standings.index(Standing.YES)}] fits"]
+    matches = [subject.match(caller) for subject in binding.subjects]
+    if SubjectMatch.YES in matches:
+        about_caller = [f"subjects[{matches.index(SubjectMatch.YES)}] fits"]
     else:
         about_caller = [f"subjects[{place}]: {_why_not(each, caller)}" for place, each in enumerate(binding.subjects)]
     parts: list[ModelRef | None] = [*call.models] if call.models else [None]
-    enough = Fit.YES if binding.action == "allow" else Fit.UNTOLD
+    enough = Fit.YES if binding.action == "allow" else Fit.UNDETERMINED
     fits = [_best(rules, call.verb, model) for model in parts]
     about_call = [
         (f"{shown(model.name)}: " if model and len(parts) > 1 else "")
         + _about(fit, rule, binding.action, call.verb, model)
         for model, (fit, rule) in zip(parts, fits, strict=True)
     ]
-    applies = Standing.YES in standings and any(fit >= enough for fit, _ in fits)
+    applies = SubjectMatch.YES in matches and any(fit >= enough for fit, _ in fits)
     return Step(binding.name, binding.action, role, applies, tuple(about_caller), tuple(about_call))
 
 

@@ -16,16 +16,16 @@ SERVER_WIDE = "*"
 
 
 class Fit(IntEnum):
-    """How well a rule fits a call. Allowing takes `YES`; denying and auditing take `UNTOLD` too: what a call does not
+    """How well a rule fits a call. Allowing takes `YES`; denying and auditing take `UNDETERMINED` too: what a call does not
     tell counts against the caller."""
 
     NO = 0
-    UNTOLD = 1
+    UNDETERMINED = 1
     """It would, depending on a version, label or signature that the call does not name."""
     YES = 2
 
 
-class Standing(IntEnum):
+class SubjectMatch(IntEnum):
     """How a subject, or the best of a binding's subjects, stands to a caller."""
 
     NO = 0
@@ -53,17 +53,17 @@ class Rule:
         fit = Fit.YES
         if self.versions:
             if model.version is None:
-                fit = Fit.UNTOLD
+                fit = Fit.UNDETERMINED
             elif model.version not in self.versions:
                 return Fit.NO
         if self.labels:
             if model.label is None:
-                fit = Fit.UNTOLD
+                fit = Fit.UNDETERMINED
             elif model.label not in self.labels:
                 return Fit.NO
         if self.signatures:
             if model.signature is None:
-                fit = Fit.UNTOLD
+                fit = Fit.UNDETERMINED
             elif model.signature not in self.signatures:
                 return Fit.NO
         return fit
@@ -75,7 +75,7 @@ class Rule:
             return Fit.NO
         if SERVER_WIDE in self.models and not (self.versions or self.labels or self.signatures):
             return Fit.YES
-        return Fit.UNTOLD
+        return Fit.UNDETERMINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +90,15 @@ class Subject:
     claims: tuple[tuple[str, str | int | bool], ...]
     iam_role: str | None
 
-    def standing(self, caller: Caller) -> Standing:
+    def match(self, caller: Caller) -> SubjectMatch:
         """How it stands to the caller."""
         if not self.fits_workload(caller.workload):
-            return Standing.NO
+            return SubjectMatch.NO
         if self.issuer is None and self.iam_role is None:
-            return Standing.YES
+            return SubjectMatch.YES
         if caller.token is None:
-            return Standing.NEEDS_TOKEN
-        return Standing.YES if self.fits_token(caller.token) else Standing.NO
+            return SubjectMatch.NEEDS_TOKEN
+        return SubjectMatch.YES if self.fits_token(caller.token) else SubjectMatch.NO
 
     def fits_workload(self, workload: Workload | None) -> bool:
         """The workload is whom it names, or it names none."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshproxy.upstream.admission import Admission
-from meshproxy.upstream.concurrency import FixedLimit, GradientLimit, Limit
+from meshproxy.routing.admission import Admission
+from meshproxy.routing.concurrency import FixedLimit, GradientLimit, Limit
 
 if TYPE_CHECKING:
     from meshproxy.config.routes import Concurrency

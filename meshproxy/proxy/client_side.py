@@ -190,7 +190,7 @@ class ClientSide(LiveExchange):
             if end:
                 self.held_up()
             if flow:
-                self.context.response_buffer.take(self, flow, self.snapshot.limits.unread_total)
+                self.context.response_buffer.take(self, flow, self.snapshot.limits.response_buffer_total)
             return False
         if end:
             self.finish()
@@ -220,7 +220,7 @@ class ClientSide(LiveExchange):
     @guarded
     def evicted(self) -> None:
         """Of all clients that do not read, this one has not done so for longest (`byte_budget.Evictable`)."""
-        self.context.on_limit("unread_total_bytes")
+        self.context.on_limit("response_buffer_total_bytes")
         self.give_up()
 
     def give_up(self) -> None:

@@ -52,15 +52,15 @@ class HeldBody:
         request = self._request
         limits = request.snapshot.limits
         self._credited += len(data)
-        if self._credited > limits.held:
+        if self._credited > limits.scan_buffer:
             raise Refusal(
                 Reason.SCAN_LIMIT,
-                f"The message does not name its model within {limits.held} bytes: serialise model_spec first.",
-                limit="held_body_bytes",
+                f"The message does not name its model within {limits.scan_buffer} bytes: serialise model_spec first.",
+                limit="scan_buffer_bytes",
             )
         request.stream.credit(flow)
         self._pieces.append((data, 0, end))
-        request.context.scan_buffer.take(self, len(data), limits.held_total)
+        request.context.scan_buffer.take(self, len(data), limits.scan_buffer_total)
 
     def take(self) -> list[Piece]:
         """The pieces, which are not held any more."""
@@ -86,7 +86,7 @@ class HeldBody:
             Refusal(
                 Reason.OVERLOADED,
                 "Too many requests are buffered waiting for model_spec: serialise it first.",
-                limit="held_total_bytes",
+                limit="scan_buffer_total_bytes",
                 retry_after=1,
             )
         )

@@ -282,7 +282,7 @@ class MirroredRequest:
         self._pieces = [body]
         if not self._is_grpc:
             self._head = replace(self._head, length=len(body))
-        endpoint = cluster.pick_calm(self._is_grpc, self._model, now)
+        endpoint = cluster.pick_clean(self._is_grpc, self._model, now)
         if endpoint is None:
             self._give_up("failed")
             return

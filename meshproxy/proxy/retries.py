@@ -138,7 +138,7 @@ class Retries:
             context, size = self._request.context, len(data)
             if (
                 self._replay_bytes + size > self._route.retry.replay_bytes
-                or context.replay_bytes + size > context.snapshot.limits.kept_total
+                or context.replay_bytes + size > context.snapshot.limits.replay_buffer_total
             ):
                 self._drop_replay()
             else:

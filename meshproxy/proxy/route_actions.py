@@ -20,7 +20,7 @@ from meshproxy.inference.surface import OneExample
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
-from meshproxy.upstream.admission import Entry
+from meshproxy.routing.admission import Entry
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from meshproxy.inference.surface import BodyRewriter, ExampleCounter
     from meshproxy.proxy.mirror import Mirrors
     from meshproxy.proxy.request import Request
+    from meshproxy.routing.admission import Admission
     from meshproxy.routing.fault import FaultRule
     from meshproxy.routing.routes import Route
     from meshproxy.routing.split import Arm
-    from meshproxy.upstream.admission import Admission
 
 _TOO_SLOW = frozenset({Reason.DEADLINE_EXCEEDED, Reason.UPSTREAM_TIMEOUT})
 _BUSY_HTTP = (429, 503, 504)
@@ -96,7 +96,7 @@ class RouteActions:
         self._mirrors = mirrors
         self._proceed: Callable[[str], None] | None = proceed
         self._model = call.models[0].name if call.models else ""
-        self._caller = request.caller_key() if route.quotas else ""
+        self._caller = request.caller_key() if route.rate_limiters else ""
         self.state = CHECKING
         self._is_admitted = False
         """The rate limits have let it in: they are charged for what it takes."""
@@ -145,7 +145,7 @@ class RouteActions:
 
     def _check_rate_limits(self) -> None:
         request, route = self._request, self._route
-        for quota in route.quotas:
+        for quota in route.rate_limiters:
             denied = quota.admit(self._model, self._caller, request.decided)
             if denied is not None:
                 request.flag(ResponseFlags.RL)
@@ -167,7 +167,7 @@ class RouteActions:
             new = self._examples.count - self._counted
             self._counted += new
         now = self._request.context.now()
-        for quota in self._route.quotas:
+        for quota in self._route.rate_limiters:
             quota.charge(self._model, self._caller, size, new, now)
 
     # Faults
@@ -220,7 +220,7 @@ class RouteActions:
         if operation.rewrite_body is not None:
             limits = request.snapshot.limits
             self._rewriter = operation.rewrite_body(
-                self._call, model.version, model.label, limits.held, request.encoding, limits.scan
+                self._call, model.version, model.label, limits.scan_buffer, request.encoding, limits.scan
             )
             request.rewrites_body = True
 
@@ -304,7 +304,7 @@ class RouteActions:
         """A piece of the body is about to be forwarded: returns what is. Raises Refusal."""
         if self._examples is not None:
             self._examples.feed(data, end)
-        if self._is_admitted and self._route.quotas:
+        if self._is_admitted and self._route.rate_limiters:
             self._charge(len(data))
         mirrored = self._request.mirrored
         if mirrored is not None:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class BodyLimits:
     """What a request may make the sidecar buffer."""
 
-    held: int = 4 * 1024 * 1024
+    scan_buffer: int = 4 * 1024 * 1024
     """Bytes of one body kept until its model is known: clients write the model first, but need not."""
-    held_total: int = 64 * 1024 * 1024
+    scan_buffer_total: int = 64 * 1024 * 1024
     """The same, for all requests together."""
-    kept_total: int = 64 * 1024 * 1024
+    replay_buffer_total: int = 64 * 1024 * 1024
     """Bytes of requests, all together, that are kept in case they have to be sent again."""
-    unread_total: int = 64 * 1024 * 1024
+    response_buffer_total: int = 64 * 1024 * 1024
     """Bytes of answers, of all requests together, that wait for clients to take them."""
     scan: ScanLimits = DEFAULT_LIMITS
     """What reading the model out of a body may take."""

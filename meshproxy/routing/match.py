@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshproxy.policy.compile import compile_subject
-from meshproxy.policy.rules import Standing
+from meshproxy.policy.rules import SubjectMatch
 
 if TYPE_CHECKING:
     from meshproxy.codec.events import Headers
@@ -33,4 +33,4 @@ class Condition:
             name = wanted[0]
             if [field for field in headers if field[0] == name] != [wanted]:
                 return False
-        return self._subject is None or self._subject.standing(caller) is Standing.YES
+        return self._subject is None or self._subject.match(caller) is SubjectMatch.YES

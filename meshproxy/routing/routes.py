@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from meshproxy.config.servers import Key
     from meshproxy.identity.caller import Caller
     from meshproxy.inference.call import Call
-    from meshproxy.policy.quota import Quota
-    from meshproxy.routing.live import Live
+    from meshproxy.routing.carried_state import CarriedState
+    from meshproxy.routing.rate_limit import RateLimiter
 
 MEMO_ENTRIES = 4_096
 PRIORITIES = {"critical": 0, "default": 1, "sheddable": 2}
@@ -71,16 +71,16 @@ class Route:
     retry: RetryRule = OUTBOUND_RETRIES
     budget: RetryBudget = field(default_factory=_budget)
     concurrency: Concurrency | None = None
-    quotas: tuple[Quota, ...] = ()
+    rate_limiters: tuple[RateLimiter, ...] = ()
     counts_examples: bool = False
-    """One of the quotas is about examples: the batch has to be looked at."""
+    """One of the rate_limiters is about examples: the batch has to be looked at."""
     priority: int = PRIORITIES["default"]
     """0 critical, 1 default, 2 sheddable."""
     arms: tuple[Arm, ...] = field(init=False)
     total: int = field(init=False)
     """The sum of the weights of the arms."""
     is_plain: bool = field(init=False)
-    """Nothing is left to decide: no split, labels, fault, mirror, quotas or concurrency."""
+    """Nothing is left to decide: no split, labels, fault, mirror, rate_limiters or concurrency."""
 
     def __post_init__(self) -> None:
         split = self.split
@@ -90,7 +90,7 @@ class Route:
             and self.mirror is None
             and self.fault is None
             and self.concurrency is None
-            and not self.quotas
+            and not self.rate_limiters
         )
         object.__setattr__(self, "arms", split.arms if split is not None else ())
         object.__setattr__(self, "total", split.total if split is not None else 0)
@@ -200,7 +200,7 @@ def compile_routes(
     timeout: float | None,
     routes: Sequence[ModelRoute],
     trust_domain: str,
-    live: Live,
+    live: CarriedState,
 ) -> Routes:
     """Compile the documents that hold for one direction.
 
@@ -208,7 +208,7 @@ def compile_routes(
         server: where calls go whose route names no server; None: to the base server of the request.
         timeout: seconds that an exchange may take where its route does not say.
         trust_domain: whose namespaces and service accounts a `match` means.
-        live: gives budgets and quotas; `adopt` it when the routes of all directions are in use.
+        live: gives budgets and rate_limiters; `adopt` it when the routes of all directions are in use.
     """
     retry, retries = _RETRIES[direction]
     budget = live.budget(f"{direction}/", retries.budget_ratio, retries.budget_min)
@@ -226,10 +226,10 @@ def compile_routes(
 
 
 def _compile(
-    direction: Direction, default_server: str | None, timeout: float | None, document: ModelRoute, live: Live
+    direction: Direction, default_server: str | None, timeout: float | None, document: ModelRoute, live: CarriedState
 ) -> Route:
     spec = document.spec
-    # Each direction has budgets and quotas of its own: calls of the one are not to use up what the other has.
+    # Each direction has budgets and rate_limiters of its own: calls of the one are not to use up what the other has.
     name = f"{direction}/{document.metadata.name}"
     server = spec.server or default_server
     retry, retries = _RETRIES[direction]
@@ -257,7 +257,7 @@ def _compile(
         retry=retry,
         budget=live.budget(name, retries.budget_ratio, retries.budget_min),
         concurrency=spec.concurrency,
-        quotas=tuple(live.quota(name, index, limit) for index, limit in enumerate(spec.rate_limits)),
+        rate_limiters=tuple(live.rate_limiter(name, index, limit) for index, limit in enumerate(spec.rate_limits)),
         counts_examples=any(limit.examples is not None for limit in spec.rate_limits),
         priority=PRIORITIES[spec.priority],
     )

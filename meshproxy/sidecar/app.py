@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.limits import Limits
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.proxy.pipeline import Pipeline
-from meshproxy.routing.live import Live
+from meshproxy.routing.carried_state import CarriedState
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.configuration import Configuration
@@ -132,7 +132,7 @@ class Sidecar:
         self.identity = IdentityRotation(identity, self.metrics)
         self.clusters = Clusters(upstream_driving, traffic, traffic, self.identity.client_context, self._valid_until)
         self.tokens = Tokens(self.metrics, outbox)
-        live = Live()
+        live = CarriedState()
         self.configuration = Configuration(
             source,
             documents,

@@ -24,7 +24,7 @@ from meshproxy.transport.listener import PeerRejected
 from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import Checker
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
-from meshproxy.upstream.discovery import Found, Static
+from meshproxy.upstream.discovery import EndpointAddress, Static
 from meshproxy.upstream.health import Checked, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 
@@ -102,10 +102,10 @@ def cluster_settings(spec: ServerSpec) -> ClusterSettings:
     )
 
 
-def found(endpoints: Sequence[WrittenEndpoint]) -> tuple[Found, ...]:
+def found(endpoints: Sequence[WrittenEndpoint]) -> tuple[EndpointAddress, ...]:
     """Static endpoints, as discovery delivers them."""
     return tuple(
-        Found(
+        EndpointAddress(
             rest=str(each.rest) if each.rest else None,
             grpc=str(each.grpc) if each.grpc else None,
             sidecar=str(each.sidecar) if each.sidecar else None,

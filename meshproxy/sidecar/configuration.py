@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meshproxy.config.routes import ModelRoute
     from meshproxy.config.schema import Documents
     from meshproxy.proxy.snapshot import Snapshot
-    from meshproxy.routing.live import Live
+    from meshproxy.routing.carried_state import CarriedState
     from meshproxy.sidecar.clusters import Clusters
     from meshproxy.sidecar.direction import Direction
     from meshproxy.sidecar.document_source import DocumentSource
@@ -70,7 +70,7 @@ class Configuration:
         *,
         driving: Driving,
         clusters: Clusters,
-        live: Live,
+        live: CarriedState,
         tokens: Tokens,
         identity: IdentityRotation,
     ) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshproxy.identity.caller import Caller
     from meshproxy.identity.tokens import TokenVerifier
     from meshproxy.inference.call import Call
-    from meshproxy.routing.live import Live
+    from meshproxy.routing.carried_state import CarriedState
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.serving import HealthService
 
@@ -38,10 +38,10 @@ def body_limits(documents: Documents) -> BodyLimits:
     """Buffer limits for request and response bodies."""
     limits = documents.mesh.spec.limits
     return BodyLimits(
-        held=limits.held_body_bytes,
-        held_total=limits.held_total_bytes,
-        kept_total=limits.kept_total_bytes,
-        unread_total=limits.unread_total_bytes,
+        scan_buffer=limits.scan_buffer_bytes,
+        scan_buffer_total=limits.scan_buffer_total_bytes,
+        replay_buffer_total=limits.replay_buffer_total_bytes,
+        response_buffer_total=limits.response_buffer_total_bytes,
         scan=ScanLimits(inflated_bytes=limits.inflated_bytes),
         stall=limits.body_stall_timeout,
     )
@@ -51,7 +51,7 @@ def inbound_snapshot(
     documents: Documents,
     clusters: Mapping[str, Cluster],
     verifier: TokenVerifier | None,
-    live: Live,
+    live: CarriedState,
     health: HealthService | None = None,
 ) -> Snapshot | None:
     """Compile the inbound snapshot; None if the sidecar has no inbound listener.
@@ -78,7 +78,7 @@ def inbound_snapshot(
     )
 
 
-def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], live: Live) -> Snapshot | None:
+def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], live: CarriedState) -> Snapshot | None:
     """Compile the outbound snapshot; None if the sidecar has no outbound listener. The application is not
     authenticated; the sidecar at the other end authorises its calls, so the token is forwarded."""
     outbound = documents.sidecar.spec.outbound

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from meshproxy.proxy.exchange import Exchange
     from meshproxy.proxy.pipeline import Pipeline
+    from meshproxy.routing.admission import Admission
     from meshproxy.routing.failure import Failure
     from meshproxy.telemetry.metrics import Registry
     from meshproxy.telemetry.model_labels import ModelLabels
-    from meshproxy.upstream.admission import Admission
     from meshproxy.upstream.breaker import State
     from meshproxy.upstream.cluster import Cluster
 

@@ -108,7 +108,7 @@ class H2Client(H2Driver[H2ClientStream]):
         )
 
     @property
-    def is_barren(self) -> bool:
+    def refuses_streams(self) -> bool:
         """No stream is open, and the server allows none at present (RFC 9113 section 5.1.2:
         SETTINGS_MAX_CONCURRENT_STREAMS 0)."""
         return not self.streams and not self.is_closing and not self.codec.can_open

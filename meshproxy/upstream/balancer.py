@@ -1,7 +1,7 @@
 """Which endpoint gets the next call: three policies with one interface, and the preference for our own locality.
 
 Pure: time comes in as `now`, chance as `choose`, and who may be called at all as `allows`. Each policy considers an
-endpoint that warms up as often as its share says (`Load.share`), and never says that there is nobody while anybody is
+endpoint that warms up as often as its share says (`PeakEwma.share`), and never says that there is nobody while anybody is
 allowed.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from meshproxy.upstream.load import Load
+    from meshproxy.upstream.peak_ewma import PeakEwma
 
 POINTS = 100
 """Of each member on the ring: what members get differs by a tenth (1 / sqrt(POINTS)), give or take."""
@@ -44,7 +44,7 @@ class Member(Protocol):
         """Where it is, such as a zone; empty if nobody said."""
 
     @property
-    def load(self) -> Load:
+    def load(self) -> PeakEwma:
         """What it has to do."""
 
 
@@ -268,7 +268,7 @@ class RingHash(LeastRequest[MemberT]):
         return warming
 
 
-def _takes_part(load: Load, now: float, choose: Callable[[int], int]) -> bool:
+def _takes_part(load: PeakEwma, now: float, choose: Callable[[int], int]) -> bool:
     """Whether an endpoint counts in this choice: always, or, while it warms up, as often as its share says."""
     return not load.is_warming or choose(_FINE) < load.share(now) * _FINE
 

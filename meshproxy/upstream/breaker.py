@@ -58,7 +58,7 @@ class Breaker:
         "_open_for",
         "_settings",
         "_window",
-        "is_calm",
+        "is_clean",
         "is_closed",
         "on_change",
         "opened",
@@ -84,7 +84,7 @@ class Breaker:
         self._window = _Window(settings.window / _TENTHS) if settings.success_rate is not None else None
         self._open_for = settings.open_for  # how long it stays open the next time, before jitter
         self._in_a_row = 0
-        self.is_calm = self._window is None
+        self.is_clean = self._window is None
         """Closed, and a success has nothing to change: for the hot path."""
 
     def allows(self, now: float) -> bool:
@@ -106,13 +106,13 @@ class Breaker:
 
     def succeeded(self, token: int, now: float) -> None:
         """A call ended well."""
-        if self.is_calm:
+        if self.is_clean:
             return
         if self.is_closed:
             if token == self.token:
                 self._in_a_row = 0
                 if self._window is None:
-                    self.is_calm = True
+                    self.is_clean = True
                 else:
                     self._window.add(now)
         elif token == self.token and self.state is State.HALF_OPEN:
@@ -134,7 +134,7 @@ class Breaker:
 
     def _count_failure(self, now: float) -> None:
         self._in_a_row += 1
-        self.is_calm = False
+        self.is_clean = False
         is_too_much = self._in_a_row >= self._settings.consecutive_failures
         if self._window is not None:
             self._window.add_failure(now)
@@ -169,7 +169,7 @@ class Breaker:
         self.state = state
         self.token += 1
         self.is_closed = state is State.CLOSED
-        self.is_calm = self.is_closed and self._window is None
+        self.is_clean = self.is_closed and self._window is None
         if self.on_change is not None:
             self.on_change(before, state)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meshproxy.transport.connection import Driving
     from meshproxy.transport.connector import PeerSecurity
     from meshproxy.upstream.breaker import State
-    from meshproxy.upstream.discovery import Found
+    from meshproxy.upstream.discovery import EndpointAddress
     from meshproxy.upstream.pool import PoolSettings
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Cluster:
         self._latencies: dict[str, Latency] = {}
         self._ejector = Ejector(settings.ejection, driving.loop.time()) if settings.ejection.enabled else None
         self._resorted = 0.0
-        self.has_been_told = False
+        self.is_discovered = False
         """Discovery has answered once."""
         self.on_endpoints: Callable[[Sequence[Endpoint], Sequence[Endpoint]], None] | None = None
         """Told which endpoints have come and which have gone (health checks)."""
@@ -120,7 +120,7 @@ class Cluster:
 
     # Which endpoints there are
 
-    def set_endpoints(self, found: Sequence[Found]) -> None:
+    def set_endpoints(self, found: Sequence[EndpointAddress]) -> None:
         """Discovery: these, and no others. What stays keeps its connections and what is known of it; what goes finishes
         what is under way; what comes to others takes its share slowly."""
         if self.is_closed:
@@ -134,9 +134,9 @@ class Cluster:
                 endpoint = self._make(each)
                 come.append(endpoint)
                 seconds = self.settings.balancing.warm_up
-                if self.has_been_told and seconds:
+                if self.is_discovered and seconds:
                     endpoint.load.warm_up(inf, seconds)  # it has not even begun to
-                    endpoint.cold = seconds
+                    endpoint.slow_start = seconds
             else:
                 self.endpoints[key].locality = each.locality
         for endpoint in gone:
@@ -145,9 +145,9 @@ class Cluster:
                 self._ejector.forget(endpoint.key)
             endpoint.close()
         self.endpoints.update((endpoint.key, endpoint) for endpoint in come)
-        if self.has_been_told and (come or gone):
+        if self.is_discovered and (come or gone):
             self._watch.endpoints(self.name, [each.key for each in come], [each.key for each in gone])
-        self.has_been_told = True
+        self.is_discovered = True
         if self.on_endpoints is not None:
             self.on_endpoints(come, gone)
         self.refresh()
@@ -155,7 +155,7 @@ class Cluster:
             self.deadline = now + TICK_SECONDS
             self._driving.reaper.add(self)
 
-    def _make(self, found: Found) -> Endpoint:
+    def _make(self, found: EndpointAddress) -> Endpoint:
         driving, settings = self._driving, self.settings
         rest: H1Pool | H2Pool | None
         if found.sidecar is not None:
@@ -228,10 +228,10 @@ class Cluster:
         members = self._grpc_members if is_grpc else self._rest_members
         return any(each not in tried and each.allows(model, now) for each in members)
 
-    def pick_calm(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
+    def pick_clean(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
         """The endpoint for a call that must do no harm: one that nobody doubts, never as a probe or as a last
         resort."""
-        return (self._grpc if is_grpc else self._rest).pick(now, None, lambda each: each.is_calm(model))
+        return (self._grpc if is_grpc else self._rest).pick(now, None, lambda each: each.is_clean(model))
 
     def _last_resort(self, is_grpc: bool, members: Sequence[Endpoint], model: str, now: float) -> Endpoint:
         """Nobody may be called: try the one that would be the next all the same, but not more than one a second."""
@@ -241,7 +241,7 @@ class Cluster:
             raise NoEndpoint(f"ModelServer {self.name}: {known}")
         if now - self._resorted >= LAST_RESORT_SECONDS:
             for endpoint in sorted(members, key=lambda each: each.retry_at(model)):
-                if endpoint.hasten(model, now):
+                if endpoint.probe_now(model, now):
                     self._resorted = now
                     return endpoint
         waits = [at - now for each in members if (at := each.retry_at(model)) > now]

@@ -16,7 +16,7 @@ MOST_ENDPOINTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class EndpointAddress:
     """Where one model server process is. Addresses are `HOST:PORT`, IPv6 in brackets."""
 
     rest: str | None = None
@@ -34,7 +34,7 @@ class Found:
         return ",".join(f"{name}={address}" for name, address in surfaces if address is not None)
 
 
-Tell = Callable[[tuple[Found, ...]], None]
+OnEndpoints = Callable[[tuple[EndpointAddress, ...]], None]
 """Takes every endpoint that there is, in an order that means nothing and is always the same."""
 OnFailure = Callable[[str], None]
 """Takes one sentence on what could not be found out, for logs and a counter."""
@@ -43,7 +43,7 @@ OnFailure = Callable[[str], None]
 class Discovery(Protocol):
     """Looks for endpoints."""
 
-    def start(self, tell: Tell) -> None:
+    def start(self, tell: OnEndpoints) -> None:
         """Begin to look. `tell` is called at the first good answer, and whenever the set is another one."""
 
     async def close(self) -> None:
@@ -53,10 +53,10 @@ class Discovery(Protocol):
 class Static:
     """Endpoints that are written down (`Discovery`)."""
 
-    def __init__(self, found: Iterable[Found]) -> None:
+    def __init__(self, found: Iterable[EndpointAddress]) -> None:
         self._found = tuple(dict.fromkeys(found))
 
-    def start(self, tell: Tell) -> None:
+    def start(self, tell: OnEndpoints) -> None:
         """They are told at once."""
         tell(self._found)
 
@@ -67,15 +67,15 @@ class Static:
 class LastGood:
     """What was found last, as long as nothing better is."""
 
-    def __init__(self, tell: Tell, on_failure: OnFailure) -> None:
+    def __init__(self, tell: OnEndpoints, on_failure: OnFailure) -> None:
         self._tell = tell
         self._on_failure = on_failure
-        self.found: tuple[Found, ...] | None = None
+        self.found: tuple[EndpointAddress, ...] | None = None
         """None: nothing yet."""
         self.failures = 0
         """In a row."""
 
-    def take(self, found: tuple[Found, ...]) -> None:
+    def take(self, found: tuple[EndpointAddress, ...]) -> None:
         """A good answer. It is told if it is another set than before."""
         self.failures = 0
         if found != self.found:

@@ -16,7 +16,15 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from meshproxy.upstream.discovery import MOST_ENDPOINTS, Found, LastGood, OnFailure, Tell, address, order
+from meshproxy.upstream.discovery import (
+    MOST_ENDPOINTS,
+    EndpointAddress,
+    LastGood,
+    OnEndpoints,
+    OnFailure,
+    address,
+    order,
+)
 from meshproxy.upstream.dns_lookup import (
     AAAA,
     SRV,
@@ -82,7 +90,7 @@ class DnsDiscovery:
         self._last: dict[tuple[Name, RdataType], tuple[Host, ...]] = {}
         """The last good answer to each question of the last round."""
 
-    def start(self, tell: Tell) -> None:
+    def start(self, tell: OnEndpoints) -> None:
         """Look the endpoints up, and again when the answer expires. An IP address and `localhost` are told at once."""
         last = LastGood(tell, self._on_failure)
         host = None if self._settings.srv is not None else _literal(self._settings.name)
@@ -112,7 +120,7 @@ class DnsDiscovery:
                 wait = min(settings.min_refresh * 2 ** min(last.failures - 1, 20), settings.max_refresh)
             await self._sleep(wait * (1 + JITTER * self._draw()))
 
-    async def _look_up(self) -> tuple[tuple[Found, ...], float]:
+    async def _look_up(self) -> tuple[tuple[EndpointAddress, ...], float]:
         """At least one endpoint, and the TTL in seconds. Raises LookupFailed."""
         settings = self._settings
         text = settings.name
@@ -195,19 +203,21 @@ class DnsDiscovery:
             self._on_failure(f"{self._settings.name}: {problem}")
         return hosts, min(ttls)
 
-    def _endpoints(self, places: Sequence[tuple[Host, int]]) -> tuple[Found, ...]:
+    def _endpoints(self, places: Sequence[tuple[Host, int]]) -> tuple[EndpointAddress, ...]:
         """An endpoint for each host and port, sorted. Port 0: the ports of the settings."""
         chosen = sorted(set(places), key=lambda place: (order(place[0]), place[1]))
         if len(chosen) > MOST_ENDPOINTS:
             self._on_failure(f"{self._settings.name}: of {len(chosen)} endpoints only {MOST_ENDPOINTS} are used")
         return tuple(self._endpoint(host, port) for host, port in chosen[:MOST_ENDPOINTS])
 
-    def _endpoint(self, host: Host, port: int) -> Found:
+    def _endpoint(self, host: Host, port: int) -> EndpointAddress:
         settings = self._settings
         if settings.srv is not None:
-            return Found(**{settings.srv: address(host, port)})
+            return EndpointAddress(**{settings.srv: address(host, port)})
         ports = {"rest": settings.rest, "grpc": settings.grpc, "sidecar": settings.sidecar}
-        return Found(**{surface: address(host, number) for surface, number in ports.items() if number is not None})
+        return EndpointAddress(
+            **{surface: address(host, number) for surface, number in ports.items() if number is not None}
+        )
 
 
 def _literal(name: str) -> Host | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.upstream.breaker import Breaker
 from meshproxy.upstream.ejection import Record
-from meshproxy.upstream.load import FIRST_SHARE, Load
+from meshproxy.upstream.peak_ewma import FIRST_SHARE, PeakEwma
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,6 @@ class Endpoint:
         "_on_change",
         "_settings",
         "breaker",
-        "cold",
         "grpc",
         "health",
         "is_ejected",
@@ -51,6 +50,7 @@ class Endpoint:
         "locality",
         "record",
         "rest",
+        "slow_start",
     )
 
     def __init__(
@@ -77,11 +77,11 @@ class Endpoint:
         self.grpc = grpc
         self.is_sidecar = rest is grpc
         """Another sidecar answers there: its refusals are to be believed."""
-        self.load = Load()
+        self.load = PeakEwma()
         self.record = Record()
         self.health: Health | None = None
         self.is_ejected = False
-        self.cold = 0.0
+        self.slow_start = 0.0
         """Seconds over which it takes its share from its first answer on; 0.0: it does already."""
         self._settings = settings
         self._draw = draw
@@ -105,7 +105,7 @@ class Endpoint:
             return False
         return self.health is None or self.health.allows(model)
 
-    def is_calm(self, model: str) -> bool:
+    def is_clean(self, model: str) -> bool:
         """Calls of this model go there, and nobody doubts that they should."""
         if (self.breaker is not None and not self.breaker.is_closed) or (
             (failing := self._models.get(model)) is not None and not failing.is_closed
@@ -128,13 +128,13 @@ class Endpoint:
         """A call was answered, `seconds` after it was sent."""
         self.load.finish(seconds, now)
         self.record.calls += 1
-        if self.cold:
+        if self.slow_start:
             if self.load.share(now) == FIRST_SHARE:  # no health check has said that it is available
-                self.load.warm_up(now, self.cold)
-            self.cold = 0.0
+                self.load.warm_up(now, self.slow_start)
+            self.slow_start = 0.0
         breaker = self.breaker
         if breaker is not None:
-            if not breaker.is_calm:
+            if not breaker.is_clean:
                 breaker.succeeded(token & _TOKEN, now)
             if self._models and (failing := self._models.get(model)) is not None:
                 failing.succeeded((token >> 32) + 1, now)
@@ -197,7 +197,7 @@ class Endpoint:
         failing = self._models.get(model)
         return max(self.breaker.retry_at if self.breaker is not None else 0.0, failing.retry_at if failing else 0.0)
 
-    def hasten(self, model: str, now: float) -> bool:
+    def probe_now(self, model: str, now: float) -> bool:
         """Let a single call through although it is not time yet, unless one is under way. Returns whether it may."""
         for breaker in (self.breaker, self._models.get(model)):
             if breaker is not None and breaker.retry_at > now:

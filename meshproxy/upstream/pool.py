@@ -355,7 +355,7 @@ class H2Pool(Pool[H2Client]):
         return any(connection.streams for connection in self._usable)
 
     def _flaw(self, connections: Iterable[H2Client]) -> ConnectError | None:
-        if any(connection.is_barren for connection in connections):
+        if any(connection.refuses_streams for connection in connections):
             return ConnectError(f"{self.address} allows no requests at present (MAX_CONCURRENT_STREAMS is 0)")
         return None
 

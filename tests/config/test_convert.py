@@ -101,7 +101,9 @@ def test_a_whole_number_is_a_number_too() -> None:
 
 
 def test_bounds() -> None:
-    assert wrong(schema.Limits, "headerBytes: 1KiB\nheaderCount: 1001\nstreams: 0\nbodyBytes: 0\nheadTimeout: 0\n") == [
+    assert wrong(
+        schema.MeshLimits, "headerBytes: 1KiB\nheaderCount: 1001\nstreams: 0\nbodyBytes: 0\nheadTimeout: 0\n"
+    ) == [
         (2, "headerCount", "1001 is too much: at most 1,000"),
         (3, "streams", "0 is not between 1 and 1,000,000"),
         (4, "bodyBytes", "0 is too little: at least 1"),
@@ -152,9 +154,9 @@ def test_what_is_broken_is_reported_once() -> None:
 
 
 def test_a_check_across_fields_waits_for_the_fields() -> None:
-    problems = wrong(schema.Limits, "heldBodyBytes: 2MiB\nheldTotalBytes: 1MiB")
-    assert problems == [(1, "", '"heldBodyBytes" is one request\'s share and cannot be above "heldTotalBytes"')]
-    assert len(wrong(schema.Limits, "heldBodyBytes: 2MiB\nheldTotalBytes: x")) == 1
+    problems = wrong(schema.MeshLimits, "scanBufferBytes: 2MiB\nscanBufferTotalBytes: 1MiB")
+    assert problems == [(1, "", '"scanBufferBytes" is one request\'s share and cannot be above "scanBufferTotalBytes"')]
+    assert len(wrong(schema.MeshLimits, "scanBufferBytes: 2MiB\nscanBufferTotalBytes: x")) == 1
 
 
 @pytest.mark.parametrize("text", ["[]", "x", "1", "true"])
@@ -179,4 +181,4 @@ def test_every_field_of_the_schema_can_be_named_in_words() -> None:
 
     for kind in schema.KINDS:
         visit(kind)
-    assert {"spiffeId", "heldBodyBytes", "trustBundle", "caFile"} <= seen
+    assert {"spiffeId", "scanBufferBytes", "trustBundle", "caFile"} <= seen

@@ -34,8 +34,8 @@ def test_every_struct_has_a_description() -> None:
     [
         ("ModelServer.spec.connectTimeout", "ModelServer.spec.connectTimeout", "duration", "1s"),
         (
-            "MeshConfig.spec.limits.heldBodyBytes",
-            "MeshConfig.spec.limits.heldBodyBytes",
+            "MeshConfig.spec.limits.scanBufferBytes",
+            "MeshConfig.spec.limits.scanBufferBytes",
             "size, at least 1,024",
             "4MiB",
         ),

@@ -37,13 +37,15 @@ def test_a_fault_can_be_every_status_but_ok() -> None:
 
 
 def test_limits_of_documents_are_those_of_the_codecs_and_more() -> None:
-    assert isinstance(schema.Limits(), limits.Limits)
-    assert schema.Limits.__struct_fields__[: len(limits.Limits.__struct_fields__)] == limits.Limits.__struct_fields__
+    assert isinstance(schema.MeshLimits(), limits.Limits)
+    assert (
+        schema.MeshLimits.__struct_fields__[: len(limits.Limits.__struct_fields__)] == limits.Limits.__struct_fields__
+    )
 
 
 def test_defaults_pass_their_own_bounds() -> None:
     for struct in (
-        schema.Limits,
+        schema.MeshLimits,
         servers.Balancing,
         servers.BreakerSettings,
         servers.EjectionSettings,
@@ -68,7 +70,7 @@ def test_defaults_pass_their_own_bounds() -> None:
         (schema.KeySource, {"inline": {"keys": [{"kty": "oct", "k": "eA"}]}}),
         (schema.Issuer, {"name": "a", "issuer": "not-a-url", "audiences": ["a"]}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "caFile": "b", "keys": {"file": "a"}}),
-        (schema.Limits, {"heldBodyBytes": 2048, "heldTotalBytes": 1024}),
+        (schema.MeshLimits, {"scanBufferBytes": 2048, "scanBufferTotalBytes": 1024}),
         (schema.Rule, {"models": ["a"], "verbs": ["predict"], "versions": ["1"], "labels": ["a"]}),
         (fields.WorkloadSubject, {}),
         (fields.WorkloadSubject, {"serviceAccount": "a"}),

@@ -21,9 +21,9 @@ from meshproxy.inference.call import Verb
 from meshproxy.inference.grpc_services import GRPC_SERVICES
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
-from meshproxy.policy import quota
 from meshproxy.proxy import admissions, client_side, health_call
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.routing import rate_limit
 from meshproxy.sidecar import clusters, configuration
 from meshproxy.telemetry import endpoint_labels, upstream_metrics
 from meshproxy.transport.connection import Times
@@ -123,9 +123,9 @@ def camel(name: str) -> str:
 
 def test_every_limit_and_its_default() -> None:
     said = {row[0]: row[1] for row in table("field of `MeshConfig` `limits`")}
-    assert list(said) == [camel(name) for name in schema.Limits.__struct_fields__]
-    for name in schema.Limits.__struct_fields__:
-        default = getattr(schema.Limits(), name)
+    assert list(said) == [camel(name) for name in schema.MeshLimits.__struct_fields__]
+    for name in schema.MeshLimits.__struct_fields__:
+        default = getattr(schema.MeshLimits(), name)
         text = said[camel(name)]
         if default is None:
             assert text in ("none", "half of RLIMIT_NOFILE"), name
@@ -169,7 +169,7 @@ def labels_of_code() -> Iterator[str]:
 
 def test_every_limit_is_counted_by_the_name_on_the_page() -> None:
     rows = table("field of `MeshConfig` `limits`") + table("limit")
-    rates = {f"rate_{what}" for what in re.findall(r'"(requests|bytes|examples)"', inspect.getsource(quota))}
+    rates = {f"rate_{what}" for what in re.findall(r'"(requests|bytes|examples)"', inspect.getsource(rate_limit))}
     assert len(rates) == 3
     assert {row[2] for row in rows} - {""} == set(labels_of_code()) | rates
 
@@ -219,10 +219,10 @@ def test_what_is_bounded_without_a_name() -> None:
 
 SERVER = servers.ServerSpec(endpoints=(servers.Endpoint(rest=Address("127.0.0.1", 8501)),))
 TIMEOUTS = {
-    "limits.handshakeTimeout": schema.Limits().handshake_timeout,
-    "limits.headTimeout": schema.Limits().head_timeout,
-    "limits.idleTimeout": schema.Limits().idle_timeout,
-    "limits.bodyStallTimeout": schema.Limits().body_stall_timeout,
+    "limits.handshakeTimeout": schema.MeshLimits().handshake_timeout,
+    "limits.headTimeout": schema.MeshLimits().head_timeout,
+    "limits.idleTimeout": schema.MeshLimits().idle_timeout,
+    "limits.bodyStallTimeout": schema.MeshLimits().body_stall_timeout,
     "ModelServer connectTimeout": SERVER.connect_timeout,
     "ModelServer idleTimeout": SERVER.idle_timeout,
     "ModelServer health.timeout": servers.Health().timeout,
@@ -246,7 +246,7 @@ def test_every_timeout_and_its_default() -> None:
 
 def test_no_duration_of_the_documents_is_missing() -> None:
     page = " ".join(row[0] for row in table("timeout"))
-    for struct in (schema.Limits, servers.ServerSpec, routes.RouteSpec, schema.SidecarSpec):
+    for struct in (schema.MeshLimits, servers.ServerSpec, routes.RouteSpec, schema.SidecarSpec):
         for name in struct.__struct_fields__:
             if name.endswith("timeout"):
                 assert camel(name) in page

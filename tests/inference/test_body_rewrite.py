@@ -296,7 +296,7 @@ def test_holds_no_more_than_the_limit(step: int) -> None:
         assert unframe(feed(rewriter, body, [step]))
         return
     refused = refusal(rewriter, body, [step])
-    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "held_body_bytes")
+    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "scan_buffer_bytes")
 
 
 def test_an_endless_spec_is_refused() -> None:
@@ -335,7 +335,7 @@ def test_a_compressed_message_is_held_under_the_limit(steps: list[int]) -> None:
     call = authorised(PREDICT, body, b"gzip")
     assert unframe(feed(rewriter_of(PREDICT, call, 5, None, 6000, b"gzip"), body, steps))
     refused = refusal(rewriter_of(PREDICT, call, 5, None, 5000, b"gzip"), body, steps)
-    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "held_body_bytes")
+    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "scan_buffer_bytes")
     assert "uncompressed" in refused.message
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
 from meshproxy.inference.call import ModelRef, Verb
-from meshproxy.policy.rules import Fit, Rule, Standing, Subject, has_claim
+from meshproxy.policy.rules import Fit, Rule, Subject, SubjectMatch, has_claim
 
 QUOTER = Workload("spiffe://d.example/ns/pricing/sa/quoter", "d.example", "pricing", "quoter", 1e12)
 
@@ -35,19 +35,19 @@ def token(issuer: str = "corp", iam_role: str | None = None, **claims: object) -
         ({"verbs": {Verb.CLASSIFY}}, ModelRef("a"), Fit.NO),
         ({"versions": {"3"}}, ModelRef("a", version="3"), Fit.YES),
         ({"versions": {"3"}}, ModelRef("a", version="4"), Fit.NO),
-        ({"versions": {"3"}}, ModelRef("a"), Fit.UNTOLD),
-        ({"versions": {"3"}}, ModelRef("a", label="stable"), Fit.UNTOLD),
+        ({"versions": {"3"}}, ModelRef("a"), Fit.UNDETERMINED),
+        ({"versions": {"3"}}, ModelRef("a", label="stable"), Fit.UNDETERMINED),
         ({"versions": {"0"}}, ModelRef("a", version="0"), Fit.YES),
         ({"labels": {"stable"}}, ModelRef("a", label="stable"), Fit.YES),
         ({"labels": {"stable"}}, ModelRef("a", label="canary"), Fit.NO),
-        ({"labels": {"stable"}}, ModelRef("a", version="3"), Fit.UNTOLD),
+        ({"labels": {"stable"}}, ModelRef("a", version="3"), Fit.UNDETERMINED),
         ({"signatures": {"s"}}, ModelRef("a", signature="s"), Fit.YES),
         ({"signatures": {"s"}}, ModelRef("a", signature="t"), Fit.NO),
-        ({"signatures": {"s"}}, ModelRef("a"), Fit.UNTOLD),
+        ({"signatures": {"s"}}, ModelRef("a"), Fit.UNDETERMINED),
         # What is told and does not fit settles it, whatever else is not told.
         ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", version="4"), Fit.NO),
         ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", signature="t"), Fit.NO),
-        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", version="3"), Fit.UNTOLD),
+        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", version="3"), Fit.UNDETERMINED),
     ],
 )
 def test_a_rule_and_a_model(fields: dict[str, Any], model: ModelRef, fit: Fit) -> None:
@@ -59,11 +59,11 @@ def test_a_rule_and_a_model(fields: dict[str, Any], model: ModelRef, fit: Fit) -
     [
         ({"models": ("*",)}, Fit.YES),
         ({"models": ("a", "*")}, Fit.YES),
-        ({"models": ("a*",)}, Fit.UNTOLD),
-        ({"models": ("?*",)}, Fit.UNTOLD),
-        ({"models": ("*",), "versions": {"1"}}, Fit.UNTOLD),
-        ({"models": ("*",), "labels": {"x"}}, Fit.UNTOLD),
-        ({"models": ("*",), "signatures": {"x"}}, Fit.UNTOLD),
+        ({"models": ("a*",)}, Fit.UNDETERMINED),
+        ({"models": ("?*",)}, Fit.UNDETERMINED),
+        ({"models": ("*",), "versions": {"1"}}, Fit.UNDETERMINED),
+        ({"models": ("*",), "labels": {"x"}}, Fit.UNDETERMINED),
+        ({"models": ("*",), "signatures": {"x"}}, Fit.UNDETERMINED),
         ({"models": ("*",), "verbs": {Verb.METRICS}}, Fit.NO),
     ],
 )
@@ -74,28 +74,28 @@ def test_a_rule_and_the_server_as_a_whole(fields: dict[str, Any], fit: Fit) -> N
 @pytest.mark.parametrize(
     ("fields", "caller", "standing"),
     [
-        ({"spiffe_id": QUOTER.spiffe_id}, Caller(QUOTER), Standing.YES),
-        ({"spiffe_id": QUOTER.spiffe_id + "2"}, Caller(QUOTER), Standing.NO),
-        ({"spiffe_id": QUOTER.spiffe_id}, NOBODY, Standing.NO),
-        ({"namespace": "pricing"}, Caller(QUOTER), Standing.YES),
-        ({"namespace": "pricing", "trust_domain": "other"}, Caller(QUOTER), Standing.NO),
-        ({"namespace": "pricin"}, Caller(QUOTER), Standing.NO),
-        ({"namespace": "pricing"}, NOBODY, Standing.NO),
-        ({"issuer": "corp"}, Caller(None, token()), Standing.YES),
-        ({"issuer": "corp"}, Caller(None, token("other")), Standing.NO),
-        ({"issuer": "corp"}, Caller(QUOTER), Standing.NEEDS_TOKEN),
-        ({"iam_role": "r"}, Caller(None, token(iam_role="r")), Standing.YES),
-        ({"iam_role": "r"}, Caller(None, token(iam_role=None)), Standing.NO),
-        ({"iam_role": "r"}, NOBODY, Standing.NEEDS_TOKEN),
-        ({"issuer": "corp", "iam_role": "r"}, Caller(None, token("sts", "r")), Standing.NO),
-        ({"issuer": "corp", "claims": (("g", "x"),)}, Caller(None, token(g="x")), Standing.YES),
-        ({"issuer": "corp", "claims": (("g", "x"), ("h", "y"))}, Caller(None, token(g="x")), Standing.NO),
-        ({"namespace": "pricing", "issuer": "corp"}, Caller(None, token()), Standing.NO),
-        ({"namespace": "other", "issuer": "corp"}, Caller(QUOTER), Standing.NO),
+        ({"spiffe_id": QUOTER.spiffe_id}, Caller(QUOTER), SubjectMatch.YES),
+        ({"spiffe_id": QUOTER.spiffe_id + "2"}, Caller(QUOTER), SubjectMatch.NO),
+        ({"spiffe_id": QUOTER.spiffe_id}, NOBODY, SubjectMatch.NO),
+        ({"namespace": "pricing"}, Caller(QUOTER), SubjectMatch.YES),
+        ({"namespace": "pricing", "trust_domain": "other"}, Caller(QUOTER), SubjectMatch.NO),
+        ({"namespace": "pricin"}, Caller(QUOTER), SubjectMatch.NO),
+        ({"namespace": "pricing"}, NOBODY, SubjectMatch.NO),
+        ({"issuer": "corp"}, Caller(None, token()), SubjectMatch.YES),
+        ({"issuer": "corp"}, Caller(None, token("other")), SubjectMatch.NO),
+        ({"issuer": "corp"}, Caller(QUOTER), SubjectMatch.NEEDS_TOKEN),
+        ({"iam_role": "r"}, Caller(None, token(iam_role="r")), SubjectMatch.YES),
+        ({"iam_role": "r"}, Caller(None, token(iam_role=None)), SubjectMatch.NO),
+        ({"iam_role": "r"}, NOBODY, SubjectMatch.NEEDS_TOKEN),
+        ({"issuer": "corp", "iam_role": "r"}, Caller(None, token("sts", "r")), SubjectMatch.NO),
+        ({"issuer": "corp", "claims": (("g", "x"),)}, Caller(None, token(g="x")), SubjectMatch.YES),
+        ({"issuer": "corp", "claims": (("g", "x"), ("h", "y"))}, Caller(None, token(g="x")), SubjectMatch.NO),
+        ({"namespace": "pricing", "issuer": "corp"}, Caller(None, token()), SubjectMatch.NO),
+        ({"namespace": "other", "issuer": "corp"}, Caller(QUOTER), SubjectMatch.NO),
     ],
 )
-def test_a_subject_and_a_caller(fields: dict[str, Any], caller: Caller, standing: Standing) -> None:
-    assert subject(**fields).standing(caller) is standing
+def test_a_subject_and_a_caller(fields: dict[str, Any], caller: Caller, standing: SubjectMatch) -> None:
+    assert subject(**fields).match(caller) is standing
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ class FakeCluster:
     def allows(self, is_grpc: bool, model: str, now: float, tried: Any = ()) -> bool:
         return any(endpoint.key not in self.out and endpoint not in tried for endpoint in self.all)
 
-    def pick_calm(self, is_grpc: bool, model: str, now: float) -> FakeEndpoint | None:
+    def pick_clean(self, is_grpc: bool, model: str, now: float) -> FakeEndpoint | None:
         return next((endpoint for endpoint in self.all if endpoint.key not in self.out), None)
 
     def latency(self, model: str) -> Latency:
@@ -419,7 +419,7 @@ class World:
                 ],
             ),
             "clusters": {"main": self.cluster, "other": self.other},
-            "limits": BodyLimits(held=1_000, held_total=1_500),
+            "limits": BodyLimits(scan_buffer=1_000, scan_buffer_total=1_500),
             "forwards_identity": False,
             "forwards_token": False,
         }

@@ -8,8 +8,8 @@ from typing import Any
 
 from meshproxy.config.routes import Concurrency
 from meshproxy.proxy.admissions import MOST, Admissions
-from meshproxy.upstream.admission import Entry
-from meshproxy.upstream.concurrency import FixedLimit, GradientLimit
+from meshproxy.routing.admission import Entry
+from meshproxy.routing.concurrency import FixedLimit, GradientLimit
 
 FIXED = Concurrency(limit=1, queue=2, queue_timeout=1.0)
 

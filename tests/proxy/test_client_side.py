@@ -166,10 +166,10 @@ class TestAnswers:
         for side in sides:
             side.begin_answer(200, (), 101.0)
             side.stream.is_full = True
-            side.send_body(b"x", side.snapshot.limits.unread_total, False)
+            side.send_body(b"x", side.snapshot.limits.response_buffer_total, False)
         assert [side.answer for side in sides] == [OVER, BEGUN]
         assert str(sides[0].flags) == "DT"
-        assert world.limits_hit == ["unread_total_bytes"]
+        assert world.limits_hit == ["response_buffer_total_bytes"]
 
 
 class TestTime:

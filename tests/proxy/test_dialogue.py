@@ -28,10 +28,10 @@ from meshproxy.config.routes import Abort, Compare, Concurrency, Delay, Fault, M
 from meshproxy.config.servers import BreakerSettings, Key
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.grpc_health import CHECK, WATCH, write_request
-from meshproxy.policy.quota import Quota
 from meshproxy.proxy.admissions import Admissions
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.routing.fault import FaultRule
+from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES, RetryRule
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.routing.split import Arm, Split
@@ -45,7 +45,7 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
-from meshproxy.upstream.discovery import Found
+from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.health import Checked, Health
 from meshproxy.upstream.pool import PoolSettings
 from meshproxy.upstream.serving import HealthService
@@ -87,7 +87,7 @@ H1_ANSWERS = [
 EVERYTHING = (
     "connect-failure", "refused-stream", "goaway", "reset", "unavailable", "gateway-error", "timeout",
 )  # fmt: skip
-LIMITS = BodyLimits(held=1_000, held_total=1_500, kept_total=50_000)
+LIMITS = BodyLimits(scan_buffer=1_000, scan_buffer_total=1_500, replay_buffer_total=50_000)
 
 
 class Socket:
@@ -494,7 +494,7 @@ class Chain:
                 "try_timeout": random.choice([None, 0.1]),
                 "idle_timeout": random.choice([None, 1.0]),
                 "concurrency": random.choice([None, concurrency]),
-                "quotas": random.choice([(), (Quota("caller", 50.0, 100_000.0, 50.0, 0.1),)]),
+                "rate_limiters": random.choice([(), (RateLimiter("caller", 50.0, 100_000.0, 50.0, 0.1),)]),
                 "counts_examples": random.random() < 0.5,
                 "priority": random.randrange(3),
             }
@@ -646,9 +646,9 @@ class Chain:
         for cluster in self.clusters.values():
             places = range(self._endpoints)
             if self._has_sidecars:
-                cluster.set_endpoints([Found(sidecar=f"127.0.0.1:85{n}2") for n in places])
+                cluster.set_endpoints([EndpointAddress(sidecar=f"127.0.0.1:85{n}2") for n in places])
             else:
-                cluster.set_endpoints([Found(f"127.0.0.1:85{n}1", f"127.0.0.1:85{n}0") for n in places])
+                cluster.set_endpoints([EndpointAddress(f"127.0.0.1:85{n}1", f"127.0.0.1:85{n}0") for n in places])
             if self.random.random() < 0.3:
                 for endpoint in cluster.endpoints.values():
                     endpoint.health = Health(Checked(("open", "open-rich")))

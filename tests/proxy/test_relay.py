@@ -229,7 +229,7 @@ class TestGrpc:
         client = world.grpc(None)
         client.receive(wire.framed(wire.tensor(5_000))[:1_001], False)
         assert client.headers[b"x-meshproxy-refusal"] == b"scan-limit"
-        assert world.limits_hit == ["held_body_bytes"]
+        assert world.limits_hit == ["scan_buffer_bytes"]
         assert world.pipeline.scan_buffer.total == 0
 
     def test_what_is_held_for_all_is_limited(self, world: Any, wire: Any) -> None:
@@ -238,7 +238,7 @@ class TestGrpc:
             client.receive(wire.framed(wire.tensor(5_000))[:800], False)
         assert clients[0].headers[b"grpc-status"] == b"8"  # who has not come to the point for longest
         assert clients[1].heads == []
-        assert world.limits_hit == ["held_total_bytes"]
+        assert world.limits_hit == ["scan_buffer_total_bytes"]
         assert world.pipeline.scan_buffer.total == 800
         clients[1].sink.reset_received(CANCEL, "gone")
         assert world.pipeline.scan_buffer.total == 0
@@ -807,14 +807,14 @@ def test_an_answer_that_ends_in_an_empty_piece_is_held_all_the_same(world: Any) 
 
 
 def test_what_all_clients_leave_unread_is_limited(world: Any, wire: Any) -> None:
-    world.use(limits=dataclasses.replace(world.snapshot.limits, unread_total=100))
+    world.use(limits=dataclasses.replace(world.snapshot.limits, response_buffer_total=100))
     clients = [world.rest(client=wire.client("HTTP/1.1")) for _ in range(3)]
     for client, server in zip(clients, world.cluster.streams, strict=True):
         client.is_full = True
         server.sink.head_received(ResponseHead(0, 200, (), end=False, length=1_000))
         server.sink.data_received(b"x" * 40, 40, False)
     assert [client.reset_code for client in clients] == [CANCEL, None, None]  # who has not read for longest
-    assert world.limits_hit == ["unread_total_bytes"]
+    assert world.limits_hit == ["response_buffer_total_bytes"]
     assert world.pipeline.response_buffer.total == 80
     clients[1].sink.drained()
     clients[2].sink.reset_received(CANCEL, "gone")
@@ -836,7 +836,7 @@ def test_a_body_that_trickles_must_come_to_its_model(world: Any, wire: Any) -> N
 
 def test_a_finished_answer_is_no_holder(world: Any, wire: Any) -> None:
     """One that ended in an empty piece held nothing, and must not stand in the way of those that do."""
-    world.use(limits=dataclasses.replace(world.snapshot.limits, unread_total=100))
+    world.use(limits=dataclasses.replace(world.snapshot.limits, response_buffer_total=100))
     empty = world.rest(client=wire.client("HTTP/1.1"))
     empty.is_full = True
     world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))

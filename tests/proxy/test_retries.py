@@ -211,7 +211,7 @@ class TestNotAgain:
 
     def test_or_than_what_is_kept_of_all(self, world: Any) -> None:
         cluster = world.serve(2, retries=RETRIES)
-        limits = dataclasses.replace(world.snapshot.limits, kept_total=10)
+        limits = dataclasses.replace(world.snapshot.limits, replay_buffer_total=10)
         world.pipeline.snapshot = dataclasses.replace(world.pipeline.snapshot, limits=limits)
         world.rest(body=b"x" * 10)
         assert world.pipeline.replay_bytes == 10

@@ -13,9 +13,9 @@ from meshproxy.config.routes import Abort, Concurrency, Delay, Fault, Retries
 from meshproxy.config.servers import Key
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.decide import Permit
-from meshproxy.policy.quota import Quota
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.fault import FaultRule
+from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.routes import Routes
 from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connector import ConnectError
@@ -39,7 +39,7 @@ def labelled(name: bytes, label: bytes) -> bytes:
 
 class TestQuotas:
     def test_what_goes_beyond_is_refused(self, world: Any, wire: Any) -> None:
-        cluster = world.serve(quotas=(Quota("model", 1.0, None, None, 1.0),))
+        cluster = world.serve(rate_limiters=(RateLimiter("model", 1.0, None, None, 1.0),))
         world.rest()
         client = world.rest()
         assert (client.status, client.headers[b"retry-after"]) == (429, b"1")
@@ -53,21 +53,21 @@ class TestQuotas:
         world.assert_let_go()
 
     def test_models_have_buckets_of_their_own(self, world: Any) -> None:
-        cluster = world.serve(quotas=(Quota("model", 1.0, None, None, 1.0),))
+        cluster = world.serve(rate_limiters=(RateLimiter("model", 1.0, None, None, 1.0),))
         world.rest()
         world.rest(b"/v1/models/open-other:predict")
         assert len(cluster.streams) == 2
 
     def test_callers_too_if_it_is_about_those(self, world: Any) -> None:
-        cluster = world.serve(quotas=(Quota("caller", 1.0, None, None, 1.0),))
+        cluster = world.serve(rate_limiters=(RateLimiter("caller", 1.0, None, None, 1.0),))
         world.rest()
         world.rest(headers=((b"authorization", b"Bearer good"),))
         assert len(cluster.streams) == 2
         assert world.rest().status == 429
 
     def test_bytes_are_charged_as_they_come(self, world: Any) -> None:
-        quota = Quota("model", None, 10.0, None, 1.0)
-        cluster = world.serve(quotas=(quota,))
+        quota = RateLimiter("model", None, 10.0, None, 1.0)
+        cluster = world.serve(rate_limiters=(quota,))
         client = world.rest(body=None, length=30)
         client.receive(b"x" * 15, False)
         assert world.rest().status == 429
@@ -83,8 +83,8 @@ class TestQuotas:
 
     def test_what_is_refused_takes_nothing(self, world: Any) -> None:
         """Or those who go on asking would never be let in again."""
-        quota = Quota("model", 1.0, 100.0, 1.0, 1.0)
-        cluster = world.serve(quotas=(quota,), counts_examples=True)
+        quota = RateLimiter("model", 1.0, 100.0, 1.0, 1.0)
+        cluster = world.serve(rate_limiters=(quota,), counts_examples=True)
         world.rest()
         for _ in range(10):
             assert world.rest(body=b"x" * 100).status == 429
@@ -93,8 +93,8 @@ class TestQuotas:
         assert len(cluster.streams) == 2
 
     def test_examples_are_rows_of_the_batch(self, world: Any) -> None:
-        quota = Quota("model", None, None, 2.0, 1.0)
-        world.serve(quotas=(quota,), counts_examples=True)
+        quota = RateLimiter("model", None, None, 2.0, 1.0)
+        world.serve(rate_limiters=(quota,), counts_examples=True)
         world.rest(body=b'{"instances": [[1], [2], [3], [4]]}')
         world.wait(0.9)
         client = world.rest()
@@ -103,14 +103,14 @@ class TestQuotas:
         assert world.rest().heads == []
 
     def test_a_call_without_a_body_is_one_example(self, world: Any) -> None:
-        quota = Quota("model", None, None, 1.0, 0.5)
-        cluster = world.serve(quotas=(quota,), counts_examples=True)
+        quota = RateLimiter("model", None, None, 1.0, 0.5)
+        cluster = world.serve(rate_limiters=(quota,), counts_examples=True)
         world.rest(b"/v1/models/open", method=b"GET")
         cluster.streams[0].respond()
         assert world.rest(b"/v1/models/open", method=b"GET").status == 429
 
     def test_a_model_that_changes_later_cannot_be_charged_to_another(self, world: Any, wire: Any) -> None:
-        cluster = world.serve(quotas=(Quota("model", 5.0, None, None, 1.0),))
+        cluster = world.serve(rate_limiters=(RateLimiter("model", 5.0, None, None, 1.0),))
         client = world.grpc(None)
         message = wire.framed(wire.spec(b"open-cheap") + wire.tensor(100) + wire.spec(b"open-dear"))
         client.receive(message[:60], False)

@@ -14,12 +14,12 @@ def test_a_snapshot_is_replaced_and_never_changed(world: Any) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         snapshot.forwards_identity = True  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        snapshot.limits.held = 1  # type: ignore[misc]
+        snapshot.limits.scan_buffer = 1  # type: ignore[misc]
 
 
 def test_one_body_is_a_small_share_of_what_all_may_hold() -> None:
     limits = BodyLimits()
-    assert limits.held * 8 <= limits.held_total
+    assert limits.scan_buffer * 8 <= limits.scan_buffer_total
     assert limits.scan is DEFAULT_LIMITS
 
 

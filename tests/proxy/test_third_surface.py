@@ -29,8 +29,8 @@ from meshproxy.inference.surfaces import Surfaces
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.inference.unary import read_text, write_text
 from meshproxy.policy.compile import compile_policy
-from meshproxy.policy.quota import Quota
 from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.routing.split import Arm, Split
 from meshproxy.telemetry.model_labels import ModelLabels
@@ -275,16 +275,16 @@ class TestRewritten:
 
 
 class TestCounted:
-    def quota(self) -> Quota:
-        return Quota("model", None, None, 4.0, 1.0)
+    def rate_limiter(self) -> RateLimiter:
+        return RateLimiter("model", None, None, 4.0, 1.0)
 
     def test_by_its_own_counter(self, echo: Any) -> None:
-        echo.serve(quotas=(self.quota(),), counts_examples=True)
+        echo.serve(rate_limiters=(self.rate_limiter(),), counts_examples=True)
         echo.rest(b"/echo/open", body=b"line\n" * 5)
         assert echo.rest(b"/echo/open", body=b"line\n").status == 429
 
     def test_as_one_without_a_counter(self, echo: Any) -> None:
-        echo.serve(quotas=(self.quota(),), counts_examples=True)
+        echo.serve(rate_limiters=(self.rate_limiter(),), counts_examples=True)
         for _ in range(5):  # one more than there are: it is owed
             assert echo.grpc(said("open"), method=b"/echo.Echo/Say").heads == []
         assert echo.grpc(said("open"), method=b"/echo.Echo/Say").headers[b"grpc-status"] == b"8"

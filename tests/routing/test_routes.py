@@ -26,7 +26,7 @@ from meshproxy.config.routes import (
 from meshproxy.config.servers import Key
 from meshproxy.identity.caller import NOBODY, Caller, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.routing.live import Live
+from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.match import Condition
 from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES
 from meshproxy.routing.routes import MEMO_ENTRIES, Direction, Route, Routes, compile_routes
@@ -40,7 +40,7 @@ def document(name: str, *models: str, **spec: Any) -> ModelRoute:
 
 
 def compiled(*documents: ModelRoute, direction: Direction = "inbound", timeout: float | None = None) -> Routes:
-    return compile_routes(direction, "own" if direction == "inbound" else None, timeout, documents, "d", Live())
+    return compile_routes(direction, "own" if direction == "inbound" else None, timeout, documents, "d", CarriedState())
 
 
 def call(*names: str) -> Call:
@@ -204,7 +204,7 @@ def test_a_route_without_anything() -> None:
     assert (route.name, route.server, route.arms, route.total, route.labels) == ("r", "own", (), 0, {})
     assert (route.sticky, route.mirror, route.fault, route.fallback, route.concurrency) == (None,) * 5
     assert (route.timeout, route.try_timeout, route.idle_timeout) == (None,) * 3
-    assert (route.quotas, route.counts_examples, route.priority) == ((), False, 1)
+    assert (route.rate_limiters, route.counts_examples, route.priority) == ((), False, 1)
     assert not hasattr(route, "__dict__")
     with pytest.raises(LookupError):
         route.arm(call("m"), 0.5)
@@ -324,15 +324,15 @@ def test_a_budget_is_that_of_the_document() -> None:
 
 def test_quotas_are_those_of_the_document() -> None:
     route = one(rate_limits=(RateLimit(requests=1.0), RateLimit(per="caller", examples=5.0)))
-    assert len(route.quotas) == 2
+    assert len(route.rate_limiters) == 2
     assert route.counts_examples
     assert not one(rate_limits=(RateLimit(bytes=10),)).counts_examples
-    assert route.quotas[0].admit("m", "", 100.0) is None
-    assert route.quotas[0].admit("m", "", 100.0) is not None
+    assert route.rate_limiters[0].admit("m", "", 100.0) is None
+    assert route.rate_limiters[0].admit("m", "", 100.0) is not None
 
 
 def test_budgets_and_quotas_live_on_and_directions_do_not_share_them() -> None:
-    live = Live()
+    live = CarriedState()
     routes = (document("a", "a", rate_limits=(RateLimit(requests=1.0),)),)
 
     def state() -> list[object]:
@@ -341,7 +341,7 @@ def test_budgets_and_quotas_live_on_and_directions_do_not_share_them() -> None:
             compiled = compile_routes(direction, None, None, routes, "d", live)  # type: ignore[arg-type]
             for name in ("a", "b"):
                 route = match(compiled, name)
-                found += [route.budget, *route.quotas]
+                found += [route.budget, *route.rate_limiters]
         live.adopt()
         return found
 

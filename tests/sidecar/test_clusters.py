@@ -27,7 +27,7 @@ from meshproxy.upstream import dns
 from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import Verdict
 from meshproxy.upstream.cluster import Cluster
-from meshproxy.upstream.discovery import Found
+from meshproxy.upstream.discovery import EndpointAddress
 
 CA = DevelopmentCA.create("dev.example")
 TF = "spiffe://dev.example/ns/serving/sa/tf"
@@ -188,8 +188,8 @@ class TestSettings:
         both = servers.Endpoint(rest=Address("a", 1), grpc=Address("::1", 2), locality="here")
         sidecar = servers.Endpoint(sidecar=Address("b", 3))
         assert found((both, sidecar)) == (
-            Found(rest="a:1", grpc="[::1]:2", locality="here"),
-            Found(sidecar="b:3"),
+            EndpointAddress(rest="a:1", grpc="[::1]:2", locality="here"),
+            EndpointAddress(sidecar="b:3"),
         )
 
 
@@ -277,7 +277,7 @@ class TestLookedUp:
         await asyncio.sleep(0)
         assert not waiting.done()
         assert clusters.conditions() == {"endpoints of far are known": False}
-        Silent.made[0].tell((Found(rest="10.0.0.1:8501"),))
+        Silent.made[0].tell((EndpointAddress(rest="10.0.0.1:8501"),))
         await waiting
         assert clusters.conditions() == {"endpoints of far are known": True}
 
@@ -302,7 +302,7 @@ class TestLookedUp:
 
     async def test_a_reload_waits_for_names_before_it_is_adopted(self, clusters: Clusters) -> None:
         first = take(clusters, server("a"), looked_up())["far"]
-        Silent.made[0].tell((Found(rest="10.0.0.1:8501"),))
+        Silent.made[0].tell((EndpointAddress(rest="10.0.0.1:8501"),))
         changed = server("far", dns=servers.Dns(name="models.serving", rest=8501), connect_timeout=3.0)
         given = documents(server("a"), changed)
         second = clusters.build(given)["far"]
@@ -310,7 +310,7 @@ class TestLookedUp:
         await asyncio.sleep(0)
         assert not waiting.done()
         assert not first.is_closed
-        Silent.made[1].tell((Found(rest="10.0.0.1:8501"),))
+        Silent.made[1].tell((EndpointAddress(rest="10.0.0.1:8501"),))
         await waiting
         assert second.endpoints
         clusters.adopt(given)

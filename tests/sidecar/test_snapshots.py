@@ -10,7 +10,7 @@ from meshproxy.identity.caller import NOBODY
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import Refusal
-from meshproxy.routing.live import Live
+from meshproxy.routing.carried_state import CarriedState
 from meshproxy.sidecar.snapshots import (
     body_limits,
     inbound_snapshot,
@@ -31,7 +31,7 @@ def server(name: str = "local", *ports: int, **changes: Any) -> schema.ModelServ
 def documents(
     *,
     trust_domain: str = "dev.example",
-    limits: schema.Limits = schema.Limits(),  # noqa: B008 (frozen)
+    limits: schema.MeshLimits = schema.MeshLimits(),  # noqa: B008 (frozen)
     identity: schema.Identity | None = None,
     inbound: dict[str, Any] | None = {},  # noqa: B006
     outbound: dict[str, Any] | None = None,
@@ -60,7 +60,7 @@ class TestSettings:
         assert body_limits(documents()) == BodyLimits()
 
     def test_time_limits(self) -> None:
-        limits = schema.Limits(handshake_timeout=1.0, head_timeout=2.0, idle_timeout=3.0)
+        limits = schema.MeshLimits(handshake_timeout=1.0, head_timeout=2.0, idle_timeout=3.0)
         found = times(documents(limits=limits))
         assert (found.handshake, found.head, found.idle) == (1.0, 2.0, 3.0)
 
@@ -76,10 +76,10 @@ class TestInbound:
         clusters: Any = {"local": object()}
         verifier: Any = object()
         health: Any = object()
-        limits = schema.Limits(
-            held_body_bytes=2_000,
-            held_total_bytes=4_000,
-            kept_total_bytes=5_000,
+        limits = schema.MeshLimits(
+            scan_buffer_bytes=2_000,
+            scan_buffer_total_bytes=4_000,
+            replay_buffer_total_bytes=5_000,
             inflated_bytes=8_000,
             body_stall_timeout=9.0,
             request_timeout=3.0,
@@ -88,15 +88,19 @@ class TestInbound:
             documents(limits=limits, inbound={"forward_identity": True, "forward_token": True}, routes=(ROUTE,)),
             clusters,
             verifier,
-            Live(),
+            CarriedState(),
             health,
         )
         assert snapshot is not None
         assert snapshot.clusters is clusters
         assert snapshot.verifier is verifier
         assert snapshot.health is health
-        assert (snapshot.limits.held, snapshot.limits.held_total, snapshot.limits.stall) == (2_000, 4_000, 9.0)
-        assert (snapshot.limits.kept_total, snapshot.limits.scan.inflated_bytes) == (5_000, 8_000)
+        assert (snapshot.limits.scan_buffer, snapshot.limits.scan_buffer_total, snapshot.limits.stall) == (
+            2_000,
+            4_000,
+            9.0,
+        )
+        assert (snapshot.limits.replay_buffer_total, snapshot.limits.scan.inflated_bytes) == (5_000, 8_000)
         assert (snapshot.forwards_identity, snapshot.forwards_token) == (True, True)
         here, there = (
             snapshot.routes.match(Call(Verb.PREDICT, (ModelRef(name),)), (), NOBODY) for name in ("m", "other")
@@ -106,20 +110,20 @@ class TestInbound:
         assert snapshot.servers is None
 
     def test_roles_decide(self) -> None:
-        open_to_all = inbound_snapshot(documents(), {}, None, Live())
+        open_to_all = inbound_snapshot(documents(), {}, None, CarriedState())
         assert open_to_all is not None
         assert open_to_all.policy.decide(NOBODY, PREDICT) is not None
         role = schema.ModelRole(
             metadata=schema.Metadata("reader"),
             spec=schema.RoleSpec(rules=(schema.Rule(models=("m",), verbs=("status",)),)),
         )
-        closed = inbound_snapshot(documents(roles=(role,)), {}, None, Live())
+        closed = inbound_snapshot(documents(roles=(role,)), {}, None, CarriedState())
         assert closed is not None
         with pytest.raises(Refusal):
             closed.policy.decide(NOBODY, PREDICT)
 
     def test_where_nothing_comes_in_there_is_none(self) -> None:
-        assert inbound_snapshot(documents(inbound=None, outbound={}), {}, None, Live()) is None
+        assert inbound_snapshot(documents(inbound=None, outbound={}), {}, None, CarriedState()) is None
 
 
 class TestOutbound:
@@ -128,14 +132,14 @@ class TestOutbound:
             metadata=schema.Metadata("reader"),
             spec=schema.RoleSpec(rules=(schema.Rule(models=("m",), verbs=("status",)),)),
         )
-        snapshot = outbound_snapshot(documents(outbound={}, roles=(role,)), {}, Live())
+        snapshot = outbound_snapshot(documents(outbound={}, roles=(role,)), {}, CarriedState())
         assert snapshot is not None
         assert snapshot.verifier is None
         assert snapshot.policy.decide(NOBODY, PREDICT).rule == "outbound"
         assert (snapshot.forwards_identity, snapshot.forwards_token) == (False, True)
 
     def test_an_application_names_its_server(self) -> None:
-        snapshot = outbound_snapshot(documents(outbound={"server": "local"}, routes=(ROUTE,)), {}, Live())
+        snapshot = outbound_snapshot(documents(outbound={"server": "local"}, routes=(ROUTE,)), {}, CarriedState())
         assert snapshot is not None
         assert snapshot.server == "local"
         assert snapshot.servers is not None
@@ -143,11 +147,11 @@ class TestOutbound:
         assert snapshot.routes.match(PREDICT, (), NOBODY).server is None
 
     def test_where_nothing_goes_out_there_is_none(self) -> None:
-        assert outbound_snapshot(documents(), {}, Live()) is None
+        assert outbound_snapshot(documents(), {}, CarriedState()) is None
 
 
 def test_budgets_are_kept_and_each_direction_has_its_own() -> None:
-    live = Live()
+    live = CarriedState()
     both = documents(outbound={}, routes=(ROUTE,))
 
     def compile_both() -> list[object]:

@@ -318,7 +318,7 @@ async def test_what_a_server_allows_is_known_from_the_beginning(running: Driving
     async with serving(allow_nothing) as address:
         connection = await connect_h2(running, address, owner, 5.0)
         assert not connection.can_open
-        assert connection.is_barren
+        assert connection.refuses_streams
         connection.close()
         await owner.gone.wait()
 

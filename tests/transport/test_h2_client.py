@@ -308,7 +308,7 @@ def test_a_certificate_that_expires_ends_new_streams_only(wire: Any, served: Any
     assert not wire.pool.is_retired
     wire.loop.now += 0.1
     assert not wire.client.can_open
-    assert not wire.client.is_barren
+    assert not wire.client.refuses_streams
     wire.sweep(PERIOD)
     assert wire.pool.is_retired
     served.requests[0].stream.send_response(200, (), end=True)
@@ -331,11 +331,11 @@ def test_a_server_that_allows_no_streams_is_barren_and_not_full(wire: Any, serve
         wire.client.data_received(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03" + streams.to_bytes(4))
 
     allow(0)
-    assert (wire.client.can_open, wire.client.is_barren) == (False, True)
+    assert (wire.client.can_open, wire.client.refuses_streams) == (False, True)
     allow(1)
-    assert (wire.client.can_open, wire.client.is_barren) == (True, False)
+    assert (wire.client.can_open, wire.client.refuses_streams) == (True, False)
     wire.ask(make_sink)
-    assert (wire.client.can_open, wire.client.is_barren) == (False, False)
+    assert (wire.client.can_open, wire.client.refuses_streams) == (False, False)
 
 
 def test_a_server_that_does_not_take_the_head_is_told_of(wire: Any, make_sink: Any) -> None:

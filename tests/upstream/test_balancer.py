@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.upstream.balancer import Balancer, LeastRequest, RingHash, RoundRobin, preferred
-from meshproxy.upstream.load import Load
+from meshproxy.upstream.peak_ewma import PeakEwma
 
 SEED = 20_240_229
 # Who of three members the keys 0 to 9 belong to.
@@ -27,7 +27,7 @@ class Replica:
 
     key: str
     locality: str = ""
-    load: Load = field(default_factory=Load)
+    load: PeakEwma = field(default_factory=PeakEwma)
 
 
 Make = Callable[[Callable[[int], int]], Balancer[Replica]]
@@ -343,7 +343,7 @@ def test_an_endpoint_that_warms_up_gets_its_share_of_few_calls(make: Make, count
     calls = 3_000 * count
     for now in (0.0, 25.0, 50.0, 75.0, 100.0):
         for member in members:
-            member.load = Load()
+            member.load = PeakEwma()
             member.load.start()
             member.load.finish(0.01, now)
         members[0].load.warm_up(0.0, 100.0)

@@ -14,7 +14,7 @@ from meshproxy.routing.failure import Failure
 from meshproxy.upstream import cluster as clusters
 from meshproxy.upstream.breaker import State
 from meshproxy.upstream.cluster import LATENCIES, Cluster, ClusterSettings, NoEndpoint
-from meshproxy.upstream.discovery import Found
+from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.endpoint import Endpoint
 from meshproxy.upstream.health import Checked, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
@@ -66,8 +66,8 @@ class Bench:
             chance=Random(1),
         )
 
-    def find(self, *found: str | Found) -> None:
-        self.cluster.set_endpoints([each if isinstance(each, Found) else both(each) for each in found])
+    def find(self, *found: str | EndpointAddress) -> None:
+        self.cluster.set_endpoints([each if isinstance(each, EndpointAddress) else both(each) for each in found])
 
     def pick(self, *tried: Endpoint, is_grpc: bool = True, model: str = "m", key: int | None = None) -> Endpoint:
         return self.cluster.pick(is_grpc, model, self.now, key, tried)
@@ -83,9 +83,9 @@ class Bench:
         endpoint.failed(model, failure, self.now, endpoint.begin(model, self.now))
 
 
-def both(name: str) -> Found:
+def both(name: str) -> EndpointAddress:
     """An endpoint, told apart by its locality."""
-    return Found(rest=f"{name}:1", grpc=f"{name}:2", locality=name)
+    return EndpointAddress(rest=f"{name}:1", grpc=f"{name}:2", locality=name)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestWhichThereAre:
     def test_each_has_pools_for_what_it_speaks(self) -> None:
         bench = Bench()
-        bench.find("a", Found(rest="b:1"), Found(grpc="c:2"), Found(sidecar="d:3"))
+        bench.find("a", EndpointAddress(rest="b:1"), EndpointAddress(grpc="c:2"), EndpointAddress(sidecar="d:3"))
         pools = [(each.rest, each.grpc) for each in bench.cluster.endpoints.values()]
         addresses = [(rest and rest.address, grpc and grpc.address) for rest, grpc in pools]
         assert addresses == [("a:1", "a:2"), ("b:1", None), (None, "c:2"), ("d:3", "d:3")]
@@ -130,7 +130,7 @@ class TestWhichThereAre:
         bench = Bench()
         bench.find("a")
         assert bench.watch.changes == []
-        assert bench.cluster.has_been_told
+        assert bench.cluster.is_discovered
 
     def test_health_checks_are_told(self) -> None:
         bench, told = Bench(), []
@@ -141,8 +141,8 @@ class TestWhichThereAre:
 
     def test_one_that_moves_is_known_by_where_it_is_now(self) -> None:
         bench = Bench(locality="here")
-        bench.find(Found(rest="a:1", locality="there"), Found(rest="b:1", locality="there"))
-        bench.find(Found(rest="a:1", locality="here"), Found(rest="b:1", locality="there"))
+        bench.find(EndpointAddress(rest="a:1", locality="there"), EndpointAddress(rest="b:1", locality="there"))
+        bench.find(EndpointAddress(rest="a:1", locality="here"), EndpointAddress(rest="b:1", locality="there"))
         assert bench.picked(is_grpc=False) == {"here"}
 
     def test_a_discovery_that_answers_late_opens_nothing(self) -> None:
@@ -182,7 +182,7 @@ class TestWarmingUp:
 class TestPick:
     def test_only_endpoints_that_speak_it(self) -> None:
         bench = Bench()
-        bench.find("a", Found(rest="b:1", locality="b"), Found(grpc="c:2", locality="c"))
+        bench.find("a", EndpointAddress(rest="b:1", locality="b"), EndpointAddress(grpc="c:2", locality="c"))
         assert bench.picked(is_grpc=False) == {"a", "b"}
         assert bench.picked(is_grpc=True) == {"a", "c"}
 
@@ -191,7 +191,7 @@ class TestPick:
         bench = Bench()
         with pytest.raises(NoEndpoint, match="no endpoint is known yet"):
             bench.pick()
-        bench.find(Found(rest="a:1") if is_grpc else Found(grpc="a:2"))
+        bench.find(EndpointAddress(rest="a:1") if is_grpc else EndpointAddress(grpc="a:2"))
         with pytest.raises(NoEndpoint, match=f"no endpoint takes {surface}"):
             bench.pick(is_grpc=is_grpc)
 
@@ -236,7 +236,10 @@ class TestPick:
 
     def test_local_ones_while_enough_of_them_can(self) -> None:
         bench = Bench(locality="here")
-        bench.find(*[Found(rest=f"{n}:1", locality="here") for n in "ab"], Found(rest="c:1", locality="there"))
+        bench.find(
+            *[EndpointAddress(rest=f"{n}:1", locality="here") for n in "ab"],
+            EndpointAddress(rest="c:1", locality="there"),
+        )
         assert bench.picked(is_grpc=False) == {"here"}
         first = next(iter(bench.cluster.endpoints.values()))
         first.failed("m", Failure.CONNECT, bench.now, first.begin("m", bench.now))
@@ -284,11 +287,11 @@ class TestLastResort:
         bench.find("a", "b")
         bench.fail("a", Failure.ERROR)
         for _ in range(20):
-            calm = bench.cluster.pick_calm(True, "m", bench.now + 60)
+            calm = bench.cluster.pick_clean(True, "m", bench.now + 60)
             assert calm is bench.at("b")
         bench.fail("b", Failure.ERROR)
-        assert bench.cluster.pick_calm(True, "m", bench.now) is None
-        assert bench.cluster.pick_calm(True, "m", bench.now + 60) is None
+        assert bench.cluster.pick_clean(True, "m", bench.now) is None
+        assert bench.cluster.pick_clean(True, "m", bench.now + 60) is None
         assert bench.pick().locality in "ab"  # which is left for whoever is in earnest
 
 

@@ -4,11 +4,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshproxy.upstream.discovery import Found, LastGood, Static, address, is_usable, order
+from meshproxy.upstream.discovery import EndpointAddress, LastGood, Static, address, is_usable, order
 
-A = Found(rest="10.0.0.1:8501", grpc="10.0.0.1:8500")
-B = Found(grpc="10.0.0.2:8500", locality="zone-b")
-C = Found(sidecar="[fd00::3]:18500")
+A = EndpointAddress(rest="10.0.0.1:8501", grpc="10.0.0.1:8500")
+B = EndpointAddress(grpc="10.0.0.2:8500", locality="zone-b")
+C = EndpointAddress(sidecar="[fd00::3]:18500")
 
 
 def test_keys_say_what_is_where() -> None:
@@ -20,15 +20,15 @@ def test_keys_say_what_is_where() -> None:
 
 
 def test_the_same_address_for_another_surface_is_another_endpoint() -> None:
-    assert Found(rest="a:1").key != Found(grpc="a:1").key
+    assert EndpointAddress(rest="a:1").key != EndpointAddress(grpc="a:1").key
 
 
 def test_a_locality_does_not_change_a_key() -> None:
-    assert Found(rest="a:1", locality="x").key == Found(rest="a:1", locality="y").key
+    assert EndpointAddress(rest="a:1", locality="x").key == EndpointAddress(rest="a:1", locality="y").key
 
 
 async def test_static_endpoints_are_told_at_once_and_each_once() -> None:
-    told: list[tuple[Found, ...]] = []
+    told: list[tuple[EndpointAddress, ...]] = []
     static = Static([B, A, B])
     static.start(told.append)
     assert told == [(B, A)]
@@ -37,7 +37,7 @@ async def test_static_endpoints_are_told_at_once_and_each_once() -> None:
 
 
 def test_only_what_has_changed_is_told_and_failures_change_nothing() -> None:
-    told: list[tuple[Found, ...]] = []
+    told: list[tuple[EndpointAddress, ...]] = []
     failures: list[str] = []
     last = LastGood(told.append, failures.append)
     last.fail("no answer")
@@ -52,7 +52,7 @@ def test_only_what_has_changed_is_told_and_failures_change_nothing() -> None:
 
 
 def test_that_there_is_nothing_is_told_too() -> None:
-    told: list[tuple[Found, ...]] = []
+    told: list[tuple[EndpointAddress, ...]] = []
     LastGood(told.append, print).take(())
     assert told == [()]
 

@@ -14,7 +14,7 @@ from meshproxy.config.servers import Dns
 from meshproxy.config.values import Address
 from meshproxy.upstream import dns as module
 from meshproxy.upstream import dns_lookup
-from meshproxy.upstream.discovery import MOST_ENDPOINTS, Found
+from meshproxy.upstream.discovery import MOST_ENDPOINTS, EndpointAddress
 from meshproxy.upstream.dns import DnsDiscovery
 
 NAME = "models.test."
@@ -33,7 +33,7 @@ class Looking:
     """A discovery at work, and what it has said."""
 
     def __init__(self, zone: Any, **changes: Any) -> None:
-        self.told: list[tuple[Found, ...]] = []
+        self.told: list[tuple[EndpointAddress, ...]] = []
         self.failures: list[str] = []
         system = changes.pop("system", None)
         settings = {"name": "models.test", "min_refresh": 0.01, "max_refresh": 0.02}
@@ -82,12 +82,12 @@ async def test_addresses_of_both_families_in_an_order_of_their_own(zone: Any) ->
 @pytest.mark.parametrize(
     ("ports", "expected"),
     [
-        ({"rest": 8501}, Found(rest="10.0.0.1:8501")),
-        ({"rest": 8501, "grpc": 8500}, Found(rest="10.0.0.1:8501", grpc="10.0.0.1:8500")),
-        ({"sidecar": 18500}, Found(sidecar="10.0.0.1:18500")),
+        ({"rest": 8501}, EndpointAddress(rest="10.0.0.1:8501")),
+        ({"rest": 8501, "grpc": 8500}, EndpointAddress(rest="10.0.0.1:8501", grpc="10.0.0.1:8500")),
+        ({"sidecar": 18500}, EndpointAddress(sidecar="10.0.0.1:18500")),
     ],
 )
-async def test_the_ports_are_those_of_the_document(zone: Any, ports: dict[str, int], expected: Found) -> None:
+async def test_the_ports_are_those_of_the_document(zone: Any, ports: dict[str, int], expected: EndpointAddress) -> None:
     zone.put(NAME, "A", "10.0.0.1")
     async with Looking(zone, **ports) as looking:
         await looking.addresses()
@@ -100,7 +100,7 @@ async def test_a_change_is_seen_when_the_answer_is_over(zone: Any) -> None:
         await looking.addresses()
         zone.put(NAME, "A", "10.0.0.2", "10.0.0.1")
         await looking.until(lambda: len(looking.told) == 2)
-    assert looking.told[1] == (Found(grpc="10.0.0.1:8500"), Found(grpc="10.0.0.2:8500"))
+    assert looking.told[1] == (EndpointAddress(grpc="10.0.0.1:8500"), EndpointAddress(grpc="10.0.0.2:8500"))
 
 
 @pytest.mark.parametrize("how", ["SERVFAIL", "NXDOMAIN", "nothing", "silence"])
@@ -129,7 +129,7 @@ async def test_what_cannot_be_had_keeps_what_there_was_until_it_can(
         zone.silent.clear()
         zone.put(NAME, "A", "10.0.0.2")
         await looking.until(lambda: len(looking.told) == 2)
-    assert looking.told[1] == (Found(grpc="10.0.0.2:8500"),)
+    assert looking.told[1] == (EndpointAddress(grpc="10.0.0.2:8500"),)
 
 
 async def test_a_family_that_cannot_be_had_keeps_what_it_had(zone: Any) -> None:
@@ -190,7 +190,7 @@ async def test_targets_are_of_the_surface_that_is_named(zone: Any) -> None:
     zone.put("a.test.", "A", "10.0.0.1")
     async with Looking(zone, srv="sidecar") as looking:
         await looking.addresses()
-    assert looking.told == [(Found(sidecar="10.0.0.1:18500"),)]
+    assert looking.told == [(EndpointAddress(sidecar="10.0.0.1:18500"),)]
 
 
 async def test_a_target_that_cannot_be_had_keeps_what_it_had(zone: Any) -> None:
@@ -247,7 +247,7 @@ async def test_no_name_counts_while_one_before_it_may_exist(zone: Any) -> None:
 )
 async def test_what_is_an_address_is_not_looked_up(zone: Any, name: str, expected: str) -> None:
     looking = Looking(zone, name=name)
-    assert looking.told == [(Found(grpc=expected),)]
+    assert looking.told == [(EndpointAddress(grpc=expected),)]
     await looking.discovery.close()
     assert zone.asked.total() == 0
 

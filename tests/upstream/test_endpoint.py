@@ -13,7 +13,7 @@ from meshproxy.routing.failure import Failure
 from meshproxy.upstream.breaker import State
 from meshproxy.upstream.endpoint import MODEL_BREAKERS, Endpoint
 from meshproxy.upstream.health import Checked, Health
-from meshproxy.upstream.load import FIRST_SHARE
+from meshproxy.upstream.peak_ewma import FIRST_SHARE
 
 ONCE = BreakerSettings(consecutive_failures=1, open_for=1.0)
 TWICE = BreakerSettings(consecutive_failures=2, open_for=1.0)
@@ -119,7 +119,7 @@ class TestBlame:
         succeed(endpoint)
         endpoint.cancelled("m", 100.0, endpoint.begin("m", 100.0))
         assert endpoint.allows("m", 100.0)
-        assert endpoint.is_calm("m")
+        assert endpoint.is_clean("m")
         assert endpoint.states() == []
         assert endpoint.load.in_flight == 0
 
@@ -185,9 +185,9 @@ class TestProbe:
         endpoint = make()
         fail(endpoint, Failure.CONNECT)
         assert endpoint.retry_at("m") == 101.0
-        assert endpoint.hasten("m", 100.1)
+        assert endpoint.probe_now("m", 100.1)
         token = endpoint.begin("m", 100.1)
-        assert not endpoint.hasten("m", 100.1)
+        assert not endpoint.probe_now("m", 100.1)
         endpoint.failed("m", Failure.CONNECT, 100.2, token)
         assert endpoint.retry_at("m") == pytest.approx(102.2)
 
@@ -196,15 +196,15 @@ class TestCalm:
     @pytest.mark.parametrize("failure", [Failure.CONNECT, Failure.ERROR])
     def test_is_where_no_breaker_doubts(self, failure: Failure) -> None:
         endpoint = make()
-        assert endpoint.is_calm("m")
+        assert endpoint.is_clean("m")
         fail(endpoint, failure)
         assert endpoint.allows("m", 101.0)
-        assert not endpoint.is_calm("m")
+        assert not endpoint.is_clean("m")
 
     def test_and_no_check(self) -> None:
         endpoint = make()
         endpoint.health = Health(Checked(("m",)), begins_unhealthy=True)
-        assert not endpoint.is_calm("m")
+        assert not endpoint.is_clean("m")
         assert not endpoint.allows("m", 100.0)
 
 
@@ -230,7 +230,7 @@ class TestWarmingUp:
     def test_it_begins_with_the_first_answer(self) -> None:
         endpoint = make()
         endpoint.load.warm_up(float("inf"), 10.0)
-        endpoint.cold = 10.0
+        endpoint.slow_start = 10.0
         assert endpoint.load.share(500.0) == FIRST_SHARE
         succeed(endpoint, now=500.0)
         succeed(endpoint, now=505.0)
@@ -239,7 +239,7 @@ class TestWarmingUp:
 
     def test_unless_a_check_has_said_earlier_that_it_is_there(self) -> None:
         endpoint = make()
-        endpoint.cold = 10.0
+        endpoint.slow_start = 10.0
         endpoint.load.warm_up(100.0, 10.0)
         succeed(endpoint, now=105.0)
         assert endpoint.load.share(110.0) == 1.0
@@ -266,7 +266,7 @@ def test_whatever_happens_every_probe_comes_back(steps: list[tuple[str, str, flo
     for what, model, seconds in steps:
         now += seconds
         if what in "ab":
-            if endpoint.allows(model, now) or endpoint.hasten(model, now):
+            if endpoint.allows(model, now) or endpoint.probe_now(model, now):
                 under_way.append((model, endpoint.begin(model, now)))
         elif under_way:
             begun, token = under_way.pop()

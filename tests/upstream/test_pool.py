@@ -73,7 +73,7 @@ class Connection:
         self._opened = 0
 
     @property
-    def is_barren(self) -> bool:
+    def refuses_streams(self) -> bool:
         return not self.streams and not self.is_closing and not self.most
 
     def rest(self, seconds: float) -> None:

@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshproxy.upstream.load import FIRST_SHARE, TIME_CONSTANT, Load
+from meshproxy.upstream.peak_ewma import FIRST_SHARE, TIME_CONSTANT, PeakEwma
 
 latencies = st.floats(min_value=0.0, max_value=60.0)
 
 
-def measured(*calls: tuple[float, float]) -> Load:
+def measured(*calls: tuple[float, float]) -> PeakEwma:
     """A load that has seen calls end well: (seconds, now)."""
-    load = Load()
+    load = PeakEwma()
     for seconds, now in calls:
         load.start()
         load.finish(seconds, now)
     return load
 
 
-def failing(load: Load, now: float, times: int = 1) -> Load:
+def failing(load: PeakEwma, now: float, times: int = 1) -> PeakEwma:
     for _ in range(times):
         load.start()
         load.failed(now)
@@ -31,7 +31,7 @@ def failing(load: Load, now: float, times: int = 1) -> Load:
 
 
 def test_nothing_known_is_tried_with_one_call_at_a_time() -> None:
-    load = Load()
+    load = PeakEwma()
     assert load.score(0.0) == 0.0
     load.start()
     assert load.score(0.0) > measured((60.0, 0.0)).score(0.0) * 100
@@ -40,7 +40,7 @@ def test_nothing_known_is_tried_with_one_call_at_a_time() -> None:
 
 
 def test_of_two_that_nothing_is_known_of_the_one_with_fewer_calls_is_better() -> None:
-    one, other = Load(), Load()
+    one, other = PeakEwma(), PeakEwma()
     one.start()
     other.start()
     other.start()
@@ -129,7 +129,7 @@ def test_each_success_halves_the_penalty_until_it_is_forgotten() -> None:
 
 
 def test_what_has_only_ever_failed_costs_seconds_and_its_first_success_counts_alone() -> None:
-    load = failing(Load(), 1.0)
+    load = failing(PeakEwma(), 1.0)
     assert load.score(1.0) == pytest.approx(10.0)
     load.start()
     assert load.score(1.0) == pytest.approx(20.0)
@@ -146,7 +146,7 @@ def test_a_call_that_was_cancelled_teaches_nothing() -> None:
 
 
 def test_the_share_rises_from_a_tenth_to_all() -> None:
-    load = Load()
+    load = PeakEwma()
     assert (load.is_warming, load.share(0.0)) == (False, 1.0)
     load.warm_up(since=100.0, seconds=10.0)
     assert load.is_warming
@@ -156,7 +156,7 @@ def test_the_share_rises_from_a_tenth_to_all() -> None:
 
 
 def test_no_warm_up_is_all_at_once() -> None:
-    load = Load()
+    load = PeakEwma()
     load.warm_up(since=0.0, seconds=10.0)
     load.warm_up(since=0.0, seconds=0.0)
     assert (load.is_warming, load.share(0.0)) == (False, 1.0)
@@ -190,7 +190,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.load = Load()
+        self.load = PeakEwma()
         self.now = 0.0
         self.started = 0
         self.ended = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from meshproxy.policy.quota import Quota
+from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.retry import RetryBudget
 
 if TYPE_CHECKING:
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from meshproxy.config.routes import RateLimit
 
-State = TypeVar("State", RetryBudget, Quota)
+State = TypeVar("State", RetryBudget, RateLimiter)
 
 
-class Live:
-    """Budgets and quotas by the names of their routes.
+class CarriedState:
+    """Budgets and rate_limiters by the names of their routes.
 
     A set of routes that is compiled asks for what it needs, and gets the object of before where the settings are equal.
     `adopt` says that the set is in use. One that never is changes nothing.
@@ -24,13 +24,13 @@ class Live:
 
     def __init__(self) -> None:
         self._budgets: _Kept[RetryBudget] = _Kept()
-        self._quotas: _Kept[Quota] = _Kept()
+        self._quotas: _Kept[RateLimiter] = _Kept()
 
     def budget(self, name: str, ratio: float, minimum: float) -> RetryBudget:
         """The retry budget of a route."""
         return self._budgets.get(name, (ratio, minimum), lambda: RetryBudget(ratio, minimum))
 
-    def quota(self, name: str, index: int, limit: RateLimit) -> Quota:
+    def rate_limiter(self, name: str, index: int, limit: RateLimit) -> RateLimiter:
         """The quota of a route's rate limit.
 
         Args:
@@ -39,7 +39,7 @@ class Live:
         return self._quotas.get(
             (name, index),
             limit,
-            lambda: Quota(limit.per, limit.requests, limit.bytes, limit.examples, limit.burst),
+            lambda: RateLimiter(limit.per, limit.requests, limit.bytes, limit.examples, limit.burst),
         )
 
     def adopt(self) -> None:

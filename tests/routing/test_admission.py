@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshproxy.upstream.admission import Admission, Entry
-from meshproxy.upstream.concurrency import FixedLimit
+from meshproxy.routing.admission import Admission, Entry
+from meshproxy.routing.concurrency import FixedLimit
 
 ADMITTED, QUEUED, FULL, TOO_LATE = Entry.ADMITTED, Entry.QUEUED, Entry.FULL, Entry.TOO_LATE
 

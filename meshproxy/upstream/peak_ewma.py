@@ -29,7 +29,7 @@ _PENALTY_MOST = 99.0
 """However often it fails: a hundred times as slow, which 10 seconds of silence undo."""
 
 
-class Load:
+class PeakEwma:
     """One endpoint's load. Each call that was started ends once: finished, failed or cancelled.
 
     Failures do not go into the latency, where few of them among many calls would hide which endpoint is quick, but into

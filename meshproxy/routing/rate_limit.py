@@ -1,4 +1,4 @@
-"""How much a second: token buckets that may go into debt, and the quotas of a route made of them.
+"""How much a second: token buckets that may go into debt, and the rate_limiters of a route made of them.
 
 Calls are counted before they are let in, so a bucket of calls never goes below zero. Bytes and examples are known only
 as they come: a call is let in while its bucket is not in debt, what it takes is charged afterwards, and those who come
@@ -100,7 +100,7 @@ class _Account:
 _Key: TypeAlias = str | tuple[str, str]
 
 
-class Quota:
+class RateLimiter:
     """One `rateLimits` entry of a route: buckets for each model, or for each caller of each model.
 
     The number of keys is bounded by `MAX_BUCKETS`. Forgetting a key whose buckets are full loses nothing, so those go

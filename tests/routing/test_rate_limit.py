@@ -1,4 +1,4 @@
-"""Buckets and quotas: literal cases, and what must hold whatever is taken when."""
+"""Buckets and rate_limiters: literal cases, and what must hold whatever is taken when."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.policy import quota as module
-from meshproxy.policy.quota import LOOKED_AT, MAX_BUCKETS, ROUNDING, Bucket, Denied, Quota
+from meshproxy.routing import rate_limit as module
+from meshproxy.routing.rate_limit import LOOKED_AT, MAX_BUCKETS, ROUNDING, Bucket, Denied, RateLimiter
 
 RATES = st.floats(0.01, 1e9)
 BURSTS = st.floats(0.1, 3600.0)
@@ -124,7 +124,7 @@ def test_debt_is_exactly_what_was_taken_too_much(
 
 
 def test_calls_of_a_model_share_a_bucket() -> None:
-    quota = Quota("model", 1.0, None, None, 2.0)
+    quota = RateLimiter("model", 1.0, None, None, 2.0)
 
     assert quota.admit("m", "a", 10.0) is None
     assert quota.admit("m", "b", 10.0) is None
@@ -133,7 +133,7 @@ def test_calls_of_a_model_share_a_bucket() -> None:
 
 
 def test_calls_of_a_caller_share_a_bucket_for_each_model() -> None:
-    quota = Quota("caller", 1.0, None, None, 1.0)
+    quota = RateLimiter("caller", 1.0, None, None, 1.0)
 
     assert quota.admit("m", "a", 10.0) is None
     assert quota.admit("m", "a", 10.0) == Denied(1.0, "requests")
@@ -142,14 +142,14 @@ def test_calls_of_a_caller_share_a_bucket_for_each_model() -> None:
 
 
 def test_keys_of_model_and_caller_are_not_mixed_up() -> None:
-    quota = Quota("caller", 1.0, None, None, 1.0)
+    quota = RateLimiter("caller", 1.0, None, None, 1.0)
 
     assert quota.admit("a", "b", 10.0) is None
     assert quota.admit("b", "a", 10.0) is None
 
 
 def test_a_slow_rate_still_lets_one_call_in() -> None:
-    quota = Quota("model", 0.1, None, None, 0.5)
+    quota = RateLimiter("model", 0.1, None, None, 0.5)
 
     assert quota.admit("m", "a", 10.0) is None
     denied = quota.admit("m", "a", 10.0)
@@ -160,7 +160,7 @@ def test_a_slow_rate_still_lets_one_call_in() -> None:
 
 
 def test_bytes_are_charged_after_the_call_was_let_in() -> None:
-    quota = Quota("model", None, 1000.0, None, 1.0)
+    quota = RateLimiter("model", None, 1000.0, None, 1.0)
 
     assert quota.admit("m", "a", 10.0) is None
     quota.charge("m", "a", 600, 1.0, 10.0)
@@ -175,7 +175,7 @@ def test_bytes_are_charged_after_the_call_was_let_in() -> None:
 
 
 def test_examples_are_charged_after_the_call_was_let_in() -> None:
-    quota = Quota("caller", None, None, 10.0, 1.0)
+    quota = RateLimiter("caller", None, None, 10.0, 1.0)
 
     quota.charge("m", "a", 1_000_000, 25, 10.0)
 
@@ -187,7 +187,7 @@ def test_examples_are_charged_after_the_call_was_let_in() -> None:
 
 
 def test_a_denied_call_is_not_counted() -> None:
-    quota = Quota("model", 1.0, 1000.0, None, 1.0)
+    quota = RateLimiter("model", 1.0, 1000.0, None, 1.0)
     quota.charge("m", "a", 3000, 1.0, 10.0)
 
     for _ in range(5):
@@ -197,7 +197,7 @@ def test_a_denied_call_is_not_counted() -> None:
 
 
 def test_the_longest_wait_is_told() -> None:
-    quota = Quota("model", 0.5, 1000.0, 10.0, 1.0)
+    quota = RateLimiter("model", 0.5, 1000.0, 10.0, 1.0)
     assert quota.admit("m", "a", 10.0) is None
     quota.charge("m", "a", 2000, 15, 10.0)
 
@@ -225,7 +225,7 @@ def test_retry_after_is_right(
 ) -> None:
     if requests is size is examples is None:
         return
-    quota = Quota("model", requests, size, examples, burst_seconds)
+    quota = RateLimiter("model", requests, size, examples, burst_seconds)
     now = 1000.0
     for wait, taken, rows in calls:
         now += wait
@@ -240,7 +240,7 @@ def test_retry_after_is_right(
 
 
 def test_keys_are_bounded() -> None:
-    quota = Quota("caller", 1.0, None, None, 1000.0)
+    quota = RateLimiter("caller", 1.0, None, None, 1000.0)
 
     for number in range(MAX_BUCKETS + 1000):
         quota.admit("m", f"caller {number}", 10.0)
@@ -249,7 +249,7 @@ def test_keys_are_bounded() -> None:
 
 
 def test_a_few_that_are_full_are_forgotten_at_a_time() -> None:
-    quota = Quota("caller", 1.0, None, None, 1.0)
+    quota = RateLimiter("caller", 1.0, None, None, 1.0)
     for number in range(MAX_BUCKETS):
         quota.admit("m", f"caller {number}", 10.0)
 
@@ -260,7 +260,7 @@ def test_a_few_that_are_full_are_forgotten_at_a_time() -> None:
 
 def test_full_buckets_are_forgotten_first() -> None:
     """A flood of callers that come once each does not make the quota forget who is in debt."""
-    quota = Quota("caller", 1.0, 1000.0, None, 1.0)
+    quota = RateLimiter("caller", 1.0, 1000.0, None, 1.0)
     quota.charge("m", "greedy", 1e9, 0.0, 0.0)
 
     for number in range(5 * MAX_BUCKETS):
@@ -272,7 +272,7 @@ def test_full_buckets_are_forgotten_first() -> None:
 
 def test_where_none_is_full_the_one_nearest_to_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BUCKETS", 3)
-    quota = Quota("caller", None, 10.0, None, 1.0)
+    quota = RateLimiter("caller", None, 10.0, None, 1.0)
     for caller, taken in (("a", 1000), ("b", 100), ("c", 500)):
         quota.charge("m", caller, taken, 0.0, 0.0)
 
@@ -292,7 +292,7 @@ def test_what_is_forgotten_full_would_not_have_been_denied(calls: Sequence[tuple
     """Beside a quota that forgets nothing: they differ only for those that were forgotten in debt, never to the
     disadvantage of the caller."""
     with pytest.MonkeyPatch.context() as patch:
-        quota, perfect = Quota("caller", 2.0, 10.0, None, 2.0), Quota("caller", 2.0, 10.0, None, 2.0)
+        quota, perfect = RateLimiter("caller", 2.0, 10.0, None, 2.0), RateLimiter("caller", 2.0, 10.0, None, 2.0)
         now = 0.0
         for caller, wait, taken in calls:
             now += wait

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.upstream.admission import Admission, Entry
-from meshproxy.upstream.concurrency import FixedLimit, GradientLimit, Limit
+from meshproxy.routing.admission import Admission, Entry
+from meshproxy.routing.concurrency import FixedLimit, GradientLimit, Limit
 
 REFUSED_AFTER = 0.001
 """Seconds after which a server with a full queue says so."""

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from meshproxy.config.routes import RateLimit
-from meshproxy.routing.live import Live
+from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.retry import RetryBudget
 
 LIMIT = RateLimit(requests=1.0)
 
 
 def test_a_quota_is_that_of_the_document() -> None:
-    quota = Live().quota("r", 0, RateLimit(per="caller", requests=2.0, burst=1.0))
+    quota = CarriedState().rate_limiter("r", 0, RateLimit(per="caller", requests=2.0, burst=1.0))
     assert [quota.admit("m", "a", 100.0) for _ in range(2)] == [None, None]
     denied = quota.admit("m", "a", 100.0)
     assert denied is not None
@@ -23,26 +23,26 @@ def test_a_quota_is_that_of_the_document() -> None:
 
 
 def test_a_budget_is_that_of_the_document() -> None:
-    budget = Live().budget("r", 0.0, 2.0)
+    budget = CarriedState().budget("r", 0.0, 2.0)
     assert [budget.withdraw(100.0) for _ in range(3)] == [True, True, False]
 
 
 def test_the_same_as_long_as_settings_are_equal() -> None:
-    live = Live()
-    budget, quota = live.budget("r", 0.2, 10.0), live.quota("r", 0, LIMIT)
+    live = CarriedState()
+    budget, quota = live.budget("r", 0.2, 10.0), live.rate_limiter("r", 0, LIMIT)
     live.adopt()
     assert live.budget("r", 0.2, 10.0) is budget
-    assert live.quota("r", 0, RateLimit(requests=1.0)) is quota
+    assert live.rate_limiter("r", 0, RateLimit(requests=1.0)) is quota
     assert live.budget("s", 0.2, 10.0) is not budget
-    assert live.quota("r", 1, LIMIT) is not quota
-    assert live.quota("s", 0, LIMIT) is not quota
+    assert live.rate_limiter("r", 1, LIMIT) is not quota
+    assert live.rate_limiter("s", 0, LIMIT) is not quota
     live.adopt()
     assert live.budget("r", 0.2, 11.0) is not budget
-    assert live.quota("r", 0, RateLimit(requests=2.0)) is not quota
+    assert live.rate_limiter("r", 0, RateLimit(requests=2.0)) is not quota
 
 
 def test_what_was_not_asked_for_is_forgotten() -> None:
-    live = Live()
+    live = CarriedState()
     budget = live.budget("r", 0.2, 10.0)
     live.adopt()
     live.adopt()
@@ -50,7 +50,7 @@ def test_what_was_not_asked_for_is_forgotten() -> None:
 
 
 def test_a_compile_that_comes_to_nothing_changes_nothing() -> None:
-    live = Live()
+    live = CarriedState()
     budget = live.budget("r", 0.2, 10.0)
     live.adopt()
     live.budget("r", 0.9, 10.0)
@@ -65,7 +65,7 @@ class Reloads(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = Live()
+        self.live = CarriedState()
         self.current: dict[str, tuple[float, RetryBudget]] = {}
         self.asked: dict[str, tuple[float, RetryBudget]] = {}
 

@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from meshproxy.upstream.concurrency import Limit
+    from meshproxy.routing.concurrency import Limit
 
 PRIORITIES = 3
 """0 critical, 1 default, 2 sheddable."""
