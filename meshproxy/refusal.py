@@ -1,8 +1,8 @@
-"""Every reason for which we answer ourselves instead of the model server, and what each means on the wire.
+"""Every reason for a local response instead of the model server's, and what each means on the wire.
 
-One table: reason -> HTTP status, gRPC status, and whether the client may try again. A refusal looks like the protocol
-it answers: TensorFlow Serving's own `{"error": "..."}` for REST, a trailers-only response for gRPC; the header
-`x-meshproxy-refusal` carries the reason's name, so that nobody mistakes our answer for the model server's.
+One table: reason -> HTTP status and gRPC status. A refusal has the form of the protocol it answers: TensorFlow
+Serving's own `{"error": "..."}` for REST, a trailers-only response for gRPC; the header `x-meshproxy-refusal` carries
+the reason's name, which tells it from a response of the model server.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ class GrpcStatus(IntEnum):
 
 
 class Reason(Enum):
-    """Why we refuse: the name users see, the HTTP status, the gRPC status."""
+    """The reason's name for users, its HTTP status and its gRPC status."""
 
-    # The caller's fault: what was sent cannot be read, or is read differently by different parsers.
+    # Invalid requests: malformed, or read differently by different parsers.
     BAD_REQUEST = ("bad-request", 400, GrpcStatus.INVALID_ARGUMENT)
     MALFORMED_MESSAGE = ("malformed-message", 400, GrpcStatus.INVALID_ARGUMENT)
     MODEL_CHANGED = ("model-changed", 400, GrpcStatus.INVALID_ARGUMENT)
     UNSUPPORTED_ENCODING = ("unsupported-encoding", 415, GrpcStatus.UNIMPLEMENTED)
     UNSUPPORTED_PROTOCOL = ("unsupported-protocol", 400, GrpcStatus.UNIMPLEMENTED)
-    # Who, and may they.
+    # Authentication and authorization.
     UNAUTHENTICATED = ("unauthenticated", 401, GrpcStatus.UNAUTHENTICATED)
     PERMISSION_DENIED = ("permission-denied", 403, GrpcStatus.PERMISSION_DENIED)
-    # Too much.
+    # Limits.
     HEADERS_TOO_LARGE = ("headers-too-large", 431, GrpcStatus.RESOURCE_EXHAUSTED)
     BODY_TOO_LARGE = ("body-too-large", 413, GrpcStatus.RESOURCE_EXHAUSTED)
     SCAN_LIMIT = ("scan-limit", 413, GrpcStatus.RESOURCE_EXHAUSTED)
     OVERLOADED = ("overloaded", 503, GrpcStatus.RESOURCE_EXHAUSTED)
     RATE_LIMITED = ("rate-limited", 429, GrpcStatus.RESOURCE_EXHAUSTED)
-    # Too slow.
+    # Timeouts.
     REQUEST_TIMEOUT = ("request-timeout", 408, GrpcStatus.CANCELLED)
     DEADLINE_EXCEEDED = ("deadline-exceeded", 504, GrpcStatus.DEADLINE_EXCEEDED)
-    # The model server's side.
+    # Routing and upstream failures.
     NO_ROUTE = ("no-route", 404, GrpcStatus.UNIMPLEMENTED)
     NO_UPSTREAM = ("no-upstream", 503, GrpcStatus.UNAVAILABLE)
     CONNECT_FAILED = ("connect-failed", 503, GrpcStatus.UNAVAILABLE)
     UPSTREAM_RESET = ("upstream-reset", 502, GrpcStatus.UNAVAILABLE)
     UPSTREAM_TIMEOUT = ("upstream-timeout", 504, GrpcStatus.DEADLINE_EXCEEDED)
     UPSTREAM_PROTOCOL = ("upstream-protocol", 502, GrpcStatus.INTERNAL)
-    # Ours.
+    # Failures of the sidecar itself.
     KEYS_UNAVAILABLE = ("keys-unavailable", 503, GrpcStatus.UNAVAILABLE)
     FAULT_INJECTED = ("fault-injected", 503, GrpcStatus.UNAVAILABLE)
     INTERNAL = ("internal", 500, GrpcStatus.INTERNAL)
@@ -72,17 +72,17 @@ class Reason(Enum):
 
 
 class Refusal(Exception):
-    """Our own negative answer, on its way to whoever speaks to the client.
+    """A local error response, raised where it is decided and written by the client side.
 
     Attributes:
-        reason: why, which decides the statuses.
-        message: one sentence for the caller: what failed, why, what to do next. Never holds a secret or raw bytes.
-        limit: the name of the limit that was exceeded, if one was.
-        retry_after: seconds after which trying again makes sense, if it does.
+        reason: decides the statuses.
+        message: one sentence for the caller: what failed, why, what to do next. Never contains a secret or raw bytes.
+        limit: the name of the exceeded limit, if there is one.
+        retry_after: seconds after which a retry makes sense, if it does.
         challenge: the value of `www-authenticate` (RFC 6750 section 3), for `UNAUTHENTICATED`.
         http_status: differs from the reason's only where a codec knows better (414, 417, 501, 505).
         rule: the binding that decided, for the access log and the audit trail; never sent to the caller.
-        audits: the audit bindings that fitted the call, for the audit trail; never sent to the caller.
+        audits: the audit bindings that matched the call, for the audit trail; never sent to the caller.
     """
 
     def __init__(

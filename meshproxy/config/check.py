@@ -1,4 +1,4 @@
-"""What no document can know by itself: that every name which is referred to exists, and that nothing stands twice.
+"""Checks across documents: every referenced name exists, and nothing is defined twice.
 
 Works on the nodes, not on the finished structs: a document with a wrong field still has its references looked at.
 """
@@ -53,7 +53,7 @@ def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str) -> Iterat
             first = next(iter(alike.values()))
             yield each.at(each.node, "", f"a second {each.kind}; the first is {first.label} at {first.place}")
         elif each.name in alike:
-            yield each.at(each.node, "metadata.name", f"taken: the first of this name is at {alike[each.name].place}")
+            yield each.at(each.node, "metadata.name", f"duplicate name, first at {alike[each.name].place}")
         alike.setdefault(each.name, each)
     if is_whole:
         for kind in ("MeshConfig", "Sidecar"):
@@ -84,11 +84,11 @@ def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], i
         for what, field, node in _named(each):
             if isinstance(node.value, str) and node.value not in known[what]:
                 hint = closest(node.value, known[what])
-                yield each.at(node, field, f"no {what} is called {shown(node.value)}{hint}")
+                yield each.at(node, field, f"no {what} named {shown(node.value)}{hint}")
         for field, subject in _subjects(each):
             role = _find(subject, "iamRole")
             if role is not None and not issuers:
-                yield each.at(role, f"{field}.iamRole", "the MeshConfig has no issuer, so nobody can prove an IAM role")
+                yield each.at(role, f"{field}.iamRole", "no caller can prove an IAM role: the MeshConfig has no issuer")
 
 
 def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
@@ -135,7 +135,7 @@ def _patterns(routes: dict[str, Placed]) -> Iterator[Problem]:
             for first in others:
                 if first is not route:
                     message = (
-                        f"{shown(pattern.value)} has a route already, {first.label} at {first.place}:"
+                        f"{shown(pattern.value)} already has a route, {first.label} at {first.place}:"
                         ' one of the two needs a "match"'
                     )
                     yield route.at(pattern, f"spec.models[{index}]", message)
@@ -161,13 +161,13 @@ def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
         directions = _directions(route)
         if directions and "inbound" not in directions:
             for field, caller in _subjects(route):
-                yield route.at(caller, field, "who calls is known of inbound calls only, and this route is for others")
+                yield route.at(caller, field, "the caller is known for inbound calls only, but this route is outbound")
         mirror = _find(route.node, "spec", "mirror")
         own = _value(_find(route.node, "spec", "server"))
         if own is None and "inbound" in directions and ours:
             own = ours[0]
         if mirror is not None and _target(mirror, own) in _targets(route, own):
-            yield route.at(mirror, "spec.mirror", "copies calls to where they go themselves")
+            yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go")
         yield from _text_versions(route, own, numbered)
 
 
@@ -245,7 +245,7 @@ def _hosts(servers: dict[str, Placed]) -> Iterator[Problem]:
                 continue
             first = taken.setdefault(node.value.lower().removesuffix("."), server)
             if first is not server:
-                message = f"{shown(node.value)} is {first.label} already, at {first.place}"
+                message = f"{shown(node.value)} already selects {first.label}, at {first.place}"
                 yield server.at(node, f"spec.hosts[{index}]", message)
 
 
@@ -255,14 +255,14 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
         if mode is not None and mode.value == "disabled":
             for server in names.get("ModelServer", {}).values():
                 for field, node in _sidecars(server):
-                    yield server.at(node, field, f'a sidecar is called over mTLS, and {mesh.label} says "disabled"')
+                    yield server.at(node, field, f'a sidecar is called over mTLS, but {mesh.label} has mtls "disabled"')
             continue
         for sidecar in names.get("Sidecar", {}).values():
             spec = _find(sidecar.node, "spec")
             if spec is not None and isinstance(spec.value, dict) and _find(spec, "identity") is None:
                 word = shown(mode.value) if mode is not None else '"strict"'
                 yield sidecar.at(
-                    spec, "spec.identity", f"is missing: {mesh.label} says mtls {word}, which takes a certificate"
+                    spec, "spec.identity", f"is missing: {mesh.label} has mtls {word}, which requires a certificate"
                 )
 
 

@@ -77,7 +77,8 @@ class _Walk:
             if name in fields:
                 arguments[fields[name].name] = self.value(item, fields[name].type, _join(path, name))
             else:
-                self.report(item.key_line, _join(path, name), f"no such field{closest(name, list(fields))}")
+                hint = f': it is called "{RENAMED[name]}" now' if name in RENAMED else closest(name, list(fields))
+                self.report(item.key_line, _join(path, name), f"no such field{hint}")
                 arguments[name] = BROKEN
         for name, field in fields.items():
             if field.required and name not in given:
@@ -144,14 +145,21 @@ class _Walk:
             return self._wrong(node, path, f"expected {expected}, got {shown(value)}")
         if isinstance(kind, inspect.IntType | inspect.FloatType):
             if kind.ge is not None and value < kind.ge:
-                return self._wrong(node, path, f"{shown(node.value)} is too little: at least {kind.ge:,}")
+                return self._wrong(node, path, f"{shown(node.value)} is too small: at least {kind.ge:,}")
             if kind.le is not None and value > kind.le:
-                return self._wrong(node, path, f"{shown(node.value)} is too much: at most {kind.le:,}")
+                return self._wrong(node, path, f"{shown(node.value)} is too large: at most {kind.le:,}")
         if extra.get("relative") and value not in extra.get("keep", ()):
             return str(self.base / value)
         return value
 
 
+RENAMED = {
+    "heldBodyBytes": "scanBufferBytes",
+    "heldTotalBytes": "scanBufferTotalBytes",
+    "keptTotalBytes": "replayBufferTotalBytes",
+    "unreadTotalBytes": "responseBufferTotalBytes",
+}
+"""Fields that had another name before."""
 _READERS: dict[str, Callable[[object], Any]] = {
     "size": values.read_size,
     "count": values.read_count,

@@ -1,4 +1,4 @@
-"""What documents are made of: types of single fields, and the structs that several kinds share.
+"""Types of single fields of documents, and the structs that several kinds share.
 
 `schema` says how all of it reads together.
 """
@@ -81,16 +81,16 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 
 class Metadata(Part, frozen=True):
-    """What a document is called. Shaped like Kubernetes object metadata."""
+    """The name of a document, in the form of Kubernetes object metadata."""
 
     name: Name
     """Unique among the documents of its kind that are loaded together. Other documents refer to it by this name."""
     namespace: Name | None = None
     """For Kubernetes only: a sidecar loads one set of documents and refers to them by name."""
     labels: Mapping[str, str] = {}
-    """For people and for kubectl; they decide nothing."""
+    """For people and kubectl; ignored by the sidecar."""
     annotations: Mapping[str, str] = {}
-    """For people and for kubectl; they decide nothing."""
+    """For people and kubectl; ignored by the sidecar."""
 
 
 class WorkloadSubject(Part, frozen=True):
@@ -101,7 +101,7 @@ class WorkloadSubject(Part, frozen=True):
     service_account: Name | None = None
     """This service account of the namespace only."""
     spiffe_id: SpiffeId | None = None
-    """The whole id, for workloads of another shape. Stands alone."""
+    """The whole SPIFFE id, for workloads with another path. Not together with the other fields."""
 
     def __post_init__(self) -> None:
         if self.spiffe_id is not None:
@@ -112,30 +112,30 @@ class WorkloadSubject(Part, frozen=True):
 
 
 class TokenSubject(Part, frozen=True):
-    """Whoever holds a token of an issuer with these claims."""
+    """A token of an issuer with these claims."""
 
     issuer: Name
     """The name of an issuer in the MeshConfig."""
     claims: Mapping[str, str | int | bool] = {}
     """Every claim named must be in the token: equal to the value, or a list that holds it. Text, numbers and booleans
-    are never equal to each other. A name with dots is first looked for as it stands; if the token has no such claim,
-    the dots lead into nested objects (`realm.roles`). For "any of these values" write one subject for each."""
+    are never equal to each other. A name with dots is first looked up as it is; if the token has no such claim, the
+    dots select nested objects (`realm.roles`). To match any of several values, write one subject for each."""
 
     def __post_init__(self) -> None:
         if "" in self.claims:
-            raise ValueError('"claims": a claim without a name')
+            raise ValueError('"claims": the name of a claim is empty')
 
 
 class Subject(Part, frozen=True):
-    """A caller, by everything that is named here: workload and token and role must all fit."""
+    """A caller: everything that is named here (workload, token and role) must match."""
 
     workload: WorkloadSubject | None = None
-    """What the peer's certificate says."""
+    """The workload identity in the peer's certificate."""
     token: TokenSubject | None = None
-    """What the bearer token says."""
+    """The bearer token."""
     iam_role: RoleArn | None = None
     """The AWS IAM role whose token (`sts:GetWebIdentityToken`) the caller sends, compared character for character."""
 
     def __post_init__(self) -> None:
         if self.workload is None and self.token is None and self.iam_role is None:
-            raise ValueError('names nobody: expected "workload", "token" or "iamRole"')
+            raise ValueError('expected "workload", "token" or "iamRole"')

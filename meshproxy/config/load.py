@@ -71,7 +71,7 @@ def _parse(source: Source, placed: list[Placed], problems: list[Problem]) -> boo
 
     def note(line: int, field: str, message: str) -> None:
         if len(problems) + len(noted) == last:
-            raise Unreadable(line, f"{PROBLEMS:,} problems in this file; the rest of it was not looked at")
+            raise Unreadable(line, f"{PROBLEMS:,} problems in this file; the rest was not checked")
         noted.append((line, field, message))
 
     def settle() -> None:
@@ -127,7 +127,7 @@ def _document(node: Node, folder: Path, report: Report) -> Any:
         return None if document is BROKEN or version is None or version.value != API_VERSION else document
     elif kind.value is not BROKEN:
         hint = closest(kind.value, list(_kinds())) if isinstance(kind.value, str) else ""
-        report(kind.line, "kind", f"{shown(kind.value)} is none of {', '.join(_kinds())}{hint}")
+        report(kind.line, "kind", f"{shown(kind.value)} is not a kind: expected one of {', '.join(_kinds())}{hint}")
     return None
 
 

@@ -143,7 +143,7 @@ class _Reader:
             node.value = self._mapping(node, path, depth)
         # "!" alone is on quoted scalars of some writers and asks for what they are anyway.
         if event.tag not in (None, "!"):
-            self._report(line, path, f'the tag "{event.tag[:60]}" is not taken: write the value without it')
+            self._report(line, path, f'the tag "{event.tag[:60]}" is not supported: write the value without it')
             node.value = BROKEN
         if event.anchor is not None:
             self._anchors[event.anchor] = node
@@ -162,7 +162,7 @@ class _Reader:
     def _spend(self, nodes: int, line: int) -> None:
         self._budget -= nodes
         if self._budget < 0:
-            raise Unreadable(line, f"more than {NODES:,} values in one file, aliases written out")
+            raise Unreadable(line, f"more than {NODES:,} values in one file, with aliases expanded")
 
     def _sequence(self, node: Node, path: str, depth: int) -> list[Node]:
         items: list[Node] = []
@@ -184,9 +184,9 @@ class _Reader:
             if not isinstance(name, str):
                 if name is not BROKEN:
                     hint = "" if isinstance(name, list | dict) else f": write it in quotes, as {_quoted(event.value)}"
-                    self._report(key.line, path, f"a key that is not text{hint}")
+                    self._report(key.line, path, f"a key must be text{hint}")
             elif name in items:
-                self._report(key.line, field, f"set twice, first on line {items[name].key_line}")
+                self._report(key.line, field, f"duplicate key, first on line {items[name].key_line}")
             else:
                 items[name] = value
         return items
@@ -196,7 +196,7 @@ class _Reader:
         if not event.implicit[0]:  # quoted, or a block of text
             if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
                 # libyaml refuses these itself; PyYAML's own reader does not.
-                self._report(line, path, "half a character (a surrogate): write the character itself")
+                self._report(line, path, "an unpaired surrogate: write the character itself")
                 return BROKEN
             return text
         if text in _NULL:

@@ -24,19 +24,19 @@ _INTRODUCTION = """\
 
 <!-- Made from meshproxy/config by `meshproxy config explain -o markdown`; a test keeps it up to date. -->
 
-Documents are YAML (or JSON) in the shape of Kubernetes objects; [first.yaml](../deploy/examples/first.yaml) is a whole
-set of them. `meshproxy sidecar --config PATH` reads a file, or a folder: then its `*.yaml`, `*.yml` and `*.json` in the
-order of their names, without sub-folders and without names that begin with a dot, so that a mounted ConfigMap is read
-once. A JWK set that lies in such a folder is passed over. `meshproxy config check PATH` says what is wrong with
-documents, all of it at once, as `file:line: Kind/name: field: message`, and ends with status 3 if anything is.
+Documents are YAML (or JSON) in the shape of Kubernetes objects; [first.yaml](../deploy/examples/first.yaml) is a
+complete set. `meshproxy sidecar --config PATH` reads a file, or a folder: then its `*.yaml`, `*.yml` and `*.json` in
+the order of their names, without sub-folders and without names that begin with a dot, so that a mounted ConfigMap is
+read once. JWK sets in such a folder are skipped. `meshproxy config check PATH` reports every problem of the documents
+at once, as `file:line: Kind/name: field: message`, and exits with status 3 if there is one.
 
-What is not listed here is an error, wherever it stands. So is whatever YAML readers do not agree on: a key that stands
-twice, tags, merge keys (`<<`), bare `on`, `off`, `yes`, `no`, `y` and `n`, dates, and numbers like `010`, `1e3` or
-`12:30`. Put quotes around text that looks like one of these.
+Unknown fields are errors. So is YAML on which parsers disagree: duplicate keys, tags, merge keys (`<<`), bare `on`,
+`off`, `yes`, `no`, `y` and `n`, dates, and numbers like `010`, `1e3` or `12:30`. Quote text that looks like one of
+these.
 
 A **duration** is `"250ms"`, `"5s"`, `"1m"`, `"1h"`, or a number of seconds. A **size** is a number of bytes, or one
-with `KiB`, `MiB` or `GiB`. A **path** is relative to the file that it stands in. A **name** is made of lower-case
-letters, digits, `-` and `.`, as Kubernetes takes it.
+with `KiB`, `MiB` or `GiB`. A **path** is relative to the file that contains it. A **name** consists of lower-case
+letters, digits, `-` and `.`, as in Kubernetes.
 """
 
 

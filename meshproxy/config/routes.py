@@ -1,4 +1,4 @@
-"""`ModelRoute`: where calls of some models go, in which shares, and what is done when that fails."""
+"""`ModelRoute`: traffic split, mirroring, retries, timeouts, rate limits and fault injection of some models."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ IDEMPOTENT_VERBS: tuple[Verb, ...] = ("predict", "classify", "regress", "multi-i
 
 
 class Match(Part, frozen=True):
-    """Requests that a route is for: those that fit everything the match names."""
+    """Requests that a route applies to: those that match everything named here."""
 
     headers: Mapping[HeaderName, Text] = {}
-    """Each must be there once, with exactly this value. Names are in lower case."""
+    """Each header must occur once, with exactly this value. Names are in lower case."""
     caller: Subject | None = None
-    """Who calls, as in a binding. A sidecar knows that of inbound calls only."""
+    """The caller, as in a binding. Known for inbound calls only."""
 
     def __post_init__(self) -> None:
         if not self.headers and self.caller is None:
-            raise ValueError('fits everything: expected "headers" or "caller"')
+            raise ValueError('expected "headers" or "caller": without them it matches every request')
 
 
 class Destination(Part, frozen=True):
-    """A share of the calls, and where it goes."""
+    """A weighted destination."""
 
     weight: Weight = 1
-    """Its share of the sum of all weights. 0: nothing."""
+    """Its share of the sum of all weights. 0: no calls."""
     server: Name | None = None
     """The name of a ModelServer. Left out: the route's."""
     version: Version | None = None
-    """The model's version that is asked for: the proxy writes it into the call."""
+    """The model version: the proxy writes it into the call."""
     label: Text | None = None
     """The same with a version label: the version that the route's `labels` give it, or the label itself, for
     TensorFlow Serving to resolve."""
@@ -79,32 +79,32 @@ class Destination(Part, frozen=True):
 
 
 class Retries(Part, frozen=True):
-    """When a call is tried again, always before the first byte of an answer has gone to the client."""
+    """When a call is retried: only while no byte of a response has been sent to the client."""
 
     attempts: Annotated[Count, Meta(le=10)] = 3
-    """Tries altogether, the first among them."""
+    """Attempts in total, including the first."""
     reasons: tuple[RetryReason, ...] = (
         "connect-failure", "refused-stream", "goaway", "reset", "unavailable", "gateway-error",
     )  # fmt: skip
-    """What is worth another try. `unavailable` is the gRPC status, wherever it is told; `gateway-error` is 502, 503
-    and 504; `reset` is a connection that broke before the answer, `timeout` an attempt that ran into `tryTimeout`."""
+    """Failures that are retried. `unavailable` is the gRPC status, in headers or trailers; `gateway-error` is 502, 503
+    and 504; `reset` is a connection reset before the response, `timeout` an attempt that exceeded `tryTimeout`."""
     verbs: tuple[Verb, ...] = IDEMPOTENT_VERBS
-    """Which calls may be made twice. What never reached the model server (`connect-failure`, `refused-stream`,
-    `goaway`) is tried again whatever the verb is."""
+    """Verbs that are idempotent and may be sent twice. Calls that never reached the model server (`connect-failure`,
+    `refused-stream`, `goaway`) are retried for every verb."""
     budget_ratio: Ratio = 0.2
-    """Retries may be so many for each call, averaged over 10 seconds: what is down is not to be stormed."""
+    """Retry budget: retries per call, averaged over 10 seconds. Prevents retry storms."""
     budget_min: Rate = 10.0
-    """So many retries a second are always allowed."""
+    """Retries a second that are always allowed."""
     backoff: Duration = 0.025
-    """Before the second retry at most so long, and twice as long before each further one; the first goes out at once,
-    if another endpoint is there. The wait is chosen by chance (full jitter)."""
+    """The longest wait before the second retry, doubled for each further one, with full jitter. The first retry is sent
+    at once if there is another endpoint."""
     backoff_max: Duration = 0.25
-    """The longest that is waited."""
+    """The upper bound of the doubled `backoff`."""
     replay_bytes: Annotated[Size, Meta(le=64 << 20)] = 1 << 20
-    """How much of a request's body is kept for another try. A longer one is not tried again once it was sent."""
+    """The replay buffer of one request. A request with a longer body is not retried once part of it was sent."""
     hedge_after: Duration | None = None
-    """Without an answer after so long, the call is made a second time elsewhere, and whichever answers first counts.
-    For calls whose body has come whole and is kept."""
+    """Hedging: without a response after this time, the call is also sent to another endpoint, and the first response is
+    used. For calls whose whole body is in the replay buffer."""
 
     def __post_init__(self) -> None:
         if self.backoff > self.backoff_max:
@@ -112,70 +112,70 @@ class Retries(Part, frozen=True):
 
 
 class Compare(Part, frozen=True):
-    """How far a shadow's numbers may be from those that the client got."""
+    """Tolerances for numbers of a mirrored response compared with the client's."""
 
     relative: Ratio = 1e-3
-    """As a share of the larger of the two."""
+    """Relative to the larger of the two."""
     absolute: Annotated[float, Meta(ge=0)] = 1e-6
-    """Whatever their size."""
+    """In absolute terms."""
 
 
 class Mirror(Part, frozen=True):
-    """Sends a copy of calls elsewhere and throws the answers away, or compares them. It never slows or fails a call:
-    what its own limits do not let through is not copied, and counted."""
+    """Sends copies of calls elsewhere and discards the responses, or compares them. It never delays or fails a call:
+    calls beyond its limits are not mirrored, and counted."""
 
     server: Name | None = None
     """The name of a ModelServer. Left out: the route's."""
     version: Version | None = None
-    """The version that the copy asks for."""
+    """The model version of the copy."""
     label: Text | None = None
     """The same with a version label."""
     percent: Percent = 100.0
-    """How many of the calls are copied."""
+    """The share of calls that are mirrored."""
     max_in_flight: Count = 32
-    """Copies under way at a time."""
+    """Mirrored calls in flight."""
     max_bytes: Annotated[Size, Meta(le=64 << 20)] = 1 << 20
-    """Longer requests are not copied, longer answers not compared."""
+    """Longer requests are not mirrored, longer responses not compared."""
     timeout: Duration = 5.0
-    """What takes longer is broken off."""
+    """A mirrored call that takes longer is aborted."""
     compare: Compare | None = None
-    """Compare the answers: counted are those that differ, and of those the ones whose largest number (top-1) is another
-    one."""
+    """Compare the responses, and count those that differ, and those whose largest number (top-1) is at another
+    index."""
 
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
             raise ValueError("a call names a version or a label, never both")
         if self.server is None and self.version is None and self.label is None:
-            raise ValueError('a mirror of the same: expected "server", "version" or "label"')
+            raise ValueError('expected "server", "version" or "label": without them it mirrors to where the calls go')
 
 
 class Delay(Part, frozen=True):
-    """Some calls wait before they are sent on."""
+    """Delays some calls before they are forwarded."""
 
     percent: Percent
-    """How many."""
+    """The share of calls."""
     duration: Duration
-    """How long."""
+    """The delay."""
 
 
 class Abort(Part, frozen=True):
-    """Some calls are answered with an error instead."""
+    """Fails some calls with an error."""
 
     percent: Percent
-    """How many."""
+    """The share of calls."""
     http_status: HttpStatus = 503
-    """What a REST call gets."""
+    """The status of a REST response."""
     grpc_status: GrpcStatus = "UNAVAILABLE"
-    """What a gRPC call gets."""
+    """The status of a gRPC response."""
 
 
 class Fault(Part, frozen=True):
-    """Faults on purpose, to see how callers take them."""
+    """Fault injection, to test how callers cope."""
 
     delay: Delay | None = None
-    """Some calls wait."""
+    """Delays some calls."""
     abort: Abort | None = None
-    """Some calls fail."""
+    """Fails some calls."""
 
     def __post_init__(self) -> None:
         if self.delay is None and self.abort is None:
@@ -183,22 +183,21 @@ class Fault(Part, frozen=True):
 
 
 class Concurrency(Part, frozen=True):
-    """How many calls of a model are under way at its server at a time; further ones wait for their turn, or are told to
-    come back later."""
+    """The concurrency limit of each model; further calls are queued, or refused with `retry-after`."""
 
     limit: Count | None = None
-    """So many, always. Left out: as many as it carries without its latency rising, found out by trying (gradient)."""
+    """A fixed limit. Left out: adaptive, as many as the server carries without its latency rising (gradient)."""
     initial: Count = 16
-    """What finding out begins with."""
+    """The initial adaptive limit."""
     min: Count = 2
-    """It never goes below this."""
+    """The lowest adaptive limit."""
     max: Count = 1000
-    """It never goes above this."""
+    """The highest adaptive limit."""
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 64
-    """How many may wait. Those that could not be answered before their deadline do not; when it is full, the least
-    important that has waited least is sent away."""
+    """The length of the queue. Calls that could not be answered before their deadline are refused at once; when it is
+    full, the newest call of the lowest priority is evicted."""
     queue_timeout: Duration = 1.0
-    """The longest that one waits."""
+    """The longest time in the queue."""
 
     def __post_init__(self) -> None:
         if not self.min <= self.initial <= self.max:
@@ -206,12 +205,11 @@ class Concurrency(Part, frozen=True):
 
 
 class RateLimit(Part, frozen=True):
-    """How much a second. A call that goes beyond is refused with 429 or RESOURCE_EXHAUSTED and told when to come
-    back. Bytes and examples are counted as they come: a call is let in while something is left, and what it takes too
-    much is missing from what follows."""
+    """A rate limit. Calls beyond it are refused with 429 or RESOURCE_EXHAUSTED and `retry-after`. Bytes and examples
+    are counted as they arrive: a call is admitted while tokens are left, and its excess is charged to later calls."""
 
     per: Annotated[PerWord, one_of(PerWord)] = "model"
-    """`model`: all calls of one model together. `caller`: those of one caller, of one model."""
+    """What shares a limit. `model`: all calls of one model. `caller`: calls of one caller to one model."""
     requests: Rate | None = None
     """Calls a second."""
     bytes: Annotated[Size, Meta(ge=1)] | None = None
@@ -219,55 +217,55 @@ class RateLimit(Part, frozen=True):
     examples: Rate | None = None
     """Examples (rows of a batch) a second."""
     burst: Annotated[float, Meta(ge=0.1, le=3600)] = 1.0
-    """How much may come at once, in seconds' worth."""
+    """The burst, in seconds of the rate."""
 
     def __post_init__(self) -> None:
         if self.requests is None and self.bytes is None and self.examples is None:
-            raise ValueError('limits nothing: expected "requests", "bytes" or "examples"')
+            raise ValueError('expected "requests", "bytes" or "examples"')
 
 
 class RouteSpec(Part, frozen=True):
-    """Which calls, and where they go."""
+    """Which calls the route applies to, and how they are routed."""
 
     models: Annotated[tuple[Glob, ...], Meta(min_length=1)]
-    """Names of models or globs, as in a role. Where several routes fit a model, a name beats a glob, and of two globs
-    the one with more fixed characters wins. The same pattern in two routes is an error, unless all but one have a
-    `match`: those are looked at first, in the order of documents."""
+    """Model names or globs, as in a role. If several routes match a model, a name beats a glob, and of two globs the
+    one with more literal characters wins. The same pattern in two routes is an error, unless all but one have a
+    `match`: those are evaluated first, in the order of documents."""
     match: tuple[Match, ...] = ()
-    """Only for requests that one of these fits. Left out: for all."""
+    """The route applies only to requests that match one of these. Left out: to all."""
     directions: Annotated[tuple[Direction, ...], Meta(min_length=1)] = ("inbound", "outbound")
-    """Where the route holds: for calls to our model server, for calls of our application, or both."""
+    """`inbound`: calls to our model server. `outbound`: calls of our application."""
     server: Name | None = None
-    """The name of a ModelServer. Left out: the one that the call would go to without a route."""
+    """The name of a ModelServer. Left out: the server that the call would go to without a route."""
     split: tuple[Destination, ...] = ()
-    """Shares of the calls that go elsewhere. Versions and labels are for calls that name neither; those that do keep
-    theirs, unless it is one of `labels`."""
+    """A weighted traffic split. Versions and labels apply to calls that name neither; other calls keep theirs, unless
+    it is one of `labels`."""
     labels: Mapping[Text, Version] = {}
-    """What version labels mean: the proxy resolves them, so they may point at versions that are yet to be loaded."""
+    """Versions of version labels: the proxy resolves them, so they may name versions that are not loaded yet."""
     sticky: Key | None = None
-    """Calls with the same key get the same share of a split. Left out: each call by chance."""
+    """Calls with the same key get the same destination of a split. Left out: each call is random."""
     mirror: Mirror | None = None
-    """A copy of calls goes elsewhere."""
+    """Sends copies of calls elsewhere."""
     fault: Fault | None = None
-    """Faults on purpose."""
+    """Fault injection."""
     fallback: Name | None = None
-    """The ModelServer that gets a call when no endpoint of its own can be called."""
+    """The ModelServer that gets a call when no endpoint of its own server is available."""
     timeout: Duration | None = None
-    """From a request's head to the end of its answer. Left out: the mesh's `requestTimeout`. A shorter deadline that
-    the client names always counts."""
+    """From a request's head to the end of its response. Left out: the mesh's `requestTimeout`. A shorter deadline of
+    the client takes precedence."""
     try_timeout: Duration | None = None
-    """From sending the request to the first byte of the answer, for each try."""
+    """From sending the request to the first byte of the response, for each attempt."""
     idle_timeout: Duration | None = None
-    """Between two pieces of an answer. Left out: as long as the request may take."""
+    """The longest pause between two pieces of a response. Left out: unlimited within the request's timeout."""
     retries: Retries | None = None
-    """When a call is tried again. Left out: for outbound calls the defaults of `retries`, for inbound ones only what
-    never reached the model server."""
+    """When a call is retried. Left out: outbound calls have the defaults of `retries`; inbound calls are retried only
+    if they never reached the model server."""
     concurrency: Concurrency | None = None
-    """How many calls of each model are under way at a time. Left out: no limit."""
+    """The concurrency limit of each model. Left out: none."""
     rate_limits: tuple[RateLimit, ...] = ()
-    """How much a second."""
+    """Rate limits; all of them apply."""
     priority: Priority = "default"
-    """Who is sent away first when calls have to wait: the `sheddable`, then the `default`, the `critical` last."""
+    """The order in which queued calls are evicted: `sheddable` first, then `default`, `critical` last."""
 
     def __post_init__(self) -> None:
         if self.split and not any(destination.weight for destination in self.split):
@@ -275,7 +273,7 @@ class RouteSpec(Part, frozen=True):
 
 
 class ModelRoute(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRoute"):
-    """Where calls of some models go, and how. Models without a route go to the server that the Sidecar names."""
+    """Routes calls of some models. Models without a route go to the server that the Sidecar names."""
 
     api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
     metadata: Metadata

@@ -73,78 +73,77 @@ class KeySource(Part, frozen=True):
 
 
 def _check_key_set(key_set: Mapping[str, Any]) -> None:
-    """A set of public keys, as far as can be said without cryptography. `ValueError` says what it is instead."""
+    """Check that it is a set of public keys, as far as possible without cryptography. Raises ValueError."""
     keys = key_set.get("keys")
     if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
-        raise ValueError('"inline" is no JWK set: expected {keys: [{kty: ..., ...}, ...]} with one key at least')
+        raise ValueError('"inline" is not a JWK set: expected {keys: [{kty: ..., ...}, ...]} with one key at least')
     for key in keys:
         if key.get("kty") == "oct" or "k" in key:
-            raise ValueError('"inline" holds a symmetric key: whoever can read it can issue tokens')
+            raise ValueError('"inline" holds a symmetric key, with which anyone who can read it can issue tokens')
         if "d" in key:
             raise ValueError('"inline" holds a private key: only public keys belong here')
 
 
 class Issuer(Part, frozen=True):
-    """Somebody whose tokens are believed."""
+    """A trusted token issuer."""
 
     name: Name
-    """What bindings call this issuer, so that they stay the same where URL and audience differ."""
+    """The name that bindings use for this issuer, so that they stay the same where URL and audience differ."""
     issuer: IssuerId
     """The `iss` of its tokens, compared character for character."""
     audiences: Annotated[tuple[Text, ...], Meta(min_length=1)]
     """A token must have one of these as an `aud`."""
     algorithms: Annotated[tuple[Algorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
-    """Signature algorithms that are taken, whatever the token's header says. Symmetric ones and `none` are not to be
-    had."""
+    """Accepted signature algorithms, whatever the token's header says. Symmetric algorithms and `none` are not
+    supported."""
     keys: KeySource | None = None
     """Where the keys are. Left out: OpenID discovery at `issuer`, which then must be an https URL."""
     leeway: Annotated[DurationOrZero, Meta(le=300)] = 60.0
-    """How far the issuer's clock and ours may differ, for `exp`, `nbf` and `iat`."""
+    """Tolerated clock skew between the issuer and the sidecar, for `exp`, `nbf` and `iat`."""
     max_lifetime: Lifetime = 86_400.0
-    """The longest from a token's `iat` to its `exp`: whatever is issued for longer is refused. At most `8784h`, a year.
-    Access tokens commonly live for minutes or hours; one that is good for a year is a password nobody can take back."""
+    """The longest time from a token's `iat` to its `exp`; tokens issued for longer are refused. At most `8784h`, a
+    year. Access tokens commonly live for minutes or hours; one that is valid for a year is a password that cannot be
+    revoked."""
     ca_file: Path | None = None
-    """Certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
+    """CA certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
 
     def __post_init__(self) -> None:
         if self.keys is None:
             try:
                 values.read_url(self.issuer)
             except ValueError as error:
-                raise ValueError(f'without "keys", they are looked for at "issuer": {error}') from None
+                raise ValueError(f'without "keys" they are discovered at "issuer": {error}') from None
         if self.ca_file is not None and self.keys is not None and self.keys.url is None:
-            raise ValueError('"caFile" is for keys that are fetched; these are not')
+            raise ValueError('"caFile" is used only when keys are fetched; leave it out, or give "keys" a "url"')
 
 
 class MeshLimits(limits.Limits, frozen=True):
-    """How much one client, one request or one process may take. Sizes are bytes."""
+    """Limits of one client connection, one request or the process. Sizes are bytes."""
 
     handshake_timeout: Duration = 5.0
-    """From the TCP connection to the end of the TLS handshake."""
+    """From accepting the TCP connection to the end of the TLS handshake."""
     head_timeout: Duration = 10.0
-    """From the first byte of a request's head to its last: a whole head, however slowly its bytes come."""
+    """From the first byte of a request's head to its last."""
     idle_timeout: Duration = 75.0
-    """A client connection without a request. Longer than the 60 s for which load balancers and client pools commonly
-    keep one: the side that sends should be the one that closes, or a request meets our close on its way."""
+    """How long a client connection stays open without a request. Longer than the 60 s of most load balancers and client
+    pools: if the client closes first, no request is lost to a close that crosses it."""
     body_stall_timeout: Duration = 30.0
-    """Between two pieces of a request's body while we are ready to read."""
+    """The longest pause between two pieces of a request's body while the sidecar is ready to read."""
     request_timeout: Duration | None = None
-    """From a request's head to the end of its answer. Left out: the client's own deadline, if it names one."""
+    """From a request's head to the end of its response. Left out: the client's own deadline, if it sends one."""
     connections: Count | None = None
-    """Client connections at a time; further ones wait to be accepted. Left out: half of the process's limit of open
-    files (RLIMIT_NOFILE), as each may need one more towards the model server."""
+    """Concurrent client connections; further ones wait to be accepted. Left out: half of the process's limit of open
+    files (RLIMIT_NOFILE), as each may need another one to the model server."""
     scan_buffer_bytes: Annotated[Size, Meta(ge=1024)] = 4 << 20
-    """What is held back of one gRPC request's body until it has named its model."""
+    """Bytes of one gRPC request body that are buffered until it names its model."""
     scan_buffer_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
-    """What is held back of all requests together."""
+    """The same for all requests together."""
     replay_buffer_total_bytes: Annotated[Size, Meta(ge=0)] = 64 << 20
-    """What is kept of all requests together, in case they have to be sent again. Beyond that they are not tried
-    again."""
+    """Request bodies of all requests together that are buffered for retries. Requests beyond that are not retried."""
     response_buffer_total_bytes: Annotated[Size, Meta(ge=1 << 20)] = 64 << 20
-    """What all clients together may leave unread of their answers; beyond that the one that has waited longest is
-    broken off."""
+    """Unsent response data of all requests together; beyond that the response that has waited longest is aborted."""
     inflated_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
-    """A compressed gRPC message, once inflated to see its model."""
+    """A compressed gRPC message, after it is inflated to read its model."""
 
     def __post_init__(self) -> None:
         if self.scan_buffer_bytes > self.scan_buffer_total_bytes:
@@ -155,21 +154,22 @@ class Tls(Part, frozen=True):
     """TLS between workloads."""
 
     min_version: TlsVersion = "1.3"
-    """The oldest version that is spoken. In quotes: it is a word, not a number."""
+    """The oldest accepted TLS version. Write it in quotes: it is text, not a number."""
 
 
 class MeshSpec(Part, frozen=True):
-    """What holds for the whole mesh."""
+    """Settings of the whole mesh."""
 
     trust_domain: TrustDomain
-    """The SPIFFE trust domain whose workloads are believed."""
+    """The SPIFFE trust domain whose workloads are trusted."""
     mtls: Mtls = "strict"
-    """`strict`: every client shows a certificate of the trust domain. `permissive`: plain connections are served too,
-    and such a caller has no workload identity. `disabled`: no TLS; workload identities do not exist, tokens do."""
+    """`strict`: every client must present a certificate of the trust domain. `permissive`: plaintext connections are
+    served too, and their callers have no workload identity. `disabled`: no TLS and no workload identities; tokens
+    still work."""
     issuers: tuple[Issuer, ...] = ()
-    """Whose tokens are believed."""
+    """Trusted token issuers."""
     limits: MeshLimits = MeshLimits()
-    """How much a client may take. The defaults serve almost everyone."""
+    """Limits of clients and requests. The defaults fit almost everyone."""
     tls: Tls = Tls()
     """TLS between workloads."""
 
@@ -179,13 +179,13 @@ class MeshSpec(Part, frozen=True):
             for issuer in self.issuers:
                 value = getattr(issuer, field)
                 if value in seen:
-                    raise ValueError(f"two issuers have the {field} {values.shown(value)}: which of them is meant?")
+                    raise ValueError(f"two issuers have the {field} {values.shown(value)}: it must be unique")
                 seen.add(value)
 
 
 class MeshConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="MeshConfig"):
-    """What differs between environments, and nothing else does: trust domain, mTLS mode, token issuers, limits.
-    Exactly one is loaded."""
+    """What differs between environments: trust domain, mTLS mode, token issuers, limits. The other documents stay the
+    same. Exactly one is loaded."""
 
     api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
     metadata: Metadata
@@ -196,25 +196,25 @@ class MeshConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="MeshCon
 
 
 class Rule(Part, frozen=True):
-    """Calls that a role is about: those that fit everything the rule names.
+    """Calls that a role covers: those that match everything the rule names.
 
-    What a call does not tell counts against the caller. REST never shows the signature (it is inside the JSON body),
-    and a call that names no version gets whichever was loaded last. So in a binding that allows, `versions`, `labels`
-    and `signatures` fit only calls that name one of them; in a binding that denies or audits they also fit calls that
-    do not tell. To deny version 3 is therefore to make callers name another version.
+    What a call does not state counts against the caller. REST never shows the signature (it is inside the JSON body),
+    and a call that names no version gets the one that was loaded last. So in a binding that allows, `versions`,
+    `labels` and `signatures` match only calls that name one of them; in a binding that denies or audits they also match
+    calls that name none. Denying version 3 therefore makes callers name another version.
 
     A call about the server as a whole (`reload`, `metrics`, `profile`, ...) names no model. A rule allows it only if it
-    lists `*` itself among its models and has neither versions, labels nor signatures; a rule that denies fits it
-    whatever models it names, as the server holds those too.
+    lists `*` itself among its models and has neither versions, labels nor signatures; a rule that denies matches it
+    whatever models the rule names, as the server holds those too.
     """
 
     models: Annotated[tuple[Glob, ...], Meta(min_length=1)]
-    """Names of models, compared character for character after percent-decoding. `*` stands for any run of characters,
-    `?` for any one; nothing else is special."""
+    """Model names, compared character for character after percent-decoding. `*` matches any characters, `?` any single
+    one; nothing else is special."""
     verbs: Annotated[tuple[Verb, ...], Meta(min_length=1)]
-    """What may be done. Always written out: a rule must not come to mean more when a later release knows more verbs.
-    `reload`, `metrics`, `profile`, `reflect` and `unlisted` (gRPC methods that no surface knows) are for
-    administrators: they are denied unless granted, even where no role exists."""
+    """The allowed verbs, always listed: a rule must not cover more when a later release adds verbs. `reload`,
+    `metrics`, `profile`, `reflect` and `unlisted` (gRPC methods that no surface knows) are for administrators: they are
+    denied unless granted, even where no role exists."""
     versions: tuple[Version, ...] = ()
     """Only these versions. Left out: all, also calls that name none. Not together with `labels`."""
     labels: tuple[Text, ...] = ()
@@ -231,17 +231,17 @@ class Rule(Part, frozen=True):
 
 
 class RoleSpec(Part, frozen=True):
-    """What the role is about."""
+    """The calls that the role covers."""
 
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
-    """A call is covered if one of the rules fits it."""
+    """A call is covered if one of the rules matches it."""
 
 
 class ModelRole(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRole"):
     """A set of calls: which models, which verbs. It grants nothing by itself; a ModelRoleBinding does.
 
-    While no ModelRole is loaded, everything but the verbs of administrators is permitted. Once there is one, whatever
-    no binding allows is denied.
+    While no ModelRole is loaded, everything but the administrators' verbs is permitted. Once there is one, everything
+    is denied that no binding allows.
     """
 
     api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
@@ -250,19 +250,19 @@ class ModelRole(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRol
 
 
 class BindingSpec(Part, frozen=True):
-    """Who, which role, and what follows."""
+    """Subjects, their role, and the action."""
 
     role: Name
     """The name of a ModelRole."""
     subjects: Annotated[tuple[Subject, ...], Meta(min_length=1)]
-    """The binding is about callers that one of these fits. A subject fits only what it names: a caller who leaves the
-    token out is not met by a denial that names a token, so give such callers nothing to begin with."""
+    """The binding applies to callers that match one of these. A subject matches only what it names: a caller can leave
+    the token out and so escape a denial that names a token, so do not allow such callers in the first place."""
     action: Action = "allow"
-    """`allow` grants. `deny` beats every `allow`. `audit` decides nothing: it records that the binding fitted."""
+    """`allow` grants. `deny` beats every `allow`. `audit` decides nothing: it records that the binding matched."""
 
 
 class ModelRoleBinding(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelRoleBinding"):
-    """Gives a role to callers, takes it from them, or watches."""
+    """Grants a role to callers, denies it, or audits its use."""
 
     api_version: Literal["meshproxy.dev/v1alpha1"] = API_VERSION
     metadata: Metadata
@@ -280,11 +280,11 @@ class IdentityFiles(Part, frozen=True):
     key: Path
     """The private key of the certificate."""
     trust_bundle: Path
-    """The certificates that clients' certificates must lead to."""
+    """The CA certificates that peers' certificates must chain to."""
 
 
 class Identity(Part, frozen=True):
-    """Who we are."""
+    """The identity of this sidecar."""
 
     files: IdentityFiles
     """Certificate, key and trust bundle on disk."""
@@ -294,68 +294,68 @@ class Inbound(Part, frozen=True, kw_only=True):
     """Requests to our model server."""
 
     listen: ListenAddress = Address("0.0.0.0", 18500)
-    """Where clients connect, for REST and gRPC alike."""
+    """Where clients connect, for both REST and gRPC."""
     server: Name
     """The name of our ModelServer."""
     forward_identity: bool = False
-    """Tell the model server who called, in headers. TensorFlow Serving does not look."""
+    """Send the caller's identity to the model server, in headers. TensorFlow Serving ignores them."""
     forward_token: bool = False
-    """Hand the caller's bearer token on to the model server. A token that is handed on can be used by who gets it."""
+    """Forward the caller's bearer token to the model server, which could then use it itself."""
 
 
 class Outbound(Part, frozen=True):
     """Calls of our application to model servers elsewhere."""
 
     listen: ListenAddress = Address("127.0.0.1", 18501)
-    """Where the application connects, in plain text, for REST and gRPC alike. It names the server it wants as host or
-    `:authority`, in the header `x-model-server`, or by the model alone, if that has a route."""
+    """Where the application connects, in plaintext, for both REST and gRPC. It selects a server by host or
+    `:authority`, by the header `x-model-server`, or by the model alone, if that has a route."""
     server: Name | None = None
-    """The ModelServer of calls that name none and whose model has no route. Left out: they are refused."""
+    """The ModelServer of calls that select none and whose model has no route. Left out: they are refused."""
     transparent: bool = False
-    """Connections are redirected here by iptables or nftables: the address that the application meant
-    (SO_ORIGINAL_DST) tells which server it wants, if nothing else does."""
+    """Connections are redirected here by iptables or nftables: the original destination (SO_ORIGINAL_DST) selects the
+    server, if nothing else does."""
 
 
 class Admin(Part, frozen=True):
-    """Health, metrics and the switches of operators."""
+    """Health, metrics and endpoints for operators."""
 
     listen: ListenAddress = Address("127.0.0.1", 18502)
-    """Where `/livez`, `/readyz` and `/metrics` are. The rest is answered to loopback only."""
+    """Where `/livez`, `/readyz` and `/metrics` are served. The other endpoints answer on loopback only."""
     first_worker_port: Port | None = None
     """With several `workers`: the admin port of worker 0, on the same address; worker 1 has the next port, and so on.
-    Each shows its own `/metrics`. Left out: the port after that of `listen`."""
+    Each serves its own `/metrics`. Left out: the port after that of `listen`."""
 
 
 class SidecarSpec(Part, frozen=True, kw_only=True):
     """One sidecar."""
 
     identity: Identity | None = None
-    """Who we are. Needed unless the mesh says `mtls: disabled`."""
+    """The identity of this sidecar. Required unless the mesh has `mtls: disabled`."""
     inbound: Inbound | None = None
-    """Requests to our model server. Left out where there is none: then `outbound` is needed."""
+    """Requests to our model server. Left out: there is none, and `outbound` is required."""
     outbound: Outbound | None = None
-    """Calls of our application to model servers elsewhere. Left out: none are taken."""
+    """Calls of our application to model servers elsewhere. Left out: none are accepted."""
     locality: Text | None = None
-    """Where we are, such as a zone. Endpoints of the same locality are preferred."""
+    """The locality of this sidecar, such as a zone. Endpoints of the same locality are preferred."""
     admin: Admin = Admin()
-    """Health, metrics and the switches of operators."""
+    """Health, metrics and endpoints for operators."""
     audit_log: AccessLog = "off"
-    """Where one line goes for every call that was refused for who asked, or that an auditing binding watched: `stdout`,
-    `"off"` (in quotes) or a file's path, which must hold a `/`."""
+    """Where one line goes for every call that authentication or authorization refused, or that an `audit` binding
+    matched: `stdout`, `"off"` (in quotes) or a file's path, which must contain a `/`."""
     access_log: AccessLog = "stdout"
     """Where one line per request goes: `stdout`, `"off"` (in quotes: YAML reads the bare word as false), or a file's
-    path, which must hold a `/`."""
+    path, which must contain a `/`."""
     drain_timeout: DurationOrZero = 25.0
-    """How long requests under way may take when we are told to stop. Below the 30 s after which Kubernetes kills."""
+    """How long in-flight requests may take after a stop signal. Below the 30 s of Kubernetes' default grace period."""
     workers: Annotated[Count, Meta(le=64)] = 1
-    """Processes that serve the inbound port together: one uses one core. Limits that count (connections, held bytes,
-    connections to an endpoint) hold for each of them. With several there is a supervisor, which restarts them when they
+    """Processes that share the inbound port: each uses one core. Limits that count (connections, buffered bytes,
+    connections to an endpoint) apply to each of them. With several there is a supervisor, which restarts them when they
     exit, and answers `/livez`, `/readyz`, `/config` and `/drain` for all of them; metrics are scraped from each worker
     (`admin.firstWorkerPort`)."""
 
     def __post_init__(self) -> None:
         if self.inbound is None and self.outbound is None:
-            raise ValueError('carries nothing: expected "inbound", "outbound" or both')
+            raise ValueError('expected "inbound", "outbound" or both')
         taken = {port: f"port {port} is used by the control plane" for port in CONTROL_PLANE_PORTS}
         for name, part in (("inbound", self.inbound), ("outbound", self.outbound), ("admin", self.admin)):
             if part is not None and part.listen.port:
@@ -390,7 +390,7 @@ KINDS: tuple[type[Part], ...] = (MeshConfig, ModelRole, ModelRoleBinding, ModelS
 
 
 class Documents(Struct, frozen=True, kw_only=True):
-    """Everything that was loaded together, checked as a whole: every name that is referred to exists."""
+    """All documents that were loaded together, checked as a whole: every referenced name exists."""
 
     mesh: MeshConfig
     sidecar: Sidecar
@@ -399,4 +399,4 @@ class Documents(Struct, frozen=True, kw_only=True):
     servers: tuple[ModelServer, ...] = ()
     routes: tuple[ModelRoute, ...] = ()
     fingerprint: str
-    """SHA-256 of what was read, in hexadecimal digits. Equal fingerprints, equal documents."""
+    """SHA-256 of the content, in hexadecimal. Equal fingerprints mean equal documents."""

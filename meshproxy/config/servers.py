@@ -1,4 +1,4 @@
-"""`ModelServer`: where model servers are, which of them gets a call, and when one of them is left alone."""
+"""`ModelServer`: discovery, load balancing, circuit breaking, outlier ejection and health checks of model servers."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ CheckWord = Literal["tcp", "http", "grpc", "model-status"]
 
 
 class Endpoint(Part, frozen=True):
-    """One model server process. REST calls go to `rest`, gRPC calls to `grpc`; what is left out is not served. Or both
-    go to the sidecar beside it."""
+    """One model server process. REST calls go to `rest`, gRPC calls to `grpc`; a surface that is left out is not
+    served. Or both go to the sidecar beside it."""
 
     rest: HostPort | None = None
     """TensorFlow Serving's `--rest_api_port`, usually 8501."""
     grpc: HostPort | None = None
     """TensorFlow Serving's `--port`, usually 8500."""
     sidecar: HostPort | None = None
-    """The inbound port of the sidecar beside it, usually 18500: REST and gRPC go there alike, over mTLS and HTTP/2, if
-    the certificate shown there is that of the server's `workload`."""
+    """The inbound port of the sidecar beside it, usually 18500: both REST and gRPC go there, over mTLS and HTTP/2, if
+    the sidecar presents the certificate of the server's `workload`."""
     locality: Text | None = None
-    """Where it is, such as a zone: compared with the Sidecar's `locality`."""
+    """Its locality, such as a zone: compared with the Sidecar's `locality`."""
 
     def __post_init__(self) -> None:
         if self.sidecar is not None and (self.rest is not None or self.grpc is not None):
-            raise ValueError('"sidecar" takes REST and gRPC: leave "rest" and "grpc" out')
+            raise ValueError('"sidecar" serves REST and gRPC: leave "rest" and "grpc" out')
         if self.rest is None and self.grpc is None and self.sidecar is None:
             raise ValueError('expected "rest", "grpc" or both, or "sidecar"')
 
 
 class Dns(Part, frozen=True):
-    """Endpoints that are looked up by name, and again when the answer's time to live is over. An answer that cannot be
-    had changes nothing: the last good one goes on counting."""
+    """Endpoints that are resolved by DNS, and again when the TTL ends. A failed lookup changes nothing: the last good
+    answer stays in use."""
 
     name: DnsName
-    """What is looked up, through the search list of /etc/resolv.conf unless it ends with a dot. A headless Service's
-    name gives every pod."""
+    """The name to resolve, with the search list of /etc/resolv.conf unless it ends with a dot. The name of a headless
+    Service gives every pod."""
     rest: Port | None = None
     """The port of REST at each address."""
     grpc: Port | None = None
@@ -66,54 +66,54 @@ class Dns(Part, frozen=True):
     sidecar: Port | None = None
     """The inbound port of the sidecar at each address."""
     srv: Annotated[SurfaceWord, one_of(SurfaceWord)] | None = None
-    """Look for SRV records (RFC 2782) instead of addresses; their ports are for this."""
+    """Resolve SRV records (RFC 2782) instead of addresses; their ports serve this surface."""
     name_server: HostPort | None = None
     """The name server to ask. Left out: those of /etc/resolv.conf, in turn."""
     min_refresh: Duration = 1.0
-    """However short an answer lives, the next question waits for so long."""
+    """The shortest time between two lookups, however short the TTL."""
     max_refresh: Duration = 30.0
-    """However long an answer lives, or while none can be had, it is asked for again after so long."""
+    """The longest time between two lookups, however long the TTL, and while lookups fail."""
 
     def __post_init__(self) -> None:
         ports = [port for port in (self.rest, self.grpc, self.sidecar) if port is not None]
         if self.srv is not None and ports:
-            raise ValueError('SRV records bring their ports: leave "rest", "grpc" and "sidecar" out')
+            raise ValueError('SRV records have ports: leave "rest", "grpc" and "sidecar" out')
         if self.srv is None and not ports:
             raise ValueError('expected "rest", "grpc" or both, or "sidecar", or "srv"')
         if self.sidecar is not None and len(ports) > 1:
-            raise ValueError('"sidecar" takes REST and gRPC: leave "rest" and "grpc" out')
+            raise ValueError('"sidecar" serves REST and gRPC: leave "rest" and "grpc" out')
         if self.min_refresh > self.max_refresh:
             raise ValueError('"minRefresh" is above "maxRefresh"')
 
 
 class Key(Part, frozen=True):
-    """What of a request stays the same, so that the same is done with it each time."""
+    """The part of a request that is hashed: equal keys are routed equally."""
 
     by: Annotated[KeyWord, one_of(KeyWord)] = "caller"
     """`caller`: the workload, or the token's subject, or the address. `header`: a request header. `client-id`: field 6
-    of a PredictRequest, if the message is short enough to be looked at before it is sent on; the caller otherwise."""
+    of a PredictRequest, if the message is short enough to be read before it is forwarded; the caller otherwise."""
     header: HeaderName | None = None
-    """Which header. Without it in a request, the caller counts."""
+    """The name of the header. If a request lacks it, the key is the caller."""
 
     def __post_init__(self) -> None:
         if (self.by == "header") != (self.header is not None):
-            raise ValueError('"header" goes with "by: header"')
+            raise ValueError('"header" is used with "by: header" only')
 
 
 class Balancing(Part, frozen=True):
-    """Which endpoint gets the next call. Each call is balanced by itself, whatever connection it came on."""
+    """Load balancing. Each request is balanced, whatever connection it arrived on."""
 
     policy: Annotated[BalancingWord, one_of(BalancingWord)] = "least-request"
-    """`least-request`: of two chosen by chance, the one with the smaller product of recent latency (peak EWMA) and
-    calls under way. `round-robin`: in turn. `ring-hash`: the same key goes to the same endpoint as long as it is
-    there."""
+    """`least-request`: of two random endpoints, the one with the smaller product of recent latency (peak EWMA) and
+    requests in flight. `round-robin`: in turn. `ring-hash`: the same key goes to the same endpoint as long as that is
+    available."""
     key: Key = Key()
-    """What `ring-hash` goes by."""
+    """What `ring-hash` hashes."""
     prefer_locality: bool = True
-    """Endpoints of our own locality take every call while at least 70 % of them can."""
+    """Endpoints of the Sidecar's own locality get all requests while at least 70 % of them are available."""
     warm_up: DurationOrZero = 10.0
-    """An endpoint that comes to those that are there begins with a tenth of its share and has all of it after so
-    long, counted from when its model is AVAILABLE, if health is checked, and from its first connection otherwise."""
+    """Slow start: an endpoint that is added to others begins with a tenth of its share and has all of it after this
+    time, counted from when its model is AVAILABLE, if health is checked, and from its first response otherwise."""
 
 
 class BreakerSettings(Part, frozen=True):
@@ -171,53 +171,54 @@ class EjectionSettings(Part, frozen=True):
 
 
 class Health(Part, frozen=True):
-    """Asks endpoints how they are."""
+    """Active health checks."""
 
     check: Annotated[CheckWord, one_of(CheckWord)] = "model-status"
-    """`tcp`: a connection can be opened. `http`: GET `path` is answered with 2xx. `grpc`: grpc.health.v1.Health says
-    SERVING, of each model. `model-status`: GetModelStatus has a version of each model that is AVAILABLE; that is what
-    TensorFlow Serving knows, and `grpc` what a sidecar answers."""
+    """`tcp`: a connection can be opened. `http`: GET `path` is answered with 2xx. `grpc`: grpc.health.v1.Health reports
+    SERVING for each model. `model-status`: GetModelStatus reports an AVAILABLE version of each model; TensorFlow
+    Serving supports this one, a sidecar supports `grpc`."""
     path: Text = "/"
-    """For `http`."""
+    """The path of `http`."""
     models: tuple[Text, ...] = ()
-    """Which models are asked for. Left out: those that routes to this server name."""
+    """The models to check. Left out: those that routes to this server name."""
     interval: Duration = 1.0
-    """Between two checks, give or take a tenth."""
+    """Time between two checks, with 10 % jitter."""
     timeout: Duration = 1.0
-    """An answer that takes longer is none."""
+    """A check that takes longer has failed."""
     unhealthy_after: Count = 2
-    """So many bad checks in a row take an endpoint, or a model on it, out."""
+    """Consecutive failed checks before an endpoint, or a model on it, is marked unhealthy."""
     healthy_after: Count = 1
-    """So many good ones bring it back."""
+    """Consecutive successful checks before it is marked healthy again."""
 
 
 class ServerSpec(Part, frozen=True):
-    """Where the model servers are."""
+    """A set of model servers."""
 
     endpoints: tuple[Endpoint, ...] = ()
     """Processes that serve the same models. This, or `dns`."""
     dns: Dns | None = None
-    """Endpoints are looked up by name."""
+    """Endpoints are resolved by DNS."""
     workload: WorkloadSubject | None = None
-    """Whose certificate a `sidecar` endpoint must show: without it, whoever got hold of an address could answer."""
+    """The workload whose certificate a `sidecar` endpoint must present. Without it, any process that took over an
+    address could answer."""
     hosts: tuple[HostName, ...] = ()
-    """Names by which applications call this server through the outbound port, as host or `:authority`, whatever the
-    port. Its own name is always one of them."""
+    """Host names (host or `:authority`, ignoring the port) that select this server on the outbound port. Its own name
+    is always one of them."""
     connect_timeout: Duration = 1.0
-    """To reach an endpoint. Beside it on loopback this takes microseconds."""
+    """For opening a connection to an endpoint. On loopback this takes microseconds."""
     max_connections: Count | None = None
-    """Connections to one endpoint at a time; requests beyond them wait. Left out: a quarter of the process's limit of
-    open files (RLIMIT_NOFILE)."""
+    """Concurrent connections to one endpoint; further requests wait for one. Left out: a quarter of the process's limit
+    of open files (RLIMIT_NOFILE)."""
     idle_timeout: Duration = 60.0
-    """A connection to an endpoint without a request."""
+    """How long a connection to an endpoint stays open without a request."""
     balancing: Balancing = Balancing()
-    """Which endpoint gets the next call."""
+    """Load balancing."""
     breaker: BreakerSettings = BreakerSettings()
-    """When an endpoint is left alone."""
+    """Circuit breaking."""
     ejection: EjectionSettings = EjectionSettings()
-    """When an endpoint is left alone because it does worse than the others."""
+    """Outlier ejection."""
     health: Health | None = None
-    """Asks endpoints how they are. Left out: only calls tell."""
+    """Active health checks. Left out: only breakers and ejection judge endpoints."""
 
     def __post_init__(self) -> None:
         if (self.dns is not None) == bool(self.endpoints):
@@ -227,7 +228,7 @@ class ServerSpec(Part, frozen=True):
             dns is not None and (dns.sidecar is not None or dns.srv == "sidecar")
         )
         if calls_sidecars and self.workload is None:
-            raise ValueError('"workload" is missing: say whose certificate the sidecars of this server show')
+            raise ValueError('"workload" is missing: name the workload whose certificate these sidecars present')
         if self.workload is not None and self.workload.service_account is None and self.workload.spiffe_id is None:
             raise ValueError('"workload": a namespace is not enough, expected "serviceAccount" too, or "spiffeId"')
 

@@ -1,7 +1,7 @@
 """How single values of a document are written: durations, sizes, addresses, names, globs, SPIFFE ids, URLs.
 
 Each reader takes what YAML or JSON made of the value and returns what the program works with, or raises `ValueError`
-with a sentence for the person who wrote it. Nothing here knows about files, lines or documents.
+with a sentence for the author of the document. Nothing here knows about files, lines or documents.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def read_duration(value: object) -> float:
     """Seconds, above 0 and at most a day. `"250ms"`, `"5s"`, `"1m"`, `"1h"`, or a number of seconds."""
     seconds = read_duration_or_zero(value)
     if seconds == 0:
-        raise ValueError("no time at all: a limit that is not wanted is left out")
+        raise ValueError("must be greater than 0; omit the field to disable the limit")
     return seconds
 
 
@@ -74,7 +74,7 @@ def read_lifetime(value: object) -> float:
     """Seconds, above 0 and at most 366 days: for what lives longer than a request or a connection."""
     seconds = _read_seconds(value, 366 * 86_400, "366 days (8784h)")
     if seconds == 0:
-        raise ValueError("no time at all: nothing could live that long")
+        raise ValueError("must be greater than 0")
     return seconds
 
 
@@ -88,7 +88,7 @@ def _read_seconds(value: object, most: int, called: str) -> float:
             f'expected a duration such as "250ms", "5s" or "1m", or a number of seconds, got {shown(value)}'
         )
     if not 0 <= seconds <= most:
-        raise ValueError(f"{shown(value)} is not between nothing and {called}")
+        raise ValueError(f"{shown(value)} is out of range: expected 0 to {called}")
     return seconds
 
 
@@ -101,7 +101,7 @@ def read_size(value: object) -> int:
     else:
         raise ValueError(f'expected a size such as 65536, "64KiB" or "4MiB", got {shown(value)}')
     if not 0 <= size < 1 << 63:
-        raise ValueError(f"{shown(value)} is no size: expected 0 to 2^63 - 1 bytes")
+        raise ValueError(f"{shown(value)} is out of range: expected 0 to 2^63 - 1 bytes")
     return size
 
 
@@ -183,7 +183,7 @@ def read_header_name(value: object) -> str:
     """The name of a request header, in lower case."""
     if isinstance(value, str) and _HEADER_NAME.fullmatch(value):
         return value
-    raise ValueError(f"expected the name of a header in lower case, got {shown(value)}")
+    raise ValueError(f"expected a header name in lower case, got {shown(value)}")
 
 
 def read_version(value: object) -> str:
@@ -230,7 +230,7 @@ def read_endpoint_address(value: object) -> Address:
     """`HOST:PORT` to connect to: an IP address or a host name."""
     address = _read_address(value)
     if address.port == 0:
-        raise ValueError(f"nothing can be reached at port 0, in {shown(value)}")
+        raise ValueError(f"port 0 cannot be connected to, in {shown(value)}")
     return address
 
 
@@ -245,12 +245,12 @@ def _read_address(value: object) -> Address:
         try:
             return Address(str(ipaddress.IPv6Address(host[1:-1])), int(port))
         except ValueError:
-            raise ValueError(f"{shown(host)} is no IPv6 address, in {shown(value)}") from None
+            raise ValueError(f"{shown(host)} is not an IPv6 address, in {shown(value)}") from None
     if re.fullmatch(r"[0-9.]+", host):
         try:
             return Address(str(ipaddress.IPv4Address(host)), int(port))
         except ValueError:
-            raise ValueError(f"{shown(host)} is no IPv4 address, in {shown(value)}") from None
+            raise ValueError(f"{shown(host)} is not an IPv4 address, in {shown(value)}") from None
     if not _HOST_NAME.fullmatch(host) or len(host) > 253:
         raise ValueError(expected)
     return Address(host, int(port))
@@ -267,15 +267,15 @@ def read_glob(value: object) -> str:
     """A model name, or a glob over model names: `*` is any run of characters, `?` is any one, the rest stands for
     itself."""
     if not isinstance(value, str):
-        raise ValueError(f"expected the name of a model or a glob, got {shown(value)}")
+        raise ValueError(f"expected a model name or a glob, got {shown(value)}")
     if not value:
-        raise ValueError('an empty name matches no model; "*" matches every one')
+        raise ValueError('an empty name matches no model; use "*" to match every model')
     if len(value) > GLOB_LENGTH:
         raise ValueError(f"longer than {GLOB_LENGTH} characters")
     if not value.isprintable():
-        raise ValueError(f"{shown(value)} holds a control character or a line break")
+        raise ValueError(f"{shown(value)} contains a control character or a line break")
     if "**" in value:
-        raise ValueError(f'{shown(value)}: "**" is no different from "*"; write one')
+        raise ValueError(f'{shown(value)}: "**" is the same as "*"; write "*"')
     if value.count("*") > GLOB_STARS:
         raise ValueError(f'{shown(value)} has more than {GLOB_STARS} "*"')
     return value
@@ -300,13 +300,13 @@ def read_spiffe_id(value: object) -> str:
     if len(value) > 2048:
         raise ValueError("longer than the 2048 bytes that a SPIFFE id may have")
     if not _TRUST_DOMAIN.fullmatch(domain):
-        raise ValueError(f"{shown(domain)} is no trust domain, in {shown(value)}")
+        raise ValueError(f"{shown(domain)} is not a trust domain, in {shown(value)}")
     if not segments:
         raise ValueError(f"{shown(value)} names a trust domain, not a workload: a path must follow")
     for segment in segments:
         if not _SPIFFE_SEGMENT.fullmatch(segment) or segment in (".", ".."):
             raise ValueError(
-                f'{shown(segment)} is no path segment of a SPIFFE id, in {shown(value)} ("*" is not taken)'
+                f'{shown(segment)} is not a path segment of a SPIFFE id, in {shown(value)} ("*" is not supported)'
             )
     return value
 
@@ -315,11 +315,11 @@ def read_role_arn(value: object) -> str:
     """The ARN of an IAM role, as a token of AWS STS names it: `arn:aws:iam::ACCOUNT:role/PATH/NAME`."""
     if isinstance(value, str) and _ROLE_ARN.fullmatch(value):
         return value
-    raise ValueError(f'expected the ARN of a role, such as "arn:aws:iam::123456789012:role/quoter", got {shown(value)}')
+    raise ValueError(f'expected a role ARN, such as "arn:aws:iam::123456789012:role/quoter", got {shown(value)}')
 
 
 def read_url(value: object) -> str:
-    """An `https` URL; `http` is taken for loopback only, where nobody can listen in."""
+    """An `https` URL; `http` is accepted for loopback only."""
     expected = f'expected a URL such as "https://login.example/keys", got {shown(value)}'
     if not isinstance(value, str) or len(value) > 2048:
         raise ValueError(expected)
@@ -327,7 +327,7 @@ def read_url(value: object) -> str:
     if not match or "#" in value or int((match[3] or ":0")[1:]) > 65535:
         raise ValueError(expected)
     if match[1] == "http" and match[2] not in _LOOPBACK:
-        raise ValueError(f"{shown(value)} would be fetched in the clear: use https")
+        raise ValueError(f"{shown(value)} would be fetched in plaintext: use https")
     return value
 
 
@@ -356,7 +356,7 @@ def read_path(value: object) -> str:
 
 
 def read_access_log(value: object) -> str:
-    """`stdout`, `off`, or the path of a file, which must contain a `/` so that a slip of the pen names no file."""
+    """`stdout`, `off`, or the path of a file, which must contain a `/` so that a typo does not name a file."""
     text = read_path(value)
     if text in ("stdout", "off") or "/" in text:
         return text

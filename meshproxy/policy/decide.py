@@ -1,8 +1,8 @@
-"""May this caller make this call? Look-ups over compiled roles and bindings, and a bounded memory of decisions.
+"""Authorization decisions: look-ups over compiled roles and bindings, and a bounded cache of decisions.
 
 Deny beats allow; audit never decides; what nothing allows is denied. Every model that a call names must be allowed, and
-one that is denied denies the call. A decision depends on nothing but the caller's SPIFFE id and token and the call, so
-it is remembered by them: whether certificate and token are still valid is asked elsewhere, before.
+one that is denied denies the call. A decision depends only on the caller's SPIFFE id, its token and the call, so it is
+cached by them: whether certificate and token are still valid is checked elsewhere, before.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MEMO_ENTRIES = 8_192
 """About 0.4 KB each, so 3 MB when full. It also bounds how many tokens a policy keeps alive."""
 MEMO_MODELS = 8
 MEMO_TEXT = 512
-"""Names come from callers, who may send long ones and many: a call with more models, or longer names together, is
-decided anew each time."""
+"""Names come from callers, who may send long ones and many: a call with more models, or longer names together, is not
+cached."""
 
 Fits: TypeAlias = dict[int, Fit]
 """Roles (by place) that fit one model of a call, with the best fit of their rules."""
@@ -34,13 +34,13 @@ Fits: TypeAlias = dict[int, Fit]
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """To hold one is to have been authorised."""
+    """Proof that a call was authorised."""
 
     rule: str
     """The binding that allowed it; several, separated by commas, where models of one call are allowed by different
     ones. `no-roles` if there is no role at all."""
     audits: tuple[str, ...] = ()
-    """The audit bindings that fitted."""
+    """The audit bindings that matched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class _Denial:
 
 
 class Policy:
-    """Roles and bindings, ready to decide. Made by `compile_policy`; never changes but for what it remembers."""
+    """Roles and bindings, ready to decide. Made by `compile_policy`; immutable but for its cache."""
 
     def __init__(self, roles: Sequence[tuple[str, Sequence[Rule]]], bindings: Sequence[Binding]) -> None:
         """
@@ -161,7 +161,7 @@ class Policy:
             found = next((binding for binding in allowing if fits.get(binding.role) is Fit.YES), None)
             if found is None:
                 if _token_would_do(matches, (fits for _, fits in parts)):
-                    message = f"{_what(call.verb, model)} needs a token: send one as authorization: Bearer TOKEN"
+                    message = f"{_what(call.verb, model)} requires a token: send authorization: Bearer TOKEN"
                     return _Denial(Reason.UNAUTHENTICATED, message, DEFAULT_DENY, audits)
                 return _denied(call.verb, model, DEFAULT_DENY, audits)
             names[found.name] = None
@@ -179,7 +179,7 @@ class Policy:
         return fits
 
     def _matches(self, caller: Caller, roles: Collection[int]) -> Mapping[Binding, SubjectMatch]:
-        """How every binding to one of the roles stands to the caller, but for those that do not fit at all."""
+        """The bindings to one of the roles whose subjects match the caller, or would with a token."""
         found: list[Sequence[tuple[Binding, Subject]]] = [self._of_any_workload]
         if caller.workload is not None:
             found.append(self._by_spiffe_id.get(caller.workload.spiffe_id, ()))
@@ -190,14 +190,14 @@ class Policy:
         for entries in found:
             for binding, subject in entries:
                 if binding.role in roles:
-                    standing = subject.match(caller)
-                    if standing > matches.get(binding, SubjectMatch.NO):
-                        matches[binding] = standing
+                    match = subject.match(caller)
+                    if match > matches.get(binding, SubjectMatch.NO):
+                        matches[binding] = match
         return matches
 
 
 def _is_small(models: tuple[ModelRef, ...]) -> bool:
-    """The call may be remembered."""
+    """Whether the decision may be cached."""
     text = sum(
         len(model.name) + len(model.version or "") + len(model.label or "") + len(model.signature or "")
         for model in models
@@ -206,7 +206,7 @@ def _is_small(models: tuple[ModelRef, ...]) -> bool:
 
 
 def _token_would_do(matches: Mapping[Binding, SubjectMatch], parts: Iterable[Fits]) -> bool:
-    """Every model is allowed, or would be by a binding that needs a token: then the caller has sent none."""
+    """Whether bindings that need a token, which the caller has not sent, would allow every model."""
     allowing = [binding for binding in matches if binding.action == "allow"]
     return all(any(fits.get(binding.role) is Fit.YES for binding in allowing) for fits in parts)
 

@@ -1,7 +1,6 @@
-"""Why a policy decides as it does: every binding, whether it fits the caller, whether its role fits the call, and why
-not.
+"""Explains a decision: for every binding, whether it matches the caller, whether its role covers the call, and why not.
 
-For people, so it looks at everything and remembers nothing. The decision itself comes from `Policy.decide`.
+For people, so it examines everything and caches nothing. The decision itself comes from `Policy.decide`.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ from meshproxy.refusal import Refusal
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one binding had to say."""
+    """One binding's part in the decision."""
 
     binding: str
     action: str
     role: str
     applies: bool
-    """It had a part in the decision: it allowed, denied, or was audited. For a call of several models, in that of
-    one."""
+    """It allowed, denied or audited the call, or one of its models."""
     caller: tuple[str, ...]
     """Which subject fits the caller, or why not, for each."""
     call: tuple[str, ...]
@@ -43,7 +41,7 @@ class Explanation:
 
 
 def explain(policy: Policy, caller: Caller, call: Call) -> Explanation:
-    """The decision and what every binding had to say. Raises nothing: a refusal is a decision."""
+    """The decision and the part of every binding. Raises nothing: a refusal is a decision."""
     decision: Permit | Refusal
     try:
         decision = policy.decide(caller, call)
@@ -62,7 +60,7 @@ def _step(policy: Policy, binding: Binding, caller: Caller, call: Call) -> Step:
     role, rules = policy.roles[binding.role]
     matches = [subject.match(caller) for subject in binding.subjects]
     if SubjectMatch.YES in matches:
-        about_caller = [f"subjects[{matches.index(SubjectMatch.YES)}] fits"]
+        about_caller = [f"subjects[{matches.index(SubjectMatch.YES)}] matches"]
     else:
         about_caller = [f"subjects[{place}]: {_why_not(each, caller)}" for place, each in enumerate(binding.subjects)]
     parts: list[ModelRef | None] = [*call.models] if call.models else [None]
@@ -90,11 +88,13 @@ def _best(rules: tuple[Rule, ...], verb: Verb, model: ModelRef | None) -> tuple[
 def _about(fit: Fit, rule: Rule | None, action: str, verb: Verb, model: ModelRef | None) -> str:
     if rule is None:
         where = "the server as a whole" if model is None else f"model {shown(model.name)}"
-        return f"no rule is about {verb.value} on {where}" + _told(model)
+        return f"no rule covers {verb.value} on {where}" + _told(model)
     if fit is Fit.YES:
-        return f"rules[{rule.index}] fits"
+        return f"rules[{rule.index}] matches"
     if model is None:
-        untold = 'is not about the server as a whole: that takes models ["*"] without versions, labels or signatures'
+        undetermined = (
+            'does not cover the server as a whole: that requires models ["*"] without versions, labels or signatures'
+        )
     else:
         asked: list[tuple[str, object, object]] = [
             ("version", rule.versions, model.version),
@@ -102,8 +102,10 @@ def _about(fit: Fit, rule: Rule | None, action: str, verb: Verb, model: ModelRef
             ("signature", rule.signatures, model.signature),
         ]
         names = " and no ".join(name for name, wanted, given in asked if wanted and given is None)
-        untold = f"is about certain ones only, and the call names no {names}"
-    return f"rules[{rule.index}] {untold}" + ("" if action == "allow" else f", which counts as fitting for {action}")
+        undetermined = f"covers certain ones only, and the call names no {names}"
+    return f"rules[{rule.index}] {undetermined}" + (
+        "" if action == "allow" else f", which counts as a match for {action}"
+    )
 
 
 def _told(model: ModelRef | None) -> str:

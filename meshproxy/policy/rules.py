@@ -1,6 +1,5 @@
-"""What roles and bindings are made of once compiled, and the two questions they answer: does a rule fit a model of a
-call, and does a subject fit a caller. How many of them there are, and how the right ones are found, is not known
-here."""
+"""Compiled rules and subjects: does a rule fit a model of a call, and does a subject match a caller. `decide` finds the
+ones to ask."""
 
 from __future__ import annotations
 
@@ -12,31 +11,31 @@ from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import ModelRef, Verb
 
 SERVER_WIDE = "*"
-"""The pattern that a rule must list, as it stands, to be about the server as a whole."""
+"""The pattern that a rule must list literally to cover calls about the server as a whole."""
 
 
 class Fit(IntEnum):
-    """How well a rule fits a call. Allowing takes `YES`; denying and auditing take `UNDETERMINED` too: what a call does not
-    tell counts against the caller."""
+    """How well a rule fits a call. Allowing takes `YES`; denying and auditing take `UNDETERMINED` too: what a call does
+    not say counts against the caller."""
 
     NO = 0
     UNDETERMINED = 1
-    """It would, depending on a version, label or signature that the call does not name."""
+    """It depends on a version, label or signature that the call does not name."""
     YES = 2
 
 
 class SubjectMatch(IntEnum):
-    """How a subject, or the best of a binding's subjects, stands to a caller."""
+    """Whether a subject, or the best of a binding's subjects, matches a caller."""
 
     NO = 0
     NEEDS_TOKEN = 1
-    """All that the subject says of the workload is so, but it names a token and the caller has sent none."""
+    """The workload matches, but the subject names a token and the caller has sent none."""
     YES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule of a role, without its models: those are what rules are found by."""
+    """A rule of a role. Rules are found by their models."""
 
     index: int
     """Which of the role's rules, from 0."""
@@ -80,7 +79,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A subject of a binding. What is None is not asked for."""
+    """A subject of a binding. Fields that are None match every caller."""
 
     spiffe_id: str | None
     namespace: str | None
@@ -91,7 +90,7 @@ class Subject:
     iam_role: str | None
 
     def match(self, caller: Caller) -> SubjectMatch:
-        """How it stands to the caller."""
+        """Whether it matches the caller."""
         if not self.fits_workload(caller.workload):
             return SubjectMatch.NO
         if self.issuer is None and self.iam_role is None:
@@ -101,7 +100,7 @@ class Subject:
         return SubjectMatch.YES if self.fits_token(caller.token) else SubjectMatch.NO
 
     def fits_workload(self, workload: Workload | None) -> bool:
-        """The workload is whom it names, or it names none."""
+        """Whether the workload is the one it names, or it names none."""
         if self.spiffe_id is not None:
             return workload is not None and workload.spiffe_id == self.spiffe_id
         if self.namespace is not None:
@@ -113,7 +112,7 @@ class Subject:
         return True
 
     def fits_token(self, token: Token) -> bool:
-        """The token is of the issuer, has every claim and stands for the role, as far as it names them."""
+        """Whether the token has the issuer, every claim and the IAM role that it names."""
         if self.issuer is not None and token.issuer != self.issuer:
             return False
         if self.iam_role is not None and token.iam_role != self.iam_role:
@@ -123,10 +122,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Binding:
-    """A binding: what follows (`action`) for which subjects with which role. Compared by identity."""
+    """A binding of subjects to a role, with an action. Compared by identity."""
 
     index: int
-    """Its place among the documents: where several would decide alike, the first is the one that is named."""
+    """Its place among the documents: of several that decide alike, the first is named."""
     name: str
     action: str
     """`allow`, `deny` or `audit`."""
@@ -136,9 +135,9 @@ class Binding:
 
 
 def has_claim(claims: Mapping[str, object], name: str, wanted: str | int | bool) -> bool:
-    """The claim equals `wanted`, or is a list that holds it.
+    """Whether the claim equals `wanted`, or is a list that contains it.
 
-    `name` is looked for as it stands first; only if there is no such claim do its dots lead into nested objects.
+    `name` is looked up as it is first; only if there is no such claim, its dots select nested objects.
     """
     if name in claims:
         found = claims[name]

@@ -1,9 +1,8 @@
-"""Who may call now, who waits, and who is told at once that it would be in vain: one for each route and model.
+"""Admission control: a concurrency limit and a priority queue before it, one for each route and model.
 
-Calls beyond the limit wait here and not inside the model server, because here the important ones can go first and those
-that come too late can be left out. Whoever would not be served in time is told so when it comes: an early no costs
-nobody anything.
-"""
+Calls beyond the limit wait here and not inside the model server, because here higher priorities go first and calls
+whose deadline has passed are dropped. A call that would miss its deadline is refused when it arrives, when that costs
+least."""
 
 from __future__ import annotations
 
@@ -19,32 +18,32 @@ if TYPE_CHECKING:
 PRIORITIES = 3
 """0 critical, 1 default, 2 sheddable."""
 STEP = 1.05
-"""The usual time of a call is a running median: each call moves it by one twentieth, up or down."""
+"""The usual duration is a running median: each call moves it by one twentieth, up or down."""
 SPARE_TIMES = 64
-"""Times of waiters that are gone are swept when there are more than so many beyond those of who is there."""
+"""Heap entries of waiters that left are swept when there are this many more of them than of present ones."""
 
 
 class Entry(Enum):
-    """What became of somebody who wanted to enter."""
+    """The outcome of `enter`, and of waiting."""
 
     ADMITTED = "admitted"
-    """It may go on, and must leave."""
+    """It may proceed, and must `leave` or be `cancelled`."""
     QUEUED = "queued"
-    """It waits, and will be told."""
+    """It waits, and will be called back."""
     FULL = "full"
-    """Too many wait, or it has waited as long as one may: come back later."""
+    """The queue is full, or its queue timeout is over: retry later."""
     TOO_LATE = "too-late"
-    """It would not be, or was not, served before its deadline."""
+    """It would miss its deadline, or has missed it."""
 
     __hash__ = object.__hash__  # members are single: by identity, in C
 
 
 class Waiter(Protocol):
-    """Whoever waits. It is told once, one or the other, and must not raise: others wait behind it. It may enter, leave
-    and withdraw while it is told. Hashed by identity."""
+    """A call in the queue. One of the methods is called, once, and must not raise: others wait behind it. It may call
+    `enter`, `leave` and `withdraw` meanwhile. Hashed by identity."""
 
     def admitted(self) -> None:
-        """Go on, and leave in the end."""
+        """Proceed, and `leave` in the end."""
 
     def turned_away(self, why: Entry) -> None:
         """`FULL` or `TOO_LATE`."""
@@ -57,18 +56,18 @@ class _Place:
 
     def __init__(self, waiter: Waiter, priority: int, deadline: float, ends: float) -> None:
         self.waiter: Waiter | None = waiter
-        """None: no longer there."""
+        """None: it has left the queue."""
         self.priority = priority
         self.deadline = deadline
         self.ends = ends
-        """When it is sent away: at its deadline, or when it has waited as long as one may."""
+        """When it is turned away: at its deadline, or at the end of the queue timeout."""
 
 
 _Queue: TypeAlias = OrderedDict["Waiter", _Place]
 
 
 class Admission:
-    """A limit, and a queue before it: bounded, by priority, aware of deadlines.
+    """A concurrency limit and a bounded queue before it, with priorities and deadlines.
 
     A call that finds room costs 0.3 us, entering and leaving, with a `FixedLimit`, and 0.45 us with a `GradientLimit`;
     one that waits costs 1.8 us, and one that finds the queue full 0.6 us.
@@ -82,47 +81,47 @@ class Admission:
     def __init__(self, limit: Limit, queue: int, queue_timeout: float) -> None:
         """
         Args:
-            limit: how many may be under way.
-            queue: how many may wait.
-            queue_timeout: seconds that one waits at most.
+            limit: the concurrency limit.
+            queue: the length of the queue.
+            queue_timeout: the longest wait in seconds.
         """
         self.limit = limit
         self.in_flight = 0
-        """Calls under way."""
+        """Calls in flight."""
         self.waiting = 0
         self._size = queue
         self._timeout = queue_timeout
         self._queues: tuple[_Queue, ...] = tuple(OrderedDict() for _ in range(PRIORITIES))
         self._times: list[tuple[float, int, _Place]] = []
-        """A heap of when places end. Those of waiters that are gone stay until they come up, or are swept."""
+        """A heap of the ends of places. Entries of waiters that left stay until they come up, or are swept."""
         self._turn = 0
         self._usual = 0.0
-        """Seconds that a call is under way, about half of the calls; 0.0: not known."""
+        """The median duration of a call in seconds; 0.0: not known."""
         self._reserved = 0
         self._is_handing_out = False
 
     @property
     def next_expiry(self) -> float:
-        """When `expire` has something to do; infinity if nobody waits."""
+        """When `expire` has something to do; infinity if no call waits."""
         times = self._times
         while times and times[0][2].waiter is None:
             heappop(times)
         return times[0][0] if times else inf
 
     def enter(self, waiter: Waiter, priority: int, deadline: float, now: float) -> Entry:
-        """Let `waiter` in, let it wait, or turn it away. It is called back only if the answer is `QUEUED`.
+        """Admit `waiter`, queue it, or turn it away. It is called back only if the result is `QUEUED`.
 
         Args:
             waiter: once at a time.
             priority: 0 critical, 1 default, 2 sheddable.
-            deadline: when its answer must be there; infinity if it has none.
+            deadline: when its response must be complete; infinity if it has none.
             now: monotonic seconds.
         """
         if self.in_flight < self.limit.current and deadline > now:
             if not self.waiting:
                 self.in_flight += 1
                 return Entry.ADMITTED
-            self._hand_out(now)  # the limit has grown since somebody left
+            self._hand_out(now)  # the limit has grown since a call left
             if self.in_flight < self.limit.current and not self.waiting:
                 self.in_flight += 1
                 return Entry.ADMITTED
@@ -141,7 +140,7 @@ class Admission:
         if self.waiting + self._reserved >= self._size:
             if not self._displace(priority):
                 return Entry.FULL
-            if self.in_flight < self.limit.current and not self.waiting:  # whoever was told may have made room
+            if self.in_flight < self.limit.current and not self.waiting:  # the evicted waiter may have made room
                 self.in_flight += 1
                 return Entry.ADMITTED
         ends = min(deadline, now + self._timeout)
@@ -156,12 +155,12 @@ class Admission:
         return Entry.QUEUED
 
     def leave(self, seconds: float, is_ok: bool, now: float) -> None:
-        """A call that was admitted is over; whoever is next may go on.
+        """An admitted call has ended; admit the next ones.
 
         Args:
             seconds: how long the model server had it.
-            is_ok: False if the server has too much to do: it said so, or did not answer in time. Other errors are
-                answers like any other.
+            is_ok: False if the server is overloaded: it refused, or did not answer in time. Other errors count as
+                answers.
             now: monotonic seconds.
         """
         self.limit.finished(seconds, self.in_flight, is_ok, now)
@@ -173,14 +172,14 @@ class Admission:
             self._hand_out(now)
 
     def cancelled(self, now: float) -> None:
-        """A call that was admitted is over and says nothing about the server: its client went away, or it was never
+        """An admitted call has ended and says nothing about the server: its client cancelled it, or it was never
         sent."""
         self.in_flight -= 1
         if self.waiting:
             self._hand_out(now)
 
     def withdraw(self, waiter: Waiter) -> None:
-        """`waiter` waits no longer, and will not be told. Nothing happens if it does not wait."""
+        """Remove `waiter` from the queue without a callback. Nothing happens if it is not queued."""
         for queue in self._queues:
             place = queue.pop(waiter, None)
             if place is not None:
@@ -188,7 +187,7 @@ class Admission:
                 return
 
     def expire(self, now: float) -> None:
-        """Turn away those that have waited too long, or whose deadline has come."""
+        """Turn away calls whose queue timeout or deadline is over."""
         while self.next_expiry <= now:
             place = heappop(self._times)[2]
             waiter = place.waiter
@@ -202,8 +201,8 @@ class Admission:
         self.waiting -= 1
 
     def _displace(self, priority: int) -> bool:
-        """Send away whoever is less important than `priority` and has waited least. The place is kept while it is told:
-        it may come back at once."""
+        """Evict the newest call of the lowest priority below `priority`. Its place stays reserved during the callback:
+        the evicted call may enter again at once."""
         for queue in reversed(self._queues[priority + 1 :]):
             if queue:
                 waiter, place = queue.popitem(last=True)
@@ -217,8 +216,8 @@ class Admission:
         return False
 
     def _hand_out(self, now: float) -> None:
-        """Give what is free to those that wait. Whoever is told may leave at once, and so come back here: the one who
-        is already handing out goes on, so that it does not nest."""
+        """Admit waiting calls up to the limit. A call may leave during its callback and so come back here: the outer
+        loop continues then, so that calls do not nest."""
         if self._is_handing_out:
             return
         self._is_handing_out = True

@@ -1,4 +1,4 @@
-"""What routes have learned, kept when they are compiled anew: a reload must not fill every budget and bucket again."""
+"""State of routes that a reload keeps: recompiling routes must not refill every retry budget and token bucket."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ State = TypeVar("State", RetryBudget, RateLimiter)
 
 
 class CarriedState:
-    """Budgets and rate_limiters by the names of their routes.
+    """Retry budgets and rate limiters by the names of their routes.
 
-    A set of routes that is compiled asks for what it needs, and gets the object of before where the settings are equal.
-    `adopt` says that the set is in use. One that never is changes nothing.
+    While routes are compiled they get the existing object where the settings are equal. `adopt` says that the compiled
+    routes are in use; routes that are never adopted change nothing.
     """
 
     def __init__(self) -> None:
         self._budgets: _Kept[RetryBudget] = _Kept()
-        self._quotas: _Kept[RateLimiter] = _Kept()
+        self._rate_limiters: _Kept[RateLimiter] = _Kept()
 
     def budget(self, name: str, ratio: float, minimum: float) -> RetryBudget:
         """The retry budget of a route."""
         return self._budgets.get(name, (ratio, minimum), lambda: RetryBudget(ratio, minimum))
 
     def rate_limiter(self, name: str, index: int, limit: RateLimit) -> RateLimiter:
-        """The quota of a route's rate limit.
+        """The limiter of one `rateLimits` entry of a route.
 
         Args:
             index: its place among the route's `rateLimits`.
         """
-        return self._quotas.get(
+        return self._rate_limiters.get(
             (name, index),
             limit,
             lambda: RateLimiter(limit.per, limit.requests, limit.bytes, limit.examples, limit.burst),
@@ -45,7 +45,7 @@ class CarriedState:
     def adopt(self) -> None:
         """The routes compiled last are in use: what they did not ask for is forgotten."""
         self._budgets.adopt()
-        self._quotas.adopt()
+        self._rate_limiters.adopt()
 
 
 class _Kept(Generic[State]):

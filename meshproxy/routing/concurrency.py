@@ -1,61 +1,62 @@
-"""How many calls of a model may be under way at its server: a fixed number, or one that is found out.
+"""Concurrency limits of a model's calls: a fixed number, or an adaptive one.
 
-`GradientLimit` compares what calls take now with what they take when the server is not crowded. As long as there is
-little difference, more are let in; what takes much longer is waiting inside the server, where nobody can reorder it,
-and fewer are. The idea is that of Netflix' Gradient2 limit and Envoy's adaptive concurrency filter; known faults of
-theirs are avoided so:
+`GradientLimit` compares the current latency with that of an uncrowded server. As long as they differ little, more calls
+are admitted; calls that take much longer are queued inside the server, where nothing can reorder them, and fewer are
+admitted. The idea is that of Netflix' Gradient2 limit and Envoy's adaptive concurrency filter. Their known faults are
+avoided:
 
 - The calm latency is measured, not remembered as a minimum or a slow average: whenever no more than half of the limit
   is in use, and otherwise by a *probe*, which lowers the limit to one half for a few calls. A slow average learns the
   overload and lets the limit drift up (Netflix/concurrency-limits pull request 134); a minimum never learns that a
   model has become slower, and Envoy's way of going down to three calls costs more than the measurement is worth.
-  A probe that finds the server clearly faster than thought goes down by another half, until it makes no difference;
+  A probe that finds the server clearly faster than expected goes down by another half, until it makes no difference;
   so a limit that began far too high is right after one series of probes. The first goes down twice in any case.
 - Latencies are averaged by their logarithms and compared with the uncertainty of that average: requests of mixed sizes
   make it careful, not jumpy, and a few huge ones do not matter.
-- It grows only while calls are really held up by it, and shrinks only while at least half of it is in use: without load
-  it stays where it is.
+- It grows only while it really delays calls, and shrinks only while at least half of it is in use: without load it does
+  not change.
 - It never falls far by mistake: when it has lost half, it probes. If the server was only slower, not crowded, that is
-  then the new measure.
-- Growth becomes smaller as the tolerance is used up, instead of a constant that is always added.
-- Calls that took a constant time because they all ran out of it do not look calm: they count as overload.
+  then the new calm latency.
+- Growth becomes smaller as the tolerance is used up; nothing constant is always added.
+- Calls that took a constant time because they all timed out do not look calm: they count as overload.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from math import exp, inf, log, sqrt
 from typing import Protocol
 
 TOLERANCE = log(1.5)
-"""Calls may take half as long again as in a calm server. For a server that works on c calls at a time, which all take
-the same, the limit comes to rest at 1.5 c: it is busy all the time, and little waits inside."""
+"""Calls may take half as long again as in a calm server. For a server that works on c equal calls at a time, the limit
+settles at 1.5 c: the server is always busy, and few calls are queued inside."""
 SAMPLES = 20
-"""Calls that are watched before anything is concluded, at least."""
+"""Fewest calls for a conclusion."""
 PROBE_SAMPLES = 10
-"""The same during a probe, which is to be short."""
+"""The same during a probe, which should be short."""
 WINDOW = 0.1
-"""Seconds for which calls are watched, at least; and for twice as long as calls take, so that what is seen is what the
-limit has brought about."""
+"""Seconds of samples for a conclusion, at least; and twice the latency, so that the samples show the effect of the
+limit."""
 OVERLOADED = 0.02
-"""Share of calls that the server turned away, or did not answer in time, above which it is overloaded whatever the
-others took; a single one is chance."""
+"""Share of calls that the server refused, or did not answer in time, above which it is overloaded whatever the latency
+of the others; a single one is chance."""
 MOSTLY = 0.5
-"""Share of such calls from which on it is so even if few calls are under way."""
+"""Share of such calls from which on it is overloaded even if few calls are in flight."""
 CROWDED = 0.25
-"""Share of calls that ended while the limit was reached, from which on it holds calls up."""
+"""Share of calls that ended while the limit was reached, from which on it delays calls."""
 PROBE_SOONEST = 1.0
 PROBE_LATEST = 30.0
 """Seconds between probes: twice as long after each one that found nothing new."""
 PROBE_SHARE = 10
-"""Between probes it is at least so many times as long as the last one took: where calls are slow, probes are."""
+"""The time between probes is at least this many times the duration of the last one."""
 LEARNING = 0.3
-"""How far a measurement moves the calm latency; that of a probe counts whole if it differs by more than chance."""
+"""Weight of a measurement in the calm latency; that of a probe replaces it if it differs by more than chance."""
 FASTEST = 1e-6
-"""Seconds; what is shorter has no logarithm worth anything."""
+"""Seconds; shorter calls count as this long, as their logarithm is meaningless."""
 
 
 class Limit(Protocol):
-    """How many may be under way at a time."""
+    """The most calls in flight."""
 
     current: int
 
@@ -63,15 +64,15 @@ class Limit(Protocol):
         """A call has ended, and `current` may change.
 
         Args:
-            seconds: how long it was under way.
-            in_flight: calls that were, just before it ended; itself among them.
-            is_ok: False if it showed that the server has too much to do: it said so, or did not answer in time.
+            seconds: its duration.
+            in_flight: calls in flight just before it ended, including itself.
+            is_ok: False if it showed that the server is overloaded: it refused, or did not answer in time.
             now: monotonic seconds.
         """
 
 
 class FixedLimit:
-    """Always the same."""
+    """A constant limit."""
 
     __slots__ = ("current",)
 
@@ -82,59 +83,79 @@ class FixedLimit:
         """Nothing changes it."""
 
 
+class _Phase(Enum):
+    """What a `GradientLimit` is doing."""
+
+    WATCHING = "watching"
+    """Calls are measured under the limit."""
+    DRAINING = "draining"
+    """A probe has lowered the limit, and more calls are in flight than it allows: those that end do not count."""
+    PROBING = "probing"
+    """Calls are measured under the lowered limit."""
+
+
+class _Samples:
+    """The calls that ended since the last conclusion."""
+
+    __slots__ = ("failed", "flying", "full", "logs", "lost", "ok", "seconds", "squares")
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.failed = 0
+        self.full = 0
+        """Calls that ended while the limit was reached."""
+        self.flying = 0
+        """Calls in flight, summed over the calls that ended."""
+        self.logs = 0.0
+        self.squares = 0.0
+        """Logarithms of the seconds of successful calls, and their squares, summed."""
+        self.seconds = 0.0
+        """Of successful calls."""
+        self.lost = 0.0
+        """Of failed calls."""
+
+
 class GradientLimit:
-    """As many as the server carries without taking much longer for each (see the module).
+    """An adaptive limit: as many calls as the server carries without its latency rising much (see the module).
 
     `finished` costs 0.2 us; a conclusion is drawn at most ten times a second.
     """
 
     __slots__ = (
-        "_at_last_probe", "_before_probe", "_calm", "_calm_before_probe", "_failed", "_flying", "_full",
-        "_ignore_until", "_interval", "_is_draining", "_is_guess", "_is_probing", "_judge_at", "_least", "_limit",
-        "_logs", "_lost", "_most", "_ok", "_probe_at", "_probe_began", "_samples", "_seconds", "_squares", "_usual",
+        "_at_last_probe", "_before_probe", "_calm", "_calm_before_probe", "_ignore_until", "_interval", "_is_guess",
+        "_judge_at", "_least", "_limit", "_most", "_needed", "_phase", "_probe_at", "_probe_began", "_seen", "_usual",
         "current",
     )  # fmt: skip
 
     def __init__(self, initial: int, least: int, most: int) -> None:
         """
         Args:
-            initial: where it begins.
-            least: it never goes below.
-            most: it never goes above.
+            initial: the first limit.
+            least: the lowest limit.
+            most: the highest limit.
         """
         self.current = initial
         self._limit = float(initial)
-        """What `current` is but for probes; its fractions let small steps add up."""
+        """`current` outside of probes, with fractions, so that small steps add up."""
         self._least = least
         self._most = most
         self._calm: float | None = None
-        """Logarithm of what a call takes when the server is not crowded."""
+        """Logarithm of a call's seconds when the server is not crowded."""
         self._is_guess = False
-        """It was measured in a crowd."""
+        """`_calm` was measured in a crowd."""
         self._usual = 0.0
-        """Seconds that calls took when a conclusion was last drawn."""
-        # What was seen since the last conclusion
-        self._ok = 0
-        self._failed = 0
-        self._full = 0
-        self._flying = 0
-        self._logs = 0.0
-        self._squares = 0.0
-        self._seconds = 0.0
-        self._lost = 0.0
-        """Seconds of those that failed."""
-        self._samples = SAMPLES
-        """Calls that must be seen."""
+        """Mean seconds of a call at the last conclusion."""
+        self._phase = _Phase.WATCHING
+        self._seen = _Samples()
+        self._needed = SAMPLES
+        """Calls that must be seen before a conclusion."""
         self._judge_at = 0.0
         self._ignore_until = 0.0
-        """Until then calls end that began under another limit."""
+        """Calls that end before then began under another limit."""
         # Probes
-        self._is_probing = False
-        self._is_draining = False
-        """A probe has begun, and more calls are under way than it allows."""
         self._before_probe = 0.0
         self._calm_before_probe = 0.0
-        """What calls took when it began, and what was then thought to be calm; logarithms."""
+        """The latency when it began, and what was then taken to be calm; logarithms."""
         self._at_last_probe = self._limit
         self._interval = PROBE_SOONEST
         self._probe_at = 0.0
@@ -143,51 +164,52 @@ class GradientLimit:
     def finished(self, seconds: float, in_flight: int, is_ok: bool, now: float) -> None:
         """A call has ended (`Limit`)."""
         if now < self._ignore_until:
-            if self._is_draining and in_flight <= self.current:
-                self._is_draining = False
+            if self._phase is _Phase.DRAINING and in_flight <= self.current:
+                self._phase = _Phase.PROBING
                 # If the server was crowded, calls now take half of what they took; if it was not, it does not matter.
                 self._begin(now, self._usual / 2)
                 self._judge_at = now + self._usual / 2 + WINDOW
             return
+        seen = self._seen
         if is_ok:
             took = log(seconds) if seconds > FASTEST else log(FASTEST)
-            self._ok += 1
-            self._logs += took
-            self._squares += took * took
-            self._seconds += seconds
+            seen.ok += 1
+            seen.logs += took
+            seen.squares += took * took
+            seen.seconds += seconds
         else:
-            self._failed += 1
-            self._lost += seconds
-        self._flying += in_flight
+            seen.failed += 1
+            seen.lost += seconds
+        seen.flying += in_flight
         if in_flight >= self.current:
-            self._full += 1
-        if now >= self._judge_at and self._ok + self._failed >= self._samples:
+            seen.full += 1
+        if now >= self._judge_at and seen.ok + seen.failed >= self._needed:
             self._judge(now)
 
     def _begin(self, now: float, settle: float) -> None:
-        """Forget what was seen, and watch anew after `settle` seconds."""
-        self._ok = self._failed = self._full = self._flying = 0
-        self._logs = self._squares = self._seconds = self._lost = 0.0
+        """Start new samples after `settle` seconds."""
+        self._seen = _Samples()
         self._ignore_until = now + settle
         self._judge_at = now + settle + max(WINDOW, 2.0 * self._usual)
 
     def _judge(self, now: float) -> None:
-        """Enough was seen: conclude."""
-        ended = self._ok + self._failed
-        flying = self._flying / ended
-        is_full = self._full >= CROWDED * ended
+        """There are enough samples: conclude."""
+        seen = self._seen
+        ended = seen.ok + seen.failed
+        flying = seen.flying / ended
+        is_full = seen.full >= CROWDED * ended
         is_calm = flying <= max(self._least, self._limit / 2)
-        if self._failed > max(1, OVERLOADED * ended):
-            self._overloaded(is_calm and self._failed < MOSTLY * ended, now)
+        if seen.failed > max(1, OVERLOADED * ended):
+            self._overloaded(is_calm and seen.failed < MOSTLY * ended, now)
             return
-        took = self._logs / self._ok
-        spread = max(0.0, self._squares / self._ok - took * took)
-        error = 3.0 * sqrt(spread / self._ok)
-        if self._is_probing:
+        took = seen.logs / seen.ok
+        spread = max(0.0, seen.squares / seen.ok - took * took)
+        error = 3.0 * sqrt(spread / seen.ok)
+        if self._phase is _Phase.PROBING:
             self._probed(took, error, now)
             return
         is_first = self._usual == 0.0
-        self._usual = self._seconds / self._ok
+        self._usual = seen.seconds / seen.ok
         if is_first:
             # Calls were only beginning to pile up.
             self._begin(now, self._usual)
@@ -212,11 +234,10 @@ class GradientLimit:
         elif is_full:
             self._grow(took - self._calm)
         if not is_calm and (self._limit <= self._at_last_probe / 2 or (is_full and now >= self._probe_at)):
-            self._is_probing = True
             self._before_probe = took
             self._calm_before_probe = self._calm
             self._probe_began = now
-            self._samples = PROBE_SAMPLES
+            self._needed = PROBE_SAMPLES
             self._probe(int(self._limit / 2 + 0.5))
         else:
             self._begin(now, settle)
@@ -232,23 +253,23 @@ class GradientLimit:
         self.current = int(self._limit)
 
     def _overloaded(self, is_accident: bool, now: float) -> None:
-        """The server turned calls away, or did not answer. An accident is not the limit's fault: most of it is not in
-        use, and most calls succeed."""
+        """The server refused calls, or did not answer in time. An accident is not due to the limit: most of it is
+        unused, and most calls succeed."""
         self._end_probe()
         if not is_accident:
-            # The share of what was under way that was of any use. Their number says less: a server that refuses does so
-            # in no time, and is asked again at once.
-            useful = self._seconds / (self._seconds + self._lost + FASTEST)
+            # The share of time that led to an answer. The number of refusals says less: a server refuses at once, and
+            # is called again at once.
+            useful = self._seen.seconds / (self._seen.seconds + self._seen.lost + FASTEST)
             self._shrink(min(0.9, max(0.5, useful)))
         self._begin(now, 0.0)
 
     def _probe(self, limit: int) -> None:
         self.current = max(self._least, limit)
-        self._is_draining = True
+        self._phase = _Phase.DRAINING
         self._ignore_until = inf
 
     def _probed(self, took: float, error: float, now: float) -> None:
-        """What calls take with half as many under way is known."""
+        """The latency with half as many calls in flight is known."""
         calm = took if self._calm is None else self._calm
         if self.current > self._least and (self._is_guess or took < calm - max(error, TOLERANCE / 2)):
             # The server was crowded when `calm` was measured. It may still be.
@@ -268,6 +289,6 @@ class GradientLimit:
         self._begin(now, self._usual)
 
     def _end_probe(self) -> None:
-        self._is_probing = False
-        self._samples = SAMPLES
+        self._phase = _Phase.WATCHING
+        self._needed = SAMPLES
         self.current = int(self._limit)

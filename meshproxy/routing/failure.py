@@ -1,4 +1,4 @@
-"""How a try at an endpoint ended, in the words of whoever decides what follows: breaker, balancer and retry rule."""
+"""How an attempt failed, as breakers, balancers and retry rules classify it."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from enum import Enum
 
 
 class Failure(Enum):
-    """What went wrong. The values are the words of `retries.reasons`, where a document may say them."""
+    """A failed attempt. The values are those of `retries.reasons`, where a document may name them."""
 
     CONNECT = "connect-failure"
     """No connection: nothing was sent."""
     REFUSED = "refused-stream"
-    """The server said that it has not looked at the request (RST_STREAM with REFUSED_STREAM)."""
+    """The server has not processed the request (RST_STREAM with REFUSED_STREAM)."""
     GOAWAY = "goaway"
-    """The same, of a connection that goes away: the stream is above the last one it serves (RFC 9113 section 6.8)."""
+    """The same after GOAWAY: the stream is above the last one that is processed (RFC 9113 section 6.8)."""
     RESET = "reset"
-    """Broken off, or not to be read, before the answer was complete."""
+    """Reset, or malformed, before the response was complete."""
     TIMEOUT = "timeout"
-    """Nothing of an answer came within the time of a try."""
+    """No byte of a response within `tryTimeout`."""
     UNAVAILABLE = "unavailable"
     """gRPC status UNAVAILABLE."""
     GATEWAY = "gateway-error"
     """HTTP status 502, 503 or 504."""
     ERROR = "error"
-    """Another answer that is the server's fault: INTERNAL, UNKNOWN or DATA_LOSS, or 500. Never tried again."""
+    """Another server error: INTERNAL, UNKNOWN or DATA_LOSS, or 500. Never retried."""
     OVERLOADED = "overloaded"
-    """RESOURCE_EXHAUSTED or 429: it works, and has too much to do. Neither tried again nor held against it."""
+    """RESOURCE_EXHAUSTED or 429: overloaded. Neither retried nor counted by breakers."""
 
     __hash__ = object.__hash__  # members are single: by identity, in C
 
     @property
     def is_unsent(self) -> bool:
-        """The model server has not begun with the request: another try cannot do anything twice."""
+        """The model server has not processed the request: a retry cannot repeat anything."""
         return self in _UNSENT
 
     @property
     def is_of_endpoint(self) -> bool:
-        """Whatever model was called, the endpoint is to blame."""
+        """The endpoint failed, independent of the model."""
         return self in _ENDPOINT
 
     @property
     def is_of_model(self) -> bool:
-        """The endpoint answered; something is wrong with this model on it."""
+        """The endpoint answered; the model on it failed."""
         return self in _MODEL
 
 
@@ -59,10 +59,10 @@ _HTTP = {
 
 
 def of_grpc(status: int | None) -> Failure | None:
-    """The failure that a gRPC status stands for, a missing one too; None if the server did its part."""
+    """The failure that a gRPC status stands for, a missing one too; None if it is not a failure of the server."""
     return _GRPC.get(status) if status is not None else Failure.ERROR
 
 
 def of_http(status: int) -> Failure | None:
-    """The failure that an HTTP status stands for; None if the server did its part."""
+    """The failure that an HTTP status stands for; None if it is not a failure of the server."""
     return _HTTP.get(status)

@@ -1,4 +1,4 @@
-"""The `match` of a route: is it for this request?"""
+"""The `match` of a route."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Condition:
-    """One of a route's matches: everything that it names must fit."""
+    """One of a route's matches: everything that it names must match."""
 
     __slots__ = ("_headers", "_subject")
 
@@ -27,8 +27,8 @@ class Condition:
         self._subject = compile_subject(match.caller, trust_domain) if match.caller is not None else None
 
     def fits(self, headers: Headers, caller: Caller) -> bool:
-        """The request is one of those. A header that comes twice fits nothing, whatever its values: which of them the
-        model server would believe is not known."""
+        """Whether the request matches. A header that occurs twice matches nothing, whatever its values: which of them
+        the model server would use is unknown."""
         for wanted in self._headers:
             name = wanted[0]
             if [field for field in headers if field[0] == name] != [wanted]:

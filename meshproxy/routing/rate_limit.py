@@ -1,8 +1,8 @@
-"""How much a second: token buckets that may go into debt, and the rate_limiters of a route made of them.
+"""Rate limits of a route: token buckets that may go into debt.
 
-Calls are counted before they are let in, so a bucket of calls never goes below zero. Bytes and examples are known only
-as they come: a call is let in while its bucket is not in debt, what it takes is charged afterwards, and those who come
-next wait until the debt is repaid.
+Requests are counted before they are admitted, so their bucket never goes below zero. Bytes and examples are known only
+while they arrive: a call is admitted while these buckets are not in debt, its cost is charged afterwards, and later
+calls are refused until the debt is repaid.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import TypeAlias
 from meshproxy.config.routes import PerWord
 
 MAX_BUCKETS = 8_192
-"""Callers (and models) that one quota keeps apart: about 5 MB when full, with all three limits set."""
+"""Keys (callers and models) of one limiter: about 5 MB when full, with all three limits set."""
 LOOKED_AT = 16
-"""Entries that are looked at, to find one worth forgetting, when a quota is full and another caller comes."""
+"""Entries that are examined for eviction when a limiter is full and a new key comes."""
 ROUNDING = 1e-6
-"""Seconds that somebody may come too early. Differences of clocks are not exact, and who waited as long as he was told
-is not to be turned away for it. What is taken early is missing afterwards, so it does not add up."""
+"""Seconds by which a call may be early: clock differences are not exact, and a client that waited for `retry-after`
+must not be refused again. What is taken early is missing afterwards, so it does not add up."""
 
 
 class Bucket:
-    """Fills with `rate` a second up to `burst`. It is full when it is made.
+    """A token bucket that fills with `rate` a second up to `burst`. A new one is full.
 
-    What is left is kept as the moment at which it will be full again: nothing is written while nothing is taken, and a
-    refusal changes nothing.
+    Stored as the time at which it will be full again: nothing is written while nothing is taken, and a refusal changes
+    nothing.
     """
 
     __slots__ = ("_per_unit", "_span", "full_at")
@@ -41,11 +41,11 @@ class Bucket:
         self._per_unit = 1.0 / rate
         self._span = burst / rate
         self.full_at = -inf
-        """When it is full again; in the past if it is full."""
+        """Monotonic seconds; in the past if it is full."""
 
     def take(self, amount: float, now: float) -> float:
-        """Take `amount`, if so much is left: 0.0. Otherwise take nothing and say after how many seconds it will be.
-        More than `burst` is never left. Costs 0.07 us."""
+        """Take `amount` and return 0.0, or take nothing and return the seconds until it would be available. More than
+        `burst` never is. Costs 0.07 us."""
         full_at = self.full_at
         if full_at < now:
             full_at = now
@@ -57,7 +57,7 @@ class Bucket:
         return 0.0
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until `take` would succeed, 0.0 if it would now. With 0 for `amount`: until there is no debt."""
+        """Seconds until `take` would succeed, 0.0 if now. With `amount` 0: until the debt is repaid."""
         full_at = self.full_at
         if full_at < now:
             full_at = now
@@ -65,22 +65,22 @@ class Bucket:
         return wait if wait > ROUNDING else 0.0
 
     def charge(self, amount: float, now: float) -> None:
-        """Take `amount` whether it is left or not: it may go below zero."""
+        """Take `amount` even if the bucket goes into debt."""
         self.full_at = max(now, self.full_at) + amount * self._per_unit
 
     def left(self, now: float) -> float:
-        """What is left; below zero: the debt."""
+        """Available units; negative: the debt."""
         return (self._span - max(0.0, self.full_at - now)) / self._per_unit
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A call must wait."""
+    """A call is refused for now."""
 
     retry_after: float
-    """Seconds after which it is let in, if nobody else takes anything in the meantime."""
+    """Seconds after which it would be admitted, if no other call takes anything in the meantime."""
     what: str
-    """`requests`, `bytes` or `examples`: the one that takes longest."""
+    """`requests`, `bytes` or `examples`: the limit that takes longest."""
 
 
 class _Account:
@@ -103,9 +103,9 @@ _Key: TypeAlias = str | tuple[str, str]
 class RateLimiter:
     """One `rateLimits` entry of a route: buckets for each model, or for each caller of each model.
 
-    The number of keys is bounded by `MAX_BUCKETS`. Forgetting a key whose buckets are full loses nothing, so those go
-    first; otherwise the one that is nearest to being full goes, among the few that have stood longest. Whoever holds
-    thousands of identities can have his debts forgotten, and could as well use each identity once.
+    The number of keys is bounded by `MAX_BUCKETS`. Evicting a key whose buckets are full loses nothing, so those go
+    first; otherwise the one nearest to being full goes, among the few oldest. A caller with thousands of identities can
+    have its debts evicted, but could as well use each identity once.
     """
 
     __slots__ = ("_accounts", "_burst_seconds", "_bytes", "_examples", "_is_per_model", "_requests")
@@ -120,11 +120,11 @@ class RateLimiter:
     ) -> None:
         """
         Args:
-            per: who shares a bucket: all calls of a model, or those of one caller of a model.
-            requests: calls a second; None: any number. One call is always let in, however small rate and burst are.
+            per: what shares a bucket: all calls of a model, or those of one caller of a model.
+            requests: calls a second; None: unlimited. The burst is one call at least, however small the rate.
             bytes: bytes of request bodies a second.
             examples: rows of batches a second.
-            burst_seconds: how much may come at once, in seconds' worth.
+            burst_seconds: the burst, in seconds of the rate.
         """
         self._is_per_model = per == "model"
         self._requests = requests
@@ -134,12 +134,12 @@ class RateLimiter:
         self._accounts: OrderedDict[_Key, _Account] = OrderedDict()
 
     def __len__(self) -> int:
-        """Keys that are remembered."""
+        """The number of keys."""
         return len(self._accounts)
 
     def admit(self, model: str, caller_key: str, now: float) -> Denied | None:
-        """Count a call, or say why it must wait; then nothing is counted. Costs 0.15 us with a limit of calls,
-        0.35 us with all three, 11 us for a new key when the quota is full."""
+        """Count a call, or refuse it without counting it. Costs 0.15 us with a limit of requests, 0.35 us with all
+        three, 11 us for a new key when the limiter is full."""
         key: _Key = model if self._is_per_model else (caller_key, model)
         account = self._accounts.get(key)
         if account is None:
@@ -154,7 +154,7 @@ class RateLimiter:
         return None
 
     def charge(self, model: str, caller_key: str, bytes: float, examples: float, now: float) -> None:  # noqa: A002
-        """What a call that was let in took; may be called several times for one, as its body comes."""
+        """The cost of an admitted call; may be called several times for one call, as its body arrives."""
         key: _Key = model if self._is_per_model else (caller_key, model)
         account = self._accounts.get(key)
         if account is None:
@@ -166,7 +166,7 @@ class RateLimiter:
 
     def _open(self, key: _Key, now: float) -> _Account:
         if len(self._accounts) >= MAX_BUCKETS:
-            self._forget(now)
+            self._evict(now)
         account = _Account(
             self._bucket(self._requests, 1.0), self._bucket(self._bytes, 0.0), self._bucket(self._examples, 0.0)
         )
@@ -176,11 +176,11 @@ class RateLimiter:
     def _bucket(self, rate: float | None, least: float) -> Bucket | None:
         return None if rate is None else Bucket(rate, max(least, rate * self._burst_seconds))
 
-    def _forget(self, now: float) -> None:
-        """Make room for one, and drop what else is full of the entries that come by.
+    def _evict(self, now: float) -> None:
+        """Evict one key, and those of the examined ones that are full.
 
-        They are gone through in turn, a few each time: looking at all of them took a millisecond, and who brings a new
-        key with each call would make every call pay for it.
+        A few are examined each time, in turn: examining all took a millisecond, and a caller with a new key for each
+        call would make every call pay for it.
         """
         accounts = self._accounts
         key, account = next(iter(accounts.items()))

@@ -1,7 +1,7 @@
-"""When a call is tried again, and how many of those there may be.
+"""Retries: which failures are retried, and the retry budget.
 
-A retry is for a call that met bad luck. When many calls need one it is no longer luck, and retries would only multiply
-the load of what is down: so the rule says which calls, and the budget how many of all.
+A retry helps a single unlucky call. When many calls fail, retries only multiply the load of a failing server, so the
+budget bounds them.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WINDOW = 10
-"""Seconds over which a budget's ratio is kept."""
+"""Seconds over which the ratio of a budget is measured."""
 
 
 class Skip(Enum):
-    """Why a failed call was not tried again. The values are words of a metric's label."""
+    """Why a failed call was not retried. The values are those of a metric's label."""
 
     REASON = "reason"
     """The rule does not name the failure."""
     VERB = "verb"
-    """A call that must not be made twice may have reached the model server."""
+    """The verb is not idempotent, and the call may have reached the model server."""
     ATTEMPTS = "attempts"
-    """It has been tried as often as the rule allows."""
+    """All attempts are used."""
     BUDGET = "budget"
-    """Too many retries already."""
+    """The retry budget is exhausted."""
     BODY = "body"
-    """The body was sent, and is not kept: it is longer than `replayBytes`."""
+    """The body was sent and is not in the replay buffer: it is longer than `replayBytes`."""
     ANSWERED = "answered"
-    """The client has got the beginning of an answer."""
+    """A part of the response was sent to the client."""
     DEADLINE = "deadline"
-    """There is no time left for another try."""
+    """No time is left for another attempt."""
     NO_ENDPOINT = "no-endpoint"
-    """No other endpoint can be called."""
+    """No other endpoint is available."""
 
     __hash__ = object.__hash__  # members are single: by identity, in C
 
@@ -50,22 +50,22 @@ class RetryRule:
 
     def __init__(self, retries: Retries) -> None:
         self.attempts = retries.attempts
-        """Tries altogether."""
+        """Attempts in total."""
         self.reasons = frozenset(map(Failure, retries.reasons))
         self.verbs = frozenset(map(Verb, retries.verbs))
         self.backoff = retries.backoff
         self.backoff_max = retries.backoff_max
         self.replay_bytes = retries.replay_bytes
-        """How much of a body is kept."""
+        """The replay buffer of one request."""
         self.hedge_after = retries.hedge_after
-        """Seconds after which a second try goes out beside the first."""
+        """Seconds without a response after which a hedged attempt is sent."""
 
     def skip(self, failure: Failure, verb: Verb | None, tries: int) -> Skip | None:
-        """Why the call is not tried again, as far as the rule knows; None: it is.
+        """Why the call is not retried, as far as the rule decides that; None: it is.
 
         Args:
-            verb: None if it is not known yet what is called: then only what was never sent is tried again.
-            tries: how many there have been, the first among them.
+            verb: None if it is not known yet: then only calls that were never sent are retried.
+            tries: attempts so far, including the first.
         """
         if failure not in self.reasons:
             return Skip.REASON
@@ -74,11 +74,11 @@ class RetryRule:
         return Skip.ATTEMPTS if tries >= self.attempts else None
 
     def wait(self, tries: int, draw: Callable[[], float]) -> float:
-        """Seconds before the next try: none before the second one, then anything up to a bound that doubles each time
-        (full jitter, so that those who failed together do not come back together).
+        """Seconds before the next attempt: none before the second one, then random up to a bound that doubles each time
+        (full jitter, so that calls that failed together are not retried together).
 
         Args:
-            tries: how many there have been, the first among them.
+            tries: attempts so far, including the first.
             draw: a number from 0 to below 1.
         """
         if tries < 2:
@@ -88,13 +88,13 @@ class RetryRule:
 
 OUTBOUND_DEFAULTS = Retries()
 INBOUND_DEFAULTS = Retries(attempts=2, reasons=("connect-failure", "refused-stream", "goaway"), replay_bytes=64 << 10)
-"""Our own model server is the only one there is: a second try helps where it has not seen the first."""
+"""Our own model server is the only endpoint: a retry helps only if it has not seen the first attempt."""
 OUTBOUND_RETRIES = RetryRule(OUTBOUND_DEFAULTS)
 INBOUND_RETRIES = RetryRule(INBOUND_DEFAULTS)
 
 
 class RetryBudget:
-    """How many retries there may be: a ratio of the calls of the last ten seconds, and a few each second in any case.
+    """A retry budget: a ratio of the calls of the last ten seconds, and a minimum each second.
 
     In any ten seconds at most `ratio` x calls are taken from the ratio. Beside them, in any time T at most
     `minimum` x T and one second's worth (one at least) are taken from the minimum, which is used first.
@@ -124,13 +124,13 @@ class RetryBudget:
         self._before = 0.0  # what the seconds before this one leave of the ratio
 
     def deposit(self, now: float) -> None:
-        """A call begins."""
+        """Count a call."""
         if now >= self._second + 1:
             self._turn(now)
         self._calls += 1
 
     def withdraw(self, now: float) -> bool:
-        """A retry wants to go out: whether it may."""
+        """Whether a retry is within the budget; counts it then."""
         if now >= self._second + 1:
             self._turn(now)
         self._spare = min(self._most, self._spare + (now - self._since) * self._minimum)
@@ -144,7 +144,7 @@ class RetryBudget:
         return False
 
     def _turn(self, now: float) -> None:
-        """Another second begins."""
+        """Begin another second."""
         second = int(now)
         passed = second - self._second
         calls, spent = self._rings

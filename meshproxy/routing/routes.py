@@ -200,7 +200,7 @@ def compile_routes(
     timeout: float | None,
     routes: Sequence[ModelRoute],
     trust_domain: str,
-    live: CarriedState,
+    carried: CarriedState,
 ) -> Routes:
     """Compile the documents that hold for one direction.
 
@@ -208,10 +208,10 @@ def compile_routes(
         server: where calls go whose route names no server; None: to the base server of the request.
         timeout: seconds that an exchange may take where its route does not say.
         trust_domain: whose namespaces and service accounts a `match` means.
-        live: gives budgets and rate_limiters; `adopt` it when the routes of all directions are in use.
+        carried: gives budgets and rate limiters; `adopt` it when the routes of all directions are in use.
     """
     retry, retries = _RETRIES[direction]
-    budget = live.budget(f"{direction}/", retries.budget_ratio, retries.budget_min)
+    budget = carried.budget(f"{direction}/", retries.budget_ratio, retries.budget_min)
     default = Route("", server, timeout=timeout, retry=retry, budget=budget)
     patterns: list[tuple[str, tuple[Condition, ...], Route]] = []
     for document in routes:
@@ -220,13 +220,13 @@ def compile_routes(
         matches = [match for match in spec.match if direction == "inbound" or match.caller is None]
         if direction in spec.directions and (matches or not spec.match):
             conditions = tuple(Condition(match, trust_domain) for match in matches)
-            route = _compile(direction, server, timeout, document, live)
+            route = _compile(direction, server, timeout, document, carried)
             patterns += [(pattern, conditions, route) for pattern in dict.fromkeys(spec.models)]
     return Routes(default, patterns)
 
 
 def _compile(
-    direction: Direction, default_server: str | None, timeout: float | None, document: ModelRoute, live: CarriedState
+    direction: Direction, default_server: str | None, timeout: float | None, document: ModelRoute, carried: CarriedState
 ) -> Route:
     spec = document.spec
     # Each direction has budgets and rate_limiters of its own: calls of the one are not to use up what the other has.
@@ -255,9 +255,9 @@ def _compile(
         try_timeout=spec.try_timeout,
         idle_timeout=spec.idle_timeout,
         retry=retry,
-        budget=live.budget(name, retries.budget_ratio, retries.budget_min),
+        budget=carried.budget(name, retries.budget_ratio, retries.budget_min),
         concurrency=spec.concurrency,
-        rate_limiters=tuple(live.rate_limiter(name, index, limit) for index, limit in enumerate(spec.rate_limits)),
+        rate_limiters=tuple(carried.rate_limiter(name, index, limit) for index, limit in enumerate(spec.rate_limits)),
         counts_examples=any(limit.examples is not None for limit in spec.rate_limits),
         priority=PRIORITIES[spec.priority],
     )

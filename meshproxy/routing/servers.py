@@ -1,4 +1,4 @@
-"""Which `ModelServer` a call of our application is for, as far as the request says it without its model."""
+"""The `ModelServer` that an outbound request selects by header, authority or original destination."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 HEADER = b"x-model-server"
 UNKNOWN: Final = ""
-"""No server's name: the header names one that there is not. Whoever asked for it must not get another."""
+"""The header names a server that does not exist: the call must not go to another one."""
 
 MEMO_ENTRIES = 1_024
 AUTHORITY_BYTES = 512
-"""A longer authority names nobody: host names have 253 characters at most. Nor is it remembered."""
+"""A longer authority selects no server, as host names have 253 characters at most, and is not cached."""
 
 _PORT = re.compile(rb":[0-9]*\Z")
 
@@ -46,7 +46,7 @@ class Servers:
         """Authorities looked up so far, bounded: the application chooses them."""
 
     def find(self, authority: bytes, header: bytes | None, original: str) -> str | None:
-        """The name of the server, by the first of these that says it; None if none does.
+        """The name of the server, by the first of these that selects one; None if none does.
 
         Args:
             authority: `:authority` or `host`; its port does not matter, nor does case.

@@ -1,4 +1,4 @@
-"""Shares of the calls of a route, and how the version of a share is written into a call."""
+"""The weighted split of a route, and how the version of a destination is written into a call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshproxy.inference.call import Call, ModelRef
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
-    """A share of the calls, and where it goes. Compared by identity."""
+    """A weighted destination. Compared by identity."""
 
     weight: int
     server: str | None = None
@@ -80,7 +80,7 @@ def _settled(model: ModelRef, arm: Arm | None, labels: Mapping[str, str]) -> Mod
 
 
 def aim(call: Call, version: str | None, label: str | None) -> Call:
-    """The call for that version or label, whatever it names itself: what a mirror asks for. The same object if both are
+    """The call with that version or label, whatever it names itself: for mirroring. The same object if both are
     None, and for calls that no single version answers."""
     if (version is None and label is None) or not call.verb.is_versioned:
         return call

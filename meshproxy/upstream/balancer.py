@@ -1,7 +1,7 @@
-"""Which endpoint gets the next call: three policies with one interface, and the preference for our own locality.
+"""Load balancing: three policies with one interface, and the preference for the own locality.
 
-Pure: time comes in as `now`, chance as `choose`, and who may be called at all as `allows`. Each policy considers an
-endpoint that warms up as often as its share says (`PeakEwma.share`), and never says that there is nobody while anybody is
+Pure: time comes in as `now`, random numbers as `choose`, and which endpoints are available as `allows`. Each policy
+considers an endpoint in slow start as often as its share says (`PeakEwma.share`), and always finds one while any is
 allowed.
 """
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from meshproxy.upstream.peak_ewma import PeakEwma
 
 POINTS = 100
-"""Of each member on the ring: what members get differs by a tenth (1 / sqrt(POINTS)), give or take."""
+"""Of each member on the ring: the shares of members differ by about a tenth (1 / sqrt(POINTS))."""
 ENOUGH_USABLE = 0.7
-"""Endpoints of our own locality take every call while so many of them are usable."""
+"""Share of the endpoints of the own locality that must be usable for them to get all calls."""
 
 ALIKE = 0.5
-"""Of latencies that are alike, none is less than so much of the other."""
+"""Two latencies are alike if neither is less than this share of the other."""
 _FINE = 1 << 16
-"""Steps in which a share is compared with chance."""
+"""Steps in which a share is compared with a random number."""
 _POINTS = Struct(f">{POINTS}Q")
 _NUMBER_BITS = 24
 _NUMBER = (1 << _NUMBER_BITS) - 1
@@ -33,19 +33,19 @@ _MASK = (1 << 64) - 1
 
 
 class Member(Protocol):
-    """An endpoint, as far as balancers look at it."""
+    """What balancers need of an endpoint."""
 
     @property
     def key(self) -> str:
-        """Its address, or what else stays the same and is no other member's: where it is on the ring."""
+        """A stable, unique name, such as its address: its position on the ring."""
 
     @property
     def locality(self) -> str:
-        """Where it is, such as a zone; empty if nobody said."""
+        """Its locality, such as a zone; empty if unknown."""
 
     @property
     def load(self) -> PeakEwma:
-        """What it has to do."""
+        """Its latency and calls in flight."""
 
 
 MemberT = TypeVar("MemberT", bound=Member)
@@ -55,24 +55,23 @@ class Balancer(Protocol[MemberT]):
     """Chooses among its members."""
 
     def update(self, members: Sequence[MemberT]) -> None:
-        """These are the members from now on."""
+        """Replace the members."""
 
     def pick(self, now: float, key: int | None, allows: Callable[[MemberT], bool]) -> MemberT | None:
-        """The member for the next call. `allows` says who may be called and changes nothing by being asked.
+        """The member for the next call.
 
         Args:
             now: monotonic seconds.
-            key: what stays the same from call to call, for policies that go by it: 64 bits count.
-            allows: who may be called.
+            key: the hash key, for policies that use it: 64 bits count.
+            allows: whether a member is available; it must have no side effects.
 
-        Returns: None if nobody is allowed; every member was asked then.
+        Returns: None if no member is allowed; every member was asked then.
         """
 
 
 def preferred(members: Sequence[MemberT], locality: str, usable: Callable[[MemberT], bool]) -> Sequence[MemberT]:
-    """The members of our own locality, if there are any and at least 70 % of them are usable; all members otherwise.
-
-    Without a locality of our own, nobody is nearer than anybody else.
+    """The members of the own locality, if there are any and at least 70 % of them are usable; all members otherwise,
+    and without an own locality.
     """
     if not locality:
         return members
@@ -83,10 +82,10 @@ def preferred(members: Sequence[MemberT], locality: str, usable: Callable[[Membe
 
 
 class LeastRequest(Generic[MemberT]):
-    """Of two members chosen by chance, the better one by their load (the power of two choices).
+    """Of two random members, the one with the lower load (the power of two choices).
 
-    Nobody is compared with everybody, so the cost does not grow with the members, and sidecars that know the same of
-    the same endpoints do not all run to the same one.
+    The cost does not grow with the number of members, and sidecars with the same view of the same endpoints do not all
+    choose the same one.
 
     `pick` costs 0.1 us with one member and 0.6 us with 3 as with 100, with a `choose` like `int(random() * n)`;
     `random.randrange` adds 0.1 us. If one of the two is out, it is 1 us with 3 members and 6 us with 100.
@@ -95,22 +94,22 @@ class LeastRequest(Generic[MemberT]):
     __slots__ = ("_choose", "_members", "_others", "_pairs")
 
     def __init__(self, choose: Callable[[int], int]) -> None:
-        """`choose(n)` is one of 0 to n - 1 by chance, like `random.randrange`."""
+        """`choose(n)` is a random number from 0 to n - 1, like `random.randrange`."""
         self._choose = choose
         self._members: list[MemberT] = []
         self._others = -1
-        """How many members there are beside any one of them."""
+        """The number of members less one."""
         self._pairs = 0
-        """How many ordered pairs of members there are: one number chosen by chance is two members."""
+        """The number of ordered pairs of members: one random number selects two members."""
 
     def update(self, members: Sequence[MemberT]) -> None:
-        """These are the members from now on."""
+        """Replace the members."""
         self._members = list(members)
         self._others = len(members) - 1
         self._pairs = len(members) * self._others
 
     def pick(self, now: float, key: int | None, allows: Callable[[MemberT], bool]) -> MemberT | None:
-        """The better of two; `key` does not matter."""
+        """The better of two; `key` is ignored."""
         members = self._members
         others = self._others
         if others < 1:
@@ -125,8 +124,8 @@ class LeastRequest(Generic[MemberT]):
         return _better(one, other, now)
 
     def _replace(self, one: MemberT, other: MemberT, now: float, allows: Callable[[MemberT], bool]) -> MemberT | None:
-        """The better of two, of whom one is perhaps out: then another one comes in its place, as if all members had
-        been put in a row by chance and these were the first two who are in. Goes through all members, but only then."""
+        """The better of two, replacing those that are unavailable: as if all members were shuffled and these were the
+        first two that are available. Examines all members, but only then."""
         choose = self._choose
         is_one_in = allows(one) and _takes_part(one.load, now, choose)
         is_other_in = allows(other) and _takes_part(other.load, now, choose)
@@ -140,7 +139,7 @@ class LeastRequest(Generic[MemberT]):
         if is_one_in or is_other_in:
             kept = one if is_one_in else other
             return _better(kept, rest[choose(len(rest))], now) if rest else kept
-        # Nobody takes part: whoever is allowed is warming up, and they may as well be compared with each other.
+        # All that are allowed are in slow start: compare them with each other.
         rest = rest or [member for member in self._members if allows(member)]
         if len(rest) < 2:
             return rest[0] if rest else None
@@ -150,33 +149,33 @@ class LeastRequest(Generic[MemberT]):
 
 
 class RoundRobin(Generic[MemberT]):
-    """Each in turn, whatever its load. Who is not allowed, or has no part in this round because it warms up, is passed
-    over, and the one after it is not next once more: among the others turns stay equal.
+    """Each in turn, whatever its load. A member that is not allowed, or has no part in this round because of slow
+    start, is skipped, and the next one does not get an extra turn: turns of the others stay equal.
 
-    `pick` costs 0.2 us, and 0.05 us for each member that is passed over.
+    `pick` costs 0.2 us, and 0.05 us for each member that is skipped.
     """
 
     __slots__ = ("_choose", "_members", "_turn")
 
     def __init__(self, choose: Callable[[int], int]) -> None:
-        """`choose` as for `LeastRequest`: says who is first, so that sidecars do not begin with the same one."""
+        """`choose` as for `LeastRequest`: selects the first member, so that sidecars do not begin with the same one."""
         self._choose = choose
         self._members: list[MemberT] = []
         self._turn = 0
-        """Whose turn it is."""
+        """The index of the next member."""
 
     def update(self, members: Sequence[MemberT]) -> None:
-        """These are the members from now on. The round goes on where it was."""
+        """Replace the members. The round continues where it was."""
         if members:
             self._turn = self._turn % len(members) if self._members else self._choose(len(members))
         self._members = list(members)
 
     def pick(self, now: float, key: int | None, allows: Callable[[MemberT], bool]) -> MemberT | None:
-        """The next in turn; `key` does not matter."""
+        """The next in turn; `key` is ignored."""
         members = self._members
         count = len(members)
         turn = self._turn
-        passed_over = -1
+        skipped = -1
         for _ in range(count):
             member = members[turn]
             following = turn + 1 if turn + 1 < count else 0
@@ -184,28 +183,28 @@ class RoundRobin(Generic[MemberT]):
                 if not member.load.is_warming or _takes_part(member.load, now, self._choose):
                     self._turn = following
                     return member
-                if passed_over < 0:
-                    passed_over = turn
+                if skipped < 0:
+                    skipped = turn
             turn = following
-        if passed_over < 0:
+        if skipped < 0:
             return None
-        # Whoever is allowed is warming up: then they go in turn like any others.
-        self._turn = (passed_over + 1) % count
-        return members[passed_over]
+        # All that are allowed are in slow start: then they take turns.
+        self._turn = (skipped + 1) % count
+        return members[skipped]
 
 
 class RingHash(LeastRequest[MemberT]):
-    """The same key goes to the same member as long as it is there (consistent hashing). Keys are points on a ring, and
-    members many points each; a key belongs to the member whose point comes next. A member that leaves, or is not
-    allowed, hands its keys to those behind its points; the keys of others stay where they are. Every sidecar has the
-    same ring.
+    """Consistent hashing: the same key goes to the same member as long as that is available. Keys are points on a ring,
+    and each member has many points; a key belongs to the member whose point comes next. The keys of a member that
+    leaves, or is not allowed, go to the members behind its points; other keys stay where they are. Every sidecar has
+    the same ring.
 
-    A member that warms up takes a tenth of its keys first, and then one after the other: a key moves to it once.
+    A member in slow start takes a tenth of its keys first and then gradually the others: each key moves to it once.
 
     A call without a key is balanced like `LeastRequest`.
 
     `pick` with a key costs 0.5 us with one member and 0.6 us with 100; a key whose member is not allowed 0.7 to 1 us.
-    Hearing of 100 members that nobody is allowed takes 70 us. `update` takes 0.05 ms with 3 members, and 2 to 3 ms with
+    With 100 members of which none is allowed it takes 70 us. `update` takes 0.05 ms with 3 members, and 2 to 3 ms with
     100.
     """
 
@@ -216,10 +215,10 @@ class RingHash(LeastRequest[MemberT]):
         super().__init__(choose)
         self._keys: list[str] = []
         self._ring: list[int] = []
-        """Points in order, each with the number of its member behind it: one list, and integers sort quickly."""
+        """Sorted points, each with the index of its member in the low bits: one list of integers sorts quickly."""
 
     def update(self, members: Sequence[MemberT]) -> None:
-        """These are the members from now on. The ring is built anew only if their keys are others."""
+        """Replace the members. The ring is rebuilt only if their keys changed."""
         super().update(members)
         keys = [member.key for member in members]
         if keys != self._keys:
@@ -245,7 +244,7 @@ class RingHash(LeastRequest[MemberT]):
         return self._follow(at, point, now, allows)
 
     def _follow(self, at: int, point: int, now: float, allows: Callable[[MemberT], bool]) -> MemberT | None:
-        """Along the ring from its point number `at`, asking each member once."""
+        """Walk the ring from index `at`, asking each member once."""
         members = self._members
         ring = self._ring
         chance = (point & 0xFFFFFFFF) / (1 << 32)  # of this key: the low bits do not tell where on the ring it is
@@ -269,14 +268,14 @@ class RingHash(LeastRequest[MemberT]):
 
 
 def _takes_part(load: PeakEwma, now: float, choose: Callable[[int], int]) -> bool:
-    """Whether an endpoint counts in this choice: always, or, while it warms up, as often as its share says."""
+    """Whether an endpoint counts in this choice: always, or in slow start as often as its share says."""
     return not load.is_warming or choose(_FINE) < load.share(now) * _FINE
 
 
 def _better(one: MemberT, other: MemberT, now: float) -> MemberT:
-    """The one with the lower score. Where equally many calls are under way, latencies that differ by less than a factor
-    are alike, and the first one is taken: were the quicker one always taken, whoever had one slow answer among equals
-    would get no calls until it is forgotten."""
+    """The one with the lower score. With equally many calls in flight, latencies that differ by less than a factor of
+    two count as equal and the first one is chosen: otherwise one slow response among equal members would keep an
+    endpoint from getting calls until its peak has decayed."""
     first, second = one.load.score(now), other.load.score(now)
     if one.load.in_flight == other.load.in_flight:
         return other if second < first * ALIKE else one
@@ -284,8 +283,8 @@ def _better(one: MemberT, other: MemberT, now: float) -> MemberT:
 
 
 def _points_of(key: str) -> tuple[int, ...]:
-    """Where a member is on the ring: the same in every process and release, unlike `hash`. One call of a hash function
-    that gives as many bytes as one likes (FIPS 202)."""
+    """The points of a member, the same in every process and release, unlike `hash`. One call of an extendable-output
+    function (FIPS 202)."""
     return _POINTS.unpack(shake_128(key.encode()).digest(_POINTS.size))
 
 

@@ -36,21 +36,21 @@ _JITTER = 0.2
 
 
 class State(Enum):
-    """Whether calls go out. The values are those of a gauge."""
+    """Whether calls are allowed. The values are those of a gauge."""
 
     CLOSED = 0
-    """All of them."""
+    """All calls."""
     HALF_OPEN = 1
-    """A single one is under way, to see."""
+    """A single probe is in flight."""
     OPEN = 2
-    """None, until `retry_at`."""
+    """No calls until `retry_at`."""
 
 
 class Breaker:
     """The breaker of one endpoint, or of one model on one endpoint. `draw` is like `random.random`.
 
-    Attributes are to be read. Two may be set: `on_change`, and `retry_at` to sooner, by who has nobody else to call.
-    """
+    Attributes are read-only, but for two: `on_change`, and `retry_at`, which may be set to an earlier time when no
+    other endpoint is available."""
 
     __slots__ = (
         "_draw",
@@ -72,31 +72,30 @@ class Breaker:
         self.is_closed = True
         """`state` is CLOSED: for the hot path."""
         self.token = 1
-        """While it is closed, what `begin` would return. Not to be used in another state."""
+        """What `begin` would return while it is closed; invalid in other states."""
         self.opened = 0
-        """How often it went from CLOSED to OPEN. A probe that fails does not count."""
+        """How often it went from CLOSED to OPEN; failed probes do not count."""
         self.retry_at = 0.0
-        """From when on a probe may go; 0.0 while closed."""
+        """When a probe is allowed; 0.0 while closed."""
         self.on_change: Callable[[State, State], None] | None = None
-        """Told the old state and the new one, when the change is complete."""
+        """Called with the old and the new state, after the change."""
         self._settings = settings
         self._draw = draw
         self._window = _Window(settings.window / _TENTHS) if settings.success_rate is not None else None
         self._open_for = settings.open_for  # how long it stays open the next time, before jitter
         self._in_a_row = 0
         self.is_clean = self._window is None
-        """Closed, and a success has nothing to change: for the hot path."""
+        """Closed, and a success would change nothing: for the hot path."""
 
     def allows(self, now: float) -> bool:
-        """Whether a call may go out. Changes nothing."""
+        """Whether a call is allowed. Changes nothing."""
         return self.is_closed or (now >= self.retry_at and self.state is State.OPEN)
 
     def begin(self, now: float) -> int:
-        """A call goes out, which `allows` has said may; returns the token to end it with, by one of the three methods
-        below.
+        """Begin a call that `allows` has allowed; returns the token for `succeeded`, `failed` or `cancelled`.
 
-        In OPEN it is the probe, and every probe must end: no other goes out before. What is begun beside a probe all
-        the same is none, and its result changes nothing.
+        In OPEN the call is the probe, and every probe must end: no other is allowed before. A call that is begun beside
+        a probe has no effect on the breaker.
         """
         if self.state is State.OPEN:
             self._become(State.HALF_OPEN)
@@ -105,7 +104,7 @@ class Breaker:
         return self.token
 
     def succeeded(self, token: int, now: float) -> None:
-        """A call ended well."""
+        """A call succeeded."""
         if self.is_clean:
             return
         if self.is_closed:
@@ -119,7 +118,7 @@ class Breaker:
             self._close()
 
     def failed(self, token: int, now: float) -> None:
-        """A call ended badly. Only this opens a closed breaker: a success that moves a window on does not."""
+        """A call failed. Only this opens a closed breaker; a success that moves the window does not."""
         if self.is_closed:
             if token == self.token:
                 self._count_failure(now)
@@ -128,7 +127,7 @@ class Breaker:
             self._open(now)
 
     def cancelled(self, token: int, now: float) -> None:
-        """A call ended, and nobody knows how it would have: the caller left, or the server has too much to do."""
+        """A call ended without a verdict: the caller cancelled it, or the server was overloaded."""
         if token == self.token and self.state is State.HALF_OPEN:
             self._become(State.OPEN)
 
@@ -151,7 +150,7 @@ class Breaker:
         return (calls - sum(window.failures)) / calls < least
 
     def _open(self, now: float) -> None:
-        # Not all proxies that saw the same failure come back in the same moment.
+        # Jitter, so that proxies that saw the same failure do not probe at the same time.
         jitter = 1 - _JITTER + 2 * _JITTER * self._draw()
         self.retry_at = now + min(self._open_for * jitter, self._settings.open_for_most)
         self._become(State.OPEN)
@@ -175,7 +174,7 @@ class Breaker:
 
 
 class _Window:
-    """Results of late, in ten buckets that are used again and again: a result allocates nothing."""
+    """A sliding window of results in ten buckets that are reused: a result allocates nothing."""
 
     __slots__ = ("_ends", "_place", "_width", "calls", "failures")
 
@@ -200,7 +199,7 @@ class _Window:
         self.failures = [0] * _TENTHS
 
     def _move_on(self, now: float) -> None:
-        """Empty the buckets whose time came since the last result."""
+        """Clear the buckets that the time since the last result has reached."""
         passed = int((now - self._ends) / self._width) + 1
         if passed >= _TENTHS:
             self.clear()

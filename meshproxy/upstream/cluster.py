@@ -1,4 +1,4 @@
-"""The live side of one `ModelServer`: its endpoints, and which of them gets the next call."""
+"""One `ModelServer` at run time: its endpoints, and which of them gets the next call."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAST_RESORT_SECONDS = 1.0
-"""While no endpoint may be called, one is tried so often all the same: whoever comes back is found within that time,
-however long its breaker would have waited."""
+"""While no endpoint is available, one is called at this interval anyway: an endpoint that recovers is found within this
+time, however long its breaker would stay open."""
 TICK_SECONDS = 1.0
-"""How often localities are weighed anew."""
+"""The interval at which outliers and localities are evaluated."""
 LATENCIES = 1_024
-"""Models whose latency is remembered: callers choose names."""
+"""Models whose latency is kept; bounded, as callers choose the names."""
 
 
 class NoEndpoint(Exception):
-    """No endpoint can be called now. The message says why.
+    """No endpoint is available. The message says why.
 
     Attributes:
-        retry_after: seconds after which it makes sense to ask again.
+        retry_after: seconds after which a retry makes sense.
     """
 
     def __init__(self, message: str, retry_after: float = LAST_RESORT_SECONDS) -> None:
@@ -49,27 +49,26 @@ class NoEndpoint(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """What a cluster is made from. Equal settings keep the cluster, its connections and what it has learned, across
-    reloads."""
+    """What a cluster is made from. With equal settings a reload keeps the cluster, its connections and its state."""
 
     pool: PoolSettings
-    """Of each pool of an endpoint."""
+    """For each pool of each endpoint."""
     balancing: Balancing = field(default_factory=Balancing)
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
     ejection: EjectionSettings = field(default_factory=EjectionSettings)
 
 
 class Watch(Protocol):
-    """Who is told what happens to endpoints."""
+    """Observes the endpoints of clusters."""
 
     def circuit(self, server: str, model: str, endpoint: str, old: State, new: State) -> None:
-        """A breaker changed its state; `model` is empty for the endpoint's own."""
+        """A breaker changed its state; `model` is empty for the breaker of the endpoint."""
 
     def ejected(self, server: str, endpoint: str) -> None:
-        """An endpoint was taken out because it did worse than the others."""
+        """An endpoint was ejected as an outlier."""
 
     def endpoints(self, server: str, added: Sequence[str], removed: Sequence[str]) -> None:
-        """Discovery found other endpoints than before."""
+        """Discovery changed the set of endpoints."""
 
 
 class Cluster:
@@ -88,15 +87,15 @@ class Cluster:
     ) -> None:
         """
         Args:
-            locality: where we are.
-            peer: how endpoints that are sidecars prove who they are.
-            chance: where random numbers come from.
+            locality: that of this sidecar.
+            peer: TLS and peer verification for endpoints that are sidecars.
+            chance: the source of random numbers.
         """
         self._driving = driving
         self.name = name
         self.settings = settings
         self.key = settings.balancing.key if settings.balancing.policy == "ring-hash" else None
-        """What of a request its endpoint is chosen by; None: nothing."""
+        """The part of a request that ring-hash hashes; None for other policies."""
         self._watch = watch
         self._locality = locality
         self._peer = peer
@@ -112,19 +111,19 @@ class Cluster:
         self._ejector = Ejector(settings.ejection, driving.loop.time()) if settings.ejection.enabled else None
         self._resorted = 0.0
         self.is_discovered = False
-        """Discovery has answered once."""
+        """Discovery has succeeded at least once."""
         self.on_endpoints: Callable[[Sequence[Endpoint], Sequence[Endpoint]], None] | None = None
-        """Told which endpoints have come and which have gone (health checks)."""
+        """Called with the endpoints that were added and removed (health checks)."""
         self.deadline = 0.0
         self.is_closed = False
 
     # Which endpoints there are
 
     def set_endpoints(self, found: Sequence[EndpointAddress]) -> None:
-        """Discovery: these, and no others. What stays keeps its connections and what is known of it; what goes finishes
-        what is under way; what comes to others takes its share slowly."""
+        """Replace the set of endpoints. Endpoints that stay keep their connections and state; removed ones finish what
+        is in flight; added ones begin in slow start if there were others."""
         if self.is_closed:
-            return  # whoever looked for them was late
+            return  # a late answer of discovery
         wanted = {each.key: each for each in found}
         now = self._driving.loop.time()
         gone = [endpoint for key, endpoint in self.endpoints.items() if key not in wanted]
@@ -171,7 +170,8 @@ class Cluster:
         self._watch.circuit(self.name, model, endpoint, old, new)
 
     def refresh(self) -> None:
-        """Tell the balancers who may be chosen: not who is ejected, and nobody elsewhere while enough are near."""
+        """Give the balancers their members: without ejected endpoints, and only local ones while enough are
+        available."""
         now = self._driving.loop.time()
         present = [endpoint for endpoint in self.endpoints.values() if not endpoint.is_ejected]
         if self._locality and self.settings.balancing.prefer_locality:
@@ -188,7 +188,7 @@ class Cluster:
             self._grpc.update(grpc)
 
     def expire(self, now: float) -> None:
-        """Look after it (`reaper.Mortal`): outliers out and in again, localities weighed."""
+        """The reaper's tick (`reaper.Mortal`): eject outliers and let them in again, evaluate localities."""
         self.deadline = now + TICK_SECONDS
         if self._ejector is not None:
             records = {key: endpoint.record for key, endpoint in self.endpoints.items()}
@@ -196,7 +196,7 @@ class Cluster:
             for key, endpoint in self.endpoints.items():
                 if key in out and not endpoint.is_ejected:
                     self._watch.ejected(self.name, key)
-                    logger.warning("an endpoint is left alone: it does worse than the others", extra=_fields(self, key))
+                    logger.warning("endpoint ejected (success-rate outlier)", extra=_fields(self, key))
                 endpoint.is_ejected = key in out
         self.refresh()
 
@@ -206,11 +206,11 @@ class Cluster:
         """The endpoint for the next call.
 
         Args:
-            key: where calls with the same key go to the same endpoint.
-            tried: endpoints that were tried already: others first.
+            key: for ring-hash: equal keys go to the same endpoint.
+            tried: endpoints of earlier attempts; others are preferred.
 
         Raises:
-            NoEndpoint: none may be called.
+            NoEndpoint: none is available.
         """
         members = self._grpc_members if is_grpc else self._rest_members
         if len(members) == 1 and members[0].allows(model, now):
@@ -224,20 +224,20 @@ class Cluster:
         return endpoint if endpoint is not None else self._last_resort(is_grpc, members, model, now)
 
     def allows(self, is_grpc: bool, model: str, now: float, tried: Sequence[Endpoint] = ()) -> bool:
-        """Whether an endpoint may be called that was not tried."""
+        """Whether an endpoint that was not tried is available."""
         members = self._grpc_members if is_grpc else self._rest_members
         return any(each not in tried and each.allows(model, now) for each in members)
 
     def pick_clean(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
-        """The endpoint for a call that must do no harm: one that nobody doubts, never as a probe or as a last
-        resort."""
+        """The endpoint for a call that must do no harm (mirroring): one whose breakers are closed and that is healthy,
+        never as a probe or as a last resort."""
         return (self._grpc if is_grpc else self._rest).pick(now, None, lambda each: each.is_clean(model))
 
     def _last_resort(self, is_grpc: bool, members: Sequence[Endpoint], model: str, now: float) -> Endpoint:
-        """Nobody may be called: try the one that would be the next all the same, but not more than one a second."""
+        """No endpoint is available: force the next probe, but no more than one a second."""
         if not members:
             surface = "gRPC" if is_grpc else "REST"
-            known = "no endpoint is known yet" if not self.endpoints else f"no endpoint takes {surface}"
+            known = "no endpoint is known yet" if not self.endpoints else f"no endpoint serves {surface}"
             raise NoEndpoint(f"ModelServer {self.name}: {known}")
         if now - self._resorted >= LAST_RESORT_SECONDS:
             for endpoint in sorted(members, key=lambda each: each.retry_at(model)):
@@ -246,13 +246,13 @@ class Cluster:
                     return endpoint
         waits = [at - now for each in members if (at := each.retry_at(model)) > now]
         raise NoEndpoint(
-            f"none of the {len(members)} endpoints of ModelServer {self.name} takes calls of this model now: "
-            "each has failed, or its health check says so",
+            f"none of the {len(members)} endpoints of ModelServer {self.name} is available for this model: "
+            "their circuit breakers are open or their health checks fail",
             min([*waits, LAST_RESORT_SECONDS]),
         )
 
     def latency(self, model: str) -> Latency:
-        """How long calls of a model took lately."""
+        """The recent latency of a model."""
         latency = self._latencies.get(model)
         if latency is None:
             if len(self._latencies) >= LATENCIES:
@@ -261,7 +261,7 @@ class Cluster:
         return latency
 
     def close(self) -> None:
-        """The document is gone: nothing new is opened, what is under way is finished."""
+        """The document was removed: finish what is in flight and open nothing new."""
         self.is_closed = True
         self._driving.reaper.discard(self)
         for endpoint in self.endpoints.values():

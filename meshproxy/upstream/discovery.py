@@ -1,7 +1,7 @@
-"""Which endpoints a model server has, as whoever looks for them finds them: sets of addresses.
+"""Endpoint discovery: the set of addresses of a model server.
 
-A discovery tells the whole set each time it has changed. What cannot be found out changes nothing (fail static): the
-last good set goes on counting, and the reason is told beside it.
+A discovery reports the whole set each time it changes. A failure changes nothing (fail static): the last good set stays
+in use, and the reason is reported.
 """
 
 from __future__ import annotations
@@ -17,73 +17,72 @@ MOST_ENDPOINTS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class EndpointAddress:
-    """Where one model server process is. Addresses are `HOST:PORT`, IPv6 in brackets."""
+    """The addresses of one model server process. Addresses are `HOST:PORT`, IPv6 in brackets."""
 
     rest: str | None = None
     grpc: str | None = None
     sidecar: str | None = None
-    """REST and gRPC, through the sidecar beside it: the other two are None."""
+    """REST and gRPC through the sidecar beside it; the other two are None then."""
     locality: str = ""
-    """Empty: nobody said."""
+    """Empty: unknown."""
 
     @property
     def key(self) -> str:
-        """What it is called by balancers, metrics and logs, the same in every process: `rest=ADDRESS,grpc=ADDRESS`.
-        Its locality may change, its key does not."""
+        """Its name in balancers, metrics and logs, the same in every process: `rest=ADDRESS,grpc=ADDRESS`. Independent
+        of the locality."""
         surfaces = (("rest", self.rest), ("grpc", self.grpc), ("sidecar", self.sidecar))
         return ",".join(f"{name}={address}" for name, address in surfaces if address is not None)
 
 
 OnEndpoints = Callable[[tuple[EndpointAddress, ...]], None]
-"""Takes every endpoint that there is, in an order that means nothing and is always the same."""
+"""Receives every endpoint, in a stable order without meaning."""
 OnFailure = Callable[[str], None]
-"""Takes one sentence on what could not be found out, for logs and a counter."""
+"""Receives one sentence on a failure, for logs and a counter."""
 
 
 class Discovery(Protocol):
-    """Looks for endpoints."""
+    """A source of endpoints."""
 
     def start(self, tell: OnEndpoints) -> None:
-        """Begin to look. `tell` is called at the first good answer, and whenever the set is another one."""
+        """Begin. `tell` is called with the first good answer, and whenever the set changes."""
 
     async def close(self) -> None:
-        """Stop. `tell` is not called any more."""
+        """Stop: `tell` is not called any more."""
 
 
 class Static:
-    """Endpoints that are written down (`Discovery`)."""
+    """Endpoints listed in a document (`Discovery`)."""
 
     def __init__(self, found: Iterable[EndpointAddress]) -> None:
         self._found = tuple(dict.fromkeys(found))
 
     def start(self, tell: OnEndpoints) -> None:
-        """They are told at once."""
         tell(self._found)
 
     async def close(self) -> None:
-        """Nothing is under way."""
+        """Nothing to stop."""
 
 
 class LastGood:
-    """What was found last, as long as nothing better is."""
+    """The last good set of endpoints, reported when it changes."""
 
     def __init__(self, tell: OnEndpoints, on_failure: OnFailure) -> None:
         self._tell = tell
         self._on_failure = on_failure
         self.found: tuple[EndpointAddress, ...] | None = None
-        """None: nothing yet."""
+        """None: none yet."""
         self.failures = 0
-        """In a row."""
+        """Consecutive ones."""
 
     def take(self, found: tuple[EndpointAddress, ...]) -> None:
-        """A good answer. It is told if it is another set than before."""
+        """A good answer: reported if the set changed."""
         self.failures = 0
         if found != self.found:
             self.found = found
             self._tell(found)
 
     def fail(self, reason: str) -> None:
-        """There is no answer, or none that can be believed."""
+        """A failure: reported; the last good set stays."""
         self.failures += 1
         self._on_failure(reason)
 
@@ -94,10 +93,11 @@ def address(host: IPv4Address | IPv6Address, port: int) -> str:
 
 
 def order(host: IPv4Address | IPv6Address) -> tuple[int, int]:
-    """A key to sort addresses by, IPv4 first: the order of answers means nothing."""
+    """A sort key, IPv4 first, as the order of DNS answers means nothing."""
     return host.version, int(host)
 
 
 def is_usable(host: IPv4Address | IPv6Address) -> bool:
-    """Whether an endpoint can be there. Name servers that block a name answer 0.0.0.0, which Linux takes for itself."""
+    """Whether an endpoint can have this address. Name servers that block a name answer 0.0.0.0, which Linux takes for
+    itself."""
     return not (host.is_unspecified or host.is_multicast)

@@ -1,14 +1,15 @@
-"""Takes endpoints out that do worse than the others, for a while: outlier detection by success rate.
+"""Outlier detection by success rate: ejects endpoints for a while.
 
 After Envoy's (`envoy.config.cluster.v3.OutlierDetection`, success rate), with three differences, each of which a server
 set of three endpoints needs:
 
 - An endpoint is compared with the mean and the standard deviation of *the others*. Among n endpoints none is ever more
   than sqrt(n - 1) standard deviations below a mean that it is part of: 1.41 for three, 1.73 for four. With the usual
-  1.9, Envoy ejects nobody among fewer than five.
+  1.9, Envoy ejects no endpoint among fewer than five.
 - The standard deviation of the others counts as 0.05 at least (`LEAST_DEVIATION`). Where the others never fail, a
   single failure would be an outlier otherwise.
-- One endpoint may be out however small `max_percent` of so few is (Envoy's `always_eject_one_host`), but never all.
+- One endpoint may be ejected however small `max_percent` of few endpoints is (Envoy's `always_eject_one_host`), but
+  never all.
 
 Pure: counts come in, names go out.
 """
@@ -28,36 +29,36 @@ LEAST_DEVIATION = 0.05
 
 
 class Record:
-    """What an endpoint did since endpoints were last compared. Who finishes a call counts; the Ejector begins anew."""
+    """An endpoint's calls since the last comparison. The endpoint counts them; the Ejector resets them."""
 
     __slots__ = ("calls", "failures")
 
     def __init__(self) -> None:
         self.calls = 0
-        """Those that ended and said something of the endpoint, good or bad."""
+        """Calls that ended and say something about the endpoint, good or bad."""
         self.failures = 0
-        """The bad ones of these."""
+        """The failed ones of these."""
 
 
 class Ejector:
-    """Which endpoints of one server set are out, and until when."""
+    """Which endpoints of one server set are ejected, and until when."""
 
     __slots__ = ("_compare_at", "_compared_at", "_past", "_settings", "due")
 
     def __init__(self, settings: EjectionSettings, now: float) -> None:
         self.due = now + settings.interval
-        """When `judge` has something to do next, unless endpoints go: to compare, or to let one in."""
+        """When `judge` has something to do next, unless endpoints are removed: compare, or let one in."""
         self._settings = settings
         self._compared_at = now
         self._compare_at = self.due
         self._past: dict[str, _Past] = {}  # of those that are out, or were lately
 
     def judge(self, records: Mapping[str, Record], now: float) -> set[str]:
-        """Which endpoints, by their keys in `records`, are out from now on.
+        """The keys of the endpoints that are ejected from now on.
 
-        `records` are those of all endpoints that there are; whoever is missing is forgotten. Call it when it is `due`,
-        and when endpoints went: if more are out than may be of those that are left, the ones whose time is over first
-        come back. In between it changes nothing.
+        `records` has all endpoints; those that are missing are forgotten. Call it when it is `due`, and when endpoints
+        were removed: if too many of the remaining ones are ejected, those whose time ends first come back. In between
+        it changes nothing.
         """
         for key in [key for key in self._past if key not in records]:
             del self._past[key]
@@ -73,7 +74,7 @@ class Ejector:
         return out
 
     def forget(self, key: str) -> None:
-        """An endpoint went: should it come again before `judge` is called, it begins as a new one."""
+        """An endpoint was removed: if it is added again before `judge` is called, it starts as a new one."""
         self._past.pop(key, None)
 
     def _let_in(self, key: str, record: Record, now: float) -> None:
@@ -117,7 +118,7 @@ class Ejector:
 
 
 class _Past:
-    """What is known of an endpoint that is out, or was lately."""
+    """The history of an endpoint that is ejected, or was recently."""
 
     __slots__ = ("is_out", "times", "until")
 
@@ -128,7 +129,7 @@ class _Past:
 
 
 def _most(endpoints: int, percent: float) -> int:
-    """How many may be out at once."""
+    """How many may be ejected at once."""
     if not percent:
         return 0
     return min(max(int(endpoints * percent / 100), 1), endpoints - 1)

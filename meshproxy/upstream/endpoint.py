@@ -1,4 +1,4 @@
-"""One process that serves models, and what is known of it: its connections, its load, whether it is worth a call."""
+"""One model server process: its connections, load, breakers and health."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from meshproxy.upstream.pool import H1Pool, H2Pool
 
 MODEL_BREAKERS = 1_024
-"""Models of one endpoint whose failures are remembered: callers choose names."""
+"""Models of one endpoint with a breaker; bounded, as callers choose the names."""
 
 
 _TOKEN = 0xFFFFFFFF
 
 
 class Endpoint:
-    """An endpoint. Whoever makes a call asks `allows`, says `begin`, and when it is over `succeeded`, `failed` or
-    `cancelled`, once.
+    """An endpoint. Each call is `begin` if `allows` is true, and ends with one of `succeeded`, `failed` and
+    `cancelled`.
 
     What `begin` returns holds the tokens of both breakers that the call began with (`Breaker.token`): what ends in
     another state than it began in, such as a call that times out after its endpoint has come back, counts for nothing.
@@ -67,22 +67,22 @@ class Endpoint:
         Args:
             key: its address; both, where REST and gRPC have one each.
             rest: connections for REST calls; the same as `grpc` where it is reached through its sidecar.
-            settings: of its breakers; None: there are none.
-            draw: chance, from 0 to 1.
-            on_change: told model (empty: whatever the model), endpoint, old and new state of a breaker.
+            settings: of its breakers; None: it has none.
+            draw: a random number from 0 to 1.
+            on_change: called with model (empty: the endpoint's breaker), endpoint, old and new state of a breaker.
         """
         self.key = key
         self.locality = locality
         self.rest = rest
         self.grpc = grpc
         self.is_sidecar = rest is grpc
-        """Another sidecar answers there: its refusals are to be believed."""
+        """It is another sidecar, whose `x-meshproxy-refusal` is trusted."""
         self.load = PeakEwma()
         self.record = Record()
         self.health: Health | None = None
         self.is_ejected = False
         self.slow_start = 0.0
-        """Seconds over which it takes its share from its first answer on; 0.0: it does already."""
+        """Seconds of slow start from its first response on; 0.0: it has its full share."""
         self._settings = settings
         self._draw = draw
         self._on_change = on_change
@@ -97,7 +97,7 @@ class Endpoint:
         return breaker
 
     def allows(self, model: str, now: float) -> bool:
-        """Whether a call of this model may go there now."""
+        """Whether a call of this model is allowed now."""
         breaker = self.breaker
         if breaker is not None and not breaker.is_closed and not breaker.allows(now):
             return False
@@ -106,7 +106,7 @@ class Endpoint:
         return self.health is None or self.health.allows(model)
 
     def is_clean(self, model: str) -> bool:
-        """Calls of this model go there, and nobody doubts that they should."""
+        """Whether both breakers are closed and the health check is good."""
         if (self.breaker is not None and not self.breaker.is_closed) or (
             (failing := self._models.get(model)) is not None and not failing.is_closed
         ):
@@ -114,7 +114,7 @@ class Endpoint:
         return self.health is None or self.health.allows(model)
 
     def begin(self, model: str, now: float) -> int:
-        """A call begins. Keep what is returned until it is over."""
+        """Begin a call. Pass the result to the method that ends it."""
         self.load.start()
         breaker = self.breaker
         if breaker is None:
@@ -140,9 +140,9 @@ class Endpoint:
                 failing.succeeded((token >> 32) + 1, now)
 
     def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
-        """A call failed. Who is to blame decides which breaker hears of it: the endpoint for what has nothing to do
-        with the model, the model on this endpoint for an answer. An answer is a sign of life, too; of a call that is
-        about no model it is nothing else."""
+        """A call failed. Failures independent of the model count for the endpoint's breaker; failed answers count for
+        the model's, and as a success for the endpoint's. A failed answer of a call without a model counts only as
+        that."""
         self.load.failed(now)
         is_of_endpoint = failure.is_of_endpoint
         is_of_model = failure.is_of_model
@@ -160,13 +160,12 @@ class Endpoint:
                 self._breaker_of(model).failed((token >> 32) + 1, now)
             return
         else:
-            # Too much to do, or on its way out: no fault, but others are to get the calls. How fast it is, it did not
-            # say.
+            # Overloaded or draining: not a failure, but the calls should go elsewhere. It says nothing about latency.
             breaker.cancelled(token & _TOKEN, now)
         self._forgive(model, token, now)
 
     def cancelled(self, model: str, now: float, token: int) -> None:
-        """A call was given up by whoever made it: nobody knows how it would have gone."""
+        """The caller cancelled the call: it says nothing about the endpoint."""
         self.load.cancel()
         if self.breaker is not None:
             self.breaker.cancelled(token & _TOKEN, now)

@@ -1,12 +1,12 @@
-"""What checks have found out about one endpoint, and about each model on it. Pure: `checks` asks, this decides.
+"""The health of one endpoint and of each model on it, as decided by checks. Pure: `checks` asks, this decides.
 
-    unknown   not enough checks to say: it takes calls (only calls tell), or none yet if it is new among others
-    in        the last verdict was good
-    out       `unhealthy_after` bad checks in a row; `healthy_after` good ones in a row bring it back
+    unknown   too few checks: it takes calls, or none yet if it was added to other endpoints
+    in        healthy
+    out       unhealthy, after `unhealthy_after` consecutive failed checks; `healthy_after` good ones bring it back
 
-The first good check of what is unknown is a verdict, so that new pods take calls as soon as their model is AVAILABLE.
-A bad check of the endpoint counts for every model on it: after a restart its models have to be loaded again, and none
-of them may take calls on the strength of what it said before.
+One good check is enough for an unknown one, so that new pods take calls as soon as their model is AVAILABLE. A failed
+check of the endpoint counts for every model on it: after a restart its models have to be loaded again, and none of them
+may take calls because of an earlier check.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is asked, and how often it must be answered alike."""
+    """The models to check, and the thresholds."""
 
     models: tuple[str, ...] = ()
     unhealthy_after: int = 2
@@ -25,7 +25,7 @@ class Checked:
 
 
 class _Verdict:
-    """On one thing: the endpoint, or a model on it."""
+    """The health of the endpoint, or of a model on it."""
 
     __slots__ = ("bad", "good", "is_in", "is_known", "since")
 
@@ -33,14 +33,14 @@ class _Verdict:
         self.is_in = is_in
         self.is_known = False
         self.bad = 0
-        """In a row."""
+        """Consecutive checks."""
         self.good = 0
-        """In a row."""
+        """Consecutive checks."""
         self.since: float | None = None
-        """When it came in; None while it is out, and if it was in when it was first seen."""
+        """When it became healthy; None while it is out, and if it was in from the start."""
 
     def count(self, is_good: bool, checked: Checked, now: float) -> bool:
-        """A check. True: it has gone in or out with it."""
+        """Count a check. True: it changed to in or out."""
         if is_good:
             self.bad = 0
             self.good += 1
@@ -61,31 +61,31 @@ class _Verdict:
 
 
 class Health:
-    """One endpoint. `allows` is on the way of every call: 0.05 us."""
+    """The health of one endpoint. `allows` is called for every request: 0.05 us."""
 
     __slots__ = ("_endpoint", "_models", "checked", "is_healthy", "out")
 
     def __init__(self, checked: Checked, *, begins_unhealthy: bool = False) -> None:
         """
         Args:
-            checked: what is asked.
-            begins_unhealthy: the endpoint has come to others that take calls: it takes none until a check says so.
+            checked: the models to check, and the thresholds.
+            begins_unhealthy: the endpoint was added to others: it takes no calls before a good check.
         """
         self.checked = checked
         self._endpoint = _Verdict(not begins_unhealthy)
         self._models = {model: _Verdict(not begins_unhealthy) for model in checked.models}
         self.is_healthy = not begins_unhealthy
-        """The endpoint itself takes calls; each of its models may still be out."""
+        """Of the endpoint itself; each of its models may still be out."""
         self.out: set[str] = set(checked.models) if begins_unhealthy else set()
-        """Models that take no calls there."""
+        """Models that are unhealthy there."""
 
     def allows(self, model: str) -> bool:
-        """Whether calls of this model may go there. Of a model that is not asked for only the endpoint counts."""
+        """Whether the endpoint takes calls of this model. For a model that is not checked only the endpoint counts."""
         return self.is_healthy and model not in self.out
 
     def is_known(self, model: str) -> bool:
-        """Whether a check has decided what `allows` says of this model: before that it has the benefit of the doubt,
-        which is enough for a call to be tried, and not for a pod to be called ready."""
+        """Whether a check has decided what `allows` says of this model. Before that, calls are tried, but the pod must
+        not be reported ready."""
         verdict = self._models.get(model)
         return self._endpoint.is_known and (verdict is None or verdict.is_known)
 
@@ -94,11 +94,11 @@ class Health:
 
         Args:
             model: one of `checked.models`, others are ignored; None: the check was of the endpoint itself.
-            is_good: how.
+            is_good: its result.
             now: monotonic seconds.
 
         Returns:
-            Whether the endpoint takes other calls than before.
+            Whether `allows` changed for any model.
         """
         if model is not None:
             verdict = self._models.get(model)
@@ -120,8 +120,8 @@ class Health:
         return True
 
     def since(self, model: str) -> float | None:
-        """When this model began to take calls there: what warming up is counted from. None: it takes none, or has
-        taken them ever since we know the endpoint."""
+        """When this model became healthy there: the beginning of slow start. None: it is unhealthy, or was healthy from
+        the start."""
         if not self.allows(model):
             return None
         verdict = self._models.get(model)
@@ -129,8 +129,8 @@ class Health:
         return max(moments, default=None)
 
     def watch(self, models: Iterable[str]) -> None:
-        """Other models are asked for from now on. What is known of those that stay is kept; new ones are unknown, and
-        take calls where the endpoint does."""
+        """Replace the models to check. Those that stay keep their health; new ones are unknown, and take calls where
+        the endpoint does."""
         checked = self.checked
         self.checked = Checked(tuple(models), checked.unhealthy_after, checked.healthy_after)
         self._models = {model: self._models.get(model) or _Verdict(True) for model in self.checked.models}

@@ -1,4 +1,4 @@
-"""How long one model usually takes, as of late; and whether a call has too little time left to be worth making."""
+"""The median latency of one model, and whether a call's remaining deadline is too short for it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections import deque
 from math import inf
 
 KEPT = 64
-"""Answers that the median is taken of. Few, so that a server that has become fast again is believed after half of them:
-those who were refused meanwhile brought no news. About 6 KB for each model."""
+"""Responses of the median. Few, so that it follows a server that has become fast again after half of them, as refused
+calls measure nothing. About 6 KB for each model."""
 ENOUGH = 20
-"""Fewer say nothing."""
+"""Responses below which there is no median."""
 REMEMBERED = 60.0
-"""Seconds after which an answer no longer counts."""
+"""Seconds after which a response no longer counts."""
 ONE_IN = 20
 PROBE_SECONDS = 1.0
-"""Of the calls that had better be refused, one in so many, and one in so many seconds, goes through: if all were
-refused, nobody would learn that the model has become faster."""
+"""Of the calls to refuse, one in `ONE_IN`, and one each `PROBE_SECONDS`, is let through: if all were refused, it would
+never be noticed that the model has become faster."""
 
 
 class Latency:
-    """The median of the last answers of one model, exact."""
+    """The exact median of the last response times of one model."""
 
     __slots__ = ("_answers", "_last_let", "_refused", "_sorted")
 
     def __init__(self) -> None:
         self._answers: deque[tuple[float, float]] = deque()
-        """When each came, and after how many seconds; the oldest first."""
+        """Time of arrival and latency of each response; the oldest first."""
         self._sorted: list[float] = []
         self._refused = 0
         self._last_let = -inf
 
     def add(self, seconds: float, now: float) -> None:
-        """An answer came after `seconds`. What was broken off before says nothing and does not belong here. Costs
-        0.3 us: a place in a short sorted list is found and moved in C."""
+        """Add the latency of a response; not of an aborted call. Costs 0.3 us: a short sorted list is searched and
+        moved in C."""
         ordered = self._sorted
         if len(ordered) == KEPT:
             del ordered[bisect_left(ordered, self._answers.popleft()[1])]
@@ -41,7 +41,7 @@ class Latency:
         insort(ordered, seconds)
 
     def p50(self, now: float) -> float:
-        """Seconds; 0.0 as long as fewer than 20 answers of the last 60 seconds are known."""
+        """The median in seconds; 0.0 with fewer than 20 responses in the last 60 seconds."""
         ordered = self._sorted
         oldest = now - REMEMBERED
         while ordered and self._answers[0][0] < oldest:
@@ -50,10 +50,9 @@ class Latency:
         return ordered[count >> 1] if count >= ENOUGH else 0.0
 
     def should_refuse(self, remaining: float, now: float) -> bool:
-        """Whether a call that has `remaining` seconds left would most likely come too late. Costs 0.1 us.
+        """Whether a call with `remaining` seconds left would probably miss its deadline. Costs 0.1 us.
 
-        Some of those that would are let through all the same, so that it finds out when it is wrong; never one that has
-        no time left at all.
+        Some of those are let through, so that a wrong median is noticed; never one without time left.
         """
         if remaining <= 0.0:
             return True

@@ -1,8 +1,8 @@
-"""How busy and how quick one endpoint is, in one number that balancers compare: the lower, the better.
+"""The load of one endpoint as one number that balancers compare: the lower, the better.
 
-The number is the peak EWMA of Finagle and Linkerd times the calls under way. A slow answer counts at once and in full;
-what is quicker pulls the estimate down with a time constant of four seconds, and so does silence, so that an endpoint
-that was avoided is tried again. Pure: times are monotonic seconds and come in as `now`.
+It is the peak EWMA of latency (Finagle, Linkerd) times the calls in flight. A slow response counts at once and in full;
+faster ones lower the estimate with a time constant of four seconds, and so does idleness, so that an endpoint that was
+avoided is tried again. Pure: times are monotonic seconds and come in as `now`.
 """
 
 from __future__ import annotations
@@ -10,43 +10,44 @@ from __future__ import annotations
 from math import exp
 
 TIME_CONSTANT = 4.0
-"""Seconds after which a third (1/e) is left of a peak. Finagle and Linkerd take 10; but then one pause of 25 ms, where
-an answer takes one, keeps an endpoint of three from its share for 25 seconds. With less, one that is slow would be
-tried so often that it shows in p99."""
+"""Seconds after which a third (1/e) is left of a peak. Finagle and Linkerd use 10; but then one pause of 25 ms, where a
+response takes one, keeps an endpoint of three from its share for 25 seconds. With less, a slow endpoint would be tried
+so often that it shows in p99."""
 FIRST_SHARE = 0.1
-"""What an endpoint that warms up begins with."""
+"""The share with which slow start begins."""
 
 _SHORTEST = 0.0001
-"""Seconds. Nothing is quicker: the clock of an event loop may stand still for a millisecond, and an endpoint that was
-silent for minutes must not look free however many calls are under way."""
+"""Seconds; shorter latencies count as this. The clock of an event loop may stand still for a millisecond, and an
+endpoint that was idle for minutes must not look free however many calls are in flight."""
 _UNKNOWN = 1e6
-"""Seconds: what a call costs where one is under way and none has ended. One call finds out; the others go elsewhere."""
+"""Seconds: the latency of an endpoint with calls in flight of which none has ended. One call measures it; others go
+elsewhere."""
 _FAILED = 1.0
 """Seconds: the latency of an endpoint that has only ever failed."""
 _PENALTY = 9.0
 """Added by a failure: the endpoint looks ten times as slow."""
 _PENALTY_MOST = 99.0
-"""However often it fails: a hundred times as slow, which 10 seconds of silence undo."""
+"""The highest penalty: a hundred times as slow, which 10 idle seconds undo."""
 
 
 class PeakEwma:
     """One endpoint's load. Each call that was started ends once: finished, failed or cancelled.
 
-    Failures do not go into the latency, where few of them among many calls would hide which endpoint is quick, but into
-    a penalty beside it. It fades like a peak, and each success halves it.
+    Failures do not count in the latency, where a few of them would hide which endpoint is fast, but in a separate
+    penalty. It decays like a peak, and each success halves it.
 
-    `start` and `cancel` cost 0.02 us, `finish` and `score` 0.13 us, `failed` 0.2 us, `score` while it warms up 0.3 us.
+    `start` and `cancel` cost 0.02 us, `finish` and `score` 0.13 us, `failed` 0.2 us, `score` in slow start 0.3 us.
     """
 
     __slots__ = ("_latency", "_penalty", "_seconds", "_since", "_stamp", "in_flight", "is_warming")
 
     def __init__(self) -> None:
         self.in_flight = 0
-        """Calls under way."""
+        """Calls in flight."""
         self.is_warming = False
-        """Its share may be below 1: ask `share`. An attribute, because each choice looks at it."""
+        """In slow start: its share may be below 1. An attribute, because each choice reads it."""
         self._latency = 0.0
-        """Seconds, as of `_stamp`; 0 while nothing is known."""
+        """Seconds, as of `_stamp`; 0 while unknown."""
         self._penalty = 0.0
         """As of `_stamp`."""
         self._stamp = 0.0
@@ -54,11 +55,11 @@ class PeakEwma:
         self._seconds = 0.0
 
     def start(self) -> None:
-        """A call goes out."""
+        """Begin a call."""
         self.in_flight += 1
 
     def finish(self, seconds: float, now: float) -> None:
-        """A call ended well; the first byte of its answer came after `seconds`."""
+        """A call succeeded; the first byte of its response came after `seconds`."""
         self.in_flight -= 1
         if seconds < _SHORTEST:
             seconds = _SHORTEST
@@ -71,28 +72,28 @@ class PeakEwma:
         else:
             self._latency = seconds + (self._latency - seconds) * left
         if self._penalty:
-            # Fading never comes to nothing, and the arithmetic of what is too small to matter goes on for ever.
+            # Decay never reaches zero, and denormal numbers would be computed forever.
             self._penalty = self._penalty * left * 0.5 if self._penalty > 0.01 else 0.0
 
     def failed(self, now: float) -> None:
-        """A call ended badly. How quickly says nothing, or whoever fails at once would attract every call."""
+        """A call failed. Its latency does not count, or an endpoint that fails fast would attract every call."""
         self.in_flight -= 1
         penalty = self._penalty
         if now > self._stamp:
             penalty *= exp((self._stamp - now) / TIME_CONSTANT)
-            self._stamp = now  # The latency does not fade while all that comes is failures.
+            self._stamp = now  # The latency does not decay while there are only failures.
         self._penalty = min(penalty + _PENALTY, _PENALTY_MOST)
 
     def cancel(self) -> None:
-        """A call ended, and nobody knows how it would have."""
+        """A call was cancelled: it says nothing about the endpoint."""
         self.in_flight -= 1
 
     def score(self, now: float) -> float:
-        """Latency times one more than the calls under way: what the next call would have to wait, roughly, in seconds.
+        """Latency times (calls in flight + 1): roughly the seconds that the next call would wait.
 
-        0 if nothing is known and no call is under way. While it warms up, calls under way count for more by its share.
-        The one to come does not, or an endpoint at a tenth of its share would get nothing at all as long as there are
-        few calls: how often it is considered is what balancers see to.
+        0 if the latency is unknown and no call is in flight. In slow start, calls in flight are divided by the share.
+        The next call is not, or an endpoint at a tenth of its share would get nothing at all while there are few calls:
+        balancers control how often it is considered.
         """
         latency = self._latency
         penalty = self._penalty
@@ -103,7 +104,7 @@ class PeakEwma:
         if now > self._stamp:
             left = exp((self._stamp - now) / TIME_CONSTANT)
             if not self.in_flight:
-                # While a call is out to see whether it has become quicker, no second one follows for the same reason.
+                # While one call measures whether it has become faster, no second one follows for the same reason.
                 latency *= left
                 if latency < _SHORTEST:
                     latency = _SHORTEST
@@ -115,13 +116,13 @@ class PeakEwma:
         return latency * (self.in_flight + 1)
 
     def warm_up(self, since: float, seconds: float) -> None:
-        """From `since` on its share rises, for so many seconds; 0 seconds: it has all of it."""
+        """Slow start: from `since` on its share rises over `seconds`; with 0 it has its full share."""
         self.is_warming = seconds > 0
         self._since = since
         self._seconds = seconds
 
     def share(self, now: float) -> float:
-        """How much of an endpoint's usual part of the calls it is to have: 0.1 to 1, and 1 if it does not warm up."""
+        """Its share in slow start: 0.1 to 1; 1 otherwise."""
         if not self.is_warming:
             return 1.0
         elapsed = now - self._since

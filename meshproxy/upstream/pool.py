@@ -1,11 +1,11 @@
 """Connections to one address, lent out stream by stream.
 
-A taker is served at once when a connection is at hand, and called back otherwise: the usual request takes its stream
+A waiter is served at once when a connection is at hand, and called back otherwise: the usual request takes its stream
 without an await. Counters and lists change in one place each; nothing is found out by scanning but the few HTTP/2
 connections of one address.
 
-After an attempt to connect has failed, there is one at a time, and between two of them a pause that doubles. Whoever
-comes meanwhile is told the last failure at once, and can try another server.
+After a failed attempt to connect, further attempts are made one at a time with exponential backoff. Requests that come
+meanwhile fail at once with the last error, and can be retried elsewhere.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ LONGEST_PAUSE = 1.0
 """Seconds. A pause is drawn from the second half of its length, so that many clients of one server do not come back
 together: none is shorter than 100 ms."""
 YOUNG = 0.05
-"""Seconds that an attempt of a troubled pool gives hope: a server that is well again has answered by then, and whoever
-waits for one that is not has lost no more."""
+"""Seconds for which requests wait for an attempt of a failing pool: a server that has recovered answers within that
+time, and for one that has not, no more is lost."""
 
 
 class PoolFull(ConnectError):
-    """Every connection that the pool may open is in use, and enough requests wait already."""
+    """All connections are in use, and `max_pending` requests already wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ ConnectionT = TypeVar("ConnectionT", H1Client, H2Client)
 
 
 class Pool(Generic[ConnectionT]):
-    """What pools of both versions share: how many connections there are, and who waits for one."""
+    """What pools of both HTTP versions share: the connections, and the requests that wait for one."""
 
     def __init__(
         self,
@@ -94,30 +94,30 @@ class Pool(Generic[ConnectionT]):
         self._timer: asyncio.TimerHandle | None = None
         """For those who wait while nothing is being opened."""
 
-    def acquire(self, taker: StreamWaiter) -> None:
-        """Serve `taker` now or later."""
+    def acquire(self, waiter: StreamWaiter) -> None:
+        """Serve `waiter` now or later."""
         if self._waiting:
             self._hand_out()
         stream = self._take()
         if stream is not None:
-            taker.acquired(stream)
+            waiter.acquired(stream)
         else:
-            self._wait(taker)
+            self._wait(waiter)
 
-    def _give(self, taker: StreamWaiter, stream: Upstream) -> None:
+    def _give(self, waiter: StreamWaiter, stream: Upstream) -> None:
         """Serve one of those that waited; what goes wrong with it must not reach the others."""
         try:
-            taker.acquired(stream)
+            waiter.acquired(stream)
         except Exception as error:
-            taker.crashed(error)
+            waiter.crashed(error)
 
-    def withdraw(self, taker: StreamWaiter) -> None:
-        """`taker` waits no longer."""
-        if taker in self._waiting:
-            self._waiting.remove(taker)
+    def withdraw(self, waiter: StreamWaiter) -> None:
+        """`waiter` waits no longer."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
 
     def close(self) -> None:
-        """No document asks for it any more. Whoever waits, or comes late with an older snapshot, is still served; after
+        """The document was removed. Requests that wait, or come late with an older snapshot, are still served; after
         that nothing stays open."""
         self.is_closed = True
         if not self._waiting:
@@ -142,7 +142,7 @@ class Pool(Generic[ConnectionT]):
         raise NotImplementedError
 
     def _wanted(self) -> int:
-        """How many connections being opened the waiting takers justify."""
+        """How many connections being opened the waiting waiters justify."""
         raise NotImplementedError
 
     def _is_busy(self) -> bool:
@@ -155,18 +155,20 @@ class Pool(Generic[ConnectionT]):
 
     # Growing
 
-    def _wait(self, taker: StreamWaiter) -> None:
+    def _wait(self, waiter: StreamWaiter) -> None:
         refusal = self._refuse()
         if refusal is not None:
-            taker.acquire_failed(refusal)
+            waiter.acquire_failed(refusal)
             return
-        self._waiting.append(taker)
+        self._waiting.append(waiter)
         self._grow()
 
     def _refuse(self) -> ConnectError | None:
         """Why nobody else may wait."""
         if len(self._waiting) >= self.settings.max_pending:
-            return PoolFull(f"{len(self._waiting)} requests wait for one of {self.size} connections to {self.address}")
+            return PoolFull(
+                f"{len(self._waiting)} requests already wait for one of {self.size} connections to {self.address}"
+            )
         if self._is_busy():
             return None
         if (flaw := self._flaw(self._connections)) is not None:
@@ -176,7 +178,7 @@ class Pool(Generic[ConnectionT]):
         now = self.driving.loop.time()
         if now - self._began < YOUNG if self._opening else now >= self._not_before:
             return None
-        return ConnectError(f"{self._trouble} (when it was last tried)")
+        return ConnectError(f"{self._trouble} (last attempt)")
 
     def _grow(self) -> None:
         if self._waiting and not self._is_busy() and (flaw := self._flaw(self._connections)) is not None:
@@ -216,7 +218,7 @@ class Pool(Generic[ConnectionT]):
         except ConnectError as refused:
             error = refused
         except Exception as mistake:
-            # Whatever it is: if this task died of it, those who wait would wait for ever.
+            # Any defect: if it ended this task, the waiters would wait forever.
             logger.exception("cannot open a connection to %s", self.address)
             error = ConnectError(f"{self.address} cannot be reached: {mistake}")
         self._opening -= 1
@@ -248,8 +250,8 @@ class Pool(Generic[ConnectionT]):
     def _fail(self, error: ConnectError) -> None:
         """Tell those who have nothing else to wait for. All leave the queue before one is told: it may come again."""
         count = 1 if self._is_busy() else max(1, len(self._waiting) - self._opening)
-        for taker in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
-            taker.acquire_failed(error)
+        for waiter in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
+            waiter.acquire_failed(error)
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -356,7 +358,7 @@ class H2Pool(Pool[H2Client]):
 
     def _flaw(self, connections: Iterable[H2Client]) -> ConnectError | None:
         if any(connection.refuses_streams for connection in connections):
-            return ConnectError(f"{self.address} allows no requests at present (MAX_CONCURRENT_STREAMS is 0)")
+            return ConnectError(f"{self.address} accepts no requests at present (SETTINGS_MAX_CONCURRENT_STREAMS is 0)")
         return None
 
     async def _connect(self) -> H2Client:

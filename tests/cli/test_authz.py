@@ -29,15 +29,15 @@ def test_a_call_that_is_permitted() -> None:
         "caller spiffe://dev.example/ns/pricing/sa/quoter (corp:alice)",
         "",
         "* allow finance-team (role finance-reader)",
-        "    caller: subjects[0] fits",
-        "    call:   rules[0] fits",
+        "    caller: subjects[0] matches",
+        "    call:   rules[0] matches",
     ]
 
 
 def test_a_call_that_is_denied() -> None:
     result = check(*QUOTER, *PREDICT)
     assert result.exit_code == 3
-    needs_token = 'predict on model "half_plus_two" needs a token: send one as authorization: Bearer TOKEN'
+    needs_token = 'predict on model "half_plus_two" requires a token: send authorization: Bearer TOKEN'
     lines = result.stdout.splitlines()
     assert lines[:3] == [
         'DENY   predict on model "half_plus_two"',
@@ -67,8 +67,8 @@ def test_json() -> None:
                 "action": "allow",
                 "role": "finance-reader",
                 "applies": False,
-                "caller": ["subjects[0] fits"],
-                "call": ["no rule is about reload on the server as a whole"],
+                "caller": ["subjects[0] matches"],
+                "call": ["no rule covers reload on the server as a whole"],
             }
         ],
     }
@@ -94,7 +94,7 @@ def test_versions_labels_and_several_models() -> None:
         ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "[]"], "not a JSON object"),
         ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "{"], "not a JSON object"),
         ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "[" * 100_000], "not a JSON object"),
-        ([*QUOTER, *PREDICT, "--issuer", "corp", "--iam-role", "x"], "expected the ARN"),
+        ([*QUOTER, *PREDICT, "--issuer", "corp", "--iam-role", "x"], "expected a role ARN"),
         ([*QUOTER, "--model", "a", "--verb", "predcit"], "predcit"),
     ],
 )

@@ -100,10 +100,10 @@ def test_the_kinds_are_explained() -> None:
 def test_a_field_is_explained() -> None:
     result = CliRunner().invoke(main, ["config", "explain", "MeshConfig.spec.limits.idleTimeout"])
     assert result.output.startswith(
-        "MeshConfig.spec.limits.idleTimeout\n(duration; default 75s)\n  A client connection"
+        "MeshConfig.spec.limits.idleTimeout\n(duration; default 75s)\n  How long a client connection"
     )
     result = CliRunner().invoke(main, ["config", "explain", "ModelRole.spec.rules"])
-    assert "What a call does not tell counts against the caller." in result.output
+    assert "What a call does not state counts against the caller." in result.output
     assert "verbs  (list of predict, classify, " in result.output
     assert max(map(len, result.output.splitlines())) < 140
 

@@ -41,7 +41,7 @@ def test_what_must_be_there() -> None:
 def test_what_must_not_be_there_twice() -> None:
     assert problems(MESH, MESH.replace("name: m", "name: other"), SIDECAR, SERVER, SERVER) == [
         "f:5: MeshConfig/other: a second MeshConfig; the first is MeshConfig/m at f:1",
-        "f:17: ModelServer/local: metadata.name: taken: the first of this name is at f:13",
+        "f:17: ModelServer/local: metadata.name: duplicate name, first at f:13",
     ]
 
 
@@ -58,10 +58,10 @@ def test_every_name_that_is_referred_to_exists() -> None:
     route = "kind: ModelRoute\nmetadata: {name: r}\nspec:\n  server: locol\n"
     found = problems(MESH, SIDECAR.replace("local", "remote"), SERVER, ROLE, BINDING % ("raeder", "crop"), route)
     assert found == [
-        'f:7: Sidecar/s: spec.inbound.server: no ModelServer is called "remote"',
-        'f:20: ModelRoleBinding/b: spec.role: no ModelRole is called "raeder" (did you mean "reader"?)',
-        'f:22: ModelRoleBinding/b: spec.subjects[0].token.issuer: no issuer is called "crop" (did you mean "corp"?)',
-        'f:27: ModelRoute/r: spec.server: no ModelServer is called "locol" (did you mean "local"?)',
+        'f:7: Sidecar/s: spec.inbound.server: no ModelServer named "remote"',
+        'f:20: ModelRoleBinding/b: spec.role: no ModelRole named "raeder" (did you mean "reader"?)',
+        'f:22: ModelRoleBinding/b: spec.subjects[0].token.issuer: no issuer named "crop" (did you mean "corp"?)',
+        'f:27: ModelRoute/r: spec.server: no ModelServer named "locol" (did you mean "local"?)',
     ]
     assert problems(MESH, SIDECAR, SERVER, ROLE, BINDING % ("reader", "corp")) == []
 
@@ -74,13 +74,13 @@ def test_an_iam_role_takes_an_issuer() -> None:
     binding = "kind: ModelRoleBinding\nmetadata: {name: b}\nspec: {role: reader, subjects: [{iamRole: x}]}\n"
     assert problems(MESH, SIDECAR, SERVER, ROLE, binding) == []
     (found,) = problems(MESH.replace(", issuers: [{name: corp}]", ""), SIDECAR, SERVER, ROLE, binding)
-    assert "spec.subjects[0].iamRole: the MeshConfig has no issuer" in found
+    assert "spec.subjects[0].iamRole: no caller can prove an IAM role" in found
 
 
 def test_a_pattern_has_one_route() -> None:
     route = "kind: ModelRoute\nmetadata: {name: %s}\nspec: {server: local, models: [%s]}\n"
     (found,) = problems(MESH, SIDECAR, SERVER, route % ("a", "x, 'y*', x"), route % ("b", "z, 'y*'"))
-    assert found.startswith('f:19: ModelRoute/b: spec.models[1]: "y*" has a route already, ModelRoute/a at f:13: ')
+    assert found.startswith('f:19: ModelRoute/b: spec.models[1]: "y*" already has a route, ModelRoute/a at f:13: ')
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_every_server_of_a_route_exists() -> None:
         "  mirror: {server: shadow}\n  fallback: other\n"
     )
     assert problems(MESH, SIDECAR, SERVER, route) == [
-        'f:18: ModelRoute/r: spec.split[1].server: no ModelServer is called "lokal" (did you mean "local"?)',
-        'f:19: ModelRoute/r: spec.mirror.server: no ModelServer is called "shadow"',
-        'f:20: ModelRoute/r: spec.fallback: no ModelServer is called "other"',
+        'f:18: ModelRoute/r: spec.split[1].server: no ModelServer named "lokal" (did you mean "local"?)',
+        'f:19: ModelRoute/r: spec.mirror.server: no ModelServer named "shadow"',
+        'f:20: ModelRoute/r: spec.fallback: no ModelServer named "other"',
     ]
 
 
 def test_the_server_of_outbound_calls_exists() -> None:
     assert problems(MESH, OUTBOUND, SERVER) == []
     assert problems(MESH, OUTBOUND.replace("local", "locl"), SERVER) == [
-        'f:7: Sidecar/s: spec.outbound.server: no ModelServer is called "locl" (did you mean "local"?)'
+        'f:7: Sidecar/s: spec.outbound.server: no ModelServer named "locl" (did you mean "local"?)'
     ]
 
 
@@ -130,7 +130,7 @@ def test_the_server_of_outbound_calls_exists() -> None:
 )
 def test_a_pattern_has_one_route_for_all_calls_of_a_direction(first: str, second: str, clash: bool) -> None:
     found = problems(MESH, SIDECAR, SERVER, ROUTE % ("a", first), ROUTE % ("b", second))
-    message = 'spec.models[0]: "m*" has a route already, ModelRoute/a at f:13: one of the two needs a "match"'
+    message = 'spec.models[0]: "m*" already has a route, ModelRoute/a at f:13: one of the two needs a "match"'
     assert found == ([f"f:19: ModelRoute/b: {message}"] if clash else [])
 
 
@@ -138,13 +138,13 @@ def test_whoever_a_match_names_can_be_known() -> None:
     match = "match: [{headers: {a: b}}, {caller: {token: {issuer: %s}}}]"
     assert problems(MESH, SIDECAR, SERVER, ROUTE % ("r", match % "corp")) == []
     assert problems(MESH, SIDECAR, SERVER, ROUTE % ("r", match % "crop")) == [
-        'f:15: ModelRoute/r: spec.match[1].caller.token.issuer: no issuer is called "crop" (did you mean "corp"?)'
+        'f:15: ModelRoute/r: spec.match[1].caller.token.issuer: no issuer named "crop" (did you mean "corp"?)'
     ]
     (found,) = problems(MESH, SIDECAR, SERVER, ROUTE % ("r", "directions: [outbound], " + match % "corp"))
-    assert found.startswith("f:15: ModelRoute/r: spec.match[1].caller: who calls is known of inbound calls only")
+    assert found.startswith("f:15: ModelRoute/r: spec.match[1].caller: the caller is known for inbound calls only")
     no_issuer = MESH.replace(", issuers: [{name: corp}]", "")
     (found,) = problems(no_issuer, SIDECAR, SERVER, ROUTE % ("r", "match: [{caller: {iamRole: x}}]"))
-    assert "spec.match[0].caller.iamRole: the MeshConfig has no issuer" in found
+    assert "spec.match[0].caller.iamRole: no caller can prove an IAM role" in found
 
 
 SERVER_2 = "kind: ModelServer\nmetadata: {name: other}\nspec: {}\n"
@@ -172,7 +172,7 @@ SERVER_2 = "kind: ModelServer\nmetadata: {name: other}\nspec: {}\n"
 )
 def test_a_mirror_is_of_something_else(spec: str, is_same: bool) -> None:
     found = problems(MESH, SIDECAR, SERVER, SERVER_2, ROUTE % ("r", spec))
-    expected = "f:19: ModelRoute/r: spec.mirror: copies calls to where they go themselves"
+    expected = "f:19: ModelRoute/r: spec.mirror: mirrors calls to where they already go"
     assert found == ([expected] if is_same else [])
 
 
@@ -180,9 +180,9 @@ def test_a_host_leads_to_one_server() -> None:
     first = SERVER.replace("{}", "{hosts: [a.example, A.Example., other, b.example]}")
     second = SERVER_2.replace("{}", "{hosts: [other, B.example, {}, local]}")
     assert problems(MESH, SIDECAR, first, second) == [
-        'f:11: ModelServer/local: spec.hosts[2]: "other" is ModelServer/other already, at f:13',
-        'f:15: ModelServer/other: spec.hosts[1]: "B.example" is ModelServer/local already, at f:9',
-        'f:15: ModelServer/other: spec.hosts[3]: "local" is ModelServer/local already, at f:9',
+        'f:11: ModelServer/local: spec.hosts[2]: "other" already selects ModelServer/other, at f:13',
+        'f:15: ModelServer/other: spec.hosts[1]: "B.example" already selects ModelServer/local, at f:9',
+        'f:15: ModelServer/other: spec.hosts[3]: "local" already selects ModelServer/local, at f:9',
     ]
 
 
@@ -200,7 +200,7 @@ def test_calling_a_sidecar_takes_mtls(spec: str, field: str | None) -> None:
     server = SERVER.replace("{}", spec)
     assert problems(MESH, SIDECAR, server) == []
     disabled = MESH.replace("trustDomain: d", "trustDomain: d, mtls: disabled")
-    message = 'a sidecar is called over mTLS, and MeshConfig/m says "disabled"'
+    message = 'a sidecar is called over mTLS, but MeshConfig/m has mtls "disabled"'
     expected = [] if field is None else [f"f:11: ModelServer/local: {field}: {message}"]
     assert problems(disabled, SIDECAR, server) == expected
 

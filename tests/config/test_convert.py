@@ -9,7 +9,7 @@ import pytest
 from msgspec import inspect
 
 from meshproxy.config import fields, routes, schema, servers
-from meshproxy.config.convert import convert, is_struct, words
+from meshproxy.config.convert import RENAMED, convert, is_struct, words
 from meshproxy.config.nodes import BROKEN, read_documents
 from meshproxy.config.values import Address
 
@@ -82,8 +82,8 @@ def test_keys_are_read_as_their_type_says() -> None:
     found, problems = read(routes.Match, "headers: {x-tier: gold, x-1: '2'}")
     assert (found.headers, problems) == ({"x-tier": "gold", "x-1": "2"}, [])
     assert wrong(routes.Match, "headers:\n  x-a: b\n  X-Tier: gold\n  'a b': ''\n") == [
-        (3, "headers", 'expected the name of a header in lower case, got "X-Tier"'),
-        (4, "headers", 'expected the name of a header in lower case, got "a b"'),
+        (3, "headers", 'expected a header name in lower case, got "X-Tier"'),
+        (4, "headers", 'expected a header name in lower case, got "a b"'),
         (4, "headers.a b", 'expected 1 to 1024 printable characters, got ""'),
     ]
     assert wrong(routes.RouteSpec, "models: [a]\nlabels: {'': 1, canary: 1.5}\n") == [
@@ -95,19 +95,19 @@ def test_keys_are_read_as_their_type_says() -> None:
 def test_a_whole_number_is_a_number_too() -> None:
     found, problems = read(servers.EjectionSettings, "deviations: 2")
     assert (found.deviations, type(found.deviations), problems) == (2.0, float, [])
-    assert wrong(servers.EjectionSettings, "deviations: 11") == [(1, "deviations", "11 is too much: at most 10")]
+    assert wrong(servers.EjectionSettings, "deviations: 11") == [(1, "deviations", "11 is too large: at most 10")]
     assert wrong(servers.EjectionSettings, "deviations: true") == [(1, "deviations", "expected number, got true")]
-    assert wrong(routes.Compare, "absolute: -0.5") == [(1, "absolute", "-0.5 is too little: at least 0")]
+    assert wrong(routes.Compare, "absolute: -0.5") == [(1, "absolute", "-0.5 is too small: at least 0")]
 
 
 def test_bounds() -> None:
     assert wrong(
         schema.MeshLimits, "headerBytes: 1KiB\nheaderCount: 1001\nstreams: 0\nbodyBytes: 0\nheadTimeout: 0\n"
     ) == [
-        (2, "headerCount", "1001 is too much: at most 1,000"),
+        (2, "headerCount", "1001 is too large: at most 1,000"),
         (3, "streams", "0 is not between 1 and 1,000,000"),
-        (4, "bodyBytes", "0 is too little: at least 1"),
-        (5, "headTimeout", "no time at all: a limit that is not wanted is left out"),
+        (4, "bodyBytes", "0 is too small: at least 1"),
+        (5, "headTimeout", "must be greater than 0; omit the field to disable the limit"),
     ]
 
 
@@ -151,6 +151,12 @@ def test_paths_start_from_the_folder_of_the_document() -> None:
 def test_what_is_broken_is_reported_once() -> None:
     assert len(wrong(schema.Metadata, "name: on")) == 1
     assert len(wrong(schema.Metadata, "name: a\nlabels: {a: on}")) == 1
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_field_that_was_renamed_is_named(old: str, new: str) -> None:
+    assert new in {name.encode_name for name in inspect.type_info(schema.MeshLimits).fields}  # type: ignore[attr-defined]
+    assert wrong(schema.MeshLimits, f"{old}: 1MiB") == [(1, old, f'no such field: it is called "{new}" now')]
 
 
 def test_a_check_across_fields_waits_for_the_fields() -> None:

@@ -23,7 +23,7 @@ def test_what_permits() -> None:
     assert found.decision == Permit("finance-team")
     (step,) = found.steps
     assert (step.binding, step.action, step.role, step.applies) == ("finance-team", "allow", "finance-reader", True)
-    assert (step.caller, step.call) == (("subjects[1] fits",), ("rules[0] fits",))
+    assert (step.caller, step.call) == (("subjects[1] matches",), ("rules[0] matches",))
 
 
 def test_why_a_caller_does_not_fit() -> None:
@@ -58,7 +58,7 @@ def test_why_a_call_does_not_fit() -> None:
         (step,) = explain(compiled, Caller(QUOTER), Call(Verb.PREDICT, (ModelRef("ab"),))).steps
         assert step.applies is applies
         assert "the call names no version and no signature" in step.call[0]
-        assert ("counts as fitting" in step.call[0]) is applies
+        assert ("counts as a match" in step.call[0]) is applies
         (step,) = explain(compiled, Caller(QUOTER), Call(Verb.RELOAD)).steps
         assert step.applies is applies
         assert "server as a whole" in step.call[0]
@@ -66,7 +66,7 @@ def test_why_a_call_does_not_fit() -> None:
             compiled, Caller(QUOTER), Call(Verb.PREDICT, (ModelRef("b", "3"), ModelRef("a", "3", None, "s")))
         ).steps
         assert step.applies is True
-        assert step.call == ('"b": no rule is about predict on model "b", version 3', '"a": rules[0] fits')
+        assert step.call == ('"b": no rule covers predict on model "b", version 3', '"a": rules[0] matches')
 
 
 def test_roles_of_aws() -> None:

@@ -14,12 +14,12 @@ LIMIT = RateLimit(requests=1.0)
 
 
 def test_a_quota_is_that_of_the_document() -> None:
-    quota = CarriedState().rate_limiter("r", 0, RateLimit(per="caller", requests=2.0, burst=1.0))
-    assert [quota.admit("m", "a", 100.0) for _ in range(2)] == [None, None]
-    denied = quota.admit("m", "a", 100.0)
+    limiter = CarriedState().rate_limiter("r", 0, RateLimit(per="caller", requests=2.0, burst=1.0))
+    assert [limiter.admit("m", "a", 100.0) for _ in range(2)] == [None, None]
+    denied = limiter.admit("m", "a", 100.0)
     assert denied is not None
     assert (denied.what, denied.retry_after) == ("requests", 0.5)
-    assert quota.admit("m", "b", 100.0) is None
+    assert limiter.admit("m", "b", 100.0) is None
 
 
 def test_a_budget_is_that_of_the_document() -> None:
@@ -28,36 +28,36 @@ def test_a_budget_is_that_of_the_document() -> None:
 
 
 def test_the_same_as_long_as_settings_are_equal() -> None:
-    live = CarriedState()
-    budget, quota = live.budget("r", 0.2, 10.0), live.rate_limiter("r", 0, LIMIT)
-    live.adopt()
-    assert live.budget("r", 0.2, 10.0) is budget
-    assert live.rate_limiter("r", 0, RateLimit(requests=1.0)) is quota
-    assert live.budget("s", 0.2, 10.0) is not budget
-    assert live.rate_limiter("r", 1, LIMIT) is not quota
-    assert live.rate_limiter("s", 0, LIMIT) is not quota
-    live.adopt()
-    assert live.budget("r", 0.2, 11.0) is not budget
-    assert live.rate_limiter("r", 0, RateLimit(requests=2.0)) is not quota
+    carried = CarriedState()
+    budget, limiter = carried.budget("r", 0.2, 10.0), carried.rate_limiter("r", 0, LIMIT)
+    carried.adopt()
+    assert carried.budget("r", 0.2, 10.0) is budget
+    assert carried.rate_limiter("r", 0, RateLimit(requests=1.0)) is limiter
+    assert carried.budget("s", 0.2, 10.0) is not budget
+    assert carried.rate_limiter("r", 1, LIMIT) is not limiter
+    assert carried.rate_limiter("s", 0, LIMIT) is not limiter
+    carried.adopt()
+    assert carried.budget("r", 0.2, 11.0) is not budget
+    assert carried.rate_limiter("r", 0, RateLimit(requests=2.0)) is not limiter
 
 
 def test_what_was_not_asked_for_is_forgotten() -> None:
-    live = CarriedState()
-    budget = live.budget("r", 0.2, 10.0)
-    live.adopt()
-    live.adopt()
-    assert live.budget("r", 0.2, 10.0) is not budget
+    carried = CarriedState()
+    budget = carried.budget("r", 0.2, 10.0)
+    carried.adopt()
+    carried.adopt()
+    assert carried.budget("r", 0.2, 10.0) is not budget
 
 
 def test_a_compile_that_comes_to_nothing_changes_nothing() -> None:
-    live = CarriedState()
-    budget = live.budget("r", 0.2, 10.0)
-    live.adopt()
-    live.budget("r", 0.9, 10.0)
-    live.budget("new", 0.9, 10.0)
-    assert live.budget("r", 0.2, 10.0) is budget
-    live.adopt()
-    assert live.budget("r", 0.2, 10.0) is budget
+    carried = CarriedState()
+    budget = carried.budget("r", 0.2, 10.0)
+    carried.adopt()
+    carried.budget("r", 0.9, 10.0)
+    carried.budget("new", 0.9, 10.0)
+    assert carried.budget("r", 0.2, 10.0) is budget
+    carried.adopt()
+    assert carried.budget("r", 0.2, 10.0) is budget
 
 
 class Reloads(RuleBasedStateMachine):
@@ -65,13 +65,13 @@ class Reloads(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = CarriedState()
+        self.carried = CarriedState()
         self.current: dict[str, tuple[float, RetryBudget]] = {}
         self.asked: dict[str, tuple[float, RetryBudget]] = {}
 
     @rule(name=st.sampled_from("ab"), minimum=st.sampled_from([1.0, 2.0]))
     def ask(self, name: str, minimum: float) -> None:
-        budget = self.live.budget(name, 0.2, minimum)
+        budget = self.carried.budget(name, 0.2, minimum)
         known = self.current.get(name)
         assert (known is not None and known[1] is budget) == (known is not None and known[0] == minimum)
         self.asked[name] = (minimum, budget)
@@ -79,7 +79,7 @@ class Reloads(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule()
     def adopt(self) -> None:
-        self.live.adopt()
+        self.carried.adopt()
         self.current, self.asked = self.asked, {}
 
 

@@ -1,4 +1,4 @@
-"""Buckets and rate_limiters: literal cases, and what must hold whatever is taken when."""
+"""Buckets and rate limiters: literal cases, and what must hold whatever is taken when."""
 
 from __future__ import annotations
 
@@ -124,84 +124,84 @@ def test_debt_is_exactly_what_was_taken_too_much(
 
 
 def test_calls_of_a_model_share_a_bucket() -> None:
-    quota = RateLimiter("model", 1.0, None, None, 2.0)
+    limiter = RateLimiter("model", 1.0, None, None, 2.0)
 
-    assert quota.admit("m", "a", 10.0) is None
-    assert quota.admit("m", "b", 10.0) is None
-    assert quota.admit("m", "a", 10.0) == Denied(1.0, "requests")
-    assert quota.admit("other", "a", 10.0) is None
+    assert limiter.admit("m", "a", 10.0) is None
+    assert limiter.admit("m", "b", 10.0) is None
+    assert limiter.admit("m", "a", 10.0) == Denied(1.0, "requests")
+    assert limiter.admit("other", "a", 10.0) is None
 
 
 def test_calls_of_a_caller_share_a_bucket_for_each_model() -> None:
-    quota = RateLimiter("caller", 1.0, None, None, 1.0)
+    limiter = RateLimiter("caller", 1.0, None, None, 1.0)
 
-    assert quota.admit("m", "a", 10.0) is None
-    assert quota.admit("m", "a", 10.0) == Denied(1.0, "requests")
-    assert quota.admit("m", "b", 10.0) is None
-    assert quota.admit("n", "a", 10.0) is None
+    assert limiter.admit("m", "a", 10.0) is None
+    assert limiter.admit("m", "a", 10.0) == Denied(1.0, "requests")
+    assert limiter.admit("m", "b", 10.0) is None
+    assert limiter.admit("n", "a", 10.0) is None
 
 
 def test_keys_of_model_and_caller_are_not_mixed_up() -> None:
-    quota = RateLimiter("caller", 1.0, None, None, 1.0)
+    limiter = RateLimiter("caller", 1.0, None, None, 1.0)
 
-    assert quota.admit("a", "b", 10.0) is None
-    assert quota.admit("b", "a", 10.0) is None
+    assert limiter.admit("a", "b", 10.0) is None
+    assert limiter.admit("b", "a", 10.0) is None
 
 
 def test_a_slow_rate_still_lets_one_call_in() -> None:
-    quota = RateLimiter("model", 0.1, None, None, 0.5)
+    limiter = RateLimiter("model", 0.1, None, None, 0.5)
 
-    assert quota.admit("m", "a", 10.0) is None
-    denied = quota.admit("m", "a", 10.0)
+    assert limiter.admit("m", "a", 10.0) is None
+    denied = limiter.admit("m", "a", 10.0)
 
     assert denied is not None
     assert denied.retry_after == pytest.approx(10.0)
-    assert quota.admit("m", "a", 10.0 + denied.retry_after) is None
+    assert limiter.admit("m", "a", 10.0 + denied.retry_after) is None
 
 
 def test_bytes_are_charged_after_the_call_was_let_in() -> None:
-    quota = RateLimiter("model", None, 1000.0, None, 1.0)
+    limiter = RateLimiter("model", None, 1000.0, None, 1.0)
 
-    assert quota.admit("m", "a", 10.0) is None
-    quota.charge("m", "a", 600, 1.0, 10.0)
-    assert quota.admit("m", "a", 10.0) is None
-    quota.charge("m", "a", 2400, 1.0, 10.0)
-    denied = quota.admit("m", "b", 10.0)
+    assert limiter.admit("m", "a", 10.0) is None
+    limiter.charge("m", "a", 600, 1.0, 10.0)
+    assert limiter.admit("m", "a", 10.0) is None
+    limiter.charge("m", "a", 2400, 1.0, 10.0)
+    denied = limiter.admit("m", "b", 10.0)
 
     assert denied is not None
     assert denied.what == "bytes"
     assert denied.retry_after == pytest.approx(2.0)
-    assert quota.admit("m", "b", 12.0) is None
+    assert limiter.admit("m", "b", 12.0) is None
 
 
 def test_examples_are_charged_after_the_call_was_let_in() -> None:
-    quota = RateLimiter("caller", None, None, 10.0, 1.0)
+    limiter = RateLimiter("caller", None, None, 10.0, 1.0)
 
-    quota.charge("m", "a", 1_000_000, 25, 10.0)
+    limiter.charge("m", "a", 1_000_000, 25, 10.0)
 
-    denied = quota.admit("m", "a", 10.0)
+    denied = limiter.admit("m", "a", 10.0)
     assert denied is not None
     assert denied.what == "examples"
     assert denied.retry_after == pytest.approx(1.5)
-    assert quota.admit("m", "b", 10.0) is None
+    assert limiter.admit("m", "b", 10.0) is None
 
 
 def test_a_denied_call_is_not_counted() -> None:
-    quota = RateLimiter("model", 1.0, 1000.0, None, 1.0)
-    quota.charge("m", "a", 3000, 1.0, 10.0)
+    limiter = RateLimiter("model", 1.0, 1000.0, None, 1.0)
+    limiter.charge("m", "a", 3000, 1.0, 10.0)
 
     for _ in range(5):
-        assert quota.admit("m", "a", 10.0) is not None
+        assert limiter.admit("m", "a", 10.0) is not None
 
-    assert quota.admit("m", "a", 12.0) is None
+    assert limiter.admit("m", "a", 12.0) is None
 
 
 def test_the_longest_wait_is_told() -> None:
-    quota = RateLimiter("model", 0.5, 1000.0, 10.0, 1.0)
-    assert quota.admit("m", "a", 10.0) is None
-    quota.charge("m", "a", 2000, 15, 10.0)
+    limiter = RateLimiter("model", 0.5, 1000.0, 10.0, 1.0)
+    assert limiter.admit("m", "a", 10.0) is None
+    limiter.charge("m", "a", 2000, 15, 10.0)
 
-    denied = quota.admit("m", "a", 10.0)
+    denied = limiter.admit("m", "a", 10.0)
 
     assert denied is not None
     assert denied.what == "requests"
@@ -225,63 +225,63 @@ def test_retry_after_is_right(
 ) -> None:
     if requests is size is examples is None:
         return
-    quota = RateLimiter("model", requests, size, examples, burst_seconds)
+    limiter = RateLimiter("model", requests, size, examples, burst_seconds)
     now = 1000.0
     for wait, taken, rows in calls:
         now += wait
-        denied = quota.admit("m", "a", now)
+        denied = limiter.admit("m", "a", now)
         if denied is not None:
             assert denied.retry_after > 0.0
             before = now + 0.99 * denied.retry_after - 2 * ROUNDING
-            assert quota.admit("m", "a", max(now, before)) is not None
+            assert limiter.admit("m", "a", max(now, before)) is not None
             now += denied.retry_after
-            assert quota.admit("m", "a", now) is None
-        quota.charge("m", "a", taken, rows, now)
+            assert limiter.admit("m", "a", now) is None
+        limiter.charge("m", "a", taken, rows, now)
 
 
 def test_keys_are_bounded() -> None:
-    quota = RateLimiter("caller", 1.0, None, None, 1000.0)
+    limiter = RateLimiter("caller", 1.0, None, None, 1000.0)
 
     for number in range(MAX_BUCKETS + 1000):
-        quota.admit("m", f"caller {number}", 10.0)
+        limiter.admit("m", f"caller {number}", 10.0)
 
-    assert len(quota) == MAX_BUCKETS
+    assert len(limiter) == MAX_BUCKETS
 
 
 def test_a_few_that_are_full_are_forgotten_at_a_time() -> None:
-    quota = RateLimiter("caller", 1.0, None, None, 1.0)
+    limiter = RateLimiter("caller", 1.0, None, None, 1.0)
     for number in range(MAX_BUCKETS):
-        quota.admit("m", f"caller {number}", 10.0)
+        limiter.admit("m", f"caller {number}", 10.0)
 
-    quota.admit("m", "another", 11.0)
+    limiter.admit("m", "another", 11.0)
 
-    assert len(quota) == MAX_BUCKETS - LOOKED_AT + 1
+    assert len(limiter) == MAX_BUCKETS - LOOKED_AT + 1
 
 
 def test_full_buckets_are_forgotten_first() -> None:
-    """A flood of callers that come once each does not make the quota forget who is in debt."""
-    quota = RateLimiter("caller", 1.0, 1000.0, None, 1.0)
-    quota.charge("m", "greedy", 1e9, 0.0, 0.0)
+    """A flood of callers that come once each does not make the limiter forget who is in debt."""
+    limiter = RateLimiter("caller", 1.0, 1000.0, None, 1.0)
+    limiter.charge("m", "greedy", 1e9, 0.0, 0.0)
 
     for number in range(5 * MAX_BUCKETS):
-        quota.admit("m", f"caller {number}", number * 0.001)
+        limiter.admit("m", f"caller {number}", number * 0.001)
 
-    assert len(quota) <= MAX_BUCKETS
-    assert quota.admit("m", "greedy", 100.0) is not None
+    assert len(limiter) <= MAX_BUCKETS
+    assert limiter.admit("m", "greedy", 100.0) is not None
 
 
 def test_where_none_is_full_the_one_nearest_to_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BUCKETS", 3)
-    quota = RateLimiter("caller", None, 10.0, None, 1.0)
+    limiter = RateLimiter("caller", None, 10.0, None, 1.0)
     for caller, taken in (("a", 1000), ("b", 100), ("c", 500)):
-        quota.charge("m", caller, taken, 0.0, 0.0)
+        limiter.charge("m", caller, taken, 0.0, 0.0)
 
-    assert quota.admit("m", "d", 0.0) is None
+    assert limiter.admit("m", "d", 0.0) is None
 
-    assert len(quota) == 3
-    assert quota.admit("m", "a", 0.0) is not None
-    assert quota.admit("m", "c", 0.0) is not None
-    assert quota.admit("m", "b", 0.0) is None
+    assert len(limiter) == 3
+    assert limiter.admit("m", "a", 0.0) is not None
+    assert limiter.admit("m", "c", 0.0) is not None
+    assert limiter.admit("m", "b", 0.0) is None
 
 
 @given(
@@ -289,19 +289,19 @@ def test_where_none_is_full_the_one_nearest_to_it_goes(monkeypatch: pytest.Monke
 )
 @settings(max_examples=100)
 def test_what_is_forgotten_full_would_not_have_been_denied(calls: Sequence[tuple[int, float, float]]) -> None:
-    """Beside a quota that forgets nothing: they differ only for those that were forgotten in debt, never to the
+    """Beside a limiter that forgets nothing: they differ only for those that were forgotten in debt, never to the
     disadvantage of the caller."""
     with pytest.MonkeyPatch.context() as patch:
-        quota, perfect = RateLimiter("caller", 2.0, 10.0, None, 2.0), RateLimiter("caller", 2.0, 10.0, None, 2.0)
+        limiter, perfect = RateLimiter("caller", 2.0, 10.0, None, 2.0), RateLimiter("caller", 2.0, 10.0, None, 2.0)
         now = 0.0
         for caller, wait, taken in calls:
             now += wait
             patch.setattr(module, "MAX_BUCKETS", 6)
-            ours = quota.admit("m", str(caller), now)
-            assert len(quota) <= 6
+            ours = limiter.admit("m", str(caller), now)
+            assert len(limiter) <= 6
             patch.setattr(module, "MAX_BUCKETS", 1000)
             theirs = perfect.admit("m", str(caller), now)
             assert not (ours is not None and theirs is None)
             if ours is None and theirs is None:
-                quota.charge("m", str(caller), taken, 0.0, now)
+                limiter.charge("m", str(caller), taken, 0.0, now)
                 perfect.charge("m", str(caller), taken, 0.0, now)

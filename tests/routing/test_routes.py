@@ -332,17 +332,17 @@ def test_quotas_are_those_of_the_document() -> None:
 
 
 def test_budgets_and_quotas_live_on_and_directions_do_not_share_them() -> None:
-    live = CarriedState()
+    carried = CarriedState()
     routes = (document("a", "a", rate_limits=(RateLimit(requests=1.0),)),)
 
     def state() -> list[object]:
         found: list[object] = []
         for direction in ("inbound", "outbound"):
-            compiled = compile_routes(direction, None, None, routes, "d", live)  # type: ignore[arg-type]
+            compiled = compile_routes(direction, None, None, routes, "d", carried)  # type: ignore[arg-type]
             for name in ("a", "b"):
                 route = match(compiled, name)
                 found += [route.budget, *route.rate_limiters]
-        live.adopt()
+        carried.adopt()
         return found
 
     first, second = state(), state()

@@ -17,6 +17,7 @@ from meshproxy.sidecar.snapshots import (
     outbound_snapshot,
     times,
 )
+from meshproxy.transport.connection import Times
 
 PREDICT = Call(Verb.PREDICT, (ModelRef("m"),))
 
@@ -56,8 +57,9 @@ def documents(
 
 
 class TestSettings:
-    def test_defaults_of_body_limits_are_the_documents(self) -> None:
+    def test_defaults_are_the_documents(self) -> None:
         assert body_limits(documents()) == BodyLimits()
+        assert times(documents()) == Times()
 
     def test_time_limits(self) -> None:
         limits = schema.MeshLimits(handshake_timeout=1.0, head_timeout=2.0, idle_timeout=3.0)

@@ -192,7 +192,7 @@ class TestPick:
         with pytest.raises(NoEndpoint, match="no endpoint is known yet"):
             bench.pick()
         bench.find(EndpointAddress(rest="a:1") if is_grpc else EndpointAddress(grpc="a:2"))
-        with pytest.raises(NoEndpoint, match=f"no endpoint takes {surface}"):
+        with pytest.raises(NoEndpoint, match=f"no endpoint serves {surface}"):
             bench.pick(is_grpc=is_grpc)
 
     def test_others_than_those_that_were_tried(self) -> None:
@@ -315,7 +315,7 @@ class TestOutliers:
         bench.cluster.expire(bench.now)
         assert bench.at("a").is_ejected
         assert bench.watch.changes == [("ejected", "models", both("a").key)]
-        assert "does worse than the others" in caplog.text
+        assert "endpoint ejected (success-rate outlier)" in caplog.text
         assert bench.picked() == {"b", "c", "d"}
         bench.now += 10.0
         bench.cluster.expire(bench.now)

@@ -4,6 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from meshproxy.config import servers
 from meshproxy.upstream.health import Checked, Health
 
 AB = Checked(("a", "b"), unhealthy_after=2, healthy_after=1)
@@ -202,3 +203,8 @@ class AsWritten(RuleBasedStateMachine):
 
 TestAsWritten = AsWritten.TestCase
 TestAsWritten.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_defaults_are_the_documents() -> None:
+    settings = servers.Health()
+    assert (Checked().unhealthy_after, Checked().healthy_after) == (settings.unhealthy_after, settings.healthy_after)

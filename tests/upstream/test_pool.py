@@ -171,7 +171,7 @@ class Network:
 
 
 class Wanting:
-    """A taker, and what it was told."""
+    """A waiter, and what it was told."""
 
     def __init__(self) -> None:
         self.stream: Any = None
@@ -217,22 +217,22 @@ def make(
 
 
 def want(pool: H1Pool | H2Pool, count: int = 1) -> list[Wanting]:
-    takers = [Wanting() for _ in range(count)]
-    for taker in takers:
-        pool.acquire(taker)
-    return takers
+    waiters = [Wanting() for _ in range(count)]
+    for waiter in waiters:
+        pool.acquire(waiter)
+    return waiters
 
 
-def give_back(pool: H1Pool | H2Pool, taker: Wanting) -> None:
+def give_back(pool: H1Pool | H2Pool, waiter: Wanting) -> None:
     """The exchange is over."""
     if isinstance(pool, H1Pool):
-        pool.released(taker.stream)
+        pool.released(waiter.stream)
     else:
-        taker.stream.end()
+        waiter.stream.end()
 
 
-def connection_of(taker: Wanting) -> Connection:
-    stream = taker.stream
+def connection_of(waiter: Wanting) -> Connection:
+    stream = waiter.stream
     return stream if isinstance(stream, Connection) else stream.connection
 
 
@@ -255,19 +255,19 @@ class TestEitherVersion:
     @both
     def test_a_connection_that_is_not_used_grows_old(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         connection = network.accept()
-        give_back(pool, taker)
+        give_back(pool, waiter)
         assert connection.deadline == network.now + 60.0
 
     @both
     def test_so_does_one_whose_taker_has_gone_meanwhile(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
-        pool.withdraw(taker)
-        pool.withdraw(taker)
+        (waiter,) = want(pool)
+        pool.withdraw(waiter)
+        pool.withdraw(waiter)
         connection = network.accept()
-        assert taker.waits()
+        assert waiter.waits()
         assert connection.deadline == network.now + 60.0
         (other,) = want(pool)
         assert connection_of(other) is connection
@@ -275,18 +275,18 @@ class TestEitherVersion:
     @both
     def test_a_failure_is_told_to_everyone_who_waited_for_it(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        takers = want(pool, 3)
+        waiters = want(pool, 3)
         while network.dials:
             network.refuse()
-        assert [str(taker.error) for taker in takers] == ["refused"] * 3
+        assert [str(waiter.error) for waiter in waiters] == ["refused"] * 3
         assert pool.size == 0
 
     @both
     def test_so_it_is_where_few_connections_are_allowed(self, network: Network, version: str) -> None:
         pool = make(network, version, max_connections=1)
-        takers = want(pool, 5)
+        waiters = want(pool, 5)
         network.refuse()
-        assert [str(taker.error) for taker in takers] == ["refused"] * 5
+        assert [str(waiter.error) for waiter in waiters] == ["refused"] * 5
         assert (pool.size, network.dials) == (0, [])
 
     @both
@@ -295,9 +295,9 @@ class TestEitherVersion:
         want(pool)
         network.refuse()
         network.wait(0.1)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         network.accept()
-        assert not taker.waits()
+        assert not waiter.waits()
 
     @both
     def test_those_who_can_have_a_connection_that_stands_wait_for_it(self, network: Network, version: str) -> None:
@@ -307,8 +307,8 @@ class TestEitherVersion:
         network.accept(streams=1)
         rest = want(pool, 3)
         network.refuse()
-        assert [taker.error is not None for taker in rest] == [True, False, False]
-        while any(taker.waits() for taker in rest):
+        assert [waiter.error is not None for waiter in rest] == [True, False, False]
+        while any(waiter.waits() for waiter in rest):
             network.wait(1.0)
             network.refuse()
         assert holding.error is None
@@ -321,18 +321,18 @@ class TestEitherVersion:
         self, network: Network, version: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         network.refuse(ValueError("label too long"))
-        assert str(taker.error) == f"{ADDRESS} cannot be reached: label too long"
+        assert str(waiter.error) == f"{ADDRESS} cannot be reached: label too long"
         assert pool.size == 0
         assert "cannot open a connection" in caplog.text
 
     @both
     def test_a_server_that_closes_at_once_is_a_failure(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         connection = network.accept(is_closing=True)
-        assert str(taker.error) == f"{ADDRESS} closed the connection immediately"
+        assert str(waiter.error) == f"{ADDRESS} closed the connection immediately"
         connection.lose()
         assert pool.size == 0
 
@@ -359,10 +359,10 @@ class TestEitherVersion:
     @both
     def test_too_many_that_wait_are_told_so(self, network: Network, version: str) -> None:
         pool = make(network, version, max_connections=1, max_pending=2)
-        takers = want(pool, 3)
-        assert [taker.waits() for taker in takers] == [True, True, False]
-        assert isinstance(takers[2].error, PoolFull)
-        assert str(takers[2].error) == f"2 requests wait for one of 1 connections to {ADDRESS}"
+        waiters = want(pool, 3)
+        assert [waiter.waits() for waiter in waiters] == [True, True, False]
+        assert isinstance(waiters[2].error, PoolFull)
+        assert str(waiters[2].error) == f"2 requests already wait for one of 1 connections to {ADDRESS}"
 
     @both
     def test_who_came_first_is_served_first(self, network: Network, version: str) -> None:
@@ -415,9 +415,9 @@ class TestTrouble:
         pool = make(network, version)
         want(pool)
         network.refuse()
-        (taker,) = want(pool)
-        assert str(taker.error) == "refused (when it was last tried)"
-        assert not isinstance(taker.error, PoolFull)
+        (waiter,) = want(pool)
+        assert str(waiter.error) == "refused (last attempt)"
+        assert not isinstance(waiter.error, PoolFull)
         assert network.dials == []
 
     @both
@@ -426,13 +426,13 @@ class TestTrouble:
         want(pool)
         network.refuse()
         network.wait(0.1)
-        takers = want(pool, 5)
+        waiters = want(pool, 5)
         assert len(network.dials) == 1
-        assert all(taker.waits() for taker in takers)
+        assert all(waiter.waits() for waiter in waiters)
         network.accept(streams=5)
         while network.dials:
             network.accept()
-        assert not any(taker.waits() or taker.error for taker in takers)
+        assert not any(waiter.waits() or waiter.error for waiter in waiters)
 
     @both
     def test_but_not_for_long(self, network: Network, version: str) -> None:
@@ -461,10 +461,10 @@ class TestTrouble:
             network.wait(pause - 0.002)
             assert want(pool)[0].error
             network.wait(0.003)
-            (taker,) = want(pool)
-            assert taker.waits()
+            (waiter,) = want(pool)
+            assert waiter.waits()
             network.refuse()
-            assert taker.error
+            assert waiter.error
 
     @both
     def test_a_success_ends_it(self, network: Network, version: str) -> None:
@@ -474,8 +474,8 @@ class TestTrouble:
         network.wait(0.1)
         want(pool)
         network.accept(streams=1).lose()
-        (taker,) = want(pool)
-        assert taker.waits()
+        (waiter,) = want(pool)
+        assert waiter.waits()
         network.refuse()
         network.wait(0.1)  # a first failure again
         assert want(pool)[0].waits()
@@ -497,15 +497,15 @@ class TestTrouble:
         network.accept(streams=1)
         want(pool)
         network.refuse()
-        takers = want(pool, 2)
-        assert all(taker.waits() for taker in takers)
+        waiters = want(pool, 2)
+        assert all(waiter.waits() for waiter in waiters)
         assert network.dials == []
         network.wait(0.1)
         assert len(network.dials) == 1
         give_back(pool, holding)
-        assert connection_of(takers[0]) is connection_of(holding)
+        assert connection_of(waiters[0]) is connection_of(holding)
         network.accept(streams=1)
-        assert not takers[1].waits()
+        assert not waiters[1].waits()
 
     @both
     def test_not_more_often_than_every_tenth_of_a_second(self, network: Network, version: str) -> None:
@@ -528,8 +528,8 @@ class TestTrouble:
         network.accept(streams=1)
         want(pool)
         network.refuse()
-        (taker,) = want(pool)
-        pool.withdraw(taker)
+        (waiter,) = want(pool)
+        pool.withdraw(waiter)
         assert len(network.timers) == 1
         pool.close()
         assert network.timers == []
@@ -541,28 +541,28 @@ class TestClosing:
     @both
     def test_what_is_idle_is_closed(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         connection = network.accept()
-        give_back(pool, taker)
+        give_back(pool, waiter)
         pool.close()
         assert connection.is_closing
 
     @both
     def test_what_is_in_use_is_closed_when_it_comes_back(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         connection = network.accept()
         pool.close()
         assert not connection.is_closing
-        give_back(pool, taker)
+        give_back(pool, waiter)
         assert connection.is_closing
 
     @both
     def test_attempts_that_nobody_waits_for_are_given_up(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         (task,) = network.dials
-        pool.withdraw(taker)
+        pool.withdraw(waiter)
         pool.close()
         assert task.is_cancelled
         network.turn()
@@ -582,21 +582,21 @@ class TestClosing:
     @both
     def test_a_request_that_waits_is_not_lost_to_a_reload(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         pool.close()
         connection = network.accept()
-        assert connection_of(taker) is connection
-        give_back(pool, taker)
+        assert connection_of(waiter) is connection
+        give_back(pool, waiter)
         assert connection.is_closing
 
     @both
     def test_a_request_of_an_older_snapshot_is_still_served(self, network: Network, version: str) -> None:
         pool = make(network, version)
         pool.close()
-        (taker,) = want(pool)
+        (waiter,) = want(pool)
         connection = network.accept()
-        assert connection_of(taker) is connection
-        give_back(pool, taker)
+        assert connection_of(waiter) is connection
+        give_back(pool, waiter)
         assert connection.is_closing
         connection.lose()
         assert pool.size == 0
@@ -604,20 +604,20 @@ class TestClosing:
     @both
     def test_a_failure_is_told_then_as_well(self, network: Network, version: str) -> None:
         pool = make(network, version)
-        takers = want(pool, 2)
+        waiters = want(pool, 2)
         pool.close()
         while network.dials:
             network.refuse()
-        assert all(taker.error for taker in takers)
+        assert all(waiter.error for waiter in waiters)
 
 
 class TestHttp1:
     def test_one_connection_carries_one_request(self, network: Network) -> None:
         pool = make(network, "HTTP/1.1")
-        takers = want(pool, 2)
+        waiters = want(pool, 2)
         assert len(network.dials) == 2
         connections = [network.accept(), network.accept()]
-        assert [taker.stream for taker in takers] == connections
+        assert [waiter.stream for waiter in waiters] == connections
 
     def test_the_one_used_last_is_lent_first(self, network: Network) -> None:
         """The others grow old and are closed: a burst does not keep its connections for ever."""
@@ -665,29 +665,29 @@ class TestHttp1:
 class TestHttp2:
     def test_one_connection_carries_many_requests(self, network: Network) -> None:
         pool = make(network, "HTTP/2")
-        takers = want(pool, 3)
+        waiters = want(pool, 3)
         assert len(network.dials) == 1
         network.accept(streams=3)
-        assert len({connection_of(taker) for taker in takers}) == 1
+        assert len({connection_of(waiter) for waiter in waiters}) == 1
 
     def test_another_is_opened_when_all_are_full(self, network: Network) -> None:
         pool = make(network, "HTTP/2")
-        takers = want(pool, 5)
+        waiters = want(pool, 5)
         network.accept(streams=2)
-        assert [taker.waits() for taker in takers] == [False, False, True, True, True]
+        assert [waiter.waits() for waiter in waiters] == [False, False, True, True, True]
         network.accept(streams=2)
         network.accept(streams=2)
-        assert not any(taker.waits() for taker in takers)
+        assert not any(waiter.waits() for waiter in waiters)
         assert pool.size == 3
 
     def test_a_server_that_takes_more_than_it_first_said_is_used(self, network: Network) -> None:
         """Its SETTINGS come after the first requests have gone out."""
         pool = make(network, "HTTP/2", max_connections=1)
-        takers = want(pool, 4)
+        waiters = want(pool, 4)
         connection = network.accept(streams=2)
         connection.most = 100
         (newest,) = want(pool)
-        assert not any(taker.waits() for taker in (*takers, newest))
+        assert not any(waiter.waits() for waiter in (*waiters, newest))
 
     def test_a_server_that_goes_away_gets_no_more(self, network: Network) -> None:
         pool = make(network, "HTTP/2")
@@ -707,17 +707,17 @@ class TestHttp2:
     def test_a_server_that_allows_none_is_not_asked_for_more_connections(self, network: Network) -> None:
         """gRPC servers say MAX_CONCURRENT_STREAMS 0 when they want no calls at present."""
         pool = make(network, "HTTP/2")
-        takers = want(pool, 3)
+        waiters = want(pool, 3)
         barren = network.accept(streams=0)
-        error = f"{ADDRESS} allows no requests at present (MAX_CONCURRENT_STREAMS is 0)"
-        assert [str(taker.error) for taker in takers] == [error] * 3
+        error = f"{ADDRESS} accepts no requests at present (SETTINGS_MAX_CONCURRENT_STREAMS is 0)"
+        assert [str(waiter.error) for waiter in waiters] == [error] * 3
         for _ in range(10):
             network.wait(10.0)
             assert str(want(pool)[0].error) == error
         assert (pool.size, network.dials) == (1, [])
         barren.most = 1
-        (taker,) = want(pool)
-        assert connection_of(taker) is barren
+        (waiter,) = want(pool)
+        assert connection_of(waiter) is barren
         assert want(pool)[0].waits()
         assert len(network.dials) == 1
 
@@ -736,9 +736,9 @@ class TestHttp2:
         network.accept(streams=1)
         waiting = want(pool, 2)
         network.accept(streams=0)
-        assert [taker.waits() for taker in waiting] == [True, True]
+        assert [waiter.waits() for waiter in waiting] == [True, True]
         connection_of(holding).lose()
-        assert all(taker.error for taker in waiting)
+        assert all(waiter.error for waiter in waiting)
 
     def test_nor_who_waits_for_one_whose_server_goes_away(self, network: Network) -> None:
         pool = make(network, "HTTP/2")
@@ -795,35 +795,35 @@ def test_whatever_happens_nobody_waits_for_nothing(version: str, steps: list[tup
         patch.setattr(pools, "connect_h1", network.connect)
         patch.setattr(pools, "connect_h2", network.connect)
         pool = make(network, version, max_connections=limit, max_pending=6)
-        takers: list[Wanting] = []
+        waiters: list[Wanting] = []
         using: list[Wanting] = []
         withdrawn: set[Wanting] = set()
 
         def settle() -> None:
-            for taker in takers:
-                if taker.stream is not None and taker not in using and not hasattr(taker, "is_done"):
-                    using.append(taker)
-            for taker in [taker for taker in using if connection_of(taker).is_closing]:
-                using.remove(taker)
-                taker.is_done = True  # type: ignore[attr-defined]
+            for waiter in waiters:
+                if waiter.stream is not None and waiter not in using and not hasattr(waiter, "is_done"):
+                    using.append(waiter)
+            for waiter in [waiter for waiter in using if connection_of(waiter).is_closing]:
+                using.remove(waiter)
+                waiter.is_done = True  # type: ignore[attr-defined]
 
         def step(what: str, number: int) -> None:
             if what == "want":
-                takers.extend(want(pool))
+                waiters.extend(want(pool))
             elif what == "accept" and network.dials:
                 network.accept(streams=number % 4)
             elif what == "refuse" and network.dials:
                 network.refuse()
             elif what == "return" and using:
-                taker = using.pop(number % len(using))
-                taker.is_done = True  # type: ignore[attr-defined]
-                give_back(pool, taker)
+                waiter = using.pop(number % len(using))
+                waiter.is_done = True  # type: ignore[attr-defined]
+                give_back(pool, waiter)
             elif what == "withdraw":
-                waiting = [taker for taker in takers if taker.waits() and taker not in withdrawn]
+                waiting = [waiter for waiter in waiters if waiter.waits() and waiter not in withdrawn]
                 if waiting:
-                    taker = waiting[number % len(waiting)]
-                    pool.withdraw(taker)
-                    withdrawn.add(taker)
+                    waiter = waiting[number % len(waiting)]
+                    pool.withdraw(waiter)
+                    withdrawn.add(waiter)
             elif what == "lose" and network.connections:
                 network.connections.pop(number % len(network.connections)).lose()
             elif what == "retire" and network.connections and version == "HTTP/2":
@@ -856,7 +856,7 @@ def test_whatever_happens_nobody_waits_for_nothing(version: str, steps: list[tup
                 break
             step("accept" if network.dials else "return", 1)
         assert not using
-        assert [taker for taker in takers if taker.waits() and taker not in withdrawn] == []
-        assert all(taker.waits() for taker in withdrawn)
+        assert [waiter for waiter in waiters if waiter.waits() and waiter not in withdrawn] == []
+        assert all(waiter.waits() for waiter in withdrawn)
         if pool.is_closed:
             assert pool.size == 0
