@@ -31,8 +31,8 @@ from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer
-from meshproxy.transport.connection import Driving, Times
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Server
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client
@@ -108,7 +108,7 @@ class Bench:
             metrics.telemetry_failures,
             [metrics.requests.observe, AccessLog(sink, UtcClock(time.time() - time.monotonic()))],
         )
-        self.driving = Driving(
+        self.shared = ConnectionContext(
             loop=loop,
             outbox=Outbox(loop),
             reaper=Reaper(loop),
@@ -116,7 +116,7 @@ class Bench:
             times=Times(),
             on_limit=lambda name: None,
         )
-        self.cluster = Cluster(self.driving, "main", ClusterSettings(POOL), Unwatched())
+        self.cluster = Cluster(self.shared, "main", ClusterSettings(POOL), Unwatched())
         self.cluster.set_endpoints([EndpointAddress(rest="127.0.0.1:1", grpc="127.0.0.1:2")])
         (self.endpoint,) = self.cluster.endpoints.values()
         snapshot = Snapshot(
@@ -132,7 +132,7 @@ class Bench:
             loop=loop,
             now=time.monotonic,
             wall_clock=time.time,
-            reaper=self.driving.reaper,
+            reaper=self.shared.reaper,
             snapshot=snapshot,
             observer=observer,
             tracer=Tracer(),
@@ -149,9 +149,9 @@ class Bench:
         pool._connections.add(connection)
         pool._opened(connection)
 
-    def facts(self, direction: str, protocol: str) -> ConnectionFacts:
+    def info(self, direction: str, protocol: str) -> ConnectionInfo:
         peer = PEER if direction == "inbound" else None
-        return ConnectionFacts(direction=direction, protocol=protocol, remote="127.0.0.1:1", local="", peer=peer)
+        return ConnectionInfo(direction=direction, protocol=protocol, remote="127.0.0.1:1", local="", peer=peer)
 
 
 @pytest.fixture
@@ -166,10 +166,10 @@ def least(counts: list[int]) -> int:
 
 async def test_rest(sink: LineWriter) -> None:
     bench = Bench(sink)
-    server = H1Server(bench.driving, bench.facts("inbound", "HTTP/1.1"), bench.pipeline.serve, bench.pipeline.reject)
+    server = H1Server(bench.shared, bench.info("inbound", "HTTP/1.1"), bench.pipeline.serve, bench.pipeline.reject)
     server.attach(bench.client_side)  # type: ignore[arg-type]
     assert bench.endpoint.rest is not None
-    client = H1Client(bench.driving, bench.facts("upstream", "HTTP/1.1"), bench.endpoint.rest)  # type: ignore[arg-type]
+    client = H1Client(bench.shared, bench.info("upstream", "HTTP/1.1"), bench.endpoint.rest)  # type: ignore[arg-type]
     bench.connect(client, bench.endpoint.rest)
     head = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\naccept: */*\r\ncontent-length: 2\r\n\r\n"
     request = head + b"{}"
@@ -177,11 +177,11 @@ async def test_rest(sink: LineWriter) -> None:
     for _ in range(10):
         with Counter() as asking:
             server.data_received(request)
-            bench.driving.outbox.flush()
+            bench.shared.outbox.flush()
         assert bench.server_side.take().endswith(b"{}")
         with Counter() as answering:
             client.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
-            bench.driving.outbox.flush()
+            bench.shared.outbox.flush()
         assert bench.client_side.take().endswith(b"hi")
         counts.append(asking.calls + answering.calls)
     assert least(counts) <= REST_CALLS, counts
@@ -190,10 +190,10 @@ async def test_rest(sink: LineWriter) -> None:
 
 async def test_grpc(sink: LineWriter) -> None:
     bench = Bench(sink)
-    server = H2Server(bench.driving, bench.facts("inbound", "HTTP/2"), bench.pipeline.serve, bench.pipeline.reject)
+    server = H2Server(bench.shared, bench.info("inbound", "HTTP/2"), bench.pipeline.serve, bench.pipeline.reject)
     server.attach(bench.client_side)  # type: ignore[arg-type]
     assert bench.endpoint.grpc is not None
-    client = H2Client(bench.driving, bench.facts("upstream", "HTTP/2"), bench.endpoint.grpc)
+    client = H2Client(bench.shared, bench.info("upstream", "HTTP/2"), bench.endpoint.grpc)
     bench.connect(client, bench.endpoint.grpc)
     caller, model = H2Connection(Role.CLIENT, Limits(), 0.0), H2Connection(Role.SERVER, Limits(), 0.0)
     headers: Headers = ((b"content-type", b"application/grpc"), (b"user-agent", b"grpc-python/1.80"))
@@ -206,7 +206,7 @@ async def test_grpc(sink: LineWriter) -> None:
         caller.send_data(stream, message, end=True)
         with Counter() as asking:
             server.data_received(caller.take_output())
-            bench.driving.outbox.flush()
+            bench.shared.outbox.flush()
         for event in model.receive(bench.server_side.take(), 0.0):
             if isinstance(event, Data):
                 model.credit(event.stream, event.flow)
@@ -215,7 +215,7 @@ async def test_grpc(sink: LineWriter) -> None:
                 model.send_trailers(event.stream, ((b"grpc-status", b"0"),))
         with Counter() as answering:
             client.data_received(model.take_output())
-            bench.driving.outbox.flush()
+            bench.shared.outbox.flush()
         answered = caller.receive(bench.client_side.take(), 0.0)
         assert answered[-1].__class__.__name__ == "Trailers"
         counts.append(asking.calls + answering.calls)

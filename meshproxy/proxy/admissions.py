@@ -56,7 +56,7 @@ class Admissions:
         return [(route, model, admission) for (route, _, model), (_, admission) in self._all.items()]
 
     def expire(self, now: float) -> None:
-        """Send away whoever has waited too long (`reaper.Mortal`)."""
+        """Send away whoever has waited too long (`reaper.Expirable`)."""
         self.deadline = now + LOOK_SECONDS
         for admission in [each for _, each in self._all.values() if each.waiting] + self._past:
             admission.expire(now)

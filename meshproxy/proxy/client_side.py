@@ -93,7 +93,7 @@ class ClientSide(LiveExchange):
     )
 
     def __init__(self, context: ProxyContext, stream: Downstream, head: RequestHead) -> None:
-        Exchange.__init__(self, head, stream.facts, context.now())
+        Exchange.__init__(self, head, stream.info, context.now())
         self.context = context
         self.snapshot: Snapshot = context.snapshot
         """The configuration that it began with, kept to its end."""
@@ -365,7 +365,7 @@ class ClientSide(LiveExchange):
         self.deadline = when
 
     def expire(self, now: float) -> None:
-        """`deadline` has passed (`reaper.Mortal`)."""
+        """`deadline` has passed (`reaper.Expirable`)."""
         if self._timer is None and self.due and now >= self.due - TIMER_SECONDS:
             self._timer = self.context.loop.call_at(self.due, self._time_out)
         if now < self._look:

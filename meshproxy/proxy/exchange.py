@@ -14,7 +14,7 @@ from meshproxy.inference.call import Call
 from meshproxy.refusal import Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.split import Arm
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
 
 class ResponseFlags(IntFlag):
@@ -116,7 +116,7 @@ class Exchange:
         "upstream",
     )
 
-    def __init__(self, head: RequestHead, connection: ConnectionFacts, started: float) -> None:
+    def __init__(self, head: RequestHead, connection: ConnectionInfo, started: float) -> None:
         self.head = head
         self.connection = connection
         self.is_grpc = False
@@ -161,7 +161,7 @@ class Exchange:
 
 
 class LiveExchange(Exchange):
-    """An exchange in flight, as the reaper sees it (`reaper.Mortal`)."""
+    """An exchange in flight, as the reaper sees it (`reaper.Expirable`)."""
 
     __slots__ = ("deadline",)
 

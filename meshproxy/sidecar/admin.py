@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.telemetry.metrics import Registry
-    from meshproxy.transport.facts import ConnectionFacts
+    from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Downstream
 
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
@@ -115,7 +115,7 @@ class Admin:
             reader.then = partial(self._send_pieces, stream, reader, pieces)
 
     def _operate(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
-        if not _is_loopback(stream.facts) or _host(head.authority) not in LOOPBACK_HOSTS:
+        if not _is_loopback(stream.info) or _host(head.authority) not in LOOPBACK_HOSTS:
             reply(stream, head, 403, b"forbidden: use a loopback connection and the host name localhost\n")
         elif path == b"/config":
             body = json.dumps(self._operated.configuration(), indent=2).encode() + b"\n"
@@ -191,8 +191,8 @@ def _host(authority: bytes) -> bytes:
     return (host or authority).lower()
 
 
-def _is_loopback(facts: ConnectionFacts) -> bool:
-    return facts.remote.startswith(("127.", "[::1]:", "[::ffff:127."))
+def _is_loopback(info: ConnectionInfo) -> bool:
+    return info.remote.startswith(("127.", "[::1]:", "[::ffff:127."))
 
 
 class Unobserved:

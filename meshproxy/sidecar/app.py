@@ -35,7 +35,7 @@ from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer
 from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -108,7 +108,7 @@ class Sidecar:
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
         outbox = Outbox(loop)
-        driving = Driving(
+        shared = ConnectionContext(
             loop=loop,
             outbox=outbox,
             reaper=self._reaper,
@@ -116,7 +116,7 @@ class Sidecar:
             times=times(documents),
             on_limit=self.limit,
         )
-        upstream_driving = Driving(
+        upstream_shared = ConnectionContext(
             loop=loop,
             outbox=outbox,
             reaper=self._reaper,
@@ -124,20 +124,20 @@ class Sidecar:
             times=Times(),
             on_limit=self.limit,
         )
-        self.metrics.watch_http2(downstream=driving.h2_statistics, upstream=upstream_driving.h2_statistics)
+        self.metrics.watch_http2(downstream=shared.h2_statistics, upstream=upstream_shared.h2_statistics)
 
         # The configuration: compiled from the documents, replaced by a reload, while learned state is carried over. The
         # identity rotates without a reload.
         traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)
         self.identity = IdentityRotation(identity, self.metrics)
-        self.clusters = Clusters(upstream_driving, traffic, traffic, self.identity.client_context, self._valid_until)
+        self.clusters = Clusters(upstream_shared, traffic, traffic, self.identity.client_context, self._valid_until)
         self.tokens = Tokens(self.metrics, outbox)
         live = CarriedState()
         self.configuration = Configuration(
             source,
             documents,
             self.metrics,
-            driving=driving,
+            shared=shared,
             clusters=self.clusters,
             live=live,
             tokens=self.tokens,
@@ -167,7 +167,7 @@ class Sidecar:
                 "inbound",
                 self.metrics,
                 pipeline(snapshot),
-                driving=driving,
+                shared=shared,
                 security=Security(documents.mesh.spec.mtls),
                 context=self.identity.current.server if self.identity.current is not None else None,
                 identify=self._identify,
@@ -180,7 +180,7 @@ class Sidecar:
                 "outbound",
                 self.metrics,
                 pipeline(snapshot),
-                driving=driving,
+                shared=shared,
                 security=Security.PLAINTEXT,
                 context=None,
                 identify=lambda der: None,
@@ -209,7 +209,7 @@ class Sidecar:
         page = Admin(loop, self.metrics.registry, status, is_worker=slot is not None)
         self.admin = Listener(
             direction="admin",
-            driving=Driving(
+            shared=ConnectionContext(
                 loop=loop, outbox=outbox, reaper=self._reaper, limits=Limits(), times=ADMIN_TIMES, on_limit=self.limit
             ),
             serve=page.serve,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from meshproxy.config.servers import Endpoint as WrittenEndpoint
     from meshproxy.config.servers import ModelServer, ServerSpec
     from meshproxy.identity.caller import Workload
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.upstream.checks import Verdict
     from meshproxy.upstream.cluster import Watch
     from meshproxy.upstream.discovery import Discovery
@@ -118,9 +118,11 @@ def found(endpoints: Sequence[WrittenEndpoint]) -> tuple[EndpointAddress, ...]:
 class ManagedCluster:
     """A cluster with its discovery, and a health checker for each endpoint."""
 
-    def __init__(self, driving: Driving, spec: ServerSpec, cluster: Cluster, observer: ClusterObserver) -> None:
+    def __init__(
+        self, shared: ConnectionContext, spec: ServerSpec, cluster: Cluster, observer: ClusterObserver
+    ) -> None:
         self.cluster = cluster
-        self._driving = driving
+        self._shared = shared
         self._spec = spec
         self._observer = observer
         self._discovery: Discovery | None = None
@@ -152,7 +154,7 @@ class ManagedCluster:
                 name, dns = self.cluster.name, self._spec.dns
                 assert dns is not None
                 return DnsDiscovery(
-                    self._driving.loop, dns, lambda reason: self._observer.discovery_failed(name, reason)
+                    self._shared.loop, dns, lambda reason: self._observer.discovery_failed(name, reason)
                 )
 
     def rewrite(self, endpoints: Sequence[WrittenEndpoint]) -> None:
@@ -191,8 +193,8 @@ class ManagedCluster:
             rest: H1Pool | H2Pool | None = endpoint.rest
             if isinstance(rest, H1Pool):
                 # A connection of its own: an endpoint whose connections are all in use is busy, not unhealthy.
-                rest = self._probing[endpoint.key] = H1Pool(self._driving, rest.address, PROBES)
-            checker = Checker(self._driving, settings, health, rest, endpoint.grpc, tell)
+                rest = self._probing[endpoint.key] = H1Pool(self._shared, rest.address, PROBES)
+            checker = Checker(self._shared, settings, health, rest, endpoint.grpc, tell)
             self._checkers[endpoint.key] = checker
             checker.start()
 
@@ -222,7 +224,7 @@ class ManagedCluster:
         cluster.refresh()
 
     def _stop(self, checker: Checker) -> None:
-        task = self._driving.loop.create_task(checker.close())
+        task = self._shared.loop.create_task(checker.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -243,7 +245,7 @@ class Clusters:
 
     def __init__(
         self,
-        driving: Driving,
+        shared: ConnectionContext,
         watch: Watch,
         observer: ClusterObserver,
         client_context: Callable[[], ssl.SSLContext],
@@ -254,7 +256,7 @@ class Clusters:
             client_context: the TLS context for a connection to another sidecar that is made now.
             good_until: when the certificate in it expires, in seconds since the epoch.
         """
-        self._driving = driving
+        self._shared = shared
         self._watch = watch
         self._observer = observer
         self._client_context = client_context
@@ -281,14 +283,14 @@ class Clusters:
     def _make(self, server: ModelServer, locality: str, trust_domain: str) -> ManagedCluster:
         spec = server.spec
         cluster = Cluster(
-            self._driving,
+            self._shared,
             server.metadata.name,
             cluster_settings(spec),
             self._watch,
             locality=locality,
             peer=self._peer(spec, trust_domain),
         )
-        return ManagedCluster(self._driving, spec, cluster, self._observer)
+        return ManagedCluster(self._shared, spec, cluster, self._observer)
 
     def _peer(self, spec: ServerSpec, trust_domain: str) -> PeerSecurity | None:
         workload = spec.workload
@@ -332,7 +334,7 @@ class Clusters:
 
     def _leave(self, managed: ManagedCluster) -> None:
         managed.cluster.close()
-        task = self._driving.loop.create_task(managed.close())
+        task = self._shared.loop.create_task(managed.close())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
@@ -374,7 +376,7 @@ class Clusters:
 
     def overview(self) -> dict[str, object]:
         """Every server with the state of its endpoints, for `/config`."""
-        now = self._driving.loop.time()
+        now = self._shared.loop.time()
         return {
             managed.cluster.name: {
                 "source": managed.source.value,

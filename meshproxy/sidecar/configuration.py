@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.rotation import IdentityRotation
     from meshproxy.sidecar.tokens import Tokens
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.upstream.cluster import Cluster
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Configuration:
     Args:
         source: delivers documents.
         documents: the ones to start with.
-        driving: settings of downstream connections.
+        shared: settings of downstream connections.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Configuration:
         documents: Documents,
         metrics: SidecarMetrics,
         *,
-        driving: Driving,
+        shared: ConnectionContext,
         clusters: Clusters,
         live: CarriedState,
         tokens: Tokens,
@@ -78,7 +78,7 @@ class Configuration:
         self.health: HealthService | None = None
         self._source = source
         self._metrics = metrics
-        self._driving = driving
+        self._shared = shared
         self._clusters = clusters
         self._live = live
         self._tokens = tokens
@@ -183,8 +183,8 @@ class Configuration:
         if self.health is not None and self.health is not health:
             self.health.drain()  # its watchers ask again, and are answered for the new server
         self.health = health
-        self._driving.limits = documents.mesh.spec.limits
-        self._driving.times = times(documents)
+        self._shared.limits = documents.mesh.spec.limits
+        self._shared.times = times(documents)
         self._adopted(documents)
         if health is not None:
             health.changed()  # the models that are checked may be others

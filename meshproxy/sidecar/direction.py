@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.pipeline import Pipeline
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.listener import Identify, Security
 
 
@@ -26,7 +26,7 @@ class Direction:
         metrics: SidecarMetrics,
         pipeline: Pipeline,
         *,
-        driving: Driving,
+        shared: ConnectionContext,
         security: Security,
         context: ssl.SSLContext | None,
         identify: Identify,
@@ -38,7 +38,7 @@ class Direction:
         self._metrics = metrics
         self.listener = Listener(
             direction=name,
-            driving=driving,
+            shared=shared,
             serve=pipeline.serve,
             reject=pipeline.reject,
             events=self,

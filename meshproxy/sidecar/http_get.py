@@ -16,7 +16,7 @@ from meshproxy.codec.events import RequestHead
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.channel import H1Channel, Target, named_server
 from meshproxy.transport.client import StatusError, exchange
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -103,10 +103,10 @@ async def fetch(url: Url, max_bytes: int, ca_file: Path | None = None) -> bytes:
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-def one_shot() -> Driving:
+def one_shot() -> ConnectionContext:
     """What a connection for a single exchange needs. Its deadlines are the exchange's: the reaper does not run."""
     loop = asyncio.get_running_loop()
-    return Driving(
+    return ConnectionContext(
         loop=loop,
         outbox=Outbox(loop),
         reaper=Reaper(loop),

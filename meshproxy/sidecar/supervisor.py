@@ -30,7 +30,7 @@ from meshproxy.sidecar.worker_process import MOST_EARLY_EXITS, RestartBackoff, W
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
-from meshproxy.transport.connection import Driving
+from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.listener import Listener, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -78,7 +78,7 @@ class Supervisor:
         events: ListenerEvents = Unobserved()
         self.admin = Listener(
             direction="admin",
-            driving=Driving(
+            shared=ConnectionContext(
                 loop=loop,
                 outbox=Outbox(loop),
                 reaper=self._reaper,

@@ -16,7 +16,7 @@ from meshproxy.proxy.exchange import NO_FLAGS, Exchange
 from meshproxy.refusal import GrpcStatus, Reason
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MICROSECONDS, NULL, Quoted, UtcClock, quote
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
 MEMO_ENTRIES = 512
 """Connections whose fields are cached, a kilobyte each plus the claims of their callers; and calls."""
@@ -152,28 +152,28 @@ class AccessLog:
             return NO_RESPONSE
         return f'"response_code_details":{self._text[refusal.message]},"refusal":{REASONS[refusal.reason]}'
 
-    def _format_connection(self, facts: ConnectionFacts, caller: Caller) -> str:
+    def _format_connection(self, info: ConnectionInfo, caller: Caller) -> str:
         """The fields of the downstream connection and its caller, cached."""
         fields = (
-            f'"protocol":{quote(facts.protocol)},'
-            f'"direction":{quote(facts.direction)},'
-            f'"downstream_remote_address":{quote(facts.remote)},'
-            f'"downstream_local_address":{quote(facts.local)},'
-            f'"requested_server_name":{quote(facts.server_name or None)},'
-            f'"tls_version":{quote(facts.tls_version or None)},'
+            f'"protocol":{quote(info.protocol)},'
+            f'"direction":{quote(info.direction)},'
+            f'"downstream_remote_address":{quote(info.remote)},'
+            f'"downstream_local_address":{quote(info.local)},'
+            f'"requested_server_name":{quote(info.server_name or None)},'
+            f'"tls_version":{quote(info.tls_version or None)},'
             f"{format_caller(caller)}"
         )
         if len(self._connections) >= MEMO_ENTRIES:
             self._connections.clear()
-        self._connections[facts] = caller, fields
+        self._connections[info] = caller, fields
         return fields
 
 
-class _Connections(dict[ConnectionFacts, tuple[Caller | None, str]]):
+class _Connections(dict[ConnectionInfo, tuple[Caller | None, str]]):
     """The fields of connections, cached with the caller that they name. The caller is compared by identity: most
     exchanges of a connection share it, and comparing by value costs as much as formatting."""
 
-    def __missing__(self, facts: ConnectionFacts) -> tuple[Caller | None, str]:
+    def __missing__(self, info: ConnectionInfo) -> tuple[Caller | None, str]:
         return None, ""
 
 

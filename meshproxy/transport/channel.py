@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
-from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.listener import PeerRejected
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from meshproxy.transport.client import StreamWaiter
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.stream import Upstream
 
 CONNECT_SECONDS = 5.0
@@ -97,7 +97,7 @@ class Channel(Generic[ClientT]):
 
     def __init__(
         self,
-        driving: Driving,
+        shared: ConnectionContext,
         target: Target,
         *,
         connect_timeout: float = CONNECT_SECONDS,
@@ -107,14 +107,14 @@ class Channel(Generic[ClientT]):
         """Nothing is opened yet.
 
         Args:
-            driving: what connections share; its reaper closes idle ones and notices dead ones.
+            shared: what connections share; its reaper closes idle ones and notices dead ones.
             target: where to.
             connect_timeout: seconds, TLS and the HTTP/2 handshake included.
             idle_timeout: seconds without a stream, after which the connection is closed.
             on_event: called for each event of the connection; must not raise.
         """
         self.address = target.address
-        self._driving = driving
+        self._driving = shared
         self._target = target
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
@@ -328,16 +328,16 @@ class H2Channel(Channel[H2Client]):
 
 
 async def connect_h1_tls(
-    driving: Driving, address: str, owner: H1Channel, timeout: float, security: PeerSecurity
+    shared: ConnectionContext, address: str, owner: H1Channel, timeout: float, security: PeerSecurity
 ) -> H1Client:
     """An HTTP/1.1 connection over TLS to `host:port`. Raises ConnectError."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    facts = ConnectionFacts(direction="upstream", protocol="HTTP/1.1", remote=address, local="")
-    client = H1Client(driving, facts, owner)
+    info = ConnectionInfo(direction="upstream", protocol="HTTP/1.1", remote=address, local="")
+    client = H1Client(shared, info, owner)
     try:
         async with asyncio.timeout(timeout):
-            transport, _ = await driving.loop.create_connection(
+            transport, _ = await shared.loop.create_connection(
                 lambda: client, host, int(port), ssl=security.context(), server_hostname=host
             )
     except TimeoutError as late:
@@ -356,11 +356,11 @@ async def connect_h1_tls(
     if tls is None or client.is_closing:
         raise ConnectError(f"{address} closed the connection after the TLS handshake")
     try:
-        facts.peer = security.verify(tls.getpeercert(binary_form=True) or b"")
+        info.peer = security.verify(tls.getpeercert(binary_form=True) or b"")
     except PeerRejected as rejected:
         client.abort()
         raise ConnectError(f"{address} is not the expected server: {rejected}") from rejected
-    facts.tls_version = tls.version() or ""
+    info.tls_version = tls.version() or ""
     return client
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.codec.h2.budgets import Statistics
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class Times:
     """For its acknowledgement. Together less than 10 s, including two periods of the reaper."""
 
 
-class Driving:
+class ConnectionContext:
     """What all connections of a process share."""
 
     __slots__ = ("buffer", "h2_statistics", "limits", "loop", "on_limit", "outbox", "reaper", "times")
@@ -90,7 +90,7 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-class Gone(asyncio.Transport):
+class ClosedTransport(asyncio.Transport):
     """The transport of a lost connection: ignores every command."""
 
     def is_closing(self) -> bool:
@@ -113,23 +113,23 @@ class Gone(asyncio.Transport):
     def abort(self) -> None: ...
 
 
-GONE = Gone()
+CLOSED_TRANSPORT = ClosedTransport()
 
 
 class Reading(asyncio.BufferedProtocol):
     """Reads at most `READ_BYTES` at once."""
 
-    __slots__ = ("driving",)
+    __slots__ = ("shared",)
 
-    driving: Driving
+    shared: ConnectionContext
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio: the buffer for the next read."""
-        return self.driving.buffer
+        return self.shared.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: data is in the buffer."""
-        self.data_received(self.driving.buffer[:nbytes].tobytes())
+        self.data_received(self.shared.buffer[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Process the data of one read."""
@@ -146,7 +146,7 @@ class Connection(Reading):
         "_gathered",
         "_left",
         "deadline",
-        "facts",
+        "info",
         "is_closing",
         "is_dirty",
         "is_paused",
@@ -156,9 +156,9 @@ class Connection(Reading):
 
     transport: asyncio.Transport
 
-    def __init__(self, driving: Driving, facts: ConnectionFacts) -> None:
-        self.driving = driving
-        self.facts = facts
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo) -> None:
+        self.shared = shared
+        self.info = info
         self.deadline = 0.0
         self.on_lost: Callable[[Any], None] | None = None
         """Called once when the connection is lost."""
@@ -195,12 +195,12 @@ class Connection(Reading):
         raise NotImplementedError
 
     def expire(self, now: float) -> None:
-        """The deadline has passed (`reaper.Mortal`). A peer that does not read cannot keep the connection open."""
+        """The deadline has passed (`reaper.Expirable`). A peer that does not read cannot keep the connection open."""
         self.deadline = 0.0
         if self.is_closing and (left := self.transport.get_write_buffer_size()) < self._left:
             # The peer is slow but reads: a truncated last response would look like a complete one.
             self._left = left
-            self.deadline = now + self.driving.times.linger
+            self.deadline = now + self.shared.times.linger
         elif self.is_closing or self.is_paused:
             self.abort()
         else:
@@ -214,7 +214,7 @@ class Connection(Reading):
         transport.set_write_buffer_limits(high=UNWRITTEN)
         if hasattr(transport, "set_read_buffer_limits"):  # TLS buffers 256 KiB by default while reading is paused
             transport.set_read_buffer_limits(high=UNREAD)
-        self.driving.reaper.add(self)
+        self.shared.reaper.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected, with the HTTP version known."""
@@ -223,7 +223,7 @@ class Connection(Reading):
     def data_received(self, data: bytes) -> None:
         """Process one read as a batch. Its output is written at the end of the loop iteration, or at once if it is
         large."""
-        outbox = self.driving.outbox
+        outbox = self.shared.outbox
         outbox.begin()
         try:
             self.receive(data)
@@ -235,7 +235,7 @@ class Connection(Reading):
 
     def eof_received(self) -> bool:
         """asyncio: the peer closed its half. True keeps our half open."""
-        outbox = self.driving.outbox
+        outbox = self.shared.outbox
         outbox.begin()
         try:
             self.receive_eof()
@@ -245,10 +245,10 @@ class Connection(Reading):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection was lost."""
-        self.driving.reaper.discard(self)
+        self.shared.reaper.discard(self)
         self.is_closing = True
         self._gathered.clear()
-        outbox = self.driving.outbox
+        outbox = self.shared.outbox
         outbox.begin()
         try:
             self.lost(str(exc) if exc else "the connection was closed")
@@ -258,7 +258,7 @@ class Connection(Reading):
             outbox.flush()
             # The transport refers to us. In a reference cycle it would keep its buffers, up to 1 MB over TLS, until the
             # next garbage collection.
-            self.transport = GONE
+            self.transport = CLOSED_TRANSPORT
 
     def pause_writing(self) -> None:
         """asyncio: the write buffer is full."""
@@ -267,7 +267,7 @@ class Connection(Reading):
     def resume_writing(self) -> None:
         """asyncio: the write buffer has drained."""
         self.is_paused = False
-        outbox = self.driving.outbox
+        outbox = self.shared.outbox
         outbox.begin()
         try:
             self.drained()
@@ -286,7 +286,7 @@ class Connection(Reading):
         """There is output to be flushed at the end of the batch."""
         if not self.is_dirty:
             self.is_dirty = True
-            self.driving.outbox.add(self)
+            self.shared.outbox.add(self)
 
     def flush(self) -> None:
         """Write the queued output in one call (`outbox.Flushable`): over TLS each call makes at least one record."""
@@ -302,7 +302,7 @@ class Connection(Reading):
         """Flush, then close. The transport sends what it has buffered first, as long as the peer reads some of it in
         each period of `Times.linger`."""
         self.is_closing = True
-        self.deadline = self.driving.loop.time() + self.driving.times.linger
+        self.deadline = self.shared.loop.time() + self.shared.times.linger
         self.flush()
         self._left = self.transport.get_write_buffer_size()
         self.transport.close()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import SETTINGS
 from meshproxy.transport.connection import Reading, keep_alive
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h1 import Owner as H1Owner
 from meshproxy.transport.h2_client import H2Client
@@ -27,7 +27,7 @@ from meshproxy.transport.h2_client import Owner as H2Owner
 from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
 
 # OpenSSL's names for why a chain does not verify (x509_vfy.h).
 _NOT_YET_VALID, _HAS_EXPIRED = 9, 10
@@ -60,12 +60,12 @@ class PeerSecurity:
     expected one."""
 
 
-async def connect_h1(driving: Driving, address: str, owner: H1Owner, timeout: float) -> H1Client:
+async def connect_h1(shared: ConnectionContext, address: str, owner: H1Owner, timeout: float) -> H1Client:
     """An HTTP/1.1 connection to `host:port` or a UNIX socket's path. Raises ConnectError."""
-    client = H1Client(driving, _facts(address, "HTTP/1.1"), owner)
+    client = H1Client(shared, _info(address, "HTTP/1.1"), owner)
     try:
         async with asyncio.timeout(timeout):
-            await _dial(driving, address, client, None)
+            await _dial(shared, address, client, None)
     except TimeoutError as error:
         raise ConnectError(f"{address} did not accept a connection within {timeout:g} s") from error
     except OSError as error:
@@ -74,12 +74,12 @@ async def connect_h1(driving: Driving, address: str, owner: H1Owner, timeout: fl
 
 
 async def connect_h2(
-    driving: Driving, address: str, owner: H2Owner, timeout: float, peer: PeerSecurity | None = None
+    shared: ConnectionContext, address: str, owner: H2Owner, timeout: float, peer: PeerSecurity | None = None
 ) -> H2Client:
     """An HTTP/2 connection whose handshake is complete.
 
     Args:
-        driving: shared by all connections.
+        shared: what all connections share.
         address: `host:port` or a UNIX socket's path.
         owner: is told about the connection, also if it is not returned.
         timeout: seconds, from the first packet to the server's SETTINGS.
@@ -88,32 +88,34 @@ async def connect_h2(
     Raises:
         ConnectError: the connection could not be established.
     """
-    greeting = Greeting(H2Client(driving, _facts(address, "HTTP/2"), owner), address, peer)
+    handshake = Handshake(H2Client(shared, _info(address, "HTTP/2"), owner), address, peer)
     is_well = False
     try:
         async with asyncio.timeout(timeout):
-            await _dial(driving, address, greeting, peer.context() if peer is not None else None)
-            error = await greeting.outcome
+            await _dial(shared, address, handshake, peer.context() if peer is not None else None)
+            error = await handshake.outcome
             if error is not None:
                 raise error
             is_well = True
     except TimeoutError as late:
-        raise ConnectError(f"{address} did not {greeting.awaits} within {timeout:g} s") from late
+        raise ConnectError(f"{address} did not {handshake.awaits} within {timeout:g} s") from late
     except OSError as problem:
         raise _failure(address, problem, is_tls=peer is not None) from problem
     finally:
         if not is_well:
-            greeting.abandon()
-    return greeting.client
+            handshake.abandon()
+    return handshake.client
 
 
-def _facts(address: str, protocol: str) -> ConnectionFacts:
-    return ConnectionFacts(direction="upstream", protocol=protocol, remote=address, local="")
+def _info(address: str, protocol: str) -> ConnectionInfo:
+    return ConnectionInfo(direction="upstream", protocol=protocol, remote=address, local="")
 
 
-async def _dial(driving: Driving, address: str, protocol: asyncio.BaseProtocol, context: ssl.SSLContext | None) -> None:
+async def _dial(
+    shared: ConnectionContext, address: str, protocol: asyncio.BaseProtocol, context: ssl.SSLContext | None
+) -> None:
     """Connect, complete TLS and start `protocol`. Raises OSError, of which ssl.SSLError is one."""
-    loop = driving.loop
+    loop = shared.loop
     name = None if context is None else ""
     if address.startswith("/"):
         await loop.create_unix_connection(lambda: protocol, address, ssl=context, server_hostname=name)
@@ -129,18 +131,18 @@ async def _dial(driving: Driving, address: str, protocol: asyncio.BaseProtocol, 
             keep_alive(sock)
 
 
-class Greeting(Reading):
+class Handshake(Reading):
     """Verifies the peer of a new connection and waits for its first frame, SETTINGS. Then the client takes over the
     transport."""
 
     def __init__(self, client: H2Client, address: str, peer: PeerSecurity | None) -> None:
         self.client = client
-        self.driving = client.driving
+        self.shared = client.shared
         self._address = address
         self._peer = peer
         self._transport: asyncio.Transport | None = None
         self._is_attached = False
-        self.outcome: asyncio.Future[ConnectError | None] = client.driving.loop.create_future()
+        self.outcome: asyncio.Future[ConnectError | None] = client.shared.loop.create_future()
         """None on success. Errors are results too: an exception that is never retrieved would be logged."""
 
     @property
@@ -182,10 +184,10 @@ class Greeting(Reading):
                 f"{address} does not agree on HTTP/2 (ALPN {alpn or 'none'}): check whether the port is a sidecar's"
             )
         client = self.client
-        facts = client.facts
-        facts.peer, facts.alpn, facts.tls_version = identity, alpn, tls.version() or ""
+        info = client.info
+        info.peer, info.alpn, info.tls_version = identity, alpn, tls.version() or ""
         if identity.not_after:
-            client.good_until = self.driving.loop.time() + identity.not_after - time.time()
+            client.good_until = self.shared.loop.time() + identity.not_after - time.time()
 
     def data_received(self, data: bytes) -> None:
         """Pass the first bytes to the client, and see whether SETTINGS was among them."""
@@ -193,17 +195,17 @@ class Greeting(Reading):
         if not self._is_attached or self._transport is None:
             return
         client.data_received(data)
-        has_greeted = client.codec.frames_received[SETTINGS] > 0
+        has_settings = client.codec.frames_received[SETTINGS] > 0
         if client.is_closing:
             self._end(
                 ConnectError(
                     f"{self._address} closed the connection immediately after the HTTP/2 handshake"
-                    if has_greeted
+                    if has_settings
                     else f"{self._address} does not speak HTTP/2: check whether the port is its gRPC port, and whether "
                     "it expects TLS"
                 )
             )
-        elif has_greeted:
+        elif has_settings:
             self._transport.set_protocol(client)
             self._end(None)
 

@@ -9,14 +9,14 @@ from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead,
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, Driving
+from meshproxy.transport.connection import Connection, ConnectionContext
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 
 if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.codec.events import Event
-    from meshproxy.transport.facts import ConnectionFacts
+    from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Reject, Serve
 
 SinkT = TypeVar("SinkT", bound=Sink)
@@ -27,14 +27,14 @@ class H1Driver(Connection, Generic[SinkT]):
 
     __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "_window", "sink")
 
-    def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
-        super().__init__(driving, facts)
-        self._codec = H1Connection(role, driving.limits)
+    def __init__(self, role: Role, shared: ConnectionContext, info: ConnectionInfo) -> None:
+        super().__init__(shared, info)
+        self._codec = H1Connection(role, shared.limits)
         self.sink: SinkT | None = None
         """Reads the current message; None between exchanges."""
         self._owed = 0
         # One read returns up to 96 KiB, so more than this may be received; an HTTP/2 window cannot be exceeded.
-        self._window = driving.limits.stream_window // 4
+        self._window = shared.limits.stream_window // 4
         self._is_reading = True
         self._wants_drained = False
 
@@ -143,8 +143,8 @@ class H1Server(H1Driver[RequestSink]):
 
     __slots__ = ("_reject", "_serve", "_state")
 
-    def __init__(self, driving: Driving, facts: ConnectionFacts, serve: Serve, reject: Reject) -> None:
-        super().__init__(Role.SERVER, driving, facts)
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
+        super().__init__(Role.SERVER, shared, info)
         self._serve = serve
         self._reject = reject
         self._state = _IDLE
@@ -152,7 +152,7 @@ class H1Server(H1Driver[RequestSink]):
     def attach(self, transport: asyncio.Transport) -> None:
         """Start the time limit of the first head with the connection."""
         super().attach(transport)
-        self.deadline = self.driving.loop.time() + self.driving.times.head
+        self.deadline = self.shared.loop.time() + self.shared.times.head
 
     # Received from the client
 
@@ -172,7 +172,7 @@ class H1Server(H1Driver[RequestSink]):
         codec = self._codec
         if codec.is_over and not codec.is_idle and not codec.must_close:
             self._state = _HEAD
-            self.deadline = self.driving.loop.time() + self.driving.times.head
+            self.deadline = self.shared.loop.time() + self.shared.times.head
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
@@ -201,7 +201,7 @@ class H1Server(H1Driver[RequestSink]):
 
     def _rejected(self, rejected: Rejected) -> None:
         if rejected.limit is not None:
-            self.driving.on_limit(rejected.limit)
+            self.shared.on_limit(rejected.limit)
         if self.sink is not None:
             self.sink.rejected(rejected)
         elif self._state is not _LINGERING:
@@ -257,20 +257,20 @@ class H1Server(H1Driver[RequestSink]):
             if codec.must_close:
                 self.close()
                 return
-            self.deadline = self.driving.loop.time() + self.driving.times.idle
+            self.deadline = self.shared.loop.time() + self.shared.times.idle
             if self.is_paused:
                 self._stop_reading()
             if codec.held:
-                self.driving.loop.call_soon(self._continue)
+                self.shared.loop.call_soon(self._continue)
         elif self._state is not _LINGERING:
             self._linger()
 
     def _continue(self) -> None:
-        self.driving.outbox.begin()
+        self.shared.outbox.begin()
         try:
             self._next()
         finally:
-            self.driving.outbox.flush()
+            self.shared.outbox.flush()
 
     def _next(self) -> None:
         """Begin a pipelined request once the previous response has been written to the socket; stop reading while one
@@ -292,7 +292,7 @@ class H1Server(H1Driver[RequestSink]):
         if self._codec.must_close and self.transport.can_write_eof():
             self.flush()
             self.transport.write_eof()
-        self.deadline = self.driving.loop.time() + self.driving.times.linger
+        self.deadline = self.shared.loop.time() + self.shared.times.linger
 
     def drained(self) -> None:
         """The client reads again: begin the request that waited for it."""
@@ -302,11 +302,11 @@ class H1Server(H1Driver[RequestSink]):
     def overdue(self) -> None:
         """A time limit was exceeded (see the table above)."""
         if self._state is _HEAD:
-            self.driving.outbox.begin()
+            self.shared.outbox.begin()
             try:
                 self._dispatch(self._codec.give_up_head(408, "the request head was not received in time", "head_time"))
             finally:
-                self.driving.outbox.flush()
+                self.shared.outbox.flush()
         self.close()
 
 
@@ -325,10 +325,10 @@ class H1Client(H1Driver[ResponseSink]):
 
     __slots__ = ("_owner", "address")
 
-    def __init__(self, driving: Driving, facts: ConnectionFacts, owner: Owner) -> None:
-        super().__init__(Role.CLIENT, driving, facts)
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: Owner) -> None:
+        super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
-        self.address = facts.remote
+        self.address = info.remote
 
     # Received from the server
 
@@ -362,7 +362,7 @@ class H1Client(H1Driver[ResponseSink]):
                 sink.trailers_received(event.headers)
             elif type(event) is Failed:
                 if event.limit is not None:
-                    self.driving.on_limit(event.limit)
+                    self.shared.on_limit(event.limit)
                 self._end_sink(ErrorCode.CANCEL if event.by_peer else ErrorCode.PROTOCOL_ERROR, event.reason)
                 self.abort()
 

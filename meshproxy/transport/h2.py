@@ -20,14 +20,14 @@ from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, Driving
+from meshproxy.transport.connection import Connection, ConnectionContext
 from meshproxy.transport.stream import RequestSink, Sink
 
 if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.codec.events import Event
-    from meshproxy.transport.facts import ConnectionFacts
+    from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Reject, Serve
 
 SinkT = TypeVar("SinkT", bound=Sink)
@@ -39,11 +39,11 @@ DRAIN_PING = b"draining"
 class H2Stream(Generic[SinkT]):
     """One exchange on an HTTP/2 connection: what both roles have in common."""
 
-    __slots__ = ("_driver", "_ends_when_drained", "_is_held", "ended", "facts", "id", "owed", "sink")
+    __slots__ = ("_driver", "_ends_when_drained", "_is_held", "ended", "id", "info", "owed", "sink")
 
     def __init__(self, driver: H2Driver[Any], number: int) -> None:
         self._driver = driver
-        self.facts = driver.facts
+        self.info = driver.info
         self.id = number
         self.sink: SinkT | None = None
         self.ended = 0
@@ -130,23 +130,23 @@ class H2Driver(Connection, Generic[StreamT]):
 
     __slots__ = ("_most_unread", "codec", "heard", "scheme", "streams", "waiting")
 
-    def __init__(self, role: Role, driving: Driving, facts: ConnectionFacts) -> None:
-        super().__init__(driving, facts)
-        self.heard = driving.loop.time()
+    def __init__(self, role: Role, shared: ConnectionContext, info: ConnectionInfo) -> None:
+        super().__init__(shared, info)
+        self.heard = shared.loop.time()
         """`loop.time()` of the last read."""
         self.scheme = b"http"
         """`:scheme` of requests that we send (RFC 9113 section 8.3.1)."""
-        self.codec = H2Connection(role, driving.limits, self.heard, driving.h2_statistics)
+        self.codec = H2Connection(role, shared.limits, self.heard, shared.h2_statistics)
         self.streams: dict[int, StreamT] = {}
         self.waiting: list[StreamT] = []
         """Streams whose data is framed, to be reported as drained once the socket accepts output again."""
         # All streams may have a full window waiting for a slow reader. More can only be heads: the peer does not read.
-        self._most_unread = driving.limits.streams * driving.limits.stream_window
+        self._most_unread = shared.limits.streams * shared.limits.stream_window
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Send the connection preface."""
         super().attach(transport)
-        if self.facts.tls_version:
+        if self.info.tls_version:
             self.scheme = b"https"
         self.touch()
 
@@ -156,7 +156,7 @@ class H2Driver(Connection, Generic[StreamT]):
         """Dispatch the events of `data` to the streams."""
         if self.is_closing:
             return
-        self.heard = now = self.driving.loop.time()
+        self.heard = now = self.shared.loop.time()
         self._dispatch(self.codec.receive(data, now))
         if self.codec.out:
             self.touch()
@@ -204,7 +204,7 @@ class H2Driver(Connection, Generic[StreamT]):
         """Handle an event of one role or of the whole connection."""
         if isinstance(event, Failed):
             if event.limit is not None:
-                self.driving.on_limit(event.limit)
+                self.shared.on_limit(event.limit)
             self.fail(ErrorCode.CANCEL, event.reason)
             self.close()
 
@@ -239,7 +239,7 @@ class H2Driver(Connection, Generic[StreamT]):
         if output:
             self.transport.write(output)
             if self.is_paused and self.transport.get_write_buffer_size() > self._most_unread:
-                self.driving.on_limit("unread_bytes")
+                self.shared.on_limit("unread_bytes")
                 self.abort()
 
     def end_half(self, stream: StreamT) -> None:
@@ -259,7 +259,7 @@ class H2Driver(Connection, Generic[StreamT]):
 
     def became_idle(self) -> None:
         """The last stream has closed: start the idle time limit."""
-        self.deadline = self.driving.loop.time() + self.driving.times.idle
+        self.deadline = self.shared.loop.time() + self.shared.times.idle
 
     def drained(self) -> None:
         """The socket accepts output again: tell the streams that waited for it."""
@@ -296,8 +296,8 @@ class H2Server(H2Driver[H2ServerStream]):
 
     __slots__ = ("_newest", "_reject", "_serve")
 
-    def __init__(self, driving: Driving, facts: ConnectionFacts, serve: Serve, reject: Reject) -> None:
-        super().__init__(Role.SERVER, driving, facts)
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
+        super().__init__(Role.SERVER, shared, info)
         self._newest = 0
         """The highest stream id that was served or rejected."""
         self._serve = serve
@@ -311,9 +311,9 @@ class H2Server(H2Driver[H2ServerStream]):
     def handle(self, event: Event) -> None:
         """Serve a request, reject one, or finish a drain when its PING is acknowledged."""
         if type(event) is RequestHead:
-            if len(self.streams) >= self.driving.limits.streams:
+            if len(self.streams) >= self.shared.limits.streams:
                 # The codec bounds open streams; those whose responses wait for the socket are counted here only.
-                self.driving.on_limit("streams")
+                self.shared.on_limit("streams")
                 self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
                 return
             self.deadline = 0.0
@@ -325,7 +325,7 @@ class H2Server(H2Driver[H2ServerStream]):
             self._serve(stream, event)
         elif isinstance(event, Rejected):
             if event.limit is not None:
-                self.driving.on_limit(event.limit)
+                self.shared.on_limit(event.limit)
             self._rejected(event)
         elif isinstance(event, Pong):
             if event.payload == DRAIN_PING:

@@ -9,13 +9,13 @@ from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import DATA, HEADERS
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Driving
+from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.h2 import H2Driver, H2Stream
 from meshproxy.transport.stream import HeadRefused, ResponseSink
 
 if TYPE_CHECKING:
     from meshproxy.codec.events import Event, RequestHead
-    from meshproxy.transport.facts import ConnectionFacts
+    from meshproxy.transport.connection_info import ConnectionInfo
 
 LIFE_PING = b"are you?"
 GOING_AWAY = "the server is going away"
@@ -49,7 +49,7 @@ class H2ClientStream(H2Stream[ResponseSink]):
 
     def __init__(self, driver: H2Client, number: int) -> None:
         super().__init__(driver, number)
-        self.address = driver.facts.remote
+        self.address = driver.info.remote
 
     def stop_sending(self) -> None:
         """Reset the stream (`stream.Upstream`)."""
@@ -82,8 +82,8 @@ class H2Client(H2Driver[H2ClientStream]):
 
     __slots__ = ("_is_doubted", "_messages", "_owner", "_pinged", "_pings", "good_until")
 
-    def __init__(self, driving: Driving, facts: ConnectionFacts, owner: Owner) -> None:
-        super().__init__(Role.CLIENT, driving, facts)
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: Owner) -> None:
+        super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
         self.good_until = 0.0
         """`loop.time()` at which the server's certificate expires; 0.0 for never. Fixed at the handshake, so that later
@@ -104,7 +104,7 @@ class H2Client(H2Driver[H2ClientStream]):
             not self.is_closing
             and not self._is_doubted
             and self.codec.can_open
-            and (not self.good_until or self.driving.loop.time() < self.good_until)
+            and (not self.good_until or self.shared.loop.time() < self.good_until)
         )
 
     @property
@@ -159,9 +159,9 @@ class H2Client(H2Driver[H2ClientStream]):
     def rest(self, seconds: float) -> None:
         """The connection is idle: close it after `seconds` without a request, when the certificate expires, or when an
         earlier PING stays unacknowledged."""
-        deadline = self.driving.loop.time() + seconds
+        deadline = self.shared.loop.time() + seconds
         if self._is_doubted:
-            deadline = min(deadline, self._pinged + self.driving.times.ping_timeout)
+            deadline = min(deadline, self._pinged + self.shared.times.ping_timeout)
         self.deadline = min(deadline, self.good_until) if self.good_until else deadline
 
     def expire(self, now: float) -> None:
@@ -173,7 +173,7 @@ class H2Client(H2Driver[H2ClientStream]):
 
     def _watch(self, now: float) -> None:
         """Send a PING to a silent server, or give it up. Sets the next deadline."""
-        times = self.driving.times
+        times = self.shared.times
         if self._pinged > self.heard:
             left = self.transport.get_write_buffer_size()
             if left < self._left:
@@ -211,7 +211,7 @@ class H2Client(H2Driver[H2ClientStream]):
             self._messages = messages
             self._pings = 0
         if self._pings < QUICK_PINGS:
-            return self.driving.times.ping_after * (1 << self._pings)
+            return self.shared.times.ping_after * (1 << self._pings)
         return RARE_PING
 
     def overdue(self) -> None:

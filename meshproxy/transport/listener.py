@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
 from meshproxy.transport.connection import Reading, keep_alive
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.original_destination import original_destination
 from meshproxy.transport.server_name import keep_server_name, requested_server_name
 
 if TYPE_CHECKING:
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.stream import Reject, Serve
 
 logger = logging.getLogger(__name__)
@@ -78,13 +78,13 @@ class ListenerEvents(Protocol):
 
 
 class Listener:
-    """One port. `context`, `identify` and `driving` may be replaced at any time, for new connections."""
+    """One port. `context`, `identify` and `shared` may be replaced at any time, for new connections."""
 
     def __init__(
         self,
         *,
         direction: str,
-        driving: Driving,
+        shared: ConnectionContext,
         serve: Serve,
         reject: Reject,
         events: ListenerEvents,
@@ -95,11 +95,11 @@ class Listener:
         reads_original_destination: bool = False,
     ) -> None:
         """With `reads_original_destination`, the original destination of redirected connections is recorded
-        (`ConnectionFacts.original`). Raises ValueError if the port needs a context and has none."""
+        (`ConnectionInfo.original`). Raises ValueError if the port needs a context and has none."""
         if context is None and security is not Security.PLAINTEXT:
             raise ValueError(f"mtls {security.value} needs a certificate")
         self.direction = direction
-        self.driving = driving
+        self.shared = shared
         self.serve = serve
         self.reject = reject
         self.events = events
@@ -109,14 +109,14 @@ class Listener:
         self.max_connections = max_connections
         self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
-        self._arrivals: set[Arrival] = set()
+        self._detectors: set[ProtocolDetector] = set()
         """Connections whose HTTP version is not known yet."""
         self._is_empty = asyncio.Event()
         self.is_draining = False
         self.address = ""
         self._sockets: list[socket.socket] = []
         self._pending: set[asyncio.Task[None]] = set()
-        self._loop = driving.loop
+        self._loop = shared.loop
         self._resume: asyncio.TimerHandle | None = None
 
     @property
@@ -188,7 +188,7 @@ class Listener:
     @property
     def size(self) -> int:
         """Established connections, and those being set up."""
-        return len(self.connections) + len(self._pending) + len(self._arrivals)
+        return len(self.connections) + len(self._pending) + len(self._detectors)
 
     async def close(self) -> None:
         """Close the port and every connection; abort those with a request in flight."""
@@ -196,8 +196,8 @@ class Listener:
         for task in list(self._pending):
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
-        for arrival in list(self._arrivals):
-            arrival.close()
+        for detector in list(self._detectors):
+            detector.close()
         for connection in list(self.connections):
             if connection.is_idle:
                 connection.close()
@@ -249,7 +249,7 @@ class Listener:
 
     async def _set_up(self, client: socket.socket, remote: str) -> None:
         """Choose TLS or plaintext, then detect the HTTP version."""
-        timeout = self.driving.times.handshake
+        timeout = self.shared.times.handshake
         context = self.context
         try:
             if self.security is Security.PLAINTEXT or (
@@ -258,7 +258,7 @@ class Listener:
                 context = None
             original = (original_destination(client) or "") if self.reads_original_destination else ""
             await self._loop.connect_accepted_socket(
-                lambda: Arrival(self, remote, original),
+                lambda: ProtocolDetector(self, remote, original),
                 client,
                 ssl=context,
                 ssl_handshake_timeout=timeout if context is not None else None,
@@ -296,34 +296,34 @@ class Listener:
         """The HTTP version is known: the connection takes part in drains from now on."""
         connection.on_lost = self.left
         self.connections.add(connection)
-        self.events.connection(connection.facts.protocol, 1)
+        self.events.connection(connection.info.protocol, 1)
         if self.is_draining:
             connection.drain()
 
     def left(self, connection: H1Server | H2Server) -> None:
         """A connection was lost."""
         self.connections.discard(connection)
-        self.events.connection(connection.facts.protocol, -1)
+        self.events.connection(connection.info.protocol, -1)
         if not self.connections:
             self._is_empty.set()
 
-    def waiting(self, arrival: Arrival) -> None:
+    def waiting(self, detector: ProtocolDetector) -> None:
         """Wait for the first bytes of a connection."""
-        self._arrivals.add(arrival)
-        self.driving.reaper.add(arrival)
+        self._detectors.add(detector)
+        self.shared.reaper.add(detector)
 
-    def waited(self, arrival: Arrival) -> None:
+    def waited(self, detector: ProtocolDetector) -> None:
         """The connection sent its first bytes, or was lost."""
-        self._arrivals.discard(arrival)
-        self.driving.reaper.discard(arrival)
+        self._detectors.discard(detector)
+        self.shared.reaper.discard(detector)
 
 
-class Arrival(Reading):
+class ProtocolDetector(Reading):
     """Detects the HTTP version of a connection: by ALPN, or by the HTTP/2 preface (RFC 9113 section 3.4)."""
 
     def __init__(self, listener: Listener, remote: str, original: str) -> None:
         self._listener = listener
-        self.driving = listener.driving
+        self.shared = listener.shared
         self._remote = remote
         self._original = original
         self._received = b""
@@ -349,7 +349,7 @@ class Arrival(Reading):
             logger.debug("closed the connection from %s: %s", self._remote, rejected)
             self._transport.abort()
             return
-        self._facts = ConnectionFacts(
+        self._info = ConnectionInfo(
             direction=listener.direction,
             protocol="",
             remote=self._remote,
@@ -365,7 +365,7 @@ class Arrival(Reading):
         elif alpn == "http/1.1":
             self._become(H1Server, b"")
         else:
-            self.deadline = listener.driving.loop.time() + listener.driving.times.head
+            self.deadline = listener.shared.loop.time() + listener.shared.times.head
             listener.waiting(self)
 
     def data_received(self, data: bytes) -> None:
@@ -393,15 +393,15 @@ class Arrival(Reading):
         self._transport.abort()
 
     def expire(self, now: float) -> None:
-        """The first bytes were not received in time (`reaper.Mortal`)."""
-        self._listener.driving.on_limit("head_time")
+        """The first bytes were not received in time (`reaper.Expirable`)."""
+        self._listener.shared.on_limit("head_time")
         self._transport.abort()
 
     def _become(self, driver: type[H1Server] | type[H2Server], received: bytes) -> None:
         listener = self._listener
         listener.waited(self)
-        self._facts.protocol = "HTTP/2" if driver is H2Server else "HTTP/1.1"
-        connection = driver(listener.driving, self._facts, listener.serve, listener.reject)
+        self._info.protocol = "HTTP/2" if driver is H2Server else "HTTP/1.1"
+        connection = driver(listener.shared, self._info, listener.serve, listener.reject)
         connection.attach(self._transport)
         self._transport.set_protocol(connection)
         listener.arrived(connection)

@@ -22,7 +22,7 @@ PERIOD = 0.25
 they are near."""
 
 
-class Mortal(Protocol):
+class Expirable(Protocol):
     """Something with a deadline."""
 
     deadline: float
@@ -37,8 +37,8 @@ class Reaper:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._members: set[Mortal] = set()
-        self._crowds: list[Set[Mortal]] = [self._members]
+        self._members: set[Expirable] = set()
+        self._crowds: list[Set[Expirable]] = [self._members]
         self._timer: asyncio.TimerHandle | None = None
         self.add = self._members.add
         self.discard = self._members.discard
@@ -46,7 +46,7 @@ class Reaper:
     def __len__(self) -> int:
         return len(self._members)
 
-    def watch(self, crowd: Set[Mortal]) -> None:
+    def watch(self, crowd: Set[Expirable]) -> None:
         """Sweep `crowd` as well, permanently: for a set that its owner keeps anyway, so that no request is added to
         two."""
         self._crowds.append(crowd)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
 
 class HeadRefused(Exception):
@@ -57,7 +57,7 @@ class ResponseSink(Sink, Protocol):
 class Stream(Protocol):
     """The commands that both directions have."""
 
-    facts: ConnectionFacts
+    info: ConnectionInfo
 
     def send_data(self, data: bytes, end: bool) -> bool:
         """Write part of the body. False: it is buffered, and `drained` follows."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from meshproxy.config import servers
     from meshproxy.inference.surface import StatusProbe
     from meshproxy.transport.client import StreamSource
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.h1 import H1Client
     from meshproxy.upstream.health import Health
 
@@ -60,7 +60,7 @@ class Checker:
 
     def __init__(
         self,
-        driving: Driving,
+        shared: ConnectionContext,
         settings: servers.Health,
         health: Health,
         rest: StreamSource | None,
@@ -73,7 +73,7 @@ class Checker:
         """Nothing is checked before `start`.
 
         Args:
-            driving: what connections share.
+            shared: what connections share.
             settings: what to check, and how often; the models are those of `health`.
             health: judges the results.
             rest: connections for REST; the same as `grpc` where the endpoint is a sidecar.
@@ -82,7 +82,7 @@ class Checker:
             draw: a random number from 0 to 1.
             sleep: waits between two rounds.
         """
-        self._driving = driving
+        self._shared = shared
         self._settings = settings
         self._health = health
         self._rest = rest
@@ -98,7 +98,7 @@ class Checker:
 
     def start(self) -> None:
         """Check until `close`."""
-        self._task = self._driving.loop.create_task(self._run())
+        self._task = self._shared.loop.create_task(self._run())
 
     async def close(self) -> None:
         """Stop, and cancel a check in progress."""
@@ -116,7 +116,7 @@ class Checker:
                 # Any error: if this task ended with it, the last verdict would stand for ever.
                 logger.exception("health check failed with an internal error")
                 verdicts = (Verdict(None, f"the check failed: {mistake!r}"),)
-            now = self._driving.loop.time()
+            now = self._shared.loop.time()
             has_changed = False
             for verdict in verdicts:
                 has_changed |= self._health.record(verdict.model, verdict.problem is None, now)
@@ -177,7 +177,7 @@ class Checker:
     async def _connect(self) -> None:
         """Every address accepts connections."""
         for address in dict.fromkeys(pool.address for pool in (self._rest, self._grpc) if pool is not None):
-            connection = await connect_h1(self._driving, address, _NO_OWNER, self._settings.timeout)
+            connection = await connect_h1(self._shared, address, _NO_OWNER, self._settings.timeout)
             connection.close()
 
     async def _get_path(self) -> None:

@@ -18,7 +18,7 @@ from meshproxy.upstream.pool import H1Pool, H2Pool
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.connector import PeerSecurity
     from meshproxy.upstream.breaker import State
     from meshproxy.upstream.discovery import EndpointAddress
@@ -76,7 +76,7 @@ class Cluster:
 
     def __init__(
         self,
-        driving: Driving,
+        shared: ConnectionContext,
         name: str,
         settings: ClusterSettings,
         watch: Watch,
@@ -91,7 +91,7 @@ class Cluster:
             peer: TLS and peer verification for endpoints that are sidecars.
             chance: the source of random numbers.
         """
-        self._driving = driving
+        self._shared = shared
         self.name = name
         self.settings = settings
         self.key = settings.balancing.key if settings.balancing.policy == "ring-hash" else None
@@ -108,7 +108,7 @@ class Cluster:
         self._rest_members: Sequence[Endpoint] = ()
         self._grpc_members: Sequence[Endpoint] = ()
         self._latencies: dict[str, Latency] = {}
-        self._ejector = Ejector(settings.ejection, driving.loop.time()) if settings.ejection.enabled else None
+        self._ejector = Ejector(settings.ejection, shared.loop.time()) if settings.ejection.enabled else None
         self._resorted = 0.0
         self.is_discovered = False
         """Discovery has succeeded at least once."""
@@ -125,7 +125,7 @@ class Cluster:
         if self.is_closed:
             return  # a late answer of discovery
         wanted = {each.key: each for each in found}
-        now = self._driving.loop.time()
+        now = self._shared.loop.time()
         gone = [endpoint for key, endpoint in self.endpoints.items() if key not in wanted]
         come = []
         for key, each in wanted.items():
@@ -152,17 +152,17 @@ class Cluster:
         self.refresh()
         if not self.deadline:
             self.deadline = now + TICK_SECONDS
-            self._driving.reaper.add(self)
+            self._shared.reaper.add(self)
 
     def _make(self, found: EndpointAddress) -> Endpoint:
-        driving, settings = self._driving, self.settings
+        shared, settings = self._shared, self.settings
         rest: H1Pool | H2Pool | None
         if found.sidecar is not None:
-            grpc: H2Pool | None = H2Pool(driving, found.sidecar, settings.pool, self._peer)
+            grpc: H2Pool | None = H2Pool(shared, found.sidecar, settings.pool, self._peer)
             rest = grpc
         else:
-            rest = H1Pool(driving, found.rest, settings.pool) if found.rest else None
-            grpc = H2Pool(driving, found.grpc, settings.pool) if found.grpc else None
+            rest = H1Pool(shared, found.rest, settings.pool) if found.rest else None
+            grpc = H2Pool(shared, found.grpc, settings.pool) if found.grpc else None
         breaker = settings.breaker if settings.breaker.enabled else None
         return Endpoint(found.key, found.locality, rest, grpc, breaker, self._chance.random, self._circuit_changed)
 
@@ -172,7 +172,7 @@ class Cluster:
     def refresh(self) -> None:
         """Give the balancers their members: without ejected endpoints, and only local ones while enough are
         available."""
-        now = self._driving.loop.time()
+        now = self._shared.loop.time()
         present = [endpoint for endpoint in self.endpoints.values() if not endpoint.is_ejected]
         if self._locality and self.settings.balancing.prefer_locality:
             chosen = preferred(present, self._locality, lambda endpoint: endpoint.allows("", now))
@@ -188,7 +188,7 @@ class Cluster:
             self._grpc.update(grpc)
 
     def expire(self, now: float) -> None:
-        """The reaper's tick (`reaper.Mortal`): eject outliers and let them in again, evaluate localities."""
+        """The reaper's tick (`reaper.Expirable`): eject outliers and let them in again, evaluate localities."""
         self.deadline = now + TICK_SECONDS
         if self._ejector is not None:
             records = {key: endpoint.record for key, endpoint in self.endpoints.items()}
@@ -263,7 +263,7 @@ class Cluster:
     def close(self) -> None:
         """The document was removed: finish what is in flight and open nothing new."""
         self.is_closed = True
-        self._driving.reaper.discard(self)
+        self._shared.reaper.discard(self)
         for endpoint in self.endpoints.values():
             endpoint.close()
 

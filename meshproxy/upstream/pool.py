@@ -24,7 +24,7 @@ from meshproxy.transport.h2_client import H2Client
 
 if TYPE_CHECKING:
     from meshproxy.transport.client import StreamWaiter
-    from meshproxy.transport.connection import Driving
+    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.connector import PeerSecurity
     from meshproxy.transport.stream import Upstream
 
@@ -64,14 +64,14 @@ class Pool(Generic[ConnectionT]):
 
     def __init__(
         self,
-        driving: Driving,
+        shared: ConnectionContext,
         address: str,
         settings: PoolSettings,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`draw` gives a number from 0 to 1, as `random.random` does: pauses between attempts are drawn with it."""
-        self.driving = driving
+        self.shared = shared
         self.address = address
         self.settings = settings
         self._draw = draw
@@ -175,7 +175,7 @@ class Pool(Generic[ConnectionT]):
             return flaw
         if self._trouble is None:
             return None
-        now = self.driving.loop.time()
+        now = self.shared.loop.time()
         if now - self._began < YOUNG if self._opening else now >= self._not_before:
             return None
         return ConnectError(f"{self._trouble} (last attempt)")
@@ -184,18 +184,18 @@ class Pool(Generic[ConnectionT]):
         if self._waiting and not self._is_busy() and (flaw := self._flaw(self._connections)) is not None:
             self._fail(flaw)
         while self._opening < self._wanted() and self.size < self.settings.max_connections:
-            now = self.driving.loop.time()
+            now = self.shared.loop.time()
             if self._trouble is not None:
                 if self._opening:
                     return  # its end brings us back here
                 if now < self._not_before:
                     if self._timer is None:
-                        self._timer = self.driving.loop.call_at(self._not_before, self._grow_again)
+                        self._timer = self.shared.loop.call_at(self._not_before, self._grow_again)
                     return
             self.size += 1
             self._opening += 1
             self._began = now
-            task = self.driving.loop.create_task(self._open_one())
+            task = self.shared.loop.create_task(self._open_one())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -222,7 +222,7 @@ class Pool(Generic[ConnectionT]):
             logger.exception("cannot open a connection to %s", self.address)
             error = ConnectError(f"{self.address} cannot be reached: {mistake}")
         self._opening -= 1
-        outbox = self.driving.outbox
+        outbox = self.shared.outbox
         outbox.begin()
         try:
             if connection is not None and not connection.is_closing:
@@ -245,7 +245,7 @@ class Pool(Generic[ConnectionT]):
         """A connection could not be opened. Several attempts that began before there was trouble count as one."""
         self._trouble = error
         self._pause = min(self._pause * 2, LONGEST_PAUSE) if is_retry else FIRST_PAUSE
-        self._not_before = self.driving.loop.time() + self._pause * (1.0 + self._draw()) / 2
+        self._not_before = self.shared.loop.time() + self._pause * (1.0 + self._draw()) / 2
 
     def _fail(self, error: ConnectError) -> None:
         """Tell those who have nothing else to wait for. All leave the queue before one is told: it may come again."""
@@ -273,13 +273,13 @@ class H1Pool(Pool[H1Client]):
 
     def __init__(
         self,
-        driving: Driving,
+        shared: ConnectionContext,
         address: str,
         settings: PoolSettings,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(driving, address, settings, draw=draw)
+        super().__init__(shared, address, settings, draw=draw)
         self._idle: list[H1Client] = []
 
     def _take(self) -> H1Client | None:
@@ -296,7 +296,7 @@ class H1Pool(Pool[H1Client]):
         return bool(self._connections)
 
     async def _connect(self) -> H1Client:
-        return await connect_h1(self.driving, self.address, self, self.settings.connect_timeout)
+        return await connect_h1(self.shared, self.address, self, self.settings.connect_timeout)
 
     def _opened(self, connection: H1Client) -> None:
         self.released(connection)
@@ -309,7 +309,7 @@ class H1Pool(Pool[H1Client]):
         if self.is_closed:
             connection.close()
             return
-        connection.deadline = self.driving.loop.time() + self.settings.idle_timeout
+        connection.deadline = self.shared.loop.time() + self.settings.idle_timeout
         self._idle.append(connection)
 
     def closed(self, connection: H1Client) -> None:
@@ -331,7 +331,7 @@ class H2Pool(Pool[H2Client]):
 
     def __init__(
         self,
-        driving: Driving,
+        shared: ConnectionContext,
         address: str,
         settings: PoolSettings,
         peer: PeerSecurity | None = None,
@@ -339,7 +339,7 @@ class H2Pool(Pool[H2Client]):
         draw: Callable[[], float] = random.random,
     ) -> None:
         """With `peer`, over TLS to a sidecar of the mesh."""
-        super().__init__(driving, address, settings, draw=draw)
+        super().__init__(shared, address, settings, draw=draw)
         self._peer = peer
         self._usable: list[H2Client] = []
         """Those whose server has not said that it goes away, and whose certificate has not expired."""
@@ -362,7 +362,7 @@ class H2Pool(Pool[H2Client]):
         return None
 
     async def _connect(self) -> H2Client:
-        return await connect_h2(self.driving, self.address, self, self.settings.connect_timeout, self._peer)
+        return await connect_h2(self.shared, self.address, self, self.settings.connect_timeout, self._peer)
 
     def _opened(self, connection: H2Client) -> None:
         self._usable.append(connection)

@@ -19,8 +19,8 @@ from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import INBOUND_RETRIES, RetryRule, Skip
 from meshproxy.routing.routes import Route, Routes
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.connector import ConnectError
-from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.reaper import PERIOD, Reaper
 from meshproxy.upstream.cluster import NoEndpoint
 from meshproxy.upstream.latency import Latency
@@ -73,7 +73,7 @@ class FakeClient:
     """The client's stream: what we sent it."""
 
     def __init__(self, protocol: str = "HTTP/2", peer: Workload | None = ALICE) -> None:
-        self.facts = ConnectionFacts(
+        self.info = ConnectionInfo(
             direction="inbound", protocol=protocol, remote="127.0.0.1:40000", local="127.0.0.1:18500", peer=peer
         )
         self.sink: Any = None
@@ -135,7 +135,7 @@ class FakeServer:
     address = "127.0.0.1:8500"
 
     def __init__(self) -> None:
-        self.facts = ConnectionFacts(direction="upstream", protocol="HTTP/2", remote=self.address, local="")
+        self.info = ConnectionInfo(direction="upstream", protocol="HTTP/2", remote=self.address, local="")
         self.sink: Any = None
         self.head: RequestHead | None = None
         self.body = b""

@@ -10,9 +10,9 @@ import pytest
 from meshproxy.codec.events import ResponseHead
 from meshproxy.codec.limits import Limits
 from meshproxy.refusal import GrpcStatus
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.connector import ConnectError
-from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.stream import HeadRefused
@@ -369,7 +369,7 @@ class Socket:
 def test_trailers_behind_a_piece_that_a_slow_client_over_http_1_has_not_taken(world: Any) -> None:
     """The exchange ends, and leaves the connection to the next."""
     loop: Any = SimpleNamespace(time=world.loop.time, call_soon=lambda callback, *arguments: callback(*arguments))
-    driving = Driving(
+    shared = ConnectionContext(
         loop=loop,
         outbox=Outbox(loop),
         reaper=world.reaper,
@@ -377,8 +377,8 @@ def test_trailers_behind_a_piece_that_a_slow_client_over_http_1_has_not_taken(wo
         times=Times(),
         on_limit=world.limits_hit.append,
     )
-    facts = ConnectionFacts(direction="inbound", protocol="HTTP/1.1", remote="127.0.0.1:1", local="127.0.0.1:2")
-    connection, socket = H1Server(driving, facts, world.pipeline.serve, world.pipeline.reject), Socket()
+    info = ConnectionInfo(direction="inbound", protocol="HTTP/1.1", remote="127.0.0.1:1", local="127.0.0.1:2")
+    connection, socket = H1Server(shared, info, world.pipeline.serve, world.pipeline.reject), Socket()
     connection.attach(socket)  # type: ignore[arg-type]
     connection.data_received(b"GET /v1/models/open HTTP/1.1\r\nhost: x\r\n\r\n")
     attempt = world.cluster.streams[0].sink

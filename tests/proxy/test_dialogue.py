@@ -35,9 +35,9 @@ from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES, RetryRule
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.routing.split import Arm, Split
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.connector import ConnectError
-from meshproxy.transport.facts import ConnectionFacts
 from meshproxy.transport.h1 import H1Client, H1Server
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client
@@ -140,11 +140,11 @@ class Dial:
         return (yield self)
 
 
-async def dial_h1(driving: Any, address: str, owner: Any, timeout: float) -> Any:
+async def dial_h1(shared: Any, address: str, owner: Any, timeout: float) -> Any:
     return await Dial("HTTP/1.1", owner)
 
 
-async def dial_h2(driving: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
+async def dial_h2(shared: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
     return await Dial("HTTP/2", owner)
 
 
@@ -234,10 +234,10 @@ class Client:
     """A connection of a client of either version, and our server at its end."""
 
     def __init__(self, chain: Chain, version: str) -> None:
-        facts = ConnectionFacts(direction="inbound", protocol=version, remote="127.0.0.1:1", local="127.0.0.1:2")
+        info = ConnectionInfo(direction="inbound", protocol=version, remote="127.0.0.1:1", local="127.0.0.1:2")
         driver = H1Server if version == "HTTP/1.1" else H2Server
         self.socket = Socket()
-        self.server = driver(chain.driving, facts, chain.world.pipeline.serve, chain.world.pipeline.reject)
+        self.server = driver(chain.shared, info, chain.world.pipeline.serve, chain.world.pipeline.reject)
         self.server.attach(self.socket)  # type: ignore[arg-type]
         self._codec = H2Connection(Role.CLIENT, Limits(), 0.0) if version == "HTTP/2" else None
         self._asked: dict[int, bytes] = {}
@@ -317,10 +317,10 @@ class ModelServer:
 
     def __init__(self, chain: Chain, dial: Dial) -> None:
         self._chain = chain
-        facts = ConnectionFacts(direction="upstream", protocol=dial.kind, remote="127.0.0.1:3", local="")
+        info = ConnectionInfo(direction="upstream", protocol=dial.kind, remote="127.0.0.1:3", local="")
         driver: Any = H1Client if dial.kind == "HTTP/1.1" else H2Client
         self.socket = Socket()
-        self.client = driver(chain.upstream_driving, facts, dial.owner)
+        self.client = driver(chain.upstream_driving, info, dial.owner)
         self.client.attach(self.socket)
         self.is_lost = False
         self._codec = H2Connection(Role.SERVER, Limits(streams=3), 0.0) if dial.kind == "HTTP/2" else None
@@ -413,8 +413,8 @@ class Chain:
         self.reaper = Reaper(self.loop)  # type: ignore[arg-type]
         outbox = Outbox(self.loop)  # type: ignore[arg-type]
 
-        def driving(limits: Limits) -> Driving:
-            return Driving(
+        def shared(limits: Limits) -> ConnectionContext:
+            return ConnectionContext(
                 loop=self.loop,  # type: ignore[arg-type]
                 outbox=outbox,
                 reaper=self.reaper,
@@ -423,8 +423,8 @@ class Chain:
                 on_limit=world.limits_hit.append,
             )
 
-        self.driving = driving(Limits(body_bytes=random.choice([None, None, None, None, None, 3, 1_000])))
-        self.upstream_driving = driving(Limits())
+        self.shared = shared(Limits(body_bytes=random.choice([None, None, None, None, None, 3, 1_000])))
+        self.upstream_driving = shared(Limits())
         self._settings = ClusterSettings(
             PoolSettings(
                 connect_timeout=1.0,
@@ -711,7 +711,7 @@ class Chain:
             else:
                 codec = connection.codec
                 assert not connection.streams
-                assert codec._room + codec._owed == connection.driving.limits.connection_window
+                assert codec._room + codec._owed == connection.shared.limits.connection_window
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])

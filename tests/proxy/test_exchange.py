@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import NOBODY
 from meshproxy.proxy.exchange import NO_FLAGS, Exchange, ResponseFlags
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
-FACTS = ConnectionFacts(direction="inbound", protocol="HTTP/2", remote="127.0.0.1:1", local="127.0.0.1:2")
+FACTS = ConnectionInfo(direction="inbound", protocol="HTTP/2", remote="127.0.0.1:1", local="127.0.0.1:2")
 HEAD = RequestHead(1, b"GET", b"host", b"/", (), end=True)
 
 

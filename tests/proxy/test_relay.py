@@ -275,7 +275,7 @@ class TestIdentity:
     def test_the_caller_is_workload_and_token(self, world: Any) -> None:
         client = world.rest(headers=((b"authorization", b"Bearer good"),))
         caller, _ = world.policy.asked[0]
-        assert caller == Caller(client.facts.peer, world.verifier.token)
+        assert caller == Caller(client.info.peer, world.verifier.token)
         world.rest(headers=((b"authorization", b"Bearer good"),), client=client)
         assert world.policy.asked[1][0] is caller
 
@@ -296,7 +296,7 @@ class TestIdentity:
         client = world.rest(headers=headers)
         assert client.status == 401
         assert world.policy.asked == []
-        assert world.finished[0].caller == Caller(client.facts.peer)
+        assert world.finished[0].caller == Caller(client.info.peer)
 
     def test_a_certificate_that_expires_on_a_long_connection_is_refused(self, world: Any, wire: Any) -> None:
         old = Workload("spiffe://dev.example/ns/a/sa/old", "dev.example", "a", "old", 1_699_999_999.0)

@@ -13,7 +13,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin
 from meshproxy.telemetry.metric_table import counter
 from meshproxy.telemetry.metrics import Counter, Registry
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
 LOOPBACK = "127.0.0.1:40000"
 
@@ -39,7 +39,7 @@ class FakeStream:
     """A client's stream: what it was sent."""
 
     def __init__(self, remote: str = LOOPBACK) -> None:
-        self.facts = ConnectionFacts(direction="admin", protocol="HTTP/1.1", remote=remote, local="")
+        self.info = ConnectionInfo(direction="admin", protocol="HTTP/1.1", remote=remote, local="")
         self.sink: Any = None
         self.status = 0
         self.headers: dict[bytes, bytes] = {}

@@ -19,7 +19,7 @@ from meshproxy.identity.caller import Workload
 from meshproxy.routing.failure import Failure
 from meshproxy.sidecar import clusters as module
 from meshproxy.sidecar.clusters import Clusters, cluster_settings, found, models_of
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -60,7 +60,7 @@ class Idle:
 
     made: list[Idle] = []  # noqa: RUF012
 
-    def __init__(self, driving: Any, settings: Any, health: Any, rest: Any, grpc: Any, tell: Any) -> None:
+    def __init__(self, shared: Any, settings: Any, health: Any, rest: Any, grpc: Any, tell: Any) -> None:
         self.health, self.rest, self.tell = health, rest, tell
         self.is_started = self.is_closed = False
         Idle.made.append(self)
@@ -111,14 +111,14 @@ def told() -> Told:
 @pytest.fixture
 async def clusters(told: Told) -> AsyncIterator[Clusters]:
     loop = asyncio.get_running_loop()
-    driving = Driving(
+    shared = ConnectionContext(
         loop=loop, outbox=Outbox(loop), reaper=Reaper(loop), limits=Limits(), times=Times(), on_limit=lambda name: None
     )
 
     def no_context() -> Any:
         raise AssertionError("nobody is called")
 
-    made = Clusters(driving, told, told, no_context, lambda: Now.good_until)
+    made = Clusters(shared, told, told, no_context, lambda: Now.good_until)
     yield made
     await made.close()
 

@@ -11,7 +11,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.config.values import Address
 from meshproxy.sidecar.direction import Direction
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.listener import Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -32,7 +32,7 @@ class Pipeline:
 
 def made(name: str = "outbound", **options: Any) -> tuple[Direction, Pipeline, SidecarMetrics]:
     loop = asyncio.get_running_loop()
-    driving = Driving(
+    shared = ConnectionContext(
         loop=loop, outbox=Outbox(loop), reaper=Reaper(loop), limits=Limits(), times=Times(), on_limit=lambda name: None
     )
     pipeline: Any = Pipeline()
@@ -41,7 +41,7 @@ def made(name: str = "outbound", **options: Any) -> tuple[Direction, Pipeline, S
         name,
         metrics,
         pipeline,
-        driving=driving,
+        shared=shared,
         security=Security.PLAINTEXT,
         context=None,
         identify=lambda der: None,

@@ -10,7 +10,7 @@ from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import AttemptRecord, Exchange, TraceContext
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
 MakeExchange = Callable[..., Exchange]
 
@@ -33,7 +33,7 @@ def make_exchange() -> MakeExchange:
         server_name: str = "",
         **fields: object,
     ) -> Exchange:
-        facts = ConnectionFacts(
+        info = ConnectionInfo(
             direction=direction,
             protocol=protocol,
             remote=remote,
@@ -41,7 +41,7 @@ def make_exchange() -> MakeExchange:
             server_name=server_name,
             tls_version="TLSv1.3",
         )
-        exchange = Exchange(RequestHead(1, b"POST", b"models:18500", target, headers, False), facts, 1_000.0)
+        exchange = Exchange(RequestHead(1, b"POST", b"models:18500", target, headers, False), info, 1_000.0)
         exchange.is_grpc = True
         exchange.caller = Caller(
             Workload("spiffe://dev.example/ns/pricing/sa/quoter", "dev.example", "pricing", "quoter", 2e9),

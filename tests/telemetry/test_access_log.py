@@ -16,7 +16,7 @@ from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry.access_log import MEMO_ENTRIES, AccessLog
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, UtcClock
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection_info import ConnectionInfo
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
 
@@ -109,8 +109,8 @@ def test_nothing_secret_is_in_a_line(log: AccessLog, make_exchange) -> None:
 
 def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) -> None:
     # As `Pipeline.reject` leaves it behind.
-    facts = ConnectionFacts(direction="inbound", protocol="HTTP/1.1", remote="192.0.2.1:1", local="192.0.2.2:2")
-    exchange = Exchange(RequestHead(1, b"", b"", b"", (), True), facts, 1_000.0)
+    info = ConnectionInfo(direction="inbound", protocol="HTTP/1.1", remote="192.0.2.1:1", local="192.0.2.2:2")
+    exchange = Exchange(RequestHead(1, b"", b"", b"", (), True), info, 1_000.0)
     exchange.refusal = Refusal(Reason.BAD_REQUEST, 'Bad request: a "quote"', limit="header_bytes")
     exchange.status = 400
     exchange.finished = 1_000.000_5
@@ -217,11 +217,11 @@ hostile_bytes = st.binary(max_size=40) | st.sampled_from(
 def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(pieces, texts, numbers, times) -> None:
     method, authority, target, agent, request_id, forwarded = pieces
     remote, server_name, spiffe_id, subject, model, label, rule, message = texts
-    facts = ConnectionFacts(
+    info = ConnectionInfo(
         direction="inbound", protocol="HTTP/2", remote=remote, local="", server_name=server_name, tls_version=""
     )
     headers = ((b"user-agent", agent), (b"x-request-id", request_id), (b"x-forwarded-for", forwarded))
-    exchange = Exchange(RequestHead(1, method, authority, target, headers, True), facts, 1_000.0)
+    exchange = Exchange(RequestHead(1, method, authority, target, headers, True), info, 1_000.0)
     exchange.caller = Caller(Workload(spiffe_id, "", None, None, 0.0), Token("corp", subject, {}, 0.0))
     exchange.asked = exchange.forwarded = Call(Verb.PREDICT, (ModelRef(model, None, label),))
     exchange.rule = rule

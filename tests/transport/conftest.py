@@ -12,8 +12,8 @@ from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Driving, Times
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client, H2ClientStream
 from meshproxy.transport.outbox import Outbox
@@ -177,12 +177,12 @@ class Wire:
     """Two drivers and the bytes between them."""
 
     def __init__(
-        self, driving: Driving, loop: FakeLoop, facts: ConnectionFacts, served: Served, transports: list[Any]
+        self, shared: ConnectionContext, loop: FakeLoop, info: ConnectionInfo, served: Served, transports: list[Any]
     ) -> None:
         self.loop = loop
         self.pool = Pool()
-        self.server = H2Server(driving, facts, served.serve, served.reject)
-        self.client = H2Client(driving, facts, self.pool)
+        self.server = H2Server(shared, info, served.serve, served.reject)
+        self.client = H2Client(shared, info, self.pool)
         self.server_socket, self.client_socket = transports
         self.server.attach(self.server_socket)
         self.client.attach(self.client_socket)
@@ -203,7 +203,7 @@ class Wire:
     def sweep(self, seconds: float = 0.0) -> None:
         """Time passes, then the reaper looks. Nothing is carried to and fro."""
         self.loop.now += seconds
-        self.client.driving.reaper.sweep(self.loop.now)
+        self.client.shared.reaper.sweep(self.loop.now)
         self.loop.turn()
 
     def pings(self) -> int:
@@ -229,8 +229,8 @@ def limits_hit() -> list[str]:
 
 
 @pytest.fixture
-def driving(loop: FakeLoop, limits_hit: list[str]) -> Driving:
-    return Driving(
+def shared(loop: FakeLoop, limits_hit: list[str]) -> ConnectionContext:
+    return ConnectionContext(
         loop=loop,  # type: ignore[arg-type]
         outbox=Outbox(loop),  # type: ignore[arg-type]
         reaper=Reaper(loop),  # type: ignore[arg-type]
@@ -241,8 +241,8 @@ def driving(loop: FakeLoop, limits_hit: list[str]) -> Driving:
 
 
 @pytest.fixture
-def facts() -> ConnectionFacts:
-    return ConnectionFacts(direction="inbound", protocol="", remote="127.0.0.1:40000", local="127.0.0.1:18500")
+def info() -> ConnectionInfo:
+    return ConnectionInfo(direction="inbound", protocol="", remote="127.0.0.1:40000", local="127.0.0.1:18500")
 
 
 @pytest.fixture
@@ -266,8 +266,10 @@ def make_sink() -> Callable[..., Listening]:
 
 
 @pytest.fixture
-def wire(driving: Driving, loop: Any, facts: ConnectionFacts, served: Any, make_transport: Callable[[], Any]) -> Wire:
-    wire = Wire(driving, loop, facts, served, [make_transport(), make_transport()])
+def wire(
+    shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Callable[[], Any]
+) -> Wire:
+    wire = Wire(shared, loop, info, served, [make_transport(), make_transport()])
     wire.settle()
     return wire
 
@@ -289,13 +291,13 @@ class MemoryServer:
     """A source of streams (`client.StreamSource`) over one HTTP/2 connection in memory. At its other end stands a
     server's codec, which the test drives; `run` carries bytes both ways until nothing moves any more."""
 
-    def __init__(self, driving: Driving, limits: Limits) -> None:
+    def __init__(self, shared: ConnectionContext, limits: Limits) -> None:
         self.address = "10.0.0.1:8500"
-        self.driving = driving
+        self.shared = shared
         self.codec = H2Connection(Role.SERVER, limits, 0.0)
         self.transport = FakeTransport()
-        facts = ConnectionFacts(direction="upstream", protocol="HTTP/2", remote=self.address, local="")
-        self.client = H2Client(driving, facts, Owner())
+        info = ConnectionInfo(direction="upstream", protocol="HTTP/2", remote=self.address, local="")
+        self.client = H2Client(shared, info, Owner())
         self.client.attach(self.transport)  # type: ignore[arg-type]
         self.events: list[Any] = []
         self.withdrawn: list[Any] = []
@@ -309,7 +311,7 @@ class MemoryServer:
 
     def run(self) -> None:
         while True:
-            self.driving.outbox.flush()
+            self.shared.outbox.flush()
             sent = self.transport.take()
             self.events += self.codec.receive(sent, 0.0)
             came = self.codec.take_output()
@@ -326,8 +328,8 @@ class MemoryServer:
 
 
 @pytest.fixture
-def make_server(driving: Driving) -> Callable[..., MemoryServer]:
+def make_server(shared: ConnectionContext) -> Callable[..., MemoryServer]:
     def make(limits: Limits | None = None) -> MemoryServer:
-        return MemoryServer(driving, limits or Limits())
+        return MemoryServer(shared, limits or Limits())
 
     return make

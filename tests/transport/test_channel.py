@@ -20,7 +20,7 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.transport import channel as module
 from meshproxy.transport.channel import Channel, ChannelEvent, H1Channel, H2Channel, Target, named_server
 from meshproxy.transport.client import ClientError, Failure, Response, exchange
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.outbox import Outbox
@@ -76,7 +76,7 @@ class World:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.reaper = Reaper(loop)
-        self.driving = Driving(
+        self.shared = ConnectionContext(
             loop=loop,
             outbox=Outbox(loop),
             reaper=self.reaper,
@@ -87,10 +87,10 @@ class World:
         self.events: asyncio.Queue[ChannelEvent] = asyncio.Queue()
 
     def h1(self, target: Target, **options: Any) -> H1Channel:
-        return H1Channel(self.driving, target, on_event=self.events.put_nowait, **options)
+        return H1Channel(self.shared, target, on_event=self.events.put_nowait, **options)
 
     def h2(self, target: Target, **options: Any) -> H2Channel:
-        return H2Channel(self.driving, target, on_event=self.events.put_nowait, **options)
+        return H2Channel(self.shared, target, on_event=self.events.put_nowait, **options)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ async def test_an_idle_connection_is_closed(world: World, version: str) -> None:
         make = getattr(world, version)
         async with make(Target(address if version == "h1" else server.address), idle_timeout=60.0) as channel:
             await get(channel)
-            now = world.driving.loop.time()
+            now = world.shared.loop.time()
             world.reaper.sweep(now + 59.0)
             assert list(world.events._queue) == [CONNECTED]  # type: ignore[attr-defined]
             world.reaper.sweep(now + 61.0)
@@ -381,7 +381,7 @@ async def test_exchanges_with_aiohttp_over_tls(world: World, authority: Developm
             assert response.body == body
             assert dict(response.headers)[b"x-host"] == b"elsewhere.example"
             assert channel._current is not None
-            assert channel._current.facts.tls_version == "TLSv1.3"
+            assert channel._current.info.tls_version == "TLSv1.3"
         assert [await world.events.get() for _ in range(2)] == [CONNECTED, LOST]
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from meshproxy.transport.connection import LARGE_READ, Connection, Driving, Times
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import LARGE_READ, Connection, ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 
 
 class Recording(Connection):
     """A driver's half that writes down what it is told, and answers every piece with two of its own."""
 
-    def __init__(self, driving: Driving, facts: ConnectionFacts) -> None:
-        super().__init__(driving, facts)
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo) -> None:
+        super().__init__(shared, info)
         self.told: list[str] = []
         self.raises = False
 
@@ -42,8 +42,8 @@ class Recording(Connection):
 
 
 @pytest.fixture
-def connection(driving: Driving, facts: ConnectionFacts, transport: Any) -> Recording:
-    connection = Recording(driving, facts)
+def connection(shared: ConnectionContext, info: ConnectionInfo, transport: Any) -> Recording:
+    connection = Recording(shared, info)
     connection.connection_made(transport)
     return connection
 
@@ -100,7 +100,7 @@ def test_closing_sends_what_was_gathered(connection: Recording, transport: Any) 
 def test_closing_takes_no_longer_than_lingering(connection: Recording, transport: Any, loop: Any) -> None:
     transport.close = lambda: None  # the peer does not take what is still to be sent
     connection.close()
-    reaper, linger = connection.driving.reaper, connection.driving.times.linger
+    reaper, linger = connection.shared.reaper, connection.shared.times.linger
     reaper.sweep(loop.now + linger)
     assert not transport.ended
     reaper.sweep(loop.now + linger + 0.1)
@@ -126,8 +126,8 @@ def test_nothing_is_written_to_a_socket_that_is_closing(connection: Recording, t
 
 def test_a_deadline_that_passes_is_told_once(connection: Recording, loop: Any) -> None:
     connection.deadline = loop.now + 1
-    connection.driving.reaper.sweep(loop.now + 1.1)
-    connection.driving.reaper.sweep(loop.now + 2)
+    connection.shared.reaper.sweep(loop.now + 1.1)
+    connection.shared.reaper.sweep(loop.now + 2)
     assert connection.told == ["overdue"]
 
 
@@ -136,7 +136,7 @@ def test_a_peer_that_does_not_read_is_not_asked_whether_it_is_late(
 ) -> None:
     connection.pause_writing()
     connection.deadline = loop.now + 1
-    connection.driving.reaper.sweep(loop.now + 1.1)
+    connection.shared.reaper.sweep(loop.now + 1.1)
     assert connection.told == []
     assert transport.ended == "aborted"
 
@@ -145,12 +145,12 @@ def test_a_peer_that_does_not_read_is_not_asked_whether_it_is_late(
 def test_a_lost_socket_leaves_nothing_behind(connection: Recording, error: Exception | None) -> None:
     gone: list[object] = []
     connection.on_lost = gone.append
-    assert len(connection.driving.reaper) == 1
+    assert len(connection.shared.reaper) == 1
     connection.connection_lost(error)
     assert connection.told == [f"lost: {error or 'the connection was closed'}"]
     assert gone == [connection]
     assert connection.is_closing
-    assert len(connection.driving.reaper) == 0
+    assert len(connection.shared.reaper) == 0
 
 
 def test_whoever_counts_connections_hears_of_one_whatever_its_streams_do(connection: Recording) -> None:
@@ -160,7 +160,7 @@ def test_whoever_counts_connections_hears_of_one_whatever_its_streams_do(connect
     with pytest.raises(RuntimeError):
         connection.connection_lost(None)
     assert gone == [connection]
-    assert len(connection.driving.reaper) == 0
+    assert len(connection.shared.reaper) == 0
 
 
 def test_a_half_close_keeps_our_half_open_until_we_close_it(connection: Recording) -> None:

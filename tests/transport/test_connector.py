@@ -24,7 +24,7 @@ from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import Credentials, client_context, server_context
 from meshproxy.identity.peer import PeerRole, read_peer
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.listener import PeerRejected
@@ -80,10 +80,12 @@ class Answer:
 
 
 @pytest.fixture
-async def running() -> Driving:
+async def running() -> ConnectionContext:
     loop = asyncio.get_running_loop()
     outbox, reaper = Outbox(loop), Reaper(loop)
-    return Driving(loop=loop, outbox=outbox, reaper=reaper, limits=Limits(), times=Times(), on_limit=lambda name: None)
+    return ConnectionContext(
+        loop=loop, outbox=outbox, reaper=reaper, limits=Limits(), times=Times(), on_limit=lambda name: None
+    )
 
 
 async def serve_h1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,13 +146,15 @@ async def exchange(connection: Any) -> Answer:
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
 @pytest.mark.parametrize("is_unix", [False, True], ids=["TCP", "UNIX socket"])
-async def test_an_exchange_over_a_connection(running: Driving, version: str, is_unix: bool, tmp_path: Path) -> None:
+async def test_an_exchange_over_a_connection(
+    running: ConnectionContext, version: str, is_unix: bool, tmp_path: Path
+) -> None:
     owner = Owner()
     connect, handler = (connect_h1, serve_h1) if version == "HTTP/1.1" else (connect_h2, serve_h2)
     async with serving(handler, tmp_path / "socket" if is_unix else None) as address:
         connection = await connect(running, address, owner, 5.0)
-        facts = connection.facts
-        assert (facts.direction, facts.protocol, facts.remote) == ("upstream", version, address)
+        info = connection.info
+        assert (info.direction, info.protocol, info.remote) == ("upstream", version, address)
         assert len(running.reaper) == 1
         answer = await exchange(connection)
         assert (answer.status, answer.body) == (200, b"hi")
@@ -159,7 +163,7 @@ async def test_an_exchange_over_a_connection(running: Driving, version: str, is_
     assert len(running.reaper) == 0
 
 
-async def test_small_pieces_are_not_kept_back(running: Driving) -> None:
+async def test_small_pieces_are_not_kept_back(running: ConnectionContext) -> None:
     owner = Owner()
     async with serving(serve_h1) as address:
         connection = await connect_h1(running, address, owner, 5.0)
@@ -187,7 +191,7 @@ def listening_to_nobody() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("connect", [connect_h1, connect_h2])
-async def test_a_server_that_does_not_accept_is_given_up(running: Driving, connect: Any) -> None:
+async def test_a_server_that_does_not_accept_is_given_up(running: ConnectionContext, connect: Any) -> None:
     with listening_to_nobody() as address, pytest.raises(ConnectError) as caught:
         await connect(running, address, Owner(), 0.1)
     assert str(caught.value) == f"{address} did not accept a connection within 0.1 s"
@@ -195,7 +199,7 @@ async def test_a_server_that_does_not_accept_is_given_up(running: Driving, conne
 
 
 @pytest.mark.parametrize("connect", [connect_h1, connect_h2])
-async def test_a_server_that_is_not_there_is_named(running: Driving, connect: Any, tmp_path: Path) -> None:
+async def test_a_server_that_is_not_there_is_named(running: ConnectionContext, connect: Any, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -227,7 +231,7 @@ class Dialling:
     ("address", "host"),
     [("[::1]:8500", "::1"), ("models.example:8500", "models.example"), ("10.0.0.1:8500", "10.0.0.1")],
 )
-async def test_addresses(running: Driving, address: str, host: str) -> None:
+async def test_addresses(running: ConnectionContext, address: str, host: str) -> None:
     dialling = running.loop = Dialling()  # type: ignore[assignment]
     with pytest.raises(ConnectError, match="No route to host"):
         await connect_h1(running, address, Owner(), 1.0)
@@ -244,7 +248,7 @@ async def said(connecting: Any) -> str:
     return str(caught.value)
 
 
-async def gone(running: Driving) -> None:
+async def gone(running: ConnectionContext) -> None:
     """Nothing is left of an attempt, and nobody has anything to say about it any more."""
     async with asyncio.timeout(10):
         while len(running.reaper):
@@ -301,7 +305,7 @@ NOT_HTTP_2 = "{} does not speak HTTP/2: check whether the port is its gRPC port,
     ],
     ids=["silent", "HTTP/1.1", "TLS", "closes", "reads and closes", "goes away"],
 )
-async def test_a_server_that_greets_nobody(running: Driving, handler: Any, error: str) -> None:
+async def test_a_server_that_greets_nobody(running: ConnectionContext, handler: Any, error: str) -> None:
     owner = Owner()
     async with serving(handler) as address:
         assert await said(connect_h2(running, address, owner, 0.2)) == error.format(address)
@@ -309,7 +313,7 @@ async def test_a_server_that_greets_nobody(running: Driving, handler: Any, error
     assert owner.gone.is_set()
 
 
-async def test_what_a_server_allows_is_known_from_the_beginning(running: Driving) -> None:
+async def test_what_a_server_allows_is_known_from_the_beginning(running: ConnectionContext) -> None:
     owner = Owner()
 
     async def allow_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -323,7 +327,7 @@ async def test_what_a_server_allows_is_known_from_the_beginning(running: Driving
         await owner.gone.wait()
 
 
-async def test_an_attempt_that_is_given_up_leaves_nothing(running: Driving) -> None:
+async def test_an_attempt_that_is_given_up_leaves_nothing(running: ConnectionContext) -> None:
     owner = Owner()
     async with serving(say_nothing) as address:
         attempt = asyncio.create_task(connect_h2(running, address, owner, 5.0))
@@ -381,16 +385,16 @@ async def serve_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 @pytest.mark.parametrize("is_unix", [False, True], ids=["TCP", "UNIX socket"])
-async def test_an_exchange_with_a_peer(running: Driving, tmp_path: Path, is_unix: bool) -> None:
+async def test_an_exchange_with_a_peer(running: ConnectionContext, tmp_path: Path, is_unix: bool) -> None:
     owner = Owner()
     path = tmp_path / "socket" if is_unix else None
     async with serving(serve_peer, path, server_context(SERVER)) as address:
         connection = await connect_h2(running, address, owner, 5.0, peer())
-        facts = connection.facts
-        assert (facts.protocol, facts.tls_version, facts.alpn) == ("HTTP/2", "TLSv1.3", "h2")
-        assert isinstance(facts.peer, Workload)
-        assert facts.peer.spiffe_id == SERVER_ID
-        until = facts.peer.not_after - time.time()
+        info = connection.info
+        assert (info.protocol, info.tls_version, info.alpn) == ("HTTP/2", "TLSv1.3", "h2")
+        assert isinstance(info.peer, Workload)
+        assert info.peer.spiffe_id == SERVER_ID
+        until = info.peer.not_after - time.time()
         assert connection.good_until - running.loop.time() == pytest.approx(until, abs=1.0)
         assert connection.scheme == b"https"
         if not is_unix:
@@ -404,7 +408,7 @@ async def test_an_exchange_with_a_peer(running: Driving, tmp_path: Path, is_unix
     await gone(running)
 
 
-async def test_a_rotated_identity_is_used_by_the_next_connection(running: Driving) -> None:
+async def test_a_rotated_identity_is_used_by_the_next_connection(running: ConnectionContext) -> None:
     contexts = [client_context(CLIENT, protocols=("h2",)) for _ in range(2)]
     made = list(contexts)
     security = PeerSecurity(lambda: made.pop(0), verify)
@@ -447,7 +451,7 @@ PEERS: dict[str, tuple[Credentials, PeerSecurity, str]] = {
 
 
 @pytest.mark.parametrize("which", PEERS)
-async def test_a_peer_that_is_not_who_it_should_be(running: Driving, which: str) -> None:
+async def test_a_peer_that_is_not_who_it_should_be(running: ConnectionContext, which: str) -> None:
     shown, security, error = PEERS[which]
     async with serving(serve_peer, context=server_context(shown)) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, security)) == error.format(address)
@@ -455,7 +459,9 @@ async def test_a_peer_that_is_not_who_it_should_be(running: Driving, which: str)
 
 
 @pytest.mark.parametrize(("offered", "agreed"), [(("h2",), "none"), (("h2", "http/1.1"), "http/1.1")])
-async def test_a_peer_that_does_not_agree_on_http_2(running: Driving, offered: tuple[str, ...], agreed: str) -> None:
+async def test_a_peer_that_does_not_agree_on_http_2(
+    running: ConnectionContext, offered: tuple[str, ...], agreed: str
+) -> None:
     async with serving(say_nothing, context=server_context(SERVER, protocols=("http/1.1",))) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer(protocols=offered))) == (
             f"{address} does not agree on HTTP/2 (ALPN {agreed}): check whether the port is a sidecar's"
@@ -471,7 +477,9 @@ async def test_a_peer_that_does_not_agree_on_http_2(running: Driving, offered: t
     ],
     ids=["another authority", "expired"],
 )
-async def test_a_peer_that_does_not_like_us_is_no_connection(running: Driving, ours: Credentials, words: str) -> None:
+async def test_a_peer_that_does_not_like_us_is_no_connection(
+    running: ConnectionContext, ours: Credentials, words: str
+) -> None:
     """In TLS 1.3 the client is done with the handshake before the server has looked at its certificate."""
     async with serving(serve_peer, context=server_context(SERVER)) as address:  # asyncio's servers do not say why
         assert await said(connect_h2(running, address, Owner(), 5.0, peer(ours))) == (
@@ -509,7 +517,7 @@ def refusing() -> Iterator[str]:
         serving.result()
 
 
-async def test_a_peer_that_hangs_up_after_the_handshake(running: Driving) -> None:
+async def test_a_peer_that_hangs_up_after_the_handshake(running: ConnectionContext) -> None:
     """As our own listener does with an identity that it does not take."""
     async with serving(close_at_once, context=server_context(SERVER)) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
@@ -518,7 +526,7 @@ async def test_a_peer_that_hangs_up_after_the_handshake(running: Driving) -> Non
         await gone(running)
 
 
-async def test_a_peer_that_speaks_no_tls(running: Driving) -> None:
+async def test_a_peer_that_speaks_no_tls(running: ConnectionContext) -> None:
     async with serving(say(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
         assert await said(connect_h2(running, address, Owner(), 5.0, peer())) == (
             f"{address} does not speak TLS (wrong version number): check whether the port is a sidecar's"
@@ -534,7 +542,7 @@ async def test_a_peer_that_speaks_no_tls(running: Driving) -> None:
     await gone(running)
 
 
-async def test_a_mistake_of_the_verifier_lets_nobody_through(running: Driving) -> None:
+async def test_a_mistake_of_the_verifier_lets_nobody_through(running: ConnectionContext) -> None:
     def fail(der: bytes) -> Workload:
         raise ValueError("a mistake of ours")
 

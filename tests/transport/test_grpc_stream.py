@@ -23,7 +23,7 @@ from meshproxy.identity.certificates import Credentials, client_context
 from meshproxy.identity.peer import PeerRole, read_peer
 from meshproxy.transport.channel import ChannelEvent, H2Channel, Target
 from meshproxy.transport.client import ClientError, Failure, StatusError
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import ConnectError, PeerSecurity
 from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_stream import Call, State, open_call
@@ -343,7 +343,7 @@ class OneStream:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.sink: Any = None
-        self.facts: Any = None
+        self.info: Any = None
         self.error = error
         self.resets: list[int] = []
 
@@ -464,13 +464,13 @@ class Service(grpc.GenericRpcHandler):
 class World:
     """A grpcio server and our channel to it."""
 
-    def __init__(self, server: Any, service: Service, driving: Driving, target: Target) -> None:
+    def __init__(self, server: Any, service: Service, shared: ConnectionContext, target: Target) -> None:
         self.server = server
         self.service = service
         self.events: list[ChannelEvent] = []
         self.going_away = asyncio.Event()
         self.again: Callable[[], Awaitable[tuple[Any, Service, int]]]
-        self.channel = H2Channel(driving, target, on_event=self.told)
+        self.channel = H2Channel(shared, target, on_event=self.told)
 
     def told(self, event: ChannelEvent) -> None:
         self.events.append(event)
@@ -511,10 +511,10 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     address = address.replace(":0", f":{port}")
     reaper = Reaper(loop)
     reaper.start()
-    driving = Driving(
+    shared = ConnectionContext(
         loop=loop, outbox=Outbox(loop), reaper=reaper, limits=Limits(), times=Times(), on_limit=lambda limit: None
     )
-    made = World(server, service, driving, Target.parse(address, security() if is_secure else None))
+    made = World(server, service, shared, Target.parse(address, security() if is_secure else None))
     made.again = partial(started, address, is_secure=is_secure)
     async with made.channel:
         yield made

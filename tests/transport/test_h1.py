@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
-from meshproxy.transport.connection import READ_BYTES, Driving, Times
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import READ_BYTES, ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Server, ServerState
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -25,8 +25,8 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
 
 @pytest.fixture
-def server(driving: Driving, facts: ConnectionFacts, served: Any, transport: Any) -> H1Server:
-    connection = H1Server(driving, facts, served.serve, served.reject)
+def server(shared: ConnectionContext, info: ConnectionInfo, served: Any, transport: Any) -> H1Server:
+    connection = H1Server(shared, info, served.serve, served.reject)
     connection.attach(transport)
     return connection
 
@@ -72,9 +72,9 @@ class TestServer:
         assert transport.take() == OK * 3
 
     def test_a_body_that_is_not_taken_stops_the_reading(
-        self, server: H1Server, served: Any, transport: Any, driving: Driving
+        self, server: H1Server, served: Any, transport: Any, shared: ConnectionContext
     ) -> None:
-        window = driving.limits.stream_window // 4
+        window = shared.limits.stream_window // 4
         server.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\n")
         (request,) = served.requests
         request.holds = True
@@ -143,15 +143,17 @@ class TestServer:
         assert len(served.requests) == 2
         assert served.requests[0].body == b"bo"
 
-    def test_lingering_ends(self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving) -> None:
+    def test_lingering_ends(
+        self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext
+    ) -> None:
         server.data_received(POST)
         respond(served.requests[0])
         loop.turn()
-        driving.reaper.sweep(loop.now + driving.times.linger + 0.1)
+        shared.reaper.sweep(loop.now + shared.times.linger + 0.1)
         assert transport.ended == "closed"
 
     def test_what_the_codec_refuses_is_answered_and_closed(
-        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving
+        self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext
     ) -> None:
         server.data_received(b"GET / HTTP/1.1\nhost: x\n\n")
         assert served.requests == []
@@ -161,7 +163,7 @@ class TestServer:
         assert transport.wrote_eof
         server.data_received(GET)
         assert served.requests == []
-        driving.reaper.sweep(loop.now + driving.times.linger + 0.1)
+        shared.reaper.sweep(loop.now + shared.times.linger + 0.1)
         assert transport.ended
 
     def test_a_limit_is_reported_by_name(self, server: H1Server, limits_hit: list[str]) -> None:
@@ -229,36 +231,36 @@ class TestServer:
         assert transport.written == []
 
     def test_a_head_that_dribbles_is_answered_with_408(
-        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving, limits_hit: list[str]
+        self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext, limits_hit: list[str]
     ) -> None:
         server.data_received(b"GET / HT")
-        loop.now += driving.times.head - 1
+        loop.now += shared.times.head - 1
         server.data_received(b"TP/1.1\r\n")
-        driving.reaper.sweep(loop.now)
+        shared.reaper.sweep(loop.now)
         assert not transport.ended
-        driving.reaper.sweep(loop.now + 1.1)
+        shared.reaper.sweep(loop.now + 1.1)
         assert served.rejected[0].status == 408
         assert limits_hit == ["head_time"]
         assert transport.ended == "closed"
 
     def test_an_idle_connection_is_closed(
-        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving
+        self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext
     ) -> None:
         server.data_received(GET)
         respond(served.requests[0])
-        driving.reaper.sweep(loop.now + driving.times.idle - 1)
+        shared.reaper.sweep(loop.now + shared.times.idle - 1)
         assert not transport.ended
-        driving.reaper.sweep(loop.now + driving.times.idle + 1)
+        shared.reaper.sweep(loop.now + shared.times.idle + 1)
         assert transport.ended == "closed"
         assert served.rejected == []
 
     def test_a_client_that_does_not_read_cannot_keep_it_open(
-        self, server: H1Server, served: Any, transport: Any, loop: Any, driving: Driving
+        self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext
     ) -> None:
         server.data_received(GET)
         respond(served.requests[0])
         server.pause_writing()
-        driving.reaper.sweep(loop.now + driving.times.idle + 1)
+        shared.reaper.sweep(loop.now + shared.times.idle + 1)
         assert transport.ended == "aborted"
 
 
@@ -280,8 +282,8 @@ def pool() -> Pool:
 
 
 @pytest.fixture
-def client(driving: Driving, facts: ConnectionFacts, pool: Pool, transport: Any) -> H1Client:
-    connection = H1Client(driving, facts, pool)
+def client(shared: ConnectionContext, info: ConnectionInfo, pool: Pool, transport: Any) -> H1Client:
+    connection = H1Client(shared, info, pool)
     connection.attach(transport)
     return connection
 
@@ -347,9 +349,9 @@ class TestClient:
         assert sink.reset[0] == ErrorCode.CANCEL
 
     def test_what_is_owed_is_forgiven_when_it_is_free_again(
-        self, client: H1Client, ask: Any, transport: Any, pool: Pool, driving: Driving
+        self, client: H1Client, ask: Any, transport: Any, pool: Pool, shared: ConnectionContext
     ) -> None:
-        window = driving.limits.stream_window // 4
+        window = shared.limits.stream_window // 4
         sink = ask()
         sink.holds = True
         client.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (window + 1))
@@ -390,12 +392,12 @@ class TestClient:
         assert pool.lost == 1
 
     def test_an_idle_connection_is_closed_when_its_time_has_come(
-        self, client: H1Client, ask: Any, transport: Any, loop: Any, driving: Driving
+        self, client: H1Client, ask: Any, transport: Any, loop: Any, shared: ConnectionContext
     ) -> None:
         ask()
         client.data_received(OK)
         client.deadline = loop.now + 5
-        driving.reaper.sweep(loop.now + 6)
+        shared.reaper.sweep(loop.now + 6)
         assert transport.ended == "closed"
 
 
@@ -415,7 +417,7 @@ class ServerMachine(RuleBasedStateMachine):
     def __init__(self, loop: Any, transport: Any, served: Any) -> None:
         super().__init__()
         self.loop, self.transport, self.served = loop, transport, served
-        driving = Driving(
+        shared = ConnectionContext(
             loop=loop,
             outbox=Outbox(loop),
             reaper=Reaper(loop),
@@ -423,8 +425,8 @@ class ServerMachine(RuleBasedStateMachine):
             times=Times(),
             on_limit=lambda name: None,
         )
-        facts = ConnectionFacts(direction="inbound", protocol="HTTP/1.1", remote="127.0.0.1:1", local="127.0.0.1:2")
-        self.server = H1Server(driving, facts, served.serve, served.reject)
+        info = ConnectionInfo(direction="inbound", protocol="HTTP/1.1", remote="127.0.0.1:1", local="127.0.0.1:2")
+        self.server = H1Server(shared, info, served.serve, served.reject)
         self.server.attach(transport)
         self.to_send = b""
         self.answered = 0
@@ -477,7 +479,7 @@ class ServerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 1.0, 3.0, 80.0]))
     def time_passes(self, seconds: float) -> None:
         self.loop.now += seconds
-        self.server.driving.reaper.sweep(self.loop.now)
+        self.server.shared.reaper.sweep(self.loop.now)
 
     @precondition(lambda self: self.answered > 2)
     @rule()

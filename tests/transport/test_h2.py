@@ -9,8 +9,8 @@ import pytest
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
-from meshproxy.transport.connection import Driving
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import ConnectionContext
+from meshproxy.transport.connection_info import ConnectionInfo
 
 
 def test_an_exchange(wire: Any, served: Any, make_sink: Any) -> None:
@@ -42,9 +42,9 @@ def test_streams_do_not_wait_for_each_other(wire: Any, served: Any, make_sink: A
 
 @pytest.mark.parametrize("answers", [False, True], ids=["a request", "a response"])
 def test_a_reader_that_gives_no_credit_holds_the_writer(
-    wire: Any, served: Any, make_sink: Any, driving: Driving, answers: bool
+    wire: Any, served: Any, make_sink: Any, shared: ConnectionContext, answers: bool
 ) -> None:
-    window = driving.limits.stream_window
+    window = shared.limits.stream_window
     asked = wire.ask(make_sink, end=False)
     wire.settle()
     (request,) = served.requests
@@ -66,13 +66,13 @@ def test_a_reader_that_gives_no_credit_holds_the_writer(
     assert writer.drains == 1
 
 
-def test_a_held_answer_keeps_its_stream(wire: Any, served: Any, make_sink: Any, driving: Driving) -> None:
+def test_a_held_answer_keeps_its_stream(wire: Any, served: Any, make_sink: Any, shared: ConnectionContext) -> None:
     asked = wire.ask(make_sink)
     wire.settle()
     (request,) = served.requests
     asked.holds = True
     request.stream.send_response(200, (), end=False)
-    request.stream.send_data(b"x" * (driving.limits.stream_window + 1), end=False)
+    request.stream.send_data(b"x" * (shared.limits.stream_window + 1), end=False)
     request.stream.send_trailers(((b"a", b"b"),))
     wire.settle()
     assert not wire.server.is_idle
@@ -168,7 +168,9 @@ def test_nonsense_ends_the_connection(wire: Any, served: Any, make_sink: Any) ->
     assert b"\x07" in wire.server_socket.take()  # GOAWAY
 
 
-def test_what_is_owed_when_a_stream_ends_is_forgiven(wire: Any, served: Any, make_sink: Any, driving: Driving) -> None:
+def test_what_is_owed_when_a_stream_ends_is_forgiven(
+    wire: Any, served: Any, make_sink: Any, shared: ConnectionContext
+) -> None:
     """Or the connection's window would shrink with every call that is broken off."""
     for ends in ("answer", "reset", "cancel") * 10:
         asked = wire.ask(make_sink, end=False)
@@ -199,12 +201,12 @@ def test_a_client_that_takes_no_heads_hurts_nobody_else(wire: Any, served: Any, 
 
 
 def test_a_client_that_never_reads_is_left(
-    wire: Any, served: Any, make_sink: Any, driving: Driving, limits_hit: list[str]
+    wire: Any, served: Any, make_sink: Any, shared: ConnectionContext, limits_hit: list[str]
 ) -> None:
     wire.ask(make_sink)
     wire.settle()
     wire.server.pause_writing()
-    wire.server_socket.unsent = driving.limits.streams * driving.limits.stream_window + 1
+    wire.server_socket.unsent = shared.limits.streams * shared.limits.stream_window + 1
     served.requests[0].stream.send_response(200, (), end=True)
     wire.loop.turn()
     assert limits_hit == ["unread_bytes"]
@@ -212,16 +214,16 @@ def test_a_client_that_never_reads_is_left(
 
 
 def test_a_body_over_the_limit_is_its_readers_to_answer(
-    driving: Driving,
+    shared: ConnectionContext,
     loop: Any,
-    facts: ConnectionFacts,
+    info: ConnectionInfo,
     served: Any,
     make_wire: Any,
     make_transport: Any,
     make_sink: Any,
 ) -> None:
-    driving.limits = Limits(body_bytes=10)
-    wire = make_wire(driving, loop, facts, served, [make_transport(), make_transport()])
+    shared.limits = Limits(body_bytes=10)
+    wire = make_wire(shared, loop, info, served, [make_transport(), make_transport()])
     wire.settle()
     asked = wire.ask(make_sink, end=False)
     asked.stream.send_data(b"x" * 11, end=False)
@@ -235,15 +237,15 @@ def test_a_body_over_the_limit_is_its_readers_to_answer(
     assert wire.server.is_idle
 
 
-def test_an_idle_connection_is_closed(wire: Any, driving: Driving, loop: Any) -> None:
-    driving.reaper.sweep(loop.now + driving.times.idle + 1)
+def test_an_idle_connection_is_closed(wire: Any, shared: ConnectionContext, loop: Any) -> None:
+    shared.reaper.sweep(loop.now + shared.times.idle + 1)
     assert wire.server_socket.ended == "closed"
 
 
-def test_a_busy_connection_is_not(wire: Any, served: Any, make_sink: Any, driving: Driving, loop: Any) -> None:
+def test_a_busy_connection_is_not(wire: Any, served: Any, make_sink: Any, shared: ConnectionContext, loop: Any) -> None:
     wire.ask(make_sink)
     wire.settle()
-    driving.reaper.sweep(loop.now + driving.times.idle + 1)
+    shared.reaper.sweep(loop.now + shared.times.idle + 1)
     assert not wire.server_socket.ended
     assert not wire.client_socket.ended
 

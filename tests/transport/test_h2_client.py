@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
-from meshproxy.transport.connection import Driving, Times
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h2_client import LIFE_PING, H2Client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import PERIOD, Reaper
@@ -77,9 +77,9 @@ def test_a_refused_stream_is_told_as_such(wire: Any, served: Any, make_sink: Any
 
 @pytest.mark.parametrize(("tls_version", "scheme"), [("", b"http"), ("TLSv1.3", b"https")])
 def test_the_scheme_is_that_of_the_connection(
-    driving: Driving,
+    shared: ConnectionContext,
     loop: Any,
-    facts: ConnectionFacts,
+    info: ConnectionInfo,
     served: Any,
     make_wire: Any,
     make_transport: Any,
@@ -87,10 +87,10 @@ def test_the_scheme_is_that_of_the_connection(
     tls_version: str,
     scheme: bytes,
 ) -> None:
-    wire = make_wire(driving, loop, facts, served, [make_transport(), make_transport()])
+    wire = make_wire(shared, loop, info, served, [make_transport(), make_transport()])
     wire.settle()
-    facts.tls_version = tls_version
-    wire.client = H2Client(driving, facts, wire.pool)
+    info.tls_version = tls_version
+    wire.client = H2Client(shared, info, wire.pool)
     wire.client.attach(wire.client_socket)
     loop.turn()
     wire.client_socket.take()
@@ -218,8 +218,8 @@ class TestWhetherTheServerLives:
         wire.sweep(0.2)
         assert wire.client_socket.ended == "closed"
 
-    def test_times_are_configured(self, wire: Any, driving: Driving, make_sink: Any) -> None:
-        driving.times = Times(ping_after=1.0, ping_timeout=0.5)
+    def test_times_are_configured(self, wire: Any, shared: ConnectionContext, make_sink: Any) -> None:
+        shared.times = Times(ping_after=1.0, ping_timeout=0.5)
         asked = wire.ask(make_sink)
         wire.settle()
         wire.sweep(1.1)
@@ -255,7 +255,7 @@ def test_no_grpc_server_is_pinged_too_often(
 ) -> None:
     """Whatever is asked and answered when, also where a message and a PING cross each other on the way."""
     loop, served = type(loop)(), type(served)()
-    driving = Driving(
+    shared = ConnectionContext(
         loop=loop,
         outbox=Outbox(loop),
         reaper=Reaper(loop),
@@ -263,8 +263,8 @@ def test_no_grpc_server_is_pinged_too_often(
         times=Times(),
         on_limit=lambda name: None,
     )
-    facts = ConnectionFacts(direction="", protocol="", remote="", local="")
-    wire = make_wire(driving, loop, facts, served, [make_transport(), make_transport()])
+    info = ConnectionInfo(direction="", protocol="", remote="", local="")
+    wire = make_wire(shared, loop, info, served, [make_transport(), make_transport()])
     wire.settle()
     server = Grpc()
     pings = 0

@@ -25,7 +25,7 @@ from meshproxy.codec.role import Role
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import Credentials, client_context, server_context
 from meshproxy.transport import listener as listeners
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.listener import Listener, PeerRejected, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -96,8 +96,8 @@ class Sink:
             self.answer()
 
     def answer(self) -> None:
-        facts = self._stream.facts
-        body = f"{facts.protocol} {facts.tls_version or 'plain'} {facts.alpn or '-'} {facts.peer}".encode()
+        info = self._stream.info
+        body = f"{info.protocol} {info.tls_version or 'plain'} {info.alpn or '-'} {info.peer}".encode()
         self._stream.send_response(200, (), end=False, length=len(body))
         self._stream.send_data(body, end=True)
 
@@ -159,7 +159,7 @@ async def listening(
 
     listener = Listener(
         direction="inbound",
-        driving=Driving(
+        shared=ConnectionContext(
             loop=loop,
             outbox=Outbox(loop),
             reaper=reaper,
@@ -282,14 +282,14 @@ class TestWhatIsSpoken:
                 )
                 await ask(reader, writer)
                 (connection,) = port.listener.connections
-                facts = connection.facts
-                assert (facts.direction, facts.protocol, facts.alpn) == ("inbound", "HTTP/1.1", "http/1.1")
-                assert (facts.tls_version, facts.server_name) == ("TLSv1.3", name)
-                assert (facts.remote, facts.local) == (
+                info = connection.info
+                assert (info.direction, info.protocol, info.alpn) == ("inbound", "HTTP/1.1", "http/1.1")
+                assert (info.tls_version, info.server_name) == ("TLSv1.3", name)
+                assert (info.remote, info.local) == (
                     format_address(writer.get_extra_info("sockname")),
                     f"127.0.0.1:{port.number}",
                 )
-                assert (facts.peer, facts.caller, facts.original) == ("somebody", None, "")
+                assert (info.peer, info.caller, info.original) == ("somebody", None, "")
                 await leave(writer)
                 await port.counted.until(lambda: not port.counted.open)
 
@@ -298,9 +298,9 @@ class TestWhatIsSpoken:
             reader, writer = await port.connect()
             await ask(reader, writer)
             (connection,) = port.listener.connections
-            facts = connection.facts
-            assert (facts.tls_version, facts.alpn, facts.server_name, facts.peer) == ("", "", "", None)
-            assert not hasattr(facts, "__dict__"), "one is held for each of thousands of idle connections"
+            info = connection.info
+            assert (info.tls_version, info.alpn, info.server_name, info.peer) == ("", "", "", None)
+            assert not hasattr(info, "__dict__"), "one is held for each of thousands of idle connections"
             await leave(writer)
 
     async def test_a_server_name_that_is_not_ascii_fails_the_handshake(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ async def test_where_a_redirected_connection_was_meant_to_go(
         reader, writer = await port.connect()
         await ask(reader, writer)
         (connection,) = port.listener.connections
-        assert connection.facts.original == original
+        assert connection.info.original == original
         await leave(writer)
 
 
@@ -425,7 +425,7 @@ async def settled(port: Port) -> int:
     """How many there are once nothing changes any more; nothing says when a connection that never was one is gone."""
     async with asyncio.timeout(10):
         seen = [-1]
-        while len({*seen[-5:]}) > 1 or len(seen) < 5 or port.counted.open or len(port.listener.driving.reaper):
+        while len({*seen[-5:]}) > 1 or len(seen) < 5 or port.counted.open or len(port.listener.shared.reaper):
             seen.append(descriptors())
             await asyncio.sleep(0.005)
     return seen[-1]
@@ -670,7 +670,7 @@ def test_tls_needs_a_certificate() -> None:
     with pytest.raises(ValueError, match="mtls permissive needs a certificate"):
         Listener(
             direction="inbound",
-            driving=Driving(
+            shared=ConnectionContext(
                 loop=None,  # type: ignore[arg-type]
                 outbox=None,  # type: ignore[arg-type]
                 reaper=None,  # type: ignore[arg-type]

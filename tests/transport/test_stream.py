@@ -14,8 +14,8 @@ from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Driving
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import ConnectionContext
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Server
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client
@@ -41,16 +41,16 @@ class Pair:
     """Our client and our server on two ends of a wire that delivers nothing to a socket that is not read."""
 
     def __init__(
-        self, version: str, driving: Driving, loop: Any, served: Any, make_transport: Callable[[], Any]
+        self, version: str, shared: ConnectionContext, loop: Any, served: Any, make_transport: Callable[[], Any]
     ) -> None:
         self.version = version
         self.loop = loop
         self.served = served
         self.owner = Owner()
-        facts = ConnectionFacts(direction="inbound", protocol=version, remote="127.0.0.1:1", local="127.0.0.1:2")
+        info = ConnectionInfo(direction="inbound", protocol=version, remote="127.0.0.1:1", local="127.0.0.1:2")
         is_h1 = version == "HTTP/1.1"
-        self.server = (H1Server if is_h1 else H2Server)(driving, facts, served.serve, served.reject)
-        self.client = (H1Client if is_h1 else H2Client)(driving, facts, self.owner)
+        self.server = (H1Server if is_h1 else H2Server)(shared, info, served.serve, served.reject)
+        self.client = (H1Client if is_h1 else H2Client)(shared, info, self.owner)
         self.server_socket, self.client_socket = make_transport(), make_transport()
         self.server.attach(self.server_socket)
         self.client.attach(self.client_socket)
@@ -86,10 +86,10 @@ class Pair:
 
 @pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
 def pair(
-    request: pytest.FixtureRequest, driving: Driving, loop: Any, served: Any, make_transport: Callable[[], Any]
+    request: pytest.FixtureRequest, shared: ConnectionContext, loop: Any, served: Any, make_transport: Callable[[], Any]
 ) -> Pair:
-    assert driving.limits.stream_window == WINDOW
-    return Pair(request.param, driving, loop, served, make_transport)
+    assert shared.limits.stream_window == WINDOW
+    return Pair(request.param, shared, loop, served, make_transport)
 
 
 def answer(request: Any, body: bytes = b"hi") -> None:
@@ -198,10 +198,10 @@ def test_a_credit_that_was_never_given_does_not_stop_the_next_exchange(pair: Pai
 
 @pytest.mark.parametrize("breaks", ["reader", "writer"])
 def test_a_credit_that_was_never_given_on_a_stream_that_broke_is_not_missed(
-    driving: Driving, loop: Any, served: Any, make_transport: Any, make_sink: Any, breaks: str
+    shared: ConnectionContext, loop: Any, served: Any, make_transport: Any, make_sink: Any, breaks: str
 ) -> None:
     """On HTTP/1.1 a break ends the connection; on HTTP/2 others share it."""
-    pair = Pair("HTTP/2", driving, loop, served, make_transport)
+    pair = Pair("HTTP/2", shared, loop, served, make_transport)
     body = b"x" * WINDOW
     for _ in range(10):
         asked = pair.ask(make_sink, end=False)
@@ -337,14 +337,14 @@ def test_a_client_that_asks_and_never_reads_is_not_served_on(pair: Pair) -> None
                 request.stream.sink = None
         while pair.loop.ready:
             pair.loop.turn()
-    assert len(pair.served.requests) <= pair.server.driving.limits.streams
+    assert len(pair.served.requests) <= pair.server.shared.limits.streams
 
 
 def test_what_breaks_a_rule_behind_an_answer_in_the_same_read_is_nobodys(
-    driving: Driving, loop: Any, served: Any, make_transport: Any, make_sink: Any
+    shared: ConnectionContext, loop: Any, served: Any, make_transport: Any, make_sink: Any
 ) -> None:
     """Head and body come at once, the head is answered at once, and then the body turns out to be too long."""
-    driving.limits = Limits(body_bytes=3)
+    shared.limits = Limits(body_bytes=3)
 
     def refuse(stream: Any, head: RequestHead) -> None:
         served.serve(stream, head)
@@ -352,7 +352,7 @@ def test_what_breaks_a_rule_behind_an_answer_in_the_same_read_is_nobodys(
         stream.sink = None
         stream.stop_receiving()
 
-    pair = Pair("HTTP/2", driving, loop, SimpleNamespace(serve=refuse, reject=served.reject), make_transport)
+    pair = Pair("HTTP/2", shared, loop, SimpleNamespace(serve=refuse, reject=served.reject), make_transport)
     asked = pair.ask(make_sink, end=False)
     asked.stream.send_data(b"too long", end=True)
     pair.settle()
@@ -371,4 +371,4 @@ def test_a_lost_connection_ends_every_stream_once(pair: Pair, make_sink: Any) ->
     assert asked.reset is not None
     assert request.reset is not None
     assert pair.owner.is_gone
-    assert len(pair.client.driving.reaper) == 0
+    assert len(pair.client.shared.reaper) == 0

@@ -18,7 +18,7 @@ from meshproxy.devtools.models import Catalogue
 from meshproxy.inference import grpc_health, model_status
 from meshproxy.inference.grpc_health import Serving, write_response
 from meshproxy.transport.client import Response
-from meshproxy.transport.connection import Driving, Times
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -72,9 +72,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def make(check: Any, *models: str, rest: Any = REST, grpc: Any = GRPC, **changes: Any) -> Checker:
-    driving: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: 100.0))
+    shared: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: 100.0))
     settings = servers.Health(check=check, **changes)
-    return Checker(driving, settings, Health(Checked(models)), rest, grpc, lambda verdicts, has_changed: None)
+    return Checker(shared, settings, Health(Checked(models)), rest, grpc, lambda verdicts, has_changed: None)
 
 
 def rest_answer(state: str, version: int = 1, status: int = 200) -> Response:
@@ -218,7 +218,7 @@ class Connecting:
         self.closed = 0
         self.refuses = ""
 
-    async def connect(self, driving: Any, address: str, owner: Any, timeout: float) -> Any:
+    async def connect(self, shared: Any, address: str, owner: Any, timeout: float) -> Any:
         assert timeout == 1.0
         if address == self.refuses:
             raise ConnectError(f"{address} cannot be reached")
@@ -251,10 +251,10 @@ class Rounds:
         self._enough = asyncio.Event()
         self._count = 0
         loop = SimpleNamespace(time=lambda: self.now, create_task=asyncio.get_running_loop().create_task)
-        driving: Any = SimpleNamespace(loop=loop)
+        shared: Any = SimpleNamespace(loop=loop)
         settings = servers.Health(check=check, **changes)
         self.checker = Checker(
-            driving,
+            shared,
             settings,
             health,
             REST,
@@ -349,9 +349,9 @@ async def test_closing_without_having_begun(server: Server) -> None:
 
 
 @pytest.fixture
-async def driving() -> AsyncIterator[Driving]:
+async def shared() -> AsyncIterator[ConnectionContext]:
     loop = asyncio.get_running_loop()
-    made = Driving(
+    made = ConnectionContext(
         loop=loop,
         outbox=Outbox(loop),
         reaper=Reaper(loop),
@@ -375,18 +375,18 @@ POOL = SimpleNamespace(connect_timeout=1.0, max_connections=1, max_pending=8, id
 
 
 @pytest.mark.parametrize("has_rest", [True, False], ids=["REST", "gRPC"])
-async def test_a_model_server_says_what_it_has(driving: Driving, models: ModelServer, has_rest: bool) -> None:
-    rest = H1Pool(driving, models.rest, POOL) if has_rest else None
-    grpc = H2Pool(driving, models.grpc, POOL)
+async def test_a_model_server_says_what_it_has(shared: ConnectionContext, models: ModelServer, has_rest: bool) -> None:
+    rest = H1Pool(shared, models.rest, POOL) if has_rest else None
+    grpc = H2Pool(shared, models.grpc, POOL)
     health = Health(Checked(("half_plus_two", "none")), begins_unhealthy=True)
     settings = servers.Health(timeout=20.0)
-    done: asyncio.Future[Any] = driving.loop.create_future()
+    done: asyncio.Future[Any] = shared.loop.create_future()
 
     def tell(verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
         if not done.done():
             done.set_result((verdicts, has_changed))
 
-    checker = Checker(driving, settings, health, rest, grpc, tell, draw=lambda: 0.0)
+    checker = Checker(shared, settings, health, rest, grpc, tell, draw=lambda: 0.0)
     checker.start()
     verdicts, has_changed = await done
     await checker.close()
@@ -406,11 +406,11 @@ async def test_a_model_server_says_what_it_has(driving: Driving, models: ModelSe
     [("tcp", None), ("http", "HTTP status 404"), ("grpc", None)],
 )
 async def test_other_checks_of_a_model_server(
-    driving: Driving, models: ModelServer, check: Any, problem: str | None
+    shared: ConnectionContext, models: ModelServer, check: Any, problem: str | None
 ) -> None:
-    rest, grpc = H1Pool(driving, models.rest, POOL), H2Pool(driving, models.grpc, POOL)
+    rest, grpc = H1Pool(shared, models.rest, POOL), H2Pool(shared, models.grpc, POOL)
     settings = servers.Health(check=check, timeout=20.0)
-    checker = Checker(driving, settings, Health(Checked()), rest, grpc, lambda verdicts, has_changed: None)
+    checker = Checker(shared, settings, Health(Checked()), rest, grpc, lambda verdicts, has_changed: None)
     assert await checker.check() == (Verdict(None, problem),)
     rest.close()
     grpc.close()
@@ -430,15 +430,13 @@ class Healthy(grpc.GenericRpcHandler):
         return write_response(Serving.SERVING if service == "a" else Serving.NOT_SERVING)[PREFIX_BYTES:]
 
 
-async def test_a_server_with_health_of_its_own(driving: Driving) -> None:
+async def test_a_server_with_health_of_its_own(shared: ConnectionContext) -> None:
     server = grpc.aio.server(handlers=[Healthy()])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    pool = H2Pool(driving, f"127.0.0.1:{port}", POOL)
+    pool = H2Pool(shared, f"127.0.0.1:{port}", POOL)
     settings = servers.Health(check="grpc", timeout=20.0)
-    checker = Checker(
-        driving, settings, Health(Checked(("a", "b", "none"))), None, pool, lambda verdicts, changed: None
-    )
+    checker = Checker(shared, settings, Health(Checked(("a", "b", "none"))), None, pool, lambda verdicts, changed: None)
     assert await checker.check() == (
         ALIVE,
         Verdict("a", None),
@@ -449,12 +447,12 @@ async def test_a_server_with_health_of_its_own(driving: Driving) -> None:
     await server.stop(0)
 
 
-async def test_a_server_that_is_gone(driving: Driving, models: ModelServer) -> None:
-    rest, grpc = H1Pool(driving, models.rest, POOL), H2Pool(driving, models.grpc, POOL)
+async def test_a_server_that_is_gone(shared: ConnectionContext, models: ModelServer) -> None:
+    rest, grpc = H1Pool(shared, models.rest, POOL), H2Pool(shared, models.grpc, POOL)
     await models.stop(0)
     for check in ("tcp", "http", "grpc", "model-status"):
         checker = Checker(
-            driving,
+            shared,
             servers.Health(check=check),
             Health(Checked(("m",))),
             rest,

@@ -24,7 +24,7 @@ ONCE = BreakerSettings(consecutive_failures=1, open_for=5.0)
 
 
 class Pool:
-    def __init__(self, driving: Any, address: str, settings: Any, peer: Any = None) -> None:
+    def __init__(self, shared: Any, address: str, settings: Any, peer: Any = None) -> None:
         self.address = address
         self.peer = peer
         self.is_closed = False
@@ -55,9 +55,9 @@ class Bench:
         self.members: set[Any] = set()
         self.watch = Watching()
         reaper = SimpleNamespace(add=self.members.add, discard=self.members.discard)
-        driving: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: self.now), reaper=reaper)
+        shared: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: self.now), reaper=reaper)
         self.cluster = Cluster(
-            driving,
+            shared,
             "models",
             ClusterSettings(POOL, **{"breaker": ONCE, **settings}),
             self.watch,

@@ -77,7 +77,7 @@ class Connection:
         return not self.streams and not self.is_closing and not self.most
 
     def rest(self, seconds: float) -> None:
-        self.deadline = self.owner.driving.loop.now + seconds
+        self.deadline = self.owner.shared.loop.now + seconds
 
     @property
     def can_open(self) -> bool:
@@ -127,7 +127,7 @@ class Network:
         self.dials: list[Task] = []
         self.timers: list[Timer] = []
         self.connections: list[Connection] = []
-        self.driving = SimpleNamespace(loop=self, outbox=SimpleNamespace(begin=lambda: None, flush=lambda: None))
+        self.shared = SimpleNamespace(loop=self, outbox=SimpleNamespace(begin=lambda: None, flush=lambda: None))
 
     def time(self) -> float:
         return self.now
@@ -135,7 +135,7 @@ class Network:
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
         return Task(self, coroutine)
 
-    async def connect(self, driving: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
+    async def connect(self, shared: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
         assert (address, timeout) == (ADDRESS, 1.0)
         self.peer = peer
         return await Dial(self, owner)
@@ -213,7 +213,7 @@ def make(
         connect_timeout=1.0, max_connections=max_connections, max_pending=max_pending, idle_timeout=60.0
     )
     kind: Any = H1Pool if version == "HTTP/1.1" else H2Pool
-    return kind(network.driving, ADDRESS, settings, draw=lambda: drawn)
+    return kind(network.shared, ADDRESS, settings, draw=lambda: drawn)
 
 
 def want(pool: H1Pool | H2Pool, count: int = 1) -> list[Wanting]:
@@ -753,7 +753,7 @@ class TestHttp2:
 
     def test_connections_to_a_peer_are_secured(self, network: Network) -> None:
         security: Any = object()
-        pool = H2Pool(network.driving, ADDRESS, make(network, "HTTP/2").settings, security)  # type: ignore[arg-type]
+        pool = H2Pool(network.shared, ADDRESS, make(network, "HTTP/2").settings, security)  # type: ignore[arg-type]
         pool.acquire(Wanting())
         assert network.peer is security
 

@@ -14,8 +14,8 @@ from typing import Any
 import uvloop
 
 from meshproxy.codec.limits import Limits
-from meshproxy.transport.connection import Driving, Times
-from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -86,13 +86,13 @@ async def least(run: Callable[..., Awaitable[float]], *arguments: Any) -> float:
 def connections(reaper: Reaper) -> list[H1Server]:
     """Idle ones, with all that a connection has but a socket."""
     loop = asyncio.get_running_loop()
-    driving = Driving(
+    shared = ConnectionContext(
         loop=loop, outbox=Outbox(loop), reaper=reaper, limits=Limits(), times=Times(), on_limit=lambda name: None
     )
     made = []
     for number in range(CONNECTIONS):
-        facts = ConnectionFacts(direction="inbound", protocol="HTTP/1.1", remote=str(number), local="")
-        connection = H1Server(driving, facts, lambda stream, head: None, lambda stream, rejected: None)
+        info = ConnectionInfo(direction="inbound", protocol="HTTP/1.1", remote=str(number), local="")
+        connection = H1Server(shared, info, lambda stream, head: None, lambda stream, rejected: None)
         connection.deadline = loop.time() + 75.0
         reaper.add(connection)
         made.append(connection)

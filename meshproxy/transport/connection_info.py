@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class ConnectionFacts:
+class ConnectionInfo:
     """What all exchanges of one connection share. Fixed when it is established, but for `caller`."""
 
     __slots__ = (
