@@ -114,7 +114,7 @@ class Channel(Generic[ClientT]):
             on_event: called for each event of the connection; must not raise.
         """
         self.address = target.address
-        self._driving = shared
+        self._shared = shared
         self._target = target
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
@@ -202,7 +202,7 @@ class Channel(Generic[ClientT]):
 
     def _open_if_needed(self) -> None:
         if self._waiting and self._current is None and self._opening is None and not self._is_closed:
-            self._opening = self._driving.loop.create_task(self._open())
+            self._opening = self._shared.loop.create_task(self._open())
 
     async def _open(self) -> None:
         error: ConnectError | None = None
@@ -273,8 +273,8 @@ class H1Channel(Channel[H1Client]):
     async def _connect(self) -> H1Client:
         security = self._target.security
         if security is None:
-            return await connect_h1(self._driving, self.address, self, self._connect_timeout)
-        return await connect_h1_tls(self._driving, self.address, self, self._connect_timeout, security)
+            return await connect_h1(self._shared, self.address, self, self._connect_timeout)
+        return await connect_h1_tls(self._shared, self.address, self, self._connect_timeout, security)
 
     def _opened(self, connection: H1Client) -> None:
         self.released(connection)
@@ -282,7 +282,7 @@ class H1Channel(Channel[H1Client]):
     def released(self, connection: H1Client) -> None:
         """The exchange is complete (`h1.Owner`)."""
         self._is_free = True
-        connection.deadline = self._driving.loop.time() + self._idle_timeout
+        connection.deadline = self._shared.loop.time() + self._idle_timeout
         self._hand_out()
 
     def closed(self, connection: H1Client) -> None:
@@ -299,7 +299,7 @@ class H2Channel(Channel[H2Client]):
         return connection.open() if connection is not None and connection.can_open else None
 
     async def _connect(self) -> H2Client:
-        return await connect_h2(self._driving, self.address, self, self._connect_timeout, self._target.security)
+        return await connect_h2(self._shared, self.address, self, self._connect_timeout, self._target.security)
 
     def _end(self, connection: H2Client) -> None:
         connection.codec.go_away(final=True)

@@ -242,4 +242,4 @@ def test_text_is_no_version_of_tensorflow_serving(asks: str, field: str) -> None
 
 def test_a_version_in_quotes_is_the_same_version() -> None:
     (found,) = problems(MESH, SIDECAR, SERVER, ROUTE % ("r", "split: [{version: 3}], mirror: {version: '3'}"))
-    assert "copies calls to where they go themselves" in found
+    assert "mirrors calls to where they already go" in found

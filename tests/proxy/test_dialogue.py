@@ -320,7 +320,7 @@ class ModelServer:
         info = ConnectionInfo(direction="upstream", protocol=dial.kind, remote="127.0.0.1:3", local="")
         driver: Any = H1Client if dial.kind == "HTTP/1.1" else H2Client
         self.socket = Socket()
-        self.client = driver(chain.upstream_driving, info, dial.owner)
+        self.client = driver(chain.upstream_shared, info, dial.owner)
         self.client.attach(self.socket)
         self.is_lost = False
         self._codec = H2Connection(Role.SERVER, Limits(streams=3), 0.0) if dial.kind == "HTTP/2" else None
@@ -424,7 +424,7 @@ class Chain:
             )
 
         self.shared = shared(Limits(body_bytes=random.choice([None, None, None, None, None, 3, 1_000])))
-        self.upstream_driving = shared(Limits())
+        self.upstream_shared = shared(Limits())
         self._settings = ClusterSettings(
             PoolSettings(
                 connect_timeout=1.0,
@@ -640,7 +640,7 @@ class Chain:
     def reload(self) -> None:
         old = self.clusters
         self.clusters = {
-            name: Cluster(self.upstream_driving, name, self._settings, Unwatched(), chance=self.random)
+            name: Cluster(self.upstream_shared, name, self._settings, Unwatched(), chance=self.random)
             for name in ("main", "other")
         }
         for cluster in self.clusters.values():

@@ -208,7 +208,7 @@ class Wire:
 
     def pings(self) -> int:
         """How many have reached the server."""
-        return self.server.codec.statistics.frames_received[PING]
+        return self.server.codec.frames_received[PING]
 
     def ask(self, sink_type: Callable[..., Any], end: bool = True, length: int | None = None) -> Any:
         stream: H2ClientStream = self.client.open()
