@@ -155,7 +155,7 @@ async def test_answers_that_are_not_taken(answer: bytes, why: str) -> None:
 async def test_an_issuer_that_falls_silent(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_get, "FETCH_SECONDS", 0.05)
     async with answering(answer, stays=True) as url:
-        with pytest.raises(ClientError, match=r"did not answer within 0\.05 s") as failed:
+        with pytest.raises(ClientError, match=r"did not .* within 0\.05 s") as failed:
             await fetch(url)
         assert failed.value.failure is Failure.TIMEOUT
 

@@ -411,6 +411,7 @@ class Service(grpc.GenericRpcHandler):
     """Methods by name; what became of them."""
 
     def __init__(self) -> None:
+        self.begun = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.sent = 0
         self.release = asyncio.Event()
@@ -431,6 +432,7 @@ class Service(grpc.GenericRpcHandler):
         raise AssertionError
 
     async def slow(self, message: bytes, context: Any) -> bytes:
+        self.begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -536,9 +538,12 @@ async def test_unary_with_grpcio(world: World) -> None:
 
 async def test_a_deadline_with_grpcio(world: World) -> None:
     await call_unary(world.channel, b"/s/echo", b"", timeout=20)  # the connection stands
-    with pytest.raises((ClientError, StatusError), match=r"did not answer|DEADLINE_EXCEEDED"):
-        await call_unary(world.channel, b"/s/slow", b"", timeout=0.1)
-    await world.service.cancelled.wait()
+    for timeout in (0.1, 1.0, 10.0):  # until the server has seen it before the deadline
+        with pytest.raises((ClientError, StatusError), match=r"did not answer|DEADLINE_EXCEEDED"):
+            await call_unary(world.channel, b"/s/slow", b"", timeout=timeout)
+        if world.service.begun.is_set():
+            break
+    await asyncio.wait_for(world.service.cancelled.wait(), 20)
 
 
 async def test_server_streaming_with_grpcio(world: World) -> None:
@@ -566,7 +571,7 @@ async def test_cancelling_with_grpcio(world: World) -> None:
         await call.send(b"")
         await call.done_sending()
         assert await anext(call) == b"first"
-    await world.service.cancelled.wait()
+    await asyncio.wait_for(world.service.cancelled.wait(), 20)
 
 
 async def test_large_messages_with_grpcio_wait_for_their_reader(world: World) -> None:
@@ -595,7 +600,7 @@ async def test_a_graceful_stop_of_grpcio(world: World) -> None:
         await call.done_sending()
         assert await anext(call) == b"first"
         stopping = asyncio.create_task(world.server.stop(20))
-        await world.going_away.wait()
+        await asyncio.wait_for(world.going_away.wait(), 20)
         world.service.release.set()
         assert [message async for message in call] == [b"second"]
         await stopping
