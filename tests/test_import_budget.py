@@ -18,7 +18,7 @@ import yaml
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
-from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, environment
 
 TOOLS = {"aiohttp", "grpc", "google", "click", "rich", "yaml", "opentelemetry", "jinja2", "requests", "urllib3"}
 """Never."""

@@ -43,6 +43,7 @@ class Child:
         self.output: deque[str] = deque(maxlen=_LINES_KEPT)
         self._process = process
         self._is_listening = asyncio.Event()
+        self._was_killed = False
         self._reader = asyncio.ensure_future(self._read())
 
     @classmethod
@@ -98,9 +99,15 @@ class Child:
             self.signal(signal.SIGKILL)
             return await self.wait()
 
+    async def kill(self) -> None:
+        """Ends it with SIGKILL, as a crash would. `check_ended_well` does not hold that against it."""
+        self._was_killed = True
+        self.signal(signal.SIGKILL)
+        await self.wait()
+
     def check_ended_well(self) -> None:
-        """Raises ChildFailed if the process ended with anything but 0."""
-        if self.returncode != 0:
+        """Raises ChildFailed if the process ended with anything but 0, unless `kill` ended it."""
+        if self.returncode != 0 and not (self._was_killed and self.returncode == -signal.SIGKILL):
             raise ChildFailed(
                 "\n".join([f"{self.name} ended with {self.returncode}; its last words:", *self.last_words])
             )

@@ -1,6 +1,6 @@
 """The demo, first part: real calls through a real sidecar, each with what must come of it.
 
-`ROWS` says who calls what and what is expected; `run` makes the calls one after another against a `LocalMesh`, finds
+`ROWS` says who calls what and what is expected; `run` makes the calls one after another against a `DemoMesh`, finds
 the line that each wrote to the access log, and measures what the hop adds: the permitted ones are made past the sidecar
 too. The second part, `demo_outbound.py`, is about an application and its replicas.
 """
@@ -18,7 +18,7 @@ import aiohttp
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import Answer, Certificate, GrpcClient, RestClient
-from meshproxy.devtools.local_mesh import LocalMesh
+from meshproxy.devtools.demo_mesh import DemoMesh
 from meshproxy.devtools.model_rest import METRICS_PATH
 from meshproxy.devtools.models import predict_request
 
@@ -224,16 +224,16 @@ ROWS = (
 )
 
 
-async def run(mesh: LocalMesh, rows: tuple[Row, ...] = ROWS, rounds: int = 30) -> AsyncIterator[Result]:
+async def run(mesh: DemoMesh, rows: tuple[Row, ...] = ROWS, rounds: int = 30) -> AsyncIterator[Result]:
     """Makes the calls, one after another; those that are permitted `rounds` times more, to measure them."""
     for number, row in enumerate(rows, 1):
         yield await _run_row(mesh, row, f"demo-{number}", rounds)
 
 
-async def _run_row(mesh: LocalMesh, row: Row, request_id: str, rounds: int) -> Result:
-    certificate = mesh.workload(*row.caller.workload) if row.caller.workload else mesh.stranger()
+async def _run_row(mesh: DemoMesh, row: Row, request_id: str, rounds: int) -> Result:
+    certificate = mesh.local.certificate(*row.caller.workload) if row.caller.workload else mesh.local.no_certificate()
     token = await token_of(mesh, row.caller)
-    async with _client(row, mesh.inbound, certificate, token) as client:
+    async with _client(row, mesh.sidecar.inbound, certificate, token) as client:
         answer = await _call(client, row, {"x-request-id": request_id})
         log = await find_line(mesh, request_id) if row.statuses else {}
         added = None
@@ -243,7 +243,7 @@ async def _run_row(mesh: LocalMesh, row: Row, request_id: str, rounds: int) -> R
     return Result(row, answer, log, added, problem_of(row, answer, log))
 
 
-async def token_of(mesh: LocalMesh, caller: Caller) -> str | None:
+async def token_of(mesh: DemoMesh, caller: Caller) -> str | None:
     """A new token from the issuer, if the caller has one."""
     return None if caller.client is None else await mesh.token(caller.client, caller.audience)
 
@@ -273,7 +273,7 @@ async def _measure(client: RestClient | GrpcClient, direct: RestClient | GrpcCli
     return (statistics.median(through) - statistics.median(past)) * 1e3
 
 
-async def find_line(mesh: LocalMesh, request_id: str) -> Mapping[str, Any]:
+async def find_line(mesh: DemoMesh, request_id: str) -> Mapping[str, Any]:
     """The line of the access log that a request wrote; empty if there is none in time."""
     for _ in range(int(LOG_PATIENCE / 0.05)):
         for text in mesh.access_log.read_text().splitlines() if mesh.access_log.exists() else ():
@@ -312,10 +312,10 @@ async def models_heard_of(rest: str) -> dict[str, int]:
     return heard
 
 
-async def metric_lines(mesh: LocalMesh) -> list[str]:
+async def metric_lines(mesh: DemoMesh) -> list[str]:
     """What the sidecar's metrics say of the demo's calls: the counters that are not 0."""
     wanted = ("meshproxy_requests_total{", "meshproxy_authz_decisions_total{", "meshproxy_tls_handshakes_total{")
-    lines = await fetch_lines(mesh.admin, "/metrics")
+    lines = await fetch_lines(mesh.sidecar.admin, "/metrics")
     return [line for line in lines if line.startswith(wanted) and not line.endswith((" 0", " 0.0"))]
 
 

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from meshproxy.devtools.clients import Answer, RestClient
-from meshproxy.devtools.demo import fetch_lines, models_heard_of
+from meshproxy.devtools.demo import fetch_lines
+from meshproxy.devtools.demo_mesh import DemoMesh
 from meshproxy.devtools.load.generator import Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
-from meshproxy.devtools.local_mesh import LocalMesh
 from meshproxy.devtools.models import predict_request
 
 NAME = "models.example"
@@ -46,7 +46,7 @@ class Scene:
     problem: str
 
 
-async def run(mesh: LocalMesh) -> AsyncIterator[Scene]:
+async def run(mesh: DemoMesh) -> AsyncIterator[Scene]:
     """Plays the scenes, one after another. The last replica is dead afterwards."""
     yield await spread(mesh)
     yield await split(mesh)
@@ -54,11 +54,11 @@ async def run(mesh: LocalMesh) -> AsyncIterator[Scene]:
     yield await kill(mesh)
 
 
-async def spread(mesh: LocalMesh, calls: int = 600) -> Scene:
+async def spread(mesh: DemoMesh, calls: int = 600) -> Scene:
     """One connection of gRPC."""
-    before = [await _heard(each.rest) for each in mesh.replicas]
-    run = await predict_over_grpc(mesh.outbound, 400, calls / 400, REQUEST, name=NAME)
-    counts = [await _heard(each.rest) - known for each, known in zip(mesh.replicas, before, strict=True)]
+    before = [await each.heard(model=MODEL) for each in mesh.replicas]
+    run = await predict_over_grpc(mesh.application.outbound, 400, calls / 400, REQUEST, name=NAME)
+    counts = [await each.heard(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
     problem = _problem_of(run)
     # How many each gets is up to which of them are quick, and of models that take no time that is chance.
     if not problem and not all(counts):
@@ -67,7 +67,7 @@ async def spread(mesh: LocalMesh, calls: int = 600) -> Scene:
     return Scene("one connection of gRPC, three replicas", calls, _failed(run), seen, problem)
 
 
-async def split(mesh: LocalMesh, calls: int = 1_000) -> Scene:
+async def split(mesh: DemoMesh, calls: int = 1_000) -> Scene:
     """90 % to version 1 and 10 % to version 2, which answer 2.5 and 3.5 to the same."""
     answers = await _ask(mesh, SPLIT_MODEL, calls)
     values = Counter(each.body["predictions"][0] for each in answers if each.status == "200")
@@ -81,7 +81,7 @@ async def split(mesh: LocalMesh, calls: int = 1_000) -> Scene:
     return Scene("a split, 90 to 10", calls, failed, f"version 1 {first}, version 2 {second}", problem)
 
 
-async def shadow(mesh: LocalMesh, calls: int = 200) -> Scene:
+async def shadow(mesh: DemoMesh, calls: int = 200) -> Scene:
     """Version 1 answers, version 2 gets a copy and answers something else, which nobody gets to see."""
     # One after the other: comparing takes a twentieth of the sidecar's time at most, and what comes closer together is
     # not compared.
@@ -101,7 +101,7 @@ async def shadow(mesh: LocalMesh, calls: int = 200) -> Scene:
     return Scene("a shadow that answers something else", calls, failed, f"copies: {seen or 'none'}", problem)
 
 
-async def kill(mesh: LocalMesh, rate: float = 250, seconds: float = 3) -> Scene:
+async def kill(mesh: DemoMesh, rate: float = 250, seconds: float = 3) -> Scene:
     """kill -9 of a replica, model server and sidecar, under load over REST and gRPC."""
 
     async def strike() -> None:
@@ -109,13 +109,13 @@ async def kill(mesh: LocalMesh, rate: float = 250, seconds: float = 3) -> Scene:
         await mesh.replicas[-1].kill()
 
     rest, grpc, _ = await asyncio.gather(
-        predict_over_rest(mesh.outbound, rate, seconds, name=NAME),
-        predict_over_grpc(mesh.outbound, rate, seconds, REQUEST, name=NAME),
+        predict_over_rest(mesh.application.outbound, rate, seconds, name=NAME),
+        predict_over_grpc(mesh.application.outbound, rate, seconds, REQUEST, name=NAME),
         strike(),
     )
     retried = sum(
         int(float(line.rpartition(" ")[2]))
-        for line in await fetch_lines(mesh.outbound_admin, "/metrics")
+        for line in await fetch_lines(mesh.application.admin, "/metrics")
         if line.startswith("meshproxy_retries_total{")
     )
     longest = max((*rest.latencies, *grpc.latencies), default=0.0)
@@ -128,16 +128,16 @@ async def kill(mesh: LocalMesh, rate: float = 250, seconds: float = 3) -> Scene:
     )
 
 
-async def mirrored(mesh: LocalMesh) -> dict[str, int]:
+async def mirrored(mesh: DemoMesh) -> dict[str, int]:
     """What became of copies, from the metrics of the application's sidecar."""
     found = {}
-    for line in await fetch_lines(mesh.outbound_admin, "/metrics"):
+    for line in await fetch_lines(mesh.application.admin, "/metrics"):
         if line.startswith("meshproxy_mirrored_total{"):
             found[line.partition('result="')[2].partition('"')[0]] = int(float(line.rpartition(" ")[2]))
     return found
 
 
-async def metric_lines(mesh: LocalMesh) -> list[str]:
+async def metric_lines(mesh: DemoMesh) -> list[str]:
     """What the metrics of the application's sidecar say: the counters that are not 0, and which endpoints there are."""
     wanted = (
         "meshproxy_requests_total{",
@@ -145,11 +145,11 @@ async def metric_lines(mesh: LocalMesh) -> list[str]:
         "meshproxy_mirrored_total{",
         "meshproxy_endpoints{",
     )
-    lines = await fetch_lines(mesh.outbound_admin, "/metrics")
+    lines = await fetch_lines(mesh.application.admin, "/metrics")
     return [line for line in lines if line.startswith(wanted) and not line.endswith((" 0", " 0.0"))]
 
 
-async def _ask(mesh: LocalMesh, model: str, calls: int, *, at_once: int = AT_ONCE, pause: float = 0.0) -> list[Answer]:
+async def _ask(mesh: DemoMesh, model: str, calls: int, *, at_once: int = AT_ONCE, pause: float = 0.0) -> list[Answer]:
     """So many predictions over REST, some at a time, each of which pauses after an answer."""
     answers: list[Answer] = []
 
@@ -162,13 +162,9 @@ async def _ask(mesh: LocalMesh, model: str, calls: int, *, at_once: int = AT_ONC
             await asyncio.sleep(pause)
 
     under_way = [0]
-    async with RestClient(mesh.outbound, None) as client:
+    async with RestClient(mesh.application.outbound, None) as client:
         await asyncio.gather(*(ask(client) for _ in range(at_once)))
     return answers
-
-
-async def _heard(rest: str) -> int:
-    return (await models_heard_of(rest)).get(MODEL, 0)
 
 
 def _failed(run: Run) -> int:

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, refusal_of
-from meshproxy.devtools.local_sidecar import LocalSidecar, environment, everything_for_the_client, local_sidecar
+from meshproxy.devtools.local_mesh import LocalSidecar, environment, everything_for_the_client, local_sidecar
 from meshproxy.devtools.models import predict_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -47,6 +47,13 @@ async def test_a_process_that_does_not_want_to_stop_is_made_to(tmp_path: Path) -
         child.check_ended_well()
 
 
+async def test_a_process_that_is_killed_on_purpose_ended_well(tmp_path: Path) -> None:
+    child = await start(STUBBORN, tmp_path)
+    await child.kill()
+    assert child.returncode == -signal.SIGKILL
+    child.check_ended_well()
+
+
 async def test_output_that_is_not_ours_is_kept_and_not_understood(tmp_path: Path) -> None:
     code = f"print('{{not json'); print('[1]'); print('{{}}'); {READY}"
     child = await start(code, tmp_path)

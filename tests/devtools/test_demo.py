@@ -8,7 +8,7 @@ import pytest
 
 from meshproxy.devtools import demo, messages
 from meshproxy.devtools.clients import Answer
-from meshproxy.devtools.local_mesh import local_mesh
+from meshproxy.devtools.demo_mesh import demo_mesh
 
 PERMITTED = demo.ROWS[0]
 DENIED = next(row for row in demo.ROWS if row.rule == "batch-stays-stable")
@@ -66,7 +66,7 @@ def test_the_excerpt_leaves_out_what_does_not_apply() -> None:
 @pytest.mark.timeout(120)
 async def test_every_call_comes_out_as_it_must(tmp_path: Path) -> None:
     """The whole demo, measuring little."""
-    async with local_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:
+    async with demo_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:
         results = [result async for result in demo.run(mesh, rounds=1)]
         assert [result.problem for result in results] == [""] * len(demo.ROWS)
         assert [result.row for result in results if result.added is not None] == [

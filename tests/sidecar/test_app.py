@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.ca import DevelopmentCA
-from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, environment
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import app, clusters, worker
