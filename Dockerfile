@@ -10,7 +10,7 @@ COPY meshproxy meshproxy
 COPY deploy/demo deploy/demo
 # Compiled here: a read-only root never writes .pyc files, and without them the compiler's memory stays.
 RUN python -m venv /opt/meshproxy \
- && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[otel]' \
+ && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check . \
  && /opt/meshproxy/bin/python -m compileall -q -j 0 /opt/meshproxy/lib
 
 FROM build AS build-development

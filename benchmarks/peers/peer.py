@@ -26,6 +26,21 @@ class Rules:
         return MODEL if model == self.models // 2 else f"model_{model:05d}"
 
 
+class Needs(Protocol):
+    """What a measurement asks of its peer. A work has these; see `Setting` for what they mean."""
+
+    @property
+    def rules(self) -> Rules: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def is_plain(self) -> bool: ...
+    @property
+    def hops(self) -> int: ...
+    @property
+    def resilience(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a peer is to do, the same for all."""

@@ -32,20 +32,6 @@ def has_kept_rate(offered: float, achieved: float, tolerance: float = RATE_TOLER
     return abs(achieved - offered) <= tolerance * offered
 
 
-def correct(values: Sequence[float], interval: float) -> list[float]:
-    """Fills in what a closed loop left out: while a request of a caller who meant to send one every `interval` seconds
-    was late, those behind it waited too (HdrHistogram's `recordValueWithExpectedInterval`). An open loop needs none of
-    this."""
-    corrected: list[float] = []
-    for value in values:
-        corrected.append(value)
-        missing = value - interval
-        while interval > 0 and missing >= interval:
-            corrected.append(missing)
-            missing -= interval
-    return corrected
-
-
 @dataclass(frozen=True, slots=True)
 class Spread:
     """One figure over the rounds."""

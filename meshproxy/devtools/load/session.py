@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 PORTS = {"http": 80, "https": 443}
 
 
-class NotComparable(Exception):
-    """There is nothing that may be said; the message says why and what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is sent."""
