@@ -83,7 +83,7 @@ H1_ANSWERS = [
 ]
 
 
-EVERYTHING = (
+EVERYTHING: tuple[Any, ...] = (
     "connect-failure", "refused-stream", "goaway", "reset", "unavailable", "gateway-error", "timeout",
 )  # fmt: skip
 LIMITS = BodyLimits(held=1_000, held_total=1_500, kept_total=50_000)

@@ -275,6 +275,7 @@ class TestServing:
 
                     def end(self) -> None:
                         told.append("ended")
+                        assert health is not None
                         health.forget(watching)
 
                 watching: Any = Watching()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +15,9 @@ from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.metrics import Counter, Histogram, HistogramSeries, Registry
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.traffic import TrafficMetrics
+
+if TYPE_CHECKING:
+    from tests.telemetry.conftest import MakeExchange
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -35,7 +39,7 @@ def lines(metrics: Metrics, name: str) -> dict[str, float]:
     return found
 
 
-def test_one_exchange(metrics: Metrics, make_exchange) -> None:
+def test_one_exchange(metrics: Metrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange())
     assert lines(metrics, "meshproxy_requests_total") == {
         '{direction="inbound",model="half_plus_two",version="latest",verb="predict",'
@@ -52,7 +56,7 @@ def test_one_exchange(metrics: Metrics, make_exchange) -> None:
     assert lines(metrics, "meshproxy_refusals_total") == {}
 
 
-def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: Metrics, make_exchange) -> None:
+def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: Metrics, make_exchange: MakeExchange) -> None:
     overhead = metrics.overhead.labels("inbound")
     metrics.observe(make_exchange())
     # 0.25 ms to decide and 0.5 ms to pass the answer on, of the 3 ms.
@@ -73,13 +77,15 @@ def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: Metrics, make_e
         ({"grpc_status": 99, "status": 999}, ("grpc", "_other", "_other")),
     ],
 )
-def test_protocol_and_statuses(metrics: Metrics, make_exchange, fields, expected) -> None:
+def test_protocol_and_statuses(
+    metrics: Metrics, make_exchange: MakeExchange, fields: dict[str, Any], expected: tuple[str, ...]
+) -> None:
     metrics.observe(make_exchange(**fields))
     (labels,) = metrics.requests.series
     assert labels[4:] == expected
 
 
-def test_a_refusal_is_counted_by_reason_limit_and_decision(metrics: Metrics, make_exchange) -> None:
+def test_a_refusal_is_counted_by_reason_limit_and_decision(metrics: Metrics, make_exchange: MakeExchange) -> None:
     denied = Refusal(Reason.PERMISSION_DENIED, "No.", rule="finance-team", audits=("watch",))
     metrics.observe(make_exchange(refusal=denied, rule="", status=200, grpc_status=7))
     metrics.observe(
@@ -99,7 +105,7 @@ def test_a_refusal_is_counted_by_reason_limit_and_decision(metrics: Metrics, mak
     }
 
 
-def test_who_left_before_the_decision_was_not_decided_about(metrics: Metrics, make_exchange) -> None:
+def test_who_left_before_the_decision_was_not_decided_about(metrics: Metrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange(status=0, grpc_status=None, call=None, rule="", decided=0.0))
     assert lines(metrics, "meshproxy_authz_decisions_total") == {}
     (labels,) = metrics.requests.series
@@ -110,7 +116,9 @@ def test_every_reason_has_its_zero_from_the_start() -> None:
     assert set(Metrics().refusals.series) == {(reason.label,) for reason in Reason}
 
 
-def test_a_served_model_gets_its_own_series_with_the_answer_that_proves_it(metrics: Metrics, make_exchange) -> None:
+def test_a_served_model_gets_its_own_series_with_the_answer_that_proves_it(
+    metrics: Metrics, make_exchange: MakeExchange
+) -> None:
     metrics.observe(make_exchange(model="new", status=404, is_grpc=False, grpc_status=None))
     metrics.observe(make_exchange(model="new", grpc_status=5))
     metrics.observe(make_exchange(model="new", refusal=Refusal(Reason.PERMISSION_DENIED, "No."), status=403))
@@ -120,7 +128,7 @@ def test_a_served_model_gets_its_own_series_with_the_answer_that_proves_it(metri
     assert [series.value for series in metrics.requests.series.values()] == [1, 1, 1, 1, 1]
 
 
-def test_what_clients_choose_makes_no_series(metrics: Metrics, make_exchange) -> None:
+def test_what_clients_choose_makes_no_series(metrics: Metrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange(refusal=Refusal(Reason.PERMISSION_DENIED, "No.", rule="x"), grpc_status=7))
     before = metrics.registry.lines
     draw = random.Random(1)
@@ -140,7 +148,7 @@ def test_what_clients_choose_makes_no_series(metrics: Metrics, make_exchange) ->
     assert len(metrics._memo) <= 1
 
 
-def test_a_reload_keeps_the_counts_and_forgets_the_names(metrics: Metrics, make_exchange) -> None:
+def test_a_reload_keeps_the_counts_and_forgets_the_names(metrics: Metrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange(grpc_status=14))
     metrics.mention(["other"])
     metrics.observe(make_exchange(grpc_status=14))
@@ -150,7 +158,7 @@ def test_a_reload_keeps_the_counts_and_forgets_the_names(metrics: Metrics, make_
     ]
 
 
-def test_calls_of_several_models_are_told_apart(metrics: Metrics, make_exchange) -> None:
+def test_calls_of_several_models_are_told_apart(metrics: Metrics, make_exchange: MakeExchange) -> None:
     same = Call(Verb.MULTI_INFERENCE, (ModelRef("half_plus_two"), ModelRef("half_plus_two")))
     mixed = Call(Verb.MULTI_INFERENCE, (ModelRef("half_plus_two"), ModelRef("else")))
     for call in (same, mixed):
@@ -158,7 +166,7 @@ def test_calls_of_several_models_are_told_apart(metrics: Metrics, make_exchange)
     assert [labels[1] for labels in metrics.requests.series] == ["half_plus_two", "_other"]
 
 
-def test_what_is_in_flight_is_counted_by_model(metrics: Metrics, make_exchange) -> None:
+def test_what_is_in_flight_is_counted_by_model(metrics: Metrics, make_exchange: MakeExchange) -> None:
     live = [make_exchange(), make_exchange(), make_exchange(model="unknown"), make_exchange(call=None)]
     metrics.in_flight.read_from(lambda: metrics.count_in_flight(live))
     assert lines(metrics, "meshproxy_requests_in_flight") == {
@@ -168,7 +176,7 @@ def test_what_is_in_flight_is_counted_by_model(metrics: Metrics, make_exchange) 
     }
 
 
-def test_many_models_stay_below_the_bound(make_exchange) -> None:
+def test_many_models_stay_below_the_bound(make_exchange: MakeExchange) -> None:
     metrics = Metrics(Registry(max_lines=1_000))
     metrics.mention([f"m{number}" for number in range(500)])
     for number in range(500):
@@ -197,7 +205,9 @@ def test_the_documentation_names_every_metric_its_type_its_labels_and_its_bucket
             assert " ".join(f"{bound:.10g}" for bound in family.bounds) in text, family.name
 
 
-def test_the_page_of_everything_is_read_by_another_implementation(metrics: Metrics, make_exchange) -> None:
+def test_the_page_of_everything_is_read_by_another_implementation(
+    metrics: Metrics, make_exchange: MakeExchange
+) -> None:
     watch_process(metrics.registry)
     metrics.observe(make_exchange())
     text = b"".join(render(metrics.registry)).decode()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +27,7 @@ def text(registry: Registry) -> str:
     return b"".join(render(registry)).decode()
 
 
-def page(counts: dict[str, float], observed: list[float] = [], gauge: float = 0) -> Registry:  # noqa: B006
+def page(counts: Mapping[str, float], observed: list[float] = [], gauge: float = 0) -> Registry:  # noqa: B006
     """A worker: a counter by label, a histogram, and gauges of every rule."""
     registry = Registry()
     counter = Counter(registry, "a_total", "A \\ counter.", ("b",))
@@ -62,7 +64,7 @@ WORKERS = st.lists(
 
 @settings(max_examples=100)
 @given(WORKERS)
-def test_what_another_implementation_reads_of_the_parts_adds_up_in_the_whole(workers) -> None:
+def test_what_another_implementation_reads_of_the_parts_adds_up_in_the_whole(workers: list[Any]) -> None:
     texts = [text(page(*worker)) for worker in workers]
     merged = merge(map(read_page, texts))
     parts = [samples(each) for each in texts]
@@ -77,7 +79,7 @@ def test_what_another_implementation_reads_of_the_parts_adds_up_in_the_whole(wor
 
 @settings(max_examples=100)
 @given(WORKERS)
-def test_a_page_of_one_is_that_page(workers) -> None:
+def test_a_page_of_one_is_that_page(workers: list[Any]) -> None:
     alone = text(page(*workers[0]))
     assert written(merge([read_page(alone)])) == alone
 
@@ -127,15 +129,18 @@ STEPS = st.lists(
 
 @settings(max_examples=200)
 @given(STEPS)
-def test_no_count_ever_falls(steps) -> None:
+def test_no_count_ever_falls(steps: list[tuple[int, str, str, float]]) -> None:
     ledger = Ledger()
     alive = [page({}) for _ in range(3)]
-    before: dict[object, float] = {}
+    before: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     for number, step, label, value in steps:
         present = {0, 1, 2}
         if step == "counts":
-            alive[number].families["a_total"].labels(label).value += value
-            alive[number].families["c_seconds"].labels(label).observe(value)
+            counter, histogram = (alive[number].families[name] for name in ("a_total", "c_seconds"))
+            assert isinstance(counter, Counter)
+            assert isinstance(histogram, Histogram)
+            counter.labels(label).value += value
+            histogram.labels(label).observe(value)
             continue
         if step == "answers":
             ledger.answered(number, read_page(text(alive[number])))

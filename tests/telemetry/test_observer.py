@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import pytest
 
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.telemetry.catalogue import Metrics
 from meshproxy.telemetry.observer import Observer
+
+if TYPE_CHECKING:
+    from tests.telemetry.conftest import MakeExchange
 
 
 class Broken:
@@ -16,7 +20,7 @@ class Broken:
         raise KeyError("x")
 
 
-def test_everyone_is_shown_the_exchange_once_in_order(make_exchange) -> None:
+def test_everyone_is_shown_the_exchange_once_in_order(make_exchange: MakeExchange) -> None:
     seen: list[tuple[int, Exchange]] = []
     metrics = Metrics()
     observer = Observer(metrics, [metrics.observe, lambda e: seen.append((1, e)), lambda e: seen.append((2, e))])
@@ -26,7 +30,9 @@ def test_everyone_is_shown_the_exchange_once_in_order(make_exchange) -> None:
     assert sum(series.value for series in metrics.requests.series.values()) == 1
 
 
-def test_a_sink_that_fails_is_counted_and_harms_nobody(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sink_that_fails_is_counted_and_harms_nobody(
+    make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
     now = 100.0
     seen: list[Exchange] = []
     metrics = Metrics()
@@ -54,7 +60,9 @@ def test_a_sink_that_fails_is_counted_and_harms_nobody(make_exchange, caplog: py
         assert len(caplog.records) == 4
 
 
-def test_a_metric_that_cannot_be_counted_breaks_nothing(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_that_cannot_be_counted_breaks_nothing(
+    make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
     metrics = Metrics()
     Observer(metrics, [metrics.observe])(make_exchange(finished="never"))
     assert metrics.telemetry_failures.labels("Metrics.observe").value == 1

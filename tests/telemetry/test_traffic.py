@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from meshproxy.telemetry.endpoint_labels import MOST_ENDPOINTS
 from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.traffic import MOST_CIRCUITS, TrafficMetrics
 from meshproxy.upstream.breaker import State
+
+if TYPE_CHECKING:
+    from tests.telemetry.conftest import MakeExchange
 
 
 @pytest.fixture
@@ -65,7 +68,9 @@ def cluster(name: str, *endpoints: Endpoint) -> Any:
 
 
 class TestCalls:
-    def test_retries_and_why_there_were_none(self, metrics: Metrics, traffic: TrafficMetrics, make_exchange) -> None:
+    def test_retries_and_why_there_were_none(
+        self, metrics: Metrics, traffic: TrafficMetrics, make_exchange: MakeExchange
+    ) -> None:
         traffic.retried(make_exchange(model="m"), Failure.CONNECT)
         traffic.retry_skipped(make_exchange(model="m"), Failure.RESET, Skip.BODY)
         traffic.retry_skipped(make_exchange(model="m"), Failure.RESET, Skip.BUDGET)
@@ -77,7 +82,9 @@ class TestCalls:
             f'{{model="m",reason="{Failure.RESET.value}"}}': 1
         }
 
-    def test_names_that_callers_made_up_are_one(self, metrics: Metrics, traffic: TrafficMetrics, make_exchange) -> None:
+    def test_names_that_callers_made_up_are_one(
+        self, metrics: Metrics, traffic: TrafficMetrics, make_exchange: MakeExchange
+    ) -> None:
         for number in range(50):
             exchange = make_exchange(model=f"made-up-{number}")
             traffic.retried(exchange, Failure.CONNECT)
@@ -86,7 +93,9 @@ class TestCalls:
         assert lines(metrics, "meshproxy_retries_total") == {f'{{model="_other",reason="{Failure.CONNECT.value}"}}': 50}
         assert lines(metrics, "meshproxy_hedges_total") == {'{model="_other"}': 50, '{model="_none"}': 1}
 
-    def test_fallbacks_and_copies_by_route(self, metrics: Metrics, traffic: TrafficMetrics, make_exchange) -> None:
+    def test_fallbacks_and_copies_by_route(
+        self, metrics: Metrics, traffic: TrafficMetrics, make_exchange: MakeExchange
+    ) -> None:
         traffic.fell_back(make_exchange(route="canary"))
         for result in RESULTS:
             traffic.mirrored("canary", result)

@@ -7,8 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.h1.head import (
-    FRAMING,
-    NOT_IN_TRAILERS,
     Malformed,
     Request,
     Response,
@@ -20,6 +18,7 @@ from meshproxy.codec.h1.head import (
     parse_trailers,
     without_forbidden,
 )
+from meshproxy.codec.headers import FRAMING, NOT_IN_TRAILERS
 from meshproxy.codec.limits import Limits
 
 START = b"GET / HTTP/1.1\r\nhost: a\r\n"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def files(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def answering(files: Path):
+async def answering(files: Path) -> AsyncIterator[int]:
     """A server that wants a client certificate and answers every request with 200."""
 
     handlers: list[asyncio.Task[None] | None] = []
