@@ -141,7 +141,7 @@ def test_depth_is_bounded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
             yield event
 
     parse_all = yaml.parse
-    monkeypatch.setattr(nodes.yaml, "parse", parse)
+    monkeypatch.setattr(yaml, "parse", parse)
     # libyaml from 0.2.6 on looks 1,000 brackets ahead, and gives up before we do.
     with pytest.raises(Unreadable, match=f"more than {DEPTH} levels|exceeded maximum nesting depth"):
         read(text)
