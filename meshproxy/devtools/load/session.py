@@ -88,8 +88,8 @@ class Side:
         for run in self.rounds:
             if run.offered is not None and not run.errors and not has_kept_rate(run.offered, run.achieved):
                 return (
-                    f"{run.offered:.0f}/s were offered and {run.achieved:.0f}/s achieved: latencies would be those of "
-                    "another rate. Offer less, or use more connections"
+                    f"{run.achieved:.0f} requests/s were answered instead of {run.offered:.0f}, so latencies would be "
+                    "those of another rate; use a lower --rate or more --connections"
                 )
         return None
 
@@ -98,11 +98,11 @@ def read_url(url: str) -> tuple[str, int, bool]:
     """Host, port and whether it is TLS.
 
     Raises:
-        ValueError: no URL of a host.
+        ValueError: it is not a URL of a host.
     """
     parts = urlsplit(url)
     if parts.scheme not in PORTS or not parts.hostname or parts.path not in ("", "/") or parts.query:
-        raise ValueError(f"{url!r} is no URL of the form https://host:port")
+        raise ValueError(f"{url!r} is not a URL of the form https://host:port")
     return parts.hostname, parts.port or PORTS[parts.scheme], parts.scheme == "https"
 
 
