@@ -30,7 +30,7 @@ class Upstream:
 
 
 class Context(AbstractContextManager["Context"]):
-    """Owns every process and file of a run; all are gone at the end, whatever happened."""
+    """Owns every process and file of a run; all are removed at the end, also after an error."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()

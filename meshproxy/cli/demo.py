@@ -125,7 +125,7 @@ def _print_problems(console: Console, mesh: DemoMesh, problems: list[str]) -> No
         console.print(f"NOT AS EXPECTED, {problem}", style="bold red", markup=False)
     for title, sidecar in (("first replica's", mesh.sidecar), ("application's", mesh.application)):
         console.print(f"\nThe last output of the {title} sidecar:")
-        _print_indented(console, sidecar.child.last_words)
+        _print_indented(console, sidecar.child.last_output)
 
 
 def _print_indented(console: Console, lines: Iterable[str]) -> None:

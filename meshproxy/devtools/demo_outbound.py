@@ -1,5 +1,5 @@
-"""The demo, second part: an application calls three replicas through the outbound port of its sidecar, in plain text
-and without knowing of them. Calls are spread, split and shadowed, and a replica is killed under load."""
+"""The demo, second part: an application calls three replicas through the outbound port of its sidecar, in plain text.
+Calls are balanced, split and mirrored, and a replica is killed under load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.models import predict_request
 
 NAME = "models.example"
-"""What the application calls the replicas."""
+"""The host name by which the application calls the replicas."""
 MODEL = "half_plus_two"
 SPLIT_MODEL = "finance-prod"
 SHADOWED_MODEL = "half_plus_three"
@@ -26,17 +26,17 @@ REQUEST = bytes(predict_request(MODEL, [1.0]).SerializeToString())
 AT_ONCE = 16
 NOT_COMPARED = "not compared"
 PATIENCE = 5.0
-"""Seconds until shadows must have been counted."""
+"""Seconds within which mirrored calls must be counted."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What was done, and what came of it.
+    """What was done, and its result.
 
     Attributes:
-        failed: calls that the application did not get a good answer to.
-        seen: what there is to see, with figures.
-        problem: why it is not as expected; empty if it is.
+        failed: calls of the application that were not answered well.
+        seen: the figures to show.
+        problem: why the result is not as expected; empty if it is.
     """
 
     what: str
@@ -47,7 +47,7 @@ class Scene:
 
 
 async def run(mesh: DemoMesh) -> AsyncIterator[Scene]:
-    """Plays the scenes, one after another. The last replica is dead afterwards."""
+    """Plays the scenes, one after another. The last one kills a replica."""
     yield await spread(mesh)
     yield await split(mesh)
     yield await shadow(mesh)
@@ -60,7 +60,7 @@ async def spread(mesh: DemoMesh, calls: int = 600) -> Scene:
     run = await predict_over_grpc(mesh.application.outbound, 400, calls / 400, REQUEST, name=NAME)
     counts = [await each.heard(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
     problem = _problem_of(run)
-    # How many each gets is up to which of them are quick, and of models that take no time that is chance.
+    # Balancing goes by latency, and the latencies of such a cheap model are random: the counts need not be equal.
     if not problem and not all(counts):
         problem = "a replica got no calls"
     seen = f"replicas {_listed(counts)}"
@@ -73,18 +73,18 @@ async def split(mesh: DemoMesh, calls: int = 1_000) -> Scene:
     values = Counter(each.body["predictions"][0] for each in answers if each.status == "200")
     failed = calls - values.total()
     first, second = values[2.5], values[3.5]
-    # Binomial: one in two million runs is further away than five standard deviations.
+    # Binomial: one run in two million is more than five standard deviations off.
     allowed = 5 * math.sqrt(calls * 0.9 * 0.1)
     problem = f"{failed} calls failed" if failed else ""
     if not problem and (first + second != calls or abs(first - 0.9 * calls) > allowed):
-        problem = f"{first} and {second} calls are no 90 and 10 %"
+        problem = f"{first} and {second} calls are not 90 and 10 %"
     return Scene("a split, 90 to 10", calls, failed, f"version 1 {first}, version 2 {second}", problem)
 
 
 async def shadow(mesh: DemoMesh, calls: int = 200) -> Scene:
-    """Version 1 answers, version 2 gets a copy and answers something else, which nobody gets to see."""
-    # One after the other: comparing takes a twentieth of the sidecar's time at most, and what comes closer together is
-    # not compared.
+    """Version 1 answers; version 2 gets a copy of each call, and its different answers are only compared."""
+    # One after the other, because a sidecar spends at most a twentieth of its time on comparing: of calls that come
+    # faster, some are not compared.
     answers = await _ask(mesh, SHADOWED_MODEL, calls, at_once=1, pause=0.005)
     failed = sum(each.status != "200" or each.body != {"predictions": [2.5]} for each in answers)
     copies: dict[str, int] = {}
@@ -129,7 +129,7 @@ async def kill(mesh: DemoMesh, rate: float = 250, seconds: float = 3) -> Scene:
 
 
 async def mirrored(mesh: DemoMesh) -> dict[str, int]:
-    """What became of copies, from the metrics of the application's sidecar."""
+    """The results of mirrored calls, from the metrics of the application's sidecar."""
     found = {}
     for line in await fetch_lines(mesh.application.admin, "/metrics"):
         if line.startswith("meshproxy_mirrored_total{"):
@@ -150,18 +150,19 @@ async def metric_lines(mesh: DemoMesh) -> list[str]:
 
 
 async def _ask(mesh: DemoMesh, model: str, calls: int, *, at_once: int = AT_ONCE, pause: float = 0.0) -> list[Answer]:
-    """So many predictions over REST, some at a time, each of which pauses after an answer."""
+    """Makes `calls` predictions over REST, `at_once` at a time, with a pause of `pause` seconds after each answer."""
     answers: list[Answer] = []
+    in_flight = 0
 
     async def ask(client: RestClient) -> None:
-        while len(answers) + under_way[0] < calls:
-            under_way[0] += 1
+        nonlocal in_flight
+        while len(answers) + in_flight < calls:
+            in_flight += 1
             answer = await client.call("POST", f"/v1/models/{model}:predict", {"instances": [1.0]}, {"host": NAME})
-            under_way[0] -= 1
+            in_flight -= 1
             answers.append(answer)
             await asyncio.sleep(pause)
 
-    under_way = [0]
     async with RestClient(mesh.application.outbound, None) as client:
         await asyncio.gather(*(ask(client) for _ in range(at_once)))
     return answers
@@ -172,7 +173,7 @@ def _failed(run: Run) -> int:
 
 
 def _problem_of(run: Run) -> str:
-    """Why a run is not without a fault; empty if it is."""
+    """The first fault of a run; empty if there is none."""
     if run.errors:
         error, count = run.errors.most_common(1)[0]
         return f"{count} calls failed: {error}"

@@ -150,7 +150,7 @@ class LocalSidecar:
         async with asyncio.timeout(RELOAD_SECONDS):
             while await self._reloads("ok") <= before[0]:
                 if await self._reloads("failed") > before[1]:
-                    raise ChildFailed("\n".join(["the sidecar refused the documents:", *self.child.last_words]))
+                    raise ChildFailed("\n".join(["the sidecar refused the documents:", *self.child.last_output]))
                 await asyncio.sleep(0.01)
 
     async def _reloads(self, result: str) -> float:

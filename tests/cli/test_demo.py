@@ -18,7 +18,7 @@ from meshproxy.devtools.clients import Answer
 
 
 def sidecar(output: str) -> SimpleNamespace:
-    return SimpleNamespace(inbound="h:1", outbound="h:2", admin="h:3", child=SimpleNamespace(last_words=[output]))
+    return SimpleNamespace(inbound="h:1", outbound="h:2", admin="h:3", child=SimpleNamespace(last_output=[output]))
 
 
 MESH = SimpleNamespace(
@@ -123,7 +123,7 @@ def test_a_model_server_that_heard_of_the_secret_model_is_1(
 
 def test_a_part_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> Any:
-        raise ChildFailed("the sidecar ended with 1; its last words:\nno luck")
+        raise ChildFailed("the sidecar ended with 1; its last output:\nno luck")
 
     monkeypatch.setattr(demo_mesh, "demo_mesh", fail)
     said = CliRunner().invoke(command, [])

@@ -31,7 +31,7 @@ def answer(status: str, refusal: str | None = None) -> Answer:
         (DENIED, answer("403"), {"policy": "batch-stays-stable"}, "refusal None, expected permission-denied"),
         (DENIED, answer("403", "bad-request"), {}, "refusal bad-request, expected permission-denied"),
         (NOT_CONNECTED, answer("ServerDisconnectedError"), {}, ""),
-        (NOT_CONNECTED, answer("401"), {}, "it was answered 401, and should not have got that far"),
+        (NOT_CONNECTED, answer("401"), {}, "it was answered 401, but the handshake should have failed"),
     ],
 )
 def test_what_is_not_as_expected_is_told(row: demo.Row, given: Answer, log: dict[str, Any], problem: str) -> None:

@@ -23,8 +23,8 @@ def predicted(*values: float) -> list[Answer]:
     ("first", "second", "failed", "problem"),
     [
         (900, 100, 0, ""),
-        (948, 52, 0, "948 and 52 calls are no 90 and 10 %"),
-        (852, 148, 0, "852 and 148 calls are no 90 and 10 %"),
+        (948, 52, 0, "948 and 52 calls are not 90 and 10 %"),
+        (852, 148, 0, "852 and 148 calls are not 90 and 10 %"),
         (853, 147, 0, ""),
         (899, 100, 1, "1 calls failed"),
     ],

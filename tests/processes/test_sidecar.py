@@ -435,7 +435,7 @@ class TestReloading:
 
     async def test_good_and_bad_documents(self, tmp_path: Path, upstream: Upstream) -> None:
         async with local_sidecar(tmp_path, self.documents(upstream)) as running:
-            path = tmp_path / "documents.yaml"
+            path = running.path
             context = tls_context(running.client)
             connection = await connect(running, context)
             assert (await ask(*connection))[0].startswith(b"HTTP/1.1 200 ")

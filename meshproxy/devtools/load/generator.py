@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GRACE = 10.0
-"""Seconds that requests under way are waited for after the last one began."""
+"""Seconds to wait for requests in flight after the last one began."""
 
 
 class Slot(Protocol):
     """Room for one request at a time: a keep-alive HTTP/1.1 connection, or a stream of an HTTP/2 connection."""
 
     begun: float
-    """Belongs to the driver: the moment from which the latency of the request under way is counted, in seconds."""
+    """Belongs to the driver: the time from which the latency of the request in flight is counted, in seconds."""
 
     def begin(self) -> None:
         """Sends a request. The slot's `finished` is called once for it, maybe before this returns."""
 
 
 Finished = Callable[[Slot, str | None], None]
-"""Called with the slot whose request is over and None, or with what went wrong in a few words (few different ones: they
-are counted by text)."""
+"""Called with the slot whose request is over and None, or a short error. Errors are counted by text: there must be few
+different ones."""
 
 
 @dataclass(slots=True)
@@ -120,8 +120,8 @@ class Driver:
         return run
 
     async def run_open(self, slots: Sequence[Slot], starts: array[float]) -> Run:
-        """Requests begin at `starts` (seconds from now on), on whatever slot is free; without one they wait, and their
-        latency counts on.
+        """Requests begin at `starts` (seconds from now) on a free slot; while none is free they wait, which counts as
+        latency.
 
         Raises:
             OSError: the system has no exact timers.
@@ -213,7 +213,7 @@ class _Schedule:
 
 
 class _no_garbage_collection:  # noqa: N801  (reads as the statement it is)
-    """Collections of a few milliseconds would be measured as latency. Whoever starts a run collects before it."""
+    """Collections of a few milliseconds would be measured as latency. The caller collects before a run."""
 
     def __enter__(self) -> None:
         gc.disable()

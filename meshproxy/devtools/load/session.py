@@ -1,4 +1,4 @@
-"""One comparison: a target through its sidecar, and the same model server around it, taking turns."""
+"""One comparison: a model server through its sidecar and directly, in alternating rounds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Plan:
     body: bytes
     """REST: JSON; gRPC: a serialized message."""
     rate: float | None
-    """Requests per second, or None: as many as are answered."""
+    """Requests per second; None: a closed loop."""
     duration: float
     """Seconds, over all rounds, for each side."""
     rounds: int = 3
@@ -79,7 +79,7 @@ class Side:
         return sum(run.own_cpu for run in self.rounds) / self.done if self.done else 0.0
 
     def fault(self) -> str | None:
-        """Why its percentiles must not be read, if so."""
+        """Why its percentiles would mislead; None if they do not."""
         unanswered = sum(run.unanswered for run in self.rounds)
         if not self.done:
             return "no request was answered"
@@ -120,7 +120,7 @@ async def compare(
     """
     found = [Side(name) for name in sides]
     for number in range(plan.rounds):
-        # Turned around every other round, so that no side is always the second.
+        # In alternating order, so that no side is always the second.
         for side in found if number % 2 == 0 else reversed(found):
             progress(side.name, number)
             side.rounds.append(await _measure(sides[side.name], plan, number))

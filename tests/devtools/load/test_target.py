@@ -70,7 +70,7 @@ async def test_another_server_is_not_spoken_to(files: Path) -> None:
     async with answering(files) as port:
         tls = client_tls(files / "ca.pem", files / "client.pem", files / "client-key.pem", checks_name=False)
         target = Target("127.0.0.1", port, tls, server_id="spiffe://dev.example/ns/other/sa/models")
-        with pytest.raises(ConnectionError, match=f"the server is {SERVER_ID}, not"):
+        with pytest.raises(ConnectionError, match=f"has the SPIFFE id {SERVER_ID}, not"):
             await open_rest(target, b"", 1, Driver())
 
 
