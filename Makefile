@@ -60,12 +60,12 @@ test: $(VENV)/.dev
 	@started=$$(date +%s); $(BIN)/pytest $(PYTEST_ARGS); status=$$?; \
 		echo "make test: $$(($$(date +%s) - started)) s"; exit $$status
 
-# A step of its own: measuring more than doubles the time. Left out are the tests that assert timing or cost, which
+# A step of its own: measuring about doubles the time. Left out are the tests that assert timing or cost, which
 # measuring changes: those of whole processes under load, and the budgets.
 COVERAGE_IGNORE := --ignore=tests/processes --ignore=tests/test_import_budget.py --ignore=tests/test_request_budget.py
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS) $(COVERAGE_IGNORE)
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS) --timeout 300 $(COVERAGE_IGNORE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
