@@ -11,7 +11,7 @@ COPY deploy/demo deploy/demo
 # Compiled here, because .pyc files cannot be written to a read-only root; without them every start compiles and keeps
 # the compiler's memory.
 RUN python -m venv /opt/meshproxy \
- && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[otel]' \
+ && /opt/meshproxy/bin/pip install --no-cache-dir --disable-pip-version-check . \
  && /opt/meshproxy/bin/python -m compileall -q -j 0 /opt/meshproxy/lib
 
 FROM build AS build-development

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.credentials import Credentials, make_credentials
-from benchmarks.peers.peer import Peer, Running, Setting
+from benchmarks.peers.peer import Needs, Peer, Running, Setting
 from benchmarks.processes import CannotRun, Child, free_port, python
 from meshproxy.devtools.load.target import Target, client_tls
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from benchmarks.works.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Upstream:
 
 
 class Context(AbstractContextManager["Context"]):
-    """Owns every process and file of a run; all are gone at the end, whatever happened."""
+    """Owns every process and file of a run; all are removed at the end, also after an error."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -80,8 +78,8 @@ class Context(AbstractContextManager["Context"]):
             self._upstreams[reply_bytes] = Upstream(rest, grpc, child)
         return self._upstreams[reply_bytes]
 
-    def start(self, peer: Peer, upstream: Upstream, work: Work) -> Running:
-        """Starts a peer for a work; whoever starts it stops it.
+    def start(self, peer: Peer, upstream: Upstream, needs: Needs) -> Running:
+        """Starts a peer as a work needs it; the caller stops it.
 
         Raises:
             CannotRun: it did not start.
@@ -93,14 +91,14 @@ class Context(AbstractContextManager["Context"]):
             Setting(
                 credentials=self.credentials,
                 folder=folder,
-                cores=self.proxy_cores(work.workers),
+                cores=self.proxy_cores(needs.workers),
                 rest_upstream=upstream.rest_port,
                 grpc_upstream=upstream.grpc_port,
-                rules=work.rules,
-                workers=work.workers,
-                is_plain=work.is_plain,
-                hops=work.hops,
-                resilience=work.resilience,
+                rules=needs.rules,
+                workers=needs.workers,
+                is_plain=needs.is_plain,
+                hops=needs.hops,
+                resilience=needs.resilience,
             )
         )
 

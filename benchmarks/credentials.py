@@ -1,4 +1,4 @@
-"""Who is who in a benchmark: one CA, a server, a client, one token; made anew for every run, never kept."""
+"""The identities of a benchmark: one CA, a server, a client, one token; created for each run and deleted after it."""
 
 from __future__ import annotations
 

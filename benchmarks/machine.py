@@ -52,7 +52,7 @@ def _version(package: str) -> str | None:
 
 
 class Mood:
-    """What the machine was busy with meanwhile: us, other processes, and whoever shares the processor below."""
+    """What the machine was busy with: us, other processes, and other virtual machines on its processor."""
 
     def __init__(self, our_cpu: float) -> None:
         """

@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal; nothing where nobody watches."""
+"""How far a run is, on a terminal; nothing without a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs works: peers take turns, round after round, so that the machine's mood falls on all alike."""
+"""Runs works: peers take turns in each round, so that the load of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Runner:
                         uvloop.run(check_refusals(self.context, running[name], work.traffic.protocol))
             for number in range(rounds):
                 names = [name for name in running if name not in measured.failures]
-                # Turned around every other round: nobody is always the one after the idle pause.
+                # In alternating order: no peer is always the one after the idle pause.
                 for name in names if number % 2 == 0 else reversed(names):
                     self.progress(work.name, number, rounds, name)
                     with _recording(measured, name, running):

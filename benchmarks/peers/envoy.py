@@ -1,4 +1,4 @@
-"""Envoy, told to do what meshproxy does as far as it can: gRPC is allowed by path, since it does not see the model."""
+"""Envoy, configured like meshproxy as far as possible: gRPC is allowed by path, since it does not see the model."""
 
 from __future__ import annotations
 

@@ -26,6 +26,21 @@ class Rules:
         return MODEL if model == self.models // 2 else f"model_{model:05d}"
 
 
+class Needs(Protocol):
+    """What a measurement asks of its peer. A work has these; see `Setting` for what they mean."""
+
+    @property
+    def rules(self) -> Rules: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def is_plain(self) -> bool: ...
+    @property
+    def hops(self) -> int: ...
+    @property
+    def resilience(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a peer is to do, the same for all."""
@@ -39,13 +54,13 @@ class Setting:
     rules: Rules = field(default_factory=Rules)
     workers: int = 1
     is_plain: bool = False
-    """Takes connections without TLS, and so without a workload's identity. Only Envoy can be told so here."""
+    """Takes connections without TLS, and so without a workload's identity. Only Envoy supports this here."""
     hops: int = 1
-    """2: another proxy stands beside the caller, takes its calls in plain text and brings them over mTLS and HTTP/2 to
-    the one beside the model server. Both do what they always do."""
+    """2: another proxy beside the caller takes its calls in plain text and sends them over mTLS and HTTP/2 to the one
+    beside the model server. Both are configured as usual."""
     resilience: str = "default"
     """`off`: three endpoints in turn, no breaker, ejection or second try. `on`: the same three, balanced by load, with
-    all of that, health checks, and calls that say how long they may take. Only meshproxy can be told so here."""
+    all of that, health checks, and calls that say how long they may take. Only meshproxy supports this here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Whether somebody else's load generator sees the same: `wrk` for REST, `h2load` for gRPC, in plain text through Envoy.
+"""Whether other load generators measure the same: `wrk` for REST, `h2load` for gRPC, in plain text through Envoy.
 
 Neither shows a client certificate, so here Envoy takes plain connections and checks the token only. The figure to
 compare is the proxy's CPU per request: it must not depend on who asks.

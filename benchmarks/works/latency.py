@@ -1,4 +1,4 @@
-"""Latency at a fixed rate, whatever the answers do (open loop), counted from the moment a request was due."""
+"""Latency at a fixed rate (open loop), counted from the time at which a request was due."""
 
 from __future__ import annotations
 

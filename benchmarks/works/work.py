@@ -66,7 +66,7 @@ class Work(ABC):
     headline: ClassVar[tuple[str, ...]]
     """The figures that the table shows first."""
     is_fresh: ClassVar[bool] = False
-    """Every measurement starts its peer anew: what one leaves behind would count in the next."""
+    """Each measurement starts its peer again, because what one leaves behind would count in the next."""
     at_most_rounds: ClassVar[int | None] = None
     """For works that take long and whose figures hardly move."""
     is_plain: ClassVar[bool] = False

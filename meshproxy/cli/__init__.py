@@ -1,1 +1,1 @@
-"""The commands, one thin file each: they read options, call what does the work, and print."""
+"""The commands, one file each. They parse options, call the code that does the work, and print the result."""

@@ -1,4 +1,4 @@
-"""`meshproxy authz`: who may do what, without asking a running sidecar."""
+"""`meshproxy authz`: what the documents permit, without a running sidecar."""
 
 from __future__ import annotations
 
@@ -20,25 +20,59 @@ if TYPE_CHECKING:
 
 @click.group("authz")
 def command() -> None:
-    """Ask what the documents permit."""
+    """Find out what the documents permit."""
 
 
-@command.command("check")
-@click.option("--config", "paths", multiple=True, required=True, metavar="PATH", help="A file or folder of documents.")
-@click.option("--as", "spiffe_id", metavar="SPIFFE-ID", help="The caller's workload. Left out: without a certificate.")
-@click.option("--issuer", metavar="NAME", help="The caller sends a token of this issuer (a name in the MeshConfig).")
-@click.option("--claims", metavar="JSON", help='The token\'s claims, such as \'{"groups": ["finance"]}\'.')
-@click.option("--iam-role", metavar="ARN", help="The IAM role that the token stands for.")
+@command.command("check", short_help="Decide a call and show which binding decides it.")
 @click.option(
-    "--verb", required=True, type=click.Choice(get_args(VerbWord)), metavar="VERB", help="What is to be done."
+    "--config",
+    "paths",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="A file of documents, or a folder of them; may be repeated.",
 )
 @click.option(
-    "--model", "models", multiple=True, metavar="NAME", help="To which model. Left out: the server as a whole."
+    "--as",
+    "spiffe_id",
+    metavar="SPIFFE-ID",
+    help="The SPIFFE id in the caller's certificate.  [default: no certificate]",
+)
+@click.option(
+    "--issuer",
+    metavar="NAME",
+    help="The issuer of the caller's token, by its name in the MeshConfig.  [default: no token]",
+)
+@click.option("--claims", metavar="JSON", help='The token\'s claims, such as \'{"groups": ["finance"]}\'.')
+@click.option("--iam-role", metavar="ARN", help="The AWS IAM role in the token.")
+@click.option(
+    "--verb",
+    required=True,
+    type=click.Choice(get_args(VerbWord)),
+    metavar="VERB",
+    help=f"What the call does: {', '.join(get_args(VerbWord))}.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="The model that is called; may be repeated. Leave it out for verbs of the whole server.",
 )
 @click.option("--version", metavar="VERSION", help="The version that the call names.")
 @click.option("--label", metavar="LABEL", help="The version label that the call names.")
-@click.option("--signature", metavar="NAME", help="The signature that the call names. Over REST none is seen.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the decision.")
+@click.option(
+    "--signature",
+    metavar="NAME",
+    help="The signature that the call names. Leave it out for REST: it is in the body, which is not read.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="The format of the output.  [default: text]",
+)
 def check(
     paths: tuple[str, ...],
     spiffe_id: str | None,
@@ -52,13 +86,13 @@ def check(
     signature: str | None,
     output: str,
 ) -> None:
-    """Say whether a caller may make a call, which binding decides, and what every other binding has to say.
+    """Decide a call as a sidecar with these documents would, and show which binding decides and how each binding fits.
 
     \b
     meshproxy authz check --config first.yaml --verb predict --model finance-prod \\
         --as spiffe://dev.example/ns/pricing/sa/quoter --issuer corp --claims '{"groups": ["finance"]}'
 
-    Ends with status 0 if the call is permitted and with 3 if it is denied. Certificates and tokens are taken as valid.
+    Certificates and tokens are assumed to be valid. Exit status: 0 if the call is permitted, 3 if it is denied.
     """
     from meshproxy.config.load import load
     from meshproxy.config.problems import ConfigError
@@ -70,11 +104,11 @@ def check(
     from meshproxy.refusal import Refusal
 
     if version is not None and label is not None:
-        raise click.UsageError("a call names a version or a label, never both")
+        raise click.UsageError("--version and --label exclude each other: a call names one of them at most")
     if not models and (version is not None or label is not None or signature is not None):
-        raise click.UsageError("--version, --label and --signature are of a model: --model is missing")
+        raise click.UsageError("--version, --label and --signature need --model")
     if not models and not Verb(verb).is_admin:
-        raise click.UsageError(f"{verb} is of a model: --model is missing")
+        raise click.UsageError(f"the verb {verb} needs --model")
     if version is not None:
         try:
             version = read_version(version)
@@ -83,14 +117,14 @@ def check(
     try:
         documents = load(paths)
     except ConfigError as error:
-        raise click.ClickException(f"the documents cannot be used:\n{error}") from None
-    workload = _workload(documents, spiffe_id)
-    caller = Caller(workload, _token(documents, issuer, claims, iam_role))
+        raise click.ClickException(f"the documents have problems:\n{error}") from None
+    token = _token(documents, issuer, claims, iam_role)
+    caller = Caller(_workload(documents, spiffe_id), token)
     call = Call(Verb(verb), tuple(ModelRef(name, version, label, signature) for name in models))
     policy = compile_policy(documents.roles, documents.bindings, documents.mesh.spec.trust_domain)
     explanation = explain(policy, caller, call)
-    print_it = _print_json if output == "json" else _print_text
-    print_it(explanation, caller, describe(call))
+    print_explanation = _print_json if output == "json" else _print_text
+    print_explanation(explanation, caller, describe(call))
     if isinstance(explanation.decision, Refusal):
         sys.exit(FOUND)
 
@@ -102,12 +136,12 @@ def _token(documents: Documents, issuer: str | None, claims: str | None, iam_rol
 
     if issuer is None:
         if claims is not None or iam_role is not None:
-            raise click.UsageError("--claims and --iam-role are of a token: --issuer is missing")
+            raise click.UsageError("--claims and --iam-role need --issuer")
         return None
     known = [each.name for each in documents.mesh.spec.issuers]
     if issuer not in known:
         hint = closest(issuer, known) or f" (there are: {', '.join(known) or 'none'})"
-        raise click.BadParameter(f'no issuer is called "{issuer}"{hint}', param_hint="--issuer")
+        raise click.BadParameter(f'the MeshConfig has no issuer "{issuer}"{hint}', param_hint="--issuer")
     try:
         read = json.loads(claims or "{}")
         if not isinstance(read, dict):
@@ -128,16 +162,19 @@ def _workload(documents: Documents, spiffe_id: str | None) -> Workload | None:
     mesh = documents.mesh.spec
     if spiffe_id is None:
         if mesh.mtls == "strict":
-            click.echo("note: mtls is strict, so a caller without a certificate does not get as far as this", err=True)
+            click.echo(
+                "note: mtls is strict, so a sidecar refuses a caller without a certificate during the TLS handshake",
+                err=True,
+            )
         return None
     if mesh.mtls == "disabled":
-        raise click.UsageError("mtls is disabled: sidecars know no workloads, so --as means nothing")
+        raise click.UsageError("--as has no effect: mtls is disabled, so sidecars see no certificates")
     try:
         domain, *path = read_spiffe_id(spiffe_id).removeprefix("spiffe://").split("/")
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--as") from None
     if domain != mesh.trust_domain:
-        message = f"the trust domain is {mesh.trust_domain}: sidecars refuse certificates of {domain}"
+        message = f"the trust domain of the mesh is {mesh.trust_domain}, not {domain}"
         raise click.BadParameter(message, param_hint="--as")
     is_kubernetes = len(path) == 4 and path[0] == "ns" and path[2] == "sa"
     namespace, account = (path[1], path[3]) if is_kubernetes else (None, None)

@@ -1,4 +1,4 @@
-"""`meshproxy bench`: what a hop through a sidecar costs in somebody's own deployment."""
+"""`meshproxy bench`: what a hop through a sidecar costs in a deployment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Duration(click.ParamType[float]):
             return float(value)
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", str(value).strip())
         if found is None or float(found[1]) == 0:
-            self.fail(f"{value!r} is no duration such as 30s or 2m", param, ctx)
+            self.fail(f"{value!r} is not a duration such as 30s or 2m", param, ctx)
         return float(found[1]) * _UNITS[found[2] or "s"]
 
 
@@ -35,36 +35,86 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("bench", short_help="Measure what a hop through a sidecar costs.")
-@click.option("--target", required=True, metavar="URL", help="The sidecar: https://host:18500.")
-@click.option("--around", metavar="URL", help="The same model server without the sidecar: http://host:8501.")
-@click.option("--protocol", type=click.Choice(["rest", "grpc"]), default="rest", show_default=True)
+@click.option("--target", required=True, metavar="URL", help="The sidecar, such as https://host:18500.")
+@click.option(
+    "--around", metavar="URL", help="The model server itself, such as http://host:8501, to measure the difference."
+)
+@click.option("--protocol", type=click.Choice(["rest", "grpc"]), default="rest", show_default=True, help="How to call.")
 @click.option("--model", required=True, help="The model to call.")
-@click.option("--body", type=_FILE, help="The request: JSON, or a serialized PredictRequest.  [default: three numbers]")
-@click.option("--size", type=click.IntRange(30, 64 << 20), default=30, help="Make a request of so many bytes instead.")
+@click.option(
+    "--body", type=_FILE, help="A file with the request: JSON, or a serialized PredictRequest.  [default: a small one]"
+)
+@click.option(
+    "--size",
+    type=click.IntRange(30, 64 << 20),
+    default=30,
+    show_default=True,
+    help="Bytes of the request, unless --body is given.",
+)
 @click.option("--rate", type=click.FloatRange(1, 1e6), default=500.0, show_default=True, help="Requests per second.")
-@click.option("--closed", is_flag=True, help="As many requests as are answered, instead of a rate.")
-@click.option("--poisson", is_flag=True, help="Requests at random, as of many callers, instead of at equal distances.")
-@click.option("--duration", type=_Duration(), default=30.0, show_default="30s", help="Of each side, over all rounds.")
-@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Turns of each side.")
-@click.option("--connections", type=click.IntRange(1, 10_000), default=8, show_default=True)
-@click.option("--streams", type=click.IntRange(1, 1_000), default=16, show_default=True, help="On each, for gRPC.")
+@click.option("--closed", is_flag=True, help="Closed loop: begin a request when one is answered, instead of at a rate.")
+@click.option(
+    "--poisson",
+    is_flag=True,
+    help="Begin requests at random (Poisson), as many callers do, instead of at equal intervals.",
+)
+@click.option(
+    "--duration",
+    type=_Duration(),
+    default=30.0,
+    show_default=False,
+    help="How long each side is measured, over all rounds.  [default: 30s]",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="How often the two sides alternate."
+)
+@click.option(
+    "--connections", type=click.IntRange(1, 10_000), default=8, show_default=True, help="Connections to each side."
+)
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 1_000),
+    default=16,
+    show_default=True,
+    help="Concurrent calls on each connection, for gRPC.",
+)
 @click.option("--cert", type=_FILE, help="Client certificate (PEM, with its chain).")
-@click.option("--key", type=_FILE, help="Its key, if it is not in the same file.")
+@click.option("--key", type=_FILE, help="The key of --cert, if it is not in the same file.")
 @click.option("--bundle", type=_FILE, help="The trust bundle (PEM).  [default: the system's]")
-@click.option("--server-name", help="The DNS name that the sidecar's certificate must hold.  [default: the host]")
-@click.option("--server-id", metavar="SPIFFE_ID", help="The SPIFFE id that it must hold, instead of a DNS name.")
-@click.option("--token", type=click.File("r"), help="A file with a bearer token; - for standard input.")
-@click.option("--histogram", type=click.Path(path_type=Path), help="Write latencies as PREFIX.SIDE.hgrm.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.option("--server-name", help="The DNS name that the sidecar's certificate must have.  [default: the host]")
+@click.option(
+    "--server-id",
+    metavar="SPIFFE-ID",
+    help="The SPIFFE id that the sidecar's certificate must have, instead of a DNS name.",
+)
+@click.option(
+    "--token",
+    type=click.File("r"),
+    help="A file with a bearer token, or - for standard input. It is sent to the sidecar only.",
+)
+@click.option(
+    "--histogram",
+    type=click.Path(path_type=Path),
+    metavar="PREFIX",
+    help="Write the latencies of each side to PREFIX.SIDE.hgrm (HdrHistogram).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="The format of the output.  [default: text]",
+)
 def command(**options: Any) -> None:
     """Measure what a hop through a sidecar costs, in your own deployment.
 
-    Requests start when they are due, whether or not earlier ones were answered (open loop), and their latency counts
-    from then. With --around, the same requests go to the model server directly, in turns, and the difference is the
-    hop.
+    Requests begin at a fixed rate, whether or not earlier ones were answered (open loop), and latency counts from the
+    time at which they should have begun. With --around, the same requests also go to the model server directly, in
+    alternating rounds, and the difference is the cost of the hop.
 
-    Exit status: 0 if there are figures, 1 if not: requests failed, or the rate was not kept.
+    Exit status: 0 if there are figures; 1 if there are none, because requests failed or the rate was not kept.
     """
+    import os
     import ssl
 
     import uvloop
@@ -81,10 +131,14 @@ def command(**options: Any) -> None:
             found = uvloop.run(compare(sides, plan))
     except ssl.SSLError as error:
         what = getattr(error, "verify_message", "") or error.reason or error
-        raise click.ClickException(f"TLS failed: {what}. See --bundle, --cert and --server-id") from None
+        raise click.ClickException(
+            f"the TLS handshake failed: {what}; check --bundle, --cert and --server-id"
+        ) from None
     except OSError as error:
-        what = str(error) or "the connection was closed at once: is it http or https, and does it want --cert?"
-        raise click.ClickException(what) from None
+        what = os.strerror(error.errno) if error.errno else str(error) or "the connection was closed at once"
+        sides_tried = " or ".join(filter(None, (options["target"], options["around"])))
+        message = f"cannot connect to {sides_tried}: {what}; check the address, http or https, and --cert"
+        raise click.ClickException(message) from None
     faults = [fault for side in found if (fault := _fault(side)) is not None]
     if options["histogram"] is not None:
         _write_histograms(options["histogram"], found)
@@ -121,7 +175,7 @@ def _plan(options: dict[str, Any]) -> Plan:
 
 
 def _sides(options: dict[str, Any]) -> dict[str, Target]:
-    """The targets by name. The one around the sidecar is shown the certificate too, but no token."""
+    """The targets by name. The model server itself gets the client certificate too, but not the token."""
     from meshproxy.devtools.load.session import read_url
     from meshproxy.devtools.load.target import Target, client_tls
 
@@ -158,7 +212,11 @@ def _fault(side: Side) -> str | None:
     errors = side.errors
     if errors:
         what, count = errors.most_common(1)[0]
-        hint = ". Does it want a client certificate (--cert)?" if what == "closed by the peer" and not side.done else ""
+        hint = (
+            ". Does the sidecar want a client certificate (--cert)?"
+            if what == "closed by the peer" and not side.done
+            else ""
+        )
         total = errors.total() + side.done
         return f"{side.name}: {errors.total()} of {total} requests failed: {what} ({count} times){hint}"
     fault = side.fault()
@@ -169,7 +227,7 @@ def _text(found: list[Side], plan: Plan, faults: list[str]) -> str:
     from meshproxy.devtools.load.figures import percentiles, verdict
     from meshproxy.devtools.load.session import hop
 
-    what = "as many as are answered" if plan.rate is None else f"{plan.rate:g}/s"
+    what = "closed loop" if plan.rate is None else f"{plan.rate:g}/s"
     load = f"{plan.connections} connections" + (f" of {plan.streams} streams" if plan.protocol == "grpc" else "")
     lines = [f"{plan.path}, {len(plan.body):,} bytes, {what}, {load}, {plan.rounds} rounds", ""]
     if faults:
@@ -191,18 +249,16 @@ def _text(found: list[Side], plan: Plan, faults: list[str]) -> str:
             lines += ["", verdict(p50[0], p99[0])]
             if p99[2] - p99[1] > max(abs(p99[0]), 0.001):
                 spread = f"{p99[1] * 1e3:.2f} to {p99[2] * 1e3:.2f} ms"
-                lines.append(
-                    f"but p99 of the rounds went from {spread}: more rounds, or a quieter machine, would say more"
-                )
+                lines.append(f"p99 differed between rounds, {spread}: use more rounds or a less busy machine")
     lags = [lag for side in found for run in side.rounds for lag in run.lags]
     late = percentiles(lags, (99.0,)).get(99.0)
-    own = f"the load generator took {found[0].own_cpu * 1e6:.0f} µs of CPU for each request"
-    lines += ["", own + (f" and began them at most {late * 1e3:.3f} ms late (p99)" if late is not None else "")]
+    own = f"the load generator used {found[0].own_cpu * 1e6:.0f} µs of CPU per request"
+    lines += ["", own + (f" and began requests {late * 1e3:.3f} ms late at p99" if late is not None else "")]
     return "\n".join(lines)
 
 
 def _document(found: list[Side], plan: Plan, faults: list[str]) -> dict[str, Any]:
-    """The same for programs; seconds. Percentiles are left out where they must not be read."""
+    """The same as JSON, in seconds. Percentiles are left out where they would mislead."""
     from meshproxy.devtools.load.figures import percentiles
     from meshproxy.devtools.load.session import hop
 
@@ -247,5 +303,5 @@ def _write_histograms(prefix: Path, found: list[Side]) -> None:
         for latency in side.latencies:
             histogram.record_value(max(1, round(latency * 1e6)))
         with Path(f"{prefix}.{side.name}.hgrm").open("wb") as file:
-            # Microseconds inside, milliseconds on paper, as every tool of the family writes it.
+            # Recorded in microseconds, written in milliseconds, as the tools of HdrHistogram do.
             histogram.output_percentile_distribution(file, 1_000.0)

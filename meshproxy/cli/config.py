@@ -1,4 +1,4 @@
-"""`meshproxy config`: are these documents right, and what can be written in them."""
+"""`meshproxy config`: check documents, and explain their fields."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ WIDTH = 88
 
 @click.group("config")
 def command() -> None:
-    """Check documents, and explain what can be written in them."""
+    """Check documents, and explain their fields."""
 
 
-@command.command("check")
+@command.command("check", short_help="Report all problems of documents.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print what was found."
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="The format of the output.  [default: text]",
 )
 def check(paths: tuple[str, ...], output: str) -> None:
-    """Say everything that is wrong with the documents in PATH.
+    """Report all problems of the documents in PATH.
 
-    PATH is a file, or a folder of *.yaml, *.yml and *.json. All paths together are checked as one set, as a sidecar
-    would load them.
+    PATH is a file, or a folder of *.yaml, *.yml and *.json files. All paths together are checked as one set, as a
+    sidecar loads them. Problems go to standard output, the summary to standard error.
 
-    Ends with status 0 if the set can be used and with 3 if not. Problems go to standard output, the summary to
-    standard error.
+    Exit status: 0 if a sidecar can use the documents, 3 if they have problems.
     """
     from meshproxy.config.load import load
     from meshproxy.config.problems import ConfigError
@@ -88,20 +91,26 @@ def _print_summary(documents: Documents, output: str) -> None:
         shown = ", ".join(those[:5]) + (", ..." if len(those) > 5 else "")
         click.echo(f"{kind:<16} {len(those):>5}  {shown}".rstrip(), err=True)
     if not documents.roles:
-        click.echo("no ModelRole: every caller may do everything but what is for administrators", err=True)
+        click.echo(
+            "note: without a ModelRole, every caller may call every model; verbs of administrators are denied", err=True
+        )
 
 
 def _answer(fields: dict[str, object]) -> dict[str, object]:
     return {"apiVersion": "meshproxy.dev/v1alpha1", "kind": "ConfigCheck", **fields}
 
 
-@command.command("explain")
+@command.command("explain", short_help="Explain a kind of document, or one of its fields.")
 @click.argument("field", required=False, metavar="[KIND[.FIELD...]]")
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "markdown"]), default="text", help="markdown: the whole reference."
+    "-o",
+    "--output",
+    type=click.Choice(["text", "markdown"]),
+    default="text",
+    help="markdown prints the whole reference.  [default: text]",
 )
 def explain(field: str | None, output: str) -> None:
-    """Say what can be written in documents: the kinds, or a KIND, or one of its fields.
+    """Explain what documents can contain: all kinds, one KIND, or one of its fields.
 
     \b
     meshproxy config explain
@@ -113,7 +122,7 @@ def explain(field: str | None, output: str) -> None:
 
     if output == "markdown":
         if field is not None:
-            raise click.UsageError("markdown is the whole reference: leave out KIND")
+            raise click.UsageError("-o markdown prints the whole reference: leave out KIND")
         click.echo(reference.page(), nl=False)
         return
     if field is None:
@@ -124,8 +133,10 @@ def explain(field: str | None, output: str) -> None:
         path, found, struct = reference.find(field)
     except LookupError as error:
         name, known = error.args
-        hint = closest(name, known) or (f": there are {', '.join(known)}" if known else ": nothing is below")
-        raise click.UsageError(f'no "{name}" in {field}{hint}') from None
+        hint = closest(name, known) or (f" (there are: {', '.join(known)})" if known else " (it has no fields)")
+        where = field.rpartition(f".{name}")[0]
+        what = f'{where} has no field "{name}"' if where else f'there is no kind "{name}"'
+        raise click.UsageError(what + hint) from None
     click.echo(path)
     if found is not None:
         _print_field(found, with_name=False)

@@ -1,4 +1,4 @@
-"""`meshproxy demo`: a whole mesh on this machine, real traffic through it, and what became of it."""
+"""`meshproxy demo`: a whole mesh on this machine, with real traffic through it, and the result of each call."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,19 +16,22 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from meshproxy.devtools.clients import Certificate
     from meshproxy.devtools.demo import Result
+    from meshproxy.devtools.demo_mesh import DemoMesh
     from meshproxy.devtools.demo_outbound import Scene
-    from meshproxy.devtools.local_mesh import LocalMesh
 
 
 @click.command("demo")
-@click.option("--keep", is_flag=True, help="Stay up afterwards, and print what to try.")
+@click.option("--keep", is_flag=True, help="Keep running afterwards, and print commands to try.")
 def command(keep: bool) -> None:
-    """Start a CA, a token issuer, three model servers with sidecars and an application's sidecar here, and send real
-    traffic through them.
+    """Run a mesh on this machine and send real traffic through it.
 
-    Ends with 0 if everything came out as it must, with 1 and the rows that did not otherwise. Needs the extra "demo":
-    pip install 'meshproxy[demo]'.
+    Starts a CA, a token issuer, three model servers with sidecars, and the sidecar of an application, makes calls that
+    must be permitted or denied, and prints what came of each.
+
+    Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
+    "demo": pip install 'meshproxy[demo]'.
     """
     try:
         import aiohttp  # noqa: F401
@@ -46,66 +50,87 @@ def command(keep: bool) -> None:
 async def _demo(keep: bool) -> int:
     from rich.console import Console
 
-    from meshproxy.devtools import demo, demo_outbound
-    from meshproxy.devtools.local_mesh import local_mesh
+    from meshproxy.devtools import demo
+    from meshproxy.devtools.demo_mesh import demo_mesh
 
-    # Not a terminal: nothing says how wide the reader's page is, and a table cut to 80 is hard to read.
+    # Without a terminal the width is unknown, and a table cut to 80 columns is hard to read.
     console = Console() if sys.stdout.isatty() else Console(width=132)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="meshproxy-demo-") as folder:
-        async with local_mesh(Path(folder), demo.MODELS, demo.CLIENTS) as mesh:
+        async with demo_mesh(Path(folder), demo.MODELS, demo.CLIENTS) as mesh:
             console.print(
-                f"A CA, a token issuer, a model server ({mesh.rest}, {mesh.grpc}) and a sidecar ({mesh.inbound}), "
-                f"two further replicas of both, and an application's sidecar ({mesh.outbound}) "
-                f"after {time.monotonic() - started:.1f} s.\n"
+                f"Started in {time.monotonic() - started:.1f} s: a CA, a token issuer, a model server ({mesh.rest}, "
+                f"{mesh.grpc}) with a sidecar ({mesh.sidecar.inbound}), two more replicas of both, and an "
+                f"application's sidecar ({mesh.application.outbound}).\n"
             )
-            results = [result async for result in demo.run(mesh)]
-            _print_table(console, results)
-            problems = [f"row {number}: {each.problem}" for number, each in enumerate(results, 1) if each.problem]
-
-            heard = await demo.models_heard_of(mesh.rest)
-            console.print(f"What the model server was asked for: {', '.join(f'{k} {v}x' for k, v in heard.items())}.")
-            if demo.SECRET_MODEL in heard:
-                problems.append(f"the model server was asked for {demo.SECRET_MODEL}, which nobody may call")
-            else:
-                console.print(f"It has never heard of {demo.SECRET_MODEL}.")
-
-            console.print("\nAn application calls the three replicas through its own sidecar, in plain text:\n")
-            scenes = [scene async for scene in demo_outbound.run(mesh)]
-            _print_scenes(console, scenes, len(results) + 1)
-            problems += [
-                f"row {number}: {each.problem}" for number, each in enumerate(scenes, len(results) + 1) if each.problem
-            ]
-
-            console.print("From the application's sidecar's /metrics:")
-            for line in await demo_outbound.metric_lines(mesh):
-                _print_plain(console, "  " + line)
-            console.print("\nFrom the first replica's sidecar's /metrics:")
-            for line in await demo.metric_lines(mesh):
-                _print_plain(console, "  " + line)
-            console.print("\nFrom its access log:")
-            for result in results:
-                if result.log:
-                    _print_plain(console, "  " + demo.log_excerpt(result.log))
-
-            for problem in problems:
-                console.print(f"NOT AS EXPECTED, {problem}", style="bold red", markup=False)
+            results, problems = await _call_the_sidecar(console, mesh)
+            scenes, more = await _call_as_the_application(console, mesh, len(results) + 1)
+            problems += more
+            await _print_telemetry(console, mesh, results)
             if problems:
-                for title, child in (("sidecar", mesh.sidecar), ("application's sidecar", mesh.application)):
-                    console.print(f"\nThe {title}'s last words:")
-                    for line in child.last_words:
-                        _print_plain(console, "  " + line)
-            seconds = time.monotonic() - started
-            if not problems:
+                _print_problems(console, mesh, problems)
+            else:
                 calls = len(results) + sum(scene.calls for scene in scenes)
-                console.print(f"\nAll {calls:,} calls came out as they must, in {seconds:.0f} s.", style="green")
+                seconds = time.monotonic() - started
+                console.print(f"\nAll {calls:,} calls had the expected result, in {seconds:.0f} s.", style="green")
             if keep:
                 await _stay(mesh)
             return 1 if problems else 0
 
 
-def _print_plain(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+async def _call_the_sidecar(console: Console, mesh: DemoMesh) -> tuple[list[Result], list[str]]:
+    """Makes and prints the calls of the first part; returns them and what was not as expected."""
+    from meshproxy.devtools import demo
+
+    results = [result async for result in demo.run(mesh)]
+    _print_table(console, results)
+    problems = _problems_of(results, 1)
+    heard = await demo.models_heard_of(mesh.rest)
+    console.print(f"The model server was asked for: {', '.join(f'{k} {v}x' for k, v in heard.items())}.")
+    if demo.SECRET_MODEL in heard:
+        problems.append(f"the model server was asked for {demo.SECRET_MODEL}, which no caller may call")
+    else:
+        console.print(f"It was never asked for {demo.SECRET_MODEL}.")
+    return results, problems
+
+
+async def _call_as_the_application(console: Console, mesh: DemoMesh, first: int) -> tuple[list[Scene], list[str]]:
+    """Plays and prints the scenes of the second part, numbered from `first`; returns them and what was not as
+    expected."""
+    from meshproxy.devtools import demo_outbound
+
+    console.print("\nAn application calls the three replicas through its own sidecar, in plain text:\n")
+    scenes = [scene async for scene in demo_outbound.run(mesh)]
+    _print_scenes(console, scenes, first)
+    return scenes, _problems_of(scenes, first)
+
+
+def _problems_of(rows: Sequence[Result | Scene], first: int) -> list[str]:
+    return [f"row {number}: {row.problem}" for number, row in enumerate(rows, first) if row.problem]
+
+
+async def _print_telemetry(console: Console, mesh: DemoMesh, results: list[Result]) -> None:
+    from meshproxy.devtools import demo, demo_outbound
+
+    console.print("From /metrics of the application's sidecar:")
+    _print_indented(console, await demo_outbound.metric_lines(mesh))
+    console.print("\nFrom /metrics of the first replica's sidecar:")
+    _print_indented(console, await demo.metric_lines(mesh))
+    console.print("\nFrom its access log:")
+    _print_indented(console, [demo.log_excerpt(result.log) for result in results if result.log])
+
+
+def _print_problems(console: Console, mesh: DemoMesh, problems: list[str]) -> None:
+    for problem in problems:
+        console.print(f"NOT AS EXPECTED, {problem}", style="bold red", markup=False)
+    for title, sidecar in (("first replica's", mesh.sidecar), ("application's", mesh.application)):
+        console.print(f"\nThe last output of the {title} sidecar:")
+        _print_indented(console, sidecar.child.last_output)
+
+
+def _print_indented(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print("  " + line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _print_table(console: Console, results: list[Result]) -> None:
@@ -130,8 +155,8 @@ def _print_table(console: Console, results: list[Result]) -> None:
         )
     console.print(table)
     console.print(
-        "hop ms: median of the call through the sidecar (mTLS, token, policy) less the median of the same call made "
-        "directly to the model server in plain text, in turns.\n",
+        "hop ms: the median of the call through the sidecar (mTLS, token, policy) minus the median of the same call "
+        "made directly to the model server in plain text; the two alternate.\n",
         style="dim",
     )
 
@@ -152,25 +177,31 @@ def _print_scenes(console: Console, scenes: list[Scene], first: int) -> None:
     console.print(table)
 
 
-async def _stay(mesh: LocalMesh) -> None:
+async def _stay(mesh: DemoMesh) -> None:
     """Print what to try, and wait for Ctrl-C."""
     from meshproxy.devtools import demo
 
-    certificate = mesh.workload("pricing", "quoter")
-    token = await demo.token_of(mesh, demo.QUOTER)
+    certificate = mesh.local.certificate("pricing", "quoter")
+    click.echo(_suggestions(mesh, certificate, await demo.token_of(mesh, demo.QUOTER)))
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def _suggestions(mesh: DemoMesh, certificate: Certificate, token: str | None) -> str:
+    directory = mesh.local.directory
     files = f"--cacert {certificate.bundle} --cert {certificate.certificate} --key {certificate.key}"
     paths = [str(path) for path in (certificate.bundle, certificate.certificate, certificate.key)]
-    port = mesh.inbound.rpartition(":")[2]
-    click.echo(
-        f"""
-Still up. The token is valid for five minutes; the policy is in {mesh.directory}/documents: change it, then
-kill -HUP {mesh.sidecar.pid}.
+    return f"""
+The mesh keeps running. The token is valid for five minutes. The policy is in {directory}/documents:
+to change it, edit the files, then run kill -HUP {mesh.sidecar.child.pid}.
 
 TOKEN={token}
 
 curl {files} \\
   -H "authorization: Bearer $TOKEN" -d '{{"instances": [1, 2, 5]}}' \\
-  https://localhost:{port}/v1/models/half_plus_two:predict
+  https://localhost:{mesh.sidecar.port}/v1/models/half_plus_two:predict
 
 {sys.executable} - <<PYTHON
 import asyncio
@@ -180,26 +211,21 @@ from meshproxy.devtools.messages import PredictResponse
 from meshproxy.devtools.models import predict_request
 async def main():
     certificate = Certificate(*map(Path, {paths}))
-    async with GrpcClient("{mesh.inbound}", certificate, "$TOKEN") as client:
+    async with GrpcClient("{mesh.sidecar.inbound}", certificate, "$TOKEN") as client:
         request = predict_request("half_plus_two", [1.0, 2.0, 5.0]).SerializeToString()
         answer = await client.call("/tensorflow.serving.PredictionService/Predict", request)
         print(PredictResponse.FromString(answer.body) if answer.status == "OK" else answer)
 asyncio.run(main())
 PYTHON
 
-The application's side, where one replica of three is dead by now; its routes are in
-{mesh.directory}/documents-application, and kill -HUP {mesh.application.pid} takes them anew:
+Calls of the application, which has two of its three replicas left. Its routes are in
+{directory}/documents-application, and kill -HUP {mesh.application.child.pid} reloads them:
 
-curl -d '{{"instances": [1, 2, 5]}}' http://{mesh.outbound}/v1/models/half_plus_two:predict
-curl -d '{{"instances": [1]}}' http://{mesh.outbound}/v1/models/finance-prod:predict
+curl -d '{{"instances": [1, 2, 5]}}' http://{mesh.application.outbound}/v1/models/half_plus_two:predict
+curl -d '{{"instances": [1]}}' http://{mesh.application.outbound}/v1/models/finance-prod:predict
 
-curl http://{mesh.outbound_admin}/metrics
-curl http://{mesh.admin}/metrics
+curl http://{mesh.application.admin}/metrics
+curl http://{mesh.sidecar.admin}/metrics
 tail -f {mesh.access_log}
 
-Ctrl-C ends it and removes everything."""
-    )
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+Ctrl-C stops the mesh and deletes its files."""

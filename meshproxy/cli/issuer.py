@@ -1,4 +1,4 @@
-"""`meshproxy issuer`: a token issuer, for development."""
+"""`meshproxy issuer`: a token issuer for development."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import asyncio
 import click
 
 
-@click.command("issuer")
+@click.command("issuer", short_help="Run a token issuer, for development.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=18520, show_default=True, help="0 takes any free port.")
+@click.option("--port", default=18520, show_default=True, help="The port to listen on; 0 takes a free one.")
 @click.option("--audience", default="models", show_default=True, help="The audience of its tokens.")
-@click.option("--algorithm", type=click.Choice(["RS256", "ES256"]), default="RS256", show_default=True)
+@click.option(
+    "--algorithm",
+    type=click.Choice(["RS256", "ES256"]),
+    default="RS256",
+    show_default=True,
+    help="The signature algorithm.",
+)
 @click.option(
     "--client",
     "clients",
@@ -19,12 +25,12 @@ import click
     default=["quoter:secret:finance"],
     show_default=True,
     metavar="NAME:SECRET[:GROUP,...]",
-    help="Who may ask for tokens, and the groups that they name.",
+    help="A client, its secret and the groups in its tokens; may be repeated.",
 )
 def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[str, ...]) -> None:
-    """A token issuer for development: discovery, keys, client credentials.
+    """Run a token issuer for development: OpenID Connect discovery, JWKS, and the client credentials grant.
 
-    Needs the extra "demo": pip install 'meshproxy[demo]'. Says in one line of JSON where it listens.
+    Prints its addresses as one line of JSON. Needs the extra "demo": pip install 'meshproxy[demo]'.
     """
     try:
         from meshproxy.devtools.issuer import parse_clients, run
@@ -33,9 +39,7 @@ def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[
     try:
         known = parse_clients(clients)
     except ValueError:
-        raise click.BadParameter(
-            "each --client is NAME:SECRET or NAME:SECRET:GROUP,GROUP", param_hint="--client"
-        ) from None
+        raise click.BadParameter("expected NAME:SECRET or NAME:SECRET:GROUP,GROUP", param_hint="--client") from None
     asyncio.run(run(host, port, audience, algorithm, known))
 
 

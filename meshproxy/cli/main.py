@@ -1,11 +1,11 @@
 """`meshproxy`: one command, whose sub-commands are the modules beside this one.
 
-Adding a command is adding a file: `meshproxy/cli/NAME.py` with a click command (or group) called `command`. It is
-imported when it is called, so that nobody waits for what the others need; a module that imports much does so inside its
-functions, as `meshproxy --help` imports them all for their first lines.
+To add a command, add the file `meshproxy/cli/NAME.py` with a click command or group called `command`. A command is
+imported only when it is called, but `meshproxy --help` imports all of them for their first lines: heavy imports belong
+inside functions.
 
-Exit statuses, the same for every command: 0 done, 1 failed, 2 called wrongly, 3 found something (problems in documents,
-a denied call), 130 interrupted.
+Exit statuses of all commands: 0 success, 1 failure, 2 usage error, 3 a negative result (problems in documents, a denied
+call), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import meshproxy
 import meshproxy.cli
 
 FOUND = 3
-"""Exit status of a command that did its work and found something to tell."""
+"""Exit status of a command that worked and has a negative result."""
 
 
 class _Commands(click.Group):
@@ -36,13 +36,13 @@ class _Commands(click.Group):
             return known
         module = importlib.import_module(f"meshproxy.cli.{cmd_name.replace('-', '_')}")
         command = module.command
-        assert isinstance(command, click.Command), f"{module.__name__}.command is no click command"
+        assert isinstance(command, click.Command), f"{module.__name__}.command is not a click command"
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        # click knows near misses of options only.
+        # click suggests similar names for options and sub-commands, with its own text; this is ours.
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             from meshproxy.config.problems import closest
 
@@ -56,7 +56,13 @@ def main() -> None:
 
 
 @main.command("version")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="The format of the output.  [default: text]",
+)
 def version(output: str) -> None:
     """Print the versions of meshproxy, Python and OpenSSL."""
     import json

@@ -7,11 +7,13 @@ import asyncio
 import click
 
 
-@click.command("model-server")
+@click.command("model-server", short_help="Run a stand-in for TensorFlow Serving, for development.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--rest-port", default=8501, show_default=True, help="REST; 0 takes any free port.")
-@click.option("--port", "grpc_port", default=8500, show_default=True, help="gRPC; 0 takes any free port.")
-@click.option("--grpc-socket-path", default=None, help="A UNIX socket for gRPC, beside the port.")
+@click.option("--rest-port", default=8501, show_default=True, help="The port of REST; 0 takes a free one.")
+@click.option("--port", "grpc_port", default=8500, show_default=True, help="The port of gRPC; 0 takes a free one.")
+@click.option(
+    "--grpc-socket-path", default=None, metavar="PATH", help="A UNIX socket for gRPC, in addition to the port."
+)
 @click.option(
     "--model",
     "models",
@@ -19,19 +21,23 @@ import click
     default=["half_plus_two=1,2", "finance-prod=1,2"],
     show_default=True,
     metavar="NAME=VERSIONS",
-    help="A model and its versions; labels stable and canary point at the oldest and the newest.",
+    help="A model and its versions; may be repeated. The labels stable and canary are its oldest and newest version.",
 )
-@click.option("--latency-ms", default=0.0, show_default=True, help="Milliseconds that every answer takes.")
+@click.option("--latency-ms", default=0.0, show_default=True, help="The latency of each answer, in milliseconds.")
 @click.option(
-    "--failure-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share answered UNAVAILABLE."
+    "--failure-rate",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="The share of calls that fail with UNAVAILABLE.",
 )
 @click.option(
     "--concurrency",
     default=None,
     type=click.IntRange(1),
-    help="How many calls are served at a time; further ones wait.  [default: any number]",
+    help="How many calls are served at a time; others wait.  [default: no limit]",
 )
-@click.option("--seed", default=None, type=int, help="Makes the failures the same in every run.")
+@click.option("--seed", default=None, type=int, help="The seed of the random failures, to repeat a run.")
 def command(
     host: str,
     rest_port: int,
@@ -43,9 +49,9 @@ def command(
     concurrency: int | None,
     seed: int | None,
 ) -> None:
-    """A stand-in for TensorFlow Serving with tiny models, for development.
+    """Run a stand-in for TensorFlow Serving with tiny models, for development.
 
-    Needs the extra "demo": pip install 'meshproxy[demo]'. Says in one line of JSON where it listens.
+    Prints its addresses as one line of JSON. Needs the extra "demo": pip install 'meshproxy[demo]'.
     """
     try:
         from meshproxy.devtools.model_server import parse_models, serve
@@ -56,7 +62,7 @@ def command(
     try:
         catalogue = Catalogue(parse_models(models))
     except ValueError:
-        raise click.BadParameter("each --model is NAME or NAME=1,2,...", param_hint="--model") from None
+        raise click.BadParameter("expected NAME or NAME=1,2,...", param_hint="--model") from None
     service = Service(
         catalogue, latency=latency_ms / 1000, failure_rate=failure_rate, concurrency=concurrency, seed=seed
     )

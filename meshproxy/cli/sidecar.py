@@ -16,7 +16,7 @@ import click
     required=True,
     type=click.Path(exists=True),
     metavar="PATH",
-    help="A document file, or a folder of them; may be given several times.",
+    help="A file of documents, or a folder of them; may be repeated.",
 )
 @click.option(
     "--log-level",
@@ -24,14 +24,15 @@ import click
     default="info",
     show_default=True,
     envvar="MESHPROXY_LOG_LEVEL",
-    help="How much the application's log on standard error says. Traffic is in the access log.",
+    help="The level of the log on standard error. Traffic is in the access log.",
 )
 def command(paths: tuple[str, ...], log_level: str) -> None:
     """Run a sidecar beside a model server.
 
-    It serves until SIGTERM, then drains. SIGHUP, or a change of the files, takes a new configuration; one that has
-    problems is not taken. `meshproxy config check` says the same problems beforehand.
+    SIGTERM drains it: it finishes the requests in flight, then exits. SIGHUP, or a change of the files, reloads the
+    documents; if they have problems, the sidecar logs them and keeps the old ones. Find problems beforehand with
+    `meshproxy config check`.
     """
-    # The process becomes the sidecar: this command line's libraries are not to stay in its memory.
+    # Replaces this process, so that the libraries of the command line do not stay in the sidecar's memory.
     os.environ["MESHPROXY_LOG_LEVEL"] = log_level
     os.execv(sys.executable, [sys.executable, "-m", "meshproxy.sidecar", *paths])  # noqa: S606

@@ -1,8 +1,8 @@
-"""A certificate authority for development and tests: a trust domain of one's own, in memory or in a folder.
+"""A certificate authority for development and tests, in memory or in a folder.
 
-What it issues by default is an X509-SVID as SPIFFE asks for it. It can also issue what no authority should (two URIs,
-CA:TRUE, expired, ...), because a proxy must be shown those too. Never use it for anything but development: its key lies
-beside its certificates.
+By default it issues X509-SVIDs (SPIFFE). It can also issue certificates that no authority should (two URIs, CA:TRUE,
+expired, ...), so that tests can show them to a proxy. Use it for development only: its key is stored beside its
+certificates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 BACKDATED = timedelta(minutes=5)
-"""How long before its making a certificate is valid: clocks differ (field practice; see threats of clock skew)."""
+"""Certificates are valid from this long before they are issued, because the clocks of peers differ."""
 AUTHORITY_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(hours=24)
 BOTH_USAGES: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -56,20 +56,20 @@ class DevelopmentCA:
         self.certificate = certificate
         self._key = key
         self._chain_pem = chain_pem
-        """What a leaf must carry to be verified with the root alone: empty for a root."""
+        """The intermediate certificates that a leaf needs to be verified with the root; empty for a root."""
 
     @classmethod
     def create(cls, trust_domain: str, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> DevelopmentCA:
-        """A new root. Two of the same trust domain do not trust each other: that is what rotating an authority is."""
+        """A new root. Two roots of one trust domain do not trust each other, as when an authority is rotated."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name(f"meshproxy development authority of {trust_domain}")
-        # One intermediate below the root, as linkerd and SPIRE have it; more would be a mistake.
+        # Path length 1: one intermediate below the root, as in Linkerd and SPIRE.
         builder = _authority(name, key.public_key(), trust_domain, lifetime, path_length=1).issuer_name(name)
         return cls(trust_domain, builder.sign(key, hashes.SHA256()), key)
 
     @classmethod
     def load(cls, directory: Path) -> DevelopmentCA:
-        """The authority that `write` left in a folder. Raises OSError or ValueError if it is not one of ours."""
+        """The authority that `write` stored in a folder. Raises OSError or ValueError if it is incomplete."""
         certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((directory / "ca-key.pem").read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
@@ -83,7 +83,7 @@ class DevelopmentCA:
 
     @property
     def bundle_pem(self) -> bytes:
-        """What others need to trust this authority."""
+        """The trust bundle: the certificate of this authority, as PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def intermediate(self, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> DevelopmentCA:
@@ -138,15 +138,16 @@ class DevelopmentCA:
         )
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
         names += [x509.DNSName(name) for name in dns]
+        wanted: list[tuple[x509.ExtensionType, bool]] = []
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            wanted.append((x509.SubjectAlternativeName(names), False))
         if is_authority is not None:
-            builder = builder.add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+            wanted.append((x509.BasicConstraints(is_authority, None), True))
         if key_usage is not None:
-            builder = builder.add_extension(_key_usage(key_usage), critical=True)
+            wanted.append((_key_usage(key_usage), True))
         if extended_key_usage is not None:
-            builder = builder.add_extension(x509.ExtendedKeyUsage(extended_key_usage), critical=False)
-        for extension, is_critical in extensions:
+            wanted.append((x509.ExtendedKeyUsage(extended_key_usage), False))
+        for extension, is_critical in (*wanted, *extensions):
             builder = builder.add_extension(extension, critical=is_critical)
         certificate = self._sign(builder)
         return IssuedCertificate(
@@ -172,7 +173,7 @@ class DevelopmentCA:
 def _authority(
     name: x509.Name, key: ec.EllipticCurvePublicKey, trust_domain: str, lifetime: timedelta, path_length: int
 ) -> x509.CertificateBuilder:
-    """What every authority's certificate says of itself (X509-SVID sections 3.2, 4.1 and 4.3)."""
+    """The certificate of an authority (X509-SVID sections 3.2, 4.1 and 4.3), unsigned."""
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -216,7 +217,7 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Write a file whole beside the old one, then take its place: a reader never sees half of it, nor a wider mode."""
+    """Writes a file atomically: a reader never sees half of it, nor wider permissions than `mode`."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)

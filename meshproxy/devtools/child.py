@@ -1,4 +1,4 @@
-"""Child processes of the demo and the tests: started, awaited until they listen, heard, and never left behind."""
+"""Child processes of the demo and the tests: started, awaited until they listen, and stopped."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _LINES_KEPT = 2_000
 
 
 class ChildFailed(Exception):
-    """A process ended, or stayed silent, where it should have started. Says what it wrote last."""
+    """A process did not start, or did not end with status 0. The message holds its last output."""
 
 
 class Child:
-    """A process that says in a line of JSON (`"event": "listening"`) when and where it listens.
+    """A process that writes a line of JSON (`"event": "listening"`) when it listens, with its addresses.
 
     Attributes:
-        name: what it is called in messages.
-        listening: the line it said when it was ready.
-        output: what it wrote to stdout and stderr, in the order of arrival; the newest lines only.
+        name: its name in messages.
+        listening: that line, decoded.
+        output: what it wrote to stdout and stderr, in order of arrival; the newest lines only.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
@@ -43,6 +43,7 @@ class Child:
         self.output: deque[str] = deque(maxlen=_LINES_KEPT)
         self._process = process
         self._is_listening = asyncio.Event()
+        self._was_killed = False
         self._reader = asyncio.ensure_future(self._read())
 
     @classmethod
@@ -61,8 +62,12 @@ class Child:
         try:
             await asyncio.wait((ready, child._reader), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if not child._is_listening.is_set():
-                ended = f"ended with {process.returncode}" if child._reader.done() else f"is silent after {timeout:g} s"
-                raise ChildFailed("\n".join([f"{name} {ended}; its last words:", *child.last_words]))
+                ended = (
+                    f"ended with {process.returncode}"
+                    if child._reader.done()
+                    else f"did not listen within {timeout:g} s"
+                )
+                raise ChildFailed("\n".join([f"{name} {ended}; its last output:", *child.last_output]))
         except BaseException:
             await child.stop()
             raise
@@ -90,7 +95,7 @@ class Child:
         return code
 
     async def stop(self, timeout: float = 30.0) -> int:
-        """Asks it to stop; after `timeout` seconds, makes it."""
+        """Sends SIGTERM and, after `timeout` seconds, SIGKILL; returns the exit code."""
         self.signal(signal.SIGTERM)
         try:
             return await asyncio.wait_for(asyncio.shield(self.wait()), timeout)
@@ -98,15 +103,21 @@ class Child:
             self.signal(signal.SIGKILL)
             return await self.wait()
 
+    async def kill(self) -> None:
+        """Ends it with SIGKILL, as a crash would. `check_ended_well` accepts that."""
+        self._was_killed = True
+        self.signal(signal.SIGKILL)
+        await self.wait()
+
     def check_ended_well(self) -> None:
-        """Raises ChildFailed if the process ended with anything but 0."""
-        if self.returncode != 0:
+        """Raises ChildFailed if the process ended with anything but 0, unless `kill` ended it."""
+        if self.returncode != 0 and not (self._was_killed and self.returncode == -signal.SIGKILL):
             raise ChildFailed(
-                "\n".join([f"{self.name} ended with {self.returncode}; its last words:", *self.last_words])
+                "\n".join([f"{self.name} ended with {self.returncode}; its last output:", *self.last_output])
             )
 
     @property
-    def last_words(self) -> list[str]:
+    def last_output(self) -> list[str]:
         """The newest lines of its output."""
         return list(self.output)[-20:]
 

@@ -1,6 +1,6 @@
 """Clients that a sidecar's callers use: aiohttp for REST, the official grpcio for gRPC, both with a certificate.
 
-Both give an `Answer` in the same words, so that the demo and the tests can ask the same of either.
+Both return an `Answer` of the same form, so that the demo and the tests can treat them alike.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GRPC_OPTIONS = [
 
 @dataclass(frozen=True)
 class Certificate:
-    """A client's certificate and key, as files, and whom it trusts."""
+    """A client's certificate, key and trust bundle, as files."""
 
     bundle: Path
     certificate: Path | None = None
@@ -124,7 +124,7 @@ class GrpcClient:
     async def call(
         self, path: str, message: bytes, headers: Mapping[str, str] | None = None, *, timeout: float = 30.0
     ) -> Answer:
-        """A unary call with the bytes of a message, whatever they are."""
+        """A unary call with these bytes as its message."""
         metadata = [*self._metadata, *(headers or {}).items()]
         call: Any = self.channel.unary_unary(path)(message, metadata=metadata, timeout=timeout)  # type: ignore[arg-type]
         started = time.perf_counter()

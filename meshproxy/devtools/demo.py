@@ -1,7 +1,7 @@
-"""The demo, first part: real calls through a real sidecar, each with what must come of it.
+"""The demo, first part: real calls through a real sidecar, each with its expected result.
 
-`ROWS` says who calls what and what is expected; `run` makes the calls one after another against a `LocalMesh`, finds
-the line that each wrote to the access log, and measures what the hop adds: the permitted ones are made past the sidecar
+`ROWS` lists the calls and what is expected of each; `run` makes them one after another against a `DemoMesh`, finds the
+line of each in the access log, and measures what the hop adds by making permitted calls to the model server directly
 too. The second part, `demo_outbound.py`, is about an application and its replicas.
 """
 
@@ -18,7 +18,7 @@ import aiohttp
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import Answer, Certificate, GrpcClient, RestClient
-from meshproxy.devtools.local_mesh import LocalMesh
+from meshproxy.devtools.demo_mesh import DemoMesh
 from meshproxy.devtools.model_rest import METRICS_PATH
 from meshproxy.devtools.models import predict_request
 
@@ -26,26 +26,26 @@ MODELS = ("half_plus_two=1,2", "half_plus_three=1,2", "finance-prod=1,2", "payro
 CLIENTS = {"finance-app": ("finance", "quants"), "marketing-app": ("marketing",)}
 """Clients of the token issuer, and the groups that their tokens name."""
 SECRET_MODEL = "payroll"
-"""Nobody in the demo may call it, so the model server must never hear its name."""
+"""No caller of the demo may call it, so the model server must never be asked for it."""
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 TENSOR = bytes(16 << 20)
 
 LOG_PATIENCE = 5.0
-"""Seconds until a line must be in the access log."""
+"""Seconds within which a line must be in the access log."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose certificate and token a call carries."""
+    """The certificate and the token that a call carries."""
 
     title: str
     workload: tuple[str, str] | None = None
     client: str | None = None
     """The client of the issuer that the token is for; None: no token."""
     audience: str | None = None
-    """For whom the token is meant, if not for the models."""
+    """The audience of the token, if it is not that of the models."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,17 @@ class Grpc:
 
 @dataclass(frozen=True)
 class Row:
-    """One call and what must come of it."""
+    """One call and its expected result."""
 
     caller: Caller
     what: str
     call: Rest | Grpc
     statuses: tuple[str, ...]
-    """The statuses that are right: HTTP or gRPC. None at all: the connection must fail."""
+    """The expected statuses, HTTP or gRPC. Empty: the connection must fail."""
     refusals: tuple[str, ...] = ()
-    """The reasons that are right; none: the answer must be the model server's own."""
+    """The expected refusal reasons. Empty: the answer must be the model server's own."""
     rule: str | None = None
-    """The binding that must have decided, where one does."""
+    """The binding that must have decided, if one does."""
 
     @property
     def is_permitted(self) -> bool:
@@ -88,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row.
+    """The result of a row.
 
     Attributes:
         problem: why it is not as expected; empty if it is.
@@ -110,7 +110,7 @@ class Result:
 
     @property
     def status(self) -> str:
-        """The status, and whose it is where that is not plain."""
+        """The status, marked if it is an error of the model server."""
         if self.is_connection_refused:
             return "closed"
         own = self.answer.refusal is None and self.answer.status not in ("200", "OK")
@@ -118,7 +118,7 @@ class Result:
 
     @property
     def rule(self) -> str:
-        """What decided: a binding, `default-deny` where none allows, or what comes before any policy."""
+        """What decided: a binding, `default-deny` if none allows the call, or the check that refused it before."""
         if self.is_connection_refused:
             return "mTLS"
         return str(self.log.get("policy") or self.log.get("refusal") or "")
@@ -224,16 +224,16 @@ ROWS = (
 )
 
 
-async def run(mesh: LocalMesh, rows: tuple[Row, ...] = ROWS, rounds: int = 30) -> AsyncIterator[Result]:
-    """Makes the calls, one after another; those that are permitted `rounds` times more, to measure them."""
+async def run(mesh: DemoMesh, rows: tuple[Row, ...] = ROWS, rounds: int = 30) -> AsyncIterator[Result]:
+    """Makes the calls, one after another, and repeats those that are permitted `rounds` times to measure them."""
     for number, row in enumerate(rows, 1):
         yield await _run_row(mesh, row, f"demo-{number}", rounds)
 
 
-async def _run_row(mesh: LocalMesh, row: Row, request_id: str, rounds: int) -> Result:
-    certificate = mesh.workload(*row.caller.workload) if row.caller.workload else mesh.stranger()
+async def _run_row(mesh: DemoMesh, row: Row, request_id: str, rounds: int) -> Result:
+    certificate = mesh.local.certificate(*row.caller.workload) if row.caller.workload else mesh.local.no_certificate()
     token = await token_of(mesh, row.caller)
-    async with _client(row, mesh.inbound, certificate, token) as client:
+    async with _client(row, mesh.sidecar.inbound, certificate, token) as client:
         answer = await _call(client, row, {"x-request-id": request_id})
         log = await find_line(mesh, request_id) if row.statuses else {}
         added = None
@@ -243,7 +243,7 @@ async def _run_row(mesh: LocalMesh, row: Row, request_id: str, rounds: int) -> R
     return Result(row, answer, log, added, problem_of(row, answer, log))
 
 
-async def token_of(mesh: LocalMesh, caller: Caller) -> str | None:
+async def token_of(mesh: DemoMesh, caller: Caller) -> str | None:
     """A new token from the issuer, if the caller has one."""
     return None if caller.client is None else await mesh.token(caller.client, caller.audience)
 
@@ -262,7 +262,7 @@ async def _call(client: RestClient | GrpcClient, row: Row, headers: Mapping[str,
 
 
 async def _measure(client: RestClient | GrpcClient, direct: RestClient | GrpcClient, row: Row, rounds: int) -> float:
-    """Milliseconds between the medians of calls through the sidecar and past it, in turns, both connections warm."""
+    """Milliseconds between the medians of alternating calls, through the sidecar and directly, on warm connections."""
     if isinstance(row.call, Grpc) and len(row.call.message) > 1 << 20:
         rounds = min(rounds, 5)
     through, past = [], []
@@ -273,8 +273,8 @@ async def _measure(client: RestClient | GrpcClient, direct: RestClient | GrpcCli
     return (statistics.median(through) - statistics.median(past)) * 1e3
 
 
-async def find_line(mesh: LocalMesh, request_id: str) -> Mapping[str, Any]:
-    """The line of the access log that a request wrote; empty if there is none in time."""
+async def find_line(mesh: DemoMesh, request_id: str) -> Mapping[str, Any]:
+    """The access-log line of a request; empty if there is none within `LOG_PATIENCE` seconds."""
     for _ in range(int(LOG_PATIENCE / 0.05)):
         for text in mesh.access_log.read_text().splitlines() if mesh.access_log.exists() else ():
             if f'"{request_id}"' in text:
@@ -285,10 +285,12 @@ async def find_line(mesh: LocalMesh, request_id: str) -> Mapping[str, Any]:
 
 
 def problem_of(row: Row, answer: Answer, log: Mapping[str, Any]) -> str:
-    """Why this is not what must come of the row; empty if it is."""
+    """How this differs from what the row expects; empty if it does not."""
     if not row.statuses:
         return (
-            "" if not answer.status.isdigit() else f"it was answered {answer.status}, and should not have got that far"
+            ""
+            if not answer.status.isdigit()
+            else f"it was answered {answer.status}, but the handshake should have failed"
         )
     if answer.status not in row.statuses:
         return f"status {answer.status} ({answer.body!r:.200}), expected {' or '.join(row.statuses)}"
@@ -312,15 +314,15 @@ async def models_heard_of(rest: str) -> dict[str, int]:
     return heard
 
 
-async def metric_lines(mesh: LocalMesh) -> list[str]:
+async def metric_lines(mesh: DemoMesh) -> list[str]:
     """What the sidecar's metrics say of the demo's calls: the counters that are not 0."""
     wanted = ("meshproxy_requests_total{", "meshproxy_authz_decisions_total{", "meshproxy_tls_handshakes_total{")
-    lines = await fetch_lines(mesh.admin, "/metrics")
+    lines = await fetch_lines(mesh.sidecar.admin, "/metrics")
     return [line for line in lines if line.startswith(wanted) and not line.endswith((" 0", " 0.0"))]
 
 
 def log_excerpt(log: Mapping[str, Any]) -> str:
-    """A line of the access log, cut down to who called what, who decided, and what came of it."""
+    """A line of the access log, without the fields that the demo does not show."""
     fields = ("path", "peer_spiffe_id", "jwt_sub", "model", "model_version", "verb", "policy", "refusal")
     return json.dumps(
         {name: log[name] for name in (*fields, "response_code", "grpc_status", "duration") if log.get(name)}

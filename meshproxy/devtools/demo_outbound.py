@@ -1,5 +1,5 @@
-"""The demo, second part: an application calls three replicas through the outbound port of its sidecar, in plain text
-and without knowing of them. Calls are spread, split and shadowed, and a replica is killed under load."""
+"""The demo, second part: an application calls three replicas through the outbound port of its sidecar, in plain text.
+Calls are balanced, split and mirrored, and a replica is killed under load."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from meshproxy.devtools.clients import Answer, RestClient
-from meshproxy.devtools.demo import fetch_lines, models_heard_of
+from meshproxy.devtools.demo import fetch_lines
+from meshproxy.devtools.demo_mesh import DemoMesh
 from meshproxy.devtools.load.generator import Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
-from meshproxy.devtools.local_mesh import LocalMesh
 from meshproxy.devtools.models import predict_request
 
 NAME = "models.example"
-"""What the application calls the replicas."""
+"""The host name by which the application calls the replicas."""
 MODEL = "half_plus_two"
 SPLIT_MODEL = "finance-prod"
 SHADOWED_MODEL = "half_plus_three"
@@ -26,17 +26,17 @@ REQUEST = bytes(predict_request(MODEL, [1.0]).SerializeToString())
 AT_ONCE = 16
 NOT_COMPARED = "not compared"
 PATIENCE = 5.0
-"""Seconds until shadows must have been counted."""
+"""Seconds within which mirrored calls must be counted."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What was done, and what came of it.
+    """What was done, and its result.
 
     Attributes:
-        failed: calls that the application did not get a good answer to.
-        seen: what there is to see, with figures.
-        problem: why it is not as expected; empty if it is.
+        failed: calls of the application that were not answered well.
+        seen: the figures to show.
+        problem: why the result is not as expected; empty if it is.
     """
 
     what: str
@@ -46,45 +46,45 @@ class Scene:
     problem: str
 
 
-async def run(mesh: LocalMesh) -> AsyncIterator[Scene]:
-    """Plays the scenes, one after another. The last replica is dead afterwards."""
+async def run(mesh: DemoMesh) -> AsyncIterator[Scene]:
+    """Plays the scenes, one after another. The last one kills a replica."""
     yield await spread(mesh)
     yield await split(mesh)
     yield await shadow(mesh)
     yield await kill(mesh)
 
 
-async def spread(mesh: LocalMesh, calls: int = 600) -> Scene:
+async def spread(mesh: DemoMesh, calls: int = 600) -> Scene:
     """One connection of gRPC."""
-    before = [await _heard(each.rest) for each in mesh.replicas]
-    run = await predict_over_grpc(mesh.outbound, 400, calls / 400, REQUEST, name=NAME)
-    counts = [await _heard(each.rest) - known for each, known in zip(mesh.replicas, before, strict=True)]
+    before = [await each.heard(model=MODEL) for each in mesh.replicas]
+    run = await predict_over_grpc(mesh.application.outbound, 400, calls / 400, REQUEST, name=NAME)
+    counts = [await each.heard(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
     problem = _problem_of(run)
-    # How many each gets is up to which of them are quick, and of models that take no time that is chance.
+    # Balancing goes by latency, and the latencies of such a cheap model are random: the counts need not be equal.
     if not problem and not all(counts):
         problem = "a replica got no calls"
     seen = f"replicas {_listed(counts)}"
     return Scene("one connection of gRPC, three replicas", calls, _failed(run), seen, problem)
 
 
-async def split(mesh: LocalMesh, calls: int = 1_000) -> Scene:
+async def split(mesh: DemoMesh, calls: int = 1_000) -> Scene:
     """90 % to version 1 and 10 % to version 2, which answer 2.5 and 3.5 to the same."""
     answers = await _ask(mesh, SPLIT_MODEL, calls)
     values = Counter(each.body["predictions"][0] for each in answers if each.status == "200")
     failed = calls - values.total()
     first, second = values[2.5], values[3.5]
-    # Binomial: one in two million runs is further away than five standard deviations.
+    # Binomial: one run in two million is more than five standard deviations off.
     allowed = 5 * math.sqrt(calls * 0.9 * 0.1)
     problem = f"{failed} calls failed" if failed else ""
     if not problem and (first + second != calls or abs(first - 0.9 * calls) > allowed):
-        problem = f"{first} and {second} calls are no 90 and 10 %"
+        problem = f"{first} and {second} calls are not 90 and 10 %"
     return Scene("a split, 90 to 10", calls, failed, f"version 1 {first}, version 2 {second}", problem)
 
 
-async def shadow(mesh: LocalMesh, calls: int = 200) -> Scene:
-    """Version 1 answers, version 2 gets a copy and answers something else, which nobody gets to see."""
-    # One after the other: comparing takes a twentieth of the sidecar's time at most, and what comes closer together is
-    # not compared.
+async def shadow(mesh: DemoMesh, calls: int = 200) -> Scene:
+    """Version 1 answers; version 2 gets a copy of each call, and its different answers are only compared."""
+    # One after the other, because a sidecar spends at most a twentieth of its time on comparing: of calls that come
+    # faster, some are not compared.
     answers = await _ask(mesh, SHADOWED_MODEL, calls, at_once=1, pause=0.005)
     failed = sum(each.status != "200" or each.body != {"predictions": [2.5]} for each in answers)
     copies: dict[str, int] = {}
@@ -101,7 +101,7 @@ async def shadow(mesh: LocalMesh, calls: int = 200) -> Scene:
     return Scene("a shadow that answers something else", calls, failed, f"copies: {seen or 'none'}", problem)
 
 
-async def kill(mesh: LocalMesh, rate: float = 250, seconds: float = 3) -> Scene:
+async def kill(mesh: DemoMesh, rate: float = 250, seconds: float = 3) -> Scene:
     """kill -9 of a replica, model server and sidecar, under load over REST and gRPC."""
 
     async def strike() -> None:
@@ -109,13 +109,13 @@ async def kill(mesh: LocalMesh, rate: float = 250, seconds: float = 3) -> Scene:
         await mesh.replicas[-1].kill()
 
     rest, grpc, _ = await asyncio.gather(
-        predict_over_rest(mesh.outbound, rate, seconds, name=NAME),
-        predict_over_grpc(mesh.outbound, rate, seconds, REQUEST, name=NAME),
+        predict_over_rest(mesh.application.outbound, rate, seconds, name=NAME),
+        predict_over_grpc(mesh.application.outbound, rate, seconds, REQUEST, name=NAME),
         strike(),
     )
     retried = sum(
         int(float(line.rpartition(" ")[2]))
-        for line in await fetch_lines(mesh.outbound_admin, "/metrics")
+        for line in await fetch_lines(mesh.application.admin, "/metrics")
         if line.startswith("meshproxy_retries_total{")
     )
     longest = max((*rest.latencies, *grpc.latencies), default=0.0)
@@ -128,16 +128,16 @@ async def kill(mesh: LocalMesh, rate: float = 250, seconds: float = 3) -> Scene:
     )
 
 
-async def mirrored(mesh: LocalMesh) -> dict[str, int]:
-    """What became of copies, from the metrics of the application's sidecar."""
+async def mirrored(mesh: DemoMesh) -> dict[str, int]:
+    """The results of mirrored calls, from the metrics of the application's sidecar."""
     found = {}
-    for line in await fetch_lines(mesh.outbound_admin, "/metrics"):
+    for line in await fetch_lines(mesh.application.admin, "/metrics"):
         if line.startswith("meshproxy_mirrored_total{"):
             found[line.partition('result="')[2].partition('"')[0]] = int(float(line.rpartition(" ")[2]))
     return found
 
 
-async def metric_lines(mesh: LocalMesh) -> list[str]:
+async def metric_lines(mesh: DemoMesh) -> list[str]:
     """What the metrics of the application's sidecar say: the counters that are not 0, and which endpoints there are."""
     wanted = (
         "meshproxy_requests_total{",
@@ -145,30 +145,27 @@ async def metric_lines(mesh: LocalMesh) -> list[str]:
         "meshproxy_mirrored_total{",
         "meshproxy_endpoints{",
     )
-    lines = await fetch_lines(mesh.outbound_admin, "/metrics")
+    lines = await fetch_lines(mesh.application.admin, "/metrics")
     return [line for line in lines if line.startswith(wanted) and not line.endswith((" 0", " 0.0"))]
 
 
-async def _ask(mesh: LocalMesh, model: str, calls: int, *, at_once: int = AT_ONCE, pause: float = 0.0) -> list[Answer]:
-    """So many predictions over REST, some at a time, each of which pauses after an answer."""
+async def _ask(mesh: DemoMesh, model: str, calls: int, *, at_once: int = AT_ONCE, pause: float = 0.0) -> list[Answer]:
+    """Makes `calls` predictions over REST, `at_once` at a time, with a pause of `pause` seconds after each answer."""
     answers: list[Answer] = []
+    in_flight = 0
 
     async def ask(client: RestClient) -> None:
-        while len(answers) + under_way[0] < calls:
-            under_way[0] += 1
+        nonlocal in_flight
+        while len(answers) + in_flight < calls:
+            in_flight += 1
             answer = await client.call("POST", f"/v1/models/{model}:predict", {"instances": [1.0]}, {"host": NAME})
-            under_way[0] -= 1
+            in_flight -= 1
             answers.append(answer)
             await asyncio.sleep(pause)
 
-    under_way = [0]
-    async with RestClient(mesh.outbound, None) as client:
+    async with RestClient(mesh.application.outbound, None) as client:
         await asyncio.gather(*(ask(client) for _ in range(at_once)))
     return answers
-
-
-async def _heard(rest: str) -> int:
-    return (await models_heard_of(rest)).get(MODEL, 0)
 
 
 def _failed(run: Run) -> int:
@@ -176,7 +173,7 @@ def _failed(run: Run) -> int:
 
 
 def _problem_of(run: Run) -> str:
-    """Why a run is not without a fault; empty if it is."""
+    """The first fault of a run; empty if there is none."""
     if run.errors:
         error, count = run.errors.most_common(1)[0]
         return f"{count} calls failed: {error}"

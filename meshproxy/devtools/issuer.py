@@ -1,7 +1,7 @@
 """A token issuer for development and tests: OpenID discovery, a key set that rotates, and client credentials.
 
-It can be used without its server (`token`, `jwks`), be told to be down, and sign what no issuer should, because a proxy
-must be shown those too. Its signatures come from PyJWT; header and payload can be any bytes.
+It can be used without its server (`token`, `jwks`), simulate an outage, and sign invalid tokens, so that tests can show
+them to a proxy. Its signatures come from PyJWT; header and payload can be any bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ALGORITHMS = get_default_algorithms()
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody who may ask for tokens (RFC 6749 section 4.4), and what his tokens say of him."""
+    """A client of the issuer (RFC 6749 section 4.4): its secret and the claims in its tokens."""
 
     secret: str
     claims: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class SigningKey:
 
     @classmethod
     def generate(cls, kid: str, algorithm: str) -> SigningKey:
-        """RS256 takes 2,048 bits and a tenth of a second; ES256 a P-256 key and no time."""
+        """A 2,048-bit key for RS256, which takes a tenth of a second, or a P-256 key for ES256."""
         if algorithm == "RS256":
             return cls(kid, algorithm, rsa.generate_private_key(65537, 2048))
         return cls(kid, algorithm, ec.generate_private_key(ec.SECP256R1()))
@@ -117,7 +117,7 @@ class DevelopmentIssuer:
         return {"keys": [key.public_jwk() for key in self.keys]}
 
     def claims(self, subject: str, *, expires_in: float = LIFETIME, **claims: object) -> dict[str, object]:
-        """What a token of now says (RFC 9068 section 2.2). A claim that is given as None is left out."""
+        """The claims of a token issued now (RFC 9068 section 2.2). A claim that is given as None is left out."""
         now = int(self._clock())
         standard = {"iss": self.issuer, "sub": subject, "aud": self.audience, "iat": now, "exp": int(now + expires_in)}
         if expires_in <= 0:
@@ -254,7 +254,7 @@ def parse_clients(texts: Sequence[str]) -> dict[str, Client]:
 
 
 async def run(host: str, port: int, audience: str, algorithm: str, clients: Mapping[str, Client]) -> None:
-    """Runs until SIGTERM or SIGINT; says in one line of JSON where it listens."""
+    """Runs until SIGTERM or SIGINT. Prints its addresses as one line of JSON."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

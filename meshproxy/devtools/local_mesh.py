@@ -1,213 +1,387 @@
-"""A whole mesh on this machine: development CA, token issuer, three replicas of a model server with their sidecars, and
-the sidecar of an application that calls them, as processes on loopback.
+"""A mesh on this machine: one trust domain in one folder, and sidecars, model servers and their documents as processes.
 
-Everything lies in one folder: `certificates/`, `documents/` (those of `deploy/demo`, with addresses filled in) and
-`access.log` of the first replica, the same with a number for the others, and `documents-application/`. Ports are
-whichever are free.
+The demo, the tests and the drills all start their processes here. Ports are chosen by the kernel unless they are given.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import string
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import aiohttp
+import yaml
 
 from meshproxy.devtools.ca import DevelopmentCA
-from meshproxy.devtools.child import ISSUER, MODEL_SERVER, SIDECAR, Child
+from meshproxy.devtools.child import ISSUER, MODEL_SERVER, SIDECAR, Child, ChildFailed
 from meshproxy.devtools.clients import SERVER_NAME, Certificate
+from meshproxy.devtools.model_rest import METRICS_PATH
 
-TRUST_DOMAIN = "demo.example"
-_SECRET = "for-development-only"
-SERVER_ID = f"spiffe://{TRUST_DOMAIN}/ns/serving/sa/tensorflow-serving"
-APPLICATION = ("shop", "checkout")
-"""Namespace and service account of the application whose calls are balanced over the replicas."""
-REPLICAS = 3
+TRUST_DOMAIN = "local.example"
+SERVER = ("tests", "server")
+"""Namespace and service account of the sidecars beside model servers, unless a mesh is given another."""
+CLIENT = ("tests", "client")
+"""Namespace and service account of their caller."""
+EVERY_VERB = (
+    *("predict", "classify", "regress", "multi-inference", "metadata", "status"),
+    *("reload", "metrics", "profile", "reflect", "unlisted"),
+)
+COUNTED = ":tensorflow:serving:request_count{"
+RELOAD_SECONDS = 10.0
+"""How long a sidecar may take to accept or refuse new documents."""
+
+Document = dict[str, Any]
 
 
-def documents_directory() -> Path:
-    """Where the documents of the demo are: beside this file in a wheel, in `deploy/demo` in a checkout."""
-    packaged = Path(__file__).with_name("documents")
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "deploy" / "demo"
+def document(kind: str, spec: Document, name: str = "local") -> Document:
+    """A meshproxy document around a spec."""
+    return {"apiVersion": "meshproxy.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def environment(
+    rest: str | None = None,
+    grpc: str | None = None,
+    *,
+    mtls: Literal["strict", "permissive", "disabled"] = "strict",
+    mesh: Document | None = None,
+    sidecar: Document | None = None,
+) -> list[Document]:
+    """MeshConfig, ModelServer and Sidecar for a model server at these addresses; `mesh` and `sidecar` add to theirs."""
+    endpoint = {"rest": rest, "grpc": grpc}
+    own: Document = {
+        "inbound": {"listen": "127.0.0.1:0", "server": "local"},
+        "admin": {"listen": "127.0.0.1:0"},
+        "accessLog": "off",
+    }
+    if mtls != "disabled":
+        own["identity"] = identity_of("server")
+    return [
+        document("MeshConfig", {"trustDomain": TRUST_DOMAIN, "mtls": mtls, **(mesh or {})}),
+        document("ModelServer", {"endpoints": [{key: value for key, value in endpoint.items() if value}]}),
+        document("Sidecar", {**own, **(sidecar or {})}),
+    ]
+
+
+def identity_of(name: str) -> Document:
+    """The `identity` of a Sidecar whose certificate is the file `NAME.pem` of the mesh."""
+    return {"files": {"certificate": f"{name}.pem", "key": f"{name}-key.pem", "trustBundle": "ca.pem"}}
+
+
+def everything_for_the_client() -> list[Document]:
+    """A role over every model and verb, and a binding that gives it to the workload `CLIENT`."""
+    return [
+        document("ModelRole", {"rules": [{"models": ["*"], "verbs": list(EVERY_VERB)}]}, "everything"),
+        document("ModelRoleBinding", {"role": "everything", "subjects": [{"workload": _workload(CLIENT)}]}, "client"),
+    ]
+
+
+def _workload(account: tuple[str, str]) -> Document:
+    return {"namespace": account[0], "serviceAccount": account[1]}
+
+
+@dataclass(frozen=True)
+class LocalSidecar:
+    """A sidecar of a mesh, as a process.
+
+    Attributes:
+        path: the file, or folder, of its documents.
+        client: the certificate of the workload that may call it.
+    """
+
+    mesh: LocalMesh
+    child: Child
+    path: Path
+
+    @property
+    def client(self) -> Certificate:
+        return self.mesh.client
+
+    @property
+    def inbound(self) -> str:
+        """Where remote callers connect, HOST:PORT."""
+        return str(self.child.listening["inbound"])
+
+    @property
+    def port(self) -> int:
+        """The port of `inbound`."""
+        return int(self.inbound.rpartition(":")[2])
+
+    @property
+    def outbound(self) -> str:
+        """Where its application connects, HOST:PORT."""
+        return str(self.child.listening["outbound"])
+
+    @property
+    def admin(self) -> str:
+        """Where health and metrics are, HOST:PORT."""
+        return str(self.child.listening["admin"])
+
+    async def metrics(self) -> dict[str, float]:
+        """Every series of its metrics page."""
+        return await read_series(self.admin, "/metrics")
+
+    async def total(self, name: str, *labels: str) -> float:
+        """The sum of the series of a metric that have these labels, each as `name="value"`."""
+        page = await self.metrics()
+        return sum(
+            value
+            for series, value in page.items()
+            if series.partition("{")[0] == name and all(label in series for label in labels)
+        )
+
+    async def reload(self, documents: Sequence[Document]) -> None:
+        """Replaces its documents, except `Sidecar` and `MeshConfig`, and returns when the new ones are in force.
+
+        Raises:
+            ChildFailed: it refuses them.
+            TimeoutError: it does neither within `RELOAD_SECONDS`.
+        """
+        before = await self._reloads("ok"), await self._reloads("failed")
+        own = [each for each in yaml.safe_load_all(self.path.read_text()) if each["kind"] in ("MeshConfig", "Sidecar")]
+        # Replaced at once: the sidecar watches the file and must not read half of it.
+        new = self.path.with_suffix(".new")
+        new.write_text(yaml.safe_dump_all([*own, *documents]))
+        new.replace(self.path)
+        self.child.signal(signal.SIGHUP)
+        async with asyncio.timeout(RELOAD_SECONDS):
+            while await self._reloads("ok") <= before[0]:
+                if await self._reloads("failed") > before[1]:
+                    raise ChildFailed("\n".join(["the sidecar refused the documents:", *self.child.last_output]))
+                await asyncio.sleep(0.01)
+
+    async def _reloads(self, result: str) -> float:
+        return await self.total("meshproxy_config_reloads_total", f'result="{result}"')
 
 
 @dataclass(frozen=True)
 class Replica:
-    """A model server and the sidecar before it."""
+    """A model server, and the sidecar before it if it has one."""
 
     model_server: Child
-    sidecar: Child
+    sidecar: LocalSidecar | None
 
     @property
     def rest(self) -> str:
-        """The model server's own REST port, past the sidecar."""
+        """The REST port of the model server itself, HOST:PORT."""
         return str(self.model_server.listening["rest"])
-
-    async def kill(self) -> None:
-        """Ends both as a machine does that loses its power."""
-        for child in (self.sidecar, self.model_server):
-            child.signal(signal.SIGKILL)
-            await child.wait()
-
-
-@dataclass(frozen=True)
-class LocalMesh:
-    """The running mesh. What is said of one sidecar and one model server is said of the first replica."""
-
-    directory: Path
-    ca: DevelopmentCA
-    issuer: Child
-    replicas: tuple[Replica, ...]
-    application: Child
-    """The sidecar of the application."""
-
-    @property
-    def model_server(self) -> Child:
-        return self.replicas[0].model_server
-
-    @property
-    def sidecar(self) -> Child:
-        return self.replicas[0].sidecar
-
-    @property
-    def outbound(self) -> str:
-        """Where the application connects, HOST:PORT."""
-        return str(self.application.listening["outbound"])
-
-    @property
-    def outbound_admin(self) -> str:
-        return str(self.application.listening["admin"])
-
-    @property
-    def inbound(self) -> str:
-        """Where callers connect, HOST:PORT."""
-        return str(self.sidecar.listening["inbound"])
-
-    @property
-    def admin(self) -> str:
-        return str(self.sidecar.listening["admin"])
-
-    @property
-    def rest(self) -> str:
-        """The model server's own REST port, past the sidecar."""
-        return self.replicas[0].rest
 
     @property
     def grpc(self) -> str:
+        """The gRPC port of the model server itself, HOST:PORT."""
         return str(self.model_server.listening["grpc"])
 
     @property
-    def access_log(self) -> Path:
-        return self.directory / "access.log"
+    def endpoint(self) -> Document:
+        """How a ModelServer names it."""
+        if self.sidecar is not None:
+            return {"sidecar": self.sidecar.inbound}
+        return {"rest": self.rest, "grpc": self.grpc}
 
-    async def token(self, client: str, audience: str | None = None) -> str:
-        """A new token for one of the issuer's clients (client credentials, RFC 6749 section 4.4)."""
-        form = {"grant_type": "client_credentials", "client_id": client, "client_secret": _SECRET}
-        if audience is not None:
-            form["audience"] = audience
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"{self.issuer.listening['issuer']}/token", data=form) as response,
-        ):
-            response.raise_for_status()
-            return str((await response.json())["access_token"])
+    @property
+    def children(self) -> list[Child]:
+        return [self.model_server] if self.sidecar is None else [self.sidecar.child, self.model_server]
 
-    def stranger(self) -> Certificate:
-        """Trusts the mesh and has no certificate."""
-        return Certificate(self.directory / "certificates" / "ca.pem")
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to both processes."""
+        for child in self.children:
+            child.signal(number)
 
-    def workload(self, namespace: str, account: str) -> Certificate:
-        """A workload's certificate, newly issued."""
-        return _issue(self.ca, self.directory / "certificates", namespace, account)
+    async def kill(self) -> None:
+        """Ends both processes with SIGKILL, as a crash of their machine would."""
+        await asyncio.gather(*(child.kill() for child in self.children))
+
+    async def heard(self, status: str | None = None, model: str | None = None) -> int:
+        """How many calls its model server has answered: all, or those with this gRPC status or for this model."""
+        wanted = [f'{name}="{value}"' for name, value in (("status", status), ("model_name", model)) if value]
+        page = await read_series(self.rest, METRICS_PATH)
+        return int(
+            sum(
+                value
+                for series, value in page.items()
+                if series.startswith(COUNTED) and all(label in series for label in wanted)
+            )
+        )
 
 
-def _issue(ca: DevelopmentCA, directory: Path, namespace: str, account: str) -> Certificate:
-    issued = ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}")
-    return Certificate(directory / "ca.pem", *issued.write(directory, f"{namespace}-{account}"))
+class LocalMesh:
+    """A development CA in a folder, and the processes that were started with its certificates. See `local_mesh`.
+
+    Attributes:
+        client: the certificate of the caller, in `client.pem` and `client-key.pem`. The sidecars of replicas have
+            `server.pem` and `server-key.pem`, and the trust bundle is `ca.pem`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        trust_domain: str = TRUST_DOMAIN,
+        *,
+        server: tuple[str, str] = SERVER,
+        client: tuple[str, str] = CLIENT,
+    ) -> None:
+        self.directory = directory
+        self.ca = DevelopmentCA.create(trust_domain)
+        self._children: list[Child] = []
+        self._sidecars = 0
+        self._bundle = self.ca.write(directory)
+        self.certificate(*server, name="server", dns=[SERVER_NAME])
+        self.client = self.certificate(*client, name="client")
+
+    def certificate(self, namespace: str, account: str, *, name: str = "", dns: Sequence[str] = ()) -> Certificate:
+        """Issues a workload's certificate, in files called `name`, or else NAMESPACE-ACCOUNT."""
+        issued = self.ca.issue(f"spiffe://{self.ca.trust_domain}/ns/{namespace}/sa/{account}", dns=dns)
+        return Certificate(self._bundle, *issued.write(self.directory, name or f"{namespace}-{account}"))
+
+    def no_certificate(self) -> Certificate:
+        """For a client that trusts the mesh and shows no certificate."""
+        return Certificate(self._bundle)
+
+    async def start(self, name: str, *command: str) -> Child:
+        """Starts a process in the folder; it is stopped with the mesh. Raises ChildFailed."""
+        child = await Child.start(name, *command, directory=self.directory)
+        self._children.append(child)
+        return child
+
+    async def stop(self) -> None:
+        """Stops all processes at once, because each sidecar drains for half a second or more."""
+        await asyncio.gather(*(child.stop() for child in self._children))
+
+    def check_ended_well(self) -> None:
+        """Raises ChildFailed if a process ended with anything but 0 and was not ended by `Child.kill`."""
+        for child in self._children:
+            child.check_ended_well()
+
+    async def issuer(self, *arguments: str) -> Child:
+        """Starts a token issuer."""
+        return await self.start("the token issuer", *ISSUER, *arguments)
+
+    async def model_server(self, *arguments: str, prefix: Sequence[str] = ()) -> Child:
+        """Starts a model server. `prefix` is a command that runs it, such as one that enters a network namespace."""
+        return await self.start("a model server", *prefix, *MODEL_SERVER, *arguments)
+
+    async def sidecar(
+        self, name: str, documents: Sequence[Document] | Path, prefix: Sequence[str] = ()
+    ) -> LocalSidecar:
+        """Starts a sidecar with these documents, or with those in a file or folder. `name` is for messages."""
+        if isinstance(documents, Path):
+            path = documents
+        else:
+            self._sidecars += 1
+            path = self.directory / f"sidecar-{self._sidecars}.yaml"
+            path.write_text(yaml.safe_dump_all(documents))
+        return LocalSidecar(self, await self.start(name, *prefix, *SIDECAR, str(path)), path)
+
+    async def replica(
+        self,
+        *arguments: str,
+        listen: str = "127.0.0.1:0",
+        server: Document | None = None,
+        documents: Sequence[Document] = (),
+        prefix: Sequence[str] = (),
+    ) -> Replica:
+        """Starts a model server and a sidecar before it that permits everything to the workload `CLIENT`.
+
+        Args:
+            arguments: of the model server.
+            listen: where the sidecar listens.
+            server: more for its ModelServer, such as `health`.
+            documents: more documents for it, such as routes.
+            prefix: a command that runs both.
+        """
+        model_server = await self.model_server(*arguments, prefix=prefix)
+        own = environment(
+            str(model_server.listening["rest"]),
+            str(model_server.listening["grpc"]),
+            sidecar={"inbound": {"listen": listen, "server": "local"}},
+        )
+        own[1]["spec"].update(server or {})
+        everything = [*own, *everything_for_the_client(), *documents]
+        return Replica(model_server, await self.sidecar("a replica's sidecar", everything, prefix))
+
+    async def bare(self, *arguments: str) -> Replica:
+        """Starts a model server without a sidecar, to be called in plain text."""
+        return Replica(await self.model_server(*arguments), None)
+
+    async def application(
+        self,
+        documents: Sequence[Document],
+        *,
+        outbound: Document | None = None,
+        mesh: Document | None = None,
+        sidecar: Document | None = None,
+    ) -> LocalSidecar:
+        """Starts the sidecar of an application that calls model servers.
+
+        Args:
+            documents: its servers and routes.
+            outbound: more for `outbound` of its Sidecar.
+            mesh: more for its MeshConfig.
+            sidecar: more for its Sidecar.
+        """
+        spec: Document = {
+            "identity": identity_of("client"),
+            "outbound": {"listen": "127.0.0.1:0", **(outbound or {})},
+            "admin": {"listen": "127.0.0.1:0"},
+            "accessLog": "off",
+            **(sidecar or {}),
+        }
+        own = [document("MeshConfig", {"trustDomain": TRUST_DOMAIN, **(mesh or {})}), document("Sidecar", spec)]
+        return await self.sidecar("the application's sidecar", [*own, *documents])
+
+
+def server_of(replicas: Sequence[Replica], name: str = "models", **more: object) -> Document:
+    """A ModelServer that has these replicas as its endpoints."""
+    spec: Document = {"endpoints": [replica.endpoint for replica in replicas], **more}
+    if any(replica.sidecar is not None for replica in replicas):
+        spec["workload"] = _workload(SERVER)
+    return document("ModelServer", spec, name)
 
 
 @asynccontextmanager
 async def local_mesh(
-    directory: Path, models: Sequence[str], clients: Mapping[str, Sequence[str]]
+    directory: Path,
+    trust_domain: str = TRUST_DOMAIN,
+    *,
+    server: tuple[str, str] = SERVER,
+    client: tuple[str, str] = CLIENT,
 ) -> AsyncIterator[LocalMesh]:
-    """Starts everything in an empty folder; stops it at the end. Raises ChildFailed if a part does not start.
+    """A mesh in a folder, which is made if it does not exist. Its processes are stopped at the end.
 
     Args:
-        models: `NAME=VERSIONS`, as the model server is told.
-        clients: who may ask the issuer for tokens, and the groups that they name.
+        server: namespace and service account of the sidecars beside model servers.
+        client: those of their caller.
+
+    Raises:
+        ChildFailed: a process did not start, or ended with anything but 0 and was not killed by `Child.kill`.
     """
-    certificates = directory / "certificates"
-    certificates.mkdir(mode=0o700)
-    ca = DevelopmentCA.create(TRUST_DOMAIN)
-    ca.write(certificates)
-    ca.issue(SERVER_ID, dns=[SERVER_NAME]).write(certificates, "server")
-    _issue(ca, certificates, *APPLICATION)
-    async with _children(directory) as start:
-        known = [f"--client={client}:{_SECRET}:{','.join(groups)}" for client, groups in clients.items()]
-        served = [f"--model={model}" for model in models]
-        issuer, *model_servers = await _all(
-            start("the token issuer", *ISSUER, *known),
-            *(start("a model server", *MODEL_SERVER, *served) for _ in range(REPLICAS)),
-        )
-        documents = [
-            write_documents(
-                directory / f"documents{suffix}",
-                ISSUER=str(issuer.listening["issuer"]),
-                KEYS=str(issuer.listening["keys"]),
-                REST=str(model_server.listening["rest"]),
-                GRPC=str(model_server.listening["grpc"]),
-                CERTIFICATES=str(certificates),
-                ACCESS_LOG=str(directory / f"access{suffix}.log"),
-            )
-            for suffix, model_server in zip(("", "-2", "-3"), model_servers, strict=True)
-        ]
-        sidecars = await _all(*(start("a replica's sidecar", *SIDECAR, str(path)) for path in documents))
-        addresses = {f"REPLICA_{number}": str(each.listening["inbound"]) for number, each in enumerate(sidecars, 1)}
-        path = write_documents(
-            directory / "documents-application",
-            documents_directory() / "application",
-            CERTIFICATES=str(certificates),
-            **addresses,
-        )
-        application = await start("the application's sidecar", *SIDECAR, str(path))
-        replicas = tuple(map(Replica, model_servers, sidecars))
-        yield LocalMesh(directory, ca, issuer, replicas, application)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    mesh = LocalMesh(directory, trust_domain, server=server, client=client)
+    try:
+        yield mesh
+    finally:
+        await mesh.stop()
+    mesh.check_ended_well()
 
 
 @asynccontextmanager
-async def _children(directory: Path) -> AsyncIterator[Callable[..., Awaitable[Child]]]:
-    """How to start children in a folder, which are all stopped at the end."""
-    started: list[Child] = []
-
-    async def start(name: str, *arguments: str) -> Child:
-        child = await Child.start(name, *arguments, directory=directory)
-        started.append(child)
-        return child
-
-    try:
-        yield start
-    finally:
-        await asyncio.gather(*(child.stop() for child in started))
+async def local_sidecar(directory: Path, documents: Sequence[Document]) -> AsyncIterator[LocalSidecar]:
+    """A mesh of one sidecar. Raises as `local_mesh` does."""
+    async with local_mesh(directory) as mesh:
+        yield await mesh.sidecar("the sidecar", documents)
 
 
-async def _all(*starting: Awaitable[Child]) -> list[Child]:
-    """Waits for all of them, however one ends, so that none is forgotten; raises what the first of those raised."""
-    ended = await asyncio.gather(*starting, return_exceptions=True)
-    for each in ended:
-        if isinstance(each, BaseException):
-            raise each
-    return [each for each in ended if isinstance(each, Child)]
-
-
-def write_documents(directory: Path, source: Path | None = None, **values: str) -> Path:
-    """Copies the documents of the demo, or of another folder, into a new one, with values in place of their names."""
-    directory.mkdir()
-    for path in sorted((source or documents_directory()).glob("*.yaml")):
-        text = string.Template(path.read_text()).substitute(values)
-        (directory / path.name).write_text(text)
-    return directory
+async def read_series(address: str, path: str) -> dict[str, float]:
+    """A page of metrics in the Prometheus text format, by series."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://{address}{path}") as response:
+        response.raise_for_status()
+        lines = (await response.text()).splitlines()
+    found = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            found[series] = float(value)
+    return found

@@ -245,8 +245,6 @@ def message(name: str) -> Any:
 
 
 TensorProto = message("tensorflow.TensorProto")
-SignatureDef = message("tensorflow.SignatureDef")
-Example = message("tensorflow.Example")
 ModelSpec = message("tensorflow.serving.ModelSpec")
 PredictRequest = message("tensorflow.serving.PredictRequest")
 PredictResponse = message("tensorflow.serving.PredictResponse")

@@ -1,8 +1,8 @@
 """The REST surface of the development model server.
 
 Paths, error bodies and codes are those of `tensorflow_serving/model_servers` (`http_rest_api_handler.cc`,
-`http_rest_api_util.cc`), traps included: paths match whatever their case, names are percent-decoded after matching, a
-query makes a request malformed.
+`http_rest_api_util.cc`), traps included: paths are matched without regard to case, names are percent-decoded after
+matching, a query makes a request malformed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A stand-in for TensorFlow Serving: its REST and gRPC surface on tiny models, for the demo, the tests and benchmarks.
 
-What it does not do is run a graph: see `models.py` for what is computed, `model_service.py` for the verbs and
-`model_rest.py` for the REST paths. This file puts them on sockets.
+It runs no graph: `models.py` has what is computed, `model_service.py` the verbs, `model_rest.py` the REST paths, and
+this file puts them on sockets.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ModelServer:
         return cls(service, runner, rest, grpc_server, grpc_address)
 
     async def stop(self, grace: float = 1.0) -> None:
-        """Stops both; requests under way have `grace` seconds."""
+        """Stops both; requests in flight get `grace` seconds."""
         await self._grpc_server.stop(grace)
         await self._runner.cleanup()
 
@@ -121,7 +121,7 @@ def parse_models(texts: Sequence[str]) -> list[Model]:
 
 
 async def serve(service: Service, host: str, rest_port: int, grpc_port: int, socket_path: str | None) -> None:
-    """Runs until SIGTERM or SIGINT; says in one line of JSON where it listens."""
+    """Runs until SIGTERM or SIGINT. Prints its addresses as one line of JSON."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,4 +1,4 @@
-"""What TensorFlow Serving's verbs do, on tiny models: message in, message out, whatever the request came over."""
+"""TensorFlow Serving's verbs on tiny models, for REST and gRPC alike: message in, message out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Service:
         self.counts: Counter[tuple[str, str]] = Counter()
         self._latency = latency
         self._failure_rate = failure_rate
-        # Calls beyond these wait, without a limit and in their order, as in a batching queue that nobody has bounded.
+        # Further calls wait in order and without a limit, as in an unbounded batching queue.
         self._room = asyncio.Semaphore(concurrency) if concurrency is not None else None
         self._random = random.Random(seed)
         self._verbs: dict[str, Callable[[Any], Any]] = {
@@ -50,11 +50,11 @@ class Service:
         }
 
     async def call(self, verb: str, request: Any) -> Any:
-        """Runs a verb by its gRPC name, after the configured latency, unless the configured bad luck strikes."""
+        """Runs a verb by its gRPC name, after the configured latency, unless a failure is injected."""
         return await self.attend(_model_of(request), self._verbs[verb], request)
 
     async def attend(self, model: str, work: Callable[[Any], Any], request: Any) -> Any:
-        """What every request goes through, whatever its protocol: latency, injected failure, counting."""
+        """Applies latency, injected failures and counting to a request of either protocol."""
         if self._room is not None:
             async with self._room:
                 await asyncio.sleep(self._latency)

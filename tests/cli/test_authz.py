@@ -83,13 +83,13 @@ def test_versions_labels_and_several_models() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*QUOTER, "--verb", "predict"], "--model is missing"),
-        ([*QUOTER, *PREDICT, "--version", "1", "--label", "x"], "never both"),
-        ([*QUOTER, "--verb", "reload", "--version", "1"], "--model is missing"),
+        ([*QUOTER, "--verb", "predict"], "the verb predict needs --model"),
+        ([*QUOTER, *PREDICT, "--version", "1", "--label", "x"], "--version and --label exclude each other"),
+        ([*QUOTER, "--verb", "reload", "--version", "1"], "--signature need --model"),
         ([*QUOTER, *PREDICT, "--version", "-1"], "--version"),
-        (["--as", "spiffe://other/ns/a/sa/b", *PREDICT], "the trust domain is dev.example"),
+        (["--as", "spiffe://other/ns/a/sa/b", *PREDICT], "the trust domain of the mesh is dev.example, not other"),
         (["--as", "quoter", *PREDICT], "expected a SPIFFE id"),
-        ([*QUOTER, *PREDICT, "--claims", "{}"], "--issuer is missing"),
+        ([*QUOTER, *PREDICT, "--claims", "{}"], "--iam-role need --issuer"),
         ([*QUOTER, *PREDICT, "--issuer", "cor"], 'did you mean "corp"'),
         ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "[]"], "not a JSON object"),
         ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "{"], "not a JSON object"),
@@ -114,7 +114,7 @@ def test_documents_that_cannot_be_used() -> None:
 def test_a_caller_without_a_certificate(tmp_path: Path) -> None:
     result = check(*PREDICT)
     assert result.exit_code == 3
-    assert "does not get as far as this" in result.stderr
+    assert "a sidecar refuses a caller without a certificate" in result.stderr
     file = tmp_path / "a.yaml"
     file.write_text(Path(FIRST).read_text().replace("mtls: strict", "mtls: disabled"))
     assert check(*PREDICT, config=str(file)).stderr == ""

@@ -57,9 +57,9 @@ def test_a_closed_loop_prints_both_sides_and_the_hop(url: str) -> None:
     result = bench("--target", url, "--around", url, "--model", "m", "--closed")
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0] == "/v1/models/m:predict, 30 bytes, as many as are answered, 2 connections, 3 rounds"
+    assert lines[0] == "/v1/models/m:predict, 30 bytes, closed loop, 2 connections, 3 rounds"
     assert [line.split()[0] for line in lines[3:6]] == ["through", "around", "the"]
-    assert "the load generator took" in lines[-1]
+    assert "the load generator used" in lines[-1]
 
 
 def test_programs_get_json(url: str) -> None:
@@ -95,7 +95,7 @@ def test_nobody_there_is_one_line() -> None:
 def test_a_target_that_is_no_url_is_a_mistake_of_the_caller() -> None:
     result = bench("--target", "127.0.0.1:18500", "--model", "m")
     assert result.exit_code == 2
-    assert "is no URL of the form https://host:port" in result.output
+    assert "is not a URL of the form https://host:port" in result.output
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "-3s", "0s", "3 weeks"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no duration"):
+    with pytest.raises(click.BadParameter, match="is not a duration"):
         _Duration().convert(text, None, None)

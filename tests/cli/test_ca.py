@@ -68,12 +68,16 @@ def test_the_authority_stays_unless_it_is_to_go(tmp_path: Path) -> None:
     [
         (["--client", "spiffe://dev.example/"], 2, "no workload's SPIFFE id"),
         (["--client", "spiffe://dev.example/\udcff"], 2, "no workload's SPIFFE id"),
-        (["--client", "spiffe://other.example/a"], 2, "not of the trust domain"),
-        (["--client", "spiffe://dev.example/a/x", "--client", "spiffe://dev.example/b/x"], 2, "over another"),
-        (["--client", "spiffe://dev.example/server"], 2, "over another"),
+        (["--client", "spiffe://other.example/a"], 2, "is not in the trust domain dev.example"),
+        (
+            ["--client", "spiffe://dev.example/a/x", "--client", "spiffe://dev.example/b/x"],
+            2,
+            "would overwrite another certificate",
+        ),
+        (["--client", "spiffe://dev.example/server"], 2, "would overwrite another certificate"),
         (["--trust-domain", "Dev.Example"], 2, "no workload's SPIFFE id"),
         (["--days", "0"], 2, "--days"),
-        (["--trust-domain", "new.example"], 1, "is of trust domain dev.example"),
+        (["--trust-domain", "new.example"], 1, "is the CA of dev.example, not of new.example"),
     ],
 )
 def test_called_wrongly(tmp_path: Path, arguments: list[str], status: int, why: str) -> None:

@@ -36,7 +36,7 @@ def test_a_set_without_roles_says_what_that_means(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("---\n".join(part for part in parts if "kind: ModelRole" not in part))
     result = CliRunner().invoke(main, ["config", "check", str(tmp_path)])
     assert result.exit_code == 0
-    assert "no ModelRole: every caller may do everything" in result.stderr
+    assert "without a ModelRole, every caller may call every model" in result.stderr
 
 
 def test_problems_go_to_standard_output(tmp_path: Path) -> None:
@@ -110,7 +110,11 @@ def test_a_field_is_explained() -> None:
 
 @pytest.mark.parametrize(
     ("path", "hint"),
-    [("Sidcar", 'did you mean "Sidecar"'), ("ModelRole.spec.x", "there are rules"), ("Sidecar.kind.x", "")],
+    [
+        ("Sidcar", 'did you mean "Sidecar"'),
+        ("ModelRole.spec.x", 'ModelRole.spec has no field "x" (there are: rules)'),
+        ("Sidecar.kind.x", ""),
+    ],
 )
 def test_what_is_not_there_is_called_wrong_usage(path: str, hint: str) -> None:
     result = CliRunner().invoke(main, ["config", "explain", path])

@@ -5,27 +5,29 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli.demo import command
-from meshproxy.devtools import demo, demo_outbound, local_mesh
+from meshproxy.devtools import demo, demo_mesh, demo_outbound
 from meshproxy.devtools.child import ChildFailed
 from meshproxy.devtools.clients import Answer
 
 
-class Mesh:
-    """Enough of a LocalMesh for what is printed."""
+def sidecar(output: str) -> SimpleNamespace:
+    return SimpleNamespace(inbound="h:1", outbound="h:2", admin="h:3", child=SimpleNamespace(last_output=[output]))
 
-    rest = grpc = inbound = admin = outbound = "127.0.0.1:1"
 
-    class sidecar:  # noqa: N801
-        last_words = ("what the sidecar wrote",)
-
-    class application:  # noqa: N801
-        last_words = ("what the application's sidecar wrote",)
+MESH = SimpleNamespace(
+    rest="h:4",
+    grpc="h:5",
+    sidecar=sidecar("what the sidecar wrote"),
+    application=sidecar("what the application's sidecar wrote"),
+)
+"""Enough of a DemoMesh for what is printed."""
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
     @asynccontextmanager
     async def fake_mesh(
         directory: Path, models: Sequence[str], clients: Mapping[str, Sequence[str]]
-    ) -> AsyncIterator[Mesh]:
-        yield Mesh()
+    ) -> AsyncIterator[SimpleNamespace]:
+        yield MESH
 
     async def fake_run(mesh: Any) -> AsyncIterator[demo.Result]:
         for result in made:
@@ -53,7 +55,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
     async def lines(mesh: Any) -> list[str]:
         return ['meshproxy_requests_total{model="half_plus_two"} 3']
 
-    monkeypatch.setattr(local_mesh, "local_mesh", fake_mesh)
+    monkeypatch.setattr(demo_mesh, "demo_mesh", fake_mesh)
     monkeypatch.setattr(demo, "run", fake_run)
     monkeypatch.setattr(demo, "models_heard_of", heard)
     monkeypatch.setattr(demo, "metric_lines", lines)
@@ -80,10 +82,10 @@ def test_all_well_is_0(results: list[demo.Result]) -> None:
     results.append(permitted(""))
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 0
-    assert "All 1,501 calls came out as they must" in said.output
+    assert "All 1,501 calls had the expected result" in said.output
     assert "tried again 4" in said.output
     assert "+0.25" in said.output
-    assert "It has never heard of payroll." in said.output
+    assert "It was never asked for payroll." in said.output
     assert 'meshproxy_requests_total{model="half_plus_two"} 3' in said.output
     assert '"policy": "finance-team"' in said.output
 
@@ -121,9 +123,9 @@ def test_a_model_server_that_heard_of_the_secret_model_is_1(
 
 def test_a_part_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> Any:
-        raise ChildFailed("the sidecar ended with 1; its last words:\nno luck")
+        raise ChildFailed("the sidecar ended with 1; its last output:\nno luck")
 
-    monkeypatch.setattr(local_mesh, "local_mesh", fail)
+    monkeypatch.setattr(demo_mesh, "demo_mesh", fail)
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 1
     assert "Error: the sidecar ended with 1" in said.output

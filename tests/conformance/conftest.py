@@ -14,7 +14,7 @@ import pytest_asyncio
 import uvloop
 
 from meshproxy.devtools.child import MODEL_SERVER, Child
-from meshproxy.devtools.local_sidecar import LocalSidecar, environment, everything_for_the_client, local_sidecar
+from meshproxy.devtools.local_mesh import LocalSidecar, environment, everything_for_the_client, local_sidecar
 
 
 def pytest_asyncio_loop_factories(

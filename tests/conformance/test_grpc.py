@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, refusal_of
-from meshproxy.devtools.local_sidecar import LocalSidecar, environment, everything_for_the_client, local_sidecar
+from meshproxy.devtools.local_mesh import LocalSidecar, environment, everything_for_the_client, local_sidecar
 from meshproxy.devtools.models import predict_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -42,7 +42,7 @@ class Interop(grpc.GenericRpcHandler):
         self.waiting = asyncio.Event()
         self.remaining: float | None = None
         self.metadata: dict[str, str | bytes] = {}
-        self._handlers = {
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
             "Fail": grpc.unary_unary_rpc_method_handler(self.fail),
             "Deadline": grpc.unary_unary_rpc_method_handler(self.deadline),
@@ -257,7 +257,8 @@ async def test_compressed_messages_pass(channel: Any, compression: grpc.Compress
 async def test_the_model_is_found_in_compressed_messages(strict: LocalSidecar, compression: grpc.Compression) -> None:
     async with GrpcClient(strict.inbound, strict.client) as client:
         request = predict_request("half_plus_two", [2.0] * 5_000, version=1).SerializeToString()
-        answer = await client.channel.unary_unary(PREDICT)(request, compression=compression)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = client.channel.unary_unary(PREDICT)
+        answer = await call(request, compression=compression)
         assert list(messages.PredictResponse.FromString(answer).outputs["y"].float_val) == [3.0] * 5_000
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.devtools.local_sidecar import LocalSidecar
+from meshproxy.devtools.local_mesh import LocalSidecar
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from meshproxy.devtools.local_sidecar import LocalSidecar, environment, local_sidecar
+from meshproxy.devtools.local_mesh import LocalSidecar, environment, local_sidecar
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -31,12 +31,12 @@ async def test_it_is_awaited_until_it_listens_and_heard_to_its_end(tmp_path: Pat
 
 
 async def test_a_process_that_ends_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ChildFailed, match=r"a child ended with 3; its last words:\nno luck"):
+    with pytest.raises(ChildFailed, match=r"a child ended with 3; its last output:\nno luck"):
         await start("print('no luck'); raise SystemExit(3)", tmp_path)
 
 
 async def test_a_process_that_stays_silent_is_stopped(tmp_path: Path) -> None:
-    with pytest.raises(ChildFailed, match=r"is silent after 0.3 s"):
+    with pytest.raises(ChildFailed, match=r"did not listen within 0.3 s"):
         await start("import signal; signal.pause()", tmp_path, timeout=0.3)
 
 
@@ -45,6 +45,13 @@ async def test_a_process_that_does_not_want_to_stop_is_made_to(tmp_path: Path) -
     assert await child.stop(timeout=0.2) == -signal.SIGKILL
     with pytest.raises(ChildFailed, match="a child ended with -9"):
         child.check_ended_well()
+
+
+async def test_a_process_that_is_killed_on_purpose_ended_well(tmp_path: Path) -> None:
+    child = await start(STUBBORN, tmp_path)
+    await child.kill()
+    assert child.returncode == -signal.SIGKILL
+    child.check_ended_well()
 
 
 async def test_output_that_is_not_ours_is_kept_and_not_understood(tmp_path: Path) -> None:

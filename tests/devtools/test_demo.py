@@ -8,7 +8,7 @@ import pytest
 
 from meshproxy.devtools import demo, messages
 from meshproxy.devtools.clients import Answer
-from meshproxy.devtools.local_mesh import local_mesh
+from meshproxy.devtools.demo_mesh import demo_mesh
 
 PERMITTED = demo.ROWS[0]
 DENIED = next(row for row in demo.ROWS if row.rule == "batch-stays-stable")
@@ -31,7 +31,7 @@ def answer(status: str, refusal: str | None = None) -> Answer:
         (DENIED, answer("403"), {"policy": "batch-stays-stable"}, "refusal None, expected permission-denied"),
         (DENIED, answer("403", "bad-request"), {}, "refusal bad-request, expected permission-denied"),
         (NOT_CONNECTED, answer("ServerDisconnectedError"), {}, ""),
-        (NOT_CONNECTED, answer("401"), {}, "it was answered 401, and should not have got that far"),
+        (NOT_CONNECTED, answer("401"), {}, "it was answered 401, but the handshake should have failed"),
     ],
 )
 def test_what_is_not_as_expected_is_told(row: demo.Row, given: Answer, log: dict[str, Any], problem: str) -> None:
@@ -66,7 +66,7 @@ def test_the_excerpt_leaves_out_what_does_not_apply() -> None:
 @pytest.mark.timeout(120)
 async def test_every_call_comes_out_as_it_must(tmp_path: Path) -> None:
     """The whole demo, measuring little."""
-    async with local_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:
+    async with demo_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:
         results = [result async for result in demo.run(mesh, rounds=1)]
         assert [result.problem for result in results] == [""] * len(demo.ROWS)
         assert [result.row for result in results if result.added is not None] == [

@@ -8,8 +8,8 @@ import pytest
 
 from meshproxy.devtools import demo, demo_outbound
 from meshproxy.devtools.clients import Answer
+from meshproxy.devtools.demo_mesh import demo_mesh
 from meshproxy.devtools.load.generator import Run
-from meshproxy.devtools.local_mesh import local_mesh
 
 MESH: Any = None
 """Not looked at: what would be is replaced."""
@@ -23,8 +23,8 @@ def predicted(*values: float) -> list[Answer]:
     ("first", "second", "failed", "problem"),
     [
         (900, 100, 0, ""),
-        (948, 52, 0, "948 and 52 calls are no 90 and 10 %"),
-        (852, 148, 0, "852 and 148 calls are no 90 and 10 %"),
+        (948, 52, 0, "948 and 52 calls are not 90 and 10 %"),
+        (852, 148, 0, "852 and 148 calls are not 90 and 10 %"),
         (853, 147, 0, ""),
         (899, 100, 1, "1 calls failed"),
     ],
@@ -80,7 +80,7 @@ def test_a_run_with_a_fault_says_which() -> None:
 @pytest.mark.timeout(120)
 async def test_every_scene_comes_out_as_it_must(tmp_path: Path) -> None:
     """The whole second part, with fewer calls."""
-    async with local_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:
+    async with demo_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:
         scenes = [
             await demo_outbound.spread(mesh, 200),
             await demo_outbound.split(mesh, 500),

@@ -1,63 +1,118 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-import jwt
 import pytest
+import yaml
 
 from meshproxy.config.load import load
-from meshproxy.devtools.local_mesh import REPLICAS, TRUST_DOMAIN, documents_directory, local_mesh, write_documents
+from meshproxy.devtools.ca import IssuedCertificate
+from meshproxy.devtools.child import ChildFailed
+from meshproxy.devtools.clients import REFUSAL_HEADER, Certificate, GrpcClient, RestClient
+from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
+from meshproxy.devtools.local_mesh import (
+    LocalMesh,
+    document,
+    environment,
+    everything_for_the_client,
+    local_mesh,
+    local_sidecar,
+    server_of,
+)
+from meshproxy.devtools.models import predict_request
+from meshproxy.identity.peer import read_peer
 
-
-def test_the_documents_of_the_demo_load_once_addresses_are_put_in(tmp_path: Path) -> None:
-    directory = write_documents(
-        tmp_path / "documents",
-        ISSUER="https://login.example",
-        KEYS="http://127.0.0.1:1/keys",
-        REST="127.0.0.1:2",
-        GRPC="127.0.0.1:3",
-        CERTIFICATES="/certificates",
-        ACCESS_LOG="/tmp/access.log",
-    )
-    documents = load([str(directory)])
-    assert documents.mesh.spec.trust_domain == TRUST_DOMAIN
-    assert {binding.metadata.name for binding in documents.bindings} == {"finance-team", "batch-stays-stable"}
-
-
-def test_the_documents_of_its_application_load_too(tmp_path: Path) -> None:
-    directory = write_documents(
-        tmp_path / "documents",
-        documents_directory() / "application",
-        CERTIFICATES="/certificates",
-        REPLICA_1="127.0.0.1:1",
-        REPLICA_2="127.0.0.1:2",
-        REPLICA_3="127.0.0.1:3",
-    )
-    documents = load([str(directory)])
-    assert documents.mesh.spec.trust_domain == TRUST_DOMAIN
-    assert [len(server.spec.endpoints) for server in documents.servers] == [REPLICAS]
-    assert {route.metadata.name for route in documents.routes} == {"canary", "shadow"}
-
-
-def test_the_policy_of_the_demo_names_no_environment() -> None:
-    assert "$" not in (documents_directory() / "policy.yaml").read_text()
+PATH = "/v1/models/half_plus_two:predict"
+CONTENT = {"instances": [1.0]}
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-async def test_everything_starts_and_nothing_is_left(tmp_path: Path) -> None:
-    async with local_mesh(tmp_path, ["m=1"], {"app": ("a", "b")}) as mesh:
-        children = [mesh.issuer, mesh.application]
-        children += [child for replica in mesh.replicas for child in (replica.model_server, replica.sidecar)]
-        assert len(children) == 2 + 2 * REPLICAS
-        assert all(child.returncode is None for child in children)
-        claims = jwt.decode(await mesh.token("app"), options={"verify_signature": False})
-        assert (claims["groups"], claims["aud"]) == (["a", "b"], "models")
-        elsewhere = jwt.decode(await mesh.token("app", "elsewhere"), options={"verify_signature": False})
-        assert elsewhere["aud"] == "elsewhere"
-        certificate = mesh.workload("pricing", "quoter")
+async def test_calls_of_the_application_arrive_and_what_was_killed_is_no_surprise(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica, other = await mesh.replica(), await mesh.bare("--failure-rate=1")
+        application = await mesh.application(
+            [server_of([replica]), server_of([other], "other", workload={"namespace": "a", "serviceAccount": "b"})]
+        )
+        async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as grpc:
+            assert (await rest.call("POST", PATH, CONTENT, {"host": "models"})).body == {"predictions": [3.5]}
+            assert (await grpc.call(PREDICT, REQUEST, {"x-model-server": "models"})).status == "OK"
+            assert (await grpc.call(PREDICT, REQUEST, {"x-model-server": "other"})).status == "UNAVAILABLE"
+            assert (await rest.call("POST", PATH, CONTENT, {"host": "third"})).status == "404"
+            assert (await replica.heard(), await replica.heard("UNAVAILABLE")) == (2, 0)
+            assert await other.heard("UNAVAILABLE") == await other.heard() > 0
+
+            await application.reload([server_of([replica], "third")])
+            assert (await rest.call("POST", PATH, CONTENT, {"host": "third"})).status == "200"
+            assert await application.total("meshproxy_config_reloads_total", 'result="ok"') == 1
+            with pytest.raises(ChildFailed, match="nobody"):
+                await application.reload([document("ModelRoute", {"models": ["*"], "server": "nobody"})])
+            assert (await rest.call("POST", PATH, CONTENT, {"host": "third"})).status == "200"
+
+        runs = (
+            await predict_over_rest(application.outbound, 200, 0.1, name="third", connections=4),
+            await predict_over_grpc(application.outbound, 200, 0.1, REQUEST, name="third", streams=4),
+            await predict_over_rest(application.outbound, 200, 0.1, name="third", model="unknown", connections=20),
+        )
+        assert [(run.done, run.errors.total(), run.unanswered) for run in runs] == [(20, 0, 0), (20, 0, 0), (0, 20, 0)]
+        await replica.kill()
+        assert [child.returncode for child in replica.children] == [-9, -9]
+    assert [child.returncode for child in (application.child, other.model_server)] == [0, 0]
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_a_part_that_cannot_start_says_why_and_the_others_are_stopped(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.bare()
+        route = document("ModelRoute", {"models": ["*"], "timeOut": "1s"})
+        with pytest.raises(ChildFailed, match="timeOut"):
+            await mesh.application([server_of([replica]), route])
+    assert replica.model_server.returncode == 0
+
+
+def test_its_certificates_name_workloads_of_its_domain_and_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
+    mesh = LocalMesh(tmp_path, "a.example", client=("shop", "checkout"))
+    made = mesh.certificate("pricing", "quoter")
+    assert made.certificate == tmp_path / "pricing-quoter.pem"
+    for certificate, account in ((mesh.client, "checkout"), (made, "quoter")):
+        assert certificate.certificate is not None
         assert certificate.key is not None
         assert certificate.key.stat().st_mode & 0o77 == 0
-        assert mesh.stranger().certificate is None
-        assert len({mesh.outbound, mesh.inbound, mesh.admin, mesh.outbound_admin, mesh.rest, mesh.grpc}) == 6
-        await mesh.replicas[2].kill()
-    assert sorted(child.returncode or 0 for child in children) == [-9, -9, 0, 0, 0, 0, 0, 0]
+        issued = IssuedCertificate(certificate.certificate.read_bytes(), b"")
+        assert read_peer(issued.der, "a.example", time.time()).service_account == account
+    assert mesh.no_certificate() == Certificate(tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize("mtls", ["strict", "permissive", "disabled"])
+def test_its_documents_load(mtls: str, tmp_path: Path) -> None:
+    path = tmp_path / "documents.yaml"
+    made = environment("127.0.0.1:1", mtls=mtls, sidecar={"drainTimeout": "1s"})  # type: ignore[arg-type]
+    path.write_text(yaml.safe_dump_all(made + everything_for_the_client()))
+    documents = load([str(path)])
+    assert documents.mesh.spec.mtls == mtls
+    assert documents.sidecar.spec.drain_timeout == 1.0
+    assert (documents.sidecar.spec.identity is None) == (mtls == "disabled")
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_the_client_may_do_everything_and_others_nothing(tmp_path: Path) -> None:
+    documents = environment("127.0.0.1:1", "127.0.0.1:1", sidecar={"drainTimeout": "1s"}) + everything_for_the_client()
+    async with local_sidecar(tmp_path, documents) as running:
+        async with RestClient(running.inbound, running.client) as client:
+            answer = await client.call("GET", "/v1/models/m")
+            assert (answer.status, answer.refusal) == ("503", "connect-failed")
+        async with GrpcClient(running.inbound, running.mesh.certificate("tests", "other")) as other:
+            answer = await other.call("/any.Service/Method", b"")
+            assert (answer.status, answer.refusal) == ("PERMISSION_DENIED", "permission-denied")
+        async with RestClient(running.admin, None) as admin:
+            assert (await admin.call("GET", "/readyz")).status == "200"
+    assert REFUSAL_HEADER == "x-meshproxy-refusal"
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_documents_with_problems_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailed, match="drainTimeOut"):
+        async with local_sidecar(tmp_path, environment("127.0.0.1:1", sidecar={"drainTimeOut": "1s"})):
+            pytest.fail("it must not start")

@@ -24,6 +24,10 @@ async def server() -> AsyncIterator[ModelServer]:
     await started.stop(0)
 
 
+def unary(channel: grpc.aio.Channel, method: str = PREDICT) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+    return channel.unary_unary(method)
+
+
 def predict(name: str, x: list[float] | bytes, signature: str = "") -> bytes:
     request = messages.PredictRequest(model_spec={"name": name, "signature_name": signature})
     request.inputs["x"].CopyFrom(float_tensor(x))
@@ -53,23 +57,22 @@ async def test_rest_takes_large_bodies(server: ModelServer) -> None:
 
 async def test_grpc_over_a_socket(server: ModelServer) -> None:
     async with grpc.aio.insecure_channel(server.grpc) as channel:
-        answer = messages.PredictResponse.FromString(
-            await channel.unary_unary(PREDICT)(predict("half_plus_two", [2.0]))
-        )
+        answer = messages.PredictResponse.FromString(await unary(channel)(predict("half_plus_two", [2.0])))
         assert list(answer.outputs["y"].float_val) == [4.0]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(PREDICT)(predict("none", [2.0]))
+            await unary(channel)(predict("none", [2.0]))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         assert caught.value.details() == "Servable not found for request: Latest(none)"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")(b"")
+            await unary(channel, "/tensorflow.serving.SessionService/SessionRun")(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_grpc_takes_large_messages(server: ModelServer) -> None:
     async with grpc.aio.insecure_channel(server.grpc) as channel:
-        call = channel.unary_unary(PREDICT)
-        answer = messages.PredictResponse.FromString(await call(predict("half_plus_two", bytes(8 << 20), "size")))
+        answer = messages.PredictResponse.FromString(
+            await unary(channel)(predict("half_plus_two", bytes(8 << 20), "size"))
+        )
         assert list(answer.outputs["y"].int64_val) == [8 << 20]
 
 
@@ -78,7 +81,7 @@ async def test_grpc_over_a_unix_socket(tmp_path: Path) -> None:
     server = await ModelServer.start(Service(Catalogue(parse_models(["m"]))), socket_path=str(path))
     try:
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-            assert await channel.unary_unary(PREDICT)(predict("m", [1.0]))
+            assert await unary(channel)(predict("m", [1.0]))
     finally:
         await server.stop(0)
 

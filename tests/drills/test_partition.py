@@ -18,8 +18,7 @@ import pytest
 from meshproxy.devtools.load.generator import Slot
 from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
 from meshproxy.devtools.load.target import PREDICT
-from meshproxy.devtools.local_fleet import Outbound, local_fleet, server_of
-from meshproxy.devtools.local_sidecar import document
+from meshproxy.devtools.local_mesh import LocalSidecar, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
@@ -51,10 +50,10 @@ class Application:
         self._changed = asyncio.Event()
         self._streams = 0
 
-    async def connect(self, outbound: Outbound, streams: int) -> GrpcConnection:
+    async def connect(self, sidecar: LocalSidecar, streams: int) -> GrpcConnection:
         timeout = b"%dm" % int(self._deadline * 1e3)
         blocks = call_blocks(PREDICT, b"models", ((b"grpc-timeout", timeout),), is_tls=False)
-        host, _, port = outbound.address.rpartition(":")
+        host, _, port = sidecar.outbound.rpartition(":")
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: GrpcConnection(blocks, REQUEST, streams, self._finished), host, int(port)
         )
@@ -81,11 +80,11 @@ class Application:
 
 
 async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(hosts: Any, tmp_path: Path) -> None:
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replica = await fleet.replica(listen=f"{MODELS}:0", prefix=hosts.models)
-        outbound = await fleet.outbound([server_of([replica])])
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.replica(listen=f"{MODELS}:0", prefix=hosts.models)
+        sidecar = await mesh.application([server_of([replica])])
         application = Application(DEADLINE)
-        connection = await application.connect(outbound, 100)
+        connection = await application.connect(sidecar, 100)
 
         async def call_until(moment: float) -> None:
             """Twenty calls a second, whatever becomes of them."""
@@ -100,7 +99,7 @@ async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(host
 
         cut = time.monotonic()
         hosts.cut()
-        opened = asyncio.ensure_future(circuit_opens(outbound))
+        opened = asyncio.ensure_future(circuit_opens(sidecar))
         await call_until(cut + CUT)
         detected = await opened
         hosts.mend()
@@ -129,21 +128,21 @@ async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(host
         assert {each.error for each in after if each.began > mended + 2} == {None}
 
 
-async def circuit_opens(outbound: Outbound) -> float:
+async def circuit_opens(sidecar: LocalSidecar) -> float:
     """The moment at which the breaker of an endpoint is seen open."""
-    while not await outbound.total("meshproxy_endpoints", 'state="open"'):
+    while not await sidecar.total("meshproxy_endpoints", 'state="open"'):
         await asyncio.sleep(0.02)
     return time.monotonic()
 
 
 async def test_a_half_open_connection_is_found_by_a_ping(hosts: Any, tmp_path: Path) -> None:
     """A model that thinks for a minute, and a caller who waits: nothing but a PING can tell that nobody is there."""
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replica = await fleet.replica("--latency-ms=60000", listen=f"{MODELS}:0", prefix=hosts.models)
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.replica("--latency-ms=60000", listen=f"{MODELS}:0", prefix=hosts.models)
         route = document("ModelRoute", {"models": ["*"], "server": "models", "retries": {"attempts": 1}})
-        outbound = await fleet.outbound([server_of([replica]), route])
+        sidecar = await mesh.application([server_of([replica]), route])
         application = Application(50.0)
-        connection = await application.connect(outbound, 1)
+        connection = await application.connect(sidecar, 1)
         application.call()
         # As long as it takes to arrive: whatever is on the way when the link is cut is found by TCP as well.
         await asyncio.sleep(0.5)

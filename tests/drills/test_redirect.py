@@ -13,7 +13,7 @@ import pytest
 from meshproxy.devtools.load.generator import Driver
 from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
 from meshproxy.devtools.load.target import PREDICT
-from meshproxy.devtools.local_fleet import local_fleet, server_of
+from meshproxy.devtools.local_mesh import local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
@@ -38,13 +38,13 @@ async def dial(address: str) -> socket.socket:
 
 async def test_who_dials_a_replica_lands_in_the_outbound_port(hosts: Any, tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
-    async with local_fleet(tmp_path / "fleet") as fleet:
+    async with local_mesh(tmp_path / "mesh") as mesh:
         first, second = await asyncio.gather(
-            *(fleet.replica(f"--host={MODELS}", listen=f"{MODELS}:0", prefix=hosts.models) for _ in range(2))
+            *(mesh.replica(f"--host={MODELS}", listen=f"{MODELS}:0", prefix=hosts.models) for _ in range(2))
         )
         servers = [server_of([first], "first"), server_of([second], "second")]
-        outbound = await fleet.outbound(servers, outbound={"transparent": True})
-        port = outbound.address.rpartition(":")[2]
+        application = await mesh.application(servers, outbound={"transparent": True})
+        port = application.outbound.rpartition(":")[2]
         rule = f"ip daddr {MODELS} tcp dport 1-65535 meta mark {MARK} redirect to :{port}"
         hosts.filter(f"table ip drill {{\nchain output {{\ntype nat hook output priority -100\n{rule}\n}}\n}}")
 

@@ -14,8 +14,7 @@ import dns.rrset
 import pytest
 
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
-from meshproxy.devtools.local_fleet import local_fleet
-from meshproxy.devtools.local_sidecar import document
+from meshproxy.devtools.local_mesh import document, local_mesh
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
@@ -62,15 +61,15 @@ async def name_server() -> AsyncIterator[tuple[str, NameServer]]:
 
 
 async def test_a_name_that_moves_loses_no_call(tmp_path: Path) -> None:
-    async with name_server() as (address, names), local_fleet(tmp_path / "fleet") as fleet:
-        first = await fleet.bare()
+    async with name_server() as (address, names), local_mesh(tmp_path / "mesh") as mesh:
+        first = await mesh.bare()
         ports = {
             surface: int(str(first.model_server.listening[surface]).rpartition(":")[2]) for surface in ("rest", "grpc")
         }
         # The same ports at another address of this machine.
-        second = await fleet.bare("--host=127.0.0.2", f"--rest-port={ports['rest']}", f"--port={ports['grpc']}")
+        second = await mesh.bare("--host=127.0.0.2", f"--rest-port={ports['rest']}", f"--port={ports['grpc']}")
         dns_spec = {"name": "models.test", **ports, "nameServer": address, "minRefresh": "200ms", "maxRefresh": "200ms"}
-        outbound = await fleet.outbound([document("ModelServer", {"dns": dns_spec}, "models")])
+        application = await mesh.application([document("ModelServer", {"dns": dns_spec}, "models")])
         heard = []
 
         async def move() -> None:
@@ -85,8 +84,8 @@ async def test_a_name_that_moves_loses_no_call(tmp_path: Path) -> None:
             await first.model_server.stop()
 
         rest, grpc, _ = await asyncio.gather(
-            predict_over_rest(outbound.address, 200, 4),
-            predict_over_grpc(outbound.address, 200, 4, REQUEST),
+            predict_over_rest(application.outbound, 200, 4),
+            predict_over_grpc(application.outbound, 200, 4, REQUEST),
             move(),
         )
         print(f"{rest.done} and {grpc.done} answered; calls of the two before and after each move of the name: {heard}")
@@ -94,5 +93,5 @@ async def test_a_name_that_moves_loses_no_call(tmp_path: Path) -> None:
             assert (run.done, dict(run.errors), run.unanswered) == (800, {}, 0)
         assert heard[0][1] == 0 < heard[1][1]
         assert await second.heard() == 1_600 - heard[2][0]
-        assert await outbound.total("meshproxy_endpoint_changes_total", 'change="added"') == 1
-        assert await outbound.total("meshproxy_endpoint_changes_total", 'change="removed"') == 1
+        assert await application.total("meshproxy_endpoint_changes_total", 'change="added"') == 1
+        assert await application.total("meshproxy_endpoint_changes_total", 'change="removed"') == 1

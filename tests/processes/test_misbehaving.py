@@ -19,8 +19,7 @@ import pytest
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.load.predict import predict_over_grpc
-from meshproxy.devtools.local_fleet import Outbound, local_fleet
-from meshproxy.devtools.local_sidecar import Document, document
+from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
@@ -149,26 +148,26 @@ def models(*addresses: str) -> Document:
     return document("ModelServer", spec, "models")
 
 
-async def reasons(outbound: Outbound) -> dict[str, float]:
+async def reasons(application: LocalSidecar) -> dict[str, float]:
     """Retries by their reason."""
     return {
         series.partition('reason="')[2].partition('"')[0]: value
-        for series, value in (await outbound.metrics()).items()
+        for series, value in (await application.metrics()).items()
         if series.startswith("meshproxy_retries_total{")
     }
 
 
 @pytest.mark.parametrize("script", [breaking_in_the_middle, resetting_in_the_middle], ids=lambda each: each.__name__)
 async def test_half_of_an_answer_never_looks_whole(script: Callable[[Server, int, int], None], tmp_path: Path) -> None:
-    async with serving(script) as (address, calls), local_fleet(tmp_path / "fleet") as fleet:
-        outbound = await fleet.outbound([models(address)])
-        async with GrpcClient(outbound.address, None) as client:
+    async with serving(script) as (address, calls), local_mesh(tmp_path / "mesh") as mesh:
+        application = await mesh.application([models(address)])
+        async with GrpcClient(application.outbound, None) as client:
             answers = [await client.call(PREDICT, REQUEST, {"x-model-server": "models"}, timeout=5) for _ in range(20)]
         print(Counter((answer.status, answer.body) for answer in answers), dict(calls))
         assert "OK" not in {answer.status for answer in answers}
         # Something of each answer had come: none is tried again.
         assert calls["calls"] == 20
-        assert await reasons(outbound) == {}
+        assert await reasons(application) == {}
 
 
 @pytest.mark.parametrize(
@@ -182,11 +181,11 @@ async def test_calls_that_were_not_answered_yet_are_made_again(
     async with (
         serving(script) as (address, calls),
         serving(answering) as (other, others),
-        local_fleet(tmp_path / "fleet") as fleet,
+        local_mesh(tmp_path / "mesh") as mesh,
     ):
-        outbound = await fleet.outbound([models(address, other)])
-        run = await predict_over_grpc(outbound.address, 300, 1, REQUEST)
-        tried = await reasons(outbound)
+        application = await mesh.application([models(address, other)])
+        run = await predict_over_grpc(application.outbound, 300, 1, REQUEST)
+        tried = await reasons(application)
         print(f"{run.done} answered, {dict(run.errors)}; tried again: {tried}; {dict(calls)}, {dict(others)}")
         assert (run.done, dict(run.errors), run.unanswered) == (300, {}, 0)
         assert tried[reason] > 5
@@ -211,9 +210,9 @@ async def test_half_of_a_rest_answer_is_broken_off_too(tmp_path: Path) -> None:
             "endpoints": [{"rest": f"127.0.0.1:{server.sockets[0].getsockname()[1]}"}],
             "breaker": {"enabled": False},
         }
-        async with local_fleet(tmp_path / title) as fleet:
-            outbound = await fleet.outbound([document("ModelServer", spec, "models")])
-            async with RestClient(outbound.address, None) as client:
+        async with local_mesh(tmp_path / title) as mesh:
+            application = await mesh.application([document("ModelServer", spec, "models")])
+            async with RestClient(application.outbound, None) as client:
                 answers = [
                     await client.call("POST", "/v1/models/m:predict", {"instances": [1.0]}, {"host": "models"})
                     for _ in range(5)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,8 +18,7 @@ from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.load.generator import Driver, Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest, target_of
 from meshproxy.devtools.load.target import grpc_slots, open_grpc
-from meshproxy.devtools.local_fleet import Outbound, local_fleet, server_of
-from meshproxy.devtools.local_sidecar import Document, document
+from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
@@ -59,7 +58,7 @@ class Scripted(asyncio.Protocol):
         self.counts = counts
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.transports.append(self.transport)
 
 
@@ -94,10 +93,10 @@ async def serving(kind: type[Scripted]) -> AsyncIterator[tuple[str, Counter[int]
             transport.abort()
 
 
-async def versions_by_key(outbound: Outbound, keys: range) -> dict[int, Any]:
+async def versions_by_key(application: LocalSidecar, keys: range) -> dict[int, Any]:
     """Which version answers the calls of each key."""
     found = {}
-    async with RestClient(outbound.address, None) as client:
+    async with RestClient(application.outbound, None) as client:
         for key in keys:
             answer = await client.call("POST", PATH, CONTENT, {"host": "models", "x-user": str(key)})
             assert answer.status == "200"
@@ -106,10 +105,10 @@ async def versions_by_key(outbound: Outbound, keys: range) -> dict[int, Any]:
 
 
 async def test_a_split_keeps_its_shares_and_a_reload_moves_them_at_once(tmp_path: Path) -> None:
-    async with local_fleet(tmp_path / "fleet") as fleet, serving(Counting) as (address, counts):
+    async with local_mesh(tmp_path / "mesh") as mesh, serving(Counting) as (address, counts):
         server = document("ModelServer", {"endpoints": [{"rest": address}]}, "models")
-        outbound = await fleet.outbound([server, split(90, 10)])
-        run = await predict_over_rest(outbound.address, 2_500, 4)
+        application = await mesh.application([server, split(90, 10)])
+        run = await predict_over_rest(application.outbound, 2_500, 4)
         told("90/10", run)
         assert run.done == 10_000
         assert not run.errors
@@ -125,11 +124,11 @@ async def test_a_split_keeps_its_shares_and_a_reload_moves_them_at_once(tmp_path
         async def move() -> None:
             await asyncio.sleep(1)
             asked = time.monotonic()
-            await outbound.reload([server, split(0, 100)])
+            await application.reload([server, split(0, 100)])
             moved["seconds"] = time.monotonic() - asked
             moved["then"] = Counter(counts)
 
-        run, _ = await asyncio.gather(predict_over_rest(outbound.address, 1_000, 3), move())
+        run, _ = await asyncio.gather(predict_over_rest(application.outbound, 1_000, 3), move())
         told("0/100 after a second", run)
         late = counts[1] - moved["then"][1]
         print(f"calls by version: {dict(counts)}; the reload took {moved['seconds']:.2f} s, {late} calls to 1 after it")
@@ -144,14 +143,14 @@ async def test_a_split_keeps_its_shares_and_a_reload_moves_them_at_once(tmp_path
         # Keys: the same share each time, also after a reload that changes something else, and nearly all of them after
         # one that moves a tenth.
         sticky = {"sticky": {"by": "header", "header": "x-user"}}
-        await outbound.reload([server, split(50, 50, **sticky)])
+        await application.reload([server, split(50, 50, **sticky)])
         keys = range(200)
-        before = await versions_by_key(outbound, keys)
-        assert await versions_by_key(outbound, keys) == before
-        await outbound.reload([server, split(50, 50, timeout="10s", **sticky)])
-        assert await versions_by_key(outbound, keys) == before
-        await outbound.reload([server, split(60, 40, **sticky)])
-        after = await versions_by_key(outbound, keys)
+        before = await versions_by_key(application, keys)
+        assert await versions_by_key(application, keys) == before
+        await application.reload([server, split(50, 50, timeout="10s", **sticky)])
+        assert await versions_by_key(application, keys) == before
+        await application.reload([server, split(60, 40, **sticky)])
+        after = await versions_by_key(application, keys)
         others = [key for key in keys if after[key] != before[key]]
         print(f"50/50 -> 60/40 moved {len(others)} of {len(keys)} keys")
         assert {after[key] for key in others} <= {"1"}
@@ -176,13 +175,13 @@ async def test_twice_as_much_as_can_be_served_costs_little_of_what_can(limit: Do
     seconds = 4
     concurrency = {**limit, "queue": 20, "queueTimeout": "200ms"}
     limited = document("ModelRoute", {"models": ["half_plus_two"], "concurrency": concurrency})
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replica = await fleet.replica("--latency-ms=40", "--concurrency=8", documents=[limited])
-        outbound = await fleet.outbound([server_of([replica]), route(timeout="500ms", retries={"attempts": 1})])
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.replica("--latency-ms=40", "--concurrency=8", documents=[limited])
+        application = await mesh.application([server_of([replica]), route(timeout="500ms", retries={"attempts": 1})])
         capacity = await capacity_of(str(replica.model_server.listening["grpc"]))
         # A slot that was refused takes no further call: there is one for each.
         rate = 2 * capacity
-        run = await predict_over_grpc(outbound.address, rate, seconds, REQUEST, streams=int(rate * seconds) + 1)
+        run = await predict_over_grpc(application.outbound, rate, seconds, REQUEST, streams=int(rate * seconds) + 1)
         told("twice the capacity", run)
         goodput = sum(latency <= 0.5 for latency in run.latencies) / run.seconds
         print(f"goodput {goodput:.0f}/s, capacity {capacity:.0f}/s, ratio {goodput / capacity:.3f}")
@@ -192,11 +191,11 @@ async def test_twice_as_much_as_can_be_served_costs_little_of_what_can(limit: Do
         assert set(run.errors) == {"RESOURCE_EXHAUSTED, refused by meshproxy: overloaded"}
 
 
-async def mirrored(outbound: Outbound) -> dict[str, float]:
+async def mirrored(application: LocalSidecar) -> dict[str, float]:
     """What became of copies."""
     return {
         series.partition('result="')[2].partition('"')[0]: value
-        for series, value in (await outbound.metrics()).items()
+        for series, value in (await application.metrics()).items()
         if series.startswith("meshproxy_mirrored_total{")
     }
 
@@ -205,15 +204,15 @@ async def test_shadows_that_hang_or_break_cost_a_call_nothing(tmp_path: Path) ->
     async with (
         serving(Scripted) as (silent, _),
         serving(Breaking) as (breaking, _),
-        local_fleet(tmp_path / "fleet") as fleet,
+        local_mesh(tmp_path / "mesh") as mesh,
     ):
-        replica = await fleet.bare("--latency-ms=5")
+        replica = await mesh.bare("--latency-ms=5")
         servers = [
             server_of([replica]),
             document("ModelServer", {"endpoints": [{"rest": silent}]}, "silent"),
             document("ModelServer", {"endpoints": [{"rest": breaking}], "breaker": {"enabled": False}}, "breaking"),
         ]
-        outbound = await fleet.outbound([*servers, route()])
+        application = await mesh.application([*servers, route()])
         mirrors = {
             "no shadow": {},
             "one that hangs": {"mirror": {"server": "silent", "timeout": "1s"}},
@@ -221,16 +220,16 @@ async def test_shadows_that_hang_or_break_cost_a_call_nothing(tmp_path: Path) ->
         }
         runs = {}
         for title, mirror in mirrors.items():
-            await outbound.reload([*servers, route(**mirror)])
-            await predict_over_rest(outbound.address, 200, 0.3)
-            run = runs[title] = await predict_over_rest(outbound.address, 200, 2)
+            await application.reload([*servers, route(**mirror)])
+            await predict_over_rest(application.outbound, 200, 0.3)
+            run = runs[title] = await predict_over_rest(application.outbound, 200, 2)
             told(title, run)
             assert not run.errors
             assert not run.unanswered
         async with asyncio.timeout(5):
-            while await outbound.total("meshproxy_mirrored_total") < 2 * 460:
+            while await application.total("meshproxy_mirrored_total") < 2 * 460:
                 await asyncio.sleep(0.02)
-        found = await mirrored(outbound)
+        found = await mirrored(application)
         print("what became of the shadows:", found)
         assert found["timeout"] >= 32
         # Those that hang take the places of those that break for a second.
@@ -244,30 +243,30 @@ async def test_shadows_that_hang_or_break_cost_a_call_nothing(tmp_path: Path) ->
 
 async def test_shadows_that_disagree_are_counted(tmp_path: Path) -> None:
     """Version 2 answers one more than version 1 to the same, and just the same to those who name a version."""
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replica = await fleet.bare("--model=half_plus_two=1,2")
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.bare("--model=half_plus_two=1,2")
         server = server_of([replica])
         mirror = {"compare": {}, "version": 2}
-        outbound = await fleet.outbound([server, split(1, 0, mirror=mirror)])
+        application = await mesh.application([server, split(1, 0, mirror=mirror)])
         runs = (
-            await predict_over_rest(outbound.address, 100, 1),
-            await predict_over_grpc(outbound.address, 100, 1, REQUEST),
+            await predict_over_rest(application.outbound, 100, 1),
+            await predict_over_grpc(application.outbound, 100, 1, REQUEST),
         )
         assert [run.done for run in runs] == [100, 100]
         async with asyncio.timeout(5):
-            while await outbound.total("meshproxy_mirrored_total") < 200:
+            while await application.total("meshproxy_mirrored_total") < 200:
                 await asyncio.sleep(0.02)
-        found = await mirrored(outbound)
+        found = await mirrored(application)
         print("what became of the shadows:", found)
         # Comparing takes a twentieth of the time at most: what comes closer together is answered, and not compared.
         assert set(found) <= {"differs", "answered"}
         assert found["differs"] >= 100
         assert sum(found.values()) == 200
         again = server_of([replica], "again")
-        await outbound.reload([server, again, split(0, 1, mirror={"compare": {}, "server": "again"})])
-        async with RestClient(outbound.address, None) as client:
+        await application.reload([server, again, split(0, 1, mirror={"compare": {}, "server": "again"})])
+        async with RestClient(application.outbound, None) as client:
             answer = await client.call("POST", PATH, CONTENT, {"host": "models"})
         assert (answer.status, answer.body) == ("200", {"predictions": [3.5]})
         async with asyncio.timeout(5):
-            while await outbound.total("meshproxy_mirrored_total", 'result="agrees"') < 1:
+            while await application.total("meshproxy_mirrored_total", 'result="agrees"') < 1:
                 await asyncio.sleep(0.02)

@@ -15,7 +15,7 @@ import yaml
 from meshproxy.devtools import messages
 from meshproxy.devtools.child import MODEL_SERVER, Child
 from meshproxy.devtools.clients import SERVER_NAME, GrpcClient, RestClient, tls_context
-from meshproxy.devtools.local_sidecar import (
+from meshproxy.devtools.local_mesh import (
     LocalSidecar,
     document,
     environment,
@@ -86,7 +86,7 @@ class Client:
 
 async def reload_often(running: LocalSidecar, documents: list[dict[str, Any]]) -> None:
     """Every 100 ms another configuration and a SIGHUP; every third has a problem."""
-    path = running.directory / "documents.yaml"
+    path = running.path
     for number in itertools.count(1):
         extra = document("ModelRole", {"rules": [{"models": [f"model-{number}"], "verbs": ["predict"]}]}, "extra")
         if number % 3 == 0:

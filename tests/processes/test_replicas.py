@@ -15,8 +15,7 @@ import pytest
 from meshproxy.devtools.clients import GrpcClient
 from meshproxy.devtools.load.generator import Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
-from meshproxy.devtools.local_fleet import Fleet, Outbound, Replica, local_fleet, server_of
-from meshproxy.devtools.local_sidecar import document
+from meshproxy.devtools.local_mesh import LocalMesh, LocalSidecar, Replica, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
@@ -40,22 +39,22 @@ def is_clean(*runs: Run) -> bool:
     return all(run.done and not run.errors and not run.unanswered for run in runs)
 
 
-async def trio(fleet: Fleet, *arguments: str) -> list[Replica]:
+async def trio(mesh: LocalMesh, *arguments: str) -> list[Replica]:
     """Three replicas with sidecars, which look after the health of their model servers."""
     health = {"health": {"check": "model-status", "models": ["half_plus_two"]}}
-    return list(await asyncio.gather(*(fleet.replica(*arguments, server=health) for _ in range(3))))
+    return list(await asyncio.gather(*(mesh.replica(*arguments, server=health) for _ in range(3))))
 
 
-async def bare(fleet: Fleet, *arguments: tuple[str, ...]) -> list[Replica]:
+async def bare(mesh: LocalMesh, *arguments: tuple[str, ...]) -> list[Replica]:
     """Model servers without sidecars, one for each set of arguments."""
-    return list(await asyncio.gather(*(fleet.bare(*each) for each in arguments)))
+    return list(await asyncio.gather(*(mesh.bare(*each) for each in arguments)))
 
 
-async def both(outbound: Outbound, rate: float, seconds: float) -> tuple[Run, Run]:
+async def both(application: LocalSidecar, rate: float, seconds: float) -> tuple[Run, Run]:
     """The same rate over REST and over one connection of gRPC, at the same time."""
     rest, grpc = await asyncio.gather(
-        predict_over_rest(outbound.address, rate, seconds),
-        predict_over_grpc(outbound.address, rate, seconds, REQUEST),
+        predict_over_rest(application.outbound, rate, seconds),
+        predict_over_grpc(application.outbound, rate, seconds, REQUEST),
     )
     told("REST", rest)
     told("gRPC", grpc)
@@ -71,29 +70,31 @@ async def after(seconds: float, action: Any) -> Any:
 
 async def test_one_connection_of_grpc_reaches_every_replica_and_a_killed_one_fails_no_call(tmp_path: Path) -> None:
     """linkerd2#2636: a connection was balanced, not its calls, so that one replica got them all."""
-    async with local_fleet(tmp_path / "fleet") as fleet:
+    async with local_mesh(tmp_path / "mesh") as mesh:
         # Twenty milliseconds, as a model takes. Of those that take none, whichever the system has held up looks worst.
-        replicas = await trio(fleet, "--latency-ms=20")
-        outbound = await fleet.outbound([server_of(replicas, health={"check": "grpc", "models": ["half_plus_two"]})])
-        run = await predict_over_grpc(outbound.address, 500, 2, REQUEST)
+        replicas = await trio(mesh, "--latency-ms=20")
+        application = await mesh.application(
+            [server_of(replicas, health={"check": "grpc", "models": ["half_plus_two"]})]
+        )
+        run = await predict_over_grpc(application.outbound, 500, 2, REQUEST)
         told("one connection", run)
         counts = [await replica.heard() for replica in replicas]
         print("calls of the replicas, checks of their health among them:", counts)
         assert is_clean(run)
         assert min(counts) >= 0.2 * run.done
 
-        runs, _ = await asyncio.gather(both(outbound, 250, 4), after(1.5, replicas[0].kill))
-        retried = await outbound.total("meshproxy_retries_total")
+        runs, _ = await asyncio.gather(both(application, 250, 4), after(1.5, replicas[0].kill))
+        retried = await application.total("meshproxy_retries_total")
         print(f"one of three was killed: {retried:.0f} calls were tried again")
         assert is_clean(*runs)
         # Its breaker or its checks have found out, whichever was first.
-        assert await outbound.total("meshproxy_endpoints", 'state="known"') == 3
-        assert await outbound.total("meshproxy_endpoints", 'state="unhealthy"') == 1
+        assert await application.total("meshproxy_endpoints", 'state="known"') == 3
+        assert await application.total("meshproxy_endpoints", 'state="unhealthy"') == 1
 
 
 async def test_a_replica_that_hangs_keeps_few_calls_and_gets_no_more(tmp_path: Path) -> None:
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replicas = await bare(fleet, (), (), ())
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replicas = await bare(mesh, (), (), ())
         route = document(
             "ModelRoute",
             {
@@ -104,23 +105,23 @@ async def test_a_replica_that_hangs_keeps_few_calls_and_gets_no_more(tmp_path: P
             },
         )
         health = {"check": "model-status", "interval": "500ms", "timeout": "500ms"}
-        outbound = await fleet.outbound([server_of(replicas, health=health), route])
+        application = await mesh.application([server_of(replicas, health=health), route])
         hung = replicas[0]
-        runs, _ = await asyncio.gather(both(outbound, 150, 4), after(1, lambda: hung.signal(signal.SIGSTOP)))
+        runs, _ = await asyncio.gather(both(application, 150, 4), after(1, lambda: hung.signal(signal.SIGSTOP)))
         hung.signal(signal.SIGCONT)
-        timeouts = await outbound.total("meshproxy_retries_total", 'reason="timeout"')
+        timeouts = await application.total("meshproxy_retries_total", 'reason="timeout"')
         print(f"{timeouts:.0f} calls timed out at the hung replica and were tried elsewhere")
         assert is_clean(*runs)
         assert max(max(run.latencies) for run in runs) < 1.0
 
 
 async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replicas = await bare(fleet, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=50",))
-        outbound = await fleet.outbound([server_of(replicas)])
-        warm = await predict_over_grpc(outbound.address, 300, 1, REQUEST)
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replicas = await bare(mesh, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=50",))
+        application = await mesh.application([server_of(replicas)])
+        warm = await predict_over_grpc(application.outbound, 300, 1, REQUEST)
         before = [await replica.heard() for replica in replicas]
-        run = await predict_over_grpc(outbound.address, 300, 3, REQUEST)
+        run = await predict_over_grpc(application.outbound, 300, 3, REQUEST)
         told("one of three is ten times slower", run)
         counts = [await replica.heard() - known for replica, known in zip(replicas, before, strict=True)]
         print("calls of the replicas:", counts)
@@ -131,16 +132,16 @@ async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
 
 
 async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_budget(tmp_path: Path) -> None:
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replicas = await bare(fleet, (), (), ("--failure-rate=0.5", "--seed=1"))
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replicas = await bare(mesh, (), (), ("--failure-rate=0.5", "--seed=1"))
         # In turn, with neither breaker nor ejection: retries alone have to do it.
         server = server_of(
             replicas, balancing={"policy": "round-robin"}, breaker={"enabled": False}, ejection={"enabled": False}
         )
-        outbound = await fleet.outbound([server])
-        runs = await both(outbound, 200, 3)
+        application = await mesh.application([server])
+        runs = await both(application, 200, 3)
         calls = sum(run.done + run.errors.total() for run in runs)
-        retries = await outbound.total("meshproxy_retries_total")
+        retries = await application.total("meshproxy_retries_total")
         failed = await replicas[2].heard("UNAVAILABLE")
         print(f"{failed} of {calls} calls were answered UNAVAILABLE, {retries:.0f} tried again")
         assert sum(run.done for run in runs) / calls >= 0.999
@@ -157,11 +158,11 @@ async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_b
 async def test_when_all_were_away_calls_are_answered_soon_after_the_first_is_back(
     more: dict[str, Any], tmp_path: Path
 ) -> None:
-    async with local_fleet(tmp_path / "fleet") as fleet:
-        replicas = await bare(fleet, (), ())
-        outbound = await fleet.outbound([server_of(replicas, **more)])
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replicas = await bare(mesh, (), ())
+        application = await mesh.application([server_of(replicas, **more)])
         ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
-        async with GrpcClient(outbound.address, None) as client:
+        async with GrpcClient(application.outbound, None) as client:
             headers = {"x-model-server": "models"}
             assert (await client.call(PREDICT, REQUEST, headers)).status == "OK"
             await asyncio.gather(*(replica.kill() for replica in replicas))
@@ -173,7 +174,7 @@ async def test_when_all_were_away_calls_are_answered_soon_after_the_first_is_bac
                 await asyncio.sleep(0.02)
             assert {answer.status for answer in refused} == {"UNAVAILABLE"}
             slowest = max(answer.seconds for answer in refused)
-            await fleet.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
+            await mesh.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
             back = time.monotonic()
             while (await client.call(PREDICT, REQUEST, headers, timeout=2)).status != "OK":
                 await asyncio.sleep(0.01)

@@ -16,7 +16,7 @@ import pytest
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.devtools.child import MODEL_SERVER, Child
 from meshproxy.devtools.clients import SERVER_NAME, GrpcClient, RestClient, tls_context
-from meshproxy.devtools.local_sidecar import (
+from meshproxy.devtools.local_mesh import (
     TRUST_DOMAIN,
     LocalSidecar,
     environment,

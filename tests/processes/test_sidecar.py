@@ -26,7 +26,7 @@ from meshproxy.codec.role import Role
 from meshproxy.devtools.child import MODEL_SERVER, Child
 from meshproxy.devtools.clients import SERVER_NAME, Answer, Certificate, GrpcClient, RestClient, tls_context
 from meshproxy.devtools.issuer import DevelopmentIssuer
-from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, LocalSidecar, document, environment, local_sidecar
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, LocalSidecar, document, environment, local_sidecar
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [
@@ -270,12 +270,12 @@ class TestStrict:
         assert (answer.status, answer.refusal) == grpc
 
     async def test_the_workload_decides_too(self, running: LocalSidecar) -> None:
-        async with RestClient(running.inbound, running.workload("tests", "other"), token()) as client:
+        async with RestClient(running.inbound, running.mesh.certificate("tests", "other"), token()) as client:
             answer = await client.call("POST", REST_PREDICT, {"instances": [1.0]})
         assert (answer.status, answer.refusal) == ("403", "permission-denied")
 
     async def test_what_was_decided_is_written_down(self, running: LocalSidecar) -> None:
-        log = running.directory / "access.log"
+        log = running.mesh.directory / "access.log"
 
         def of_the_workload() -> list[dict[str, Any]]:
             lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -310,11 +310,11 @@ class TestStrict:
     async def test_a_certificate_that_proves_nothing_is_closed(
         self, running: LocalSidecar, uris: tuple[str, ...], options: dict[str, Any], result: str
     ) -> None:
-        issued = running.ca.issue(*uris, **options).write(running.directory, "shown")
+        issued = running.mesh.ca.issue(*uris, **options).write(running.mesh.directory, "shown")
         await self.expect_no_answer(running, Certificate(running.client.bundle, *issued), result)
 
     async def test_so_is_one_of_an_authority_of_nobody(self, running: LocalSidecar) -> None:
-        stranger = type(running.ca).create(TRUST_DOMAIN).issue(MINE).write(running.directory, "stranger")
+        stranger = type(running.mesh.ca).create(TRUST_DOMAIN).issue(MINE).write(running.mesh.directory, "stranger")
         await self.expect_no_answer(running, Certificate(running.client.bundle, *stranger), "failed")
 
     async def expect_no_answer(self, running: LocalSidecar, certificate: Certificate, result: str) -> None:
@@ -397,7 +397,7 @@ class TestPermissive:
         await leave(writer)
 
     async def test_a_certificate_that_proves_nothing_is_not_taken_for_none(self, running: LocalSidecar) -> None:
-        issued = running.ca.issue("spiffe://other.example/ns/a/sa/b").write(running.directory, "shown")
+        issued = running.mesh.ca.issue("spiffe://other.example/ns/a/sa/b").write(running.mesh.directory, "shown")
         async with RestClient(running.inbound, Certificate(running.client.bundle, *issued)) as client:
             assert not (await client.call("GET", "/v1/models/m")).status.isdigit()
 
@@ -435,7 +435,7 @@ class TestReloading:
 
     async def test_good_and_bad_documents(self, tmp_path: Path, upstream: Upstream) -> None:
         async with local_sidecar(tmp_path, self.documents(upstream)) as running:
-            path = tmp_path / "documents.yaml"
+            path = running.path
             context = tls_context(running.client)
             connection = await connect(running, context)
             assert (await ask(*connection))[0].startswith(b"HTTP/1.1 200 ")

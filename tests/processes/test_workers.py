@@ -16,7 +16,7 @@ import yaml
 
 from meshproxy.devtools.child import MODEL_SERVER, Child, ChildFailed
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.local_sidecar import (
+from meshproxy.devtools.local_mesh import (
     LocalSidecar,
     document,
     environment,
@@ -118,7 +118,7 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
 
         # A reload reaches both.
         extra = document("ModelRole", {"rules": [{"models": ["more"], "verbs": ["predict"]}]}, "extra")
-        path = running.directory / "documents.yaml"
+        path = running.path
         path.write_text(yaml.safe_dump_all([*documents, extra]))
         running.child.signal(signal.SIGHUP)
 

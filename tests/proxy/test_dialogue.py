@@ -84,7 +84,7 @@ H1_ANSWERS = [
 ]
 
 
-EVERYTHING = (
+EVERYTHING: tuple[Any, ...] = (
     "connect-failure", "refused-stream", "goaway", "reset", "unavailable", "gateway-error", "timeout",
 )  # fmt: skip
 LIMITS = BodyLimits(scan_buffer=1_000, scan_buffer_total=1_500, replay_buffer_total=50_000)

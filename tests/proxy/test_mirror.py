@@ -290,7 +290,7 @@ class TestAnswer:
 
 
 def _full(self: Any) -> None:
-    type(self).__mro__[1].__init__(self)
+    type(self).__mro__[1].__init__(self)  # type: ignore[misc]
     self.is_full = True
 
 

@@ -436,7 +436,7 @@ class TestPlaces:
         order: list[str] = []
         cluster.streams[0].reset = lambda code: order.append("reset")
         acquire = cluster.all[0].acquire
-        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))
+        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))  # type: ignore[func-returns-value]
         first.sink.reset_received(CANCEL, "gone")
         assert order == ["reset", "acquire"]
 
@@ -490,7 +490,7 @@ class TestPlaces:
         order: list[str] = []
         cluster.streams[0].reset = lambda code: order.append("reset")
         acquire = cluster.all[0].acquire
-        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))
+        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))  # type: ignore[func-returns-value]
         cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
         world.wait(1.1)
         assert order == ["reset", "acquire"]
@@ -531,7 +531,7 @@ class TestPlaces:
         world.rest()
         second, third = world.rest(), world.rest()
         pick, picks = cluster.pick, [None, cluster.pick]
-        cluster.pick = lambda *what: picks.pop(0)(*what)  # type: ignore[misc]
+        cluster.pick = lambda *what: picks.pop(0)(*what)
         cluster.streams[0].respond()
         assert second.status == 500
         cluster.pick = pick

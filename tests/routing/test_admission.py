@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from math import inf
 
@@ -92,7 +93,7 @@ def test_the_important_go_first() -> None:
     calls = [Call("sheddable"), Call("default"), Call("critical")]
     order: list[str] = []
     for call, priority in zip(calls, (2, 1, 0), strict=True):
-        call.then = lambda call=call: order.append(call.name)
+        call.then = functools.partial(order.append, call.name)
         admission.enter(call, priority, inf, 0.0)
 
     for _ in range(3):

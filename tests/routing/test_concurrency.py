@@ -5,6 +5,7 @@ Seeds are fixed, time is simulated: every run is the same, and takes a fraction 
 
 from __future__ import annotations
 
+import functools
 import heapq
 import random
 from collections import deque
@@ -127,7 +128,7 @@ class World:
         while self._inside and self._busy < self.workers:
             request = self._inside.popleft()
             self._busy += 1
-            self.at(self.now + self.seconds * request.work, lambda request=request: self._served(request))
+            self.at(self.now + self.seconds * request.work, functools.partial(self._served, request))
 
     def _served(self, request: Request) -> None:
         self._busy -= 1

@@ -27,7 +27,7 @@ from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
-from meshproxy.devtools.local_sidecar import TRUST_DOMAIN, document, environment
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, environment
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import clusters, configuration, document_source, drain, file_watch, worker
@@ -286,6 +286,7 @@ class TestServing:
 
                     def end(self) -> None:
                         told.append("ended")
+                        assert health is not None
                         health.forget(watching)
 
                 watching: Any = Watching()

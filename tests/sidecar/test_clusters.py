@@ -455,7 +455,8 @@ class TestPeers:
     async def test_the_one_that_is_expected(self, clusters: Clusters) -> None:
         assert self.verify(clusters, CA.issue(TF).der).spiffe_id == TF
         by_id = WorkloadSubject(spiffe_id="spiffe://dev.example/any/path")
-        assert self.verify(clusters, CA.issue("spiffe://dev.example/any/path").der, by_id)
+        found = self.verify(clusters, CA.issue("spiffe://dev.example/any/path").der, by_id)
+        assert found.spiffe_id == "spiffe://dev.example/any/path"
 
     @pytest.mark.parametrize(
         "uri",

@@ -17,7 +17,7 @@ import yaml
 
 from meshproxy.config.load import load
 from meshproxy.config.schema import Documents
-from meshproxy.devtools.local_sidecar import environment
+from meshproxy.devtools.local_mesh import environment
 from meshproxy.sidecar import supervisor as module
 from meshproxy.sidecar import worker_process
 from meshproxy.sidecar.supervisor import Supervisor, reserve

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,9 @@ from meshproxy.telemetry.access_log import MEMO_ENTRIES, AccessLog
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, UtcClock
 from meshproxy.transport.connection_info import ConnectionInfo
+
+if TYPE_CHECKING:
+    from tests.telemetry.conftest import MakeExchange
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
 
@@ -42,7 +46,7 @@ def read(line: bytes) -> dict[str, object]:
     return found
 
 
-def test_a_line(log: AccessLog, make_exchange) -> None:
+def test_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
     exchange = make_exchange(
         target=b"/v1/models/m:predict?token=secret",
         headers=(
@@ -101,7 +105,7 @@ def test_a_line(log: AccessLog, make_exchange) -> None:
     }
 
 
-def test_nothing_secret_is_in_a_line(log: AccessLog, make_exchange) -> None:
+def test_nothing_secret_is_in_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
     headers = ((b"authorization", b"Bearer secret"), (b"cookie", b"a=secret"), (b"proxy-authorization", b"secret"))
     line = log.format(make_exchange(target=b"/v1/models/m?access_token=secret?secret", headers=headers))
     assert b"secret" not in line
@@ -135,13 +139,17 @@ def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) ->
         ({"finished": 0.0}, {"duration", "write_time"}),
     ],
 )
-def test_times_that_were_never_reached_are_null(log: AccessLog, make_exchange, fields, missing) -> None:
+def test_times_that_were_never_reached_are_null(
+    log: AccessLog, make_exchange: MakeExchange, fields: dict[str, float], missing: set[str]
+) -> None:
     found = read(log.format(make_exchange(**fields)))
     times = {"duration", "decide_time", "connect_time", "upstream_service_time", "write_time"}
     assert {name for name in times if found[name] is None} == missing
 
 
-def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(log: AccessLog, make_exchange) -> None:
+def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(
+    log: AccessLog, make_exchange: MakeExchange
+) -> None:
     refusal = Refusal(Reason.PERMISSION_DENIED, "No.", rule="deny-all", audits=("watch",))
     found = read(log.format(make_exchange(refusal=refusal, grpc_status=7, flags=ResponseFlags.UH | ResponseFlags.DC)))
     assert (found["policy"], found["policy_audits"], found["grpc_status"]) == ("deny-all", "watch", "PERMISSION_DENIED")
@@ -150,7 +158,7 @@ def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(log: Acce
     assert (found["policy"], found["policy_audits"]) == ("finance-team", "watch")
 
 
-def test_versions_labels_and_several_models(log: AccessLog, make_exchange) -> None:
+def test_versions_labels_and_several_models(log: AccessLog, make_exchange: MakeExchange) -> None:
     assert read(log.format(make_exchange(label="canary")))["model_version"] == "canary"
     call = Call(Verb.RELOAD, (ModelRef("a", "1"), ModelRef("b")))
     found = read(log.format(make_exchange(call=call)))
@@ -159,11 +167,11 @@ def test_versions_labels_and_several_models(log: AccessLog, make_exchange) -> No
     assert (found["model"], found["verb"]) == (None, "metrics")
 
 
-def test_a_status_that_grpc_does_not_have(log: AccessLog, make_exchange) -> None:
+def test_a_status_that_grpc_does_not_have(log: AccessLog, make_exchange: MakeExchange) -> None:
     assert read(log.format(make_exchange(grpc_status=99)))["grpc_status"] == "99"
 
 
-def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exchange) -> None:
+def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exchange: MakeExchange) -> None:
     exchange = make_exchange()
     assert read(log.format(exchange))["jwt_sub"] == "alice"
     exchange.caller = Caller(exchange.caller.workload, Token("corp", "bob", {}, 2e9, "arn:aws:iam::1:role/x"))
@@ -173,7 +181,7 @@ def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exch
     assert read(log.format(exchange))["peer_spiffe_id"] is None
 
 
-def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_exchange) -> None:
+def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_exchange: MakeExchange) -> None:
     for number in range(MEMO_ENTRIES * 2 + 1):
         log.format(make_exchange(remote=f"10.0.0.1:{number}"))
     assert len(log._connections) <= MEMO_ENTRIES
@@ -214,7 +222,9 @@ hostile_bytes = st.binary(max_size=40) | st.sampled_from(
     numbers=st.tuples(st.integers(0, 999), st.none() | st.integers(), st.integers(0, 2**63), st.integers(0, 8191)),
     times=st.lists(st.floats(1, 1e9) | st.just(0.0), min_size=4, max_size=4),
 )
-def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(pieces, texts, numbers, times) -> None:
+def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(
+    pieces: tuple[bytes, ...], texts: tuple[str, ...], numbers: tuple[Any, ...], times: list[float]
+) -> None:
     method, authority, target, agent, request_id, forwarded = pieces
     remote, server_name, spiffe_id, subject, model, label, rule, message = texts
     info = ConnectionInfo(
@@ -242,7 +252,7 @@ def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(pieces, texts, nu
     assert found["path"] == (expected or None)
 
 
-def test_each_direction_is_told(log: AccessLog, make_exchange) -> None:
+def test_each_direction_is_told(log: AccessLog, make_exchange: MakeExchange) -> None:
     assert read(log.format(make_exchange(direction="outbound")))["direction"] == "outbound"
 
 
@@ -251,7 +261,7 @@ def test_the_documentation_names_every_flag() -> None:
     assert set(re.findall(r"`([A-Z]+)`", row)) == set(ResponseFlags.__members__)
 
 
-def test_the_documentation_names_every_field(log: AccessLog, make_exchange) -> None:
+def test_the_documentation_names_every_field(log: AccessLog, make_exchange: MakeExchange) -> None:
     documented = []
     for line in DOCUMENTATION.read_text().splitlines():
         if line.startswith("| `"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from meshproxy.telemetry.audit import AuditLog
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
+
+if TYPE_CHECKING:
+    from tests.telemetry.conftest import MakeExchange
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
 
@@ -35,7 +39,7 @@ def trail(tmp_path: Path) -> Trail:
     return Trail(tmp_path / "audit.log")
 
 
-def test_a_denial(trail: Trail, make_exchange) -> None:
+def test_a_denial(trail: Trail, make_exchange: MakeExchange) -> None:
     refusal = Refusal(Reason.PERMISSION_DENIED, 'No "rule" fits.', rule="finance-team", audits=("watch",))
     trail.log(
         make_exchange(
@@ -74,14 +78,14 @@ def test_a_denial(trail: Trail, make_exchange) -> None:
     ]
 
 
-def test_what_is_not_about_access_is_not_in_the_trail(trail: Trail, make_exchange) -> None:
+def test_what_is_not_about_access_is_not_in_the_trail(trail: Trail, make_exchange: MakeExchange) -> None:
     trail.log(make_exchange())
     for reason in (Reason.UPSTREAM_RESET, Reason.OVERLOADED, Reason.BAD_REQUEST, Reason.DEADLINE_EXCEEDED):
         trail.log(make_exchange(refusal=Refusal(reason, "x")))
     assert trail.read() == []
 
 
-def test_every_kind_of_denial_is(trail: Trail, make_exchange) -> None:
+def test_every_kind_of_denial_is(trail: Trail, make_exchange: MakeExchange) -> None:
     reasons = (Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED, Reason.MODEL_CHANGED, Reason.KEYS_UNAVAILABLE)
     for reason in reasons:
         trail.log(make_exchange(refusal=Refusal(reason, "x"), call=None, trace=None, rule=""))
@@ -92,7 +96,7 @@ def test_every_kind_of_denial_is(trail: Trail, make_exchange) -> None:
     assert trail.metrics.audit_events.labels("denied").value == 4
 
 
-def test_an_auditing_binding_leaves_a_record_of_what_was_permitted(trail: Trail, make_exchange) -> None:
+def test_an_auditing_binding_leaves_a_record_of_what_was_permitted(trail: Trail, make_exchange: MakeExchange) -> None:
     trail.log(make_exchange(permit_audits=("watch", "other")))
     (record,) = trail.read()
     assert (record["type"], record["reason"], record["policy"]) == ("audited", None, "finance-team")
@@ -100,7 +104,7 @@ def test_an_auditing_binding_leaves_a_record_of_what_was_permitted(trail: Trail,
     assert trail.metrics.audit_events.labels("audited").value == 1
 
 
-def test_a_call_of_very_many_models_is_no_flood(trail: Trail, make_exchange) -> None:
+def test_a_call_of_very_many_models_is_no_flood(trail: Trail, make_exchange: MakeExchange) -> None:
     call = Call(Verb.RELOAD, tuple(ModelRef(f"m{number}") for number in range(10_000)))
     trail.log(make_exchange(call=call, refusal=Refusal(Reason.PERMISSION_DENIED, "x")))
     (record,) = trail.read()
@@ -109,13 +113,13 @@ def test_a_call_of_very_many_models_is_no_flood(trail: Trail, make_exchange) -> 
     assert record["model_count"] == 10_000
 
 
-def test_hostile_names_are_one_line_each(trail: Trail, make_exchange) -> None:
+def test_hostile_names_are_one_line_each(trail: Trail, make_exchange: MakeExchange) -> None:
     for name in ('"}\n{"sequence":9', "\ud800\x1b[2J", "\\"):
         trail.log(make_exchange(model=name, refusal=Refusal(Reason.PERMISSION_DENIED, name)))
     assert [record["sequence"] for record in trail.read()] == [1, 2, 3]
 
 
-def test_the_documentation_names_every_field(trail: Trail, make_exchange) -> None:
+def test_the_documentation_names_every_field(trail: Trail, make_exchange: MakeExchange) -> None:
     trail.log(make_exchange(refusal=Refusal(Reason.PERMISSION_DENIED, "x")))
     (record,) = trail.read()
     documented = re.findall(r"`(\w+)`", DOCUMENTATION.read_text().partition("# Audit trail")[2])

@@ -300,6 +300,6 @@ def test_standard_output_of_every_kind(kind: str, tmp_path: Path) -> None:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                subprocess.run(command, stdout=theirs, check=True)
+                subprocess.run(command, stdout=theirs.fileno(), check=True)
             output = b"".join(iter(lambda: ours.recv(65_536), b""))
     assert output == b"".join(b"%d\n" % number for number in range(2_000)) + b"blocking 1\n"

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import pytest
 
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.telemetry.observer import Observer
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
+
+if TYPE_CHECKING:
+    from tests.telemetry.conftest import MakeExchange
 
 
 class Broken:
@@ -16,7 +20,7 @@ class Broken:
         raise KeyError("x")
 
 
-def test_everyone_is_shown_the_exchange_once_in_order(make_exchange) -> None:
+def test_everyone_is_shown_the_exchange_once_in_order(make_exchange: MakeExchange) -> None:
     seen: list[tuple[int, Exchange]] = []
     metrics = SidecarMetrics()
     observer = Observer(
@@ -29,7 +33,9 @@ def test_everyone_is_shown_the_exchange_once_in_order(make_exchange) -> None:
     assert sum(series.value for series in metrics.requests.total.series.values()) == 1
 
 
-def test_a_sink_that_fails_is_counted_and_harms_nobody(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sink_that_fails_is_counted_and_harms_nobody(
+    make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
     now = 100.0
     seen: list[Exchange] = []
     metrics = SidecarMetrics()

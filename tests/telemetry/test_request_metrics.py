@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.metrics import Registry
 from meshproxy.telemetry.model_labels import ModelLabels
 from meshproxy.telemetry.request_metrics import RequestMetrics
+
+if TYPE_CHECKING:
+    pass
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.upstream_metrics import MOST_CIRCUITS, UpstreamMetrics
 from meshproxy.upstream.breaker import State
+
+if TYPE_CHECKING:
+    pass
 
 
 @pytest.fixture

@@ -58,8 +58,8 @@ def save(directory: str) -> None:
 
 
 class Serving(
-    prediction_service_pb2_grpc.PredictionServiceServicer,  # type: ignore[misc]
-    model_service_pb2_grpc.ModelServiceServicer,  # type: ignore[misc]
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
 ):
     """PredictionService and ModelService over one version of one model."""
 

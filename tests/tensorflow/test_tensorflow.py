@@ -30,7 +30,7 @@ from tensorflow_serving.apis import (
 from meshproxy.devtools.child import Child
 from meshproxy.devtools.clients import Certificate, GrpcClient, refusal_of
 from meshproxy.devtools.issuer import DevelopmentIssuer
-from meshproxy.devtools.local_sidecar import LocalSidecar, document, environment, local_sidecar
+from meshproxy.devtools.local_mesh import LocalSidecar, document, environment, local_sidecar
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session", loop_factories=["uvloop"]), pytest.mark.timeout(180)]
 
@@ -208,7 +208,7 @@ async def test_without_a_token_nobody_is_let_in(tokenless: Stubs) -> None:
 
 
 async def test_another_workload_is_denied(running: LocalSidecar) -> None:
-    async for stubs in stubs_of(running, running.workload("tests", "other"), groups=["finance"]):
+    async for stubs in stubs_of(running, running.mesh.certificate("tests", "other"), groups=["finance"]):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stubs.predict(predict([1.0]))
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, nextafter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,11 +20,11 @@ def middle() -> float:
     return MIDDLE
 
 
-def closed(**changes: float) -> Breaker:
+def closed(**changes: Any) -> Breaker:
     return Breaker(BreakerSettings(**changes), middle)
 
 
-def opened(at: float = 100.0, **changes: float) -> Breaker:
+def opened(at: float = 100.0, **changes: Any) -> Breaker:
     """Open since `at`, by a single failure."""
     breaker = closed(consecutive_failures=1, **changes)
     breaker.failed(breaker.begin(at), at)

@@ -38,8 +38,9 @@ class Changes:
 
 
 def make(settings: BreakerSettings | None = ONCE, changes: Changes | None = None) -> Endpoint:
-    pools: Any = (Pool(), Pool())
-    return Endpoint("a:1", "zone-1", *pools, settings, lambda: 0.5, changes or Changes())
+    rest: Any = Pool()
+    grpc: Any = Pool()
+    return Endpoint("a:1", "zone-1", rest, grpc, settings, lambda: 0.5, changes or Changes())
 
 
 def fail(endpoint: Endpoint, failure: Failure, model: str = "m", now: float = 100.0) -> None:

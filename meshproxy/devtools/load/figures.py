@@ -1,4 +1,4 @@
-"""From raw values to what may be said about them: percentiles, spreads, ratios, and when to say nothing."""
+"""Percentiles, spreads and ratios of raw values, and when there are too few or too different ones for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import median
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 RATE_TOLERANCE = 0.01
-"""An open loop that kept its schedule less well than this has measured itself."""
+"""How far the achieved rate of an open loop may be from the offered one for its latencies to count."""
 SPREAD_BOUND = 0.35
 """How wide the rounds of one peer may lie (see `width`) for its figures to be divided by another's."""
 TRIMMED_FROM = 5
@@ -16,7 +16,7 @@ TRIMMED_FROM = 5
 
 def percentiles(values: Sequence[float], wanted: Sequence[float] = PERCENTILES) -> dict[float, float]:
     """The smallest value that at least this share of all is not above (nearest rank). Empty if there are too few values
-    for any; a percentile is left out when fewer than ten values lie beyond it, since it would be an anecdote."""
+    for any; a percentile is left out when fewer than ten values lie beyond it, since it would be chance."""
     ordered = sorted(values)
     count = len(ordered)
     result = {}
@@ -32,20 +32,6 @@ def has_kept_rate(offered: float, achieved: float, tolerance: float = RATE_TOLER
     return abs(achieved - offered) <= tolerance * offered
 
 
-def correct(values: Sequence[float], interval: float) -> list[float]:
-    """Fills in what a closed loop left out: while a request of a caller who meant to send one every `interval` seconds
-    was late, those behind it waited too (HdrHistogram's `recordValueWithExpectedInterval`). An open loop needs none of
-    this."""
-    corrected: list[float] = []
-    for value in values:
-        corrected.append(value)
-        missing = value - interval
-        while interval > 0 and missing >= interval:
-            corrected.append(missing)
-            missing -= interval
-    return corrected
-
-
 @dataclass(frozen=True, slots=True)
 class Spread:
     """One figure over the rounds."""
@@ -58,7 +44,7 @@ class Spread:
 
 def width(values: Sequence[float]) -> float:
     """(highest - lowest) / median. Of `TRIMMED_FROM` rounds or more the highest and the lowest are left out first: on a
-    shared machine one round in five meets somebody else's work, and a median does not mind."""
+    shared machine one round in five is disturbed by other processes, which does not move a median."""
     ordered = sorted(values)
     if len(ordered) >= TRIMMED_FROM:
         ordered = ordered[1:-1]
@@ -78,7 +64,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One peer's figure over another's: the median of the rounds' own ratios, since rounds share the machine's mood."""
+    """One peer's figure over another's: the median of the ratios of the rounds, whose peers share the load."""
 
     value: float
     low: float
@@ -118,7 +104,7 @@ USUAL = (0.001, 0.003)
 
 
 def verdict(added_p50: float, added_p99: float) -> str:
-    """A hop's cost in one sentence, held against what meshes usually cost. Seconds."""
+    """The cost of a hop in one sentence, compared with the usual cost in a mesh. Seconds."""
     low, high = USUAL
     if added_p99 < low:
         where = "below the 1 to 3 ms that a hop of a mesh usually costs"

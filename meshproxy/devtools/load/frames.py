@@ -54,7 +54,6 @@ class FramedConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.is_open = False
         self.closed_because = "the connection was never opened"
-        self.received_bytes = 0
         self._rest = b""
         self._out: list[bytes] = []
         self._is_receiving = False
@@ -165,7 +164,6 @@ class FramedConnection(asyncio.Protocol):
         self._pump()
 
     def data_received(self, data: bytes) -> None:
-        self.received_bytes += len(data)
         if self._rest:
             data = self._rest + data
         self._is_receiving = True

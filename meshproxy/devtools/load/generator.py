@@ -1,4 +1,4 @@
-"""Drives slots: as fast as they answer (closed loop), or by a schedule that waits for nobody (open loop)."""
+"""Drives slots: as fast as they answer (closed loop), or by a schedule that does not wait for answers (open loop)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GRACE = 10.0
-"""Seconds that requests under way are waited for after the last one began."""
+"""Seconds to wait for requests in flight after the last one began."""
 
 
 class Slot(Protocol):
     """Room for one request at a time: a keep-alive HTTP/1.1 connection, or a stream of an HTTP/2 connection."""
 
     begun: float
-    """Belongs to the driver: the moment from which the latency of the request under way is counted, in seconds."""
+    """Belongs to the driver: the time from which the latency of the request in flight is counted, in seconds."""
 
     def begin(self) -> None:
         """Sends a request. The slot's `finished` is called once for it, maybe before this returns."""
 
 
 Finished = Callable[[Slot, str | None], None]
-"""Called with the slot whose request is over and None, or with what went wrong in a few words (few different ones: they
-are counted by text)."""
+"""Called with the slot whose request is over and None, or a short error. Errors are counted by text: there must be few
+different ones."""
 
 
 @dataclass(slots=True)
@@ -120,88 +120,100 @@ class Driver:
         return run
 
     async def run_open(self, slots: Sequence[Slot], starts: array[float]) -> Run:
-        """Requests begin at `starts` (seconds from now on), on whatever slot is free; without one they wait, and their
-        latency counts on.
+        """Requests begin at `starts` (seconds from now) on a free slot; while none is free they wait, which counts as
+        latency.
 
         Raises:
             OSError: the system has no exact timers.
         """
-        run = Run(offered=len(starts) / starts[-1] if starts and starts[-1] > 0 else 0.0)
-        clock = time.monotonic
-        add_latency, add_lag = run.latencies.append, run.lags.append
-        free: deque[Slot] = deque(slots)
-        backlog: deque[float] = deque()
-        over = asyncio.Event()
-        under_way = 0
-        position, count = 0, len(starts)
-        loop = asyncio.get_running_loop()
-        timer = Timer()
-
-        def begin(slot: Slot, intended: float) -> None:
-            nonlocal under_way
-            under_way += 1
-            slot.begun = intended
-            add_lag(clock() - intended)
-            slot.begin()
-
-        def tick() -> None:
-            nonlocal position
-            timer.clear()
-            now = clock()
-            while position < count:
-                intended = begun + starts[position]
-                if intended > now:
-                    timer.set(intended)
-                    return
-                position += 1
-                if free:
-                    begin(free.popleft(), intended)
-                else:
-                    backlog.append(intended)
-            if under_way == 0:
-                over.set()
-
-        def finished(slot: Slot, error: str | None) -> None:
-            nonlocal under_way
-            if error is None:
-                add_latency(clock() - slot.begun)
-            else:
-                run.errors[error] += 1
-            under_way -= 1
-            if error is not None:
-                # A broken slot would answer everything at once: it takes no more.
-                if len(free) == 0 and under_way == 0:
-                    over.set()
-            elif backlog:
-                begin(slot, backlog.popleft())
-            else:
-                free.append(slot)
-            if position == count and under_way == 0:
-                over.set()
-
-        self._on_finished = finished
+        schedule = _Schedule(slots, starts)
+        run = schedule.run
+        self._on_finished = schedule.finished
         cpu = _own_cpu()
-        begun = clock() + 0.02
+        begun = time.monotonic() + 0.02
         with _no_garbage_collection():
-            loop.add_reader(timer.file, tick)
-            timer.set(begun)
-            try:
-                await asyncio.wait_for(over.wait(), (starts[-1] if count else 0.0) + GRACE)
-            except TimeoutError:
-                pass
-            finally:
-                loop.remove_reader(timer.file)
-                timer.close()
-            run.seconds = clock() - begun
-        run.unanswered = count - len(run.latencies) - run.errors.total()
+            await schedule.play(begun)
+            run.seconds = time.monotonic() - begun
+        run.unanswered = len(starts) - len(run.latencies) - run.errors.total()
         run.own_cpu = _own_cpu() - cpu
         run.done = len(run.latencies)
         self._on_finished = lambda _slot, _error: None
         return run
 
 
+class _Schedule:
+    """The requests of an open loop: which begin when, on which slot, and which wait for one."""
+
+    def __init__(self, slots: Sequence[Slot], starts: array[float]) -> None:
+        self.run = Run(offered=len(starts) / starts[-1] if starts and starts[-1] > 0 else 0.0)
+        self._starts = starts
+        self._position = 0
+        """How many have begun or wait in the backlog."""
+        self._free: deque[Slot] = deque(slots)
+        self._backlog: deque[float] = deque()
+        """When each waiting request should have begun."""
+        self._in_flight = 0
+        self._timer = Timer()
+        self._begun = 0.0
+        self._over = asyncio.Event()
+
+    async def play(self, begun: float) -> None:
+        """Begins all requests, relative to `begun`, and returns when the last is finished, or `GRACE` seconds after it
+        was due."""
+        loop = asyncio.get_running_loop()
+        self._begun = begun
+        loop.add_reader(self._timer.file, self._tick)
+        self._timer.set(begun)
+        try:
+            await asyncio.wait_for(self._over.wait(), (self._starts[-1] if self._starts else 0.0) + GRACE)
+        except TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(self._timer.file)
+            self._timer.close()
+
+    def _tick(self) -> None:
+        self._timer.clear()
+        now = time.monotonic()
+        starts, count = self._starts, len(self._starts)
+        while self._position < count:
+            intended = self._begun + starts[self._position]
+            if intended > now:
+                self._timer.set(intended)
+                return
+            self._position += 1
+            if self._free:
+                self._begin(self._free.popleft(), intended)
+            else:
+                self._backlog.append(intended)
+        if self._in_flight == 0:
+            self._over.set()
+
+    def _begin(self, slot: Slot, intended: float) -> None:
+        self._in_flight += 1
+        slot.begun = intended
+        self.run.lags.append(time.monotonic() - intended)
+        slot.begin()
+
+    def finished(self, slot: Slot, error: str | None) -> None:
+        self._in_flight -= 1
+        if error is not None:
+            # The slot is not used again: a broken one would fail everything at once.
+            self.run.errors[error] += 1
+            if not self._free and self._in_flight == 0:
+                self._over.set()
+        else:
+            self.run.latencies.append(time.monotonic() - slot.begun)
+            if self._backlog:
+                self._begin(slot, self._backlog.popleft())
+            else:
+                self._free.append(slot)
+        if self._position == len(self._starts) and self._in_flight == 0:
+            self._over.set()
+
+
 class _no_garbage_collection:  # noqa: N801  (reads as the statement it is)
-    """Collections of a few milliseconds would be measured as latency. Whoever starts a run collects before it."""
+    """Collections of a few milliseconds would be measured as latency. The caller collects before a run."""
 
     def __enter__(self) -> None:
         gc.disable()

@@ -97,7 +97,6 @@ class RestConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.begun = 0.0
         self.is_open = False
-        self.received_bytes = 0
         self._request = request
         self._finished = finished
         self._unsent = memoryview(b"")
@@ -167,7 +166,6 @@ class RestConnection(asyncio.Protocol):
         self._send_pieces()
 
     def data_received(self, data: bytes) -> None:
-        self.received_bytes += len(data)
         if not self._is_busy:
             self._fail("bytes that no request asked for")
             return

@@ -1,7 +1,7 @@
 """When requests are to start: an open loop does not wait for answers, so that a stall shows in every request it delays.
 
 That is the correction for coordinated omission: the schedule is fixed beforehand and a latency is counted from the
-intended start, whatever kept the request from starting then (G. Tene, "How NOT to Measure Latency").
+intended start even if the request started later (G. Tene, "How NOT to Measure Latency").
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def uniform(rate: float, duration: float) -> array[float]:
 
 
 def poisson(rate: float, duration: float, seed: int) -> array[float]:
-    """Starts of many callers who know nothing of each other: distances are exponential."""
+    """Starts of many independent callers, in seconds from the beginning: distances are exponential."""
     draw = random.Random(seed)
     starts = array("d")
     at = draw.expovariate(rate)

@@ -1,4 +1,4 @@
-"""One comparison: a target through its sidecar, and the same model server around it, taking turns."""
+"""One comparison: a model server through its sidecar and directly, in alternating rounds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 PORTS = {"http": 80, "https": 443}
 
 
-class NotComparable(Exception):
-    """There is nothing that may be said; the message says why and what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is sent."""
@@ -38,7 +34,7 @@ class Plan:
     body: bytes
     """REST: JSON; gRPC: a serialized message."""
     rate: float | None
-    """Requests per second, or None: as many as are answered."""
+    """Requests per second; None: a closed loop."""
     duration: float
     """Seconds, over all rounds, for each side."""
     rounds: int = 3
@@ -83,7 +79,7 @@ class Side:
         return sum(run.own_cpu for run in self.rounds) / self.done if self.done else 0.0
 
     def fault(self) -> str | None:
-        """Why its percentiles must not be read, if so."""
+        """Why its percentiles would mislead; None if they do not."""
         unanswered = sum(run.unanswered for run in self.rounds)
         if not self.done:
             return "no request was answered"
@@ -92,8 +88,8 @@ class Side:
         for run in self.rounds:
             if run.offered is not None and not run.errors and not has_kept_rate(run.offered, run.achieved):
                 return (
-                    f"{run.offered:.0f}/s were offered and {run.achieved:.0f}/s achieved: latencies would be those of "
-                    "another rate. Offer less, or use more connections"
+                    f"{run.achieved:.0f} requests/s were answered instead of {run.offered:.0f}, so latencies would be "
+                    "those of another rate; use a lower --rate or more --connections"
                 )
         return None
 
@@ -102,11 +98,11 @@ def read_url(url: str) -> tuple[str, int, bool]:
     """Host, port and whether it is TLS.
 
     Raises:
-        ValueError: no URL of a host.
+        ValueError: it is not a URL of a host.
     """
     parts = urlsplit(url)
     if parts.scheme not in PORTS or not parts.hostname or parts.path not in ("", "/") or parts.query:
-        raise ValueError(f"{url!r} is no URL of the form https://host:port")
+        raise ValueError(f"{url!r} is not a URL of the form https://host:port")
     return parts.hostname, parts.port or PORTS[parts.scheme], parts.scheme == "https"
 
 
@@ -124,7 +120,7 @@ async def compare(
     """
     found = [Side(name) for name in sides]
     for number in range(plan.rounds):
-        # Turned around every other round, so that no side is always the second.
+        # In alternating order, so that no side is always the second.
         for side in found if number % 2 == 0 else reversed(found):
             progress(side.name, number)
             side.rounds.append(await _measure(sides[side.name], plan, number))

@@ -1,4 +1,4 @@
-"""What is loaded and over how many connections; opens them."""
+"""The target of a load, and the connections to it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def open_rest(target: Target, request: bytes, connections: int, driver: Dr
     """Opens keep-alive connections; each is one slot.
 
     Raises:
-        OSError: a connection cannot be opened (`ssl.SSLError` among them), or to somebody else.
+        OSError: a connection cannot be opened (`ssl.SSLError` among them), or the server has another identity.
     """
     opened = []
     for _ in range(connections):
@@ -128,7 +128,9 @@ def check_server(transport: asyncio.BaseTransport, target: Target) -> None:
     found = [value for kind, value in names if kind == "URI"]
     if found != [target.server_id]:
         transport.close()
-        raise ConnectionError(f"the server is {', '.join(found) or 'nobody'}, not {target.server_id}")
+        raise ConnectionError(
+            f"the server's certificate has the SPIFFE id {', '.join(found) or '(none)'}, not {target.server_id}"
+        )
 
 
 def grpc_slots(connections: list[GrpcConnection]) -> list[GrpcSlot]:

@@ -7,8 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.h1.head import (
-    FRAMING,
-    NOT_IN_TRAILERS,
     Request,
     Response,
     check_head,
@@ -19,6 +17,7 @@ from meshproxy.codec.h1.head import (
     parse_trailers,
     without_forbidden,
 )
+from meshproxy.codec.headers import FRAMING, NOT_IN_TRAILERS
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import MessageProblem
 

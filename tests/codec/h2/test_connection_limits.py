@@ -58,12 +58,13 @@ def test_padding_uses_the_window(talk: Callable[..., Talk]) -> None:
 def test_what_nobody_reads_is_given_back(talk: Callable[..., Talk]) -> None:
     """Data on streams that are reset, rejected or broken must not use up the connection's window."""
     limits = Limits(connection_window=65_535, stream_window=65_535)
-    for script in (
+    scripts: tuple[Callable[[Talk, int], object], ...] = (
         lambda server, stream: server.connection.reset(stream, 8),
         lambda server, stream: server.say(frames.rst_stream(stream, 8)),
         lambda server, stream: server.say(frames.window_update(stream, 0)),
         lambda server, stream: server.say(server.data(stream, b"", end=True)),
-    ):
+    )
+    for script in scripts:
         server = talk(limits=limits)
         for stream in range(1, 201, 2):
             server.opened(stream)

@@ -50,6 +50,7 @@ class Pair:
 
 
 def headers(event: h2.events.Event) -> list[tuple[bytes, bytes]]:
+    assert isinstance(event, h2.events.RequestReceived | h2.events.ResponseReceived | h2.events.TrailersReceived)
     return [(bytes(name), bytes(value)) for name, value in event.headers]
 
 
@@ -85,6 +86,7 @@ def test_a_unary_call_to_our_server() -> None:
             h2.events.StreamEnded,
         ]
         assert headers(seen[0]) == [(b":status", b"200"), *OK]
+        assert isinstance(seen[1], h2.events.DataReceived)
         assert seen[1].data == b"answer"
         assert headers(seen[2]) == list(STATUS)
     assert pair.ours.is_idle
@@ -212,10 +214,10 @@ def test_bodies_both_ways(role: Role, window: int, sizes: list[int], theirs_firs
             else:
                 assert isinstance(event, Writable)
                 writable += 1
-        for event in seen:
-            if isinstance(event, h2.events.DataReceived):
-                seen_body += event.data
-                pair.theirs.acknowledge_received_data(event.flow_controlled_length, 1)
+        for theirs in seen:
+            if isinstance(theirs, h2.events.DataReceived):
+                seen_body += theirs.data
+                pair.theirs.acknowledge_received_data(theirs.flow_controlled_length, 1)
         if len(seen_body) == len(body) and (not to_send or not theirs_first):
             break
     pair.exchange()

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from meshproxy.devtools.load.figures import (
     Noisy,
     Ratio,
-    correct,
     has_kept_rate,
     percentiles,
     ratio,
@@ -38,23 +37,6 @@ def test_a_percentile_is_a_value_that_this_share_is_not_above(values: list[float
     if share in found:
         assert found[share] in values
         assert sum(value <= found[share] for value in values) >= len(values) * share / 100
-
-
-def test_a_stall_of_a_closed_loop_counts_for_those_who_waited_behind_it() -> None:
-    # One request every second was meant; one took 3.5 s, so three more were late by 2.5, 1.5 and 0.5 (below: not late).
-    assert correct([0.5, 3.5, 0.5], 1.0) == [0.5, 3.5, 2.5, 1.5, 0.5]
-
-
-def test_without_an_interval_nothing_is_corrected() -> None:
-    assert correct([3.0, 9.0], 0.0) == [3.0, 9.0]
-
-
-@given(st.lists(st.floats(0.001, 5), max_size=50), st.floats(0.01, 2))
-def test_a_correction_only_adds_and_never_adds_more_than_the_worst(values: list[float], interval: float) -> None:
-    corrected = correct(values, interval)
-    assert len(corrected) >= len(values)
-    assert max(corrected, default=0.0) == max(values, default=0.0)
-    assert all(value >= interval or value in values for value in corrected)
 
 
 @pytest.mark.parametrize(("achieved", "is_kept"), [(500.0, True), (495.0, True), (494.0, False), (506.0, False)])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from meshproxy.devtools.load.frames import (
@@ -21,6 +23,9 @@ from meshproxy.devtools.load.frames import (
     small_data,
     window_update,
 )
+
+if TYPE_CHECKING:
+    from tests.devtools.load.conftest import FakeTransport
 
 
 class Recording(FramedConnection):
@@ -44,7 +49,7 @@ class Recording(FramedConnection):
 
 
 @pytest.fixture
-def connection(transport) -> Recording:
+def connection(transport: FakeTransport) -> Recording:
     made = Recording()
     made.connection_made(transport)
     return made
@@ -68,13 +73,13 @@ def test_frames_are_told_however_they_are_cut(connection: Recording, size: int) 
     assert connection.told == [("headers", 1, b"\x88", False), ("data", 1, b"ab", False), ("headers", 1, b"t", True)]
 
 
-def test_settings_and_pings_are_answered_together(connection: Recording, transport) -> None:
+def test_settings_and_pings_are_answered_together(connection: Recording, transport: FakeTransport) -> None:
     connection.data_received(settings(window=1_000) + frame(PING, 0, 0, b"12345678"))
     assert len(transport.written) == 1
     assert parse(transport.take()) == [(SETTINGS, ACK, 0, b""), (PING, ACK, 0, b"12345678")]
 
 
-def test_a_large_body_keeps_within_both_windows(connection: Recording, transport) -> None:
+def test_a_large_body_keeps_within_both_windows(connection: Recording, transport: FakeTransport) -> None:
     body = bytes(range(256)) * 400
     connection.send_body(1, body, b"")
     assert sum(len(payload) for *_, payload in parse(transport.take())) == DEFAULT_WINDOW
@@ -87,14 +92,14 @@ def test_a_large_body_keeps_within_both_windows(connection: Recording, transport
     assert max(len(payload) for *_, payload in frames) <= FRAME_BYTES
 
 
-def test_what_follows_a_body_is_sent_after_its_last_byte(connection: Recording, transport) -> None:
+def test_what_follows_a_body_is_sent_after_its_last_byte(connection: Recording, transport: FakeTransport) -> None:
     trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"t")
     connection.send_body(1, b"x" * 20_000, trailers)
     frames = parse(transport.take())
     assert [(kind, flags) for kind, flags, *_ in frames] == [(DATA, 0), (DATA, 0), (HEADERS, 5)]
 
 
-def test_bodies_of_several_streams_take_turns(connection: Recording, transport) -> None:
+def test_bodies_of_several_streams_take_turns(connection: Recording, transport: FakeTransport) -> None:
     connection.data_received(window_update(0, 1_000_000))
     connection.pause_writing()
     for stream in (1, 3):
@@ -104,14 +109,14 @@ def test_bodies_of_several_streams_take_turns(connection: Recording, transport) 
     assert [stream for _, _, stream, _ in parse(transport.take())] == [1, 3, 1, 3]
 
 
-def test_a_smaller_initial_window_holds_open_streams_back(connection: Recording, transport) -> None:
+def test_a_smaller_initial_window_holds_open_streams_back(connection: Recording, transport: FakeTransport) -> None:
     connection.send_body(1, b"x" * 70_000, b"")
     connection.data_received(settings(window=DEFAULT_WINDOW + 100) + window_update(0, 100))
     frames = parse(transport.take())
     assert sum(len(payload) for kind, _, _, payload in frames if kind == DATA) == DEFAULT_WINDOW + 100
 
 
-def test_a_reset_stream_sends_no_more(connection: Recording, transport) -> None:
+def test_a_reset_stream_sends_no_more(connection: Recording, transport: FakeTransport) -> None:
     connection.send_body(1, b"x" * 70_000, b"")
     transport.take()
     connection.data_received(frame(RST_STREAM, 0, 1, (8).to_bytes(4, "big")) + window_update(0, 100_000))
@@ -127,7 +132,7 @@ def test_small_bodies_take_from_the_connection_window_and_wait_their_turn(connec
     assert not connection.has_room(16_000)
 
 
-def test_what_was_received_is_credited_in_halves_of_a_window(connection: Recording, transport) -> None:
+def test_what_was_received_is_credited_in_halves_of_a_window(connection: Recording, transport: FakeTransport) -> None:
     piece = frame(DATA, 0, 1, b"x" * FRAME_BYTES)
     for _ in range(WINDOW // 2 // FRAME_BYTES):
         connection.data_received(piece)
@@ -145,7 +150,7 @@ def test_what_was_received_is_credited_in_halves_of_a_window(connection: Recordi
     ],
 )
 def test_what_it_cannot_go_on_with_ends_the_connection_once(
-    connection: Recording, transport, data: bytes, reason: str
+    connection: Recording, transport: FakeTransport, data: bytes, reason: str
 ) -> None:
     connection.data_received(data)
     connection.connection_lost(None)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from meshproxy.codec.events import Data, RequestHead
@@ -8,6 +10,9 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks, describe, grpc_message
 
+if TYPE_CHECKING:
+    from tests.devtools.load.conftest import FakeTransport, Finishes
+
 METADATA = ((b"authorization", b"Bearer abc"),)
 BLOCKS = call_blocks(b"/tensorflow.serving.PredictionService/Predict", b"models:443", METADATA)
 
@@ -15,7 +20,7 @@ BLOCKS = call_blocks(b"/tensorflow.serving.PredictionService/Predict", b"models:
 class Peer:
     """Our own server codec at the other end of the fake transport."""
 
-    def __init__(self, connection: GrpcConnection, transport) -> None:
+    def __init__(self, connection: GrpcConnection, transport: FakeTransport) -> None:
         self.connection = connection
         self.transport = transport
         self.codec = H2Connection(Role.SERVER, Limits(), 0.0)
@@ -49,7 +54,9 @@ class Peer:
         self.exchange()
 
 
-async def opened(transport, finishes, message: bytes = b"m", streams: int = 2) -> tuple[GrpcConnection, Peer]:
+async def opened(
+    transport: FakeTransport, finishes: Finishes, message: bytes = b"m", streams: int = 2
+) -> tuple[GrpcConnection, Peer]:
     connection = GrpcConnection(BLOCKS, message, streams, finishes)
     connection.connection_made(transport)
     peer = Peer(connection, transport)
@@ -58,7 +65,7 @@ async def opened(transport, finishes, message: bytes = b"m", streams: int = 2) -
     return connection, peer
 
 
-async def test_the_first_call_and_the_later_ones_say_the_same(transport, finishes) -> None:
+async def test_the_first_call_and_the_later_ones_say_the_same(transport: FakeTransport, finishes: Finishes) -> None:
     connection, peer = await opened(transport, finishes)
     for _ in range(3):
         connection.slots[0].begin()
@@ -79,7 +86,7 @@ async def test_later_blocks_are_indices_but_for_the_token() -> None:
     assert len(first) > 100
 
 
-async def test_a_large_message_follows_its_head_in_frames(transport, finishes) -> None:
+async def test_a_large_message_follows_its_head_in_frames(transport: FakeTransport, finishes: Finishes) -> None:
     message = b"x" * 50_000
     connection, peer = await opened(transport, finishes, message)
     connection.slots[0].begin()
@@ -99,7 +106,14 @@ async def test_a_large_message_follows_its_head_in_frames(transport, finishes) -
         (b"99", None, (), "gRPC status b'99'"),
     ],
 )
-async def test_a_call_that_fails_says_why(transport, finishes, status, message, extra, error: str) -> None:
+async def test_a_call_that_fails_says_why(
+    transport: FakeTransport,
+    finishes: Finishes,
+    status: bytes,
+    message: bytes | None,
+    extra: tuple[tuple[bytes, bytes], ...],
+    error: str,
+) -> None:
     connection, peer = await opened(transport, finishes)
     connection.slots[0].begin()
     peer.exchange()
@@ -107,7 +121,7 @@ async def test_a_call_that_fails_says_why(transport, finishes, status, message, 
     assert error in finishes.errors[0]
 
 
-async def test_a_reset_call_fails_alone(transport, finishes) -> None:
+async def test_a_reset_call_fails_alone(transport: FakeTransport, finishes: Finishes) -> None:
     connection, peer = await opened(transport, finishes)
     for slot in connection.slots:
         slot.begin()
@@ -118,7 +132,7 @@ async def test_a_reset_call_fails_alone(transport, finishes) -> None:
     assert finishes.errors == ["RST_STREAM with code 8", None]
 
 
-async def test_a_lost_connection_fails_all_calls_and_later_ones(transport, finishes) -> None:
+async def test_a_lost_connection_fails_all_calls_and_later_ones(transport: FakeTransport, finishes: Finishes) -> None:
     connection, _ = await opened(transport, finishes)
     for slot in connection.slots:
         slot.begin()
@@ -127,7 +141,9 @@ async def test_a_lost_connection_fails_all_calls_and_later_ones(transport, finis
     assert finishes.errors == ["closed by the peer"] * 3
 
 
-async def test_a_connection_that_closes_before_its_settings_cannot_be_used(transport, finishes) -> None:
+async def test_a_connection_that_closes_before_its_settings_cannot_be_used(
+    transport: FakeTransport, finishes: Finishes
+) -> None:
     connection = GrpcConnection(BLOCKS, b"m", 1, finishes)
     connection.connection_made(transport)
     connection.connection_lost(None)

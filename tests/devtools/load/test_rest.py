@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from meshproxy.devtools.load.rest import PIECE, Head, RestConnection, chunks_end, read_head, read_request_length
+
+if TYPE_CHECKING:
+    from tests.devtools.load.conftest import FakeTransport, Finishes
 
 REQUEST = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"
 
 
-def make(transport, finishes, request: bytes = REQUEST) -> RestConnection:
+def make(transport: FakeTransport, finishes: Finishes, request: bytes = REQUEST) -> RestConnection:
     connection = RestConnection(request, finishes)
     connection.connection_made(transport)
     return connection
@@ -17,7 +22,9 @@ def make(transport, finishes, request: bytes = REQUEST) -> RestConnection:
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
 @pytest.mark.parametrize("answer", [ANSWER, CHUNKED])
-def test_an_answer_is_read_however_it_is_cut(transport, finishes, answer: bytes, size: int) -> None:
+def test_an_answer_is_read_however_it_is_cut(
+    transport: FakeTransport, finishes: Finishes, answer: bytes, size: int
+) -> None:
     connection = make(transport, finishes)
     for _ in range(2):
         connection.begin()
@@ -29,14 +36,14 @@ def test_an_answer_is_read_however_it_is_cut(transport, finishes, answer: bytes,
         finishes.errors.clear()
 
 
-def test_an_interim_answer_is_not_the_answer(transport, finishes) -> None:
+def test_an_interim_answer_is_not_the_answer(transport: FakeTransport, finishes: Finishes) -> None:
     connection = make(transport, finishes)
     connection.begin()
     connection.data_received(b"HTTP/1.1 100 Continue\r\n\r\n" + ANSWER)
     assert finishes.errors == [None]
 
 
-def test_a_refusal_is_named(transport, finishes) -> None:
+def test_a_refusal_is_named(transport: FakeTransport, finishes: Finishes) -> None:
     connection = make(transport, finishes)
     connection.begin()
     head = b"HTTP/1.1 403 Forbidden\r\nx-meshproxy-refusal: permission-denied\r\ncontent-length: 0\r\n\r\n"
@@ -52,7 +59,9 @@ def test_a_refusal_is_named(transport, finishes) -> None:
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "bad chunk"),
     ],
 )
-def test_a_broken_answer_ends_the_connection(transport, finishes, data: bytes, error: str) -> None:
+def test_a_broken_answer_ends_the_connection(
+    transport: FakeTransport, finishes: Finishes, data: bytes, error: str
+) -> None:
     connection = make(transport, finishes)
     connection.begin()
     connection.data_received(data)
@@ -62,13 +71,15 @@ def test_a_broken_answer_ends_the_connection(transport, finishes, data: bytes, e
     assert error in finishes.errors[1]
 
 
-def test_bytes_that_nobody_asked_for_end_the_connection(transport, finishes) -> None:
+def test_bytes_that_nobody_asked_for_end_the_connection(transport: FakeTransport, finishes: Finishes) -> None:
     connection = make(transport, finishes)
     connection.data_received(ANSWER)
     assert transport.is_aborted
 
 
-def test_a_connection_that_is_lost_fails_its_request_and_later_ones(transport, finishes) -> None:
+def test_a_connection_that_is_lost_fails_its_request_and_later_ones(
+    transport: FakeTransport, finishes: Finishes
+) -> None:
     connection = make(transport, finishes)
     connection.begin()
     connection.connection_lost(None)
@@ -76,7 +87,7 @@ def test_a_connection_that_is_lost_fails_its_request_and_later_ones(transport, f
     assert finishes.errors == ["closed by the peer", "closed by the peer"]
 
 
-def test_an_answer_without_a_length_ends_with_the_connection(transport, finishes) -> None:
+def test_an_answer_without_a_length_ends_with_the_connection(transport: FakeTransport, finishes: Finishes) -> None:
     connection = make(transport, finishes)
     connection.begin()
     connection.data_received(b"HTTP/1.0 200 OK\r\n\r\nsome")
@@ -85,16 +96,10 @@ def test_an_answer_without_a_length_ends_with_the_connection(transport, finishes
     assert finishes.errors == [None]
 
 
-def test_a_large_request_waits_while_the_socket_is_full(transport, finishes) -> None:
+def test_a_large_request_waits_while_the_socket_is_full(transport: FakeTransport, finishes: Finishes) -> None:
     request = b"x" * (3 * PIECE + 5)
     connection = make(transport, finishes, request)
-    write = transport.write
-
-    def write_and_fill_up(data: bytes) -> None:
-        write(data)
-        connection.pause_writing()
-
-    transport.write = write_and_fill_up
+    transport.fills_up = connection.pause_writing
     connection.begin()
     assert [len(piece) for piece in transport.written] == [PIECE]
     for _ in range(3):

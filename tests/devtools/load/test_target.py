@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def files(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def answering(files: Path):
+async def answering(files: Path) -> AsyncIterator[int]:
     """A server that wants a client certificate and answers every request with 200."""
 
     handlers: list[asyncio.Task[None] | None] = []
@@ -69,7 +70,7 @@ async def test_another_server_is_not_spoken_to(files: Path) -> None:
     async with answering(files) as port:
         tls = client_tls(files / "ca.pem", files / "client.pem", files / "client-key.pem", checks_name=False)
         target = Target("127.0.0.1", port, tls, server_id="spiffe://dev.example/ns/other/sa/models")
-        with pytest.raises(ConnectionError, match=f"the server is {SERVER_ID}, not"):
+        with pytest.raises(ConnectionError, match=f"has the SPIFFE id {SERVER_ID}, not"):
             await open_rest(target, b"", 1, Driver())
 
 

@@ -1,0 +1,40 @@
+"""Single fields, and the structs that several kinds share."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from meshproxy.config import fields
+from meshproxy.inference.call import Verb
+
+
+def test_the_verbs_are_those_of_calls() -> None:
+    assert get_args(fields.VerbWord) == tuple(verb.value for verb in Verb)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (fields.WorkloadSubject, {}),
+        (fields.WorkloadSubject, {"serviceAccount": "a"}),
+        (fields.WorkloadSubject, {"spiffeId": "spiffe://d/a", "namespace": "a"}),
+        (fields.TokenSubject, {"issuer": "a", "claims": {"": "x"}}),
+        (fields.Subject, {}),
+    ],
+)
+def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(given, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (fields.WorkloadSubject, {"namespace": "a", "serviceAccount": "b"}),
+    ],
+)
+def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:
+    assert isinstance(msgspec.convert(given, kind), kind)

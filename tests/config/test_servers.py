@@ -1,0 +1,70 @@
+"""`ModelServer`: what a struct by itself knows to be wrong, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from meshproxy.config import servers
+
+AT = {"host": "a", "port": 1}
+WORKLOAD = {"namespace": "a", "serviceAccount": "b"}
+
+
+def test_defaults_pass_their_own_bounds() -> None:
+    for struct in (servers.Balancing, servers.BreakerSettings, servers.EjectionSettings, servers.Health, servers.Key):
+        assert msgspec.convert(msgspec.to_builtins(struct()), struct) == struct()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (servers.Endpoint, {}),
+        (servers.Endpoint, {"locality": "a"}),
+        (servers.Endpoint, {"sidecar": AT, "rest": AT}),
+        (servers.Endpoint, {"sidecar": AT, "grpc": AT}),
+        (servers.Dns, {"name": "a"}),
+        (servers.Dns, {"name": "a", "srv": "grpc", "rest": 1}),
+        (servers.Dns, {"name": "a", "sidecar": 1, "grpc": 2}),
+        (servers.Dns, {"name": "a", "grpc": 2, "minRefresh": 3, "maxRefresh": 2}),
+        (servers.Key, {"by": "header"}),
+        (servers.Key, {"header": "x-user"}),
+        (servers.BreakerSettings, {"openFor": 2, "openForMost": 1}),
+        (servers.EjectionSettings, {"baseTime": 2, "maxTime": 1}),
+        (servers.EjectionSettings, {"deviations": 0}),
+        (servers.ServerSpec, {}),
+        (servers.ServerSpec, {"endpoints": []}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}], "dns": {"name": "a", "rest": 1}}),
+        (servers.ServerSpec, {"endpoints": [{"sidecar": AT}]}),
+        (servers.ServerSpec, {"dns": {"name": "a", "sidecar": 1}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "srv": "sidecar"}}),
+        (servers.ServerSpec, {"endpoints": [{"sidecar": AT}], "workload": {"namespace": "a"}}),
+    ],
+)
+def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(given, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (servers.Endpoint, {"grpc": AT}),
+        (servers.Endpoint, {"sidecar": AT, "locality": "a"}),
+        (servers.Dns, {"name": "a", "rest": 1, "grpc": 2}),
+        (servers.Dns, {"name": "a", "srv": "sidecar"}),
+        (servers.Key, {"by": "header", "header": "x-user"}),
+        (servers.ServerSpec, {"endpoints": [{"sidecar": AT}], "workload": {"spiffeId": "spiffe://d/a"}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "srv": "sidecar"}, "workload": WORKLOAD}),
+        (servers.ServerSpec, {"dns": {"name": "a", "rest": 1}, "hosts": ["a"]}),
+    ],
+)
+def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:
+    assert isinstance(msgspec.convert(given, kind), kind)
+
+
+def test_every_field_can_be_sent_to_another_process() -> None:
+    spec = servers.ServerSpec(dns=servers.Dns(name="a", rest=1), health=servers.Health())
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=servers.ServerSpec) == spec
