@@ -17,24 +17,28 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from meshproxy.codec.grpc import grpc_status
-from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.inference.surface import Tolerance
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import Refusal
-from meshproxy.transport.connector import ConnectError
-from meshproxy.transport.stream import HeadRefused
+from meshproxy.transport.client import (
+    HEAD_BYTES,
+    ClientError,
+    Failure,
+    Response,
+    UnaryExchange,
+    complete_head,
+)
 
 if TYPE_CHECKING:
     import asyncio
 
-    from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+    from meshproxy.codec.events import RequestHead
     from meshproxy.config.routes import Compare, Mirror
     from meshproxy.inference.body_scan import ScanLimits
     from meshproxy.inference.surface import Operation
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.proxy.exchange import Exchange
     from meshproxy.routing.routes import Route
-    from meshproxy.transport.stream import Upstream
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.pool import H1Pool, H2Pool
 
@@ -42,7 +46,8 @@ logger = logging.getLogger(__name__)
 
 RESULTS = ("answered", "agrees", "differs", "differs-top1", "failed", "timeout", "limited", "too-large", "incomplete")
 """How a copy ends. `answered`: well, and not compared: compressed answers never are. `differs-top1`: and the largest
-number is another one. `limited`: too many in flight. `incomplete`: the client's request or answer never was whole."""
+number is another one. `limited`: too many in flight. `too-large`: longer than `maxBytes`, or a head that the server does
+not take. `incomplete`: the client's request or answer never was whole."""
 
 COMPARING = 20
 """Comparing takes at most one part in so many of the time: 30 ms for 1 MB of JSON, during which no request is served.
@@ -120,26 +125,22 @@ class Mirrors:
 
 
 class State(Enum):
-    """RECORDING -> CONNECTING -> AWAITING -> DONE; from each of the first three straight to DONE."""
+    """RECORDING -> SENT -> DONE, or straight to DONE."""
 
     RECORDING = 0
     """The request itself is being carried."""
-    CONNECTING = 1
-    """Waiting for a connection."""
-    AWAITING = 2
-    """Sent; the answer is not whole yet."""
-    DONE = 3
+    SENT = 1
+    """The copy waits for a connection or for its answer."""
+    DONE = 2
 
 
 RECORDING: Final = State.RECORDING
-CONNECTING: Final = State.CONNECTING
-AWAITING: Final = State.AWAITING
+SENT: Final = State.SENT
 DONE: Final = State.DONE
 
 
 class MirroredRequest:
-    """One copy: records a request and its answer, then waits for a connection (`client.StreamWaiter`) and reads the
-    other answer (`stream.ResponseSink`)."""
+    """One copy: records a request and its answer while they are carried, then makes the same request elsewhere."""
 
     __slots__ = (
         "_answer",
@@ -147,9 +148,9 @@ class MirroredRequest:
         "_chosen",
         "_encoding",
         "_endpoint",
+        "_exchange",
         "_head",
         "_is_grpc",
-        "_is_sent",
         "_is_whole",
         "_limits",
         "_mirror",
@@ -161,11 +162,8 @@ class MirroredRequest:
         "_request_bytes",
         "_route",
         "_server",
-        "_stream",
-        "_theirs",
         "_timer",
         "_token",
-        "_went_well",
         "state",
     )
 
@@ -204,15 +202,10 @@ class MirroredRequest:
         """The request has come to its end."""
         self._answer: bytearray | None = bytearray() if mirror.compare is not None else None
         """What the client got; None if nothing is compared, or it was too long for that."""
-        self._theirs = bytearray()
-        """What the copy got."""
-        self._went_well = True
         self._endpoint: Endpoint | None = None
         self._token = 0
         self._pool: H1Pool | H2Pool | None = None
-        self._stream: Upstream | None = None
-        self._is_sent = False
-        """All of the request has been written."""
+        self._exchange: UnaryExchange | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     # While the request itself is carried
@@ -251,14 +244,9 @@ class MirroredRequest:
         try:
             self._send()
         except (KeyError, Refusal):
-            self._give_up("failed")
+            self._end("failed")
         except Exception as error:
             self.crashed(error)
-
-    def crashed(self, error: Exception) -> None:
-        """A callback raised (`guard.Guarded`): the copy has failed, nothing else has."""
-        logger.error("internal error in a mirrored request", exc_info=error)
-        self._give_up("failed")
 
     # Sending the mirrored request
 
@@ -268,137 +256,80 @@ class MirroredRequest:
         cluster = context.snapshot.clusters[self._server]
         self._mirrors.live.add(self)
         self._timer = context.loop.call_at(now + mirror.timeout, self.time_out)
-        body = b"".join(self._pieces)
+        body, head = b"".join(self._pieces), self._head
+        self._pieces = []
         version, label = mirror.version, mirror.label
         if version is None and label is None and self._chosen is not None:
             version, label = self._chosen.version, self._chosen.label
         if version is not None or label is not None:
             if operation.rewrite_target is not None:
-                self._head = replace(self._head, target=operation.rewrite_target(self._call, version, label))
+                head = replace(head, target=operation.rewrite_target(self._call, version, label))
             if operation.rewrite_body is not None:
                 most, encoding = mirror.max_bytes, self._encoding
                 rewriter = operation.rewrite_body(self._call, version, label, most, encoding, self._limits)
                 body = rewriter.feed(body, True)
-        self._pieces = [body]
         if not self._is_grpc:
-            self._head = replace(self._head, length=len(body))
+            head = replace(head, length=len(body))
         endpoint = cluster.pick_clean(self._is_grpc, self._model, now)
         if endpoint is None:
-            self._give_up("failed")
+            self._end("failed")
             return
         self._endpoint = endpoint
         self._token = endpoint.begin(self._model, now)
         pool = endpoint.grpc if self._is_grpc else endpoint.rest
-        assert pool is not None
+        assert pool is not None  # or it would not have been picked
+        head = complete_head(head, pool, body)
         self._pool = pool
-        self.state = CONNECTING
-        pool.acquire(self)
+        self._exchange = UnaryExchange(head, body, HEAD_BYTES, mirror.max_bytes, self._answered)
+        self.state = SENT
+        pool.acquire(self._exchange)
 
-    def acquired(self, stream: Upstream) -> None:
-        """A stream is at hand."""
-        self._pool = None
-        self._stream = stream
-        self.state = AWAITING
-        stream.sink = self
-        head = self._head
-        if not head.authority:
-            head = replace(head, authority=stream.address.encode())
-        try:
-            stream.send_request(head)
-        except HeadRefused:
-            self._give_up("failed")
+    @guarded
+    def _answered(self, result: Response | Exception) -> None:
+        """The other server's answer is whole, or there is none."""
+        self._exchange = None  # what refers to each other in a circle would have to wait for the garbage collector
+        if isinstance(result, Response):
+            self._end(self._judge(result))
+        elif isinstance(result, ClientError):
+            self._end("too-large" if result.failure is Failure.TOO_LARGE else "failed")
         else:
-            self._is_sent = stream.send_data(self._pieces[0], True)
+            self.crashed(result)
 
-    def acquire_failed(self, error: ConnectError) -> None:
-        """No stream can be had."""
-        self._pool = None
-        self._give_up("failed")
-
-    @guarded
-    def head_received(self, head: ResponseHead) -> None:
-        """The other server answered."""
-        if self.state is DONE or head.status < 200:
-            return
-        # A gRPC call that went well has trailers.
-        self._went_well = head.status == 200 and not (self._is_grpc and head.end)
-        if any(name == b"content-encoding" for name, _ in head.headers):
-            self._answer = None
-        if head.end:
-            self._answered()
-
-    @guarded
-    def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """A piece of its answer."""
-        if self.state is DONE:
-            return
-        assert self._stream is not None
-        if len(self._theirs) + len(data) > self._mirror.max_bytes:
-            self._give_up("too-large")
-            return
-        self._theirs += data
-        if end:
-            self._answered()
-        else:
-            self._stream.credit(flow)
-
-    @guarded
-    def trailers_received(self, headers: Headers) -> None:
-        """The end of its answer."""
-        if self.state is not DONE:
-            if self._is_grpc and grpc_status(headers) != 0:
-                self._went_well = False
-            self._answered()
-
-    @guarded
-    def reset_received(self, code: int, reason: str) -> None:
-        """Its answer broke off."""
-        if self.state is not DONE:
-            self._stream = None
-            self._give_up("failed")
-
-    def drained(self) -> None:
-        """All of the request has been written."""
-        self._is_sent = True
-
-    def time_out(self) -> None:
-        """It takes too long."""
-        self._give_up("timeout")
+    def _judge(self, theirs: Response) -> str:
+        """One of `RESULTS`."""
+        if theirs.status != 200 or (self._is_grpc and grpc_status(theirs.trailers) != 0):
+            return "failed"
+        settings, ours = self._mirror.compare, self._answer
+        if settings is None or ours is None or any(name == b"content-encoding" for name, _ in theirs.headers):
+            return "answered"
+        if self._is_grpc and (ours[:1] != b"\0" or theirs.body[:1] != b"\0"):
+            return "answered"  # a compressed message
+        return self._mirrors.compare(self._operation, bytes(ours), theirs.body, settings)
 
     # The end
 
-    def _answered(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None and not self._is_sent:
-            stream.stop_sending()
-        self._end(self._compared() if self._went_well else "failed")
+    def time_out(self) -> None:
+        """It takes too long."""
+        self._end("timeout")
 
-    def _compared(self) -> str:
-        settings = self._mirror.compare
-        if settings is None or self._answer is None:
-            return "answered"
-        if self._is_grpc and (self._answer[:1] != b"\0" or self._theirs[:1] != b"\0"):
-            return "answered"
-        return self._mirrors.compare(self._operation, bytes(self._answer), bytes(self._theirs), settings)
-
-    def _give_up(self, result: str) -> None:
-        if self.state is DONE:
-            return
-        if self._pool is not None:
-            self._pool.withdraw(self)
-            self._pool = None
-        stream, self._stream = self._stream, None
-        self._end(result)
-        if stream is not None:
-            stream.reset(ErrorCode.CANCEL)
+    def crashed(self, error: Exception) -> None:
+        """A callback raised (`guard.Guarded`): the copy has failed, nothing else has."""
+        logger.error("internal error in a mirrored request", exc_info=error)
+        self._end("failed")
 
     def _end(self, result: str) -> None:
+        if self.state is DONE:
+            return
         self.state = DONE
         self._pieces = []
         self._answer = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and self._pool is not None:
+            self._pool.withdraw(exchange)
+            exchange.cancel()
         if self._endpoint is not None:
             self._endpoint.cancelled(self._model, self._mirrors.context.now(), self._token)
         self._mirrors.ended(self, self._route, result)

@@ -17,7 +17,9 @@ from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.stream import HeadRefused
 
 if TYPE_CHECKING:
-    from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
+    from collections.abc import Callable
+
+    from meshproxy.codec.events import Headers, RequestHead, ResponseHead
     from meshproxy.transport.connector import ConnectError
     from meshproxy.transport.stream import Upstream
 
@@ -138,7 +140,12 @@ async def exchange(
         ClientError: any failure but STATUS.
     """
     outcome: asyncio.Future[Response | Exception] = asyncio.get_running_loop().create_future()
-    reader = _Exchange(complete_head(head, source, body), body, max_head_bytes, max_body_bytes, outcome)
+
+    def ended(result: Response | Exception) -> None:
+        if not outcome.done():
+            outcome.set_result(result)  # errors are results too: an exception that is never retrieved would be logged
+
+    reader = UnaryExchange(complete_head(head, source, body), body, max_head_bytes, max_body_bytes, ended)
     try:
         async with asyncio.timeout(timeout):
             source.acquire(reader)
@@ -190,8 +197,11 @@ def broken_off(code: int, reason: str) -> ClientError:
     return ClientError(Failure.RESET, f"the response broke off: {reason}", code=code)
 
 
-class _Exchange:
-    """Takes a stream, sends the request, collects the response (`StreamWaiter`, `stream.Sink`)."""
+class UnaryExchange:
+    """Waits for a stream (`StreamWaiter`), sends the request, and collects the response (`stream.ResponseSink`).
+
+    `exchange` is the coroutine over it; callers without one use it as it is.
+    """
 
     __slots__ = (
         "_body",
@@ -199,7 +209,7 @@ class _Exchange:
         "_is_sending",
         "_max_body_bytes",
         "_max_head_bytes",
-        "_outcome",
+        "_on_end",
         "_pieces",
         "_response",
         "_size",
@@ -212,14 +222,18 @@ class _Exchange:
         body: bytes,
         max_head_bytes: int,
         max_body_bytes: int,
-        outcome: asyncio.Future[Response | Exception],
+        on_end: Callable[[Response | Exception], None],
     ) -> None:
+        """
+        Args:
+            head: complete (`complete_head`).
+            on_end: called once with the response or a ClientError, unless it was cancelled.
+        """
         self._head = head
         self._body = body
         self._max_head_bytes = max_head_bytes
         self._max_body_bytes = max_body_bytes
-        self._outcome = outcome
-        """Errors are results too: an exception that nobody retrieves would be logged."""
+        self._on_end: Callable[[Response | Exception], None] | None = on_end
         self.stream: Upstream | None = None
         self._response: ResponseHead | None = None
         self._pieces: list[bytes] = []
@@ -277,10 +291,6 @@ class _Exchange:
         else:
             self._finish(headers)
 
-    def rejected(self, rejected: Rejected) -> None:
-        """Requests only."""
-        raise AssertionError("a server sent a request")
-
     def reset_received(self, code: int, reason: str) -> None:
         """The stream or its connection is gone."""
         self.stream = None
@@ -291,7 +301,8 @@ class _Exchange:
         self._is_sending = False
 
     def cancel(self) -> None:
-        """Reset the stream."""
+        """Reset the stream; `on_end` will not be called."""
+        self._on_end = None
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.reset(ErrorCode.CANCEL)
@@ -317,5 +328,6 @@ class _Exchange:
             self.cancel()
 
     def _end(self, outcome: Response | Exception) -> None:
-        if not self._outcome.done():
-            self._outcome.set_result(outcome)
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(outcome)

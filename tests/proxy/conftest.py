@@ -187,6 +187,7 @@ class FakeEndpoint:
     """Gives streams at once, later, or not at all, and writes down how calls went."""
 
     is_sidecar = False
+    address = "127.0.0.1:8500"
 
     def __init__(self, key: str, cluster: FakeCluster) -> None:
         self.key = key

@@ -323,14 +323,16 @@ class TestConnection:
         assert results(world) == ["failed"]
         world.assert_let_go()
 
-    @pytest.mark.parametrize("error", [HeadRefused("too long"), RuntimeError("a mistake of ours")])
-    def test_or_not_be_used(self, world: Any, error: Exception) -> None:
+    @pytest.mark.parametrize(
+        ("error", "result"), [(HeadRefused("too long"), "too-large"), (RuntimeError("a mistake of ours"), "failed")]
+    )
+    def test_or_not_be_used(self, world: Any, error: Exception, result: str) -> None:
         def fail(self: Any, head: Any) -> None:
             raise error
 
         world.other.server_type = type("Failing", (world.server_type,), {"send_request": fail})
         self.ask(world)
-        assert results(world) == ["failed"]
+        assert results(world) == [result]
         world.assert_let_go()
 
     def test_a_mistake_costs_the_copy(self, world: Any, caplog: pytest.LogCaptureFixture) -> None:
