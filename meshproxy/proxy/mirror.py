@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 RESULTS = ("answered", "agrees", "differs", "differs-top1", "failed", "timeout", "limited", "too-large", "incomplete")
 """How a copy ends. `answered`: well, and not compared: compressed answers never are. `differs-top1`: and the largest
-number is another one. `limited`: too many in flight. `too-large`: longer than `maxBytes`, or a head that the server does
-not take. `incomplete`: the client's request or answer never was whole."""
+number is another one. `limited`: too many in flight. `too-large`: longer than `maxBytes`, or a head that the server
+does not take. `incomplete`: the client's request or answer never was whole."""
 
 COMPARING = 20
 """Comparing takes at most one part in so many of the time: 30 ms for 1 MB of JSON, during which no request is served.

@@ -175,8 +175,8 @@ class TestRouted:
         stream.respond()
         assert client.status == 200
         [exchange] = echo.finished
-        assert exchange.call == Call(Verb.PREDICT, (ModelRef("open", "rc1"),))
-        assert ModelLabels().read(exchange.call, was_served=True) == ("open", "rc1")
+        assert exchange.forwarded == Call(Verb.PREDICT, (ModelRef("open", "rc1"),))
+        assert ModelLabels().read(exchange.forwarded, was_served=True) == ("open", "rc1")
         echo.assert_let_go()
 
     @pytest.mark.parametrize("step", [1, 3, 1000])
@@ -188,7 +188,7 @@ class TestRouted:
         [stream] = echo.cluster.streams
         assert (stream.head.target, stream.body) == (b"/echo.Echo/Say", body)
         stream.respond_grpc()
-        assert echo.finished[0].call == Call(Verb.PREDICT, (ModelRef("open", "rc1"),))
+        assert echo.finished[0].forwarded == Call(Verb.PREDICT, (ModelRef("open", "rc1"),))
         echo.assert_let_go()
 
     def test_what_is_not_in_its_table_is_not_called(self, echo: Any) -> None:
