@@ -27,6 +27,7 @@ NO_RESPONSE = '"response_code_details":null,"refusal":null'
 TIMES = '"duration":%.3f,"decide_time":%.3f,"connect_time":%.3f,"upstream_service_time":%.3f,"write_time":%.3f'
 """`%` formats floats in 80 % of the time that an f-string takes."""
 NO_FLAG = quote("-")
+AS_ASKED = '"forwarded_version":null'
 NO_CALL = '"model":null,"model_version":null,"verb":null'
 NO_TRACE = b'"trace_id":null,"span_id":null}\n'
 TRACE = b'"trace_id":"%b","span_id":"%b"}\n'
@@ -129,6 +130,7 @@ class AccessLog:
             called = self._calls[call.verb, model.name, model.version, model.label]
         else:
             called = _format_models(call)
+        forwarded_call = exchange.forwarded
         refusal = exchange.refusal
         audits = exchange.permit_audits if refusal is None else refusal.audits or exchange.permit_audits
         return (
@@ -138,6 +140,7 @@ class AccessLog:
             f'"attempts":{len(exchange.attempts)},'
             f"{connection},"
             f"{called},"
+            f"{AS_ASKED if forwarded_call is call else _format_forwarded(forwarded_call)},"
             f'"policy":{text[exchange.rule if refusal is None else refusal.rule or exchange.rule]},'
             f'"policy_audits":{text[",".join(audits)] if audits else NULL},'
             f'"user_agent":{agent},'
@@ -189,6 +192,13 @@ class _Calls(dict[tuple[Verb, str, str | None, str | None], str]):
         if len(name) + len(wanted or "") <= MEMO_CHARACTERS:
             self[key] = fields
         return fields
+
+
+def _format_forwarded(call: Call | None) -> str:
+    """The version or label that the route chose instead of what the client named."""
+    model = call.models[0] if call is not None and call.models else None
+    chosen = None if model is None else model.label if model.version is None else model.version
+    return f'"forwarded_version":{quote(chosen or None)}'
 
 
 def _format_models(call: Call) -> str:

@@ -51,6 +51,7 @@ class AuditLog:
     def format(self, exchange: Exchange, kind: str) -> bytes:
         """The record, with its line feed. `kind`: `denied` or `audited`."""
         call = exchange.asked
+        forwarded = exchange.forwarded if exchange.forwarded is not call else None
         refusal = exchange.refusal
         connection = exchange.connection
         trace = exchange.trace
@@ -67,6 +68,7 @@ class AuditLog:
             f'"verb":{quote(call.verb.value if call is not None else None)},'
             f'"models":[{",".join([_format_model(model) for model in models[:MAX_MODELS]])}],'
             f'"model_count":{len(models)},'
+            f'"forwarded_as":{NULL if forwarded is None else _format_model(forwarded.models[0])},'
             f'"direction":{quote(connection.direction)},'
             f'"downstream_remote_address":{quote(connection.remote)},'
             f'"method":{quote(exchange.head.method)},'

@@ -94,6 +94,7 @@ def test_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
         "iam_role": None,
         "model": "half_plus_two",
         "model_version": "3",
+        "forwarded_version": None,
         "verb": "predict",
         "policy": "finance-team",
         "policy_audits": "watch,other",
@@ -267,3 +268,15 @@ def test_the_documentation_names_every_field(log: AccessLog, make_exchange: Make
         if line.startswith("| `"):
             documented += re.findall(r"`(\w+)`", line.split("|")[1])
     assert documented == list(read(log.format(make_exchange())))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"), [(ModelRef("a", "4"), "4"), (ModelRef("a", None, "canary"), "canary"), (ModelRef("a"), None)]
+)
+def test_the_version_that_a_route_chose_is_told_beside_the_one_that_was_asked(
+    log: AccessLog, make_exchange: MakeExchange, chosen: ModelRef, shown: str | None
+) -> None:
+    exchange = make_exchange(call=Call(Verb.PREDICT, (ModelRef("a"),)))
+    exchange.forwarded = Call(Verb.PREDICT, (chosen,))
+    found = read(log.format(exchange))
+    assert (found["model_version"], found["forwarded_version"]) == (None, shown)

@@ -66,6 +66,7 @@ def test_a_denial(trail: Trail, make_exchange: MakeExchange) -> None:
             "iam_role": None,
             "verb": "predict",
             "models": [{"name": "half_plus_two", "version": "3", "label": None, "signature": "serving_default"}],
+            "forwarded_as": None,
             "model_count": 1,
             "direction": "inbound",
             "downstream_remote_address": "10.0.0.1:40000",
@@ -124,3 +125,14 @@ def test_the_documentation_names_every_field(trail: Trail, make_exchange: MakeEx
     (record,) = trail.read()
     documented = re.findall(r"`(\w+)`", DOCUMENTATION.read_text().partition("# Audit trail")[2])
     assert set(record) <= set(documented)
+
+
+def test_the_version_that_a_route_chose_is_told_beside_the_one_that_was_asked(
+    trail: Trail, make_exchange: MakeExchange
+) -> None:
+    exchange = make_exchange(call=Call(Verb.PREDICT, (ModelRef("a"),)), refusal=Refusal(Reason.PERMISSION_DENIED, "x"))
+    exchange.forwarded = Call(Verb.PREDICT, (ModelRef("a", "4"),))
+    trail.log(exchange)
+    (record,) = trail.read()
+    assert record["models"] == [{"name": "a", "version": None, "label": None, "signature": None}]
+    assert record["forwarded_as"] == {"name": "a", "version": "4", "label": None, "signature": None}
