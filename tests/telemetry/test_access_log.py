@@ -126,7 +126,16 @@ def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) ->
     not_known = {
         *("grpc_status", "decide_time", "connect_time", "upstream_service_time", "write_time", "upstream_host"),
         *("requested_server_name", "tls_version", "peer_spiffe_id", "jwt_issuer", "jwt_sub", "iam_role", "model"),
-        *("model_version", "verb", "policy", "policy_audits", "user_agent", "request_id", "x_forwarded_for"),
+        *(
+            "model_version",
+            "forwarded_version",
+            "verb",
+            "policy",
+            "policy_audits",
+            "user_agent",
+            "request_id",
+            "x_forwarded_for",
+        ),
         *("trace_id", "span_id", "method", "path", "authority", "upstream_cluster", "route_name"),
     }
     assert {name for name, value in found.items() if value is None} == not_known
