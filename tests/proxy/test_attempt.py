@@ -255,7 +255,7 @@ class TestVerdicts:
         def refuse(self: Any, head: Any) -> None:
             raise HeadRefused("the head has 20000 bytes, and the peer takes 16384")
 
-        world.cluster.server_type = type("Refusing", (world.server_type,), {"send_request": refuse})
+        world.cluster.make_stream = type("Refusing", (world.upstream_type,), {"send_request": refuse})
         client = world.rest()
         assert client.status == 431
         (stream,) = world.cluster.streams
@@ -297,9 +297,9 @@ class TestGivingUp:
         """A pool tells many at once, and what the first makes of it may end the next."""
         world.cluster.is_ready = False
         client = world.rest()
-        taker = world.cluster.waiting[0]
+        waiter = world.cluster.waiting[0]
         client.sink.reset_received(CANCEL, "gone")
-        taker.acquire_failed(ConnectError("refused"))
+        waiter.acquire_failed(ConnectError("refused"))
         assert client.heads == []
         assert world.cluster.reports == ["begin open", "cancelled"]
         assert world.traffic.events == []

@@ -216,10 +216,11 @@ STEPS = st.lists(st.sampled_from(HEADS + PIECES + ENDS), max_size=12)
 
 @given(steps=STEPS, is_grpc=st.booleans(), ends=st.booleans())
 def test_whatever_happens_it_ends_once_and_nothing_is_left(steps: list[str], is_grpc: bool, ends: bool) -> None:
-    from tests.proxy.conftest import FakeClient, World
+    from tests.proxy.conftest import World
+    from tests.proxy.fakes import FakeDownstream
 
     world = World()
-    client = FakeClient()
+    client = FakeDownstream()
     side = Recorded(world.pipeline, client, RequestHead(1, b"POST", b"host", b"/", (), ends, None))
     side.is_grpc = is_grpc
     for step in steps:

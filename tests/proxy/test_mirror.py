@@ -276,7 +276,7 @@ class TestAnswer:
         world.assert_let_go()
 
     def test_before_the_request_has_gone_out_stops_that(self, world: Any) -> None:
-        world.other.server_type = type("Full", (world.server_type,), {"__init__": _full})
+        world.other.make_stream = type("Full", (world.upstream_type,), {"__init__": _full})
         copy = self.ask(world)
         copy.respond(PREDICTIONS)
         assert copy.has_stopped
@@ -328,13 +328,13 @@ class TestConnection:
         def fail(self: Any, head: Any) -> None:
             raise error
 
-        world.other.server_type = type("Failing", (world.server_type,), {"send_request": fail})
+        world.other.make_stream = type("Failing", (world.upstream_type,), {"send_request": fail})
         self.ask(world)
         assert results(world) == ["failed"]
         world.assert_let_go()
 
     def test_a_mistake_costs_the_copy(self, world: Any, caplog: pytest.LogCaptureFixture) -> None:
-        world.other.all[0].acquire = None
+        world.other.all[0].pool.acquire = None
         self.ask(world)
         assert results(world) == ["failed"]
         assert "internal error in a mirrored request" in caplog.text

@@ -651,8 +651,8 @@ class TestTime:
         world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"10S"),))
         world.rest(headers=((b"x-envoy-expected-rq-timeout-ms", b"10000"),))
         world.wait(4)
-        for taker in list(world.cluster.waiting):
-            world.cluster.give(taker)
+        for waiter in list(world.cluster.waiting):
+            world.cluster.give(waiter)
         grpc, rest = (dict(server.head.headers) for server in world.cluster.streams)
         assert grpc[b"grpc-timeout"] == b"6000m"
         assert rest[b"x-envoy-expected-rq-timeout-ms"] == b"6000"
@@ -769,9 +769,9 @@ def test_a_head_that_the_server_does_not_take_is_refused(world: Any, monkeypatch
 
     world.cluster.is_ready = False
     client = world.rest()
-    taker = world.cluster.waiting.pop()
-    monkeypatch.setattr(world.server_type, "send_request", refuse)
-    world.cluster.give(taker)
+    waiter = world.cluster.waiting.pop()
+    monkeypatch.setattr(world.upstream_type, "send_request", refuse)
+    world.cluster.give(waiter)
     assert client.status == 431
 
 
@@ -866,8 +866,8 @@ def test_keys_that_come_after_the_refusal_change_nothing(world: Any) -> None:
 def test_a_mistake_at_the_connection_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     world.cluster.is_ready = False
     client = world.rest()
-    taker = world.cluster.waiting.pop()
-    world.cluster.server_type = object  # no stream
-    world.cluster.give(taker)
+    waiter = world.cluster.waiting.pop()
+    world.cluster.make_stream = object  # no stream
+    world.cluster.give(waiter)
     assert client.status == 500
     assert "internal error" in caplog.text

@@ -87,7 +87,7 @@ class TestAgain:
         world.assert_let_go()
 
     def test_no_connection(self, world: Any, cluster: Any) -> None:
-        cluster.all[0].error = ConnectError("refused")
+        cluster.all[0].pool.error = ConnectError("refused")
         client = world.rest()
         cluster.streams[0].respond()
         assert client.status == 200
@@ -256,7 +256,7 @@ class TestNotAgain:
         world.assert_let_go()
 
     def test_when_the_pool_is_full_which_is_ours_to_say(self, world: Any, cluster: Any) -> None:
-        cluster.all[0].error = PoolFull("full")
+        cluster.all[0].pool.error = PoolFull("full")
         client = world.rest()
         assert client.status == 503
         assert cluster.all[0].reports == ["begin open", "cancelled"]
@@ -364,7 +364,7 @@ class TestEarlyAnswers:
     def test_a_retry_that_has_not_gone_out_whole_is_stopped(self, world: Any, cluster: Any) -> None:
         """All of the body had been credited when the first try took it; the second has not."""
         client = world.rest(body=b"body")
-        cluster.server_type = type("Full", (cluster.server_type,), {"is_full": True, "__init__": _full})
+        cluster.make_stream = type("Full", (cluster.make_stream,), {"is_full": True, "__init__": _full})
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
         cluster.streams[1].respond()
         assert client.status == 200
@@ -395,7 +395,7 @@ def _full(self: Any) -> None:
 class TestFallback:
     def test_where_nobody_can_be_called(self, world: Any) -> None:
         world.serve(1, fallback="other")
-        world.cluster.nobody = NoEndpoint("all are down")
+        world.cluster.no_endpoint = NoEndpoint("all are down")
         client = world.rest()
         world.other.streams[0].respond()
         assert client.status == 200
@@ -404,7 +404,7 @@ class TestFallback:
 
     def test_and_if_nobody_can_there_either(self, world: Any) -> None:
         world.serve(1, fallback="other")
-        world.cluster.nobody = world.other.nobody = NoEndpoint("all are down", 2.5)
+        world.cluster.no_endpoint = world.other.no_endpoint = NoEndpoint("all are down", 2.5)
         client = world.rest()
         assert (client.status, client.headers[b"retry-after"]) == (503, b"3")
         assert str(world.finished[0].flags) == "UH"
@@ -413,7 +413,7 @@ class TestFallback:
     def test_after_the_last_connection_failed(self, world: Any) -> None:
         cluster = world.serve(2, retries=Retries(attempts=2), fallback="other")
         for endpoint in cluster.all:
-            endpoint.error = ConnectError("refused")
+            endpoint.pool.error = ConnectError("refused")
         client = world.rest(body=b"body")
         world.other.streams[0].respond()
         assert client.status == 200
@@ -429,7 +429,7 @@ class TestFallback:
 
     def test_how_long_it_takes_there_is_not_how_long_it_takes_here(self, world: Any) -> None:
         world.serve(1, fallback="other", timeout=10.0)
-        world.cluster.nobody = NoEndpoint("all are down")
+        world.cluster.no_endpoint = NoEndpoint("all are down")
         for _ in range(20):
             world.rest()
             world.loop.now += 1
@@ -487,19 +487,19 @@ class TestHedge:
     @pytest.mark.parametrize("how", ["answer", "break", "head refused"])
     def test_while_one_fails_the_other_goes_on(self, world: Any, wire: Any, cluster: Any, fails: int, how: str) -> None:
         client = world.grpc(wire.spec(b"open"))
-        cluster.all[1].is_ready = False
+        cluster.all[1].pool.is_ready = False
         world.wait(0.1)
         if how == "head refused":
-            taker = cluster.all[1].waiting.pop()
+            waiter = cluster.all[1].pool.waiting.pop()
 
             def refuse(self: Any, head: Any) -> None:
                 raise HeadRefused("too long")
 
-            cluster.server_type = type("Refusing", (cluster.server_type,), {"send_request": refuse})
-            cluster.all[1].give(taker)
+            cluster.make_stream = type("Refusing", (cluster.make_stream,), {"send_request": refuse})
+            cluster.all[1].pool.give(waiter)
             cluster.streams[0].respond_grpc()
         else:
-            cluster.all[1].give(cluster.all[1].waiting.pop())
+            cluster.all[1].pool.give(cluster.all[1].pool.waiting.pop())
             if how == "answer":
                 cluster.streams[fails].fail_grpc(b"13")
             else:
@@ -512,10 +512,10 @@ class TestHedge:
 
     def test_the_first_fails_while_the_second_waits_for_a_connection(self, world: Any, cluster: Any) -> None:
         client = world.rest(body=b"body")
-        cluster.all[1].is_ready = False
+        cluster.all[1].pool.is_ready = False
         world.wait(0.1)
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
-        cluster.all[1].give(cluster.all[1].waiting.pop())
+        cluster.all[1].pool.give(cluster.all[1].pool.waiting.pop())
         assert cluster.streams[1].body == b"body"
         cluster.streams[1].respond()
         assert client.status == 200
@@ -524,7 +524,7 @@ class TestHedge:
     @pytest.mark.parametrize("when", ["waiting", "sent"])
     def test_a_client_that_leaves_cancels_both(self, world: Any, cluster: Any, when: str) -> None:
         client = world.rest()
-        cluster.all[1].is_ready = when == "sent"
+        cluster.all[1].pool.is_ready = when == "sent"
         world.wait(0.1)
         client.sink.reset_received(CANCEL, "gone")
         assert {stream.reset_code for stream in cluster.streams} == {CANCEL}

@@ -266,7 +266,7 @@ class TestShares:
         client.receive(message[:40], False)
         client.receive(message[40:], True)
         if not is_ready:
-            world.other.all[0].give(world.other.waiting.pop())
+            world.other.all[0].pool.give(world.other.waiting.pop())
         assert client.headers[b"x-meshproxy-refusal"] == b"model-changed"
         assert not world.other.streams[0].ended
         world.assert_let_go()
@@ -435,17 +435,17 @@ class TestPlaces:
         world.rest()
         order: list[str] = []
         cluster.streams[0].reset = lambda code: order.append("reset")
-        acquire = cluster.all[0].acquire
-        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))
+        acquire = cluster.all[0].pool.acquire
+        cluster.all[0].pool.acquire = lambda waiter: (order.append("acquire"), acquire(waiter))
         first.sink.reset_received(CANCEL, "gone")
         assert order == ["reset", "acquire"]
 
     def test_a_refusal_behind_it_gives_it_back(self, world: Any) -> None:
         cluster = world.serve(concurrency=LIMITED)
-        cluster.nobody = NoEndpoint("all are down")
+        cluster.no_endpoint = NoEndpoint("all are down")
         for _ in range(3):
             assert world.rest().status == 503
-        cluster.nobody = None
+        cluster.no_endpoint = None
         cluster.error = ConnectError("refused")
         client = world.rest()
         world.wait(1)
@@ -461,7 +461,7 @@ class TestPlaces:
         admission.limit = SimpleNamespace(
             current=9, finished=lambda seconds, in_flight, is_ok, now: heard.append((round(seconds, 3), is_ok))
         )
-        cluster.all[0].errors.append(ConnectError("refused"))
+        cluster.all[0].pool.errors.append(ConnectError("refused"))
         world.rest()
         world.rest().sink.reset_received(CANCEL, "gone")
         world.rest(body=None, length=5).sink.rejected(Rejected(1, 400, "a chunk size is malformed"))
@@ -489,8 +489,8 @@ class TestPlaces:
         world.rest()
         order: list[str] = []
         cluster.streams[0].reset = lambda code: order.append("reset")
-        acquire = cluster.all[0].acquire
-        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))
+        acquire = cluster.all[0].pool.acquire
+        cluster.all[0].pool.acquire = lambda waiter: (order.append("acquire"), acquire(waiter))
         cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
         world.wait(1.1)
         assert order == ["reset", "acquire"]
