@@ -8,7 +8,7 @@ lists.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVarTuple, Unpack, cast
 
 from meshproxy.codec.events import Headers, RequestHead, ResponseHead
@@ -20,11 +20,14 @@ from meshproxy.proxy.attempt import AnswerSink, Attempt
 from meshproxy.proxy.context import ProxyContext
 from meshproxy.proxy.exchange import AttemptRecord, Exchange, ResponseFlags, TraceContext
 from meshproxy.proxy.request import Request
+from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
-from meshproxy.routing.retry import Skip
+from meshproxy.routing.retry import INBOUND_RETRIES, Skip
+from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.facts import ConnectionFacts
+from meshproxy.transport.reaper import Reaper
 from meshproxy.transport.stream import Downstream, RequestSink, ResponseSink, Upstream
 from meshproxy.upstream.cluster import Cluster, NoEndpoint
 from meshproxy.upstream.endpoint import Endpoint
@@ -267,6 +270,13 @@ class FakeUpstream:
         reader.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
         reader.data_received(body, len(body), False)
         reader.trailers_received(((b"grpc-status", status),))
+
+
+def full_upstream() -> FakeUpstream:
+    """A stream that buffers all it is sent, from the start (`FakePool.make_stream`)."""
+    stream = FakeUpstream()
+    stream.is_full = True
+    return stream
 
 
 class FakePool:
@@ -599,10 +609,61 @@ class RecordedListener:
             raise self.raises[name]
 
 
+class Surroundings:
+    """A real `ProxyContext` and snapshot around one class, and fakes around those."""
+
+    def __init__(self, *, endpoints: int = 1, limits: BodyLimits | None = None) -> None:
+        self.loop = FakeLoop()
+        self.cluster = FakeCluster(endpoints)
+        self.other = FakeCluster()
+        self.policy = FakePolicy()
+        self.traffic = FakeTraffic()
+        self.finished: list[Exchange] = []
+        self.limits_hit: list[str] = []
+        self.draws: list[float] = []
+        """What is drawn next; 0.5 when there is none left."""
+        self.cpu_seconds = 0.0
+        clusters: Mapping[str, Cluster] = {"main": self.cluster.real, "other": self.other.real}
+        snapshot = Snapshot(
+            verifier=None,
+            policy=self.policy,
+            routes=Routes(Route("route", "main", retry=INBOUND_RETRIES)),
+            clusters=clusters,
+            limits=limits or BodyLimits(),
+            forwards_identity=False,
+            forwards_token=False,
+        )
+        self.context = ProxyContext(
+            loop=self.loop.real,
+            now=self.loop.time,
+            wall_clock=lambda: NOW,
+            reaper=Reaper(self.loop.real),
+            snapshot=snapshot,
+            observer=lambda exchange: self.finished.append(exchange),
+            tracer=FakeTracer(),
+            refresh_keys=lambda issuer, then: None,
+            on_limit=self.limits_hit.append,
+            traffic=self.traffic,
+            draw=lambda: self.draws.pop(0) if self.draws else 0.5,
+            cpu_time=lambda: self.cpu_seconds,
+        )
+
+    def assert_nothing_left(self) -> None:
+        """No exchange, byte, timer or waiting attempt is left, and endpoints heard once how each attempt went."""
+        context = self.context
+        assert context.live == set()
+        assert (context.scan_buffer.total, context.replay_bytes, context.response_buffer.total) == (0, 0, 0)
+        assert self.loop.pending == []
+        for endpoint in self.cluster.all + self.other.all:
+            began = sum(report.startswith("begin") for report in endpoint.reports)
+            assert len(endpoint.reports) == 2 * began, endpoint.reports
+            assert endpoint.pool.waiting == []
+
+
 class RecordedRequest(Request):
     """A request alone: its hooks are recorded, and may call what a test puts there."""
 
-    __slots__ = ("client", "hooks", "on_abandon", "on_closed", "on_request_sent")
+    __slots__ = ("client", "hooks", "on_abandon", "on_closed", "on_timed_out")
 
     def __init__(self, context: ProxyContext, client: FakeDownstream, head: RequestHead) -> None:
         stream: Downstream = client
@@ -611,7 +672,7 @@ class RecordedRequest(Request):
         self.hooks: list[str] = []
         self.on_abandon: Callable[[], None] | None = None
         self.on_closed: Callable[[bool], None] | None = None
-        self.on_request_sent: Callable[[], None] | None = None
+        self.on_timed_out: Callable[[], None] | None = None
 
     def abandon(self) -> None:
         self.hooks.append("abandon")
@@ -626,6 +687,8 @@ class RecordedRequest(Request):
 
     def timed_out(self) -> None:
         self.hooks.append("timed_out")
+        if self.on_timed_out is not None:
+            self.on_timed_out()
 
     def check_progress(self, now: float) -> None:
         self.hooks.append("check_progress")
@@ -637,8 +700,6 @@ class RecordedRequest(Request):
 
     def request_sent(self, takes_more: bool) -> None:
         self.hooks.append(f"request_sent takes_more={takes_more}")
-        if self.on_request_sent is not None:
-            self.on_request_sent()
 
     def upstream_drained(self) -> None:
         self.hooks.append("upstream_drained")

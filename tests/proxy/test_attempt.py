@@ -340,6 +340,12 @@ class TestAnswer:
         assert made.sink.events == [("trailers", ((b"grpc-status", b"14"),), None)]
         assert made.reports == ["succeeded"]
 
+    def test_a_failure_that_the_head_told_is_not_told_again_by_trailers(self) -> None:
+        made = alone(AWAITING)
+        made.do("head 503")
+        made.do("trailers")
+        assert (made.listener.names, made.reports) == (["answered"], ["gateway-error"])
+
     @pytest.mark.parametrize(("state", "event"), [(AWAITING, "head 503"), (DEFERRED, "trailers 14")])
     def test_one_that_is_not_wanted_goes_nowhere(self, state: State, event: str) -> None:
         made = alone(state, is_grpc=True)

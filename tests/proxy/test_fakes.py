@@ -34,6 +34,7 @@ from tests.proxy.fakes import (
     RecordedListener,
     RecordedRequest,
     RecordedSink,
+    Surroundings,
 )
 
 PAIRS: list[tuple[object, type]] = [
@@ -135,7 +136,7 @@ def test_every_fake_is_compared() -> None:
     made = {
         kind for _, kind in inspect.getmembers(fakes, inspect.isclass) if kind.__module__ == fakes.__name__
     }  # fmt: skip
-    assert made - {type(fake) for fake, _ in PAIRS} == {RecordedRequest}
+    assert made - {type(fake) for fake, _ in PAIRS} == {RecordedRequest, Surroundings}
 
 
 def test_a_recorded_request_has_every_hook_and_nothing_else_of_its_own() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from meshproxy.codec.events import RequestHead, ResponseHead
 from meshproxy.config.routes import Compare, Mirror
-from meshproxy.inference.answers import Comparison
+from meshproxy.inference.surface import Comparison
 from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.stream import HeadRefused
+from tests.proxy.fakes import full_upstream
 
 CANCEL = 0x8
 PREDICTIONS = b'{"predictions": [1.0, 2.0]}'
@@ -276,7 +277,7 @@ class TestAnswer:
         world.assert_let_go()
 
     def test_before_the_request_has_gone_out_stops_that(self, world: Any) -> None:
-        world.other.make_stream = type("Full", (world.upstream_type,), {"__init__": _full})
+        world.other.make_stream = full_upstream
         copy = self.ask(world)
         copy.respond(PREDICTIONS)
         assert copy.has_stopped
@@ -287,11 +288,6 @@ class TestAnswer:
         copy.sink.head_received(ResponseHead(0, 103, (), end=False))
         copy.respond(PREDICTIONS)
         assert results(world) == ["agrees"]
-
-
-def _full(self: Any) -> None:
-    type(self).__mro__[1].__init__(self)
-    self.is_full = True
 
 
 class TestConnection:
