@@ -467,14 +467,15 @@ class FakeCluster:
 class FakePolicy:
     """Permits every model whose name begins with `open` (`ports.Decides`)."""
 
-    FOR_TESTS: ClassVar = frozenset({"asked"})
+    FOR_TESTS: ClassVar = frozenset({"asked", "permits"})
 
     def __init__(self) -> None:
         self.asked: list[tuple[Caller, Call]] = []
+        self.permits: Callable[[Call], bool] = lambda call: all(model.name.startswith("open") for model in call.models)
 
     def decide(self, caller: Caller, call: Call) -> Permit:
         self.asked.append((caller, call))
-        if all(model.name.startswith("open") for model in call.models):
+        if self.permits(call):
             return Permit("binding", ("watched",))
         raise Refusal(Reason.PERMISSION_DENIED, "not permitted", rule="default-deny")
 
