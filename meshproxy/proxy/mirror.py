@@ -306,6 +306,7 @@ class MirroredRequest:
         try:
             stream.send_request(head)
         except HeadRefused:
+            stream.sink = self._stream = None
             self._give_up("failed")
         else:
             self._is_sent = stream.send_data(self._pieces[0], True)
