@@ -131,6 +131,30 @@ class TestRefusals:
         assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
         assert "internal error in answering" in caplog.text
 
+    def test_a_defect_while_it_is_refused_breaks_the_stream(
+        self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The refusal is recorded by then: a second one would be ignored, and the client would wait for ever."""
+        side = make(world, wire)
+
+        def fail(self: ClientSide) -> None:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(Recorded, "abandon", fail)
+        side._time_out()
+        assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
+        assert world.finished == [side]
+        assert "internal error" in caplog.text
+
+    def test_a_defect_while_the_rest_of_the_body_is_read_changes_nothing(
+        self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        side = make(world, wire, end=False, length=10)
+        side.refuse(Refusal(Reason.PERMISSION_DENIED, "no"))
+        side.crashed(RuntimeError("a defect"))
+        side.discard(10, True)
+        assert side.stream.status == 403
+
 
 class TestAnswers:
     def test_one_that_is_taken_at_once(self, world: Any, wire: Any) -> None:
