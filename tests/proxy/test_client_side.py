@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import meshproxy.proxy
 from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, Answer, ClientSide
@@ -230,6 +233,80 @@ class TestTime:
         assert side.answer is REFUSED
         world.wait(side.snapshot.limits.stall + 0.5)
         assert (side.answer, str(side.flags)) == (OVER, "DT")
+
+
+WRITES = frozenset({"send_response", "send_data", "send_trailers", "reset", "stop_receiving"})
+"""Commands that the client sees. `credit` is none: readers of the body give it."""
+
+
+def writes_to_the_client(source: str) -> set[str]:
+    """The lines that write to the client's stream: what is called `.stream`, was assigned from that, or is annotated as
+    a Downstream. The streams of attempts and mirrored requests have other names, and are Upstreams."""
+    tree = ast.parse(source)
+
+    def is_stream(node: ast.AST | None) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr == "stream"
+
+    names = {
+        node.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg) and node.annotation is not None and "Downstream" in ast.unparse(node.annotation)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+            assigned = [(node.target, node.value)]
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            several = [target.elts for target in node.targets if isinstance(target, ast.Tuple)]
+            assigned = [pair for targets in several for pair in zip(targets, node.value.elts, strict=False)]
+        elif isinstance(node, ast.Assign):
+            assigned = [(target, node.value) for target in node.targets]
+        else:
+            continue
+        names |= {target.id for target, value in assigned if isinstance(target, ast.Name) and is_stream(value)}
+    return {
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in WRITES
+        and (is_stream(node.value) or (isinstance(node.value, ast.Name) and node.value.id in names))
+    }
+
+
+class TestTheOnlyWriter:
+    def test_no_other_file_writes_to_the_clients_stream(self) -> None:
+        files = sorted(Path(meshproxy.proxy.__path__[0]).glob("*.py"))
+        writing = {file.name: found for file in files if (found := writes_to_the_client(file.read_text()))}
+        assert set(writing) == {"client_side.py"}
+        assert {line.rpartition(".")[2] for line in writing["client_side.py"]} == WRITES
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "self.stream.send_data(b'', True)",
+            "self._request.stream.reset(8)",
+            "write = request.stream.send_trailers",
+            "stream = self.stream\nstream.stop_receiving()",
+            "stream, self.sink = self.stream, None\nstream.send_data(b'', True)",
+            "if (s := self.stream): s.send_response(200, (), True)",
+            "def serve(stream: Downstream): stream.reset(8)",
+            "def serve(stream: Downstream | None): stream.reset(8)",
+        ],
+    )
+    def test_one_that_did_would_be_found(self, source: str) -> None:
+        assert writes_to_the_client(source)
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "self.stream.credit(3)",
+            "self.upstream.send_data(b'', True)",
+            "def connected(stream: Upstream): stream.send_data(b'', True)",
+            "stream, self._stream = self._stream, None\nstream.reset(8)",
+            "self.upstream.reset(8)",
+        ],
+    )
+    def test_what_goes_to_a_server_is_not(self, source: str) -> None:
+        assert not writes_to_the_client(source)
 
 
 HEADS = ["begin", "begin-end"]
