@@ -58,7 +58,7 @@ class World:
             wall_clock=lambda: NOW,
             reaper=self.reaper,
             snapshot=self.snapshot,
-            observer=self.finished.append,
+            observer=lambda exchange: self.finished.append(exchange),
             tracer=FakeTracer(),
             refresh_keys=lambda issuer, then: self.refreshes.append((issuer, then)),
             on_limit=self.limits_hit.append,

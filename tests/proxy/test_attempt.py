@@ -547,7 +547,7 @@ class TestHeads:
         assert client.heads[0] == (103, {b"link": b"x"})
         assert [status for status, _ in client.heads] == [103, 103, 200]
 
-    def test_but_not_100_which_was_ours_to_send(self, client: Any, server: Any) -> None:
+    def test_but_not_100_which_the_sidecar_sends(self, client: Any, server: Any) -> None:
         server.sink.head_received(head(100))
         server.respond()
         assert [status for status, _ in client.heads] == [200]
@@ -662,7 +662,7 @@ class TestBreaks:
         assert not client.ended
         assert str(world.finished[0].flags) == "UC"
 
-    def test_behind_the_answer_it_means_nothing(self, world: Any, client: Any, server: Any) -> None:
+    def test_after_the_answer_it_means_nothing(self, world: Any, client: Any, server: Any) -> None:
         """RST_STREAM(NO_ERROR) behind an answer that came early (RFC 9113 section 8.1)."""
         attempt = server.sink
         server.sink.head_received(head())
@@ -674,8 +674,8 @@ class TestBreaks:
         assert str(world.finished[0].flags) == ""
 
 
-class TestVerdicts:
-    """What the endpoint hears, once, whatever becomes of the answer."""
+class TestBlame:
+    """What the endpoint is blamed for, once, whatever becomes of the answer."""
 
     @pytest.mark.parametrize(
         ("status", "report"),
@@ -726,10 +726,10 @@ class TestVerdicts:
             (b"overloaded", True, "overloaded"),
             (b"deadline-exceeded", True, "overloaded"),
             (b"no-upstream", True, "gateway-error"),
-            (b"overloaded", False, "gateway-error"),  # anybody may say so
+            (b"overloaded", False, "gateway-error"),  # any server may send that
         ],
     )
-    def test_another_sidecar_that_has_too_much_to_do_is_not_to_blame(
+    def test_another_sidecar_that_is_overloaded_is_not_to_blame(
         self, world: Any, refusal: bytes, is_sidecar: bool, report: str
     ) -> None:
         world.cluster.all[0].is_sidecar = is_sidecar
@@ -737,7 +737,7 @@ class TestVerdicts:
         world.cluster.streams[0].respond(status=503, headers=((b"x-meshproxy-refusal", refusal),))
         assert world.cluster.reports == ["begin open", report]
 
-    def test_an_answer_that_breaks_off_was_none(self, world: Any, client: Any, server: Any) -> None:
+    def test_an_answer_that_breaks_off_is_a_failure(self, world: Any, client: Any, server: Any) -> None:
         server.sink.head_received(head())
         server.sink.reset_received(CANCEL, "gone")
         assert world.cluster.reports == ["begin open", "reset"]
@@ -754,7 +754,7 @@ class TestVerdicts:
         assert world.cluster.reports == ["begin open", "cancelled"]
         world.assert_let_go()
 
-    def test_nor_does_a_head_that_is_too_long_for_it(self, world: Any) -> None:
+    def test_a_head_that_is_too_long_for_it_says_nothing_either(self, world: Any) -> None:
         def refuse(self: Any, head: Any) -> None:
             raise HeadRefused("the head has 20000 bytes, and the peer takes 16384")
 
@@ -768,7 +768,7 @@ class TestVerdicts:
         world.assert_let_go()
 
 
-class TestGivingUp:
+class TestCancelled:
     def test_the_model_server_is_told_once(self, world: Any, client: Any, server: Any) -> None:
         attempt = server.sink
         attempt.cancel()
@@ -796,8 +796,8 @@ class TestGivingUp:
         client.sink.reset_received(CANCEL, "gone")
         assert server.has_stopped
 
-    def test_a_connection_that_fails_meanwhile_is_nobodys(self, world: Any) -> None:
-        """A pool tells many at once, and what the first makes of it may end the next."""
+    def test_a_connection_that_fails_meanwhile_is_dropped(self, world: Any) -> None:
+        """A pool tells many at once, and what the first does may end the next."""
         world.cluster.is_ready = False
         client = world.rest()
         waiter = world.cluster.waiting[0]
@@ -808,7 +808,7 @@ class TestGivingUp:
         assert world.traffic.events == []
         world.assert_let_go()
 
-    def test_what_comes_afterwards_is_nobodys(self, world: Any, client: Any, server: Any) -> None:
+    def test_what_comes_afterwards_is_dropped(self, world: Any, client: Any, server: Any) -> None:
         attempt = server.sink
         client.sink.reset_received(CANCEL, "gone")
         attempt.reset_received(CANCEL, "so are we")
@@ -903,7 +903,7 @@ def test_trailers_behind_a_piece_that_a_slow_client_over_http_1_has_not_taken(wo
 
 
 @pytest.mark.parametrize("command", ["send_response", "send_data", "send_trailers"])
-def test_a_mistake_of_ours_does_not_reach_the_connection_that_others_share(
+def test_a_defect_does_not_reach_the_connection_that_others_share(
     world: Any, wire: Any, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = world.grpc(wire.spec(b"open"))
@@ -912,7 +912,7 @@ def test_a_mistake_of_ours_does_not_reach_the_connection_that_others_share(
     attempt = server.sink
 
     def fail(*args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("a mistake of ours")
+        raise RuntimeError("a defect")
 
     setattr(client, command, fail)
     attempt.head_received(head())

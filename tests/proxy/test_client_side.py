@@ -252,6 +252,7 @@ def writes_to_the_client(source: str) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.arg) and node.annotation is not None and "Downstream" in ast.unparse(node.annotation)
     }
+    assigned: list[tuple[ast.expr, ast.expr | None]]
     for node in ast.walk(tree):
         if isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
             assigned = [(node.target, node.value)]

@@ -359,7 +359,7 @@ class TestHedging:
         assert (len(made.streams), made.events) == (1, [])
 
 
-class TestFallbackAlone:
+class TestFallback:
     def test_where_no_endpoint_can_be_called(self) -> None:
         made = Alone(has_fallback=True)
         made.cluster.no_endpoint = NoEndpoint("down")
@@ -606,7 +606,7 @@ def test_whatever_the_attempts_do_one_answer_begins_at_most_and_nothing_is_left(
 # Conversations
 
 
-class TestAgain:
+class TestRetried:
     @pytest.mark.parametrize("status", [502, 503, 504])
     def test_rest_answers_of_gateways(self, world: Any, cluster: Any, status: int) -> None:
         client = world.rest(body=b"body")
@@ -631,7 +631,7 @@ class TestAgain:
         world.assert_let_go()
 
     def test_unavailable_in_trailers_behind_a_head(self, world: Any, wire: Any, cluster: Any) -> None:
-        """What a gRPC call comes to is told at its end: the head is held until then."""
+        """The status of a gRPC call comes at its end: the head is held until then."""
         client = world.grpc(wire.spec(b"open"))
         first = cluster.streams[0].sink
         first.head_received(head())
@@ -667,7 +667,7 @@ class TestAgain:
         assert cluster.all[0].reports == ["begin open", "connect-failure"]
         world.assert_let_go()
 
-    def test_no_answer_in_the_time_of_a_try(self, world: Any) -> None:
+    def test_no_answer_within_the_try_timeout(self, world: Any) -> None:
         cluster = world.serve(2, retries=RetrySettings(reasons=("timeout",)), try_timeout=0.5)
         client = world.rest()
         world.wait(0.5)
@@ -689,7 +689,7 @@ class TestAgain:
         assert world.traffic.events[-1] == ("skipped", "gateway-error", "attempts")
         world.assert_let_go()
 
-    def test_or_what_became_of_the_last_try(self, world: Any, cluster: Any) -> None:
+    def test_or_the_failure_of_the_last_attempt(self, world: Any, cluster: Any) -> None:
         client = world.rest()
         for number in range(3):
             cluster.streams[number].sink.reset_received(CANCEL, "gone")
@@ -698,7 +698,7 @@ class TestAgain:
         world.assert_let_go()
 
 
-class TestNotAgain:
+class TestNotRetried:
     @pytest.mark.parametrize("status", [b"2", b"3", b"8", b"13", b"4"])
     def test_other_answers(self, world: Any, wire: Any, cluster: Any, status: bytes) -> None:
         client = world.grpc(wire.spec(b"open"))
@@ -726,15 +726,15 @@ class TestNotAgain:
         world.assert_let_go()
 
     @pytest.mark.parametrize("reason", ["busy", GOING_AWAY])
-    def test_but_one_that_was_never_looked_at(self, world: Any, cluster: Any, reason: str) -> None:
+    def test_a_reload_that_was_not_processed_is_retried(self, world: Any, cluster: Any, reason: str) -> None:
         client = world.grpc(b"", method=RELOAD)
         cluster.streams[0].sink.reset_received(REFUSED_STREAM, reason)
         cluster.streams[1].respond_grpc()
         assert client.body == b"answer"
         world.assert_let_go()
 
-    def test_nor_one_that_was_answered_and_then_refused(self, world: Any, cluster: Any) -> None:
-        """Who sends a head has looked at the request."""
+    def test_a_reload_that_was_answered_and_then_refused_is_not(self, world: Any, cluster: Any) -> None:
+        """A server that sends a head has processed the request."""
         world.grpc(b"", method=RELOAD)
         cluster.streams[0].sink.head_received(head())
         cluster.streams[0].sink.reset_received(REFUSED_STREAM, "busy")
@@ -763,8 +763,8 @@ class TestNotAgain:
         assert len(cluster.streams) == 1
         world.assert_let_go()
 
-    def test_what_is_not_tried_again_is_counted_once(self, world: Any) -> None:
-        """A status that was told in the head is not told anew by trailers."""
+    def test_what_is_not_retried_is_counted_once(self, world: Any) -> None:
+        """A status in the head is not counted again with the trailers."""
         cluster = world.serve(2, retries=RetrySettings(reasons=("gateway-error",), verbs=()))
         client = world.rest()
         cluster.streams[0].sink.head_received(head(503))
@@ -773,7 +773,7 @@ class TestNotAgain:
         assert world.traffic.events == [("skipped", "gateway-error", "verb")]
         world.assert_let_go()
 
-    def test_a_body_longer_than_what_is_kept(self, world: Any) -> None:
+    def test_a_body_longer_than_the_replay_limit(self, world: Any) -> None:
         cluster = world.serve(2, retries=RetrySettings(replay_bytes=10))
         client = world.rest(body=b"x" * 11)
         assert world.pipeline.replay_bytes == 0
@@ -782,7 +782,7 @@ class TestNotAgain:
         assert world.traffic.events == [("skipped", "reset", "body")]
         world.assert_let_go()
 
-    def test_or_than_what_is_kept_of_all(self, world: Any) -> None:
+    def test_a_body_beyond_the_replay_limit_of_all_requests(self, world: Any) -> None:
         cluster = world.serve(2, retries=RETRIES)
         limits = dataclasses.replace(world.snapshot.limits, kept_total=10)
         world.pipeline.snapshot = dataclasses.replace(world.pipeline.snapshot, limits=limits)
@@ -808,8 +808,8 @@ class TestNotAgain:
         assert world.traffic.events == [("skipped", "reset", "deadline")]
         world.assert_let_go()
 
-    def test_where_nobody_else_may_be_called(self, world: Any, wire: Any) -> None:
-        """The model server's own answer says more than that nobody can be called now."""
+    def test_where_no_other_endpoint_may_be_called(self, world: Any, wire: Any) -> None:
+        """The model server's own answer says more than that no endpoint can be called now."""
         cluster = world.serve(1, retries=RETRIES)
         client = world.grpc(wire.spec(b"open"))
         cluster.out.add("endpoint-0")  # this was one failure too many
@@ -828,7 +828,7 @@ class TestNotAgain:
         assert world.traffic.events == []
         world.assert_let_go()
 
-    def test_when_the_pool_is_full_which_is_ours_to_say(self, world: Any, cluster: Any) -> None:
+    def test_when_the_pool_is_full(self, world: Any, cluster: Any) -> None:
         cluster.all[0].pool.error = PoolFull("full")
         client = world.rest()
         assert client.status == 503
@@ -836,8 +836,8 @@ class TestNotAgain:
         world.assert_let_go()
 
 
-class TestBetween:
-    def test_the_first_goes_out_at_once_the_next_waits_by_chance(self, world: Any) -> None:
+class TestBetweenAttempts:
+    def test_the_first_retry_goes_out_at_once_the_next_after_jitter(self, world: Any) -> None:
         cluster = world.serve(3, retries=RetrySettings(backoff=0.1, backoff_max=1.0, attempts=4))
         client = world.rest()
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
@@ -908,7 +908,7 @@ class TestBetween:
         cluster.streams[1].respond()
         world.assert_let_go()
 
-    def test_what_the_first_says_afterwards_is_nobodys(self, world: Any, cluster: Any) -> None:
+    def test_what_the_first_attempt_receives_afterwards_is_dropped(self, world: Any, cluster: Any) -> None:
         client = world.rest(body=None, length=4)
         first = cluster.streams[0].sink
         cluster.streams[0].is_full = True
@@ -925,7 +925,7 @@ class TestBetween:
         assert client.body == b"{}"
         world.assert_let_go()
 
-    def test_each_try_is_told_what_is_left_of_the_time(self, world: Any, wire: Any, cluster: Any) -> None:
+    def test_each_attempt_forwards_what_is_left_of_the_deadline(self, world: Any, wire: Any, cluster: Any) -> None:
         world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"10S"),))
         world.loop.now += 4
         cluster.streams[0].fail_grpc()
@@ -935,7 +935,7 @@ class TestBetween:
 
 class TestEarlyAnswers:
     def test_a_retry_that_has_not_gone_out_whole_is_stopped(self, world: Any, cluster: Any) -> None:
-        """All of the body had been credited when the first try took it; the second has not."""
+        """All of the body had been credited when the first attempt took it; the second has not."""
         client = world.rest(body=b"body")
         cluster.make_stream = full_upstream
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
@@ -960,8 +960,8 @@ class TestEarlyAnswers:
         world.assert_let_go()
 
 
-class TestFallback:
-    def test_where_nobody_can_be_called(self, world: Any) -> None:
+class TestFallbackServer:
+    def test_where_no_endpoint_can_be_called(self, world: Any) -> None:
         world.serve(1, fallback="other")
         world.cluster.no_endpoint = NoEndpoint("all are down")
         client = world.rest()
@@ -970,7 +970,7 @@ class TestFallback:
         assert world.traffic.events == [("fell back",)]
         world.assert_let_go()
 
-    def test_and_if_nobody_can_there_either(self, world: Any) -> None:
+    def test_and_if_none_can_there_either(self, world: Any) -> None:
         world.serve(1, fallback="other")
         world.cluster.no_endpoint = world.other.no_endpoint = NoEndpoint("all are down", 2.5)
         client = world.rest()
@@ -988,14 +988,14 @@ class TestFallback:
         assert world.other.streams[0].body == b"body"
         world.assert_let_go()
 
-    def test_never_for_what_may_have_been_done(self, world: Any) -> None:
+    def test_never_for_what_may_have_been_processed(self, world: Any) -> None:
         cluster = world.serve(1, retries=RetrySettings(attempts=1), fallback="other")
         client = world.rest()
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
         assert client.status == 502
         assert world.other.streams == []
 
-    def test_how_long_it_takes_there_is_not_how_long_it_takes_here(self, world: Any) -> None:
+    def test_latencies_there_are_not_those_of_the_first_cluster(self, world: Any) -> None:
         world.serve(1, fallback="other", timeout=10.0)
         world.cluster.no_endpoint = NoEndpoint("all are down")
         for _ in range(20):
@@ -1108,11 +1108,11 @@ class TestHedge:
         world.wait(0.1)
         assert len(cluster.streams) == 1
 
-    @pytest.mark.parametrize("why", ["nobody else", "budget"])
+    @pytest.mark.parametrize("why", ["no other endpoint", "budget"])
     def test_not_to_the_same_and_not_beyond_the_budget(self, world: Any, why: str) -> None:
         budget = RetryBudget(0.0, 0.1)
         cluster = world.serve(2, retries=RetrySettings(hedge_after=0.1), budget=budget)
-        if why == "nobody else":
+        if why == "no other endpoint":
             cluster.out.add("endpoint-1")
         else:
             assert budget.withdraw(world.loop.now)
@@ -1122,7 +1122,7 @@ class TestHedge:
         cluster.streams[0].respond()
         world.assert_let_go()
 
-    def test_a_hint_of_the_loser_does_not_reach_the_client(self, world: Any, cluster: Any) -> None:
+    def test_an_interim_head_of_the_loser_does_not_reach_the_client(self, world: Any, cluster: Any) -> None:
         client = world.rest()
         world.wait(0.1)
         cluster.streams[1].sink.head_received(head(103))
@@ -1160,7 +1160,7 @@ class TestTooLate:
         assert len(slow.latency("open")._answers) == 20
 
 
-def test_what_was_never_looked_at_is_counted_by_its_name(world: Any) -> None:
+def test_what_was_not_processed_is_counted_by_its_reason(world: Any) -> None:
     """A route may name one of the two."""
     cluster = world.serve(2, retries=RetrySettings(reasons=("goaway",)))
     client = world.rest()
@@ -1171,7 +1171,7 @@ def test_what_was_never_looked_at_is_counted_by_its_name(world: Any) -> None:
     assert Failure.GOAWAY.value in world.traffic.events[0]
 
 
-def test_a_mistake_while_trying_again_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_in_a_retry_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     cluster = world.serve(1, retries=RETRIES)
     client = world.rest()
     cluster.streams[0].sink.reset_received(CANCEL, "gone")
@@ -1184,7 +1184,7 @@ def test_a_mistake_while_trying_again_costs_one_request(world: Any, caplog: pyte
 
 
 def test_the_routes_are_those_of_the_request(world: Any) -> None:
-    """A reload between two tries changes neither where they go nor how many there are."""
+    """A reload between two attempts changes neither where they go nor how many there are."""
     cluster = world.serve(2, retries=RETRIES)
     client = world.rest()
     world.use(routes=Routes(None), clusters={})  # type: ignore[arg-type]
