@@ -9,7 +9,8 @@
     WHOLE       the whole answer; the request may not be out yet
     OVER        nothing more: it failed, broke, or was cancelled
 
-From every state but the last two, a reset, a time limit or `cancel` leads to OVER. The endpoint hears once how it went.
+From every state but the last two, a reset or `cancel` leads to OVER; before the first byte, so does a time limit. The
+endpoint hears once how it went, and the listener nothing once the attempt is OVER.
 """
 
 from __future__ import annotations
@@ -332,6 +333,7 @@ class Attempt:
         if self.is_over or self.first_byte:
             return
         self.report(Failure.TIMEOUT)
+        self.cancel()
         message = "The model server did not begin to answer within the route's tryTimeout."
         refusal = Refusal(Reason.UPSTREAM_TIMEOUT, message, retry_after=1)
         self._listener.failed(self, Failure.TIMEOUT, refusal, ResponseFlags.UT)
@@ -339,6 +341,8 @@ class Attempt:
     @guarded
     def drained(self) -> None:
         """The endpoint takes more of the request."""
+        if self.state is OVER:
+            return
         self.takes_more = True
         self._listener.drained(self)
 

@@ -250,7 +250,10 @@ class ClientSide(LiveExchange):
             if not isinstance(error, Refusal):
                 logger.error("internal error in a request for %s", path, exc_info=error)
                 error = Refusal(Reason.INTERNAL, "The sidecar failed to handle this request; see its log.")
-            self.refuse(error)
+            if self.refusal is None or self.answer is REFUSING:
+                self.refuse(error)
+            else:  # it was being refused: `refuse` takes no second refusal, and the client would wait for ever
+                self.break_off(ErrorCode.INTERNAL_ERROR)
         except Exception:
             logger.exception("internal error in answering a request for %s", path)
             self.break_off(ErrorCode.INTERNAL_ERROR)

@@ -138,22 +138,22 @@ class Channel(Generic[ClientT]):
 
     # client.StreamSource
 
-    def acquire(self, taker: StreamWaiter) -> None:
-        """Give `taker` a stream of the connection, which is opened for it if there is none."""
+    def acquire(self, waiter: StreamWaiter) -> None:
+        """Give `waiter` a stream of the connection, which is opened for it if there is none."""
         if self._is_closed:
-            taker.acquire_failed(ConnectError(f"the channel to {self.address} is closed"))
+            waiter.acquire_failed(ConnectError(f"the channel to {self.address} is closed"))
             return
         stream = self._take() if not self._waiting else None
         if stream is not None:
-            taker.acquired(stream)
+            waiter.acquired(stream)
         else:
-            self._waiting.append(taker)
+            self._waiting.append(waiter)
             self._open_if_needed()
 
-    def withdraw(self, taker: StreamWaiter) -> None:
-        """`taker` does not wait any longer."""
-        if taker in self._waiting:
-            self._waiting.remove(taker)
+    def withdraw(self, waiter: StreamWaiter) -> None:
+        """`waiter` does not wait any longer."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
 
     async def close(self) -> None:
         """Close the connection, and fail open streams and takers that wait for one. Returns when it is closed."""

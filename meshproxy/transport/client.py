@@ -98,11 +98,11 @@ class StreamSource(Protocol):
     def address(self) -> str:
         """`host:port`, or the path of a UNIX socket."""
 
-    def acquire(self, taker: StreamWaiter) -> None:
-        """Give `taker` a stream, at once or later."""
+    def acquire(self, waiter: StreamWaiter) -> None:
+        """Give `waiter` a stream, at once or later."""
 
-    def withdraw(self, taker: StreamWaiter) -> None:
-        """`taker` does not wait any longer."""
+    def withdraw(self, waiter: StreamWaiter) -> None:
+        """`waiter` does not wait any longer."""
 
 
 @dataclass(frozen=True, slots=True)

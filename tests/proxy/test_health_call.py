@@ -184,15 +184,3 @@ class TestWatch:
         assert [len(heard(client)) for client in clients] == [2, 1, 2]
         assert clients[1].reset_code is not None
         assert "internal error" in caplog.text
-
-
-def test_what_being_ready_hangs_on(service: HealthService, health: Health) -> None:
-    assert service.conditions() == {
-        "model server answers": True,
-        "model open is available": True,
-        "model closed is available": True,
-    }
-    health.record("closed", False, 100.0)
-    assert service.conditions()["model closed is available"] is False
-    health.record(None, False, 100.0)
-    assert not any(service.conditions().values())
