@@ -70,7 +70,6 @@ class RouteActions:
         "_counted",
         "_examples",
         "_is_aborted",
-        "_is_admitted",
         "_mirrors",
         "_model",
         "_proceed",
@@ -98,8 +97,6 @@ class RouteActions:
         self._model = call.models[0].name if call.models else ""
         self._caller = request.caller_key() if route.rate_limiters else ""
         self.state = CHECKING
-        self._is_admitted = False
-        """The rate limits have let it in: they are charged for what it takes."""
         self._examples: ExampleCounter | None = None
         """Counts the examples of the batch, where a rate limit is about those."""
         self._counted = 0
@@ -155,7 +152,6 @@ class RouteActions:
                     limit=f"rate_{denied.what}",
                     retry_after=max(1, ceil(denied.retry_after)),
                 )
-        self._is_admitted = True
         if route.counts_examples:
             count = request.operation.count_examples if request.operation is not None else None
             self._examples = count(request.encoding, request.snapshot.limits.scan) if count else OneExample()
@@ -304,7 +300,7 @@ class RouteActions:
         """A piece of the body is about to be forwarded: returns what is. Raises Refusal."""
         if self._examples is not None:
             self._examples.feed(data, end)
-        if self._is_admitted and self._route.rate_limiters:
+        if self._route.rate_limiters:
             self._charge(len(data))
         mirrored = self._request.mirrored
         if mirrored is not None:
