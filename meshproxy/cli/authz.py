@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group("authz")
 def command() -> None:
-    """Find out what the documents permit."""
+    """Explain authorization decisions."""
 
 
 @command.command("check", short_help="Decide a call and show which binding decides it.")

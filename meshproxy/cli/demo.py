@@ -28,7 +28,7 @@ def command(keep: bool) -> None:
     """Run a mesh on this machine and send real traffic through it.
 
     Starts a CA, a token issuer, three model servers with sidecars, and the sidecar of an application, makes calls that
-    must be permitted or denied, and prints what came of each.
+    must be permitted or denied, and prints each result.
 
     Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
     "demo": pip install 'meshproxy[demo]'.

@@ -252,7 +252,7 @@ class ClientSide(LiveExchange):
                 error = Refusal(Reason.INTERNAL, "The sidecar failed to handle this request; see its log.")
             self.refuse(error)
         except Exception:
-            logger.exception("internal error in answering a request for %s", path)
+            logger.exception("internal error in the response to a request for %s", path)
             self.break_off(ErrorCode.INTERNAL_ERROR)
 
     def refuse(self, refusal: Refusal, *, is_counted: bool = False, waits: bool = True) -> None:

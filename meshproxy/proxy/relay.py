@@ -224,7 +224,7 @@ class Relay(Request):
             attempt.report(Failure.TIMEOUT)
             self.break_off(ErrorCode.CANCEL)
         elif self._waits_for_client():
-            message = f"No byte of the request's body came for {stall:g} s."
+            message = f"No byte of the request body was received within {stall:g} s."
             self.refuse(Refusal(Reason.REQUEST_TIMEOUT, message, limit="body_stall_time"), waits=False)
 
     def _is_unnamed(self, now: float) -> bool:

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         logger.error("stopped: %s", error)
         return FAILURE
     except OSError as error:
-        logger.error("cannot listen or open a file: %s", error)
+        logger.error("cannot listen, or cannot open a file: %s", error)
         return FAILURE
     return 0
 

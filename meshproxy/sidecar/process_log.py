@@ -82,7 +82,7 @@ def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     is_of_client = isinstance(error, UnicodeDecodeError) and isinstance(unraisable.object, bytes)
     logger.log(
         logging.DEBUG if is_of_client else logging.ERROR,
-        "an error could not be raised: %s in %.200r",
+        "unraisable exception: %s in %.200r",
         unraisable.err_msg or "exception ignored",
         unraisable.object,
         exc_info=error,

@@ -156,7 +156,7 @@ class IdentityRotation:
         """For a connection to another sidecar that is made now. Raises OSError, as a connection that fails does."""
         identity = self.current
         if identity is None or identity.client is None:
-            raise OSError("there is no certificate to call other sidecars with")
+            raise OSError("no certificate for calls to other sidecars is loaded")
         return identity.client
 
     # Rotation

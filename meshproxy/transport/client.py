@@ -279,7 +279,7 @@ class _Exchange:
 
     def rejected(self, rejected: Rejected) -> None:
         """Requests only."""
-        raise AssertionError("a server sent a request")
+        raise AssertionError("a response sink received a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """The stream or its connection is gone."""

@@ -275,7 +275,7 @@ class Call:
 
     def rejected(self, rejected: Rejected) -> None:
         """Requests only."""
-        raise AssertionError("a server sent a request")
+        raise AssertionError("a response sink received a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """The stream or its connection is gone."""

@@ -278,7 +278,7 @@ class Listener:
         except Exception:
             client.close()
             self.events.handshake("failed")
-            logger.exception("could not set up the connection from %s", remote)
+            logger.exception("internal error in setting up the connection from %s", remote)
 
     async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
         """Peek at the first byte."""
@@ -346,7 +346,7 @@ class ProtocolDetector(Reading):
                 peer = listener.identify(None)
         except PeerRejected as rejected:
             listener.events.handshake("rejected")
-            logger.debug("closed the connection from %s: %s", self._remote, rejected)
+            logger.debug("connection from %s closed: %s", self._remote, rejected)
             self._transport.abort()
             return
         self._info = ConnectionInfo(

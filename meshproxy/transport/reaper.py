@@ -73,4 +73,4 @@ class Reaper:
                 member.expire(now)
             except Exception:
                 # The other deadlines must still be enforced.
-                logger.exception("a time limit could not be enforced")
+                logger.exception("internal error in enforcing a time limit")

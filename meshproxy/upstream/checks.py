@@ -114,7 +114,7 @@ class Checker:
                 verdicts = await self.check()
             except Exception as mistake:
                 # Any error: if this task ended with it, the last verdict would stand for ever.
-                logger.exception("health check failed with an internal error")
+                logger.exception("internal error in a health check")
                 verdicts = (Verdict(None, f"the check failed: {mistake!r}"),)
             now = self._shared.loop.time()
             has_changed = False
@@ -123,7 +123,7 @@ class Checker:
             try:
                 self._tell(verdicts, has_changed)
             except Exception:
-                logger.exception("the result of a health check could not be reported")
+                logger.exception("internal error in reporting a health check")
             await self._sleep(interval * (1 + JITTER * (2 * self._draw() - 1)))
 
     async def check(self) -> tuple[Verdict, ...]:

@@ -115,7 +115,7 @@ class DnsDiscovery:
             except Exception as error:
                 if not isinstance(error, LookupFailed):
                     # Any defect: if it ended this task, the endpoints would never be refreshed again.
-                    logger.exception("endpoints of %s cannot be looked up", settings.name)
+                    logger.exception("internal error in looking up the endpoints of %s", settings.name)
                 last.fail(f"{settings.name}: {error}")
                 wait = min(settings.min_refresh * 2 ** min(last.failures - 1, 20), settings.max_refresh)
             await self._sleep(wait * (1 + JITTER * self._draw()))

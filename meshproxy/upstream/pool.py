@@ -219,7 +219,7 @@ class Pool(Generic[ConnectionT]):
             error = refused
         except Exception as mistake:
             # Any defect: if it ended this task, the waiters would wait forever.
-            logger.exception("cannot open a connection to %s", self.address)
+            logger.exception("internal error in connecting to %s", self.address)
             error = ConnectError(f"{self.address} cannot be reached: {mistake}")
         self._opening -= 1
         outbox = self.shared.outbox

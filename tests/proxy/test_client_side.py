@@ -129,7 +129,7 @@ class TestRefusals:
         side.stream.send_response = None
         side.crashed(Refusal(Reason.OVERLOADED, "later"))
         assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
-        assert "internal error in answering" in caplog.text
+        assert "internal error in the response" in caplog.text
 
 
 class TestAnswers:

@@ -114,7 +114,7 @@ async def test_models_are_asked_for_over_grpc_otherwise(server: Server, rest: An
         ALIVE,
         Verdict("a", None),
         Verdict("b", "gRPC status NOT_FOUND"),
-        Verdict("c", "Malformed message: the body is not one whole gRPC message."),
+        Verdict("c", "Malformed message: the body is not one complete gRPC message."),
     )
     assert checker.available == {"a": ("7",), "b": ()}
     assert {path for _, path in server.asked} == {b"/tensorflow.serving.ModelService/GetModelStatus"}

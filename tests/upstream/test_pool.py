@@ -325,7 +325,7 @@ class TestEitherVersion:
         network.refuse(ValueError("label too long"))
         assert str(waiter.error) == f"{ADDRESS} cannot be reached: label too long"
         assert pool.size == 0
-        assert "cannot open a connection" in caplog.text
+        assert "internal error in connecting" in caplog.text
 
     @both
     def test_a_server_that_closes_at_once_is_a_failure(self, network: Network, version: str) -> None:

@@ -418,7 +418,7 @@ class H1Connection:
         if self._is_server:
             self.held += rest
         else:
-            self._fail(events, ErrorCode.PROTOCOL_ERROR, "data was received that belongs to no response")
+            self._fail(events, ErrorCode.PROTOCOL_ERROR, "data was received after the end of the response")
 
     # Ends
 

@@ -268,9 +268,9 @@ def check_setting(identifier: int, value: int, role: Role) -> None:
     """Raise ConnectionFault for a value that the setting cannot have (RFC 9113 section 6.5.2)."""
     if identifier == frames.ENABLE_PUSH:
         if value > (1 if role is Role.SERVER else 0):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH that cannot be")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "an invalid SETTINGS_ENABLE_PUSH")
     elif identifier == frames.INITIAL_WINDOW_SIZE:
         if value > MAX_WINDOW:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE that cannot be")
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "an invalid SETTINGS_INITIAL_WINDOW_SIZE")
     elif identifier == frames.MAX_FRAME_SIZE and not frames.DEFAULT_FRAME_BYTES <= value <= frames.MAX_FRAME_BYTES:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE that cannot be")
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "an invalid SETTINGS_MAX_FRAME_SIZE")

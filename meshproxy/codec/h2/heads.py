@@ -193,7 +193,7 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
             if is_past_pseudo or headers:
                 raise Malformed("a pseudo-header after a field")
             if pseudo[kind] is not None:
-                raise Malformed("a pseudo-header twice")
+                raise Malformed("a repeated pseudo-header")
             pseudo[kind] = field[1]
         else:
             is_past_pseudo = True
@@ -207,11 +207,11 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
                 traces.append(value)
             elif kind == CONTENT_LENGTH:
                 if length is not None:
-                    raise Malformed("content-length twice")
+                    raise Malformed("a repeated content-length")
                 length = int(value)
             elif kind == HOST:
                 if host is not None:
-                    raise Malformed("host twice")
+                    raise Malformed("a repeated host")
                 host = value
             elif kind == EXPECT:
                 if expectation is not None:
@@ -263,13 +263,13 @@ def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Resp
             headers.append(field)
         elif kind == STATUS:
             if status or is_past_pseudo or headers:
-                raise Malformed(":status twice or after a field")
+                raise Malformed("a repeated :status, or one after a field")
             status = int(field[1])
         else:
             is_past_pseudo = True
             if kind == CONTENT_LENGTH:
                 if length is not None:
-                    raise Malformed("content-length twice")
+                    raise Malformed("a repeated content-length")
                 length = int(field[1])
             elif kind != HOST and kind != EXPECT:
                 raise bad_field(field, kind)
@@ -279,7 +279,7 @@ def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Resp
         raise Malformed("101 does not exist in HTTP/2")
     if length is not None:
         if status < 200 or (status == 204 and length):
-            raise Malformed("content-length where there is no content")
+            raise Malformed("a content-length on a response without a body")
         check_length(length, limits)
     return Response(status, tuple(headers), length if status != 204 else None)
 
