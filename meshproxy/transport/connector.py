@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 from meshproxy.codec.h2.frames import SETTINGS
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client
-from meshproxy.transport.h1 import Owner as H1Owner
-from meshproxy.transport.h2_client import H2Client
-from meshproxy.transport.h2_client import Owner as H2Owner
+from meshproxy.transport.h1 import H1Client, H1Owner
+from meshproxy.transport.h2_client import H2Client, H2Owner
 from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:

@@ -261,7 +261,7 @@ class Pool(Generic[ConnectionT]):
             self._give(self._waiting.popleft(), stream)
 
     def closed(self, connection: ConnectionT) -> None:
-        """A connection is gone (`h1.Owner`, `h2.Owner`). One that never came to stand was not counted as open."""
+        """A connection is gone (`h1.H1Owner`, `h2_client.H2Owner`). One that never came to stand was not counted as open."""
         if connection in self._connections:
             self._connections.remove(connection)
             self.size -= 1
@@ -302,7 +302,7 @@ class H1Pool(Pool[H1Client]):
         self.released(connection)
 
     def released(self, connection: H1Client) -> None:
-        """A connection is free (`h1.Owner`)."""
+        """A connection is free (`h1.H1Owner`)."""
         if self._waiting:
             self._give(self._waiting.popleft(), connection)
             return
@@ -368,8 +368,8 @@ class H2Pool(Pool[H2Client]):
         self._usable.append(connection)
         self._offer(connection)
 
-    def freed(self, connection: H2Client) -> None:
-        """A stream has ended (`h2.Owner`)."""
+    def stream_closed(self, connection: H2Client) -> None:
+        """A stream has ended (`h2_client.H2Owner`)."""
         self._offer(connection)
         if self._waiting and not connection.streams:
             self._grow()  # the server may have lowered its limit to 0 meanwhile: nothing else would tell those who wait
@@ -382,10 +382,10 @@ class H2Pool(Pool[H2Client]):
         if self.is_closed or connection not in self._usable:
             connection.close()
         else:
-            connection.rest(self.settings.idle_timeout)
+            connection.limit_idle_time(self.settings.idle_timeout)
 
     def retired(self, connection: H2Client) -> None:
-        """It takes no new streams (`h2.Owner`)."""
+        """It takes no new streams (`h2_client.H2Owner`)."""
         if connection in self._usable:
             self._usable.remove(connection)
             self._grow()
