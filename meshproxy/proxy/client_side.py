@@ -8,7 +8,7 @@
     WHOLE       the upstream's answer, not yet taken whole       drained -> OVER
     OVER        the exchange has ended and was observed
 
-What the request does upstream is above this class, which calls it by six hooks: `abandon`, `held_up`, `resume`,
+What the request does upstream is above this class, which calls six hooks: `abandon`, `response_buffered`, `resume`,
 `check_progress`, `timed_out` and `closed`.
 """
 
@@ -125,7 +125,7 @@ class ClientSide(LiveExchange):
         """The upstream's answer is not wanted any more."""
         raise NotImplementedError
 
-    def held_up(self) -> None:
+    def response_buffered(self) -> None:
         """The upstream's answer has come whole, and the client has not taken it: that may last."""
         raise NotImplementedError
 
@@ -188,7 +188,7 @@ class ClientSide(LiveExchange):
         if not self.stream.send_data(data, end):
             self.is_blocked = True
             if end:
-                self.held_up()
+                self.response_buffered()
             if flow:
                 self.context.response_buffer.take(self, flow, self.snapshot.limits.response_buffer_total)
             return False
@@ -204,7 +204,7 @@ class ClientSide(LiveExchange):
             self.finish()
         else:
             self.is_blocked = True
-            self.held_up()
+            self.response_buffered()
 
     @guarded
     def drained(self) -> None:

@@ -48,17 +48,17 @@ class HealthCall:
         request.decide(call)
         status = self._health.serving(service)
         if self._is_watch:
-            self.tell(status)
+            self.send_status(status)
             self._health.watch(self)
         elif status is Serving.SERVICE_UNKNOWN:
             fields = (b"grpc-status", b"%d" % GrpcStatus.NOT_FOUND), (b"grpc-message", UNKNOWN_SERVICE)
             request.begin_answer(200, (*HEADERS, *fields), request.context.now(), end=True)
         else:
-            self.tell(status)
+            self.send_status(status)
             self._end(GrpcStatus.OK)
 
     @guarded
-    def tell(self, status: Serving) -> None:
+    def send_status(self, status: Serving) -> None:
         """Send the status, unless it was the last one sent."""
         request = self._request
         if status is self._said or request.answer is OVER:

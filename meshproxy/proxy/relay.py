@@ -164,7 +164,7 @@ class Relay(Request):
         if self._retries is not None and self._retries.current is not None:
             self._retries.current.resume()
 
-    def held_up(self) -> None:
+    def response_buffered(self) -> None:
         """The upstream's answer has come whole, and the client has not taken it: others may use the slot."""
         if self._actions is not None:
             self._actions.leave(is_whole=True)

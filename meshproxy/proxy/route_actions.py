@@ -267,7 +267,7 @@ class RouteActions:
         self._go()
 
     @guarded
-    def turned_away(self, why: Entry) -> None:
+    def rejected(self, why: Entry) -> None:
         """It will not be this request's turn (`admission.Waiter`)."""
         self.state = PROCEEDING
         self._admission = None
@@ -327,13 +327,13 @@ class RouteActions:
             return
         request = self._request
         now = request.context.now()
-        is_ok = self._went_well(is_whole)
+        is_ok = self._was_successful(is_whole)
         if is_ok is None:
             admission.cancelled(now)
         else:
             admission.leave(now - request.connected, is_ok, now)
 
-    def _went_well(self, is_whole: bool) -> bool | None:
+    def _was_successful(self, is_whole: bool) -> bool | None:
         """False: the server is overloaded, it said so or was too slow. None: not known."""
         request = self._request
         if request.refusal is not None:

@@ -23,7 +23,7 @@ from meshproxy.routing.retry import (
     RetryBudget,
     RetryRule,
 )
-from meshproxy.routing.split import Arm, Split, aim, settle
+from meshproxy.routing.split import Arm, Split, resolve_versions, with_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,12 +108,12 @@ class Route:
         return self.split.at(point)
 
     def forwarded(self, call: Call, arm: Arm | None) -> Call:
-        """The call as it is to be forwarded (see `split.settle`); `call` itself if nothing changes."""
-        return settle(call, arm, self.labels)
+        """The call as it is to be forwarded (see `split.resolve_versions`); `call` itself if nothing changes."""
+        return resolve_versions(call, arm, self.labels)
 
     def mirrored(self, call: Call) -> Call:
         """The call that a copy makes, whatever version was named; `call` itself if nothing changes."""
-        return call if self.mirror is None else aim(call, self.mirror.version, self.mirror.label)
+        return call if self.mirror is None else with_version(call, self.mirror.version, self.mirror.label)
 
 
 Candidate = tuple[tuple[Condition, ...], Route]

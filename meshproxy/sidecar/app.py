@@ -19,7 +19,7 @@ from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobs
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.configuration import Configuration
 from meshproxy.sidecar.direction import Direction
-from meshproxy.sidecar.document_source import FileDocuments, LastGood
+from meshproxy.sidecar.document_source import FileDocuments, LastGoodDocuments
 from meshproxy.sidecar.drain import drain
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
 from meshproxy.sidecar.snapshots import times
@@ -385,7 +385,7 @@ async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
     Raises:
         ConfigError, CertificateError, OSError: it cannot start.
     """
-    source = LastGood(FileDocuments(paths), slot.folder)
+    source = LastGoodDocuments(FileDocuments(paths), slot.folder)
     documents = read_documents(slot.folder)
     if slot.is_restart:
         # Until it serves there is nothing to drain: it ends at once when its supervisor is gone, as on SIGTERM.

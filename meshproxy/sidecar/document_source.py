@@ -71,7 +71,7 @@ class FileDocuments:
                 pass  # a file, or a folder that is gone or not readable: `load` reports it
 
 
-class LastGood:
+class LastGoodDocuments:
     """Any source, with the set that was applied last stored on disk (`DocumentSource`).
 
     A process that starts while its source has nothing usable starts from the stored set (`worker.read_documents`).

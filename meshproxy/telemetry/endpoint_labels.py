@@ -26,7 +26,7 @@ class EndpointLabels:
         self._forget = forget
         self._most = most
         self._known: dict[tuple[str, str], None] = {}
-        self._gone: dict[tuple[str, str], None] = {}
+        self._removed: dict[tuple[str, str], None] = {}
         """Removed endpoints that still have series, in the order of removal."""
 
     def read(self, server: str, endpoint: str) -> str:
@@ -34,19 +34,19 @@ class EndpointLabels:
         key = (server, endpoint)
         if key not in self._known:
             if len(self._known) >= self._most:
-                oldest = next(iter(self._gone), None)
+                oldest = next(iter(self._removed), None)
                 if oldest is None:
                     return OTHER
-                del self._gone[oldest], self._known[oldest]
+                del self._removed[oldest], self._known[oldest]
                 self._forget(*oldest)
             self._known[key] = None
         return endpoint
 
-    def come(self, server: str, endpoint: str) -> None:
+    def added(self, server: str, endpoint: str) -> None:
         """An endpoint was added, perhaps again."""
-        self._gone.pop((server, endpoint), None)
+        self._removed.pop((server, endpoint), None)
 
-    def gone(self, server: str, endpoint: str) -> None:
+    def removed(self, server: str, endpoint: str) -> None:
         """An endpoint was removed."""
         if (server, endpoint) in self._known:
-            self._gone[server, endpoint] = None
+            self._removed[server, endpoint] = None

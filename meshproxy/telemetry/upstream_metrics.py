@@ -104,9 +104,9 @@ class UpstreamMetrics:
         self._endpoint_changes.labels(server, "added").value += len(added)
         self._endpoint_changes.labels(server, "removed").value += len(removed)
         for endpoint in added:
-            self._labels.come(server, endpoint)
+            self._labels.added(server, endpoint)
         for endpoint in removed:
-            self._labels.gone(server, endpoint)
+            self._labels.removed(server, endpoint)
 
     def _forget(self, server: str, endpoint: str) -> None:
         """Remove the series of an endpoint that no longer exists."""

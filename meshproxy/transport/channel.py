@@ -93,7 +93,7 @@ ClientT = TypeVar("ClientT", H1Client, H2Client)
 
 
 class Channel(Generic[ClientT]):
-    """What both HTTP versions share (`client.StreamSource`, `h1.H1Owner`, `h2_client.H2Owner`)."""
+    """What both HTTP versions share (`client.StreamSource`, `H1Owner`, `H2Owner`)."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class Channel(Generic[ClientT]):
         for taker in waiting:
             taker.acquire_failed(error)
 
-    # h1.H1Owner and h2_client.H2Owner
+    # H1Owner and H2Owner
 
     def closed(self, connection: ClientT) -> None:
         """A connection is gone; one that was never handed over is the connector's to report."""
@@ -280,7 +280,7 @@ class H1Channel(Channel[H1Client]):
         self.released(connection)
 
     def released(self, connection: H1Client) -> None:
-        """The exchange is complete (`h1.H1Owner`)."""
+        """The exchange is complete (`H1Owner`)."""
         self._is_free = True
         connection.deadline = self._shared.loop.time() + self._idle_timeout
         self._hand_out()
@@ -309,7 +309,7 @@ class H2Channel(Channel[H2Client]):
         self.stream_closed(connection)
 
     def stream_closed(self, connection: H2Client) -> None:
-        """A stream has ended (`h2_client.H2Owner`)."""
+        """A stream has ended (`H2Owner`)."""
         if connection is self._current:
             self._hand_out()
         if connection.streams or connection.is_closing:
@@ -320,7 +320,7 @@ class H2Channel(Channel[H2Client]):
             connection.close()
 
     def retired(self, connection: H2Client) -> None:
-        """The connection takes no new streams (`h2_client.H2Owner`)."""
+        """The connection takes no new streams (`H2Owner`)."""
         if connection is self._current:
             self._current = None
             self._on_event(ChannelEvent.GOING_AWAY)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from meshproxy.upstream.discovery import (
     MOST_ENDPOINTS,
     EndpointAddress,
-    LastGood,
+    LastGoodEndpoints,
     OnEndpoints,
     OnFailure,
     address,
@@ -90,9 +90,9 @@ class DnsDiscovery:
         self._last: dict[tuple[Name, RdataType], tuple[Host, ...]] = {}
         """The last good answer to each question of the last round."""
 
-    def start(self, tell: OnEndpoints) -> None:
+    def start(self, on_endpoints: OnEndpoints) -> None:
         """Look the endpoints up, and again when the answer expires. An IP address and `localhost` are told at once."""
-        last = LastGood(tell, self._on_failure)
+        last = LastGoodEndpoints(on_endpoints, self._on_failure)
         host = None if self._settings.srv is not None else _literal(self._settings.name)
         if host is not None:
             last.take(self._endpoints([(host, 0)]))
@@ -105,7 +105,7 @@ class DnsDiscovery:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, last: LastGood) -> None:
+    async def _run(self, last: LastGoodEndpoints) -> None:
         settings = self._settings
         while True:
             try:

@@ -162,16 +162,16 @@ class Endpoint:
         else:
             # Overloaded or draining: not a failure, but the calls should go elsewhere. It says nothing about latency.
             breaker.cancelled(token & _TOKEN, now)
-        self._forgive(model, token, now)
+        self._release_probe(model, token, now)
 
     def cancelled(self, model: str, now: float, token: int) -> None:
         """The caller cancelled the call: it says nothing about the endpoint."""
         self.load.cancel()
         if self.breaker is not None:
             self.breaker.cancelled(token & _TOKEN, now)
-            self._forgive(model, token, now)
+            self._release_probe(model, token, now)
 
-    def _forgive(self, model: str, token: int, now: float) -> None:
+    def _release_probe(self, model: str, token: int, now: float) -> None:
         """Of the model nothing was found out: if this was its probe, another may go."""
         if self._models and (failing := self._models.get(model)) is not None:
             failing.cancelled((token >> 32) + 1, now)

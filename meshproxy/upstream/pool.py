@@ -149,7 +149,7 @@ class Pool(Generic[ConnectionT]):
         """A connection stands that those who wait may have when it comes back."""
         raise NotImplementedError
 
-    def _flaw(self, connections: Iterable[ConnectionT]) -> ConnectError | None:
+    def _unusable_because(self, connections: Iterable[ConnectionT]) -> ConnectError | None:
         """Why more like these would be of no use."""
         return None
 
@@ -171,8 +171,8 @@ class Pool(Generic[ConnectionT]):
             )
         if self._is_busy():
             return None
-        if (flaw := self._flaw(self._connections)) is not None:
-            return flaw
+        if (unusable := self._unusable_because(self._connections)) is not None:
+            return unusable
         if self._trouble is None:
             return None
         now = self.shared.loop.time()
@@ -181,8 +181,12 @@ class Pool(Generic[ConnectionT]):
         return ConnectError(f"{self._trouble} (last attempt)")
 
     def _grow(self) -> None:
-        if self._waiting and not self._is_busy() and (flaw := self._flaw(self._connections)) is not None:
-            self._fail(flaw)
+        if (
+            self._waiting
+            and not self._is_busy()
+            and (unusable := self._unusable_because(self._connections)) is not None
+        ):
+            self._fail(unusable)
         while self._opening < self._wanted() and self.size < self.settings.max_connections:
             now = self.shared.loop.time()
             if self._trouble is not None:
@@ -228,9 +232,9 @@ class Pool(Generic[ConnectionT]):
             if connection is not None and not connection.is_closing:
                 self._trouble = None
                 self._connections.add(connection)
-                flaw = self._flaw((connection,))
+                unusable = self._unusable_because((connection,))
                 self._opened(connection)
-                error = flaw if self._waiting and not self._is_busy() else None
+                error = unusable if self._waiting and not self._is_busy() else None
             else:
                 self.size -= 1
                 error = error or ConnectError(f"{self.address} closed the connection immediately")
@@ -261,7 +265,7 @@ class Pool(Generic[ConnectionT]):
             self._give(self._waiting.popleft(), stream)
 
     def closed(self, connection: ConnectionT) -> None:
-        """A connection is gone (`h1.H1Owner`, `h2_client.H2Owner`). One that never came to stand was not counted as open."""
+        """A connection has closed (`H1Owner`, `H2Owner`). One that failed to open was not counted."""
         if connection in self._connections:
             self._connections.remove(connection)
             self.size -= 1
@@ -302,7 +306,7 @@ class H1Pool(Pool[H1Client]):
         self.released(connection)
 
     def released(self, connection: H1Client) -> None:
-        """A connection is free (`h1.H1Owner`)."""
+        """A connection is free (`H1Owner`)."""
         if self._waiting:
             self._give(self._waiting.popleft(), connection)
             return
@@ -351,12 +355,12 @@ class H2Pool(Pool[H2Client]):
         return None
 
     def _wanted(self) -> int:
-        return 1 if self._waiting and self._flaw(self._connections) is None else 0
+        return 1 if self._waiting and self._unusable_because(self._connections) is None else 0
 
     def _is_busy(self) -> bool:
         return any(connection.streams for connection in self._usable)
 
-    def _flaw(self, connections: Iterable[H2Client]) -> ConnectError | None:
+    def _unusable_because(self, connections: Iterable[H2Client]) -> ConnectError | None:
         if any(connection.refuses_streams for connection in connections):
             return ConnectError(f"{self.address} accepts no requests at present (SETTINGS_MAX_CONCURRENT_STREAMS is 0)")
         return None
@@ -369,7 +373,7 @@ class H2Pool(Pool[H2Client]):
         self._offer(connection)
 
     def stream_closed(self, connection: H2Client) -> None:
-        """A stream has ended (`h2_client.H2Owner`)."""
+        """A stream has ended (`H2Owner`)."""
         self._offer(connection)
         if self._waiting and not connection.streams:
             self._grow()  # the server may have lowered its limit to 0 meanwhile: nothing else would tell those who wait
@@ -385,7 +389,7 @@ class H2Pool(Pool[H2Client]):
             connection.limit_idle_time(self.settings.idle_timeout)
 
     def retired(self, connection: H2Client) -> None:
-        """It takes no new streams (`h2_client.H2Owner`)."""
+        """It takes no new streams (`H2Owner`)."""
         if connection in self._usable:
             self._usable.remove(connection)
             self._grow()

@@ -30,8 +30,8 @@ class Recorded(ClientSide):
     def abandon(self) -> None:
         self.hooks.append("abandon")
 
-    def held_up(self) -> None:
-        self.hooks.append("held_up")
+    def response_buffered(self) -> None:
+        self.hooks.append("response_buffered")
 
     def resume(self) -> None:
         self.hooks.append("resume")
@@ -157,7 +157,7 @@ class TestAnswers:
         side.drained()
         assert (side.is_blocked, side.hooks) == (False, ["resume"])
         assert not side.send_body(b"i", 1, True)
-        assert (side.answer, side.hooks[1:]) == (WHOLE, ["held_up"])
+        assert (side.answer, side.hooks[1:]) == (WHOLE, ["response_buffered"])
         side.drained()
         assert (side.answer, world.pipeline.response_buffer.total) == (OVER, 0)
 

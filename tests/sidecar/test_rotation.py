@@ -167,7 +167,7 @@ class TestStarting:
         assert rotation.current.server.verify_mode is mode
         assert (world.in_sync, world.exchanged) == (1, [])
         assert world.metrics.certificate_expiry.labels().value == rotation.current.workload.not_after
-        with pytest.raises(OSError, match="no certificate to call"):
+        with pytest.raises(OSError, match="no certificate for calls"):
             rotation.client_context()
 
     async def test_one_that_cannot_be_used_is_an_error(self, world: World) -> None:
@@ -197,7 +197,7 @@ class TestStarting:
         assert world.source.changed is None
         await rotation.rotate()
         assert (world.exchanged, world.rotations("failed")) == ([], 0)
-        with pytest.raises(OSError, match="no certificate to call"):
+        with pytest.raises(OSError, match="no certificate for calls"):
             rotation.client_context()
         rotation.stop()
 
