@@ -1,4 +1,4 @@
-"""Before anything is measured: a proxy must refuse whom it should refuse, or its figures are those of less work."""
+"""Before anything is measured: a proxy must refuse what the policy denies; otherwise its figures are for less work."""
 
 from __future__ import annotations
 

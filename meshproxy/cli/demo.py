@@ -85,9 +85,9 @@ async def _call_the_sidecar(console: Console, mesh: DemoMesh) -> tuple[list[Resu
     results = [result async for result in demo.run(mesh)]
     _print_table(console, results)
     problems = _problems_of(results, 1)
-    heard = await demo.models_heard_of(mesh.rest)
-    console.print(f"The model server was asked for: {', '.join(f'{k} {v}x' for k, v in heard.items())}.")
-    if demo.SECRET_MODEL in heard:
+    requested = await demo.requested_models(mesh.rest)
+    console.print(f"The model server was asked for: {', '.join(f'{k} {v}x' for k, v in requested.items())}.")
+    if demo.SECRET_MODEL in requested:
         problems.append(f"the model server was asked for {demo.SECRET_MODEL}, which no caller may call")
     else:
         console.print(f"It was never asked for {demo.SECRET_MODEL}.")

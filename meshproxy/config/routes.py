@@ -249,7 +249,7 @@ class RouteSpec(Part, frozen=True):
     fault: Fault | None = None
     """Fault injection."""
     fallback: Name | None = None
-    """The ModelServer that gets a call when no endpoint of its own server is available."""
+    """The ModelServer that gets a call when no endpoint of the selected server is available."""
     timeout: Duration | None = None
     """From a request's head to the end of its response. Left out: the mesh's `requestTimeout`. A shorter deadline of
     the client takes precedence."""

@@ -29,7 +29,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 GLOB_LENGTH = 256
 GLOB_STARS = 8
-"""Matching costs at most (stars x length of the name); nobody names a family of models with more."""
+"""Matching costs at most (stars x length of the name); no family of models needs more."""
 
 
 @dataclass(frozen=True, slots=True)

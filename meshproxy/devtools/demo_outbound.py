@@ -56,9 +56,9 @@ async def run(mesh: DemoMesh) -> AsyncIterator[Scene]:
 
 async def spread(mesh: DemoMesh, calls: int = 600) -> Scene:
     """One connection of gRPC."""
-    before = [await each.heard(model=MODEL) for each in mesh.replicas]
+    before = [await each.request_count(model=MODEL) for each in mesh.replicas]
     run = await predict_over_grpc(mesh.application.outbound, 400, calls / 400, REQUEST, name=NAME)
-    counts = [await each.heard(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
+    counts = [await each.request_count(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
     problem = _problem_of(run)
     # Balancing goes by latency, and the latencies of such a cheap model are random: the counts need not be equal.
     if not problem and not all(counts):

@@ -76,7 +76,7 @@ def read_key_set(document: bytes, algorithms: frozenset[str]) -> KeySet:
     """Read a JWK set (RFC 7517 section 5).
 
     A key that cannot be used is left out and the reason kept: issuers publish keys for encryption beside those for
-    signatures. Two different keys of one `kid` are both left out, as nobody can say which one a token means.
+    signatures. Two different keys with the same `kid` are both ignored: a token would be ambiguous.
 
     Raises:
         KeySetError: the document is broken, too large, or has no usable key.

@@ -172,7 +172,8 @@ def _check_leaf(der: bytes, extensions: dict[bytes, tuple[int, int]], role: Peer
 
 
 def _read_uri(der: bytes, extensions: dict[bytes, tuple[int, int]]) -> bytes:
-    """The one URI of the subject alternative names. Names of other types do not matter: they identify nobody here."""
+    """The one URI of the subject alternative names. Names of other types are ignored: they do not identify a
+    workload."""
     uris: list[bytes] = []
     if _SUBJECT_ALT_NAME in extensions:
         at, end = _only(der, *extensions[_SUBJECT_ALT_NAME], _SEQUENCE)

@@ -7,8 +7,8 @@ five minutes, so a client that repeats its token costs a look-up (0.1 us) instea
 for ES256, of which the signature is 20 and 65: short enough for the event loop). Bad tokens are not remembered: an
 attacker can vary them for nothing, and most are refused before the signature.
 
-A token is taken in one form only. Whatever could be read in two ways is refused, whether or not its signature is good,
-because the issuer's own libraries or the next hop may read it the other way.
+A token is accepted in one form only. Input that could be read in two ways is refused, whether or not its signature is
+good, because the issuer's own libraries or the next hop may read it the other way.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ CHALLENGE = "Bearer"
 # RFC 9068 section 2.1 and RFC 7519 section 5.1, in any case and with or without `application/`. Another type is another
 # use of the same key: an ID token's logout, a DPoP proof, a security event.
 _TYPES = frozenset({"jwt", "at+jwt"})
-# Members that change how a token is to be read (crit, b64, zip, enc, cty) or bring a key along (RFC 7515 section 4.1).
+# Members that change how a token is to be read (crit, b64, zip, enc, cty) or contain a key (RFC 7515 section 4.1).
 _HEADER_REFUSED = frozenset({"crit", "b64", "zip", "enc", "cty", "jku", "jwk", "x5u", "x5c"})
 # NumericDate; the year 9999.
 _LATEST = 253_402_300_799
 
 
 class KeysWanted(Exception):
-    """A token names a key that is not known, and the issuer may be asked for its keys now. Whoever catches it awaits
+    """A token names a key that is not known, and the issuer may be asked for its keys now. The caller awaits
     `KeyRefresher.refresh` (`sidecar/key_refresher.py`) once and calls `verify` again, which then decides."""
 
     def __init__(self, issuer: str) -> None:
@@ -57,7 +57,7 @@ class KeysWanted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Somebody whose tokens are believed, as `MeshConfig` describes them."""
+    """A trusted token issuer of the `MeshConfig`."""
 
     name: str
     url: str
@@ -161,7 +161,7 @@ class TokenVerifier:
 
 
 def _refused(why: str) -> Refusal:
-    """`why` is ours: nothing of the token stands in it, so it needs no quoting in the challenge."""
+    """`why` contains nothing of the token, so it needs no quoting in the challenge."""
     return Refusal(
         Reason.UNAUTHENTICATED, why, challenge=f'{CHALLENGE} error="invalid_token", error_description="{why}"'
     )
@@ -175,7 +175,7 @@ def _part(text: bytes, name: str) -> dict[str, object]:
 
 
 def _read_header(header: dict[str, object]) -> tuple[str, str | None]:
-    """Algorithm and key id (RFC 7515 section 4.1). Members that nobody here knows are ignored, as it demands."""
+    """Algorithm and key id (RFC 7515 section 4.1). Unknown members are ignored, as it requires."""
     if not _HEADER_REFUSED.isdisjoint(header):
         raise _refused("The token header contains a key or an extension (such as jwk or crit): that is not supported.")
     algorithm = header.get("alg")

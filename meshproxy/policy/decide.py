@@ -29,7 +29,7 @@ MEMO_TEXT = 512
 cached."""
 
 RuleMatches: TypeAlias = dict[int, RuleMatch]
-"""Roles (by place) that match one model of a call, with the best match of their rules."""
+"""Roles (by index) that match one model of a call, with the best match of their rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Policy:
                     rule_matches = self._server_wide[verb]
                     rule_matches[role] = max(rule_matches.get(role, RuleMatch.NO), rule.match_server(verb))
         self._by_glob = [(compile_glob(pattern), entries) for pattern, entries in by_glob.items()]
-        # Subjects by whom they name, and by the role they are bound to: the shorter way is taken.
+        # Subjects are indexed by what they name and by their role: the shorter index is used.
         self._by_spiffe_id: dict[str, list[tuple[Binding, Subject]]] = {}
         self._by_namespace: dict[str, list[tuple[Binding, Subject]]] = {}
         self._of_any_workload: list[tuple[Binding, Subject]] = []

@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Evictable(Protocol):
-    """Somebody who buffers bytes."""
+    """An owner of buffered bytes."""
 
     def evicted(self) -> None:
         """Drop what is buffered, and end the request it belongs to; the budget has already released it."""

@@ -22,7 +22,7 @@ UNKNOWN_SERVICE = b"the health of this model is not checked"
 
 
 class HealthCall:
-    """Check or Watch; a Watch is told of changes (`serving.Watcher`)."""
+    """Check or Watch; a Watch is sent changes (`serving.Watcher`)."""
 
     __slots__ = ("_body", "_health", "_is_watch", "_request", "_said", "service")
 
@@ -32,7 +32,7 @@ class HealthCall:
         self._is_watch = target == WATCH
         self._body = b""
         self._said: Serving | None = None
-        """What the client was told last."""
+        """The status that the client was sent last."""
         self.service = ""
 
     def feed(self, data: bytes, end: bool) -> None:

@@ -64,7 +64,7 @@ class RefreshKeys(Protocol):
     """Fetches an issuer's keys."""
 
     def __call__(self, issuer: str, then: Callable[[], None]) -> None:
-        """Call `then` once when the fetch has ended, whatever its result."""
+        """Call `then` once when the fetch has ended, with or without success."""
 
 
 class Traffic(Protocol):

@@ -1,6 +1,6 @@
 """What a route asks for beyond a server, for one request, in this order:
 
-    rate limits    a call goes on if tokens are left
+    rate limits    a call proceeds if tokens are left
     faults         some calls are delayed, some aborted
     split          an arm is chosen: which server, and which version is written into the call
     concurrency    a slot among the model's calls, or a place in the queue before them

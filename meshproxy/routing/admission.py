@@ -43,7 +43,7 @@ class Waiter(Protocol):
     `enter`, `leave` and `withdraw` meanwhile. Hashed by identity."""
 
     def admitted(self) -> None:
-        """Proceed, and `leave` in the end."""
+        """Proceed, and `leave` at the end."""
 
     def rejected(self, why: Entry) -> None:
         """`FULL` or `TOO_LATE`."""
@@ -109,7 +109,7 @@ class Admission:
         return times[0][0] if times else inf
 
     def enter(self, waiter: Waiter, priority: int, deadline: float, now: float) -> Entry:
-        """Admit `waiter`, queue it, or turn it away. It is called back only if the result is `QUEUED`.
+        """Admit `waiter`, queue it, or reject it. It is called back only if the result is `QUEUED`.
 
         Args:
             waiter: once at a time.
@@ -129,7 +129,7 @@ class Admission:
             return Entry.TOO_LATE
         if not self._size:
             return Entry.FULL
-        # Those ahead leave the queue one by one, each time that one of the calls under way ends.
+        # Those ahead leave the queue one by one, each time a call in flight ends.
         usual = self._usual
         ahead = sum([len(queue) for queue in self._queues[: priority + 1]])
         wait = (ahead + 1) * usual / self.limit.current
@@ -140,7 +140,7 @@ class Admission:
         if self.waiting + self._reserved >= self._size:
             if not self._displace(priority):
                 return Entry.FULL
-            if self.in_flight < self.limit.current and not self.waiting:  # the evicted waiter may have made room
+            if self.in_flight < self.limit.current and not self.waiting:  # the evicted waiter may have freed a slot
                 self.in_flight += 1
                 return Entry.ADMITTED
         ends = min(deadline, now + self._timeout)

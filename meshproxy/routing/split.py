@@ -26,7 +26,7 @@ class Arm:
 class Split:
     """Arms side by side between 0 and 1, in the order of the document, each as wide as its share.
 
-    A point belongs to one arm, so whoever has the same point each time (a hash of a key) gets the same arm. When a
+    A point belongs to one arm, so the same point (a hash of a key) always gets the same arm. When a
     weight changes only borders move: with two arms, the points that change over are exactly as many as the share that
     changed; with more, a point only ever moves towards the arm that grows. So let a canary be one of two arms.
     """
@@ -66,7 +66,7 @@ def resolve_versions(call: Call, arm: Arm | None, labels: Mapping[str, str]) -> 
         resolved = _resolve_version(models[0], arm, labels)
         return call if resolved is models[0] else Call(call.verb, (resolved,))
     all_resolved = tuple([_resolve_version(model, arm, labels) for model in models])
-    # What has not changed is the same object, which is what `==` of tuples looks at first.
+    # What has not changed is the same object, which `==` of tuples compares first.
     return call if all_resolved == models else Call(call.verb, all_resolved)
 
 

@@ -192,7 +192,7 @@ class ManagedCluster:
             on_results = partial(self._checked, endpoint)
             rest: H1Pool | H2Pool | None = endpoint.rest
             if isinstance(rest, H1Pool):
-                # A connection of its own: an endpoint whose connections are all in use is busy, not unhealthy.
+                # A separate connection: an endpoint whose connections are all in use is busy, not unhealthy.
                 rest = self._probing[endpoint.key] = H1Pool(self._shared, rest.address, PROBES)
             checker = Checker(self._shared, settings, health, rest, endpoint.grpc, on_results)
             self._checkers[endpoint.key] = checker

@@ -1,6 +1,6 @@
 """The process log: one JSON object a line on standard error, with the field names of OpenTelemetry's log data model.
 
-Requests are not logged here: the access log has a path of its own, at a sixth of the cost. Neither blocks on its
+Requests are not logged here: the access log has its own path, at a sixth of the cost. Neither blocks on its
 reader: a sidecar whose log is not read keeps serving.
 """
 

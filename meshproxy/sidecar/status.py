@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Status:
-    """Answers for the sidecar on its admin port (`admin.Operated`).
+    """Answers for the sidecar on its admin port (`admin.AdminTarget`).
 
     Args:
         is_draining: whether the sidecar shuts down.

@@ -1,6 +1,6 @@
-"""Which endpoints may be label values: pods are replaced, and each has an address of its own.
+"""Which endpoints may be label values: pods are replaced, and each has its own address.
 
-A bounded number of endpoints has series of its own; the others are `_other`. The series of removed endpoints are kept
+A bounded number of endpoints has its own series; the others are `_other`. The series of removed endpoints are kept
 as long as there is room, and evicted in the order of removal.
 """
 
@@ -19,7 +19,7 @@ class EndpointLabels:
 
     Args:
         forget: called with the server and endpoint whose series are evicted.
-        most: the maximum number of endpoints with series of their own.
+        most: the maximum number of endpoints with their own series.
     """
 
     def __init__(self, forget: Callable[[str, str], None], most: int = MOST_ENDPOINTS) -> None:

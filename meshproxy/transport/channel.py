@@ -173,7 +173,7 @@ class Channel(Generic[ClientT]):
                 await self._all_gone.wait()
 
     def abort(self) -> None:
-        """As `close`, at once: over TLS without a close_notify, so that nobody waits for the server's."""
+        """As `close`, at once: over TLS without a close_notify, so that there is no wait for the server's."""
         self._stop()
         for connection in tuple(self._live):
             connection.transport.abort()
@@ -195,7 +195,7 @@ class Channel(Generic[ClientT]):
         raise NotImplementedError
 
     def _end(self, connection: ClientT) -> None:
-        """Say goodbye and close."""
+        """Send GOAWAY or close_notify, and close."""
         connection.close()
 
     # Opening

@@ -79,7 +79,7 @@ async def connect_h2(
     Args:
         shared: what all connections share.
         address: `host:port` or a UNIX socket's path.
-        owner: is told about the connection, also if it is not returned.
+        owner: is notified about the connection, also if it is not returned.
         timeout: seconds, from the first packet to the server's SETTINGS.
         peer: mTLS with ALPN. None: plaintext with prior knowledge (RFC 9113 section 3.3), as gRPC servers expect.
 

@@ -209,7 +209,7 @@ class H1Server(H1Driver[RequestSink]):
             self._reject(self, rejected)
 
     def receive_eof(self) -> None:
-        """The client closed its half: abandon the request, since nobody would read the response."""
+        """The client closed its half: abandon the request, since the response would not be read."""
         self._end_sink(ErrorCode.CANCEL, "the client closed the connection")
         self.close()
 

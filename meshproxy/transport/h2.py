@@ -250,7 +250,7 @@ class H2Driver(Connection, Generic[StreamT]):
 
     def forget(self, stream: StreamT) -> None:
         """Close the stream: drop the reference cycle with its sink, and return its outstanding credit, which would be
-        missing from the connection's window for ever."""
+        missing from the connection's window permanently."""
         stream.sink = None
         if stream.owed:
             stream.credit(stream.owed)

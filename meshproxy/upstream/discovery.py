@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 MOST_ENDPOINTS = 1_000
-"""Of one model server. Each has pools, a breaker and a check of its own."""
+"""Per model server. Each has its own pools, breaker and health check."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ class DnsDiscovery:
         """The last good answer to each question of the last round."""
 
     def start(self, on_endpoints: OnEndpoints) -> None:
-        """Look the endpoints up, and again when the answer expires. An IP address and `localhost` are told at once."""
+        """Look the endpoints up, and again when the answer expires. An IP address and `localhost` are reported
+        immediately."""
         last = LastGoodEndpoints(on_endpoints, self._on_failure)
         host = None if self._settings.srv is not None else _literal(self._settings.name)
         if host is not None:

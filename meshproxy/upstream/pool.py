@@ -1,8 +1,8 @@
 """Connections to one address, lent out stream by stream.
 
-A waiter is served at once when a connection is at hand, and called back otherwise: the usual request takes its stream
-without an await. Counters and lists change in one place each; nothing is found out by scanning but the few HTTP/2
-connections of one address.
+A waiter is served immediately if a connection is available, and called back otherwise: the usual request takes its
+stream without an await. Counters and lists change in one place each; nothing is found out by scanning but the few
+HTTP/2 connections of one address.
 
 After a failed attempt to connect, further attempts are made one at a time with exponential backoff. Requests that come
 meanwhile fail at once with the last error, and can be retried elsewhere.
@@ -36,7 +36,7 @@ LONGEST_PAUSE = 1.0
 together: none is shorter than 100 ms."""
 YOUNG = 0.05
 """Seconds for which requests wait for an attempt of a failing pool: a server that has recovered answers within that
-time, and for one that has not, no more is lost."""
+time, and for one that has not, nothing more is lost."""
 
 
 class PoolFull(ConnectError):
@@ -130,7 +130,7 @@ class Pool(Generic[ConnectionT]):
     # What differs between the versions
 
     def _take(self) -> Upstream | None:
-        """A stream, if one is at hand."""
+        """A stream, if one is available."""
         raise NotImplementedError
 
     async def _connect(self) -> ConnectionT:
@@ -146,7 +146,7 @@ class Pool(Generic[ConnectionT]):
         raise NotImplementedError
 
     def _is_busy(self) -> bool:
-        """A connection stands that those who wait may have when it comes back."""
+        """A connection is open that will be free for waiting requests later."""
         raise NotImplementedError
 
     def _unusable_because(self, connections: Iterable[ConnectionT]) -> ConnectError | None:
@@ -164,7 +164,7 @@ class Pool(Generic[ConnectionT]):
         self._grow()
 
     def _refuse(self) -> ConnectError | None:
-        """Why nobody else may wait."""
+        """Why no further request may wait."""
         if len(self._waiting) >= self.settings.max_pending:
             return PoolFull(
                 f"{len(self._waiting)} requests already wait for one of {self.size} connections to {self.address}"
@@ -217,7 +217,7 @@ class Pool(Generic[ConnectionT]):
         except asyncio.CancelledError:
             self._opening -= 1
             self.size -= 1
-            self._grow()  # for whoever came between the cancelling and now
+            self._grow()  # for requests that arrived between the cancellation and now
             raise
         except ConnectError as refused:
             error = refused
@@ -252,7 +252,8 @@ class Pool(Generic[ConnectionT]):
         self._not_before = self.shared.loop.time() + self._pause * (1.0 + self._draw()) / 2
 
     def _fail(self, error: ConnectError) -> None:
-        """Tell those who have nothing else to wait for. All leave the queue before one is told: it may come again."""
+        """Fail the requests that have nothing left to wait for. All leave the queue before the first callback, which
+        may enqueue again."""
         count = 1 if self._is_busy() else max(1, len(self._waiting) - self._opening)
         for waiter in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
             waiter.acquire_failed(error)
@@ -346,7 +347,7 @@ class H2Pool(Pool[H2Client]):
         super().__init__(shared, address, settings, draw=draw)
         self._peer = peer
         self._usable: list[H2Client] = []
-        """Those whose server has not said that it goes away, and whose certificate has not expired."""
+        """Those without a GOAWAY from the server and without an expired certificate."""
 
     def _take(self) -> Upstream | None:
         for connection in self._usable:
@@ -376,7 +377,8 @@ class H2Pool(Pool[H2Client]):
         """A stream has ended (`H2Owner`)."""
         self._offer(connection)
         if self._waiting and not connection.streams:
-            self._grow()  # the server may have lowered its limit to 0 meanwhile: nothing else would tell those who wait
+            # The server may have lowered its limit to 0: nothing else would fail the waiting requests.
+            self._grow()
 
     def _offer(self, connection: H2Client) -> None:
         if self._waiting:

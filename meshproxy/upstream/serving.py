@@ -25,10 +25,10 @@ class Watcher(Protocol):
     """What it asked for."""
 
     def send_status(self, status: Serving) -> None:
-        """The status now; it may be the one that was told last. Must not raise."""
+        """Send the current status; it may be the one sent last. Must not raise."""
 
     def end(self) -> None:
-        """Nothing more will be told."""
+        """No further status will be sent."""
 
 
 class HealthService:
@@ -60,7 +60,7 @@ class HealthService:
         }
 
     def changed(self) -> None:
-        """A status may have changed: tell the calls that watch."""
+        """A status may have changed: send it to the watching calls."""
         for watcher in list(self._watching):
             watcher.send_status(self.serving(watcher.service))
 
@@ -72,12 +72,12 @@ class HealthService:
             watcher.end()
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell it from now on."""
+        """Send it every status from now on."""
         if self._is_draining:
             watcher.end()
         else:
             self._watching.add(watcher)
 
     def forget(self, watcher: Watcher) -> None:
-        """It has ended."""
+        """The call has ended."""
         self._watching.discard(watcher)

@@ -57,7 +57,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
 
     monkeypatch.setattr(demo_mesh, "demo_mesh", fake_mesh)
     monkeypatch.setattr(demo, "run", fake_run)
-    monkeypatch.setattr(demo, "models_heard_of", heard)
+    monkeypatch.setattr(demo, "requested_models", heard)
     monkeypatch.setattr(demo, "metric_lines", lines)
     monkeypatch.setattr(demo_outbound, "run", fake_scenes)
     monkeypatch.setattr(demo_outbound, "metric_lines", lines)
@@ -114,7 +114,7 @@ def test_a_model_server_that_heard_of_the_secret_model_is_1(
         await asyncio.sleep(0)
         return {demo.SECRET_MODEL: 1}
 
-    monkeypatch.setattr(demo, "models_heard_of", heard)
+    monkeypatch.setattr(demo, "requested_models", heard)
     results.append(permitted(""))
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 1

@@ -212,7 +212,7 @@ def test_what_is_bounded_without_a_name() -> None:
     (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
     assert {f"{bound} each" for bound in bounds} == {models}
     shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
-    assert said["endpoints and breakers with metrics of their own"] == "{} and {}".format(*shown)
+    assert said["endpoints and breakers with their own metrics"] == "{} and {}".format(*shown)
 
 
 # Timeouts

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.policy.rules import Rule, RuleMatch, Subject, SubjectMatch, has_claim
 
@@ -76,17 +76,17 @@ def test_a_rule_and_the_server_as_a_whole(fields: dict[str, Any], fit: RuleMatch
     [
         ({"spiffe_id": QUOTER.spiffe_id}, Caller(QUOTER), SubjectMatch.YES),
         ({"spiffe_id": QUOTER.spiffe_id + "2"}, Caller(QUOTER), SubjectMatch.NO),
-        ({"spiffe_id": QUOTER.spiffe_id}, NOBODY, SubjectMatch.NO),
+        ({"spiffe_id": QUOTER.spiffe_id}, ANONYMOUS, SubjectMatch.NO),
         ({"namespace": "pricing"}, Caller(QUOTER), SubjectMatch.YES),
         ({"namespace": "pricing", "trust_domain": "other"}, Caller(QUOTER), SubjectMatch.NO),
         ({"namespace": "pricin"}, Caller(QUOTER), SubjectMatch.NO),
-        ({"namespace": "pricing"}, NOBODY, SubjectMatch.NO),
+        ({"namespace": "pricing"}, ANONYMOUS, SubjectMatch.NO),
         ({"issuer": "corp"}, Caller(None, token()), SubjectMatch.YES),
         ({"issuer": "corp"}, Caller(None, token("other")), SubjectMatch.NO),
         ({"issuer": "corp"}, Caller(QUOTER), SubjectMatch.NEEDS_TOKEN),
         ({"iam_role": "r"}, Caller(None, token(iam_role="r")), SubjectMatch.YES),
         ({"iam_role": "r"}, Caller(None, token(iam_role=None)), SubjectMatch.NO),
-        ({"iam_role": "r"}, NOBODY, SubjectMatch.NEEDS_TOKEN),
+        ({"iam_role": "r"}, ANONYMOUS, SubjectMatch.NEEDS_TOKEN),
         ({"issuer": "corp", "iam_role": "r"}, Caller(None, token("sts", "r")), SubjectMatch.NO),
         ({"issuer": "corp", "claims": (("g", "x"),)}, Caller(None, token(g="x")), SubjectMatch.YES),
         ({"issuer": "corp", "claims": (("g", "x"), ("h", "y"))}, Caller(None, token(g="x")), SubjectMatch.NO),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, Answer, ClientSide
+from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, ClientSide, ResponseState
 from meshproxy.refusal import Reason, Refusal
 
 every_reason = pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.label)
@@ -223,7 +223,7 @@ def test_whatever_happens_it_ends_once_and_nothing_is_left(steps: list[str], is_
     side = Recorded(world.pipeline, client, RequestHead(1, b"POST", b"host", b"/", (), ends, None))
     side.is_grpc = is_grpc
     for step in steps:
-        before: Answer = side.answer
+        before: ResponseState = side.answer
         if step in ("begin", "begin-end") and before is NONE:
             side.begin_answer(200, (), 1.0, end=step == "begin-end")
         elif step in ("data", "end") and before is BEGUN and not side.is_blocked:

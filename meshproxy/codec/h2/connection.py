@@ -1,7 +1,7 @@
 """HTTP/2 (RFC 9113), both roles: input becomes events, commands become frames in `out`.
 
-Three layers, each built on the one before: `outbound.Outbound` sends and holds what both directions share,
-`control.Control` takes the frames that carry no message, `H2Connection` takes those that do.
+Three layers, each built on the one before: `outbound.OutboundFrames` sends and holds what both directions share,
+`control.ControlFrames` takes the frames that carry no message, `H2Connection` takes those that do.
 
 A violation is raised where it is found, as `ConnectionFault` or `StreamFault`, and becomes `Failed` or `Reset` in
 `receive`, together with a GOAWAY or RST_STREAM. Frames that cost the peer nothing are limited by budgets;
@@ -23,7 +23,7 @@ from meshproxy.codec.events import (
 )
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.budgets import Statistics
-from meshproxy.codec.h2.control import ANY_FRAME, Control, our_settings
+from meshproxy.codec.h2.control import ANY_FRAME, ControlFrames, our_settings
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import (
     CONTINUATION,
@@ -64,8 +64,8 @@ class Block:
         """CONTINUATION frames so far."""
 
 
-class H2Connection(Control):
-    """One HTTP/2 connection, at either end. Commands and questions: `outbound.Outbound`."""
+class H2Connection(ControlFrames):
+    """One HTTP/2 connection, at either end. Commands and questions: `outbound.OutboundFrames`."""
 
     __slots__ = ("_block", "_empty_frames", "_frame_bytes", "_preface", "_runs", "_tail")
 

@@ -1,6 +1,6 @@
 """One field of a decoded block, and what kind of field it is (RFC 9113 sections 8.2 and 8.3).
 
-The kind is found when a field enters a table, not when it is used: an indexed field costs no look at its bytes.
+The kind is found when a field enters a table, not when it is used: the bytes of an indexed field are not read.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.encoder import Encoder
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
 from meshproxy.codec.h2.frames import END_STREAM, MAX_WINDOW, header_frames, pack_header
-from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, Held, History, Past, Stream
+from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, BufferedData, History, Past, Stream
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
 
@@ -23,7 +23,7 @@ EXPLAINING_BYTES = 512
 (CVE-2019-9511)."""
 
 
-class Outbound:
+class OutboundFrames:
     """The sending half of a connection, and what both halves share: streams, windows, statistics."""
 
     __slots__ = (
@@ -231,7 +231,7 @@ class Outbound:
                 if end:
                     self._end(ours)
                 return True
-            ours.held = held = Held()
+            ours.held = held = BufferedData()
             if self._waiting is None:
                 self._waiting = OrderedDict()
             self._waiting[stream] = ours

@@ -11,7 +11,7 @@ from meshproxy.codec.h2.heads import (
     KEPT_BLOCK_BYTES,
     KEPT_HEADS,
     HeadReader,
-    Request,
+    ParsedRequest,
 )
 from meshproxy.codec.h2.hpack import CompressionFault
 from meshproxy.codec.limits import Limits
@@ -31,12 +31,12 @@ def encode(fields: Pairs) -> bytes:
     return hpack.Encoder().encode([(name, value, True) for name, value in fields], huffman=False)
 
 
-def request(fields: Pairs, limits: Limits | None = None) -> Request:
+def request(fields: Pairs, limits: Limits | None = None) -> ParsedRequest:
     return HeadReader(limits or Limits()).request(encode(fields))
 
 
 def test_a_plain_request() -> None:
-    assert request([*HEAD, (b"accept", b"a"), (b"x", b""), (b"accept", b"b")]) == Request(
+    assert request([*HEAD, (b"accept", b"a"), (b"x", b""), (b"accept", b"b")]) == ParsedRequest(
         b"POST",
         b"model.example:8501",
         b"/v1/models/m:predict",
