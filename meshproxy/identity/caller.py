@@ -1,4 +1,4 @@
-"""Who is calling: the workload of the peer's certificate and the verified token, together."""
+"""The caller: the workload of the peer's certificate and the verified token, together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Who the peer is: the SPIFFE id of its certificate, read once per connection, after TLS has verified the chain.
+"""The identity of the peer: the SPIFFE id of its certificate, read once per connection, after TLS has verified the
+chain.
 
 TLS libraries verify far less of a leaf than SPIFFE demands: OpenSSL lets a CA certificate, a leaf with two URIs or one
 with a NUL in its URI act as a client. So the whole of X509-SVID sections 2, 4 and 5.2 is applied here, to the bytes

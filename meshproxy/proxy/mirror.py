@@ -311,7 +311,7 @@ class MirroredRequest:
             self._is_sent = stream.send_data(self._pieces[0], True)
 
     def acquire_failed(self, error: ConnectError) -> None:
-        """No stream can be had."""
+        """No stream is available."""
         self._pool = None
         self._give_up("failed")
 

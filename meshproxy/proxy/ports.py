@@ -1,4 +1,4 @@
-"""What the pipeline asks of its surroundings: protocols that other folders implement and the assembly passes in."""
+"""The dependencies of the pipeline: protocols that other folders implement and the assembly passes in."""
 
 from __future__ import annotations
 

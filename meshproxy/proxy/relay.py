@@ -1,4 +1,4 @@
-"""Carries a request whose way is known: its body in, the answer through, and what happens when either stops.
+"""Relays a request whose route is known: the body, the response, and what happens when either stops.
 
     the body is     read by                   until
     scanned         `operation.scan`          its end, where only the body names the model

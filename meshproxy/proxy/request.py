@@ -1,4 +1,4 @@
-"""A request as it is decided on: who calls what, may they, and what is forwarded of it."""
+"""A request and its decisions: caller, call, authorization, and the head that is forwarded."""
 
 from __future__ import annotations
 

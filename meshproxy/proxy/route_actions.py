@@ -1,4 +1,4 @@
-"""What a route asks for beyond a server, for one request, in this order:
+"""The actions of a route for one request, in this order:
 
     rate limits    a call proceeds if tokens are left
     faults         some calls are delayed, some aborted

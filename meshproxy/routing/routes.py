@@ -1,4 +1,4 @@
-"""Where a call goes, and what is done when that fails: `ModelRoute` documents compiled once, looked up once per call.
+"""`ModelRoute` documents compiled once, looked up once per call.
 
 `Routes.match` gives the `Route`, whose attributes are all that is decided before a request is sent. What varies from
 call to call is asked of the route afterwards, and only if it is not plain: which arm of a split, which version.

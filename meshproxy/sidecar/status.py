@@ -1,4 +1,4 @@
-"""What the admin port shows of a sidecar: readiness, and the configuration in use."""
+"""The status of a sidecar on the admin port: readiness, and the configuration in use."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""A channel of our own to one server: a single connection, opened when a stream is wanted, over TCP or a UNIX socket.
+"""A channel of the sidecar itself to one server: a single connection, opened when a stream is wanted, over TCP or a
+UNIX socket.
 
 Pools (`upstream/pool.py`) spread the requests of clients over many connections and endpoints; a channel is for what a
-sidecar asks in its own name: its control plane, the SPIFFE Workload API, token issuers, collectors. When the connection
+sidecar itself calls: its control plane, the SPIFFE Workload API, token issuers, collectors. When the connection
 is lost or its server goes away, the next stream opens another one. A channel does not retry or back off: its user does,
-and hears of both (`ChannelEvent`).
+and is notified (`ChannelEvent`).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def named_server(context: Callable[[], ssl.SSLContext]) -> PeerSecurity:
 
 
 class ChannelEvent(Enum):
-    """What became of the connection."""
+    """What happened to the connection."""
 
     CONNECTED = "connected"
     GOING_AWAY = "going-away"
@@ -286,7 +287,7 @@ class H1Channel(Channel[H1Client]):
         self._hand_out()
 
     def closed(self, connection: H1Client) -> None:
-        """A connection is gone."""
+        """A connection has closed."""
         self._is_free = False
         super().closed(connection)
 

@@ -1,4 +1,4 @@
-"""Unary gRPC calls of our own, and how any gRPC call ends.
+"""Unary gRPC calls of the sidecar itself, and the status of any gRPC call.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. Messages are bytes; they are neither compressed
 nor taken compressed (no `grpc-accept-encoding` is sent).

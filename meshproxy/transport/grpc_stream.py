@@ -1,4 +1,4 @@
-"""Streaming gRPC calls of our own: any number of messages each way, with flow control for both.
+"""Streaming gRPC calls of the sidecar itself: any number of messages each way, with flow control for both.
 
     async with await open_call(source, b"/pkg.Service/Method") as call:
         await call.send(request)
@@ -77,7 +77,7 @@ async def open_call(
 
 
 class State(Enum):
-    """How far a call is."""
+    """The state of a call."""
 
     OPENING = "opening"
     OPEN = "open"

@@ -1,4 +1,4 @@
-"""Leaves alone what fails, and lets a single call through every now and then to see: a circuit breaker.
+"""A circuit breaker: refuses calls to what fails, and lets a single probe through after a while.
 
     CLOSED  -- too many failures -->     OPEN
     OPEN    -- `begin`: the probe -->    HALF_OPEN

@@ -1,4 +1,4 @@
-"""Connections to one address, lent out stream by stream.
+"""Connections to one address, shared stream by stream.
 
 A waiter is served immediately if a connection is available, and called back otherwise: the usual request takes its
 stream without an await. Counters and lists change in one place each; nothing is found out by scanning but the few
@@ -318,7 +318,7 @@ class H1Pool(Pool[H1Client]):
         self._idle.append(connection)
 
     def closed(self, connection: H1Client) -> None:
-        """A connection is gone."""
+        """A connection has closed."""
         if connection in self._idle:
             self._idle.remove(connection)
         super().closed(connection)
@@ -397,7 +397,7 @@ class H2Pool(Pool[H2Client]):
             self._grow()
 
     def closed(self, connection: H2Client) -> None:
-        """A connection is gone."""
+        """A connection has closed."""
         self.retired(connection)
         super().closed(connection)
 

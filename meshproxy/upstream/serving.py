@@ -22,7 +22,7 @@ class Watcher(Protocol):
     """A call of Watch."""
 
     service: str
-    """What it asked for."""
+    """The requested service."""
 
     def send_status(self, status: Serving) -> None:
         """Send the current status; it may be the one sent last. Must not raise."""
