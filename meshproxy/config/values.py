@@ -124,12 +124,10 @@ def read_rate(value: object) -> float:
 
 
 def read_percent(value: object) -> float:
-    """From 0 to 100."""
     return _read_number(value, 100)
 
 
 def read_ratio(value: object) -> float:
-    """From 0 to 1."""
     return _read_number(value, 1)
 
 

@@ -349,7 +349,6 @@ def _as_file(content: bytes) -> Iterator[str]:
 
 
 def _leaf(certificate_pem: bytes) -> bytes:
-    """The first certificate, DER."""
     start = certificate_pem.find(_BEGIN)
     stop = certificate_pem.find(_END, start)
     if start < 0 or stop < 0:

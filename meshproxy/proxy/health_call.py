@@ -81,5 +81,4 @@ class HealthCall:
         self._request.crashed(error)
 
     def close(self) -> None:
-        """The exchange is over."""
         self._health.forget(self)

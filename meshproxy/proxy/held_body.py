@@ -69,7 +69,6 @@ class HeldBody:
         return pieces
 
     def close(self) -> None:
-        """Drop the pieces."""
         self._pieces = []
         if self._credited:
             self._credited = 0

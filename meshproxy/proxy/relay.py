@@ -61,7 +61,6 @@ class Relay(Request):
     # The request's body (stream.RequestSink)
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """A piece of the body came."""
         self.bytes_received += len(data)
         self.request_ended = end
         try:  # as `guarded`, without its call
@@ -178,7 +177,6 @@ class Relay(Request):
             self._actions.leave(is_whole=False)
 
     def timed_out(self) -> None:
-        """The deadline has passed."""
         if self._retries is not None:
             self._retries.deadline_passed()
 

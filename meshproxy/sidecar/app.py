@@ -296,7 +296,6 @@ class Sidecar:
             self.outbound.listen(spec.outbound.listen, shared_port=outbound_port)
 
     def drain(self) -> None:
-        """Begin to shut down."""
         self._stopping.set()
 
     async def _close(self) -> None:
@@ -358,7 +357,6 @@ class Sidecar:
             health.changed()
 
     def limit(self, name: str) -> None:
-        """A limit was exceeded."""
         self.metrics.limits_exceeded.labels(name).value += 1
 
 

@@ -199,7 +199,6 @@ class ManagedCluster:
             checker.start()
 
     def _checked(self, endpoint: Endpoint, results: tuple[CheckResult, ...], has_changed: bool) -> None:
-        """A round of checks completed."""
         cluster, health = self.cluster, endpoint.health
         assert health is not None
         for result in results:
@@ -229,7 +228,6 @@ class ManagedCluster:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Stop discovery and health checks."""
         for checker in self._checkers.values():
             await checker.close()
         self._checkers.clear()
@@ -359,7 +357,6 @@ class Clusters:
                 managed.rewrite(by_name[name].spec.endpoints)
 
     def all(self) -> list[Cluster]:
-        """The clusters in use."""
         return [managed.cluster for managed in self._alive.values()]
 
     async def wait_for_endpoints(self) -> None:
@@ -387,7 +384,6 @@ class Clusters:
         }
 
     async def close(self) -> None:
-        """Close everything."""
         self._drop_built()
         for managed in self._alive.values():
             managed.cluster.close()

@@ -123,19 +123,15 @@ class Configuration:
     # Reload
 
     def start(self) -> None:
-        """Watch the source."""
         self._source.start(self.request)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._source.stop()
 
     def request(self) -> None:
-        """Reload soon."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Reload whenever requested."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()

@@ -47,16 +47,13 @@ class FileDocuments:
         self._watch = FileWatch(self._files)
 
     async def load(self) -> Documents:
-        """Read the files."""
         self._watch.mark()
         return await load_in_child(self._paths)
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Watch the files."""
         self._watch.start(changed)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._watch.stop()
 
     def applied(self, documents: Documents) -> None:
@@ -82,15 +79,12 @@ class LastGoodDocuments:
         self._folder = folder
 
     async def load(self) -> Documents:
-        """What the source has."""
         return await self._source.load()
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Watch the source."""
         self._source.start(changed)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._source.stop()
 
     def applied(self, documents: Documents) -> None:

@@ -38,7 +38,6 @@ class FileWatch:
         self._schedule()
 
     def stop(self) -> None:
-        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -40,15 +40,12 @@ class FileIdentity:
         self._watch = FileWatch(lambda: (files.certificate, files.key, files.trust_bundle))
 
     async def load(self) -> Credentials:
-        """Read the files."""
         return self._files.read()
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Watch the files."""
         self._watch.start(changed)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._watch.stop()
 
 

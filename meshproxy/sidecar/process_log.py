@@ -29,7 +29,6 @@ class JsonFormatter(logging.Formatter):
         self._fields = fields or {}
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
         entry: dict[str, object] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "severity_text": record.levelname,

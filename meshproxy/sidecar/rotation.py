@@ -164,12 +164,10 @@ class IdentityRotation:
     # Rotation
 
     def start(self) -> None:
-        """Watch the source."""
         if self._loaded is not None:
             self._loaded.source.start(self.request)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._forget_awaited()
         if self._loaded is not None:
             self._loaded.source.stop()

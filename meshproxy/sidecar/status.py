@@ -43,7 +43,6 @@ class Status:
         self._drain = drain
 
     def drain(self) -> None:
-        """Begin to shut down."""
         self._drain()
 
     def readiness(self) -> dict[str, bool]:

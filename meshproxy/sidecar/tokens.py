@@ -122,7 +122,6 @@ class Tokens:
             self._outbox.flush()
 
     async def close(self) -> None:
-        """Stop refreshing."""
         tasks = [known.task for known in self._known.values() if known.task is not None] + list(self._waiting)
         for task in tasks:
             task.cancel()

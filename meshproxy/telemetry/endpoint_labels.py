@@ -43,10 +43,8 @@ class EndpointLabels:
         return endpoint
 
     def added(self, server: str, endpoint: str) -> None:
-        """An endpoint was added, perhaps again."""
         self._removed.pop((server, endpoint), None)
 
     def removed(self, server: str, endpoint: str) -> None:
-        """An endpoint was removed."""
         if (server, endpoint) in self._known:
             self._removed[server, endpoint] = None

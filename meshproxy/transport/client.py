@@ -261,7 +261,6 @@ class _Exchange:
             self._fail(self._exceeds("body", self._max_body_bytes))
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """A piece of the response body."""
         if self.stream is None:
             return
         self._pieces.append(data)
@@ -274,7 +273,6 @@ class _Exchange:
             self.stream.credit(flow)
 
     def trailers_received(self, headers: Headers) -> None:
-        """The response is complete."""
         if head_size(headers) > self._max_head_bytes:
             self._fail(self._exceeds("trailers", self._max_head_bytes), is_complete=True)
         else:
@@ -294,7 +292,6 @@ class _Exchange:
         self._is_sending = False
 
     def cancel(self) -> None:
-        """Reset the stream."""
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.reset(ErrorCode.CANCEL)

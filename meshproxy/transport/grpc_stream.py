@@ -209,7 +209,6 @@ class Call:
             raise error
 
     def acquired(self, stream: Upstream) -> None:
-        """Send the head."""
         self._stream = stream
         stream.sink = self
         try:
@@ -228,7 +227,6 @@ class Call:
         self._fail(error)
 
     def acquire_failed(self, error: ConnectError) -> None:
-        """No connection."""
         self._end(connect_failed(error))
 
     # stream.Sink
@@ -289,7 +287,6 @@ class Call:
             self._end(broken_off(code, reason))
 
     def drained(self) -> None:
-        """The transport has taken everything."""
         self._is_held = False
         self._writable.set()
 

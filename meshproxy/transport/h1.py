@@ -93,7 +93,6 @@ class H1Driver(Connection, Generic[SinkT]):
         """Our message is complete. Only a server has to act on it."""
 
     def drained(self) -> None:
-        """The socket accepts output again."""
         if self._wants_drained:
             self._wants_drained = False
             if self.sink is not None:
@@ -214,7 +213,6 @@ class H1Server(H1Driver[RequestSink]):
         self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self._end_sink(ErrorCode.CANCEL, reason)
 
     # Commands
@@ -384,7 +382,6 @@ class H1Client(H1Driver[ResponseSink]):
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self._owner.closed(self)
         self._end_sink(ErrorCode.CANCEL, reason)
 

@@ -209,14 +209,12 @@ class H2Driver(Connection, Generic[StreamT]):
             self.close()
 
     def receive_eof(self) -> None:
-        """The peer closed its half."""
         if not self.is_closing:
             self._dispatch(self.codec.receive_eof())
             self.fail(ErrorCode.CANCEL, "the peer closed the connection")
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self.fail(ErrorCode.CANCEL, reason)
 
     def fail(self, code: int, reason: str) -> None:

@@ -152,7 +152,6 @@ class H2Client(H2Driver[H2ClientStream]):
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self._owner.closed(self)
         super().lost(reason)
 

@@ -301,7 +301,6 @@ class Listener:
             connection.drain()
 
     def left(self, connection: H1Server | H2Server) -> None:
-        """A connection was lost."""
         self.connections.discard(connection)
         self.events.connection(connection.info.protocol, -1)
         if not self.connections:

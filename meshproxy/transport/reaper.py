@@ -56,7 +56,6 @@ class Reaper:
         self._timer = self._loop.call_later(PERIOD, self._look)
 
     def stop(self) -> None:
-        """Stop sweeping."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -104,7 +104,6 @@ class Breaker:
         return self.token
 
     def succeeded(self, token: int, now: float) -> None:
-        """A call succeeded."""
         if self.is_clean:
             return
         if self.is_closed:

@@ -143,7 +143,6 @@ class Checker:
     # Rounds
 
     async def _whole(self, ask: Callable[[], Awaitable[None]]) -> tuple[CheckResult, ...]:
-        """One check of the endpoint."""
         try:
             await ask()
         except Skipped:
@@ -153,7 +152,6 @@ class Checker:
         return (CheckResult(None, None),)
 
     async def _each(self, models: tuple[str, ...], ask: Ask) -> tuple[CheckResult, ...]:
-        """One check for each model."""
         results = []
         unanswered: list[CheckResult] = []
         for i in range(0, len(models), AT_ONCE):

@@ -101,7 +101,6 @@ class DnsDiscovery:
             self._task = self._loop.create_task(self._run(last))
 
     async def close(self) -> None:
-        """Stop looking."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

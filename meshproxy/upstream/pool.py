@@ -318,7 +318,6 @@ class H1Pool(Pool[H1Client]):
         self._idle.append(connection)
 
     def closed(self, connection: H1Client) -> None:
-        """A connection has closed."""
         if connection in self._idle:
             self._idle.remove(connection)
         super().closed(connection)
@@ -397,7 +396,6 @@ class H2Pool(Pool[H2Client]):
             self._grow()
 
     def closed(self, connection: H2Client) -> None:
-        """A connection has closed."""
         self.retired(connection)
         super().closed(connection)
 

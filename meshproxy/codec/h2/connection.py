@@ -131,7 +131,6 @@ class H2Connection(ControlFrames):
         return events
 
     def receive_eof(self) -> list[Event]:
-        """The peer closed its half."""
         if self.is_closed:
             return []
         was_idle = self.is_idle

@@ -115,7 +115,6 @@ class OutboundFrames:
         )
 
     def take_output(self) -> bytes:
-        """All queued output."""
         output = b"".join(self.out)
         self.out.clear()
         self._output_bytes = 0
