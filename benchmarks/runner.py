@@ -133,7 +133,7 @@ def _our_cpu(upstream: Upstream, running: Running) -> float:
 
 @contextmanager
 def _recording(measured: Measured, peer: str, running: dict[str, Running]) -> Iterator[None]:
-    """Turns what may go wrong into the reason that stands in the result."""
+    """Turns what may go wrong into the reason that is written into the result."""
     try:
         yield
     except (CannotRun, Failed, OSError, TimeoutError) as error:

@@ -58,7 +58,7 @@ class _Nothing:
 
 @dataclass(frozen=True, slots=True)
 class IdleWork(Work):
-    """Connections that are open and silent: how many are held, and what each takes."""
+    """Idle connections: how many are open, and the memory of each."""
 
     headline = ("held", "kb_per_connection", "rss_mb")
     is_fresh: ClassVar[bool] = True

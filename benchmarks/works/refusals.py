@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.peers.peer import Running
     from meshproxy.devtools.load.generator import Slot
 
-FOREIGN_MODEL = "somebody_elses"
+FOREIGN_MODEL = "not_permitted"
 
 
 async def check_refusals(context: Context, running: Running, protocol: str) -> None:

@@ -153,7 +153,7 @@ class _Reader:
         anchor = anchor or ""
         node = self._anchors.get(anchor)
         if node is None:
-            why = "stands inside of what it names" if anchor in self._anchors else "names no anchor before it"
+            why = "is inside the value that it names" if anchor in self._anchors else "names no anchor before it"
             self._report(line, path, f'the alias "*{anchor[:60]}" {why}')
             return Node(BROKEN, line)
         self._spend(node.size, line)

@@ -262,7 +262,7 @@ def read_name(value: object) -> str:
 
 
 def read_glob(value: object) -> str:
-    """A model name, or a glob over model names: `*` is any run of characters, `?` is any one, the rest stands for
+    """A model name, or a glob over model names: `*` is any run of characters, `?` is any one, everything else matches
     itself."""
     if not isinstance(value, str):
         raise ValueError(f"expected a model name or a glob, got {shown(value)}")

@@ -309,7 +309,7 @@ class _Tree:
         return Output("JSON", self._shape, self._numbers, self._rows, self._texts)
 
     def _add(self, tree: object, depth: int) -> None:
-        """`depth`: in how many lists and objects it stands."""
+        """`depth`: in how many lists and objects it is nested."""
         if isinstance(tree, float):
             self._shape.append(-1)
             self._numbers.append(tree)

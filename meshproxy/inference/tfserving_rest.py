@@ -166,7 +166,7 @@ def build_target(verb: Verb, model: ModelRef) -> bytes:
 
 
 def _decode(raw: bytes) -> str:
-    """A path segment -> the name it stands for.
+    """A path segment -> the name that it encodes.
 
     Raises:
         BadName

@@ -112,8 +112,8 @@ def _told(model: ModelRef | None) -> str:
     """What else the call names that a rule may have ruled out."""
     if model is None:
         return ""
-    told = (("version", model.version), ("label", model.label), ("signature", model.signature))
-    return "".join(f", {name} {value}" for name, value in told if value is not None)
+    named_parts = (("version", model.version), ("label", model.label), ("signature", model.signature))
+    return "".join(f", {name} {value}" for name, value in named_parts if value is not None)
 
 
 def _names(rule: Rule, model: ModelRef) -> bool:

@@ -1,6 +1,6 @@
 """The client's side of a request, and the only writer to the client's stream.
 
-    answer      what the client has had of an answer             ends with
+    answer      what the client has received of a response       ends with
     NONE        nothing but interim heads                        begin_answer -> BEGUN, refuse -> REFUSING or REFUSED
     REFUSING    nothing: the rest of a short body is read first  its end, its excess or a time limit -> REFUSED
     REFUSED     a local response, not yet taken whole            drained -> OVER
@@ -54,7 +54,7 @@ _REASONS = {
 
 
 class ResponseState(Enum):
-    """What the client has had of an answer: the table above."""
+    """How much of a response the client has received: the table above."""
 
     NONE = 0
     REFUSING = 1
@@ -111,7 +111,7 @@ class ClientSide(LiveExchange):
         self.mirrored: MirroredRequest | None = None
         """The copy that is sent elsewhere."""
         self.idle_timeout: float | None = None
-        """Seconds between two pieces of the answer."""
+        """Seconds between two parts of the response."""
         self.progress = -1
         self.moved = self.started
         """When progress was last seen, and the bytes transferred by then."""
@@ -126,7 +126,7 @@ class ClientSide(LiveExchange):
         raise NotImplementedError
 
     def response_buffered(self) -> None:
-        """The upstream's answer has come whole, and the client has not taken it: that may last."""
+        """The upstream's response is complete, and the client has not read it yet, which may take long."""
         raise NotImplementedError
 
     def resume(self) -> None:
@@ -138,7 +138,7 @@ class ClientSide(LiveExchange):
         raise NotImplementedError
 
     def closed(self, is_whole: bool) -> None:
-        """The exchange is over. `is_whole`: the upstream's answer had come whole."""
+        """The exchange has ended. `is_whole`: the upstream's response was complete."""
         raise NotImplementedError
 
     def check_progress(self, now: float) -> None:
@@ -175,7 +175,7 @@ class ClientSide(LiveExchange):
             self.finish()
 
     def send_body(self, data: bytes, flow: int, end: bool) -> bool:
-        """Send a piece of the body. False: the client does not take it now; `resume` will be called.
+        """Send a piece of the body. False: the client does not read it now; `resume` will be called.
 
         Args:
             flow: the bytes that are owed to the upstream as credit until then.
@@ -208,7 +208,7 @@ class ClientSide(LiveExchange):
 
     @guarded
     def drained(self) -> None:
-        """The client has taken what it was sent (`stream.RequestSink`)."""
+        """The client has read what it was sent (`stream.RequestSink`)."""
         if self.is_blocked:
             self.is_blocked = False
             self.context.response_buffer.release(self)

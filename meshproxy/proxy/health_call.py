@@ -36,7 +36,7 @@ class HealthCall:
         self.service = ""
 
     def feed(self, data: bytes, end: bool) -> None:
-        """A piece of the request came. Raises Refusal."""
+        """A part of the request was received. Raises Refusal."""
         self._body += data
         if len(self._body) > REQUEST_BYTES:
             raise Refusal(Reason.BODY_TOO_LARGE, "A health check names one service.", limit="health_request")

@@ -116,7 +116,7 @@ class Relay(Request):
             self._owed += flow
 
     def body_start(self) -> bytes:
-        """What has come of the body and was not forwarded yet."""
+        """The part of the body that was received and not forwarded yet."""
         return self._held.start() + self.peeked if self._held is not None else self.peeked
 
     # On the way to the model server
@@ -164,7 +164,7 @@ class Relay(Request):
             self._retries.current.resume()
 
     def response_buffered(self) -> None:
-        """The upstream's answer has come whole, and the client has not taken it: others may use the slot."""
+        """The upstream's response is complete, and the client has not read it yet: the slot is free for other calls."""
         if self._actions is not None:
             self._actions.leave(is_whole=True)
 

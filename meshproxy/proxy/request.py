@@ -140,7 +140,7 @@ class Request(ClientSide):
         return stable_hash(self.caller_key().encode())
 
     def body_start(self) -> bytes:
-        """What has come of the body and was not forwarded yet."""
+        """The part of the body that was received and not forwarded yet."""
         return self.peeked
 
     # What is forwarded

@@ -41,7 +41,7 @@ _BUSY_GRPC = (GrpcStatus.DEADLINE_EXCEEDED, GrpcStatus.RESOURCE_EXHAUSTED, GrpcS
 
 
 class State(Enum):
-    """How far the request has come. DELAYED and QUEUED are left out by most."""
+    """The progress of the request. Most skip DELAYED and QUEUED."""
 
     CHECKING = 0
     """Rate limits are asked."""
@@ -161,7 +161,7 @@ class RouteActions:
             self._examples = count(request.encoding, request.snapshot.limits.scan) if count else OneExample()
 
     def _charge(self, size: int) -> None:
-        """Charge the rate limits for what has come."""
+        """Charge the rate limits for the body received so far."""
         new = 0
         if self._examples is not None:
             new = self._examples.count - self._counted
@@ -314,7 +314,7 @@ class RouteActions:
     # The end
 
     def leave(self, is_whole: bool) -> None:
-        """Give up the slot, or the place in the queue: the answer has come whole, or is not wanted any more."""
+        """Release the slot, or the position in the queue: the response is complete, or no longer needed."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -343,7 +343,7 @@ class RouteActions:
         return request.status not in _BUSY_HTTP and request.grpc_status not in _BUSY_GRPC
 
     def close(self, is_whole: bool) -> None:
-        """The exchange is over. `is_whole`: the answer had come whole."""
+        """The exchange has ended. `is_whole`: the response was complete."""
         self.leave(is_whole)
         self._proceed = None
         if self._examples is not None and not self._counted and self._request.connected:

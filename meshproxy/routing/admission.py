@@ -60,7 +60,7 @@ class _QueueEntry:
         self.priority = priority
         self.deadline = deadline
         self.ends = ends
-        """When it is turned away: at its deadline, or at the end of the queue timeout."""
+        """When it is rejected: at its deadline, or at the end of the queue timeout."""
 
 
 _Queue: TypeAlias = OrderedDict["Waiter", _QueueEntry]
@@ -187,7 +187,7 @@ class Admission:
                 return
 
     def expire(self, now: float) -> None:
-        """Turn away calls whose queue timeout or deadline is over."""
+        """Reject calls whose queue timeout or deadline has passed."""
         while self.next_expiry <= now:
             place = heappop(self._times)[2]
             waiter = place.waiter

@@ -67,7 +67,7 @@ class Route:
     try_timeout: float | None = None
     """Seconds from sending to the first byte of an answer."""
     idle_timeout: float | None = None
-    """Seconds between two pieces of an answer."""
+    """Seconds between two parts of a response."""
     retry: RetryRule = OUTBOUND_RETRIES
     budget: RetryBudget = field(default_factory=_budget)
     concurrency: Concurrency | None = None

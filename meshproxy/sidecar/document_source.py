@@ -33,7 +33,7 @@ class DocumentSource(Protocol):
         """Call `changed` whenever `load` may return another set than it returned last."""
 
     def stop(self) -> None:
-        """No more calls of `changed`."""
+        """Stop; `changed` is not called any more."""
 
     def applied(self, documents: Documents) -> None:
         """This set is in use now. Never raises."""

@@ -29,7 +29,7 @@ class IdentitySource(Protocol):
         """Call `changed` whenever `load` may return other credentials than it returned last."""
 
     def stop(self) -> None:
-        """No more calls of `changed`."""
+        """Stop; `changed` is not called any more."""
 
 
 class FileIdentity:

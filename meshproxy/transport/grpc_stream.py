@@ -175,7 +175,7 @@ class Call:
             await self._wait_writable()
 
     async def done_sending(self) -> None:
-        """No more messages of ours: the stream is half-closed. Raises as `send`."""
+        """No further messages: the stream is half-closed. Raises as `send`."""
         await self._wait_writable()
         if not self._has_ended_sending:
             assert self._stream is not None

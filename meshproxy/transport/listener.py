@@ -1,7 +1,7 @@
 """Accepts connections: TLS or plaintext, the handshake, and the detection of the HTTP version.
 
-It has its own accept loop, since asyncio's server binds a socket to one SSLContext for good and a rotation needs a new
-context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
+It has its own accept loop, since asyncio's server binds a socket to one SSLContext permanently and a rotation needs a
+new context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
 descriptors left, where asyncio retries at full speed (cpython issue 151615).
 """
 

@@ -2,7 +2,7 @@
 
     CLOSED  -- too many failures -->     OPEN
     OPEN    -- `begin`: the probe -->    HALF_OPEN
-    HALF_OPEN -- it succeeded -->        CLOSED, and everything that was counted is forgotten
+    HALF_OPEN -- it succeeded -->        CLOSED, and all counters are reset
               -- it failed -->           OPEN, twice as long as the last time
               -- it was cancelled -->    OPEN, as before: another may go as soon as that one could
 

@@ -274,7 +274,7 @@ class Pool(Generic[ConnectionT]):
 
 
 class H1Pool(Pool[H1Client]):
-    """HTTP/1.1: one request a connection at a time; the most recently used is lent first, the others grow old."""
+    """HTTP/1.1: one request a connection at a time; the most recently used is chosen first, the others time out."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ Field = tuple[tuple[bytes, bytes], int, int]
 OVERHEAD = 32
 """What a field counts beyond its bytes (RFC 7541 section 4.1)."""
 
-# Kinds. What ends up in `headers` as it stands is 0, so that the common case is one test.
+# Kinds. A field that enters `headers` unchanged is 0, so that the common case is one test.
 REGULAR = 0
 METHOD = 1
 SCHEME = 2

@@ -402,7 +402,7 @@ class OutboundFrames:
     def _pump_all(self, events: list[Event]) -> None:
         """Windows have grown: every stream that waits gets a frame in turn.
 
-        Once for all that came together: framed update by update, what is held back would go out in pieces of whatever
+        Once for all that came together: framed update by update, the buffered data would be sent in frames of whatever
         each allows. A peer that answers every DATA frame by an update gets ever smaller ones, and its updates become a
         flood that nothing explains.
         """

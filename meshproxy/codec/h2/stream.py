@@ -109,7 +109,7 @@ KEPT_GAPS = 16
 
 
 class History:
-    """Which streams of the peer, or of ours, are over, and how. Only what is not FINISHED takes memory."""
+    """Which streams of one side have closed, and how. Only those that are not FINISHED take memory."""
 
     __slots__ = ("_gaps", "_resets", "last")
 
