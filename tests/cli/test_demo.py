@@ -70,7 +70,7 @@ SCENES: list[demo_outbound.Scene] = []
 
 
 def scene(problem: str) -> demo_outbound.Scene:
-    return demo_outbound.Scene("a replica is killed", 1_500, 2 if problem else 0, "tried again 4", problem)
+    return demo_outbound.Scene("a replica is killed", 1_500, 2 if problem else 0, "retried 4", problem)
 
 
 def permitted(problem: str) -> demo.Result:
@@ -83,7 +83,7 @@ def test_all_well_is_0(results: list[demo.Result]) -> None:
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 0
     assert "All 1,501 calls had the expected result" in said.output
-    assert "tried again 4" in said.output
+    assert "retried 4" in said.output
     assert "+0.25" in said.output
     assert "It was never asked for payroll." in said.output
     assert 'meshproxy_requests_total{model="half_plus_two"} 3' in said.output

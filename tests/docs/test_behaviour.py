@@ -87,7 +87,7 @@ def test_the_statuses_that_differ_from_their_reasons() -> None:
     assert given == {404, 405}
     rows = {row[0]: row[3] for row in table("`x-meshproxy-refusal`")}
     assert "404 outside of /v1/" in rows["bad-request"]
-    assert "always the gRPC answer" in rows["unsupported-protocol"]
+    assert "always in the form of gRPC" in rows["unsupported-protocol"]
     assert GrpcStatus.UNIMPLEMENTED is Reason.UNSUPPORTED_PROTOCOL.grpc_status
 
 
