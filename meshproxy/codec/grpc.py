@@ -1,4 +1,4 @@
-"""gRPC's own layer over HTTP/2: message framing, and the few fields whose values have a grammar of their own.
+"""gRPC's own layer over HTTP/2: message framing, and the few fields whose values have their own grammar.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, quoted below as "protocol".
 
@@ -37,7 +37,7 @@ class MessagePart:
 
 @dataclass(slots=True)
 class Misframed:
-    """The body is not valid gRPC; the rest of it is ignored."""
+    """The body is not valid gRPC; the rest is ignored."""
 
     reason: str
 

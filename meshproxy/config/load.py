@@ -31,7 +31,7 @@ PROBLEMS = 1_000
 def load(paths: Paths) -> schema.Documents:
     """All documents in the files and folders, checked as a whole.
 
-    A folder stands for its `*.yaml`, `*.yml` and `*.json` (see `read_files`). A JWK set among them is skipped: key sets
+    A folder selects its `*.yaml`, `*.yml` and `*.json` (see `read_files`). A JWK set among them is skipped: key sets
     often lie beside the documents that name them.
 
     Raises:

@@ -5,7 +5,7 @@
          +--fail (back-off)   +----------- take -----------+--fail (back-off): used on, for as long as it lasts
 
 Keys that were good once stay in use until the issuer publishes a set without them: an issuer that is down for a day
-must not take its users down with it. A token with an unknown `kid` may ask for the set once out of turn, because that
+must not take its users down with it. A token with an unknown `kid` may cause one extra fetch, because that
 is what a rotation looks like; not again within the cool-down, and not while the issuer does not answer, or strangers'
 tokens would hammer it and pile up here.
 
@@ -85,7 +85,7 @@ class IssuerKeys:
         return None if self.keys is None else self.keys.find(kid, algorithm)
 
     def may_ask(self, now: float) -> bool:
-        """Whether an unknown `kid` is worth waiting for a refresh: one is under way, or one more is allowed."""
+        """Whether an unknown `kid` is worth waiting for a refresh: one is in progress, or another is allowed."""
         if self._refresh is None:
             return False
         if self.is_refreshing:
@@ -113,7 +113,7 @@ class IssuerKeys:
         Args:
             document: a JWK set.
             now: seconds since the epoch.
-            jitter: 0 to 1, drawn anew each time, so that a fleet does not fetch in step.
+            jitter: 0 to 1, drawn each time, so that a fleet does not fetch simultaneously.
         """
         try:
             new = read_key_set(document, self.algorithms)

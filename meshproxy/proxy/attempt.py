@@ -210,7 +210,7 @@ class Attempt:
 
     @guarded
     def acquire_failed(self, error: ConnectError) -> None:
-        """No stream can be had."""
+        """No stream is available."""
         if self.state is OVER:
             return  # cancelled while others that waited were told
         self.state = OVER

@@ -58,7 +58,7 @@ class KeyRefresher:
         """Return when one attempt has ended, with or without success. Joins an attempt in progress.
 
         Args:
-            is_forced: an unknown key asks for it, out of turn; after that no other may for a while.
+            is_forced: an extra fetch for an unknown key; further ones are limited for a while.
         """
         # Also for an attempt in progress: those that waited for it must not be sent to ask for another.
         self.keys.begin(self._clock(), is_forced=is_forced)

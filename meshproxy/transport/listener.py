@@ -1,7 +1,7 @@
 """Accepts connections: TLS or plaintext, the handshake, and the detection of the HTTP version.
 
-It has its own accept loop, since asyncio's server binds a socket to one SSLContext for good and a rotation needs a new
-context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
+It has its own accept loop, since asyncio's server binds a socket to one SSLContext permanently and a rotation needs a
+new context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
 descriptors left, where asyncio retries at full speed (cpython issue 151615).
 """
 
@@ -278,7 +278,7 @@ class Listener:
         except Exception:
             client.close()
             self.events.handshake("failed")
-            logger.exception("could not set up the connection from %s", remote)
+            logger.exception("internal error in setting up the connection from %s", remote)
 
     async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
         """Peek at the first byte."""
@@ -301,7 +301,6 @@ class Listener:
             connection.drain()
 
     def left(self, connection: H1Server | H2Server) -> None:
-        """A connection was lost."""
         self.connections.discard(connection)
         self.events.connection(connection.info.protocol, -1)
         if not self.connections:
@@ -346,7 +345,7 @@ class ProtocolDetector(Reading):
                 peer = listener.identify(None)
         except PeerRejected as rejected:
             listener.events.handshake("rejected")
-            logger.debug("closed the connection from %s: %s", self._remote, rejected)
+            logger.debug("connection from %s closed: %s", self._remote, rejected)
             self._transport.abort()
             return
         self._info = ConnectionInfo(

@@ -24,7 +24,7 @@ from meshproxy.identity.certificates import (
     OwnIdentity,
     client_context,
     own_identity,
-    prove,
+    self_test,
     server_context,
 )
 from meshproxy.identity.peer import PeerRefused, read_peer
@@ -318,12 +318,12 @@ def test_a_failed_change_leaves_the_old_contexts_whole() -> None:
 def test_contexts_that_do_not_fit_are_not_proven() -> None:
     stranger = client_context(credentials(OTHER.issue(ID), OTHER.bundle_pem))
     with pytest.raises(CertificateError) as caught:
-        prove(server_context(credentials()), stranger)
+        self_test(server_context(credentials()), stranger)
     assert caught.value.reason == "untrusted"
     old = client_context(credentials(), minimum_version=ssl.TLSVersion.TLSv1_2)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(CertificateError) as caught:
-        prove(server_context(credentials()), old)
+        self_test(server_context(credentials()), old)
     assert caught.value.reason == "handshake"
 
 

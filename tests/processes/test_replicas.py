@@ -78,7 +78,7 @@ async def test_one_connection_of_grpc_reaches_every_replica_and_a_killed_one_fai
         )
         run = await predict_over_grpc(application.outbound, 500, 2, REQUEST)
         told("one connection", run)
-        counts = [await replica.heard() for replica in replicas]
+        counts = [await replica.request_count() for replica in replicas]
         print("calls of the replicas, checks of their health among them:", counts)
         assert is_clean(run)
         assert min(counts) >= 0.2 * run.done
@@ -120,10 +120,10 @@ async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
         replicas = await bare(mesh, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=50",))
         application = await mesh.application([server_of(replicas)])
         warm = await predict_over_grpc(application.outbound, 300, 1, REQUEST)
-        before = [await replica.heard() for replica in replicas]
+        before = [await replica.request_count() for replica in replicas]
         run = await predict_over_grpc(application.outbound, 300, 3, REQUEST)
         told("one of three is ten times slower", run)
-        counts = [await replica.heard() - known for replica, known in zip(replicas, before, strict=True)]
+        counts = [await replica.request_count() - known for replica, known in zip(replicas, before, strict=True)]
         print("calls of the replicas:", counts)
         assert is_clean(warm, run)
         assert counts[2] / run.done < 0.12
@@ -142,7 +142,7 @@ async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_b
         runs = await both(application, 200, 3)
         calls = sum(run.done + run.errors.total() for run in runs)
         retries = await application.total("meshproxy_retries_total")
-        failed = await replicas[2].heard("UNAVAILABLE")
+        failed = await replicas[2].request_count("UNAVAILABLE")
         print(f"{failed} of {calls} calls were answered UNAVAILABLE, {retries:.0f} tried again")
         assert sum(run.done for run in runs) / calls >= 0.999
         assert failed > 50

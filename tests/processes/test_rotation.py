@@ -20,8 +20,8 @@ from meshproxy.devtools.local_mesh import (
     TRUST_DOMAIN,
     LocalSidecar,
     environment,
-    everything_for_the_client,
     local_sidecar,
+    permissive_documents,
 )
 from meshproxy.devtools.models import predict_request
 
@@ -42,7 +42,7 @@ async def sidecar(tmp_path: Path, **spec: Any) -> AsyncIterator[LocalSidecar]:
         model_server.listening["grpc"],
         sidecar={"identity": {"files": files}, **spec},
     )
-    documents += everything_for_the_client()
+    documents += permissive_documents()
     directory = tmp_path / "sidecar"
     directory.mkdir(mode=0o700)
     (directory / "identity").mkdir()

@@ -20,8 +20,8 @@ from meshproxy.devtools.local_mesh import (
     LocalSidecar,
     document,
     environment,
-    everything_for_the_client,
     local_sidecar,
+    permissive_documents,
 )
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
@@ -36,7 +36,7 @@ async def two_workers(tmp_path: Path) -> AsyncIterator[tuple[LocalSidecar, list[
     documents = environment(
         model_server.listening["rest"], model_server.listening["grpc"], mtls="permissive", sidecar={"workers": 2}
     )
-    documents += everything_for_the_client()
+    documents += permissive_documents()
     try:
         async with local_sidecar(tmp_path / "sidecar", documents) as running:
             yield running, documents

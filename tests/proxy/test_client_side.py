@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import meshproxy.proxy
 from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, Answer, ClientSide
+from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, ClientSide, ResponseState
 from meshproxy.refusal import Reason, Refusal
 
 every_reason = pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.label)
@@ -33,8 +33,8 @@ class Recorded(ClientSide):
     def abandon(self) -> None:
         self.hooks.append("abandon")
 
-    def held_up(self) -> None:
-        self.hooks.append("held_up")
+    def response_buffered(self) -> None:
+        self.hooks.append("response_buffered")
 
     def resume(self) -> None:
         self.hooks.append("resume")
@@ -132,7 +132,7 @@ class TestRefusals:
         side.stream.send_response = None
         side.crashed(Refusal(Reason.OVERLOADED, "later"))
         assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
-        assert "internal error in answering" in caplog.text
+        assert "internal error in the response" in caplog.text
 
     def test_a_defect_while_it_is_refused_breaks_the_stream(
         self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -184,7 +184,7 @@ class TestAnswers:
         side.drained()
         assert (side.is_blocked, side.hooks) == (False, ["resume"])
         assert not side.send_body(b"i", 1, True)
-        assert (side.answer, side.hooks[1:]) == (WHOLE, ["held_up"])
+        assert (side.answer, side.hooks[1:]) == (WHOLE, ["response_buffered"])
         side.drained()
         assert (side.answer, world.pipeline.response_buffer.total) == (OVER, 0)
 
@@ -326,7 +326,7 @@ def test_whatever_happens_it_ends_once_and_nothing_is_left(steps: list[str], is_
     side = Recorded(world.pipeline, client, RequestHead(1, b"POST", b"host", b"/", (), ends, None))
     side.is_grpc = is_grpc
     for step in steps:
-        before: Answer = side.answer
+        before: ResponseState = side.answer
         if step in ("begin", "begin-end") and before is NONE:
             side.begin_answer(200, (), 1.0, end=step == "begin-end")
         elif step in ("data", "end") and before is BEGUN and not side.is_blocked:

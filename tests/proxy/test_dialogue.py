@@ -46,7 +46,7 @@ from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import EndpointAddress
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.pool import PoolSettings
 from meshproxy.upstream.serving import HealthService
 
@@ -651,7 +651,7 @@ class Chain:
                 cluster.set_endpoints([EndpointAddress(f"127.0.0.1:85{n}1", f"127.0.0.1:85{n}0") for n in places])
             if self.random.random() < 0.3:
                 for endpoint in cluster.endpoints.values():
-                    endpoint.health = Health(Checked(("open", "open-rich")))
+                    endpoint.health = Health(CheckSettings(("open", "open-rich")))
         if self.services:
             self.services[-1].drain()
         self.services.append(HealthService(self.clusters["main"]))

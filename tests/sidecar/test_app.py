@@ -281,7 +281,7 @@ class TestServing:
                 class Watching:
                     service = "m"
 
-                    def tell(self, status: Any) -> None:
+                    def send_status(self, status: Any) -> None:
                         told.append(status.name)
 
                     def end(self) -> None:

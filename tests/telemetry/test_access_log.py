@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import Exchange, ResponseFlags, TraceContext
 from meshproxy.refusal import Reason, Refusal
@@ -187,7 +187,7 @@ def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exch
     exchange.caller = Caller(exchange.caller.workload, Token("corp", "bob", {}, 2e9, "arn:aws:iam::1:role/x"))
     found = read(log.format(exchange))
     assert (found["jwt_sub"], found["iam_role"]) == ("bob", "arn:aws:iam::1:role/x")
-    exchange.caller = NOBODY
+    exchange.caller = ANONYMOUS
     assert read(log.format(exchange))["peer_spiffe_id"] is None
 
 

@@ -47,7 +47,7 @@ def test_the_preface(talk: Callable[..., Talk], three_ways: ThreeWays) -> None:
 )
 def test_what_is_no_preface(talk: Callable[..., Talk], three_ways: ThreeWays, wire: bytes) -> None:
     (event,), output = three_ways(lambda: talk(starts=False), lambda _: wire)
-    assert event == Failed(ErrorCode.PROTOCOL_ERROR, "not the preface of HTTP/2")
+    assert event == Failed(ErrorCode.PROTOCOL_ERROR, "not the HTTP/2 connection preface")
     assert output[-1].kind == "GOAWAY"
 
 
