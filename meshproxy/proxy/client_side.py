@@ -265,6 +265,8 @@ class ClientSide(LiveExchange):
         """
         if self.answer is OVER or self.refusal is not None:
             return
+        # Its frames refer to this request: a reference circle, which would have to wait for the garbage collector.
+        refusal.__traceback__ = refusal.__cause__ = refusal.__context__ = None
         self.refusal = refusal
         if self.caller is NOBODY and isinstance(self.connection.peer, Workload):
             self.caller = Caller(self.connection.peer)  # a bad token leaves the certificate's identity known
