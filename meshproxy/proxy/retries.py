@@ -320,6 +320,9 @@ class Retries:
         fallback, self._fallback = self._fallback, None
         if fallback is None or (self._replay is None and self._has_sent):
             return False
+        self.current = self.upstream = None  # an attempt that failed: nothing more may go there
+        if self._timer is not None:
+            self._stop_timer()
         self._cluster = fallback
         if self._latency is not None:
             self._latency = fallback.latency(self._model)
