@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.proxy.attempt import WHOLE, Attempt
+from meshproxy.proxy.client_side import OVER
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import Reason, Refusal
@@ -206,7 +207,7 @@ class Retries:
         # Another sidecar's refusals are passed on as such.
         headers = request.context.headers.clean(head.headers, attempt.endpoint.is_sidecar)
         request.begin_answer(head.status, headers, attempt.first_byte, head.end, head.length)
-        return request
+        return request if request.answer is not OVER else None
 
     def failed_late(self, attempt: Attempt, failure: Failure) -> None:
         """Only its trailers said that the call failed: it may not be tried again, which is counted."""
