@@ -13,8 +13,11 @@ from meshproxy.codec.events import ResponseHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.config.routes import Compare, Concurrency, Mirror
 from meshproxy.config.routes import Retries as RetrySettings
+from meshproxy.identity.caller import Caller
 from meshproxy.identity.tokens import KeysWanted
+from meshproxy.inference.call import Call
 from meshproxy.inference.grpc_health import CHECK, WATCH, Serving, write_request, write_response
+from meshproxy.policy.decide import Permit
 from meshproxy.proxy.attempt import Attempt
 from meshproxy.proxy.health_call import HealthCall
 from meshproxy.proxy.held_body import HeldBody
@@ -23,6 +26,7 @@ from meshproxy.proxy.pipeline import ActiveRequest
 from meshproxy.proxy.retries import Retries
 from meshproxy.proxy.route_actions import RouteActions
 from meshproxy.refusal import Reason
+from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.upstream.health import Checked, Health
 from meshproxy.upstream.serving import HealthService
@@ -171,15 +175,36 @@ def test_a_request_that_was_ended_by_another_in_the_same_sweep_gets_no_timer(wor
     world.assert_let_go()
 
 
+def test_audits_of_the_version_that_was_asked_for_survive_a_later_task(world: Any, wire: Any) -> None:
+    class Audited:
+        def decide(self, caller: Caller, call: Call) -> Permit:
+            return Permit("binding", tuple(dict.fromkeys(f"version-{model.version}" for model in call.models)))
+
+    cluster = world.serve(split=Split([Arm(1, None, "2")]))
+    world.use(policy=Audited(), routes=world.pipeline.snapshot.routes)
+    task, signed = wire.spec(b"open"), b"\x0a\x09\x0a\x04open\x1a\x01s"  # the other one names a signature
+    message = wire.framed(b"".join(b"\x0a" + bytes([len(each)]) + each for each in (task, signed)))
+    client = world.grpc(None, method=b"/tensorflow.serving.PredictionService/MultiInference")
+    client.receive(message[: 5 + len(task) + 2], False)
+    client.receive(message[5 + len(task) + 2 :], True)
+    cluster.streams[0].respond_grpc()
+    (exchange,) = world.finished
+    assert exchange.permit_audits == ("version-None", "version-2")
+
+
 class TestReferenceCounting:
     """Nothing of a request waits for the garbage collector: no object of it refers to itself by others."""
 
     TYPES = (ActiveRequest, Attempt, HealthCall, HeldBody, MirroredRequest, Retries, RouteActions)
 
+    def instances(self) -> list[object]:
+        return [each for each in gc.get_objects() if type(each) in self.TYPES]
+
     @pytest.fixture(autouse=True)
     def no_collector(self, world: Any) -> Iterator[None]:
         """Afterwards nothing of the requests is left, though the garbage collector has not run."""
         gc.collect()
+        before = {id(each) for each in self.instances()}  # of a test that failed, as its traceback keeps them
         gc.disable()
         try:
             yield
@@ -193,7 +218,7 @@ class TestReferenceCounting:
             for timer in world.loop.timers:
                 timer.callback = None
             world.policy.asked.clear()
-            alive = [type(each).__name__ for each in gc.get_objects() if type(each) in self.TYPES]
+            alive = [type(each).__name__ for each in self.instances() if id(each) not in before]
         finally:
             gc.enable()
         assert alive == []
