@@ -50,3 +50,5 @@ DRAINING  # refusal
 has_sent  # transport/connector
 _.last_failure  # upstream/breaker
 StoreDiscovery  # upstream/slices
+_.__context__  # proxy/client_side, as the next one: cleared, so that no reference circle is left
+_.__traceback__

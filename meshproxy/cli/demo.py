@@ -183,6 +183,7 @@ async def _stay(mesh: DemoMesh) -> None:
 
     certificate = mesh.local.certificate("pricing", "quoter")
     click.echo(_suggestions(mesh, certificate, await demo.token_of(mesh, demo.QUOTER)))
+    mesh.sidecar.child.on_line = mesh.application.child.on_line = click.echo
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -228,4 +229,5 @@ curl http://{mesh.application.admin}/metrics
 curl http://{mesh.sidecar.admin}/metrics
 tail -f {mesh.access_log}
 
-Ctrl-C stops the mesh and deletes its files."""
+Ctrl-C stops the mesh and deletes its files. Below is what the two sidecars log, for instance why a reload failed.
+"""

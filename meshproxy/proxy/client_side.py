@@ -156,6 +156,8 @@ class ClientSide(LiveExchange):
     ) -> None:
         """Send the final head. From here on the request can only be broken off, not refused.
 
+        The exchange may be over afterwards: a head that is larger than the client takes resets its stream.
+
         Args:
             first_byte: when it came from the upstream.
             end: there is no body.
@@ -168,7 +170,7 @@ class ClientSide(LiveExchange):
         self.answer = BEGUN
         self.status = status
         self.stream.send_response(status, headers, end, length)
-        if end:
+        if end and self.answer is BEGUN:  # it is OVER if the client does not take a head of this size
             if self.is_grpc:
                 self.grpc_status = grpc_status(headers)
             self.answer = WHOLE
@@ -268,6 +270,8 @@ class ClientSide(LiveExchange):
         """
         if self.answer is OVER or self.refusal is not None:
             return
+        # Its frames refer to this request: a reference circle, which would have to wait for the garbage collector.
+        refusal.__traceback__ = refusal.__cause__ = refusal.__context__ = None
         self.refusal = refusal
         if self.caller is ANONYMOUS and isinstance(self.connection.peer, Workload):
             self.caller = Caller(self.connection.peer)  # a bad token leaves the certificate's identity known
@@ -370,6 +374,8 @@ class ClientSide(LiveExchange):
 
     def expire(self, now: float) -> None:
         """`deadline` has passed (`reaper.Expirable`)."""
+        if self.answer is OVER:
+            return  # ended by another one that expired in the same sweep
         if self._timer is None and self.due and now >= self.due - TIMER_SECONDS:
             self._timer = self.context.loop.call_at(self.due, self._time_out)
         if now < self._look:

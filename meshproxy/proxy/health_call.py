@@ -49,13 +49,15 @@ class HealthCall:
         status = self._health.serving(service)
         if self._is_watch:
             self.send_status(status)
-            self._health.watch(self)
+            if request.answer is not OVER:
+                self._health.watch(self)
         elif status is Serving.SERVICE_UNKNOWN:
             fields = (b"grpc-status", b"%d" % GrpcStatus.NOT_FOUND), (b"grpc-message", UNKNOWN_SERVICE)
             request.begin_answer(200, (*HEADERS, *fields), request.context.now(), end=True)
         else:
             self.send_status(status)
-            self._end(GrpcStatus.OK)
+            if request.answer is not OVER:
+                self._end(GrpcStatus.OK)
 
     @guarded
     def send_status(self, status: Serving) -> None:
@@ -70,6 +72,7 @@ class HealthCall:
 
     def end(self) -> None:
         """End a Watch: the client asks again, elsewhere if it can."""
+        self._health.forget(self)
         if self._request.answer is not OVER:
             self._end(GrpcStatus.UNAVAILABLE)
 

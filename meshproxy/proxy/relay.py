@@ -97,7 +97,8 @@ class Relay(Request):
             self._hold(data, flow, end)
 
     def _hold(self, data: bytes, flow: int, end: bool) -> None:
-        if self.answer is OVER:
+        if self.refusal is not None or self.answer is OVER:
+            self.discard(flow, end)
             return
         held = self._held
         if held is None:
@@ -213,7 +214,7 @@ class Relay(Request):
             return
         retries = self._retries
         attempt = retries.current if retries is not None else None
-        if attempt is not None and self.is_blocked:
+        if self.is_blocked:
             if idle is None or now - self.moved >= stall:
                 self.context.on_limit("body_stall_time")
                 self.give_up()

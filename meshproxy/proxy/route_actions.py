@@ -234,7 +234,7 @@ class RouteActions:
             )
         self._call = call
         if forwarded is not call:
-            self._request.decide(forwarded)
+            self._request.decide_rewritten(forwarded)
         if self._rewriter is not None:
             self._rewriter.call = call
 

@@ -680,8 +680,8 @@ class RecordedRequest(Request):
         if self.on_abandon is not None:
             self.on_abandon()
 
-    def held_up(self) -> None:
-        self.hooks.append("held_up")
+    def response_buffered(self) -> None:
+        self.hooks.append("response_buffered")
 
     def resume(self) -> None:
         self.hooks.append("resume")

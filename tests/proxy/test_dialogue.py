@@ -239,7 +239,9 @@ class Client:
         self.socket = Socket()
         self.server = driver(chain.shared, info, chain.world.pipeline.serve, chain.world.pipeline.reject)
         self.server.attach(self.socket)  # type: ignore[arg-type]
-        self._codec = H2Connection(Role.CLIENT, Limits(), 0.0) if version == "HTTP/2" else None
+        # Some take only small heads, or none: SETTINGS_MAX_HEADER_LIST_SIZE.
+        limits = Limits(header_bytes=chain.random.choice([65_536, 65_536, 65_536, 120, 0]))
+        self._codec = H2Connection(Role.CLIENT, limits, 0.0) if version == "HTTP/2" else None
         self._asked: dict[int, bytes] = {}
         """What was asked on which stream."""
 

@@ -231,7 +231,7 @@ class TestStates:
         first = Alone(concurrency=LIMITED).begin()
         made = Alone(around=first.around, concurrency=LIMITED).begin()
         first.admission.withdraw(made.actions)
-        made.actions.turned_away(why)
+        made.actions.rejected(why)
         assert made.refused == (Reason.OVERLOADED, limit)
         assert (made.actions.state, first.slots, made.proceeded) == (PROCEEDING, (1, 0), [])
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshproxy.inference.grpc_health import Serving
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.serving import WHOLE_SERVER, HealthService
 
 SERVING, NOT_SERVING, UNKNOWN = Serving.SERVING, Serving.NOT_SERVING, Serving.SERVICE_UNKNOWN
@@ -24,7 +24,7 @@ def service_of(*healths: Health | None) -> HealthService:
 @pytest.fixture
 def health() -> Health:
     """Of a server that was well when it was checked."""
-    health = Health(Checked(("m", "n"), unhealthy_after=1))
+    health = Health(CheckSettings(("m", "n"), unhealthy_after=1))
     for what in (None, "m", "n"):
         health.record(what, True, 99.0)
     return health
@@ -43,7 +43,7 @@ class Watching:
         self.health = health
         self.told: list[Serving | str] = []
 
-    def tell(self, status: Serving) -> None:
+    def send_status(self, status: Serving) -> None:
         self.told.append(status)
 
     def end(self) -> None:
@@ -77,12 +77,12 @@ class TestStatus:
         assert (service.serving("m"), service.serving("")) == (UNKNOWN, NOT_SERVING)
 
     def test_before_the_first_check_has_ended(self) -> None:
-        health = Health(Checked(("m",)))
+        health = Health(CheckSettings(("m",)))
         assert health.allows("m")
         assert service_of(health).serving("m") is NOT_SERVING
 
     def test_one_endpoint_that_serves_is_enough(self, health: Health) -> None:
-        bad = Health(Checked(("m", "n"), unhealthy_after=1))
+        bad = Health(CheckSettings(("m", "n"), unhealthy_after=1))
         bad.record(None, False, 99.0)
         assert service_of(bad, health).serving("m") is SERVING
 
