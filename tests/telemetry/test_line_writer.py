@@ -131,8 +131,8 @@ def test_a_prompt_reader_loses_nothing_however_much_comes(pipe: Pipe) -> None:
 
 
 def test_a_descriptor_that_would_wait_is_asked_first() -> None:
-    reader, writer = os.pipe()
-    writer = LineWriter(writer, polls=True)
+    reader, descriptor = os.pipe()
+    writer = LineWriter(descriptor, polls=True)
     for number in range(2_000):  # would hang here: nobody reads, and the descriptor is a blocking one
         writer.write(line(number))
     assert writer.dropped > 0
