@@ -371,7 +371,7 @@ async def models() -> AsyncIterator[ModelServer]:
     await started.stop(0)
 
 
-POOL = PoolSettings(connect_timeout=1.0, max_connections=1, max_pending=8, idle_timeout=60.0)
+POOL = PoolSettings(connect_timeout=20.0, max_connections=1, max_pending=8, idle_timeout=60.0)
 
 
 @pytest.mark.parametrize("has_rest", [True, False], ids=["REST", "gRPC"])
