@@ -17,7 +17,6 @@ from meshproxy.codec.events import Headers
 
 PREFIX_BYTES = 5
 
-IDENTITY = b"identity"
 GZIP = b"gzip"
 DEFLATE = b"deflate"
 """Values of `grpc-encoding`. What gRPC calls deflate is the zlib format (RFC 1950)."""

@@ -14,7 +14,6 @@ import os
 import socket
 import ssl
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
@@ -137,24 +136,12 @@ class Listener:
         distributes the connections (SO_REUSEPORT, socket(7)). Raises OSError."""
         self._listen(bind(host, port, is_shared=is_shared))
 
-    def listen_unix(self, path: str) -> None:
-        """Bind a UNIX socket, for our own user only, and accept. Raises OSError."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.bind(path)
-            Path(path).chmod(0o600)
-        except OSError:
-            sock.close()
-            raise
-        self._listen(sock)
-
     def _listen(self, sock: socket.socket) -> None:
         try:
-            if sock.family != socket.AF_UNIX:
-                # Accepted sockets inherit these (tcp(7), socket(7)): six system calls fewer per connection.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-                keep_alive(sock)
+            # Accepted sockets inherit these (tcp(7), socket(7)): six system calls fewer per connection.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+            keep_alive(sock)
             sock.listen(BACKLOG)
             sock.setblocking(False)
         except OSError:

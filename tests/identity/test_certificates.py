@@ -59,9 +59,10 @@ def reason(given: Credentials, **uses: Any) -> str:
 
 
 def handshake(
-    server: ssl.SSLContext, client: ssl.SSLContext | None, session: ssl.SSLSession | None = None
+    server: ssl.SSLContext | None, client: ssl.SSLContext | None, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Both ends after a handshake in memory and a byte each way, which carries what TLS 1.3 says after it."""
+    assert server is not None
     assert client is not None
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_end = client.wrap_bio(to_client, to_server, session=session)

@@ -174,8 +174,8 @@ def test_numbers_are_close_or_not(
 ) -> None:
     found = both(predicted(a), predicted(b, packed=packed), tolerance)
     assert (found.agrees, found.max_difference) == (agrees, pytest.approx(difference))
-    documents = [json.dumps({"predictions": each}).encode() for each in (a, b)]
-    found = compare(*documents, False, Verb.PREDICT, tolerance)
+    first, second = (json.dumps({"predictions": each}).encode() for each in (a, b))
+    found = compare(first, second, False, Verb.PREDICT, tolerance)
     assert (found.agrees, found.max_difference) == (agrees, difference)
 
 

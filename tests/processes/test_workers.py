@@ -108,7 +108,7 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
             now = await configuration(running)
             return now["workers"][0]["pid"] not in (None, pids[0]) and now["same"] is True
 
-        await until(has_successor, 5)
+        await until(has_successor, 30)
         after = await configuration(running)
         assert after["workers"][1]["pid"] == pids[1]
         assert after["fingerprint"] == before["fingerprint"]
@@ -126,7 +126,7 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
             now = await configuration(running)
             return now["same"] is True and now["fingerprint"] != before["fingerprint"]
 
-        await until(is_reloaded, 10)
+        await until(is_reloaded, 30)
 
         # Documents that are rejected do not prevent a worker's restart.
         path.write_text("kind: Nothing\n")
@@ -137,7 +137,7 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
             now = await configuration(running)
             return now["workers"][1]["pid"] not in (None, pids[1]) and now["same"] is True
 
-        await until(is_back, 5)
+        await until(is_back, 30)
         assert (await configuration(running))["fingerprint"] == reloaded["fingerprint"]
 
         async def is_out_of_sync() -> bool:

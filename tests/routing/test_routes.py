@@ -338,7 +338,7 @@ def test_budgets_and_quotas_live_on_and_directions_do_not_share_them() -> None:
     def state() -> list[object]:
         found: list[object] = []
         for direction in ("inbound", "outbound"):
-            compiled = compile_routes(direction, None, None, routes, "d", carried)  # type: ignore[arg-type]
+            compiled = compile_routes(direction, None, None, routes, "d", carried)
             for name in ("a", "b"):
                 route = match(compiled, name)
                 found += [route.budget, *route.rate_limiters]

@@ -95,7 +95,7 @@ LABELLED = Arm(1, None, None, "canary")
 )
 @pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_versioned])
 def test_what_is_written_into_a_call(
-    model: ModelRef, arm: Arm | None, labels: dict[str, int], expected: ModelRef, verb: Verb
+    model: ModelRef, arm: Arm | None, labels: dict[str, str], expected: ModelRef, verb: Verb
 ) -> None:
     call = Call(verb, (model,))
     found = resolve_versions(call, arm, labels)

@@ -12,7 +12,7 @@ import yaml
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
-from meshproxy.devtools.local_sidecar import environment
+from meshproxy.devtools.local_mesh import environment
 from meshproxy.sidecar import document_source
 from meshproxy.sidecar.document_source import DocumentSource, FileDocuments, LastGoodDocuments
 from meshproxy.sidecar.worker import read_documents

@@ -41,7 +41,7 @@ async def test_from_a_file(tmp_path: Path) -> None:
 ISSUER = "https://login.example/tenant/"
 
 
-def documents(**documents: object) -> Callable[[Url, Path | None], Awaitable[bytes]]:
+def documents(**documents: object) -> Callable[[Url, int, Path | None], Awaitable[bytes]]:
     """A `fetch` that has these, by target."""
 
     async def get(url: Url, max_bytes: int, ca_file: Path | None) -> bytes:

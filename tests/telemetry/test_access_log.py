@@ -197,7 +197,7 @@ def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_excha
     assert len(log._connections) <= MEMO_ENTRIES
 
 
-def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange) -> None:
+def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange: MakeExchange) -> None:
     for number in range(MEMO_ENTRIES * 2 + 1):
         assert read(log.format(make_exchange(model=f"m{number}")))["model"] == f"m{number}"
     assert len(log._calls) <= MEMO_ENTRIES
@@ -207,7 +207,7 @@ def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange) -
     assert not log._calls
 
 
-def test_lines_reach_the_sink(tmp_path: Path, make_exchange) -> None:
+def test_lines_reach_the_sink(tmp_path: Path, make_exchange: MakeExchange) -> None:
     sink = LineWriter.file(tmp_path / "access.log")
     log = AccessLog(sink, UtcClock(0.0))
     for _ in range(3):

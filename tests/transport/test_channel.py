@@ -213,7 +213,7 @@ async def test_a_connection_that_is_lost(world: World) -> None:
 
 @pytest.mark.parametrize("version", ["h1", "h2"])
 async def test_an_idle_connection_is_closed(world: World, version: str) -> None:
-    async def serve(request: web.Request) -> web.Response:
+    async def serve(request: web.BaseRequest) -> web.Response:
         return web.Response()
 
     async with h2_server() as server, aiohttp_server(serve) as address:
@@ -335,7 +335,7 @@ async def test_a_bug_while_connecting_fails_those_that_wait(world: World) -> Non
 
 # HTTP/1.1 and aiohttp
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
@@ -355,7 +355,7 @@ def authority() -> DevelopmentCA:
     return DevelopmentCA.create("issuer.example")
 
 
-async def echo(request: web.Request) -> web.Response:
+async def echo(request: web.BaseRequest) -> web.Response:
     body = await request.read()
     return web.Response(body=body or request.path_qs.encode(), headers={"x-host": request.host})
 
@@ -392,7 +392,7 @@ async def test_exchanges_with_aiohttp_over_a_unix_socket(world: World, tmp_path:
 
 
 async def test_a_server_that_closes_after_each_response(world: World) -> None:
-    async def once(request: web.Request) -> web.Response:
+    async def once(request: web.BaseRequest) -> web.Response:
         response = web.Response(text="hi")
         response.force_close()
         return response

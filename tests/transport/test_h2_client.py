@@ -98,7 +98,7 @@ def test_the_scheme_is_that_of_the_connection(
     loop.turn()
     frame = wire.client_socket.take()
     assert frame[3] == 1  # HEADERS
-    head = hpack.Decoder().decode(frame[9 : 9 + int.from_bytes(frame[:3])], raw=True)
+    head = list(hpack.Decoder().decode(frame[9 : 9 + int.from_bytes(frame[:3])], raw=True))
     assert (b":scheme", scheme) in head
 
 

@@ -25,7 +25,7 @@ from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import checks as module
 from meshproxy.upstream.checks import AT_ONCE, Checker, CheckResult
 from meshproxy.upstream.health import CheckSettings, Health
-from meshproxy.upstream.pool import H1Pool, H2Pool
+from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 from meshproxy.upstream.probe import ProbeFailed, Skipped, Unanswered
 
 ALIVE = CheckResult(None, None)
@@ -371,7 +371,7 @@ async def models() -> AsyncIterator[ModelServer]:
     await started.stop(0)
 
 
-POOL = SimpleNamespace(connect_timeout=1.0, max_connections=1, max_pending=8, idle_timeout=60.0)
+POOL = PoolSettings(connect_timeout=20.0, max_connections=1, max_pending=8, idle_timeout=60.0)
 
 
 @pytest.mark.parametrize("has_rest", [True, False], ids=["REST", "gRPC"])

@@ -93,11 +93,6 @@ class OutboundFrames:
     # Questions
 
     @property
-    def open_streams(self) -> int:
-        """Streams that are open or half-closed."""
-        return len(self._streams)
-
-    @property
     def is_idle(self) -> bool:
         """No stream is open."""
         return not self._streams

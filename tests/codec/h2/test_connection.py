@@ -214,7 +214,7 @@ def test_an_answer_before_the_question_is_complete(talk: Callable[..., Talk]) ->
     client = talk(Role.CLIENT)
     client.asked()
     assert client.say(client.head(1, client.OK, end=True)) == [ResponseHead(1, 200, (), True)]
-    assert client.connection.open_streams == 1
+    assert len(client.connection._streams) == 1
     (event,) = client.say(frames.rst_stream(1, 0))
     assert event == Reset(1, 0, "the peer reset the stream", True)
 
