@@ -143,7 +143,7 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
         async def is_out_of_sync() -> bool:
             return await totals(running, "meshproxy_config_in_sync") == [0, 0]
 
-        await until(is_out_of_sync, 10)
+        await until(is_out_of_sync, 30)
         assert (await configuration(running))["same"] is True
 
         # A worker is not drained by itself; the supervisor drains all.
@@ -164,7 +164,7 @@ async def test_workers_do_not_outlive_their_supervisor(tmp_path: Path) -> None:
             async def are_gone() -> bool:
                 return not any(Path(f"/proc/{pid}/exe").exists() for pid in pids)
 
-            await until(are_gone, 10)
+            await until(are_gone, 30)
 
     with pytest.raises(ChildFailed, match="ended with -9"):
         await end_it_hard()
