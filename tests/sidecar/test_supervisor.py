@@ -287,9 +287,19 @@ async def test_configuration_says_whether_all_use_the_same(tmp_path: Path) -> No
     assert (stopped["fingerprint"], stopped["same"]) == (None, False)
 
 
+def two_free_ports() -> int:
+    """The first of two adjacent ports below those that the kernel gives to connections (ip_local_port_range)."""
+    for first in range(20_000 + os.getpid() % 10_000, 32_000, 2):
+        try:
+            with socket.create_server(("127.0.0.1", first)), socket.create_server(("127.0.0.1", first + 1)):
+                return first
+        except OSError:
+            continue
+    raise AssertionError("no two adjacent ports are free")
+
+
 async def test_each_worker_has_its_own_admin_port(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        first = free.getsockname()[1]
+    first = two_free_ports()
     running = Running(tmp_path, GOOD, admin={"listen": "127.0.0.1:0", "firstWorkerPort": first})
     await running.until(serving=2)
     assert [each.slot.admin_port for each in running.supervisor.workers] == [first, first + 1]
