@@ -18,4 +18,5 @@ def test_a_verb_says_what_it_is(verb: Verb) -> None:
 
 
 def test_the_verbs_that_documents_retry_by_default_only_read() -> None:
-    assert set(IDEMPOTENT_VERBS) == {verb.value for verb in INFERENCE | {Verb.METADATA, Verb.STATUS}}
+    assert set(IDEMPOTENT_VERBS) == {verb.value for verb in Verb if verb.is_idempotent}
+    assert {verb for verb in Verb if verb.is_idempotent} == INFERENCE | {Verb.METADATA, Verb.STATUS}
