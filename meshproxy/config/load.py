@@ -18,6 +18,7 @@ from meshproxy.config.fields import API_VERSION
 from meshproxy.config.files import Paths, Source, digest, read_files
 from meshproxy.config.problems import ConfigError, Problem, closest
 from meshproxy.config.values import read_name, shown
+from meshproxy.config.warnings import warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,19 @@ PROBLEMS = 1_000
 
 
 def load(paths: Paths) -> schema.Documents:
-    """All documents in the files and folders, checked as a whole.
+    """All documents in the files and folders, checked as a whole (`examine`). Raises ConfigError."""
+    documents, _ = _load(paths)
+    return documents
+
+
+def examine(paths: Paths) -> tuple[schema.Documents, tuple[Problem, ...]]:
+    """All documents as `load` gives them, and what is suspicious about them. Raises ConfigError."""
+    documents, placed = _load(paths)
+    return documents, tuple(islice(warn(placed), PROBLEMS))
+
+
+def _load(paths: Paths) -> tuple[schema.Documents, list[Placed]]:
+    """The documents, and where each stands.
 
     A folder stands for its `*.yaml`, `*.yml` and `*.json` (see `read_files`). A JWK set among them is skipped: key sets
     often lie beside the documents that name them.
@@ -50,7 +63,7 @@ def load(paths: Paths) -> schema.Documents:
     def of(kind: type[Any]) -> tuple[Any, ...]:
         return tuple(each.document for each in placed if isinstance(each.document, kind))
 
-    return schema.Documents(
+    documents = schema.Documents(
         mesh=of(schema.MeshConfig)[0],
         sidecar=of(schema.Sidecar)[0],
         roles=of(schema.ModelRole),
@@ -59,6 +72,7 @@ def load(paths: Paths) -> schema.Documents:
         routes=of(schema.ModelRoute),
         fingerprint=digest(sources),
     )
+    return documents, placed
 
 
 def _parse(source: Source, placed: list[Placed], problems: list[Problem]) -> bool:
