@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIRST_KEYS_SECONDS = 5.0
-"""How long start-up waits for the keys of issuers. Then the sidecar serves; requests with tokens are refused until the
-keys are there."""
+FIRST_KEYS_SECONDS = 1.0
+"""How long start-up waits for the keys of issuers. Then the sidecar serves; requests with tokens wait for the fetch in
+progress."""
+OTHER_KEYS_SECONDS = 0.25
+"""How long start-up waits for the other issuers once one has answered: those that work are fetched together, and one
+that hangs must not delay them."""
 
 
 @dataclass(slots=True)
@@ -92,18 +95,28 @@ class Tokens:
                 known.task = asyncio.get_running_loop().create_task(known.refresher.run())
 
     async def wait_for_keys(self) -> None:
-        """Return when the first fetch for every issuer has ended, or after `FIRST_KEYS_SECONDS`."""
-        missing = [known.refresher for known in self._known.values() if known.refresher and not known.keys.has_keys]
-        try:
-            async with asyncio.timeout(FIRST_KEYS_SECONDS):
-                await asyncio.gather(*(refresher.refresh(is_forced=False) for refresher in missing))
-        except TimeoutError:
-            pass
+        """Return when the first fetch for every issuer has ended, `OTHER_KEYS_SECONDS` after one has succeeded, or
+        after `FIRST_KEYS_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        waiting = {
+            loop.create_task(known.refresher.refresh(is_forced=False))
+            for known in self._known.values()
+            if known.refresher is not None and not known.keys.has_keys
+        }
+        until = loop.time() + FIRST_KEYS_SECONDS
+        while waiting and loop.time() < until:
+            if self.are_known:
+                until = min(until, loop.time() + OTHER_KEYS_SECONDS)
+            _, waiting = await asyncio.wait(waiting, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:  # the fetches themselves go on
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     @property
     def are_known(self) -> bool:
-        """The keys of every issuer are known. Readiness depends on it."""
-        return all(known.keys.has_keys for known in self._known.values())
+        """The keys of one issuer at least are known. Readiness depends on it: one issuer that is unavailable must not
+        take the callers of the others away, and its own tokens would be refused by every other sidecar, too."""
+        return not self._known or any(known.keys.has_keys for known in self._known.values())
 
     def refresh(self, issuer: str, then: Callable[[], None]) -> None:
         """Fetch the keys of the issuer of this name, then call `then`, also on failure (`pipeline.RefreshKeys`)."""

@@ -136,25 +136,67 @@ async def test_keys_that_can_never_be_had_are_a_problem_of_the_document(keys: sc
         assert said in problem.message
 
 
+class Endless:
+    """A key set that never comes."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def __call__(self) -> bytes:
+        self.asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
 class TestStarting:
     async def test_it_waits_for_an_issuer_that_is_away_and_not_for_long(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(module, "FIRST_KEYS_SECONDS", 0.05)
-        never = asyncio.Event()
-
-        async def hang() -> bytes:
-            await never.wait()
-            return b""
-
+        hang = Endless()
         monkeypatch.setattr(module, "from_file", lambda path: hang)
         async with running() as tokens:
             verifier = tokens.build((document(keys=schema.KeySource(file=str(tmp_path))),))
             tokens.adopt()
             await tokens.wait_for_keys()
             assert not tokens.are_known
+            assert hang.asked == 1  # it is still being fetched: those who need it wait for that
             with pytest.raises(KeysWanted):
                 verify(verifier, ISSUER.token())
+
+    async def test_issuers_that_hang_do_not_keep_the_others_waiting(
+        self, monkeypatch: pytest.MonkeyPatch, in_file: schema.KeySource
+    ) -> None:
+        """Waiting for them would take an hour."""
+        monkeypatch.setattr(module, "FIRST_KEYS_SECONDS", 3_600.0)
+        monkeypatch.setattr(module, "OTHER_KEYS_SECONDS", 0.01)
+        hang = Endless()
+        monkeypatch.setattr(module, "from_url", lambda url, ca_file: hang)
+        away = [document(f"away-{n}", issuer=f"https://{n}", keys=schema.KeySource(url="https://x/")) for n in range(3)]
+        async with running() as tokens:
+            verifier = tokens.build((*away, document(keys=in_file)))
+            tokens.adopt()
+            async with asyncio.timeout(10):
+                await tokens.wait_for_keys()
+            assert tokens.are_known
+            assert verify(verifier, ISSUER.token("alice")) == "alice"
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    async def test_one_issuer_without_keys_leaves_the_others_ready(
+        self, in_file: schema.KeySource, tmp_path: Path, is_first: bool
+    ) -> None:
+        away = document("away", issuer="https://away.example", keys=schema.KeySource(file=str(tmp_path / "nowhere")))
+        here = document(keys=in_file)
+        async with running() as tokens:
+            verifier = tokens.build((away, here) if is_first else (here, away))
+            tokens.adopt()
+            assert not tokens.are_known
+            await tokens.wait_for_keys()
+            assert tokens.are_known
+            assert verify(verifier, ISSUER.token("alice")) == "alice"
+            with pytest.raises(Refusal) as caught:
+                verify(verifier, ISSUER.token(iss="https://away.example"))
+            assert caught.value.reason is Reason.KEYS_UNAVAILABLE
 
     async def test_an_issuer_that_fails_is_counted_and_said(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
