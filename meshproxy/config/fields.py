@@ -66,7 +66,9 @@ VerbWord = Literal[
     "predict", "classify", "regress", "multi-inference", "metadata", "status",
     "reload", "metrics", "profile", "reflect", "unlisted",
 ]  # fmt: skip
-AlgorithmWord = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+AlgorithmWord = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA",
+]  # fmt: skip
 MtlsWord = Literal["strict", "permissive", "disabled"]
 ActionWord = Literal["allow", "deny", "audit"]
 Verb = Annotated[VerbWord, one_of(VerbWord)]

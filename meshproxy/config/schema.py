@@ -44,7 +44,7 @@ from meshproxy.config.fields import (
 from meshproxy.config.fields import Metadata as Metadata
 from meshproxy.config.routes import ModelRoute as ModelRoute
 from meshproxy.config.servers import ModelServer as ModelServer
-from meshproxy.config.values import Address
+from meshproxy.config.values import Address, shown
 
 CONTROL_PLANE_PORTS = (18510, 18511, 18512)
 """A sidecar keeps clear of these: the control plane may run on the same host."""
@@ -91,8 +91,15 @@ class Issuer(Part, frozen=True):
     """The name that bindings use for this issuer, so that they stay the same where URL and audience differ."""
     issuer: IssuerId
     """The `iss` of its tokens, compared character for character."""
-    audiences: Annotated[tuple[Text, ...], Meta(min_length=1)]
-    """A token must have one of these as an `aud`."""
+    audiences: tuple[Text, ...] = ()
+    """A token must have one of these as an `aud`. Left out: tokens of this issuer have no `aud` (Amazon Cognito and
+    others), those that have one are refused, and `requiredClaims` says which tokens are for this mesh."""
+    required_claims: Mapping[str, str | int | bool] = {}
+    """Claims that every token of this issuer must have, compared as in a ModelRoleBinding, such as
+    `{client_id: 4f5rg, token_use: access}` or `{scope: models/predict}`. Required without `audiences`."""
+    subject_fallback: Text | None = None
+    """The claim that names the subject of tokens without `sub`, such as `client_id`: in logs, for rate limits by caller
+    and in forwarded headers. Choose one whose values no `sub` can have. Left out: tokens without `sub` are refused."""
     algorithms: Annotated[tuple[Algorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
     """Accepted signature algorithms, whatever the token's header says. Symmetric algorithms and `none` are not
     supported."""
@@ -108,6 +115,15 @@ class Issuer(Part, frozen=True):
     """CA certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
 
     def __post_init__(self) -> None:
+        if not self.audiences and not self.required_claims:
+            raise ValueError(
+                'expected "audiences", or "requiredClaims" for an issuer whose tokens have no "aud": without either,'
+                " tokens that were issued for others would be accepted"
+            )
+        for name in self.required_claims:
+            if name in ("", "iss", "aud", "exp", "nbf", "iat"):
+                what = 'write audiences into "audiences"' if name == "aud" else "this name says nothing about that"
+                raise ValueError(f'"requiredClaims": {shown(name)} does not tell what a token is for: {what}')
         if self.keys is None:
             try:
                 values.read_url(self.issuer)
@@ -179,7 +195,7 @@ class MeshSpec(Part, frozen=True):
             for issuer in self.issuers:
                 value = getattr(issuer, field)
                 if value in seen:
-                    raise ValueError(f"two issuers have the {field} {values.shown(value)}: it must be unique")
+                    raise ValueError(f"two issuers have the {field} {shown(value)}: it must be unique")
                 seen.add(value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import find, subjects
+from meshproxy.config.check import find, items, subjects
 from meshproxy.config.values import shown
 
 if TYPE_CHECKING:
@@ -28,18 +28,30 @@ def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
     """Everything that is suspicious about documents that have no problems."""
     seen: dict[str, dict[str, str]] = {}
     for each in placed:
+        if each.kind == "MeshConfig":
+            for index, issuer in enumerate(items(find(each.node, "spec", "issuers"))):
+                yield from _required(each, issuer, f"spec.issuers[{index}].requiredClaims")
         for field, subject in subjects(each):
             token = find(subject, "token")
             claims = find(token, "claims") if token is not None else None
             if token is None or claims is None or not isinstance(claims.value, dict):
                 continue
-            issuer = find(token, "issuer")
-            named = seen.setdefault(str(issuer.value) if issuer is not None else "", {})
+            name_of_issuer = find(token, "issuer")
+            named = seen.setdefault(str(name_of_issuer.value) if name_of_issuer is not None else "", {})
             for name, wanted in claims.value.items():
                 place = f"{each.file}:{wanted.key_line}"
                 for message in _about(name, wanted, named):
                     yield each.at(wanted, f"{field}.token.claims.{name}", f"{message}{_effect(each)}")
                 named.setdefault(name, place)
+
+
+def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:
+    claims = find(issuer, "requiredClaims")
+    named: dict[str, str] = {}
+    for name, wanted in claims.value.items() if claims is not None and isinstance(claims.value, dict) else ():
+        for message in _about(name, wanted, named):
+            yield each.at(wanted, f"{field}.{name}", f"{message}; tokens without this claim are refused")
+        named[name] = f"{each.file}:{wanted.key_line}"
 
 
 def _effect(each: Placed) -> str:

@@ -58,9 +58,8 @@ class KeyRefresher:
         """Return when one attempt has ended, with or without success. Joins an attempt in progress.
 
         Args:
-            is_forced: an unknown key asks for it, out of turn; after that no other may for a while.
+            is_forced: a token asks for it, out of turn (`IssuerKeys.ask`).
         """
-        # Also for an attempt in progress: those that waited for it must not be sent to ask for another.
         self.keys.begin(self._clock(), is_forced=is_forced)
         if self._attempt is None:
             self._attempt = asyncio.create_task(self._fetch())
@@ -71,7 +70,7 @@ class KeyRefresher:
         try:
             document = await self._source()
         except asyncio.CancelledError:
-            self.keys.abandon()
+            self.keys.abandon(self._clock())
             raise
         except Exception as error:
             # Any error: if this task ended with it, the keys would become stale unnoticed.

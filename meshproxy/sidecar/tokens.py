@@ -80,6 +80,8 @@ class Tokens:
                     keys=known.keys,
                     leeway=issuer.leeway,
                     max_lifetime=issuer.max_lifetime,
+                    required_claims=tuple(issuer.required_claims.items()),
+                    subject_fallback=issuer.subject_fallback,
                 )
             )
         return TokenVerifier(trusted) if trusted else None

@@ -71,3 +71,14 @@ def test_a_claim_and_one_below_it_in_different_subjects() -> None:
     (found,) = warnings("{realm.roles: y}", "{realm: x}")
     assert "spec.subjects[1].token.claims.realm: " in found
     assert "(first at f:2)" in found
+
+
+def test_claims_that_an_issuer_requires() -> None:
+    text = (
+        "kind: MeshConfig\nspec:\n  issuers:\n  - requiredClaims: {client_id: app}\n"
+        "  - requiredClaims: {client_id: 5}\n  - {}\n"
+    )
+    (node,) = read_documents(text, lambda *_: None)
+    (found,) = [str(each) for each in warn([Placed("MeshConfig", "m", "f", node)])]
+    assert found.startswith('f:5: MeshConfig/m: spec.issuers[1].requiredClaims.client_id: "client_id" is text')
+    assert found.endswith("; tokens without this claim are refused")

@@ -15,7 +15,7 @@ import pytest
 
 from meshproxy.config import schema
 from meshproxy.config.problems import ConfigError
-from meshproxy.devtools.issuer import DevelopmentIssuer
+from meshproxy.devtools.issuer import DevelopmentIssuer, SigningKey
 from meshproxy.identity.tokens import KeysWanted, TokenVerifier
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.sidecar import tokens as module
@@ -96,6 +96,18 @@ async def test_keys_in_a_file_are_known_when_they_have_been_read(in_file: schema
         await tokens.wait_for_keys()
         assert tokens.are_known
         assert verify(verifier, ISSUER.token("alice")) == "alice"
+
+
+async def test_an_issuer_without_audiences_and_subjects() -> None:
+    async with running() as tokens:
+        required = {"token_use": "access", "scope": "models/predict"}
+        issuer = document(keys=inline(), audiences=(), required_claims=required, subject_fallback="client_id")
+        verifier = tokens.build((issuer,))
+        tokens.adopt()
+        given = {"sub": None, "aud": None, "client_id": "app", "token_use": "access", "scope": "openid models/predict"}
+        assert verify(verifier, ISSUER.sign({}, ISSUER.claims("", **given))) == "app"
+        with pytest.raises(Refusal, match="lacks a claim"):
+            verify(verifier, ISSUER.sign({}, ISSUER.claims("", **{**given, "token_use": "id"})))
 
 
 async def test_keys_behind_a_url_are_fetched() -> None:
@@ -299,15 +311,30 @@ class TestUnknownKeys:
             tokens.adopt()
             await tokens.wait_for_keys()
             issuer.rotate()
-            # Starting has asked for them once, and nobody may ask again so soon; a minute later somebody may.
-            later = time.time() + 60
-            assert verifier is not None
             with pytest.raises(KeysWanted) as wanted:
-                verifier.verify(f"Bearer {issuer.token('alice')}".encode(), later)
+                verify(verifier, issuer.token("alice"))
             served = asyncio.Event()
             tokens.refresh(wanted.value.issuer, served.set)
             await served.wait()
             assert verify(verifier, issuer.token("alice")) == "alice"
+
+    async def test_a_key_that_is_replaced_under_its_kid_is_fetched(self) -> None:
+        async with DevelopmentIssuer.serve(algorithm="ES256") as issuer, running() as tokens:
+            verifier = tokens.build((document(issuer=issuer.issuer, keys=schema.KeySource(url=issuer.keys_url)),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            (old,) = issuer.keys
+            issuer.keys = [SigningKey.generate(old.kid, "ES256")]
+            with pytest.raises(KeysWanted) as wanted:
+                verify(verifier, issuer.token("alice"))
+            served = asyncio.Event()
+            tokens.refresh(wanted.value.issuer, served.set)
+            await served.wait()
+            assert verify(verifier, issuer.token("alice")) == "alice"
+            # The old one is a stranger's now: refused without another fetch.
+            with pytest.raises(Refusal, match="signature"):
+                verify(verifier, issuer.sign({}, issuer.claims("alice"), old))
+            assert issuer.requests == ["/keys", "/keys"]
 
     async def test_who_waits_is_told_within_a_batch(self, in_file: schema.KeySource) -> None:
         """What it writes then goes out at once."""
