@@ -112,7 +112,13 @@ class Issuer(Part, frozen=True):
     year. Access tokens commonly live for minutes or hours; one that is valid for a year is a password that cannot be
     revoked."""
     ca_file: Path | None = None
-    """CA certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
+    """CA certificates (PEM) that are trusted when keys are fetched. Left out: the system's. Required for a `jwks_uri`
+    at an IP address, as the API server of Kubernetes has it."""
+    bearer_token_file: Path | None = None
+    """A file with a token that is sent when keys are fetched, read for each fetch: the API server of Kubernetes gives
+    its keys to service accounts only, so name the pod's own token,
+    `/var/run/secrets/kubernetes.io/serviceaccount/token`. Requires `caFile`: the token goes to servers of that
+    authority only. Left out: none is sent."""
 
     def __post_init__(self) -> None:
         if not self.audiences and not self.required_claims:
@@ -129,6 +135,8 @@ class Issuer(Part, frozen=True):
                 values.read_url(self.issuer)
             except ValueError as error:
                 raise ValueError(f'without "keys" they are discovered at "issuer": {error}') from None
+        if self.bearer_token_file is not None and self.ca_file is None:
+            raise ValueError('"bearerTokenFile" requires "caFile": the token is sent to servers of that authority only')
         if self.ca_file is not None and self.keys is not None and self.keys.url is None:
             raise ValueError('"caFile" is used only when keys are fetched; leave it out, or give "keys" a "url"')
 

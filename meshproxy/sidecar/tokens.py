@@ -15,7 +15,7 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.jws import load_verifiers
 from meshproxy.identity.keys import REFRESH, IssuerKeys
 from meshproxy.identity.tokens import Issuer, TokenVerifier
-from meshproxy.sidecar.http_get import FetchError
+from meshproxy.sidecar.http_get import Access, FetchError
 from meshproxy.sidecar.key_refresher import KeyRefresher
 from meshproxy.sidecar.key_sources import FILE_REFRESH, Source, from_discovery, from_file, from_url
 
@@ -188,14 +188,18 @@ class Tokens:
 def _key(issuer: schema.Issuer) -> bytes:
     """What decides whether keys can be kept. Packed: an inline key set is a mapping, which has no hash."""
     discovered = issuer.issuer if issuer.keys is None else None
-    return msgspec.msgpack.encode((issuer.name, issuer.algorithms, issuer.keys, issuer.ca_file, discovered))
+    access = (issuer.ca_file, issuer.bearer_token_file)
+    return msgspec.msgpack.encode((issuer.name, issuer.algorithms, issuer.keys, access, discovered))
 
 
 def _source(issuer: schema.Issuer) -> Source:
-    ca_file = Path(issuer.ca_file) if issuer.ca_file is not None else None
+    access = Access(
+        ca_file=Path(issuer.ca_file) if issuer.ca_file is not None else None,
+        token_file=Path(issuer.bearer_token_file) if issuer.bearer_token_file is not None else None,
+    )
     if issuer.keys is None:
-        return from_discovery(issuer.issuer, ca_file)
+        return from_discovery(issuer.issuer, access)
     if issuer.keys.url is not None:
-        return from_url(issuer.keys.url, ca_file)
+        return from_url(issuer.keys.url, access)
     assert issuer.keys.file is not None
     return from_file(Path(issuer.keys.file))

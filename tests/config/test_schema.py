@@ -44,6 +44,7 @@ def test_defaults_pass_their_own_bounds() -> None:
         (schema.Issuer, {"name": "a", "issuer": "https://a", "requiredClaims": {"iss": "https://a"}}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "requiredClaims": {"aud": "models"}}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "requiredClaims": {"": "x"}}),
+        (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "bearerTokenFile": "b"}),
         (schema.MeshLimits, {"scanBufferBytes": 2048, "scanBufferTotalBytes": 1024}),
         (schema.Rule, {"models": ["a"], "verbs": ["predict"], "versions": ["1"], "labels": ["a"]}),
         (schema.SidecarSpec, {}),
@@ -63,6 +64,10 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
             {"name": "a", "issuer": "kubernetes/serviceaccount", "audiences": ["a"], "keys": {"file": "a"}},
         ),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "caFile": "b"}),
+        (
+            schema.Issuer,
+            {"name": "a", "issuer": "https://a", "audiences": ["a"], "caFile": "b", "bearerTokenFile": "c"},
+        ),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "requiredClaims": {"client_id": "app", "level": 3}}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "requiredClaims": {"x": True}}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "algorithms": ["Ed25519"]}),

@@ -12,7 +12,7 @@ from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.identity.key_budget import Ask
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.identity.tokens import Issuer, KeysWanted, TokenVerifier
-from meshproxy.sidecar.http_get import FetchError
+from meshproxy.sidecar.http_get import Access, FetchError
 from meshproxy.sidecar.key_refresher import KeyRefresher
 from meshproxy.sidecar.key_sources import from_discovery
 from meshproxy.transport.client import ClientError, Failure
@@ -29,7 +29,9 @@ async def test_whole_life_with_an_issuer() -> None:
     async with DevelopmentIssuer.serve(algorithm="ES256") as issuer:
         keys = IssuerKeys("corp", ES)
         attempts: list[str | None] = []
-        refresher = KeyRefresher(keys, from_discovery(issuer.issuer), report=lambda keys: attempts.append(keys.problem))
+        refresher = KeyRefresher(
+            keys, from_discovery(issuer.issuer, Access()), report=lambda keys: attempts.append(keys.problem)
+        )
         verifier = TokenVerifier([Issuer("corp", issuer.issuer, frozenset({"models"}), keys)])
         token = b"Bearer " + issuer.token().encode()
         with pytest.raises(KeysWanted):

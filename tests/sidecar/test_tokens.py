@@ -183,7 +183,7 @@ class TestStarting:
         monkeypatch.setattr(module, "FIRST_KEYS_SECONDS", 3_600.0)
         monkeypatch.setattr(module, "OTHER_KEYS_SECONDS", 0.01)
         hang = Endless()
-        monkeypatch.setattr(module, "from_url", lambda url, ca_file: hang)
+        monkeypatch.setattr(module, "from_url", lambda url, access: hang)
         away = [document(f"away-{n}", issuer=f"https://{n}", keys=schema.KeySource(url="https://x/")) for n in range(3)]
         async with running() as tokens:
             verifier = tokens.build((*away, document(keys=in_file)))
