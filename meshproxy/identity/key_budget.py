@@ -6,7 +6,8 @@ what counts is how often one is made: a token bucket bounds it. Strangers must n
 - A key that was looked for in vain is remembered, and cannot ask again for a while, each time twice as long.
 - The last part of the bucket is a reserve for keys that were named before and not looked for since. After a rotation
   every caller names the same key; strangers name another one each time.
-- A known key whose signature does not fit (an issuer may replace a key under its `kid`) never touches the reserve.
+- A signature that does not fit a known key (an issuer may replace a key under its `kid`) has a bucket of its own: the
+  ids of keys are public, and made-up keys must not use up what such a change needs.
 
 Pure: times are seconds since the epoch.
 """
@@ -24,8 +25,10 @@ CAPACITY = 6
 """Fetches that may follow each other at once."""
 RESERVE = 2
 """Of these, for keys that were named before."""
+SIGNATURES = 2
+"""Fetches that may follow each other at once because of signatures."""
 REFILL = 10.0
-"""Seconds after which one more fetch may be made."""
+"""Seconds after which one more fetch of each kind may be made."""
 IN_VAIN = (2.0, 60.0)
 """Seconds for which a key that was looked for in vain may not ask again: the first time, and at most."""
 KEYS_REMEMBERED = 256
@@ -48,14 +51,40 @@ class Wanted:
     """The key is known, but the signature is not of it."""
 
 
+class _Bucket:
+    """Tokens of which one more comes every `REFILL` seconds."""
+
+    __slots__ = ("_capacity", "_refilled_at", "level")
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._refilled_at: float | None = None
+        self.level = float(capacity)
+
+    def take(self, now: float, least: int = 0) -> bool:
+        """Take one if `least` are left then."""
+        self.refill(now)
+        if self.level < least + 1:
+            return False
+        self.level -= 1
+        return True
+
+    def refill(self, now: float) -> None:
+        if self._refilled_at is not None:  # a clock that is set back refills nothing
+            self.level = min(self._capacity, self.level + max(0.0, now - self._refilled_at) / REFILL)
+        self._refilled_at = now
+
+
 class KeyBudget:
     """The budget of one issuer."""
 
-    __slots__ = ("_in_vain", "_level", "_looked_for", "_named", "_refilled_at")
+    __slots__ = ("_in_vain", "_is_granted", "_looked_for", "_named", "_signatures", "_unknown")
 
     def __init__(self) -> None:
-        self._level = float(CAPACITY)
-        self._refilled_at: float | None = None
+        self._unknown = _Bucket(CAPACITY)
+        self._signatures = _Bucket(SIGNATURES)
+        self._is_granted = False
+        """A fetch was allowed and has not begun: more tokens may wait for it."""
         self._named: dict[Wanted, None] = {}
         """Asked for and not looked for since; the oldest first."""
         self._looked_for: dict[Wanted, None] = {}
@@ -64,7 +93,7 @@ class KeyBudget:
         """When it was looked for, and how long it may not ask again."""
 
     def ask(self, wanted: Wanted, now: float, *, is_fetching: bool, is_failing: bool) -> Ask:
-        """Whether a token should wait for a fetch. If so, `begin` must follow, or a fetch is in progress.
+        """Whether a token should wait for a fetch. If so, and none is in progress, it is to begin.
 
         Args:
             is_fetching: a fetch is in progress.
@@ -73,23 +102,25 @@ class KeyBudget:
         looked_at, wait = self._in_vain.get(wanted, (0.0, 0.0))
         if abs(now - looked_at) < wait:
             return Ask.NEVER
-        later = Ask.NEVER if wanted.is_known else Ask.LATER
         if is_failing:
-            return later
+            return Ask.NEVER if wanted.is_known else Ask.LATER
         if is_fetching:
             # A new key may be missing in an answer that was on its way already: such a token asks again afterwards.
             _remember(self._looked_for if wanted.is_known else self._named, wanted)
             return Ask.WAIT
-        may_use_reserve = wanted in self._named and not wait and not wanted.is_known
+        may_use_reserve = wanted in self._named and not wait
         _remember(self._named, wanted)
-        self._refill(now)
-        return Ask.WAIT if self._level >= (1 if may_use_reserve else 1 + RESERVE) else later
+        if self._is_granted:
+            return Ask.WAIT
+        if wanted.is_known:
+            self._is_granted = self._signatures.take(now)
+            return Ask.WAIT if self._is_granted else Ask.NEVER
+        self._is_granted = self._unknown.take(now, 0 if may_use_reserve else RESERVE)
+        return Ask.WAIT if self._is_granted else Ask.LATER
 
-    def begin(self, now: float, *, is_forced: bool) -> None:
-        """A fetch begins, in turn or because a token asked (`is_forced`)."""
-        if is_forced:
-            self._refill(now)
-            self._level = max(0.0, self._level - 1)
+    def begin(self) -> None:
+        """A fetch begins, in turn or because a token asked."""
+        self._is_granted = False
         self._looked_for, self._named = self._named, {}
 
     def end(self, now: float, *, is_success: bool) -> None:
@@ -105,13 +136,8 @@ class KeyBudget:
 
     def wait(self, now: float) -> int:
         """Seconds after which a token that was told `LATER` may ask again."""
-        self._refill(now)
-        return max(1, math.ceil((1 - self._level) * REFILL))
-
-    def _refill(self, now: float) -> None:
-        if self._refilled_at is not None:  # a clock that is set back refills nothing
-            self._level = min(CAPACITY, self._level + max(0.0, now - self._refilled_at) / REFILL)
-        self._refilled_at = now
+        self._unknown.refill(now)
+        return max(1, math.ceil((1 - self._unknown.level) * REFILL))
 
 
 def _remember(those: dict[Wanted, None], wanted: Wanted) -> None:

@@ -105,14 +105,10 @@ class IssuerKeys:
 
     # What happened
 
-    def begin(self, now: float, *, is_forced: bool = False) -> None:
-        """A refresh begins, or is joined if one is in progress; `take`, `fail` or `abandon` must follow.
-
-        Args:
-            is_forced: a token asked for it (`ask`).
-        """
+    def begin(self) -> None:
+        """A refresh begins, or is joined if one is in progress; `take`, `fail` or `abandon` must follow."""
         if not self.is_refreshing:
-            self._budget.begin(now, is_forced=is_forced)
+            self._budget.begin()
         self.is_refreshing = True
 
     def take(self, document: bytes, now: float, jitter: float) -> None:

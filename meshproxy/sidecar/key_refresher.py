@@ -49,18 +49,14 @@ class KeyRefresher:
                 if wait > 0:
                     await asyncio.sleep(wait)
                 else:
-                    await self.refresh(is_forced=False)
+                    await self.refresh()
         finally:
             if self._attempt is not None:
                 self._attempt.cancel()
 
-    async def refresh(self, *, is_forced: bool = True) -> None:
-        """Return when one attempt has ended, with or without success. Joins an attempt in progress.
-
-        Args:
-            is_forced: a token asks for it, out of turn (`IssuerKeys.ask`).
-        """
-        self.keys.begin(self._clock(), is_forced=is_forced)
+    async def refresh(self) -> None:
+        """Return when one attempt has ended, with or without success. Joins an attempt in progress."""
+        self.keys.begin()
         if self._attempt is None:
             self._attempt = asyncio.create_task(self._fetch())
         # Not awaited itself: a client that goes away must not cancel the attempt for the others.

@@ -101,7 +101,7 @@ class Tokens:
         after `FIRST_KEYS_SECONDS`."""
         loop = asyncio.get_running_loop()
         waiting = {
-            loop.create_task(known.refresher.refresh(is_forced=False))
+            loop.create_task(known.refresher.refresh())
             for known in self._known.values()
             if known.refresher is not None and not known.keys.has_keys
         }

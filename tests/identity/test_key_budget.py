@@ -13,6 +13,7 @@ from meshproxy.identity.key_budget import (
     KEYS_REMEMBERED,
     REFILL,
     RESERVE,
+    SIGNATURES,
     Ask,
     KeyBudget,
     Wanted,
@@ -36,7 +37,7 @@ class Issuer:
             return True
         asked = self.budget.ask(Wanted(kid), now, is_fetching=False, is_failing=False)
         if asked is Ask.WAIT:
-            self.budget.begin(now, is_forced=True)
+            self.budget.begin()
             self.fetches.append(now)
             self.known = set(self.published)
             self.budget.end(now, is_success=True)
@@ -103,13 +104,13 @@ def test_a_key_that_is_published_late_is_found() -> None:
 def test_an_answer_that_was_on_its_way_settles_nothing() -> None:
     """The regular fetch began before the key was published: who joined it asks again afterwards."""
     budget = KeyBudget()
-    budget.begin(0.0, is_forced=False)
+    budget.begin()
     assert budget.ask(REAL, 0.1, is_fetching=True, is_failing=False) is Ask.WAIT
     budget.end(0.2, is_success=True)
     assert budget.ask(REAL, 0.2, is_fetching=False, is_failing=False) is Ask.WAIT
 
 
-def test_signatures_that_do_not_fit_leave_the_reserve_alone() -> None:
+def test_signatures_that_do_not_fit_leave_unknown_keys_alone() -> None:
     """The ids of keys are public: anybody can send a bad signature under each of them, and again and again."""
     budget = KeyBudget()
     fetches = 0
@@ -119,17 +120,38 @@ def test_signatures_that_do_not_fit_leave_the_reserve_alone() -> None:
             answer = budget.ask(wanted, 0.0, is_fetching=False, is_failing=False)
             assert answer is not Ask.LATER  # refused: a bad signature is one, whatever is due
             if answer is Ask.WAIT:
-                budget.begin(0.0, is_forced=True)
+                budget.begin()
                 budget.end(0.0, is_success=True)
                 fetches += 1
-    assert fetches == CAPACITY - RESERVE
-    assert budget.ask(REAL, 0.0, is_fetching=False, is_failing=False) is Ask.LATER
-    assert budget.ask(REAL, 0.0, is_fetching=False, is_failing=False) is Ask.WAIT
+    assert fetches == SIGNATURES
+    for number in range(CAPACITY - RESERVE):
+        assert budget.ask(Wanted(f"new-{number}"), 0.0, is_fetching=False, is_failing=False) is Ask.WAIT
+        budget.begin()
+
+
+def test_unknown_keys_leave_signatures_alone() -> None:
+    """A key that is replaced under its kid while a stranger makes keys up."""
+    issuer = Issuer()
+    for second in range(600):
+        issuer.request(f"made-up-{second}", float(second))
+    wanted = Wanted("first", is_known=True)
+    assert issuer.budget.ask(wanted, 600.0, is_fetching=False, is_failing=False) is Ask.WAIT
+
+
+def test_all_that_ask_before_a_fetch_begins_wait_for_the_same() -> None:
+    budget = KeyBudget()
+    for number in range(10 * CAPACITY):
+        assert budget.ask(Wanted(f"made-up-{number}"), 0.0, is_fetching=False, is_failing=False) is Ask.WAIT
+    budget.begin()
+    budget.end(0.1, is_success=True)
+    assert budget.ask(REAL, 0.1, is_fetching=False, is_failing=False) is Ask.WAIT
+    for number in range(10 * CAPACITY):
+        assert budget.ask(Wanted(f"made-up-{number}"), 0.1, is_fetching=False, is_failing=False) is Ask.NEVER
 
 
 def test_bad_signatures_are_not_told_to_retry_after_a_fetch_that_they_joined() -> None:
     budget = KeyBudget()
-    budget.begin(0.0, is_forced=False)
+    budget.begin()
     wanted = Wanted("key", is_known=True)
     assert budget.ask(wanted, 0.1, is_fetching=True, is_failing=False) is Ask.WAIT
     budget.end(0.2, is_success=True)
@@ -146,7 +168,7 @@ def test_an_issuer_that_fails_is_not_asked_by_tokens() -> None:
 def test_a_fetch_that_failed_settles_nothing() -> None:
     budget = KeyBudget()
     assert budget.ask(REAL, 0.0, is_fetching=False, is_failing=False) is Ask.WAIT
-    budget.begin(0.0, is_forced=True)
+    budget.begin()
     budget.end(1.0, is_success=False)
     assert budget.ask(REAL, 60.0, is_fetching=False, is_failing=False) is Ask.WAIT
 
@@ -195,14 +217,14 @@ class Life(RuleBasedStateMachine):
         if self.is_failing:
             assert answer is not Ask.WAIT
         if answer is Ask.WAIT and not self.is_fetching:
-            self.budget.begin(self.now, is_forced=True)
+            self.budget.begin()
             self.is_fetching = True
             self.forced.append(self.now)
 
     @rule()
     def regular(self) -> None:
         if not self.is_fetching:
-            self.budget.begin(self.now, is_forced=False)
+            self.budget.begin()
             self.is_fetching = True
 
     @rule(is_success=st.booleans())
@@ -214,7 +236,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def fetches_are_bounded(self) -> None:
         for place, since in enumerate(self.forced):
-            assert len(self.forced) - place <= CAPACITY + (self.now - since) / REFILL + 1
+            assert len(self.forced) - place <= CAPACITY + SIGNATURES + 2 * (self.now - since) / REFILL + 1
 
     @invariant()
     def memory_is_bounded(self) -> None:

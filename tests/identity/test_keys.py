@@ -28,7 +28,7 @@ def document(*kids: str) -> bytes:
 
 def fresh(*kids: str, now: float = 0.0) -> IssuerKeys:
     keys = IssuerKeys("corp", ES)
-    keys.begin(now)
+    keys.begin()
     keys.take(document(*kids), now, 0.5)
     return keys
 
@@ -68,7 +68,7 @@ def test_back_off_grows_and_ends() -> None:
     keys = IssuerKeys("corp", ES)
     waits = []
     for _ in range(40):
-        keys.begin(0.0)
+        keys.begin()
         keys.fail("down", 0.0, 1.0)
         waits.append(keys.wait(0.0))
     assert waits[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -88,7 +88,7 @@ def test_good_keys_outlive_failures(broken: bytes) -> None:
     known = keys.find("a", "ES256")
     for hour in range(24):
         now = 3600.0 * hour + 400
-        keys.begin(now)
+        keys.begin()
         if hour % 2:
             keys.fail("down", now, 0.5)
         else:
@@ -108,7 +108,7 @@ def test_good_keys_outlive_failures(broken: bytes) -> None:
 def test_an_unknown_key_asks_once() -> None:
     keys = fresh("a", now=1000.0)
     assert keys.ask("b", 1000.0) is Ask.WAIT
-    keys.begin(1000.0, is_forced=True)
+    keys.begin()
     assert keys.ask("b", 1000.5) is Ask.WAIT  # joins the one in progress
     keys.take(document("a"), 1001.0, 0.5)
     assert keys.ask("b", 1001.0) is Ask.NEVER
@@ -121,7 +121,7 @@ def test_a_second_change_soon_after_the_first() -> None:
     for second, kid in enumerate("bc"):
         now = 1000.0 + second
         assert keys.ask(kid, now) is Ask.WAIT
-        keys.begin(now, is_forced=True)
+        keys.begin()
         keys.take(document(kid), now, 0.5)
         assert keys.find(kid, "ES256") is not None
 
@@ -129,7 +129,7 @@ def test_a_second_change_soon_after_the_first() -> None:
 def test_a_regular_refresh_spends_nothing() -> None:
     keys = fresh("a")
     for _ in range(2 * CAPACITY):
-        keys.begin(300.0)
+        keys.begin()
         keys.take(document("a"), 300.0, 0.5)
     assert keys.ask("b", 300.0) is Ask.WAIT
 
@@ -138,12 +138,13 @@ def test_when_to_come_again() -> None:
     keys = fresh("a", now=0.0)
     for number in range(CAPACITY - RESERVE):
         assert keys.ask(f"made-up-{number}", 0.0) is Ask.WAIT
-        keys.begin(0.0, is_forced=True)
+        keys.begin()
         keys.take(document("a"), 0.0, 0.5)
-    assert keys.ask("b", 0.0) is Ask.LATER
-    assert keys.retry_after(0.0) == 1
-    for _ in range(RESERVE):
-        keys.begin(0.0, is_forced=True)
+    for number in range(RESERVE):
+        assert keys.ask(f"repeated-{number}", 0.0) is Ask.LATER
+        assert keys.retry_after(0.0) == 1
+        assert keys.ask(f"repeated-{number}", 0.0) is Ask.WAIT
+        keys.begin()
         keys.take(document("a"), 0.0, 0.5)
     assert keys.retry_after(0.0) == REFILL
     assert keys.retry_after(REFRESH - 3) == 1
@@ -175,7 +176,7 @@ def test_keys_given_once() -> None:
 
 def test_an_attempt_that_was_given_up() -> None:
     keys = IssuerKeys("corp", ES)
-    keys.begin(0.0)
+    keys.begin()
     keys.abandon(0.0)
     assert not keys.is_refreshing
     assert keys.failures == 0
@@ -186,7 +187,7 @@ def test_an_attempt_that_was_given_up() -> None:
 def test_clocks_that_jump(jump: float) -> None:
     keys = fresh("a", now=100_000.0)
     assert keys.ask("b", 100_000.0) is Ask.WAIT
-    keys.begin(100_000.0, is_forced=True)
+    keys.begin()
     keys.take(document("a"), 100_000.0, 1.0)
     now = 100_000.0 + jump
     assert 0 <= keys.wait(now) <= REFRESH * 1.1 + 1e-6
@@ -206,9 +207,9 @@ class Life(RuleBasedStateMachine):
     def later(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(is_forced=st.booleans())
-    def begin(self, is_forced: bool) -> None:
-        self.keys.begin(self.now, is_forced=is_forced)
+    @rule()
+    def begin(self) -> None:
+        self.keys.begin()
 
     @rule(kids=st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True).map(tuple), jitter=st.floats(0, 1))
     def take(self, kids: tuple[str, ...], jitter: float) -> None:

@@ -449,7 +449,7 @@ def test_without_keys_nobody_is_believed() -> None:
     with pytest.raises(KeysWanted) as wanted:
         verifier.verify(bearer(CORP.token()), NOW)
     assert wanted.value.issuer == "corp"
-    keys.begin(NOW, is_forced=True)
+    keys.begin()
     keys.fail("down", NOW, 1.0)
     found = refusal(CORP.token(), verifier)
     assert found.reason is Reason.KEYS_UNAVAILABLE
@@ -468,7 +468,7 @@ def test_rotation() -> None:
     new = bearer(issuer.token())
     with pytest.raises(KeysWanted):
         verifier.verify(new, NOW)
-    keys.begin(NOW, is_forced=True)
+    keys.begin()
     keys.take(json.dumps(issuer.jwks()).encode(), NOW, 0.5)
     assert verifier.verify(new, NOW).subject == "quoter"
     assert verifier.verify(old, NOW) is verified
@@ -476,7 +476,7 @@ def test_rotation() -> None:
     unknown = issuer.sign({"kid": "key-9"}, issuer.claims("quoter"))
     with pytest.raises(KeysWanted):
         verifier.verify(bearer(unknown), NOW)
-    keys.begin(NOW, is_forced=True)
+    keys.begin()
     keys.take(json.dumps(issuer.jwks()).encode(), NOW, 0.5)
     assert refusal(unknown, verifier).reason is Reason.UNAUTHENTICATED
     assert refusal(unknown, verifier, NOW + IN_VAIN[0] - 0.1).reason is Reason.UNAUTHENTICATED
@@ -496,7 +496,7 @@ def test_a_key_that_is_replaced_under_its_kid() -> None:
     with pytest.raises(KeysWanted) as wanted:
         verifier.verify(new, NOW)
     assert wanted.value.issuer == "corp"
-    keys.begin(NOW, is_forced=True)
+    keys.begin()
     with pytest.raises(KeysWanted):  # a second one waits for the same fetch
         verifier.verify(new, NOW)
     keys.take(json.dumps(issuer.jwks()).encode(), NOW, 0.5)
@@ -512,7 +512,7 @@ def test_a_key_that_is_replaced_under_its_kid() -> None:
 def test_a_bad_signature_while_keys_fail() -> None:
     keys = keys_of(CORP, refresh=300.0)
     verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
-    keys.begin(NOW)
+    keys.begin()
     keys.fail("down", NOW, 0.5)
     assert refusal(OTHER.token(iss=CORP.issuer), verifier).reason is Reason.UNAUTHENTICATED
 
@@ -521,9 +521,9 @@ def test_an_unknown_key_while_a_fetch_is_due() -> None:
     """The key may be a good one: the caller is told when to come again, and is neither refused nor kept waiting."""
     keys = keys_of(CORP, refresh=300.0)
     verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
-    keys.begin(NOW)
+    keys.begin()
     keys.fail("down", NOW, 1.0)
-    keys.begin(NOW + 1)
+    keys.begin()
     found = refusal(CORP.sign({"kid": "new"}, claims()), verifier, NOW + 1)
     assert (found.reason, found.retry_after) == (Reason.KEYS_UNAVAILABLE, 1)
     assert verifier.verify(bearer(CORP.token()), NOW).subject == "quoter"
@@ -638,7 +638,7 @@ def test_a_key_that_is_withdrawn_takes_its_tokens_along() -> None:
 def test_two_bad_tokens_while_keys_fail() -> None:
     """CVE-2025-64527: the second one crashed Envoy."""
     keys = IssuerKeys("corp", RS_AND_ES)
-    keys.begin(NOW)
+    keys.begin()
     keys.fail("down", NOW, 0.5)
     verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
     for token in ("x.y.z", CORP.token(), CORP.token(), "x.y.z"):
