@@ -571,11 +571,18 @@ def without_audience(required: tuple[tuple[str, Any], ...], **options: Any) -> T
 def test_a_token_without_audience() -> None:
     """As Amazon Cognito issues access tokens: a claim that is demanded says what they are for."""
     verifier = without_audience((("token_use", "access"), ("scope", "models/predict")))
-    good = {"aud": None, "token_use": "access", "scope": "openid models/predict"}
+    good: dict[str, Any] = {"aud": None, "token_use": "access", "scope": "openid models/predict"}
+    others: list[dict[str, Any]] = [
+        {"token_use": "id"},
+        {"token_use": None},
+        {"scope": "openid"},
+        {"token_use": {"access": True}},
+    ]
+    audiences: list[Any] = ["models", [], "", {}]
     assert verifier.verify(bearer(CORP.token(**good)), NOW).subject == "quoter"
-    for changed in ({"token_use": "id"}, {"token_use": None}, {"scope": "openid"}, {"token_use": {"access": True}}):
+    for changed in others:
         assert "lacks a claim" in refusal(CORP.token(**{**good, **changed}), verifier).message
-    for aud in ("models", [], "", {}):
+    for aud in audiences:
         assert "for an audience" in refusal(CORP.token(**{**good, "aud": aud}), verifier).message
     null = json.dumps({**claims(), **good}).encode()
     assert b'"aud": null' in null

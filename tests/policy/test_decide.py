@@ -256,7 +256,7 @@ KUBERNETES: dict[str, object] = {"kubernetes.io": {"namespace": "pricing"}}
     ],
 )
 def test_what_cannot_be_evaluated_denies(
-    claims: dict[str, object], wanted: dict[str, str | int | bool], is_allowed: bool, is_denied: bool
+    claims: dict[str, Any], wanted: dict[str, str | int | bool], is_allowed: bool, is_denied: bool
 ) -> None:
     who, caller = of(token=fields.TokenSubject(issuer="corp", claims=wanted)), Caller(None, token(**claims))
     allow = compile_policy([role("r", rule("a"))], [bind("b", "r", who)], DOMAIN)

@@ -104,7 +104,8 @@ async def test_an_issuer_without_audiences_and_subjects() -> None:
         issuer = document(keys=inline(), audiences=(), required_claims=required, subject_fallback="client_id")
         verifier = tokens.build((issuer,))
         tokens.adopt()
-        given = {"sub": None, "aud": None, "client_id": "app", "token_use": "access", "scope": "openid models/predict"}
+        given: dict[str, Any] = {"sub": None, "aud": None, "client_id": "app", "scope": "openid models/predict"}
+        given["token_use"] = "access"
         assert verify(verifier, ISSUER.sign({}, ISSUER.claims("", **given))) == "app"
         with pytest.raises(Refusal, match="lacks a claim"):
             verify(verifier, ISSUER.sign({}, ISSUER.claims("", **{**given, "token_use": "id"})))
