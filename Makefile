@@ -19,7 +19,7 @@ help:
 	@echo 'make check            format, lint, types, import contracts, dead code, private keys in git'
 	@echo 'make format           format the code and apply safe lint fixes'
 	@echo 'make conformance      run third-party suites and clients (h2spec, curl, nghttp) against a sidecar'
-	@echo 'make drills           cut links and redirect connections between network namespaces (needs root)'
+	@echo 'make drills           cut links between network namespaces and measure recovery and goodput (needs root)'
 	@echo 'make test-tensorflow  call a real SavedModel through a sidecar with the official stubs'
 	@echo 'make bench            measure meshproxy side by side with Envoy'
 	@echo 'make image            build the container image (needs docker or podman)'
@@ -43,7 +43,7 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[bench]'
 	@touch $@ $(VENV)/.demo
 
-# TensorFlow pins old versions of shared dependencies, so it has an environment of its own.
+# TensorFlow pins old versions of shared dependencies, so it has its own environment.
 .venv-tensorflow/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found' >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv-tensorflow
@@ -60,8 +60,8 @@ test: $(VENV)/.dev
 	@started=$$(date +%s); $(BIN)/pytest $(PYTEST_ARGS); status=$$?; \
 		echo "make test: $$(($$(date +%s) - started)) s"; exit $$status
 
-# A step of its own: measuring about doubles the time. Left out are the tests that assert timing or cost, which
-# measuring changes: those of whole processes under load, and the budgets.
+# A step of its own: measuring about doubles the time. Left out are the budgets, which measuring changes, and whole
+# processes under load, which take many times as long when they are measured.
 COVERAGE_IGNORE := --ignore=tests/processes --ignore=tests/test_import_budget.py --ignore=tests/test_request_budget.py
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
@@ -91,7 +91,8 @@ conformance: $(VENV)/.dev .cache/bin/h2spec
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install curl nghttp2-client" >&2; exit 1; }; done
 	$(BIN)/pytest -q tests/conformance
 
-# Each host is a network namespace that the test creates: nothing outside of them is changed.
+# Each host is a network namespace that the test creates: nothing outside of them is changed. The figures of
+# test_resilience_figures.py need no root, but a machine that does nothing else.
 drills: $(VENV)/.dev
 	@test "$$(id -u)" = 0 || { echo 'network namespaces need root' >&2; exit 1; }
 	@for tool in ip nft; do command -v $$tool >/dev/null || \

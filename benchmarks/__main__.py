@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--only", multiple=True, metavar="WORK", help="Only these works: names, patterns (cpu-*), with commas.")
-@click.option("--targets", "is_for_targets", is_flag=True, help="Only works, and peers, that the targets are about.")
+@click.option("--targets", "is_for_targets", is_flag=True, help="Only the works and peers that the targets need.")
 @click.option("--peers", "peer_names", multiple=True, metavar="PEER", help="Only these peers.")
-@click.option("--rounds", type=click.IntRange(1, 100), help="Turns of every peer.  [default: 5; 3 with --quick]")
+@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds of every peer.  [default: 5; 3 with --quick]")
 @click.option("--duration", type=float, help="Seconds of one measurement.  [default: 5; 2 with --quick]")
-@click.option("--warm-up", type=float, help="Seconds before it that do not count.  [default: 1; 0.5 with --quick]")
-@click.option("--quick", is_flag=True, help="Few and short rounds: to see whether a change did something.")
+@click.option("--warm-up", type=float, help="Warm-up seconds before each measurement.  [default: 1; 0.5 with --quick]")
+@click.option("--quick", is_flag=True, help="Few and short rounds, for a first impression.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="Write JSON, tables and pictures into this folder.  [default, if everything is run: benchmarks/results]",
 )
 @click.option("--profile", type=click.Path(path_type=Path), help="Let py-spy record meshproxy: .svg or .json.")
-@click.option("--list", "is_list", is_flag=True, help="Say which works there are, and stop.")
+@click.option("--list", "is_list", is_flag=True, help="List the works and exit.")
 def main(
     only: tuple[str, ...],
     is_for_targets: bool,
@@ -109,7 +109,7 @@ def _peers(wanted: list[str]) -> dict[str, Peer]:
     known = all_peers()
     for name in wanted:
         if name not in known:
-            raise ValueError(f"no peer is called {name!r}; there are: {', '.join(known)}")
+            raise ValueError(f"unknown peer {name!r}; choose from: {', '.join(known)}")
     usable = {}
     for name, peer in known.items():
         missing = peer.missing()

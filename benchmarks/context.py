@@ -64,7 +64,7 @@ class Context(AbstractContextManager["Context"]):
 
     @property
     def _server_cores(self) -> frozenset[int]:
-        """The model server's core: one of its own where there are three, otherwise the load's."""
+        """The model server's core: one a separate one where there are three, otherwise the load's."""
         return frozenset(self.cores[2:3] or self.cores[1:2])
 
     def upstream(self, reply_bytes: int) -> Upstream:
@@ -105,7 +105,7 @@ class Context(AbstractContextManager["Context"]):
     def target(
         self, running: Running, port: int | None, *, has_token: bool = True, timeout_ms: int | None = None
     ) -> Target:
-        """Where the load goes, and as whom; how long each request says that it may take."""
+        """The target of the load and its client identity; how long each request says that it may take."""
         assert port is not None
         tls = None
         if running.is_tls:

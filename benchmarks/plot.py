@@ -1,6 +1,6 @@
 """Two kinds of pictures as SVG, written by hand: enough for a README, and no plotting library to install.
 
-They follow the reader's light or dark setting, and every number in them stands in `latest.txt` too.
+They follow the reader's light or dark setting, and every number in them is in `latest.txt` too.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Runner:
         measured = Measured(work.name, work.question, work.headline)
         cores = len(self.context.cores)
         if cores < work.needs_cores:
-            measured.not_run = f"needs {work.needs_cores} cores, here are {cores}"
+            measured.not_run = f"needs {work.needs_cores} cores, this machine has {cores}"
             return measured
         rounds = min(self.rounds, work.at_most_rounds or self.rounds)
         upstream = self.context.upstream(work.traffic.reply)
@@ -133,7 +133,7 @@ def _our_cpu(upstream: Upstream, running: Running) -> float:
 
 @contextmanager
 def _recording(measured: Measured, peer: str, running: dict[str, Running]) -> Iterator[None]:
-    """Turns what may go wrong into the reason that stands in the result."""
+    """Turns what may go wrong into the reason that is written into the result."""
     try:
         yield
     except (CannotRun, Failed, OSError, TimeoutError) as error:

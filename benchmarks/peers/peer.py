@@ -21,7 +21,7 @@ class Rules:
     models: int = 10
 
     def model_of(self, number: int) -> str:
-        """The model that rule `number` is about. `MODEL` stands in the middle, for peers that search in order."""
+        """The model that rule `number` is about. `MODEL` is in the middle, for peers that search in order."""
         model = number % self.models
         return MODEL if model == self.models // 2 else f"model_{model:05d}"
 
@@ -80,7 +80,7 @@ class Peer(Protocol):
 
     name: str
     checks: str
-    """What it checks for each request, in words: stands beside its figures."""
+    """What it checks for each request, in words: shown beside its figures."""
 
     def missing(self) -> str | None:
         """What is not installed here, if anything."""

@@ -35,7 +35,7 @@ class Settings:
 
 
 class Checks:
-    """Says who may pass."""
+    """Decides which calls are allowed."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -81,5 +81,5 @@ def chosen(patterns: list[str]) -> list[Work]:
     works = catalogue()
     for pattern in patterns:
         if not any(fnmatchcase(work.name, pattern) for work in works):
-            raise ValueError(f"no work is called {pattern!r}; there are: {', '.join(work.name for work in works)}")
+            raise ValueError(f"unknown work {pattern!r}; choose from: {', '.join(work.name for work in works)}")
     return [work for work in works if not patterns or any(fnmatchcase(work.name, pattern) for pattern in patterns)]

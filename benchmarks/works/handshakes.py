@@ -23,7 +23,7 @@ TOGETHER = 8
 @dataclass(frozen=True, slots=True)
 class HandshakesWork(Work):
     """Connections opened and closed as fast as it goes, eight at a time. One counts when the server's first HTTP/2
-    frame has come: in TLS 1.3 a client is done before the server has looked at its certificate."""
+    frame has come: in TLS 1.3 a client finishes before the server has verified its certificate."""
 
     headline = ("cpu_us", "per_cpu_second", "per_second")
 

@@ -33,7 +33,9 @@ class LatencyWork(Work):
             run = sound(await load.driver.run_open(load.slots, uniform(self.rate, pace.duration)))
             proxy = running.child.cpu() - proxy if running.child else 0.0
         if run.offered is None or not has_kept_rate(run.offered, run.achieved):
-            raise Failed(f"offered {run.offered:.0f}/s, achieved {run.achieved:.0f}/s: percentiles of another rate")
+            raise Failed(
+                f"offered {run.offered:.0f}/s, achieved {run.achieved:.0f}/s: its percentiles would be for another rate"
+            )
         figures = {f"p{share:g}_ms": value * 1e3 for share, value in percentiles(run.latencies).items()}
         figures |= {f"lag_p{share:g}_ms": value * 1e3 for share, value in percentiles(run.lags).items()}
         figures["per_second"] = run.achieved

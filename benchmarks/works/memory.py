@@ -32,7 +32,7 @@ class WorkedWork(Work):
 
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
         if running.child is None:
-            raise Failed("there is no process to look at")
+            raise Failed("there is no process to measure")
         protocols = [
             name for name, port in (("rest", running.rest_port), ("grpc", running.grpc_port)) if port is not None
         ]
@@ -58,7 +58,7 @@ class _Nothing:
 
 @dataclass(frozen=True, slots=True)
 class IdleWork(Work):
-    """Connections that are open and silent: how many are held, and what each takes."""
+    """Idle connections: how many are open, and the memory of each."""
 
     headline = ("held", "kb_per_connection", "rss_mb")
     is_fresh: ClassVar[bool] = True
@@ -72,7 +72,7 @@ class IdleWork(Work):
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
         child = running.child
         if child is None:
-            raise Failed("there is no process to look at")
+            raise Failed("there is no process to measure")
         traffic = self.traffic
         async with Load(context, running, Traffic(traffic.protocol)) as load:
             sound(await load.driver.run_closed(load.slots, 1.0))

@@ -1,4 +1,4 @@
-"""Before anything is measured: a proxy must refuse whom it should refuse, or its figures are those of less work."""
+"""Before anything is measured: a proxy must refuse what the policy denies; otherwise its figures are for less work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.peers.peer import Running
     from meshproxy.devtools.load.generator import Slot
 
-FOREIGN_MODEL = "somebody_elses"
+FOREIGN_MODEL = "not_permitted"
 
 
 async def check_refusals(context: Context, running: Running, protocol: str) -> None:
@@ -30,7 +30,7 @@ async def check_refusals(context: Context, running: Running, protocol: str) -> N
     good = context.target(running, port)
     error = await _ask(good, protocol, MODEL)
     if error is not None:
-        raise Failed(f"refuses a request that it should carry: {error}")
+        raise Failed(f"refuses a request that it should forward: {error}")
     if running.child is None:
         return
     assert good.token is not None
@@ -43,7 +43,7 @@ async def check_refusals(context: Context, running: Running, protocol: str) -> N
         if protocol == "grpc" and model != MODEL and not running.sees_grpc_model:
             continue
         if await _ask(target, protocol, model) is None:
-            raise Failed(f"carries a request {what}: its figures would be those of less work")
+            raise Failed(f"forwards a request {what}, so its figures would be for less work")
     if good.tls is not None:
         anonymous = ssl.create_default_context(cafile=str(context.credentials.bundle))
         anonymous.check_hostname = False
@@ -52,7 +52,7 @@ async def check_refusals(context: Context, running: Running, protocol: str) -> N
         except (OSError, TimeoutError):
             return
         if error is None:
-            raise Failed("carries a request without a client certificate")
+            raise Failed("forwards a request without a client certificate")
 
 
 async def _ask(target: Target, protocol: str, model: str) -> str | None:

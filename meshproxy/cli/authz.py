@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group("authz")
 def command() -> None:
-    """Find out what the documents permit."""
+    """Explain authorization decisions."""
 
 
 @command.command("check", short_help="Decide a call and show which binding decides it.")
@@ -86,7 +86,8 @@ def check(
     signature: str | None,
     output: str,
 ) -> None:
-    """Decide a call as a sidecar with these documents would, and show which binding decides and how each binding fits.
+    """Decide a call as a sidecar with these documents would, and show which binding decides and how each binding
+    matches.
 
     \b
     meshproxy authz check --config first.yaml --verb predict --model finance-prod \\

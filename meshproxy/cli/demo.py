@@ -28,7 +28,7 @@ def command(keep: bool) -> None:
     """Run a mesh on this machine and send real traffic through it.
 
     Starts a CA, a token issuer, three model servers with sidecars, and the sidecar of an application, makes calls that
-    must be permitted or denied, and prints what came of each.
+    must be permitted or denied, and prints each result.
 
     Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
     "demo": pip install 'meshproxy[demo]'.
@@ -85,9 +85,9 @@ async def _call_the_sidecar(console: Console, mesh: DemoMesh) -> tuple[list[Resu
     results = [result async for result in demo.run(mesh)]
     _print_table(console, results)
     problems = _problems_of(results, 1)
-    heard = await demo.models_heard_of(mesh.rest)
-    console.print(f"The model server was asked for: {', '.join(f'{k} {v}x' for k, v in heard.items())}.")
-    if demo.SECRET_MODEL in heard:
+    requested = await demo.requested_models(mesh.rest)
+    console.print(f"The model server was asked for: {', '.join(f'{k} {v}x' for k, v in requested.items())}.")
+    if demo.SECRET_MODEL in requested:
         problems.append(f"the model server was asked for {demo.SECRET_MODEL}, which no caller may call")
     else:
         console.print(f"It was never asked for {demo.SECRET_MODEL}.")
@@ -183,6 +183,7 @@ async def _stay(mesh: DemoMesh) -> None:
 
     certificate = mesh.local.certificate("pricing", "quoter")
     click.echo(_suggestions(mesh, certificate, await demo.token_of(mesh, demo.QUOTER)))
+    mesh.sidecar.child.on_line = mesh.application.child.on_line = click.echo
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -228,4 +229,5 @@ curl http://{mesh.application.admin}/metrics
 curl http://{mesh.sidecar.admin}/metrics
 tail -f {mesh.access_log}
 
-Ctrl-C stops the mesh and deletes its files."""
+Ctrl-C stops the mesh and deletes its files. Below is what the two sidecars log, for instance why a reload failed.
+"""

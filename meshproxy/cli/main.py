@@ -52,7 +52,7 @@ class _Commands(click.Group):
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """A sidecar proxy for TensorFlow Serving that knows what a model is."""
+    """A model-aware sidecar proxy for TensorFlow Serving."""
 
 
 @main.command("version")

@@ -1,4 +1,4 @@
-"""gRPC's own layer over HTTP/2: message framing, and the few fields whose values have a grammar of their own.
+"""gRPC's own layer over HTTP/2: message framing, and the few fields whose values have their own grammar.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, quoted below as "protocol".
 
@@ -17,7 +17,6 @@ from meshproxy.codec.events import Headers
 
 PREFIX_BYTES = 5
 
-IDENTITY = b"identity"
 GZIP = b"gzip"
 DEFLATE = b"deflate"
 """Values of `grpc-encoding`. What gRPC calls deflate is the zlib format (RFC 1950)."""
@@ -37,7 +36,7 @@ class MessagePart:
 
 @dataclass(slots=True)
 class Misframed:
-    """The body is not valid gRPC; the rest of it is ignored."""
+    """The body is not valid gRPC; the rest is ignored."""
 
     reason: str
 

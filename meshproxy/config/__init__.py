@@ -1,3 +1,3 @@
-"""The documents that people write: `schema` says what may stand in them, `load` reads them and names every problem at
-once, `child` does that in a process of its own. Stations compile what they need from these, once per snapshot.
+"""The configuration documents: `schema` defines their fields, `load` reads them and reports every problem at
+once, `child` does that in a separate process. Stations compile what they need from these, once per snapshot.
 """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A document where it stands: its kind and name, its nodes, and the struct unless something is wrong with it."""
+    """A document with its position: its kind and name, its nodes, and the struct unless something is wrong with it."""
 
     kind: str
     name: str

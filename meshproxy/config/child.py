@@ -48,14 +48,16 @@ async def load_in_child(paths: Sequence[str]) -> Documents:
             child.kill()
         await child.wait()
         if isinstance(error, TimeoutError):
-            raise ConfigError((_failure(f"loading took longer than {LOAD_SECONDS:g} s"),)) from None
+            raise ConfigError((_failure(f"loading the documents took longer than {LOAD_SECONDS:g} s"),)) from None
         raise
     if child.returncode != 0:
-        raise ConfigError((_failure(f"the process that loads the documents ended with status {child.returncode}"),))
+        raise ConfigError((_failure(f"the process that loads the documents exited with status {child.returncode}"),))
     try:
         outcome = msgspec.msgpack.decode(output, type=Outcome)
     except msgspec.DecodeError as error:
-        raise ConfigError((_failure(f"the process that loads the documents wrote something else: {error}"),)) from error
+        raise ConfigError(
+            (_failure(f"the result of the process that loads the documents is unreadable: {error}"),)
+        ) from error
     if outcome.documents is None:
         raise ConfigError(outcome.problems)
     return outcome.documents

@@ -1,7 +1,7 @@
 """A tree of nodes -> the structs of `schema`, with every problem of the tree reported, not the first.
 
 msgspec's own `convert` stops at the first problem and knows no lines; this walks the same type descriptions
-(`msgspec.inspect`) and stops at nothing: each field, list item and unknown name is looked at by itself.
+(`msgspec.inspect`) and never stops early: each field, list item and unknown name is checked separately.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Walk:
             return self._wrong(node, path, f"expected a mapping, got {shown(node.value)}")
         given: dict[str, Node] = node.value
         fields = {field.encode_name: field for field in kind.fields}
-        if kind.tag_field:  # whoever chose this kind has read it
+        if kind.tag_field:  # the choice of this kind has read it
             given = {name: item for name, item in given.items() if name not in (kind.tag_field, "apiVersion")}
         arguments: dict[str, Any] = {}
         for name, item in given.items():
@@ -111,7 +111,7 @@ class _Walk:
         return BROKEN if any(item is BROKEN for item in items.values()) else items
 
     def _plain(self, node: Node) -> Any:
-        """Whatever it is, as `json` would have read it."""
+        """Any value, as `json` would have read it."""
         if isinstance(node.value, list):
             items = [BROKEN if item.value is BROKEN else self._plain(item) for item in node.value]
             return BROKEN if BROKEN in items else items
@@ -184,7 +184,7 @@ _WORDS: dict[type[inspect.Type], str] = {
 
 
 def words(kind: inspect.Type) -> str:
-    """What to call a type when speaking to whoever writes documents."""
+    """The name of a type in messages to authors of documents."""
     match kind:
         case inspect.Metadata():
             return str((kind.extra or {}).get("words") or words(kind.type))

@@ -18,7 +18,7 @@ from meshproxy.config.values import Address
 
 API_VERSION: Final = "meshproxy.dev/v1alpha1"
 
-# `extra` tells `convert` how a value is read and `reference` how it is called; msgspec itself does not look at it.
+# `extra` tells `convert` how a value is read and `reference` how it is called; msgspec itself ignores it.
 # Bounds that hold wherever a type is used are the reader's, because `Meta` can be given only once for each: a field
 # adds its own.
 Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "duration"})]

@@ -1,4 +1,4 @@
-"""Reads document files: which files a path stands for, within limits, and their fingerprint. Parses nothing."""
+"""Reads document files: which files a path selects, within limits, and their fingerprint. Parses nothing."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Source:
 
 
 def read_files(paths: Paths, problems: list[Problem]) -> list[Source]:
-    """Every file that the paths stand for, each once. Files that cannot be read are added to `problems`.
+    """Every file that the paths select, each once. Files that cannot be read are added to `problems`.
 
-    A folder stands for its `*.yaml`, `*.yml` and `*.json` files, sorted by name, without its sub-folders. Names that
+    A folder selects its `*.yaml`, `*.yml` and `*.json` files, sorted by name, without its sub-folders. Names that
     begin with a dot are skipped, so the files of a mounted ConfigMap (`x.yaml -> ..data/x.yaml`) are read once.
     """
 

@@ -1,4 +1,4 @@
-"""Globs over model names: `*` is any run of characters, also none; `?` is exactly one; everything else stands for
+"""Globs over model names: `*` is any run of characters, also none; `?` is exactly one; everything else matches
 itself.
 
 Not `fnmatch`, whose brackets are a class: model names may hold any character, and a rule that reads `[` in two ways is

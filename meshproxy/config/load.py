@@ -53,7 +53,7 @@ def examine(paths: Paths) -> tuple[schema.Documents, tuple[Problem, ...]]:
 def _load(paths: Paths) -> tuple[schema.Documents, list[Placed]]:
     """The documents, and where each stands.
 
-    A folder stands for its `*.yaml`, `*.yml` and `*.json` (see `read_files`). A JWK set among them is skipped: key sets
+    A folder selects its `*.yaml`, `*.yml` and `*.json` (see `read_files`). A JWK set among them is skipped: key sets
     often lie beside the documents that name them.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Built on the event stream of `yaml` instead of its loaders, because of what those do quietly: take the last of two equal
 keys, run tags, expand aliases without end, recurse until the stack is gone, and read `on`, `010` and `12:30` as
-something that nobody wrote. Whatever two YAML readers may take for different things is refused here, so that a document
+something that was not written. What YAML parsers may read differently is refused here, so that a document
 means the same to us, to kubectl and to the person who wrote it.
 
 This module is the only one that imports `yaml`: import it inside functions, so that a process that never parses does
@@ -48,7 +48,7 @@ class Node:
     """A value and the line that it starts on (from 1).
 
     `value` is text, a number, a boolean, None, `list[Node]`, `dict[str, Node]`, or `BROKEN`: a problem has been
-    reported and nothing more should be said about it.
+    reported and needs no further message.
     """
 
     __slots__ = ("key_line", "line", "size", "value")
@@ -153,7 +153,7 @@ class _Reader:
         anchor = anchor or ""
         node = self._anchors.get(anchor)
         if node is None:
-            why = "stands inside of what it names" if anchor in self._anchors else "names no anchor before it"
+            why = "is inside the value that it names" if anchor in self._anchors else "names no anchor before it"
             self._report(line, path, f'the alias "*{anchor[:60]}" {why}')
             return Node(BROKEN, line)
         self._spend(node.size, line)
@@ -203,7 +203,7 @@ class _Reader:
             return None
         if text in _BOOLEANS:
             return _BOOLEANS[text]
-        # One look at the first character spares the expressions for nearly every word.
+        # The first character decides for nearly every word, without the expressions.
         if text[0] not in "-+.0123456789<=yYnNoO":
             return text
         if _INTEGER.fullmatch(text):

@@ -39,7 +39,7 @@ def closest(word: str, known: Collection[str]) -> str:
     """` (did you mean ...?)` if one of the known words is much like `word`, otherwise nothing."""
     if len(known) > 1_000:  # 10 us a word
         return ""
-    # Only somebody who made a mistake pays for this import.
+    # Imported only when there is a mistake to explain.
     from difflib import get_close_matches
 
     lowered = {name.lower(): name for name in known}

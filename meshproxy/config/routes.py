@@ -121,13 +121,13 @@ class Compare(Part, frozen=True):
 
 
 class Mirror(Part, frozen=True):
-    """Sends copies of calls elsewhere and discards the responses, or compares them. It never delays or fails a call:
-    calls beyond its limits are not mirrored, and counted."""
+    """Mirrors calls to another server or version, and discards the responses, or compares them. It never delays or
+    fails a call: calls beyond its limits are not mirrored, and counted."""
 
     server: Name | None = None
     """The name of a ModelServer. Left out: the route's."""
     version: Version | None = None
-    """The model version of the copy."""
+    """The model version of the mirrored request."""
     label: Text | None = None
     """The same with a version label."""
     percent: Percent = 100.0
@@ -245,11 +245,11 @@ class RouteSpec(Part, frozen=True):
     sticky: Key | None = None
     """Calls with the same key get the same destination of a split. Left out: each call is random."""
     mirror: Mirror | None = None
-    """Sends copies of calls elsewhere."""
+    """Mirrors calls to another server or version."""
     fault: Fault | None = None
     """Fault injection."""
     fallback: Name | None = None
-    """The ModelServer that gets a call when no endpoint of its own server is available."""
+    """The ModelServer that gets a call when no endpoint of the selected server is available."""
     timeout: Duration | None = None
     """From a request's head to the end of its response. Left out: the mesh's `requestTimeout`. A shorter deadline of
     the client takes precedence."""

@@ -101,7 +101,7 @@ class Issuer(Part, frozen=True):
     """The claim that names the subject of tokens without `sub`, such as `client_id`: in logs, for rate limits by caller
     and in forwarded headers. Choose one whose values no `sub` can have. Left out: tokens without `sub` are refused."""
     algorithms: Annotated[tuple[Algorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
-    """Accepted signature algorithms, whatever the token's header says. Symmetric algorithms and `none` are not
+    """Accepted signature algorithms; the token's header cannot extend them. Symmetric algorithms and `none` are not
     supported."""
     keys: KeySource | None = None
     """Where the keys are. Left out: OpenID discovery at `issuer`, which then must be an https URL."""
@@ -229,7 +229,7 @@ class Rule(Part, frozen=True):
 
     A call about the server as a whole (`reload`, `metrics`, `profile`, ...) names no model. A rule allows it only if it
     lists `*` itself among its models and has neither versions, labels nor signatures; a rule that denies matches it
-    whatever models the rule names, as the server holds those too.
+    even if the rule names a few models, as the server has all of them.
     """
 
     models: Annotated[tuple[Glob, ...], Meta(min_length=1)]

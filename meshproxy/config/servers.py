@@ -101,7 +101,7 @@ class Key(Part, frozen=True):
 
 
 class Balancing(Part, frozen=True):
-    """Load balancing. Each request is balanced, whatever connection it arrived on."""
+    """Load balancing. Each request is balanced individually, also those of one connection."""
 
     policy: Annotated[BalancingWord, one_of(BalancingWord)] = "least-request"
     """`least-request`: of two random endpoints, the one with the smaller product of recent latency (peak EWMA) and

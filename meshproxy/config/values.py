@@ -29,7 +29,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 GLOB_LENGTH = 256
 GLOB_STARS = 8
-"""Matching costs at most (stars x length of the name); nobody names a family of models with more."""
+"""Matching costs at most (stars x length of the name); no family of models needs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +124,10 @@ def read_rate(value: object) -> float:
 
 
 def read_percent(value: object) -> float:
-    """From 0 to 100."""
     return _read_number(value, 100)
 
 
 def read_ratio(value: object) -> float:
-    """From 0 to 1."""
     return _read_number(value, 1)
 
 
@@ -264,7 +262,7 @@ def read_name(value: object) -> str:
 
 
 def read_glob(value: object) -> str:
-    """A model name, or a glob over model names: `*` is any run of characters, `?` is any one, the rest stands for
+    """A model name, or a glob over model names: `*` is any run of characters, `?` is any one, everything else matches
     itself."""
     if not isinstance(value, str):
         raise ValueError(f"expected a model name or a glob, got {shown(value)}")

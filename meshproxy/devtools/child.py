@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class Child:
         name: its name in messages.
         listening: that line, decoded.
         output: what it wrote to stdout and stderr, in order of arrival; the newest lines only.
+        on_line: called with each further line.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self.listening: Mapping[str, Any] = {}
         self.output: deque[str] = deque(maxlen=_LINES_KEPT)
+        self.on_line: Callable[[str], object] | None = None
         self._process = process
         self._is_listening = asyncio.Event()
         self._was_killed = False
@@ -127,6 +129,8 @@ class Child:
         while line := await stdout.readline():
             text = line.decode(errors="replace").rstrip("\n")
             self.output.append(text)
+            if self.on_line is not None:
+                self.on_line(text)
             if not self._is_listening.is_set() and text.startswith("{"):
                 said = _json_object(text)
                 if said.get("event") == "listening":

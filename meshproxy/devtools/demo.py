@@ -303,15 +303,15 @@ def problem_of(row: Row, answer: Answer, log: Mapping[str, Any]) -> str:
     return ""
 
 
-async def models_heard_of(rest: str) -> dict[str, int]:
+async def requested_models(rest: str) -> dict[str, int]:
     """Which models the model server at this address has been asked for, and how often: from its own metrics page."""
-    heard: dict[str, int] = {}
+    requested: dict[str, int] = {}
     for line in await fetch_lines(rest, METRICS_PATH):
         name, _, rest = line.partition('{model_name="')
         if name == ":tensorflow:serving:request_count":
             model = rest.partition('"')[0]
-            heard[model] = heard.get(model, 0) + int(rest.rpartition(" ")[2])
-    return heard
+            requested[model] = requested.get(model, 0) + int(rest.rpartition(" ")[2])
+    return requested
 
 
 async def metric_lines(mesh: DemoMesh) -> list[str]:

@@ -50,21 +50,21 @@ async def run(mesh: DemoMesh) -> AsyncIterator[Scene]:
     """Plays the scenes, one after another. The last one kills a replica."""
     yield await spread(mesh)
     yield await split(mesh)
-    yield await shadow(mesh)
+    yield await mirror(mesh)
     yield await kill(mesh)
 
 
 async def spread(mesh: DemoMesh, calls: int = 600) -> Scene:
-    """One connection of gRPC."""
-    before = [await each.heard(model=MODEL) for each in mesh.replicas]
+    """Balancing of the calls of one gRPC connection."""
+    before = [await each.request_count(model=MODEL) for each in mesh.replicas]
     run = await predict_over_grpc(mesh.application.outbound, 400, calls / 400, REQUEST, name=NAME)
-    counts = [await each.heard(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
+    counts = [await each.request_count(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
     problem = _problem_of(run)
     # Balancing goes by latency, and the latencies of such a cheap model are random: the counts need not be equal.
     if not problem and not all(counts):
         problem = "a replica got no calls"
     seen = f"replicas {_listed(counts)}"
-    return Scene("one connection of gRPC, three replicas", calls, _failed(run), seen, problem)
+    return Scene("one gRPC connection, three replicas", calls, _failed(run), seen, problem)
 
 
 async def split(mesh: DemoMesh, calls: int = 1_000) -> Scene:
@@ -81,24 +81,26 @@ async def split(mesh: DemoMesh, calls: int = 1_000) -> Scene:
     return Scene("a split, 90 to 10", calls, failed, f"version 1 {first}, version 2 {second}", problem)
 
 
-async def shadow(mesh: DemoMesh, calls: int = 200) -> Scene:
+async def mirror(mesh: DemoMesh, calls: int = 200) -> Scene:
     """Version 1 answers; version 2 gets a copy of each call, and its different answers are only compared."""
     # One after the other, because a sidecar spends at most a twentieth of its time on comparing: of calls that come
     # faster, some are not compared.
     answers = await _ask(mesh, SHADOWED_MODEL, calls, at_once=1, pause=0.005)
     failed = sum(each.status != "200" or each.body != {"predictions": [2.5]} for each in answers)
-    copies: dict[str, int] = {}
+    mirrored_counts: dict[str, int] = {}
     for _ in range(int(PATIENCE / 0.05)):
-        copies = await mirrored(mesh)
-        if sum(copies.values()) >= calls:
+        mirrored_counts = await mirrored(mesh)
+        if sum(mirrored_counts.values()) >= calls:
             break
         await asyncio.sleep(0.05)
-    problem = f"{failed} calls failed, or were answered by the shadow" if failed else ""
-    compared = copies.get("differs", 0)
-    if not problem and (compared < calls // 2 or compared + copies.get("answered", 0) != calls):
-        problem = f"{compared} copies were found to differ, expected about {calls}"
-    seen = ", ".join(f"{NOT_COMPARED if each == 'answered' else each} {count}" for each, count in copies.items())
-    return Scene("a shadow that answers something else", calls, failed, f"copies: {seen or 'none'}", problem)
+    problem = f"{failed} calls failed, or were answered by the mirror" if failed else ""
+    compared = mirrored_counts.get("differs", 0)
+    if not problem and (compared < calls // 2 or compared + mirrored_counts.get("answered", 0) != calls):
+        problem = f"{compared} mirrored responses differ, expected about {calls}"
+    seen = ", ".join(
+        f"{NOT_COMPARED if each == 'answered' else each} {count}" for each, count in mirrored_counts.items()
+    )
+    return Scene("a mirror with different responses", calls, failed, f"mirrored: {seen or 'none'}", problem)
 
 
 async def kill(mesh: DemoMesh, rate: float = 250, seconds: float = 3) -> Scene:
@@ -123,7 +125,7 @@ async def kill(mesh: DemoMesh, rate: float = 250, seconds: float = 3) -> Scene:
         f"kill -9 of one of three at {2 * rate:.0f}/s",
         int(2 * rate * seconds),
         _failed(rest) + _failed(grpc),
-        f"tried again {retried}, longest {longest * 1e3:.0f} ms",
+        f"retried {retried}, longest {longest * 1e3:.0f} ms",
         _problem_of(rest) or _problem_of(grpc),
     )
 

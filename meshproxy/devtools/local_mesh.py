@@ -71,7 +71,7 @@ def identity_of(name: str) -> Document:
     return {"files": {"certificate": f"{name}.pem", "key": f"{name}-key.pem", "trustBundle": "ca.pem"}}
 
 
-def everything_for_the_client() -> list[Document]:
+def permissive_documents() -> list[Document]:
     """A role over every model and verb, and a binding that gives it to the workload `CLIENT`."""
     return [
         document("ModelRole", {"rules": [{"models": ["*"], "verbs": list(EVERY_VERB)}]}, "everything"),
@@ -194,7 +194,7 @@ class Replica:
         """Ends both processes with SIGKILL, as a crash of their machine would."""
         await asyncio.gather(*(child.kill() for child in self.children))
 
-    async def heard(self, status: str | None = None, model: str | None = None) -> int:
+    async def request_count(self, status: str | None = None, model: str | None = None) -> int:
         """How many calls its model server has answered: all, or those with this gRPC status or for this model."""
         wanted = [f'{name}="{value}"' for name, value in (("status", status), ("model_name", model)) if value]
         page = await read_series(self.rest, METRICS_PATH)
@@ -299,7 +299,7 @@ class LocalMesh:
             sidecar={"inbound": {"listen": listen, "server": "local"}},
         )
         own[1]["spec"].update(server or {})
-        everything = [*own, *everything_for_the_client(), *documents]
+        everything = [*own, *permissive_documents(), *documents]
         return Replica(model_server, await self.sidecar("a replica's sidecar", everything, prefix))
 
     async def bare(self, *arguments: str) -> Replica:

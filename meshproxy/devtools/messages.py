@@ -3,7 +3,7 @@
 The schema below is written in protobuf's own language, with the names and numbers of `tensorflow/core/framework`,
 `tensorflow/core/protobuf/meta_graph.proto` and `tensorflow_serving/apis`, cut down to what is used here; it becomes
 message classes when this module is imported. So no generated code is kept, TensorFlow is not needed, and the classes
-live in a pool of their own: the official ones can be loaded beside them.
+are in a separate pool, so that the official ones can be loaded beside them.
 
 The classes have no types that a checker could know (`Any`), as with every protobuf class made at run time.
 """

@@ -61,7 +61,7 @@ class Rest:
                 raise malformed
             spec = _spec(name, version, label)
             work = self._predict if verb == "predict" else self._classify if verb == "classify" else self._regress
-            return await self._service.attend(spec.name, lambda content: work(spec, content), body)
+            return await self._service.serve(spec.name, lambda content: work(spec, content), body)
         if method == "GET" and (match := _STATUS_PATH.fullmatch(target)):
             name, version, label, metadata = match.groups()
             if name is None:
@@ -69,7 +69,7 @@ class Rest:
             spec = _spec(name, version, label)
             if metadata:
                 asked = messages.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
-                return await self._service.attend(spec.name, self._metadata, asked)
+                return await self._service.serve(spec.name, self._metadata, asked)
             status = await self._service.call("GetModelStatus", messages.GetModelStatusRequest(model_spec=spec))
             return _plain(status)
         raise malformed

@@ -51,9 +51,9 @@ class Service:
 
     async def call(self, verb: str, request: Any) -> Any:
         """Runs a verb by its gRPC name, after the configured latency, unless a failure is injected."""
-        return await self.attend(_model_of(request), self._verbs[verb], request)
+        return await self.serve(_model_of(request), self._verbs[verb], request)
 
-    async def attend(self, model: str, work: Callable[[Any], Any], request: Any) -> Any:
+    async def serve(self, model: str, work: Callable[[Any], Any], request: Any) -> Any:
         """Applies latency, injected failures and counting to a request of either protocol."""
         if self._room is not None:
             async with self._room:

@@ -1,4 +1,4 @@
-"""Who is calling: the workload of the peer's certificate and the verified token, together."""
+"""The caller: the workload of the peer's certificate and the verified token, together."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a request. Both parts may be missing: it is nobody then, and the policy says what that means."""
+    """The authenticated source of a request. Without both parts it is anonymous, and the policy decides."""
 
     workload: Workload | None = None
     token: Token | None = None
 
     def __str__(self) -> str:
-        who = self.workload.spiffe_id if self.workload else "nobody"
+        who = self.workload.spiffe_id if self.workload else "anonymous"
         return f"{who} ({self.token.issuer}:{self.token.subject})" if self.token else who
 
 
-NOBODY = Caller()
+ANONYMOUS = Caller()

@@ -150,19 +150,19 @@ def own_identity(
     if calls:
         client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
     if server is not None and client is not None:
-        proof = prove(server, client)
+        tested = self_test(server, client)
     elif server is not None:
         with _unverifying(server):
-            proof = prove(server, client_context(credentials, shows_certificate=False))
+            tested = self_test(server, client_context(credentials, shows_certificate=False))
     else:
         assert client is not None
         with _unverifying(client):
-            proof = prove(server_context(credentials), client)
-    if proof.leaf != leaf:
+            tested = self_test(server_context(credentials), client)
+    if tested.leaf != leaf:
         raise CertificateError(
             "handshake", "the certificate that TLS presents is not the first in the certificate file"
         )
-    return OwnIdentity(workloads[0], proof.serial, server, client, credentials.warnings)
+    return OwnIdentity(workloads[0], tested.serial, server, client, credentials.warnings)
 
 
 def _read_own(leaf: bytes, trust_domain: str, now: float, role: PeerRole, use: str) -> Workload:
@@ -180,7 +180,7 @@ def server_context(
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     protocols: Sequence[str] = SERVER_PROTOCOLS,
 ) -> ssl.SSLContext:
-    """A context for a listener. Not proven: see `prove`.
+    """A context for a listener. Not proven: see `self_test`.
 
     In `strict` mode a client must present a certificate that the trust bundle verifies. In `permissive` mode it may
     present none (it is anonymous then, and the policy decides), but a certificate that it presents must verify: a bad
@@ -203,7 +203,7 @@ def client_context(
     protocols: Sequence[str] = CLIENT_PROTOCOLS,
     shows_certificate: bool = True,
 ) -> ssl.SSLContext:
-    """A context for connections into the mesh. Not proven: see `prove`.
+    """A context for connections into the mesh. Not proven: see `self_test`.
 
     Host names are not checked: the server's identity is its SPIFFE id, which the connector reads (`PeerRole.SERVER`).
     """
@@ -214,7 +214,7 @@ def client_context(
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class SelfTest:
     """What a self-test handshake has shown."""
 
     leaf: bytes
@@ -223,7 +223,7 @@ class Proof:
     """Its serial number, hexadecimal."""
 
 
-def prove(server: ssl.SSLContext, client: ssl.SSLContext) -> Proof:
+def self_test(server: ssl.SSLContext, client: ssl.SSLContext) -> SelfTest:
     """Complete a handshake in memory between two contexts of the same identity; each verifies the other's leaf.
 
     Raises:
@@ -251,7 +251,7 @@ def prove(server: ssl.SSLContext, client: ssl.SSLContext) -> Proof:
         raise CertificateError("handshake", "the self-test handshake did not complete with our own certificate")
     # Decoded only by an end that has verified it.
     decoded = client_end.getpeercert() or server_end.getpeercert() or {}
-    return Proof(leaf, str(decoded.get("serialNumber", "")).lower())
+    return SelfTest(leaf, str(decoded.get("serialNumber", "")).lower())
 
 
 @contextmanager
@@ -349,7 +349,6 @@ def _as_file(content: bytes) -> Iterator[str]:
 
 
 def _leaf(certificate_pem: bytes) -> bytes:
-    """The first certificate, DER."""
     start = certificate_pem.find(_BEGIN)
     stop = certificate_pem.find(_END, start)
     if start < 0 or stop < 0:

@@ -1,7 +1,7 @@
 """The AWS IAM role behind a token of AWS STS (`sts:GetWebIdentityToken`, IAM outbound identity federation).
 
 Such a token is an ordinary OIDC token of an issuer that belongs to one account; its `sub` is the ARN of the principal,
-and what STS knows besides stands in one claim of its own (IAM User Guide, "Understanding token claims").
+and further facts of STS are in one claim (IAM User Guide, "Understanding token claims").
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ def is_sts_issuer(url: str) -> bool:
 def iam_role(subject: str, claims: Mapping[str, object]) -> str | None:
     """The ARN of the role, or None if the principal is a user or the account itself.
 
-    A session (`assumed-role/ROLE/SESSION`) becomes its role: whoever assumes a role chooses the session's name, so it
-    says nothing. Such an ARN does not carry the role's path either; a rule for it names the role without one.
+    A session (`assumed-role/ROLE/SESSION`) becomes its role: the session's name is chosen by the one who assumes the
+    role, so it says nothing. Such an ARN does not carry the role's path either; a rule for it names the role without
+    one.
 
     Raises:
         ValueError: `sub` and the claim of STS name different accounts, or the claim is none.

@@ -71,7 +71,7 @@ class _Refused(ValueError):
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Refused("a member stands in it twice")
+        raise _Refused("a duplicate member")
     return members
 
 
@@ -83,7 +83,7 @@ def _finite(text: str) -> float:
 
 
 def _no_constant(text: str) -> object:
-    raise _Refused("a number that JSON does not have")
+    raise _Refused("a number that is not valid JSON")
 
 
 def _check(value: object, depth: int) -> None:
@@ -92,7 +92,7 @@ def _check(value: object, depth: int) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError("half a character") from None
+            raise ValueError("an unpaired surrogate") from None
     elif isinstance(value, dict | list):
         if not depth:
             raise ValueError("nested too deeply")

@@ -76,7 +76,7 @@ def read_key_set(document: bytes, algorithms: frozenset[str]) -> KeySet:
     """Read a JWK set (RFC 7517 section 5).
 
     A key that cannot be used is left out and the reason kept: issuers publish keys for encryption beside those for
-    signatures. Two different keys of one `kid` are both left out, as nobody can say which one a token means.
+    signatures. Two different keys with the same `kid` are both ignored: a token would be ambiguous.
 
     Raises:
         KeySetError: the document is broken, too large, or has no usable key.
@@ -103,7 +103,7 @@ def read_key_set(document: bytes, algorithms: frozenset[str]) -> KeySet:
     for key in keys:
         same = [other for other in keys if other.kid == key.kid] if key.kid is not None else [key]
         if any(other.material != key.material or other.algorithms != key.algorithms for other in same):
-            problems.append("two keys have the same kid: which of them is meant cannot be told")
+            problems.append("two keys have the same kid: neither is used")
         elif same[0] is key:
             usable.append(key)
     if not usable:
@@ -143,7 +143,7 @@ def read_key(jwk: object, algorithms: frozenset[str]) -> Key:
         fitting &= {canonical_name(named)} if isinstance(named, str) else set()
     fitting &= algorithms
     if not fitting:
-        raise ValueError("of an algorithm that the issuer may not use, or that is not the key's")
+        raise ValueError("its algorithm is not accepted for the issuer, or does not fit the key")
     return Key(kid, frozenset(fitting), (curve, *numbers), make_public_key(curve, numbers))
 
 
@@ -162,18 +162,18 @@ def _read_numbers(jwk: Mapping[str, object]) -> tuple[str | None, tuple[int, ...
         algorithm, size = _CURVES[kty, crv]
         names = ("x", "y") if kty == "EC" else ("x",)
         return crv, tuple(_number(jwk, name, size) for name in names), frozenset({algorithm})
-    raise ValueError("of a type or curve that is not known")
+    raise ValueError("its type or curve is not supported")
 
 
 def _number(jwk: Mapping[str, object], name: str, size: int | None = None) -> int:
     """A member of octets as one big-endian number; `size` is their exact count."""
     text = jwk.get(name)
     if not isinstance(text, str):
-        raise ValueError(f"without {name}")
+        raise ValueError(f"{name} is missing")
     try:
         value = decode_base64url(text.encode())
     except ValueError as error:
         raise ValueError(f"{name} is {error}") from None
     if size is not None and len(value) != size:
-        raise ValueError(f"{name} is not of {size} bytes")
+        raise ValueError(f"{name} is not {size} bytes long")
     return int.from_bytes(value, "big")

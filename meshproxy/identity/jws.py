@@ -147,6 +147,6 @@ def make_public_key(curve: str | None, numbers: tuple[int, ...]) -> object:
         x, y = numbers
         return ec.EllipticCurvePublicNumbers(x, y, curves[curve]()).public_key()
     except UnsupportedAlgorithm:
-        raise ValueError("of a type or curve that this build of OpenSSL lacks") from None
+        raise ValueError("its type or curve is not supported by this build of OpenSSL") from None
     except ValueError:
-        raise ValueError("a point that is not on its curve, or numbers that are not a key") from None
+        raise ValueError("not a valid key, or a point that is not on its curve") from None

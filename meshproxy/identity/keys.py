@@ -117,7 +117,7 @@ class IssuerKeys:
         Args:
             document: a JWK set.
             now: seconds since the epoch.
-            jitter: 0 to 1, drawn anew each time, so that a fleet does not fetch in step.
+            jitter: 0 to 1, drawn each time, so that a fleet does not fetch simultaneously.
         """
         try:
             new = read_key_set(document, self.algorithms)

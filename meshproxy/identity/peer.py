@@ -1,4 +1,5 @@
-"""Who the peer is: the SPIFFE id of its certificate, read once per connection, after TLS has verified the chain.
+"""The identity of the peer: the SPIFFE id of its certificate, read once per connection, after TLS has verified the
+chain.
 
 TLS libraries verify far less of a leaf than SPIFFE demands: OpenSSL lets a CA certificate, a leaf with two URIs or one
 with a NUL in its URI act as a client. So the whole of X509-SVID sections 2, 4 and 5.2 is applied here, to the bytes
@@ -99,7 +100,7 @@ def read_peer(der: bytes, trust_domain: str, now: float, role: PeerRole = PeerRo
             "not-yet-valid", "the certificate is not valid yet: compare the clocks of this host and of the authority"
         )
     if now > workload.not_after:
-        raise PeerRefused("expired", "the certificate has expired: see why the workload did not renew it")
+        raise PeerRefused("expired", "the certificate has expired: check why the workload did not renew it")
     return workload
 
 
@@ -141,8 +142,9 @@ def read_spiffe_id(spiffe_id: bytes) -> tuple[str, str]:
     if match is None:
         raise PeerRefused(
             "bad-spiffe-id",
-            f"the URI is no workload's SPIFFE id: it must be spiffe://TRUST-DOMAIN/PATH of at most {SPIFFE_ID_BYTES} "
-            "bytes, the trust domain in lower case, each segment of the path of letters, digits, '.', '_' and '-'",
+            "the URI is not the SPIFFE id of a workload: it must be spiffe://TRUST-DOMAIN/PATH of at most "
+            f"{SPIFFE_ID_BYTES} bytes, the trust domain in lower case, each segment of the path of letters, digits, "
+            "'.', '_' and '-'",
         )
     domain, path = match[1].decode("ascii"), match[2].decode("ascii")
     if any(segment in (".", "..") for segment in path.split("/")):
@@ -153,13 +155,15 @@ def read_spiffe_id(spiffe_id: bytes) -> tuple[str, str]:
 def _check_leaf(der: bytes, extensions: dict[bytes, tuple[int, int]], role: PeerRole) -> None:
     """It is a leaf, and may be used for what it is used for (X509-SVID sections 4.1, 4.3, 4.4)."""
     if _BASIC_CONSTRAINTS in extensions and _is_authority(der, *extensions[_BASIC_CONSTRAINTS]):
-        raise PeerRefused("authority", "the certificate is an authority's (CA:TRUE): it identifies no workload")
+        raise PeerRefused("authority", "the certificate is an authority's (CA:TRUE): it does not identify a workload")
     if _KEY_USAGE in extensions:
         usage = _read_key_usage(der, *extensions[_KEY_USAGE])
         if usage & (_KEY_CERT_SIGN | _CRL_SIGN):
-            raise PeerRefused("authority", "the certificate may sign certificates or revocation lists: it is no leaf")
+            raise PeerRefused(
+                "authority", "the certificate may sign certificates or revocation lists: it is not a leaf"
+            )
         if not usage & _DIGITAL_SIGNATURE:
-            raise PeerRefused("key-usage", "the certificate's key usage lacks digitalSignature: TLS 1.3 needs it")
+            raise PeerRefused("key-usage", "the certificate's key usage lacks digitalSignature: TLS 1.3 requires it")
     if _EXTENDED_KEY_USAGE in extensions and role.value not in _read_oids(der, *extensions[_EXTENDED_KEY_USAGE]):
         wanted = "clientAuth" if role is PeerRole.CLIENT else "serverAuth"
         raise PeerRefused(
@@ -169,18 +173,21 @@ def _check_leaf(der: bytes, extensions: dict[bytes, tuple[int, int]], role: Peer
 
 
 def _read_uri(der: bytes, extensions: dict[bytes, tuple[int, int]]) -> bytes:
-    """The one URI of the subject alternative names. Names of other types do not matter: they identify nobody here."""
+    """The one URI of the subject alternative names. Names of other types are ignored: they do not identify a
+    workload."""
     uris: list[bytes] = []
     if _SUBJECT_ALT_NAME in extensions:
         at, end = _only(der, *extensions[_SUBJECT_ALT_NAME], _SEQUENCE)
         while at < end:
             tag, start, at = _element(der, at, end)
             if tag not in _GENERAL_NAMES:
-                raise _malformed("an alternative name of no known type")
+                raise _malformed("an alternative name of an unknown type")
             if tag == _URI:
                 uris.append(der[start:at])
     if not uris:
-        raise PeerRefused("no-spiffe-id", "the certificate has no URI among its alternative names: it is no X509-SVID")
+        raise PeerRefused(
+            "no-spiffe-id", "the certificate has no URI among its alternative names: it is not an X509-SVID"
+        )
     if len(uris) > 1:
         raise PeerRefused("several-uris", "the certificate has several URIs: an X509-SVID has exactly one")
     return uris[0]
@@ -210,7 +217,7 @@ def _element(der: bytes, at: int, end: int) -> tuple[int, int, int]:
             raise _malformed("a length that is not the shortest")
         start += octets
     if start + length > end:
-        raise _malformed("an element reaches beyond what holds it")
+        raise _malformed("an element is longer than the one that contains it")
     return tag, start, start + length
 
 
@@ -218,7 +225,7 @@ def _expect(der: bytes, at: int, end: int, wanted: int) -> tuple[int, int]:
     """Bounds of the value at `at`, which must have this tag."""
     tag, start, stop = _element(der, at, end)
     if tag != wanted:
-        raise _malformed("an element of another type than X.509 has there")
+        raise _malformed("an element of an unexpected type")
     return start, stop
 
 
@@ -259,7 +266,7 @@ def _read_certificate(der: bytes) -> tuple[float, float, dict[bytes, tuple[int, 
         start, after_oid = _expect(der, inner, at, _OID)
         oid = der[start:after_oid]
         if oid in extensions:
-            raise _malformed("an extension stands in it twice")
+            raise _malformed("a duplicate extension")
         if der[after_oid : after_oid + 1] == bytes((_BOOLEAN,)):
             after_oid = _read_true(der, after_oid, at)
         extensions[oid] = _only(der, after_oid, at, _OCTET_STRING)
@@ -270,7 +277,7 @@ def _read_true(der: bytes, at: int, end: int) -> int:
     """The end of a BOOLEAN that is TRUE: FALSE is the default everywhere in X.509, and DER does not write defaults."""
     start, stop = _expect(der, at, end, _BOOLEAN)
     if der[start:stop] != b"\xff":
-        raise _malformed("a truth value that is not DER")
+        raise _malformed("a BOOLEAN that is not DER")
     return stop
 
 
@@ -287,19 +294,19 @@ def _read_time(der: bytes, at: int, end: int) -> tuple[float, int]:
     tag, start, stop = _element(der, at, end)
     text = der[start:stop]
     if not _TIME.fullmatch(text):
-        raise _malformed("a time of another form than RFC 5280 demands")
+        raise _malformed("a time that is not in the form of RFC 5280")
     if tag == _UTC_TIME and len(text) == 13:
         year, at = int(text[:2]), 2
         year += 2000 if year < 50 else 1900
     elif tag == _GENERALIZED_TIME and len(text) == 15 and int(text[:4]) >= 2050:
         year, at = int(text[:4]), 4
     else:
-        raise _malformed("a time of another form than RFC 5280 demands")
+        raise _malformed("a time that is not in the form of RFC 5280")
     month, day, hour, minute, second = (int(text[i : i + 2]) for i in range(at, at + 10, 2))
     try:
         return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp(), stop
     except ValueError:
-        raise _malformed("a time that is in no calendar") from None
+        raise _malformed("an impossible date") from None
 
 
 def _is_authority(der: bytes, at: int, end: int) -> bool:

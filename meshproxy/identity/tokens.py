@@ -7,8 +7,8 @@ five minutes, so a client that repeats its token costs a look-up (0.1 us) instea
 for ES256, of which the signature is 20 and 65: short enough for the event loop). Bad tokens are not remembered: an
 attacker can vary them for nothing, and most are refused before the signature.
 
-A token is taken in one form only. Whatever could be read in two ways is refused, whether or not its signature is good,
-because the issuer's own libraries or the next hop may read it the other way.
+A token is accepted in one form only. Input that could be read in two ways is refused, whether or not its signature is
+good, because the issuer's own libraries or the next hop may read it the other way.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class KeysWanted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Somebody whose tokens are believed, as `MeshConfig` describes them."""
+    """A trusted token issuer of the `MeshConfig`."""
 
     name: str
     url: str
@@ -120,13 +120,13 @@ class TokenVerifier:
     def _verify(self, authorization: bytes, now: float) -> tuple[Token, Key, float]:
         """The token, the key that verified it, and the moment from which it is refused."""
         if authorization[:7].lower() != b"bearer ":
-            raise _refused("The authorization is no bearer token: send 'Bearer', one space, the token.")
+            raise _refused("The authorization field holds no bearer token: send 'Bearer', one space, the token.")
         compact = authorization[7:]
         if len(compact) > TOKEN_BYTES:
             raise _refused(f"The token is larger than {TOKEN_BYTES} bytes.")
         parts = compact.split(b".")
         if len(parts) != 3 or not all(parts):
-            raise _refused("The token is no signed JWT of three parts.")
+            raise _refused("The token is not a signed JWT of three parts.")
         header = _part(parts[0], "header")
         algorithm, kid = _read_header(header)
         claims = _part(parts[1], "payload")
@@ -138,13 +138,13 @@ class TokenVerifier:
         iss = claims.get("iss")
         issuer = self._issuers.get(iss) if isinstance(iss, str) else None
         if issuer is None:
-            raise _refused("The issuer (iss) of the token is not one of this mesh.")
+            raise _refused("The token issuer (iss) is not one of this mesh.")
         expires = _check_times(claims, issuer, now)
         _check_audience(claims, issuer)
         subject = _find_subject(claims, issuer)
         if "cnf" in claims:
             # RFC 7800: the token is bound to a key whose proof we do not ask for (DPoP, RFC 9449; mTLS, RFC 8705).
-            raise _refused("The token is bound to a key (cnf): only plain bearer tokens are taken.")
+            raise _refused("The token is bound to a key (cnf): only plain bearer tokens are accepted.")
         role = None
         if issuer.is_sts and "sub" in claims:
             try:
@@ -157,7 +157,7 @@ class TokenVerifier:
             # The issuer may have replaced the key under the same kid.
             if issuer.keys.ask(kid, now, is_known=True) is Ask.WAIT:
                 raise KeysWanted(issuer.name)
-            raise _refused("The signature of the token is not of its issuer.")
+            raise _refused("The token signature is invalid.")
         token = Token(issuer.name, subject, MappingProxyType(claims), expires, role)
         return token, key, expires + issuer.leeway
 
@@ -173,7 +173,7 @@ class TokenVerifier:
 
 
 def _refused(why: str) -> Refusal:
-    """`why` is ours: nothing of the token stands in it, so it needs no quoting in the challenge."""
+    """`why` contains nothing of the token, so it needs no quoting in the challenge."""
     return Refusal(
         Reason.UNAUTHENTICATED, why, challenge=f'{CHALLENGE} error="invalid_token", error_description="{why}"'
     )
@@ -187,16 +187,16 @@ def _part(text: bytes, name: str) -> dict[str, object]:
 
 
 def _read_header(header: dict[str, object]) -> tuple[str, str | None]:
-    """Algorithm and key id (RFC 7515 section 4.1). Members that nobody here knows are ignored, as it demands."""
+    """Algorithm and key id (RFC 7515 section 4.1). Unknown members are ignored, as it requires."""
     if not _HEADER_REFUSED.isdisjoint(header):
-        raise _refused("The header of the token changes how it is to be read (crit, b64, zip, enc or cty).")
+        raise _refused("The token header contains an extension (such as crit or zip) that is not supported.")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str):
-        raise _refused("The token names no algorithm (alg).")
+        raise _refused("The token has no algorithm (alg).")
     algorithm = canonical_name(algorithm)
     kind = header.get("typ", "jwt")
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
-        raise _refused("The token is of another type (typ) than JWT and at+jwt.")
+        raise _refused("The token type (typ) is neither JWT nor at+jwt.")
     kid = header.get("kid")
     if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= KID_CHARACTERS and kid.isprintable()):
         raise _refused("The key id (kid) of the token is not a short printable text.")
@@ -212,7 +212,7 @@ def _check_times(claims: dict[str, object], issuer: Issuer, now: float) -> float
     if max(issued, starts) > now + issuer.leeway:
         raise _refused("The token is not valid yet: compare the clocks of the issuer and of this host.")
     if not 0 < expires - issued <= issuer.max_lifetime:
-        raise _refused(f"The token is issued for longer than {issuer.max_lifetime:.0f} seconds, or for no time.")
+        raise _refused(f"The token lifetime (iat to exp) is not between 0 and {issuer.max_lifetime:.0f} seconds.")
     return expires
 
 
@@ -220,7 +220,7 @@ def _date(claims: dict[str, object], name: str) -> float:
     """A NumericDate: a JSON number, not a text with one, and not a truth value, which Python counts among numbers."""
     value = claims.get(name)
     if type(value) not in (int, float) or not 0 <= value <= _LATEST:  # type: ignore[operator]
-        raise _refused(f"The token has no {name}, or it is no date.")
+        raise _refused(f"The token has no {name}, or it is not a date.")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -232,10 +232,10 @@ def _check_audience(claims: dict[str, object], issuer: Issuer) -> None:
         if not isinstance(audiences, list) or not all(isinstance(audience, str) for audience in audiences):
             raise _refused("The token has no audience (aud).")
         if issuer.audiences.isdisjoint(audiences):
-            raise _refused("The token is for another audience (aud) than this mesh.")
+            raise _refused("The token audience (aud) is not one of this mesh.")
     elif "aud" in claims:
-        # The same section: whoever does not find itself in the claim must refuse the token.
-        raise _refused("The token is for an audience (aud), and tokens of its issuer are taken without one only.")
+        # The same section: a recipient that the claim does not name must refuse the token.
+        raise _refused("The token is for an audience (aud), and tokens of its issuer are accepted only without one.")
     for name, wanted in issuer.required_claims:
         if match_claim(claims, name, wanted) is not ClaimMatch.YES:
             raise _refused("The token lacks a claim that is required of its issuer's tokens.")
@@ -246,14 +246,14 @@ def _find_subject(claims: dict[str, object], issuer: Issuer) -> str:
     if "sub" not in claims and issuer.subject_fallback is not None:
         subject = find_text(claims, issuer.subject_fallback)
     if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_CHARACTERS or not subject.isprintable():
-        raise _refused("The subject (sub) of the token is missing or not a short printable text.")
+        raise _refused("The token subject (sub) is missing or not a short printable text.")
     return subject
 
 
 def _find_key(issuer: Issuer, kid: str | None, algorithm: str, now: float) -> Key:
     keys = issuer.keys
     if algorithm not in keys.algorithms:
-        raise _refused("The token is signed with an algorithm (alg) that its issuer may not use here.")
+        raise _refused("The token algorithm (alg) is not accepted for its issuer.")
     key = keys.find(kid, algorithm)
     if key is None:
         match keys.ask(kid, now):
@@ -267,7 +267,7 @@ def _find_key(issuer: Issuer, kid: str | None, algorithm: str, now: float) -> Ke
                     retry_after=keys.retry_after(now),
                 )
             case Ask.NEVER:
-                raise _refused("The token is signed with a key that its issuer does not publish.")
+                raise _refused("The token is signed with an unknown key: its issuer does not publish it.")
     if algorithm not in key.algorithms:
-        raise _refused("The algorithm (alg) of the token is not the one of its key.")
+        raise _refused("The token algorithm (alg) does not match its key.")
     return key

@@ -1,4 +1,4 @@
-"""What a request calls: the verb and every model that it names (`call`), read as the model server reads it or refused.
+"""The call of a request: the verb and every model that it names (`call`), read as the model server reads it or refused.
 
 `surface` says what a wire surface gives the proxy, `surfaces` lists those that there are. TensorFlow Serving's is
 `tfserving`, made of the files that begin so. What any surface can use: `body_scan` finds the models of a gRPC body and

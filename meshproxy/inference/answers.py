@@ -41,7 +41,7 @@ def compare_outputs(first_answer: bytes, second_answer: bytes, read: Read, toler
     except (Unreadable, RecursionError) as error:
         return Comparison(False, reason=f"the second answer cannot be read: {error}")
     if first.keys() != second.keys():
-        return Comparison(False, reason="the outputs have other names")
+        return Comparison(False, reason="the outputs have different names")
     for name, output in first.items():
         why = output.differs(second[name])
         if why:
@@ -82,9 +82,9 @@ class Output:
     def differs(self, other: Output) -> str:
         """Why this cannot be compared by its numbers; empty if it can be."""
         if self.kind != other.kind:
-            return "it has another type"
+            return "different types"
         if self.shape != other.shape or len(self.numbers) != len(other.numbers) or self.rows != other.rows:
-            return "it has another shape"
+            return "different shapes"
         return "" if self.texts == other.texts else "texts differ"
 
     def measure(self, other: Output, tolerance: Tolerance) -> tuple[bool, float, bool]:

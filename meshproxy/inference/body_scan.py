@@ -62,7 +62,7 @@ what takes their place. Raises Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (fields
 
 
 class Naming(Protocol):
-    """What one message has said so far about the models it is for.
+    """What has been read so far of the models that one message names.
 
     Every method may raise Refusal (MALFORMED_MESSAGE or SCAN_LIMIT).
     """

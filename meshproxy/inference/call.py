@@ -7,7 +7,6 @@ from enum import Enum
 
 _INFERENCE = ("predict", "classify", "regress", "multi-inference")
 _VERSIONED = (*_INFERENCE, "metadata")
-_IDEMPOTENT = (*_VERSIONED, "status")
 _ADMIN = ("reload", "metrics", "profile", "reflect", "unlisted")
 
 
@@ -18,7 +17,6 @@ class Verb(Enum):
         is_inference: a model computes an answer.
         is_versioned: one version of the model answers. A status call is not: without a version it asks about all of
             them, so to write one into it would make it another question.
-        is_idempotent: may be sent again after a failure (RFC 9110 section 9.2.2).
         is_admin: denied unless a rule grants it by name, even where no role exists.
 
     The attributes are set once for each member, so that to read one takes 0.02 us: a property would take 0.1.
@@ -43,7 +41,6 @@ class Verb(Enum):
     def __init__(self, word: str) -> None:
         self.is_inference = word in _INFERENCE
         self.is_versioned = word in _VERSIONED
-        self.is_idempotent = word in _IDEMPOTENT
         self.is_admin = word in _ADMIN
 
 

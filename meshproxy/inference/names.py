@@ -32,5 +32,5 @@ def read_name(raw: bytes) -> str:
     except UnicodeDecodeError:
         raise BadName("is not UTF-8") from None
     if not name.isprintable() and _UNSEEN.search(name):
-        raise BadName("holds a control character")
+        raise BadName("contains a control character")
     return name

@@ -86,7 +86,7 @@ class Surfaces:
                 return Operation(Verb.UNLISTED, path, Call(Verb.UNLISTED))
         raise Refusal(
             Reason.PERMISSION_DENIED,
-            "This is not a method of TensorFlow Serving that anyone may call.",
+            "The gRPC method is not allowed for any caller.",
             rule="unknown-method",
         )
 

@@ -40,7 +40,7 @@ def compare(first: bytes, second: bytes, is_grpc: bool, verb: Verb, tolerance: T
 def _message(body: bytes) -> None:
     """Checks that a response body is one whole, uncompressed message."""
     if len(body) < PREFIX_BYTES or int.from_bytes(body[1:5], "big") != len(body) - PREFIX_BYTES:
-        raise Unreadable("it is not one whole message")
+        raise Unreadable("it is not one complete message")
     if body[0]:
         raise Unreadable("it is compressed")
 
@@ -261,7 +261,7 @@ def _read_json(verb: Verb, body: bytes) -> dict[str, Output]:
         # TensorFlow Serving writes 1.0 for a float, but its clients need not know the type: all numbers are floats.
         document = loads(body, parse_int=float)
     except ValueError:
-        raise Unreadable("it is no JSON") from None
+        raise Unreadable("it is not JSON") from None
     outputs: dict[str, Output] = {}
     for key in _KEYS.get(verb, ()):
         if isinstance(document, dict) and key in document:
@@ -309,7 +309,7 @@ class _Tree:
         return Output("JSON", self._shape, self._numbers, self._rows, self._texts)
 
     def _add(self, tree: object, depth: int) -> None:
-        """`depth`: in how many lists and objects it stands."""
+        """`depth`: in how many lists and objects it is nested."""
         if isinstance(tree, float):
             self._shape.append(-1)
             self._numbers.append(tree)

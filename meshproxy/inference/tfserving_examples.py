@@ -160,7 +160,7 @@ class _Message:
 
     def __init__(self, root: int) -> None:
         self._levels: list[tuple[int, int]] = [(root, 1 << 63)]  # where we are, and where in the message it ends
-        self._left = FIELDS  # fields to look at; 0: no more
+        self._left = FIELDS  # fields to read; 0: no more
         self._seen = 0  # bytes of the message so far
         self._at = 0  # where in the message the next field begins
         self._carry = b""

@@ -100,7 +100,7 @@ def _build(
             if number > INT64_MAX:
                 raise Refusal(Reason.BAD_REQUEST, f"Failed to convert version: {version[:20].decode()} to numeric.")
             if version != b"%d" % number:
-                raise BadName("has a version that is not written plainly")
+                raise BadName("has a version with a sign or leading zeros")
             ref = ModelRef(model, version=str(number))
         elif label is not None:
             ref = ModelRef(model, label=_decode(label))
@@ -166,20 +166,20 @@ def build_target(verb: Verb, model: ModelRef) -> bytes:
 
 
 def _decode(raw: bytes) -> str:
-    """A path segment -> the name it stands for.
+    """A path segment -> the name that it encodes.
 
     Raises:
         BadName
     """
     if not _SEGMENT.fullmatch(raw):
-        raise BadName("holds what cannot stand in a path segment")
+        raise BadName("contains a character that is not allowed in a path segment")
     if b"%" in raw:
         for escape in _ESCAPE.findall(raw):
             byte = int(escape, 16)
             if byte in _UNRESERVED:
-                raise BadName("is percent-encoded where it need not be")
+                raise BadName("has percent-encoded unreserved characters")
             if byte in _DELIMITERS:
-                raise BadName("holds a delimiter of paths")
+                raise BadName("contains a path delimiter")
         raw = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), raw)
     return read_name(raw)
 

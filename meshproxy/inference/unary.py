@@ -21,9 +21,11 @@ def read_message(body: bytes) -> bytes:
     deframer = Deframer()
     parts = deframer.receive(body)
     if len(parts) != 1 or not isinstance(part := parts[0], MessagePart) or not part.end or not deframer.is_idle:
-        raise malformed("the body is not one whole gRPC message")
+        raise malformed("the body is not one complete gRPC message")
     if part.compressed:
-        raise Refusal(Reason.UNSUPPORTED_ENCODING, "This message is taken uncompressed only.")
+        raise Refusal(
+            Reason.UNSUPPORTED_ENCODING, "Compressed messages of this method are not supported: send it uncompressed."
+        )
     return part.data
 
 

@@ -26,7 +26,7 @@ def compile_policy(
     compiled = []
     for index, binding in enumerate(bindings):
         if binding.spec.role not in places:
-            raise ValueError(f"{binding.metadata.name}: no role is called {binding.spec.role}")
+            raise ValueError(f"{binding.metadata.name}: no ModelRole named {binding.spec.role}")
         subjects = tuple(compile_subject(subject, trust_domain) for subject in binding.spec.subjects)
         action = binding.spec.action
         compiled.append(Binding(index, binding.metadata.name, action, places[binding.spec.role], subjects))

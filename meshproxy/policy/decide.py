@@ -16,7 +16,7 @@ from meshproxy.config.globs import compile_glob, is_literal
 from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.policy.rules import Binding, Fit, Rule, Subject, SubjectMatch
+from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Reason, Refusal
 
 NO_ROLES = "no-roles"
@@ -29,8 +29,8 @@ MEMO_TEXT = 512
 """Names come from callers, who may send long ones and many: a call with more models, or longer names together, is not
 cached."""
 
-Fits: TypeAlias = dict[int, Fit]
-"""Roles (by place) that fit one model of a call, with the best fit of their rules."""
+RuleMatches: TypeAlias = dict[int, RuleMatch]
+"""Roles (by index) that match one model of a call, with the best match of their rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,17 @@ class Policy:
         # Rules by what they are found by: a name, or a glob. Each different glob is matched once for a name.
         self._by_name: dict[str, list[tuple[int, Rule]]] = {}
         by_glob: dict[str, list[tuple[int, Rule]]] = {}
-        self._server_wide: dict[Verb, Fits] = {verb: {} for verb in Verb}
+        self._server_wide: dict[Verb, RuleMatches] = {verb: {} for verb in Verb}
         for role, (_, rules) in enumerate(self.roles):
             for rule in rules:
                 for pattern in rule.models:
                     found = self._by_name if is_literal(pattern) else by_glob
                     found.setdefault(pattern, []).append((role, rule))
                 for verb in rule.verbs:
-                    fits = self._server_wide[verb]
-                    fits[role] = max(fits.get(role, Fit.NO), rule.fit_server(verb))
+                    rule_matches = self._server_wide[verb]
+                    rule_matches[role] = max(rule_matches.get(role, RuleMatch.NO), rule.match_server(verb))
         self._by_glob = [(compile_glob(pattern), entries) for pattern, entries in by_glob.items()]
-        # Subjects by whom they name, and by the role they are bound to: the shorter way is taken.
+        # Subjects are indexed by what they name and by their role: the shorter index is used.
         self._by_spiffe_id: dict[str, list[tuple[Binding, Subject]]] = {}
         self._by_namespace: dict[str, list[tuple[Binding, Subject]]] = {}
         self._of_any_workload: list[tuple[Binding, Subject]] = []
@@ -139,49 +139,49 @@ class Policy:
     def _decide(self, caller: Caller, call: Call) -> Permit | _Denial:
         if not self.roles and not call.verb.is_admin:
             return Permit(NO_ROLES)
-        parts: list[tuple[ModelRef | None, Fits]]
+        parts: list[tuple[ModelRef | None, RuleMatches]]
         if call.models:
-            parts = [(model, self._fits(call.verb, model)) for model in call.models]
+            parts = [(model, self._rule_matches(call.verb, model)) for model in call.models]
         else:
             parts = [(None, self._server_wide[call.verb])]
-        matches = self._matches(caller, {role for _, fits in parts for role in fits})
+        matches = self._matches(caller, {role for _, rule_matches in parts for role in rule_matches})
         fitting = sorted(
             (binding for binding, found in matches.items() if found >= SubjectMatch.UNDETERMINED), key=_place
         )
         audits = tuple(
             binding.name
             for binding in fitting
-            if binding.action == "audit" and any(binding.role in fits for _, fits in parts)
+            if binding.action == "audit" and any(binding.role in rule_matches for _, rule_matches in parts)
         )
         for binding in fitting:
             if binding.action == "deny":
-                for model, fits in parts:
-                    if binding.role in fits:
+                for model, rule_matches in parts:
+                    if binding.role in rule_matches:
                         return _denied(call.verb, model, binding.name, audits)
         allowing = [
             binding for binding in fitting if binding.action == "allow" and matches[binding] is SubjectMatch.YES
         ]
         names: dict[str, None] = {}
-        for model, fits in parts:
-            found = next((binding for binding in allowing if fits.get(binding.role) is Fit.YES), None)
+        for model, rule_matches in parts:
+            found = next((binding for binding in allowing if rule_matches.get(binding.role) is RuleMatch.YES), None)
             if found is None:
-                if _token_would_do(matches, (fits for _, fits in parts)):
+                if _token_would_do(matches, (rule_matches for _, rule_matches in parts)):
                     message = f"{_what(call.verb, model)} requires a token: send authorization: Bearer TOKEN"
                     return _Denial(Reason.UNAUTHENTICATED, message, DEFAULT_DENY, audits)
                 return _denied(call.verb, model, DEFAULT_DENY, audits)
             names[found.name] = None
         return Permit(", ".join(names), audits)
 
-    def _fits(self, verb: Verb, model: ModelRef) -> Fits:
-        fits: Fits = {}
+    def _rule_matches(self, verb: Verb, model: ModelRef) -> RuleMatches:
+        rule_matches: RuleMatches = {}
         found = [self._by_name.get(model.name, ())]
         found += [entries for matches, entries in self._by_glob if matches(model.name)]
         for entries in found:
             for role, rule in entries:
-                fit = rule.fit(verb, model)
-                if fit > fits.get(role, Fit.NO):
-                    fits[role] = fit
-        return fits
+                rule_match = rule.match(verb, model)
+                if rule_match > rule_matches.get(role, RuleMatch.NO):
+                    rule_matches[role] = rule_match
+        return rule_matches
 
     def _matches(self, caller: Caller, roles: Collection[int]) -> Mapping[Binding, SubjectMatch]:
         """The bindings to one of the roles whose subjects match the caller, or would with a token."""
@@ -210,14 +210,14 @@ def _is_small(models: tuple[ModelRef, ...]) -> bool:
     return len(models) <= MEMO_MODELS and text <= MEMO_TEXT
 
 
-def _token_would_do(matches: Mapping[Binding, SubjectMatch], parts: Iterable[Fits]) -> bool:
+def _token_would_do(matches: Mapping[Binding, SubjectMatch], parts: Iterable[RuleMatches]) -> bool:
     """Whether bindings that need a token, which the caller has not sent, would allow every model."""
     allowing = [
         binding
         for binding, found in matches.items()
         if binding.action == "allow" and found is not SubjectMatch.UNDETERMINED
     ]
-    return all(any(fits.get(binding.role) is Fit.YES for binding in allowing) for fits in parts)
+    return all(any(rule_matches.get(binding.role) is RuleMatch.YES for binding in allowing) for rule_matches in parts)
 
 
 def _denied(verb: Verb, model: ModelRef | None, rule: str, audits: tuple[str, ...]) -> _Denial:

@@ -13,7 +13,7 @@ from meshproxy.identity.caller import Caller
 from meshproxy.identity.claims import ClaimMatch, match_claim
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.decide import Permit, Policy
-from meshproxy.policy.rules import Binding, Fit, Rule, Subject, SubjectMatch
+from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Refusal
 
 
@@ -27,9 +27,9 @@ class Step:
     applies: bool
     """It allowed, denied or audited the call, or one of its models."""
     caller: tuple[str, ...]
-    """Which subject fits the caller, or why not, for each."""
+    """Which subject matches the caller, or why not, for each."""
     call: tuple[str, ...]
-    """Which rule fits the call, or why none does, for each model that it names."""
+    """Which rule matches the call, or why none does, for each model that it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +69,35 @@ def _step(policy: Policy, binding: Binding, caller: Caller, call: Call) -> Step:
         ]
     parts: list[ModelRef | None] = [*call.models] if call.models else [None]
     is_allow = binding.action == "allow"
-    enough = Fit.YES if is_allow else Fit.UNDETERMINED
-    fits_caller = max(matches, default=SubjectMatch.NO) >= (SubjectMatch.YES if is_allow else SubjectMatch.UNDETERMINED)
-    fits = [_best(rules, call.verb, model) for model in parts]
+    enough = RuleMatch.YES if is_allow else RuleMatch.UNDETERMINED
+    matches_caller = max(matches, default=SubjectMatch.NO) >= (
+        SubjectMatch.YES if is_allow else SubjectMatch.UNDETERMINED
+    )
+    rule_matches = [_best(rules, call.verb, model) for model in parts]
     about_call = [
         (f"{shown(model.name)}: " if model and len(parts) > 1 else "")
-        + _about(fit, rule, binding.action, call.verb, model)
-        for model, (fit, rule) in zip(parts, fits, strict=True)
+        + _about(rule_match, rule, binding.action, call.verb, model)
+        for model, (rule_match, rule) in zip(parts, rule_matches, strict=True)
     ]
-    applies = fits_caller and any(fit >= enough for fit, _ in fits)
+    applies = matches_caller and any(rule_match >= enough for rule_match, _ in rule_matches)
     return Step(binding.name, binding.action, role, applies, tuple(about_caller), tuple(about_call))
 
 
-def _best(rules: tuple[Rule, ...], verb: Verb, model: ModelRef | None) -> tuple[Fit, Rule | None]:
-    """The rule that fits best, the first of those that fit alike; None if none fits at all."""
-    best: tuple[Fit, Rule | None] = (Fit.NO, None)
+def _best(rules: tuple[Rule, ...], verb: Verb, model: ModelRef | None) -> tuple[RuleMatch, Rule | None]:
+    """The best matching rule, the first of several equally good ones; None if none matches."""
+    best: tuple[RuleMatch, Rule | None] = (RuleMatch.NO, None)
     for rule in rules if model is None else [rule for rule in rules if _names(rule, model)]:
-        fit = rule.fit_server(verb) if model is None else rule.fit(verb, model)
-        if fit > best[0]:
-            best = (fit, rule)
+        rule_match = rule.match_server(verb) if model is None else rule.match(verb, model)
+        if rule_match > best[0]:
+            best = (rule_match, rule)
     return best
 
 
-def _about(fit: Fit, rule: Rule | None, action: str, verb: Verb, model: ModelRef | None) -> str:
+def _about(rule_match: RuleMatch, rule: Rule | None, action: str, verb: Verb, model: ModelRef | None) -> str:
     if rule is None:
         where = "the server as a whole" if model is None else f"model {shown(model.name)}"
         return f"no rule covers {verb.value} on {where}" + _told(model)
-    if fit is Fit.YES:
+    if rule_match is RuleMatch.YES:
         return f"rules[{rule.index}] matches"
     if model is None:
         undetermined = (
@@ -118,8 +120,8 @@ def _told(model: ModelRef | None) -> str:
     """What else the call names that a rule may have ruled out."""
     if model is None:
         return ""
-    told = (("version", model.version), ("label", model.label), ("signature", model.signature))
-    return "".join(f", {name} {value}" for name, value in told if value is not None)
+    named_parts = (("version", model.version), ("label", model.label), ("signature", model.signature))
+    return "".join(f", {name} {value}" for name, value in named_parts if value is not None)
 
 
 def _names(rule: Rule, model: ModelRef) -> bool:
@@ -128,7 +130,7 @@ def _names(rule: Rule, model: ModelRef) -> bool:
 
 def _why_not(subject: Subject, caller: Caller, action: str) -> str:
     workload, token = caller.workload, caller.token
-    if not subject.fits_workload(workload):
+    if not subject.matches_workload(workload):
         named = subject.spiffe_id or f"any service account of namespace {subject.namespace} in {subject.trust_domain}"
         return f"the workload is {workload.spiffe_id if workload else 'unknown'}, not {named}"
     if token is None:

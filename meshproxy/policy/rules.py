@@ -1,5 +1,5 @@
-"""Compiled rules and subjects: does a rule fit a model of a call, and does a subject match a caller. `decide` finds the
-ones to ask."""
+"""Compiled rules and subjects: does a rule match a model of a call, and does a subject match a caller. `decide` finds
+the ones to ask."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SERVER_WIDE = "*"
 """The pattern that a rule must list literally to cover calls about the server as a whole."""
 
 
-class Fit(IntEnum):
-    """How well a rule fits a call. Allowing takes `YES`; denying and auditing take `UNDETERMINED` too: what a call does
-    not say counts against the caller."""
+class RuleMatch(IntEnum):
+    """How well a rule matches a call. Allowing takes `YES`; denying and auditing take `UNDETERMINED` too: what a call
+    does not say counts against the caller."""
 
     NO = 0
     UNDETERMINED = 1
@@ -55,36 +55,36 @@ class Rule:
     labels: frozenset[str]
     signatures: frozenset[str]
 
-    def fit(self, verb: Verb, model: ModelRef) -> Fit:
-        """How well it fits a model whose name is among the rule's."""
+    def match(self, verb: Verb, model: ModelRef) -> RuleMatch:
+        """How well it matches a model whose name is among the rule's."""
         if verb not in self.verbs:
-            return Fit.NO
-        fit = Fit.YES
+            return RuleMatch.NO
+        rule_match = RuleMatch.YES
         if self.versions:
             if model.version is None:
-                fit = Fit.UNDETERMINED
+                rule_match = RuleMatch.UNDETERMINED
             elif model.version not in self.versions:
-                return Fit.NO
+                return RuleMatch.NO
         if self.labels:
             if model.label is None:
-                fit = Fit.UNDETERMINED
+                rule_match = RuleMatch.UNDETERMINED
             elif model.label not in self.labels:
-                return Fit.NO
+                return RuleMatch.NO
         if self.signatures:
             if model.signature is None:
-                fit = Fit.UNDETERMINED
+                rule_match = RuleMatch.UNDETERMINED
             elif model.signature not in self.signatures:
-                return Fit.NO
-        return fit
+                return RuleMatch.NO
+        return rule_match
 
-    def fit_server(self, verb: Verb) -> Fit:
-        """How well it fits a call about the server as a whole, which names no model: such a call is about every model,
-        also about the few that a narrower rule names."""
+    def match_server(self, verb: Verb) -> RuleMatch:
+        """How well it matches a call about the server as a whole, which names no model: such a call is about every
+        model, also about the few that a narrower rule names."""
         if verb not in self.verbs:
-            return Fit.NO
+            return RuleMatch.NO
         if SERVER_WIDE in self.models and not (self.versions or self.labels or self.signatures):
-            return Fit.YES
-        return Fit.UNDETERMINED
+            return RuleMatch.YES
+        return RuleMatch.UNDETERMINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Subject:
 
     def match(self, caller: Caller) -> SubjectMatch:
         """Whether it matches the caller."""
-        if not self.fits_workload(caller.workload):
+        if not self.matches_workload(caller.workload):
             return SubjectMatch.NO
         if self.issuer is None and self.iam_role is None:
             return SubjectMatch.YES
@@ -109,7 +109,7 @@ class Subject:
             return SubjectMatch.NEEDS_TOKEN
         return self.match_token(caller.token)
 
-    def fits_workload(self, workload: Workload | None) -> bool:
+    def matches_workload(self, workload: Workload | None) -> bool:
         """Whether the workload is the one it names, or it names none."""
         if self.spiffe_id is not None:
             return workload is not None and workload.spiffe_id == self.spiffe_id

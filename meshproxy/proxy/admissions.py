@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from meshproxy.transport.reaper import Reaper
 
 MOST = 1_024
-"""Models that have an admission of their own: callers choose names. Beyond that, those in which nothing happens go."""
+"""The maximum number of models with an admission, as callers choose names. Beyond it idle ones are evicted."""
 LOOK_SECONDS = 0.05
-"""How late somebody who has waited too long may be told, on top of the reaper's own period."""
+"""How late an expired waiter may be rejected, in addition to the reaper's own period."""
 
 
 class Admissions:
@@ -23,7 +23,7 @@ class Admissions:
     def __init__(self, reaper: Reaper) -> None:
         self._all: dict[tuple[str, str, str], tuple[Concurrency, Admission]] = {}
         self._past: list[Admission] = []
-        """Of settings that have changed meanwhile: whoever is under way or waits there finishes there."""
+        """Of previous settings: calls in flight or queued there finish there."""
         self._reaper = reaper
         self.deadline = LOOK_SECONDS
 
@@ -52,11 +52,11 @@ class Admissions:
             del self._all[key]
 
     def rows(self) -> list[tuple[str, str, Admission]]:
-        """Route, model and admission, for whoever shows them."""
+        """Route, model and admission, for metrics."""
         return [(route, model, admission) for (route, _, model), (_, admission) in self._all.items()]
 
     def expire(self, now: float) -> None:
-        """Send away whoever has waited too long (`reaper.Expirable`)."""
+        """Reject calls that have waited too long (`reaper.Expirable`)."""
         self.deadline = now + LOOK_SECONDS
         for admission in [each for _, each in self._all.values() if each.waiting] + self._past:
             admission.expire(now)

@@ -9,7 +9,8 @@
     WHOLE       the whole answer; the request may not be out yet
     OVER        nothing more: it failed, broke, or was cancelled
 
-From every state but the last two, a reset, a time limit or `cancel` leads to OVER. The endpoint hears once how it went.
+From every state but the last two, a reset or `cancel` leads to OVER; before the first byte, so does a time limit. The
+endpoint hears once how it went, and the listener nothing once the attempt is OVER.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ class Attempt:
 
     @guarded
     def acquire_failed(self, error: ConnectError) -> None:
-        """No stream can be had."""
+        """No stream is available."""
         if self.state is OVER:
             return  # cancelled while others that waited were told
         self.state = OVER
@@ -224,79 +225,85 @@ class Attempt:
 
     # The answer (stream.ResponseSink)
 
-    @guarded
     def head_received(self, head: ResponseHead) -> None:
         """The endpoint answered."""
-        if self.state is not AWAITING:
-            return
-        status = head.status
-        if status < 200:
-            # The sidecar has sent a 100 of its own, when the request was permitted.
-            if status != CONTINUE:
-                self._listener.interim(self, head)
-            return
-        self.first_byte = self._now()
-        if self.timer is not None:
-            self.timer.cancel()
-        if not self._is_grpc or status != 200:
-            failure = of_http(status) if status != 200 else None
-            if failure is Failure.GATEWAY and self.endpoint.is_sidecar and _is_busy(head.headers):
-                failure = Failure.OVERLOADED
-        elif head.end:
-            failure = of_grpc(grpc_status(head.headers))
-        else:
-            self._head = head
-            self._needs_status = True
-            self.state = DEFERRED
-            return
-        self.state = WHOLE if head.end else ANSWERING
-        self._failure = failure
-        if failure is not None or head.end:
-            self.report(failure)
-        self._sink = self._listener.answered(self, head, failure)
+        try:  # as `guarded`
+            if self.state is not AWAITING:
+                return
+            status = head.status
+            if status < 200:
+                # The sidecar has sent a 100 of its own, when the request was permitted.
+                if status != CONTINUE:
+                    self._listener.interim(self, head)
+                return
+            self.first_byte = self._now()
+            if self.timer is not None:
+                self.timer.cancel()
+            if not self._is_grpc or status != 200:
+                failure = of_http(status) if status != 200 else None
+                if failure is Failure.GATEWAY and self.endpoint.is_sidecar and _is_busy(head.headers):
+                    failure = Failure.OVERLOADED
+            elif head.end:
+                failure = of_grpc(grpc_status(head.headers))
+            else:
+                self._head = head
+                self._needs_status = True
+                self.state = DEFERRED
+                return
+            self.state = WHOLE if head.end else ANSWERING
+            self._failure = failure
+            if failure is not None or head.end:
+                self.report(failure)
+            self._sink = self._listener.answered(self, head, failure)
+        except Exception as error:
+            self.crashed(error)
 
-    @guarded
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece of the answer's body came."""
-        state = self.state
-        if state is DEFERRED:
-            self.state = ANSWERING
-            head, self._head = self._head, None
-            assert head is not None
-            self._sink = self._listener.answered(self, head, None)
-        elif state is not ANSWERING:
-            return
-        sink = self._sink
-        if sink is None:
-            return
-        if end:
-            self.state = WHOLE
-            if self._needs_status:
-                self._failure = Failure.ERROR
-            self.report(self._failure)
-        if not sink.send_body(data, flow, end):
-            self._owed += flow
-        elif not end and self.upstream is not None:
-            self.upstream.credit(flow)
+        try:  # as `guarded`
+            state = self.state
+            if state is DEFERRED:
+                self.state = ANSWERING
+                head, self._head = self._head, None
+                assert head is not None
+                self._sink = self._listener.answered(self, head, None)
+            elif state is not ANSWERING:
+                return
+            sink = self._sink
+            if sink is None:
+                return
+            if end:
+                self.state = WHOLE
+                if self._needs_status:
+                    self._failure = Failure.ERROR
+                self.report(self._failure)
+            if not sink.send_body(data, flow, end):
+                self._owed += flow
+            elif not end and self.upstream is not None:
+                self.upstream.credit(flow)
+        except Exception as error:
+            self.crashed(error)
 
-    @guarded
     def trailers_received(self, headers: Headers) -> None:
         """The answer ended with fields: for gRPC they say how the call went."""
-        if self.state is not DEFERRED and self.state is not ANSWERING:
-            return
-        self.state = WHOLE
-        failure, status = self._failure, None
-        if self._is_grpc:
-            status = grpc_status(headers)
-            failure = of_grpc(status) if status != 0 else None
-        self.report(failure)
-        head, self._head = self._head, None
-        if head is not None:
-            self._sink = self._listener.answered(self, head, failure)
-        elif failure is not None and failure is not self._failure:
-            self._listener.failed_late(self, failure)
-        if self._sink is not None:
-            self._sink.send_trailers(headers, status)
+        try:  # as `guarded`
+            if self.state is not DEFERRED and self.state is not ANSWERING:
+                return
+            self.state = WHOLE
+            failure, status = self._failure, None
+            if self._is_grpc:
+                status = grpc_status(headers)
+                failure = of_grpc(status) if status != 0 else None
+            self.report(failure)
+            head, self._head = self._head, None
+            if head is not None:
+                self._sink = self._listener.answered(self, head, failure)
+            elif failure is not None and failure is not self._failure:
+                self._listener.failed_late(self, failure)
+            if self._sink is not None:
+                self._sink.send_trailers(headers, status)
+        except Exception as error:
+            self.crashed(error)
 
     @guarded
     def reset_received(self, code: int, reason: str) -> None:
@@ -326,6 +333,7 @@ class Attempt:
         if self.is_over or self.first_byte:
             return
         self.report(Failure.TIMEOUT)
+        self.cancel()
         message = "The model server did not begin to answer within the route's tryTimeout."
         refusal = Refusal(Reason.UPSTREAM_TIMEOUT, message, retry_after=1)
         self._listener.failed(self, Failure.TIMEOUT, refusal, ResponseFlags.UT)
@@ -333,6 +341,8 @@ class Attempt:
     @guarded
     def drained(self) -> None:
         """The endpoint takes more of the request."""
+        if self.state is OVER:
+            return
         self.takes_more = True
         self._listener.drained(self)
 

@@ -1,7 +1,7 @@
 """Bytes that all requests of a pipeline buffer together for one purpose.
 
 Over the limit it is the request that has buffered longest that loses its buffer, not the newest: otherwise a few
-clients that never read, or never name their model, would turn everybody else away.
+clients that never read, or never name their model, would cause the refusal of all others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Evictable(Protocol):
-    """Somebody who buffers bytes."""
+    """An owner of buffered bytes."""
 
     def evicted(self) -> None:
         """Drop what is buffered, and end the request it belongs to; the budget has already released it."""

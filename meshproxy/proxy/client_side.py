@@ -1,6 +1,6 @@
 """The client's side of a request, and the only writer to the client's stream.
 
-    answer      what the client has had of an answer             ends with
+    answer      what the client has received of a response       ends with
     NONE        nothing but interim heads                        begin_answer -> BEGUN, refuse -> REFUSING or REFUSED
     REFUSING    nothing: the rest of a short body is read first  its end, its excess or a time limit -> REFUSED
     REFUSED     a local response, not yet taken whole            drained -> OVER
@@ -8,7 +8,7 @@
     WHOLE       the upstream's answer, not yet taken whole       drained -> OVER
     OVER        the exchange has ended and was observed
 
-What the request does upstream is above this class, which calls it by six hooks: `abandon`, `held_up`, `resume`,
+What the request does upstream is above this class, which calls six hooks: `abandon`, `response_buffered`, `resume`,
 `check_progress`, `timed_out` and `closed`.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from meshproxy.codec.grpc import encode_message, grpc_status
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.identity.caller import NOBODY, Caller, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Workload
 from meshproxy.proxy.exchange import Exchange, LiveExchange, ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import REFUSAL_HEADER
@@ -53,8 +53,8 @@ _REASONS = {
 }
 
 
-class Answer(Enum):
-    """What the client has had of an answer: the table above."""
+class ResponseState(Enum):
+    """How much of a response the client has received: the table above."""
 
     NONE = 0
     REFUSING = 1
@@ -64,13 +64,13 @@ class Answer(Enum):
     OVER = 5
 
 
-# Bound once: on CPython 3.11 `Answer.OVER` costs 0.13 us, a global 0.03.
-NONE: Final = Answer.NONE
-REFUSING: Final = Answer.REFUSING
-REFUSED: Final = Answer.REFUSED
-BEGUN: Final = Answer.BEGUN
-WHOLE: Final = Answer.WHOLE
-OVER: Final = Answer.OVER
+# Bound once: on CPython 3.11 `ResponseState.OVER` costs 0.13 us, a global 0.03.
+NONE: Final = ResponseState.NONE
+REFUSING: Final = ResponseState.REFUSING
+REFUSED: Final = ResponseState.REFUSED
+BEGUN: Final = ResponseState.BEGUN
+WHOLE: Final = ResponseState.WHOLE
+OVER: Final = ResponseState.OVER
 
 
 class ClientSide(LiveExchange):
@@ -101,7 +101,7 @@ class ClientSide(LiveExchange):
         """The client's. Only this class writes to it."""
         self.answer = NONE
         self.request_ended = head.end
-        """The client sends no more, or what it sends is not read any more."""
+        """The client has sent everything, or its input is no longer read."""
         self.is_blocked = False
         """The client does not take what it was sent."""
         self.due = 0.0
@@ -111,12 +111,12 @@ class ClientSide(LiveExchange):
         self.mirrored: MirroredRequest | None = None
         """The copy that is sent elsewhere."""
         self.idle_timeout: float | None = None
-        """Seconds between two pieces of the answer."""
+        """Seconds between two parts of the response."""
         self.progress = -1
         self.moved = self.started
-        """When bytes were last seen to move, and how many had by then."""
+        """When progress was last seen, and the bytes transferred by then."""
         self.deadline = self._look = self.started + self.snapshot.limits.stall
-        """When the reaper looks at it, and when that is to see whether bytes move."""
+        """When the reaper checks it, and whether that check is about progress."""
         context.live.add(self)
 
     # Hooks
@@ -125,8 +125,8 @@ class ClientSide(LiveExchange):
         """The upstream's answer is not wanted any more."""
         raise NotImplementedError
 
-    def held_up(self) -> None:
-        """The upstream's answer has come whole, and the client has not taken it: that may last."""
+    def response_buffered(self) -> None:
+        """The upstream's response is complete, and the client has not read it yet, which may take long."""
         raise NotImplementedError
 
     def resume(self) -> None:
@@ -138,14 +138,14 @@ class ClientSide(LiveExchange):
         raise NotImplementedError
 
     def closed(self, is_whole: bool) -> None:
-        """The exchange is over. `is_whole`: the upstream's answer had come whole."""
+        """The exchange has ended. `is_whole`: the upstream's response was complete."""
         raise NotImplementedError
 
     def check_progress(self, now: float) -> None:
         """See whether bytes still move, and say when to look again."""
         raise NotImplementedError
 
-    # The upstream's answer, or a local one that is no refusal
+    # The response of the upstream, or a local one that is not a refusal
 
     def send_interim(self, status: int, headers: Headers) -> None:
         """Send a head below 200 (RFC 9110 section 15.2)."""
@@ -155,6 +155,8 @@ class ClientSide(LiveExchange):
         self, status: int, headers: Headers, first_byte: float, end: bool = False, length: int | None = None
     ) -> None:
         """Send the final head. From here on the request can only be broken off, not refused.
+
+        The exchange may be over afterwards: a head that is larger than the client takes resets its stream.
 
         Args:
             first_byte: when it came from the upstream.
@@ -168,14 +170,14 @@ class ClientSide(LiveExchange):
         self.answer = BEGUN
         self.status = status
         self.stream.send_response(status, headers, end, length)
-        if end:
+        if end and self.answer is BEGUN:  # it is OVER if the client does not take a head of this size
             if self.is_grpc:
                 self.grpc_status = grpc_status(headers)
             self.answer = WHOLE
             self.finish()
 
     def send_body(self, data: bytes, flow: int, end: bool) -> bool:
-        """Send a piece of the body. False: the client does not take it now; `resume` will be called.
+        """Send a piece of the body. False: the client does not read it now; `resume` will be called.
 
         Args:
             flow: the bytes that are owed to the upstream as credit until then.
@@ -188,7 +190,7 @@ class ClientSide(LiveExchange):
         if not self.stream.send_data(data, end):
             self.is_blocked = True
             if end:
-                self.held_up()
+                self.response_buffered()
             if flow:
                 self.context.response_buffer.take(self, flow, self.snapshot.limits.response_buffer_total)
             return False
@@ -204,11 +206,11 @@ class ClientSide(LiveExchange):
             self.finish()
         else:
             self.is_blocked = True
-            self.held_up()
+            self.response_buffered()
 
     @guarded
     def drained(self) -> None:
-        """The client has taken what it was sent (`stream.RequestSink`)."""
+        """The client has read what it was sent (`stream.RequestSink`)."""
         if self.is_blocked:
             self.is_blocked = False
             self.context.response_buffer.release(self)
@@ -250,9 +252,12 @@ class ClientSide(LiveExchange):
             if not isinstance(error, Refusal):
                 logger.error("internal error in a request for %s", path, exc_info=error)
                 error = Refusal(Reason.INTERNAL, "The sidecar failed to handle this request; see its log.")
-            self.refuse(error)
+            if self.refusal is None or self.answer is REFUSING:
+                self.refuse(error)
+            else:  # it was being refused: `refuse` takes no second refusal, and the client would wait for ever
+                self.break_off(ErrorCode.INTERNAL_ERROR)
         except Exception:
-            logger.exception("internal error in answering a request for %s", path)
+            logger.exception("internal error in the response to a request for %s", path)
             self.break_off(ErrorCode.INTERNAL_ERROR)
 
     def refuse(self, refusal: Refusal, *, is_counted: bool = False, waits: bool = True) -> None:
@@ -265,8 +270,10 @@ class ClientSide(LiveExchange):
         """
         if self.answer is OVER or self.refusal is not None:
             return
+        # Its frames refer to this request: a reference circle, which would have to wait for the garbage collector.
+        refusal.__traceback__ = refusal.__cause__ = refusal.__context__ = None
         self.refusal = refusal
-        if self.caller is NOBODY and isinstance(self.connection.peer, Workload):
+        if self.caller is ANONYMOUS and isinstance(self.connection.peer, Workload):
             self.caller = Caller(self.connection.peer)  # a bad token leaves the certificate's identity known
         if refusal.audits:
             self.permit_audits = refusal.audits
@@ -284,7 +291,8 @@ class ClientSide(LiveExchange):
             self.look_at(self.context.now() + REFUSAL_SECONDS)
 
     def _awaits_answer(self) -> bool:
-        """The client may not send the rest of its message before it has the answer, or it is too much to wait for."""
+        """The client may not send the rest of its message before it has a response, or the rest is too long to wait
+        for."""
         head = self.head
         return self.is_grpc or head.expects_continue or (head.length or self.bytes_received) > REFUSAL_BODY
 
@@ -340,8 +348,8 @@ class ClientSide(LiveExchange):
     # Time
 
     def limit_time(self, seconds: float) -> None:
-        """The answer must be whole so long after the request's head came; the shortest limit counts. It is exact, and
-        few requests come near it: those that have longer than `TIMER_SECONDS` get their timer when they do, and all
+        """The response must be complete within this time of the request head; the shortest limit applies. It is exact,
+        and few requests come near it: those that have longer than `TIMER_SECONDS` get their timer when they do, and all
         others pay for none (0.5 to 0.7 us)."""
         due = self.started + seconds
         if self.due:
@@ -366,6 +374,8 @@ class ClientSide(LiveExchange):
 
     def expire(self, now: float) -> None:
         """`deadline` has passed (`reaper.Expirable`)."""
+        if self.answer is OVER:
+            return  # ended by another one that expired in the same sweep
         if self._timer is None and self.due and now >= self.due - TIMER_SECONDS:
             self._timer = self.context.loop.call_at(self.due, self._time_out)
         if now < self._look:

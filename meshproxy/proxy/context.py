@@ -71,4 +71,4 @@ class ProxyContext:
         self.response_buffer = ByteBudget()
         """Responses that their clients have not taken."""
         self.replay_bytes = 0
-        """Request bodies kept for another attempt. Nobody is evicted: over the limit the newest is not kept."""
+        """Request bodies kept for another attempt. Nothing is evicted: over the limit the newest is not kept."""

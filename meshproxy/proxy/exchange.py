@@ -1,7 +1,7 @@
 """The record of one exchange: a client's request, from its head to the last byte of its answer.
 
 Integers, timestamps and references only. Nothing is formatted while the exchange lasts; `observer(exchange)` reads the
-record once, when it is over. Times are `time.monotonic()` seconds; 0.0 means that the point was never reached.
+record once, at its end. Times are `time.monotonic()` seconds; 0.0 means that the point was never reached.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntFlag
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.identity.caller import NOBODY, Caller
+from meshproxy.identity.caller import ANONYMOUS, Caller
 from meshproxy.inference.call import Call
 from meshproxy.refusal import Refusal
 from meshproxy.routing.failure import Failure
@@ -56,7 +56,7 @@ NO_FLAGS = ResponseFlags(0)
 
 
 class AttemptRecord:
-    """One attempt at an endpoint, written when the endpoint has been told how it went."""
+    """One attempt at an endpoint, written when its outcome has been reported to the endpoint."""
 
     __slots__ = ("ended", "endpoint", "failure", "first_byte", "is_cancelled", "sent", "started")
 
@@ -120,7 +120,7 @@ class Exchange:
         self.head = head
         self.connection = connection
         self.is_grpc = False
-        self.caller: Caller = NOBODY
+        self.caller: Caller = ANONYMOUS
         self.asked: Call | None = None
         """The call as the client made it; None if the request was refused before that was known."""
         self.forwarded: Call | None = None
@@ -153,7 +153,7 @@ class Exchange:
         self.decided = 0.0
         """Caller, model, policy and route were known."""
         self.connected = 0.0
-        """An upstream connection was at hand and the request's head was written to it."""
+        """An upstream connection was available and the request's head was written to it."""
         self.first_byte = 0.0
         """The upstream's response head had been read."""
         self.finished = 0.0

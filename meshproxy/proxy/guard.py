@@ -27,7 +27,12 @@ Owner = TypeVar("Owner", bound=Guarded)
 def guarded(
     callback: Callable[Concatenate[Owner, Arguments], None],
 ) -> Callable[Concatenate[Owner, Arguments], None]:
-    """A callback that never raises: what it raises goes to `crashed` of its object. 0.1 us a call."""
+    """A callback that never raises: what it raises goes to `crashed` of its object.
+
+    The wrapper costs 0.5 to 0.8 us, so the callbacks of every request have the same `try` in their own body, which
+    costs nothing: `Pipeline.serve`, `Relay.data_received`, `Attempt.head_received`, `data_received` and
+    `trailers_received`, and `Pool._give`.
+    """
 
     def call(self: Owner, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:

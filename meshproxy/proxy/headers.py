@@ -1,5 +1,5 @@
-"""What the proxy reads of a request's headers, and which of them go on: both at once, remembered by the whole list; and
-what it says of the caller.
+"""What the proxy reads of a request's headers, and which of them are forwarded: both at once, cached by the whole list;
+and what it says of the caller.
 
 A keep-alive client repeats its headers, and the codecs share equal lists, so one look-up replaces the walk.
 """
@@ -80,7 +80,7 @@ class RequestHeaders:
         self.encoding = encodings[-1] if encodings else None
         self.timeout: float | None = None
         """How long the client waits, in seconds: `grpc-timeout`, or what Envoy tells of REST calls. The field itself is
-        not forwarded: what is left of it is written anew."""
+        not forwarded: the remaining time is written instead."""
         if self.is_grpc:
             self.timeout = parse_timeout(timeouts[0]) if len(timeouts) == 1 else None
         elif len(rest_timeouts) == 1:
@@ -88,7 +88,7 @@ class RequestHeaders:
         self.server = servers[0] if len(servers) == 1 else None
         """Which ModelServer an application means (outbound)."""
         self.trace_states = trace_states
-        """Not forwarded as they are: what may go on of them is in the trace context."""
+        """Not forwarded unchanged: their valid parts are in the trace context."""
         self.forward: Headers = tuple(forward)
         self.forward_with_token: Headers = (*self.forward, *((b"authorization", value) for value in authorization))
 

@@ -22,7 +22,7 @@ UNKNOWN_SERVICE = b"the health of this model is not checked"
 
 
 class HealthCall:
-    """Check or Watch; a Watch is told of changes (`serving.Watcher`)."""
+    """Check or Watch; a Watch is sent changes (`serving.Watcher`)."""
 
     __slots__ = ("_body", "_health", "_is_watch", "_request", "_said", "service")
 
@@ -32,11 +32,11 @@ class HealthCall:
         self._is_watch = target == WATCH
         self._body = b""
         self._said: Serving | None = None
-        """What the client was told last."""
+        """The status that the client was sent last."""
         self.service = ""
 
     def feed(self, data: bytes, end: bool) -> None:
-        """A piece of the request came. Raises Refusal."""
+        """A part of the request was received. Raises Refusal."""
         self._body += data
         if len(self._body) > REQUEST_BYTES:
             raise Refusal(Reason.BODY_TOO_LARGE, "A health check names one service.", limit="health_request")
@@ -48,17 +48,19 @@ class HealthCall:
         request.decide(call)
         status = self._health.serving(service)
         if self._is_watch:
-            self.tell(status)
-            self._health.watch(self)
+            self.send_status(status)
+            if request.answer is not OVER:
+                self._health.watch(self)
         elif status is Serving.SERVICE_UNKNOWN:
             fields = (b"grpc-status", b"%d" % GrpcStatus.NOT_FOUND), (b"grpc-message", UNKNOWN_SERVICE)
             request.begin_answer(200, (*HEADERS, *fields), request.context.now(), end=True)
         else:
-            self.tell(status)
-            self._end(GrpcStatus.OK)
+            self.send_status(status)
+            if request.answer is not OVER:
+                self._end(GrpcStatus.OK)
 
     @guarded
-    def tell(self, status: Serving) -> None:
+    def send_status(self, status: Serving) -> None:
         """Send the status, unless it was the last one sent."""
         request = self._request
         if status is self._said or request.answer is OVER:
@@ -70,6 +72,7 @@ class HealthCall:
 
     def end(self) -> None:
         """End a Watch: the client asks again, elsewhere if it can."""
+        self._health.forget(self)
         if self._request.answer is not OVER:
             self._end(GrpcStatus.UNAVAILABLE)
 
@@ -81,5 +84,4 @@ class HealthCall:
         self._request.crashed(error)
 
     def close(self) -> None:
-        """The exchange is over."""
         self._health.forget(self)

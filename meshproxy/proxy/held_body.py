@@ -35,7 +35,7 @@ class HeldBody:
         return bool(self._pieces) and not self._credited
 
     def start(self) -> bytes:
-        """What is held, in one piece."""
+        """The buffered bytes."""
         return b"".join([data for data, _, _ in self._pieces])
 
     def hold(self, data: bytes, flow: int, end: bool) -> None:
@@ -63,13 +63,12 @@ class HeldBody:
         request.context.scan_buffer.take(self, len(data), limits.scan_buffer_total)
 
     def take(self) -> list[Piece]:
-        """The pieces, which are not held any more."""
+        """The pieces, which leave the buffer."""
         pieces = self._pieces
         self.close()
         return pieces
 
     def close(self) -> None:
-        """Drop the pieces."""
         self._pieces = []
         if self._credited:
             self._credited = 0

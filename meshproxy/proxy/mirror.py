@@ -23,7 +23,7 @@ from meshproxy.refusal import Refusal
 from meshproxy.transport.client import (
     HEAD_BYTES,
     ClientError,
-    Failure,
+    ClientFailure,
     Response,
     UnaryExchange,
     complete_head,
@@ -291,7 +291,7 @@ class MirroredRequest:
         if isinstance(result, Response):
             self._end(self._judge(result))
         elif isinstance(result, ClientError):
-            self._end("too-large" if result.failure is Failure.TOO_LARGE else "failed")
+            self._end("too-large" if result.failure is ClientFailure.TOO_LARGE else "failed")
         else:
             self.crashed(result)
 

@@ -66,7 +66,7 @@ class ActiveRequest(Relay):
         self._identify(fields)
 
     def _identify(self, fields: RequestHeaders) -> None:
-        """Who calls: the workload of the connection's certificate, and the token. Raises Refusal."""
+        """The caller: the workload of the connection's certificate, and the token. Raises Refusal."""
         connection, verifier, authorization = self.connection, self.snapshot.verifier, fields.authorization
         workload = connection.peer
         assert workload is None or type(workload) is Workload

@@ -1,4 +1,4 @@
-"""What the pipeline asks of its surroundings: protocols that other folders implement and the assembly passes in."""
+"""The dependencies of the pipeline: protocols that other folders implement and the assembly passes in."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RefreshKeys(Protocol):
     """Fetches an issuer's keys."""
 
     def __call__(self, issuer: str, then: Callable[[], None]) -> None:
-        """Call `then` once when the fetch has ended, whatever its result."""
+        """Call `then` once when the fetch has ended, with or without success."""
 
 
 class Traffic(Protocol):

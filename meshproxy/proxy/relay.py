@@ -1,4 +1,4 @@
-"""Carries a request whose way is known: its body in, the answer through, and what happens when either stops.
+"""Relays a request whose route is known: the body, the response, and what happens when either stops.
 
     the body is     read by                   until
     scanned         `operation.scan`          its end, where only the body names the model
@@ -61,7 +61,6 @@ class Relay(Request):
     # The request's body (stream.RequestSink)
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """A piece of the body came."""
         self.bytes_received += len(data)
         self.request_ended = end
         try:  # as `guarded`, without its call
@@ -98,7 +97,8 @@ class Relay(Request):
             self._hold(data, flow, end)
 
     def _hold(self, data: bytes, flow: int, end: bool) -> None:
-        if self.answer is OVER:
+        if self.refusal is not None or self.answer is OVER:
+            self.discard(flow, end)
             return
         held = self._held
         if held is None:
@@ -117,7 +117,7 @@ class Relay(Request):
             self._owed += flow
 
     def body_start(self) -> bytes:
-        """What has come of the body and was not forwarded yet."""
+        """The part of the body that was received and not forwarded yet."""
         return self._held.start() + self.peeked if self._held is not None else self.peeked
 
     # On the way to the model server
@@ -164,8 +164,8 @@ class Relay(Request):
         if self._retries is not None and self._retries.current is not None:
             self._retries.current.resume()
 
-    def held_up(self) -> None:
-        """The upstream's answer has come whole, and the client has not taken it: others may use the slot."""
+    def response_buffered(self) -> None:
+        """The upstream's response is complete, and the client has not read it yet: the slot is free for other calls."""
         if self._actions is not None:
             self._actions.leave(is_whole=True)
 
@@ -178,7 +178,6 @@ class Relay(Request):
             self._actions.leave(is_whole=False)
 
     def timed_out(self) -> None:
-        """The deadline has passed."""
         if self._retries is not None:
             self._retries.deadline_passed()
 
@@ -215,7 +214,7 @@ class Relay(Request):
             return
         retries = self._retries
         attempt = retries.current if retries is not None else None
-        if attempt is not None and self.is_blocked:
+        if self.is_blocked:
             if idle is None or now - self.moved >= stall:
                 self.context.on_limit("body_stall_time")
                 self.give_up()
@@ -224,7 +223,7 @@ class Relay(Request):
             attempt.report(Failure.TIMEOUT)
             self.break_off(ErrorCode.CANCEL)
         elif self._waits_for_client():
-            message = f"No byte of the request's body came for {stall:g} s."
+            message = f"No byte of the request body was received within {stall:g} s."
             self.refuse(Refusal(Reason.REQUEST_TIMEOUT, message, limit="body_stall_time"), waits=False)
 
     def _is_unnamed(self, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""A request as it is decided on: who calls what, may they, and what is forwarded of it."""
+"""A request and its decisions: caller, call, authorization, and the head that is forwarded."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Request(ClientSide):
         return stable_hash(self.caller_key().encode())
 
     def body_start(self) -> bytes:
-        """What has come of the body and was not forwarded yet."""
+        """The part of the body that was received and not forwarded yet."""
         return self.peeked
 
     # What is forwarded

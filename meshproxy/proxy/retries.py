@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.proxy.attempt import WHOLE, Attempt
+from meshproxy.proxy.client_side import OVER
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import Reason, Refusal
@@ -206,7 +207,7 @@ class Retries:
         # Another sidecar's refusals are passed on as such.
         headers = request.context.headers.clean(head.headers, attempt.endpoint.is_sidecar)
         request.begin_answer(head.status, headers, attempt.first_byte, head.end, head.length)
-        return request
+        return request if request.answer is not OVER else None
 
     def failed_late(self, attempt: Attempt, failure: Failure) -> None:
         """Only its trailers said that the call failed: it may not be tried again, which is counted."""
@@ -320,6 +321,9 @@ class Retries:
         fallback, self._fallback = self._fallback, None
         if fallback is None or (self._replay is None and self._has_sent):
             return False
+        self.current = self.upstream = None  # an attempt that failed: nothing more may go there
+        if self._timer is not None:
+            self._stop_timer()
         self._cluster = fallback
         if self._latency is not None:
             self._latency = fallback.latency(self._model)

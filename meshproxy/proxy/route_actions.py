@@ -1,6 +1,6 @@
-"""What a route asks for beyond a server, for one request, in this order:
+"""The actions of a route for one request, in this order:
 
-    rate limits    a call goes on if tokens are left
+    rate limits    a call proceeds if tokens are left
     faults         some calls are delayed, some aborted
     split          an arm is chosen: which server, and which version is written into the call
     concurrency    a slot among the model's calls, or a place in the queue before them
@@ -41,7 +41,7 @@ _BUSY_GRPC = (GrpcStatus.DEADLINE_EXCEEDED, GrpcStatus.RESOURCE_EXHAUSTED, GrpcS
 
 
 class State(Enum):
-    """How far the request has come. DELAYED and QUEUED are left out by most."""
+    """The progress of the request. Most skip DELAYED and QUEUED."""
 
     CHECKING = 0
     """Rate limits are asked."""
@@ -70,7 +70,6 @@ class RouteActions:
         "_counted",
         "_examples",
         "_is_aborted",
-        "_is_admitted",
         "_mirrors",
         "_model",
         "_proceed",
@@ -98,8 +97,6 @@ class RouteActions:
         self._model = call.models[0].name if call.models else ""
         self._caller = request.caller_key() if route.rate_limiters else ""
         self.state = CHECKING
-        self._is_admitted = False
-        """The rate limits have let it in: they are charged for what it takes."""
         self._examples: ExampleCounter | None = None
         """Counts the examples of the batch, where a rate limit is about those."""
         self._counted = 0
@@ -155,13 +152,12 @@ class RouteActions:
                     limit=f"rate_{denied.what}",
                     retry_after=max(1, ceil(denied.retry_after)),
                 )
-        self._is_admitted = True
         if route.counts_examples:
             count = request.operation.count_examples if request.operation is not None else None
             self._examples = count(request.encoding, request.snapshot.limits.scan) if count else OneExample()
 
     def _charge(self, size: int) -> None:
-        """Charge the rate limits for what has come."""
+        """Charge the rate limits for the body received so far."""
         new = 0
         if self._examples is not None:
             new = self._examples.count - self._counted
@@ -238,7 +234,7 @@ class RouteActions:
             )
         self._call = call
         if forwarded is not call:
-            self._request.decide(forwarded)
+            self._request.decide_rewritten(forwarded)
         if self._rewriter is not None:
             self._rewriter.call = call
 
@@ -267,7 +263,7 @@ class RouteActions:
         self._go()
 
     @guarded
-    def turned_away(self, why: Entry) -> None:
+    def rejected(self, why: Entry) -> None:
         """It will not be this request's turn (`admission.Waiter`)."""
         self.state = PROCEEDING
         self._admission = None
@@ -304,7 +300,7 @@ class RouteActions:
         """A piece of the body is about to be forwarded: returns what is. Raises Refusal."""
         if self._examples is not None:
             self._examples.feed(data, end)
-        if self._is_admitted and self._route.rate_limiters:
+        if self._route.rate_limiters:
             self._charge(len(data))
         mirrored = self._request.mirrored
         if mirrored is not None:
@@ -314,7 +310,7 @@ class RouteActions:
     # The end
 
     def leave(self, is_whole: bool) -> None:
-        """Give up the slot, or the place in the queue: the answer has come whole, or is not wanted any more."""
+        """Release the slot, or the position in the queue: the response is complete, or no longer needed."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -327,13 +323,13 @@ class RouteActions:
             return
         request = self._request
         now = request.context.now()
-        is_ok = self._went_well(is_whole)
+        is_ok = self._was_successful(is_whole)
         if is_ok is None:
             admission.cancelled(now)
         else:
             admission.leave(now - request.connected, is_ok, now)
 
-    def _went_well(self, is_whole: bool) -> bool | None:
+    def _was_successful(self, is_whole: bool) -> bool | None:
         """False: the server is overloaded, it said so or was too slow. None: not known."""
         request = self._request
         if request.refusal is not None:
@@ -343,7 +339,7 @@ class RouteActions:
         return request.status not in _BUSY_HTTP and request.grpc_status not in _BUSY_GRPC
 
     def close(self, is_whole: bool) -> None:
-        """The exchange is over. `is_whole`: the answer had come whole."""
+        """The exchange has ended. `is_whole`: the response was complete."""
         self.leave(is_whole)
         self._proceed = None
         if self._examples is not None and not self._counted and self._request.connected:

@@ -1,4 +1,4 @@
-"""One configuration, compiled: what a request is carried by from its head to its end."""
+"""One compiled configuration, which a request uses from its head to its end."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Where a call goes, once it may go at all."""
+"""Routing: the server, version and conditions of an authorized call."""

@@ -43,13 +43,13 @@ class Waiter(Protocol):
     `enter`, `leave` and `withdraw` meanwhile. Hashed by identity."""
 
     def admitted(self) -> None:
-        """Proceed, and `leave` in the end."""
+        """Proceed, and `leave` at the end."""
 
-    def turned_away(self, why: Entry) -> None:
+    def rejected(self, why: Entry) -> None:
         """`FULL` or `TOO_LATE`."""
 
 
-class _Place:
+class _QueueEntry:
     """A waiter in the queue."""
 
     __slots__ = ("deadline", "ends", "priority", "waiter")
@@ -60,10 +60,10 @@ class _Place:
         self.priority = priority
         self.deadline = deadline
         self.ends = ends
-        """When it is turned away: at its deadline, or at the end of the queue timeout."""
+        """When it is rejected: at its deadline, or at the end of the queue timeout."""
 
 
-_Queue: TypeAlias = OrderedDict["Waiter", _Place]
+_Queue: TypeAlias = OrderedDict["Waiter", _QueueEntry]
 
 
 class Admission:
@@ -92,7 +92,7 @@ class Admission:
         self._size = queue
         self._timeout = queue_timeout
         self._queues: tuple[_Queue, ...] = tuple(OrderedDict() for _ in range(PRIORITIES))
-        self._times: list[tuple[float, int, _Place]] = []
+        self._times: list[tuple[float, int, _QueueEntry]] = []
         """A heap of the ends of places. Entries of waiters that left stay until they come up, or are swept."""
         self._turn = 0
         self._usual = 0.0
@@ -109,7 +109,7 @@ class Admission:
         return times[0][0] if times else inf
 
     def enter(self, waiter: Waiter, priority: int, deadline: float, now: float) -> Entry:
-        """Admit `waiter`, queue it, or turn it away. It is called back only if the result is `QUEUED`.
+        """Admit `waiter`, queue it, or reject it. It is called back only if the result is `QUEUED`.
 
         Args:
             waiter: once at a time.
@@ -121,7 +121,7 @@ class Admission:
             if not self.waiting:
                 self.in_flight += 1
                 return Entry.ADMITTED
-            self._hand_out(now)  # the limit has grown since a call left
+            self._admit_next(now)  # the limit has grown since a call left
             if self.in_flight < self.limit.current and not self.waiting:
                 self.in_flight += 1
                 return Entry.ADMITTED
@@ -129,7 +129,7 @@ class Admission:
             return Entry.TOO_LATE
         if not self._size:
             return Entry.FULL
-        # Those ahead leave the queue one by one, each time that one of the calls under way ends.
+        # Those ahead leave the queue one by one, each time a call in flight ends.
         usual = self._usual
         ahead = sum([len(queue) for queue in self._queues[: priority + 1]])
         wait = (ahead + 1) * usual / self.limit.current
@@ -140,11 +140,11 @@ class Admission:
         if self.waiting + self._reserved >= self._size:
             if not self._displace(priority):
                 return Entry.FULL
-            if self.in_flight < self.limit.current and not self.waiting:  # the evicted waiter may have made room
+            if self.in_flight < self.limit.current and not self.waiting:  # the evicted waiter may have freed a slot
                 self.in_flight += 1
                 return Entry.ADMITTED
         ends = min(deadline, now + self._timeout)
-        place = _Place(waiter, priority, deadline, ends)
+        place = _QueueEntry(waiter, priority, deadline, ends)
         self._queues[priority][waiter] = place
         self.waiting += 1
         self._turn += 1
@@ -169,14 +169,14 @@ class Admission:
             self._usual = seconds if usual == 0.0 else usual * STEP if seconds > usual else usual / STEP
         self.in_flight -= 1
         if self.waiting:
-            self._hand_out(now)
+            self._admit_next(now)
 
     def cancelled(self, now: float) -> None:
         """An admitted call has ended and says nothing about the server: its client cancelled it, or it was never
         sent."""
         self.in_flight -= 1
         if self.waiting:
-            self._hand_out(now)
+            self._admit_next(now)
 
     def withdraw(self, waiter: Waiter) -> None:
         """Remove `waiter` from the queue without a callback. Nothing happens if it is not queued."""
@@ -187,16 +187,16 @@ class Admission:
                 return
 
     def expire(self, now: float) -> None:
-        """Turn away calls whose queue timeout or deadline is over."""
+        """Reject calls whose queue timeout or deadline has passed."""
         while self.next_expiry <= now:
             place = heappop(self._times)[2]
             waiter = place.waiter
             if waiter is not None:
                 del self._queues[place.priority][waiter]
                 self._gone(place)
-                waiter.turned_away(Entry.TOO_LATE if place.deadline <= now else Entry.FULL)
+                waiter.rejected(Entry.TOO_LATE if place.deadline <= now else Entry.FULL)
 
-    def _gone(self, place: _Place) -> None:
+    def _gone(self, place: _QueueEntry) -> None:
         place.waiter = None
         self.waiting -= 1
 
@@ -209,13 +209,13 @@ class Admission:
                 self._gone(place)
                 self._reserved += 1
                 try:
-                    waiter.turned_away(Entry.FULL)
+                    waiter.rejected(Entry.FULL)
                 finally:
                     self._reserved -= 1
                 return True
         return False
 
-    def _hand_out(self, now: float) -> None:
+    def _admit_next(self, now: float) -> None:
         """Admit waiting calls up to the limit. A call may leave during its callback and so come back here: the outer
         loop continues then, so that calls do not nest."""
         if self._is_handing_out:
@@ -227,9 +227,9 @@ class Admission:
                 waiter, place = queue.popitem(last=False)
                 self._gone(place)
                 if now + self._usual >= place.deadline:
-                    waiter.turned_away(Entry.TOO_LATE)
+                    waiter.rejected(Entry.TOO_LATE)
                 elif now >= place.ends:
-                    waiter.turned_away(Entry.FULL)
+                    waiter.rejected(Entry.FULL)
                 else:
                     self.in_flight += 1
                     waiter.admitted()

@@ -43,7 +43,7 @@ class CarriedState:
         )
 
     def adopt(self) -> None:
-        """The routes compiled last are in use: what they did not ask for is forgotten."""
+        """The routes compiled last are in use: state that they did not ask for is dropped."""
         self._budgets.adopt()
         self._rate_limiters.adopt()
 

@@ -5,9 +5,9 @@ are admitted; calls that take much longer are queued inside the server, where no
 admitted. The idea is that of Netflix' Gradient2 limit and Envoy's adaptive concurrency filter. Their known faults are
 avoided:
 
-- The calm latency is measured, not remembered as a minimum or a slow average: whenever no more than half of the limit
-  is in use, and otherwise by a *probe*, which lowers the limit to one half for a few calls. A slow average learns the
-  overload and lets the limit drift up (Netflix/concurrency-limits pull request 134); a minimum never learns that a
+- The baseline latency is measured, not remembered as a minimum or a slow average: whenever no more than half of the
+  limit is in use, and otherwise by a *probe*, which lowers the limit to one half for a few calls. A slow average learns
+  the overload and lets the limit drift up (Netflix/concurrency-limits pull request 134); a minimum never learns that a
   model has become slower, and Envoy's way of going down to three calls costs more than the measurement is worth.
   A probe that finds the server clearly faster than expected goes down by another half, until it makes no difference;
   so a limit that began far too high is right after one series of probes. The first goes down twice in any case.

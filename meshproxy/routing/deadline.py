@@ -1,7 +1,7 @@
-"""How long the next hop may take, as it is told: gRPC and REST each have a header for it.
+"""The time limit of the next hop: gRPC and REST each have a header for it.
 
-Both are rounded down, so that nobody down the line waits longer than we do, but never to nothing: what is over already
-is given as the shortest time that can be said.
+Both are rounded down, so that no server downstream of us waits longer than we do, but never to zero: what has expired
+already is written as the shortest time that can be expressed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_MILLISECONDS = 10**10 - 1
 def grpc_timeout(seconds: float) -> bytes:
     """The value of `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, Timeout). From 0.1 s up to a day
     it is in whole milliseconds, so that calls which are given the same time have the same few values, and heads that
-    hold them are found again by whoever encodes them; otherwise in the finest unit that eight digits are enough for."""
+    hold them are found in the encoder's cache; otherwise in the finest unit that eight digits are enough for."""
     if WHOLE_MILLISECONDS <= seconds <= DAY:
         return b"%dm" % int(seconds * 1000)
     return format_timeout(seconds)

@@ -59,10 +59,10 @@ _HTTP = {
 
 
 def of_grpc(status: int | None) -> Failure | None:
-    """The failure that a gRPC status stands for, a missing one too; None if it is not a failure of the server."""
+    """The failure that a gRPC status means, a missing one too; None if it is not a failure of the server."""
     return _GRPC.get(status) if status is not None else Failure.ERROR
 
 
 def of_http(status: int) -> Failure | None:
-    """The failure that an HTTP status stands for; None if it is not a failure of the server."""
+    """The failure that an HTTP status means; None if it is not a failure of the server."""
     return _HTTP.get(status)

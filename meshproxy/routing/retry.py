@@ -124,7 +124,6 @@ class RetryBudget:
         self._before = 0.0  # what the seconds before this one leave of the ratio
 
     def deposit(self, now: float) -> None:
-        """Count a call."""
         if now >= self._second + 1:
             self._turn(now)
         self._calls += 1
@@ -144,7 +143,6 @@ class RetryBudget:
         return False
 
     def _turn(self, now: float) -> None:
-        """Begin another second."""
         second = int(now)
         passed = second - self._second
         calls, spent = self._rings

@@ -1,4 +1,4 @@
-"""Where a call goes, and what is done when that fails: `ModelRoute` documents compiled once, looked up once per call.
+"""`ModelRoute` documents compiled once, looked up once per call.
 
 `Routes.match` gives the `Route`, whose attributes are all that is decided before a request is sent. What varies from
 call to call is asked of the route afterwards, and only if it is not plain: which arm of a split, which version.
@@ -23,7 +23,7 @@ from meshproxy.routing.retry import (
     RetryBudget,
     RetryRule,
 )
-from meshproxy.routing.split import Arm, Split, aim, settle
+from meshproxy.routing.split import Arm, Split, resolve_versions, with_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,18 +56,18 @@ class Route:
     labels: Mapping[str, str] = field(default_factory=dict)
     """What version labels mean."""
     sticky: Key | None = None
-    """What the arm goes by; None: chance, or there is nothing to choose between."""
+    """What selects the arm; None: random, or only one arm."""
     mirror: Mirror | None = None
     """With its label resolved, if it is one of `labels`."""
     fault: FaultRule | None = None
     fallback: str | None = None
-    """Name of the `ModelServer` that gets calls which no endpoint of their own can take."""
+    """Name of the `ModelServer` that gets calls for which no endpoint is available."""
     timeout: float | None = None
     """Seconds for the whole exchange; None: as long as it takes."""
     try_timeout: float | None = None
     """Seconds from sending to the first byte of an answer."""
     idle_timeout: float | None = None
-    """Seconds between two pieces of an answer."""
+    """Seconds between two parts of a response."""
     retry: RetryRule = OUTBOUND_RETRIES
     budget: RetryBudget = field(default_factory=_budget)
     concurrency: Concurrency | None = None
@@ -108,12 +108,12 @@ class Route:
         return self.split.at(point)
 
     def forwarded(self, call: Call, arm: Arm | None) -> Call:
-        """The call as it is to be forwarded (see `split.settle`); `call` itself if nothing changes."""
-        return settle(call, arm, self.labels)
+        """The call as it is to be forwarded (see `split.resolve_versions`); `call` itself if nothing changes."""
+        return resolve_versions(call, arm, self.labels)
 
     def mirrored(self, call: Call) -> Call:
-        """The call that a copy makes, whatever version was named; `call` itself if nothing changes."""
-        return call if self.mirror is None else aim(call, self.mirror.version, self.mirror.label)
+        """The call of a mirrored request, with the mirror's version; `call` itself if nothing changes."""
+        return call if self.mirror is None else with_version(call, self.mirror.version, self.mirror.label)
 
 
 Candidate = tuple[tuple[Condition, ...], Route]
@@ -125,7 +125,7 @@ class Routes:
     with one pattern those with conditions come first, in the order of documents.
 
     A call whose route has no conditions costs one look-up if the route names the model, two if a glob fits it: 0.1 us.
-    A look at a dozen headers costs 0.9 us.
+    Reading a dozen headers costs 0.9 us.
     """
 
     __slots__ = ("_choices", "_default", "_fixed", "_globs", "_is_empty", "_known", "_named")
@@ -229,7 +229,7 @@ def _compile(
     direction: Direction, default_server: str | None, timeout: float | None, document: ModelRoute, carried: CarriedState
 ) -> Route:
     spec = document.spec
-    # Each direction has budgets and rate_limiters of its own: calls of the one are not to use up what the other has.
+    # Each direction has its own budgets and rate limiters, so that one cannot exhaust those of the other.
     name = f"{direction}/{document.metadata.name}"
     server = spec.server or default_server
     retry, retries = _RETRIES[direction]

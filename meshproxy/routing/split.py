@@ -26,7 +26,7 @@ class Arm:
 class Split:
     """Arms side by side between 0 and 1, in the order of the document, each as wide as its share.
 
-    A point belongs to one arm, so whoever has the same point each time (a hash of a key) gets the same arm. When a
+    A point belongs to one arm, so the same point (a hash of a key) always gets the same arm. When a
     weight changes only borders move: with two arms, the points that change over are exactly as many as the share that
     changed; with more, a point only ever moves towards the arm that grows. So let a canary be one of two arms.
     """
@@ -53,7 +53,7 @@ class Split:
         return self._weighted[bisect_right(self._borders, point)]
 
 
-def settle(call: Call, arm: Arm | None, labels: Mapping[str, str]) -> Call:
+def resolve_versions(call: Call, arm: Arm | None, labels: Mapping[str, str]) -> Call:
     """The call as it is to be forwarded: labels that the route knows become versions, and models that name neither
     version nor label get those of the arm. A version that was named stays, and so does a label that is not known here.
     The same object if nothing changes."""
@@ -63,14 +63,14 @@ def settle(call: Call, arm: Arm | None, labels: Mapping[str, str]) -> Call:
         arm = None
     models = call.models
     if len(models) == 1:
-        settled = _settled(models[0], arm, labels)
-        return call if settled is models[0] else Call(call.verb, (settled,))
-    all_settled = tuple([_settled(model, arm, labels) for model in models])
-    # What has not changed is the same object, which is what `==` of tuples looks at first.
-    return call if all_settled == models else Call(call.verb, all_settled)
+        resolved = _resolve_version(models[0], arm, labels)
+        return call if resolved is models[0] else Call(call.verb, (resolved,))
+    all_resolved = tuple([_resolve_version(model, arm, labels) for model in models])
+    # What has not changed is the same object, which `==` of tuples compares first.
+    return call if all_resolved == models else Call(call.verb, all_resolved)
 
 
-def _settled(model: ModelRef, arm: Arm | None, labels: Mapping[str, str]) -> ModelRef:
+def _resolve_version(model: ModelRef, arm: Arm | None, labels: Mapping[str, str]) -> ModelRef:
     if model.label is not None:
         version = labels.get(model.label)
         return model if version is None else ModelRef(model.name, version, None, model.signature)
@@ -79,7 +79,7 @@ def _settled(model: ModelRef, arm: Arm | None, labels: Mapping[str, str]) -> Mod
     return ModelRef(model.name, arm.version, arm.label, model.signature)
 
 
-def aim(call: Call, version: str | None, label: str | None) -> Call:
+def with_version(call: Call, version: str | None, label: str | None) -> Call:
     """The call with that version or label, whatever it names itself: for mirroring. The same object if both are
     None, and for calls that no single version answers."""
     if (version is None and label is None) or not call.verb.is_versioned:

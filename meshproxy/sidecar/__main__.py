@@ -24,7 +24,8 @@ logger = logging.getLogger("meshproxy.sidecar")
 
 
 def main(arguments: list[str]) -> int:
-    """Run until told to stop. Returns the exit status: 0, 1 if it could not run, 3 if the documents have problems."""
+    """Run until stopped by a signal. Returns the exit status: 0, 1 if it could not run, 3 if the documents have
+    problems."""
     level = getattr(logging, os.environ.get("MESHPROXY_LOG_LEVEL", "INFO").upper(), logging.INFO)
     try:
         if arguments and arguments[0].startswith(OPTION):
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         logger.error("stopped: %s", error)
         return FAILURE
     except OSError as error:
-        logger.error("cannot listen or open a file: %s", error)
+        logger.error("cannot listen, or cannot open a file: %s", error)
         return FAILURE
     return 0
 

@@ -7,7 +7,7 @@
     POST /drain     the same as SIGTERM (loopback only; not on the admin port of a worker)
 
 `/config` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can send
-requests to them under the name of its own site (DNS rebinding), and a server that fetches URLs can be made to
+requests to them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made to
 (CVE-2024-40632).
 """
 
@@ -41,7 +41,7 @@ ADMIN_TIMES = Times(head=2.0, idle=5.0)
 """Short, so that clients which hold connections to the admin port do not keep a probe waiting."""
 
 
-class Operated(Protocol):
+class AdminTarget(Protocol):
     """The process behind the admin port."""
 
     def readiness(self) -> dict[str, bool]:
@@ -62,26 +62,26 @@ class Admin:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, registry: Registry, operated: Operated, *, is_worker: bool = False
+        self, loop: asyncio.AbstractEventLoop, registry: Registry, target: AdminTarget, *, is_worker: bool = False
     ) -> None:
         self._loop = loop
         self._registry = registry
-        self._operated = operated
+        self._target = target
         self._is_worker = is_worker
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Answer one request (`stream.Serve`)."""
-        reader = stream.sink = Reader(stream)
-        self._loop.call_later(ANSWER_SECONDS, reader.give_up)
+        sink = stream.sink = DiscardingSink(stream)
+        self._loop.call_later(ANSWER_SECONDS, sink.give_up)
         path, _, query = head.target.partition(b"?")
         if path in READ_ONLY and head.method not in (b"GET", b"HEAD"):
             reply(stream, head, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
         elif path in (b"/livez", b"/live"):
             reply(stream, head, 200, b"ok\n")
         elif path in (b"/readyz", b"/ready", b"/healthz/ready"):
-            reply_ready(stream, head, self._operated.readiness(), verbose=query == b"verbose")
+            reply_ready(stream, head, self._target.readiness(), verbose=query == b"verbose")
         elif path == b"/metrics":
-            self._metrics(stream, reader, head)
+            self._metrics(stream, sink, head)
         elif path in (b"/config", b"/drain"):
             self._operate(stream, head, path)
         else:
@@ -89,36 +89,36 @@ class Admin:
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec rejected (`h1.Reject`)."""
-        stream.sink = Reader(stream)
+        stream.sink = DiscardingSink(stream)
         reply(stream, None, rejected.status, rejected.reason.encode() + b"\n")
 
-    def _metrics(self, stream: Downstream, reader: Reader, head: RequestHead) -> None:
+    def _metrics(self, stream: Downstream, sink: DiscardingSink, head: RequestHead) -> None:
         accept = next((value for name, value in head.headers if name == b"accept"), None)
         openmetrics = exposition.wants_openmetrics(accept)
         headers = ((b"content-type", exposition.OPENMETRICS if openmetrics else exposition.TEXT), TEXT[1])
         has_body = head.method != b"HEAD"
         stream.send_response(200, headers, end=not has_body)
         if has_body:
-            self._send_pieces(stream, reader, exposition.render(self._registry, openmetrics=openmetrics))
+            self._send_pieces(stream, sink, exposition.render(self._registry, openmetrics=openmetrics))
 
-    def _send_pieces(self, stream: Downstream, reader: Reader, pieces: Iterator[bytes]) -> None:
+    def _send_pieces(self, stream: Downstream, sink: DiscardingSink, pieces: Iterator[bytes]) -> None:
         """One piece in each turn of the event loop, so that requests are served in between, and the next one only once
         the client has read the last."""
-        if reader.is_gone:
+        if sink.is_gone:
             return
         piece = next(pieces, None)
         if piece is None:
             stream.send_data(b"", end=True)
         elif stream.send_data(piece, end=False):
-            self._loop.call_soon(self._send_pieces, stream, reader, pieces)
+            self._loop.call_soon(self._send_pieces, stream, sink, pieces)
         else:
-            reader.then = partial(self._send_pieces, stream, reader, pieces)
+            sink.then = partial(self._send_pieces, stream, sink, pieces)
 
     def _operate(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
         if not _is_loopback(stream.info) or _host(head.authority) not in LOOPBACK_HOSTS:
             reply(stream, head, 403, b"forbidden: use a loopback connection and the host name localhost\n")
         elif path == b"/config":
-            body = json.dumps(self._operated.configuration(), indent=2).encode() + b"\n"
+            body = json.dumps(self._target.configuration(), indent=2).encode() + b"\n"
             reply(stream, head, 200, body, JSON)
         elif self._is_worker:
             reply(stream, head, 404, b"a worker is not drained by itself: use the admin port of the sidecar\n")
@@ -126,10 +126,10 @@ class Admin:
             reply(stream, head, 405, b"use POST\n", (*TEXT, (b"allow", b"POST")))
         else:
             reply(stream, head, 202, b"draining\n")
-            self._operated.drain()
+            self._target.drain()
 
 
-class Reader:
+class DiscardingSink:
     """Discards what a client sends after its request head, and tracks whether it is still connected."""
 
     __slots__ = ("_stream", "is_gone", "then")
@@ -195,7 +195,7 @@ def _is_loopback(info: ConnectionInfo) -> bool:
     return info.remote.startswith(("127.", "[::1]:", "[::ffff:127."))
 
 
-class Unobserved:
+class NoListenerEvents:
     """Events of the admin port are not counted (`listener.ListenerEvents`)."""
 
     def handshake(self, result: str) -> None: ...

@@ -15,11 +15,11 @@ from meshproxy.codec.limits import Limits
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.routing.carried_state import CarriedState
-from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
+from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.configuration import Configuration
 from meshproxy.sidecar.direction import Direction
-from meshproxy.sidecar.document_source import FileDocuments, LastGood
+from meshproxy.sidecar.document_source import FileDocuments, LastGoodDocuments
 from meshproxy.sidecar.drain import drain
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
 from meshproxy.sidecar.snapshots import times
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 LOG_PERIOD = 0.5
 """Seconds that a line of the access log may be buffered."""
 PARTING_TURNS = 5
-"""Turns of the event loop until every part has heard of a connection that was aborted, TLS included."""
+"""Iterations of the event loop until every component has handled an aborted connection, TLS included."""
 UPSTREAM_WINDOW = 1 << 30
 """Flow-control window of a connection to a model server: practically unlimited, since all clients share it, and four
 that do not read would exhaust one that is a few streams wide. Each stream has its own window."""
@@ -214,7 +214,7 @@ class Sidecar:
             ),
             serve=page.serve,
             reject=page.reject,
-            events=Unobserved(),
+            events=NoListenerEvents(),
             security=Security.PLAINTEXT,
             context=None,
             identify=lambda der: None,
@@ -261,14 +261,14 @@ class Sidecar:
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
-            # None of the tasks ends by itself: one that does has a defect, which must not stay hidden.
+            # None of these tasks ends by itself: one that does has a bug, which must be reported.
             await asyncio.wait((failed, stopping), return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
                 failed.result()
             grace = self.configuration.documents.sidecar.spec.drain_timeout
             await drain(self.directions, self.configuration.health, grace)
         finally:
-            # Each by itself: a gathering of which one has failed no longer cancels the others.
+            # Each separately: a failed `gather` no longer cancels the others.
             for task in (stopping, *tasks):
                 task.cancel()
             await asyncio.gather(failed, stopping, *tasks, return_exceptions=True)
@@ -296,7 +296,6 @@ class Sidecar:
             self.outbound.listen(spec.outbound.listen, shared_port=outbound_port)
 
     def drain(self) -> None:
-        """Begin to shut down."""
         self._stopping.set()
 
     async def _close(self) -> None:
@@ -358,7 +357,6 @@ class Sidecar:
             health.changed()
 
     def limit(self, name: str) -> None:
-        """A limit was exceeded."""
         self.metrics.limits_exceeded.labels(name).value += 1
 
 
@@ -385,7 +383,7 @@ async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
     Raises:
         ConfigError, CertificateError, OSError: it cannot start.
     """
-    source = LastGood(FileDocuments(paths), slot.folder)
+    source = LastGoodDocuments(FileDocuments(paths), slot.folder)
     documents = read_documents(slot.folder)
     if slot.is_restart:
         # Until it serves there is nothing to drain: it ends at once when its supervisor is gone, as on SIGTERM.

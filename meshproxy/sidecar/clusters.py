@@ -25,7 +25,7 @@ from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import Checker
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import EndpointAddress, Static
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from meshproxy.config.servers import ModelServer, ServerSpec
     from meshproxy.identity.caller import Workload
     from meshproxy.transport.connection import ConnectionContext
-    from meshproxy.upstream.checks import Verdict
+    from meshproxy.upstream.checks import CheckResult
     from meshproxy.upstream.cluster import Watch
     from meshproxy.upstream.discovery import Discovery
     from meshproxy.upstream.endpoint import Endpoint
@@ -171,7 +171,7 @@ class ManagedCluster:
         # The other checks are about the endpoint and say nothing about its models.
         self._models = (settings.models or models) if settings.check in ("grpc", "model-status") else ()
         for endpoint in self.cluster.endpoints.values():
-            if endpoint.health is not None and endpoint.health.checked.models != self._models:
+            if endpoint.health is not None and endpoint.health.settings.models != self._models:
                 endpoint.health.watch(self._models)
 
     def _endpoints_changed(self, come: Sequence[Endpoint], gone: Sequence[Endpoint]) -> None:
@@ -187,38 +187,37 @@ class ManagedCluster:
             return
         is_first = len(self.cluster.endpoints) == len(come)
         for endpoint in come:
-            checked = Checked(self._models, settings.unhealthy_after, settings.healthy_after)
-            health = endpoint.health = Health(checked, begins_unhealthy=not is_first)
-            tell = partial(self._checked, endpoint)
+            check_settings = CheckSettings(self._models, settings.unhealthy_after, settings.healthy_after)
+            health = endpoint.health = Health(check_settings, begins_unhealthy=not is_first)
+            on_results = partial(self._checked, endpoint)
             rest: H1Pool | H2Pool | None = endpoint.rest
             if isinstance(rest, H1Pool):
-                # A connection of its own: an endpoint whose connections are all in use is busy, not unhealthy.
+                # A separate connection: an endpoint whose connections are all in use is busy, not unhealthy.
                 rest = self._probing[endpoint.key] = H1Pool(self._shared, rest.address, PROBES)
-            checker = Checker(self._shared, settings, health, rest, endpoint.grpc, tell)
+            checker = Checker(self._shared, settings, health, rest, endpoint.grpc, on_results)
             self._checkers[endpoint.key] = checker
             checker.start()
 
-    def _checked(self, endpoint: Endpoint, verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
-        """A round of checks completed."""
+    def _checked(self, endpoint: Endpoint, results: tuple[CheckResult, ...], has_changed: bool) -> None:
         cluster, health = self.cluster, endpoint.health
         assert health is not None
-        for verdict in verdicts:
-            self._observer.checked(cluster.name, endpoint.key, verdict.problem is None)
+        for result in results:
+            self._observer.checked(cluster.name, endpoint.key, result.problem is None)
         if has_changed:
-            self._health_changed(endpoint, health, verdicts)
+            self._health_changed(endpoint, health, results)
         # Also if nothing changed: now it is known.
         self._observer.health_changed(cluster.name)
 
-    def _health_changed(self, endpoint: Endpoint, health: Health, verdicts: Sequence[Verdict]) -> None:
+    def _health_changed(self, endpoint: Endpoint, health: Health, results: Sequence[CheckResult]) -> None:
         cluster = self.cluster
-        problems = [f"{verdict.model or 'endpoint'}: {verdict.problem}" for verdict in verdicts if verdict.problem]
+        problems = [f"{result.model or 'endpoint'}: {result.problem}" for result in results if result.problem]
         logger.log(
             logging.WARNING if problems else logging.INFO,
             "endpoint health changed",
             extra={"fields": {"server": cluster.name, "endpoint": endpoint.key, "problems": problems}},
         )
         seconds = self._spec.balancing.warm_up
-        moments = [since for model in health.checked.models or ("",) if (since := health.since(model)) is not None]
+        moments = [since for model in health.settings.models or ("",) if (since := health.since(model)) is not None]
         if seconds and moments and len(cluster.endpoints) > 1:
             endpoint.load.warm_up(max(moments), seconds)
         cluster.refresh()
@@ -229,7 +228,6 @@ class ManagedCluster:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Stop discovery and health checks."""
         for checker in self._checkers.values():
             await checker.close()
         self._checkers.clear()
@@ -359,7 +357,6 @@ class Clusters:
                 managed.rewrite(by_name[name].spec.endpoints)
 
     def all(self) -> list[Cluster]:
-        """The clusters in use."""
         return [managed.cluster for managed in self._alive.values()]
 
     async def wait_for_endpoints(self) -> None:
@@ -387,7 +384,6 @@ class Clusters:
         }
 
     async def close(self) -> None:
-        """Close everything."""
         self._drop_built()
         for managed in self._alive.values():
             managed.cluster.close()

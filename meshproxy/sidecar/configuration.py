@@ -123,19 +123,15 @@ class Configuration:
     # Reload
 
     def start(self) -> None:
-        """Watch the source."""
         self._source.start(self.request)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._source.stop()
 
     def request(self) -> None:
-        """Reload soon."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Reload whenever requested."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -224,7 +220,7 @@ def check_fixed(old: Documents, new: Documents) -> None:
 
 
 def mentioned(documents: Documents) -> tuple[list[str], list[str]]:
-    """The models, and the versions and labels, that documents name: they get metric series of their own."""
+    """The models, and the versions and labels, that documents name: they get their own metric series."""
     rules = [rule for role in documents.roles for rule in role.spec.rules]
     models = [model for rule in rules for model in rule.models]
     models += [model for route in documents.routes for model in route.spec.models]

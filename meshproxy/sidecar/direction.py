@@ -69,13 +69,10 @@ class Direction:
     # listener.ListenerEvents
 
     def handshake(self, result: str) -> None:
-        """A TLS handshake ended."""
         self._metrics.tls_handshakes.labels(result).value += 1
 
     def connection(self, protocol: str, change: int) -> None:
-        """A connection opened or closed."""
         self._metrics.open_connections.labels(self.name, protocol).value += change
 
     def limit(self, name: str) -> None:
-        """A limit was reached."""
         self._metrics.limits_exceeded.labels(name).value += 1

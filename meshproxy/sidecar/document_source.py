@@ -33,7 +33,7 @@ class DocumentSource(Protocol):
         """Call `changed` whenever `load` may return another set than it returned last."""
 
     def stop(self) -> None:
-        """No more calls of `changed`."""
+        """Stop; `changed` is not called any more."""
 
     def applied(self, documents: Documents) -> None:
         """This set is in use now. Never raises."""
@@ -47,16 +47,13 @@ class FileDocuments:
         self._watch = FileWatch(self._files)
 
     async def load(self) -> Documents:
-        """Read the files."""
         self._watch.mark()
         return await load_in_child(self._paths)
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Watch the files."""
         self._watch.start(changed)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._watch.stop()
 
     def applied(self, documents: Documents) -> None:
@@ -71,7 +68,7 @@ class FileDocuments:
                 pass  # a file, or a folder that is gone or not readable: `load` reports it
 
 
-class LastGood:
+class LastGoodDocuments:
     """Any source, with the set that was applied last stored on disk (`DocumentSource`).
 
     A process that starts while its source has nothing usable starts from the stored set (`worker.read_documents`).
@@ -82,15 +79,12 @@ class LastGood:
         self._folder = folder
 
     async def load(self) -> Documents:
-        """What the source has."""
         return await self._source.load()
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Watch the source."""
         self._source.start(changed)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._source.stop()
 
     def applied(self, documents: Documents) -> None:

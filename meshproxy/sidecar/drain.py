@@ -1,4 +1,5 @@
-"""Graceful shutdown: clients are asked to leave while new requests are still served, until no more come."""
+"""Graceful shutdown: clients are asked to reconnect elsewhere while new requests are still served, until there are
+none."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 PERIOD = 0.5
-"""Seconds between two looks: a change takes effect within a second. (The kubelet takes up to a minute to update a
+"""Seconds between two checks: a change takes effect within a second. (The kubelet takes up to a minute to update a
 mounted volume.)"""
 
 
@@ -18,7 +18,7 @@ class FileWatch:
     """Calls back when a file changes, appears or disappears since it was created. Links are followed.
 
     Args:
-        files: the files to look at, listed again at every look.
+        files: the files to watch, listed again at every check.
     """
 
     def __init__(self, files: Callable[[], Iterable[Path]]) -> None:
@@ -38,7 +38,6 @@ class FileWatch:
         self._schedule()
 
     def stop(self) -> None:
-        """No more looks."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

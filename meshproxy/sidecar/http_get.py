@@ -51,7 +51,7 @@ class Url:
 
     @classmethod
     def read(cls, text: str) -> Url:
-        """Raises FetchError unless it is https, or http to the loopback interface, where nobody can listen in."""
+        """Raises FetchError unless it is https, or http to the loopback interface, which cannot be intercepted."""
         match = _URL.fullmatch(text)
         port = int(match[3] or (443 if match[1] == "https" else 80)) if match else 0
         if match is None or "#" in text or not 0 < port < 65_536:
@@ -87,7 +87,7 @@ class Access:
 
 
 async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) -> bytes:
-    """GET a document of at most `max_bytes`, within `FETCH_SECONDS`, on a connection of its own.
+    """GET a document of at most `max_bytes`, within `FETCH_SECONDS`, on a new connection.
 
     Args:
         url: of the document.

@@ -29,7 +29,7 @@ class IdentitySource(Protocol):
         """Call `changed` whenever `load` may return other credentials than it returned last."""
 
     def stop(self) -> None:
-        """No more calls of `changed`."""
+        """Stop; `changed` is not called any more."""
 
 
 class FileIdentity:
@@ -40,15 +40,12 @@ class FileIdentity:
         self._watch = FileWatch(lambda: (files.certificate, files.key, files.trust_bundle))
 
     async def load(self) -> Credentials:
-        """Read the files."""
         return self._files.read()
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Watch the files."""
         self._watch.start(changed)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._watch.stop()
 
 

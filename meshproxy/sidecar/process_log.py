@@ -1,6 +1,6 @@
 """The process log: one JSON object a line on standard error, with the field names of OpenTelemetry's log data model.
 
-Requests are not logged here: the access log has a path of its own, at a sixth of the cost. Neither blocks on its
+Requests are not logged here: the access log has its own path, at a sixth of the cost. Neither blocks on its
 reader: a sidecar whose log is not read keeps serving.
 """
 
@@ -29,7 +29,6 @@ class JsonFormatter(logging.Formatter):
         self._fields = fields or {}
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
         entry: dict[str, object] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "severity_text": record.levelname,
@@ -82,7 +81,7 @@ def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     is_of_client = isinstance(error, UnicodeDecodeError) and isinstance(unraisable.object, bytes)
     logger.log(
         logging.DEBUG if is_of_client else logging.ERROR,
-        "an error could not be raised: %s in %.200r",
+        "unraisable exception: %s in %.200r",
         unraisable.err_msg or "exception ignored",
         unraisable.object,
         exc_info=error,

@@ -32,7 +32,7 @@ clock of this host becomes valid without any change of the files."""
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class IdentityRequirements:
     """What the documents require of the identity. As long as it stays the same, a reload leaves the identity alone."""
 
     source: Identity
@@ -45,12 +45,12 @@ class Demand:
     """Connections to other sidecars are made: clientAuth. A sidecar without inbound has no other use for it."""
 
 
-def demand_of(documents: Documents) -> Demand | None:
+def identity_requirements(documents: Documents) -> IdentityRequirements | None:
     """What these documents require; None where TLS is disabled."""
     mesh, sidecar = documents.mesh.spec, documents.sidecar.spec
     if mesh.mtls == "disabled" or sidecar.identity is None:
         return None
-    return Demand(
+    return IdentityRequirements(
         source=sidecar.identity,
         trust_domain=mesh.trust_domain,
         mtls=mesh.mtls,
@@ -65,34 +65,36 @@ class LoadedIdentity:
     """A proven identity with what it was made from."""
 
     source: IdentitySource
-    demand: Demand
+    requirements: IdentityRequirements
     credentials: Credentials
     identity: OwnIdentity
 
     @classmethod
-    def prove(cls, source: IdentitySource, demand: Demand, credentials: Credentials) -> LoadedIdentity:
+    def verified(
+        cls, source: IdentitySource, requirements: IdentityRequirements, credentials: Credentials
+    ) -> LoadedIdentity:
         """Raises CertificateError."""
         identity = own_identity(
             credentials,
-            demand.trust_domain,
+            requirements.trust_domain,
             time.time(),
-            serves=demand.serves,
-            calls=demand.calls,
-            mtls=demand.mtls,
-            minimum_version=demand.minimum_version,
+            serves=requirements.serves,
+            calls=requirements.calls,
+            mtls=requirements.mtls,
+            minimum_version=requirements.minimum_version,
         )
-        return cls(source, demand, credentials, identity)
+        return cls(source, requirements, credentials, identity)
 
 
 async def load_identity(
     documents: Documents, open_source: Callable[[Identity], IdentitySource] = identity_source
 ) -> LoadedIdentity | None:
     """The identity that a sidecar starts with; None where TLS is disabled. Raises CertificateError."""
-    demand = demand_of(documents)
-    if demand is None:
+    requirements = identity_requirements(documents)
+    if requirements is None:
         return None
-    source = open_source(demand.source)
-    return LoadedIdentity.prove(source, demand, await source.load())
+    source = open_source(requirements.source)
+    return LoadedIdentity.verified(source, requirements, await source.load())
 
 
 async def wait_for_identity(
@@ -156,24 +158,22 @@ class IdentityRotation:
         """For a connection to another sidecar that is made now. Raises OSError, as a connection that fails does."""
         identity = self.current
         if identity is None or identity.client is None:
-            raise OSError("there is no certificate to call other sidecars with")
+            raise OSError("no certificate for calls to other sidecars is loaded")
         return identity.client
 
     # Rotation
 
     def start(self) -> None:
-        """Watch the source."""
         if self._loaded is not None:
             self._loaded.source.start(self.request)
 
     def stop(self) -> None:
-        """Stop watching."""
         self._forget_awaited()
         if self._loaded is not None:
             self._loaded.source.stop()
 
     def request(self) -> None:
-        """Look at the source soon."""
+        """Check the source soon."""
         self._wanted.set()
 
     async def run(self) -> None:
@@ -197,9 +197,9 @@ class IdentityRotation:
         try:
             credentials = await before.source.load()
             if self._loaded is not before:
-                return  # a reload has replaced it meanwhile, and requested another look
+                return  # a reload has replaced it, and requested another check
             is_new = credentials.fingerprint != before.credentials.fingerprint
-            after = LoadedIdentity.prove(before.source, before.demand, credentials) if is_new else before
+            after = LoadedIdentity.verified(before.source, before.requirements, credentials) if is_new else before
         except CertificateError as error:
             self._reject(error.message, {"reason": error.reason, "problem": error.message})
         except Exception as error:
@@ -251,18 +251,18 @@ class IdentityRotation:
             CertificateError: neither is.
         """
         self._forget_awaited()
-        demand, current = demand_of(documents), self._loaded
+        requirements, current = identity_requirements(documents), self._loaded
         # Whether there is TLS at all (`spec.mtls`) cannot change without a restart.
-        if current is None or demand is None or demand == current.demand:
+        if current is None or requirements is None or requirements == current.requirements:
             return current
-        is_same_source = demand.source == current.demand.source
-        source = current.source if is_same_source else self._open(demand.source)
+        is_same_source = requirements.source == current.requirements.source
+        source = current.source if is_same_source else self._open(requirements.source)
         try:
-            return LoadedIdentity.prove(source, demand, await source.load())
+            return LoadedIdentity.verified(source, requirements, await source.load())
         except CertificateError:
             if is_same_source:
                 with suppress(CertificateError):
-                    return LoadedIdentity.prove(source, demand, current.credentials)
+                    return LoadedIdentity.verified(source, requirements, current.credentials)
             else:
                 self._awaited = source
             raise
@@ -270,7 +270,7 @@ class IdentityRotation:
     def adopt(self, loaded: LoadedIdentity | None) -> None:
         """Take what `prepare` returned into use."""
         before = self._loaded
-        if before is None or loaded is None or loaded.demand == before.demand:
+        if before is None or loaded is None or loaded.requirements == before.requirements:
             return  # also if it was rotated since `prepare`
         self._loaded = loaded
         if loaded.source is not before.source:

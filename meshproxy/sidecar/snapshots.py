@@ -87,7 +87,7 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
     mesh = documents.mesh.spec
     return Snapshot(
         verifier=None,
-        policy=Unguarded(),
+        policy=PermitAll(),
         routes=compile_routes("outbound", None, mesh.limits.request_timeout, documents.routes, mesh.trust_domain, live),
         clusters=clusters,
         limits=body_limits(documents),
@@ -98,7 +98,7 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
     )
 
 
-class Unguarded:
+class PermitAll:
     """The policy of outbound calls: the sidecar at the other end authorises them (`snapshot.Decides`)."""
 
     _PERMIT = Permit("outbound")

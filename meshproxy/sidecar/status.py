@@ -1,4 +1,4 @@
-"""What the admin port shows of a sidecar: readiness, and the configuration in use."""
+"""The status of a sidecar on the admin port: readiness, and the configuration in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Status:
-    """Answers for the sidecar on its admin port (`admin.Operated`).
+    """Answers for the sidecar on its admin port (`admin.AdminTarget`).
 
     Args:
         is_draining: whether the sidecar shuts down.
@@ -43,7 +43,6 @@ class Status:
         self._drain = drain
 
     def drain(self) -> None:
-        """Begin to shut down."""
         self._drain()
 
     def readiness(self) -> dict[str, bool]:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
-from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, Unobserved
+from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
 from meshproxy.sidecar.worker import (
     WorkersFailed,
     WorkerSlot,
@@ -75,7 +75,7 @@ class Supervisor:
 
         self._reaper = Reaper(loop)
         page = Admin(loop, registry, self)
-        events: ListenerEvents = Unobserved()
+        events: ListenerEvents = NoListenerEvents()
         self.admin = Listener(
             direction="admin",
             shared=ConnectionContext(
@@ -235,7 +235,7 @@ class Supervisor:
     def _count_states(self) -> Rows:
         return [((state.value,), sum(worker.state is state for worker in self.workers)) for state in WorkerState]
 
-    # admin.Operated
+    # admin.AdminTarget
 
     def drain(self) -> None:
         """Stop all workers gracefully, then exit."""

@@ -38,7 +38,7 @@ that hangs must not delay them."""
 
 
 @dataclass(slots=True)
-class Known:
+class IssuerState:
     """The keys of one configured issuer, and the task that refreshes them."""
 
     keys: IssuerKeys
@@ -54,8 +54,8 @@ class Tokens:
     def __init__(self, metrics: SidecarMetrics, outbox: Outbox) -> None:
         self._metrics = metrics
         self._outbox = outbox
-        self._known: dict[bytes, Known] = {}
-        self._built: dict[bytes, Known] = {}
+        self._known: dict[bytes, IssuerState] = {}
+        self._built: dict[bytes, IssuerState] = {}
         self._waiting: set[asyncio.Task[None]] = set()
         metrics.jwks_age.read_from(self._ages)
 
@@ -137,13 +137,12 @@ class Tokens:
             self._outbox.flush()
 
     async def close(self) -> None:
-        """Stop refreshing."""
         tasks = [known.task for known in self._known.values() if known.task is not None] + list(self._waiting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _make(self, issuer: schema.Issuer) -> Known:
+    def _make(self, issuer: schema.Issuer) -> IssuerState:
         is_fixed = issuer.keys is not None and issuer.keys.inline is not None
         is_file = issuer.keys is not None and issuer.keys.file is not None
         refresh = None if is_fixed else FILE_REFRESH if is_file else REFRESH
@@ -158,7 +157,7 @@ class Tokens:
                 refresher = KeyRefresher(keys, _source(issuer), report=self._report)
         except FetchError as error:
             raise ConfigError((Problem("", 0, "MeshConfig", f"issuer {issuer.name}", f"its keys: {error}"),)) from None
-        return Known(keys, refresher)
+        return IssuerState(keys, refresher)
 
     def _report(self, keys: IssuerKeys) -> None:
         result = "ok" if keys.problem is None else "failed"

@@ -25,7 +25,7 @@ OPTION = "--worker="
 CONTROL_SOCKET = 0
 """The file descriptor of the worker's end."""
 REPORT_BYTES = 65_536
-"""The supervisor reads no more of one report."""
+"""The maximum size of one report."""
 REPORT_PERIOD = 0.5
 """Seconds between two reports: /readyz of the supervisor is at most so old."""
 MOST_UNMET = 16

@@ -83,7 +83,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Of the running process."""
+        """The running process's id."""
         return self._process.pid if self._process is not None else None
 
     async def run(self) -> tuple[int, float]:

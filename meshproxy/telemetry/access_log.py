@@ -1,4 +1,5 @@
-"""The access log: one JSON line for every completed exchange, with the field names of Envoy and Istio and some of ours.
+"""The access log: one JSON line for every completed exchange, with the field names of Envoy and Istio, and further
+ones.
 
 It never contains the `authorization` field, the query (both carry tokens), or bodies. Fields that do not apply are
 null, so every line has the same fields; docs/access-log.md lists them.

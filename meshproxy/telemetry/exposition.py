@@ -83,7 +83,7 @@ def _read_source(family: AnyFamily, openmetrics: bool) -> bytes:
             piece.append(f"{_prepare(family, values)}{_format_number(value)}\n")
     except Exception:
         # One failing source must not fail the whole page.
-        logger.exception("metric %s could not be read", family.metric.name)
+        logger.exception("internal error in reading metric %s", family.metric.name)
         return piece[0].encode()
     return "".join(piece).encode()
 

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import ClassVar, Generic, TypeVar
 
 OTHER = "_other"
-"""The label value that stands for all values without a series of their own."""
+"""The label value for all values without their own series."""
 
 MAX_LINES = 10_000
 """Lines of one scrape: 20 models in 3 versions make about 7,000, and 10,000 are 5 MB."""

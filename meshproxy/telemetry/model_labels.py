@@ -1,6 +1,6 @@
 """Which model names and versions may be label values: clients must not be able to create series.
 
-A name or version has a series of its own if the documents mention it, or if the model server successfully answered an
+A name or version has its own series if the documents mention it, or if the model server successfully answered an
 allowed request for it. All others are `_other`. Both kinds are bounded.
 """
 

@@ -50,4 +50,4 @@ class Observer:
         now = self._clock()
         if now - self._logged.get(name, -SECONDS_BETWEEN_MESSAGES) >= SECONDS_BETWEEN_MESSAGES:
             self._logged[name] = now
-            logger.error("%s could not record an exchange", name, exc_info=error)
+            logger.error("internal error in %s: an exchange was not recorded", name, exc_info=error)

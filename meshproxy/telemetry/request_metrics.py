@@ -35,7 +35,7 @@ class RequestMetrics:
 
     Args:
         registry: where the metrics are exposed.
-        model_labels: which models and versions have series of their own.
+        model_labels: which models and versions have their own series.
     """
 
     def __init__(self, registry: Registry, model_labels: ModelLabels) -> None:

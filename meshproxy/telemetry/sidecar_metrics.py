@@ -21,7 +21,7 @@ class SidecarMetrics:
 
     Args:
         registry: where the metrics are exposed.
-        model_labels: which models and versions have series of their own.
+        model_labels: which models and versions have their own series.
     """
 
     def __init__(self, registry: Registry | None = None, model_labels: ModelLabels | None = None) -> None:

@@ -1,7 +1,7 @@
-"""W3C Trace Context: the caller's trace is carried on with a span of our own, or a new one is started.
+"""W3C Trace Context: the caller's trace is continued with the sidecar's span, or a new one is started.
 
-https://www.w3.org/TR/trace-context/ (Recommendation, version 00). What cannot be read exactly is not repaired: the
-trace starts anew, as section 3.2.2.3 asks.
+https://www.w3.org/TR/trace-context/ (Recommendation, version 00). What cannot be read exactly is not repaired:
+a new trace begins, as section 3.2.2.3 requires.
 """
 
 from __future__ import annotations

@@ -75,7 +75,6 @@ class UpstreamMetrics:
             self._exhausted.labels(model, failure.value).value += 1
 
     def hedged(self, exchange: Exchange) -> None:
-        """A hedged request is sent."""
         self._hedges.labels(self._model(exchange)).value += 1
 
     def fell_back(self, exchange: Exchange) -> None:
@@ -96,17 +95,15 @@ class UpstreamMetrics:
         self._transitions.labels(*labels).value += 1
 
     def ejected(self, server: str, endpoint: str) -> None:
-        """An endpoint was ejected."""
         self._ejections.labels(server, self._labels.read(server, endpoint)).value += 1
 
     def endpoints(self, server: str, added: Sequence[str], removed: Sequence[str]) -> None:
-        """Discovery added or removed endpoints."""
         self._endpoint_changes.labels(server, "added").value += len(added)
         self._endpoint_changes.labels(server, "removed").value += len(removed)
         for endpoint in added:
-            self._labels.come(server, endpoint)
+            self._labels.added(server, endpoint)
         for endpoint in removed:
-            self._labels.gone(server, endpoint)
+            self._labels.removed(server, endpoint)
 
     def _forget(self, server: str, endpoint: str) -> None:
         """Remove the series of an endpoint that no longer exists."""
@@ -117,11 +114,9 @@ class UpstreamMetrics:
     # clusters.ClusterObserver
 
     def discovery_failed(self, server: str, reason: str) -> None:
-        """An endpoint lookup failed."""
         self._discovery_failures.labels(server).value += 1
 
     def checked(self, server: str, endpoint: str, is_good: bool) -> None:
-        """A health check completed."""
         self._checks.labels(server, "good" if is_good else "bad").value += 1
 
     def health_changed(self, server: str) -> None:

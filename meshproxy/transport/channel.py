@@ -1,9 +1,10 @@
-"""A channel of our own to one server: a single connection, opened when a stream is wanted, over TCP or a UNIX socket.
+"""A channel of the sidecar itself to one server: a single connection, opened when a stream is wanted, over TCP or a
+UNIX socket.
 
 Pools (`upstream/pool.py`) spread the requests of clients over many connections and endpoints; a channel is for what a
-sidecar asks in its own name: its control plane, the SPIFFE Workload API, token issuers, collectors. When the connection
+sidecar itself calls: its control plane, the SPIFFE Workload API, token issuers, collectors. When the connection
 is lost or its server goes away, the next stream opens another one. A channel does not retry or back off: its user does,
-and hears of both (`ChannelEvent`).
+and is notified (`ChannelEvent`).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def named_server(context: Callable[[], ssl.SSLContext]) -> PeerSecurity:
 
 
 class ChannelEvent(Enum):
-    """What became of the connection."""
+    """What happened to the connection."""
 
     CONNECTED = "connected"
     GOING_AWAY = "going-away"
@@ -93,7 +94,7 @@ ClientT = TypeVar("ClientT", H1Client, H2Client)
 
 
 class Channel(Generic[ClientT]):
-    """What both HTTP versions share (`client.StreamSource`, `h1.Owner`, `h2.Owner`)."""
+    """What both HTTP versions share (`client.StreamSource`, `H1Owner`, `H2Owner`)."""
 
     def __init__(
         self,
@@ -138,22 +139,22 @@ class Channel(Generic[ClientT]):
 
     # client.StreamSource
 
-    def acquire(self, taker: StreamWaiter) -> None:
-        """Give `taker` a stream of the connection, which is opened for it if there is none."""
+    def acquire(self, waiter: StreamWaiter) -> None:
+        """Give `waiter` a stream of the connection, which is opened for it if there is none."""
         if self._is_closed:
-            taker.acquire_failed(ConnectError(f"the channel to {self.address} is closed"))
+            waiter.acquire_failed(ConnectError(f"the channel to {self.address} is closed"))
             return
         stream = self._take() if not self._waiting else None
         if stream is not None:
-            taker.acquired(stream)
+            waiter.acquired(stream)
         else:
-            self._waiting.append(taker)
+            self._waiting.append(waiter)
             self._open_if_needed()
 
-    def withdraw(self, taker: StreamWaiter) -> None:
-        """`taker` does not wait any longer."""
-        if taker in self._waiting:
-            self._waiting.remove(taker)
+    def withdraw(self, waiter: StreamWaiter) -> None:
+        """`waiter` does not wait any longer."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
 
     async def close(self) -> None:
         """Close the connection, and fail open streams and takers that wait for one. Returns when it is closed."""
@@ -173,7 +174,7 @@ class Channel(Generic[ClientT]):
                 await self._all_gone.wait()
 
     def abort(self) -> None:
-        """As `close`, at once: over TLS without a close_notify, so that nobody waits for the server's."""
+        """As `close`, at once: over TLS without a close_notify, so that there is no wait for the server's."""
         self._stop()
         for connection in tuple(self._live):
             connection.transport.abort()
@@ -195,7 +196,7 @@ class Channel(Generic[ClientT]):
         raise NotImplementedError
 
     def _end(self, connection: ClientT) -> None:
-        """Say goodbye and close."""
+        """Send GOAWAY or close_notify, and close."""
         connection.close()
 
     # Opening
@@ -243,7 +244,7 @@ class Channel(Generic[ClientT]):
         for taker in waiting:
             taker.acquire_failed(error)
 
-    # h1.Owner and h2.Owner
+    # H1Owner and H2Owner
 
     def closed(self, connection: ClientT) -> None:
         """A connection is gone; one that was never handed over is the connector's to report."""
@@ -280,13 +281,13 @@ class H1Channel(Channel[H1Client]):
         self.released(connection)
 
     def released(self, connection: H1Client) -> None:
-        """The exchange is complete (`h1.Owner`)."""
+        """The exchange is complete (`H1Owner`)."""
         self._is_free = True
         connection.deadline = self._shared.loop.time() + self._idle_timeout
         self._hand_out()
 
     def closed(self, connection: H1Client) -> None:
-        """A connection is gone."""
+        """A connection has closed."""
         self._is_free = False
         super().closed(connection)
 
@@ -306,21 +307,21 @@ class H2Channel(Channel[H2Client]):
         connection.close()
 
     def _opened(self, connection: H2Client) -> None:
-        self.freed(connection)
+        self.stream_closed(connection)
 
-    def freed(self, connection: H2Client) -> None:
-        """A stream has ended (`h2.Owner`)."""
+    def stream_closed(self, connection: H2Client) -> None:
+        """A stream has ended (`H2Owner`)."""
         if connection is self._current:
             self._hand_out()
         if connection.streams or connection.is_closing:
             return
         if connection is self._current:
-            connection.rest(self._idle_timeout)
+            connection.limit_idle_time(self._idle_timeout)
         else:
             connection.close()
 
     def retired(self, connection: H2Client) -> None:
-        """The connection takes no new streams (`h2.Owner`)."""
+        """The connection takes no new streams (`H2Owner`)."""
         if connection is self._current:
             self._current = None
             self._on_event(ChannelEvent.GOING_AWAY)

@@ -1,4 +1,5 @@
-"""One HTTP exchange of our own over any source of streams: a request whose body is at hand, and its whole response.
+"""One HTTP exchange of the sidecar itself over any source of streams: a request with a complete body, and its complete
+response.
 
 A source is a connection pool (`upstream/pool.py`) or a `Channel` (`transport/channel.py`). gRPC calls are built on this
 (`grpc_client.py`) or beside it (`grpc_stream.py`); all of them fail with a `ClientError`.
@@ -28,7 +29,7 @@ HEAD_BYTES = 65_536
 _FIELD_BYTES = 32
 
 
-class Failure(Enum):
+class ClientFailure(Enum):
     """What failed."""
 
     CONNECT = "connect"
@@ -56,7 +57,7 @@ class ClientError(Exception):
             the request.
     """
 
-    def __init__(self, failure: Failure, message: str, *, code: int | None = None) -> None:
+    def __init__(self, failure: ClientFailure, message: str, *, code: int | None = None) -> None:
         super().__init__(message)
         self.failure = failure
         self.code = code
@@ -72,7 +73,7 @@ class StatusError(ClientError):
     """
 
     def __init__(self, message: str, http_status: int, grpc_status: int | None = None, details: str = "") -> None:
-        super().__init__(Failure.STATUS, message)
+        super().__init__(ClientFailure.STATUS, message)
         self.http_status = http_status
         self.grpc_status = grpc_status
         self.details = details
@@ -98,11 +99,11 @@ class StreamSource(Protocol):
     def address(self) -> str:
         """`host:port`, or the path of a UNIX socket."""
 
-    def acquire(self, taker: StreamWaiter) -> None:
-        """Give `taker` a stream, at once or later."""
+    def acquire(self, waiter: StreamWaiter) -> None:
+        """Give `waiter` a stream, at once or later."""
 
-    def withdraw(self, taker: StreamWaiter) -> None:
-        """`taker` does not wait any longer."""
+    def withdraw(self, waiter: StreamWaiter) -> None:
+        """`waiter` does not wait any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ async def exchange(
 
 def complete_head(head: RequestHead, source: StreamSource, body: bytes | None) -> RequestHead:
     """`head` with an authority, and with the end that its body gives it; None for a body that follows in pieces."""
-    # A UNIX socket has no authority of its own; gRPC clients say `localhost` as well.
+    # A UNIX socket has no authority; gRPC clients send `localhost` as well.
     own = b"localhost" if source.address.startswith("/") else source.address.encode()
     return replace(head, authority=head.authority or own, end=body == b"")
 
@@ -178,8 +179,8 @@ def head_size(headers: Headers) -> int:
 def connect_failed(error: ConnectError) -> ClientError:
     """The ClientError for a source that has no stream."""
     cause = error.__cause__
-    failure = Failure.TLS if isinstance(cause, (ssl.SSLError, PeerRejected)) else Failure.CONNECT
-    failed = ClientError(Failure.TIMEOUT if isinstance(cause, TimeoutError) else failure, str(error))
+    failure = ClientFailure.TLS if isinstance(cause, (ssl.SSLError, PeerRejected)) else ClientFailure.CONNECT
+    failed = ClientError(ClientFailure.TIMEOUT if isinstance(cause, TimeoutError) else failure, str(error))
     failed.__cause__ = error
     return failed
 
@@ -187,14 +188,14 @@ def connect_failed(error: ConnectError) -> ClientError:
 def timed_out(source: StreamSource, timeout: float, *, has_stream: bool) -> ClientError:
     """The ClientError for a deadline that passed."""
     missing = "answer" if has_stream else "accept a request"
-    return ClientError(Failure.TIMEOUT, f"{source.address} did not {missing} within {timeout:g} s")
+    return ClientError(ClientFailure.TIMEOUT, f"{source.address} did not {missing} within {timeout:g} s")
 
 
 def broken_off(code: int, reason: str) -> ClientError:
     """The ClientError for a stream that was reset (`Sink.reset_received`)."""
     if code == ErrorCode.PROTOCOL_ERROR:
-        return ClientError(Failure.PROTOCOL, f"the response is malformed: {reason}", code=code)
-    return ClientError(Failure.RESET, f"the response broke off: {reason}", code=code)
+        return ClientError(ClientFailure.PROTOCOL, f"the response is malformed: {reason}", code=code)
+    return ClientError(ClientFailure.RESET, f"the response broke off: {reason}", code=code)
 
 
 class UnaryExchange:
@@ -249,7 +250,9 @@ class UnaryExchange:
             stream.send_request(self._head)
             self._is_sending = bool(self._body) and not stream.send_data(self._body, True)
         except HeadRefused as refused:  # nothing was sent
-            self._end(ClientError(Failure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}"))
+            self._end(
+                ClientError(ClientFailure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}")
+            )
 
     def crashed(self, error: Exception) -> None:
         """`acquired` raised (`StreamWaiter`)."""
@@ -272,7 +275,6 @@ class UnaryExchange:
             self._fail(self._exceeds("body", self._max_body_bytes))
 
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
-        """A piece of the response body."""
         if self.stream is None:
             return
         self._pieces.append(data)
@@ -285,7 +287,6 @@ class UnaryExchange:
             self.stream.credit(flow)
 
     def trailers_received(self, headers: Headers) -> None:
-        """The response is complete."""
         if head_size(headers) > self._max_head_bytes:
             self._fail(self._exceeds("trailers", self._max_head_bytes), is_complete=True)
         else:
@@ -308,7 +309,7 @@ class UnaryExchange:
             stream.reset(ErrorCode.CANCEL)
 
     def _exceeds(self, part: str, limit: int) -> ClientError:
-        return ClientError(Failure.TOO_LARGE, f"the response {part} exceeds {limit} bytes")
+        return ClientError(ClientFailure.TOO_LARGE, f"the response {part} exceeds {limit} bytes")
 
     def _finish(self, trailers: Headers) -> None:
         stream, self.stream = self.stream, None

@@ -187,7 +187,7 @@ class Connection(Reading):
         raise NotImplementedError
 
     def drained(self) -> None:
-        """The socket accepts output again: resume whatever was held back."""
+        """The socket accepts output again: resume what was paused."""
         raise NotImplementedError
 
     def overdue(self) -> None:

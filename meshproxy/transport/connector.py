@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 from meshproxy.codec.h2.frames import SETTINGS
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client
-from meshproxy.transport.h1 import Owner as H1Owner
-from meshproxy.transport.h2_client import H2Client
-from meshproxy.transport.h2_client import Owner as H2Owner
+from meshproxy.transport.h1 import H1Client, H1Owner
+from meshproxy.transport.h2_client import H2Client, H2Owner
 from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ async def connect_h2(
     Args:
         shared: what all connections share.
         address: `host:port` or a UNIX socket's path.
-        owner: is told about the connection, also if it is not returned.
+        owner: is notified about the connection, also if it is not returned.
         timeout: seconds, from the first packet to the server's SETTINGS.
         peer: mTLS with ALPN. None: plaintext with prior knowledge (RFC 9113 section 3.3), as gRPC servers expect.
 

@@ -1,4 +1,4 @@
-"""Unary gRPC calls of our own, and how any gRPC call ends.
+"""Unary gRPC calls of the sidecar itself, and the status of any gRPC call.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. Messages are bytes; they are neither compressed
 nor taken compressed (no `grpc-accept-encoding` is sent).
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.grpc import PREFIX_BYTES, Deframer, MessagePart, decode_message, format_timeout, frame
 from meshproxy.refusal import GrpcStatus
-from meshproxy.transport.client import ClientError, Failure, StatusError, exchange
+from meshproxy.transport.client import ClientError, ClientFailure, StatusError, exchange
 
 if TYPE_CHECKING:
     from meshproxy.codec.events import Headers
@@ -40,7 +40,7 @@ async def call_unary(
         source: of the stream.
         path: `/package.Service/Method`.
         message: of the request.
-        timeout: seconds, including the wait for a stream; the server is told (`grpc-timeout`).
+        timeout: seconds, including the wait for a stream; sent to the server (`grpc-timeout`).
         metadata: further request headers.
         max_message_bytes: of the response.
 
@@ -52,9 +52,9 @@ async def call_unary(
     deframer = Deframer()
     parts = deframer.receive(body)
     if len(parts) != 1 or not isinstance(part := parts[0], MessagePart) or not part.end or not deframer.is_idle:
-        raise ClientError(Failure.PROTOCOL, "the response is not one gRPC message")
+        raise ClientError(ClientFailure.PROTOCOL, "the response is not one gRPC message")
     if part.compressed:
-        raise ClientError(Failure.PROTOCOL, COMPRESSED)
+        raise ClientError(ClientFailure.PROTOCOL, COMPRESSED)
     return part.data
 
 

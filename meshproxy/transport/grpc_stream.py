@@ -1,4 +1,4 @@
-"""Streaming gRPC calls of our own: any number of messages each way, with flow control for both.
+"""Streaming gRPC calls of the sidecar itself: any number of messages each way, with flow control for both.
 
     async with await open_call(source, b"/pkg.Service/Method") as call:
         await call.send(request)
@@ -23,7 +23,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.transport.client import (
     HEAD_BYTES,
     ClientError,
-    Failure,
+    ClientFailure,
     StatusError,
     broken_off,
     complete_head,
@@ -57,7 +57,7 @@ async def open_call(
         source: of the stream; it must be HTTP/2.
         path: `/package.Service/Method`.
         metadata: further request headers.
-        timeout: seconds for the whole call; the server is told (`grpc-timeout`). None: no deadline; the source bounds
+        timeout: seconds for the whole call; sent to the server (`grpc-timeout`). None: no deadline; the source bounds
             the time for a connection.
         max_message_bytes: of one received message.
 
@@ -77,7 +77,7 @@ async def open_call(
 
 
 class State(Enum):
-    """How far a call is."""
+    """The state of a call."""
 
     OPENING = "opening"
     OPEN = "open"
@@ -106,7 +106,7 @@ class Call:
         self._timer = loop.call_later(timeout, self._expire) if timeout is not None else None
         self._stream: Upstream | None = None
         self._error: Exception | None = None
-        """Why it is over; None if it ended with OK."""
+        """Why it ended; None if it ended with OK."""
         self._opened: asyncio.Future[Exception | None] = loop.create_future()
         """None when the head has been sent."""
         # Received.
@@ -175,7 +175,7 @@ class Call:
             await self._wait_writable()
 
     async def done_sending(self) -> None:
-        """No more messages of ours: the stream is half-closed. Raises as `send`."""
+        """No further messages: the stream is half-closed. Raises as `send`."""
         await self._wait_writable()
         if not self._has_ended_sending:
             assert self._stream is not None
@@ -186,7 +186,7 @@ class Call:
     def cancel(self) -> None:
         """Reset the stream, unless the call is over; messages that were not taken are dropped."""
         self._messages.clear()
-        self._fail(ClientError(Failure.RESET, "the call was cancelled", code=ErrorCode.CANCEL))
+        self._fail(ClientError(ClientFailure.RESET, "the call was cancelled", code=ErrorCode.CANCEL))
 
     def _hold(self) -> None:
         self._is_held = True
@@ -196,7 +196,9 @@ class Call:
         while self._is_held and self.state is not State.OVER:
             await self._writable.wait()
         if self.state is State.OVER:
-            raise self._error or ClientError(Failure.RESET, "the server has ended the call", code=ErrorCode.NO_ERROR)
+            raise self._error or ClientError(
+                ClientFailure.RESET, "the server has ended the call", code=ErrorCode.NO_ERROR
+            )
 
     # StreamWaiter
 
@@ -207,13 +209,14 @@ class Call:
             raise error
 
     def acquired(self, stream: Upstream) -> None:
-        """Send the head."""
         self._stream = stream
         stream.sink = self
         try:
             stream.send_request(self._head)
         except HeadRefused as refused:  # nothing was sent
-            self._end(ClientError(Failure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}"))
+            self._end(
+                ClientError(ClientFailure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}")
+            )
         else:
             self.state = State.OPEN
             if not self._opened.done():
@@ -224,7 +227,6 @@ class Call:
         self._fail(error)
 
     def acquire_failed(self, error: ConnectError) -> None:
-        """No connection."""
         self._end(connect_failed(error))
 
     # stream.Sink
@@ -236,7 +238,7 @@ class Call:
         self._http_status = head.status
         self.initial_metadata = head.headers
         if head_size(head.headers) > HEAD_BYTES:
-            self._fail(ClientError(Failure.TOO_LARGE, f"the response head exceeds {HEAD_BYTES} bytes"))
+            self._fail(ClientError(ClientFailure.TOO_LARGE, f"the response head exceeds {HEAD_BYTES} bytes"))
         elif head.end:
             self._finish(head.headers)
         elif head.status != 200:
@@ -249,14 +251,16 @@ class Call:
         self._owed += flow
         for part in self._deframer.receive(data):
             if isinstance(part, Misframed):
-                self._fail(ClientError(Failure.PROTOCOL, part.reason))
+                self._fail(ClientError(ClientFailure.PROTOCOL, part.reason))
                 return
             if part.compressed:
-                self._fail(ClientError(Failure.PROTOCOL, COMPRESSED))
+                self._fail(ClientError(ClientFailure.PROTOCOL, COMPRESSED))
                 return
             if part.size > self._max_message_bytes:
                 limit = self._max_message_bytes
-                self._fail(ClientError(Failure.TOO_LARGE, f"a message of {part.size} bytes exceeds {limit} bytes"))
+                self._fail(
+                    ClientError(ClientFailure.TOO_LARGE, f"a message of {part.size} bytes exceeds {limit} bytes")
+                )
                 return
             self._pieces.append(part.data)
             if part.end:
@@ -275,7 +279,7 @@ class Call:
 
     def rejected(self, rejected: Rejected) -> None:
         """Requests only."""
-        raise AssertionError("a server sent a request")
+        raise AssertionError("a response sink received a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """The stream or its connection is gone."""
@@ -283,7 +287,6 @@ class Call:
             self._end(broken_off(code, reason))
 
     def drained(self) -> None:
-        """The transport has taken everything."""
         self._is_held = False
         self._writable.set()
 
@@ -301,7 +304,7 @@ class Call:
         try:
             check_status(self._http_status, trailers)
             if not self._deframer.is_idle:
-                raise ClientError(Failure.PROTOCOL, "the last message of the response is incomplete")
+                raise ClientError(ClientFailure.PROTOCOL, "the last message of the response is incomplete")
         except ClientError as problem:
             error = problem
         stream = self._stream

@@ -47,7 +47,7 @@ class H1Driver(Connection, Generic[SinkT]):
         if not self._is_reading:
             self._read_on()
 
-    def _forgive(self) -> None:
+    def _clear_credit(self) -> None:
         """The exchange has ended: outstanding credit must not stop the next one."""
         self._owed = 0
         if not self._is_reading:
@@ -75,7 +75,7 @@ class H1Driver(Connection, Generic[SinkT]):
             return True
         self.write(self._codec.send_data(data, end))
         if end:
-            self._settle()
+            self._message_sent()
         elif self.is_paused:
             self._wants_drained = True
             return False
@@ -86,14 +86,13 @@ class H1Driver(Connection, Generic[SinkT]):
         delays the next exchange instead (`is_paused`)."""
         if self.sink is not None and not self.is_closing:
             self.write(self._codec.send_trailers(headers))
-            self._settle()
+            self._message_sent()
         return True
 
-    def _settle(self) -> None:
+    def _message_sent(self) -> None:
         """Our message is complete. Only a server has to act on it."""
 
     def drained(self) -> None:
-        """The socket accepts output again."""
         if self._wants_drained:
             self._wants_drained = False
             if self.sink is not None:
@@ -197,7 +196,7 @@ class H1Server(H1Driver[RequestSink]):
                 self._end_sink(ErrorCode.CANCEL, event.reason)
                 self.abort()
         if self._state is _LINGERING:
-            self._settle()
+            self._message_sent()
 
     def _rejected(self, rejected: Rejected) -> None:
         if rejected.limit is not None:
@@ -209,12 +208,11 @@ class H1Server(H1Driver[RequestSink]):
             self._reject(self, rejected)
 
     def receive_eof(self) -> None:
-        """The client closed its half: abandon the request, since nobody would read the response."""
+        """The client closed its half: abandon the request, since the response would not be read."""
         self._end_sink(ErrorCode.CANCEL, "the client closed the connection")
         self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self._end_sink(ErrorCode.CANCEL, reason)
 
     # Commands
@@ -224,7 +222,7 @@ class H1Server(H1Driver[RequestSink]):
         if not self.is_closing:
             self.write(self._codec.send_response(status, headers, end, length))
             if end:
-                self._settle()
+                self._message_sent()
 
     def stop_receiving(self) -> None:
         """Nothing to do: after the response `_linger` drops the rest of the request (`stream.Downstream`)."""
@@ -245,12 +243,12 @@ class H1Server(H1Driver[RequestSink]):
 
     # Between two requests
 
-    def _settle(self) -> None:
+    def _message_sent(self) -> None:
         """The response has been written: begin the next request, close, or wait for the rest of this request."""
         if self.is_closing:
             return
         self.sink = None
-        self._forgive()
+        self._clear_credit()
         codec = self._codec
         if codec.is_over:
             self._state = _IDLE
@@ -310,7 +308,7 @@ class H1Server(H1Driver[RequestSink]):
         self.close()
 
 
-class Owner(Protocol):
+class H1Owner(Protocol):
     """The pool that a connection belongs to."""
 
     def released(self, connection: H1Client) -> None:
@@ -325,7 +323,7 @@ class H1Client(H1Driver[ResponseSink]):
 
     __slots__ = ("_owner", "address")
 
-    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: Owner) -> None:
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: H1Owner) -> None:
         super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
         self.address = info.remote
@@ -370,7 +368,7 @@ class H1Client(H1Driver[ResponseSink]):
         """The response is complete. The connection is released before the last event is passed on, so that its receiver
         may use it again. A connection whose request is still being sent cannot be reused."""
         self.sink = None
-        self._forgive()
+        self._clear_credit()
         if self._codec.is_idle and not self._codec.must_close:
             self._owner.released(self)
         else:
@@ -384,7 +382,6 @@ class H1Client(H1Driver[ResponseSink]):
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self._owner.closed(self)
         self._end_sink(ErrorCode.CANCEL, reason)
 

@@ -128,15 +128,15 @@ class H2Stream(Generic[SinkT]):
 class H2Driver(Connection, Generic[StreamT]):
     """What both roles have in common: dispatches events to streams, and ends every stream with the connection."""
 
-    __slots__ = ("_most_unread", "codec", "heard", "scheme", "streams", "waiting")
+    __slots__ = ("_most_unread", "codec", "last_read", "scheme", "streams", "waiting")
 
     def __init__(self, role: Role, shared: ConnectionContext, info: ConnectionInfo) -> None:
         super().__init__(shared, info)
-        self.heard = shared.loop.time()
+        self.last_read = shared.loop.time()
         """`loop.time()` of the last read."""
         self.scheme = b"http"
         """`:scheme` of requests that we send (RFC 9113 section 8.3.1)."""
-        self.codec = H2Connection(role, shared.limits, self.heard, shared.h2_statistics)
+        self.codec = H2Connection(role, shared.limits, self.last_read, shared.h2_statistics)
         self.streams: dict[int, StreamT] = {}
         self.waiting: list[StreamT] = []
         """Streams whose data is framed, to be reported as drained once the socket accepts output again."""
@@ -156,7 +156,7 @@ class H2Driver(Connection, Generic[StreamT]):
         """Dispatch the events of `data` to the streams."""
         if self.is_closing:
             return
-        self.heard = now = self.shared.loop.time()
+        self.last_read = now = self.shared.loop.time()
         self._dispatch(self.codec.receive(data, now))
         if self.codec.out:
             self.touch()
@@ -209,14 +209,12 @@ class H2Driver(Connection, Generic[StreamT]):
             self.close()
 
     def receive_eof(self) -> None:
-        """The peer closed its half."""
         if not self.is_closing:
             self._dispatch(self.codec.receive_eof())
             self.fail(ErrorCode.CANCEL, "the peer closed the connection")
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self.fail(ErrorCode.CANCEL, reason)
 
     def fail(self, code: int, reason: str) -> None:
@@ -250,7 +248,7 @@ class H2Driver(Connection, Generic[StreamT]):
 
     def forget(self, stream: StreamT) -> None:
         """Close the stream: drop the reference cycle with its sink, and return its outstanding credit, which would be
-        missing from the connection's window for ever."""
+        missing from the connection's window permanently."""
         stream.sink = None
         if stream.owed:
             stream.credit(stream.owed)

@@ -29,10 +29,10 @@ RARE_PING = 310.0
 """Seconds between later PINGs: more than the 5 minutes, with a margin for the two clocks."""
 
 
-class Owner(Protocol):
+class H2Owner(Protocol):
     """The pool that a connection belongs to."""
 
-    def freed(self, connection: H2Client) -> None:
+    def stream_closed(self, connection: H2Client) -> None:
         """A stream has closed: another may be opened."""
 
     def retired(self, connection: H2Client) -> None:
@@ -64,7 +64,7 @@ class H2ClientStream(H2Stream[ResponseSink]):
             )
         except HeadTooLarge as problem:
             raise HeadRefused(str(problem)) from problem
-        driver.deadline = driver.heard  # in the past: the next sweep computes when the next PING is due
+        driver.deadline = driver.last_read  # in the past: the next sweep computes when the next PING is due
         driver.streams[self.id] = self
         driver.touch()
         if head.end:
@@ -82,7 +82,7 @@ class H2Client(H2Driver[H2ClientStream]):
 
     __slots__ = ("_is_doubted", "_messages", "_owner", "_pinged", "_pings", "good_until")
 
-    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: Owner) -> None:
+    def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: H2Owner) -> None:
         super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
         self.good_until = 0.0
@@ -135,7 +135,7 @@ class H2Client(H2Driver[H2ClientStream]):
         elif isinstance(event, Pong):
             if self._is_doubted:
                 self._is_doubted = False
-                self._owner.freed(self)
+                self._owner.stream_closed(self)
         else:
             super().handle(event)
 
@@ -143,7 +143,7 @@ class H2Client(H2Driver[H2ClientStream]):
         """Close the stream, and tell the pool that another may be opened."""
         super().forget(stream)
         if not self.is_closing:
-            self._owner.freed(self)
+            self._owner.stream_closed(self)
 
     def became_idle(self) -> None:
         """The last stream has closed. Close the connection too if the server accepts no more."""
@@ -152,11 +152,10 @@ class H2Client(H2Driver[H2ClientStream]):
             self.close()
 
     def lost(self, reason: str) -> None:
-        """The connection was lost."""
         self._owner.closed(self)
         super().lost(reason)
 
-    def rest(self, seconds: float) -> None:
+    def limit_idle_time(self, seconds: float) -> None:
         """The connection is idle: close it after `seconds` without a request, when the certificate expires, or when an
         earlier PING stays unacknowledged."""
         deadline = self.shared.loop.time() + seconds
@@ -174,7 +173,7 @@ class H2Client(H2Driver[H2ClientStream]):
     def _watch(self, now: float) -> None:
         """Send a PING to a silent server, or give it up. Sets the next deadline."""
         times = self.shared.times
-        if self._pinged > self.heard:
+        if self._pinged > self.last_read:
             left = self.transport.get_write_buffer_size()
             if left < self._left:
                 # The server is slow but reads: the PING is queued behind unread data.
@@ -187,7 +186,7 @@ class H2Client(H2Driver[H2ClientStream]):
                 return
         else:
             self._is_doubted = False
-            due = self.heard + self._patience()
+            due = self.last_read + self._ping_interval()
             if now >= due:
                 self.codec.ping(LIFE_PING)
                 self.touch()
@@ -203,7 +202,7 @@ class H2Client(H2Driver[H2ClientStream]):
                 self._owner.retired(self)
         self.deadline = due
 
-    def _patience(self) -> float:
+    def _ping_interval(self) -> float:
         """Seconds of silence until the next PING; doubled after a PING that no message followed."""
         counts = self.codec.frames_received
         messages = counts[HEADERS] + counts[DATA]

@@ -1,7 +1,7 @@
 """Accepts connections: TLS or plaintext, the handshake, and the detection of the HTTP version.
 
-It has its own accept loop, since asyncio's server binds a socket to one SSLContext for good and a rotation needs a new
-context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
+It has its own accept loop, since asyncio's server binds a socket to one SSLContext permanently and a rotation needs a
+new context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
 descriptors left, where asyncio retries at full speed (cpython issue 151615).
 """
 
@@ -14,7 +14,6 @@ import os
 import socket
 import ssl
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
@@ -137,24 +136,12 @@ class Listener:
         distributes the connections (SO_REUSEPORT, socket(7)). Raises OSError."""
         self._listen(bind(host, port, is_shared=is_shared))
 
-    def listen_unix(self, path: str) -> None:
-        """Bind a UNIX socket, for our own user only, and accept. Raises OSError."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.bind(path)
-            Path(path).chmod(0o600)
-        except OSError:
-            sock.close()
-            raise
-        self._listen(sock)
-
     def _listen(self, sock: socket.socket) -> None:
         try:
-            if sock.family != socket.AF_UNIX:
-                # Accepted sockets inherit these (tcp(7), socket(7)): six system calls fewer per connection.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-                keep_alive(sock)
+            # Accepted sockets inherit these (tcp(7), socket(7)): six system calls fewer per connection.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+            keep_alive(sock)
             sock.listen(BACKLOG)
             sock.setblocking(False)
         except OSError:
@@ -278,7 +265,7 @@ class Listener:
         except Exception:
             client.close()
             self.events.handshake("failed")
-            logger.exception("could not set up the connection from %s", remote)
+            logger.exception("internal error in setting up the connection from %s", remote)
 
     async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
         """Peek at the first byte."""
@@ -301,7 +288,6 @@ class Listener:
             connection.drain()
 
     def left(self, connection: H1Server | H2Server) -> None:
-        """A connection was lost."""
         self.connections.discard(connection)
         self.events.connection(connection.info.protocol, -1)
         if not self.connections:
@@ -346,7 +332,7 @@ class ProtocolDetector(Reading):
                 peer = listener.identify(None)
         except PeerRejected as rejected:
             listener.events.handshake("rejected")
-            logger.debug("closed the connection from %s: %s", self._remote, rejected)
+            logger.debug("connection from %s closed: %s", self._remote, rejected)
             self._transport.abort()
             return
         self._info = ConnectionInfo(

@@ -69,7 +69,7 @@ class Outbox:
                     connection.flush()
                 except Exception:
                     # The other connections must still be flushed.
-                    logger.exception("a connection failed to write")
+                    logger.exception("internal error in writing to a connection")
 
     def _wait(self) -> None:
         self._is_due = True

@@ -56,7 +56,6 @@ class Reaper:
         self._timer = self._loop.call_later(PERIOD, self._look)
 
     def stop(self) -> None:
-        """Stop sweeping."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -73,4 +72,4 @@ class Reaper:
                 member.expire(now)
             except Exception:
                 # The other deadlines must still be enforced.
-                logger.exception("a time limit could not be enforced")
+                logger.exception("internal error in enforcing a time limit")

@@ -1,1 +1,1 @@
-"""The other side: model servers, their connections, and which of them takes the next request."""
+"""Model servers: their endpoints and connections, and which endpoint gets the next request."""

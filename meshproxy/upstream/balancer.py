@@ -103,7 +103,6 @@ class LeastRequest(Generic[MemberT]):
         """The number of ordered pairs of members: one random number selects two members."""
 
     def update(self, members: Sequence[MemberT]) -> None:
-        """Replace the members."""
         self._members = list(members)
         self._others = len(members) - 1
         self._pairs = len(members) * self._others

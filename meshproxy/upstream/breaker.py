@@ -1,8 +1,8 @@
-"""Leaves alone what fails, and lets a single call through every now and then to see: a circuit breaker.
+"""A circuit breaker: refuses calls to what fails, and lets a single probe through after a while.
 
     CLOSED  -- too many failures -->     OPEN
     OPEN    -- `begin`: the probe -->    HALF_OPEN
-    HALF_OPEN -- it succeeded -->        CLOSED, and everything that was counted is forgotten
+    HALF_OPEN -- it succeeded -->        CLOSED, and all counters are reset
               -- it failed -->           OPEN, twice as long as the last time
               -- it was cancelled -->    OPEN, as before: another may go as soon as that one could
 
@@ -104,7 +104,6 @@ class Breaker:
         return self.token
 
     def succeeded(self, token: int, now: float) -> None:
-        """A call succeeded."""
         if self.is_clean:
             return
         if self.is_closed:

@@ -46,7 +46,7 @@ Ask = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckResult:
     """The result of a check for one model or the endpoint."""
 
     model: str | None
@@ -65,7 +65,7 @@ class Checker:
         health: Health,
         rest: StreamSource | None,
         grpc: StreamSource | None,
-        tell: Callable[[tuple[Verdict, ...], bool], None],
+        on_results: Callable[[tuple[CheckResult, ...], bool], None],
         *,
         draw: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -78,7 +78,7 @@ class Checker:
             health: judges the results.
             rest: connections for REST; the same as `grpc` where the endpoint is a sidecar.
             grpc: connections for gRPC.
-            tell: called after every round with its results, and whether they changed what the endpoint may serve.
+            on_results: called after every round with its results, and whether they changed what the endpoint may serve.
             draw: a random number from 0 to 1.
             sleep: waits between two rounds.
         """
@@ -87,7 +87,7 @@ class Checker:
         self._health = health
         self._rest = rest
         self._grpc = grpc
-        self._tell = tell
+        self._on_results = on_results
         self._draw = draw
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
@@ -111,25 +111,25 @@ class Checker:
         await self._sleep(min(interval, FIRST_WITHIN) * self._draw())
         while True:
             try:
-                verdicts = await self.check()
+                results = await self.check()
             except Exception as mistake:
-                # Any error: if this task ended with it, the last verdict would stand for ever.
-                logger.exception("health check failed with an internal error")
-                verdicts = (Verdict(None, f"the check failed: {mistake!r}"),)
+                # Any error: if this task ended with it, the last result would stay in effect.
+                logger.exception("internal error in a health check")
+                results = (CheckResult(None, f"the check failed: {mistake!r}"),)
             now = self._shared.loop.time()
             has_changed = False
-            for verdict in verdicts:
-                has_changed |= self._health.record(verdict.model, verdict.problem is None, now)
+            for result in results:
+                has_changed |= self._health.record(result.model, result.problem is None, now)
             try:
-                self._tell(verdicts, has_changed)
+                self._on_results(results, has_changed)
             except Exception:
-                logger.exception("the result of a health check could not be reported")
+                logger.exception("internal error in reporting a health check")
             await self._sleep(interval * (1 + JITTER * (2 * self._draw() - 1)))
 
-    async def check(self) -> tuple[Verdict, ...]:
+    async def check(self) -> tuple[CheckResult, ...]:
         """One round. Empty: it says nothing."""
         check = self._settings.check
-        models = self._health.checked.models
+        models = self._health.settings.models
         if check == "http":
             return await self._whole(self._get_path)
         if check == "grpc":
@@ -142,35 +142,33 @@ class Checker:
 
     # Rounds
 
-    async def _whole(self, ask: Callable[[], Awaitable[None]]) -> tuple[Verdict, ...]:
-        """One check of the endpoint."""
+    async def _whole(self, ask: Callable[[], Awaitable[None]]) -> tuple[CheckResult, ...]:
         try:
             await ask()
         except Skipped:
             return ()
         except (Unanswered, ProbeFailed, Refusal, ConnectError) as error:
-            return (Verdict(None, str(error)),)
-        return (Verdict(None, None),)
+            return (CheckResult(None, str(error)),)
+        return (CheckResult(None, None),)
 
-    async def _each(self, models: tuple[str, ...], ask: Ask) -> tuple[Verdict, ...]:
-        """One check for each model."""
-        verdicts = []
-        unanswered: list[Verdict] = []
+    async def _each(self, models: tuple[str, ...], ask: Ask) -> tuple[CheckResult, ...]:
+        results = []
+        unanswered: list[CheckResult] = []
         for i in range(0, len(models), AT_ONCE):
             several = models[i : i + AT_ONCE]
-            results = await asyncio.gather(*(ask(model) for model in several), return_exceptions=True)
-            for model, result in zip(several, results, strict=True):
-                if isinstance(result, Unanswered):
-                    unanswered.append(Verdict(model, str(result)))
-                elif isinstance(result, ProbeFailed | Refusal):
-                    verdicts.append(Verdict(model, str(result)))
-                elif result is None:
-                    verdicts.append(Verdict(model, None))
-                elif not isinstance(result, Skipped):
-                    raise result
-        if verdicts:
-            return (Verdict(None, None), *verdicts, *unanswered)
-        return (Verdict(None, unanswered[0].problem),) if unanswered else ()
+            outcomes = await asyncio.gather(*(ask(model) for model in several), return_exceptions=True)
+            for model, outcome in zip(several, outcomes, strict=True):
+                if isinstance(outcome, Unanswered):
+                    unanswered.append(CheckResult(model, str(outcome)))
+                elif isinstance(outcome, ProbeFailed | Refusal):
+                    results.append(CheckResult(model, str(outcome)))
+                elif outcome is None:
+                    results.append(CheckResult(model, None))
+                elif not isinstance(outcome, Skipped):
+                    raise outcome
+        if results:
+            return (CheckResult(None, None), *results, *unanswered)
+        return (CheckResult(None, unanswered[0].problem),) if unanswered else ()
 
     # Checks
 

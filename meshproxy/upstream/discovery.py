@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 MOST_ENDPOINTS = 1_000
-"""Of one model server. Each has pools, a breaker and a check of its own."""
+"""Per model server. Each has its own pools, breaker and health check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ OnFailure = Callable[[str], None]
 class Discovery(Protocol):
     """A source of endpoints."""
 
-    def start(self, tell: OnEndpoints) -> None:
-        """Begin. `tell` is called with the first good answer, and whenever the set changes."""
+    def start(self, on_endpoints: OnEndpoints) -> None:
+        """Begin. `on_endpoints` is called with the first good answer, and whenever the set changes."""
 
     async def close(self) -> None:
-        """Stop: `tell` is not called any more."""
+        """Stop: `on_endpoints` is not called any more."""
 
 
 class Static:
@@ -56,18 +56,18 @@ class Static:
     def __init__(self, found: Iterable[EndpointAddress]) -> None:
         self._found = tuple(dict.fromkeys(found))
 
-    def start(self, tell: OnEndpoints) -> None:
-        tell(self._found)
+    def start(self, on_endpoints: OnEndpoints) -> None:
+        on_endpoints(self._found)
 
     async def close(self) -> None:
         """Nothing to stop."""
 
 
-class LastGood:
+class LastGoodEndpoints:
     """The last good set of endpoints, reported when it changes."""
 
-    def __init__(self, tell: OnEndpoints, on_failure: OnFailure) -> None:
-        self._tell = tell
+    def __init__(self, on_endpoints: OnEndpoints, on_failure: OnFailure) -> None:
+        self._on_endpoints = on_endpoints
         self._on_failure = on_failure
         self.found: tuple[EndpointAddress, ...] | None = None
         """None: none yet."""
@@ -79,7 +79,7 @@ class LastGood:
         self.failures = 0
         if found != self.found:
             self.found = found
-            self._tell(found)
+            self._on_endpoints(found)
 
     def fail(self, reason: str) -> None:
         """A failure: reported; the last good set stays."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from meshproxy.upstream.discovery import (
     MOST_ENDPOINTS,
     EndpointAddress,
-    LastGood,
+    LastGoodEndpoints,
     OnEndpoints,
     OnFailure,
     address,
@@ -90,9 +90,10 @@ class DnsDiscovery:
         self._last: dict[tuple[Name, RdataType], tuple[Host, ...]] = {}
         """The last good answer to each question of the last round."""
 
-    def start(self, tell: OnEndpoints) -> None:
-        """Look the endpoints up, and again when the answer expires. An IP address and `localhost` are told at once."""
-        last = LastGood(tell, self._on_failure)
+    def start(self, on_endpoints: OnEndpoints) -> None:
+        """Look the endpoints up, and again when the answer expires. An IP address and `localhost` are reported
+        immediately."""
+        last = LastGoodEndpoints(on_endpoints, self._on_failure)
         host = None if self._settings.srv is not None else _literal(self._settings.name)
         if host is not None:
             last.take(self._endpoints([(host, 0)]))
@@ -100,12 +101,11 @@ class DnsDiscovery:
             self._task = self._loop.create_task(self._run(last))
 
     async def close(self) -> None:
-        """Stop looking."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, last: LastGood) -> None:
+    async def _run(self, last: LastGoodEndpoints) -> None:
         settings = self._settings
         while True:
             try:
@@ -115,7 +115,7 @@ class DnsDiscovery:
             except Exception as error:
                 if not isinstance(error, LookupFailed):
                     # Any defect: if it ended this task, the endpoints would never be refreshed again.
-                    logger.exception("endpoints of %s cannot be looked up", settings.name)
+                    logger.exception("internal error in looking up the endpoints of %s", settings.name)
                 last.fail(f"{settings.name}: {error}")
                 wait = min(settings.min_refresh * 2 ** min(last.failures - 1, 20), settings.max_refresh)
             await self._sleep(wait * (1 + JITTER * self._draw()))

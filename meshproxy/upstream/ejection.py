@@ -43,7 +43,7 @@ class Record:
 class Ejector:
     """Which endpoints of one server set are ejected, and until when."""
 
-    __slots__ = ("_compare_at", "_compared_at", "_past", "_settings", "due")
+    __slots__ = ("_compare_at", "_compared_at", "_history", "_settings", "due")
 
     def __init__(self, settings: EjectionSettings, now: float) -> None:
         self.due = now + settings.interval
@@ -51,7 +51,7 @@ class Ejector:
         self._settings = settings
         self._compared_at = now
         self._compare_at = self.due
-        self._past: dict[str, _Past] = {}  # of those that are out, or were lately
+        self._history: dict[str, _History] = {}  # of those that are out, or were lately
 
     def judge(self, records: Mapping[str, Record], now: float) -> set[str]:
         """The keys of the endpoints that are ejected from now on.
@@ -60,27 +60,27 @@ class Ejector:
         were removed: if too many of the remaining ones are ejected, those whose time ends first come back. In between
         it changes nothing.
         """
-        for key in [key for key in self._past if key not in records]:
-            del self._past[key]
-        out = {key for key, past in self._past.items() if past.is_out}
-        most = _most(len(records), self._settings.max_percent)
-        for key in sorted(out, key=lambda key: self._past[key].until):
-            if len(out) > most or self._past[key].until <= now:
-                self._let_in(key, records[key], now)
+        for key in [key for key in self._history if key not in records]:
+            del self._history[key]
+        out = {key for key, history in self._history.items() if history.is_out}
+        most = _max_ejected(len(records), self._settings.max_percent)
+        for key in sorted(out, key=lambda key: self._history[key].until):
+            if len(out) > most or self._history[key].until <= now:
+                self._readmit(key, records[key], now)
                 out.discard(key)
         if now >= self._compare_at:
             self._compare(records, out, most, now)
-        self.due = min([self._compare_at, *(self._past[key].until for key in out)])
+        self.due = min([self._compare_at, *(self._history[key].until for key in out)])
         return out
 
     def forget(self, key: str) -> None:
         """An endpoint was removed: if it is added again before `judge` is called, it starts as a new one."""
-        self._past.pop(key, None)
+        self._history.pop(key, None)
 
-    def _let_in(self, key: str, record: Record, now: float) -> None:
-        past = self._past[key]
-        past.is_out = False
-        past.until = now
+    def _readmit(self, key: str, record: Record, now: float) -> None:
+        history = self._history[key]
+        history.is_out = False
+        history.until = now
         record.calls = record.failures = 0  # what ended while it was out began before
 
     def _compare(self, records: Mapping[str, Record], out: set[str], most: int, now: float) -> None:
@@ -93,8 +93,8 @@ class Ejector:
         }
         outliers = _outliers(rates, settings.deviations) if len(rates) >= settings.min_endpoints else []
         ejected = outliers[: max(most - len(out), 0)]
-        for key in [key for key in self._past if key not in out and key not in ejected]:
-            self._forgive(key)
+        for key in [key for key in self._history if key not in out and key not in ejected]:
+            self._shorten_history(key)
         for key in ejected:
             self._eject(key, now)
             out.add(key)
@@ -103,21 +103,21 @@ class Ejector:
         self._compared_at = now
         self._compare_at = now + settings.interval
 
-    def _forgive(self, key: str) -> None:
-        past = self._past[key]
-        if past.until <= self._compared_at:  # in for the whole interval
-            past.times -= 1
-            if not past.times:
-                del self._past[key]
+    def _shorten_history(self, key: str) -> None:
+        history = self._history[key]
+        if history.until <= self._compared_at:  # in for the whole interval
+            history.times -= 1
+            if not history.times:
+                del self._history[key]
 
     def _eject(self, key: str, now: float) -> None:
-        past = self._past.setdefault(key, _Past())
-        past.times += 1
-        past.is_out = True
-        past.until = now + min(past.times * self._settings.base_time, self._settings.max_time)
+        history = self._history.setdefault(key, _History())
+        history.times += 1
+        history.is_out = True
+        history.until = now + min(history.times * self._settings.base_time, self._settings.max_time)
 
 
-class _Past:
+class _History:
     """The history of an endpoint that is ejected, or was recently."""
 
     __slots__ = ("is_out", "times", "until")
@@ -128,7 +128,7 @@ class _Past:
         self.until = 0.0  # when it comes back, or came
 
 
-def _most(endpoints: int, percent: float) -> int:
+def _max_ejected(endpoints: int, percent: float) -> int:
     """How many may be ejected at once."""
     if not percent:
         return 0

@@ -162,16 +162,16 @@ class Endpoint:
         else:
             # Overloaded or draining: not a failure, but the calls should go elsewhere. It says nothing about latency.
             breaker.cancelled(token & _TOKEN, now)
-        self._forgive(model, token, now)
+        self._release_probe(model, token, now)
 
     def cancelled(self, model: str, now: float, token: int) -> None:
         """The caller cancelled the call: it says nothing about the endpoint."""
         self.load.cancel()
         if self.breaker is not None:
             self.breaker.cancelled(token & _TOKEN, now)
-            self._forgive(model, token, now)
+            self._release_probe(model, token, now)
 
-    def _forgive(self, model: str, token: int, now: float) -> None:
+    def _release_probe(self, model: str, token: int, now: float) -> None:
         """Of the model nothing was found out: if this was its probe, another may go."""
         if self._models and (failing := self._models.get(model)) is not None:
             failing.cancelled((token >> 32) + 1, now)
@@ -185,7 +185,7 @@ class Endpoint:
         return breaker
 
     def _forget_closed(self) -> None:
-        """Make room: closed breakers first, then whichever is oldest."""
+        """Evict: closed breakers first, then the oldest."""
         for model in [name for name, breaker in self._models.items() if breaker.is_closed]:
             del self._models[model]
         if len(self._models) >= MODEL_BREAKERS:
@@ -197,7 +197,7 @@ class Endpoint:
         return max(self.breaker.retry_at if self.breaker is not None else 0.0, failing.retry_at if failing else 0.0)
 
     def probe_now(self, model: str, now: float) -> bool:
-        """Let a single call through although it is not time yet, unless one is under way. Returns whether it may."""
+        """Let a single call through before its time, unless one is in flight. Returns whether it may."""
         for breaker in (self.breaker, self._models.get(model)):
             if breaker is not None and breaker.retry_at > now:
                 breaker.retry_at = now
@@ -210,7 +210,7 @@ class Endpoint:
         return [("", self.breaker.state)] + [(model, breaker.state) for model, breaker in self._models.items()]
 
     def close(self) -> None:
-        """It is not among the endpoints any more: what is under way there is finished, nothing new begins."""
+        """The endpoint was removed: calls in flight complete, and no new ones begin."""
         for pool in {self.rest, self.grpc}:
             if pool is not None:
                 pool.close()

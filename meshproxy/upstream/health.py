@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckSettings:
     """The models to check, and the thresholds."""
 
     models: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class Checked:
     healthy_after: int = 1
 
 
-class _Verdict:
+class _CheckState:
     """The health of the endpoint, or of a model on it."""
 
     __slots__ = ("bad", "good", "is_in", "is_known", "since")
@@ -39,12 +39,12 @@ class _Verdict:
         self.since: float | None = None
         """When it became healthy; None while it is out, and if it was in from the start."""
 
-    def count(self, is_good: bool, checked: Checked, now: float) -> bool:
+    def count(self, is_good: bool, settings: CheckSettings, now: float) -> bool:
         """Count a check. True: it changed to in or out."""
         if is_good:
             self.bad = 0
             self.good += 1
-            if not self.is_in and (not self.is_known or self.good >= checked.healthy_after):
+            if not self.is_in and (not self.is_known or self.good >= settings.healthy_after):
                 self.is_in = self.is_known = True
                 self.since = now
                 return True
@@ -52,7 +52,7 @@ class _Verdict:
         else:
             self.good = 0
             self.bad += 1
-            if self.is_in and self.bad >= checked.unhealthy_after:
+            if self.is_in and self.bad >= settings.unhealthy_after:
                 self.is_in = False
                 self.is_known = True
                 self.since = None
@@ -63,20 +63,20 @@ class _Verdict:
 class Health:
     """The health of one endpoint. `allows` is called for every request: 0.05 us."""
 
-    __slots__ = ("_endpoint", "_models", "checked", "is_healthy", "out")
+    __slots__ = ("_endpoint", "_models", "is_healthy", "out", "settings")
 
-    def __init__(self, checked: Checked, *, begins_unhealthy: bool = False) -> None:
+    def __init__(self, settings: CheckSettings, *, begins_unhealthy: bool = False) -> None:
         """
         Args:
-            checked: the models to check, and the thresholds.
+            settings: the models to check, and the thresholds.
             begins_unhealthy: the endpoint was added to others: it takes no calls before a good check.
         """
-        self.checked = checked
-        self._endpoint = _Verdict(not begins_unhealthy)
-        self._models = {model: _Verdict(not begins_unhealthy) for model in checked.models}
+        self.settings = settings
+        self._endpoint = _CheckState(not begins_unhealthy)
+        self._models = {model: _CheckState(not begins_unhealthy) for model in settings.models}
         self.is_healthy = not begins_unhealthy
         """Of the endpoint itself; each of its models may still be out."""
-        self.out: set[str] = set(checked.models) if begins_unhealthy else set()
+        self.out: set[str] = set(settings.models) if begins_unhealthy else set()
         """Models that are unhealthy there."""
 
     def allows(self, model: str) -> bool:
@@ -86,14 +86,14 @@ class Health:
     def is_known(self, model: str) -> bool:
         """Whether a check has decided what `allows` says of this model. Before that, calls are tried, but the pod must
         not be reported ready."""
-        verdict = self._models.get(model)
-        return self._endpoint.is_known and (verdict is None or verdict.is_known)
+        state = self._models.get(model)
+        return self._endpoint.is_known and (state is None or state.is_known)
 
     def record(self, model: str | None, is_good: bool, now: float) -> bool:
         """A check has ended.
 
         Args:
-            model: one of `checked.models`, others are ignored; None: the check was of the endpoint itself.
+            model: one of `settings.models`, others are ignored; None: the check was of the endpoint itself.
             is_good: its result.
             now: monotonic seconds.
 
@@ -101,19 +101,19 @@ class Health:
             Whether `allows` changed for any model.
         """
         if model is not None:
-            verdict = self._models.get(model)
-            return verdict is not None and self._count(model, verdict, is_good, now)
-        has_changed = self._endpoint.count(is_good, self.checked, now)
+            state = self._models.get(model)
+            return state is not None and self._count(model, state, is_good, now)
+        has_changed = self._endpoint.count(is_good, self.settings, now)
         self.is_healthy = self._endpoint.is_in
         if not is_good:
-            for name, verdict in self._models.items():
-                has_changed |= self._count(name, verdict, False, now)
+            for name, state in self._models.items():
+                has_changed |= self._count(name, state, False, now)
         return has_changed
 
-    def _count(self, model: str, verdict: _Verdict, is_good: bool, now: float) -> bool:
-        if not verdict.count(is_good, self.checked, now):
+    def _count(self, model: str, state: _CheckState, is_good: bool, now: float) -> bool:
+        if not state.count(is_good, self.settings, now):
             return False
-        if verdict.is_in:
+        if state.is_in:
             self.out.discard(model)
         else:
             self.out.add(model)
@@ -124,14 +124,14 @@ class Health:
         the start."""
         if not self.allows(model):
             return None
-        verdict = self._models.get(model)
-        moments = [one.since for one in (self._endpoint, verdict) if one is not None and one.since is not None]
+        state = self._models.get(model)
+        moments = [one.since for one in (self._endpoint, state) if one is not None and one.since is not None]
         return max(moments, default=None)
 
     def watch(self, models: Iterable[str]) -> None:
         """Replace the models to check. Those that stay keep their health; new ones are unknown, and take calls where
         the endpoint does."""
-        checked = self.checked
-        self.checked = Checked(tuple(models), checked.unhealthy_after, checked.healthy_after)
-        self._models = {model: self._models.get(model) or _Verdict(True) for model in self.checked.models}
-        self.out = {model for model, verdict in self._models.items() if not verdict.is_in}
+        settings = self.settings
+        self.settings = CheckSettings(tuple(models), settings.unhealthy_after, settings.healthy_after)
+        self._models = {model: self._models.get(model) or _CheckState(True) for model in self.settings.models}
+        self.out = {model for model, state in self._models.items() if not state.is_in}

@@ -55,7 +55,6 @@ class PeakEwma:
         self._seconds = 0.0
 
     def start(self) -> None:
-        """Begin a call."""
         self.in_flight += 1
 
     def finish(self, seconds: float, now: float) -> None:

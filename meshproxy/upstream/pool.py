@@ -1,8 +1,8 @@
-"""Connections to one address, lent out stream by stream.
+"""Connections to one address, shared stream by stream.
 
-A waiter is served at once when a connection is at hand, and called back otherwise: the usual request takes its stream
-without an await. Counters and lists change in one place each; nothing is found out by scanning but the few HTTP/2
-connections of one address.
+A waiter is served immediately if a connection is available, and called back otherwise: the usual request takes its
+stream without an await. Counters and lists change in one place each; nothing is found out by scanning but the few
+HTTP/2 connections of one address.
 
 After a failed attempt to connect, further attempts are made one at a time with exponential backoff. Requests that come
 meanwhile fail at once with the last error, and can be retried elsewhere.
@@ -36,7 +36,7 @@ LONGEST_PAUSE = 1.0
 together: none is shorter than 100 ms."""
 YOUNG = 0.05
 """Seconds for which requests wait for an attempt of a failing pool: a server that has recovered answers within that
-time, and for one that has not, no more is lost."""
+time, and for one that has not, nothing more is lost."""
 
 
 class PoolFull(ConnectError):
@@ -130,7 +130,7 @@ class Pool(Generic[ConnectionT]):
     # What differs between the versions
 
     def _take(self) -> Upstream | None:
-        """A stream, if one is at hand."""
+        """A stream, if one is available."""
         raise NotImplementedError
 
     async def _connect(self) -> ConnectionT:
@@ -146,10 +146,10 @@ class Pool(Generic[ConnectionT]):
         raise NotImplementedError
 
     def _is_busy(self) -> bool:
-        """A connection stands that those who wait may have when it comes back."""
+        """A connection is open that will be free for waiting requests later."""
         raise NotImplementedError
 
-    def _flaw(self, connections: Iterable[ConnectionT]) -> ConnectError | None:
+    def _unusable_because(self, connections: Iterable[ConnectionT]) -> ConnectError | None:
         """Why more like these would be of no use."""
         return None
 
@@ -164,15 +164,15 @@ class Pool(Generic[ConnectionT]):
         self._grow()
 
     def _refuse(self) -> ConnectError | None:
-        """Why nobody else may wait."""
+        """Why no further request may wait."""
         if len(self._waiting) >= self.settings.max_pending:
             return PoolFull(
                 f"{len(self._waiting)} requests already wait for one of {self.size} connections to {self.address}"
             )
         if self._is_busy():
             return None
-        if (flaw := self._flaw(self._connections)) is not None:
-            return flaw
+        if (unusable := self._unusable_because(self._connections)) is not None:
+            return unusable
         if self._trouble is None:
             return None
         now = self.shared.loop.time()
@@ -181,8 +181,12 @@ class Pool(Generic[ConnectionT]):
         return ConnectError(f"{self._trouble} (last attempt)")
 
     def _grow(self) -> None:
-        if self._waiting and not self._is_busy() and (flaw := self._flaw(self._connections)) is not None:
-            self._fail(flaw)
+        if (
+            self._waiting
+            and not self._is_busy()
+            and (unusable := self._unusable_because(self._connections)) is not None
+        ):
+            self._fail(unusable)
         while self._opening < self._wanted() and self.size < self.settings.max_connections:
             now = self.shared.loop.time()
             if self._trouble is not None:
@@ -213,13 +217,13 @@ class Pool(Generic[ConnectionT]):
         except asyncio.CancelledError:
             self._opening -= 1
             self.size -= 1
-            self._grow()  # for whoever came between the cancelling and now
+            self._grow()  # for requests that arrived between the cancellation and now
             raise
         except ConnectError as refused:
             error = refused
         except Exception as mistake:
             # Any defect: if it ended this task, the waiters would wait forever.
-            logger.exception("cannot open a connection to %s", self.address)
+            logger.exception("internal error in connecting to %s", self.address)
             error = ConnectError(f"{self.address} cannot be reached: {mistake}")
         self._opening -= 1
         outbox = self.shared.outbox
@@ -228,9 +232,9 @@ class Pool(Generic[ConnectionT]):
             if connection is not None and not connection.is_closing:
                 self._trouble = None
                 self._connections.add(connection)
-                flaw = self._flaw((connection,))
+                unusable = self._unusable_because((connection,))
                 self._opened(connection)
-                error = flaw if self._waiting and not self._is_busy() else None
+                error = unusable if self._waiting and not self._is_busy() else None
             else:
                 self.size -= 1
                 error = error or ConnectError(f"{self.address} closed the connection immediately")
@@ -248,7 +252,8 @@ class Pool(Generic[ConnectionT]):
         self._not_before = self.shared.loop.time() + self._pause * (1.0 + self._draw()) / 2
 
     def _fail(self, error: ConnectError) -> None:
-        """Tell those who have nothing else to wait for. All leave the queue before one is told: it may come again."""
+        """Fail the requests that have nothing left to wait for. All leave the queue before the first callback, which
+        may enqueue again."""
         count = 1 if self._is_busy() else max(1, len(self._waiting) - self._opening)
         for waiter in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
             waiter.acquire_failed(error)
@@ -261,7 +266,7 @@ class Pool(Generic[ConnectionT]):
             self._give(self._waiting.popleft(), stream)
 
     def closed(self, connection: ConnectionT) -> None:
-        """A connection is gone (`h1.Owner`, `h2.Owner`). One that never came to stand was not counted as open."""
+        """A connection has closed (`H1Owner`, `H2Owner`). One that failed to open was not counted."""
         if connection in self._connections:
             self._connections.remove(connection)
             self.size -= 1
@@ -269,7 +274,7 @@ class Pool(Generic[ConnectionT]):
 
 
 class H1Pool(Pool[H1Client]):
-    """HTTP/1.1: one request a connection at a time; the most recently used is lent first, the others grow old."""
+    """HTTP/1.1: one request a connection at a time; the most recently used is chosen first, the others time out."""
 
     def __init__(
         self,
@@ -302,7 +307,7 @@ class H1Pool(Pool[H1Client]):
         self.released(connection)
 
     def released(self, connection: H1Client) -> None:
-        """A connection is free (`h1.Owner`)."""
+        """A connection is free (`H1Owner`)."""
         if self._waiting:
             self._give(self._waiting.popleft(), connection)
             return
@@ -313,7 +318,6 @@ class H1Pool(Pool[H1Client]):
         self._idle.append(connection)
 
     def closed(self, connection: H1Client) -> None:
-        """A connection is gone."""
         if connection in self._idle:
             self._idle.remove(connection)
         super().closed(connection)
@@ -342,7 +346,7 @@ class H2Pool(Pool[H2Client]):
         super().__init__(shared, address, settings, draw=draw)
         self._peer = peer
         self._usable: list[H2Client] = []
-        """Those whose server has not said that it goes away, and whose certificate has not expired."""
+        """Those without a GOAWAY from the server and without an expired certificate."""
 
     def _take(self) -> Upstream | None:
         for connection in self._usable:
@@ -351,12 +355,12 @@ class H2Pool(Pool[H2Client]):
         return None
 
     def _wanted(self) -> int:
-        return 1 if self._waiting and self._flaw(self._connections) is None else 0
+        return 1 if self._waiting and self._unusable_because(self._connections) is None else 0
 
     def _is_busy(self) -> bool:
         return any(connection.streams for connection in self._usable)
 
-    def _flaw(self, connections: Iterable[H2Client]) -> ConnectError | None:
+    def _unusable_because(self, connections: Iterable[H2Client]) -> ConnectError | None:
         if any(connection.refuses_streams for connection in connections):
             return ConnectError(f"{self.address} accepts no requests at present (SETTINGS_MAX_CONCURRENT_STREAMS is 0)")
         return None
@@ -368,11 +372,12 @@ class H2Pool(Pool[H2Client]):
         self._usable.append(connection)
         self._offer(connection)
 
-    def freed(self, connection: H2Client) -> None:
-        """A stream has ended (`h2.Owner`)."""
+    def stream_closed(self, connection: H2Client) -> None:
+        """A stream has ended (`H2Owner`)."""
         self._offer(connection)
         if self._waiting and not connection.streams:
-            self._grow()  # the server may have lowered its limit to 0 meanwhile: nothing else would tell those who wait
+            # The server may have lowered its limit to 0: nothing else would fail the waiting requests.
+            self._grow()
 
     def _offer(self, connection: H2Client) -> None:
         if self._waiting:
@@ -382,16 +387,15 @@ class H2Pool(Pool[H2Client]):
         if self.is_closed or connection not in self._usable:
             connection.close()
         else:
-            connection.rest(self.settings.idle_timeout)
+            connection.limit_idle_time(self.settings.idle_timeout)
 
     def retired(self, connection: H2Client) -> None:
-        """It takes no new streams (`h2.Owner`)."""
+        """It takes no new streams (`H2Owner`)."""
         if connection in self._usable:
             self._usable.remove(connection)
             self._grow()
 
     def closed(self, connection: H2Client) -> None:
-        """A connection is gone."""
         self.retired(connection)
         super().closed(connection)
 

@@ -1,4 +1,4 @@
-"""One request of a health check over a pool: the transport's client, with its failures sorted by what they prove."""
+"""One request of a health check over a pool: the transport's client, with its failures classified by what they show."""
 
 from __future__ import annotations
 

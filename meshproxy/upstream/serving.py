@@ -22,13 +22,13 @@ class Watcher(Protocol):
     """A call of Watch."""
 
     service: str
-    """What it asked for."""
+    """The requested service."""
 
-    def tell(self, status: Serving) -> None:
-        """The status now; it may be the one that was told last. Must not raise."""
+    def send_status(self, status: Serving) -> None:
+        """Send the current status; it may be the one sent last. Must not raise."""
 
     def end(self) -> None:
-        """Nothing more will be told."""
+        """No further status will be sent."""
 
 
 class HealthService:
@@ -43,7 +43,7 @@ class HealthService:
         """The status of a service. Calls may go to the server before the first check has ended, but it is not reported
         as serving before that."""
         healths = [each.health for each in self.cluster.endpoints.values() if each.health is not None]
-        if service not in WHOLE_SERVER and not any(service in health.checked.models for health in healths):
+        if service not in WHOLE_SERVER and not any(service in health.settings.models for health in healths):
             return Serving.SERVICE_UNKNOWN
         model = "" if service in WHOLE_SERVER else service
         if not self._is_draining and any(health.allows(model) and health.is_known(model) for health in healths):
@@ -53,31 +53,31 @@ class HealthService:
     def conditions(self) -> dict[str, bool]:
         """What readiness depends on: the server, and each of its models that is checked."""
         healths = [each.health for each in self.cluster.endpoints.values() if each.health is not None]
-        models = dict.fromkeys(model for health in healths for model in health.checked.models)
+        models = dict.fromkeys(model for health in healths for model in health.settings.models)
         return {
             "model server answers": self.serving("") is Serving.SERVING,
             **{f"model {model} is available": self.serving(model) is Serving.SERVING for model in models},
         }
 
     def changed(self) -> None:
-        """A status may have changed: tell the calls that watch."""
+        """A status may have changed: send it to the watching calls."""
         for watcher in list(self._watching):
-            watcher.tell(self.serving(watcher.service))
+            watcher.send_status(self.serving(watcher.service))
 
     def drain(self) -> None:
         """The sidecar stops: every Watch ends."""
         self._is_draining = True
         for watcher in list(self._watching):
-            watcher.tell(Serving.NOT_SERVING)
+            watcher.send_status(Serving.NOT_SERVING)
             watcher.end()
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell it from now on."""
+        """Send it every status from now on."""
         if self._is_draining:
             watcher.end()
         else:
             self._watching.add(watcher)
 
     def forget(self, watcher: Watcher) -> None:
-        """It has ended."""
+        """The call has ended."""
         self._watching.discard(watcher)

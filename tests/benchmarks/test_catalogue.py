@@ -21,7 +21,7 @@ def test_works_are_chosen_by_pattern() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="no work is called 'cpu-soap'; there are: cpu-rest"):
+    with pytest.raises(ValueError, match="unknown work 'cpu-soap'; choose from: cpu-rest"):
         chosen(["cpu-soap"])
 
 

@@ -116,5 +116,5 @@ def test_some_works_start_their_peer_anew_and_take_fewer_rounds(context: FakeCon
 def test_a_work_that_needs_more_cores_is_not_run(context: FakeContext) -> None:
     measured, order = run(context, CountingWork("w", Traffic("rest"), ("a",), workers=2))
     assert order == []
-    assert measured.not_run == "needs 4 cores, here are 2"
+    assert measured.not_run == "needs 4 cores, this machine has 2"
     assert not measured.failures

@@ -66,8 +66,8 @@ def test_the_authority_stays_unless_it_is_to_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "why"),
     [
-        (["--client", "spiffe://dev.example/"], 2, "no workload's SPIFFE id"),
-        (["--client", "spiffe://dev.example/\udcff"], 2, "no workload's SPIFFE id"),
+        (["--client", "spiffe://dev.example/"], 2, "not the SPIFFE id"),
+        (["--client", "spiffe://dev.example/\udcff"], 2, "not the SPIFFE id"),
         (["--client", "spiffe://other.example/a"], 2, "is not in the trust domain dev.example"),
         (
             ["--client", "spiffe://dev.example/a/x", "--client", "spiffe://dev.example/b/x"],
@@ -75,7 +75,7 @@ def test_the_authority_stays_unless_it_is_to_go(tmp_path: Path) -> None:
             "would overwrite another certificate",
         ),
         (["--client", "spiffe://dev.example/server"], 2, "would overwrite another certificate"),
-        (["--trust-domain", "Dev.Example"], 2, "no workload's SPIFFE id"),
+        (["--trust-domain", "Dev.Example"], 2, "not the SPIFFE id"),
         (["--days", "0"], 2, "--days"),
         (["--trust-domain", "new.example"], 1, "is the CA of dev.example, not of new.example"),
     ],

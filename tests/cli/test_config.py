@@ -54,14 +54,16 @@ def test_warnings_go_to_standard_output_and_fail_nothing(tmp_path: Path) -> None
 
 def test_problems_go_to_standard_output(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
-    file.write_text(Path(FIRST).read_text().replace("mtls: strict", "mtls: on").replace("listen:", "lisen:"))
+    text = Path(FIRST).read_text().replace("mtls: strict", "mtls: on").replace("listen:", "lisen:")
+    file.write_text(text)
+    mtls_line = text[: text.index("mtls: on")].count("\n") + 1
     result = CliRunner().invoke(main, ["config", "check", str(file)])
     assert result.exit_code == 3
     lines = result.stdout.splitlines()
     with pytest.raises(ConfigError) as raised:
         load([file])
     assert lines == [str(problem) for problem in raised.value.problems]
-    assert lines[0].startswith(f"{file}:9: MeshConfig/mesh: spec.mtls: YAML 1.1 reads on as true: write ")
+    assert lines[0].startswith(f"{file}:{mtls_line}: MeshConfig/mesh: spec.mtls: YAML 1.1 reads on as true: write ")
     assert lines[1].endswith('spec.inbound.lisen: no such field (did you mean "listen"?)')
     assert result.stderr == "3 problems\n"
 

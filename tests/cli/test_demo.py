@@ -57,7 +57,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
 
     monkeypatch.setattr(demo_mesh, "demo_mesh", fake_mesh)
     monkeypatch.setattr(demo, "run", fake_run)
-    monkeypatch.setattr(demo, "models_heard_of", heard)
+    monkeypatch.setattr(demo, "requested_models", heard)
     monkeypatch.setattr(demo, "metric_lines", lines)
     monkeypatch.setattr(demo_outbound, "run", fake_scenes)
     monkeypatch.setattr(demo_outbound, "metric_lines", lines)
@@ -70,7 +70,7 @@ SCENES: list[demo_outbound.Scene] = []
 
 
 def scene(problem: str) -> demo_outbound.Scene:
-    return demo_outbound.Scene("a replica is killed", 1_500, 2 if problem else 0, "tried again 4", problem)
+    return demo_outbound.Scene("a replica is killed", 1_500, 2 if problem else 0, "retried 4", problem)
 
 
 def permitted(problem: str) -> demo.Result:
@@ -83,7 +83,7 @@ def test_all_well_is_0(results: list[demo.Result]) -> None:
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 0
     assert "All 1,501 calls had the expected result" in said.output
-    assert "tried again 4" in said.output
+    assert "retried 4" in said.output
     assert "+0.25" in said.output
     assert "It was never asked for payroll." in said.output
     assert 'meshproxy_requests_total{model="half_plus_two"} 3' in said.output
@@ -114,7 +114,7 @@ def test_a_model_server_that_heard_of_the_secret_model_is_1(
         await asyncio.sleep(0)
         return {demo.SECRET_MODEL: 1}
 
-    monkeypatch.setattr(demo, "models_heard_of", heard)
+    monkeypatch.setattr(demo, "requested_models", heard)
     results.append(permitted(""))
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import fields
 from pathlib import Path
+
+from msgspec.structs import fields
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h1.connection import H1Connection

@@ -82,7 +82,7 @@ async def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
 
 async def test_a_child_that_fails_is_a_problem(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python(tmp_path, monkeypatch, "raise SystemExit(7)")
-    assert await message_of(good) == "the process that loads the documents ended with status 7"
+    assert await message_of(good) == "the process that loads the documents exited with status 7"
 
 
 async def test_a_child_that_cannot_be_started_is_a_problem(
@@ -97,7 +97,7 @@ async def test_a_child_that_says_something_else_is_a_problem(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
 ) -> None:
     python(tmp_path, monkeypatch, f'import sys; sys.stdout.buffer.write("{says}".encode("latin-1"))')
-    assert (await message_of(good)).startswith("the process that loads the documents wrote something else: ")
+    assert (await message_of(good)).startswith("the result of the process that loads the documents is unreadable: ")
 
 
 async def test_a_child_that_takes_too_long_is_ended(
@@ -105,7 +105,7 @@ async def test_a_child_that_takes_too_long_is_ended(
 ) -> None:
     python(tmp_path, monkeypatch, "import signal; signal.pause()")
     monkeypatch.setattr(child, "LOAD_SECONDS", 0.1)
-    assert await message_of(good) == "loading took longer than 0.1 s"
+    assert await message_of(good) == "loading the documents took longer than 0.1 s"
 
 
 async def test_whoever_is_cancelled_leaves_no_child_behind(

@@ -40,10 +40,10 @@ def test_case_matters() -> None:
 def test_a_hostile_name_costs_little() -> None:
     matches = compile_glob("*a" * GLOB_STARS + "*b")
     name = "a" * 8_192
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert not matches(name)
     # About a millisecond; with backtracking it would be years.
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
 
 
 def test_what_is_literal() -> None:

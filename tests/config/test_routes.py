@@ -67,7 +67,7 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
         (routes.Fault, {"abort": {"percent": 1}}),
         (routes.Concurrency, {"limit": 1}),
         (routes.RateLimit, {"bytes": 1 << 30}),
-        (routes.RouteSpec, {"models": ["a"], "split": [{"weight": 0}, {"version": 1}]}),
+        (routes.RouteSpec, {"models": ["a"], "split": [{"weight": 0}, {"version": "1"}]}),
     ],
 )
 def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:
@@ -79,10 +79,10 @@ def test_every_field_can_be_sent_to_another_process() -> None:
     route = routes.RouteSpec(
         models=("a",),
         match=(routes.Match(headers={"x-a": "b"}, caller=subject),),
-        split=(routes.Destination(version=1), routes.Destination(label="c")),
-        labels={"c": 2},
+        split=(routes.Destination(version="1"), routes.Destination(label="c")),
+        labels={"c": "2"},
         sticky=servers.Key(),
-        mirror=routes.Mirror(version=3, compare=routes.Compare()),
+        mirror=routes.Mirror(version="3", compare=routes.Compare()),
         fault=routes.Fault(delay=routes.Delay(percent=1.0, duration=1.0), abort=routes.Abort(percent=1.0)),
         retries=routes.Retries(hedge_after=0.1),
         concurrency=routes.Concurrency(),

@@ -14,7 +14,7 @@ import pytest_asyncio
 import uvloop
 
 from meshproxy.devtools.child import MODEL_SERVER, Child
-from meshproxy.devtools.local_mesh import LocalSidecar, environment, everything_for_the_client, local_sidecar
+from meshproxy.devtools.local_mesh import LocalSidecar, environment, local_sidecar, permissive_documents
 
 
 def pytest_asyncio_loop_factories(
@@ -31,7 +31,7 @@ async def _running(
     said = model_server.listening
     documents = environment(said["rest"], said["grpc"], mtls=mtls, sidecar={"drainTimeout": "1s"})
     if mtls == "strict":
-        documents += everything_for_the_client()
+        documents += permissive_documents()
     async with local_sidecar(directory, documents) as running:
         yield running
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, refusal_of
-from meshproxy.devtools.local_mesh import LocalSidecar, environment, everything_for_the_client, local_sidecar
+from meshproxy.devtools.local_mesh import LocalSidecar, environment, local_sidecar, permissive_documents
 from meshproxy.devtools.models import predict_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -107,7 +107,7 @@ async def interop() -> AsyncIterator[tuple[Interop, str]]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def channel(interop: tuple[Interop, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     """A channel with mTLS through a sidecar to the service."""
-    documents = environment(grpc=interop[1]) + everything_for_the_client()
+    documents = environment(grpc=interop[1]) + permissive_documents()
     async with (
         local_sidecar(tmp_path_factory.mktemp("interop"), documents) as running,
         GrpcClient(running.inbound, running.client) as client,

@@ -59,3 +59,12 @@ async def test_output_that_is_not_ours_is_kept_and_not_understood(tmp_path: Path
     child = await start(code, tmp_path)
     assert await child.wait() == 0
     assert list(child.output)[:3] == ["{not json", "[1]", "{}"]
+
+
+async def test_further_lines_are_passed_on(tmp_path: Path) -> None:
+    code = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); {OBEDIENT}"
+    child = await start(code, tmp_path)
+    lines: list[str] = []
+    child.on_line = lines.append
+    assert await child.stop() == 0
+    assert lines == ["last words"]

@@ -72,7 +72,7 @@ async def test_every_call_comes_out_as_it_must(tmp_path: Path) -> None:
         assert [result.row for result in results if result.added is not None] == [
             row for row in demo.ROWS if row.is_permitted
         ]
-        heard = await demo.models_heard_of(mesh.rest)
+        heard = await demo.requested_models(mesh.rest)
         assert set(heard) == {"half_plus_two", "finance-prod"}
         lines = await demo.metric_lines(mesh)
         assert any('policy="batch-stays-stable"' in line and line.endswith(" 1") for line in lines)

@@ -48,10 +48,10 @@ async def test_a_split_that_is_none_is_noticed(
     [
         ([2.5] * 4, {"differs": 4}, ""),
         ([2.5] * 4, {"differs": 3, "answered": 1}, ""),
-        ([2.5] * 4, {"differs": 3, "failed": 1}, "3 copies were found to differ, expected about 4"),
-        ([2.5] * 4, {"differs": 1, "answered": 3}, "1 copies were found to differ, expected about 4"),
-        ([2.5] * 4, {"agrees": 4}, "0 copies were found to differ, expected about 4"),
-        ([2.5, 2.5, 2.5, 3.5], {"differs": 4}, "1 calls failed, or were answered by the shadow"),
+        ([2.5] * 4, {"differs": 3, "failed": 1}, "3 mirrored responses differ, expected about 4"),
+        ([2.5] * 4, {"differs": 1, "answered": 3}, "1 mirrored responses differ, expected about 4"),
+        ([2.5] * 4, {"agrees": 4}, "0 mirrored responses differ, expected about 4"),
+        ([2.5, 2.5, 2.5, 3.5], {"differs": 4}, "1 calls failed, or were answered by the mirror"),
     ],
 )
 async def test_a_shadow_that_is_seen_or_not_compared_is_noticed(
@@ -66,7 +66,7 @@ async def test_a_shadow_that_is_seen_or_not_compared_is_noticed(
 
     monkeypatch.setattr(demo_outbound, "_ask", ask)
     monkeypatch.setattr(demo_outbound, "mirrored", mirrored)
-    assert (await demo_outbound.shadow(MESH, 4)).problem == problem
+    assert (await demo_outbound.mirror(MESH, 4)).problem == problem
 
 
 def test_a_run_with_a_fault_says_which() -> None:
@@ -84,7 +84,7 @@ async def test_every_scene_comes_out_as_it_must(tmp_path: Path) -> None:
         scenes = [
             await demo_outbound.spread(mesh, 200),
             await demo_outbound.split(mesh, 500),
-            await demo_outbound.shadow(mesh, 50),
+            await demo_outbound.mirror(mesh, 50),
             await demo_outbound.kill(mesh, 100, 1.5),
         ]
         print("\n".join(map(str, scenes)))

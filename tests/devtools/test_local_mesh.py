@@ -15,9 +15,9 @@ from meshproxy.devtools.local_mesh import (
     LocalMesh,
     document,
     environment,
-    everything_for_the_client,
     local_mesh,
     local_sidecar,
+    permissive_documents,
     server_of,
 )
 from meshproxy.devtools.models import predict_request
@@ -41,8 +41,8 @@ async def test_calls_of_the_application_arrive_and_what_was_killed_is_no_surpris
             assert (await grpc.call(PREDICT, REQUEST, {"x-model-server": "models"})).status == "OK"
             assert (await grpc.call(PREDICT, REQUEST, {"x-model-server": "other"})).status == "UNAVAILABLE"
             assert (await rest.call("POST", PATH, CONTENT, {"host": "third"})).status == "404"
-            assert (await replica.heard(), await replica.heard("UNAVAILABLE")) == (2, 0)
-            assert await other.heard("UNAVAILABLE") == await other.heard() > 0
+            assert (await replica.request_count(), await replica.request_count("UNAVAILABLE")) == (2, 0)
+            assert await other.request_count("UNAVAILABLE") == await other.request_count() > 0
 
             await application.reload([server_of([replica], "third")])
             assert (await rest.call("POST", PATH, CONTENT, {"host": "third"})).status == "200"
@@ -89,7 +89,7 @@ def test_its_certificates_name_workloads_of_its_domain_and_keys_are_for_their_ow
 def test_its_documents_load(mtls: str, tmp_path: Path) -> None:
     path = tmp_path / "documents.yaml"
     made = environment("127.0.0.1:1", mtls=mtls, sidecar={"drainTimeout": "1s"})  # type: ignore[arg-type]
-    path.write_text(yaml.safe_dump_all(made + everything_for_the_client()))
+    path.write_text(yaml.safe_dump_all(made + permissive_documents()))
     documents = load([str(path)])
     assert documents.mesh.spec.mtls == mtls
     assert documents.sidecar.spec.drain_timeout == 1.0
@@ -98,7 +98,7 @@ def test_its_documents_load(mtls: str, tmp_path: Path) -> None:
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_the_client_may_do_everything_and_others_nothing(tmp_path: Path) -> None:
-    documents = environment("127.0.0.1:1", "127.0.0.1:1", sidecar={"drainTimeout": "1s"}) + everything_for_the_client()
+    documents = environment("127.0.0.1:1", "127.0.0.1:1", sidecar={"drainTimeout": "1s"}) + permissive_documents()
     async with local_sidecar(tmp_path, documents) as running:
         async with RestClient(running.inbound, running.client) as client:
             answer = await client.call("GET", "/v1/models/m")

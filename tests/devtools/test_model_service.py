@@ -117,7 +117,7 @@ async def test_calls_beyond_its_concurrency_wait_for_their_turn() -> None:
         def work(content: int) -> None:
             begun.append(content)
 
-        await crowded.attend("m", work, number)
+        await crowded.serve("m", work, number)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(call(number)) for number in range(5)]

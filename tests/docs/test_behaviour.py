@@ -87,7 +87,7 @@ def test_the_statuses_that_differ_from_their_reasons() -> None:
     assert given == {404, 405}
     rows = {row[0]: row[3] for row in table("`x-meshproxy-refusal`")}
     assert "404 outside of /v1/" in rows["bad-request"]
-    assert "always the gRPC answer" in rows["unsupported-protocol"]
+    assert "always in the form of gRPC" in rows["unsupported-protocol"]
     assert GrpcStatus.UNIMPLEMENTED is Reason.UNSUPPORTED_PROTOCOL.grpc_status
 
 
@@ -212,7 +212,7 @@ def test_what_is_bounded_without_a_name() -> None:
     (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
     assert {f"{bound} each" for bound in bounds} == {models}
     shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
-    assert said["endpoints and breakers with metrics of their own"] == "{} and {}".format(*shown)
+    assert said["endpoints and breakers with their own metrics"] == "{} and {}".format(*shown)
 
 
 # Timeouts

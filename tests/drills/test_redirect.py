@@ -60,7 +60,7 @@ async def test_who_dials_a_replica_lands_in_the_outbound_port(hosts: Any, tmp_pa
                 answer = await reader.read()
                 assert answer.startswith(b"HTTP/1.1 200 "), answer
                 writer.close()
-        assert [await first.heard(), await second.heard()] == [1, 2]
+        assert [await first.request_count(), await second.request_count()] == [1, 2]
 
         # gRPC over the same.
         driver = Driver()
@@ -75,7 +75,7 @@ async def test_who_dials_a_replica_lands_in_the_outbound_port(hosts: Any, tmp_pa
         print(f"{run.done} gRPC calls answered, {dict(run.errors)}")
         assert run.done >= 100
         assert not run.errors
-        assert [await first.heard(), await second.heard()] == [1, 2 + run.done]
+        assert [await first.request_count(), await second.request_count()] == [1, 2 + run.done]
 
         # An address that nobody has written down belongs to no server.
         reader, writer = await asyncio.open_connection(sock=await dial(f"{MODELS}:1"))

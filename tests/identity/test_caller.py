@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 
 WORKLOAD = Workload("spiffe://d/ns/pricing/sa/quoter", "d", "pricing", "quoter", 2e9)
 
@@ -14,9 +14,9 @@ def token(**claims: object) -> Token:
 @pytest.mark.parametrize(
     ("caller", "text"),
     [
-        (NOBODY, "nobody"),
+        (ANONYMOUS, "anonymous"),
         (Caller(WORKLOAD), "spiffe://d/ns/pricing/sa/quoter"),
-        (Caller(None, token()), "nobody (corp:alice)"),
+        (Caller(None, token()), "anonymous (corp:alice)"),
         (Caller(WORKLOAD, token()), "spiffe://d/ns/pricing/sa/quoter (corp:alice)"),
     ],
 )

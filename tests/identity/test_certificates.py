@@ -24,7 +24,7 @@ from meshproxy.identity.certificates import (
     OwnIdentity,
     client_context,
     own_identity,
-    prove,
+    self_test,
     server_context,
 )
 from meshproxy.identity.peer import PeerRefused, read_peer
@@ -59,9 +59,10 @@ def reason(given: Credentials, **uses: Any) -> str:
 
 
 def handshake(
-    server: ssl.SSLContext, client: ssl.SSLContext | None, session: ssl.SSLSession | None = None
+    server: ssl.SSLContext | None, client: ssl.SSLContext | None, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Both ends after a handshake in memory and a byte each way, which carries what TLS 1.3 says after it."""
+    assert server is not None
     assert client is not None
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_end = client.wrap_bio(to_client, to_server, session=session)
@@ -318,12 +319,12 @@ def test_a_failed_change_leaves_the_old_contexts_whole() -> None:
 def test_contexts_that_do_not_fit_are_not_proven() -> None:
     stranger = client_context(credentials(OTHER.issue(ID), OTHER.bundle_pem))
     with pytest.raises(CertificateError) as caught:
-        prove(server_context(credentials()), stranger)
+        self_test(server_context(credentials()), stranger)
     assert caught.value.reason == "untrusted"
     old = client_context(credentials(), minimum_version=ssl.TLSVersion.TLSv1_2)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(CertificateError) as caught:
-        prove(server_context(credentials()), old)
+        self_test(server_context(credentials()), old)
     assert caught.value.reason == "handshake"
 
 

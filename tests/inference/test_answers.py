@@ -32,9 +32,9 @@ def read(body: bytes) -> Mapping[str, Output]:
         (b"a", True, False, ""),
         (b"close", True, False, ""),
         (b"turned", False, True, "numbers differ by up to 1"),
-        (b"shape", False, False, "another shape"),
-        (b"kind", False, False, "another type"),
-        (b"name", False, False, "other names"),
+        (b"shape", False, False, "different shapes"),
+        (b"kind", False, False, "different types"),
+        (b"name", False, False, "different names"),
         (b"x", False, False, "the second answer cannot be read: it is none"),
     ],
 )

@@ -51,7 +51,7 @@ cuts = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
 def pieces(body: bytes, steps: list[int]) -> list[bytes]:
-    found = []
+    found: list[bytes] = []
     while body:
         step = steps[len(found) % len(steps)]
         found.append(body[:step])

@@ -13,10 +13,9 @@ ADMIN = {Verb.RELOAD, Verb.METRICS, Verb.PROFILE, Verb.REFLECT, Verb.UNLISTED}
 def test_a_verb_says_what_it_is(verb: Verb) -> None:
     assert verb.is_inference == (verb in INFERENCE)
     assert verb.is_versioned == (verb in INFERENCE | {Verb.METADATA})
-    assert verb.is_idempotent == (verb in INFERENCE | {Verb.METADATA, Verb.STATUS})
     assert verb.is_admin == (verb in ADMIN)
     assert Verb(verb.value) is verb
 
 
-def test_documents_repeat_idempotent_verbs_by_default() -> None:
-    assert set(IDEMPOTENT_VERBS) == {verb.value for verb in Verb if verb.is_idempotent}
+def test_the_verbs_that_documents_retry_by_default_only_read() -> None:
+    assert set(IDEMPOTENT_VERBS) == {verb.value for verb in INFERENCE | {Verb.METADATA, Verb.STATUS}}

@@ -174,8 +174,8 @@ def test_numbers_are_close_or_not(
 ) -> None:
     found = both(predicted(a), predicted(b, packed=packed), tolerance)
     assert (found.agrees, found.max_difference) == (agrees, pytest.approx(difference))
-    documents = [json.dumps({"predictions": each}).encode() for each in (a, b)]
-    found = compare(*documents, False, Verb.PREDICT, tolerance)
+    first, second = (json.dumps({"predictions": each}).encode() for each in (a, b))
+    found = compare(first, second, False, Verb.PREDICT, tolerance)
     assert (found.agrees, found.max_difference) == (agrees, difference)
 
 
@@ -202,10 +202,10 @@ def test_top1_is_the_largest_of_a_row(a: list[float], b: list[float], shape: lis
 @pytest.mark.parametrize(
     ("b", "reason"),
     [
-        (predicted([1.0, 2.0, 3.0, 4.0], [4]), "output 'y': it has another shape"),
-        (predicted([1.0, 2.0, 3.0, 4.0], [4, 1]), "output 'y': it has another shape"),
-        (predicted([1.0, 2.0], [1, 2]), "output 'y': it has another shape"),
-        (predicted([1.0, 2.0, 3.0, 4.0], [2, 2], DOUBLE), "output 'y': it has another type"),
+        (predicted([1.0, 2.0, 3.0, 4.0], [4]), "output 'y': different shapes"),
+        (predicted([1.0, 2.0, 3.0, 4.0], [4, 1]), "output 'y': different shapes"),
+        (predicted([1.0, 2.0], [1, 2]), "output 'y': different shapes"),
+        (predicted([1.0, 2.0, 3.0, 4.0], [2, 2], DOUBLE), "output 'y': different types"),
         (predicted([1.0, 2.0, 3.0], [2, 2]), "not as many values"),
         (predicted([1.0] * 5, [2, 2]), "not as many values"),
         (predicted([], [1 << 60, 2]), "not as many values"),
@@ -218,9 +218,9 @@ def test_top1_is_the_largest_of_a_row(a: list[float], b: list[float], shape: lis
         (frame(predicted([1.0])[5:] + length(1, length(1, b"z"))), "type 0"),
         (frame(length(2, length(1, b"m"))), "no outputs"),
         (frame(b""), "no outputs"),
-        (b"", "whole message"),
-        (frame(b"abc")[:-1], "whole message"),
-        (frame(b"") * 2, "whole message"),
+        (b"", "complete message"),
+        (frame(b"abc")[:-1], "complete message"),
+        (frame(b"") * 2, "complete message"),
         (frame(b"abc", compressed=True), "compressed"),
         (frame(b"\x0a\x05abc"), "cut short"),
         (frame(b"\x0f"), "wire type"),
@@ -240,7 +240,7 @@ def test_outputs_are_told_by_their_names() -> None:
             response.outputs[name].float_val.append(ord(name))
     assert both(frame(a.SerializeToString()), frame(b.SerializeToString())).agrees
     del b.outputs["x"]
-    assert "other names" in both(frame(a.SerializeToString()), frame(b.SerializeToString())).reason
+    assert "different names" in both(frame(a.SerializeToString()), frame(b.SerializeToString())).reason
 
 
 def test_texts_are_equal_or_not() -> None:
@@ -377,9 +377,9 @@ def test_documents_agree_where_their_numbers_do(a: Any, b: Any, agrees: bool, mo
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
-        (b"\xff", "no JSON"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
         (b"[1]", "no outputs"),
         (b'{"error": "secret"}', "no outputs"),
         (b"[" * 100_000, "cannot be read"),

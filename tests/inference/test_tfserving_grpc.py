@@ -400,7 +400,7 @@ def test_refuses_what_it_cannot_inflate(encoding: bytes | None) -> None:
 def test_tells_the_call_of_a_compressed_message_early() -> None:
     noise = bytes(zlib.crc32(bytes([i % 251, i // 251])) & 0xFF for i in range(50_000))
     body = compressed(predict(spec("m"), inputs=length(2, noise)))
-    scan = PREDICT.scan(b"gzip")
+    scan = BodyScan(kind(PREDICT), b"gzip")
     assert scan.feed(body[:4096], False) == predicts(ref("m"))
     assert scan.feed(body[4096:], True) is None
 

@@ -65,5 +65,5 @@ def test_workloads(workload: fields.WorkloadSubject, allowed: list[Caller], deni
 
 
 def test_a_role_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="no role is called other"):
+    with pytest.raises(ValueError, match="no ModelRole named other"):
         compile_policy([ROLE], [binding(fields.WorkloadSubject(namespace="n"), "other")], "d.example")

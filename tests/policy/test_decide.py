@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.config import fields, schema
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy import decide as module
 from meshproxy.policy.compile import compile_policy, compile_subject
@@ -74,10 +74,10 @@ def test_without_roles_everything_but_administration_is_permitted() -> None:
     for verb in Verb:
         for models in ((), ("a",)):
             if verb.is_admin:
-                refusal = refused(policy, NOBODY, call(*models, verb=verb))
+                refusal = refused(policy, ANONYMOUS, call(*models, verb=verb))
                 assert (refusal.reason, refusal.rule) == (Reason.PERMISSION_DENIED, DEFAULT_DENY)
             else:
-                assert policy.decide(NOBODY, call(*models, verb=verb)) == Permit(NO_ROLES)
+                assert policy.decide(ANONYMOUS, call(*models, verb=verb)) == Permit(NO_ROLES)
 
 
 def test_a_role_that_nobody_has_denies_everything() -> None:
@@ -158,7 +158,7 @@ def test_the_server_as_a_whole() -> None:
         (QUOTER, Reason.UNAUTHENTICATED),
         (Caller(QUOTER.workload, token("other")), Reason.PERMISSION_DENIED),
         (Caller(workload("elsewhere", "x")), Reason.PERMISSION_DENIED),
-        (NOBODY, Reason.PERMISSION_DENIED),
+        (ANONYMOUS, Reason.PERMISSION_DENIED),
     ],
 )
 def test_a_token_is_asked_for_only_if_it_would_make_the_difference(caller: Caller, reason: Reason) -> None:
@@ -545,7 +545,7 @@ asked = st.dictionaries(
 
 
 def is_evaluable(found: object, path: list[str], wanted: object) -> bool:
-    """Whether nobody can doubt what the path means: one way through the token, to a value of the same type, or to
+    """Whether the path has one meaning: one way through the token, to a value of the same type, or to
     nothing at all."""
     for count in range(len(path), 0, -1):
         name = ".".join(path[:count])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshproxy.config import fields, schema
 from meshproxy.config.load import load
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import Permit
@@ -38,7 +38,7 @@ def test_why_a_caller_does_not_fit() -> None:
     assert step.caller[0] == 'subjects[0]: the token lacks the claim groups: "finance"'
     (step,) = explain(POLICY, Caller(QUOTER, Token("other", "alice", {}, 1e12)), PREDICT).steps
     assert step.caller[0] == "subjects[0]: the token is from other, not corp"
-    (step,) = explain(POLICY, NOBODY, PREDICT).steps
+    (step,) = explain(POLICY, ANONYMOUS, PREDICT).steps
     assert step.caller[0].startswith("subjects[0]: the workload is unknown")
 
 

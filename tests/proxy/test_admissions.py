@@ -21,7 +21,7 @@ class Waiting:
     def admitted(self) -> None:
         self.told.append("admitted")
 
-    def turned_away(self, why: Entry) -> None:
+    def rejected(self, why: Entry) -> None:
         self.told.append(why)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of the model server's answer, piece by piece."""
+"""An attempt alone, state by state; then conversations: what the client sees of an answer, piece by piece."""
 
 from __future__ import annotations
 
@@ -6,22 +6,525 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from meshproxy.codec.events import ResponseHead
+from meshproxy.codec.events import Headers, ResponseHead
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
-from meshproxy.refusal import GrpcStatus
+from meshproxy.proxy.attempt import (
+    ACQUIRING,
+    ANSWERING,
+    AWAITING,
+    BLAME_SECONDS,
+    DEFERRED,
+    OVER,
+    WHOLE,
+    Attempt,
+    State,
+)
+from meshproxy.proxy.exchange import ResponseFlags
+from meshproxy.refusal import GrpcStatus, Reason
+from meshproxy.routing.failure import Failure
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.stream import HeadRefused
+from meshproxy.upstream.pool import PoolFull
+from tests.proxy.fakes import FakeEndpoint, FakeLoop, FakeTimer, FakeUpstream, RecordedListener, RecordedSink
 
 PROTOCOL_ERROR, CANCEL = 0x1, 0x8
 
 
-def head(status: int = 200, *, end: bool = False, headers: Any = ()) -> ResponseHead:
+def head(status: int = 200, *, end: bool = False, headers: Headers = ()) -> ResponseHead:
     return ResponseHead(0, status, headers, end)
+
+
+class Alone:
+    """An attempt between a recording listener and a fake endpoint."""
+
+    def __init__(self, *, is_grpc: bool = False) -> None:
+        self.loop = FakeLoop()
+        self.listener = RecordedListener()
+        self.sink = RecordedSink()
+        self.listener.sink = self.sink
+        self.endpoint = FakeEndpoint()
+        self.endpoint.token = 7
+        self.endpoint.pool.is_ready = False
+        self.timer = FakeTimer(9e9, int)
+        self.is_grpc = is_grpc
+        self.attempt = Attempt(self.listener, self.endpoint.real, "m", is_grpc, self.loop.now, self.loop.time)
+
+    @property
+    def reports(self) -> list[str]:
+        """How the endpoint was told that it went."""
+        assert self.endpoint.reports[0] == "begin m"
+        return self.endpoint.reports[1:]
+
+    @property
+    def upstream(self) -> FakeUpstream:
+        return self.endpoint.pool.streams[0]
+
+    def acquire(self) -> None:
+        self.endpoint.pool.acquire(self.attempt)
+        if self.endpoint.pool.waiting:
+            self.endpoint.pool.give(self.endpoint.pool.waiting.pop())
+
+    def do(self, event: str) -> None:
+        """Something happens to the attempt."""
+        attempt = self.attempt
+        if event in ("acquired", "acquire_failed", "pool full"):
+            if event == "pool full":
+                attempt.acquire_failed(PoolFull("full"))
+            elif event == "acquire_failed":
+                attempt.acquire_failed(ConnectError("refused"))
+            else:
+                self.acquire()
+        elif event.startswith("head"):
+            _, status, *end = event.split()
+            attempt.head_received(head(int(status), end=bool(end)))
+        elif event.startswith("data"):
+            attempt.data_received(b"abc", 3, event == "data end")
+        elif event.startswith("trailers"):
+            value = event.partition(" ")[2].encode()
+            attempt.trailers_received(((b"grpc-status", value),) if value else ())
+        elif event == "reset":
+            attempt.reset_received(CANCEL, "gone")
+        else:
+            getattr(attempt, event)()
+
+
+BEFORE: dict[State, list[str]] = {
+    ACQUIRING: [],
+    AWAITING: ["acquired"],
+    DEFERRED: ["acquired", "head 200"],
+    ANSWERING: ["acquired", "head 200"],
+    WHOLE: ["acquired", "head 200", "data end"],
+    OVER: ["acquired", "reset"],
+}
+
+
+def alone(state: State, *, is_grpc: bool = False) -> Alone:
+    """An attempt that has come to `state`."""
+    made = Alone(is_grpc=is_grpc)
+    if state is ACQUIRING:
+        made.endpoint.pool.acquire(made.attempt)
+    for event in BEFORE[state]:
+        made.do(event)
+    if state is ANSWERING and is_grpc:
+        made.do("data")
+        made.upstream.credited = 0
+    assert made.attempt.state is state
+    made.listener.events.clear()
+    made.listener.states.clear()
+    made.sink.events.clear()
+    del made.endpoint.reports[1:]
+    return made
+
+
+TABLE: list[tuple[State, str, State, list[str], list[str]]] = [
+    # state, event, next state, what the listener is told, what the endpoint is
+    (ACQUIRING, "acquired", AWAITING, ["connected"], []),
+    (ACQUIRING, "acquire_failed", OVER, ["failed"], ["connect-failure"]),
+    (ACQUIRING, "pool full", OVER, ["failed"], ["cancelled"]),
+    (ACQUIRING, "time_out", OVER, ["failed"], ["timeout"]),
+    (ACQUIRING, "cancel", OVER, [], ["cancelled"]),
+    (AWAITING, "head 100", AWAITING, [], []),
+    (AWAITING, "head 103", AWAITING, ["interim"], []),
+    (AWAITING, "head 200", ANSWERING, ["answered"], []),
+    (AWAITING, "head 200 end", WHOLE, ["answered"], ["succeeded"]),
+    (AWAITING, "head 404", ANSWERING, ["answered"], []),
+    (AWAITING, "head 503", ANSWERING, ["answered"], ["gateway-error"]),
+    (AWAITING, "head 503 end", WHOLE, ["answered"], ["gateway-error"]),
+    (AWAITING, "head 429", ANSWERING, ["answered"], ["overloaded"]),
+    (AWAITING, "data", AWAITING, [], []),
+    (AWAITING, "trailers", AWAITING, [], []),
+    (AWAITING, "reset", OVER, ["failed"], ["reset"]),
+    (AWAITING, "time_out", OVER, ["failed"], ["timeout"]),
+    (AWAITING, "cancel", OVER, [], ["cancelled"]),
+    (AWAITING, "drained", AWAITING, ["drained"], []),
+    (ANSWERING, "head 200", ANSWERING, [], []),
+    (ANSWERING, "data", ANSWERING, [], []),
+    (ANSWERING, "data end", WHOLE, [], ["succeeded"]),
+    (ANSWERING, "trailers", WHOLE, [], ["succeeded"]),
+    (ANSWERING, "reset", OVER, ["broke"], ["reset"]),
+    (ANSWERING, "time_out", ANSWERING, [], []),
+    (ANSWERING, "cancel", OVER, [], ["cancelled"]),
+    (ANSWERING, "drained", ANSWERING, ["drained"], []),
+]
+GRPC_TABLE: list[tuple[State, str, State, list[str], list[str]]] = [
+    (AWAITING, "head 200", DEFERRED, [], []),
+    (AWAITING, "head 200 end", WHOLE, ["answered"], ["error"]),  # without a status
+    (AWAITING, "head 503", ANSWERING, ["answered"], ["gateway-error"]),
+    (DEFERRED, "head 200", DEFERRED, [], []),
+    (DEFERRED, "data", ANSWERING, ["answered"], []),
+    (DEFERRED, "data end", WHOLE, ["answered"], ["error"]),
+    (DEFERRED, "trailers 0", WHOLE, ["answered"], ["succeeded"]),
+    (DEFERRED, "trailers 5", WHOLE, ["answered"], ["succeeded"]),
+    (DEFERRED, "trailers 14", WHOLE, ["answered"], ["unavailable"]),
+    (DEFERRED, "trailers", WHOLE, ["answered"], ["error"]),
+    (DEFERRED, "reset", OVER, ["failed"], ["reset"]),
+    (DEFERRED, "time_out", DEFERRED, [], []),
+    (DEFERRED, "cancel", OVER, [], ["cancelled"]),
+    (DEFERRED, "drained", DEFERRED, ["drained"], []),
+    (ANSWERING, "data end", WHOLE, [], ["error"]),
+    (ANSWERING, "trailers 0", WHOLE, [], ["succeeded"]),
+    (ANSWERING, "trailers 8", WHOLE, ["failed_late"], ["overloaded"]),
+    (ANSWERING, "trailers", WHOLE, ["failed_late"], ["error"]),
+]
+LATE = ["head 200", "data", "data end", "trailers", "reset", "time_out", "deadline_passed", "resume"]
+
+
+class TestStates:
+    @pytest.mark.parametrize(("state", "event", "then", "told", "reports"), TABLE)
+    def test_of_rest(self, state: State, event: str, then: State, told: list[str], reports: list[str]) -> None:
+        made = alone(state)
+        made.do(event)
+        assert (made.attempt.state, made.listener.names, made.reports) == (then, told, reports)
+
+    @pytest.mark.parametrize(("state", "event", "then", "told", "reports"), GRPC_TABLE)
+    def test_of_grpc(self, state: State, event: str, then: State, told: list[str], reports: list[str]) -> None:
+        made = alone(state, is_grpc=True)
+        made.do(event)
+        assert (made.attempt.state, made.listener.names, made.reports) == (then, told, reports)
+
+    @pytest.mark.parametrize("event", LATE)
+    def test_whole_is_not_left_for_what_the_endpoint_does(self, event: str) -> None:
+        made = alone(WHOLE)
+        made.do(event)
+        assert (made.attempt.state, made.listener.events, made.sink.events) == (WHOLE, [], [])
+        assert made.upstream.credited == 0
+
+    @pytest.mark.parametrize("event", ["drained", "acquire_failed", "cancel", *LATE])
+    def test_over_is_the_end(self, event: str) -> None:
+        made = alone(OVER)
+        made.do(event)
+        assert (made.attempt.state, made.listener.events, made.sink.events, made.reports) == (OVER, [], [], [])
+        assert made.upstream.reset_code is None
+
+    def test_a_request_that_goes_out_behind_its_answer_is_told(self) -> None:
+        """The client is owed credit for it."""
+        made = alone(WHOLE)
+        made.do("drained")
+        assert made.listener.names == ["drained"]
+
+    def test_both_last_states_are_over_for_the_upstream(self) -> None:
+        assert [alone(state, is_grpc=True).attempt.is_over for state in (AWAITING, DEFERRED, ANSWERING)] == [False] * 3
+        assert [alone(state).attempt.is_over for state in (WHOLE, OVER)] == [True, True]
+
+
+class TestFailures:
+    """What the listener is told when nothing of an answer was passed on."""
+
+    @pytest.mark.parametrize(
+        ("error", "failure", "reason", "limit", "flag"),
+        [
+            (ConnectError("no"), Failure.CONNECT, Reason.CONNECT_FAILED, None, ResponseFlags.UF),
+            (PoolFull("no"), Failure.OVERLOADED, Reason.OVERLOADED, "max_pending", ResponseFlags.UO),
+        ],
+    )
+    def test_no_connection(
+        self, error: ConnectError, failure: Failure, reason: Reason, limit: str | None, flag: ResponseFlags
+    ) -> None:
+        made = alone(ACQUIRING)
+        made.endpoint.pool.waiting.clear()
+        made.attempt.acquire_failed(error)
+        assert made.listener.events == [("failed", failure, reason, flag)]
+        refusal = made.listener.refusal
+        assert refusal is not None
+        assert (refusal.limit, refusal.retry_after) == (limit, 1)
+        assert refusal.message == "The model server cannot be reached: no."
+
+    @pytest.mark.parametrize(
+        ("code", "reason", "failure", "refused", "flag"),
+        [
+            (ErrorCode.CANCEL, "gone", Failure.RESET, Reason.UPSTREAM_RESET, ResponseFlags.UC),
+            (ErrorCode.REFUSED_STREAM, "busy", Failure.REFUSED, Reason.UPSTREAM_RESET, ResponseFlags.UC),
+            (ErrorCode.REFUSED_STREAM, GOING_AWAY, Failure.GOAWAY, Reason.UPSTREAM_RESET, ResponseFlags.UC),
+            (ErrorCode.PROTOCOL_ERROR, "bad", Failure.RESET, Reason.UPSTREAM_PROTOCOL, ResponseFlags.UPE),
+        ],
+    )
+    def test_a_reset(self, code: int, reason: str, failure: Failure, refused: Reason, flag: ResponseFlags) -> None:
+        made = alone(AWAITING)
+        made.attempt.reset_received(code, reason)
+        assert made.listener.events == [("failed", failure, refused, flag)]
+        assert made.reports == [failure.value]
+        assert made.attempt.upstream is None
+
+    def test_a_stream_that_was_refused_behind_a_head_was_looked_at(self) -> None:
+        made = alone(DEFERRED, is_grpc=True)
+        made.attempt.reset_received(ErrorCode.REFUSED_STREAM, "busy")
+        assert made.reports == ["reset"]
+
+    def test_a_time_limit_resets_the_stream(self) -> None:
+        made = alone(AWAITING)
+        made.attempt.time_out()
+        assert made.listener.events == [
+            ("failed", Failure.TIMEOUT, Reason.UPSTREAM_TIMEOUT, ResponseFlags.UT),
+        ]
+        assert made.upstream.reset_code == ErrorCode.CANCEL
+
+    def test_a_head_that_is_too_large_is_no_fault_of_the_endpoint(self) -> None:
+        """Nothing was sent: the stream is neither reset nor stopped."""
+        made = alone(ACQUIRING)
+        made.listener.raises["connected"] = HeadRefused("20000 bytes")
+        made.acquire()
+        assert made.listener.events[1:] == [("failed", Failure.ERROR, Reason.HEADERS_TOO_LARGE, None)]
+        assert (made.attempt.state, made.reports) == (OVER, ["cancelled"])
+        assert (made.upstream.sink, made.upstream.reset_code, made.upstream.has_stopped) == (None, None, False)
+
+    @pytest.mark.parametrize(
+        ("is_sidecar", "refusal", "report"),
+        [
+            (True, b"overloaded", "overloaded"),
+            (True, b"deadline-exceeded", "overloaded"),
+            (True, b"internal", "gateway-error"),
+            (False, b"overloaded", "gateway-error"),
+        ],
+    )
+    def test_the_reason_of_another_sidecar_is_believed(self, is_sidecar: bool, refusal: bytes, report: str) -> None:
+        made = alone(AWAITING)
+        made.endpoint.is_sidecar = is_sidecar
+        made.attempt.head_received(head(503, headers=((b"x-meshproxy-refusal", refusal),)))
+        assert made.reports == [report]
+
+
+class TestAnswer:
+    """What the sink takes."""
+
+    def test_credit_is_given_for_what_is_taken_but_not_for_the_last_piece(self) -> None:
+        made = alone(ANSWERING)
+        made.do("data")
+        made.do("data end")
+        assert made.sink.events == [("body", b"abc", 3, False), ("body", b"abc", 3, True)]
+        assert made.upstream.credited == 3
+
+    def test_credit_is_owed_until_the_client_takes_more(self) -> None:
+        made = alone(ANSWERING)
+        made.sink.is_full = True
+        made.do("data")
+        made.do("data")
+        assert made.upstream.credited == 0
+        made.attempt.resume()
+        assert made.upstream.credited == 6
+        made.attempt.resume()
+        assert made.upstream.credited == 6
+
+    @pytest.mark.parametrize("event", ["data end", "reset", "cancel"])
+    def test_what_is_owed_at_the_end_is_forgiven(self, event: str) -> None:
+        made = alone(ANSWERING)
+        made.sink.is_full = True
+        made.do("data")
+        made.do(event)
+        made.attempt.resume()
+        assert made.upstream.credited == 0
+
+    def test_a_deferred_head_goes_out_with_the_first_piece(self) -> None:
+        made = alone(DEFERRED, is_grpc=True)
+        made.do("data")
+        assert made.listener.events == [("answered", 200, None)]
+        assert made.sink.events == [("body", b"abc", 3, False)]
+
+    def test_or_with_the_trailers_that_say_how_it_went(self) -> None:
+        made = alone(DEFERRED, is_grpc=True)
+        made.do("trailers 14")
+        assert made.listener.events == [("answered", 200, Failure.UNAVAILABLE)]
+        assert made.sink.events == [("trailers", ((b"grpc-status", b"14"),), 14)]
+
+    def test_the_status_in_trailers_of_rest_means_nothing(self) -> None:
+        made = alone(ANSWERING)
+        made.do("trailers 14")
+        assert made.sink.events == [("trailers", ((b"grpc-status", b"14"),), None)]
+        assert made.reports == ["succeeded"]
+
+    def test_a_failure_that_the_head_told_is_not_told_again_by_trailers(self) -> None:
+        made = alone(AWAITING)
+        made.do("head 503")
+        made.do("trailers")
+        assert (made.listener.names, made.reports) == (["answered"], ["gateway-error"])
+
+    @pytest.mark.parametrize(("state", "event"), [(AWAITING, "head 503"), (DEFERRED, "trailers 14")])
+    def test_one_that_is_not_wanted_goes_nowhere(self, state: State, event: str) -> None:
+        made = alone(state, is_grpc=True)
+        made.listener.sink = None
+        for each in (event, "data", "trailers 0"):
+            made.do(each)
+        assert (made.attempt.state, made.listener.names, made.sink.events) == (OVER, ["answered"], [])
+
+    def test_the_break_is_told_with_its_code(self) -> None:
+        made = alone(ANSWERING)
+        made.attempt.reset_received(ErrorCode.PROTOCOL_ERROR, "bad")
+        assert made.listener.events == [("broke", Failure.RESET, ErrorCode.PROTOCOL_ERROR)]
+
+
+class TestTimes:
+    def test_the_record_says_when(self) -> None:
+        made = alone(ACQUIRING)
+        made.loop.now = 101.0
+        made.acquire()
+        made.attempt.sent = made.loop.now
+        made.loop.now = 103.0
+        made.do("head 200")
+        made.loop.now = 106.0
+        made.do("data end")
+        (record,) = made.listener.records
+        assert (record.endpoint, record.started, record.sent) == ("127.0.0.1:8500", 100.0, 101.0)
+        assert (record.first_byte, record.ended, record.failure, record.is_cancelled) == (103.0, 106.0, None, False)
+
+    def test_without_a_connection_the_endpoint_is_known_by_its_key(self) -> None:
+        made = alone(ACQUIRING)
+        made.do("cancel")
+        (record,) = made.listener.records
+        assert (record.endpoint, record.sent, record.is_cancelled) == ("endpoint-0", 0.0, True)
+
+    @pytest.mark.parametrize(
+        ("silent", "reports"), [(BLAME_SECONDS - 0.001, []), (BLAME_SECONDS, ["timeout"]), (9.0, ["timeout"])]
+    )
+    def test_a_deadline_blames_an_endpoint_that_had_long_enough(self, silent: float, reports: list[str]) -> None:
+        made = alone(AWAITING)
+        made.attempt.sent = made.loop.now
+        made.loop.now += silent
+        made.attempt.deadline_passed()
+        assert made.reports == reports
+        made.attempt.cancel()
+        assert made.reports == (reports or ["cancelled"])
+
+    @pytest.mark.parametrize("state", [ACQUIRING, DEFERRED, ANSWERING])
+    def test_but_not_one_that_was_not_asked_or_has_begun(self, state: State) -> None:
+        made = alone(state, is_grpc=True)
+        if state is not ACQUIRING:
+            made.attempt.sent = made.attempt.first_byte
+        made.loop.now += 9.0
+        made.attempt.deadline_passed()
+        assert made.reports == []
+
+    @pytest.mark.parametrize("event", ["head 200", "cancel", "time_out"])
+    def test_the_timer_ends_with_the_wait(self, event: str) -> None:
+        made = alone(AWAITING)
+        timer: Any = made.timer
+        made.attempt.timer = timer
+        made.do(event)
+        assert made.timer.is_cancelled
+
+
+class TestCancel:
+    @pytest.mark.parametrize(
+        ("state", "code", "has_stopped"),
+        [
+            (AWAITING, ErrorCode.CANCEL, False),
+            (DEFERRED, ErrorCode.CANCEL, False),
+            (ANSWERING, ErrorCode.CANCEL, False),
+            (WHOLE, None, True),
+            (OVER, None, False),
+        ],
+    )
+    def test_what_the_stream_is_told(self, state: State, code: int | None, has_stopped: bool) -> None:
+        made = alone(state, is_grpc=state is DEFERRED)
+        made.attempt.cancel()
+        made.attempt.cancel()
+        assert (made.upstream.reset_code, made.upstream.has_stopped) == (code, has_stopped)
+
+    def test_one_that_waits_leaves_the_pool(self) -> None:
+        made = alone(ACQUIRING)
+        assert made.endpoint.pool.waiting == [made.attempt]
+        made.attempt.cancel()
+        assert made.endpoint.pool.waiting == []
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("state", "event", "hook"),
+        [
+            (AWAITING, "head 103", "interim"),
+            (AWAITING, "head 200", "answered"),
+            (AWAITING, "reset", "failed"),
+            (AWAITING, "time_out", "failed"),
+            (AWAITING, "drained", "drained"),
+            (ACQUIRING, "acquire_failed", "failed"),
+            (ACQUIRING, "acquired", "connected"),
+            (ANSWERING, "reset", "broke"),
+        ],
+    )
+    def test_what_the_listener_raises_goes_to_its_crashed(self, state: State, event: str, hook: str) -> None:
+        made = alone(state)
+        error = made.listener.raises[hook] = RuntimeError("a defect")
+        made.do(event)
+        assert made.listener.errors == [error]
+
+    def test_also_behind_a_head_that_was_deferred(self) -> None:
+        made = alone(ANSWERING, is_grpc=True)
+        error = made.listener.raises["failed_late"] = RuntimeError("a defect")
+        made.do("trailers 14")
+        assert made.listener.errors == [error]
+        assert made.reports == ["unavailable"]
+
+
+EVENTS = st.sampled_from(
+    [
+        *("head 100", "head 103", "head 200", "head 200 end", "head 503", "head 503 end"),
+        *("data", "data end", "trailers", "trailers 0", "trailers 14"),
+        *("reset", "time_out", "deadline_passed", "cancel", "drained", "resume"),
+        *("given", "full", "unwanted", "later"),
+    ]
+)
+OF_A_STREAM = ("head", "data", "trailers", "reset", "drained")
+HOOKS = ["interim", "answered", "failed", "failed_late", "broke", "drained"]
+
+
+@settings(max_examples=400)
+@given(
+    waits=st.booleans(),
+    connected=st.sampled_from([None, None, HeadRefused("long"), RuntimeError("a defect")]),
+    is_full=st.sampled_from([False, False, True]),
+    events=st.lists(EVENTS, max_size=14),
+    is_grpc=st.booleans(),
+    raising=st.sets(st.sampled_from(HOOKS), max_size=2),
+)
+def test_whatever_happens_the_endpoint_hears_once_and_nothing_is_told_after_the_end(
+    waits: bool, connected: Exception | None, is_full: bool, events: list[str], is_grpc: bool, raising: set[str]
+) -> None:
+    made = Alone(is_grpc=is_grpc)
+    attempt, listener, pool = made.attempt, made.listener, made.endpoint.pool
+    listener.raises = {name: RuntimeError(name) for name in raising}
+    if connected is not None:
+        listener.raises["connected"] = connected
+    pool.error = PoolFull("full") if is_full else None
+    pool.acquire(attempt)
+    for event in [*([] if waits else ["given"]), *events, "cancel"]:
+        before = attempt.state
+        passed = len(listener.events), len(made.sink.events), [each.credited for each in pool.streams]
+        if event == "given":
+            if pool.waiting:
+                pool.give(pool.waiting.pop())
+                attempt.sent = made.loop.now
+        elif event == "full":
+            made.sink.is_full = not made.sink.is_full
+        elif event == "unwanted":
+            listener.sink = None
+        elif event == "later":
+            made.loop.now += 1.0
+        elif pool.streams or not event.startswith(OF_A_STREAM):
+            made.do(event)
+        if before is OVER:
+            assert attempt.state is OVER
+            assert (len(listener.events), len(made.sink.events), [each.credited for each in pool.streams]) == passed
+        if before is WHOLE:
+            assert attempt.state in (WHOLE, OVER)
+        assert len(made.reports) <= 1
+    assert attempt.state is OVER
+    assert len(made.reports) == 1
+    assert len(listener.records) == 1
+    assert pool.waiting == []
+    assert sum(name in ("answered", "failed") for name in listener.names) <= 1
+    ends = [at for at, name in enumerate(listener.names) if name in ("failed", "broke", "failed_late")]
+    assert len(ends) <= 1
+    assert all(name == "drained" for at in ends for name in listener.names[at + 1 :])
+
+
+# Conversations
 
 
 @pytest.fixture
@@ -44,7 +547,7 @@ class TestHeads:
         assert client.heads[0] == (103, {b"link": b"x"})
         assert [status for status, _ in client.heads] == [103, 103, 200]
 
-    def test_but_not_100_which_was_ours_to_send(self, client: Any, server: Any) -> None:
+    def test_but_not_100_which_the_sidecar_sends(self, client: Any, server: Any) -> None:
         server.sink.head_received(head(100))
         server.respond()
         assert [status for status, _ in client.heads] == [200]
@@ -159,7 +662,7 @@ class TestBreaks:
         assert not client.ended
         assert str(world.finished[0].flags) == "UC"
 
-    def test_behind_the_answer_it_means_nothing(self, world: Any, client: Any, server: Any) -> None:
+    def test_after_the_answer_it_means_nothing(self, world: Any, client: Any, server: Any) -> None:
         """RST_STREAM(NO_ERROR) behind an answer that came early (RFC 9113 section 8.1)."""
         attempt = server.sink
         server.sink.head_received(head())
@@ -171,8 +674,8 @@ class TestBreaks:
         assert str(world.finished[0].flags) == ""
 
 
-class TestVerdicts:
-    """What the endpoint hears, once, whatever becomes of the answer."""
+class TestBlame:
+    """What the endpoint is blamed for, once, whatever becomes of the answer."""
 
     @pytest.mark.parametrize(
         ("status", "report"),
@@ -223,10 +726,10 @@ class TestVerdicts:
             (b"overloaded", True, "overloaded"),
             (b"deadline-exceeded", True, "overloaded"),
             (b"no-upstream", True, "gateway-error"),
-            (b"overloaded", False, "gateway-error"),  # anybody may say so
+            (b"overloaded", False, "gateway-error"),  # any server may send that
         ],
     )
-    def test_another_sidecar_that_has_too_much_to_do_is_not_to_blame(
+    def test_another_sidecar_that_is_overloaded_is_not_to_blame(
         self, world: Any, refusal: bytes, is_sidecar: bool, report: str
     ) -> None:
         world.cluster.all[0].is_sidecar = is_sidecar
@@ -234,7 +737,7 @@ class TestVerdicts:
         world.cluster.streams[0].respond(status=503, headers=((b"x-meshproxy-refusal", refusal),))
         assert world.cluster.reports == ["begin open", report]
 
-    def test_an_answer_that_breaks_off_was_none(self, world: Any, client: Any, server: Any) -> None:
+    def test_an_answer_that_breaks_off_is_a_failure(self, world: Any, client: Any, server: Any) -> None:
         server.sink.head_received(head())
         server.sink.reset_received(CANCEL, "gone")
         assert world.cluster.reports == ["begin open", "reset"]
@@ -251,11 +754,11 @@ class TestVerdicts:
         assert world.cluster.reports == ["begin open", "cancelled"]
         world.assert_let_go()
 
-    def test_nor_does_a_head_that_is_too_long_for_it(self, world: Any) -> None:
+    def test_a_head_that_is_too_long_for_it_says_nothing_either(self, world: Any) -> None:
         def refuse(self: Any, head: Any) -> None:
             raise HeadRefused("the head has 20000 bytes, and the peer takes 16384")
 
-        world.cluster.server_type = type("Refusing", (world.server_type,), {"send_request": refuse})
+        world.cluster.make_stream = type("Refusing", (world.upstream_type,), {"send_request": refuse})
         client = world.rest()
         assert client.status == 431
         (stream,) = world.cluster.streams
@@ -265,7 +768,7 @@ class TestVerdicts:
         world.assert_let_go()
 
 
-class TestGivingUp:
+class TestCancelled:
     def test_the_model_server_is_told_once(self, world: Any, client: Any, server: Any) -> None:
         attempt = server.sink
         attempt.cancel()
@@ -293,19 +796,19 @@ class TestGivingUp:
         client.sink.reset_received(CANCEL, "gone")
         assert server.has_stopped
 
-    def test_a_connection_that_fails_meanwhile_is_nobodys(self, world: Any) -> None:
-        """A pool tells many at once, and what the first makes of it may end the next."""
+    def test_a_connection_that_fails_meanwhile_is_dropped(self, world: Any) -> None:
+        """A pool tells many at once, and what the first does may end the next."""
         world.cluster.is_ready = False
         client = world.rest()
-        taker = world.cluster.waiting[0]
+        waiter = world.cluster.waiting[0]
         client.sink.reset_received(CANCEL, "gone")
-        taker.acquire_failed(ConnectError("refused"))
+        waiter.acquire_failed(ConnectError("refused"))
         assert client.heads == []
         assert world.cluster.reports == ["begin open", "cancelled"]
         assert world.traffic.events == []
         world.assert_let_go()
 
-    def test_what_comes_afterwards_is_nobodys(self, world: Any, client: Any, server: Any) -> None:
+    def test_what_comes_afterwards_is_dropped(self, world: Any, client: Any, server: Any) -> None:
         attempt = server.sink
         client.sink.reset_received(CANCEL, "gone")
         attempt.reset_received(CANCEL, "so are we")
@@ -400,7 +903,7 @@ def test_trailers_behind_a_piece_that_a_slow_client_over_http_1_has_not_taken(wo
 
 
 @pytest.mark.parametrize("command", ["send_response", "send_data", "send_trailers"])
-def test_a_mistake_of_ours_does_not_reach_the_connection_that_others_share(
+def test_a_defect_does_not_reach_the_connection_that_others_share(
     world: Any, wire: Any, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = world.grpc(wire.spec(b"open"))
@@ -409,7 +912,7 @@ def test_a_mistake_of_ours_does_not_reach_the_connection_that_others_share(
     attempt = server.sink
 
     def fail(*args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("a mistake of ours")
+        raise RuntimeError("a defect")
 
     setattr(client, command, fail)
     attempt.head_received(head())

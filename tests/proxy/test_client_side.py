@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import meshproxy.proxy
 from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, Answer, ClientSide
+from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, ClientSide, ResponseState
 from meshproxy.refusal import Reason, Refusal
 
 every_reason = pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.label)
@@ -30,8 +33,8 @@ class Recorded(ClientSide):
     def abandon(self) -> None:
         self.hooks.append("abandon")
 
-    def held_up(self) -> None:
-        self.hooks.append("held_up")
+    def response_buffered(self) -> None:
+        self.hooks.append("response_buffered")
 
     def resume(self) -> None:
         self.hooks.append("resume")
@@ -129,7 +132,31 @@ class TestRefusals:
         side.stream.send_response = None
         side.crashed(Refusal(Reason.OVERLOADED, "later"))
         assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
-        assert "internal error in answering" in caplog.text
+        assert "internal error in the response" in caplog.text
+
+    def test_a_defect_while_it_is_refused_breaks_the_stream(
+        self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The refusal is recorded by then: a second one would be ignored, and the client would wait for ever."""
+        side = make(world, wire)
+
+        def fail(self: ClientSide) -> None:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(Recorded, "abandon", fail)
+        side._time_out()
+        assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
+        assert world.finished == [side]
+        assert "internal error" in caplog.text
+
+    def test_a_defect_while_the_rest_of_the_body_is_read_changes_nothing(
+        self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        side = make(world, wire, end=False, length=10)
+        side.refuse(Refusal(Reason.PERMISSION_DENIED, "no"))
+        side.crashed(RuntimeError("a defect"))
+        side.discard(10, True)
+        assert side.stream.status == 403
 
 
 class TestAnswers:
@@ -157,7 +184,7 @@ class TestAnswers:
         side.drained()
         assert (side.is_blocked, side.hooks) == (False, ["resume"])
         assert not side.send_body(b"i", 1, True)
-        assert (side.answer, side.hooks[1:]) == (WHOLE, ["held_up"])
+        assert (side.answer, side.hooks[1:]) == (WHOLE, ["response_buffered"])
         side.drained()
         assert (side.answer, world.pipeline.response_buffer.total) == (OVER, 0)
 
@@ -208,6 +235,81 @@ class TestTime:
         assert (side.answer, str(side.flags)) == (OVER, "DT")
 
 
+WRITES = frozenset({"send_response", "send_data", "send_trailers", "reset", "stop_receiving"})
+"""Commands that the client sees. `credit` is none: readers of the body give it."""
+
+
+def writes_to_the_client(source: str) -> set[str]:
+    """The lines that write to the client's stream: what is called `.stream`, was assigned from that, or is annotated as
+    a Downstream. The streams of attempts and mirrored requests have other names, and are Upstreams."""
+    tree = ast.parse(source)
+
+    def is_stream(node: ast.AST | None) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr == "stream"
+
+    names = {
+        node.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg) and node.annotation is not None and "Downstream" in ast.unparse(node.annotation)
+    }
+    assigned: list[tuple[ast.expr, ast.expr | None]]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+            assigned = [(node.target, node.value)]
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            several = [target.elts for target in node.targets if isinstance(target, ast.Tuple)]
+            assigned = [pair for targets in several for pair in zip(targets, node.value.elts, strict=False)]
+        elif isinstance(node, ast.Assign):
+            assigned = [(target, node.value) for target in node.targets]
+        else:
+            continue
+        names |= {target.id for target, value in assigned if isinstance(target, ast.Name) and is_stream(value)}
+    return {
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in WRITES
+        and (is_stream(node.value) or (isinstance(node.value, ast.Name) and node.value.id in names))
+    }
+
+
+class TestTheOnlyWriter:
+    def test_no_other_file_writes_to_the_clients_stream(self) -> None:
+        files = sorted(Path(meshproxy.proxy.__path__[0]).glob("*.py"))
+        writing = {file.name: found for file in files if (found := writes_to_the_client(file.read_text()))}
+        assert set(writing) == {"client_side.py"}
+        assert {line.rpartition(".")[2] for line in writing["client_side.py"]} == WRITES
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "self.stream.send_data(b'', True)",
+            "self._request.stream.reset(8)",
+            "write = request.stream.send_trailers",
+            "stream = self.stream\nstream.stop_receiving()",
+            "stream, self.sink = self.stream, None\nstream.send_data(b'', True)",
+            "if (s := self.stream): s.send_response(200, (), True)",
+            "def serve(stream: Downstream): stream.reset(8)",
+            "def serve(stream: Downstream | None): stream.reset(8)",
+        ],
+    )
+    def test_one_that_did_would_be_found(self, source: str) -> None:
+        assert writes_to_the_client(source)
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "self.stream.credit(3)",
+            "self.upstream.send_data(b'', True)",
+            "def connected(stream: Upstream): stream.send_data(b'', True)",
+            "stream, self._stream = self._stream, None\nstream.reset(8)",
+            "self.upstream.reset(8)",
+        ],
+    )
+    def test_what_goes_to_a_server_is_not(self, source: str) -> None:
+        assert not writes_to_the_client(source)
+
+
 HEADS = ["begin", "begin-end"]
 PIECES = ["data", "end", "trailers", "discard", "drained", "full", "empty"]
 ENDS = ["refuse", "reset", "break", "evict", "late", "crash", "reject"]
@@ -216,14 +318,15 @@ STEPS = st.lists(st.sampled_from(HEADS + PIECES + ENDS), max_size=12)
 
 @given(steps=STEPS, is_grpc=st.booleans(), ends=st.booleans())
 def test_whatever_happens_it_ends_once_and_nothing_is_left(steps: list[str], is_grpc: bool, ends: bool) -> None:
-    from tests.proxy.conftest import FakeClient, World
+    from tests.proxy.conftest import World
+    from tests.proxy.fakes import FakeDownstream
 
     world = World()
-    client = FakeClient()
+    client = FakeDownstream()
     side = Recorded(world.pipeline, client, RequestHead(1, b"POST", b"host", b"/", (), ends, None))
     side.is_grpc = is_grpc
     for step in steps:
-        before: Answer = side.answer
+        before: ResponseState = side.answer
         if step in ("begin", "begin-end") and before is NONE:
             side.begin_answer(200, (), 1.0, end=step == "begin-end")
         elif step in ("data", "end") and before is BEGUN and not side.is_blocked:

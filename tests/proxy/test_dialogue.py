@@ -46,7 +46,7 @@ from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import EndpointAddress
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.pool import PoolSettings
 from meshproxy.upstream.serving import HealthService
 
@@ -239,7 +239,9 @@ class Client:
         self.socket = Socket()
         self.server = driver(chain.shared, info, chain.world.pipeline.serve, chain.world.pipeline.reject)
         self.server.attach(self.socket)  # type: ignore[arg-type]
-        self._codec = H2Connection(Role.CLIENT, Limits(), 0.0) if version == "HTTP/2" else None
+        # Some take only small heads, or none: SETTINGS_MAX_HEADER_LIST_SIZE.
+        limits = Limits(header_bytes=chain.random.choice([65_536, 65_536, 65_536, 120, 0]))
+        self._codec = H2Connection(Role.CLIENT, limits, 0.0) if version == "HTTP/2" else None
         self._asked: dict[int, bytes] = {}
         """What was asked on which stream."""
 
@@ -651,7 +653,7 @@ class Chain:
                 cluster.set_endpoints([EndpointAddress(f"127.0.0.1:85{n}1", f"127.0.0.1:85{n}0") for n in places])
             if self.random.random() < 0.3:
                 for endpoint in cluster.endpoints.values():
-                    endpoint.health = Health(Checked(("open", "open-rich")))
+                    endpoint.health = Health(CheckSettings(("open", "open-rich")))
         if self.services:
             self.services[-1].drain()
         self.services.append(HealthService(self.clusters["main"]))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.identity.caller import NOBODY
+from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.proxy.exchange import NO_FLAGS, Exchange, ResponseFlags
 from meshproxy.transport.connection_info import ConnectionInfo
 
@@ -19,7 +19,7 @@ def test_of_a_request_that_is_refused_at_once_telemetry_can_read_everything() ->
     exchange = Exchange(HEAD, FACTS, started=12.5)
     unset = [name for name in Exchange.__slots__ if not hasattr(exchange, name)]
     assert unset == []
-    assert exchange.caller is NOBODY
+    assert exchange.caller is ANONYMOUS
     assert exchange.asked is exchange.forwarded is exchange.arm is exchange.refusal is None
     assert exchange.flags is NO_FLAGS
     assert exchange.attempts == ()

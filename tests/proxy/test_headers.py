@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.proxy.headers import CACHE_SIZE, HeaderReader, RequestHeaders, identity_headers, is_identity
 
 GRPC = (b"content-type", b"application/grpc")
@@ -112,7 +112,7 @@ def test_which_server_is_meant_is_for_us_to_know() -> None:
 
 def test_the_verified_caller_is_told_and_cannot_break_out_of_its_headers() -> None:
     workload = Workload("spiffe://dev.example/ns/a/sa/b", "dev.example", "a", "b", 2e9)
-    assert identity_headers(NOBODY) == ()
+    assert identity_headers(ANONYMOUS) == ()
     assert identity_headers(Caller(workload, None)) == ((b"x-meshproxy-caller", b"spiffe://dev.example/ns/a/sa/b"),)
     assert identity_headers(Caller(None, Token("corp", "a b%\r\nx: é", {}, 2e9))) == (
         (b"x-meshproxy-issuer", b"corp"),

@@ -9,7 +9,7 @@ import pytest
 
 from meshproxy.inference.grpc_health import CHECK, WATCH, Serving, write_request, write_response
 from meshproxy.proxy.health_call import REQUEST_BYTES
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.serving import HealthService
 
 CANCEL = 0x8
@@ -18,7 +18,7 @@ CANCEL = 0x8
 @pytest.fixture
 def health() -> Health:
     """Of a server that was well when it was looked at."""
-    health = Health(Checked(("open", "closed"), unhealthy_after=1))
+    health = Health(CheckSettings(("open", "closed"), unhealthy_after=1))
     for what in (None, "open", "closed"):
         health.record(what, True, 99.0)
     return health
@@ -72,7 +72,7 @@ class TestCheck:
         assert heard(ask(world, wire)) == [Serving.NOT_SERVING]
 
     def test_of_what_nobody_has_looked_at_yet(self, world: Any, wire: Any) -> None:
-        health = Health(Checked(("open",)))
+        health = Health(CheckSettings(("open",)))
         world.use(health=HealthService(SimpleNamespace(endpoints={"a": SimpleNamespace(health=health)})))  # type: ignore[arg-type]
         assert health.allows("open")
         assert heard(ask(world, wire, "open")) == [Serving.NOT_SERVING]
@@ -184,15 +184,3 @@ class TestWatch:
         assert [len(heard(client)) for client in clients] == [2, 1, 2]
         assert clients[1].reset_code is not None
         assert "internal error" in caplog.text
-
-
-def test_what_being_ready_hangs_on(service: HealthService, health: Health) -> None:
-    assert service.conditions() == {
-        "model server answers": True,
-        "model open is available": True,
-        "model closed is available": True,
-    }
-    health.record("closed", False, 100.0)
-    assert service.conditions()["model closed is available"] is False
-    health.record(None, False, 100.0)
-    assert not any(service.conditions().values())

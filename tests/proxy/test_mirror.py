@@ -1,20 +1,388 @@
-"""Copies: when one goes out, with what, what is made of its answer, and that nobody else notices."""
+"""A mirrored request alone; then conversations: when a copy goes out, with what, and what is made of its answer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meshproxy.codec.events import RequestHead, ResponseHead
 from meshproxy.config.routes import Compare, Mirror
-from meshproxy.inference.surface import Comparison
+from meshproxy.inference.body_scan import DEFAULT_LIMITS
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.surface import Comparison, Operation
+from meshproxy.inference.surfaces import SURFACES
+from meshproxy.proxy.exchange import Exchange
+from meshproxy.proxy.mirror import DONE, RECORDING, RESULTS, SENT, MirroredRequest, Mirrors
+from meshproxy.routing.routes import Route
 from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.stream import HeadRefused
+from tests.proxy.fakes import FakeDownstream, FakeUpstream, Surroundings, full_upstream
 
 CANCEL = 0x8
+PREDICT = b"/tensorflow.serving.PredictionService/Predict"
 PREDICTIONS = b'{"predictions": [1.0, 2.0]}'
+CALL = Call(Verb.PREDICT, (ModelRef("open"),))
+
+
+def head(status: int = 200) -> ResponseHead:
+    return ResponseHead(0, status, (), end=False)
+
+
+class Alone:
+    """One copy between an exchange and a fake cluster."""
+
+    def __init__(
+        self,
+        mirror: Mirror | None = None,
+        *,
+        around: Surroundings | None = None,
+        target: bytes = b"/v1/models/open:predict",
+        is_grpc: bool = False,
+        forwarded: Call | None = None,
+        operation: Operation | None = None,
+    ) -> None:
+        around = self.around = around or Surroundings()
+        self.loop, self.cluster = around.loop, around.other
+        self.mirrors = Mirrors(around.context)
+        method = b"POST" if is_grpc or target.endswith(b":predict") else b"GET"
+        self.operation = operation or (SURFACES.find_grpc(target) if is_grpc else SURFACES.find_rest(method, target))
+        head = RequestHead(0, b"POST", b"host", target, (), False)
+        exchange = self.exchange = Exchange(head, FakeDownstream().info, self.loop.now)
+        exchange.is_grpc = is_grpc
+        exchange.asked = self.operation.call or CALL
+        exchange.forwarded = forwarded or exchange.asked
+        exchange.status = 200
+        self.route = Route("route", "main", mirror=mirror or Mirror(server="other"))
+        self.copy = self.begin()
+
+    def begin(self) -> MirroredRequest | None:
+        return self.mirrors.begin(
+            self.exchange, self.route, "main", self.operation, self.exchange.head, None, DEFAULT_LIMITS
+        )
+
+    @property
+    def made(self) -> MirroredRequest:
+        assert self.copy is not None
+        return self.copy
+
+    @property
+    def stream(self) -> FakeUpstream:
+        return self.cluster.streams[0]
+
+    @property
+    def results(self) -> list[str]:
+        return [event[1] for event in self.around.traffic.events]
+
+    def launch(self, answer: bytes = PREDICTIONS, request: bytes = b"{}", *, is_whole: bool = True) -> Alone:
+        """The request and its answer are over: the copy goes out."""
+        self.made.take_request(request, True)
+        self.made.take_answer(answer)
+        self.made.launch(self.exchange, is_whole)
+        return self
+
+    def assert_done(self, result: str) -> None:
+        """It has ended with `result`, counted once, and has left nothing."""
+        assert self.made.state is DONE
+        assert self.results == [result]
+        assert (self.mirrors.in_flight, self.mirrors.live) == ({}, set())
+        self.around.assert_nothing_left()
+        assert self.cluster.reports in ([], ["begin open", "cancelled"])
+
+
+class TestBegin:
+    @pytest.mark.parametrize(("drawn", "is_made"), [(0.29, True), (0.3, False), (0.99, False)])
+    def test_a_share_of_the_calls(self, drawn: float, is_made: bool) -> None:
+        around = Surroundings()
+        around.draws.append(drawn)
+        made = Alone(Mirror(server="other", percent=30.0), around=around)
+        assert (made.copy is not None) == is_made
+        assert made.results == []
+
+    def test_inference_only(self) -> None:
+        made = Alone(target=b"/v1/models/open/metadata")
+        assert made.operation.verb is Verb.METADATA
+        assert (made.copy, made.results) == (None, [])
+
+    def test_not_more_than_the_limit(self) -> None:
+        made = Alone(Mirror(server="other", max_in_flight=1))
+        assert made.begin() is None
+        assert made.results == ["limited"]
+        assert made.mirrors.in_flight == {"route": 1}
+
+    def test_there_is_room_again_when_the_copy_has_ended(self) -> None:
+        made = Alone(Mirror(server="other", max_in_flight=1))
+        made.launch(is_whole=False)
+        assert made.begin() is not None
+
+
+class TestStates:
+    def test_from_recording_to_the_answer(self) -> None:
+        made = Alone()
+        made.cluster.is_ready = False
+        assert made.made.state is RECORDING
+        made.launch()
+        assert (made.made.state, made.mirrors.live) == (SENT, {made.made})
+        made.cluster.give(made.cluster.waiting.pop())
+        assert (made.made.state, made.stream.body, made.stream.ended) == (SENT, b"{}", True)
+        made.stream.respond()
+        made.assert_done("answered")
+
+    def test_recording_ends_with_too_much(self) -> None:
+        made = Alone(Mirror(server="other", max_bytes=3))
+        made.made.take_request(b"ab", False)
+        assert made.made.state is RECORDING
+        made.made.take_request(b"cd", True)
+        made.assert_done("too-large")
+        made.made.launch(made.exchange, True)
+        made.made.take_request(b"e", True)
+        made.assert_done("too-large")
+
+    @pytest.mark.parametrize("what", ["time_out", "acquire_failed"])
+    def test_connecting_ends(self, what: str) -> None:
+        made = Alone(Mirror(server="other", timeout=2.0))
+        made.cluster.is_ready = False
+        made.launch()
+        if what == "time_out":
+            made.loop.advance(2.0)
+            made.assert_done("timeout")
+        else:
+            made.cluster.waiting.pop().acquire_failed(ConnectError("refused"))
+            made.assert_done("failed")
+
+    def test_done_is_the_end(self) -> None:
+        made = Alone().launch()
+        copy, reader = made.made, made.stream.reader
+        made.loop.advance(5.0)
+        reader.head_received(head())
+        reader.data_received(b"x", 1, False)
+        reader.data_received(b"x", 1, True)
+        reader.trailers_received(())
+        reader.reset_received(CANCEL, "gone")
+        reader.drained()
+        copy.time_out()
+        copy.launch(made.exchange, True)
+        made.assert_done("timeout")
+        assert (made.stream.reset_code, made.stream.credited) == (CANCEL, 0)
+
+
+class TestResults:
+    """Each of `RESULTS`, once; `limited` is in TestBegin."""
+
+    compares = Mirror(server="other", compare=Compare())
+
+    @pytest.mark.parametrize(
+        ("theirs", "result"),
+        [
+            (b'{"predictions": [[0.1, 0.9]]}', "agrees"),
+            (b'{"predictions": [[0.2, 0.8]]}', "differs"),
+            (b'{"predictions": [[0.9, 0.1]]}', "differs-top1"),
+        ],
+    )
+    def test_a_comparison(self, theirs: bytes, result: str) -> None:
+        made = Alone(self.compares).launch(b'{"predictions": [[0.1, 0.9]]}')
+        made.stream.respond(theirs)
+        made.assert_done(result)
+
+    @pytest.mark.parametrize("why", ["no compare", "client's error", "too long", "compressed", "no comparison", "late"])
+    def test_answered_where_nothing_is_compared(self, why: str) -> None:
+        operation = Operation(Verb.PREDICT, b"/x", CALL) if why == "no comparison" else None
+        mirror = Mirror(server="other") if why == "no compare" else self.compares
+        if why == "too long":
+            mirror = Mirror(server="other", compare=Compare(), max_bytes=30)
+        made = Alone(mirror, operation=operation)
+        if why == "client's error":
+            made.exchange.status = 404
+        if why == "late":
+            made.mirrors._compares_again = made.loop.now + 1.0
+        made.launch(PREDICTIONS + PREDICTIONS if why == "too long" else PREDICTIONS)
+        headers = ((b"content-encoding", b"gzip"),) if why == "compressed" else ()
+        made.stream.respond(b"[]", headers=headers)
+        made.assert_done("answered")
+
+    def test_failed_by_its_status(self) -> None:
+        made = Alone(self.compares).launch()
+        made.stream.respond(status=500)
+        made.assert_done("failed")
+
+    def test_failed_by_a_break(self) -> None:
+        made = Alone().launch()
+        made.stream.reader.reset_received(CANCEL, "gone")
+        made.assert_done("failed")
+        assert made.stream.reset_code is None
+
+    @pytest.mark.parametrize("status", [b"13", b"0"])
+    def test_failed_by_a_grpc_status(self, status: bytes) -> None:
+        made = Alone(target=PREDICT, is_grpc=True).launch(b"", b"\0\0\0\0\x08\x0a\x06\x0a\x04open")
+        made.stream.respond_grpc(status=status)
+        made.assert_done("answered" if status == b"0" else "failed")
+
+    @pytest.mark.parametrize("why", ["no endpoint", "no server", "no version", "head refused", "defect"])
+    def test_failed_before_it_was_sent(self, why: str, caplog: pytest.LogCaptureFixture) -> None:
+        version = "not-a-number" if why == "no version" else None
+        made = Alone(Mirror(server="nowhere" if why == "no server" else "other", version=version))
+        if why == "no endpoint":
+            made.cluster.out.add("endpoint-0")
+        elif why in ("head refused", "defect"):
+            stream = FakeUpstream()
+            stream.refuses = HeadRefused("long") if why == "head refused" else RuntimeError("a defect")
+            made.cluster.make_stream = lambda: stream
+        made.launch()
+        made.assert_done("too-large" if why == "head refused" else "failed")
+        if why == "head refused":  # nothing was sent: the stream is left alone, as an attempt leaves it
+            assert made.stream.reset_code is None
+        assert ("internal error in a mirrored request" in caplog.text) == (why == "defect")
+
+    def test_timeout(self) -> None:
+        made = Alone(Mirror(server="other", timeout=2.0)).launch()
+        made.stream.reader.head_received(head())
+        made.loop.advance(2.0)
+        made.assert_done("timeout")
+        assert made.stream.reset_code == CANCEL
+
+    def test_timeout_of_all_when_the_process_ends(self) -> None:
+        made = Alone().launch()
+        made.mirrors.close()
+        made.assert_done("timeout")
+
+    def test_too_large_an_answer(self) -> None:
+        made = Alone(Mirror(server="other", max_bytes=3)).launch(b"")
+        made.stream.reader.head_received(head())
+        made.stream.reader.data_received(b"abc", 3, False)
+        assert made.stream.credited == 3
+        made.stream.reader.data_received(b"d", 1, False)
+        made.assert_done("too-large")
+        assert made.stream.reset_code == CANCEL
+
+    @pytest.mark.parametrize("why", ["request", "answer"])
+    def test_incomplete(self, why: str) -> None:
+        made = Alone()
+        made.made.take_request(b"{}", why != "request")
+        made.made.launch(made.exchange, why != "answer")
+        made.assert_done("incomplete")
+        assert made.cluster.streams == []
+
+
+class TestRequest:
+    """What the copy asks for."""
+
+    @pytest.mark.parametrize(
+        ("mirror", "forwarded", "target"),
+        [
+            (Mirror(server="other"), None, b"/v1/models/open:predict"),
+            (Mirror(server="other", version="9"), None, b"/v1/models/open/versions/9:predict"),
+            (Mirror(server="other", label="canary"), None, b"/v1/models/open/labels/canary:predict"),
+            (Mirror(server="other"), "2", b"/v1/models/open/versions/2:predict"),
+            (Mirror(server="other", version="9"), "2", b"/v1/models/open/versions/9:predict"),
+        ],
+    )
+    def test_its_version(self, mirror: Mirror, forwarded: str | None, target: bytes) -> None:
+        call = Call(Verb.PREDICT, (ModelRef("open", forwarded),)) if forwarded else None
+        made = Alone(mirror, forwarded=call).launch()
+        assert made.stream.head is not None
+        assert (made.stream.head.target, made.stream.head.length) == (target, 2)
+
+    def test_without_an_authority_it_has_the_endpoints(self) -> None:
+        made = Alone()
+        made.exchange.head.authority = b""
+        made.launch()
+        assert made.stream.head is not None
+        assert made.stream.head.authority == b"127.0.0.1:8500"
+
+    def test_to_the_requests_own_server_if_none_is_named(self) -> None:
+        made = Alone(Mirror(version="9"))
+        made.launch()
+        assert (len(made.around.cluster.streams), made.cluster.streams) == (1, [])
+
+    @pytest.mark.parametrize("is_full", [False, True])
+    def test_what_is_answered_before_it_was_sent_is_stopped(self, is_full: bool) -> None:
+        made = Alone()
+        made.cluster.make_stream = full_upstream
+        made.launch()
+        if not is_full:
+            made.stream.reader.drained()
+        made.stream.respond()
+        assert made.stream.has_stopped == is_full
+        made.assert_done("answered")
+
+    def test_the_share_of_time_that_comparing_takes(self) -> None:
+        """20 ms of comparing are followed by 380 without."""
+        slow = Operation(Verb.PREDICT, b"/x", CALL, compare=lambda ours, theirs, tolerance: Comparison(agrees=True))
+        made = Alone(Mirror(server="other", compare=Compare()), operation=slow)
+        clock = iter([1.0, 1.02, 2.0, 2.0])
+        made.around.context.cpu_time = lambda: next(clock)
+        compare = Compare()
+        assert made.mirrors.compare(slow, b"", b"", compare) == "agrees"
+        made.loop.now += 0.379
+        assert made.mirrors.compare(slow, b"", b"", compare) == "answered"
+        made.loop.now += 0.002
+        assert made.mirrors.compare(slow, b"", b"", compare) == "agrees"
+
+
+STEPS = st.lists(
+    st.sampled_from(
+        [
+            *("piece", "last piece", "answer", "launch whole", "launch broken", "give", "fail"),
+            *("head 200", "head 103", "head 500", "data", "end", "trailers", "reset", "drained", "later"),
+        ]
+    ),
+    max_size=16,
+)
+
+
+@settings(max_examples=300)
+@given(steps=STEPS, is_grpc=st.booleans(), max_bytes=st.sampled_from([10, 1000]), ready=st.booleans())
+def test_whatever_happens_it_ends_once_with_one_of_the_results(
+    steps: list[str], is_grpc: bool, max_bytes: int, ready: bool
+) -> None:
+    target = PREDICT if is_grpc else b"/v1/models/open:predict"
+    made = Alone(Mirror(server="other", max_bytes=max_bytes, compare=Compare()), target=target, is_grpc=is_grpc)
+    made.cluster.is_ready = ready
+    copy = made.made
+    launched = has_head = False
+    for step in [*steps, "launch broken", "later", "later"]:
+        was_done = copy.state is DONE
+        reader = made.stream.sink if made.cluster.streams and made.stream.reset_code is None else None
+        if step.endswith("piece"):
+            if not launched:
+                copy.take_request(b"abc", step == "last piece")
+        elif step == "answer":
+            copy.take_answer(b"abcd")
+        elif step.startswith("launch"):
+            if not launched:
+                launched = True
+                copy.launch(made.exchange, step == "launch whole")
+        elif step in ("give", "fail"):
+            if made.cluster.waiting:
+                if step == "give":
+                    made.cluster.give(made.cluster.waiting.pop())
+                else:
+                    made.cluster.waiting.pop().acquire_failed(ConnectError("refused"))
+        elif step == "later":
+            made.loop.advance(3.0)
+        elif reader is not None:
+            if step.startswith("head") and not has_head:
+                has_head = step != "head 103"
+                reader.head_received(head(int(step[5:])))
+            elif step in ("data", "end") and has_head:
+                reader.data_received(b"abc", 3, step == "end")
+            elif step == "trailers" and has_head:
+                reader.trailers_received(((b"grpc-status", b"0"),))
+            elif step == "drained":
+                reader.drained()
+            elif step == "reset":
+                reader.reset_received(CANCEL, "gone")
+        if was_done:
+            assert copy.state is DONE
+        assert len(made.results) == (copy.state is DONE)
+    assert made.results[0] in RESULTS
+    made.assert_done(made.results[0])
+
+
+# Conversations
 
 
 def mirrored(world: Any, **fields: Any) -> Any:
@@ -43,7 +411,7 @@ class TestGoesOut:
         assert (copy.body, copy.ended) == (b"body", True)
         copy.respond()
         assert results(world) == ["answered"]
-        assert world.other.reports == ["begin open", "cancelled"]  # which blames nobody
+        assert world.other.reports == ["begin open", "cancelled"]  # no blame
         world.assert_let_go()
 
     def test_grpc_too(self, world: Any, wire: Any) -> None:
@@ -66,7 +434,7 @@ class TestGoesOut:
         assert rest.head.target == b"/v1/models/open/versions/9:predict"
         assert grpc.body == wire.framed(b"\x0a\x0a\x0a\x04open\x12\x02\x08\x09")
 
-    def test_otherwise_with_the_one_that_the_call_itself_got(self, world: Any, wire: Any) -> None:
+    def test_otherwise_with_the_version_that_the_split_chose(self, world: Any, wire: Any) -> None:
         cluster = mirrored(world, split=Split([Arm(1, None, "2")]))
         world.rest()
         world.grpc(wire.spec(b"open"))
@@ -84,7 +452,7 @@ class TestGoesOut:
         cluster.streams[1].respond()
         world.assert_let_go()
 
-    def test_for_so_many_of_the_calls(self, world: Any) -> None:
+    def test_for_a_percentage_of_the_calls(self, world: Any) -> None:
         cluster = mirrored(world, percent=30)
         world.chance += [0.29, 0.31]
         for number in range(2):
@@ -101,9 +469,9 @@ class TestGoesOut:
         assert world.other.streams[0].head.authority == b"127.0.0.1:8500"
 
 
-class TestStaysAtHome:
+class TestNotSent:
     @pytest.mark.parametrize("target", [b"/v1/models/open", b"/v1/models/open/metadata"])
-    def test_what_is_no_inference(self, world: Any, target: bytes) -> None:
+    def test_what_is_not_inference(self, world: Any, target: bytes) -> None:
         cluster = mirrored(world)
         world.rest(target, method=b"GET")
         cluster.streams[0].respond()
@@ -118,7 +486,7 @@ class TestStaysAtHome:
         assert results(world) == ["too-large"]
         world.assert_let_go()
 
-    def test_what_would_be_one_too_many(self, world: Any) -> None:
+    def test_beyond_the_limit_of_copies_in_flight(self, world: Any) -> None:
         cluster = mirrored(world, max_in_flight=1)
         for _ in range(2):
             world.rest()
@@ -132,7 +500,7 @@ class TestStaysAtHome:
         assert len(world.other.streams) == 2
 
     @pytest.mark.parametrize("how", ["refused", "client leaves", "client leaves in the answer", "answer breaks"])
-    def test_what_was_never_whole(self, world: Any, how: str) -> None:
+    def test_what_was_never_complete(self, world: Any, how: str) -> None:
         """Half an answer would be compared to a whole one."""
         cluster = mirrored(world, compare=Compare())
         client = world.rest(body=None, length=2)
@@ -151,7 +519,7 @@ class TestStaysAtHome:
         assert results(world) == ["incomplete"]
         world.assert_let_go()
 
-    def test_what_would_be_a_probe(self, world: Any) -> None:
+    def test_to_an_endpoint_whose_breaker_is_not_closed(self, world: Any) -> None:
         cluster = mirrored(world)
         world.other.out.add("endpoint-0")
         world.rest()
@@ -160,7 +528,7 @@ class TestStaysAtHome:
         assert world.other.reports == []
         world.assert_let_go()
 
-    def test_where_there_is_no_such_server_any_more(self, world: Any) -> None:
+    def test_where_the_server_was_removed(self, world: Any) -> None:
         cluster = mirrored(world)
         world.rest()
         world.use(clusters={})
@@ -194,7 +562,7 @@ class TestAnswer:
         self.ask(world, b'{"predictions": [[0.1, 0.9]]}').respond(b'{"predictions": [[0.9, 0.1]]}')
         assert results(world) == ["differs-top1"]
 
-    def test_is_not_if_the_clients_was_an_error_or_too_long(self, world: Any) -> None:
+    def test_is_not_compared_if_the_clients_was_an_error_or_too_long(self, world: Any) -> None:
         cluster = mirrored(world, compare=Compare(), max_bytes=30)
         for body, status in ((b"sorry", 404), (b"x" * 31, 200)):
             world.rest()
@@ -202,8 +570,8 @@ class TestAnswer:
             world.other.streams[-1].respond(b"x")
         assert results(world) == ["answered", "answered"]
 
-    def test_nor_while_comparing_takes_too_much_of_the_time(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nobody is served meanwhile."""
+    def test_nor_while_comparing_takes_too_much_time(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No request is served meanwhile."""
 
         def slowly(*what: Any) -> Comparison:
             world.loop.now += 0.03
@@ -276,7 +644,7 @@ class TestAnswer:
         world.assert_let_go()
 
     def test_before_the_request_has_gone_out_stops_that(self, world: Any) -> None:
-        world.other.server_type = type("Full", (world.server_type,), {"__init__": _full})
+        world.other.make_stream = full_upstream
         copy = self.ask(world)
         copy.respond(PREDICTIONS)
         assert copy.has_stopped
@@ -287,11 +655,6 @@ class TestAnswer:
         copy.sink.head_received(ResponseHead(0, 103, (), end=False))
         copy.respond(PREDICTIONS)
         assert results(world) == ["agrees"]
-
-
-def _full(self: Any) -> None:
-    type(self).__mro__[1].__init__(self)  # type: ignore[misc]
-    self.is_full = True
 
 
 class TestConnection:
@@ -310,39 +673,39 @@ class TestConnection:
         assert results(world) == ["answered"]
         world.assert_let_go()
 
-    def test_but_not_too_long(self, world: Any) -> None:
+    def test_is_not_waited_for_too_long(self, world: Any) -> None:
         world.other.is_ready = False
         self.ask(world)
         world.wait(5.0)
         assert results(world) == ["timeout"]
         world.assert_let_go()
 
-    def test_may_not_be_had(self, world: Any) -> None:
+    def test_may_fail(self, world: Any) -> None:
         world.other.error = ConnectError("refused")
         self.ask(world)
         assert results(world) == ["failed"]
         world.assert_let_go()
 
     @pytest.mark.parametrize(
-        ("error", "result"), [(HeadRefused("too long"), "too-large"), (RuntimeError("a mistake of ours"), "failed")]
+        ("error", "result"), [(HeadRefused("too long"), "too-large"), (RuntimeError("a defect"), "failed")]
     )
-    def test_or_not_be_used(self, world: Any, error: Exception, result: str) -> None:
+    def test_may_be_unusable(self, world: Any, error: Exception, result: str) -> None:
         def fail(self: Any, head: Any) -> None:
             raise error
 
-        world.other.server_type = type("Failing", (world.server_type,), {"send_request": fail})
+        world.other.make_stream = type("Failing", (world.upstream_type,), {"send_request": fail})
         self.ask(world)
         assert results(world) == [result]
         world.assert_let_go()
 
-    def test_a_mistake_costs_the_copy(self, world: Any, caplog: pytest.LogCaptureFixture) -> None:
-        world.other.all[0].acquire = None
+    def test_a_defect_costs_the_copy(self, world: Any, caplog: pytest.LogCaptureFixture) -> None:
+        world.other.all[0].pool.acquire = None
         self.ask(world)
         assert results(world) == ["failed"]
         assert "internal error in a mirrored request" in caplog.text
         world.assert_let_go()
 
-    def test_at_the_end_of_the_process_nobody_waits(self, world: Any) -> None:
+    def test_at_the_end_of_the_process_copies_are_cancelled(self, world: Any) -> None:
         self.ask(world)
         world.pipeline.mirrors.close()
         assert world.other.streams[0].reset_code == CANCEL

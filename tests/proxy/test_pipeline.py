@@ -1,4 +1,4 @@
-"""What a pipeline is beside its passages: where they begin, which configuration they get, and that all of them end."""
+"""Where requests begin, which snapshot they get, and that all of them end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_request_keeps_the_snapshot_it_began_with(world: Any) -> None:
     assert client.status == 200
 
 
-def test_what_the_codec_refused_is_answered_and_written_down(world: Any, wire: Any) -> None:
+def test_what_the_codec_refused_is_answered_and_observed(world: Any, wire: Any) -> None:
     client = wire.client("HTTP/1.1")
     world.pipeline.reject(client, Rejected(1, 431, "the head is too large", "header_bytes"))
     assert client.status == 431
@@ -25,17 +25,16 @@ def test_what_the_codec_refused_is_answered_and_written_down(world: Any, wire: A
     assert world.limits_hit == []  # its connection has counted it
 
 
-def test_everything_is_let_go(world: Any, wire: Any) -> None:
+def test_nothing_of_an_ended_request_is_left(world: Any, wire: Any) -> None:
     world.rest()
     world.cluster.streams[0].respond()
     world.rest(b"/v1/models/closed:predict")
     world.grpc(wire.spec(b"open")).sink.reset_received(CANCEL, "gone")
     assert world.pipeline.live == set()
-    assert world.pipeline.live == set()
     assert world.pipeline.served == 3
 
 
-def test_those_under_way_are_known(world: Any) -> None:
+def test_those_in_flight_are_known(world: Any) -> None:
     world.rest()
     world.rest()
     assert (len(world.pipeline.live), world.pipeline.served) == (2, 0)

@@ -52,7 +52,7 @@ class TestRest:
         assert json.loads(client.body) == {"error": "not permitted"}
         assert world.finished[0].refusal.rule == "default-deny"
 
-    def test_the_target_is_built_anew_from_what_was_authorised(self, world: Any) -> None:
+    def test_the_target_is_rebuilt_from_what_was_authorised(self, world: Any) -> None:
         world.rest(b"/v1/models/op%65n/versions/3:predict")
         for server in world.cluster.streams:  # refused or re-built, never forwarded as it stood
             assert server.head.target == b"/v1/models/open/versions/3:predict"
@@ -102,7 +102,7 @@ class TestRest:
         world.rest(headers=((b"authorization", b"Bearer good"),))
         assert world.cluster.streams[0].head.headers[-1] == (b"x-meshproxy-subject", b"a%0D%0Ax: y%00%C3%BC")
 
-    def test_the_server_cannot_speak_in_our_name(self, world: Any) -> None:
+    def test_the_server_cannot_send_headers_of_the_sidecar(self, world: Any) -> None:
         client = world.rest()
         world.cluster.streams[0].respond(headers=((b"x-meshproxy-refusal", b"forged"), (b"a", b"b")))
         assert client.headers == {b"a": b"b"}
@@ -206,7 +206,7 @@ class TestGrpc:
         assert client.headers[b"x-meshproxy-refusal"] == b"model-changed"
         assert world.cluster.streams[0].reset_code == CANCEL
 
-    def test_a_later_model_of_the_same_way_is_decided_on_anew(self, world: Any, wire: Any) -> None:
+    def test_a_later_model_of_the_same_route_is_decided_on_again(self, world: Any, wire: Any) -> None:
         message = wire.framed(wire.spec(b"open") + wire.tensor(300) + wire.spec(b"open2"))
         client = world.grpc(None)
         client.receive(message[:50], False)
@@ -243,7 +243,7 @@ class TestGrpc:
         clients[1].sink.reset_received(CANCEL, "gone")
         assert world.pipeline.scan_buffer.total == 0
 
-    def test_an_unknown_method_is_nobodys(self, world: Any) -> None:
+    def test_an_unknown_method_is_refused(self, world: Any) -> None:
         client = world.grpc(None, method=b"/tensorflow.serving.SessionService/SessionRun")
         assert client.headers[b"grpc-status"] == b"7"
         assert client.has_stopped
@@ -292,7 +292,7 @@ class TestIdentity:
         ],
         ids=["one that is not good", "two of them"],
     )
-    def test_a_bad_token_is_refused_whoever_else_the_caller_is(self, world: Any, headers: Any) -> None:
+    def test_a_bad_token_is_refused_whatever_the_certificate_says(self, world: Any, headers: Any) -> None:
         client = world.rest(headers=headers)
         assert client.status == 401
         assert world.policy.asked == []
@@ -327,7 +327,7 @@ class TestIdentity:
         assert client.status == 401
         assert client.headers[b"www-authenticate"] == b"Bearer"
 
-    def test_keys_that_come_too_late_help_nobody(self, world: Any) -> None:
+    def test_keys_that_come_too_late_change_nothing(self, world: Any) -> None:
         world.verifier.raises = KeysWanted("corp")
         client = world.rest(headers=((b"authorization", b"Bearer good"),))
         client.sink.reset_received(CANCEL, "gone")
@@ -353,7 +353,7 @@ class TestUpstream:
             (PoolFull("full"), 503, b"overloaded", "UO"),
         ],
     )
-    def test_no_connection_is_told(self, world: Any, error: Any, status: int, reason: bytes, flags: str) -> None:
+    def test_no_connection_is_answered(self, world: Any, error: Any, status: int, reason: bytes, flags: str) -> None:
         world.cluster.error = error
         client = world.rest()
         world.loop.advance(0.025)  # there is no other endpoint, so this one is tried again after a moment
@@ -425,7 +425,7 @@ class TestUpstream:
         assert len(world.finished) == 1
 
     @pytest.mark.parametrize(("code", "reason"), [(0x8, b"upstream-reset"), (0x1, b"upstream-protocol")])
-    def test_a_break_before_the_answer_is_told(self, world: Any, code: int, reason: bytes) -> None:
+    def test_a_break_before_the_answer_is_answered(self, world: Any, code: int, reason: bytes) -> None:
         client = world.rest()
         world.cluster.streams[0].sink.reset_received(code, "gone")
         assert (client.status, client.headers[b"x-meshproxy-refusal"]) == (502, reason)
@@ -580,7 +580,7 @@ class TestTime:
         assert client.headers[b"grpc-status"] == b"4"
         world.assert_let_go()
 
-    def test_a_deadline_that_comes_near_is_no_look_at_what_moves(self, world: Any) -> None:
+    def test_a_deadline_that_is_near_is_no_check_of_progress(self, world: Any) -> None:
         stall = world.snapshot.limits.stall
         milliseconds = int(stall * 1500)
         client = world.rest(headers=((b"x-envoy-expected-rq-timeout-ms", b"%d" % milliseconds),), body=None, length=10)
@@ -593,7 +593,7 @@ class TestTime:
         assert client.status == 504
         assert str(world.finished[0].flags) == "UT"
 
-    def test_a_shorter_deadline_that_comes_later_takes_the_timers_place(self, world: Any, wire: Any) -> None:
+    def test_a_shorter_deadline_that_comes_later_replaces_the_timer(self, world: Any, wire: Any) -> None:
         world.serve(timeout=0.3)
         world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"400m"),))
         assert [timer.is_cancelled for timer in world.loop.timers] == [True, False]
@@ -646,13 +646,13 @@ class TestTime:
         assert client.headers[b"grpc-status"] == b"4"
         world.assert_let_go()
 
-    def test_what_was_spent_is_not_passed_on(self, world: Any, wire: Any) -> None:
+    def test_only_what_is_left_of_the_deadline_is_forwarded(self, world: Any, wire: Any) -> None:
         world.cluster.is_ready = False
         world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"10S"),))
         world.rest(headers=((b"x-envoy-expected-rq-timeout-ms", b"10000"),))
         world.wait(4)
-        for taker in list(world.cluster.waiting):
-            world.cluster.give(taker)
+        for waiter in list(world.cluster.waiting):
+            world.cluster.give(waiter)
         grpc, rest = (dict(server.head.headers) for server in world.cluster.streams)
         assert grpc[b"grpc-timeout"] == b"6000m"
         assert rest[b"x-envoy-expected-rq-timeout-ms"] == b"6000"
@@ -769,13 +769,13 @@ def test_a_head_that_the_server_does_not_take_is_refused(world: Any, monkeypatch
 
     world.cluster.is_ready = False
     client = world.rest()
-    taker = world.cluster.waiting.pop()
-    monkeypatch.setattr(world.server_type, "send_request", refuse)
-    world.cluster.give(taker)
+    waiter = world.cluster.waiting.pop()
+    monkeypatch.setattr(world.upstream_type, "send_request", refuse)
+    world.cluster.give(waiter)
     assert client.status == 431
 
 
-def test_a_mistake_in_the_answer_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_in_the_answer_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     client = world.rest()
     client.send_response = None
     world.cluster.streams[0].respond()
@@ -784,7 +784,7 @@ def test_a_mistake_in_the_answer_costs_one_request(world: Any, caplog: pytest.Lo
     assert "internal error" in caplog.text
 
 
-def test_a_mistake_of_ours_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     world.policy.decide = None
     client = world.rest()
     assert client.status == 500
@@ -834,7 +834,7 @@ def test_a_body_that_trickles_must_come_to_its_model(world: Any, wire: Any) -> N
     assert len(world.pipeline.scan_buffer) == 0
 
 
-def test_a_finished_answer_is_no_holder(world: Any, wire: Any) -> None:
+def test_a_finished_answer_buffers_nothing(world: Any, wire: Any) -> None:
     """One that ended in an empty piece held nothing, and must not stand in the way of those that do."""
     world.use(limits=dataclasses.replace(world.snapshot.limits, response_buffer_total=100))
     empty = world.rest(client=wire.client("HTTP/1.1"))
@@ -863,11 +863,11 @@ def test_keys_that_come_after_the_refusal_change_nothing(world: Any) -> None:
     assert client.status == 504
 
 
-def test_a_mistake_at_the_connection_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_at_the_connection_costs_one_request(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     world.cluster.is_ready = False
     client = world.rest()
-    taker = world.cluster.waiting.pop()
-    world.cluster.server_type = object  # no stream
-    world.cluster.give(taker)
+    waiter = world.cluster.waiting.pop()
+    world.cluster.make_stream = object  # no stream
+    world.cluster.give(waiter)
     assert client.status == 500
     assert "internal error" in caplog.text

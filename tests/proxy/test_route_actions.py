@@ -1,4 +1,4 @@
-"""What a route asks for beyond a server: limits, faults, shares, versions and places, by conversations."""
+"""The actions of a route alone; then conversations: rate limits, faults, splits, labels, concurrency."""
 
 from __future__ import annotations
 
@@ -7,22 +7,481 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from meshproxy.codec.events import Rejected, ResponseHead
-from meshproxy.config.routes import Abort, Concurrency, Delay, Fault, Retries
+from meshproxy.codec.events import Rejected, RequestHead, ResponseHead
+from meshproxy.config.routes import Abort, Concurrency, Delay, Fault, Mirror, Retries
 from meshproxy.config.servers import Key
+from meshproxy.inference.body_scan import ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.surface import Operation
+from meshproxy.inference.surfaces import SURFACES
 from meshproxy.policy.decide import Permit
+from meshproxy.proxy.client_side import NONE
+from meshproxy.proxy.client_side import OVER as CLIENT_OVER
+from meshproxy.proxy.exchange import Exchange
+from meshproxy.proxy.mirror import MirroredRequest, Mirrors
+from meshproxy.proxy.route_actions import DELAYED, PROCEEDING, QUEUED, RouteActions, State
 from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing.admission import Admission, Entry
 from meshproxy.routing.fault import FaultRule
 from meshproxy.routing.rate_limit import RateLimiter
-from meshproxy.routing.routes import Routes
+from meshproxy.routing.routes import Route, Routes
 from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connector import ConnectError
 from meshproxy.upstream.cluster import NoEndpoint
+from tests.proxy.fakes import FakeDownstream, RecordedRequest, Surroundings
 
 CANCEL = 0x8
 LIMITED = Concurrency(limit=1, queue=1)
+MIRROR = Mirror(server="other")
+DELAYS = FaultRule(Fault(delay=Delay(percent=100, duration=2.0)))
+
+
+class RecordedMirrors(Mirrors):
+    """Records what is mirrored, and makes no copies unless told."""
+
+    def __init__(self, around: Surroundings) -> None:
+        super().__init__(around.context)
+        self.begun: list[tuple[str, str, bytes]] = []
+
+    def begin(
+        self,
+        exchange: Exchange,
+        route: Route,
+        server: str,
+        operation: Operation,
+        head: RequestHead,
+        encoding: bytes | None,
+        limits: ScanLimits,
+    ) -> MirroredRequest | None:
+        self.begun.append((route.name, server, head.target))
+        return super().begin(exchange, route, server, operation, head, encoding, limits)
+
+
+REST = b"/v1/models/open:predict"
+PREDICT = b"/tensorflow.serving.PredictionService/Predict"
+
+
+class Alone:
+    """The actions of a route for one request, whose way ends at `proceed`."""
+
+    def __init__(
+        self,
+        *,
+        around: Surroundings | None = None,
+        target: bytes = REST,
+        is_grpc: bool = False,
+        timeout: float | None = None,
+        **fields: Any,
+    ) -> None:
+        around = self.around = around or Surroundings()
+        self.loop = around.loop
+        self.client = FakeDownstream()
+        request = self.request = RecordedRequest(
+            around.context, self.client, RequestHead(1, b"POST", b"host", target, (), False)
+        )
+        request.is_grpc = is_grpc
+        request.operation = SURFACES.find_grpc(target) if is_grpc else SURFACES.find_rest(b"POST", target)
+        request.target = request.operation.target
+        call = request.operation.call or Call(Verb.PREDICT, (ModelRef("open", signature="serving_default"),))
+        request.asked = call
+        request.decide(call)
+        if timeout is not None:
+            request.limit_time(timeout)
+        self.route = Route("route", fields.pop("server", "main"), **fields)
+        self.proceeded: list[str] = []
+        self.mirrors = RecordedMirrors(around)
+        self.actions = RouteActions(request, self.route, call, self.mirrors, self.proceed)
+        request.on_abandon = lambda: self.actions.leave(is_whole=False)
+        request.on_closed = self.actions.close
+
+    def proceed(self, server: str) -> None:
+        """As `Relay.send_to` would: the request is on its way."""
+        self.proceeded.append(server)
+        self.request.connected = self.loop.now
+
+    def begin(self) -> Alone:
+        """Go through the actions, as a station does."""
+        try:
+            self.actions.begin()
+        except Refusal as refusal:
+            self.request.crashed(refusal)
+        return self
+
+    def answer(self, status: int = 200) -> None:
+        """The upstream answers, and the client takes all of it."""
+        self.request.begin_answer(status, (), self.loop.now)
+        self.request.send_body(b"{}", 2, end=True)
+
+    def client_leaves(self) -> None:
+        self.request.reset_received(CANCEL, "gone")
+
+    @property
+    def refused(self) -> tuple[Reason, str | None] | None:
+        """Why the request was refused, and which limit it exceeded."""
+        refusal = self.request.refusal
+        return None if refusal is None else (refusal.reason, refusal.limit)
+
+    @property
+    def admission(self) -> Admission:
+        ((_, _, admission),) = self.around.context.admissions.rows()
+        return admission
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """How many calls have a slot, and how many wait for one."""
+        return self.admission.in_flight, self.admission.waiting
+
+
+class TestOrder:
+    def test_a_route_without_actions_proceeds_to_its_server(self) -> None:
+        made = Alone().begin()
+        assert (made.proceeded, made.actions.state) == (["main"], PROCEEDING)
+        assert made.actions.take(b"body", True) == b"body"
+
+    def test_or_to_the_base_server(self) -> None:
+        made = Alone(server=None).begin()
+        assert (made.proceeded, made.refused) == ([], (Reason.NO_ROUTE, None))
+
+    def test_what_is_rate_limited_is_neither_delayed_nor_given_a_slot_nor_mirrored(self) -> None:
+        quota = RateLimiter("model", 1.0, None, None, 1.0)
+        quota.admit("open", "", 100.0)
+        made = Alone(
+            rate_limiters=(quota,),
+            fault=DELAYS,
+            concurrency=LIMITED,
+            mirror=MIRROR,
+        ).begin()
+        assert made.refused == (Reason.RATE_LIMITED, "rate_requests")
+        assert (made.loop.pending, made.mirrors.begun, made.proceeded) == ([], [], [])
+        assert made.around.context.admissions.rows() == []
+
+    def test_what_is_aborted_gets_no_slot(self) -> None:
+        made = Alone(fault=FaultRule(Fault(abort=Abort(percent=100))), concurrency=LIMITED, mirror=MIRROR).begin()
+        assert made.refused == (Reason.FAULT_INJECTED, None)
+        assert (made.around.context.admissions.rows(), made.mirrors.begun) == ([], [])
+
+    def test_a_slot_is_taken_at_the_server_of_the_arm_and_the_mirror_comes_last(self) -> None:
+        split = Split([Arm(1, "other", "2")])
+        made = Alone(split=split, concurrency=LIMITED, mirror=MIRROR)
+        first = Alone(around=made.around, split=split, concurrency=LIMITED).begin()
+        made.begin()
+        assert (made.mirrors.begun, made.proceeded, made.actions.state) == ([], [], QUEUED)
+        first.answer()
+        assert made.mirrors.begun == [("route", "other", b"/v1/models/open/versions/2:predict")]
+        assert (made.proceeded, made.actions.state) == (["other"], PROCEEDING)
+
+    def test_a_call_is_delayed_before_its_version_is_decided_on(self) -> None:
+        made = Alone(fault=DELAYS, split=Split([Arm(1, None, "2")])).begin()
+        assert len(made.around.policy.asked) == 1
+        made.loop.advance(2.0)
+        assert [call.models[0].version for _, call in made.around.policy.asked] == [None, "2"]
+
+
+class TestStates:
+    def test_a_delay(self) -> None:
+        made = Alone(fault=DELAYS).begin()
+        assert (made.actions.state, made.actions.is_waiting, made.proceeded) == (DELAYED, True, [])
+        assert str(made.request.flags) == "DI"
+        made.loop.advance(2.0)
+        assert (made.actions.state, made.actions.is_waiting, made.proceeded) == (PROCEEDING, False, ["main"])
+
+    def test_a_delay_counts_from_the_decision(self) -> None:
+        made = Alone(fault=DELAYS)
+        made.request.decided = made.loop.now - 1.5
+        made.begin()
+        assert [timer.when() for timer in made.loop.pending] == [made.loop.now + 0.5]
+
+    def test_an_abort_behind_a_delay(self) -> None:
+        made = Alone(
+            fault=FaultRule(
+                Fault(
+                    delay=Delay(percent=100, duration=2.0),
+                    abort=Abort(percent=100, http_status=418, grpc_status="ABORTED"),
+                )
+            )
+        ).begin()
+        made.loop.advance(2.0)
+        assert (made.refused, made.proceeded) == ((Reason.FAULT_INJECTED, None), [])
+        assert str(made.request.flags) == "DI,FI"
+        refusal = made.request.refusal
+        assert refusal is not None
+        assert (refusal.http_status, refusal.grpc_status) == (418, 10)
+
+    def test_a_queue(self) -> None:
+        first = Alone(concurrency=LIMITED).begin()
+        made = Alone(around=first.around, concurrency=LIMITED).begin()
+        assert (made.actions.state, made.actions.is_waiting, made.slots) == (QUEUED, True, (1, 1))
+        first.answer()
+        assert (made.actions.state, made.proceeded, made.slots) == (PROCEEDING, ["main"], (1, 0))
+        made.answer()
+        assert made.slots == (0, 0)
+
+    def test_a_full_queue(self) -> None:
+        first = Alone(concurrency=LIMITED).begin()
+        others = [Alone(around=first.around, concurrency=LIMITED).begin() for _ in range(2)]
+        assert others[1].refused == (Reason.OVERLOADED, "queue")
+        assert str(others[1].request.flags) == "UO"
+        assert first.slots == (1, 1)
+
+    @pytest.mark.parametrize(("why", "limit"), [(Entry.FULL, "queue"), (Entry.TOO_LATE, "queue_time")])
+    def test_one_that_is_turned_away_holds_nothing(self, why: Entry, limit: str) -> None:
+        first = Alone(concurrency=LIMITED).begin()
+        made = Alone(around=first.around, concurrency=LIMITED).begin()
+        first.admission.withdraw(made.actions)
+        made.actions.rejected(why)
+        assert made.refused == (Reason.OVERLOADED, limit)
+        assert (made.actions.state, first.slots, made.proceeded) == (PROCEEDING, (1, 0), [])
+
+    def test_a_defect_behind_the_queue_costs_one_request(self, caplog: pytest.LogCaptureFixture) -> None:
+        first = Alone(concurrency=LIMITED).begin()
+        made = Alone(around=first.around, concurrency=LIMITED, mirror=MIRROR)
+        made.mirrors.context = None  # type: ignore[assignment]
+        made.begin()
+        first.answer()
+        assert made.refused == (Reason.INTERNAL, None)
+        assert first.slots == (0, 0)
+        assert "internal error" in caplog.text
+
+
+class TestSlots:
+    """Each is given back once, and the limit learns from what the model server did."""
+
+    def learn(self, made: Alone) -> list[tuple[float, bool]]:
+        heard: list[tuple[float, bool]] = []
+
+        class Learning:
+            current = 9
+
+            def finished(self, seconds: float, in_flight: int, is_ok: bool, now: float) -> None:
+                heard.append((seconds, is_ok))
+
+        made.admission.limit = Learning()
+        return heard
+
+    @pytest.mark.parametrize(
+        ("status", "is_ok"), [(200, True), (404, True), (500, True), (429, False), (503, False), (504, False)]
+    )
+    def test_an_answer_says_how_the_server_does(self, status: int, is_ok: bool) -> None:
+        made = Alone(concurrency=LIMITED).begin()
+        heard = self.learn(made)
+        made.loop.now += 2.0
+        made.answer(status)
+        assert (heard, made.slots) == ([(2.0, is_ok)], (0, 0))
+
+    @pytest.mark.parametrize(("status", "is_ok"), [(0, True), (3, True), (4, False), (8, False), (14, False)])
+    def test_of_grpc_its_status_does(self, status: int, is_ok: bool) -> None:
+        made = Alone(concurrency=LIMITED, target=PREDICT, is_grpc=True).begin()
+        heard = self.learn(made)
+        made.request.begin_answer(200, (), made.loop.now)
+        made.request.send_trailers((), status)
+        assert (heard, made.slots) == ([(0.0, is_ok)], (0, 0))
+
+    @pytest.mark.parametrize(
+        ("reason", "is_connected", "heard"),
+        [
+            (Reason.DEADLINE_EXCEEDED, True, [(0.0, False)]),
+            (Reason.UPSTREAM_TIMEOUT, True, [(0.0, False)]),
+            (Reason.DEADLINE_EXCEEDED, False, []),
+            (Reason.UPSTREAM_RESET, True, []),
+            (Reason.MODEL_CHANGED, True, []),
+        ],
+    )
+    def test_a_refusal_says_so_only_if_the_server_was_too_slow(
+        self, reason: Reason, is_connected: bool, heard: list[tuple[float, bool]]
+    ) -> None:
+        made = Alone(concurrency=LIMITED).begin()
+        told = self.learn(made)
+        if not is_connected:
+            made.request.connected = 0.0
+        made.request.refuse(Refusal(reason, "no"))
+        assert (told, made.slots) == (heard, (0, 0))
+
+    def test_a_client_that_leaves_teaches_nothing(self) -> None:
+        made = Alone(concurrency=LIMITED).begin()
+        heard = self.learn(made)
+        made.client_leaves()
+        assert (heard, made.slots) == ([], (0, 0))
+
+    def test_one_that_is_left_is_not_left_again(self) -> None:
+        made = Alone(concurrency=Concurrency(limit=2)).begin()
+        other = Alone(around=made.around, concurrency=Concurrency(limit=2)).begin()
+        for _ in range(2):
+            made.actions.leave(is_whole=True)
+            made.actions.close(is_whole=True)
+        assert other.slots == (1, 0)
+
+    @pytest.mark.parametrize("state", [DELAYED, QUEUED])
+    def test_a_client_that_leaves_while_it_waits(self, state: State) -> None:
+        first = Alone(concurrency=LIMITED).begin()
+        fault = DELAYS if state is DELAYED else None
+        made = Alone(around=first.around, concurrency=LIMITED, fault=fault).begin()
+        assert made.actions.state is state
+        made.client_leaves()
+        assert first.slots == (1, 0)
+        assert made.loop.pending == []
+        first.answer()
+        assert made.proceeded == []
+
+
+class TestArms:
+    def test_an_arm_by_chance_and_its_version_in_the_target(self) -> None:
+        around = Surroundings()
+        around.draws += [0.89, 0.91]
+        split = Split([Arm(90), Arm(10, "other", "2")])
+        plain, canary = (Alone(around=around, split=split).begin() for _ in range(2))
+        assert (plain.proceeded, plain.request.target, plain.request.forwarded) == (["main"], REST, plain.request.asked)
+        assert (canary.proceeded, canary.request.target) == (["other"], b"/v1/models/open/versions/2:predict")
+        assert canary.request.arm is split.arms[1]
+
+    def test_a_version_in_a_message(self) -> None:
+        made = Alone(split=Split([Arm(1, None, "2")]), target=PREDICT, is_grpc=True).begin()
+        assert made.request.rewrites_body
+        message = b"\x0a\x06\x0a\x04open"
+        body = b"\0" + len(message).to_bytes(4, "big") + message
+        sent = b"".join(made.actions.take(body[at : at + 1], at + 1 == len(body)) for at in range(len(body)))
+        assert sent == b"\0\0\0\0\x0c\x0a\x0a\x0a\x04open\x12\x02\x08\x02"
+
+    def test_a_version_that_the_caller_may_not_call(self) -> None:
+        made = Alone(split=Split([Arm(1, None, "2")]))
+        made.around.policy.permits = lambda call: call.models[0].version is None
+        made.begin()
+        assert (made.refused, made.proceeded) == ((Reason.PERMISSION_DENIED, None), [])
+
+    def test_an_operation_that_cannot_carry_one(self) -> None:
+        made = Alone(split=Split([Arm(1, None, "2")]))
+        operation = Operation(Verb.PREDICT, REST, made.request.asked)
+        made.request.operation = operation
+        made.begin()
+        assert (made.refused, made.proceeded) == ((Reason.NO_ROUTE, None), [])
+
+    def test_a_sticky_key_decides(self) -> None:
+        around = Surroundings()
+        sticky = Key(by="caller")
+        arms = {
+            Alone(around=around, split=Split([Arm(1), Arm(1, "other")]), sticky=sticky).begin().proceeded[0]
+            for _ in range(10)
+        }
+        assert len(arms) == 1
+        assert around.draws == []
+
+    @pytest.mark.parametrize("later", [ModelRef("open-other"), ModelRef("open", "7"), ModelRef("open", None, "canary")])
+    def test_a_later_model_must_be_the_same(self, later: ModelRef) -> None:
+        made = Alone(split=Split([Arm(1, None, "2")]), target=PREDICT, is_grpc=True).begin()
+        with pytest.raises(Refusal) as raised:
+            made.actions.changed(Call(Verb.PREDICT, (later,)))
+        assert raised.value.reason is Reason.MODEL_CHANGED
+
+    def test_more_of_the_same_model_is_decided_on(self) -> None:
+        made = Alone(split=Split([Arm(1, None, "2")]), target=PREDICT, is_grpc=True).begin()
+        made.actions.changed(Call(Verb.PREDICT, (ModelRef("open", signature="a"),)))
+        assert made.around.policy.asked[-1][1].models == (ModelRef("open", "2", None, "a"),)
+
+
+class TestCharges:
+    def test_bytes_and_examples_are_charged_as_they_come(self) -> None:
+        quota = RecordedQuota()
+        made = Alone(rate_limiters=(quota,), counts_examples=True).begin()
+        made.actions.take(b'{"instances": [[1], [2]', False)
+        made.actions.take(b", [3]]}", True)
+        assert sum(size for size, _ in quota.charged) == 30
+        assert sum(examples for _, examples in quota.charged) == 3
+
+    def test_a_request_without_a_body_is_one_example_if_it_was_sent(self) -> None:
+        quota = RecordedQuota()
+        made = Alone(rate_limiters=(quota,), counts_examples=True).begin()
+        made.answer()
+        assert quota.charged == [(0, 1)]
+        away = Alone(around=made.around, rate_limiters=(quota,), counts_examples=True).begin()
+        away.request.connected = 0.0
+        away.client_leaves()
+        assert quota.charged == [(0, 1)]
+
+    def test_an_operation_that_counts_none_has_one(self) -> None:
+        quota = RecordedQuota()
+        made = Alone(rate_limiters=(quota,), counts_examples=True)
+        made.request.operation = Operation(Verb.PREDICT, REST, made.request.asked)
+        made.begin()
+        made.actions.take(b'{"instances": [[1], [2]]}', True)
+        assert quota.charged == [(25, 1)]
+
+    def test_without_a_quota_nothing_is_counted(self) -> None:
+        made = Alone(labels={"canary": "2"}).begin()
+        assert made.actions.take(b"x", True) == b"x"
+
+    def test_the_copy_gets_the_body_as_it_came(self) -> None:
+        made = Alone(split=Split([Arm(1, None, "2")]), mirror=MIRROR, target=PREDICT, is_grpc=True).begin()
+        body = b"\0\0\0\0\x08\x0a\x06\x0a\x04open"
+        assert made.actions.take(body, True) != body
+        assert made.request.mirrored is not None
+        assert made.request.mirrored._pieces == [body]
+
+
+class RecordedQuota(RateLimiter):
+    """Lets everything in and records what is charged."""
+
+    def __init__(self) -> None:
+        super().__init__("model", 1000.0, 1000.0, 1000.0, 1.0)
+        self.charged: list[tuple[float, float]] = []
+
+    def charge(self, model: str, caller_key: str, bytes: float, examples: float, now: float) -> None:  # noqa: A002
+        self.charged.append((bytes, examples))
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["begin", "answer", "busy", "leave", "refuse", "held up", "later"]), st.integers(0, 3)),
+    max_size=20,
+)
+
+
+@settings(max_examples=200)
+@given(steps=STEPS, delayed=st.sets(st.integers(0, 3)), aborted=st.sets(st.integers(0, 3)), queue=st.integers(0, 3))
+def test_whatever_happens_slots_are_given_back_and_a_request_proceeds_at_most_once(
+    steps: list[tuple[str, int]], delayed: set[int], aborted: set[int], queue: int
+) -> None:
+    around = Surroundings()
+    concurrency = Concurrency(limit=1, queue=queue, queue_timeout=5.0)
+    made = []
+    for number in range(4):
+        delay = Delay(percent=100, duration=2.0) if number in delayed else None
+        abort = Abort(percent=100) if number in aborted else None
+        fault = FaultRule(Fault(delay=delay, abort=abort)) if delay or abort else None
+        made.append(Alone(around=around, concurrency=concurrency, fault=fault, mirror=MIRROR, timeout=60.0))
+    begun: set[int] = set()
+    for what, which in steps:
+        each = made[which]
+        is_over = each.request.answer is CLIENT_OVER
+        if what == "begin" and which not in begun and not is_over:
+            begun.add(which)
+            each.begin()
+        elif what in ("answer", "busy") and each.proceeded and each.request.answer is NONE and not each.request.refusal:
+            each.answer(503 if what == "busy" else 200)
+        elif what == "held up" and each.proceeded and each.request.answer is NONE and not each.request.refusal:
+            each.client.is_full = True
+            each.request.begin_answer(200, (), each.loop.now)
+            each.request.send_body(b"", 0, end=True)
+            each.actions.leave(is_whole=True)
+        elif what == "leave":
+            each.client_leaves()
+        elif what == "refuse":
+            each.request.refuse(Refusal(Reason.OVERLOADED, "no"))
+        elif what == "later":
+            around.loop.advance(1.0)
+            around.context.admissions.expire(around.loop.now)
+        rows = around.context.admissions.rows()
+        in_flight = sum(admission.in_flight for _, _, admission in rows)
+        assert in_flight <= 1
+        assert in_flight == sum(each.actions._admission is not None and bool(each.proceeded) for each in made)
+    for each in made:
+        each.client_leaves()
+        assert len(each.proceeded) <= 1
+    assert all((row.in_flight, row.waiting) == (0, 0) for _, _, row in around.context.admissions.rows())
+    assert around.loop.pending == []
+
+
+# Conversations
 
 
 def versioned(name: bytes, version: int) -> bytes:
@@ -81,7 +540,7 @@ class TestQuotas:
             server.respond()
         world.assert_let_go()
 
-    def test_what_is_refused_takes_nothing(self, world: Any) -> None:
+    def test_what_is_refused_is_not_charged(self, world: Any) -> None:
         """Or those who go on asking would never be let in again."""
         quota = RateLimiter("model", 1.0, 100.0, 1.0, 1.0)
         cluster = world.serve(rate_limiters=(quota,), counts_examples=True)
@@ -134,7 +593,7 @@ class TestFaults:
         assert len(cluster.streams) == 1
         assert [str(exchange.flags) for exchange in world.finished] == ["FI", "FI"]
 
-    def test_some_wait(self, world: Any) -> None:
+    def test_some_are_delayed(self, world: Any) -> None:
         cluster = self.faulty(world, delay=Delay(percent=50, duration=2.0))
         world.chance += [0.4]
         client = world.rest(body=None, length=4)
@@ -148,7 +607,7 @@ class TestFaults:
         assert str(world.finished[0].flags) == "DI"
         world.assert_let_go()
 
-    def test_and_fail_after_that(self, world: Any) -> None:
+    def test_some_are_delayed_and_then_fail(self, world: Any) -> None:
         self.faulty(world, delay=Delay(percent=100, duration=2.0), abort=Abort(percent=100))
         client = world.rest()
         assert client.heads == []
@@ -157,7 +616,7 @@ class TestFaults:
         assert str(world.finished[0].flags) == "DI,FI"
         world.assert_let_go()
 
-    def test_who_leaves_meanwhile_is_gone(self, world: Any) -> None:
+    def test_a_client_that_leaves_meanwhile_is_gone(self, world: Any) -> None:
         cluster = self.faulty(world, delay=Delay(percent=100, duration=2.0))
         client = world.rest()
         client.sink.reset_received(CANCEL, "gone")
@@ -172,14 +631,14 @@ class TestFaults:
         assert client.headers[b"grpc-status"] == b"4"
         world.assert_let_go()
 
-    def test_a_body_that_stalls_behind_a_delay_is_ours(self, world: Any) -> None:
+    def test_a_body_is_not_timed_while_the_request_is_delayed(self, world: Any) -> None:
         self.faulty(world, delay=Delay(percent=100, duration=100.0))
         client = world.rest(body=None, length=4)
         for _ in range(3):
             world.wait(world.snapshot.limits.stall + 0.1)
         assert client.heads == []
 
-    def test_a_mistake_after_it_costs_one_request(self, world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_defect_after_it_costs_one_request(self, world: Any, caplog: pytest.LogCaptureFixture) -> None:
         cluster = self.faulty(world, delay=Delay(percent=100, duration=2.0))
         client = world.rest()
         cluster.pick = None
@@ -188,7 +647,7 @@ class TestFaults:
         assert "internal error" in caplog.text
 
 
-class TestShares:
+class TestSplit:
     def canary(self, world: Any, **fields: Any) -> Any:
         split = Split([Arm(90), Arm(10, "other", "2")])
         return world.serve(split=split, **fields)
@@ -266,12 +725,12 @@ class TestShares:
         client.receive(message[:40], False)
         client.receive(message[40:], True)
         if not is_ready:
-            world.other.all[0].give(world.other.waiting.pop())
+            world.other.all[0].pool.give(world.other.waiting.pop())
         assert client.headers[b"x-meshproxy-refusal"] == b"model-changed"
         assert not world.other.streams[0].ended
         world.assert_let_go()
 
-    def test_the_same_key_gets_the_same_share(self, world: Any) -> None:
+    def test_the_same_key_gets_the_same_arm(self, world: Any) -> None:
         self.canary(world, sticky=Key(by="header", header="x-user"))
         for user in range(40):
             for _ in range(2):
@@ -307,7 +766,7 @@ class TestLabels:
         assert cluster.streams[0].body == wire.framed(labelled(b"open", b"stable"))
 
     @pytest.mark.parametrize("later", [labelled(b"open", b"canary"), versioned(b"open", 9)])
-    def test_one_that_comes_late_is_no_way_around(self, world: Any, wire: Any, later: bytes) -> None:
+    def test_one_that_comes_late_is_refused(self, world: Any, wire: Any, later: bytes) -> None:
         """protobuf merges what comes later: the model server would look up the label itself."""
         world.serve(labels={"canary": "5"})
         client = world.grpc(None)
@@ -352,7 +811,7 @@ def _signed(name: bytes, signature: bytes) -> bytes:
     return b"\x0a" + bytes([len(inner)]) + inner
 
 
-class TestPlaces:
+class TestConcurrency:
     def rows(self, world: Any) -> tuple[int, int]:
         ((_, _, admission),) = world.pipeline.admissions.rows()
         return admission.in_flight, admission.waiting
@@ -364,7 +823,7 @@ class TestPlaces:
         cluster.streams[0].respond()
         world.assert_let_go()
 
-    def test_the_next_waits_for_its_turn_and_the_one_after_is_sent_away(self, world: Any, wire: Any) -> None:
+    def test_the_next_is_queued_and_the_one_after_is_turned_away(self, world: Any, wire: Any) -> None:
         cluster = world.serve(concurrency=LIMITED)
         world.rest()
         waiting = world.rest(body=b"waits")
@@ -379,7 +838,7 @@ class TestPlaces:
         assert waiting.status == 200
         world.assert_let_go()
 
-    def test_the_place_is_free_when_the_answer_has_come_however_slow_the_client(self, world: Any) -> None:
+    def test_the_slot_is_free_when_the_answer_has_come_however_slow_the_client(self, world: Any) -> None:
         cluster = world.serve(concurrency=LIMITED)
         slow = world.rest()
         world.rest()
@@ -390,7 +849,7 @@ class TestPlaces:
         cluster.streams[1].respond()
         world.assert_let_go()
 
-    def test_nobody_waits_longer_than_the_queue_lets_them(self, world: Any) -> None:
+    def test_none_waits_longer_than_the_queue_timeout(self, world: Any) -> None:
         world.serve(concurrency=Concurrency(limit=1, queue=5, queue_timeout=1.0))
         world.rest()
         client = world.rest()
@@ -406,7 +865,7 @@ class TestPlaces:
         assert client.headers[b"grpc-status"] == b"4"
         assert self.rows(world) == (1, 0)
 
-    def test_who_would_be_too_late_is_told_at_once(self, world: Any, wire: Any) -> None:
+    def test_one_that_would_be_too_late_is_refused_at_once(self, world: Any, wire: Any) -> None:
         cluster = world.serve(concurrency=Concurrency(limit=1, queue=5, queue_timeout=9.0))
         world.rest()
         world.wait(5.0)
@@ -419,7 +878,7 @@ class TestPlaces:
         world.assert_let_go()
 
     @pytest.mark.parametrize("who", ["first", "waiting"])
-    def test_who_leaves_makes_room(self, world: Any, who: str) -> None:
+    def test_a_client_that_leaves_makes_room(self, world: Any, who: str) -> None:
         cluster = world.serve(concurrency=LIMITED)
         clients = [world.rest(), world.rest()]
         leaving = clients[who == "waiting"]
@@ -429,30 +888,35 @@ class TestPlaces:
         cluster.streams[-1].respond()
         world.assert_let_go()
 
-    def test_the_upstream_is_let_go_before_the_place(self, world: Any) -> None:
+    def test_the_upstream_is_let_go_before_the_slot(self, world: Any) -> None:
         cluster = world.serve(concurrency=LIMITED)
         first = world.rest()
         world.rest()
         order: list[str] = []
         cluster.streams[0].reset = lambda code: order.append("reset")
-        acquire = cluster.all[0].acquire
-        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))  # type: ignore[func-returns-value]
+        acquire = cluster.all[0].pool.acquire
+
+        def acquired(waiter: Any) -> None:
+            order.append("acquire")
+            acquire(waiter)
+
+        cluster.all[0].pool.acquire = acquired
         first.sink.reset_received(CANCEL, "gone")
         assert order == ["reset", "acquire"]
 
     def test_a_refusal_behind_it_gives_it_back(self, world: Any) -> None:
         cluster = world.serve(concurrency=LIMITED)
-        cluster.nobody = NoEndpoint("all are down")
+        cluster.no_endpoint = NoEndpoint("all are down")
         for _ in range(3):
             assert world.rest().status == 503
-        cluster.nobody = None
+        cluster.no_endpoint = None
         cluster.error = ConnectError("refused")
         client = world.rest()
         world.wait(1)
         assert client.status == 503
         world.assert_let_go()
 
-    def test_what_nobody_knows_teaches_the_limit_nothing(self, world: Any, wire: Any) -> None:
+    def test_what_says_nothing_of_the_server_teaches_the_limit_nothing(self, world: Any, wire: Any) -> None:
         """A client that left, or a server that was never reached, is no measure of how long the model takes."""
         cluster = world.serve(2, concurrency=Concurrency(limit=9), try_timeout=5.0, retries=Retries(attempts=1))
         heard: list[Any] = []
@@ -461,7 +925,7 @@ class TestPlaces:
         admission.limit = SimpleNamespace(
             current=9, finished=lambda seconds, in_flight, is_ok, now: heard.append((round(seconds, 3), is_ok))
         )
-        cluster.all[0].errors.append(ConnectError("refused"))
+        cluster.all[0].pool.errors.append(ConnectError("refused"))
         world.rest()
         world.rest().sink.reset_received(CANCEL, "gone")
         world.rest(body=None, length=5).sink.rejected(Rejected(1, 400, "a chunk size is malformed"))
@@ -489,13 +953,18 @@ class TestPlaces:
         world.rest()
         order: list[str] = []
         cluster.streams[0].reset = lambda code: order.append("reset")
-        acquire = cluster.all[0].acquire
-        cluster.all[0].acquire = lambda taker: (order.append("acquire"), acquire(taker))  # type: ignore[func-returns-value]
+        acquire = cluster.all[0].pool.acquire
+
+        def acquired(waiter: Any) -> None:
+            order.append("acquire")
+            acquire(waiter)
+
+        cluster.all[0].pool.acquire = acquired
         cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
         world.wait(1.1)
         assert order == ["reset", "acquire"]
 
-    def test_a_mistake_in_sending_one_away_is_not_told_to_others(
+    def test_a_defect_in_turning_one_away_does_not_reach_others(
         self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         cluster = world.serve(concurrency=Concurrency(limit=1, queue=3, queue_timeout=1.0))
@@ -512,7 +981,7 @@ class TestPlaces:
         assert waiting.status == 200
         assert "internal error" in caplog.text
 
-    def test_the_important_go_first(self, world: Any, wire: Any) -> None:
+    def test_the_critical_go_first(self, world: Any, wire: Any) -> None:
         cluster = world.serve(concurrency=Concurrency(limit=1, queue=1))
         first = world.pipeline.snapshot.routes.match(Call(Verb.PREDICT), (), None)
         urgent = dataclasses.replace(first, priority=0)
@@ -524,7 +993,7 @@ class TestPlaces:
         cluster.streams[0].respond()
         assert cluster.streams[1].body == b"urgent"
 
-    def test_a_mistake_costs_one_request_and_its_place_goes_on(
+    def test_a_defect_costs_one_request_and_its_slot_is_given_back(
         self, world: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         cluster = world.serve(concurrency=Concurrency(limit=1, queue=5))

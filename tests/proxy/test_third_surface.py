@@ -206,7 +206,7 @@ class TestRouted:
 
 
 class TestAuthorised:
-    def statuses(self, echo: Any, version: str) -> set[int | bytes]:
+    def statuses(self, echo: Any, version: str) -> set[int | bytes | str]:
         rest = echo.rest(b"/echo/open/%s" % version.encode())
         grpc = echo.grpc(said("open", version), method=b"/echo.Echo/Say")
         return {rest.status if rest.heads else "carried", grpc.headers[b"grpc-status"] if grpc.heads else "carried"}

@@ -29,7 +29,7 @@ class Call:
         self.heard.append(ADMITTED)
         self.then()
 
-    def turned_away(self, why: Entry) -> None:
+    def rejected(self, why: Entry) -> None:
         self.heard.append(why)
         self.then()
 

@@ -39,7 +39,7 @@ class Request:
         world.at(max(world.now, self.came + world.patience), self.give_up)
         world.server_takes(self)
 
-    def turned_away(self, why: Entry) -> None:
+    def rejected(self, why: Entry) -> None:
         self.world.refused.append((self.world.now, why))
 
     def give_up(self) -> None:
@@ -110,7 +110,7 @@ class World:
         if entry is Entry.ADMITTED:
             request.admitted()
         elif entry is not Entry.QUEUED:
-            request.turned_away(entry)
+            request.rejected(entry)
 
     def _tick(self) -> None:
         self.at(self.now + 0.01, self._tick)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from meshproxy.codec.events import Headers
 from meshproxy.config.fields import Subject, TokenSubject, WorkloadSubject
 from meshproxy.config.routes import Match
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.routing.match import Condition
 
 GOLD = Condition(Match(headers={"x-tier": "gold"}), "d")
@@ -36,7 +36,7 @@ def workload(namespace: str = "pricing", domain: str = "d") -> Caller:
     ],
 )
 def test_a_header_fits_exactly_and_once(headers: Headers, fits: bool) -> None:
-    assert GOLD.fits(headers, NOBODY) is fits
+    assert GOLD.fits(headers, ANONYMOUS) is fits
 
 
 NAMES = st.sampled_from([b"a", b"b", b"x"])
@@ -47,25 +47,25 @@ VALUES = st.sampled_from([b"1", b"2"])
 def test_every_header_counts(headers: list[tuple[bytes, bytes]], wanted: dict[bytes, bytes]) -> None:
     condition = Condition(Match(headers={name.decode(): value.decode() for name, value in wanted.items()}), "d")
     expected = all([each for each in headers if each[0] == name] == [(name, value)] for name, value in wanted.items())
-    assert condition.fits(tuple(headers), NOBODY) is expected
+    assert condition.fits(tuple(headers), ANONYMOUS) is expected
 
 
 def test_what_is_not_ascii_is_utf_8() -> None:
     condition = Condition(Match(headers={"x-a": "Zürich"}), "d")
-    assert condition.fits(((b"x-a", "Zürich".encode()),), NOBODY)
-    assert not condition.fits(((b"x-a", "Zürich".encode("latin-1")),), NOBODY)
+    assert condition.fits(((b"x-a", "Zürich".encode()),), ANONYMOUS)
+    assert not condition.fits(((b"x-a", "Zürich".encode("latin-1")),), ANONYMOUS)
 
 
 def test_callers() -> None:
     condition = Condition(Match(caller=Subject(workload=WorkloadSubject(namespace="pricing"))), "d")
     assert condition.fits((), workload())
-    for other in (workload("billing"), workload(domain="other"), NOBODY):
+    for other in (workload("billing"), workload(domain="other"), ANONYMOUS):
         assert not condition.fits((), other)
 
 
 def test_whoever_sends_no_token_is_not_whom_a_token_is_asked_of() -> None:
     condition = Condition(Match(caller=Subject(token=TokenSubject(issuer="corp", claims={"team": "a"}))), "d")
-    assert not condition.fits((), NOBODY)
+    assert not condition.fits((), ANONYMOUS)
     for claims, fits in (({"team": "a"}, True), ({"team": ["b", "a"]}, True), ({"team": "b"}, False), ({}, False)):
         assert condition.fits((), Caller(None, Token("corp", "s", claims, 1e12))) is fits
 
@@ -74,7 +74,7 @@ def test_headers_and_caller_together() -> None:
     subject = Subject(workload=WorkloadSubject(namespace="pricing"))
     condition = Condition(Match(headers={"x-tier": "gold"}, caller=subject), "d")
     gold = ((b"x-tier", b"gold"),)
-    assert [condition.fits(h, c) for h, c in ((gold, workload()), (gold, NOBODY), ((), workload()))] == [
+    assert [condition.fits(h, c) for h, c in ((gold, workload()), (gold, ANONYMOUS), ((), workload()))] == [
         True,
         False,
         False,

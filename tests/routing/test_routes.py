@@ -24,7 +24,7 @@ from meshproxy.config.routes import (
     RouteSpec,
 )
 from meshproxy.config.servers import Key
-from meshproxy.identity.caller import NOBODY, Caller, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.match import Condition
@@ -47,7 +47,7 @@ def call(*names: str) -> Call:
     return Call(Verb.PREDICT, tuple(ModelRef(name) for name in names))
 
 
-def match(routes: Routes, *names: str, headers: Headers = (), caller: Caller = NOBODY) -> Route:
+def match(routes: Routes, *names: str, headers: Headers = (), caller: Caller = ANONYMOUS) -> Route:
     return routes.match(call(*names), headers, caller)
 
 
@@ -92,7 +92,7 @@ def test_one_route_may_name_many_models() -> None:
 
 def test_a_call_about_the_server_as_a_whole_has_the_default_route() -> None:
     routes = compiled(document("r", "*"))
-    assert routes.match(Call(Verb.METRICS), (), NOBODY).name == ""
+    assert routes.match(Call(Verb.METRICS), (), ANONYMOUS).name == ""
 
 
 def test_the_first_of_several_models_decides() -> None:
@@ -338,7 +338,7 @@ def test_budgets_and_quotas_live_on_and_directions_do_not_share_them() -> None:
     def state() -> list[object]:
         found: list[object] = []
         for direction in ("inbound", "outbound"):
-            compiled = compile_routes(direction, None, None, routes, "d", carried)  # type: ignore[arg-type]
+            compiled = compile_routes(direction, None, None, routes, "d", carried)
             for name in ("a", "b"):
                 route = match(compiled, name)
                 found += [route.budget, *route.rate_limiters]

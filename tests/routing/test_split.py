@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.routing.split import Arm, Split, aim, settle
+from meshproxy.routing.split import Arm, Split, resolve_versions, with_version
 
 WEIGHTS = st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any)
 
@@ -95,38 +95,38 @@ LABELLED = Arm(1, None, None, "canary")
 )
 @pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_versioned])
 def test_what_is_written_into_a_call(
-    model: ModelRef, arm: Arm | None, labels: dict[str, int], expected: ModelRef, verb: Verb
+    model: ModelRef, arm: Arm | None, labels: dict[str, str], expected: ModelRef, verb: Verb
 ) -> None:
     call = Call(verb, (model,))
-    found = settle(call, arm, labels)
+    found = resolve_versions(call, arm, labels)
     assert found == Call(verb, (expected,))
     assert (found is call) == (expected is model or expected == model)
 
 
 def test_every_model_of_a_call_is_looked_at() -> None:
     call = Call(Verb.MULTI_INFERENCE, (PLAIN, VERSION, LABEL))
-    found = settle(call, CANARY, {"stable": "3"})
+    found = resolve_versions(call, CANARY, {"stable": "3"})
     assert found.models == (ModelRef("m", "2", None, "s"), VERSION, ModelRef("m", "3", None, "s"))
-    assert settle(found, CANARY, {"stable": "3"}) is found
+    assert resolve_versions(found, CANARY, {"stable": "3"}) is found
 
 
 def test_a_question_about_all_versions_stays_one() -> None:
     status = Call(Verb.STATUS, (PLAIN,))
-    assert settle(status, CANARY, {}) is status
-    assert settle(status, CANARY, {"stable": "3"}) is status
-    assert settle(Call(Verb.STATUS, (LABEL,)), CANARY, {"stable": "3"}).models[0].version == "3"
+    assert resolve_versions(status, CANARY, {}) is status
+    assert resolve_versions(status, CANARY, {"stable": "3"}) is status
+    assert resolve_versions(Call(Verb.STATUS, (LABEL,)), CANARY, {"stable": "3"}).models[0].version == "3"
 
 
 @pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_admin])
 def test_calls_about_the_server_are_left_alone(verb: Verb) -> None:
     for call in (Call(verb), Call(verb, (PLAIN,))):
-        assert settle(call, CANARY, {"stable": "3"}) is call
-        assert aim(call, "9", None) is call
+        assert resolve_versions(call, CANARY, {"stable": "3"}) is call
+        assert with_version(call, "9", None) is call
 
 
 def test_a_copy_asks_for_what_it_is_for() -> None:
     call = Call(Verb.PREDICT, (PLAIN, VERSION, LABEL))
-    assert aim(call, None, None) is call
-    assert {(model.version, model.label) for model in aim(call, "9", None).models} == {("9", None)}
-    assert {(model.version, model.label) for model in aim(call, None, "x").models} == {(None, "x")}
-    assert [model.signature for model in aim(call, "9", None).models] == ["s", None, "s"]
+    assert with_version(call, None, None) is call
+    assert {(model.version, model.label) for model in with_version(call, "9", None).models} == {("9", None)}
+    assert {(model.version, model.label) for model in with_version(call, None, "x").models} == {(None, "x")}
+    assert [model.signature for model in with_version(call, "9", None).models] == ["s", None, "s"]

@@ -52,7 +52,11 @@ def test_it_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, level
         ),
         (CertificateError("expired", "our own certificate: it has expired"), 1, "certificate rejected; not starting"),
         (WorkersFailed("worker 0 died 5 times in a row"), 1, "stopped: worker 0 died 5 times in a row"),
-        (OSError(98, "Address already in use"), 1, "cannot listen or open a file: [Errno 98] Address already in use"),
+        (
+            OSError(98, "Address already in use"),
+            1,
+            "cannot listen, or cannot open a file: [Errno 98] Address already in use",
+        ),
     ],
     ids=["documents", "identity", "workers", "system"],
 )

@@ -25,7 +25,7 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import dns
 from meshproxy.upstream.breaker import State
-from meshproxy.upstream.checks import Verdict
+from meshproxy.upstream.checks import CheckResult
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.discovery import EndpointAddress
 
@@ -339,14 +339,14 @@ class TestHealth:
     async def test_models_follow_routes(self, clusters: Clusters) -> None:
         checked = server("a", 1, 2, health=servers.Health())
         take(clusters, checked, routes=(route("r", "m", "glob*"),))
-        assert [each.health.checked.models for each in Idle.made] == [("m",), ("m",)]
+        assert [each.health.settings.models for each in Idle.made] == [("m",), ("m",)]
         take(clusters, checked, routes=(route("r", "m"), route("q", "n")))
-        assert [each.health.checked.models for each in Idle.made] == [("m", "n"), ("m", "n")]
+        assert [each.health.settings.models for each in Idle.made] == [("m", "n"), ("m", "n")]
         assert all(each.is_started and not each.is_closed for each in Idle.made)
 
     async def test_models_that_are_named_are_asked_for_whatever_routes_say(self, clusters: Clusters) -> None:
         take(clusters, server("a", health=servers.Health(models=("x",))), routes=(route("r", "m"),))
-        assert Idle.made[0].health.checked.models == ("x",)
+        assert Idle.made[0].health.settings.models == ("x",)
 
     @pytest.mark.parametrize(
         ("check", "asked"), [("tcp", ()), ("http", ()), ("grpc", ("m",)), ("model-status", ("m",))]
@@ -355,7 +355,7 @@ class TestHealth:
         self, clusters: Clusters, check: Any, asked: tuple[str, ...]
     ) -> None:
         take(clusters, server("a", health=servers.Health(check=check)), routes=(route("r", "m"),))
-        assert Idle.made[0].health.checked.models == asked
+        assert Idle.made[0].health.settings.models == asked
 
     async def test_an_endpoint_that_goes_takes_its_check_with_it(self, clusters: Clusters) -> None:
         take(clusters, server("a", 1, 2, health=servers.Health()))
@@ -383,11 +383,11 @@ class TestHealth:
         caplog.set_level(logging.INFO)
         take(clusters, server("a", 1, health=servers.Health()))
         checker = Idle.made[0]
-        checker.tell((Verdict(None, None),), False)
+        checker.tell((CheckResult(None, None),), False)
         assert told.said == [("checked", "a", "rest=127.0.0.1:1", True), ("health", "a")]
         assert caplog.records == []
         told.said.clear()
-        checker.tell((Verdict("m", "no version is AVAILABLE"),), True)
+        checker.tell((CheckResult("m", "no version is AVAILABLE"),), True)
         assert told.said == [("checked", "a", "rest=127.0.0.1:1", False), ("health", "a")]
         (record,) = [each for each in caplog.records if each.getMessage() == "endpoint health changed"]
         assert record.__dict__["fields"]["problems"] == ["m: no version is AVAILABLE"]

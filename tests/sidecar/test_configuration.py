@@ -54,7 +54,7 @@ def test_everything_else_may_change() -> None:
 
 def test_models_versions_and_labels_that_documents_name() -> None:
     rules = (
-        schema.Rule(models=("a", "b*"), verbs=("predict",), versions=(7,)),
+        schema.Rule(models=("a", "b*"), verbs=("predict",), versions=("7",)),
         schema.Rule(models=("a",), verbs=("predict",), labels=("x",)),
     )
     role = schema.ModelRole(metadata=schema.Metadata("r"), spec=schema.RoleSpec(rules=rules))
@@ -62,9 +62,9 @@ def test_models_versions_and_labels_that_documents_name() -> None:
         metadata=schema.Metadata("r"),
         spec=routes.RouteSpec(
             models=("c",),
-            labels={"stable": 3},
-            split=(routes.Destination(weight=1, version=4), routes.Destination(weight=1, label="canary")),
-            mirror=routes.Mirror(version=5),
+            labels={"stable": "3"},
+            split=(routes.Destination(weight=1, version="4"), routes.Destination(weight=1, label="canary")),
+            mirror=routes.Mirror(version="5"),
         ),
     )
     models, versions = mentioned(documents(sets={"roles": (role,), "routes": (route,)}))

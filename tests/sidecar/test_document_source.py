@@ -12,9 +12,9 @@ import yaml
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
-from meshproxy.devtools.local_sidecar import environment
+from meshproxy.devtools.local_mesh import environment
 from meshproxy.sidecar import document_source
-from meshproxy.sidecar.document_source import DocumentSource, FileDocuments, LastGood
+from meshproxy.sidecar.document_source import DocumentSource, FileDocuments, LastGoodDocuments
 from meshproxy.sidecar.worker import read_documents
 
 TEXT = yaml.safe_dump_all(environment("127.0.0.1:1", mtls="disabled"))
@@ -97,7 +97,7 @@ class TestLastGood:
     async def test_what_is_applied_is_stored_and_nothing_else(self, tmp_path: Path) -> None:
         good = documents(tmp_path)
         inner = FakeSource(good)
-        source: DocumentSource = LastGood(inner, tmp_path)
+        source: DocumentSource = LastGoodDocuments(inner, tmp_path)
         assert await source.load() is good
         with pytest.raises(FileNotFoundError):
             read_documents(tmp_path)
@@ -111,14 +111,14 @@ class TestLastGood:
 
     async def test_changes_are_the_sources(self, tmp_path: Path) -> None:
         inner = FakeSource(documents(tmp_path))
-        source = LastGood(inner, tmp_path)
+        source = LastGoodDocuments(inner, tmp_path)
         source.start(lambda: None)
         assert inner.changed is not None
         source.stop()
         assert inner.changed is None
 
     async def test_a_disk_that_is_full_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        LastGood(FakeSource(good := documents(tmp_path)), tmp_path / "gone").applied(good)
+        LastGoodDocuments(FakeSource(good := documents(tmp_path)), tmp_path / "gone").applied(good)
         (record,) = caplog.records
         assert record.getMessage().startswith("configuration could not be stored; restarted workers will start")
         assert "No such file" in record.__dict__["fields"]["problem"]

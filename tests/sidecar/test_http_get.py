@@ -16,7 +16,7 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.sidecar import http_get
 from meshproxy.sidecar.http_get import Access, FetchError, Url
-from meshproxy.transport.client import ClientError, Failure
+from meshproxy.transport.client import ClientError, ClientFailure
 
 LIMIT = 4_096
 
@@ -161,7 +161,7 @@ async def test_an_issuer_that_falls_silent(answer: bytes, monkeypatch: pytest.Mo
     async with answering(answer, stays=True) as url:
         with pytest.raises(ClientError, match=r"did not .* within 0\.05 s") as failed:
             await fetch(url)
-        assert failed.value.failure is Failure.TIMEOUT
+        assert failed.value.failure is ClientFailure.TIMEOUT
 
 
 async def test_no_listener() -> None:
@@ -169,14 +169,14 @@ async def test_no_listener() -> None:
         pass
     with pytest.raises(ClientError, match="cannot be reached: Connection refused") as failed:
         await fetch(url)
-    assert failed.value.failure is Failure.CONNECT
+    assert failed.value.failure is ClientFailure.CONNECT
 
 
 async def test_a_peer_without_tls() -> None:
     async with answering(OK) as url:
         with pytest.raises(ClientError, match=r"TLS with 127\.0\.0\.1:[0-9]+ failed: ") as failed:
             await fetch(replace(url, is_tls=True))
-    assert failed.value.failure is Failure.TLS
+    assert failed.value.failure is ClientFailure.TLS
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ async def test_a_private_authority(authority: DevelopmentCA, tmp_path: Path) -> 
         for other in (None, DevelopmentCA.create("x.example").write(tmp_path / "x")):  # None: the system's authorities
             with pytest.raises(ClientError, match=r"the certificate of localhost:\d+ does not verify") as failed:
                 await fetch(url, other)
-            assert failed.value.failure is Failure.TLS
+            assert failed.value.failure is ClientFailure.TLS
 
 
 async def test_a_certificate_of_another_name(authority: DevelopmentCA, tmp_path: Path) -> None:

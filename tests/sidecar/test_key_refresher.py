@@ -15,7 +15,7 @@ from meshproxy.identity.tokens import Issuer, KeysWanted, TokenVerifier
 from meshproxy.sidecar.http_get import Access, FetchError
 from meshproxy.sidecar.key_refresher import KeyRefresher
 from meshproxy.sidecar.key_sources import from_discovery
-from meshproxy.transport.client import ClientError, Failure
+from meshproxy.transport.client import ClientError, ClientFailure
 
 ES = frozenset({"ES256"})
 
@@ -96,7 +96,7 @@ async def test_one_fetch_however_many_ask(corp: DevelopmentIssuer) -> None:
     ("error", "problem"),
     [
         (FetchError("the issuer is another"), "the issuer is another"),
-        (ClientError(Failure.TIMEOUT, "x did not answer within 5 s"), "x did not answer within 5 s"),
+        (ClientError(ClientFailure.TIMEOUT, "x did not answer within 5 s"), "x did not answer within 5 s"),
         (FileNotFoundError(2, "No such file or directory"), "cannot be read: No such file or directory"),
         (UnicodeError("label empty or too long"), "cannot be read: UnicodeError"),
         (ZeroDivisionError(), "cannot be read: ZeroDivisionError"),

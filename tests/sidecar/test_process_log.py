@@ -108,7 +108,7 @@ def test_an_error_that_nothing_can_catch_is_one_line(root: logging.Logger, monke
     open_process_log(logging.INFO)
     sys.unraisablehook(Unraisable(ValueError("late"), "a finaliser"))  # type: ignore[arg-type]
     (line,) = written.getvalue().splitlines()
-    assert json.loads(line)["event"] == "an error could not be raised: exception ignored in 'a finaliser'"
+    assert json.loads(line)["event"] == "unraisable exception: exception ignored in 'a finaliser'"
     assert "ValueError: late" in json.loads(line)["exception"]
 
 

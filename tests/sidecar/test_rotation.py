@@ -19,7 +19,7 @@ from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError, Credentials, OwnIdentity
 from meshproxy.sidecar import rotation as module
-from meshproxy.sidecar.rotation import IdentityRotation, demand_of, load_identity, wait_for_identity
+from meshproxy.sidecar.rotation import IdentityRotation, identity_requirements, load_identity, wait_for_identity
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 DOMAIN = "dev.example"
@@ -140,9 +140,9 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
 class TestDemand:
     def test_of_directions(self) -> None:
         demands = [
-            demand_of(documents(inbound=True)),
-            demand_of(documents(calls=True)),
-            demand_of(documents(inbound=False)),
+            identity_requirements(documents(inbound=True)),
+            identity_requirements(documents(calls=True)),
+            identity_requirements(documents(inbound=False)),
         ]
         assert [(each.serves, each.calls) for each in demands if each is not None] == [
             (True, False),
@@ -151,11 +151,11 @@ class TestDemand:
         ]
 
     def test_of_tls(self) -> None:
-        found = demand_of(documents(mtls="permissive", minimum="1.2", domain="other.example"))
+        found = identity_requirements(documents(mtls="permissive", minimum="1.2", domain="other.example"))
         assert found is not None
         assert (found.mtls, found.minimum_version) == ("permissive", ssl.TLSVersion.TLSv1_2)
         assert (found.trust_domain, found.source) == ("other.example", identity("first"))
-        assert demand_of(documents(mtls="disabled")) is None
+        assert identity_requirements(documents(mtls="disabled")) is None
 
 
 class TestStarting:
@@ -167,7 +167,7 @@ class TestStarting:
         assert rotation.current.server.verify_mode is mode
         assert (world.in_sync, world.exchanged) == (1, [])
         assert world.metrics.certificate_expiry.labels().value == rotation.current.workload.not_after
-        with pytest.raises(OSError, match="no certificate to call"):
+        with pytest.raises(OSError, match="no certificate for calls"):
             rotation.client_context()
 
     async def test_one_that_cannot_be_used_is_an_error(self, world: World) -> None:
@@ -197,7 +197,7 @@ class TestStarting:
         assert world.source.changed is None
         await rotation.rotate()
         assert (world.exchanged, world.rotations("failed")) == ([], 0)
-        with pytest.raises(OSError, match="no certificate to call"):
+        with pytest.raises(OSError, match="no certificate for calls"):
             rotation.client_context()
         rotation.stop()
 

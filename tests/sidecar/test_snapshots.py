@@ -6,7 +6,7 @@ import pytest
 
 from meshproxy.config import routes, schema, servers
 from meshproxy.config.values import Address
-from meshproxy.identity.caller import NOBODY
+from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import Refusal
@@ -105,7 +105,7 @@ class TestInbound:
         assert (snapshot.limits.replay_buffer_total, snapshot.limits.scan.inflated_bytes) == (5_000, 8_000)
         assert (snapshot.forwards_identity, snapshot.forwards_token) == (True, True)
         here, there = (
-            snapshot.routes.match(Call(Verb.PREDICT, (ModelRef(name),)), (), NOBODY) for name in ("m", "other")
+            snapshot.routes.match(Call(Verb.PREDICT, (ModelRef(name),)), (), ANONYMOUS) for name in ("m", "other")
         )
         assert (here.server, here.timeout) == ("local", 3.0)
         assert (there.server, there.timeout) == ("elsewhere", 1.0)
@@ -114,7 +114,7 @@ class TestInbound:
     def test_roles_decide(self) -> None:
         open_to_all = inbound_snapshot(documents(), {}, None, CarriedState())
         assert open_to_all is not None
-        assert open_to_all.policy.decide(NOBODY, PREDICT) is not None
+        assert open_to_all.policy.decide(ANONYMOUS, PREDICT) is not None
         role = schema.ModelRole(
             metadata=schema.Metadata("reader"),
             spec=schema.RoleSpec(rules=(schema.Rule(models=("m",), verbs=("status",)),)),
@@ -122,7 +122,7 @@ class TestInbound:
         closed = inbound_snapshot(documents(roles=(role,)), {}, None, CarriedState())
         assert closed is not None
         with pytest.raises(Refusal):
-            closed.policy.decide(NOBODY, PREDICT)
+            closed.policy.decide(ANONYMOUS, PREDICT)
 
     def test_where_nothing_comes_in_there_is_none(self) -> None:
         assert inbound_snapshot(documents(inbound=None, outbound={}), {}, None, CarriedState()) is None
@@ -137,7 +137,7 @@ class TestOutbound:
         snapshot = outbound_snapshot(documents(outbound={}, roles=(role,)), {}, CarriedState())
         assert snapshot is not None
         assert snapshot.verifier is None
-        assert snapshot.policy.decide(NOBODY, PREDICT).rule == "outbound"
+        assert snapshot.policy.decide(ANONYMOUS, PREDICT).rule == "outbound"
         assert (snapshot.forwards_identity, snapshot.forwards_token) == (False, True)
 
     def test_an_application_names_its_server(self) -> None:
@@ -146,7 +146,7 @@ class TestOutbound:
         assert snapshot.server == "local"
         assert snapshot.servers is not None
         assert snapshot.servers.find(b"local:18501", None, "") == "local"
-        assert snapshot.routes.match(PREDICT, (), NOBODY).server is None
+        assert snapshot.routes.match(PREDICT, (), ANONYMOUS).server is None
 
     def test_where_nothing_goes_out_there_is_none(self) -> None:
         assert outbound_snapshot(documents(), {}, CarriedState()) is None
@@ -160,7 +160,7 @@ def test_budgets_are_kept_and_each_direction_has_its_own() -> None:
         snapshots = (inbound_snapshot(both, {}, None, live), outbound_snapshot(both, {}, live))
         live.adopt()
         return [
-            snapshot.routes.match(Call(Verb.PREDICT, (ModelRef("other"),)), (), NOBODY).budget
+            snapshot.routes.match(Call(Verb.PREDICT, (ModelRef("other"),)), (), ANONYMOUS).budget
             for snapshot in snapshots
             if snapshot is not None
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import EllipsisType
 
 import pytest
 
@@ -22,7 +23,7 @@ def make_exchange() -> MakeExchange:
     def make(
         *,
         model: str = "half_plus_two",
-        version: int | None = None,
+        version: str | None = None,
         label: str | None = None,
         verb: Verb = Verb.PREDICT,
         direction: str = "inbound",
@@ -31,6 +32,7 @@ def make_exchange() -> MakeExchange:
         headers: tuple[tuple[bytes, bytes], ...] = ((b"user-agent", b"grpc-python/1.85.1"),),
         remote: str = "10.0.0.1:40000",
         server_name: str = "",
+        call: Call | EllipsisType | None = ...,
         **fields: object,
     ) -> Exchange:
         info = ConnectionInfo(
@@ -47,7 +49,9 @@ def make_exchange() -> MakeExchange:
             Workload("spiffe://dev.example/ns/pricing/sa/quoter", "dev.example", "pricing", "quoter", 2e9),
             Token("corp", "alice", {}, 2e9),
         )
-        exchange.asked = exchange.forwarded = Call(verb, (ModelRef(model, version, label, "serving_default"),))
+        if call is ...:
+            call = Call(verb, (ModelRef(model, version, label, "serving_default"),))
+        exchange.asked = exchange.forwarded = call
         exchange.rule = "finance-team"
         exchange.trace = TraceContext(b"4bf92f3577b34da6a3ce929d0e0e4736", b"", b"53995c3f42cd8ad8", False)
         exchange.upstream = "127.0.0.1:8500"
@@ -62,8 +66,6 @@ def make_exchange() -> MakeExchange:
         exchange.connected = 1_000.000_5
         exchange.first_byte = 1_000.002_5
         exchange.finished = 1_000.003
-        if "call" in fields:
-            exchange.asked = exchange.forwarded = fields.pop("call")
         for name, value in fields.items():
             setattr(exchange, name, value)
         return exchange

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.identity.caller import NOBODY, Caller, Token, Workload
+from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import Exchange, ResponseFlags, TraceContext
 from meshproxy.refusal import Reason, Refusal
@@ -187,7 +187,7 @@ def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exch
     exchange.caller = Caller(exchange.caller.workload, Token("corp", "bob", {}, 2e9, "arn:aws:iam::1:role/x"))
     found = read(log.format(exchange))
     assert (found["jwt_sub"], found["iam_role"]) == ("bob", "arn:aws:iam::1:role/x")
-    exchange.caller = NOBODY
+    exchange.caller = ANONYMOUS
     assert read(log.format(exchange))["peer_spiffe_id"] is None
 
 
@@ -197,7 +197,7 @@ def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_excha
     assert len(log._connections) <= MEMO_ENTRIES
 
 
-def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange) -> None:
+def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange: MakeExchange) -> None:
     for number in range(MEMO_ENTRIES * 2 + 1):
         assert read(log.format(make_exchange(model=f"m{number}")))["model"] == f"m{number}"
     assert len(log._calls) <= MEMO_ENTRIES
@@ -207,7 +207,7 @@ def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange) -
     assert not log._calls
 
 
-def test_lines_reach_the_sink(tmp_path: Path, make_exchange) -> None:
+def test_lines_reach_the_sink(tmp_path: Path, make_exchange: MakeExchange) -> None:
     sink = LineWriter.file(tmp_path / "access.log")
     log = AccessLog(sink, UtcClock(0.0))
     for _ in range(3):

@@ -22,8 +22,8 @@ def test_whoever_is_gone_longest_makes_room_and_only_when_it_is_needed() -> None
     labels = EndpointLabels(lambda server, endpoint: forgotten.append((server, endpoint)), most=3)
     for name in ("x", "y", "z"):
         labels.read("a", name)
-    labels.gone("a", "y")
-    labels.gone("a", "x")
+    labels.removed("a", "y")
+    labels.removed("a", "x")
     assert forgotten == []
     assert labels.read("a", "new") == "new"
     assert forgotten == [("a", "y")]
@@ -34,18 +34,18 @@ def test_whoever_is_gone_longest_makes_room_and_only_when_it_is_needed() -> None
 def test_one_that_comes_back_is_not_gone() -> None:
     labels = EndpointLabels(lambda server, endpoint: None, most=1)
     labels.read("a", "x")
-    labels.gone("a", "x")
-    labels.come("a", "x")
+    labels.removed("a", "x")
+    labels.added("a", "x")
     assert labels.read("a", "y") == OTHER
 
 
 def test_one_that_never_counted_for_anything_is_not_remembered() -> None:
     labels = EndpointLabels(lambda server, endpoint: None, most=1)
-    labels.gone("a", "x")
+    labels.removed("a", "x")
     assert labels.read("a", "y") == "y"
 
 
-@given(st.lists(st.tuples(st.sampled_from(["read", "come", "gone"]), st.sampled_from("abcdef")), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from(["read", "added", "removed"]), st.sampled_from("abcdef")), max_size=60))
 def test_there_are_never_more_than_the_bound(steps: list[tuple[str, str]]) -> None:
     shown: set[str] = set()
     labels = EndpointLabels(lambda server, endpoint: shown.remove(endpoint), most=3)

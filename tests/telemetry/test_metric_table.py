@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -17,6 +18,9 @@ from meshproxy.telemetry.metrics import HistogramSeries, Metric, Registry, Type
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
+
+if TYPE_CHECKING:
+    from tests.telemetry.conftest import MakeExchange
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTATION = REPOSITORY / "docs" / "metrics.md"
@@ -74,7 +78,9 @@ def test_the_documentation_has_the_buckets() -> None:
 
 
 @pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
-def test_the_page_of_everything_is_read_by_another_implementation(make_exchange, openmetrics: bool) -> None:
+def test_the_page_of_everything_is_read_by_another_implementation(
+    make_exchange: MakeExchange, openmetrics: bool
+) -> None:
     metrics = sidecar()
     metrics.requests.observe(make_exchange())
     registry: Registry = metrics.registry

@@ -63,7 +63,9 @@ def test_a_sink_that_fails_is_counted_and_harms_nobody(
         assert len(caplog.records) == 4
 
 
-def test_a_metric_that_cannot_be_counted_breaks_nothing(make_exchange, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_that_cannot_be_counted_breaks_nothing(
+    make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
     metrics = SidecarMetrics()
     Observer(metrics.telemetry_failures, [metrics.requests.observe])(make_exchange(finished="never"))
     assert metrics.telemetry_failures.labels("RequestMetrics.observe").value == 1

@@ -15,7 +15,7 @@ from meshproxy.telemetry.model_labels import ModelLabels
 from meshproxy.telemetry.request_metrics import RequestMetrics
 
 if TYPE_CHECKING:
-    pass
+    from tests.telemetry.conftest import MakeExchange
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -37,7 +37,7 @@ def lines(metrics: RequestMetrics, name: str) -> dict[str, float]:
     return found
 
 
-def test_one_exchange(metrics: RequestMetrics, make_exchange) -> None:
+def test_one_exchange(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange())
     assert lines(metrics, "meshproxy_requests_total") == {
         '{direction="inbound",model="half_plus_two",version="latest",verb="predict",'
@@ -54,7 +54,7 @@ def test_one_exchange(metrics: RequestMetrics, make_exchange) -> None:
     assert lines(metrics, "meshproxy_refusals_total") == {}
 
 
-def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: RequestMetrics, make_exchange) -> None:
+def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     overhead = metrics.overhead.labels("inbound")
     metrics.observe(make_exchange())
     # 0.25 ms to decide and 0.5 ms to pass the answer on, of the 3 ms.
@@ -75,13 +75,17 @@ def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: RequestMetrics,
         ({"grpc_status": 99, "status": 999}, ("grpc", "_other", "_other")),
     ],
 )
-def test_protocol_and_statuses(metrics: RequestMetrics, make_exchange, fields, expected) -> None:
+def test_protocol_and_statuses(
+    metrics: RequestMetrics, make_exchange: MakeExchange, fields: dict[str, object], expected: tuple[str, str, str]
+) -> None:
     metrics.observe(make_exchange(**fields))
     (labels,) = metrics.total.series
     assert labels[4:] == expected
 
 
-def test_a_refusal_is_counted_by_reason_limit_and_decision(metrics: RequestMetrics, make_exchange) -> None:
+def test_a_refusal_is_counted_by_reason_limit_and_decision(
+    metrics: RequestMetrics, make_exchange: MakeExchange
+) -> None:
     denied = Refusal(Reason.PERMISSION_DENIED, "No.", rule="finance-team", audits=("watch",))
     metrics.observe(make_exchange(refusal=denied, rule="", status=200, grpc_status=7))
     metrics.observe(
@@ -100,7 +104,9 @@ def test_a_refusal_is_counted_by_reason_limit_and_decision(metrics: RequestMetri
     }
 
 
-def test_who_left_before_the_decision_was_not_decided_about(metrics: RequestMetrics, make_exchange) -> None:
+def test_who_left_before_the_decision_was_not_decided_about(
+    metrics: RequestMetrics, make_exchange: MakeExchange
+) -> None:
     metrics.observe(make_exchange(status=0, grpc_status=None, call=None, rule="", decided=0.0))
     assert lines(metrics, "meshproxy_authz_decisions_total") == {}
     (labels,) = metrics.total.series
@@ -112,7 +118,7 @@ def test_every_reason_has_its_zero_from_the_start() -> None:
 
 
 def test_a_served_model_gets_its_own_series_with_the_answer_that_proves_it(
-    metrics: RequestMetrics, make_exchange
+    metrics: RequestMetrics, make_exchange: MakeExchange
 ) -> None:
     metrics.observe(make_exchange(model="new", status=404, is_grpc=False, grpc_status=None))
     metrics.observe(make_exchange(model="new", grpc_status=5))
@@ -123,7 +129,7 @@ def test_a_served_model_gets_its_own_series_with_the_answer_that_proves_it(
     assert [series.value for series in metrics.total.series.values()] == [1, 1, 1, 1, 1]
 
 
-def test_what_clients_choose_makes_no_series(metrics: RequestMetrics, make_exchange) -> None:
+def test_what_clients_choose_makes_no_series(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange(refusal=Refusal(Reason.PERMISSION_DENIED, "No.", rule="x"), grpc_status=7))
     before = metrics.total.registry.lines
     draw = random.Random(1)
@@ -143,7 +149,7 @@ def test_what_clients_choose_makes_no_series(metrics: RequestMetrics, make_excha
     assert len(metrics._memo) <= 1
 
 
-def test_a_reload_keeps_the_counts_and_forgets_the_names(metrics: RequestMetrics, make_exchange) -> None:
+def test_a_reload_keeps_the_counts_and_forgets_the_names(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange(grpc_status=14))
     metrics.mention(["other"])
     metrics.observe(make_exchange(grpc_status=14))
@@ -153,7 +159,7 @@ def test_a_reload_keeps_the_counts_and_forgets_the_names(metrics: RequestMetrics
     ]
 
 
-def test_calls_of_several_models_are_told_apart(metrics: RequestMetrics, make_exchange) -> None:
+def test_calls_of_several_models_are_told_apart(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     same = Call(Verb.MULTI_INFERENCE, (ModelRef("half_plus_two"), ModelRef("half_plus_two")))
     mixed = Call(Verb.MULTI_INFERENCE, (ModelRef("half_plus_two"), ModelRef("else")))
     for call in (same, mixed):
@@ -161,7 +167,7 @@ def test_calls_of_several_models_are_told_apart(metrics: RequestMetrics, make_ex
     assert [labels[1] for labels in metrics.total.series] == ["half_plus_two", "_other"]
 
 
-def test_what_is_in_flight_is_counted_by_model(metrics: RequestMetrics, make_exchange) -> None:
+def test_what_is_in_flight_is_counted_by_model(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     live = [make_exchange(), make_exchange(), make_exchange(model="unknown"), make_exchange(call=None)]
     metrics.in_flight.read_from(lambda: metrics.count_in_flight(live))
     assert lines(metrics, "meshproxy_requests_in_flight") == {
@@ -171,7 +177,7 @@ def test_what_is_in_flight_is_counted_by_model(metrics: RequestMetrics, make_exc
     }
 
 
-def test_many_models_stay_below_the_bound(make_exchange) -> None:
+def test_many_models_stay_below_the_bound(make_exchange: MakeExchange) -> None:
     metrics = RequestMetrics(Registry(max_lines=1_000), ModelLabels())
     metrics.mention([f"m{number}" for number in range(500)])
     for number in range(500):

@@ -16,7 +16,7 @@ from meshproxy.telemetry.upstream_metrics import MOST_CIRCUITS, UpstreamMetrics
 from meshproxy.upstream.breaker import State
 
 if TYPE_CHECKING:
-    pass
+    from tests.telemetry.conftest import MakeExchange
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def cluster(name: str, *endpoints: Endpoint) -> Any:
 
 class TestCalls:
     def test_retries_and_why_there_were_none(
-        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange: MakeExchange
     ) -> None:
         traffic.retried(make_exchange(model="m"), Failure.CONNECT)
         traffic.retry_skipped(make_exchange(model="m"), Failure.RESET, Skip.BODY)
@@ -83,7 +83,7 @@ class TestCalls:
         }
 
     def test_names_that_callers_made_up_are_one(
-        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange: MakeExchange
     ) -> None:
         for number in range(50):
             exchange = make_exchange(model=f"made-up-{number}")
@@ -94,7 +94,7 @@ class TestCalls:
         assert lines(metrics, "meshproxy_hedges_total") == {'{model="_other"}': 50, '{model="_none"}': 1}
 
     def test_fallbacks_and_copies_by_route(
-        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange
+        self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange: MakeExchange
     ) -> None:
         traffic.fell_back(make_exchange(route="canary"))
         for result in RESULTS:

@@ -162,7 +162,7 @@ class Pool:
         self.is_gone = False
         self.on_retired: Callable[[], None] = lambda: None
 
-    def freed(self, connection: H2Client) -> None:
+    def stream_closed(self, connection: H2Client) -> None:
         self.freed_streams += 1
 
     def retired(self, connection: H2Client) -> None:
@@ -282,7 +282,7 @@ def make_wire() -> type[Wire]:
 class Owner:
     """A pool that does not care."""
 
-    def freed(self, connection: Any) -> None: ...
+    def stream_closed(self, connection: Any) -> None: ...
     def retired(self, connection: Any) -> None: ...
     def closed(self, connection: Any) -> None: ...
 

@@ -19,7 +19,7 @@ from meshproxy.codec.role import Role
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.transport import channel as module
 from meshproxy.transport.channel import Channel, ChannelEvent, H1Channel, H2Channel, Target, named_server
-from meshproxy.transport.client import ClientError, Failure, Response, exchange
+from meshproxy.transport.client import ClientError, ClientFailure, Response, exchange
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
@@ -171,7 +171,7 @@ async def test_streams_beyond_what_the_server_allows_wait(world: World) -> None:
         fourth = asyncio.create_task(get(channel, timeout=0.01))
         with pytest.raises(ClientError) as failed:
             await fourth
-        assert failed.value.failure is Failure.TIMEOUT
+        assert failed.value.failure is ClientFailure.TIMEOUT
         assert not third.done()
         server.do(lambda codec: codec.send_response(streams[0], 200, (), True))
         assert (await third).status == 200
@@ -205,7 +205,7 @@ async def test_a_connection_that_is_lost(world: World) -> None:
         server.connections[0][1].transport.abort()
         with pytest.raises(ClientError) as failed:
             await slow
-        assert failed.value.failure is Failure.RESET
+        assert failed.value.failure is ClientFailure.RESET
         assert [await world.events.get() for _ in range(2)] == [CONNECTED, LOST]
         assert (await get(channel)).status == 200
         assert await world.events.get() is CONNECTED
@@ -213,7 +213,7 @@ async def test_a_connection_that_is_lost(world: World) -> None:
 
 @pytest.mark.parametrize("version", ["h1", "h2"])
 async def test_an_idle_connection_is_closed(world: World, version: str) -> None:
-    async def serve(request: web.Request) -> web.Response:
+    async def serve(request: web.BaseRequest) -> web.Response:
         return web.Response()
 
     async with h2_server() as server, aiohttp_server(serve) as address:
@@ -243,7 +243,7 @@ async def test_closing_fails_what_is_open_and_what_comes(world: World) -> None:
             with pytest.raises(ClientError) as failed:
                 await task
             failures.append(failed.value.failure)
-        assert failures == [Failure.RESET, Failure.CONNECT, Failure.CONNECT]
+        assert failures == [ClientFailure.RESET, ClientFailure.CONNECT, ClientFailure.CONNECT]
         assert not channel._live
         await channel.close()
 
@@ -256,7 +256,7 @@ async def test_aborting_does_not_wait(world: World) -> None:
         channel.abort()
         with pytest.raises(ClientError) as failed:
             await slow
-        assert failed.value.failure is Failure.RESET
+        assert failed.value.failure is ClientFailure.RESET
         with pytest.raises(ClientError, match="is closed"):
             await get(channel)
         await server.ended.wait()
@@ -321,7 +321,7 @@ async def test_no_listener(world: World, version: str, address: str) -> None:
     async with getattr(world, version)(Target(address)) as channel:
         with pytest.raises(ClientError, match=r"cannot be reached: (Connection refused|No such file)") as failed:
             await get(channel)
-    assert failed.value.failure is Failure.CONNECT
+    assert failed.value.failure is ClientFailure.CONNECT
 
 
 async def test_a_bug_while_connecting_fails_those_that_wait(world: World) -> None:
@@ -335,7 +335,7 @@ async def test_a_bug_while_connecting_fails_those_that_wait(world: World) -> Non
 
 # HTTP/1.1 and aiohttp
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
@@ -355,7 +355,7 @@ def authority() -> DevelopmentCA:
     return DevelopmentCA.create("issuer.example")
 
 
-async def echo(request: web.Request) -> web.Response:
+async def echo(request: web.BaseRequest) -> web.Response:
     body = await request.read()
     return web.Response(body=body or request.path_qs.encode(), headers={"x-host": request.host})
 
@@ -392,7 +392,7 @@ async def test_exchanges_with_aiohttp_over_a_unix_socket(world: World, tmp_path:
 
 
 async def test_a_server_that_closes_after_each_response(world: World) -> None:
-    async def once(request: web.Request) -> web.Response:
+    async def once(request: web.BaseRequest) -> web.Response:
         response = web.Response(text="hi")
         response.force_close()
         return response
@@ -420,7 +420,7 @@ async def test_servers_that_tls_does_not_trust(world: World, authority: Developm
             async with world.h1(Target(address, security)) as channel:
                 with pytest.raises(ClientError, match=why) as failed:
                     await get(channel)
-            assert failed.value.failure is Failure.TLS
+            assert failed.value.failure is ClientFailure.TLS
         async with world.h1(Target(f"127.0.0.1:{address.partition(':')[2]}", named_server(trusting))) as channel:
             with pytest.raises(ClientError, match="IP address mismatch"):
                 await get(channel)
@@ -439,7 +439,7 @@ async def test_a_server_without_tls(world: World, answer: bytes) -> None:
     async with world.h1(target) as channel:
         with pytest.raises(ClientError) as failed:
             await get(channel)
-    assert failed.value.failure is (Failure.TLS if answer else Failure.CONNECT)
+    assert failed.value.failure is (ClientFailure.TLS if answer else ClientFailure.CONNECT)
     server.close()
     await server.wait_closed()
 
@@ -454,6 +454,6 @@ async def test_a_server_that_is_silent_in_the_handshake(world: World) -> None:
     async with world.h1(target, connect_timeout=0.05) as channel:
         with pytest.raises(ClientError, match="did not accept a connection and complete the TLS") as failed:
             await get(channel)
-    assert failed.value.failure is Failure.TIMEOUT
+    assert failed.value.failure is ClientFailure.TIMEOUT
     server.close()
     await server.wait_closed()

@@ -13,7 +13,7 @@ import pytest
 from meshproxy.codec.events import Data, RequestHead, Reset, ResponseHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
-from meshproxy.transport.client import HEAD_BYTES, ClientError, Failure, Response, exchange
+from meshproxy.transport.client import HEAD_BYTES, ClientError, ClientFailure, Response, exchange
 from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.stream import HeadRefused
@@ -122,7 +122,7 @@ async def test_a_body_beyond_the_limit(make_server: Any, declares: bool) -> None
         server.codec.send_data(stream, bytes(1_001), False)
     server.run()
     error = await failure(task)
-    assert (error.failure, str(error)) == (Failure.TOO_LARGE, "the response body exceeds 1000 bytes")
+    assert (error.failure, str(error)) == (ClientFailure.TOO_LARGE, "the response body exceeds 1000 bytes")
     assert [reset.code for reset in server.take(Reset)] == [ErrorCode.CANCEL]
 
 
@@ -145,7 +145,7 @@ async def test_fields_beyond_the_limit(make_server: Any, where: str) -> None:
         server.codec.send_trailers(stream, large)
     server.run()
     error = await failure(task)
-    assert (error.failure, str(error)) == (Failure.TOO_LARGE, f"the response {where} exceeds 100 bytes")
+    assert (error.failure, str(error)) == (ClientFailure.TOO_LARGE, f"the response {where} exceeds 100 bytes")
 
 
 async def test_a_stream_that_the_server_resets(make_server: Any) -> None:
@@ -155,7 +155,7 @@ async def test_a_stream_that_the_server_resets(make_server: Any) -> None:
     server.codec.reset(stream, ErrorCode.INTERNAL_ERROR)
     server.run()
     error = await failure(task)
-    assert (error.failure, error.code) == (Failure.RESET, ErrorCode.INTERNAL_ERROR)
+    assert (error.failure, error.code) == (ClientFailure.RESET, ErrorCode.INTERNAL_ERROR)
     assert "broke off: the peer reset the stream" in str(error)
 
 
@@ -166,7 +166,7 @@ async def test_a_server_that_goes_away_has_not_processed_the_request(make_server
     server.codec.go_away(final=True)  # before it has read the request
     server.run()
     error = await failure(task)
-    assert (error.failure, error.code) == (Failure.RESET, ErrorCode.REFUSED_STREAM)
+    assert (error.failure, error.code) == (ClientFailure.RESET, ErrorCode.REFUSED_STREAM)
 
 
 async def test_a_connection_that_is_lost(make_server: Any) -> None:
@@ -174,7 +174,7 @@ async def test_a_connection_that_is_lost(make_server: Any) -> None:
     task, _ = await asked(server)
     server.client.connection_lost(ConnectionResetError("reset by peer"))
     error = await failure(task)
-    assert (error.failure, str(error)) == (Failure.RESET, "the response broke off: reset by peer")
+    assert (error.failure, str(error)) == (ClientFailure.RESET, "the response broke off: reset by peer")
 
 
 async def test_a_response_that_is_malformed(make_server: Any) -> None:
@@ -184,7 +184,7 @@ async def test_a_response_that_is_malformed(make_server: Any) -> None:
     server.codec.out.append(b"\0\0\1\0\1" + stream.to_bytes(4, "big") + b"x")  # a body of 1 byte, with END_STREAM
     server.run()
     error = await failure(task)
-    assert (error.failure, error.code) == (Failure.PROTOCOL, ErrorCode.PROTOCOL_ERROR)
+    assert (error.failure, error.code) == (ClientFailure.PROTOCOL, ErrorCode.PROTOCOL_ERROR)
     assert "content-length" in str(error)
 
 
@@ -192,7 +192,7 @@ async def test_a_response_that_does_not_come(make_server: Any) -> None:
     server = make_server()
     task, stream = await asked(server, timeout=0.01)
     error = await failure(task)
-    assert (error.failure, str(error)) == (Failure.TIMEOUT, "10.0.0.1:8500 did not answer within 0.01 s")
+    assert (error.failure, str(error)) == (ClientFailure.TIMEOUT, "10.0.0.1:8500 did not answer within 0.01 s")
     server.run()
     assert [(reset.stream, reset.code) for reset in server.take(Reset)] == [(stream, ErrorCode.CANCEL)]
 
@@ -219,7 +219,7 @@ async def test_cancelling_resets_the_stream(make_server: Any) -> None:
 async def test_a_head_that_the_server_does_not_accept(make_server: Any) -> None:
     server = make_server(Limits(header_bytes=200))
     error = await failure(ask(server, RequestHead(0, b"GET", b"", b"/" + b"x" * 300, (), end=True)))
-    assert error.failure is Failure.TOO_LARGE
+    assert error.failure is ClientFailure.TOO_LARGE
     assert "10.0.0.1:8500 does not accept the request head: " in str(error)
     assert server.client.streams == {}
 
@@ -263,14 +263,14 @@ class Broken:
 @pytest.mark.parametrize(
     ("cause", "expected"),
     [
-        (ConnectionRefusedError(), Failure.CONNECT),
-        (ssl.SSLError(), Failure.TLS),
-        (PeerRejected(), Failure.TLS),
-        (TimeoutError(), Failure.TIMEOUT),
-        (None, Failure.CONNECT),
+        (ConnectionRefusedError(), ClientFailure.CONNECT),
+        (ssl.SSLError(), ClientFailure.TLS),
+        (PeerRejected(), ClientFailure.TLS),
+        (TimeoutError(), ClientFailure.TIMEOUT),
+        (None, ClientFailure.CONNECT),
     ],
 )
-async def test_no_connection(cause: Exception | None, expected: Failure) -> None:
+async def test_no_connection(cause: Exception | None, expected: ClientFailure) -> None:
     refused = ConnectError("10.0.0.1:8500 cannot be reached")
     refused.__cause__ = cause
     error = await failure(ask(Source(lambda taker: taker.acquire_failed(refused))))
@@ -281,7 +281,10 @@ async def test_no_connection(cause: Exception | None, expected: Failure) -> None
 async def test_no_stream_in_time() -> None:
     source = Source(lambda taker: None)
     error = await failure(ask(source, timeout=0.01))
-    assert (error.failure, str(error)) == (Failure.TIMEOUT, "10.0.0.1:8500 did not accept a request within 0.01 s")
+    assert (error.failure, str(error)) == (
+        ClientFailure.TIMEOUT,
+        "10.0.0.1:8500 did not accept a request within 0.01 s",
+    )
     assert len(source.withdrawn) == 1
 
 
@@ -308,7 +311,7 @@ async def test_a_complete_response_beyond_the_limit_leaves_the_connection_alone(
             self.sink.data_received(bytes(1_001), 1_001, True)
 
     stream = Complete(KeyError())
-    assert (await failure(ask(Source(lambda taker: taker.acquired(stream))))).failure is Failure.TOO_LARGE
+    assert (await failure(ask(Source(lambda taker: taker.acquired(stream))))).failure is ClientFailure.TOO_LARGE
     assert stream.resets == []
 
 

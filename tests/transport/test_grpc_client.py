@@ -10,7 +10,7 @@ import pytest
 from meshproxy.codec.events import Data, RequestHead
 from meshproxy.codec.grpc import frame
 from meshproxy.refusal import GrpcStatus
-from meshproxy.transport.client import ClientError, Failure, StatusError
+from meshproxy.transport.client import ClientError, ClientFailure, StatusError
 from meshproxy.transport.grpc_client import call_unary, check_status
 
 OK = ((b"grpc-status", b"0"),)
@@ -73,7 +73,7 @@ async def test_bodies_that_are_not_one_message(make_server: Any, body: bytes, wh
     server.run()
     with pytest.raises(ClientError, match=why) as failed:
         await task
-    assert failed.value.failure is Failure.PROTOCOL
+    assert failed.value.failure is ClientFailure.PROTOCOL
 
 
 @pytest.mark.parametrize("size", [100, 101])
@@ -89,7 +89,7 @@ async def test_the_limit_of_a_message(make_server: Any, size: int) -> None:
     else:
         with pytest.raises(ClientError) as failed:
             await task
-        assert failed.value.failure is Failure.TOO_LARGE
+        assert failed.value.failure is ClientFailure.TOO_LARGE
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_ends_that_are_not_well(http_status: int, trailers: Any, message: str, s
         check_status(http_status, trailers)
     error = failed.value
     assert (str(error), error.http_status, error.grpc_status) == (message, http_status, status)
-    assert error.failure is Failure.STATUS
+    assert error.failure is ClientFailure.STATUS
 
 
 def test_an_end_that_is_well() -> None:

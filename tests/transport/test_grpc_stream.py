@@ -22,7 +22,7 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import Credentials, client_context
 from meshproxy.identity.peer import PeerRole, read_peer
 from meshproxy.transport.channel import ChannelEvent, H2Channel, Target
-from meshproxy.transport.client import ClientError, Failure, StatusError
+from meshproxy.transport.client import ClientError, ClientFailure, StatusError
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import ConnectError, PeerSecurity
 from meshproxy.transport.grpc_client import call_unary
@@ -249,16 +249,18 @@ async def test_a_response_that_is_not_grpc(make_server: Any, end: bool) -> None:
 @pytest.mark.parametrize(
     ("body", "end", "failure", "why"),
     [
-        (b"\2\0\0\0\0", None, Failure.PROTOCOL, "compressed-flag"),
-        (frame(b"x", compressed=True), None, Failure.PROTOCOL, "compressed although"),
-        (b"\0\0\0\4\1", None, Failure.TOO_LARGE, "a message of 1025 bytes exceeds 1024 bytes"),
-        (b"\0\xff\xff\xff\xff", None, Failure.TOO_LARGE, "a message of 4294967295 bytes exceeds 1024 bytes"),
-        (frame(b"abc")[:-1], OK, Failure.PROTOCOL, "incomplete"),
-        (frame(b"abc")[:-1], ((b"grpc-status", b"8"),), Failure.STATUS, "RESOURCE_EXHAUSTED"),
-        (b"", (), Failure.STATUS, "missing"),
+        (b"\2\0\0\0\0", None, ClientFailure.PROTOCOL, "compressed-flag"),
+        (frame(b"x", compressed=True), None, ClientFailure.PROTOCOL, "compressed although"),
+        (b"\0\0\0\4\1", None, ClientFailure.TOO_LARGE, "a message of 1025 bytes exceeds 1024 bytes"),
+        (b"\0\xff\xff\xff\xff", None, ClientFailure.TOO_LARGE, "a message of 4294967295 bytes exceeds 1024 bytes"),
+        (frame(b"abc")[:-1], OK, ClientFailure.PROTOCOL, "incomplete"),
+        (frame(b"abc")[:-1], ((b"grpc-status", b"8"),), ClientFailure.STATUS, "RESOURCE_EXHAUSTED"),
+        (b"", (), ClientFailure.STATUS, "missing"),
     ],
 )
-async def test_bodies_that_break_a_rule(make_server: Any, body: bytes, end: Any, failure: Failure, why: str) -> None:
+async def test_bodies_that_break_a_rule(
+    make_server: Any, body: bytes, end: Any, failure: ClientFailure, why: str
+) -> None:
     server = make_server()
     call, stream = await opened(server, max_message_bytes=1_024)
     server.codec.send_data(stream, body, end == ())
@@ -304,7 +306,7 @@ async def test_a_deadline_of_the_whole_call(make_server: Any) -> None:
     assert dict(server.take(RequestHead)[0].headers)[b"grpc-timeout"] == b"10000000n"
     with pytest.raises(ClientError, match=r"did not answer within 0\.01 s") as failed:
         await anext(call)
-    assert failed.value.failure is Failure.TIMEOUT
+    assert failed.value.failure is ClientFailure.TIMEOUT
     server.run()
     assert [reset.code for reset in server.take(Reset)] == [ErrorCode.CANCEL]
 
@@ -317,7 +319,7 @@ async def test_a_connection_that_is_lost_ends_every_call_on_it(make_server: Any)
     for call in calls:
         with pytest.raises(ClientError) as failed:
             await anext(call)
-        assert failed.value.failure is Failure.RESET
+        assert failed.value.failure is ClientFailure.RESET
 
 
 class Nowhere:
@@ -371,7 +373,7 @@ HEAD = RequestHead(0, b"POST", b"x", b"/s/M", (), end=False)
 async def test_no_connection() -> None:
     with pytest.raises(ClientError, match="cannot be reached") as failed:
         await open_call(Nowhere(ConnectError("it cannot be reached")), b"/s/M")
-    assert failed.value.failure is Failure.CONNECT
+    assert failed.value.failure is ClientFailure.CONNECT
 
 
 async def test_no_stream_in_time() -> None:
@@ -606,7 +608,7 @@ async def test_a_graceful_stop_of_grpcio(world: World) -> None:
         await stopping
     with pytest.raises(ClientError) as failed:
         await call_unary(world.channel, b"/s/echo", b"", timeout=20)
-    assert failed.value.failure is Failure.CONNECT
+    assert failed.value.failure is ClientFailure.CONNECT
     assert world.events == [ChannelEvent.CONNECTED, ChannelEvent.GOING_AWAY]
     world.server, _, _ = await world.again()
     assert await call_unary(world.channel, b"/s/echo", b"back", timeout=20) == b"back"

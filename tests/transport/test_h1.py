@@ -516,7 +516,8 @@ class ServerMachine(RuleBasedStateMachine):
 
 
 def test_the_states_of_a_clients_connection(loop: Any, served: Any, make_transport: Any) -> None:
-    run_state_machine_as_test(
-        lambda: ServerMachine(type(loop)(), make_transport(), type(served)()),
-        settings=settings(max_examples=150, stateful_step_count=40),
-    )
+    class Machine(ServerMachine):
+        def __init__(self) -> None:
+            super().__init__(type(loop)(), make_transport(), type(served)())
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=150, stateful_step_count=40))

@@ -98,7 +98,7 @@ def test_the_scheme_is_that_of_the_connection(
     loop.turn()
     frame = wire.client_socket.take()
     assert frame[3] == 1  # HEADERS
-    head = hpack.Decoder().decode(frame[9 : 9 + int.from_bytes(frame[:3])], raw=True)
+    head = list(hpack.Decoder().decode(frame[9 : 9 + int.from_bytes(frame[:3])], raw=True))
     assert (b":scheme", scheme) in head
 
 
@@ -212,7 +212,7 @@ class TestWhetherTheServerLives:
         wire.settle()
         wire.sweep(5.1)
         asked.stream.reset(ErrorCode.CANCEL)
-        wire.client.rest(60.0)  # as the pool does
+        wire.client.limit_idle_time(60.0)  # as the pool does
         wire.sweep(3.9)
         assert wire.client_socket.ended == ""
         wire.sweep(0.2)
@@ -319,7 +319,7 @@ def test_a_certificate_that_expires_ends_new_streams_only(wire: Any, served: Any
 
 def test_a_certificate_that_expires_ends_an_idle_connection(wire: Any) -> None:
     wire.client.good_until = wire.loop.now + 20.0
-    wire.client.rest(60.0)
+    wire.client.limit_idle_time(60.0)
     wire.sweep(19.9)
     assert wire.client_socket.ended == ""
     wire.sweep(0.2)

@@ -7,7 +7,6 @@ import errno
 import gc
 import socket
 import ssl
-import stat
 import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -686,21 +685,6 @@ def test_tls_needs_a_certificate() -> None:
             identify=identify,
             max_connections=1,
         )
-
-
-async def test_a_unix_socket_is_for_our_own_user(tmp_path: Path) -> None:
-    async with listening() as port:
-        path = tmp_path / "socket"
-        port.listener.listen_unix(str(path))
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert port.listener.address == str(path)
-        reader, writer = await asyncio.open_unix_connection(path)
-        assert await ask(reader, writer) == b"HTTP/1.1 plain - None"
-        writer.close()
-        with pytest.raises(OSError):
-            port.listener.listen_unix(str(path))
-        with pytest.raises(OSError):
-            port.listener.listen_unix(str(tmp_path / "missing" / "socket"))
 
 
 def test_a_port_is_shared_by_those_who_say_so() -> None:

@@ -23,12 +23,12 @@ from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import checks as module
-from meshproxy.upstream.checks import AT_ONCE, Checker, Verdict
-from meshproxy.upstream.health import Checked, Health
-from meshproxy.upstream.pool import H1Pool, H2Pool
+from meshproxy.upstream.checks import AT_ONCE, Checker, CheckResult
+from meshproxy.upstream.health import CheckSettings, Health
+from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 from meshproxy.upstream.probe import ProbeFailed, Skipped, Unanswered
 
-ALIVE = Verdict(None, None)
+ALIVE = CheckResult(None, None)
 REST, GRPC = SimpleNamespace(address="10.0.0.1:8501"), SimpleNamespace(address="10.0.0.1:8500")
 
 
@@ -74,7 +74,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 def make(check: Any, *models: str, rest: Any = REST, grpc: Any = GRPC, **changes: Any) -> Checker:
     shared: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: 100.0))
     settings = servers.Health(check=check, **changes)
-    return Checker(shared, settings, Health(Checked(models)), rest, grpc, lambda verdicts, has_changed: None)
+    return Checker(shared, settings, Health(CheckSettings(models)), rest, grpc, lambda verdicts, has_changed: None)
 
 
 def rest_answer(state: str, version: int = 1, status: int = 200) -> Response:
@@ -92,10 +92,10 @@ async def test_each_model_is_asked_for_over_rest(server: Server) -> None:
     checker = make("model-status", "a", "b", "c", "d")
     assert await checker.check() == (
         ALIVE,
-        Verdict("a", None),
-        Verdict("b", "no version is AVAILABLE"),
-        Verdict("c", "HTTP status 404"),
-        Verdict("d", "Malformed message: the model's status is not the JSON that it should be."),
+        CheckResult("a", None),
+        CheckResult("b", "no version is AVAILABLE"),
+        CheckResult("c", "HTTP status 404"),
+        CheckResult("d", "Malformed message: the model's status is not the JSON that it should be."),
     )
     assert checker.available == {"a": ("7",), "b": (), "c": ()}
     assert {address for address, _ in server.asked} == {"10.0.0.1:8501"}
@@ -112,9 +112,9 @@ async def test_models_are_asked_for_over_grpc_otherwise(server: Server, rest: An
     checker = make("model-status", "a", "b", "c", rest=rest, grpc=grpc)
     assert await checker.check() == (
         ALIVE,
-        Verdict("a", None),
-        Verdict("b", "gRPC status NOT_FOUND"),
-        Verdict("c", "Malformed message: the body is not one whole gRPC message."),
+        CheckResult("a", None),
+        CheckResult("b", "gRPC status NOT_FOUND"),
+        CheckResult("c", "Malformed message: the body is not one complete gRPC message."),
     )
     assert checker.available == {"a": ("7",), "b": ()}
     assert {path for _, path in server.asked} == {b"/tensorflow.serving.ModelService/GetModelStatus"}
@@ -125,7 +125,7 @@ async def test_what_is_not_answered_leaves_the_versions_that_were_known(server: 
     checker = make("model-status", "a")
     await checker.check()
     server.answers = {b"/v1/models/a": Unanswered("no connection")}
-    assert await checker.check() == (Verdict(None, "no connection"),)
+    assert await checker.check() == (CheckResult(None, "no connection"),)
     assert checker.available == {"a": ("7",)}
 
 
@@ -133,14 +133,14 @@ async def test_one_answer_is_a_sign_of_life(server: Server) -> None:
     server.answers = {b"/v1/models/a": Unanswered("too slow"), b"/v1/models/b": Response(500, (), b"")}
     assert await make("model-status", "a", "b").check() == (
         ALIVE,
-        Verdict("b", "HTTP status 500"),
-        Verdict("a", "too slow"),
+        CheckResult("b", "HTTP status 500"),
+        CheckResult("a", "too slow"),
     )
 
 
 async def test_without_a_connection_of_ours_nothing_is_learned(server: Server) -> None:
     server.answers = {b"/v1/models/a": Skipped(), b"/v1/models/b": rest_answer("AVAILABLE")}
-    assert await make("model-status", "a", "b").check() == (ALIVE, Verdict("b", None))
+    assert await make("model-status", "a", "b").check() == (ALIVE, CheckResult("b", None))
     assert await make("model-status", "a").check() == ()
     server.answers[b"/"] = Skipped()
     assert await make("http").check() == ()
@@ -150,7 +150,7 @@ async def test_many_models_are_asked_for_a_few_at_a_time(server: Server) -> None
     models = [f"m{i}" for i in range(20)]
     server.answers = {f"/v1/models/{model}".encode(): rest_answer("AVAILABLE") for model in models}
     verdicts = await make("model-status", *models).check()
-    assert verdicts == (ALIVE, *(Verdict(model, None) for model in models))
+    assert verdicts == (ALIVE, *(CheckResult(model, None) for model in models))
     assert server.most_at_once == AT_ONCE
 
 
@@ -162,9 +162,9 @@ async def test_health_of_each_model_over_grpc(server: Server) -> None:
     }
     assert await make("grpc", "a", "b", "c").check() == (
         ALIVE,
-        Verdict("a", None),
-        Verdict("b", "NOT_SERVING"),
-        Verdict("c", "gRPC status UNIMPLEMENTED"),
+        CheckResult("a", None),
+        CheckResult("b", "NOT_SERVING"),
+        CheckResult("c", "gRPC status UNIMPLEMENTED"),
     )
     assert server.asked[0] == ("10.0.0.1:8500", b"/grpc.health.v1.Health/Check")
 
@@ -173,7 +173,7 @@ async def test_without_models_the_server_as_a_whole_is_asked(server: Server) -> 
     server.answers = {grpc_health.write_request(""): write_response(Serving.SERVING)}
     assert await make("grpc").check() == (ALIVE,)
     server.answers = {grpc_health.write_request(""): write_response(Serving.UNKNOWN)}
-    assert await make("grpc").check() == (Verdict(None, "UNKNOWN"),)
+    assert await make("grpc").check() == (CheckResult(None, "UNKNOWN"),)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ async def test_without_models_the_server_as_a_whole_is_asked(server: Server) -> 
 )
 async def test_a_path_is_fetched(server: Server, answer: Any, problem: str | None) -> None:
     server.answers = {b"/healthz?deep": answer}
-    assert await make("http", "a", path="/healthz?deep").check() == (Verdict(None, problem),)
+    assert await make("http", "a", path="/healthz?deep").check() == (CheckResult(None, problem),)
 
 
 @pytest.mark.parametrize("path", ["healthz", "/a b", "/a\r\nx: y", "/\u00f6"])
@@ -207,7 +207,7 @@ async def test_what_is_not_a_path_is_not_requested(server: Server, path: str) ->
     ],
 )
 async def test_an_address_that_is_missing(check: Any, rest: Any, grpc: Any, problem: str) -> None:
-    assert await make(check, rest=rest, grpc=grpc).check() == (Verdict(None, problem),)
+    assert await make(check, rest=rest, grpc=grpc).check() == (CheckResult(None, problem),)
 
 
 class Connecting:
@@ -238,14 +238,14 @@ async def test_connections_are_opened_and_closed(monkeypatch: pytest.MonkeyPatch
     assert await make(check, rest=GRPC, grpc=GRPC).check() == (ALIVE,)
     assert network.open[2:] == ["10.0.0.1:8500"]
     network.refuses = "10.0.0.1:8500"
-    assert await make(check).check() == (Verdict(None, "10.0.0.1:8500 cannot be reached"),)
+    assert await make(check).check() == (CheckResult(None, "10.0.0.1:8500 cannot be reached"),)
 
 
 class Rounds:
     """A checker that runs: what it told, how long it waited, on a clock of its own."""
 
     def __init__(self, health: Health, check: Any = "http", draw: float = 0.5, **changes: Any) -> None:
-        self.told: list[tuple[tuple[Verdict, ...], bool]] = []
+        self.told: list[tuple[tuple[CheckResult, ...], bool]] = []
         self.waits: list[float] = []
         self.now = 100.0
         self._enough = asyncio.Event()
@@ -264,7 +264,7 @@ class Rounds:
             sleep=self.sleep,
         )
 
-    def tell(self, verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
+    def tell(self, verdicts: tuple[CheckResult, ...], has_changed: bool) -> None:
         self.told.append((verdicts, has_changed))
 
     async def sleep(self, seconds: float) -> None:
@@ -284,21 +284,21 @@ class Rounds:
 
 
 async def test_rounds_are_judged_and_told(server: Server) -> None:
-    health = Health(Checked((), unhealthy_after=2))
+    health = Health(CheckSettings((), unhealthy_after=2))
     server.answers = {b"/": Unanswered("too slow")}
     rounds = Rounds(health)
     await rounds.run(3)
-    bad = (Verdict(None, "too slow"),)
+    bad = (CheckResult(None, "too slow"),)
     assert rounds.told == [(bad, False), (bad, True), (bad, False)]
     assert not health.is_healthy
 
 
 async def test_a_new_endpoint_comes_in_with_its_model(server: Server) -> None:
-    health = Health(Checked(("a",)), begins_unhealthy=True)
+    health = Health(CheckSettings(("a",)), begins_unhealthy=True)
     server.answers = {b"/v1/models/a": rest_answer("AVAILABLE")}
     rounds = Rounds(health, "model-status")
     await rounds.run(1)
-    assert rounds.told == [((ALIVE, Verdict("a", None)), True)]
+    assert rounds.told == [((ALIVE, CheckResult("a", None)), True)]
     assert health.since("a") == 100.5
 
 
@@ -315,14 +315,14 @@ async def test_the_first_round_comes_soon_and_intervals_differ(
     server: Server, draw: float, interval: float, waits: list[float]
 ) -> None:
     server.answers = {b"/": Response(200, (), b"")}
-    rounds = Rounds(Health(Checked()), draw=draw, interval=interval)
+    rounds = Rounds(Health(CheckSettings()), draw=draw, interval=interval)
     await rounds.run(2)
     assert rounds.waits == pytest.approx(waits)
 
 
 async def test_mistakes_are_bad_checks_and_end_nothing(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.CRITICAL, module.__name__):
-        rounds = Rounds(Health(Checked(("a",))), "model-status")  # the server knows no answer: KeyError
+        rounds = Rounds(Health(CheckSettings(("a",))), "model-status")  # the server knows no answer: KeyError
         await rounds.run(2)
     assert [verdicts[0].problem for verdicts, _ in rounds.told] == ["the check failed: KeyError(b'/v1/models/a')"] * 2
 
@@ -330,13 +330,13 @@ async def test_mistakes_are_bad_checks_and_end_nothing(server: Server, caplog: p
 async def test_who_is_told_cannot_end_it(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
+    def broken(verdicts: tuple[CheckResult, ...], has_changed: bool) -> None:
         raise ValueError
 
     server.answers = {b"/": Response(200, (), b"")}
     monkeypatch.setattr(Rounds, "tell", broken)
     with caplog.at_level(logging.CRITICAL, module.__name__):
-        rounds = Rounds(Health(Checked()))
+        rounds = Rounds(Health(CheckSettings()))
         await rounds.run(2)
     assert len(rounds.waits) == 3
 
@@ -371,18 +371,18 @@ async def models() -> AsyncIterator[ModelServer]:
     await started.stop(0)
 
 
-POOL = SimpleNamespace(connect_timeout=1.0, max_connections=1, max_pending=8, idle_timeout=60.0)
+POOL = PoolSettings(connect_timeout=20.0, max_connections=1, max_pending=8, idle_timeout=60.0)
 
 
 @pytest.mark.parametrize("has_rest", [True, False], ids=["REST", "gRPC"])
 async def test_a_model_server_says_what_it_has(shared: ConnectionContext, models: ModelServer, has_rest: bool) -> None:
     rest = H1Pool(shared, models.rest, POOL) if has_rest else None
     grpc = H2Pool(shared, models.grpc, POOL)
-    health = Health(Checked(("half_plus_two", "none")), begins_unhealthy=True)
+    health = Health(CheckSettings(("half_plus_two", "none")), begins_unhealthy=True)
     settings = servers.Health(timeout=20.0)
     done: asyncio.Future[Any] = shared.loop.create_future()
 
-    def tell(verdicts: tuple[Verdict, ...], has_changed: bool) -> None:
+    def tell(verdicts: tuple[CheckResult, ...], has_changed: bool) -> None:
         if not done.done():
             done.set_result((verdicts, has_changed))
 
@@ -391,7 +391,7 @@ async def test_a_model_server_says_what_it_has(shared: ConnectionContext, models
     verdicts, has_changed = await done
     await checker.close()
     why = "HTTP status 404" if has_rest else "gRPC status NOT_FOUND: Could not find any versions of model none"
-    assert verdicts == (ALIVE, Verdict("half_plus_two", None), Verdict("none", why))
+    assert verdicts == (ALIVE, CheckResult("half_plus_two", None), CheckResult("none", why))
     assert has_changed
     assert health.allows("half_plus_two")
     assert not health.allows("none")
@@ -410,8 +410,8 @@ async def test_other_checks_of_a_model_server(
 ) -> None:
     rest, grpc = H1Pool(shared, models.rest, POOL), H2Pool(shared, models.grpc, POOL)
     settings = servers.Health(check=check, timeout=20.0)
-    checker = Checker(shared, settings, Health(Checked()), rest, grpc, lambda verdicts, has_changed: None)
-    assert await checker.check() == (Verdict(None, problem),)
+    checker = Checker(shared, settings, Health(CheckSettings()), rest, grpc, lambda verdicts, has_changed: None)
+    assert await checker.check() == (CheckResult(None, problem),)
     rest.close()
     grpc.close()
 
@@ -436,12 +436,14 @@ async def test_a_server_with_health_of_its_own(shared: ConnectionContext) -> Non
     await server.start()
     pool = H2Pool(shared, f"127.0.0.1:{port}", POOL)
     settings = servers.Health(check="grpc", timeout=20.0)
-    checker = Checker(shared, settings, Health(Checked(("a", "b", "none"))), None, pool, lambda verdicts, changed: None)
+    checker = Checker(
+        shared, settings, Health(CheckSettings(("a", "b", "none"))), None, pool, lambda verdicts, changed: None
+    )
     assert await checker.check() == (
         ALIVE,
-        Verdict("a", None),
-        Verdict("b", "NOT_SERVING"),
-        Verdict("none", "gRPC status NOT_FOUND: no such model"),
+        CheckResult("a", None),
+        CheckResult("b", "NOT_SERVING"),
+        CheckResult("none", "gRPC status NOT_FOUND: no such model"),
     )
     pool.close()
     await server.stop(0)
@@ -454,7 +456,7 @@ async def test_a_server_that_is_gone(shared: ConnectionContext, models: ModelSer
         checker = Checker(
             shared,
             servers.Health(check=check),
-            Health(Checked(("m",))),
+            Health(CheckSettings(("m",))),
             rest,
             grpc,
             lambda verdicts, has_changed: None,

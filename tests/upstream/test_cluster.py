@@ -16,7 +16,7 @@ from meshproxy.upstream.breaker import State
 from meshproxy.upstream.cluster import LATENCIES, Cluster, ClusterSettings, NoEndpoint
 from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.endpoint import Endpoint
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 
 POOL = PoolSettings(connect_timeout=1.0, max_connections=64, max_pending=1_024, idle_timeout=60.0)
@@ -278,7 +278,7 @@ class TestLastResort:
     def test_who_is_unhealthy_is_no_resort(self) -> None:
         bench = Bench()
         bench.find("a")
-        bench.at("a").health = Health(Checked(("m",)), begins_unhealthy=True)
+        bench.at("a").health = Health(CheckSettings(("m",)), begins_unhealthy=True)
         with pytest.raises(NoEndpoint, match="health check"):
             bench.pick()
 

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshproxy.upstream.discovery import EndpointAddress, LastGood, Static, address, is_usable, order
+from meshproxy.upstream.discovery import EndpointAddress, LastGoodEndpoints, Static, address, is_usable, order
 
 A = EndpointAddress(rest="10.0.0.1:8501", grpc="10.0.0.1:8500")
 B = EndpointAddress(grpc="10.0.0.2:8500", locality="zone-b")
@@ -39,7 +39,7 @@ async def test_static_endpoints_are_told_at_once_and_each_once() -> None:
 def test_only_what_has_changed_is_told_and_failures_change_nothing() -> None:
     told: list[tuple[EndpointAddress, ...]] = []
     failures: list[str] = []
-    last = LastGood(told.append, failures.append)
+    last = LastGoodEndpoints(told.append, failures.append)
     last.fail("no answer")
     assert (last.found, last.failures, told) == (None, 1, [])
     last.take((A,))
@@ -53,7 +53,7 @@ def test_only_what_has_changed_is_told_and_failures_change_nothing() -> None:
 
 def test_that_there_is_nothing_is_told_too() -> None:
     told: list[tuple[EndpointAddress, ...]] = []
-    LastGood(told.append, print).take(())
+    LastGoodEndpoints(told.append, print).take(())
     assert told == [()]
 
 

@@ -12,7 +12,7 @@ from meshproxy.config.servers import BreakerSettings
 from meshproxy.routing.failure import Failure
 from meshproxy.upstream.breaker import State
 from meshproxy.upstream.endpoint import MODEL_BREAKERS, Endpoint
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.peak_ewma import FIRST_SHARE
 
 ONCE = BreakerSettings(consecutive_failures=1, open_for=1.0)
@@ -204,7 +204,7 @@ class TestCalm:
 
     def test_and_no_check(self) -> None:
         endpoint = make()
-        endpoint.health = Health(Checked(("m",)), begins_unhealthy=True)
+        endpoint.health = Health(CheckSettings(("m",)), begins_unhealthy=True)
         assert not endpoint.is_clean("m")
         assert not endpoint.allows("m", 100.0)
 

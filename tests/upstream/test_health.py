@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from meshproxy.config import servers
-from meshproxy.upstream.health import Checked, Health
+from meshproxy.upstream.health import CheckSettings, Health
 
-AB = Checked(("a", "b"), unhealthy_after=2, healthy_after=1)
+AB = CheckSettings(("a", "b"), unhealthy_after=2, healthy_after=1)
 
 
 def test_what_is_unknown_takes_calls() -> None:
@@ -52,7 +52,7 @@ def test_a_good_check_between_bad_ones_starts_the_count_again() -> None:
 
 
 def test_so_many_good_checks_in_a_row_bring_it_back() -> None:
-    health = Health(Checked(("a",), unhealthy_after=1, healthy_after=3))
+    health = Health(CheckSettings(("a",), unhealthy_after=1, healthy_after=3))
     assert health.record("a", False, 1.0)
     assert not health.record("a", True, 2.0)
     assert not health.record("a", True, 3.0)
@@ -67,7 +67,7 @@ def test_so_many_good_checks_in_a_row_bring_it_back() -> None:
 
 
 def test_a_new_endpoint_takes_nothing_until_its_model_is_available() -> None:
-    health = Health(Checked(("a", "b"), healthy_after=3), begins_unhealthy=True)
+    health = Health(CheckSettings(("a", "b"), healthy_after=3), begins_unhealthy=True)
     assert not health.allows("a")
     assert not health.allows("never heard of")
     assert not health.record("a", False, 1.0)
@@ -83,7 +83,7 @@ def test_a_new_endpoint_takes_nothing_until_its_model_is_available() -> None:
 
 
 def test_what_is_known_to_be_out_needs_every_good_check() -> None:
-    health = Health(Checked(("a",), unhealthy_after=1, healthy_after=2), begins_unhealthy=True)
+    health = Health(CheckSettings(("a",), unhealthy_after=1, healthy_after=2), begins_unhealthy=True)
     health.record(None, True, 1.0)
     health.record("a", True, 1.0)
     assert health.record("a", False, 2.0)
@@ -118,7 +118,7 @@ def test_a_restart_between_two_checks_is_not_forgiven_to_the_models() -> None:
 
 
 def test_since_is_the_later_of_endpoint_and_model() -> None:
-    health = Health(Checked(("a",), unhealthy_after=1), begins_unhealthy=True)
+    health = Health(CheckSettings(("a",), unhealthy_after=1), begins_unhealthy=True)
     health.record("a", True, 1.0)
     assert health.since("a") is None
     health.record(None, True, 2.0)
@@ -126,17 +126,17 @@ def test_since_is_the_later_of_endpoint_and_model() -> None:
 
 
 def test_models_that_nobody_asked_for_are_ignored() -> None:
-    health = Health(Checked(("a",), unhealthy_after=1))
+    health = Health(CheckSettings(("a",), unhealthy_after=1))
     assert not health.record("x", False, 1.0)
     assert health.allows("x")
 
 
 def test_other_models_are_asked_for_after_a_reload() -> None:
-    health = Health(Checked(("a", "b"), unhealthy_after=1))
+    health = Health(CheckSettings(("a", "b"), unhealthy_after=1))
     health.record("a", False, 1.0)
     health.record("b", False, 1.0)
     health.watch(("b", "c"))
-    assert health.checked.models == ("b", "c")
+    assert health.settings.models == ("b", "c")
     assert health.allows("a")
     assert not health.allows("b")
     assert health.allows("c")
@@ -156,7 +156,7 @@ class AsWritten(RuleBasedStateMachine):
     )
     def begin(self, begins_unhealthy: bool, unhealthy_after: int, healthy_after: int, models: tuple[str, ...]) -> None:
         self.is_new = begins_unhealthy
-        self.checked = Checked(models, unhealthy_after, healthy_after)
+        self.checked = CheckSettings(models, unhealthy_after, healthy_after)
         self.health = Health(self.checked, begins_unhealthy=begins_unhealthy)
         self.now = 100.0
         self.history: dict[str | None, list[tuple[bool, float]]] = {name: [] for name in (None, *models)}
@@ -207,4 +207,7 @@ TestAsWritten.settings = settings(max_examples=60, stateful_step_count=30, deadl
 
 def test_defaults_are_the_documents() -> None:
     settings = servers.Health()
-    assert (Checked().unhealthy_after, Checked().healthy_after) == (settings.unhealthy_after, settings.healthy_after)
+    assert (CheckSettings().unhealthy_after, CheckSettings().healthy_after) == (
+        settings.unhealthy_after,
+        settings.healthy_after,
+    )

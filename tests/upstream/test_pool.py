@@ -76,7 +76,7 @@ class Connection:
     def refuses_streams(self) -> bool:
         return not self.streams and not self.is_closing and not self.most
 
-    def rest(self, seconds: float) -> None:
+    def limit_idle_time(self, seconds: float) -> None:
         self.deadline = self.owner.shared.loop.now + seconds
 
     @property
@@ -106,7 +106,7 @@ class Stream:
     def end(self) -> None:
         self.connection.streams.pop(self.number, None)
         if not self.connection.is_closing:
-            self.connection.owner.freed(self.connection)
+            self.connection.owner.stream_closed(self.connection)
 
 
 class Timer:
@@ -325,7 +325,7 @@ class TestEitherVersion:
         network.refuse(ValueError("label too long"))
         assert str(waiter.error) == f"{ADDRESS} cannot be reached: label too long"
         assert pool.size == 0
-        assert "cannot open a connection" in caplog.text
+        assert "internal error in connecting" in caplog.text
 
     @both
     def test_a_server_that_closes_at_once_is_a_failure(self, network: Network, version: str) -> None:

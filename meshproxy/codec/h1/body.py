@@ -1,9 +1,9 @@
-"""What is read of a body that ends in a way of its own (RFC 9112 sections 6 and 7): by chunks, or with the connection.
-One of a declared length takes no reader: the connection counts it.
+"""Readers of bodies without a content-length (RFC 9112 sections 6 and 7): chunked, or ended by the connection.
+A body with a content-length needs no reader: the connection counts it.
 
-A reader lives for one message. `feed(data, at)` takes what belongs to the body from `data[at:]`; `is_done` says that
-the message is over, `problem` what was wrong with it. What it stopped before is the next message, or the beginning of
-something that has not come whole: that it wants to see again, with more behind it.
+A reader is made for one message. `feed(data, at)` consumes the part of `data[at:]` that belongs to the body; `is_done`
+means that the message is complete, `problem` that it is malformed. What follows is the next message, or an incomplete
+element, which must be passed again with more data.
 
 Bytes of a body are copied once, by the slice or the join; a block that is body from end to end is not copied at all.
 """
@@ -20,7 +20,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
 
 
-class Reader(Protocol):
+class BodyReader(Protocol):
     """What the connection needs of the body it reads."""
 
     is_done: bool

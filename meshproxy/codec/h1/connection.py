@@ -9,15 +9,15 @@ neither of them repeated, no `101`, no CONNECT, no unsolicited response.
 from __future__ import annotations
 
 from meshproxy.codec.events import Data, Event, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
-from meshproxy.codec.h1.body import ChunkedReader, EofReader, Reader
-from meshproxy.codec.h1.head import Response, check_head, check_request_line, check_status_line
+from meshproxy.codec.h1.body import BodyReader, ChunkedReader, EofReader
+from meshproxy.codec.h1.head import ParsedResponse, check_head, check_request_line, check_status_line
 from meshproxy.codec.h1.memo import RequestMemo, ResponseMemo
 from meshproxy.codec.h1.state import BODY, BROKEN, DONE, HEAD, IDLE
 from meshproxy.codec.h1.write import (
     CLOSE,
     KEEP_ALIVE,
     NOTHING,
-    Writer,
+    BodyWriter,
     frame_request,
     frame_response,
     write_request_head,
@@ -88,9 +88,9 @@ class H1Connection:
         """Bytes of an incomplete head that have been checked."""
         self._left = 0
         """Bytes left of a body with a content-length (RFC 9112 section 6.2); 0 for another framing."""
-        self._reader: Reader | None = None
+        self._reader: BodyReader | None = None
         """Reads a body with another framing."""
-        self._writer: Writer = NOTHING
+        self._writer: BodyWriter = NOTHING
 
     # Questions
 
@@ -346,7 +346,7 @@ class H1Connection:
             events.append(ResponseHead(self._stream, response.status, response.headers, False))
         return at
 
-    def _begin_response(self, response: Response, events: list[Event]) -> None:
+    def _begin_response(self, response: ParsedResponse, events: list[Event]) -> None:
         status, headers, length, chunked, closes = response
         self._theirs = BODY
         if closes:
@@ -418,7 +418,7 @@ class H1Connection:
         if self._is_server:
             self.held += rest
         else:
-            self._fail(events, ErrorCode.PROTOCOL_ERROR, "data was received that belongs to no response")
+            self._fail(events, ErrorCode.PROTOCOL_ERROR, "data was received after the end of the response")
 
     # Ends
 

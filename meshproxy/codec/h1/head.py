@@ -28,7 +28,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
 
 
-class Request(NamedTuple):
+class ParsedRequest(NamedTuple):
     """A parsed request head; shared by all requests with the same bytes."""
 
     method: bytes
@@ -43,7 +43,7 @@ class Request(NamedTuple):
     trace: bytes | None
 
 
-class Response(NamedTuple):
+class ParsedResponse(NamedTuple):
     """A parsed response head."""
 
     status: int
@@ -85,7 +85,7 @@ _RARE = FRAMING - {b"host", b"content-length"}
 _NOTHING: frozenset[bytes] = frozenset()
 
 
-def parse_request(head: bytes, limits: Limits) -> Request:
+def parse_request(head: bytes, limits: Limits) -> ParsedRequest:
     """Read a complete head, blank line included. Raises `MessageProblem`."""
     match = _REQUEST.fullmatch(head)
     if match is None or len(head) > limits.header_bytes:
@@ -131,10 +131,10 @@ def parse_request(head: bytes, limits: Limits) -> Request:
     trace = None
     if TRACE_PARENT in by_name:
         headers, trace = _take_trace(headers)
-    return Request(method, host, target, headers, length, chunked, expects_continue, is_http10, closes, trace)
+    return ParsedRequest(method, host, target, headers, length, chunked, expects_continue, is_http10, closes, trace)
 
 
-def parse_response(head: bytes, limits: Limits) -> Response:
+def parse_response(head: bytes, limits: Limits) -> ParsedResponse:
     """Read a complete head, blank line included. Raises `MessageProblem`."""
     match = _RESPONSE.fullmatch(head)
     if match is None or len(head) > limits.header_bytes:
@@ -158,7 +158,7 @@ def parse_response(head: bytes, limits: Limits) -> Response:
             chunked = True
         closes, dropped = _read_connection(fields, is_http10)
     headers = tuple([field for field in fields if field[0] not in FRAMING and field[0] not in dropped])
-    return Response(int(code), headers, length, chunked, closes)
+    return ParsedResponse(int(code), headers, length, chunked, closes)
 
 
 def parse_trailers(block: bytes) -> Headers:

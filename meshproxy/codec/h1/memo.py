@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from meshproxy.codec.h1.head import Request, Response, parse_request, parse_response
+from meshproxy.codec.h1.head import ParsedRequest, ParsedResponse, parse_request, parse_response
 from meshproxy.codec.limits import Limits
 
-Head = TypeVar("Head", Request, Response)
+Head = TypeVar("Head", ParsedRequest, ParsedResponse)
 
 _HEADS = 4
 _BYTES = 4_096
@@ -29,12 +29,12 @@ class RequestMemo:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._plain: dict[bytes, Request] = {}
+        self._plain: dict[bytes, ParsedRequest] = {}
         """By the whole head."""
-        self._traced: dict[bytes, Request] = {}
+        self._traced: dict[bytes, ParsedRequest] = {}
         """By the head without its trace line: requests whose only `traceparent` that line was."""
 
-    def parse(self, head: bytes) -> Request:
+    def parse(self, head: bytes) -> ParsedRequest:
         """As `parse_request`."""
         start = head.find(_TRACE)
         match = None if start < 0 else _TRACE_LINE.match(head, start)
@@ -49,7 +49,7 @@ class RequestMemo:
         known = self._traced.get(rest)
         if known is not None:
             method, authority, target, headers, length, chunked, expects, is_http10, closes, _ = known
-            return Request(method, authority, target, headers, length, chunked, expects, is_http10, closes, trace)
+            return ParsedRequest(method, authority, target, headers, length, chunked, expects, is_http10, closes, trace)
         request = parse_request(head, self._limits)
         # Otherwise there is another `traceparent`, or `connection` names it.
         if request.trace == trace:
@@ -64,9 +64,9 @@ class ResponseMemo:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._known: dict[bytes, Response] = {}
+        self._known: dict[bytes, ParsedResponse] = {}
 
-    def parse(self, head: bytes) -> Response:
+    def parse(self, head: bytes) -> ParsedResponse:
         """As `parse_response`."""
         response = self._known.get(head)
         if response is None:

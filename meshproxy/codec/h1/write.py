@@ -11,7 +11,7 @@ from meshproxy.codec.headers import FRAMING
 from meshproxy.codec.role import LocalProtocolError
 
 
-class Writer(Protocol):
+class BodyWriter(Protocol):
     """Frames a body."""
 
     def write(self, data: bytes, end: bool) -> bytes:
@@ -99,7 +99,7 @@ _LINES: dict[tuple[bytes, bytes, bytes], bytes] = {}
 _USUALLY_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
-def frame_request(method: bytes, end: bool, length: int | None) -> tuple[bytes, Writer]:
+def frame_request(method: bytes, end: bool, length: int | None) -> tuple[bytes, BodyWriter]:
     """The framing fields and the writer of a request's body (RFC 9110 section 8.6)."""
     if end:
         if length:
@@ -112,7 +112,7 @@ def frame_request(method: bytes, end: bool, length: int | None) -> tuple[bytes, 
 
 def frame_response(
     status: int, method: bytes, end: bool, length: int | None, to_http10: bool
-) -> tuple[bytes, Writer, bool]:
+) -> tuple[bytes, BodyWriter, bool]:
     """The framing fields and the writer of a final response's body, and whether it ends with the connection
     (RFC 9112 section 6.3)."""
     if method == b"HEAD" or status == 304:

@@ -1,7 +1,7 @@
 """HTTP/2 (RFC 9113), both roles: input becomes events, commands become frames in `out`.
 
-Three layers, each built on the one before: `outbound.Outbound` sends and holds what both directions share,
-`control.Control` takes the frames that carry no message, `H2Connection` takes those that do.
+Three layers, each built on the one before: `outbound.OutboundFrames` sends and holds what both directions share,
+`control.ControlFrames` takes the frames that carry no message, `H2Connection` takes those that do.
 
 A violation is raised where it is found, as `ConnectionFault` or `StreamFault`, and becomes `Failed` or `Reset` in
 `receive`, together with a GOAWAY or RST_STREAM. Frames that cost the peer nothing are limited by budgets;
@@ -23,7 +23,7 @@ from meshproxy.codec.events import (
 )
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.budgets import Statistics
-from meshproxy.codec.h2.control import ANY_FRAME, Control, our_settings
+from meshproxy.codec.h2.control import ANY_FRAME, ControlFrames, our_settings
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import (
     CONTINUATION,
@@ -64,8 +64,8 @@ class Block:
         """CONTINUATION frames so far."""
 
 
-class H2Connection(Control):
-    """One HTTP/2 connection, at either end. Commands and questions: `outbound.Outbound`."""
+class H2Connection(ControlFrames):
+    """One HTTP/2 connection, at either end. Commands and questions: `outbound.OutboundFrames`."""
 
     __slots__ = ("_block", "_empty_frames", "_frame_bytes", "_preface", "_runs", "_tail")
 
@@ -131,7 +131,6 @@ class H2Connection(Control):
         return events
 
     def receive_eof(self) -> list[Event]:
-        """The peer closed its half."""
         if self.is_closed:
             return []
         was_idle = self.is_idle
@@ -146,7 +145,7 @@ class H2Connection(Control):
         if preface.startswith(data):
             self._preface = preface[len(data) :]
             return b""
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not the preface of HTTP/2")
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not the HTTP/2 connection preface")
 
     def _read_frames(self, data: bytes, at: int, events: list[Event]) -> int:
         """Process every complete frame from `at` on. Returns the start of the first incomplete one."""
@@ -156,7 +155,7 @@ class H2Connection(Control):
             word, flags, stream = unpack_header(data, at)
             length = word >> 8
             if length > self._frame_bytes:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than we allow")
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
             start = at + FRAME_HEADER_BYTES
             at = start + length
             if at > size:
@@ -214,7 +213,7 @@ class H2Connection(Control):
             ours.to_come -= size
             if ours.to_come < 0 or (end and ours.to_come):
                 self._give_back(flow)
-                raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "not as much data as content-length says")
+                raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "the body is not as long as content-length")
         elif ours.allowance is not None:
             ours.allowance -= size
             if ours.allowance < 0:
@@ -377,7 +376,7 @@ class H2Connection(Control):
         if is_self_dependent:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
         if end and length:
-            raise Malformed("a content-length, but no content")
+            raise Malformed("a content-length without a body")
         ours = Stream(stream, ENDED if end else BODY, HEAD, self._stream_room, self._peer_window)
         ours.to_come = length
         ours.allowance = limits.body_bytes
@@ -401,7 +400,7 @@ class H2Connection(Control):
             ours.receives = BODY
             if end:
                 if ours.to_come:
-                    raise Malformed("a content-length, but no content")
+                    raise Malformed("a content-length without a body")
                 self._end_received(ours)
         events.append(ResponseHead(ours.id, status, headers, end, length))
 
@@ -411,7 +410,7 @@ class H2Connection(Control):
         if not end:
             raise Malformed("trailers that do not end the stream")
         if ours.to_come:
-            raise Malformed("not as much data as content-length says")
+            raise Malformed("the body is not as long as content-length")
         self._explained += 1
         self._end_received(ours)
         events.append(Trailers(ours.id, headers))
@@ -425,11 +424,11 @@ class H2Connection(Control):
 def strip_padding(data: bytes, start: int, stop: int) -> tuple[int, int]:
     """Where the payload of a padded frame begins and ends (RFC 9113 section 6.1). Raises ConnectionFault."""
     if start == stop:
-        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without padding length")
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without a padding length")
     stop -= data[start]
     start += 1
     if stop < start:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than the frame")
     return start, stop
 
 

@@ -8,7 +8,7 @@ from meshproxy.codec.h2.budgets import Budget, Statistics
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import ACK, MAX_WINDOW, RST_STREAM, SETTING, TWO_WORDS, WINDOW_UPDATE, WORD
 from meshproxy.codec.h2.heads import HeadReader
-from meshproxy.codec.h2.outbound import Outbound
+from meshproxy.codec.h2.outbound import OutboundFrames
 from meshproxy.codec.h2.stream import VERDICTS, Past, Verdict
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
@@ -16,14 +16,14 @@ from meshproxy.codec.role import Role
 ANY_FRAME = -1
 
 EXPLAINED_FRAMES = 4
-"""Control frames that one HEADERS or DATA frame, either way, may bring in its train: updates of two windows, a PING
-that measures the path, and one to spare."""
+"""Control frames that one HEADERS or DATA frame, either way, may cause: updates of two windows, a PING
+that measures the path, and one in reserve."""
 
 REASON_CHARACTERS = 128
 
 
 def our_settings(role: Role, limits: Limits) -> list[tuple[int, int]]:
-    """What we tell the peer first (RFC 9113 section 6.5.2); values that are the default go unsaid."""
+    """Our first SETTINGS (RFC 9113 section 6.5.2), without values that are the default."""
     values = [
         (frames.HEADER_TABLE_SIZE, limits.header_table_bytes, frames.DEFAULT_TABLE_BYTES),
         (frames.ENABLE_PUSH, 0, 0 if role is Role.SERVER else 1),
@@ -35,7 +35,7 @@ def our_settings(role: Role, limits: Limits) -> list[tuple[int, int]]:
     return [(identifier, value) for identifier, value, default in values if value != default]
 
 
-class Control(Outbound):
+class ControlFrames(OutboundFrames):
     """The part of the receiving half that keeps the connection in order.
 
     Every handler takes (flags, stream, data, start, stop, events): the payload is data[start:stop].
@@ -151,10 +151,10 @@ class Control(Outbound):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS is not a multiple of 6 bytes long")
         if is_first:
             self._expected = ANY_FRAME
-            self._peer_streams = frames.MAX_STREAM_ID  # unless told otherwise below
+            self._peer_streams = frames.MAX_STREAM_ID  # unless changed below
         else:
             self._spend_control()
-        # A value that is said twice counts as said last (section 6.5.3); windows are moved once, not once each.
+        # Of a repeated parameter the last value applies (section 6.5.3); windows are adjusted once.
         values = {}
         for identifier, value in SETTING.iter_unpack(data[start:stop]):
             check_setting(identifier, value, self._role)
@@ -191,7 +191,7 @@ class Control(Outbound):
     def _on_push_promise(
         self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]
     ) -> None:
-        """RFC 9113 sections 6.6 and 8.4: clients never push, and we have told servers not to."""
+        """RFC 9113 sections 6.6 and 8.4: clients cannot push, and our SETTINGS disable it for servers."""
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
 
     def _on_ping(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
@@ -268,9 +268,9 @@ def check_setting(identifier: int, value: int, role: Role) -> None:
     """Raise ConnectionFault for a value that the setting cannot have (RFC 9113 section 6.5.2)."""
     if identifier == frames.ENABLE_PUSH:
         if value > (1 if role is Role.SERVER else 0):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH that cannot be")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "an invalid SETTINGS_ENABLE_PUSH")
     elif identifier == frames.INITIAL_WINDOW_SIZE:
         if value > MAX_WINDOW:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE that cannot be")
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "an invalid SETTINGS_INITIAL_WINDOW_SIZE")
     elif identifier == frames.MAX_FRAME_SIZE and not frames.DEFAULT_FRAME_BYTES <= value <= frames.MAX_FRAME_BYTES:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE that cannot be")
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "an invalid SETTINGS_MAX_FRAME_SIZE")

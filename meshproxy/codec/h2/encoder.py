@@ -1,6 +1,6 @@
 """Heads to header blocks: which pseudo-headers stand before which fields, and blocks kept for the next time.
 
-A proxy sends the same few heads over and over: a block that was sent before costs one look-up (0.6 µs; made anew from
+A proxy sends the same few heads repeatedly: a block that was sent before costs one look-up (0.6 µs; encoded again from
 kept fields 3 µs). The trace context of a request, which differs each time, is encoded behind what is kept: blocks that
 never came again took 6 of the 49 µs of a unary exchange. Both stores are small, belong to one connection, and are
 emptied when they are full.
@@ -20,7 +20,7 @@ KEPT_FIELDS = 64
 KEPT_FIELD_BYTES = 256
 
 TABLE_UPDATE = b"\x20"
-"""Dynamic table size 0 (RFC 7541 section 6.3): said at the beginning of our first block, it is within whatever
+"""Dynamic table size 0 (RFC 7541 section 6.3): sent at the beginning of the first block, it is within whatever
 SETTINGS_HEADER_TABLE_SIZE the peer has and will set."""
 
 TRAILERS_ACCEPTED = encode_field(b"te", b"trailers")
@@ -153,6 +153,6 @@ def _encode(field: tuple[bytes, bytes]) -> bytes:
     name, value = field
     kind = make_field(name, value, kind_of_name(name))[2]
     if kind not in (REGULAR, COOKIE, TRACE):
-        # Whatever codec read this would have dropped or refused it: it was made here.
+        # A codec that reads this would have dropped or refused it, so it was made here.
         raise LocalProtocolError(f"a field that must not be sent: {name!r}")
     return encode_field(name, value)

@@ -34,7 +34,7 @@ class ConnectionFault(Exception):
         code: what GOAWAY will say.
         reason: one phrase, for the log and for the debug data of GOAWAY.
         limit: the field of `Limits` that was exceeded, if one was.
-        is_of_peer: it was the peer who said so, in a GOAWAY of its own.
+        is_of_peer: the peer reported it in a GOAWAY.
     """
 
     def __init__(self, code: int, reason: str, limit: str | None = None, *, is_of_peer: bool = False) -> None:

@@ -1,6 +1,6 @@
 """One field of a decoded block, and what kind of field it is (RFC 9113 sections 8.2 and 8.3).
 
-The kind is found when a field enters a table, not when it is used: an indexed field costs no look at its bytes.
+The kind is found when a field enters a table, not when it is used: the bytes of an indexed field are not read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Field = tuple[tuple[bytes, bytes], int, int]
 OVERHEAD = 32
 """What a field counts beyond its bytes (RFC 7541 section 4.1)."""
 
-# Kinds. What ends up in `headers` as it stands is 0, so that the common case is one test.
+# Kinds. A field that enters `headers` unchanged is 0, so that the common case is one test.
 REGULAR = 0
 METHOD = 1
 SCHEME = 2

@@ -39,8 +39,8 @@ the only part of a head that is a copy, and not shared with the table: crumbs of
 (CVE-2026-47774)."""
 
 TRACE_LITERAL = b"\x00\x0btraceparent\x37"
-"""A literal field without indexing, with a new name and 55 octets of value (RFC 7541 section 6.2.2): how whoever sends
-each request with a trace of its own writes it (https://www.w3.org/TR/trace-context/), our own encoder among them."""
+"""A literal field without indexing, with a new name and 55 octets of value (RFC 7541 section 6.2.2): how a client that
+sends a new trace with each request writes it (https://www.w3.org/TR/trace-context/), our own encoder among them."""
 TRACE_VALUE_BYTES = 55
 TRACE_BYTES = len(TRACE_LITERAL) + TRACE_VALUE_BYTES
 TRACE_OCTETS = b"0123456789abcdef-"
@@ -49,7 +49,7 @@ KEPT_HEADS = 32
 KEPT_BLOCK_BYTES = 4_096
 
 
-class Request(NamedTuple):
+class ParsedRequest(NamedTuple):
     """A parsed request head."""
 
     method: bytes
@@ -61,7 +61,7 @@ class Request(NamedTuple):
     trace: bytes | None
 
 
-class Response(NamedTuple):
+class ParsedResponse(NamedTuple):
     """A parsed response head."""
 
     status: int
@@ -69,7 +69,7 @@ class Response(NamedTuple):
     length: int | None
 
 
-Head = TypeVar("Head", Request, Response, Headers)
+Head = TypeVar("Head", ParsedRequest, ParsedResponse, Headers)
 
 
 class HeadReader:
@@ -77,7 +77,7 @@ class HeadReader:
 
     A client that repeats itself sends the same block of indices again and again. Heads are kept by the bytes of their
     block until the dynamic table changes: such a head costs 0.1 µs instead of 5 to 8. One that ends with a trace
-    context, which differs each time, is kept by what stands before it, and costs 1.2 µs.
+    context, which differs each time, is cached by the preceding bytes, and costs 1.2 µs.
     """
 
     __slots__ = ("_decoder", "_generation", "_limits", "_requests", "_responses", "_traced", "_trailers")
@@ -86,10 +86,10 @@ class HeadReader:
         self._limits = limits
         self._decoder = Decoder(limits.header_bytes, limits.header_count, limits.header_name_bytes)
         self._generation = 0
-        self._requests: dict[bytes, Request] = {}
-        self._traced: dict[bytes, Request] = {}
+        self._requests: dict[bytes, ParsedRequest] = {}
+        self._traced: dict[bytes, ParsedRequest] = {}
         """By the part of the block before the trace context."""
-        self._responses: dict[bytes, Response] = {}
+        self._responses: dict[bytes, ParsedResponse] = {}
         self._trailers: dict[bytes, Headers] = {}
 
     def allow_table(self, table_bytes: int) -> None:
@@ -97,7 +97,7 @@ class HeadReader:
         self._decoder.allow(table_bytes)
         self._forget()
 
-    def request(self, block: bytes) -> Request:
+    def request(self, block: bytes) -> ParsedRequest:
         """Read the head of a request. Raises Malformed, Unacceptable, CompressionFault."""
         known = self._requests.get(block)
         if known is not None:
@@ -108,13 +108,13 @@ class HeadReader:
                 return self._traced_request(block, value)
         return self._read(block, self._requests, read_request)
 
-    def _traced_request(self, block: bytes, value: bytes) -> Request:
+    def _traced_request(self, block: bytes, value: bytes) -> ParsedRequest:
         """The head of a block that ends as a trace context does. Raises as `request`."""
         start = block[:-TRACE_BYTES]
         known = self._traced.get(start)
         if known is not None:
             method, authority, target, headers, length, expects_continue, _ = known
-            return Request(method, authority, target, headers, length, expects_continue, value)
+            return ParsedRequest(method, authority, target, headers, length, expects_continue, value)
         fields, changes_table = self._fields(block)
         head = read_request(fields, self._limits, len(block))
         # These octets can be the end of no other field: a longer value would not be `value`, and a name that is given
@@ -124,7 +124,7 @@ class HeadReader:
             _keep(self._traced, start, head)
         return head
 
-    def response(self, block: bytes) -> Response:
+    def response(self, block: bytes) -> ParsedResponse:
         """Read the head of a response. Raises as `request`."""
         return self._responses.get(block) or self._read(block, self._responses, read_response)
 
@@ -174,7 +174,7 @@ def _keep(kept: dict[bytes, Head], key: bytes, head: Head) -> None:
         kept[key] = head
 
 
-def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Request:
+def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedRequest:
     """Apply the rules for requests (RFC 9113 section 8.3.1). Raises Malformed, Unacceptable."""
     pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
     headers: list[tuple[bytes, bytes]] = []
@@ -193,7 +193,7 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
             if is_past_pseudo or headers:
                 raise Malformed("a pseudo-header after a field")
             if pseudo[kind] is not None:
-                raise Malformed("a pseudo-header twice")
+                raise Malformed("a repeated pseudo-header")
             pseudo[kind] = field[1]
         else:
             is_past_pseudo = True
@@ -207,11 +207,11 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
                 traces.append(value)
             elif kind == CONTENT_LENGTH:
                 if length is not None:
-                    raise Malformed("content-length twice")
+                    raise Malformed("a repeated content-length")
                 length = int(value)
             elif kind == HOST:
                 if host is not None:
-                    raise Malformed("host twice")
+                    raise Malformed("a repeated host")
                 host = value
             elif kind == EXPECT:
                 if expectation is not None:
@@ -249,10 +249,10 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
             raise Unacceptable(431, "the joined cookie fields are too large", "header_bytes")
         headers[first_crumb] = b"cookie", joined
     trace = traces[0] if len(traces) == 1 else None
-    return Request(method, authority, target, tuple(headers), length, expectation is not None, trace)
+    return ParsedRequest(method, authority, target, tuple(headers), length, expectation is not None, trace)
 
 
-def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Response:
+def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedResponse:
     """Apply the rules for responses (RFC 9113 section 8.3.2). Raises Malformed, Unacceptable."""
     headers: list[tuple[bytes, bytes]] = []
     status = 0
@@ -263,13 +263,13 @@ def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Resp
             headers.append(field)
         elif kind == STATUS:
             if status or is_past_pseudo or headers:
-                raise Malformed(":status twice or after a field")
+                raise Malformed("a repeated :status, or one after a field")
             status = int(field[1])
         else:
             is_past_pseudo = True
             if kind == CONTENT_LENGTH:
                 if length is not None:
-                    raise Malformed("content-length twice")
+                    raise Malformed("a repeated content-length")
                 length = int(field[1])
             elif kind != HOST and kind != EXPECT:
                 raise bad_field(field, kind)
@@ -279,9 +279,9 @@ def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Resp
         raise Malformed("101 does not exist in HTTP/2")
     if length is not None:
         if status < 200 or (status == 204 and length):
-            raise Malformed("content-length where there is no content")
+            raise Malformed("a content-length on a response without a body")
         check_length(length, limits)
-    return Response(status, tuple(headers), length if status != 204 else None)
+    return ParsedResponse(status, tuple(headers), length if status != 204 else None)
 
 
 def read_trailers(fields: list[Field], limits: Limits, block_bytes: int) -> Headers:

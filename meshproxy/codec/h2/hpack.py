@@ -148,7 +148,7 @@ class Decoder:
         """Decode a whole block. Raises CompressionFault; sets `exceeded`."""
         self.exceeded = None
         if self._must_resize and (not block or block[0] & 0xE0 != 0x20):
-            raise CompressionFault("the table size we asked for was not taken up")
+            raise CompressionFault("the peer ignored the table size of our SETTINGS")
         try:
             return self._decode(block)
         except (IndexError, KeyError):
@@ -213,7 +213,9 @@ class Decoder:
                 self.exceeded = self.exceeded or ("header_bytes" if room < 0 else "header_count")
                 dropped += 1
                 if dropped > MOST_FIELDS:
-                    raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a block of too many fields", "header_count")
+                    raise ConnectionFault(
+                        ErrorCode.ENHANCE_YOUR_CALM, "a field block with too many fields", "header_count"
+                    )
         return fields
 
     def _kind(self, name: bytes) -> int:
@@ -250,7 +252,7 @@ class Decoder:
 
     def _resize(self, size: int) -> None:
         if size > self._allowed_bytes:
-            raise CompressionFault("a larger table than we allow")
+            raise CompressionFault("a table size above SETTINGS_HEADER_TABLE_SIZE")
         self.generation += 1
         self._must_resize = False
         self._max_bytes = size
@@ -272,7 +274,7 @@ def read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
         value += (octet & 0x7F) << 7 * count
         if octet < 0x80:
             return value, at + count + 1
-    raise CompressionFault("an integer without end")
+    raise CompressionFault("an integer that is too long")
 
 
 def write_integer(value: int, mask: int, flags: int) -> bytes:

@@ -10,7 +10,7 @@ from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.encoder import Encoder
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
 from meshproxy.codec.h2.frames import END_STREAM, MAX_WINDOW, header_frames, pack_header
-from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, Held, History, Past, Stream
+from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, BufferedData, History, Past, Stream
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
 
@@ -23,7 +23,7 @@ EXPLAINING_BYTES = 512
 (CVE-2019-9511)."""
 
 
-class Outbound:
+class OutboundFrames:
     """The sending half of a connection, and what both halves share: streams, windows, statistics."""
 
     __slots__ = (
@@ -93,11 +93,6 @@ class Outbound:
     # Questions
 
     @property
-    def open_streams(self) -> int:
-        """Streams that are open or half-closed."""
-        return len(self._streams)
-
-    @property
     def is_idle(self) -> bool:
         """No stream is open."""
         return not self._streams
@@ -115,7 +110,6 @@ class Outbound:
         )
 
     def take_output(self) -> bytes:
-        """All queued output."""
         output = b"".join(self.out)
         self.out.clear()
         self._output_bytes = 0
@@ -231,7 +225,7 @@ class Outbound:
                 if end:
                     self._end(ours)
                 return True
-            ours.held = held = Held()
+            ours.held = held = BufferedData()
             if self._waiting is None:
                 self._waiting = OrderedDict()
             self._waiting[stream] = ours
@@ -403,7 +397,7 @@ class Outbound:
     def _pump_all(self, events: list[Event]) -> None:
         """Windows have grown: every stream that waits gets a frame in turn.
 
-        Once for all that came together: framed update by update, what is held back would go out in pieces of whatever
+        Once for all that came together: framed update by update, the buffered data would be sent in frames of whatever
         each allows. A peer that answers every DATA frame by an update gets ever smaller ones, and its updates become a
         flood that nothing explains.
         """

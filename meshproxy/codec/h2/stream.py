@@ -27,7 +27,7 @@ The three states in the middle are two independent halves (`Stream.receives` and
 HEAD -> BODY -> ENDED, so that the order of head, body and trailers is part of the state. A stream object exists in
 these states only. Streams without one are idle or closed, and `VERDICTS` says how a frame on them is taken.
 
-Deviations: a request that we reject but answer goes on as IGNORED, for as long as the answer takes.
+Deviations: a request that is rejected with a response stays IGNORED until the response has ended.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BODY = 1
 IGNORED = 2
 """Input is dropped (receiving only)."""
 ENDED = 3
-"""END_STREAM went by."""
+"""END_STREAM was sent or received."""
 
 
 class Past(Enum):
@@ -68,7 +68,7 @@ class Verdict(Enum):
 
 
 VERDICTS: dict[Past, dict[int, Verdict]] = {
-    # HEADERS on an idle stream opens it where the peer is a client; the caller has seen to that.
+    # HEADERS on an idle stream opens it if the peer is a client; the caller handles that.
     Past.IDLE: {
         DATA: Verdict.VIOLATION,
         HEADERS: Verdict.VIOLATION,
@@ -109,7 +109,7 @@ KEPT_GAPS = 16
 
 
 class History:
-    """Which streams of the peer, or of ours, are over, and how. Only what is not FINISHED takes memory."""
+    """Which streams of one side have closed, and how. Only those that are not FINISHED take memory."""
 
     __slots__ = ("_gaps", "_resets", "last")
 
@@ -136,7 +136,7 @@ class History:
 
     def past(self, stream: int) -> Past:
         """What became of a stream that is not open."""
-        if stream > self.last or not stream & 1:  # nobody opens streams of even ids: push is off
+        if stream > self.last or not stream & 1:  # streams with even ids do not exist: push is disabled
             return Past.IDLE
         past = self._resets.get(stream)
         if past is None:
@@ -146,7 +146,7 @@ class History:
         return past
 
 
-class Held:
+class BufferedData:
     """Data that a stream has buffered until the peer extends its windows."""
 
     __slots__ = ("end", "offset", "pieces", "trailers")
@@ -196,4 +196,4 @@ class Stream:
         """Bytes left of `Limits.body_bytes`."""
         self.is_head = False
         """The method is HEAD: the response may declare a length, and has no body."""
-        self.held: Held | None = None
+        self.held: BufferedData | None = None

@@ -1,5 +1,5 @@
 """Predict calls at a rate, in plain text, as an application makes them to its sidecar's outbound port: an open loop,
-and what became of every call."""
+and the result of every call."""
 
 from __future__ import annotations
 

@@ -112,7 +112,6 @@ class RestConnection(asyncio.Protocol):
         self._has_head = False
 
     def begin(self) -> None:
-        """Sends the request."""
         if not self.is_open:
             self._finished(self, self._closed_because)
             return

@@ -66,7 +66,6 @@ class Timer:
         self._libc.timerfd_settime(self.file, TFD_TIMER_ABSTIME, self._pointer, None)
 
     def clear(self) -> None:
-        """Makes the file unreadable again."""
         try:
             os.read(self.file, 8)
         except BlockingIOError:

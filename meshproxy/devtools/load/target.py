@@ -16,7 +16,7 @@ PREDICT = b"/tensorflow.serving.PredictionService/Predict"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go, and as whom."""
+    """The target of requests, and the client's identity."""
 
     host: str
     port: int

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.codec.h1.body import ChunkedReader, EofReader, Reader
+from meshproxy.codec.h1.body import BodyReader, ChunkedReader, EofReader
 from meshproxy.codec.limits import Limits
 
 MIB = 1 << 20
 
 
-def read(reader: Reader, wire: bytes, step: int) -> tuple[bytes, bytes]:
+def read(reader: BodyReader, wire: bytes, step: int) -> tuple[bytes, bytes]:
     """Feeds in pieces, as a connection does; returns the body and what came behind it."""
     body = []
     kept = b""

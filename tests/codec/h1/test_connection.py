@@ -429,7 +429,7 @@ def test_an_early_response_that_closes() -> None:
 def test_bytes_that_nobody_asked_for() -> None:
     connection = client()
     assert connection.receive(b"HTTP/1.1 408 Request Timeout\r\n\r\n") == [
-        Failed(1, "data was received that belongs to no response")
+        Failed(1, "data was received after the end of the response")
     ]
     with pytest.raises(LocalProtocolError):
         connection.send_request(b"GET", b"/", b"a", (), True)

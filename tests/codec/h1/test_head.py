@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.h1.head import (
-    Request,
-    Response,
+    ParsedRequest,
+    ParsedResponse,
     check_head,
     check_request_line,
     check_status_line,
@@ -35,7 +35,7 @@ def test_a_request() -> None:
         b"POST /v1/models/m:predict?x HTTP/1.1\r\nHost: a:8501\r\nAuthorization: Bearer x.y\r\n"
         b"Content-Length: 30\r\nConnection: close\r\n\r\n"
     )
-    assert parse_request(head, Limits()) == Request(
+    assert parse_request(head, Limits()) == ParsedRequest(
         method=b"POST",
         authority=b"a:8501",
         target=b"/v1/models/m:predict?x",
@@ -51,7 +51,7 @@ def test_a_request() -> None:
 
 def test_a_response() -> None:
     head = b"HTTP/1.0 200 OK\r\nTransfer: x\r\ncontent-length: 7\r\n\r\n"
-    assert parse_response(head, Limits()) == Response(200, ((b"transfer", b"x"),), 7, False, True)
+    assert parse_response(head, Limits()) == ParsedResponse(200, ((b"transfer", b"x"),), 7, False, True)
 
 
 # What is wrong is said in the order of the wire, by its first fault.

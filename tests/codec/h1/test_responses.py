@@ -310,7 +310,7 @@ def test_bytes_behind_a_response_belong_to_nobody(name: str, agree: Agree) -> No
     events = agree(lambda: client(method), wire + BEHIND)
     if is_reusable:
         *events, failed = events
-        assert failed == Failed(1, "data was received that belongs to no response")
+        assert failed == Failed(1, "data was received after the end of the response")
     assert events == expected
     connection = client(method)
     connection.receive(wire + BEHIND)

@@ -47,7 +47,7 @@ def test_the_preface(talk: Callable[..., Talk], three_ways: ThreeWays) -> None:
 )
 def test_what_is_no_preface(talk: Callable[..., Talk], three_ways: ThreeWays, wire: bytes) -> None:
     (event,), output = three_ways(lambda: talk(starts=False), lambda _: wire)
-    assert event == Failed(ErrorCode.PROTOCOL_ERROR, "not the preface of HTTP/2")
+    assert event == Failed(ErrorCode.PROTOCOL_ERROR, "not the HTTP/2 connection preface")
     assert output[-1].kind == "GOAWAY"
 
 
@@ -214,7 +214,7 @@ def test_an_answer_before_the_question_is_complete(talk: Callable[..., Talk]) ->
     client = talk(Role.CLIENT)
     client.asked()
     assert client.say(client.head(1, client.OK, end=True)) == [ResponseHead(1, 200, (), True)]
-    assert client.connection.open_streams == 1
+    assert len(client.connection._streams) == 1
     (event,) = client.say(frames.rst_stream(1, 0))
     assert event == Reset(1, 0, "the peer reset the stream", True)
 

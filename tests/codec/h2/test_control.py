@@ -187,7 +187,7 @@ def test_goaway(talk: Callable[..., Talk], three_ways: ThreeWays) -> None:
     assert output == []
     client = make()
     client.say(frames.goaway(3, 0, ""))
-    assert client.connection.open_streams == 2
+    assert len(client.connection._streams) == 2
     assert not client.connection.can_open
     client.connection.send_data(5, b"x", True)
     client.connection.reset(5, 8)

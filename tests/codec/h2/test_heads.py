@@ -11,7 +11,7 @@ from meshproxy.codec.h2.heads import (
     KEPT_BLOCK_BYTES,
     KEPT_HEADS,
     HeadReader,
-    Request,
+    ParsedRequest,
 )
 from meshproxy.codec.h2.hpack import CompressionFault
 from meshproxy.codec.limits import Limits
@@ -31,12 +31,12 @@ def encode(fields: Pairs) -> bytes:
     return hpack.Encoder().encode([(name, value, True) for name, value in fields], huffman=False)
 
 
-def request(fields: Pairs, limits: Limits | None = None) -> Request:
+def request(fields: Pairs, limits: Limits | None = None) -> ParsedRequest:
     return HeadReader(limits or Limits()).request(encode(fields))
 
 
 def test_a_plain_request() -> None:
-    assert request([*HEAD, (b"accept", b"a"), (b"x", b""), (b"accept", b"b")]) == Request(
+    assert request([*HEAD, (b"accept", b"a"), (b"x", b""), (b"accept", b"b")]) == ParsedRequest(
         b"POST",
         b"model.example:8501",
         b"/v1/models/m:predict",
@@ -119,8 +119,8 @@ MALFORMED: dict[str, Pairs] = {
     "upgrade": [*HEAD, (b"upgrade", b"h2c")],
     "te: gzip": [*HEAD, (b"te", b"gzip")],
     "other host": [*HEAD, (b"host", b"evil")],
-    "host twice": [*HEAD, (b"host", AUTHORITY[1]), (b"host", AUTHORITY[1])],
-    "content-length twice": [*HEAD, (b"content-length", b"1"), (b"content-length", b"1")],
+    "a repeated host": [*HEAD, (b"host", AUTHORITY[1]), (b"host", AUTHORITY[1])],
+    "a repeated content-length": [*HEAD, (b"content-length", b"1"), (b"content-length", b"1")],
     "content-length 2^63": [*HEAD, (b"content-length", b"9223372036854775808")],
     "content-length +5": [*HEAD, (b"content-length", b"+5")],
     "CR LF in a value": [*HEAD, (b"a", b"b\r\nhost: evil")],

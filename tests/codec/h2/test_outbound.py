@@ -32,7 +32,7 @@ def test_a_unary_exchange(talk: Callable[..., Talk]) -> None:
     assert server.connection.send_data(1, b"message", False)
     server.connection.send_trailers(1, ((b"grpc-status", b"0"),))
     assert kinds(server) == [("HEADERS", 4, 1), ("DATA", 0, 1), ("HEADERS", 5, 1)]
-    assert server.connection.open_streams == 1  # the client has not ended yet
+    assert len(server.connection._streams) == 1  # the client has not ended yet
     server.say(server.data(1, b"", end=True))
     assert server.connection.is_idle
 
@@ -89,7 +89,7 @@ def test_large_heads_are_split(talk: Callable[..., Talk]) -> None:
 def test_ids_of_a_client(talk: Callable[..., Talk]) -> None:
     client = talk(Role.CLIENT)
     assert [client.asked() for _ in range(3)] == [1, 3, 5]
-    assert client.connection.open_streams == 3
+    assert len(client.connection._streams) == 3
     assert client.connection.statistics.requests == 3
 
 
