@@ -11,7 +11,9 @@ import click
 from meshproxy.cli.main import FOUND
 
 if TYPE_CHECKING:
-    from meshproxy.config.problems import ConfigError
+    from collections.abc import Sequence
+
+    from meshproxy.config.problems import ConfigError, Problem
     from meshproxy.config.reference import Field
     from meshproxy.config.schema import Documents
 
@@ -36,36 +38,25 @@ def check(paths: tuple[str, ...], output: str) -> None:
     """Report all problems of the documents in PATH.
 
     PATH is a file, or a folder of *.yaml, *.yml and *.json files. All paths together are checked as one set, as a
-    sidecar loads them. Problems go to standard output, the summary to standard error.
+    sidecar loads them. Problems and warnings go to standard output, the summary to standard error.
 
-    Exit status: 0 if a sidecar can use the documents, 3 if they have problems.
+    Exit status: 0 if a sidecar can use the documents, also if there are warnings; 3 if they have problems.
     """
-    from meshproxy.config.load import load
+    from meshproxy.config.load import examine
     from meshproxy.config.problems import ConfigError
 
     try:
-        documents = load(paths)
+        documents, warnings = examine(paths)
     except ConfigError as error:
         _print_problems(error, output)
         sys.exit(FOUND)
-    _print_summary(documents, output)
+    _print_summary(documents, warnings, output)
 
 
 def _print_problems(error: ConfigError, output: str) -> None:
     if output == "json":
-        problems = [
-            {
-                "file": problem.file,
-                "line": problem.line or None,
-                "document": problem.document or None,
-                "field": problem.field or None,
-                "message": problem.message,
-            }
-            for problem in error.problems
-        ]
-        click.echo(
-            json.dumps(_answer({"ok": False, "documents": {}, "fingerprint": None, "problems": problems}), indent=2)
-        )
+        found: dict[str, object] = {"problems": _listed(error.problems), "warnings": []}
+        click.echo(json.dumps(_answer({"ok": False, "documents": {}, "fingerprint": None, **found}), indent=2))
         return
     for problem in error.problems:
         click.echo(str(problem))
@@ -73,7 +64,20 @@ def _print_problems(error: ConfigError, output: str) -> None:
     click.echo(f"{count} problem{'s' * (count != 1)}", err=True)
 
 
-def _print_summary(documents: Documents, output: str) -> None:
+def _listed(problems: Sequence[Problem]) -> list[dict[str, object]]:
+    return [
+        {
+            "file": problem.file,
+            "line": problem.line or None,
+            "document": problem.document or None,
+            "field": problem.field or None,
+            "message": problem.message,
+        }
+        for problem in problems
+    ]
+
+
+def _print_summary(documents: Documents, warnings: Sequence[Problem], output: str) -> None:
     found: dict[str, tuple[Any, ...]] = {
         "MeshConfig": (documents.mesh,),
         "ModelRole": documents.roles,
@@ -85,8 +89,10 @@ def _print_summary(documents: Documents, output: str) -> None:
     names = {kind: [each.metadata.name for each in those] for kind, those in found.items()}
     if output == "json":
         fields = {"ok": True, "documents": names, "fingerprint": documents.fingerprint, "problems": []}
-        click.echo(json.dumps(_answer(fields), indent=2))
+        click.echo(json.dumps(_answer({**fields, "warnings": _listed(warnings)}), indent=2))
         return
+    for warning in warnings:
+        click.echo(f"warning: {warning}")
     for kind, those in names.items():
         shown = ", ".join(those[:5]) + (", ..." if len(those) > 5 else "")
         click.echo(f"{kind:<16} {len(those):>5}  {shown}".rstrip(), err=True)

@@ -70,8 +70,8 @@ def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], i
     issuers = {
         name.value
         for mesh in names.get("MeshConfig", {}).values()
-        for issuer in _items(_find(mesh.node, "spec", "issuers"))
-        if (name := _find(issuer, "name")) is not None and isinstance(name.value, str)
+        for issuer in items(find(mesh.node, "spec", "issuers"))
+        if (name := find(issuer, "name")) is not None and isinstance(name.value, str)
     }
     known: dict[str, Collection[str]] = {
         "ModelRole": names.get("ModelRole", {}),
@@ -85,8 +85,8 @@ def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], i
             if isinstance(node.value, str) and node.value not in known[what]:
                 hint = closest(node.value, known[what])
                 yield each.at(node, field, f"no {what} named {shown(node.value)}{hint}")
-        for field, subject in _subjects(each):
-            role = _find(subject, "iamRole")
+        for field, subject in subjects(each):
+            role = find(subject, "iamRole")
             if role is not None and not issuers:
                 yield each.at(role, f"{field}.iamRole", "no caller can prove an IAM role: the MeshConfig has no issuer")
 
@@ -100,25 +100,25 @@ def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
         paths = [("ModelServer", ("inbound", "server")), ("ModelServer", ("outbound", "server"))]
     elif each.kind == "ModelRoute":
         paths = [("ModelServer", path) for path in (("server",), ("mirror", "server"), ("fallback",))]
-        for index, destination in enumerate(_items(_find(each.node, "spec", "split"))):
-            if (server := _find(destination, "server")) is not None:
+        for index, destination in enumerate(items(find(each.node, "spec", "split"))):
+            if (server := find(destination, "server")) is not None:
                 yield "ModelServer", f"spec.split[{index}].server", server
     for what, path in paths:
-        if (node := _find(each.node, "spec", *path)) is not None:
+        if (node := find(each.node, "spec", *path)) is not None:
             yield what, ".".join(("spec", *path)), node
-    for field, subject in _subjects(each):
-        if (issuer := _find(subject, "token", "issuer")) is not None:
+    for field, subject in subjects(each):
+        if (issuer := find(subject, "token", "issuer")) is not None:
             yield "issuer", f"{field}.token.issuer", issuer
 
 
-def _subjects(each: Placed) -> Iterator[tuple[str, Node]]:
+def subjects(each: Placed) -> Iterator[tuple[str, Node]]:
     """The subjects of a document: those of a binding, or the callers of a route's matches."""
     if each.kind == "ModelRoleBinding":
-        for index, subject in enumerate(_items(_find(each.node, "spec", "subjects"))):
+        for index, subject in enumerate(items(find(each.node, "spec", "subjects"))):
             yield f"spec.subjects[{index}]", subject
     elif each.kind == "ModelRoute":
-        for index, match in enumerate(_items(_find(each.node, "spec", "match"))):
-            if (caller := _find(match, "caller")) is not None:
+        for index, match in enumerate(items(find(each.node, "spec", "match"))):
+            if (caller := find(match, "caller")) is not None:
                 yield f"spec.match[{index}].caller", caller
 
 
@@ -126,9 +126,9 @@ def _patterns(routes: dict[str, Placed]) -> Iterator[Problem]:
     """Of the routes with one pattern in one direction, all but one must have a match."""
     taken: dict[tuple[str, str], Placed] = {}
     for route in routes.values():
-        if _items(_find(route.node, "spec", "match")):
+        if items(find(route.node, "spec", "match")):
             continue
-        for index, pattern in enumerate(_items(_find(route.node, "spec", "models"))):
+        for index, pattern in enumerate(items(find(route.node, "spec", "models"))):
             if not isinstance(pattern.value, str):
                 continue
             others = [taken.setdefault((pattern.value, direction), route) for direction in _directions(route)]
@@ -143,10 +143,10 @@ def _patterns(routes: dict[str, Placed]) -> Iterator[Problem]:
 
 
 def _directions(route: Placed) -> list[str]:
-    given = _find(route.node, "spec", "directions")
+    given = find(route.node, "spec", "directions")
     if given is None:
         return ["inbound", "outbound"]
-    return [direction.value for direction in _items(given) if isinstance(direction.value, str)]
+    return [direction.value for direction in items(given) if isinstance(direction.value, str)]
 
 
 def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
@@ -154,16 +154,16 @@ def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
     ours = [
         server.value
         for sidecar in names.get("Sidecar", {}).values()
-        if (server := _find(sidecar.node, "spec", "inbound", "server")) is not None
+        if (server := find(sidecar.node, "spec", "inbound", "server")) is not None
     ]
     numbered = _numbered(names.get("ModelServer", {}))
     for route in names.get("ModelRoute", {}).values():
         directions = _directions(route)
         if directions and "inbound" not in directions:
-            for field, caller in _subjects(route):
+            for field, caller in subjects(route):
                 yield route.at(caller, field, "the caller is known for inbound calls only, but this route is outbound")
-        mirror = _find(route.node, "spec", "mirror")
-        own = _value(_find(route.node, "spec", "server"))
+        mirror = find(route.node, "spec", "mirror")
+        own = _value(find(route.node, "spec", "server"))
         if own is None and "inbound" in directions and ours:
             own = ours[0]
         if mirror is not None and _target(mirror, own) in _targets(route, own):
@@ -188,14 +188,14 @@ def _text_versions(route: Placed, own: object, numbered: set[str]) -> Iterator[P
 
 def _targets(route: Placed, own: object) -> list[object]:
     """Where calls of a route go: server, version and label of each share."""
-    split = _items(_find(route.node, "spec", "split"))
-    shares = [share for share in split if _value(_find(share, "weight")) != 0]
+    split = items(find(route.node, "spec", "split"))
+    shares = [share for share in split if _value(find(share, "weight")) != 0]
     return [_target(share, own) for share in shares] or [(own, None, None)]
 
 
 def _target(node: Node, own: object) -> tuple[object, object, object]:
-    server, label = (_value(_find(node, field)) for field in ("server", "label"))
-    return own if server is None else server, _version(_find(node, "version")), label
+    server, label = (_value(find(node, field)) for field in ("server", "label"))
+    return own if server is None else server, _version(find(node, "version")), label
 
 
 def _version(node: Node | None) -> object:
@@ -209,17 +209,17 @@ def _version(node: Node | None) -> object:
 
 def _asked_versions(route: Placed, own: object) -> Iterator[tuple[str, Node, list[object]]]:
     """Every version that a route writes into calls: the field, the node, and the servers that get those calls."""
-    shares = _items(_find(route.node, "spec", "split"))
+    shares = items(find(route.node, "spec", "split"))
     servers: list[object] = [_target(share, own)[0] for share in shares]
     for index, share in enumerate(shares):
-        if (node := _find(share, "version")) is not None:
+        if (node := find(share, "version")) is not None:
             yield f"spec.split[{index}].version", node, [servers[index]]
-    mirror = _find(route.node, "spec", "mirror")
+    mirror = find(route.node, "spec", "mirror")
     if mirror is not None:
         servers.append(_target(mirror, own)[0])
-        if (node := _find(mirror, "version")) is not None:
+        if (node := find(mirror, "version")) is not None:
             yield "spec.mirror.version", node, servers[-1:]
-    labels = _find(route.node, "spec", "labels")
+    labels = find(route.node, "spec", "labels")
     if labels is not None and isinstance(labels.value, dict):
         for label, node in labels.value.items():
             yield f"spec.labels.{label}", node, servers if shares else [own, *servers]
@@ -231,8 +231,8 @@ def _numbered(servers: dict[str, Placed]) -> set[str]:
     return {
         name
         for name, server in servers.items()
-        if (health := _find(server.node, "spec", "health")) is not None
-        and _value(_find(health, "check")) in (None, "model-status")
+        if (health := find(server.node, "spec", "health")) is not None
+        and _value(find(health, "check")) in (None, "model-status")
     }
 
 
@@ -240,7 +240,7 @@ def _hosts(servers: dict[str, Placed]) -> Iterator[Problem]:
     """A host leads to one server; the names of servers are hosts, too."""
     taken = dict(servers)
     for server in servers.values():
-        for index, node in enumerate(_items(_find(server.node, "spec", "hosts"))):
+        for index, node in enumerate(items(find(server.node, "spec", "hosts"))):
             if not isinstance(node.value, str):
                 continue
             first = taken.setdefault(node.value.lower().removesuffix("."), server)
@@ -251,15 +251,15 @@ def _hosts(servers: dict[str, Placed]) -> Iterator[Problem]:
 
 def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
     for mesh in names.get("MeshConfig", {}).values():
-        mode = _find(mesh.node, "spec", "mtls")
+        mode = find(mesh.node, "spec", "mtls")
         if mode is not None and mode.value == "disabled":
             for server in names.get("ModelServer", {}).values():
                 for field, node in _sidecars(server):
                     yield server.at(node, field, f'a sidecar is called over mTLS, but {mesh.label} has mtls "disabled"')
             continue
         for sidecar in names.get("Sidecar", {}).values():
-            spec = _find(sidecar.node, "spec")
-            if spec is not None and isinstance(spec.value, dict) and _find(spec, "identity") is None:
+            spec = find(sidecar.node, "spec")
+            if spec is not None and isinstance(spec.value, dict) and find(spec, "identity") is None:
                 word = shown(mode.value) if mode is not None else '"strict"'
                 yield sidecar.at(
                     spec, "spec.identity", f"is missing: {mesh.label} has mtls {word}, which requires a certificate"
@@ -268,16 +268,17 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
 
 def _sidecars(server: Placed) -> Iterator[tuple[str, Node]]:
     """Where a server names sidecars as its endpoints."""
-    for index, endpoint in enumerate(_items(_find(server.node, "spec", "endpoints"))):
-        if (node := _find(endpoint, "sidecar")) is not None:
+    for index, endpoint in enumerate(items(find(server.node, "spec", "endpoints"))):
+        if (node := find(endpoint, "sidecar")) is not None:
             yield f"spec.endpoints[{index}].sidecar", node
-    if (node := _find(server.node, "spec", "dns", "sidecar")) is not None:
+    if (node := find(server.node, "spec", "dns", "sidecar")) is not None:
         yield "spec.dns.sidecar", node
-    if (node := _find(server.node, "spec", "dns", "srv")) is not None and node.value == "sidecar":
+    if (node := find(server.node, "spec", "dns", "srv")) is not None and node.value == "sidecar":
         yield "spec.dns.srv", node
 
 
-def _find(node: Node, *names: str) -> Node | None:
+def find(node: Node, *names: str) -> Node | None:
+    """The node at the end of a path of fields, if there is one."""
     for name in names:
         found = node.value.get(name) if isinstance(node.value, dict) else None
         if found is None:
@@ -286,7 +287,8 @@ def _find(node: Node, *names: str) -> Node | None:
     return node
 
 
-def _items(node: Node | None) -> list[Node]:
+def items(node: Node | None) -> list[Node]:
+    """The items of a list; none if it is no list."""
     return node.value if node is not None and isinstance(node.value, list) else []
 
 

@@ -66,7 +66,9 @@ VerbWord = Literal[
     "predict", "classify", "regress", "multi-inference", "metadata", "status",
     "reload", "metrics", "profile", "reflect", "unlisted",
 ]  # fmt: skip
-AlgorithmWord = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+AlgorithmWord = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA",
+]  # fmt: skip
 MtlsWord = Literal["strict", "permissive", "disabled"]
 ActionWord = Literal["allow", "deny", "audit"]
 Verb = Annotated[VerbWord, one_of(VerbWord)]
@@ -118,8 +120,11 @@ class TokenSubject(Part, frozen=True):
     """The name of an issuer in the MeshConfig."""
     claims: Mapping[str, str | int | bool] = {}
     """Every claim named must be in the token: equal to the value, or a list that holds it. Text, numbers and booleans
-    are never equal to each other. A name with dots is first looked up as it is; if the token has no such claim, the
-    dots select nested objects (`realm.roles`). To match any of several values, write one subject for each."""
+    are never equal to each other. `scope` and `scp` are words separated by spaces: all words of the value must be among
+    them. A name resolves at the longest claim that exists, and dots select members below it (`realm_access.roles`,
+    `kubernetes.io.namespace`). A claim that cannot be compared (another type, a path that continues below a value, a
+    path that could be read in two ways) never allows, and counts as a match for `deny` and `audit`. To match any of
+    several values, write one subject for each."""
 
     def __post_init__(self) -> None:
         if "" in self.claims:

@@ -18,8 +18,10 @@ from meshproxy.config.fields import API_VERSION
 from meshproxy.config.files import Paths, Source, digest, read_files
 from meshproxy.config.problems import ConfigError, Problem, closest
 from meshproxy.config.values import read_name, shown
+from meshproxy.config.warnings import warn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from meshproxy.config.nodes import Node, Report
@@ -27,9 +29,29 @@ if TYPE_CHECKING:
 PROBLEMS = 1_000
 """The most that are reported of one file: a hostile file must not be able to demand an endless list."""
 
+SERVER_METADATA = frozenset(
+    {
+        "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName",
+        "generation", "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid",
+    }
+)  # fmt: skip
+"""Fields of `metadata` that the API server of Kubernetes writes (ObjectMeta of `meta/v1`). They are ignored."""
+
 
 def load(paths: Paths) -> schema.Documents:
-    """All documents in the files and folders, checked as a whole.
+    """All documents in the files and folders, checked as a whole. Raises ConfigError with all problems."""
+    documents, _ = _load(paths)
+    return documents
+
+
+def examine(paths: Paths) -> tuple[schema.Documents, tuple[Problem, ...]]:
+    """All documents as `load` gives them, and what is suspicious about them. Raises ConfigError."""
+    documents, placed = _load(paths)
+    return documents, tuple(islice(warn(placed), PROBLEMS))
+
+
+def _load(paths: Paths) -> tuple[schema.Documents, list[Placed]]:
+    """The documents, and where each stands.
 
     A folder selects its `*.yaml`, `*.yml` and `*.json` (see `read_files`). A JWK set among them is skipped: key sets
     often lie beside the documents that name them.
@@ -50,7 +72,7 @@ def load(paths: Paths) -> schema.Documents:
     def of(kind: type[Any]) -> tuple[Any, ...]:
         return tuple(each.document for each in placed if isinstance(each.document, kind))
 
-    return schema.Documents(
+    documents = schema.Documents(
         mesh=of(schema.MeshConfig)[0],
         sidecar=of(schema.Sidecar)[0],
         roles=of(schema.ModelRole),
@@ -59,6 +81,7 @@ def load(paths: Paths) -> schema.Documents:
         routes=of(schema.ModelRoute),
         fingerprint=digest(sources),
     )
+    return documents, placed
 
 
 def _parse(source: Source, placed: list[Placed], problems: list[Problem]) -> bool:
@@ -85,16 +108,18 @@ def _parse(source: Source, placed: list[Placed], problems: list[Problem]) -> boo
         problems.append(Problem(str(source.path), line, "", "", "not UTF-8"))
         return False
     try:
-        for number, node in enumerate(read_documents(text, note), 1):
-            if not source.is_named and _is_key_set(node):
+        for number, whole in enumerate(read_documents(text, note), 1):
+            if not source.is_named and _is_key_set(whole):
                 noted.clear()
                 continue
-            kind, name = _kind_and_name(node)
-            label = f"{kind}/{name}" if kind and name else kind or f"document {number}"
-            document = _document(node, source.folder, note)
-            settle()
-            if kind in _kinds() and name:
-                placed.append(Placed(kind, name, str(source.path), node, document))
+            label = f"document {number}"
+            for where, node in _documents_of(whole, label, note, settle):
+                kind, name = _kind_and_name(node)
+                label = f"{kind}/{name}" if kind and name else kind or where
+                document = _document(_without_status(node), source.folder, note)
+                settle()
+                if kind in _kinds() and name:
+                    placed.append(Placed(kind, name, str(source.path), node, document))
             label = f"document {number + 1}"
     except Unreadable as error:
         settle()
@@ -129,6 +154,67 @@ def _document(node: Node, folder: Path, report: Report) -> Any:
         hint = closest(kind.value, list(_kinds())) if isinstance(kind.value, str) else ""
         report(kind.line, "kind", f"{shown(kind.value)} is not a kind: expected one of {', '.join(_kinds())}{hint}")
     return None
+
+
+def _is_list(node: Node) -> bool:
+    """A list of documents: `List`, as `kubectl get -o yaml` prints several, or `ModelRoleList` and the like, as the API
+    server does."""
+    document = node.value if isinstance(node.value, dict) else {}
+    kind, version = document.get("kind"), document.get("apiVersion")
+    if kind is None or version is None or not isinstance(kind.value, str):
+        return False
+    return (kind.value == "List" and version.value == "v1") or (
+        kind.value.removesuffix("List") in _kinds() and kind.value.endswith("List") and version.value == API_VERSION
+    )
+
+
+def _documents_of(node: Node, where: str, report: Report, settle: Callable[[], None]) -> Iterator[tuple[str, Node]]:
+    """The documents of a list, or the only one, each with what to call it as long as it has no name."""
+    if not _is_list(node):
+        yield where, node
+        return
+    items = _list_items(node, report)
+    settle()  # what is wrong with the list itself is not its first item's
+    for place, item in enumerate(items, 1):
+        yield f"{where}, item {place}", item
+
+
+def _list_items(node: Node, report: Report) -> list[Node]:
+    from meshproxy.config.nodes import BROKEN
+
+    document = node.value
+    assert isinstance(document, dict)
+    for name in document.keys() - {"apiVersion", "kind", "metadata", "items"}:
+        report(document[name].key_line, name, f"no such field{closest(name, ['metadata', 'items'])}")
+    found = document.get("items")
+    if found is None:
+        report(node.line, "items", "is missing: expected a list of documents")
+        return []
+    if not isinstance(found.value, list):
+        if found.value is not BROKEN:
+            report(found.line, "items", f"expected a list of documents, got {shown(found.value)}")
+        return []
+    return found.value
+
+
+def _without_status(node: Node) -> Node:
+    """The document without what the API server of Kubernetes adds to it, which `kubectl get -o yaml` prints."""
+    if not isinstance(node.value, dict):
+        return node
+    document = {name: item for name, item in node.value.items() if name != "status"}
+    metadata = document.get("metadata")
+    if metadata is not None and isinstance(metadata.value, dict):
+        kept = {name: item for name, item in metadata.value.items() if name not in SERVER_METADATA}
+        document["metadata"] = _replaced(metadata, kept)
+    return _replaced(node, document)
+
+
+def _replaced(node: Node, value: dict[str, Node]) -> Node:
+    from meshproxy.config.nodes import Node
+
+    replaced = Node(value, node.line, node.size)
+    replaced.key_line = node.key_line
+    return replaced
 
 
 def _kind_and_name(node: Node) -> tuple[str, str]:

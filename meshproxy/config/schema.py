@@ -44,7 +44,7 @@ from meshproxy.config.fields import (
 from meshproxy.config.fields import Metadata as Metadata
 from meshproxy.config.routes import ModelRoute as ModelRoute
 from meshproxy.config.servers import ModelServer as ModelServer
-from meshproxy.config.values import Address
+from meshproxy.config.values import Address, shown
 
 CONTROL_PLANE_PORTS = (18510, 18511, 18512)
 """A sidecar keeps clear of these: the control plane may run on the same host."""
@@ -91,8 +91,15 @@ class Issuer(Part, frozen=True):
     """The name that bindings use for this issuer, so that they stay the same where URL and audience differ."""
     issuer: IssuerId
     """The `iss` of its tokens, compared character for character."""
-    audiences: Annotated[tuple[Text, ...], Meta(min_length=1)]
-    """A token must have one of these as an `aud`."""
+    audiences: tuple[Text, ...] = ()
+    """A token must have one of these as an `aud`. Left out: tokens of this issuer have no `aud` (Amazon Cognito and
+    others), those that have one are refused, and `requiredClaims` says which tokens are for this mesh."""
+    required_claims: Mapping[str, str | int | bool] = {}
+    """Claims that every token of this issuer must have, compared as in a ModelRoleBinding, such as
+    `{client_id: 4f5rg, token_use: access}` or `{scope: models/predict}`. Required without `audiences`."""
+    subject_fallback: Text | None = None
+    """The claim that names the subject of tokens without `sub`, such as `client_id`: in logs, for rate limits by caller
+    and in forwarded headers. Choose one whose values no `sub` can have. Left out: tokens without `sub` are refused."""
     algorithms: Annotated[tuple[Algorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
     """Accepted signature algorithms; the token's header cannot extend them. Symmetric algorithms and `none` are not
     supported."""
@@ -105,14 +112,31 @@ class Issuer(Part, frozen=True):
     year. Access tokens commonly live for minutes or hours; one that is valid for a year is a password that cannot be
     revoked."""
     ca_file: Path | None = None
-    """CA certificates (PEM) that are trusted when keys are fetched. Left out: the system's."""
+    """CA certificates (PEM) that are trusted when keys are fetched. Left out: the system's. Required for a `jwks_uri`
+    at an IP address, as the API server of Kubernetes has it."""
+    bearer_token_file: Path | None = None
+    """A file with a token that is sent when keys are fetched, read for each fetch: the API server of Kubernetes gives
+    its keys to service accounts only, so name the pod's own token,
+    `/var/run/secrets/kubernetes.io/serviceaccount/token`. Requires `caFile`: the token goes to servers of that
+    authority only. Left out: none is sent."""
 
     def __post_init__(self) -> None:
+        if not self.audiences and not self.required_claims:
+            raise ValueError(
+                'expected "audiences", or "requiredClaims" for an issuer whose tokens have no "aud": without either,'
+                " tokens that were issued for others would be accepted"
+            )
+        for name in self.required_claims:
+            if name in ("", "iss", "aud", "exp", "nbf", "iat"):
+                what = 'write audiences into "audiences"' if name == "aud" else "this name says nothing about that"
+                raise ValueError(f'"requiredClaims": {shown(name)} does not tell what a token is for: {what}')
         if self.keys is None:
             try:
                 values.read_url(self.issuer)
             except ValueError as error:
                 raise ValueError(f'without "keys" they are discovered at "issuer": {error}') from None
+        if self.bearer_token_file is not None and self.ca_file is None:
+            raise ValueError('"bearerTokenFile" requires "caFile": the token is sent to servers of that authority only')
         if self.ca_file is not None and self.keys is not None and self.keys.url is None:
             raise ValueError('"caFile" is used only when keys are fetched; leave it out, or give "keys" a "url"')
 
@@ -179,7 +203,7 @@ class MeshSpec(Part, frozen=True):
             for issuer in self.issuers:
                 value = getattr(issuer, field)
                 if value in seen:
-                    raise ValueError(f"two issuers have the {field} {values.shown(value)}: it must be unique")
+                    raise ValueError(f"two issuers have the {field} {shown(value)}: it must be unique")
                 seen.add(value)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from meshproxy.identity.jose import decode_base64url, load_object
 from meshproxy.identity.jws import ALGORITHMS as _ROWS
-from meshproxy.identity.jws import load_verifiers, make_public_key
+from meshproxy.identity.jws import canonical_name, load_verifiers, make_public_key
 
 KEY_SET_BYTES = 262_144
 KEYS = 64
@@ -19,7 +19,7 @@ RSA_BITS = (2_048, 8_192)
 KID_CHARACTERS = 256
 
 ALGORITHMS = frozenset(_ROWS)
-"""All that an issuer may be allowed to sign with."""
+"""All that an issuer may be allowed to sign with, by their canonical names."""
 RSA_ALGORITHMS = frozenset(name for name, row in _ROWS.items() if row.kty == "RSA")
 # Each curve has one algorithm and one length of coordinates (RFC 7518 sections 3.4 and 6.2.1).
 _CURVES = {(row.kty, row.crv): (name, row.size) for name, row in _ROWS.items() if row.crv is not None}
@@ -140,7 +140,7 @@ def read_key(jwk: object, algorithms: frozenset[str]) -> Key:
     curve, numbers, fitting = _read_numbers(jwk)
     named = jwk.get("alg")
     if named is not None:
-        fitting &= {named} if isinstance(named, str) else set()
+        fitting &= {canonical_name(named)} if isinstance(named, str) else set()
     fitting &= algorithms
     if not fitting:
         raise ValueError("its algorithm is not accepted for the issuer, or does not fit the key")

@@ -62,6 +62,14 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "EdDSA": Algorithm("OKP", "Ed25519", Form.EDDSA, None, 32),
 }
 
+_SYNONYMS = {"Ed25519": "EdDSA"}
+"""RFC 9864 section 2.2 deprecates `EdDSA` for the name of the curve. With an Ed25519 key both are the same."""
+
+
+def canonical_name(algorithm: str) -> str:
+    """The name under which `ALGORITHMS` has an `alg`; the name itself if that is another or none of them."""
+    return _SYNONYMS.get(algorithm, algorithm)
+
 
 @cache
 def load_verifiers() -> Mapping[str, Verify]:

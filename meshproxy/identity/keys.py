@@ -5,9 +5,9 @@
          +--fail (back-off)   +----------- take -----------+--fail (back-off): used on, for as long as it lasts
 
 Keys that were good once stay in use until the issuer publishes a set without them: an issuer that is down for a day
-must not take its users down with it. A token with an unknown `kid` may cause one extra fetch, because that
-is what a rotation looks like; not again within the cool-down, and not while the issuer does not answer, or strangers'
-tokens would hammer it and pile up here.
+must not take its users down with it. A token with an unknown `kid`, or with a signature that does not fit its key, may
+ask for the set out of turn, because that is what a rotation looks like; how often is `key_budget`'s decision. While the
+issuer does not answer none may, or requests with such tokens would pile up here.
 
 Pure state: `sidecar/key_refresher.py` does what it says. Times are seconds since the epoch; a clock that jumps only
 moves one refresh.
@@ -15,10 +15,13 @@ moves one refresh.
 
 from __future__ import annotations
 
+import math
+
 from meshproxy.identity.jwk import ALGORITHMS, Key, KeySet, KeySetError, read_key_set
+from meshproxy.identity.jws import canonical_name
+from meshproxy.identity.key_budget import Ask, KeyBudget, Wanted
 
 REFRESH = 300.0
-COOL_DOWN = 30.0
 BACK_OFF = (1.0, 60.0)
 """The first wait after a failure, doubled with each further one, and the longest."""
 
@@ -27,8 +30,7 @@ class IssuerKeys:
     """The key set of one issuer. Lives as long as the issuer is configured, across reloads of other things."""
 
     __slots__ = (
-        "_cool_down",
-        "_forced_at",
+        "_budget",
         "_next",
         "_refresh",
         "algorithms",
@@ -46,7 +48,6 @@ class IssuerKeys:
         algorithms: frozenset[str],
         *,
         refresh: float | None = REFRESH,
-        cool_down: float = COOL_DOWN,
     ) -> None:
         """Begin without keys.
 
@@ -54,8 +55,8 @@ class IssuerKeys:
             issuer: the name in `MeshConfig`.
             algorithms: what the issuer may sign with, of `jwk.ALGORITHMS`; anything else is a ValueError.
             refresh: seconds between two fetches. None: the keys are given once and never fetched.
-            cool_down: seconds between two fetches that unknown keys ask for.
         """
+        algorithms = frozenset(map(canonical_name, algorithms))
         if not algorithms or not algorithms <= ALGORITHMS:
             raise ValueError(f"issuer {issuer}: algorithms must be some of {', '.join(sorted(ALGORITHMS))}")
         self.issuer = issuer
@@ -69,8 +70,7 @@ class IssuerKeys:
         """In a row."""
         self.is_refreshing = False
         self._refresh = refresh
-        self._cool_down = cool_down
-        self._forced_at: float | None = None
+        self._budget = KeyBudget()
         self._next: float | None = None
 
     # Questions
@@ -84,13 +84,17 @@ class IssuerKeys:
         """The key that a token means, if it is known."""
         return None if self.keys is None else self.keys.find(kid, algorithm)
 
-    def may_ask(self, now: float) -> bool:
-        """Whether an unknown `kid` is worth waiting for a refresh: one is in progress, or another is allowed."""
+    def ask(self, kid: str | None, now: float, *, is_known: bool = False) -> Ask:
+        """What to do about a token with an unknown `kid`, or (`is_known`) with a signature that is not of its key."""
         if self._refresh is None:
-            return False
-        if self.is_refreshing:
-            return True
-        return not self.failures and (self._forced_at is None or abs(now - self._forced_at) >= self._cool_down)
+            return Ask.NEVER
+        wanted = Wanted(kid, is_known)
+        return self._budget.ask(wanted, now, is_fetching=self.is_refreshing, is_failing=self.failures > 0)
+
+    def retry_after(self, now: float) -> int:
+        """Seconds after which a token that was told `Ask.LATER` should be sent again."""
+        due = max(1, math.ceil(self.wait(now)))
+        return due if self.failures else min(due, self._budget.wait(now))
 
     def wait(self, now: float) -> float:
         """Seconds until the next refresh is due; 0 at once. At most a whole interval, whatever the clock did."""
@@ -101,11 +105,11 @@ class IssuerKeys:
 
     # What happened
 
-    def begin(self, now: float, *, is_forced: bool = False) -> None:
-        """A refresh begins; `take`, `fail` or `abandon` must follow."""
+    def begin(self) -> None:
+        """A refresh begins, or is joined if one is in progress; `take`, `fail` or `abandon` must follow."""
+        if not self.is_refreshing:
+            self._budget.begin()
         self.is_refreshing = True
-        if is_forced:
-            self._forced_at = now
 
     def take(self, document: bytes, now: float, jitter: float) -> None:
         """A document came. A broken one counts as a failure and changes no key.
@@ -121,6 +125,7 @@ class IssuerKeys:
             self.fail(str(error), now, jitter)
             return
         self.keys = _keep_known(new, self.keys)
+        self._budget.end(now, is_success=True)
         self.is_refreshing = False
         self.fetched_at = now
         self.failures = 0
@@ -130,14 +135,16 @@ class IssuerKeys:
 
     def fail(self, problem: str, now: float, jitter: float) -> None:
         """No document came. Back off: half of the wait is fixed, half is drawn."""
+        self._budget.end(now, is_success=False)
         self.is_refreshing = False
         self.failures += 1
         self.problem = problem
         first, longest = BACK_OFF
         self._next = now + min(longest, first * 2.0 ** min(self.failures - 1, 16)) * (0.5 + 0.5 * jitter)
 
-    def abandon(self) -> None:
+    def abandon(self, now: float) -> None:
         """The attempt was given up by us: that says nothing about the issuer."""
+        self._budget.end(now, is_success=False)
         self.is_refreshing = False
 
 

@@ -13,15 +13,17 @@ good, because the issuer's own libraries or the next hop may read it the other w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from meshproxy.identity.caller import Token
+from meshproxy.identity.claims import ClaimMatch, Value, find_text, match_claim
 from meshproxy.identity.iam import iam_role, is_sts_issuer
 from meshproxy.identity.jose import decode_base64url, load_object
 from meshproxy.identity.jwk import KID_CHARACTERS, Key
+from meshproxy.identity.jws import canonical_name
+from meshproxy.identity.key_budget import Ask
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.refusal import Reason, Refusal
 
@@ -40,15 +42,18 @@ CHALLENGE = "Bearer"
 # RFC 9068 section 2.1 and RFC 7519 section 5.1, in any case and with or without `application/`. Another type is another
 # use of the same key: an ID token's logout, a DPoP proof, a security event.
 _TYPES = frozenset({"jwt", "at+jwt"})
-# Members that change how a token is to be read (crit, b64, zip, enc, cty) or contain a key (RFC 7515 section 4.1).
-_HEADER_REFUSED = frozenset({"crit", "b64", "zip", "enc", "cty", "jku", "jwk", "x5u", "x5c"})
+# Members that change how a token is to be read (RFC 7515 section 4.1, RFC 7797). Those that bring a key along (jku,
+# jwk, x5u, x5c) are ignored like any other: some issuers send them, and the key is always one that the issuer
+# publishes.
+_HEADER_REFUSED = frozenset({"crit", "b64", "zip", "enc", "cty"})
 # NumericDate; the year 9999.
 _LATEST = 253_402_300_799
 
 
 class KeysWanted(Exception):
-    """A token names a key that is not known, and the issuer may be asked for its keys now. The caller awaits
-    `KeyRefresher.refresh` (`sidecar/key_refresher.py`) once and calls `verify` again, which then decides."""
+    """A token names a key that is not known, or its signature does not fit the key, and the issuer may be asked for its
+    keys now. Await `KeyRefresher.refresh` (`sidecar/key_refresher.py`) once and call `verify` again, which then
+    decides."""
 
     def __init__(self, issuer: str) -> None:
         super().__init__(issuer)
@@ -63,15 +68,21 @@ class Issuer:
     url: str
     """The `iss` of its tokens, compared character for character."""
     audiences: frozenset[str]
-    """A token must be for one of these."""
+    """A token must be for one of these. Empty: its tokens have no `aud`; `required_claims` say what they are for."""
     keys: IssuerKeys
     leeway: float = 60.0
     """Seconds that its clock and ours may differ."""
     max_lifetime: float = 86_400.0
     """The longest from `iat` to `exp`, in seconds."""
+    required_claims: tuple[tuple[str, Value], ...] = ()
+    """Claims that every token must have, with their values."""
+    subject_fallback: str | None = None
+    """The claim that names the subject of a token without `sub`."""
     is_sts: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        if not self.audiences and not self.required_claims:
+            raise ValueError(f"issuer {self.name}: tokens for any audience would be accepted")
         object.__setattr__(self, "is_sts", is_sts_issuer(self.url))
 
 
@@ -129,15 +140,13 @@ class TokenVerifier:
         if issuer is None:
             raise _refused("The token issuer (iss) is not one of this mesh.")
         expires = _check_times(claims, issuer, now)
-        _check_audience(claims.get("aud"), issuer)
-        subject = claims.get("sub")
-        if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_CHARACTERS or not subject.isprintable():
-            raise _refused("The token subject (sub) is missing or not a short printable text.")
+        _check_audience(claims, issuer)
+        subject = _find_subject(claims, issuer)
         if "cnf" in claims:
             # RFC 7800: the token is bound to a key whose proof we do not ask for (DPoP, RFC 9449; mTLS, RFC 8705).
             raise _refused("The token is bound to a key (cnf): only plain bearer tokens are accepted.")
         role = None
-        if issuer.is_sts:
+        if issuer.is_sts and "sub" in claims:
             try:
                 role = iam_role(subject, claims)
             except ValueError:
@@ -145,6 +154,9 @@ class TokenVerifier:
 
         key = _find_key(issuer, kid, algorithm, now)
         if not key.verify(algorithm, compact[: -len(parts[2]) - 1], signature):
+            # The issuer may have replaced the key under the same kid.
+            if issuer.keys.ask(kid, now, is_known=True) is Ask.WAIT:
+                raise KeysWanted(issuer.name)
             raise _refused("The token signature is invalid.")
         token = Token(issuer.name, subject, MappingProxyType(claims), expires, role)
         return token, key, expires + issuer.leeway
@@ -177,10 +189,11 @@ def _part(text: bytes, name: str) -> dict[str, object]:
 def _read_header(header: dict[str, object]) -> tuple[str, str | None]:
     """Algorithm and key id (RFC 7515 section 4.1). Unknown members are ignored, as it requires."""
     if not _HEADER_REFUSED.isdisjoint(header):
-        raise _refused("The token header contains a key or an extension (such as jwk or crit): that is not supported.")
+        raise _refused("The token header contains an extension (such as crit or zip) that is not supported.")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str):
         raise _refused("The token has no algorithm (alg).")
+    algorithm = canonical_name(algorithm)
     kind = header.get("typ", "jwt")
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
         raise _refused("The token type (typ) is neither JWT nor at+jwt.")
@@ -211,13 +224,30 @@ def _date(claims: dict[str, object], name: str) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def _check_audience(aud: object, issuer: Issuer) -> None:
-    """aud is one text or a list of them (RFC 7519 section 4.1.3)."""
-    audiences = [aud] if isinstance(aud, str) else aud
-    if not isinstance(audiences, list) or not all(isinstance(audience, str) for audience in audiences):
-        raise _refused("The token has no audience (aud).")
-    if issuer.audiences.isdisjoint(audiences):
-        raise _refused("The token audience (aud) is not one of this mesh.")
+def _check_audience(claims: dict[str, object], issuer: Issuer) -> None:
+    """That the token is for us: aud, one text or a list of them (RFC 7519 section 4.1.3), and the claims required."""
+    if issuer.audiences:
+        aud = claims.get("aud")
+        audiences = [aud] if isinstance(aud, str) else aud
+        if not isinstance(audiences, list) or not all(isinstance(audience, str) for audience in audiences):
+            raise _refused("The token has no audience (aud).")
+        if issuer.audiences.isdisjoint(audiences):
+            raise _refused("The token audience (aud) is not one of this mesh.")
+    elif "aud" in claims:
+        # The same section: a recipient that the claim does not name must refuse the token.
+        raise _refused("The token is for an audience (aud), and tokens of its issuer are accepted only without one.")
+    for name, wanted in issuer.required_claims:
+        if match_claim(claims, name, wanted) is not ClaimMatch.YES:
+            raise _refused("The token lacks a claim that is required of its issuer's tokens.")
+
+
+def _find_subject(claims: dict[str, object], issuer: Issuer) -> str:
+    subject = claims.get("sub")
+    if "sub" not in claims and issuer.subject_fallback is not None:
+        subject = find_text(claims, issuer.subject_fallback)
+    if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_CHARACTERS or not subject.isprintable():
+        raise _refused("The token subject (sub) is missing or not a short printable text.")
+    return subject
 
 
 def _find_key(issuer: Issuer, kid: str | None, algorithm: str, now: float) -> Key:
@@ -226,15 +256,18 @@ def _find_key(issuer: Issuer, kid: str | None, algorithm: str, now: float) -> Ke
         raise _refused("The token algorithm (alg) is not accepted for its issuer.")
     key = keys.find(kid, algorithm)
     if key is None:
-        if keys.may_ask(now):
-            raise KeysWanted(issuer.name)
-        if not keys.has_keys:
-            raise Refusal(
-                Reason.KEYS_UNAVAILABLE,
-                f"The keys of issuer {issuer.name} have not been fetched yet: try again later.",
-                retry_after=max(1, math.ceil(keys.wait(now))),
-            )
-        raise _refused("The token is signed with an unknown key: its issuer does not publish it.")
+        match keys.ask(kid, now):
+            case Ask.WAIT:
+                raise KeysWanted(issuer.name)
+            case Ask.LATER:
+                what = "names a key that is not known yet" if keys.has_keys else "cannot be verified yet"
+                raise Refusal(
+                    Reason.KEYS_UNAVAILABLE,
+                    f"The token {what}, and the keys of issuer {issuer.name} will be fetched soon: retry.",
+                    retry_after=keys.retry_after(now),
+                )
+            case Ask.NEVER:
+                raise _refused("The token is signed with an unknown key: its issuer does not publish it.")
     if algorithm not in key.algorithms:
         raise _refused("The token algorithm (alg) does not match its key.")
     return key

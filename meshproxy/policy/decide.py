@@ -1,8 +1,9 @@
 """Authorization decisions: look-ups over compiled roles and bindings, and a bounded cache of decisions.
 
 Deny beats allow; audit never decides; what nothing allows is denied. Every model that a call names must be allowed, and
-one that is denied denies the call. A decision depends only on the caller's SPIFFE id, its token and the call, so it is
-cached by them: whether certificate and token are still valid is checked elsewhere, before.
+one that is denied denies the call. What cannot be evaluated (`SubjectMatch.UNDETERMINED`) never allows and does deny.
+A decision depends only on the caller's SPIFFE id, its token and the call, so it is cached by them: whether certificate
+and token are still valid is checked elsewhere, before.
 """
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ class Policy:
         else:
             parts = [(None, self._server_wide[call.verb])]
         matches = self._matches(caller, {role for _, rule_matches in parts for role in rule_matches})
-        fitting = sorted((binding for binding, found in matches.items() if found is SubjectMatch.YES), key=_place)
+        fitting = sorted(
+            (binding for binding, found in matches.items() if found >= SubjectMatch.UNDETERMINED), key=_place
+        )
         audits = tuple(
             binding.name
             for binding in fitting
@@ -155,7 +158,9 @@ class Policy:
                 for model, rule_matches in parts:
                     if binding.role in rule_matches:
                         return _denied(call.verb, model, binding.name, audits)
-        allowing = [binding for binding in fitting if binding.action == "allow"]
+        allowing = [
+            binding for binding in fitting if binding.action == "allow" and matches[binding] is SubjectMatch.YES
+        ]
         names: dict[str, None] = {}
         for model, rule_matches in parts:
             found = next((binding for binding in allowing if rule_matches.get(binding.role) is RuleMatch.YES), None)
@@ -207,7 +212,11 @@ def _is_small(models: tuple[ModelRef, ...]) -> bool:
 
 def _token_would_do(matches: Mapping[Binding, SubjectMatch], parts: Iterable[RuleMatches]) -> bool:
     """Whether bindings that need a token, which the caller has not sent, would allow every model."""
-    allowing = [binding for binding in matches if binding.action == "allow"]
+    allowing = [
+        binding
+        for binding, found in matches.items()
+        if binding.action == "allow" and found is not SubjectMatch.UNDETERMINED
+    ]
     return all(any(rule_matches.get(binding.role) is RuleMatch.YES for binding in allowing) for rule_matches in parts)
 
 

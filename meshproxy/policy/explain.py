@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from meshproxy.config.globs import compile_glob
 from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller
+from meshproxy.identity.claims import ClaimMatch, match_claim
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.decide import Permit, Policy
-from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch, has_claim
+from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Refusal
 
 
@@ -62,16 +63,23 @@ def _step(policy: Policy, binding: Binding, caller: Caller, call: Call) -> Step:
     if SubjectMatch.YES in matches:
         about_caller = [f"subjects[{matches.index(SubjectMatch.YES)}] matches"]
     else:
-        about_caller = [f"subjects[{place}]: {_why_not(each, caller)}" for place, each in enumerate(binding.subjects)]
+        about_caller = [
+            f"subjects[{place}]: {_why_not(each, caller, binding.action)}"
+            for place, each in enumerate(binding.subjects)
+        ]
     parts: list[ModelRef | None] = [*call.models] if call.models else [None]
-    enough = RuleMatch.YES if binding.action == "allow" else RuleMatch.UNDETERMINED
+    is_allow = binding.action == "allow"
+    enough = RuleMatch.YES if is_allow else RuleMatch.UNDETERMINED
+    matches_caller = max(matches, default=SubjectMatch.NO) >= (
+        SubjectMatch.YES if is_allow else SubjectMatch.UNDETERMINED
+    )
     rule_matches = [_best(rules, call.verb, model) for model in parts]
     about_call = [
         (f"{shown(model.name)}: " if model and len(parts) > 1 else "")
         + _about(rule_match, rule, binding.action, call.verb, model)
         for model, (rule_match, rule) in zip(parts, rule_matches, strict=True)
     ]
-    applies = SubjectMatch.YES in matches and any(rule_match >= enough for rule_match, _ in rule_matches)
+    applies = matches_caller and any(rule_match >= enough for rule_match, _ in rule_matches)
     return Step(binding.name, binding.action, role, applies, tuple(about_caller), tuple(about_call))
 
 
@@ -120,7 +128,7 @@ def _names(rule: Rule, model: ModelRef) -> bool:
     return any(compile_glob(pattern)(model.name) for pattern in rule.models)
 
 
-def _why_not(subject: Subject, caller: Caller) -> str:
+def _why_not(subject: Subject, caller: Caller, action: str) -> str:
     workload, token = caller.workload, caller.token
     if not subject.matches_workload(workload):
         named = subject.spiffe_id or f"any service account of namespace {subject.namespace} in {subject.trust_domain}"
@@ -131,7 +139,12 @@ def _why_not(subject: Subject, caller: Caller) -> str:
         return f"the token is from {token.issuer}, not {subject.issuer}"
     if subject.iam_role is not None and token.iam_role != subject.iam_role:
         return f"the IAM role is {token.iam_role or 'unknown'}, not {subject.iam_role}"
-    missing = [
-        f"{name}: {shown(wanted)}" for name, wanted in subject.claims if not has_claim(token.claims, name, wanted)
-    ]
-    return f"the token lacks the claim {', '.join(missing)}"
+    found = {name: match_claim(token.claims, name, wanted) for name, wanted in subject.claims}
+    missing = [f"{name}: {shown(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.NO]
+    if missing:
+        return f"the token lacks the claim {', '.join(missing)}"
+    unclear = [f"{name}: {shown(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.UNCLEAR]
+    return (
+        f"the claim {', '.join(unclear)} cannot be evaluated: in this token the path leads to another type, to nothing "
+        "below a value, or to two places"
+    ) + ("" if action == "allow" else f", which counts as a match for {action}")

@@ -3,11 +3,11 @@ the ones to ask."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
 from meshproxy.identity.caller import Caller, Token, Workload
+from meshproxy.identity.claims import ClaimMatch, match_claim
 from meshproxy.inference.call import ModelRef, Verb
 
 SERVER_WIDE = "*"
@@ -30,7 +30,17 @@ class SubjectMatch(IntEnum):
     NO = 0
     NEEDS_TOKEN = 1
     """The workload matches, but the subject names a token and the caller has sent none."""
-    YES = 2
+    UNDETERMINED = 2
+    """A claim of the token cannot be compared with the one that the subject names. Never enough to allow; denying and
+    auditing take it as a match."""
+    YES = 3
+
+
+_OF_CLAIMS = {
+    ClaimMatch.NO: SubjectMatch.NO,
+    ClaimMatch.UNCLEAR: SubjectMatch.UNDETERMINED,
+    ClaimMatch.YES: SubjectMatch.YES,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ class Subject:
             return SubjectMatch.YES
         if caller.token is None:
             return SubjectMatch.NEEDS_TOKEN
-        return SubjectMatch.YES if self.matches_token(caller.token) else SubjectMatch.NO
+        return self.match_token(caller.token)
 
     def matches_workload(self, workload: Workload | None) -> bool:
         """Whether the workload is the one it names, or it names none."""
@@ -111,13 +121,14 @@ class Subject:
             )
         return True
 
-    def matches_token(self, token: Token) -> bool:
-        """Whether the token has the issuer, every claim and the IAM role that it names."""
+    def match_token(self, token: Token) -> SubjectMatch:
+        """Whether the token has the issuer, the IAM role and every claim that it names."""
         if self.issuer is not None and token.issuer != self.issuer:
-            return False
+            return SubjectMatch.NO
         if self.iam_role is not None and token.iam_role != self.iam_role:
-            return False
-        return all(has_claim(token.claims, name, wanted) for name, wanted in self.claims)
+            return SubjectMatch.NO
+        matches = (match_claim(token.claims, name, wanted) for name, wanted in self.claims)
+        return _OF_CLAIMS[min(matches, default=ClaimMatch.YES)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,26 +143,3 @@ class Binding:
     role: int
     """The place of its role among the roles."""
     subjects: tuple[Subject, ...]
-
-
-def has_claim(claims: Mapping[str, object], name: str, wanted: str | int | bool) -> bool:
-    """Whether the claim equals `wanted`, or is a list that contains it.
-
-    `name` is looked up as it is first; only if there is no such claim, its dots select nested objects.
-    """
-    if name in claims:
-        found = claims[name]
-    else:
-        found = claims
-        for step in name.split("."):
-            if not isinstance(found, Mapping) or step not in found:
-                return False
-            found = found[step]
-    if isinstance(found, list | tuple):
-        return any(_is_same(item, wanted) for item in found)
-    return _is_same(found, wanted)
-
-
-def _is_same(found: object, wanted: str | int | bool) -> bool:
-    # True == 1 == 1.0 in Python; in a token they are three different things.
-    return type(found) is type(wanted) and found == wanted

@@ -23,7 +23,14 @@ from meshproxy.transport.reaper import Reaper
 FETCH_SECONDS = 5.0
 """From the look-up of the name to the last byte."""
 HEAD_BYTES = 16_384
+TOKEN_BYTES = 16_384
 
+JSON = b"application/json, */*;q=0.1"
+KEY_SET = b"application/jwk-set+json, application/json;q=0.9, */*;q=0.1"
+"""RFC 7517 section 8.5.2. The API server of Kubernetes has its key set in this type alone, and answers 406 to a request
+that accepts only `application/json`."""
+
+_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _URL = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?(/[\x21-\x7e]*)?")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -69,24 +76,39 @@ class Url:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-async def fetch(url: Url, max_bytes: int, ca_file: Path | None = None) -> bytes:
-    """GET a JSON document of at most `max_bytes`, within `FETCH_SECONDS`, on a new connection.
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whom to trust when a document is fetched, and what to identify with. The files are read for each fetch."""
+
+    ca_file: Path | None = None
+    """The authorities (PEM) to trust instead of the system's."""
+    token_file: Path | None = None
+    """A bearer token (RFC 6750 section 2.1), such as the pod's own, which the kubelet replaces before it expires."""
+
+
+async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) -> bytes:
+    """GET a document of at most `max_bytes`, within `FETCH_SECONDS`, on a new connection.
 
     Args:
         url: of the document.
         max_bytes: of its content.
-        ca_file: the authorities (PEM) to trust instead of the system's.
+        access: trust and credentials.
+        accept: media types to ask for (RFC 9110 section 12.5.1).
 
     Raises:
-        FetchError: `ca_file` cannot be used.
+        FetchError: a file of `access` cannot be used, or the token would be sent without TLS.
         ClientError: no complete response with status 200.
     """
     security = None
     if url.is_tls:
-        context = _context(ca_file)
+        context = _context(access.ca_file)
         security = named_server(lambda: context)
-    headers = ((b"accept", b"application/json"), (b"user-agent", b"meshproxy"))
-    head = RequestHead(0, b"GET", url.authority.encode(), url.target.encode(), headers, end=True)
+    headers: list[tuple[bytes, bytes]] = [(b"accept", accept), (b"user-agent", b"meshproxy")]
+    if access.token_file is not None:
+        if not url.is_tls:
+            raise FetchError("the token of bearerTokenFile is sent over https only")
+        headers.append((b"authorization", b"Bearer " + _read_token(access.token_file)))
+    head = RequestHead(0, b"GET", url.authority.encode(), url.target.encode(), tuple(headers), end=True)
     channel = H1Channel(one_shot(), Target(url.address, security), connect_timeout=FETCH_SECONDS)
     try:
         response = await exchange(
@@ -95,9 +117,30 @@ async def fetch(url: Url, max_bytes: int, ca_file: Path | None = None) -> bytes:
     finally:
         channel.abort()
     if response.status != 200:
-        hint = ": redirects are not followed, give the URL it leads to" if response.status in _REDIRECTS else ""
-        raise StatusError(f"the response has status {response.status}{hint}", response.status)
+        message = f"the response has status {response.status}{_hint(response.status, access)}"
+        raise StatusError(message, response.status)
     return response.body
+
+
+def _hint(status: int, access: Access) -> str:
+    if status in _REDIRECTS:
+        return ": redirects are not followed, give the URL it leads to"
+    if status in (401, 403):
+        what = "requires a token: set bearerTokenFile" if access.token_file is None else "refuses the token"
+        return f": the server {what}"
+    return ""
+
+
+def _read_token(path: Path) -> bytes:
+    """Raises FetchError. Its content never gets into a message."""
+    try:
+        with path.open("rb") as file:
+            token = file.read(TOKEN_BYTES + 1).strip()
+    except OSError as error:
+        raise FetchError(f"the token in {path} cannot be read: {error.strerror}") from None
+    if len(token) > TOKEN_BYTES or not _TOKEN.fullmatch(token):
+        raise FetchError(f"{path} holds no bearer token")
+    return token
 
 
 _REDIRECTS = (301, 302, 303, 307, 308)

@@ -49,19 +49,14 @@ class KeyRefresher:
                 if wait > 0:
                     await asyncio.sleep(wait)
                 else:
-                    await self.refresh(is_forced=False)
+                    await self.refresh()
         finally:
             if self._attempt is not None:
                 self._attempt.cancel()
 
-    async def refresh(self, *, is_forced: bool = True) -> None:
-        """Return when one attempt has ended, with or without success. Joins an attempt in progress.
-
-        Args:
-            is_forced: an extra fetch for an unknown key; further ones are limited for a while.
-        """
-        # Also for an attempt in progress: those that waited for it must not be sent to ask for another.
-        self.keys.begin(self._clock(), is_forced=is_forced)
+    async def refresh(self) -> None:
+        """Return when one attempt has ended, with or without success. Joins an attempt in progress."""
+        self.keys.begin()
         if self._attempt is None:
             self._attempt = asyncio.create_task(self._fetch())
         # Not awaited itself: a client that goes away must not cancel the attempt for the others.
@@ -71,7 +66,7 @@ class KeyRefresher:
         try:
             document = await self._source()
         except asyncio.CancelledError:
-            self.keys.abandon()
+            self.keys.abandon(self._clock())
             raise
         except Exception as error:
             # Any error: if this task ended with it, the keys would become stale unnoticed.

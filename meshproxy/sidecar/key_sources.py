@@ -1,19 +1,23 @@
 """Where the keys of an issuer come from: a URL, a file, or the issuer's OpenID discovery document.
 
-The one address that an issuer chooses itself is the `jwks_uri` of its discovery document: it must be https, and a bare
-IP address only if it is the issuer's own. There is no allow-list of networks: an issuer inside the cluster has a
-private address like any other.
+The one address that an issuer chooses itself is the `jwks_uri` of its discovery document. On another host than the
+issuer's it must be https, and may be an IP address only where the operator has named the authority of that server
+(`caFile`): then nothing is sent before the server has proven to be one of its own. The API server of Kubernetes names
+its own address there. Never from elsewhere to this host, and never to a link-local address (metadata services). There
+is no allow-list of networks: an issuer inside the cluster has a private address like any other.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from pathlib import Path
 
 from meshproxy.identity.jose import load_object
 from meshproxy.identity.jwk import KEY_SET_BYTES
-from meshproxy.sidecar.http_get import LOOPBACK, FetchError, Url, fetch
+from meshproxy.sidecar.http_get import KEY_SET, LOOPBACK, Access, FetchError, Url, fetch
 
 FILE_REFRESH = 10.0
 """Seconds after which a key set on disk is read again."""
@@ -22,13 +26,14 @@ DISCOVERY = "/.well-known/openid-configuration"
 Source = Callable[[], Awaitable[bytes]]
 """Gets a JWK set. Raises FetchError, ClientError or OSError."""
 
-_IP = re.compile(r"[0-9.]+|.*:.*")
+# Also what a resolver may take for an address: 127.1, 0x7f000001 (WHATWG URL section 3.5, "ends in a number").
+_IP = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?|.*:.*")
 
 
-def from_url(url: str, ca_file: Path | None = None) -> Source:
+def from_url(url: str, access: Access) -> Source:
     """A key set behind a URL. Raises FetchError at once if the URL is not allowed."""
-    parsed = Url.read(url)
-    return lambda: fetch(parsed, KEY_SET_BYTES, ca_file)
+    parsed = _readable(url, access)
+    return lambda: fetch(parsed, KEY_SET_BYTES, access, KEY_SET)
 
 
 def from_file(path: Path) -> Source:
@@ -41,17 +46,17 @@ def from_file(path: Path) -> Source:
     return read
 
 
-def from_discovery(issuer: str, ca_file: Path | None = None) -> Source:
+def from_discovery(issuer: str, access: Access) -> Source:
     """The key set that an issuer's OpenID configuration names (OpenID Connect Discovery 1.0, section 4).
 
     The document is read before each fetch, as an issuer may move its keys. Raises FetchError at once if the URL of the
     issuer is not allowed.
     """
-    ours = Url.read(issuer.rstrip("/") + DISCOVERY)
+    ours = _readable(issuer.rstrip("/") + DISCOVERY, access)
 
     async def discover() -> bytes:
         try:
-            document = load_object(await fetch(ours, KEY_SET_BYTES, ca_file))
+            document = load_object(await fetch(ours, KEY_SET_BYTES, access))
         except ValueError as error:
             raise FetchError(f"the OpenID configuration cannot be read: {error}") from None
         # Section 4.3: character for character, or one tenant of a host could speak for another.
@@ -64,10 +69,57 @@ def from_discovery(issuer: str, ca_file: Path | None = None) -> Source:
             theirs = Url.read(jwks_uri)
         except FetchError as error:
             raise FetchError(f"the jwks_uri of the OpenID configuration: {error}") from None
-        if theirs.host != ours.host and (not theirs.is_tls or theirs.host in LOOPBACK or _IP.fullmatch(theirs.host)):
-            raise FetchError(
-                "the jwks_uri of the OpenID configuration must name a host, not an IP address or localhost"
-            )
-        return await fetch(theirs, KEY_SET_BYTES, ca_file)
+        if problem := _why_not(theirs, ours, access):
+            raise FetchError(f"the jwks_uri of the OpenID configuration {problem}")
+        return await fetch(theirs, KEY_SET_BYTES, access, KEY_SET)
 
     return discover
+
+
+def _readable(text: str, access: Access) -> Url:
+    """Raises FetchError."""
+    url = Url.read(text)
+    if access.token_file is not None and not url.is_tls:
+        raise FetchError("the token of bearerTokenFile is sent over https only")
+    return url
+
+
+def _why_not(theirs: Url, ours: Url, access: Access) -> str | None:
+    """Why a `jwks_uri` is not followed; None if it is."""
+    if theirs.host == ours.host:
+        return None
+    if not theirs.is_tls:
+        return "must be https"
+    kind, own_kind = _kind(theirs.host), _kind(ours.host)
+    if kind is Kind.FORBIDDEN or (kind is Kind.LOOPBACK and own_kind is not Kind.LOOPBACK):
+        return "leads to this host or to a link-local address"
+    if kind is not Kind.NAME and access.ca_file is None:
+        return (
+            "is at an IP address: set caFile to the authority of that server, or keys.url to where the keys are fetched"
+        )
+    return None
+
+
+class Kind(Enum):
+    """What the host of a URL is."""
+
+    NAME = "a name"
+    ADDRESS = "an IP address"
+    LOOPBACK = "this host"
+    FORBIDDEN = "an address that no issuer has, or something that may be read as an address"
+
+
+def _kind(host: str) -> Kind:
+    if host.rstrip(".") in LOOPBACK or host.rstrip(".").endswith(".localhost"):
+        return Kind.LOOPBACK
+    if not _IP.fullmatch(host):
+        return Kind.NAME
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return Kind.FORBIDDEN
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return Kind.LOOPBACK
+    is_usable = not (address.is_link_local or address.is_unspecified or address.is_multicast or address.is_reserved)
+    return Kind.ADDRESS if is_usable else Kind.FORBIDDEN

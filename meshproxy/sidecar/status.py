@@ -52,7 +52,7 @@ class Status:
         return {
             "configured": True,
             "certificate is valid": identity is None or time.time() < identity.workload.not_after,
-            "issuers' keys are known": self._tokens.are_known,
+            "a token issuer's keys are known": self._tokens.are_known,
             **self._clusters.conditions(),
             **(health.conditions() if health is not None else {}),
             "not draining": not self._is_draining(),

@@ -15,7 +15,7 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.jws import load_verifiers
 from meshproxy.identity.keys import REFRESH, IssuerKeys
 from meshproxy.identity.tokens import Issuer, TokenVerifier
-from meshproxy.sidecar.http_get import FetchError
+from meshproxy.sidecar.http_get import Access, FetchError
 from meshproxy.sidecar.key_refresher import KeyRefresher
 from meshproxy.sidecar.key_sources import FILE_REFRESH, Source, from_discovery, from_file, from_url
 
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIRST_KEYS_SECONDS = 5.0
-"""How long start-up waits for the keys of issuers. Then the sidecar serves; requests with tokens are refused until the
-keys are there."""
+FIRST_KEYS_SECONDS = 1.0
+"""How long start-up waits for the keys of issuers. Then the sidecar serves; requests with tokens wait for the fetch in
+progress."""
+OTHER_KEYS_SECONDS = 0.25
+"""How long start-up waits for the other issuers once one has answered: those that work are fetched together, and one
+that hangs must not delay them."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,8 @@ class Tokens:
                     keys=known.keys,
                     leeway=issuer.leeway,
                     max_lifetime=issuer.max_lifetime,
+                    required_claims=tuple(issuer.required_claims.items()),
+                    subject_fallback=issuer.subject_fallback,
                 )
             )
         return TokenVerifier(trusted) if trusted else None
@@ -92,18 +97,28 @@ class Tokens:
                 known.task = asyncio.get_running_loop().create_task(known.refresher.run())
 
     async def wait_for_keys(self) -> None:
-        """Return when the first fetch for every issuer has ended, or after `FIRST_KEYS_SECONDS`."""
-        missing = [known.refresher for known in self._known.values() if known.refresher and not known.keys.has_keys]
-        try:
-            async with asyncio.timeout(FIRST_KEYS_SECONDS):
-                await asyncio.gather(*(refresher.refresh(is_forced=False) for refresher in missing))
-        except TimeoutError:
-            pass
+        """Return when the first fetch for every issuer has ended, `OTHER_KEYS_SECONDS` after one has succeeded, or
+        after `FIRST_KEYS_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        waiting = {
+            loop.create_task(known.refresher.refresh())
+            for known in self._known.values()
+            if known.refresher is not None and not known.keys.has_keys
+        }
+        until = loop.time() + FIRST_KEYS_SECONDS
+        while waiting and loop.time() < until:
+            if self.are_known:
+                until = min(until, loop.time() + OTHER_KEYS_SECONDS)
+            _, waiting = await asyncio.wait(waiting, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:  # the fetches themselves go on
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     @property
     def are_known(self) -> bool:
-        """The keys of every issuer are known. Readiness depends on it."""
-        return all(known.keys.has_keys for known in self._known.values())
+        """The keys of one issuer at least are known. Readiness depends on it: one issuer that is unavailable must not
+        take the callers of the others away, and its own tokens would be refused by every other sidecar, too."""
+        return not self._known or any(known.keys.has_keys for known in self._known.values())
 
     def refresh(self, issuer: str, then: Callable[[], None]) -> None:
         """Fetch the keys of the issuer of this name, then call `then`, also on failure (`pipeline.RefreshKeys`)."""
@@ -172,14 +187,18 @@ class Tokens:
 def _key(issuer: schema.Issuer) -> bytes:
     """What decides whether keys can be kept. Packed: an inline key set is a mapping, which has no hash."""
     discovered = issuer.issuer if issuer.keys is None else None
-    return msgspec.msgpack.encode((issuer.name, issuer.algorithms, issuer.keys, issuer.ca_file, discovered))
+    access = (issuer.ca_file, issuer.bearer_token_file)
+    return msgspec.msgpack.encode((issuer.name, issuer.algorithms, issuer.keys, access, discovered))
 
 
 def _source(issuer: schema.Issuer) -> Source:
-    ca_file = Path(issuer.ca_file) if issuer.ca_file is not None else None
+    access = Access(
+        ca_file=Path(issuer.ca_file) if issuer.ca_file is not None else None,
+        token_file=Path(issuer.bearer_token_file) if issuer.bearer_token_file is not None else None,
+    )
     if issuer.keys is None:
-        return from_discovery(issuer.issuer, ca_file)
+        return from_discovery(issuer.issuer, access)
     if issuer.keys.url is not None:
-        return from_url(issuer.keys.url, ca_file)
+        return from_url(issuer.keys.url, access)
     assert issuer.keys.file is not None
     return from_file(Path(issuer.keys.file))

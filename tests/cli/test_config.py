@@ -39,6 +39,19 @@ def test_a_set_without_roles_says_what_that_means(tmp_path: Path) -> None:
     assert "without a ModelRole, every caller may call every model" in result.stderr
 
 
+def test_warnings_go_to_standard_output_and_fail_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(Path(FIRST).read_text().replace("{groups: finance}", "{groups: finance, sub.name: alice}"))
+    result = CliRunner().invoke(main, ["config", "check", str(file)])
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()
+    assert line.startswith(f"warning: {file}:")
+    assert 'spec.subjects[0].token.claims.sub.name: "sub" is never an object' in line
+    found = json.loads(CliRunner().invoke(main, ["config", "check", str(file), "-o", "json"]).stdout)
+    assert found["ok"] is True
+    assert [each["field"] for each in found["warnings"]] == ["spec.subjects[0].token.claims.sub.name"]
+
+
 def test_problems_go_to_standard_output(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     text = Path(FIRST).read_text().replace("mtls: strict", "mtls: on").replace("listen:", "lisen:")
@@ -71,6 +84,7 @@ def test_json() -> None:
         },
         "fingerprint": load([FIRST]).fingerprint,
         "problems": [],
+        "warnings": [],
     }
     result = CliRunner().invoke(main, ["config", "check", "absent.yaml", "-o", "json"])
     assert result.exit_code == 3

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.config import load as module
+from meshproxy.config.fields import API_VERSION
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
@@ -58,6 +59,97 @@ def test_documents_may_be_spread_over_files_and_formats(tmp_path: Path) -> None:
         '  "inbound": {"server": "local"}}}'
     )
     assert load([tmp_path]).roles == load([FIRST]).roles
+
+
+SERVER_WRITTEN = """\
+  creationTimestamp: "2026-11-29T10:00:00Z"
+  generation: 3
+  resourceVersion: "1234"
+  uid: 0f5bd2d6-6f3d-4d0e-8f3a-1f5d6c7b8a90
+  managedFields:
+  - apiVersion: meshproxy.dev/v1alpha1
+    fieldsType: FieldsV1
+    fieldsV1:
+      f:spec:
+        .: {}
+        f:rules: {}
+        k:{"name":"x"}: {}
+    manager: kubectl
+    operation: Update
+    time: "2026-11-29T10:00:00Z"
+  annotations:
+    kubectl.kubernetes.io/last-applied-configuration: |
+      {"apiVersion":"meshproxy.dev/v1alpha1","kind":"ModelRole","metadata":{"annotations":{},"name":"r"}}
+"""
+ROLE = (
+    "apiVersion: meshproxy.dev/v1alpha1\nkind: ModelRole\nmetadata:\n  name: r\n  namespace: models\n"
+    f"{SERVER_WRITTEN}spec:\n  rules:\n  - models: [a]\n    verbs: [predict]\nstatus:\n  conditions: null\n"
+)
+"""As `kubectl get -o yaml --show-managed-fields` prints it (Kubernetes 1.37)."""
+
+
+def indented(text: str) -> str:
+    return "- " + text.replace("\n", "\n  ").rstrip() + "\n"
+
+
+def test_a_document_as_kubectl_prints_it(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{FIRST.read_text()}---\n{ROLE}")
+    role = load([tmp_path]).roles[-1]
+    assert (role.metadata.name, role.metadata.namespace) == ("r", "models")
+    assert role.spec.rules[0].models == ("a",)
+
+
+@pytest.mark.parametrize("kind", ["apiVersion: v1\nkind: List\n", f"apiVersion: {API_VERSION}\nkind: ModelRoleList\n"])
+def test_a_list_as_kubectl_prints_it(tmp_path: Path, kind: str) -> None:
+    items = indented(ROLE) + indented(ROLE.replace("name: r\n", "name: s\n"))
+    (tmp_path / "a.yaml").write_text(f"{FIRST.read_text()}---\n{kind}items:\n{items}metadata:\n  resourceVersion: ''\n")
+    assert [role.metadata.name for role in load([tmp_path]).roles[-2:]] == ["r", "s"]
+
+
+def test_a_whole_set_in_one_list(tmp_path: Path) -> None:
+    parts = "".join(indented(part) for part in FIRST.read_text().split("---\n"))
+    (tmp_path / "a.yaml").write_text(f"apiVersion: v1\nkind: List\nitems:\n{parts}")
+    assert load([tmp_path]).roles == load([FIRST]).roles
+
+
+def test_problems_of_a_list_have_their_places(tmp_path: Path) -> None:
+    role = (
+        "{apiVersion: meshproxy.dev/v1alpha1, kind: ModelRole, metadata: {name: r, uid: u, uidd: u}, spec: {rules: []}}"
+    )
+    (tmp_path / "a.yaml").write_text(FIRST.read_text())
+    (tmp_path / "b.yaml").write_text(
+        f"apiVersion: v1\nkind: List\nitem: on\nitems:\n- {role}\n- {{}}\n- on\n---\nkind: x\n"
+    )
+    assert [(each.line, each.document, each.field) for each in problems(tmp_path)] == [
+        (3, "document 1", "item"),
+        (3, "document 1", "item"),
+        (5, "ModelRole/r", "metadata.uidd"),
+        (5, "ModelRole/r", "spec.rules"),
+        (6, "document 1, item 2", "apiVersion"),
+        (6, "document 1, item 2", "kind"),
+        (7, "document 1", "items[2]"),
+        (9, "document 2", "apiVersion"),
+        (9, "document 2", "kind"),
+    ]
+
+
+@pytest.mark.parametrize("items", ["", "items: 5\n", "items: {}\n"])
+def test_a_list_without_items(tmp_path: Path, items: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"{FIRST.read_text()}---\napiVersion: v1\nkind: List\n{items}")
+    (problem,) = problems(tmp_path)
+    assert "a list of documents" in problem.message
+
+
+def test_a_list_of_another_application_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{FIRST.read_text()}---\napiVersion: v1\nkind: PodList\nitems: []\n")
+    (problem,) = problems(tmp_path)
+    assert problem.field == "apiVersion"
+
+
+def test_a_field_that_no_server_writes_is_still_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{FIRST.read_text()}---\n{ROLE.replace('generation:', 'generatoin:')}")
+    (problem,) = problems(tmp_path)
+    assert problem.field == "metadata.generatoin"
 
 
 def test_a_key_set_in_the_folder_is_no_document(tmp_path: Path) -> None:

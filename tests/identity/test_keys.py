@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshproxy.devtools.issuer import SigningKey
-from meshproxy.identity.keys import BACK_OFF, COOL_DOWN, REFRESH, IssuerKeys
+from meshproxy.identity.key_budget import CAPACITY, IN_VAIN, REFILL, RESERVE, Ask
+from meshproxy.identity.keys import BACK_OFF, REFRESH, IssuerKeys
 
 ES = frozenset({"ES256"})
 
@@ -27,7 +28,7 @@ def document(*kids: str) -> bytes:
 
 def fresh(*kids: str, now: float = 0.0) -> IssuerKeys:
     keys = IssuerKeys("corp", ES)
-    keys.begin(now)
+    keys.begin()
     keys.take(document(*kids), now, 0.5)
     return keys
 
@@ -37,7 +38,7 @@ def test_in_the_beginning() -> None:
     assert not keys.has_keys
     assert keys.find("a", "ES256") is None
     assert keys.wait(0.0) == 0
-    assert keys.may_ask(0.0)
+    assert keys.ask("a", 0.0) is Ask.WAIT
 
 
 @pytest.mark.parametrize("algorithms", [set(), {"none"}, {"HS256"}, {"RS256", "HS256"}, {"rs256"}])
@@ -67,7 +68,7 @@ def test_back_off_grows_and_ends() -> None:
     keys = IssuerKeys("corp", ES)
     waits = []
     for _ in range(40):
-        keys.begin(0.0)
+        keys.begin()
         keys.fail("down", 0.0, 1.0)
         waits.append(keys.wait(0.0))
     assert waits[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -87,36 +88,66 @@ def test_good_keys_outlive_failures(broken: bytes) -> None:
     known = keys.find("a", "ES256")
     for hour in range(24):
         now = 3600.0 * hour + 400
-        keys.begin(now)
+        keys.begin()
         if hour % 2:
             keys.fail("down", now, 0.5)
         else:
             keys.take(broken, now, 0.5)
         assert keys.problem
         assert keys.find("a", "ES256") is known
-        assert not keys.may_ask(now)
+        assert keys.ask("b", now) is Ask.LATER
+        assert keys.retry_after(now) == pytest.approx(keys.wait(now), abs=1)
+        assert keys.ask("a", now, is_known=True) is Ask.NEVER
+        assert keys.find("b", "ES256") is None
     assert known is not None
     assert not known.is_retired
     assert keys.fetched_at == 0.0
     assert keys.failures == 24
 
 
-def test_an_unknown_key_asks_once_per_cool_down() -> None:
+def test_an_unknown_key_asks_once() -> None:
     keys = fresh("a", now=1000.0)
-    assert keys.may_ask(1000.0)
-    keys.begin(1000.0, is_forced=True)
-    assert keys.may_ask(1000.5)  # joins the one under way
+    assert keys.ask("b", 1000.0) is Ask.WAIT
+    keys.begin()
+    assert keys.ask("b", 1000.5) is Ask.WAIT  # joins the one in progress
     keys.take(document("a"), 1001.0, 0.5)
-    assert not keys.may_ask(1001.0)
-    assert not keys.may_ask(1000.0 + COOL_DOWN - 0.1)
-    assert keys.may_ask(1000.0 + COOL_DOWN)
+    assert keys.ask("b", 1001.0) is Ask.NEVER
+    assert keys.ask("b", 1001.0 + IN_VAIN[0] - 0.1) is Ask.NEVER
+    assert keys.ask("b", 1001.0 + IN_VAIN[0]) is Ask.WAIT
 
 
-def test_a_regular_refresh_does_not_use_up_the_cool_down() -> None:
+def test_a_second_change_soon_after_the_first() -> None:
+    keys = fresh("a", now=1000.0)
+    for second, kid in enumerate("bc"):
+        now = 1000.0 + second
+        assert keys.ask(kid, now) is Ask.WAIT
+        keys.begin()
+        keys.take(document(kid), now, 0.5)
+        assert keys.find(kid, "ES256") is not None
+
+
+def test_a_regular_refresh_spends_nothing() -> None:
     keys = fresh("a")
-    keys.begin(300.0)
-    keys.take(document("a"), 300.0, 0.5)
-    assert keys.may_ask(300.0)
+    for _ in range(2 * CAPACITY):
+        keys.begin()
+        keys.take(document("a"), 300.0, 0.5)
+    assert keys.ask("b", 300.0) is Ask.WAIT
+
+
+def test_when_to_come_again() -> None:
+    keys = fresh("a", now=0.0)
+    for number in range(CAPACITY - RESERVE):
+        assert keys.ask(f"made-up-{number}", 0.0) is Ask.WAIT
+        keys.begin()
+        keys.take(document("a"), 0.0, 0.5)
+    for number in range(RESERVE):
+        assert keys.ask(f"repeated-{number}", 0.0) is Ask.LATER
+        assert keys.retry_after(0.0) == 1
+        assert keys.ask(f"repeated-{number}", 0.0) is Ask.WAIT
+        keys.begin()
+        keys.take(document("a"), 0.0, 0.5)
+    assert keys.retry_after(0.0) == REFILL
+    assert keys.retry_after(REFRESH - 3) == 1
 
 
 def test_rotation_keeps_and_retires() -> None:
@@ -138,14 +169,15 @@ def test_rotation_keeps_and_retires() -> None:
 def test_keys_given_once() -> None:
     keys = IssuerKeys("corp", ES, refresh=None)
     keys.take(document("a"), 0.0, 0.5)
-    assert not keys.may_ask(0.0)
-    assert not keys.may_ask(1e9)
+    assert keys.ask("b", 0.0) is Ask.NEVER
+    assert keys.ask("b", 1e9) is Ask.NEVER
+    assert keys.ask("a", 1e9, is_known=True) is Ask.NEVER
 
 
 def test_an_attempt_that_was_given_up() -> None:
     keys = IssuerKeys("corp", ES)
-    keys.begin(0.0)
-    keys.abandon()
+    keys.begin()
+    keys.abandon(0.0)
     assert not keys.is_refreshing
     assert keys.failures == 0
     assert keys.wait(0.0) == 0
@@ -154,11 +186,12 @@ def test_an_attempt_that_was_given_up() -> None:
 @pytest.mark.parametrize("jump", [-300.0, -90_000.0, 90_000.0])
 def test_clocks_that_jump(jump: float) -> None:
     keys = fresh("a", now=100_000.0)
-    keys.begin(100_000.0, is_forced=True)
+    assert keys.ask("b", 100_000.0) is Ask.WAIT
+    keys.begin()
     keys.take(document("a"), 100_000.0, 1.0)
     now = 100_000.0 + jump
     assert 0 <= keys.wait(now) <= REFRESH * 1.1 + 1e-6
-    assert keys.may_ask(now)
+    assert keys.ask("b", now) is Ask.WAIT
 
 
 class Life(RuleBasedStateMachine):
@@ -174,9 +207,9 @@ class Life(RuleBasedStateMachine):
     def later(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(is_forced=st.booleans())
-    def begin(self, is_forced: bool) -> None:
-        self.keys.begin(self.now, is_forced=is_forced)
+    @rule()
+    def begin(self) -> None:
+        self.keys.begin()
 
     @rule(kids=st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True).map(tuple), jitter=st.floats(0, 1))
     def take(self, kids: tuple[str, ...], jitter: float) -> None:
@@ -202,7 +235,7 @@ class Life(RuleBasedStateMachine):
     def waits_are_bounded(self) -> None:
         assert 0 <= self.keys.wait(self.now) <= REFRESH * 1.1
         if self.keys.failures and not self.keys.is_refreshing:
-            assert not self.keys.may_ask(self.now)
+            assert self.keys.ask("z", self.now) is not Ask.WAIT
             assert self.keys.problem
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from meshproxy.devtools.issuer import DevelopmentIssuer, SigningKey
 from meshproxy.identity.caller import Token
 from meshproxy.identity.jwk import ALGORITHMS
+from meshproxy.identity.key_budget import IN_VAIN
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.identity.tokens import (
     REMEMBERED_BYTES,
@@ -110,6 +111,11 @@ def test_a_token() -> None:
         pytest.param({"typ": "application/at+jwt"}, {}, id="media-type"),
         pytest.param({"kid": None}, {}, id="no-kid"),
         pytest.param({"x5t": "abc", "nonce": "x", "unknown": [1]}, {}, id="unknown-members"),
+        # Issuers send these; the key is the one of `kid`, and nothing is fetched.
+        pytest.param({"jku": "https://login.dev.example/keys"}, {}, id="jku"),
+        pytest.param({"x5u": "https://login.dev.example/c"}, {}, id="x5u"),
+        pytest.param({"jwk": OTHER.keys[0].public_jwk()}, {}, id="jwk"),
+        pytest.param({"x5c": ["MII"], "x5t#S256": "abc"}, {}, id="x5c"),
         pytest.param({}, {"aud": ["a", "models"]}, id="list-of-audiences"),
         pytest.param({}, {"aud": "others"}, id="another-audience-of-ours"),
         pytest.param({}, {"nbf": int(NOW)}, id="starts-now"),
@@ -230,17 +236,13 @@ def header(text: str) -> str:
         pytest.param(CORP.sign({"alg": "RS512"}, claims()), "not accepted for its issuer", id="not-allowed-here"),
         pytest.param(CORP.sign({"alg": "PS256"}, claims()), "not accepted for its issuer", id="pss-not-allowed-here"),
         pytest.param(CORP.sign({"alg": "ES256"}, claims()), "does not match its key", id="other-type-of-key"),
-        pytest.param(CORP.sign({"crit": ["exp"], "exp": 1}, claims()), "or an extension", id="crit"),
-        pytest.param(CORP.sign({"crit": []}, claims()), "or an extension", id="crit-empty"),
-        pytest.param(CORP.sign({"b64": False, "crit": ["b64"]}, claims()), "or an extension", id="b64"),
-        pytest.param(CORP.sign({"b64": True}, claims()), "or an extension", id="b64-true"),
-        pytest.param(CORP.sign({"zip": "DEF"}, claims()), "or an extension", id="zip"),
-        pytest.param(CORP.sign({"enc": "A128GCM"}, claims()), "or an extension", id="enc"),
-        pytest.param(CORP.sign({"cty": "JWT"}, claims()), "or an extension", id="nested-token"),
-        pytest.param(CORP.sign({"jku": "https://evil.example/keys"}, claims()), "contains a key", id="jku"),
-        pytest.param(CORP.sign({"x5u": "https://evil.example/c"}, claims()), "contains a key", id="x5u"),
-        pytest.param(CORP.sign({"jwk": OTHER.keys[0].public_jwk()}, claims()), "contains a key", id="jwk"),
-        pytest.param(CORP.sign({"x5c": ["MII"]}, claims()), "contains a key", id="x5c"),
+        pytest.param(CORP.sign({"crit": ["exp"], "exp": 1}, claims()), "an extension", id="crit"),
+        pytest.param(CORP.sign({"crit": []}, claims()), "an extension", id="crit-empty"),
+        pytest.param(CORP.sign({"b64": False, "crit": ["b64"]}, claims()), "an extension", id="b64"),
+        pytest.param(CORP.sign({"b64": True}, claims()), "an extension", id="b64-true"),
+        pytest.param(CORP.sign({"zip": "DEF"}, claims()), "an extension", id="zip"),
+        pytest.param(CORP.sign({"enc": "A128GCM"}, claims()), "an extension", id="enc"),
+        pytest.param(CORP.sign({"cty": "JWT"}, claims()), "an extension", id="nested-token"),
         pytest.param(CORP.sign({"typ": "dpop+jwt"}, claims()), "token type", id="dpop-proof"),
         pytest.param(CORP.sign({"typ": "logout+jwt"}, claims()), "token type", id="logout-token"),
         pytest.param(CORP.sign({"typ": "secevent+jwt"}, claims()), "token type", id="security-event"),
@@ -288,7 +290,9 @@ def test_signed_by_somebody_else() -> None:
     stranger = SigningKey("key-1", "RS256", rsa.generate_private_key(65537, 2048))
     refused(CORP.sign({}, claims(), stranger), "signature is invalid")
     refused(CORP.sign({"kid": None}, claims(), stranger), "signature is invalid")
-    refused(CORP.sign({"jwk": stranger.public_jwk()}, claims(), stranger), "contains a key")
+    for brought in ({"jwk": stranger.public_jwk()}, {"jku": "https://evil.example/keys"}, {"x5c": ["MII"]}):
+        refused(CORP.sign(brought, claims(), stranger), "signature is invalid")
+        refused(CORP.sign({**brought, "kid": "key-2"}, claims(), stranger), "does not publish")
     refused(OTHER.sign({}, claims()), "signature is invalid")
 
 
@@ -447,7 +451,7 @@ def test_without_keys_nobody_is_believed() -> None:
     with pytest.raises(KeysWanted) as wanted:
         verifier.verify(bearer(CORP.token()), NOW)
     assert wanted.value.issuer == "corp"
-    keys.begin(NOW, is_forced=True)
+    keys.begin()
     keys.fail("down", NOW, 1.0)
     found = refusal(CORP.token(), verifier)
     assert found.reason is Reason.KEYS_UNAVAILABLE
@@ -466,15 +470,167 @@ def test_rotation() -> None:
     new = bearer(issuer.token())
     with pytest.raises(KeysWanted):
         verifier.verify(new, NOW)
-    keys.begin(NOW, is_forced=True)
+    keys.begin()
     keys.take(json.dumps(issuer.jwks()).encode(), NOW, 0.5)
     assert verifier.verify(new, NOW).subject == "quoter"
     assert verifier.verify(old, NOW) is verified
     # Asked again at once for a key that nobody has: refused without a fetch, until the cool-down is over.
     unknown = issuer.sign({"kid": "key-9"}, issuer.claims("quoter"))
-    assert refusal(unknown, verifier).reason is Reason.UNAUTHENTICATED
     with pytest.raises(KeysWanted):
-        verifier.verify(bearer(unknown), NOW + 31)
+        verifier.verify(bearer(unknown), NOW)
+    keys.begin()
+    keys.take(json.dumps(issuer.jwks()).encode(), NOW, 0.5)
+    assert refusal(unknown, verifier).reason is Reason.UNAUTHENTICATED
+    assert refusal(unknown, verifier, NOW + IN_VAIN[0] - 0.1).reason is Reason.UNAUTHENTICATED
+    with pytest.raises(KeysWanted):
+        verifier.verify(bearer(unknown), NOW + IN_VAIN[0])
+
+
+def test_a_key_that_is_replaced_under_its_kid() -> None:
+    """One fetch for a signature that is not of the key; a stranger's costs no more, and is refused at once after it."""
+    issuer = new_issuer(algorithm="ES256")
+    keys = keys_of(issuer, refresh=300.0)
+    verifier = TokenVerifier([Issuer("corp", issuer.issuer, frozenset({"models"}), keys)])
+    old = bearer(issuer.token())
+    verifier.verify(old, NOW)
+    issuer.keys = [SigningKey.generate("key-1", "ES256")]
+    new = bearer(issuer.token())
+    with pytest.raises(KeysWanted) as wanted:
+        verifier.verify(new, NOW)
+    assert wanted.value.issuer == "corp"
+    keys.begin()
+    with pytest.raises(KeysWanted):  # a second one waits for the same fetch
+        verifier.verify(new, NOW)
+    keys.take(json.dumps(issuer.jwks()).encode(), NOW, 0.5)
+    assert verifier.verify(new, NOW).subject == "quoter"
+    for bad in (old, bearer(issuer.sign({}, issuer.claims("quoter"), SigningKey.generate("key-1", "ES256")))):
+        found = refusal(bad[7:], verifier)
+        assert (found.reason, found.message) == (
+            Reason.UNAUTHENTICATED,
+            "The token signature is invalid.",
+        )
+
+
+def test_a_bad_signature_while_keys_fail() -> None:
+    keys = keys_of(CORP, refresh=300.0)
+    verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
+    keys.begin()
+    keys.fail("down", NOW, 0.5)
+    assert refusal(OTHER.token(iss=CORP.issuer), verifier).reason is Reason.UNAUTHENTICATED
+
+
+def test_an_unknown_key_while_a_fetch_is_due() -> None:
+    """The key may be a good one: the caller is told when to come again, and is neither refused nor kept waiting."""
+    keys = keys_of(CORP, refresh=300.0)
+    verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
+    keys.begin()
+    keys.fail("down", NOW, 1.0)
+    keys.begin()
+    found = refusal(CORP.sign({"kid": "new"}, claims()), verifier, NOW + 1)
+    assert (found.reason, found.retry_after) == (Reason.KEYS_UNAVAILABLE, 1)
+    assert verifier.verify(bearer(CORP.token()), NOW).subject == "quoter"
+
+
+def ed25519_issuer(name: str | None, alg: str) -> tuple[dict[str, object], str]:
+    """A JWK whose `alg` is `name`, and a token whose `alg` is `alg`."""
+    private = ed25519.Ed25519PrivateKey.generate()
+    raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": b64(raw), "kid": "e", "alg": name}
+    message = f"{b64(json.dumps({'alg': alg, 'kid': 'e'}).encode())}.{b64(json.dumps(claims()).encode())}"
+    return {k: v for k, v in jwk.items() if v is not None}, f"{message}.{b64(private.sign(message.encode()))}"
+
+
+@pytest.mark.parametrize("allowed", ["EdDSA", "Ed25519"])
+@pytest.mark.parametrize("name", ["EdDSA", "Ed25519", None])
+@pytest.mark.parametrize("alg", ["EdDSA", "Ed25519"])
+def test_ed25519_has_two_names(allowed: str, name: str | None, alg: str) -> None:
+    """RFC 9864 section 2.2: tokens, keys and documents may each have either."""
+    jwk, token = ed25519_issuer(name, alg)
+    keys = IssuerKeys("corp", frozenset({allowed}), refresh=None)
+    keys.take(json.dumps({"keys": [jwk]}).encode(), NOW, 0.5)
+    verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
+    assert verifier.verify(bearer(token), NOW).subject == "quoter"
+
+
+def test_ed25519_is_no_other_algorithm() -> None:
+    jwk, token = ed25519_issuer(None, "ES256")
+    keys = IssuerKeys("corp", frozenset({"Ed25519", "ES256"}), refresh=None)
+    keys.take(json.dumps({"keys": [jwk]}).encode(), NOW, 0.5)
+    verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
+    assert "does not match its key" in refusal(token, verifier).message
+    _, token = ed25519_issuer(None, "Ed448")
+    assert "not accepted for its issuer" in refusal(token, verifier).message
+
+
+# Tokens without aud or sub.
+
+
+def without_audience(required: tuple[tuple[str, Any], ...], **options: Any) -> TokenVerifier:
+    keys = keys_of(CORP)
+    return TokenVerifier([Issuer("corp", CORP.issuer, frozenset(), keys, required_claims=required, **options)])
+
+
+def test_a_token_without_audience() -> None:
+    """As Amazon Cognito issues access tokens: a claim that is demanded says what they are for."""
+    verifier = without_audience((("token_use", "access"), ("scope", "models/predict")))
+    good: dict[str, Any] = {"aud": None, "token_use": "access", "scope": "openid models/predict"}
+    others: list[dict[str, Any]] = [
+        {"token_use": "id"},
+        {"token_use": None},
+        {"scope": "openid"},
+        {"token_use": {"access": True}},
+    ]
+    audiences: list[Any] = ["models", [], "", {}]
+    assert verifier.verify(bearer(CORP.token(**good)), NOW).subject == "quoter"
+    for changed in others:
+        assert "lacks a claim" in refusal(CORP.token(**{**good, **changed}), verifier).message
+    for aud in audiences:
+        assert "for an audience" in refusal(CORP.token(**{**good, "aud": aud}), verifier).message
+    null = json.dumps({**claims(), **good}).encode()
+    assert b'"aud": null' in null
+    assert "for an audience" in refusal(CORP.sign({}, null), verifier).message
+
+
+def test_a_claim_that_is_required_beside_the_audience() -> None:
+    verifier = verifier_of(required_claims=(("client_id", "app"),))
+    assert verifier.verify(bearer(CORP.token(client_id="app")), NOW).subject == "quoter"
+    assert "lacks a claim" in refusal(CORP.token(), verifier).message
+    assert "no audience" in refusal(CORP.token(client_id="app", aud=None), verifier).message
+
+
+def test_an_issuer_for_everybody_is_none() -> None:
+    with pytest.raises(ValueError, match="any audience"):
+        without_audience(())
+
+
+@pytest.mark.parametrize(
+    ("changed", "subject"),
+    [
+        ({"sub": None, "client_id": "app"}, "app"),
+        ({"sub": "alice", "client_id": "app"}, "alice"),
+        ({"sub": None}, None),
+        ({"sub": "", "client_id": "app"}, None),
+        ({"sub": 5, "client_id": "app"}, None),
+        ({"sub": None, "client_id": 5}, None),
+        ({"sub": None, "client_id": ["app"]}, None),
+        ({"sub": None, "client_id": ""}, None),
+        ({"sub": None, "client_id": "a\nb"}, None),
+        ({"sub": None, "client_id": "a" * 1025}, None),
+    ],
+)
+def test_a_token_without_subject(changed: dict[str, Any], subject: str | None) -> None:
+    verifier = verifier_of(subject_fallback="client_id")
+    if subject is not None:
+        token = verifier.verify(bearer(CORP.token(**changed)), NOW)
+        assert token.subject == subject
+        assert token.claims.get("sub") == changed["sub"]  # for bindings it stays absent
+    else:
+        assert "subject" in refusal(CORP.token(**changed), verifier).message
+
+
+def test_a_null_subject_is_not_replaced() -> None:
+    text = json.dumps({**claims(), "sub": None, "client_id": "app"}).encode()
+    assert "subject" in refusal(CORP.sign({}, text), verifier_of(subject_fallback="client_id")).message
 
 
 def test_a_key_that_is_withdrawn_takes_its_tokens_along() -> None:
@@ -491,7 +647,7 @@ def test_a_key_that_is_withdrawn_takes_its_tokens_along() -> None:
 def test_two_bad_tokens_while_keys_fail() -> None:
     """CVE-2025-64527: the second one crashed Envoy."""
     keys = IssuerKeys("corp", RS_AND_ES)
-    keys.begin(NOW)
+    keys.begin()
     keys.fail("down", NOW, 0.5)
     verifier = TokenVerifier([Issuer("corp", CORP.issuer, frozenset({"models"}), keys)])
     for token in ("x.y.z", CORP.token(), CORP.token(), "x.y.z"):
@@ -568,6 +724,12 @@ def test_a_role_of_aws() -> None:
     session = "arn:aws:sts::123456789012:assumed-role/quoter/any-session"
     assert verifier.verify(bearer(CORP.sign({}, sts_claims(session))), NOW).iam_role == ROLE
     assert "two AWS accounts" in refusal(CORP.sign({}, sts_claims(aws_account="999999999999")), verifier).message
+
+
+def test_no_role_without_a_subject() -> None:
+    verifier = verifier_of(url=STS, subject_fallback="client_id")
+    token = verifier.verify(bearer(CORP.sign({}, {**claims(iss=STS, sub=None), "client_id": ROLE})), NOW)
+    assert (token.subject, token.iam_role) == (ROLE, None)
 
 
 def test_no_other_issuer_names_roles() -> None:

@@ -17,9 +17,10 @@ from meshproxy.config import fields, schema
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy import decide as module
-from meshproxy.policy.compile import compile_policy
+from meshproxy.policy.compile import compile_policy, compile_subject
 from meshproxy.policy.decide import CHALLENGE, DEFAULT_DENY, NO_ROLES, Permit, Policy
 from meshproxy.policy.explain import explain
+from meshproxy.policy.rules import SubjectMatch
 from meshproxy.refusal import Reason, Refusal
 
 DOMAIN = "d.example"
@@ -236,6 +237,41 @@ def test_an_equal_token_is_another_token() -> None:
     )
     assert policy.decide(Caller(None, token(g="x")), call("a")).rule == "b"
     assert refused(policy, Caller(None, token(g="y")), call("a")).reason is Reason.PERMISSION_DENIED
+
+
+KUBERNETES: dict[str, object] = {"kubernetes.io": {"namespace": "pricing"}}
+
+
+@pytest.mark.parametrize(
+    ("claims", "wanted", "is_allowed", "is_denied"),
+    [
+        (KUBERNETES, {"kubernetes.io.namespace": "pricing"}, True, True),
+        (KUBERNETES, {"kubernetes.io.namespace": "batch"}, False, False),
+        (KUBERNETES, {"kubernetes.io.namespace.name": "pricing"}, False, True),
+        ({"scope": "openid models.predict"}, {"scope": "models.predict"}, True, True),
+        ({"scope": "openid,models.predict"}, {"scope": "models.predict"}, False, True),
+        ({"realm": "x"}, {"realm.roles": "y"}, False, True),
+        ({"level": "3"}, {"level": 3}, False, True),
+        ({}, {"realm.roles": "y"}, False, False),
+    ],
+)
+def test_what_cannot_be_evaluated_denies(
+    claims: dict[str, Any], wanted: dict[str, str | int | bool], is_allowed: bool, is_denied: bool
+) -> None:
+    who, caller = of(token=fields.TokenSubject(issuer="corp", claims=wanted)), Caller(None, token(**claims))
+    allow = compile_policy([role("r", rule("a"))], [bind("b", "r", who)], DOMAIN)
+    if is_allowed:
+        assert allow.decide(caller, call("a")).rule == "b"
+    else:
+        # A token was sent: another one is not asked for.
+        assert refused(allow, caller, call("a")).reason is Reason.PERMISSION_DENIED
+    bindings = [bind("all", "r", CORP), bind("no", "r", who, action="deny"), bind("seen", "r", who, action="audit")]
+    deny = compile_policy([role("r", rule("a"))], bindings, DOMAIN)
+    if is_denied:
+        refusal = refused(deny, caller, call("a"))
+        assert (refusal.rule, refusal.audits) == ("no", ("seen",))
+    else:
+        assert deny.decide(caller, call("a")) == Permit("all")
 
 
 def _account(name: str) -> fields.Subject:
@@ -494,3 +530,57 @@ def test_decisions_are_those_of_plain_loops(
             assert found[:2] == (Reason.PERMISSION_DENIED, denying[0])
         elif isinstance(found[0], str) and found[0] != NO_ROLES:
             assert set(found[0].split(", ")) <= {step.binding for step in steps if step.action == "allow"}
+
+
+# --- claims that cannot be evaluated ----------------------------------------------------------------------------------
+
+names = st.sampled_from(["a", "b", "a.b", "scope", ""])
+scalars = st.sampled_from(["x", "y", "x y", 1, 1.0, True, None])
+values = st.recursive(
+    scalars | st.lists(scalars, max_size=2), lambda inner: st.dictionaries(names, inner, max_size=2), max_leaves=6
+)
+asked = st.dictionaries(
+    st.sampled_from(["a", "a.b", "a.b.a", "b.a", "scope", ".a"]), st.sampled_from(["x", "y", 1, True]), min_size=1
+)
+
+
+def is_evaluable(found: object, path: list[str], wanted: object) -> bool:
+    """Whether the path has one meaning: one way through the token, to a value of the same type, or to
+    nothing at all."""
+    for count in range(len(path), 0, -1):
+        name = ".".join(path[:count])
+        assert isinstance(found, dict)
+        if name not in found or found[name] is None:
+            continue
+        inner, rest = found[name], path[count:]
+        if rest and not (isinstance(inner, dict) and is_evaluable(inner, rest, wanted)):
+            return False
+        items = inner if isinstance(inner, list) else [inner]
+        if not rest and not all(item is None or type(item) is type(wanted) for item in items):
+            return False
+    return True
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(names, values, max_size=4), asked)
+def test_no_deny_that_cannot_be_evaluated_lets_through(claims: dict[str, Any], wanted: dict[str, Any]) -> None:
+    who, caller = of(token=fields.TokenSubject(issuer="corp", claims=wanted)), Caller(None, token(**claims))
+    bindings = [bind("all", "r", CORP), bind("no", "r", who, action="deny")]
+    policy = compile_policy([role("r", rule("a"))], bindings, DOMAIN)
+    # One claim that is there and differs settles a subject: it demands all of them.
+    settled = [
+        SubjectMatch.NO
+        for name, value in wanted.items()
+        if is_evaluable(claims, name.split("."), value)
+        and compile_subject(of(token=fields.TokenSubject(issuer="corp", claims={name: value})), DOMAIN).match(caller)
+        is SubjectMatch.NO
+    ]
+    if not settled:
+        assert refused(policy, caller, call("a")).rule == "no"
+    # What denies when it is demanded never allows where it cannot be evaluated.
+    allow = compile_policy([role("r", rule("a"))], [bind("yes", "r", who)], DOMAIN)
+    try:
+        allow.decide(caller, call("a"))
+    except Refusal:
+        return
+    assert refused(policy, caller, call("a")).rule == "no"

@@ -81,3 +81,15 @@ def test_calls_in_words() -> None:
     assert describe(Call(Verb.RELOAD)) == "reload on the server as a whole"
     call = Call(Verb.MULTI_INFERENCE, (ModelRef("a", "3"), ModelRef("b", label="x", signature="s")))
     assert describe(call) == 'multi-inference on model "a", version 3, model "b", label x, signature s'
+
+
+def test_why_a_claim_cannot_be_evaluated() -> None:
+    subject = fields.TokenSubject(issuer="corp", claims={"realm.roles": "x"})
+    caller = Caller(None, Token("corp", "alice", {"realm": "x"}, 1e12))
+    for action, applies in (("allow", False), ("deny", True), ("audit", True)):
+        rule = schema.Rule(models=("a",), verbs=("predict",))
+        compiled = compile_policy(*policy(action, rule, token=subject), "dev.example")
+        (step,) = explain(compiled, caller, Call(Verb.PREDICT, (ModelRef("a"),))).steps
+        assert step.applies is applies
+        assert step.caller[0].startswith('subjects[0]: the claim realm.roles: "x" cannot be evaluated: ')
+        assert step.caller[0].endswith(f", which counts as a match for {action}") is applies

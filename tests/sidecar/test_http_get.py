@@ -15,14 +15,14 @@ import pytest
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.sidecar import http_get
-from meshproxy.sidecar.http_get import FetchError, Url
+from meshproxy.sidecar.http_get import Access, FetchError, Url
 from meshproxy.transport.client import ClientError, ClientFailure
 
 LIMIT = 4_096
 
 
 async def fetch(url: Url, ca_file: Path | None = None) -> bytes:
-    return await http_get.fetch(url, LIMIT, ca_file)
+    return await http_get.fetch(url, LIMIT, Access(ca_file))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,10 @@ async def test_an_empty_answer() -> None:
         (OK + b"x: " + b"y" * 20_000 + b"\r\n\r\n{}", "response head exceeds 16384 bytes"),
         (OK + b"x: " + b"y" * 80_000 + b"\r\n\r\n{}", "malformed"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "malformed"),
+        (
+            b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n",
+            "status 403: .* requires a token: set bearerTokenFile",
+        ),
         (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "status 404$"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", "status 204$"),
         (b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\n\r\n", "status 302: redirects are not followed"),
@@ -212,3 +216,76 @@ async def test_authorities_that_cannot_be_loaded(tmp_path: Path) -> None:
     for name in ("missing.pem", "empty.pem"):
         with pytest.raises(FetchError, match=name):
             await fetch(Url.read("https://localhost:1/"), tmp_path / name)
+
+
+@asynccontextmanager
+async def hearing(
+    authority: DevelopmentCA, directory: Path, status: int = 200
+) -> AsyncIterator[tuple[Url, list[bytes]]]:
+    """A server with TLS that writes down what it is sent."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}" % status)
+        writer.close()
+
+    context = server_tls(authority, directory, "localhost")
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield Url(True, "localhost", server.sockets[0].getsockname()[1], "/keys"), heard
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_what_is_sent(authority: DevelopmentCA, tmp_path: Path) -> None:
+    ca_file = authority.write(tmp_path)
+    async with hearing(authority, tmp_path) as (url, heard):
+        await fetch(url, ca_file)
+        await http_get.fetch(url, LIMIT, Access(ca_file), http_get.KEY_SET)
+    assert [line for line in heard[0].split(b"\r\n") if line.startswith(b"a")] == [
+        b"accept: application/json, */*;q=0.1"
+    ]
+    assert b"\r\naccept: application/jwk-set+json, application/json;q=0.9, */*;q=0.1\r\n" in heard[1]
+
+
+async def test_a_token_is_read_for_each_fetch(authority: DevelopmentCA, tmp_path: Path) -> None:
+    """The kubelet replaces a projected token when four fifths of its life have passed."""
+    file = tmp_path / "token"
+    access = Access(authority.write(tmp_path), file)
+    async with hearing(authority, tmp_path) as (url, heard):
+        for text in ("first.token.a_-", "second.token.b\n"):
+            file.write_text(text)
+            await http_get.fetch(url, LIMIT, access)
+            assert f"\r\nauthorization: Bearer {text.strip()}\r\n".encode() in heard[-1]
+    async with hearing(authority, tmp_path, 401) as (url, _):
+        with pytest.raises(ClientError, match=r"status 401: the server refuses the token$"):
+            await http_get.fetch(url, LIMIT, access)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"a b", b"a\r\nx: y", b"\xff", b"a" * (http_get.TOKEN_BYTES + 1)], ids=range(6)
+)
+async def test_a_token_that_is_none_is_not_sent(authority: DevelopmentCA, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    async with hearing(authority, tmp_path) as (url, heard):
+        with pytest.raises(FetchError, match=r"token holds no bearer token$"):
+            await http_get.fetch(url, LIMIT, Access(authority.write(tmp_path), file))
+        file.unlink()
+        with pytest.raises(FetchError, match="cannot be read: No such file"):
+            await http_get.fetch(url, LIMIT, Access(authority.write(tmp_path), file))
+    assert heard == []
+
+
+async def test_a_token_goes_to_servers_of_the_authority_only(authority: DevelopmentCA, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("a.b.c")
+    other = DevelopmentCA.create("x.example").write(tmp_path / "x")
+    async with hearing(authority, tmp_path) as (url, heard):
+        with pytest.raises(ClientError, match="does not verify"):
+            await http_get.fetch(url, LIMIT, Access(other, file))
+        with pytest.raises(FetchError, match="over https only"):
+            await http_get.fetch(replace(url, is_tls=False), LIMIT, Access(other, file))
+    assert heard == []

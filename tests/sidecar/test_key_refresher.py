@@ -9,9 +9,10 @@ from time import time
 import pytest
 
 from meshproxy.devtools.issuer import DevelopmentIssuer
+from meshproxy.identity.key_budget import Ask
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.identity.tokens import Issuer, KeysWanted, TokenVerifier
-from meshproxy.sidecar.http_get import FetchError
+from meshproxy.sidecar.http_get import Access, FetchError
 from meshproxy.sidecar.key_refresher import KeyRefresher
 from meshproxy.sidecar.key_sources import from_discovery
 from meshproxy.transport.client import ClientError, ClientFailure
@@ -28,7 +29,9 @@ async def test_whole_life_with_an_issuer() -> None:
     async with DevelopmentIssuer.serve(algorithm="ES256") as issuer:
         keys = IssuerKeys("corp", ES)
         attempts: list[str | None] = []
-        refresher = KeyRefresher(keys, from_discovery(issuer.issuer), report=lambda keys: attempts.append(keys.problem))
+        refresher = KeyRefresher(
+            keys, from_discovery(issuer.issuer, Access()), report=lambda keys: attempts.append(keys.problem)
+        )
         verifier = TokenVerifier([Issuer("corp", issuer.issuer, frozenset({"models"}), keys)])
         token = b"Bearer " + issuer.token().encode()
         with pytest.raises(KeysWanted):
@@ -40,7 +43,7 @@ async def test_whole_life_with_an_issuer() -> None:
         issuer.is_down = True
         await refresher.refresh()
         assert verifier.verify(token, time() + 200).subject == "quoter"
-        assert not keys.may_ask(time() + 1000)
+        assert keys.ask("key-9", time() + 1000) is Ask.LATER
         assert attempts == [None, "the response has status 503"]
 
 
@@ -73,6 +76,7 @@ async def test_one_fetch_however_many_ask(corp: DevelopmentIssuer) -> None:
     keys = IssuerKeys("corp", ES)
     refresher = KeyRefresher(keys, source)
     running = asyncio.create_task(refresher.run())
+    assert keys.ask("key-9", time()) is Ask.WAIT
     waiting = [asyncio.create_task(refresher.refresh()) for _ in range(50)]
     while not source.asked:
         await asyncio.sleep(0)
@@ -82,7 +86,7 @@ async def test_one_fetch_however_many_ask(corp: DevelopmentIssuer) -> None:
     await asyncio.gather(*waiting)
     assert source.asked == 1
     assert keys.has_keys
-    assert not keys.may_ask(time())  # all of them have had their answer: none of them is sent to ask again
+    assert keys.ask("key-9", time()) is Ask.NEVER  # it has been looked for
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from cryptography import x509
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.identity.jwk import KEY_SET_BYTES
 from meshproxy.sidecar import key_sources
-from meshproxy.sidecar.http_get import FetchError, Url
+from meshproxy.sidecar.http_get import JSON, KEY_SET, Access, FetchError, Url
 from meshproxy.sidecar.key_sources import from_discovery, from_file, from_url
+from meshproxy.transport.client import StatusError
 
 
 async def test_from_an_issuer(tmp_path: Path) -> None:
@@ -24,8 +29,8 @@ async def test_from_an_issuer(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue(dns=["localhost"]).write(tmp_path, "issuer"))
     async with DevelopmentIssuer.serve(tls=context, name="localhost", algorithm="ES256") as issuer:
-        assert json.loads(await from_url(issuer.keys_url, ca_file)()) == issuer.jwks()
-        assert json.loads(await from_discovery(issuer.issuer, ca_file)()) == issuer.jwks()
+        assert json.loads(await from_url(issuer.keys_url, Access(ca_file))()) == issuer.jwks()
+        assert json.loads(await from_discovery(issuer.issuer, Access(ca_file))()) == issuer.jwks()
 
 
 async def test_from_a_file(tmp_path: Path) -> None:
@@ -39,24 +44,35 @@ async def test_from_a_file(tmp_path: Path) -> None:
 
 
 ISSUER = "https://login.example/tenant/"
+UNTRUSTED = Access()
+TRUSTED = Access(Path("ca.crt"))
 
 
-def documents(**documents: object) -> Callable[[Url, int, Path | None], Awaitable[bytes]]:
+def documents(**documents: object) -> Callable[..., Awaitable[bytes]]:
     """A `fetch` that has these, by target."""
 
-    async def get(url: Url, max_bytes: int, ca_file: Path | None) -> bytes:
+    async def get(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) -> bytes:
         assert max_bytes == KEY_SET_BYTES
         found = documents[f"{url.authority}{url.target}"]
+        assert accept == (KEY_SET if isinstance(found, bytes) and b"<" not in found else JSON)
         return found if isinstance(found, bytes) else json.dumps(found).encode()
 
     return get
 
 
-async def discover(monkeypatch: pytest.MonkeyPatch, configuration: Any) -> bytes:
-    theirs = {"login.example/tenant/keys": b"ours", "keys.example/k": b"theirs", "10.0.0.7/k": b"bare"}
-    known = {"login.example/tenant/.well-known/openid-configuration": configuration, **theirs}
+async def discover(
+    monkeypatch: pytest.MonkeyPatch, configuration: Any, issuer: str = ISSUER, access: Access = UNTRUSTED
+) -> bytes:
+    theirs = {
+        "login.example/tenant/keys": b"ours",
+        "keys.example/k": b"theirs",
+        "10.0.0.7/k": b"an address",
+        "192.0.2.2:16443/openid/v1/jwks": b"the server's own address",
+        "127.0.0.1:16443/openid/v1/jwks": b"on this host",
+    }
+    known = {f"{issuer.removeprefix('https://').rstrip('/')}/.well-known/openid-configuration": configuration, **theirs}
     monkeypatch.setattr(key_sources, "fetch", documents(**known))
-    return await from_discovery(ISSUER)()
+    return await from_discovery(issuer, access)()
 
 
 @pytest.mark.parametrize(
@@ -80,11 +96,11 @@ async def test_discovery(monkeypatch: pytest.MonkeyPatch, jwks_uri: str, expecte
         ({"issuer": ISSUER, "jwks_uri": "http://keys.example/k"}, "jwks_uri.*https"),
         ({"issuer": ISSUER, "jwks_uri": "file:///etc/passwd"}, "jwks_uri.*https"),
         ({"issuer": ISSUER, "jwks_uri": "/keys"}, "jwks_uri.*https"),
-        ({"issuer": ISSUER, "jwks_uri": "https://169.254.169.254/k"}, "not an IP address"),
-        ({"issuer": ISSUER, "jwks_uri": "https://10.0.0.7/k"}, "not an IP address"),
-        ({"issuer": ISSUER, "jwks_uri": "https://[fd00::1]/k"}, "not an IP address"),
-        ({"issuer": ISSUER, "jwks_uri": "http://127.0.0.1:18502/drain"}, "not an IP address"),
-        ({"issuer": ISSUER, "jwks_uri": "https://localhost/k"}, "not an IP address"),
+        ({"issuer": ISSUER, "jwks_uri": "https://169.254.169.254/k"}, "link-local"),
+        ({"issuer": ISSUER, "jwks_uri": "https://10.0.0.7/k"}, "an IP address: set caFile"),
+        ({"issuer": ISSUER, "jwks_uri": "https://[fd00::1]/k"}, "an IP address: set caFile"),
+        ({"issuer": ISSUER, "jwks_uri": "http://127.0.0.1:18502/drain"}, "must be https"),
+        ({"issuer": ISSUER, "jwks_uri": "https://localhost/k"}, "this host"),
     ],
 )
 async def test_discovery_that_is_not_followed(monkeypatch: pytest.MonkeyPatch, configuration: Any, why: str) -> None:
@@ -94,4 +110,98 @@ async def test_discovery_that_is_not_followed(monkeypatch: pytest.MonkeyPatch, c
 
 def test_discovery_without_tls() -> None:
     with pytest.raises(FetchError, match="https"):
-        from_discovery("http://login.example")
+        from_discovery("http://login.example", Access())
+
+
+@pytest.mark.parametrize(
+    ("issuer", "jwks_uri", "expected"),
+    [
+        ("https://kubernetes.default.svc", "https://192.0.2.2:16443/openid/v1/jwks", b"the server's own address"),
+        ("https://kubernetes.default.svc", "https://10.0.0.7/k", b"an address"),
+        ("https://127.0.0.1:16443", "https://192.0.2.2:16443/openid/v1/jwks", b"the server's own address"),
+        ("https://localhost:16443", "https://127.0.0.1:16443/openid/v1/jwks", b"on this host"),
+    ],
+)
+async def test_a_server_of_a_named_authority_may_give_its_address(
+    monkeypatch: pytest.MonkeyPatch, issuer: str, jwks_uri: str, expected: bytes
+) -> None:
+    """As the API server of Kubernetes does, whatever the issuer is called."""
+    configuration = {"issuer": issuer, "jwks_uri": jwks_uri}
+    assert await discover(monkeypatch, configuration, issuer, TRUSTED) == expected
+    with pytest.raises(FetchError, match="is at an IP address: set caFile"):
+        await discover(monkeypatch, configuration, issuer)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "localhost", "localhost.", "x.localhost", "[::1]", "[::ffff:127.0.0.1]"),
+        *("169.254.169.254", "[fe80::1]", "0.0.0.0", "[::]", "224.0.0.1"),
+        *("127.1", "2130706433", "0x7f000001", "0x7f.1", "127.0.0.1."),
+    ],
+)
+async def test_no_authority_leads_to_this_host(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    with pytest.raises(FetchError, match="leads to this host or to a link-local address"):
+        await discover(monkeypatch, {"issuer": ISSUER, "jwks_uri": f"https://{host}/k"}, access=TRUSTED)
+
+
+def test_a_token_is_for_https() -> None:
+    access = Access(Path("ca.crt"), Path("token"))
+    for make in (from_url, from_discovery):
+        with pytest.raises(FetchError, match="over https only"):
+            make("http://127.0.0.1:1/k", access)
+        make("https://127.0.0.1:1/k", access)
+
+
+@asynccontextmanager
+async def api_server(directory: Path, token: Path) -> AsyncIterator[tuple[str, DevelopmentIssuer]]:
+    """The two documents as the API server of Kubernetes 1.37 gives them: each in one media type only, to those who
+    have a token of a service account, and with its own address as `jwks_uri`."""
+    authority = DevelopmentCA.create("kubernetes")
+    authority.write(directory)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue(extensions=[(names, False)]).write(directory, "server"))
+    keys = DevelopmentIssuer("https://kubernetes.default.svc.cluster.local", algorithm="ES256")
+
+    def accepted(request: web.Request, kind: str) -> None:
+        if request.headers.get("authorization") != f"Bearer {token.read_text()}":
+            raise web.HTTPForbidden
+        # Without wildcards within a type, and without weights: enough to tell the two documents apart.
+        if not {kind, "*/*"} & {each.partition(";")[0].strip() for each in request.headers["accept"].split(",")}:
+            raise web.HTTPNotAcceptable
+
+    async def discovery(request: web.Request) -> web.Response:
+        accepted(request, "application/json")
+        return web.json_response({"issuer": issuer, "jwks_uri": f"https://127.0.0.1:{port}/openid/v1/jwks"})
+
+    async def key_set(request: web.Request) -> web.Response:
+        accepted(request, "application/jwk-set+json")
+        return web.json_response(keys.jwks(), content_type="application/jwk-set+json")
+
+    application = web.Application()
+    application.add_routes(
+        [web.get("/.well-known/openid-configuration", discovery), web.get("/openid/v1/jwks", key_set)]
+    )
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        port = runner.addresses[0][1]
+        issuer = f"https://localhost:{port}"
+        yield issuer, keys
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_cluster_as_issuer(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first.pod.token")
+    async with api_server(tmp_path, token) as (issuer, keys):
+        ca_file = next(tmp_path.glob("ca*.pem"))
+        source = from_discovery(issuer, Access(ca_file, token))
+        assert json.loads(await source()) == keys.jwks()
+        token.write_text("second.pod.token")
+        assert json.loads(await source()) == keys.jwks()
+        with pytest.raises(StatusError, match="status 403: the server requires a token"):
+            await from_discovery(issuer, Access(ca_file))()

@@ -50,7 +50,7 @@ def test_ready_hangs_on_each_part() -> None:
     world.is_draining = True
     assert world.missing == [
         "certificate is valid",
-        "issuers' keys are known",
+        "a token issuer's keys are known",
         "endpoints of a are known",
         "model server answers",
         "not draining",

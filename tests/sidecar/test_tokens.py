@@ -15,7 +15,7 @@ import pytest
 
 from meshproxy.config import schema
 from meshproxy.config.problems import ConfigError
-from meshproxy.devtools.issuer import DevelopmentIssuer
+from meshproxy.devtools.issuer import DevelopmentIssuer, SigningKey
 from meshproxy.identity.tokens import KeysWanted, TokenVerifier
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.sidecar import tokens as module
@@ -98,6 +98,19 @@ async def test_keys_in_a_file_are_known_when_they_have_been_read(in_file: schema
         assert verify(verifier, ISSUER.token("alice")) == "alice"
 
 
+async def test_an_issuer_without_audiences_and_subjects() -> None:
+    async with running() as tokens:
+        required = {"token_use": "access", "scope": "models/predict"}
+        issuer = document(keys=inline(), audiences=(), required_claims=required, subject_fallback="client_id")
+        verifier = tokens.build((issuer,))
+        tokens.adopt()
+        given: dict[str, Any] = {"sub": None, "aud": None, "client_id": "app", "scope": "openid models/predict"}
+        given["token_use"] = "access"
+        assert verify(verifier, ISSUER.sign({}, ISSUER.claims("", **given))) == "app"
+        with pytest.raises(Refusal, match="lacks a claim"):
+            verify(verifier, ISSUER.sign({}, ISSUER.claims("", **{**given, "token_use": "id"})))
+
+
 async def test_keys_behind_a_url_are_fetched() -> None:
     async with DevelopmentIssuer.serve(algorithm="ES256") as issuer, running() as tokens:
         keys = schema.KeySource(url=issuer.keys_url)
@@ -136,25 +149,67 @@ async def test_keys_that_can_never_be_had_are_a_problem_of_the_document(keys: sc
         assert said in problem.message
 
 
+class Endless:
+    """A key set that never comes."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def __call__(self) -> bytes:
+        self.asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
 class TestStarting:
     async def test_it_waits_for_an_issuer_that_is_away_and_not_for_long(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(module, "FIRST_KEYS_SECONDS", 0.05)
-        never = asyncio.Event()
-
-        async def hang() -> bytes:
-            await never.wait()
-            return b""
-
+        hang = Endless()
         monkeypatch.setattr(module, "from_file", lambda path: hang)
         async with running() as tokens:
             verifier = tokens.build((document(keys=schema.KeySource(file=str(tmp_path))),))
             tokens.adopt()
             await tokens.wait_for_keys()
             assert not tokens.are_known
+            assert hang.asked == 1  # it is still being fetched: those who need it wait for that
             with pytest.raises(KeysWanted):
                 verify(verifier, ISSUER.token())
+
+    async def test_issuers_that_hang_do_not_keep_the_others_waiting(
+        self, monkeypatch: pytest.MonkeyPatch, in_file: schema.KeySource
+    ) -> None:
+        """Waiting for them would take an hour."""
+        monkeypatch.setattr(module, "FIRST_KEYS_SECONDS", 3_600.0)
+        monkeypatch.setattr(module, "OTHER_KEYS_SECONDS", 0.01)
+        hang = Endless()
+        monkeypatch.setattr(module, "from_url", lambda url, access: hang)
+        away = [document(f"away-{n}", issuer=f"https://{n}", keys=schema.KeySource(url="https://x/")) for n in range(3)]
+        async with running() as tokens:
+            verifier = tokens.build((*away, document(keys=in_file)))
+            tokens.adopt()
+            async with asyncio.timeout(10):
+                await tokens.wait_for_keys()
+            assert tokens.are_known
+            assert verify(verifier, ISSUER.token("alice")) == "alice"
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    async def test_one_issuer_without_keys_leaves_the_others_ready(
+        self, in_file: schema.KeySource, tmp_path: Path, is_first: bool
+    ) -> None:
+        away = document("away", issuer="https://away.example", keys=schema.KeySource(file=str(tmp_path / "nowhere")))
+        here = document(keys=in_file)
+        async with running() as tokens:
+            verifier = tokens.build((away, here) if is_first else (here, away))
+            tokens.adopt()
+            assert not tokens.are_known
+            await tokens.wait_for_keys()
+            assert tokens.are_known
+            assert verify(verifier, ISSUER.token("alice")) == "alice"
+            with pytest.raises(Refusal) as caught:
+                verify(verifier, ISSUER.token(iss="https://away.example"))
+            assert caught.value.reason is Reason.KEYS_UNAVAILABLE
 
     async def test_an_issuer_that_fails_is_counted_and_said(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -257,15 +312,30 @@ class TestUnknownKeys:
             tokens.adopt()
             await tokens.wait_for_keys()
             issuer.rotate()
-            # Starting has asked for them once, and nobody may ask again so soon; a minute later somebody may.
-            later = time.time() + 60
-            assert verifier is not None
             with pytest.raises(KeysWanted) as wanted:
-                verifier.verify(f"Bearer {issuer.token('alice')}".encode(), later)
+                verify(verifier, issuer.token("alice"))
             served = asyncio.Event()
             tokens.refresh(wanted.value.issuer, served.set)
             await served.wait()
             assert verify(verifier, issuer.token("alice")) == "alice"
+
+    async def test_a_key_that_is_replaced_under_its_kid_is_fetched(self) -> None:
+        async with DevelopmentIssuer.serve(algorithm="ES256") as issuer, running() as tokens:
+            verifier = tokens.build((document(issuer=issuer.issuer, keys=schema.KeySource(url=issuer.keys_url)),))
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            (old,) = issuer.keys
+            issuer.keys = [SigningKey.generate(old.kid, "ES256")]
+            with pytest.raises(KeysWanted) as wanted:
+                verify(verifier, issuer.token("alice"))
+            served = asyncio.Event()
+            tokens.refresh(wanted.value.issuer, served.set)
+            await served.wait()
+            assert verify(verifier, issuer.token("alice")) == "alice"
+            # The old one is a stranger's now: refused without another fetch.
+            with pytest.raises(Refusal, match="signature"):
+                verify(verifier, issuer.sign({}, issuer.claims("alice"), old))
+            assert issuer.requests == ["/keys", "/keys"]
 
     async def test_who_waits_is_told_within_a_batch(self, in_file: schema.KeySource) -> None:
         """What it writes then goes out at once."""

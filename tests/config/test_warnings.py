@@ -1,0 +1,84 @@
+"""What is suspicious about documents that can be used."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshproxy.config.check import Placed
+from meshproxy.config.nodes import read_documents
+from meshproxy.config.warnings import warn
+
+
+def warnings(claims: str, *more: str, action: str = "allow") -> list[str]:
+    subjects = ", ".join(f"{{token: {{issuer: corp, claims: {each}}}}}" for each in (claims, *more))
+    text = f"kind: ModelRoleBinding\nspec: {{role: r, action: {action}, subjects: [{subjects}]}}\n"
+    (node,) = read_documents(text, lambda *_: None)
+    return [str(each) for each in warn([Placed("ModelRoleBinding", "b", "f", node)])]
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        "{}",
+        "{sub: alice, groups: finance, level: 3, admin: true}",
+        "{kubernetes.io.namespace: pricing}",
+        "{'https://corp.example/groups': finance}",
+        "{realm_access.roles: x, realm_access.groups: y}",
+        "{scope: models.predict}",
+        "{scp: models.predict}",
+        "{'a:b': x}",
+        "{scopes: x y}",
+    ],
+)
+def test_ordinary_claims(claims: str) -> None:
+    assert warnings(claims) == []
+
+
+@pytest.mark.parametrize(
+    ("claims", "field", "message"),
+    [
+        ("{sub.name: x}", "sub.name", '"sub" is never an object'),
+        ("{scope.read: true}", "scope.read", '"scope" is never an object'),
+        ("{exp.at: 1}", "exp.at", '"exp" is never an object'),
+        ("{sub: 5}", "sub", '"sub" is text in tokens, and 5 is not'),
+        ("{client_id: true}", "client_id", '"client_id" is text in tokens, and true is not'),
+        ("{exp: never}", "exp", '"exp" is a number in tokens'),
+        ("{realm..roles: x}", "realm..roles", "a part of the name between dots is empty"),
+        ("{'$.realm': x}", "$.realm", "compared as it is written"),
+        ("{'groups[0]': x}", "groups[0]", "compared as it is written"),
+        ("{'kubernetes\\.io': x}", "kubernetes\\.io", "compared as it is written"),
+        ("{scope: openid email}", "scope", "a scope is one word"),
+        ("{scope: ''}", "scope", "a scope is one word"),
+        ("{realm: x, realm.roles: y}", "realm.roles", 'of "realm" and "realm.roles", one cannot be evaluated'),
+    ],
+)
+def test_suspicious_claims(claims: str, field: str, message: str) -> None:
+    (found,) = warnings(claims)
+    assert found.startswith(f"f:2: ModelRoleBinding/b: spec.subjects[0].token.claims.{field}: ")
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("action", "effect"),
+    [("allow", "never matches"), ("deny", "counts as a match for deny"), ("audit", "counts as a match for audit")],
+)
+def test_a_warning_says_what_follows(action: str, effect: str) -> None:
+    (found,) = warnings("{sub.name: x}", action=action)
+    assert found.endswith(f"; what cannot be evaluated {effect}")
+
+
+def test_a_claim_and_one_below_it_in_different_subjects() -> None:
+    (found,) = warnings("{realm.roles: y}", "{realm: x}")
+    assert "spec.subjects[1].token.claims.realm: " in found
+    assert "(first at f:2)" in found
+
+
+def test_claims_that_an_issuer_requires() -> None:
+    text = (
+        "kind: MeshConfig\nspec:\n  issuers:\n  - requiredClaims: {client_id: app}\n"
+        "  - requiredClaims: {client_id: 5}\n  - {}\n"
+    )
+    (node,) = read_documents(text, lambda *_: None)
+    (found,) = [str(each) for each in warn([Placed("MeshConfig", "m", "f", node)])]
+    assert found.startswith('f:5: MeshConfig/m: spec.issuers[1].requiredClaims.client_id: "client_id" is text')
+    assert found.endswith("; tokens without this claim are refused")

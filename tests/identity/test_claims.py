@@ -1,0 +1,185 @@
+"""Which claim a path means, and whether it has a value: yes, no, or unclear."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.identity.claims import ClaimMatch, Value, find_text, match_claim
+
+YES, NO, UNCLEAR = ClaimMatch.YES, ClaimMatch.NO, ClaimMatch.UNCLEAR
+
+KUBERNETES: dict[str, object] = {
+    "kubernetes.io": {"namespace": "pricing", "serviceaccount": {"name": "quoter", "uid": "1"}}
+}
+"""Of a token of a service account (Kubernetes 1.37)."""
+
+
+@pytest.mark.parametrize(
+    ("claims", "name", "wanted", "match"),
+    [
+        ({"g": "x"}, "g", "x", YES),
+        ({"g": "X"}, "g", "x", NO),
+        ({"g": ["a", "x"]}, "g", "x", YES),
+        ({"g": ["xx"]}, "g", "x", NO),
+        ({"g": []}, "g", "x", NO),
+        ({"g": "xyz"}, "g", "x", NO),
+        ({"g": "x y"}, "g", "x", NO),
+        ({}, "g", "x", NO),
+        ({"g": None}, "g", "x", NO),
+        ({"g": [None]}, "g", "x", NO),
+        ({"n": 1}, "n", 1, YES),
+        ({"n": 2}, "n", 1, NO),
+        ({"b": [True]}, "b", True, YES),
+        # Types differ: the document and the issuer mean different things.
+        ({"g": {"x": 1}}, "g", "x", UNCLEAR),
+        ({"g": [["x"]]}, "g", "x", UNCLEAR),
+        ({"g": ["a", 1]}, "g", "x", UNCLEAR),
+        ({"g": ["x", 1]}, "g", "x", YES),
+        ({"n": True}, "n", 1, UNCLEAR),
+        ({"n": 1}, "n", True, UNCLEAR),
+        ({"n": 1.0}, "n", 1, UNCLEAR),
+        ({"n": "1"}, "n", 1, UNCLEAR),
+        ({"b": "true"}, "b", True, UNCLEAR),
+        # Paths: the longest name that exists, at each level.
+        ({"realm": {"roles": ["x"]}}, "realm.roles", "x", YES),
+        ({"realm.roles": "x"}, "realm.roles", "x", YES),
+        ({"a.b": {"c": "x"}}, "a.b.c", "x", YES),
+        ({"a": {"b.c": "x"}}, "a.b.c", "x", YES),
+        ({"a.b": {"c.d": "x"}}, "a.b.c.d", "x", YES),
+        ({"": {"a": "x"}}, ".a", "x", YES),
+        ({"https://corp/g": "x"}, "https://corp/g", "x", YES),
+        ({"https://corp.example/g": {"team": ["x"]}}, "https://corp.example/g.team", "x", YES),
+        ({"https://corp": {"example/g": "x"}}, "https://corp.example/g", "x", YES),  # as Keycloak splits it
+        ({"resource_access": {"my.app": {"roles": ["x"]}}}, "resource_access.my.app.roles", "x", YES),
+        (KUBERNETES, "kubernetes.io.namespace", "pricing", YES),
+        (KUBERNETES, "kubernetes.io.namespace", "batch", NO),
+        (KUBERNETES, "kubernetes.io.serviceaccount.name", "quoter", YES),
+        (KUBERNETES, "kubernetes.io.pod.name", "quoter", NO),
+        ({"realm": {}}, "realm.roles", "x", NO),
+        ({"realm": None}, "realm.roles", "x", NO),
+        # Paths that lead to nothing that could be compared.
+        (KUBERNETES, "kubernetes.io", "pricing", UNCLEAR),
+        (KUBERNETES, "kubernetes.io.namespace.name", "pricing", UNCLEAR),
+        ({"realm": [{"roles": "x"}]}, "realm.roles", "x", UNCLEAR),
+        ({"realm": "x"}, "realm.roles", "x", UNCLEAR),
+        # Two readings: the longest name counts, and another one is never overlooked.
+        ({"a.b": "x", "a": {"b": "y"}}, "a.b", "x", YES),
+        ({"a.b": "y", "a": {"b": "x"}}, "a.b", "x", UNCLEAR),
+        ({"a.b": "y", "a": {"b": "z"}}, "a.b", "x", NO),
+        ({"a.b": {}, "a": {"b": {"c": "x"}}}, "a.b.c", "x", UNCLEAR),
+        ({"a.b": "y", "a": "z"}, "a.b", "x", UNCLEAR),
+    ],
+)
+def test_a_claim_and_a_value(claims: dict[str, object], name: str, wanted: Value, match: ClaimMatch) -> None:
+    assert match_claim(claims, name, wanted) is match
+
+
+@pytest.mark.parametrize("name", ["scope", "scp"])
+@pytest.mark.parametrize(
+    ("found", "wanted", "match"),
+    [
+        ("openid models.predict", "models.predict", YES),
+        ("models.predict", "models.predict", YES),
+        ("openid models.predict email", "email openid", YES),
+        (["openid", "models.predict"], "models.predict", YES),
+        (["openid", "models.predict"], "models.predict openid", YES),
+        ("openid models.predict.all", "models.predict", NO),
+        ("openid  email", "models.predict", NO),
+        ("openid", "openid email", NO),
+        ("OPENID", "openid", NO),
+        ("", "openid", NO),
+        ([], "openid", NO),
+        (None, "openid", NO),
+        # Words that are separated in a way that no specification has.
+        ("openid,models.predict", "models.predict", UNCLEAR),
+        ("openid\tmodels.predict", "models.predict", UNCLEAR),
+        ("openid\u00a0models.predict", "models.predict", UNCLEAR),
+        (["openid models.predict"], "models.predict", UNCLEAR),
+        ("openid", "", UNCLEAR),
+        ("5", 5, UNCLEAR),
+        (5, "5", UNCLEAR),
+        ({"openid": True}, "openid", UNCLEAR),
+        (["openid", 5], "email", UNCLEAR),
+    ],
+)
+def test_a_scope_is_words(name: str, found: object, wanted: Value, match: ClaimMatch) -> None:
+    assert match_claim({name: found}, name, wanted) is match
+
+
+def test_a_scope_elsewhere_is_text() -> None:
+    assert match_claim({"a": {"scope": "x y"}}, "a.scope", "x") is NO
+    assert match_claim({"scope": "x y"}, "scope.x", "y") is UNCLEAR
+
+
+def test_text_at_a_path() -> None:
+    assert find_text({"client_id": "app"}, "client_id") == "app"
+    assert find_text({"a.b": {"c": "app"}}, "a.b.c") == "app"
+    for claims in ({}, {"client_id": 5}, {"client_id": ["app"]}, {"client_id": None}):
+        assert find_text(claims, "client_id") is None
+    assert find_text({"a.b": "x", "a": {"b": "y"}}, "a.b") is None
+
+
+# --- against all readings of a path, written as plainly as can be -----------------------------------------------------
+
+NAMES = st.sampled_from(["a", "b", "a.b", "b.a", "a.b.a", "", "a/b:c"])
+SCALARS = st.sampled_from(["x", "y", 1, 1.0, True, False, None, "x y", "1"])
+VALUES = st.recursive(
+    SCALARS | st.lists(SCALARS, max_size=2), lambda inner: st.dictionaries(NAMES, inner, max_size=3), max_leaves=8
+)
+CLAIMS = st.dictionaries(NAMES, VALUES, max_size=4)
+PATHS = st.lists(st.sampled_from(["a", "b", "", "a/b:c"]), min_size=1, max_size=5).map(".".join)
+WANTED = st.sampled_from(["x", "y", "1", 1, True, False])
+
+
+def all_readings(members: object, path: str) -> Iterator[object]:
+    """Everything that `path` reaches when its dots are parts of names in every way that the claims allow."""
+    if not isinstance(members, Mapping):
+        return
+    parts = path.split(".")
+    for count in range(1, len(parts) + 1):
+        name, rest = ".".join(parts[:count]), ".".join(parts[count:])
+        if name in members:
+            if count == len(parts):
+                yield members[name]
+            else:
+                yield from all_readings(members[name], rest)
+
+
+def holds(found: object, wanted: Value) -> bool:
+    items = found if isinstance(found, list) else [found]
+    return any(type(item) is type(wanted) and item == wanted for item in items)
+
+
+@given(CLAIMS, PATHS, WANTED)
+def test_no_reading_that_has_the_value_is_overlooked(claims: dict[str, Any], path: str, wanted: Value) -> None:
+    """A value that some reader of the token finds at the path never counts as absent: a deny would let it through."""
+    found = list(all_readings(claims, path))
+    match = match_claim(claims, path, wanted)
+    if any(holds(each, wanted) for each in found):
+        assert match is not NO
+    if match is YES:
+        assert any(holds(each, wanted) for each in found)
+    if any(isinstance(each, dict) for each in found):
+        assert match is not NO
+
+
+@given(CLAIMS, PATHS, WANTED)
+def test_members_that_the_path_does_not_name_change_nothing(claims: dict[str, Any], path: str, wanted: Value) -> None:
+    assert match_claim({**claims, "other": "x"}, path, wanted) is match_claim(claims, path, wanted)
+
+
+@given(CLAIMS, PATHS, WANTED)
+def test_the_order_of_members_changes_nothing(claims: dict[str, Any], path: str, wanted: Value) -> None:
+    def turned(value: object) -> object:
+        return {name: turned(value[name]) for name in reversed(value)} if isinstance(value, dict) else value
+
+    other = turned(claims)
+    assert isinstance(other, dict)
+    assert json.dumps(other, sort_keys=True) == json.dumps(claims, sort_keys=True)
+    assert match_claim(other, path, wanted) is match_claim(claims, path, wanted)
