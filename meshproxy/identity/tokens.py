@@ -234,7 +234,7 @@ def _check_audience(claims: dict[str, object], issuer: Issuer) -> None:
         if issuer.audiences.isdisjoint(audiences):
             raise _refused("The token is for another audience (aud) than this mesh.")
     elif "aud" in claims:
-        # The same section: whoever does not find itself in the claim must refuse the token.
+        # The same section: a recipient that the claim does not name must refuse the token.
         raise _refused("The token is for an audience (aud), and tokens of its issuer are taken without one only.")
     for name, wanted in issuer.required_claims:
         if match_claim(claims, name, wanted) is not ClaimMatch.YES:

@@ -36,7 +36,7 @@ KUBERNETES: dict[str, object] = {
         ({"n": 1}, "n", 1, YES),
         ({"n": 2}, "n", 1, NO),
         ({"b": [True]}, "b", True, YES),
-        # Types differ: whoever wrote the document meant something else than the issuer.
+        # Types differ: the document and the issuer mean different things.
         ({"g": {"x": 1}}, "g", "x", UNCLEAR),
         ({"g": [["x"]]}, "g", "x", UNCLEAR),
         ({"g": ["a", 1]}, "g", "x", UNCLEAR),

@@ -102,7 +102,7 @@ def test_a_key_that_is_published_late_is_found() -> None:
 
 
 def test_an_answer_that_was_on_its_way_settles_nothing() -> None:
-    """The regular fetch began before the key was published: who joined it asks again afterwards."""
+    """The regular fetch began before the key was published: a token that joined it asks again afterwards."""
     budget = KeyBudget()
     budget.begin()
     assert budget.ask(REAL, 0.1, is_fetching=True, is_failing=False) is Ask.WAIT

@@ -545,7 +545,7 @@ asked = st.dictionaries(
 
 
 def is_evaluable(found: object, path: list[str], wanted: object) -> bool:
-    """Whether nobody can doubt what the path means: one way through the token, to a value of the same type, or to
+    """Whether the path has one meaning: one way through the token, to a value of the same type, or to
     nothing at all."""
     for count in range(len(path), 0, -1):
         name = ".".join(path[:count])
