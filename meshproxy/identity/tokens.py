@@ -235,7 +235,7 @@ def _check_audience(claims: dict[str, object], issuer: Issuer) -> None:
             raise _refused("The token audience (aud) is not one of this mesh.")
     elif "aud" in claims:
         # The same section: a recipient that the claim does not name must refuse the token.
-        raise _refused("The token is for an audience (aud), and tokens of its issuer are accepted only without one.")
+        raise _refused("The token is for an audience (aud), and tokens of its issuer are taken without one only.")
     for name, wanted in issuer.required_claims:
         if match_claim(claims, name, wanted) is not ClaimMatch.YES:
             raise _refused("The token lacks a claim that is required of its issuer's tokens.")
