@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 BLAME_SECONDS = 1.0
 """Seconds of silence for which an endpoint is to blame: callers choose their deadlines, and one that is in a hurry must
-not open breakers for everybody. (Calls with less time than their model usually takes are not sent at all.)"""
+not open breakers for everybody."""
 CONTINUE = 100
 
 

@@ -78,7 +78,8 @@ class Retries:
         """Name of the model, or of the first one: what breakers and latencies go by."""
         self._key = key
         self._latency: Latency | None = None
-        """How long such calls take, where it matters: of those that run a model and have a deadline."""
+        """How long such calls take, if the route refuses those with too little time: of those that run a model and have
+        a deadline."""
         self.count = 0
         """Attempts made so far."""
         self.current: Attempt | None = None
@@ -100,7 +101,10 @@ class Retries:
     def begin(self, now: float) -> None:
         """Make the first attempt. Raises Refusal."""
         request, call = self._request, self._request.forwarded
-        if request.due and call is not None and call.verb.is_inference:
+        if request.due and now >= request.due:
+            request.flag(ResponseFlags.UT)
+            raise Refusal(Reason.DEADLINE_EXCEEDED, "The deadline passed before the request could be forwarded.")
+        if self._route.refuses_late and request.due and call is not None and call.verb.is_inference:
             self._latency = latency = self._cluster.latency(self._model)
             if latency.should_refuse(request.due - now, now):
                 request.flag(ResponseFlags.UT)
