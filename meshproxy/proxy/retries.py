@@ -119,7 +119,8 @@ class Retries:
     def _attempt(self, now: float) -> None:
         request = self._request
         try:
-            endpoint = self._cluster.pick(request.is_grpc, self._model, now, self._key, self._tried)
+            has_fallback = self._fallback is not None
+            endpoint = self._cluster.pick(request.is_grpc, self._model, now, self._key, self._tried, has_fallback)
         except NoEndpoint as none:
             if self._fall_back(now):
                 return
@@ -289,7 +290,9 @@ class Retries:
         now = request.context.now()
         if request.due and now >= request.due:
             return Skip.DEADLINE
-        if self._fallback is None and not self._cluster.allows(request.is_grpc, self._model, now):
+        # What an endpoint has answered is not asked for again while every breaker is open.
+        is_possible = self._cluster.can_call if failure.is_unsent else self._cluster.allows
+        if self._fallback is None and not is_possible(request.is_grpc, self._model, now):
             return Skip.NO_ENDPOINT
         return None if self._route.budget.withdraw(now) else Skip.BUDGET
 

@@ -63,15 +63,17 @@ class _Verdict:
 class Health:
     """The health of one endpoint. `allows` is called for every request: 0.05 us."""
 
-    __slots__ = ("_endpoint", "_models", "checked", "is_healthy", "out")
+    __slots__ = ("_endpoint", "_models", "checked", "is_advisory", "is_healthy", "out")
 
-    def __init__(self, checked: Checked, *, begins_unhealthy: bool = False) -> None:
+    def __init__(self, checked: Checked, *, begins_unhealthy: bool = False, is_advisory: bool = False) -> None:
         """
         Args:
             checked: the models to check, and the thresholds.
             begins_unhealthy: the endpoint was added to others: it takes no calls before a good check.
+            is_advisory: no document asks for the checks: if all endpoints fail them, all are called.
         """
         self.checked = checked
+        self.is_advisory = is_advisory
         self._endpoint = _Verdict(not begins_unhealthy)
         self._models = {model: _Verdict(not begins_unhealthy) for model in checked.models}
         self.is_healthy = not begins_unhealthy

@@ -263,7 +263,9 @@ class FakeCluster:
         """Keys of endpoints that may not be called."""
         self.latencies: dict[str, Latency] = {}
 
-    def pick(self, is_grpc: bool, model: str, now: float, key: int | None, tried: Any) -> FakeEndpoint:
+    def pick(
+        self, is_grpc: bool, model: str, now: float, key: int | None, tried: Any, has_fallback: bool = False
+    ) -> FakeEndpoint:
         if self.nobody is not None:
             raise self.nobody
         self.picked.append((model, key))
@@ -274,6 +276,9 @@ class FakeCluster:
 
     def allows(self, is_grpc: bool, model: str, now: float, tried: Any = ()) -> bool:
         return any(endpoint.key not in self.out and endpoint not in tried for endpoint in self.all)
+
+    def can_call(self, is_grpc: bool, model: str, now: float) -> bool:
+        return self.allows(is_grpc, model, now)
 
     def pick_clean(self, is_grpc: bool, model: str, now: float) -> FakeEndpoint | None:
         return next((endpoint for endpoint in self.all if endpoint.key not in self.out), None)

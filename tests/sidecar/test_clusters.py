@@ -395,8 +395,8 @@ class TestHealth:
     async def test_people_see_how_endpoints_are(self, clusters: Clusters) -> None:
         cluster = take(clusters, server("a", 1, health=servers.Health()), routes=(route("r", "m"),))["a"]
         endpoint = cluster.endpoints["rest=127.0.0.1:1"]
-        for _ in range(5):
-            endpoint.failed("n", Failure.UNAVAILABLE, 0.0, endpoint.begin("n", 0.0))
+        for second in range(5):
+            endpoint.failed("n", Failure.UNAVAILABLE, float(second), endpoint.begin("n", float(second)))
         assert endpoint.health is not None
         for _ in range(2):
             endpoint.health.record("m", False, 0.0)
