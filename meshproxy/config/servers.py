@@ -28,7 +28,7 @@ from meshproxy.config.fields import (
 SurfaceWord = Literal["rest", "grpc", "sidecar"]
 BalancingWord = Literal["least-request", "round-robin", "ring-hash"]
 KeyWord = Literal["caller", "header", "client-id"]
-CheckWord = Literal["tcp", "http", "grpc", "model-status"]
+CheckWord = Literal["answer", "tcp", "http", "grpc", "model-status"]
 
 
 class Endpoint(Part, frozen=True):
@@ -178,10 +178,13 @@ class EjectionSettings(Part, frozen=True):
 class Health(Part, frozen=True):
     """Active health checks."""
 
+    enabled: bool = True
+    """`false`: no checks, not even of several endpoints."""
     check: Annotated[CheckWord, one_of(CheckWord)] = "model-status"
-    """`tcp`: a connection can be opened. `http`: GET `path` is answered with 2xx. `grpc`: grpc.health.v1.Health reports
-    SERVING for each model. `model-status`: GetModelStatus reports an AVAILABLE version of each model; TensorFlow
-    Serving supports this one, a sidecar supports `grpc`."""
+    """`answer`: GET / over REST, or grpc.health.v1.Health/Check, is answered, whatever the status: the process does not
+    hang. `tcp`: a connection can be opened. `http`: GET `path` is answered with 2xx. `grpc`: grpc.health.v1.Health
+    reports SERVING for each model. `model-status`: GetModelStatus reports an AVAILABLE version of each model;
+    TensorFlow Serving supports this one, a sidecar supports `grpc`."""
     path: Text = "/"
     """The path of `http`."""
     models: tuple[Text, ...] = ()
@@ -223,7 +226,8 @@ class ServerSpec(Part, frozen=True):
     ejection: EjectionSettings = EjectionSettings()
     """Outlier ejection."""
     health: Health | None = None
-    """Active health checks. Left out: only breakers and ejection judge endpoints."""
+    """Active health checks. Left out: several endpoints are checked with `check: answer`, and a single one is not
+    checked. If none of several passes that check, all of them are called."""
 
     def __post_init__(self) -> None:
         if (self.dns is not None) == bool(self.endpoints):
