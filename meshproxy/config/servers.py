@@ -130,7 +130,7 @@ class BreakerSettings(Part, frozen=True):
     consecutive_failures: Count = 5
     """Consecutive failures that open the breaker."""
     failing_for: DurationOrZero = 1.0
-    """They must have gone on for this long without a success, unless connections cannot be opened: a server that is
+    """They must have gone on for this long without a success, unless connections are refused: a server that is
     overloaded, or is sent bad input, fails some calls and serves others."""
     success_rate: Ratio | None = None
     """A share of successes below this within `window` opens it, too. Left out: only consecutive failures do."""

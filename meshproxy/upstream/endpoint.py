@@ -152,10 +152,15 @@ class Endpoint:
             if self._models and (failing := self._models.get(model)) is not None:
                 failing.succeeded((token >> 32) + 1, now)
 
-    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
+    def failed(self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False) -> None:
         """A call failed. Failures independent of the model count for the endpoint's breaker; failed answers count for
         the model's, and as a success for the endpoint's. A failed answer of a call without a model counts only as
-        that. Only connections that cannot be opened are beyond doubt: everything else may be due to the request."""
+        that. Only connections that are refused are beyond doubt: everything else may be due to the request, or to more
+        work than the endpoint has time for.
+
+        Args:
+            is_slow: the connection was not refused, but not accepted in time.
+        """
         self.load.failed(now)
         is_of_endpoint = failure.is_of_endpoint
         is_of_model = failure.is_of_model
@@ -167,7 +172,7 @@ class Endpoint:
             return
         if is_of_endpoint:
             self._is_unreachable = failure is Failure.CONNECT
-            breaker.failed(token & _TOKEN, now, at_once=self._is_unreachable)
+            breaker.failed(token & _TOKEN, now, at_once=self._is_unreachable and not is_slow)
         elif is_of_model:
             breaker.succeeded(token & _TOKEN, now)
             if model:

@@ -240,7 +240,7 @@ class FakeEndpoint:
         assert seconds >= 0
         self.reports.append("succeeded")
 
-    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
+    def failed(self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False) -> None:
         self.reports.append(failure.value)
 
     def cancelled(self, model: str, now: float, token: int) -> None:

@@ -84,9 +84,9 @@ class Bench:
     def at(self, name: str) -> Endpoint:
         return next(each for each in self.cluster.endpoints.values() if each.locality == name)
 
-    def fail(self, name: str, failure: Failure = Failure.CONNECT, model: str = "m") -> None:
+    def fail(self, name: str, failure: Failure = Failure.CONNECT, model: str = "m", is_slow: bool = False) -> None:
         endpoint = self.at(name)
-        endpoint.failed(model, failure, self.now, endpoint.begin(model, self.now))
+        endpoint.failed(model, failure, self.now, endpoint.begin(model, self.now), is_slow)
 
 
 def both(name: str) -> EndpointAddress:
@@ -341,6 +341,17 @@ class TestTheLastEndpoint:
             bench.now += 0.11
         assert bench.at("a").allows("m", bench.now)
         bench.fail("a", failure)
+        assert not bench.at("a").allows("m", bench.now)
+
+    def test_all_who_wait_for_one_connection_are_not_many_failures(self) -> None:
+        """It was not accepted in time, as happens when the server has too much to do."""
+        bench = Bench(breaker=FIVE)
+        bench.find("a")
+        for _ in range(100):
+            bench.fail("a", is_slow=True)
+        assert bench.pick() is bench.at("a")
+        bench.now += 1.0
+        bench.fail("a", is_slow=True)
         assert not bench.at("a").allows("m", bench.now)
 
     def test_one_that_cannot_be_reached_is_out_at_once(self) -> None:
