@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 
 REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 SECONDS = 4.0
-CONNECTIONS = 8
+CONNECTIONS = 32
 """Enough for what is in flight: a hundred calls fit into one."""
 FULL_QUEUE = ("--latency-ms=40", "--concurrency=8", "--queue=8")
 """200 calls a second; what does not fit into the queue is UNAVAILABLE at once."""
