@@ -37,6 +37,12 @@ import click
     type=click.IntRange(1),
     help="How many calls are served at a time; others wait.  [default: no limit]",
 )
+@click.option(
+    "--queue",
+    default=None,
+    type=click.IntRange(0),
+    help="How many calls wait with --concurrency; further ones are UNAVAILABLE at once.  [default: no limit]",
+)
 @click.option("--seed", default=None, type=int, help="The seed of the random failures, to repeat a run.")
 def command(
     host: str,
@@ -47,6 +53,7 @@ def command(
     latency_ms: float,
     failure_rate: float,
     concurrency: int | None,
+    queue: int | None,
     seed: int | None,
 ) -> None:
     """Run a stand-in for TensorFlow Serving with tiny models, for development.
@@ -64,7 +71,12 @@ def command(
     except ValueError:
         raise click.BadParameter("expected NAME or NAME=1,2,...", param_hint="--model") from None
     service = Service(
-        catalogue, latency=latency_ms / 1000, failure_rate=failure_rate, concurrency=concurrency, seed=seed
+        catalogue,
+        latency=latency_ms / 1000,
+        failure_rate=failure_rate,
+        concurrency=concurrency,
+        queue=queue,
+        seed=seed,
     )
     asyncio.run(serve(service, host, rest_port, grpc_port, grpc_socket_path))
 

@@ -48,7 +48,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """CONTINUATION frames of one header block (CVE-2024-27316). 16 of 16 KiB carry any head that `headerBytes`
     allows."""
     resets_rate: Rate = 100.0
-    """Streams a second that may end by reset on one connection, the peer's or our own (CVE-2023-44487,
+    """Streams a second that may end by reset on one connection, by the peer within 0.2 s or by our own (CVE-2023-44487,
     CVE-2025-8671)."""
     resets_burst: Count = 500
     """How many resets may come at once before the rate counts."""

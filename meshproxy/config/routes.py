@@ -264,6 +264,10 @@ class RouteSpec(Part, frozen=True):
     """The concurrency limit of each model. Left out: none."""
     rate_limits: tuple[RateLimit, ...] = ()
     """Rate limits; all of them apply."""
+    refuse_late: bool = False
+    """Refuse a call at once if its remaining deadline is shorter than the median of the responses of its model in the
+    last second, of 20 at least. The median is of all callers: leave it off where some make long calls and others quick
+    ones."""
     priority: Priority = "default"
     """The order in which queued calls are evicted: `sheddable` first, then `default`, `critical` last."""
 

@@ -28,7 +28,7 @@ from meshproxy.config.fields import (
 SurfaceWord = Literal["rest", "grpc", "sidecar"]
 BalancingWord = Literal["least-request", "round-robin", "ring-hash"]
 KeyWord = Literal["caller", "header", "client-id"]
-CheckWord = Literal["tcp", "http", "grpc", "model-status"]
+CheckWord = Literal["answer", "tcp", "http", "grpc", "model-status"]
 
 
 class Endpoint(Part, frozen=True):
@@ -117,7 +117,9 @@ class Balancing(Part, frozen=True):
 
 
 class BreakerSettings(Part, frozen=True):
-    """Stops calls to an endpoint that fails, and lets a single probe through from time to time.
+    """Stops calls to an endpoint that fails while others can be called, and lets a single probe through from time to
+    time. The last endpoint that can be called is called however it answers: only connections that cannot be opened take
+    it out.
 
     There is one breaker for each endpoint, which counts failures that do not depend on a model (no connection,
     connection reset, no answer in time), and one for each model on each endpoint, which counts answers: UNAVAILABLE,
@@ -127,6 +129,9 @@ class BreakerSettings(Part, frozen=True):
     """`false`: an endpoint is called however often it fails."""
     consecutive_failures: Count = 5
     """Consecutive failures that open the breaker."""
+    failing_for: DurationOrZero = 1.0
+    """They must have gone on for this long without a success, unless connections are refused: a server that is
+    overloaded, or is sent bad input, fails some calls and serves others."""
     success_rate: Ratio | None = None
     """A share of successes below this within `window` opens it, too. Left out: only consecutive failures do."""
     window: Duration = 10.0
@@ -137,7 +142,7 @@ class BreakerSettings(Part, frozen=True):
     open_for: Duration = 0.5
     """How long it stays open at first, with 20 % jitter; twice as long after each failed probe."""
     open_for_most: Duration = 10.0
-    """The longest that it stays open. While no other endpoint can be called, one is tried each second at least."""
+    """The longest that it stays open. While no endpoint can be called, one is tried each second at least."""
 
     def __post_init__(self) -> None:
         if self.open_for > self.open_for_most:
@@ -173,10 +178,13 @@ class EjectionSettings(Part, frozen=True):
 class Health(Part, frozen=True):
     """Active health checks."""
 
+    enabled: bool = True
+    """`false`: no checks, not even of several endpoints."""
     check: Annotated[CheckWord, one_of(CheckWord)] = "model-status"
-    """`tcp`: a connection can be opened. `http`: GET `path` is answered with 2xx. `grpc`: grpc.health.v1.Health reports
-    SERVING for each model. `model-status`: GetModelStatus reports an AVAILABLE version of each model; TensorFlow
-    Serving supports this one, a sidecar supports `grpc`."""
+    """`answer`: GET / over REST, or grpc.health.v1.Health/Check, is answered, whatever the status: the process does not
+    hang. `tcp`: a connection can be opened. `http`: GET `path` is answered with 2xx. `grpc`: grpc.health.v1.Health
+    reports SERVING for each model. `model-status`: GetModelStatus reports an AVAILABLE version of each model;
+    TensorFlow Serving supports this one, a sidecar supports `grpc`."""
     path: Text = "/"
     """The path of `http`."""
     models: tuple[Text, ...] = ()
@@ -218,7 +226,8 @@ class ServerSpec(Part, frozen=True):
     ejection: EjectionSettings = EjectionSettings()
     """Outlier ejection."""
     health: Health | None = None
-    """Active health checks. Left out: only breakers and ejection judge endpoints."""
+    """Active health checks. Left out: several endpoints are checked with `check: answer`, and a single one is not
+    checked. If none of several passes that check, all of them are called."""
 
     def __post_init__(self) -> None:
         if (self.dns is not None) == bool(self.endpoints):

@@ -30,14 +30,17 @@ class Service:
         latency: float = 0.0,
         failure_rate: float = 0.0,
         concurrency: int | None = None,
+        queue: int | None = None,
         seed: int | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.counts: Counter[tuple[str, str]] = Counter()
         self._latency = latency
         self._failure_rate = failure_rate
-        # Further calls wait in order and without a limit, as in an unbounded batching queue.
+        # Further calls wait in order, and those beyond the queue are UNAVAILABLE at once, as in a batching queue.
         self._room = asyncio.Semaphore(concurrency) if concurrency is not None else None
+        self._most = concurrency + queue if concurrency is not None and queue is not None else None
+        self._present = 0
         self._random = random.Random(seed)
         self._verbs: dict[str, Callable[[Any], Any]] = {
             "Predict": self.predict,
@@ -56,8 +59,17 @@ class Service:
     async def serve(self, model: str, work: Callable[[Any], Any], request: Any) -> Any:
         """Applies latency, injected failures and counting to a request of either protocol."""
         if self._room is not None:
-            async with self._room:
-                await asyncio.sleep(self._latency)
+            if self._present == self._most:
+                self.counts[model, GrpcStatus.UNAVAILABLE.name] += 1
+                raise ServingError(
+                    GrpcStatus.UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full"
+                )
+            self._present += 1
+            try:
+                async with self._room:
+                    await asyncio.sleep(self._latency)
+            finally:
+                self._present -= 1
         elif self._latency:
             await asyncio.sleep(self._latency)
         status = GrpcStatus.OK

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 BLAME_SECONDS = 1.0
 """Seconds of silence for which an endpoint is to blame: callers choose their deadlines, and one that is in a hurry must
-not open breakers for everybody. (Calls with less time than their model usually takes are not sent at all.)"""
+not open breakers for everybody."""
 CONTINUE = 100
 
 
@@ -219,7 +219,7 @@ class Attempt:
             failure, reason, limit, flag = Failure.OVERLOADED, Reason.OVERLOADED, "max_pending", ResponseFlags.UO
         else:
             failure, reason, limit, flag = Failure.CONNECT, Reason.CONNECT_FAILED, None, ResponseFlags.UF
-            self.report(failure)
+            self.report(failure, is_slow=isinstance(error.__cause__, TimeoutError))
         refusal = Refusal(reason, f"The model server cannot be reached: {error}.", limit=limit, retry_after=1)
         self._listener.failed(self, failure, refusal, flag)
 
@@ -378,7 +378,7 @@ class Attempt:
         elif was is not OVER and self.upstream is not None:
             self.upstream.reset(ErrorCode.CANCEL)
 
-    def report(self, failure: Failure | None, is_cancelled: bool = False) -> None:
+    def report(self, failure: Failure | None, is_cancelled: bool = False, is_slow: bool = False) -> None:
         """Tell the endpoint how it went, once: well, if `failure` is None and it was not cancelled."""
         token, self._token = self._token, None
         if token is None:
@@ -389,7 +389,7 @@ class Attempt:
         elif failure is None:
             endpoint.succeeded(self._model, self.first_byte - self.sent, now, token)
         else:
-            endpoint.failed(self._model, failure, now, token)
+            endpoint.failed(self._model, failure, now, token, is_slow)
         address = self.upstream.address if self.upstream is not None else endpoint.key
         self._listener.reported(
             self, AttemptRecord(address, self._started, self.sent, self.first_byte, now, failure, is_cancelled)

@@ -79,7 +79,8 @@ class Retries:
         """Name of the model, or of the first one: what breakers and latencies go by."""
         self._key = key
         self._latency: Latency | None = None
-        """How long such calls take, where it matters: of those that run a model and have a deadline."""
+        """How long such calls take, if the route refuses those with too little time: of those that run a model and have
+        a deadline."""
         self.count = 0
         """Attempts made so far."""
         self.current: Attempt | None = None
@@ -101,7 +102,10 @@ class Retries:
     def begin(self, now: float) -> None:
         """Make the first attempt. Raises Refusal."""
         request, call = self._request, self._request.forwarded
-        if request.due and call is not None and call.verb.is_inference:
+        if request.due and now >= request.due:
+            request.flag(ResponseFlags.UT)
+            raise Refusal(Reason.DEADLINE_EXCEEDED, "The deadline passed before the request could be forwarded.")
+        if self._route.refuses_late and request.due and call is not None and call.verb.is_inference:
             self._latency = latency = self._cluster.latency(self._model)
             if latency.should_refuse(request.due - now, now):
                 request.flag(ResponseFlags.UT)
@@ -116,7 +120,8 @@ class Retries:
     def _attempt(self, now: float) -> None:
         request = self._request
         try:
-            endpoint = self._cluster.pick(request.is_grpc, self._model, now, self._key, self._tried)
+            has_fallback = self._fallback is not None
+            endpoint = self._cluster.pick(request.is_grpc, self._model, now, self._key, self._tried, has_fallback)
         except NoEndpoint as none:
             if self._fall_back(now):
                 return
@@ -286,7 +291,9 @@ class Retries:
         now = request.context.now()
         if request.due and now >= request.due:
             return Skip.DEADLINE
-        if self._fallback is None and not self._cluster.allows(request.is_grpc, self._model, now):
+        # What an endpoint has answered is not asked for again while every breaker is open.
+        is_possible = self._cluster.can_call if failure.is_unsent else self._cluster.allows
+        if self._fallback is None and not is_possible(request.is_grpc, self._model, now):
             return Skip.NO_ENDPOINT
         return None if self._route.budget.withdraw(now) else Skip.BUDGET
 

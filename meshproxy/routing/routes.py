@@ -76,6 +76,8 @@ class Route:
     """One of the rate_limiters is about examples: the batch has to be looked at."""
     priority: int = PRIORITIES["default"]
     """0 critical, 1 default, 2 sheddable."""
+    refuses_late: bool = False
+    """Calls with less time left than their model usually takes are refused at once."""
     arms: tuple[Arm, ...] = field(init=False)
     total: int = field(init=False)
     """The sum of the weights of the arms."""
@@ -260,6 +262,7 @@ def _compile(
         rate_limiters=tuple(carried.rate_limiter(name, index, limit) for index, limit in enumerate(spec.rate_limits)),
         counts_examples=any(limit.examples is not None for limit in spec.rate_limits),
         priority=PRIORITIES[spec.priority],
+        refuses_late=spec.refuse_late,
     )
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec.structs import replace
 
 from meshproxy.config.globs import is_literal
+from meshproxy.config.servers import Health as HealthSettings
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
@@ -58,6 +59,8 @@ UPSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 4)
 """With the downstream connections they leave a quarter of the file descriptors for everything else. One HTTP/2 client
 can make a hundred REST calls at once, each of which takes a connection to the model server."""
 
+UNASKED = HealthSettings(check="answer")
+"""How several endpoints are checked if their document does not say how."""
 PROBES = PoolSettings(connect_timeout=1.0, max_connections=1, max_pending=8, idle_timeout=90.0)
 """Of the pool for an endpoint's health checks. The idle timeout exceeds most intervals: the connection is reused."""
 
@@ -165,7 +168,7 @@ class ManagedCluster:
 
     def watch(self, models: tuple[str, ...]) -> None:
         """Check the health of these models."""
-        settings = self._spec.health
+        settings = self._checks()
         if settings is None:
             return
         # The other checks are about the endpoint and say nothing about its models.
@@ -174,21 +177,31 @@ class ManagedCluster:
             if endpoint.health is not None and endpoint.health.settings.models != self._models:
                 endpoint.health.watch(self._models)
 
+    def _checks(self) -> HealthSettings | None:
+        """How the endpoints that there are now are checked; None: not at all."""
+        settings = self._spec.health
+        if settings is None:
+            return UNASKED if len(self.cluster.endpoints) > 1 else None
+        return settings if settings.enabled else None
+
     def _endpoints_changed(self, come: Sequence[Endpoint], gone: Sequence[Endpoint]) -> None:
         self.resolved.set()
         for endpoint in gone:
-            checker = self._checkers.pop(endpoint.key, None)
-            if checker is not None:
-                self._stop(checker)
-            if (pool := self._probing.pop(endpoint.key, None)) is not None:
-                pool.close()
-        settings = self._spec.health
+            self._stop(endpoint)
+        present = list(self.cluster.endpoints.values())
+        settings = self._checks()
         if settings is None:
+            for endpoint in present:
+                self._stop(endpoint)
+                endpoint.health = None
             return
-        is_first = len(self.cluster.endpoints) == len(come)
-        for endpoint in come:
+        is_advisory = settings is UNASKED
+        is_first = len(present) == len(come) or is_advisory
+        for endpoint in present:
+            if endpoint.key in self._checkers:
+                continue
             check_settings = CheckSettings(self._models, settings.unhealthy_after, settings.healthy_after)
-            health = endpoint.health = Health(check_settings, begins_unhealthy=not is_first)
+            health = endpoint.health = Health(check_settings, begins_unhealthy=not is_first, is_advisory=is_advisory)
             on_results = partial(self._checked, endpoint)
             rest: H1Pool | H2Pool | None = endpoint.rest
             if isinstance(rest, H1Pool):
@@ -222,7 +235,13 @@ class ManagedCluster:
             endpoint.load.warm_up(max(moments), seconds)
         cluster.refresh()
 
-    def _stop(self, checker: Checker) -> None:
+    def _stop(self, endpoint: Endpoint) -> None:
+        """Stop the checks of an endpoint, if it has any."""
+        checker = self._checkers.pop(endpoint.key, None)
+        if checker is None:
+            return
+        if (pool := self._probing.pop(endpoint.key, None)) is not None:
+            pool.close()
         task = self._shared.loop.create_task(checker.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -109,7 +109,7 @@ class Configuration:
         if inbound is None:
             return None
         (server,) = (each for each in documents.servers if each.metadata.name == inbound.server)
-        if server.spec.health is None:
+        if server.spec.health is None or not server.spec.health.enabled:
             return None
         cluster = clusters[inbound.server]
         return self.health if self.health is not None and self.health.cluster is cluster else HealthService(cluster)

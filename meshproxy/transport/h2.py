@@ -309,6 +309,8 @@ class H2Server(H2Driver[H2ServerStream]):
     def handle(self, event: Event) -> None:
         """Serve a request, reject one, or finish a drain when its PING is acknowledged."""
         if type(event) is RequestHead:
+            if event.stream not in self.codec.live and self.codec.was_given_up(event.stream):
+                return  # reset within the same read: the client has left, and nothing is done for it
             if len(self.streams) >= self.shared.limits.streams:
                 # The codec bounds open streams; those whose responses wait for the socket are counted here only.
                 self.shared.on_limit("streams")

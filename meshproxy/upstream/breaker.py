@@ -1,10 +1,14 @@
-"""A circuit breaker: refuses calls to what fails, and lets a single probe through after a while.
+"""A circuit breaker: stops calls to what fails, and lets a single call through from time to time.
 
     CLOSED  -- too many failures -->     OPEN
     OPEN    -- `begin`: the probe -->    HALF_OPEN
     HALF_OPEN -- it succeeded -->        CLOSED, and all counters are reset
               -- it failed -->           OPEN, twice as long as the last time
               -- it was cancelled -->    OPEN, as before: another may go as soon as that one could
+
+Consecutive failures open it at once if a connection could not be opened, and otherwise only when they have gone on for
+`failing_for` without a success: a server that refuses some of its calls is overloaded, or is sent bad input, and still
+serves the others.
 
 A call carries the token that it began with, and `token` changes with every change of state. What ends with another
 token began in an earlier state and changes nothing: a hundred calls that time out long after the probe has brought the
@@ -54,6 +58,7 @@ class Breaker:
 
     __slots__ = (
         "_draw",
+        "_failing_since",
         "_in_a_row",
         "_open_for",
         "_settings",
@@ -84,6 +89,7 @@ class Breaker:
         self._window = _Window(settings.window / _TENTHS) if settings.success_rate is not None else None
         self._open_for = settings.open_for  # how long it stays open the next time, before jitter
         self._in_a_row = 0
+        self._failing_since = 0.0  # when the first of those in a row ended
         self.is_clean = self._window is None
         """Closed, and a success would change nothing: for the hot path."""
 
@@ -95,11 +101,11 @@ class Breaker:
         """Begin a call that `allows` has allowed; returns the token for `succeeded`, `failed` or `cancelled`.
 
         In OPEN the call is the probe, and every probe must end: no other is allowed before. A call that is begun beside
-        a probe has no effect on the breaker.
+        a probe, or before one is allowed, has no effect on the breaker: no other endpoint could be called.
         """
-        if self.state is State.OPEN:
+        if self.state is State.OPEN and now >= self.retry_at:
             self._become(State.HALF_OPEN)
-        elif self.state is State.HALF_OPEN:
+        elif self.state is not State.CLOSED:
             return -1
         return self.token
 
@@ -116,11 +122,15 @@ class Breaker:
         elif token == self.token and self.state is State.HALF_OPEN:
             self._close()
 
-    def failed(self, token: int, now: float) -> None:
-        """A call failed. Only this opens a closed breaker; a success that moves the window does not."""
+    def failed(self, token: int, now: float, at_once: bool = True) -> None:
+        """A call failed. Only this opens a closed breaker; a success that moves the window does not.
+
+        Args:
+            at_once: enough of them in a row open it, however short the time; otherwise only after `failing_for`.
+        """
         if self.is_closed:
             if token == self.token:
-                self._count_failure(now)
+                self._count_failure(now, at_once)
         elif token == self.token and self.state is State.HALF_OPEN:
             self._open_for = min(self._open_for * 2, self._settings.open_for_most)
             self._open(now)
@@ -130,10 +140,14 @@ class Breaker:
         if token == self.token and self.state is State.HALF_OPEN:
             self._become(State.OPEN)
 
-    def _count_failure(self, now: float) -> None:
+    def _count_failure(self, now: float, at_once: bool) -> None:
+        if not self._in_a_row:
+            self._failing_since = now
         self._in_a_row += 1
         self.is_clean = False
-        is_too_much = self._in_a_row >= self._settings.consecutive_failures
+        is_too_much = self._in_a_row >= self._settings.consecutive_failures and (
+            at_once or now - self._failing_since >= self._settings.failing_for
+        )
         if self._window is not None:
             self._window.add_failure(now)
             is_too_much = is_too_much or self._is_rate_too_low(self._window)

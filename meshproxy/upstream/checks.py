@@ -130,6 +130,8 @@ class Checker:
         """One round. Empty: it says nothing."""
         check = self._settings.check
         models = self._health.settings.models
+        if check == "answer":
+            return await self._whole(self._answers)
         if check == "http":
             return await self._whole(self._get_path)
         if check == "grpc":
@@ -177,6 +179,17 @@ class Checker:
         for address in dict.fromkeys(pool.address for pool in (self._rest, self._grpc) if pool is not None):
             connection = await connect_h1(self._shared, address, _NO_OWNER, self._settings.timeout)
             connection.close()
+
+    async def _answers(self) -> None:
+        """There is an answer, whatever it says."""
+        if self._rest is not None and self._rest is not self._grpc:
+            await get(self._rest, b"/", self._settings.timeout)
+            return
+        try:
+            body = grpc_health.write_request("")
+            await call(_required(self._grpc, "gRPC"), grpc_health.CHECK, body, self._settings.timeout)
+        except ProbeFailed:
+            pass
 
     async def _get_path(self) -> None:
         target = self._settings.path.encode()

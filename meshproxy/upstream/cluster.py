@@ -202,12 +202,22 @@ class Cluster:
 
     # Which endpoint gets a call
 
-    def pick(self, is_grpc: bool, model: str, now: float, key: int | None, tried: Sequence[Endpoint]) -> Endpoint:
+    def pick(
+        self,
+        is_grpc: bool,
+        model: str,
+        now: float,
+        key: int | None,
+        tried: Sequence[Endpoint],
+        has_fallback: bool = False,
+    ) -> Endpoint:
         """The endpoint for the next call.
 
         Args:
             key: for ring-hash: equal keys go to the same endpoint.
             tried: endpoints of earlier attempts; others are preferred.
+            has_fallback: another server gets the call if no endpoint is available. Without one, an endpoint that
+                answers is called however it answers: breakers choose between endpoints, and refuse nothing.
 
         Raises:
             NoEndpoint: none is available.
@@ -221,6 +231,8 @@ class Cluster:
             endpoint = balancer.pick(now, key, lambda each: each not in tried and each.allows(model, now))
         if endpoint is None:
             endpoint = balancer.pick(now, key, lambda each: each.allows(model, now))
+        if endpoint is None and not has_fallback:
+            endpoint = balancer.pick(now, key, lambda each: each.may_answer(model))
         return endpoint if endpoint is not None else self._last_resort(is_grpc, members, model, now)
 
     def allows(self, is_grpc: bool, model: str, now: float, tried: Sequence[Endpoint] = ()) -> bool:
@@ -228,13 +240,19 @@ class Cluster:
         members = self._grpc_members if is_grpc else self._rest_members
         return any(each not in tried and each.allows(model, now) for each in members)
 
+    def can_call(self, is_grpc: bool, model: str, now: float) -> bool:
+        """Whether `pick` would find an endpoint, if need be one whose breaker is open."""
+        members = self._grpc_members if is_grpc else self._rest_members
+        return any(each.allows(model, now) or each.may_answer(model) for each in members)
+
     def pick_clean(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
         """The endpoint for a call that must do no harm (mirroring): one whose breakers are closed and that is healthy,
         never as a probe or as a last resort."""
         return (self._grpc if is_grpc else self._rest).pick(now, None, lambda each: each.is_clean(model))
 
     def _last_resort(self, is_grpc: bool, members: Sequence[Endpoint], model: str, now: float) -> Endpoint:
-        """No endpoint is available: force the next probe, but no more than one a second."""
+        """No endpoint can be reached, or none is available and a fallback is: force the next probe, but no more than
+        one a second."""
         if not members:
             surface = "gRPC" if is_grpc else "REST"
             known = "no endpoint is known yet" if not self.endpoints else f"no endpoint serves {surface}"
@@ -247,7 +265,7 @@ class Cluster:
         waits = [at - now for each in members if (at := each.retry_at(model)) > now]
         raise NoEndpoint(
             f"none of the {len(members)} endpoints of ModelServer {self.name} is available for this model: "
-            "their circuit breakers are open or their health checks fail",
+            "connections to them cannot be opened, or their circuit breakers are open, or their health checks fail",
             min([*waits, LAST_RESORT_SECONDS]),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meshproxy.routing.failure import Failure
 from meshproxy.upstream.breaker import Breaker
 from meshproxy.upstream.ejection import Record
 from meshproxy.upstream.peak_ewma import FIRST_SHARE, PeakEwma
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.config.servers import BreakerSettings
-    from meshproxy.routing.failure import Failure
     from meshproxy.upstream.breaker import State
     from meshproxy.upstream.health import Health
     from meshproxy.upstream.pool import H1Pool, H2Pool
@@ -37,6 +37,7 @@ class Endpoint:
 
     __slots__ = (
         "_draw",
+        "_is_unreachable",
         "_models",
         "_on_change",
         "_settings",
@@ -89,6 +90,8 @@ class Endpoint:
         self.breaker: Breaker | None = self._make_breaker("") if settings is not None else None
         self._models: dict[str, Breaker] = {}
         """Breakers of models that have failed."""
+        self._is_unreachable = False
+        """The last failure that its breaker counted was a connection that could not be opened."""
 
     def _make_breaker(self, model: str) -> Breaker:
         assert self._settings is not None
@@ -104,6 +107,16 @@ class Endpoint:
         if self._models and (failing := self._models.get(model)) is not None and not failing.allows(now):
             return False
         return self.health is None or self.health.allows(model)
+
+    def may_answer(self, model: str) -> bool:
+        """Whether a call makes sense although a breaker is open, if no other endpoint can be called: connections can
+        be opened, and a health check that a document asks for is good. What it answered before may be due to the
+        requests of one caller."""
+        breaker = self.breaker
+        if breaker is not None and not breaker.is_closed and self._is_unreachable:
+            return False
+        health = self.health
+        return health is None or health.is_advisory or health.allows(model)
 
     def is_clean(self, model: str) -> bool:
         """Whether both breakers are closed and the health check is good."""
@@ -139,10 +152,15 @@ class Endpoint:
             if self._models and (failing := self._models.get(model)) is not None:
                 failing.succeeded((token >> 32) + 1, now)
 
-    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
+    def failed(self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False) -> None:
         """A call failed. Failures independent of the model count for the endpoint's breaker; failed answers count for
         the model's, and as a success for the endpoint's. A failed answer of a call without a model counts only as
-        that."""
+        that. Only connections that are refused are beyond doubt: everything else may be due to the request, or to more
+        work than the endpoint has time for.
+
+        Args:
+            is_slow: the connection was not refused, but not accepted in time.
+        """
         self.load.failed(now)
         is_of_endpoint = failure.is_of_endpoint
         is_of_model = failure.is_of_model
@@ -153,11 +171,12 @@ class Endpoint:
         if breaker is None:
             return
         if is_of_endpoint:
-            breaker.failed(token & _TOKEN, now)
+            self._is_unreachable = failure is Failure.CONNECT
+            breaker.failed(token & _TOKEN, now, at_once=self._is_unreachable and not is_slow)
         elif is_of_model:
             breaker.succeeded(token & _TOKEN, now)
             if model:
-                self._breaker_of(model).failed((token >> 32) + 1, now)
+                self._breaker_of(model).failed((token >> 32) + 1, now, at_once=False)
             return
         else:
             # Overloaded or draining: not a failure, but the calls should go elsewhere. It says nothing about latency.

@@ -63,15 +63,17 @@ class _CheckState:
 class Health:
     """The health of one endpoint. `allows` is called for every request: 0.05 us."""
 
-    __slots__ = ("_endpoint", "_models", "is_healthy", "out", "settings")
+    __slots__ = ("_endpoint", "_models", "is_advisory", "is_healthy", "out", "settings")
 
-    def __init__(self, settings: CheckSettings, *, begins_unhealthy: bool = False) -> None:
+    def __init__(self, settings: CheckSettings, *, begins_unhealthy: bool = False, is_advisory: bool = False) -> None:
         """
         Args:
             settings: the models to check, and the thresholds.
             begins_unhealthy: the endpoint was added to others: it takes no calls before a good check.
+            is_advisory: no document asks for the checks: if all endpoints fail them, all are called.
         """
         self.settings = settings
+        self.is_advisory = is_advisory
         self._endpoint = _CheckState(not begins_unhealthy)
         self._models = {model: _CheckState(not begins_unhealthy) for model in settings.models}
         self.is_healthy = not begins_unhealthy

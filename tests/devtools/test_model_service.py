@@ -109,6 +109,14 @@ async def test_failures_can_be_ordered_and_repeat_with_the_seed() -> None:
     assert 2 < sum(outcomes[0]) < 18
 
 
+async def test_calls_beyond_its_queue_are_unavailable_at_once() -> None:
+    full = service(latency=0.01, concurrency=1, queue=1)
+    results = await asyncio.gather(*(full.call("Predict", predict()) for _ in range(3)), return_exceptions=True)
+    assert [getattr(result, "status", None) for result in results] == [None, None, GrpcStatus.UNAVAILABLE]
+    assert full.counts == {("m", "OK"): 2, ("m", "UNAVAILABLE"): 1}
+    await full.call("Predict", predict())
+
+
 async def test_calls_beyond_its_concurrency_wait_for_their_turn() -> None:
     crowded = service(concurrency=2)
     begun: list[int] = []

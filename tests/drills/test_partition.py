@@ -82,7 +82,7 @@ class Application:
 async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(hosts: Any, tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
         replica = await mesh.replica(listen=f"{MODELS}:0", prefix=hosts.models)
-        sidecar = await mesh.application([server_of([replica])])
+        sidecar = await mesh.application([server_of([replica], health={"check": "answer"})])
         application = Application(DEADLINE)
         connection = await application.connect(sidecar, 100)
 
@@ -99,7 +99,7 @@ async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(host
 
         cut = time.monotonic()
         hosts.cut()
-        opened = asyncio.ensure_future(circuit_opens(sidecar))
+        opened = asyncio.ensure_future(is_taken_out(sidecar))
         await call_until(cut + CUT)
         detected = await opened
         hosts.mend()
@@ -115,7 +115,7 @@ async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(host
         longest = max(each.seconds for each in application.over)
         back = min(each.began for each in after if each.error is None) - mended
         print(
-            f"{len(during)} calls while the link was cut, {len(fast)} of them after the circuit was seen open, "
+            f"{len(during)} calls while the link was cut, {len(fast)} of them after it was seen taken out, "
             f"{detected - cut:.2f} s after the cut, of which {len(slow)} took more than 50 ms; the longest of all "
             f"{longest:.3f} s; the first good answer {back:.2f} s after the link was back"
         )
@@ -128,9 +128,9 @@ async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(host
         assert {each.error for each in after if each.began > mended + 2} == {None}
 
 
-async def circuit_opens(sidecar: LocalSidecar) -> float:
-    """The moment at which the breaker of an endpoint is seen open."""
-    while not await sidecar.total("meshproxy_endpoints", 'state="open"'):
+async def is_taken_out(sidecar: LocalSidecar) -> float:
+    """The moment at which the health check of an endpoint is seen to have failed."""
+    while not await sidecar.total("meshproxy_endpoints", 'state="unhealthy"'):
         await asyncio.sleep(0.02)
     return time.monotonic()
 

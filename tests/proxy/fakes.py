@@ -352,7 +352,7 @@ class FakeEndpoint:
         assert seconds >= 0
         self._report("succeeded", token)
 
-    def failed(self, model: str, failure: Failure, now: float, token: int) -> None:
+    def failed(self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False) -> None:
         self._report(failure.value, token)
 
     def cancelled(self, model: str, now: float, token: int) -> None:
@@ -403,7 +403,15 @@ class FakeCluster:
         """Typed as the class that it stands for."""
         return cast("Cluster", self)
 
-    def pick(self, is_grpc: bool, model: str, now: float, key: int | None, tried: Sequence[Endpoint]) -> Endpoint:
+    def pick(
+        self,
+        is_grpc: bool,
+        model: str,
+        now: float,
+        key: int | None,
+        tried: Sequence[Endpoint],
+        has_fallback: bool = False,
+    ) -> Endpoint:
         if self.no_endpoint is not None:
             raise self.no_endpoint
         self.picked.append((model, key))
@@ -414,6 +422,9 @@ class FakeCluster:
 
     def allows(self, is_grpc: bool, model: str, now: float, tried: Sequence[Endpoint] = ()) -> bool:
         return any(endpoint.key not in self.out and endpoint.real not in tried for endpoint in self.all)
+
+    def can_call(self, is_grpc: bool, model: str, now: float) -> bool:
+        return self.allows(is_grpc, model, now)
 
     def pick_clean(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
         return next((endpoint.real for endpoint in self.all if endpoint.key not in self.out), None)

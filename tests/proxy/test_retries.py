@@ -64,6 +64,7 @@ class Alone:
         try_timeout: float | None = None,
         timeout: float | None = None,
         key: int | None = None,
+        refuses_late: bool = False,
     ) -> None:
         around = self.around = Surroundings(endpoints=endpoints, limits=limits)
         self.loop, self.cluster, self.other = around.loop, around.cluster, around.other
@@ -76,7 +77,14 @@ class Alone:
         if timeout is not None:
             request.limit_time(timeout)
         self.budget = budget or RetryBudget(1.0, 100.0)
-        route = Route("route", "main", retry=RetryRule(settings), budget=self.budget, try_timeout=try_timeout)
+        route = Route(
+            "route",
+            "main",
+            retry=RetryRule(settings),
+            budget=self.budget,
+            try_timeout=try_timeout,
+            refuses_late=refuses_late,
+        )
         fallback = self.other.real if has_fallback else None
         self.retries = Retries(request, route, self.cluster.real, fallback, key)
         request.on_abandon = lambda: self.retries.finish(is_sent=False)
@@ -397,7 +405,7 @@ class TestFallback:
 
 class TestDeadlineGate:
     def slow(self, **changes: Any) -> Alone:
-        made = Alone(timeout=0.5, **changes)
+        made = Alone(timeout=0.5, **{"refuses_late": True, **changes})
         latency = made.cluster.latency("open")
         for _ in range(20):
             latency.add(1.0, made.loop.now)
@@ -412,13 +420,18 @@ class TestDeadlineGate:
         assert str(made.request.flags) == "UT"
         assert made.streams == []
 
+    def test_not_unless_the_route_asks_for_it(self) -> None:
+        made = self.slow(refuses_late=False)
+        made.begin()
+        assert len(made.streams) == 1
+
     def test_not_one_that_runs_no_model(self) -> None:
         made = self.slow(verb=Verb.STATUS)
         made.begin()
         assert len(made.streams) == 1
 
     def test_answers_teach_it_and_failures_do_not(self) -> None:
-        made = Alone(timeout=60.0).begin()
+        made = Alone(timeout=60.0, refuses_late=True).begin()
         made.loop.now += 1.0
         FAILURES["gateway-error"](made.streams[0])
         assert len(made.cluster.latency("open")._answers) == 0
@@ -996,12 +1009,13 @@ class TestFallbackServer:
         assert world.other.streams == []
 
     def test_latencies_there_are_not_those_of_the_first_cluster(self, world: Any) -> None:
-        world.serve(1, fallback="other", timeout=10.0)
+        world.serve(1, fallback="other", timeout=10.0, refuses_late=True)
         world.cluster.no_endpoint = NoEndpoint("all are down")
         for _ in range(20):
             world.rest()
-            world.loop.now += 1
-            world.other.streams[-1].respond()
+        world.loop.now += 1
+        for stream in world.other.streams:
+            stream.respond()
         assert world.other.latency("open").p50(world.loop.now) == pytest.approx(1.0)
         assert world.cluster.latency("open").p50(world.loop.now) == 0.0
 
@@ -1135,11 +1149,18 @@ class TestTooLate:
 
     @pytest.fixture
     def slow(self, world: Any) -> Any:
+        cluster = world.serve(1, timeout=60.0, refuses_late=True)
+        for _ in range(20):
+            cluster.latency("open").add(1.0, world.loop.now)
+        return cluster
+
+    def test_goes_on_where_the_route_does_not_refuse_it(self, world: Any, wire: Any) -> None:
+        """Somebody else makes long calls of the model: that is no reason to refuse quick ones."""
         cluster = world.serve(1, timeout=60.0)
         for _ in range(20):
             cluster.latency("open").add(1.0, world.loop.now)
-        cluster.latency("open")._last_let = world.loop.now
-        return cluster
+        world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"300m"),))
+        assert len(cluster.streams) == 1
 
     def test_is_refused_at_once(self, world: Any, wire: Any, slow: Any) -> None:
         client = world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"500m"),))

@@ -377,6 +377,30 @@ class TestHealth:
         take(clusters, server("a", 1, 2, health=servers.Health()))
         assert [each.health.is_healthy for each in Idle.made] == [True, False]
 
+    async def test_several_endpoints_are_checked_unless_the_document_says_no(self, clusters: Clusters) -> None:
+        built = take(clusters, server("a", 1))
+        assert Idle.made == []
+        take(clusters, server("a", 1, 2))
+        endpoints = list(built["a"].endpoints.values())
+        assert [each.health for each in endpoints] == [each.health for each in Idle.made]
+        assert all(each.is_started and each.health.is_healthy for each in Idle.made)
+        take(clusters, server("a", 2))
+        await asyncio.sleep(0)
+        assert [each.is_closed for each in Idle.made] == [True, True]
+        assert endpoints[1].health is None
+        take(clusters, server("b", 1, 2, health=servers.Health(enabled=False)))
+        assert len(Idle.made) == 2
+
+    async def test_if_all_fail_a_check_that_nobody_asked_for_all_are_called(self, clusters: Clusters) -> None:
+        cluster = take(clusters, server("a", 1, 2))["a"]
+        first, second = cluster.endpoints.values()
+        for _ in range(2):
+            Idle.made[0].health.record(None, False, 0.0)
+        assert {cluster.pick(False, "m", 0.0, None, ()) for _ in range(50)} == {second}
+        for _ in range(2):
+            Idle.made[1].health.record(None, False, 0.0)
+        assert {cluster.pick(False, "m", 0.0, None, ()) for _ in range(50)} == {first, second}
+
     async def test_a_round_is_counted_and_a_change_is_told(
         self, clusters: Clusters, told: Told, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -395,8 +419,8 @@ class TestHealth:
     async def test_people_see_how_endpoints_are(self, clusters: Clusters) -> None:
         cluster = take(clusters, server("a", 1, health=servers.Health()), routes=(route("r", "m"),))["a"]
         endpoint = cluster.endpoints["rest=127.0.0.1:1"]
-        for _ in range(5):
-            endpoint.failed("n", Failure.UNAVAILABLE, 0.0, endpoint.begin("n", 0.0))
+        for second in range(5):
+            endpoint.failed("n", Failure.UNAVAILABLE, float(second), endpoint.begin("n", float(second)))
         assert endpoint.health is not None
         for _ in range(2):
             endpoint.health.record("m", False, 0.0)

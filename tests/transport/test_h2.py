@@ -110,6 +110,19 @@ def test_a_reset_reaches_the_other_end(wire: Any, served: Any, make_sink: Any) -
     assert other.reset[0] == ErrorCode.CANCEL
 
 
+def test_a_request_whose_client_has_left_is_not_served(wire: Any, served: Any, make_sink: Any) -> None:
+    """The reset was read together with the request, as happens when there is too much to do."""
+    left, other = wire.ask(make_sink, end=False), wire.ask(make_sink)
+    left.stream.send_data(b"body", end=False)
+    left.stream.reset(ErrorCode.CANCEL)
+    wire.settle()
+    assert len(served.requests) == 1
+    served.requests[0].stream.send_response(200, (), end=True)
+    wire.settle()
+    assert other.heads[0].status == 200
+    assert wire.server.is_idle
+
+
 def test_an_early_answer_stops_the_request(wire: Any, served: Any, make_sink: Any) -> None:
     asked = wire.ask(make_sink, end=False)
     wire.settle()

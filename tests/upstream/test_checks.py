@@ -82,6 +82,27 @@ def rest_answer(state: str, version: int = 1, status: int = 200) -> Response:
     return Response(status, (), body.encode())
 
 
+@pytest.mark.parametrize("answer", [Response(200, (), b""), Response(404, (), b""), Response(503, (), b"")])
+async def test_an_answer_is_enough_over_rest(server: Server, answer: Response) -> None:
+    server.answers = {b"/": answer}
+    assert await make("answer", "a").check() == (ALIVE,)
+    assert server.asked == [("10.0.0.1:8501", b"/")]
+
+
+@pytest.mark.parametrize(
+    "answer", [write_response(Serving.NOT_SERVING), ProbeFailed("gRPC status PERMISSION_DENIED", 7)]
+)
+async def test_an_answer_is_enough_over_grpc(server: Server, answer: Any) -> None:
+    server.answers = {grpc_health.write_request(""): answer}
+    assert await make("answer", rest=None).check() == (ALIVE,)
+    assert await make("answer", rest=GRPC).check() == (ALIVE,)  # a sidecar
+
+
+async def test_no_answer_is_not(server: Server) -> None:
+    server.answers = {b"/": Unanswered("no answer within 1 s")}
+    assert await make("answer").check() == (CheckResult(None, "no answer within 1 s"),)
+
+
 async def test_each_model_is_asked_for_over_rest(server: Server) -> None:
     server.answers = {
         b"/v1/models/a": rest_answer("AVAILABLE", 7),

@@ -20,7 +20,9 @@ from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
 
 POOL = PoolSettings(connect_timeout=1.0, max_connections=64, max_pending=1_024, idle_timeout=60.0)
-ONCE = BreakerSettings(consecutive_failures=1, open_for=5.0)
+ONCE = BreakerSettings(consecutive_failures=1, open_for=5.0, failing_for=0.0)
+FIVE = BreakerSettings()
+ANSWERED = [each for each in Failure if each is not Failure.CONNECT]
 
 
 class Pool:
@@ -72,15 +74,19 @@ class Bench:
     def pick(self, *tried: Endpoint, is_grpc: bool = True, model: str = "m", key: int | None = None) -> Endpoint:
         return self.cluster.pick(is_grpc, model, self.now, key, tried)
 
+    def answer(self, name: str, model: str = "m") -> None:
+        endpoint = self.at(name)
+        endpoint.succeeded(model, 0.01, self.now, endpoint.begin(model, self.now))
+
     def picked(self, times: int = 50, **how: Any) -> set[str]:
         return {self.pick(**how).locality for _ in range(times)}
 
     def at(self, name: str) -> Endpoint:
         return next(each for each in self.cluster.endpoints.values() if each.locality == name)
 
-    def fail(self, name: str, failure: Failure = Failure.CONNECT, model: str = "m") -> None:
+    def fail(self, name: str, failure: Failure = Failure.CONNECT, model: str = "m", is_slow: bool = False) -> None:
         endpoint = self.at(name)
-        endpoint.failed(model, failure, self.now, endpoint.begin(model, self.now))
+        endpoint.failed(model, failure, self.now, endpoint.begin(model, self.now), is_slow)
 
 
 def both(name: str) -> EndpointAddress:
@@ -256,6 +262,104 @@ class TestPick:
         bench.fail("b")
         assert not bench.cluster.allows(True, "m", bench.now, (a,))
         assert bench.cluster.allows(True, "m", bench.now, (b,))
+
+
+class TestTheLastEndpoint:
+    """A caller's bad input, or too many calls, must not take a model server away from the other callers."""
+
+    @pytest.mark.parametrize("failure", ANSWERED)
+    def test_is_called_however_it_answers(self, failure: Failure) -> None:
+        bench = Bench()
+        bench.find("a")
+        for _ in range(10):
+            bench.fail("a", failure)
+            bench.now += 0.04
+            assert bench.pick().locality == "a"
+            assert bench.pick(model="other").locality == "a"
+
+    @pytest.mark.parametrize("failure", [Failure.ERROR, Failure.RESET])
+    def test_is_one_of_several_when_all_of_them_are_out(self, failure: Failure) -> None:
+        bench = Bench()
+        bench.find("a", "b", "c")
+        for name in "abc":
+            bench.fail(name, failure)
+        assert bench.picked() == {"a", "b", "c"}
+
+    def test_calls_through_an_open_breaker_change_nothing_before_its_probe(self) -> None:
+        bench = Bench()
+        bench.find("a")
+        bench.fail("a", Failure.ERROR)
+        changes = len(bench.watch.changes)
+        for _ in range(10):
+            bench.fail("a", Failure.ERROR)
+        assert len(bench.watch.changes) == changes
+        bench.now += 6.0
+        bench.answer("a")
+        assert bench.at("a").states() == [("", State.CLOSED), ("m", State.CLOSED)]
+
+    def test_that_cannot_be_reached_is_no_last_endpoint(self) -> None:
+        bench = Bench()
+        bench.find("a", "b")
+        bench.fail("b", Failure.RESET)
+        bench.fail("a", Failure.CONNECT)
+        assert bench.picked() == {"b"}
+        assert bench.cluster.can_call(True, "m", bench.now)
+        bench.find("a")
+        bench.pick().begin("m", bench.now)  # one a second
+        with pytest.raises(NoEndpoint, match="cannot be opened"):
+            bench.pick()
+        assert not bench.cluster.can_call(True, "m", bench.now)
+
+    def test_is_left_out_where_another_server_takes_the_call(self) -> None:
+        bench = Bench()
+        bench.find("a")
+        bench.fail("a", Failure.UNAVAILABLE)
+        assert bench.cluster.pick(True, "m", bench.now, None, (), has_fallback=True) is bench.at("a")  # one a second
+        bench.fail("a", Failure.UNAVAILABLE)
+        with pytest.raises(NoEndpoint):
+            bench.cluster.pick(True, "m", bench.now, None, (), has_fallback=True)
+
+    @pytest.mark.parametrize("failure", [Failure.ERROR, Failure.UNAVAILABLE, Failure.RESET, Failure.TIMEOUT])
+    def test_several_stay_in_while_they_answer_others(self, failure: Failure) -> None:
+        """Nine of ten calls fail, at each endpoint, for ten seconds: overload, or one caller's bad input."""
+        bench = Bench(breaker=FIVE)
+        bench.find("a", "b")
+        for _ in range(100):
+            for name in "ab":
+                for _ in range(9):
+                    bench.fail(name, failure)
+                bench.answer(name)
+            bench.now += 0.1
+        assert bench.watch.changes == []
+
+    @pytest.mark.parametrize("failure", [Failure.ERROR, Failure.UNAVAILABLE, Failure.RESET, Failure.TIMEOUT])
+    def test_one_that_answers_nothing_well_for_a_second_is_out(self, failure: Failure) -> None:
+        bench = Bench(breaker=FIVE)
+        bench.find("a", "b")
+        for _ in range(10):
+            bench.fail("a", failure)
+            bench.now += 0.11
+        assert bench.at("a").allows("m", bench.now)
+        bench.fail("a", failure)
+        assert not bench.at("a").allows("m", bench.now)
+
+    def test_all_who_wait_for_one_connection_are_not_many_failures(self) -> None:
+        """It was not accepted in time, as happens when the server has too much to do."""
+        bench = Bench(breaker=FIVE)
+        bench.find("a")
+        for _ in range(100):
+            bench.fail("a", is_slow=True)
+        assert bench.pick() is bench.at("a")
+        bench.now += 1.0
+        bench.fail("a", is_slow=True)
+        assert not bench.at("a").allows("m", bench.now)
+
+    def test_one_that_cannot_be_reached_is_out_at_once(self) -> None:
+        bench = Bench(breaker=FIVE)
+        bench.find("a", "b")
+        for _ in range(5):
+            bench.fail("a", Failure.CONNECT)
+        assert bench.picked() == {"b"}
 
 
 class TestLastResort:

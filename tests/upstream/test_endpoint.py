@@ -15,8 +15,8 @@ from meshproxy.upstream.endpoint import MODEL_BREAKERS, Endpoint
 from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.peak_ewma import FIRST_SHARE
 
-ONCE = BreakerSettings(consecutive_failures=1, open_for=1.0)
-TWICE = BreakerSettings(consecutive_failures=2, open_for=1.0)
+ONCE = BreakerSettings(consecutive_failures=1, open_for=1.0, failing_for=0.0)
+TWICE = BreakerSettings(consecutive_failures=2, open_for=1.0, failing_for=0.0)
 OF_ENDPOINT = (Failure.CONNECT, Failure.RESET, Failure.TIMEOUT)
 OF_MODEL = (Failure.UNAVAILABLE, Failure.GATEWAY, Failure.ERROR)
 OF_NOBODY = (Failure.REFUSED, Failure.GOAWAY, Failure.OVERLOADED)
@@ -105,7 +105,7 @@ class TestBlame:
         changes = Changes()
         endpoint = make(changes=changes)
         fail(endpoint, Failure.CONNECT)
-        fail(endpoint, Failure.ERROR)
+        fail(endpoint, Failure.ERROR, now=101.0)
         assert changes.all == [
             ("", "a:1", State.CLOSED, State.OPEN),
             ("", "a:1", State.OPEN, State.HALF_OPEN),
@@ -145,7 +145,7 @@ class TestProbe:
 
     @pytest.mark.parametrize("failure", [*OF_ENDPOINT, *OF_NOBODY])
     def test_one_of_a_model_that_says_nothing_of_it_makes_room(self, failure: Failure) -> None:
-        endpoint = make(BreakerSettings(consecutive_failures=2, open_for=1.0))
+        endpoint = make(TWICE)
         fail(endpoint, Failure.ERROR)
         fail(endpoint, Failure.ERROR)
         fail(endpoint, failure, now=101.0)
@@ -156,12 +156,12 @@ class TestProbe:
         """A last resort may go where a probe is under way."""
         endpoint = make()
         fail(endpoint, Failure.CONNECT)
-        fail(endpoint, Failure.ERROR)  # out of turn: the probe of the endpoint, which answers
-        assert [state for _, state in endpoint.states()] == [State.CLOSED, State.OPEN]
+        fail(endpoint, Failure.ERROR)  # before it is time
+        assert [state for _, state in endpoint.states()] == [State.OPEN, State.OPEN]
         probe, beside = endpoint.begin("m", 101.0), endpoint.begin("m", 101.0)
         endpoint.failed("m", Failure.ERROR, 101.1, beside)
         endpoint.cancelled("m", 101.1, endpoint.begin("m", 101.1))
-        assert endpoint.states()[1] == ("m", State.HALF_OPEN)
+        assert endpoint.states() == [("", State.HALF_OPEN), ("m", State.HALF_OPEN)]
         endpoint.succeeded("m", 0.1, 101.2, probe)
         assert endpoint.states() == [("", State.CLOSED), ("m", State.CLOSED)]
 

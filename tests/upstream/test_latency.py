@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.upstream.latency import ENOUGH, KEPT, ONE_IN, REMEMBERED, Latency
+from meshproxy.upstream.latency import ENOUGH, KEPT, REMEMBERED, Latency
 
 
 def known(seconds: float = 0.1, count: int = KEPT, now: float = 0.0) -> Latency:
@@ -33,7 +33,7 @@ def test_what_is_old_does_not_count() -> None:
     latency = known(0.1, ENOUGH, now=10.0)
 
     assert latency.p50(10.0 + REMEMBERED) == 0.1
-    assert latency.p50(10.5 + REMEMBERED) == 0.0
+    assert latency.p50(10.1 + REMEMBERED) == 0.0
 
 
 def test_a_few_slow_ones_do_not_matter() -> None:
@@ -99,36 +99,12 @@ def test_no_time_is_always_refused() -> None:
     assert latency.should_refuse(-1.0, 1000.0)
 
 
-def test_one_in_twenty_goes_through() -> None:
-    """Many at the same moment."""
-    latency = known(0.1)
-
-    refused = [latency.should_refuse(0.01, 5.0) for _ in range(1 + 10 * ONE_IN)]
-
-    assert refused.count(False) == 11
-    assert not refused[0]
-
-
-def test_one_a_second_goes_through() -> None:
-    """Four calls a second: one in twenty would be one in five seconds."""
-    latency = known(0.1)
-
-    refused = [latency.should_refuse(0.01, 1.0 + step * 0.25) for step in range(41)]
-
-    assert refused.count(False) == 11
-
-
 @pytest.mark.parametrize("rate", [2, 100, 2000])
-def test_does_not_lock_itself_out(rate: int) -> None:
-    """The model has become fast; all calls have less time than it used to take. Those that go through tell."""
+def test_a_wrong_median_refuses_for_a_second_at_most(rate: int) -> None:
+    """The model has become fast; all calls have less time than it took before."""
     latency = known(1.0)
-    now = 0.0
-    step = 0
-    while latency.p50(now) >= 0.1 and now < 60.0:
-        step += 1
-        now = step / rate
-        if not latency.should_refuse(0.1, now):
-            latency.add(0.01, now)
+    assert latency.should_refuse(0.1, 0.0)
 
-    assert now <= (40.0 if rate == 2 else 8.0)
-    assert not latency.should_refuse(0.1, now)
+    refused = [step / rate for step in range(5 * rate) if latency.should_refuse(0.1, step / rate)]
+
+    assert max(refused) <= REMEMBERED

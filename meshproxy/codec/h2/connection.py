@@ -380,6 +380,7 @@ class H2Connection(ControlFrames):
         ours = Stream(stream, ENDED if end else BODY, HEAD, self._stream_room, self._peer_window)
         ours.to_come = length
         ours.allowance = limits.body_bytes
+        ours.opened = self._now
         self._streams[stream] = ours
         self._explained += 1
         self.statistics.requests += 1

@@ -35,6 +35,11 @@ def our_settings(role: Role, limits: Limits) -> list[tuple[int, int]]:
     return [(identifier, value) for identifier, value, default in values if value != default]
 
 
+PATIENCE = 0.2
+"""Seconds: the reset of a request that was open for so long is that of a client that has given up. How many there are
+is bounded by the limit of open streams, so it is not counted against the client as a rapid reset (CVE-2023-44487)."""
+
+
 class ControlFrames(OutboundFrames):
     """The part of the receiving half that keeps the connection in order.
 
@@ -118,7 +123,8 @@ class ControlFrames(OutboundFrames):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on stream 0")
         if stop - start != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes long")
-        if self._streams.pop(stream, None) is None:
+        ours = self._streams.pop(stream, None)
+        if ours is None:
             self._past(stream, RST_STREAM)
             if self._history.past(stream) is Past.RESET_BY_US:
                 # What crossed our own reset was to be ignored; after this one nothing can be on the way.
@@ -129,7 +135,8 @@ class ControlFrames(OutboundFrames):
         self.statistics.resets_received += 1
         code = WORD.unpack_from(data, start)[0]
         events.append(Reset(stream, code, "the peer reset the stream", True))
-        self._spend_reset()
+        if self._now - ours.opened < PATIENCE:
+            self._spend_reset()
 
     def _on_settings(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
         """RFC 9113 section 6.5."""

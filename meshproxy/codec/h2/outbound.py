@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 
 from meshproxy.codec.events import Event, Headers, Writable
 from meshproxy.codec.h2 import frames
@@ -48,6 +49,7 @@ class OutboundFrames:
         "_window",
         "frames_received",
         "is_closed",
+        "live",
         "out",
         "statistics",
     )
@@ -67,6 +69,8 @@ class OutboundFrames:
         self._encoder = Encoder()
         # Streams.
         self._streams: dict[int, Stream] = {}
+        self.live: Container[int] = self._streams
+        """The ids of the streams that are open after the last read, also of those that its events are yet to open."""
         self._history = History()
         self._next_stream = 1
         self._peer_streams = UNTOLD_STREAMS
@@ -251,6 +255,10 @@ class OutboundFrames:
         else:
             held.trailers = block
             held.end = True
+
+    def was_given_up(self, stream: int) -> bool:
+        """Whether the peer has reset the stream."""
+        return self._history.past(stream) is Past.RESET_BY_PEER
 
     def reset(self, stream: int, code: int) -> None:
         """Abort a stream, and drop its buffered data."""

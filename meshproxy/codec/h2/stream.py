@@ -169,6 +169,7 @@ class Stream:
         "held",
         "id",
         "is_head",
+        "opened",
         "owed",
         "receives",
         "room",
@@ -196,4 +197,6 @@ class Stream:
         """Bytes left of `Limits.body_bytes`."""
         self.is_head = False
         """The method is HEAD: the response may declare a length, and has no body."""
+        self.opened = 0.0
+        """When a client opened it."""
         self.held: BufferedData | None = None

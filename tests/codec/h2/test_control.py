@@ -9,7 +9,7 @@ import pytest
 
 from meshproxy.codec.events import Failed, GoneAway, Pong, Reset
 from meshproxy.codec.h2 import frames
-from meshproxy.codec.h2.control import our_settings
+from meshproxy.codec.h2.control import PATIENCE, our_settings
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import frame
 from meshproxy.codec.limits import Limits
@@ -363,6 +363,18 @@ def test_resets_that_take_their_time(talk: Callable[..., Talk]) -> None:
         server.now += 0.25
         events = server.say(server.head(stream, server.POST), frames.rst_stream(stream, 8))
         assert not isinstance(events[-1], Failed)
+
+
+def test_clients_that_wait_before_they_leave_are_not_counted(talk: Callable[..., Talk]) -> None:
+    """A thousand calls a second whose deadline passes."""
+    server = talk(limits=Limits(resets_burst=10, resets_rate=4.0))
+    for first in range(1, 20_001, 200):
+        streams = range(first, first + 200, 2)
+        heads = [server.head(stream, server.POST) for stream in streams]
+        assert len(server.say(*heads)) == 100
+        server.now += 1.1 * PATIENCE
+        events = server.say(*(frames.rst_stream(stream, 8) for stream in streams))
+        assert [type(event) for event in events] == [Reset] * 100
 
 
 def test_resets_of_a_server_and_of_our_own_are_not_counted(talk: Callable[..., Talk]) -> None:
