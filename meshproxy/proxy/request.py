@@ -43,7 +43,7 @@ class Request(ClientSide):
         self.forward: Headers = ()
         """The fields to forward."""
         self.trace_parent: bytes | None = None
-        """The `traceparent` to forward."""
+        """The `traceparent` to forward; None without a trace."""
         self.has_refreshed = False
         """The issuer's keys were fetched for it: once is enough."""
         self.operation: Operation | None = None
