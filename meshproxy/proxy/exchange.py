@@ -46,6 +46,8 @@ class ResponseFlags(IntFlag):
     """Fault injected: delayed."""
     FI = 4096
     """Fault injected: aborted."""
+    DPE = 8192
+    """The request broke the protocol."""
 
     def __str__(self) -> str:
         return ",".join([flag.name or "" for flag in ResponseFlags if flag in self])

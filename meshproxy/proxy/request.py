@@ -101,7 +101,10 @@ class Request(ClientSide):
                 return named
             if named is not None:
                 self.flag(ResponseFlags.NR)
-                raise Refusal(Reason.NO_ROUTE, "The header x-model-server names an unknown ModelServer.")
+                raise Refusal(
+                    Reason.NO_ROUTE,
+                    "x-model-server names an unknown ModelServer, or :authority lists hosts of several: name one.",
+                )
         if snapshot.server is None:
             self.flag(ResponseFlags.NR)
             raise Refusal(

@@ -95,7 +95,8 @@ IDENTITY_IN_SYNC = gauge(
 OPEN_CONNECTIONS = gauge("meshproxy_open_connections", "Open downstream connections.", "direction", "protocol")
 HTTP2_STREAM_ERRORS = counter(
     "meshproxy_http2_stream_errors_total",
-    "HTTP/2 streams that were reset, refused or rejected, towards clients (downstream) and servers (upstream).",
+    "HTTP/2 streams that were reset, refused or rejected, and connections closed because the peer broke the protocol, "
+    "towards clients (downstream) and servers (upstream).",
     "side", "kind",
 )  # fmt: skip
 

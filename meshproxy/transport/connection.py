@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.transport.connection_info import ConnectionInfo
+from meshproxy.transport.notices import Notices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ class Times:
 class ConnectionContext:
     """What all connections of a process share."""
 
-    __slots__ = ("buffer", "h2_statistics", "limits", "loop", "on_limit", "outbox", "reaper", "times")
+    __slots__ = ("buffer", "h2_statistics", "limits", "loop", "notices", "on_limit", "outbox", "reaper", "times")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class ConnectionContext:
         """Called with the name of each limit that a peer exceeds."""
         self.h2_statistics = Statistics()
         """Of all HTTP/2 connections together."""
+        self.notices = Notices()
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshproxy.codec.events import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from meshproxy.codec.events import Event
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Reject, Serve
+
+logger = logging.getLogger(__name__)
 
 SinkT = TypeVar("SinkT", bound=Sink)
 StreamT = TypeVar("StreamT", bound="H2Stream[Any]")
@@ -331,10 +334,21 @@ class H2Server(H2Driver[H2ServerStream]):
             if event.payload == DRAIN_PING:
                 self.codec.go_away(final=True)
         elif not isinstance(event, GoneAway):
+            if isinstance(event, Failed) and not event.by_peer:
+                self._log("closed the HTTP/2 connection", event.reason)
             super().handle(event)
+
+    def _log(self, what: str, reason: str) -> None:
+        shared, remote = self.shared, self.info.remote
+        message = f"{what} from {remote}: the client broke the protocol ({reason}): correct or update the client"
+        shared.notices.info(logger, f"{remote.rpartition(':')[0]} {reason}", shared.loop.time(), message)
 
     def _rejected(self, event: Rejected) -> None:
         """The codec ignores the rest of the request."""
+        if event.is_reset:
+            self._log("reset an HTTP/2 stream", event.reason)
+            self._reject(H2ServerStream(self, event.stream), event)
+            return
         stream = self.streams.get(event.stream)
         if stream is None:
             if event.stream > self._newest:

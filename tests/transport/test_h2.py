@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import hpack
 import pytest
 
 from meshproxy.codec.events import RequestHead
@@ -264,3 +266,47 @@ def test_commands_on_a_dead_stream_do_nothing(wire: Any, served: Any, make_sink:
     wire.settle()
     assert asked.heads == []
     assert not wire.client_socket.ended
+
+
+def raw_request(number: int, *fields: tuple[bytes, bytes]) -> bytes:
+    """HEADERS that end a GET."""
+    block = hpack.Encoder().encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/p"), *fields])
+    return len(block).to_bytes(3, "big") + b"\x01\x05" + number.to_bytes(4, "big") + block
+
+
+def test_a_malformed_head_is_reported_once_and_its_line_is_suppressed_for_a_while(
+    wire: Any, served: Any, loop: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.settle()
+    with caplog.at_level(logging.INFO):
+        for number in (1, 3):
+            wire.server.data_received(raw_request(number, (b":authority", b"a"), (b"connection", b"close")))
+        assert [(rejected.is_reset, rejected.status) for rejected in served.rejected] == [(True, 400)] * 2
+        loop.now += 10.0
+        wire.server.data_received(raw_request(5))
+        wire.server.data_received(raw_request(7, (b":authority", b"a"), (b"connection", b"close")))
+    line = (
+        "reset an HTTP/2 stream from 127.0.0.1:40000: the client broke the protocol (%s): correct or update the client"
+    )
+    suppressed = " (1 similar lines were suppressed)"
+    assert caplog.messages == [
+        line % "connection is not allowed here",
+        line % "neither :authority nor host" + suppressed,
+        line % "connection is not allowed here",
+    ]
+    loop.turn()
+    assert wire.server_socket.take().count(b"\x00\x00\x04\x03\x00\x00\x00\x00") == 4  # RST_STREAM
+    assert wire.server.is_idle
+    assert wire.server.codec.statistics.heads_malformed == 4
+
+
+def test_a_violation_that_ends_the_connection_is_reported(
+    wire: Any, loop: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.settle()
+    with caplog.at_level(logging.INFO):
+        wire.server.data_received(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00")  # DATA on stream 0
+    (record,) = caplog.records
+    assert "closed the HTTP/2 connection from 127.0.0.1:40000" in record.getMessage()
+    assert "DATA on stream 0" in record.getMessage()
+    assert wire.server.codec.statistics.connections_failed == 1

@@ -72,10 +72,12 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 """A token of RFC 9110 section 5.6.2 without upper case."""
 _AUTHORITY = rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?"
 """Host and port of RFC 3986 section 3.2; without user information, which RFC 9113 section 8.3.1 forbids."""
+_AUTHORITIES = rb"(?:" + _AUTHORITY + rb")(?:,(?:" + _AUTHORITY + rb"))*+"
+"""gRPC clients send all addresses of a target such as `ipv4:10.0.0.1:8500,10.0.0.2:8500` as `:authority`."""
 _GRAMMARS = {
     METHOD: re.compile(TOKEN + rb"{1,32}").fullmatch,
     SCHEME: re.compile(rb"https?").fullmatch,
-    AUTHORITY: re.compile(_AUTHORITY).fullmatch,
+    AUTHORITY: re.compile(_AUTHORITIES).fullmatch,
     PATH: re.compile(ORIGIN_FORM + rb"|\*").fullmatch,
     STATUS: re.compile(rb"[1-5][0-9]{2}").fullmatch,
     HOST: re.compile(_AUTHORITY).fullmatch,
@@ -83,6 +85,7 @@ _GRAMMARS = {
     TE: re.compile(rb"trailers").fullmatch,
 }
 """What the values of fields must match that we read ourselves."""
+is_single_authority = re.compile(_AUTHORITY).fullmatch
 _VALUE_OCTETS = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 """RFC 9110 section 5.5: no controls but the tab. RFC 9113 asks for less; but what we take may go out on HTTP/1.1."""
 

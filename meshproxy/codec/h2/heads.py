@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from meshproxy.codec.events import Headers
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.fields import (
     BAD_NAME,
     BAD_VALUE,
@@ -26,6 +27,7 @@ from meshproxy.codec.h2.fields import (
     TRACE,
     UNKNOWN_PSEUDO,
     Field,
+    is_single_authority,
 )
 from meshproxy.codec.h2.hpack import Decoder
 from meshproxy.codec.headers import IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS, TRACE_PARENT
@@ -236,6 +238,8 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
         authority = host
     elif host is not None and host != authority and host.lower() != authority.lower():
         raise Malformed(":authority and host differ")
+    if b"," in authority and is_single_authority(authority) is None and not _is_grpc(headers):
+        raise Malformed(":authority has several hosts, which only gRPC clients may send")
     if len(target) > limits.target_bytes:
         raise Unacceptable(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
     if length is not None:
@@ -250,6 +254,10 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Reque
         headers[first_crumb] = b"cookie", joined
     trace = traces[0] if len(traces) == 1 else None
     return Request(method, authority, target, tuple(headers), length, expectation is not None, trace)
+
+
+def _is_grpc(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"content-type" and is_grpc(value) for name, value in headers)
 
 
 def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import Data, Event, Failed, RequestHead, Reset, ResponseHead, Trailers
+from meshproxy.codec.events import Data, Event, Failed, Rejected, RequestHead, Reset, ResponseHead, Trailers
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
@@ -298,8 +298,13 @@ def test_broken_requests(talk: Callable[..., Talk], three_ways: ThreeWays, case:
     if was_seen:
         assert isinstance(events[-1], Reset)
         assert (events[-1].stream, events[-1].code, events[-1].by_peer) == (1, code, False)
-    else:
+    elif code is ErrorCode.REFUSED_STREAM:
         assert events == []
+    else:
+        (event,) = events
+        assert isinstance(event, Rejected)
+        assert (event.stream, event.status, event.is_reset) == (1, 400, True)
+        assert event.reason
     # The connection goes on, and its dynamic table is right.
     server = talk()
     server.say(script(server))

@@ -47,6 +47,24 @@ def test_a_plain_request() -> None:
     )
 
 
+GRPC = (b"content-type", b"application/grpc")
+SEVERAL = [b"127.0.0.1:8500,127.0.0.1:8501", b"[::1]:8500,[::1]:8501", b"a:1,b"]
+
+
+@pytest.mark.parametrize("authority", SEVERAL)
+def test_a_grpc_client_may_send_all_addresses_of_its_target(authority: bytes) -> None:
+    head = [METHOD, SCHEME, PATH, (b":authority", authority)]
+    assert request([*head, GRPC]).authority == authority
+    with pytest.raises(Malformed, match="several hosts"):
+        request(head)
+
+
+@pytest.mark.parametrize("authority", [b"a:1,", b"a:1,:2", b"a:1,[::1", b"a:1,user@b:2", b"a:1, b:2"])
+def test_each_address_of_a_list_must_be_one(authority: bytes) -> None:
+    with pytest.raises(Malformed):
+        request([METHOD, SCHEME, PATH, (b":authority", authority), GRPC])
+
+
 def test_what_never_stands_in_headers_is_read() -> None:
     head = request(
         [
