@@ -68,9 +68,9 @@ class Direction:
 
     # listener.ListenerEvents
 
-    def handshake(self, result: str) -> None:
+    def handshake(self, result: str, reason: str) -> None:
         """A TLS handshake ended."""
-        self._metrics.tls_handshakes.labels(result).value += 1
+        self._metrics.tls_handshakes.labels(result, reason).value += 1
 
     def connection(self, protocol: str, change: int) -> None:
         """A connection opened or closed."""

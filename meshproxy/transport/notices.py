@@ -39,5 +39,5 @@ class Notices:
         self._written[key] = now
         suppressed, self._suppressed = self._suppressed, 0
         if suppressed:
-            message = f"{message} ({suppressed} similar lines were suppressed)"
+            message = f"{message} (lines suppressed before: {suppressed})"
         logger.info("%s", message)

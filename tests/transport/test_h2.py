@@ -288,7 +288,7 @@ def test_a_malformed_head_is_reported_once_and_its_line_is_suppressed_for_a_whil
     line = (
         "reset an HTTP/2 stream from 127.0.0.1:40000: the client broke the protocol (%s): correct or update the client"
     )
-    suppressed = " (1 similar lines were suppressed)"
+    suppressed = " (lines suppressed before: 1)"
     assert caplog.messages == [
         line % "connection is not allowed here",
         line % "neither :authority nor host" + suppressed,

@@ -15,12 +15,12 @@ def test_a_key_is_logged_once_in_a_period_and_lines_are_bounded(caplog: pytest.L
         for _ in range(3):
             notices.info(logger, "a", 1.0, "first")
         notices.info(logger, "a", 1.0 + PERIOD, "second 100 %")
-        assert caplog.messages == ["first", "second 100 % (2 similar lines were suppressed)"]
+        assert caplog.messages == ["first", "second 100 % (lines suppressed before: 2)"]
         for number in range(3 * KEYS):
             notices.info(logger, str(number), 100.0, "flood")
         assert len(caplog.messages) == 2 + BURST
         notices.info(logger, "later", 101.0, "later")
-    assert caplog.messages[-1] == f"later ({3 * KEYS - BURST} similar lines were suppressed)"
+    assert caplog.messages[-1] == f"later (lines suppressed before: {3 * KEYS - BURST})"
 
 
 def test_memory_is_bounded() -> None:
