@@ -16,7 +16,8 @@ _SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])i(?:B)?)?")
 _SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
-_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?")
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+"""RFC 1123, and underscores: Compose services are named like `tf_serving`, and resolvers look such names up."""
 _LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}")
@@ -24,7 +25,7 @@ _WHOLE_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}")
-_URL = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?")
+_URL = re.compile(r"(https?)://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 GLOB_LENGTH = 256
@@ -172,8 +173,7 @@ def read_host_name(value: object) -> str:
 
 
 def read_dns_name(value: object) -> str:
-    """A name to look up, in lower case. Unlike host names it may have underscores (RFC 2782), and the dot that ends it
-    stays: it says that the name is whole."""
+    """A name to look up, in lower case. The dot that ends it stays: it says that the name is whole."""
     if isinstance(value, str) and len(value) <= 254 and _LOOKED_UP.fullmatch(value):
         return value.lower()
     raise ValueError(f"expected a DNS name, got {shown(value)}")

@@ -255,7 +255,13 @@ def test_host_names(text: str, name: str) -> None:
     assert values.read_host_name(text) == name
 
 
-@pytest.mark.parametrize("bad", ["", ".", "a..b", "-a", "a:80", "[::1]", "a_b", "a b", "a" * 64, "a." * 127, "a\n", 1])
+def test_compose_services_have_underscores() -> None:
+    assert str(values.read_endpoint_address("tf_serving:8501")) == "tf_serving:8501"
+    assert values.read_host_name("TF_serving") == "tf_serving"
+    assert values.read_url("https://key_cloak:8443/keys") == "https://key_cloak:8443/keys"
+
+
+@pytest.mark.parametrize("bad", ["", ".", "a..b", "-a", "a:80", "[::1]", "a b", "a" * 64, "a." * 127, "a\n", 1])
 def test_what_is_no_host_name(bad: object) -> None:
     with pytest.raises(ValueError):
         values.read_host_name(bad)
