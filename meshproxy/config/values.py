@@ -10,8 +10,9 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+_DURATION = re.compile(rf"(?=.)(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
 _SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])i(?:B)?)?")
 _SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -59,7 +60,7 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def read_duration(value: object) -> float:
-    """Seconds, above 0 and at most a day. `"250ms"`, `"5s"`, `"1m"`, `"1h"`, or a number of seconds."""
+    """Seconds, above 0 and at most a day. `"250ms"`, `"5s"`, `"1m30s"`, or a number of seconds."""
     seconds = read_duration_or_zero(value)
     if seconds == 0:
         raise ValueError("must be greater than 0; omit the field to disable the limit")
@@ -83,10 +84,10 @@ def _read_seconds(value: object, most: int, called: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        seconds = float(match[1]) * _DURATION_UNITS[match[2]]
+        seconds = sum([float(part or 0) * unit for part, unit in zip(match.groups(), _DURATION_UNITS, strict=True)])
     else:
         raise ValueError(
-            f'expected a duration such as "250ms", "5s" or "1m", or a number of seconds, got {shown(value)}'
+            f'expected a duration such as "250ms", "5s" or "1m30s", or a number of seconds, got {shown(value)}'
         )
     if not 0 <= seconds <= most:
         raise ValueError(f"{shown(value)} is out of range: expected 0 to {called}")

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import socket
 import ssl
 from enum import Enum
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 TLS_HANDSHAKE = 0x16
 """Content type of a TLS record that carries a ClientHello (RFC 8446 section 5.1). No HTTP method begins with it."""
+LIKE_A_REQUEST = re.compile(rb"[A-Za-z]{1,32} +(?:/|\*|https?:)")
+"""A request line, with a version or without one (HTTP/0.9): it gets a status."""
 ACCEPTS_PER_TURN = 64
 BACKLOG = 1024
 UNSENT = 131_072
@@ -409,12 +412,12 @@ class ProtocolDetector(Reading):
             self._become(H2Server, self._received)
         elif not PREFACE.startswith(self._received[: len(PREFACE)]):
             line, ending, _ = self._received.partition(b"\n")
-            if ending and b"HTTP/" not in line:
+            if not ending or line == b"\r" or b"HTTP/" in line or LIKE_A_REQUEST.match(line):
+                self._become(H1Server, self._received)
+            else:
                 # Not HTTP: the client could not read an answer either, least of all an HTTP/2 client with a broken
                 # preface (RFC 9113 section 3.4).
                 self._transport.close()
-            else:
-                self._become(H1Server, self._received)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: lost before the version was known."""

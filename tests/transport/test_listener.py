@@ -353,6 +353,38 @@ class TestWhatIsSpoken:
             assert await ask(reader, writer) == b"HTTP/1.1 TLSv1.3 http/1.1 None"
             await leave(writer)
 
+    @pytest.mark.parametrize("pieces", [(b"\r\nGET",), (b"\r", b"\n", b"GET"), (b"\r\n", b"GET")], ids=repr)
+    async def test_one_empty_line_before_the_first_request_in_plaintext(self, pieces: tuple[bytes, ...]) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.01)
+            writer.write(b" / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await leave(writer)
+
+    @pytest.mark.parametrize(
+        ("line", "status"),
+        [
+            (b"GET /", b"400"),
+            (b"GET  / HTTP", b"400"),
+            (b"GET / HTTP/1", b"400"),
+            (b"GET / HTTP/1.10", b"400"),
+            (b"GET / http/1.1", b"400"),
+            (b"GET http://x/", b"400"),
+            (b"OPTIONS *", b"400"),
+            (b"GET / HTTP/0.9", b"505"),
+            (b"GET / HTTP/2.0", b"505"),
+        ],
+    )
+    async def test_a_version_that_is_missing_or_broken_gets_a_status(self, line: bytes, status: bytes) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            writer.write(line + b"\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 " + status)
+            await leave(writer)
+
     async def test_neither_version_is_not_answered(self) -> None:
         async with listening() as port:
             reader, writer = await port.connect()
