@@ -18,6 +18,7 @@ from meshproxy.codec.h2.fields import (
     CONTENT_LENGTH,
     COOKIE,
     EXPECT,
+    FRAMING_ALIAS,
     HOST,
     LAST_PSEUDO,
     LONG_NAME,
@@ -267,7 +268,7 @@ def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Resp
     length: int | None = None
     is_past_pseudo = False
     for field, _, kind in fields:
-        if kind in (REGULAR, COOKIE, TRACE):
+        if kind in (REGULAR, COOKIE, TRACE, FRAMING_ALIAS):
             headers.append(field)
         elif kind == STATUS:
             if status or is_past_pseudo or headers:
