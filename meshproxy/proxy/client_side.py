@@ -326,6 +326,7 @@ class ClientSide(LiveExchange):
         message = f"Bad request: {rejected.reason}."
         reason = _REASONS.get(rejected.status, Reason.BAD_REQUEST)
         refusal = Refusal(reason, message, limit=rejected.limit, http_status=rejected.status)
+        self.is_grpc = self.is_grpc or rejected.is_grpc
         if rejected.is_reset:
             self.flag(ResponseFlags.DPE)
             self.refusal = refusal

@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 SinkT = TypeVar("SinkT", bound=Sink)
 StreamT = TypeVar("StreamT", bound="H2Stream[Any]")
 
+UNREAD_BUDGET = 1_048_576
+"""Bytes that may wait for a client that does not read before it is refused further streams."""
+MOST_UNREAD = 67_108_864
+"""Bytes that may wait for it in all, however many streams are open."""
 DRAIN_PING = b"draining"
 
 
@@ -144,7 +148,7 @@ class H2Driver(Connection, Generic[StreamT]):
         self.waiting: list[StreamT] = []
         """Streams whose data is framed, to be reported as drained once the socket accepts output again."""
         # All streams may have a full window waiting for a slow reader. More can only be heads: the peer does not read.
-        self._most_unread = shared.limits.streams * shared.limits.stream_window
+        self._most_unread = min(shared.limits.streams * shared.limits.stream_window, MOST_UNREAD)
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Send the connection preface."""
@@ -317,6 +321,10 @@ class H2Server(H2Driver[H2ServerStream]):
             if len(self.streams) >= self.shared.limits.streams:
                 # The codec bounds open streams; those whose responses wait for the socket are counted here only.
                 self.shared.on_limit("streams")
+                self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
+                return
+            if self.is_paused and self.transport.get_write_buffer_size() > UNREAD_BUDGET:
+                self.shared.on_limit("unread_bytes")
                 self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
                 return
             self.deadline = 0.0

@@ -26,6 +26,14 @@ def test_what_the_codec_refused_is_answered_and_written_down(world: Any, wire: A
     assert world.limits_hit == []  # its connection has counted it
 
 
+def test_a_grpc_request_that_the_codec_refused_gets_trailers_only(world: Any, wire: Any) -> None:
+    client = wire.client("HTTP/2")
+    world.pipeline.reject(client, Rejected(1, 431, "the head is too large", "header_bytes", is_grpc=True))
+    assert (client.status, client.headers[b"content-type"], client.ended) == (200, b"application/grpc", True)
+    assert client.headers[b"grpc-status"] == b"8"
+    assert world.finished[0].grpc_status == 8
+
+
 def test_a_malformed_head_that_was_reset_is_logged_and_gets_no_response(world: Any, wire: Any) -> None:
     client = wire.client("HTTP/2")
     world.pipeline.reject(client, Rejected(1, 400, "connection is not allowed here", is_reset=True))

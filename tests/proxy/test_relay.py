@@ -24,6 +24,16 @@ from meshproxy.upstream.pool import PoolFull
 INTERNAL_ERROR, CANCEL = 0x2, 0x8
 
 
+@pytest.mark.parametrize("message", ["grün".encode(), b"\xff\xfe", b"a%zz% b%C3%BC", b"\t~"])
+def test_a_grpc_message_goes_on_as_it_was_received(world: Any, wire: Any, message: bytes) -> None:
+    client = world.grpc(wire.spec(b"open"))
+    (server,) = world.cluster.streams
+    server.sink.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
+    trailers = ((b"grpc-status", b"3"), (b"grpc-message", message))
+    server.sink.trailers_received(trailers)
+    assert client.trailers == trailers
+
+
 class TestRest:
     def test_a_permitted_call_is_carried(self, world: Any) -> None:
         client = world.rest(headers=((b"accept", b"*/*"),), body=b'{"instances":[1]}')

@@ -13,6 +13,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
+from meshproxy.transport.h2 import MOST_UNREAD, UNREAD_BUDGET
 
 
 def test_an_exchange(wire: Any, served: Any, make_sink: Any) -> None:
@@ -208,7 +209,7 @@ def test_a_client_that_never_reads_is_left(
     wire.ask(make_sink)
     wire.settle()
     wire.server.pause_writing()
-    wire.server_socket.unsent = shared.limits.streams * shared.limits.stream_window + 1
+    wire.server_socket.unsent = MOST_UNREAD + 1
     served.requests[0].stream.send_response(200, (), end=True)
     wire.loop.turn()
     assert limits_hit == ["unread_bytes"]
@@ -310,3 +311,33 @@ def test_a_violation_that_ends_the_connection_is_reported(
     assert "closed the HTTP/2 connection from 127.0.0.1:40000" in record.getMessage()
     assert "DATA on stream 0" in record.getMessage()
     assert wire.server.codec.statistics.connections_failed == 1
+
+
+def test_a_client_that_does_not_read_gets_no_further_streams_until_it_does(
+    wire: Any, served: Any, make_sink: Any, limits_hit: list[str]
+) -> None:
+    wire.ask(make_sink)
+    wire.settle()
+    wire.server.pause_writing()
+    wire.server_socket.unsent = UNREAD_BUDGET + 1
+    refused = wire.ask(make_sink)
+    wire.settle()
+    assert refused.reset == (ErrorCode.REFUSED_STREAM, "the peer reset the stream")
+    assert limits_hit == ["unread_bytes"]
+    wire.server_socket.unsent = 0
+    wire.server.resume_writing()
+    wire.ask(make_sink)
+    wire.settle()
+    assert len(served.requests) == 2
+
+
+def test_as_many_streams_as_envoy_takes(wire: Any, served: Any, make_sink: Any) -> None:
+    wire.settle()
+    asked = [wire.ask(make_sink) for _ in range(1_024)]
+    wire.settle()
+    assert len(served.requests) == 1_024
+    for sink in asked:
+        sink.stream.reset(ErrorCode.CANCEL)  # all at once, which is no attack
+    wire.settle()
+    assert not wire.server.is_closing
+    assert wire.server.is_idle

@@ -375,13 +375,14 @@ class H2Connection(Control):
             self._streams[stream] = Stream(
                 stream, ENDED if end else IGNORED, HEAD, self._stream_room, self._peer_window
             )
-            events.append(Rejected(stream, problem.status, problem.reason, problem.limit))
+            events.append(Rejected(stream, problem.status, problem.reason, problem.limit, problem.is_grpc))
             return
         if is_self_dependent:
             raise Malformed("a stream depends on itself")
         if end and length:
             raise Malformed("a content-length, but no content")
         ours = Stream(stream, ENDED if end else BODY, HEAD, self._stream_room, self._peer_window)
+        ours.is_head = method == b"HEAD"
         ours.to_come = length
         ours.allowance = limits.body_bytes
         self._streams[stream] = ours

@@ -151,7 +151,9 @@ class HeadReader:
         decoded = self._decode(block)
         exceeded = self._decoder.exceeded
         if exceeded is not None:
-            raise Unacceptable(431, f"the head exceeds {exceeded}", exceeded)
+            problem = Unacceptable(431, f"the head exceeds {exceeded}", exceeded)
+            problem.is_grpc = _is_grpc([field for field, _, _ in decoded[0]])
+            raise problem
         return decoded
 
     def _decode(self, block: bytes) -> tuple[list[Field], bool]:
@@ -179,6 +181,14 @@ def _keep(kept: dict[bytes, Head], key: bytes, head: Head) -> None:
 
 def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Request:
     """Apply the rules for requests (RFC 9113 section 8.3.1). Raises Malformed, Unacceptable."""
+    try:
+        return _read_request(fields, limits, block_bytes)
+    except Unacceptable as problem:
+        problem.is_grpc = _is_grpc([field for field, _, _ in fields])
+        raise
+
+
+def _read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Request:
     pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
     headers: list[tuple[bytes, bytes]] = []
     append = headers.append

@@ -25,7 +25,7 @@ Script = Callable[[Talk], bytes]
 
 def test_what_a_server_says_first() -> None:
     assert H2Connection(Role.SERVER, Limits(), 0.0).take_output() == bytes.fromhex(
-        "000012 04 00 00000000 0003 00000064 0004 00040000 0006 00010000 000004 08 00 00000000 000f0001"
+        "000012 04 00 00000000 0003 00000400 0004 00040000 0006 00010000 000004 08 00 00000000 000f0001"
     )
 
 
