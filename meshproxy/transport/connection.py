@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -90,6 +91,20 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def read_rest(transport: asyncio.Transport) -> list[bytes]:
+    """What the peer had sent before the connection failed. asyncio drops it when a write fails first; the kernel still
+    has it. Without TLS only."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.get_extra_info("ssl_object") is not None:
+        return []
+    pieces = []
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as rest:
+        rest.setblocking(False)
+        while data := rest.recv(READ_BYTES):
+            pieces.append(data)
+    return pieces
 
 
 class ClosedTransport(asyncio.Transport):
