@@ -97,7 +97,12 @@ def test_keys_of_every_kind_are_found(make: Callable[[], Any], form: PrivateForm
 
 
 @pytest.mark.parametrize(
-    "damaged", [CERTIFICATE[:-30], CERTIFICATE.replace(b"MII", b"M*I"), CERTIFICATE + b"-----BEGIN "]
+    "damaged",
+    [
+        pytest.param(CERTIFICATE[:-30], id="no end"),
+        pytest.param(CERTIFICATE.replace(b"MII", b"M*I"), id="not base64"),
+        pytest.param(CERTIFICATE + b"-----BEGIN ", id="half a block behind it"),
+    ],
 )
 def test_what_is_not_complete_is_refused(damaged: bytes) -> None:
     with pytest.raises(ValueError):
