@@ -86,7 +86,7 @@ class Reset:
 
 @dataclass(slots=True)
 class Rejected:
-    """A request that the codec rejects and that can be answered. On HTTP/1.1 no further input is read."""
+    """A request that the codec rejects. On HTTP/1.1 no further input is read."""
 
     stream: int
     status: int
@@ -94,6 +94,10 @@ class Rejected:
     reason: str
     limit: str | None = None
     """The field of `Limits` that was exceeded."""
+    is_grpc: bool = False
+    """The request's `content-type` had been read, and is gRPC's: the response should be trailers-only."""
+    is_reset: bool = False
+    """The stream has been reset, because its head is malformed: no response can be sent (RFC 9113 section 8.1.1)."""
 
 
 @dataclass(slots=True)

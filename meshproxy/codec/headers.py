@@ -21,6 +21,16 @@ FRAMING = frozenset(
 )
 """Fields that are never part of `headers` (see `codec/events.py`)."""
 
+SPELLING = bytes.maketrans(b"_.", b"--")
+"""Servers fold `x_forwarded_for` and `x.forwarded.for` into one name (CVE-2026-33433)."""
+
+
+def is_framing_alias(name: bytes) -> bool:
+    """A name that some server may read as one of `FRAMING`, such as `content_length`: two servers would then find
+    different ends of the message."""
+    return name not in FRAMING and name.translate(SPELLING) in FRAMING
+
+
 TRACE_PARENT = b"traceparent"
 """The trace context of a request (https://www.w3.org/TR/trace-context/): `RequestHead.trace`, not part of `headers`."""
 

@@ -33,8 +33,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     body_bytes: Annotated[Size, Meta(ge=1)] | None = None
     """A request's body, decoded from its transfer coding. Left out: no limit of ours; TensorFlow Serving takes 2 GiB
     in a message."""
-    streams: Annotated[Count, Meta(le=10_000)] = 100
-    """Concurrent HTTP/2 streams of one client connection (RFC 9113 section 6.5.2 asks for 100 at least)."""
+    streams: Annotated[Count, Meta(le=10_000)] = 1_024
+    """Concurrent HTTP/2 streams of one client connection, as in Envoy: some clients fail beyond it instead of opening
+    another connection. Memory is bounded by `connectionWindow` and, for a client that does not read, 1 MiB unread."""
     stream_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 262_144
     """The flow-control window of one HTTP/2 stream: one request's share of memory. 256 KiB fills a 1 Gbit/s link at
     2 ms."""
@@ -50,8 +51,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     resets_rate: Rate = 100.0
     """Streams a second that may end by reset on one connection, by the peer within 0.2 s or by our own (CVE-2023-44487,
     CVE-2025-8671)."""
-    resets_burst: Count = 500
-    """How many resets may come at once before the rate counts."""
+    resets_burst: Count = 1_500
+    """How many resets may come at once before the rate counts: more than `streams`, all of which a client may
+    cancel."""
     control_rate: Rate = 100.0
     """PING, SETTINGS, PRIORITY and WINDOW_UPDATE frames a second beyond what data explains (CVE-2019-9512, 9513,
     9515)."""

@@ -15,6 +15,7 @@ class MessageProblem(Exception):
         status: the HTTP status of the response, if the message is a request.
         reason: one phrase.
         limit: the field of `Limits` that was exceeded, if one was.
+        is_grpc: the message is a gRPC request, as far as it was read.
     """
 
     def __init__(self, status: int, reason: str, limit: str | None = None) -> None:
@@ -22,6 +23,7 @@ class MessageProblem(Exception):
         self.status = status
         self.reason = reason
         self.limit = limit
+        self.is_grpc = False
 
 
 class Malformed(MessageProblem):

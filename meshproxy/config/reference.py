@@ -34,7 +34,7 @@ Unknown fields are errors. So is YAML on which parsers disagree: duplicate keys,
 `off`, `yes`, `no`, `y` and `n`, dates, and numbers like `010`, `1e3` or `12:30`. Quote text that looks like one of
 these.
 
-A **duration** is `"250ms"`, `"5s"`, `"1m"`, `"1h"`, or a number of seconds. A **size** is a number of bytes, or one
+A **duration** is `"250ms"`, `"5s"`, `"1m30s"`, `"1h"`, or a number of seconds. A **size** is a number of bytes, or one
 with `KiB`, `MiB` or `GiB`. A **path** is relative to the file that contains it. A **name** consists of lower-case
 letters, digits, `-` and `.`, as in Kubernetes.
 """

@@ -297,7 +297,7 @@ class ModelRoleBinding(Part, frozen=True, kw_only=True, tag_field="kind", tag="M
 
 
 class IdentityFiles(Part, frozen=True):
-    """PEM files. They are read again when they change."""
+    """PEM files. They are read again when they change. Certificate and key may be one file; the leaf comes first."""
 
     certificate: Path
     """Our certificate, then its intermediates. Must hold a SPIFFE id of the trust domain."""

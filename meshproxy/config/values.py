@@ -10,13 +10,15 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+_DURATION = re.compile(rf"(?=.)(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
 _SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])i(?:B)?)?")
 _SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
-_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?")
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+"""RFC 1123, and underscores: Compose services are named like `tf_serving`, and resolvers look such names up."""
 _LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}")
@@ -24,7 +26,7 @@ _WHOLE_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}")
-_URL = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?")
+_URL = re.compile(r"(https?)://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 GLOB_LENGTH = 256
@@ -58,7 +60,7 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def read_duration(value: object) -> float:
-    """Seconds, above 0 and at most a day. `"250ms"`, `"5s"`, `"1m"`, `"1h"`, or a number of seconds."""
+    """Seconds, above 0 and at most a day. `"250ms"`, `"5s"`, `"1m30s"`, or a number of seconds."""
     seconds = read_duration_or_zero(value)
     if seconds == 0:
         raise ValueError("must be greater than 0; omit the field to disable the limit")
@@ -82,10 +84,10 @@ def _read_seconds(value: object, most: int, called: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        seconds = float(match[1]) * _DURATION_UNITS[match[2]]
+        seconds = sum([float(part or 0) * unit for part, unit in zip(match.groups(), _DURATION_UNITS, strict=True)])
     else:
         raise ValueError(
-            f'expected a duration such as "250ms", "5s" or "1m", or a number of seconds, got {shown(value)}'
+            f'expected a duration such as "250ms", "5s" or "1m30s", or a number of seconds, got {shown(value)}'
         )
     if not 0 <= seconds <= most:
         raise ValueError(f"{shown(value)} is out of range: expected 0 to {called}")
@@ -170,8 +172,7 @@ def read_host_name(value: object) -> str:
 
 
 def read_dns_name(value: object) -> str:
-    """A name to look up, in lower case. Unlike host names it may have underscores (RFC 2782), and the dot that ends it
-    stays: it says that the name is whole."""
+    """A name to look up, in lower case. The dot that ends it stays: it says that the name is whole."""
     if isinstance(value, str) and len(value) <= 254 and _LOOKED_UP.fullmatch(value):
         return value.lower()
     raise ValueError(f"expected a DNS name, got {shown(value)}")

@@ -20,6 +20,7 @@ from typing import Literal, NoReturn
 
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.identity.pem import find_private_key, read_certificates
 
 FILE_BYTES = 1_048_576
 """The most that is read of one file: a trust bundle with hundreds of authorities fits."""
@@ -30,7 +31,6 @@ CLIENT_PROTOCOLS = ("h2", "http/1.1")
 # For TLS 1.2, if it is allowed at all: forward secrecy and AEAD only (RFC 7525 section 4.2). Level 2 refuses RSA below
 # 2048 bits and SHA-1, whatever the distribution's default is.
 _TLS_1_2_CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
-_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 class CertificateError(Exception):
@@ -141,7 +141,7 @@ def own_identity(
     Raises:
         CertificateError: the identity cannot be used.
     """
-    leaf = _leaf(credentials.certificate_pem)
+    leaf = _chain(credentials.certificate_pem)[0]
     roles = ((serves, PeerRole.SERVER, "inbound (serverAuth)"), (calls, PeerRole.CLIENT, "outbound (clientAuth)"))
     workloads = [_read_own(leaf, trust_domain, now, role, use) for is_needed, role, use in roles if is_needed]
     server = client = None
@@ -170,7 +170,8 @@ def _read_own(leaf: bytes, trust_domain: str, now: float, role: PeerRole, use: s
         return read_peer(leaf, trust_domain, now, role)
     except PeerRefused as refused:
         reason = "expired" if refused.reason in ("expired", "not-yet-valid") else "not-an-svid"
-        raise CertificateError(reason, f"our own certificate, for {use}: {refused.message}") from None
+        hint = "; the leaf must be the first certificate in its file" if refused.reason == "authority" else ""
+        raise CertificateError(reason, f"our own certificate, for {use}: {refused.message}{hint}") from None
 
 
 def server_context(
@@ -296,7 +297,7 @@ def _context(
 
 def _load_trust(context: ssl.SSLContext, bundle_pem: bytes) -> None:
     try:
-        context.load_verify_locations(cadata=bundle_pem.decode("ascii"))
+        context.load_verify_locations(cadata=b"".join(read_certificates(bundle_pem)))
     except (ssl.SSLError, ValueError) as error:
         raise CertificateError(
             "unreadable",
@@ -311,10 +312,15 @@ def _load_trust(context: ssl.SSLContext, bundle_pem: bytes) -> None:
 
 
 def _load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
-    if b"PRIVATE KEY-----" not in credentials.key_pem:
-        raise CertificateError("unreadable", "the key file contains no private key: it must be PEM, not encrypted")
     try:
-        with _as_file(credentials.certificate_pem + b"\n" + credentials.key_pem) as path:
+        key = find_private_key(credentials.key_pem)
+    except ValueError as error:
+        raise CertificateError("unreadable", f"the key file cannot be read: {error}") from None
+    if key is None:
+        raise CertificateError("unreadable", "the key file contains no private key: it must be PEM, not encrypted")
+    chain = "".join([ssl.DER_cert_to_PEM_cert(der) for der in _chain(credentials.certificate_pem)])
+    try:
+        with _as_file(chain.encode() + key) as path:
             context.load_cert_chain(path, password=_no_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
@@ -348,17 +354,17 @@ def _as_file(content: bytes) -> Iterator[str]:
             yield named.name
 
 
-def _leaf(certificate_pem: bytes) -> bytes:
-    start = certificate_pem.find(_BEGIN)
-    stop = certificate_pem.find(_END, start)
-    if start < 0 or stop < 0:
+def _chain(certificate_pem: bytes) -> list[bytes]:
+    """The certificates of the certificate file, DER, the leaf first."""
+    try:
+        chain = read_certificates(certificate_pem)
+    except ValueError as error:
+        raise CertificateError("unreadable", f"the certificate file cannot be read: {error}") from None
+    if not chain:
         raise CertificateError(
             "unreadable", "the certificate file contains no complete certificate: it must be PEM, the leaf first"
         )
-    try:
-        return ssl.PEM_cert_to_DER_cert(certificate_pem[start : stop + len(_END)].decode("ascii"))
-    except ValueError:
-        raise CertificateError("unreadable", "the first certificate is not valid PEM") from None
+    return chain
 
 
 def _read(path: Path, what: str) -> tuple[bytes, int]:
@@ -393,4 +399,4 @@ def _why(error: Exception) -> str:
     """OpenSSL's reason without source file and line."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or "no PEM").lower().replace("_", " ")
-    return "bytes that are not ASCII" if isinstance(error, UnicodeError) else str(error)
+    return str(error) or "no PEM"

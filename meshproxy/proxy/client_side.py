@@ -333,7 +333,14 @@ class ClientSide(LiveExchange):
             self._send_refusal()
         message = f"Bad request: {rejected.reason}."
         reason = _REASONS.get(rejected.status, Reason.BAD_REQUEST)
-        self.refuse(Refusal(reason, message, limit=rejected.limit, http_status=rejected.status), is_counted=True)
+        refusal = Refusal(reason, message, limit=rejected.limit, http_status=rejected.status)
+        self.is_grpc = self.is_grpc or rejected.is_grpc
+        if rejected.is_reset:
+            self.flag(ResponseFlags.DPE)
+            self.refusal = refusal
+            self.finish()
+        else:
+            self.refuse(refusal, is_counted=True)
 
     @guarded
     def reset_received(self, code: int, reason: str) -> None:

@@ -46,6 +46,8 @@ class ResponseFlags(IntFlag):
     """Fault injected: delayed."""
     FI = 4096
     """Fault injected: aborted."""
+    DPE = 8192
+    """The request broke the protocol."""
 
     def __str__(self) -> str:
         return ",".join([flag.name or "" for flag in ResponseFlags if flag in self])
@@ -134,6 +136,7 @@ class Exchange:
         self.refusal: Refusal | None = None
         """Why the sidecar answered itself, if it did."""
         self.trace: TraceContext | None = None
+        """None if the request brought no valid one."""
         self.route = ""
         """The `ModelRoute` that matched; empty if none did."""
         self.server = ""
@@ -174,7 +177,7 @@ class LiveExchange(Exchange):
 
 
 class TraceContext:
-    """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): the caller's, or a new one."""
+    """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): the caller's, with our span."""
 
     __slots__ = ("parent_id", "sampled", "span_id", "state", "trace_id")
 
@@ -182,7 +185,7 @@ class TraceContext:
         self.trace_id = trace_id
         """32 lower-case hex digits."""
         self.parent_id = parent_id
-        """The caller's span, 16 hex digits; empty if the trace starts here."""
+        """The caller's span, 16 hex digits."""
         self.span_id = span_id
         """The sidecar's server span: what the model server sees as its parent."""
         self.sampled = sampled

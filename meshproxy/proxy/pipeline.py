@@ -58,9 +58,9 @@ class ActiveRequest(Relay):
         self.fields = fields = context.headers.read(head.headers)
         self.is_grpc = fields.is_grpc
         forward = fields.forward_with_token if self.snapshot.forwards_token else fields.forward
-        self.trace, self.trace_parent = context.tracer.carry(head.trace, fields.trace_states)
-        state = self.trace.state
-        self.forward = (*forward, (TRACE_STATE, state)) if state else forward
+        self.forward = forward
+        if head.trace is not None:
+            self._carry_trace(head.trace, fields)
         if fields.timeout is not None:
             self.limit_time(fields.timeout)
         self._identify(fields)
@@ -149,6 +149,13 @@ class ActiveRequest(Relay):
             )
         if self._actions is not None:
             self._actions.changed(call)
+
+    def _carry_trace(self, parent: bytes, fields: RequestHeaders) -> None:
+        carried = self.context.tracer.carry(parent, fields.trace_states)
+        if carried is not None:
+            self.trace, self.trace_parent = carried
+            if self.trace.state:
+                self.forward = (*self.forward, (TRACE_STATE, self.trace.state))
 
     def _refresh_keys(self, issuer: str) -> None:
         if self.has_refreshed:

@@ -53,11 +53,11 @@ class Observer(Protocol):
 
 
 class Tracer(Protocol):
-    """Continues a trace, or starts one (`telemetry.trace`)."""
+    """Continues a trace (`telemetry.trace`)."""
 
-    def carry(self, parent: bytes | None, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
-        """The context, and the `traceparent` to forward. `parent` and `states`: what was received of `traceparent` and
-        `tracestate`."""
+    def carry(self, parent: bytes, states: Sequence[bytes]) -> tuple[TraceContext, bytes] | None:
+        """The context, and the `traceparent` to forward; None if `parent` is invalid. `parent` and `states`: the values
+        of `traceparent` and `tracestate`."""
 
 
 class RefreshKeys(Protocol):

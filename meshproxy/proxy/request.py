@@ -43,7 +43,7 @@ class Request(ClientSide):
         self.forward: Headers = ()
         """The fields to forward."""
         self.trace_parent: bytes | None = None
-        """The `traceparent` to forward."""
+        """The `traceparent` to forward; None without a trace."""
         self.has_refreshed = False
         """The issuer's keys were fetched for it: once is enough."""
         self.operation: Operation | None = None
@@ -101,7 +101,10 @@ class Request(ClientSide):
                 return named
             if named is not None:
                 self.flag(ResponseFlags.NR)
-                raise Refusal(Reason.NO_ROUTE, "The header x-model-server names an unknown ModelServer.")
+                raise Refusal(
+                    Reason.NO_ROUTE,
+                    "x-model-server names an unknown ModelServer, or :authority lists hosts of several: name one.",
+                )
         if snapshot.server is None:
             self.flag(ResponseFlags.NR)
             raise Refusal(

@@ -49,7 +49,8 @@ class Servers:
         """The name of the server, by the first of these that selects one; None if none does.
 
         Args:
-            authority: `:authority` or `host`; its port does not matter, nor does case.
+            authority: `:authority` or `host`; its port does not matter, nor does case. Several addresses that do not
+                all select the same server, or none: `UNKNOWN`.
             header: the value of `x-model-server`, None if there is none. A name that no server has: `UNKNOWN`.
             original: the address that a redirected connection was meant for, as `Address` is written (`10.0.0.1:8500`,
                 `[::1]:8500`); empty if it was not redirected. Static endpoints are found by it.
@@ -67,10 +68,15 @@ class Servers:
     def _look(self, authority: bytes) -> str | None:
         if len(authority) > AUTHORITY_BYTES:
             return None
-        # The brackets of an IPv6 address stay, so that nothing in it is taken for a port; no host is written like that.
-        host = _PORT.sub(b"", authority).decode("latin-1").lower().removesuffix(".")
-        found = self._by_host.get(host)
+        found = {self._find_host(host) for host in authority.split(b",")}
+        # The addresses of a gRPC target, `ipv4:10.0.0.1:8500,10.0.0.2:8500`: they may select one server, or none.
+        selected = found.pop() if len(found) == 1 else UNKNOWN
         if len(self._known) >= MEMO_ENTRIES:
             self._known.clear()
-        self._known[authority] = found
-        return found
+        self._known[authority] = selected
+        return selected
+
+    def _find_host(self, authority: bytes) -> str | None:
+        # The brackets of an IPv6 address stay, so that nothing in it is taken for a port; no host is written like that.
+        host = _PORT.sub(b"", authority).decode("latin-1").lower().removesuffix(".")
+        return self._by_host.get(host)

@@ -340,7 +340,7 @@ class Sidecar:
         try:
             return read_peer(der, self.configuration.documents.mesh.spec.trust_domain, time.time(), PeerRole.CLIENT)
         except PeerRefused as refused:
-            raise PeerRejected(str(refused)) from refused
+            raise PeerRejected(str(refused), refused.reason) from refused
 
     def _exchange_context(self, identity: OwnIdentity) -> None:
         if self.inbound is not None:

@@ -68,8 +68,8 @@ class Direction:
 
     # listener.ListenerEvents
 
-    def handshake(self, result: str) -> None:
-        self._metrics.tls_handshakes.labels(result).value += 1
+    def handshake(self, result: str, reason: str) -> None:
+        self._metrics.tls_handshakes.labels(result, reason).value += 1
 
     def connection(self, protocol: str, change: int) -> None:
         self._metrics.open_connections.labels(self.name, protocol).value += change

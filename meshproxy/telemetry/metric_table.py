@@ -77,7 +77,9 @@ JWKS_REFRESH = counter("meshproxy_jwks_refresh_total", "Attempts to fetch a toke
 JWKS_AGE = gauge(
     "meshproxy_jwks_age_seconds", "Time since a token issuer's keys were last fetched.", "issuer", unit="seconds"
 )
-TLS_HANDSHAKES = counter("meshproxy_tls_handshakes_total", "Completed and failed TLS handshakes.", "result")
+TLS_HANDSHAKES = counter(
+    "meshproxy_tls_handshakes_total", "Completed and failed TLS handshakes of clients.", "result", "reason"
+)
 CERTIFICATE_EXPIRY = gauge(
     "meshproxy_identity_cert_expiration_timestamp_seconds",
     "Unix time at which the sidecar's own certificate expires.",
@@ -95,7 +97,8 @@ IDENTITY_IN_SYNC = gauge(
 OPEN_CONNECTIONS = gauge("meshproxy_open_connections", "Open downstream connections.", "direction", "protocol")
 HTTP2_STREAM_ERRORS = counter(
     "meshproxy_http2_stream_errors_total",
-    "HTTP/2 streams that were reset, refused or rejected, towards clients (downstream) and servers (upstream).",
+    "HTTP/2 streams that were reset, refused or rejected, and connections closed because the peer broke the protocol, "
+    "towards clients (downstream) and servers (upstream).",
     "side", "kind",
 )  # fmt: skip
 

@@ -65,3 +65,4 @@ def _http2_rows(side: str, statistics: Statistics) -> Rows:
     yield (side, "refused"), statistics.streams_refused
     yield (side, "malformed_head"), statistics.heads_malformed
     yield (side, "rejected_head"), statistics.heads_rejected
+    yield (side, "failed_connection"), statistics.connections_failed

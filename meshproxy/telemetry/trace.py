@@ -1,7 +1,9 @@
-"""W3C Trace Context: the caller's trace is continued with the sidecar's span, or a new one is started.
+"""W3C Trace Context: a caller's trace is continued with a span of ours. Without one nothing is added.
 
-https://www.w3.org/TR/trace-context/ (Recommendation, version 00). What cannot be read exactly is not repaired:
-a new trace begins, as section 3.2.2.3 requires.
+https://www.w3.org/TR/trace-context/ (Recommendation, version 00). The sidecar samples no traces itself. A request
+without a trace must stay without one: the sampled flag of a `traceparent` that we made up would decide for every
+parent-based sampler behind us, also where the trace is in another format (`b3`). What cannot be read exactly is
+dropped, as section 3.2.2.3 asks.
 """
 
 from __future__ import annotations
@@ -20,11 +22,10 @@ STATE_BYTES = 512
 """What section 3.3.1.5 asks to carry at least, and all that we carry."""
 STATE_MEMBERS = 32
 
-POOL_BYTES = 6_144
-"""Random bytes fetched at once: the ids of 256 exchanges for one system call, 0.02 us an exchange instead of 0.6."""
+POOL_BYTES = 2_048
+"""Random bytes fetched at once: 256 span ids for one system call, 0.02 us a request instead of 0.6."""
 SPAN = 16
-BOTH = 48
-"""Digits of a span's id; of that and of a trace's behind it."""
+"""Hexadecimal digits of a span id."""
 
 STATE_MEMBER = re.compile(
     rb"""
@@ -37,55 +38,43 @@ STATE_MEMBER = re.compile(
 
 
 class Tracer:
-    """Makes the trace context of each exchange.
+    """Continues the traces of requests."""
 
-    Args:
-        ratio: of the traces that start here, how many are sampled: 0.0 to 1.0. Theirs keep the caller's decision.
-    """
-
-    def __init__(self, ratio: float = 0.0) -> None:
+    def __init__(self) -> None:
         self._digits = b""
         self._left = 0
-        """Exchanges for which they hold ids."""
-        # The last 56 bits of a trace id decide (OpenTelemetry, "TraceIdRatioBased"), so that all who ask the same
-        # ratio sample the same traces. Fixed-width hex digits compare like the numbers; `g` is above all of them.
-        rejected = round((1.0 - min(max(ratio, 0.0), 1.0)) * 2**56)
-        self._threshold = b"%014x" % rejected if rejected < 2**56 else b"g"
+        """Span ids that `_digits` still holds."""
 
-    def carry(self, parent: bytes | None, states: Sequence[bytes] = ()) -> tuple[TraceContext, bytes]:
-        """Continue a request's trace with a span of ours, or start one.
+    def carry(self, parent: bytes, states: Sequence[bytes] = ()) -> tuple[TraceContext, bytes] | None:
+        """Continue a request's trace with a span of ours.
 
         Args:
-            parent: the value of its only `traceparent`, if it has one.
+            parent: the value of its only `traceparent`.
             states: the values of its `tracestate` fields; they are passed on with a valid parent only.
 
         Returns:
-            The context, and the value of the `traceparent` to forward: it names our span.
+            The context, and the value of the `traceparent` to forward: it names our span. None if `parent` is invalid:
+            there is no trace, and neither field may be forwarded.
         """
+        if not _is_valid(parent):
+            return None
         if not self._left:
             self._fetch()
         self._left -= 1
-        begin = self._left * BOTH
-        middle = begin + SPAN
-        span_id = self._digits[begin:middle]
-        if parent is not None and _is_valid(parent):
-            trace_id = parent[3:35]
-            sampled = parent[54] in b"13579bdf"
-            state = _read_state(states) if states else b""
-            context = TraceContext(trace_id, parent[36:52], span_id, sampled, state)
-        else:
-            trace_id = self._digits[middle : begin + BOTH]
-            sampled = trace_id[18:] >= self._threshold
-            context = TraceContext(trace_id, b"", span_id, sampled)
+        begin = self._left * SPAN
+        span_id = self._digits[begin : begin + SPAN]
+        trace_id = parent[3:35]
+        sampled = parent[54] in b"13579bdf"
+        state = _read_state(states) if states else b""
         own = b"00-%b-%b-01" if sampled else b"00-%b-%b-00"
-        return context, own % (trace_id, span_id)
+        return TraceContext(trace_id, parent[36:52], span_id, sampled, state), own % (trace_id, span_id)
 
     def _fetch(self) -> None:
         digits = ZERO_SPAN
         while ZERO_SPAN in digits:  # an id of zeros is none
             digits = os.urandom(POOL_BYTES).hex().encode()
         self._digits = digits
-        self._left = POOL_BYTES * 2 // BOTH
+        self._left = POOL_BYTES * 2 // SPAN
 
 
 def _is_valid(parent: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.transport.connection_info import ConnectionInfo
+from meshproxy.transport.notices import Notices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +59,7 @@ class Times:
 class ConnectionContext:
     """What all connections of a process share."""
 
-    __slots__ = ("buffer", "h2_statistics", "limits", "loop", "on_limit", "outbox", "reaper", "times")
+    __slots__ = ("buffer", "h2_statistics", "limits", "loop", "notices", "on_limit", "outbox", "reaper", "times")
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class ConnectionContext:
         """Called with the name of each limit that a peer exceeds."""
         self.h2_statistics = Statistics()
         """Of all HTTP/2 connections together."""
+        self.notices = Notices()
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""
 
@@ -88,6 +91,20 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def read_rest(transport: asyncio.Transport) -> list[bytes]:
+    """What the peer had sent before the connection failed. asyncio drops it when a write fails first; the kernel still
+    has it. Without TLS only."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.get_extra_info("ssl_object") is not None:
+        return []
+    pieces = []
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as rest:
+        rest.setblocking(False)
+        while data := rest.recv(READ_BYTES):
+            pieces.append(data)
+    return pieces
 
 
 class ClosedTransport(asyncio.Transport):

@@ -9,7 +9,7 @@ from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead,
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, ConnectionContext
+from meshproxy.transport.connection import Connection, ConnectionContext, read_rest
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 
 if TYPE_CHECKING:
@@ -380,6 +380,17 @@ class H1Client(H1Driver[ResponseSink]):
             self._dispatch(self._codec.receive_eof())
             self._end_sink(ErrorCode.CANCEL, "the server closed the connection before its answer was complete")
             self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection was lost. If a write failed, because the server has closed, its response may still be
+        unread: a server that answers before the end of a request often does so."""
+        try:
+            if exc is not None and self.sink is not None and not self.is_closing:
+                self._codec.close_after_message()  # it must not return to the pool
+                for data in read_rest(self.transport):
+                    self.data_received(data)
+        finally:
+            super().connection_lost(exc)
 
     def lost(self, reason: str) -> None:
         self._owner.closed(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshproxy.codec.events import (
@@ -30,9 +31,15 @@ if TYPE_CHECKING:
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Reject, Serve
 
+logger = logging.getLogger(__name__)
+
 SinkT = TypeVar("SinkT", bound=Sink)
 StreamT = TypeVar("StreamT", bound="H2Stream[Any]")
 
+UNREAD_BUDGET = 1_048_576
+"""Bytes that may wait for a client that does not read before it is refused further streams."""
+MOST_UNREAD = 67_108_864
+"""Bytes that may wait for it in all, however many streams are open."""
 DRAIN_PING = b"draining"
 
 
@@ -141,7 +148,7 @@ class H2Driver(Connection, Generic[StreamT]):
         self.waiting: list[StreamT] = []
         """Streams whose data is framed, to be reported as drained once the socket accepts output again."""
         # All streams may have a full window waiting for a slow reader. More can only be heads: the peer does not read.
-        self._most_unread = shared.limits.streams * shared.limits.stream_window
+        self._most_unread = min(shared.limits.streams * shared.limits.stream_window, MOST_UNREAD)
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Send the connection preface."""
@@ -316,6 +323,10 @@ class H2Server(H2Driver[H2ServerStream]):
                 self.shared.on_limit("streams")
                 self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
                 return
+            if self.is_paused and self.transport.get_write_buffer_size() > UNREAD_BUDGET:
+                self.shared.on_limit("unread_bytes")
+                self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
+                return
             self.deadline = 0.0
             self._newest = event.stream
             stream = H2ServerStream(self, event.stream)
@@ -331,10 +342,21 @@ class H2Server(H2Driver[H2ServerStream]):
             if event.payload == DRAIN_PING:
                 self.codec.go_away(final=True)
         elif not isinstance(event, GoneAway):
+            if isinstance(event, Failed) and not event.by_peer:
+                self._log("closed the HTTP/2 connection", event.reason)
             super().handle(event)
+
+    def _log(self, what: str, reason: str) -> None:
+        shared, remote = self.shared, self.info.remote
+        message = f"{what} from {remote}: the client broke the protocol ({reason}): correct or update the client"
+        shared.notices.info(logger, f"{remote.rpartition(':')[0]} {reason}", shared.loop.time(), message)
 
     def _rejected(self, event: Rejected) -> None:
         """The codec ignores the rest of the request."""
+        if event.is_reset:
+            self._log("reset an HTTP/2 stream", event.reason)
+            self._reject(H2ServerStream(self, event.stream), event)
+            return
         stream = self.streams.get(event.stream)
         if stream is None:
             if event.stream > self._newest:

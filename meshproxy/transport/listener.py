@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import socket
 import ssl
 from enum import Enum
@@ -21,6 +22,7 @@ from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.h2 import H2Server
+from meshproxy.transport.handshake_failures import OF_IDENTITY, HandshakeFailure, classify, detail
 from meshproxy.transport.original_destination import original_destination
 from meshproxy.transport.server_name import keep_server_name, requested_server_name
 
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 TLS_HANDSHAKE = 0x16
 """Content type of a TLS record that carries a ClientHello (RFC 8446 section 5.1). No HTTP method begins with it."""
+LIKE_A_REQUEST = re.compile(rb"[A-Za-z]{1,32} +(?:/|\*|https?:)")
+"""A request line, with a version or without one (HTTP/0.9): it gets a status."""
 ACCEPTS_PER_TURN = 64
 BACKLOG = 1024
 UNSENT = 131_072
@@ -50,7 +54,15 @@ class Security(Enum):
 
 
 class PeerRejected(Exception):
-    """The peer's certificate has no accepted identity. Raised by `Identify`."""
+    """The peer's certificate has no accepted identity. Raised by `Identify`.
+
+    Attributes:
+        reason: which rule it broke (`handshake_failures.OF_IDENTITY`); empty if that does not matter.
+    """
+
+    def __init__(self, message: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Identify(Protocol):
@@ -66,8 +78,9 @@ class Identify(Protocol):
 class ListenerEvents(Protocol):
     """Counts what happens at a port."""
 
-    def handshake(self, result: str) -> None:
-        """A TLS handshake ended: `ok`, `failed`, `timeout`, `rejected`."""
+    def handshake(self, result: str, reason: str) -> None:
+        """A TLS handshake ended: `ok`, `failed`, `timeout`, `rejected`, or `probe` if none began. `reason`: the label
+        of a `HandshakeFailure`, empty for `ok`."""
 
     def connection(self, protocol: str, change: int) -> None:
         """A connection opened (+1) or closed (-1)."""
@@ -239,10 +252,20 @@ class Listener:
         timeout = self.shared.times.handshake
         context = self.context
         try:
-            if self.security is Security.PLAINTEXT or (
-                self.security is Security.EITHER and not await self._begins_with_tls(client, timeout)
-            ):
+            if self.security is Security.PLAINTEXT:
                 context = None
+            else:
+                first = await self._peek(client, timeout)
+                if not first:
+                    client.close()
+                    self.events.handshake("probe", HandshakeFailure.PROBE.label)
+                    return
+                if first[0] != TLS_HANDSHAKE:
+                    if self.security is Security.TLS:
+                        client.close()
+                        self.failed("failed", HandshakeFailure.NOT_TLS, remote, "")
+                        return
+                    context = None
             original = (original_destination(client) or "") if self.reads_original_destination else ""
             await self._loop.connect_accepted_socket(
                 lambda: ProtocolDetector(self, remote, original),
@@ -253,22 +276,36 @@ class Listener:
         except asyncio.CancelledError:
             client.close()
             raise
-        except (TimeoutError, ConnectionAbortedError) as error:
+        except (OSError, ssl.CertificateError) as error:
             client.close()
-            self.events.handshake("timeout")
-            logger.debug("handshake with %s: %s", remote, error)
-        except (ssl.SSLError, OSError, ssl.CertificateError) as error:
-            client.close()
-            self.events.handshake("failed")
-            # Counted, and logged at DEBUG only: any client could fill the log.
-            logger.debug("handshake with %s failed: %s", remote, error)
+            failure = classify(error)
+            self.failed("timeout" if failure is HandshakeFailure.TIMEOUT else "failed", failure, remote, detail(error))
         except Exception:
             client.close()
-            self.events.handshake("failed")
+            self.events.handshake("failed", HandshakeFailure.OTHER.label)
             logger.exception("internal error in setting up the connection from %s", remote)
 
-    async def _begins_with_tls(self, client: socket.socket, timeout: float) -> bool:
-        """Peek at the first byte."""
+    def failed(self, result: str, failure: HandshakeFailure, remote: str, why: str) -> None:
+        """Count a failed handshake, and log its reason and cure (`notices` bounds what clients can cause)."""
+        self.events.handshake(result, failure.label)
+        message = f"TLS handshake with {remote} failed ({failure.label}): {failure.cure}" + (f" ({why})" if why else "")
+        key = f"{remote.rpartition(':')[0]} {failure.label}"
+        self.shared.notices.info(logger, key, self._loop.time(), message)
+
+    async def _peek(self, client: socket.socket, timeout: float) -> bytes:
+        """The first byte, which stays in the socket; empty if the client left without one. Raises TimeoutError."""
+        try:
+            return client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            await self._readable(client, timeout)
+        except ConnectionError:
+            return b""
+        try:
+            return client.recv(1, socket.MSG_PEEK)
+        except ConnectionError:
+            return b""
+
+    async def _readable(self, client: socket.socket, timeout: float) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(client, _set, ready)
         try:
@@ -276,8 +313,6 @@ class Listener:
                 await ready
         finally:
             self._loop.remove_reader(client)
-        first = client.recv(1, socket.MSG_PEEK)
-        return bool(first) and first[0] == TLS_HANDSHAKE
 
     def arrived(self, connection: H1Server | H2Server) -> None:
         """The HTTP version is known: the connection takes part in drains from now on."""
@@ -327,12 +362,12 @@ class ProtocolDetector(Reading):
             if tls is not None:
                 alpn = tls.selected_alpn_protocol() or ""
                 peer = listener.identify(tls.getpeercert(binary_form=True))
-                listener.events.handshake("ok")
+                listener.events.handshake("ok", "")
             else:
                 peer = listener.identify(None)
         except PeerRejected as rejected:
-            listener.events.handshake("rejected")
-            logger.debug("connection from %s closed: %s", self._remote, rejected)
+            failure = OF_IDENTITY.get(rejected.reason, HandshakeFailure.NOT_A_WORKLOAD)
+            listener.failed("rejected", failure, self._remote, str(rejected))
             self._transport.abort()
             return
         self._info = ConnectionInfo(
@@ -363,12 +398,12 @@ class ProtocolDetector(Reading):
             self._become(H2Server, self._received)
         elif not PREFACE.startswith(self._received[: len(PREFACE)]):
             line, ending, _ = self._received.partition(b"\n")
-            if ending and b"HTTP/" not in line:
+            if not ending or line == b"\r" or b"HTTP/" in line or LIKE_A_REQUEST.match(line):
+                self._become(H1Server, self._received)
+            else:
                 # Not HTTP: the client could not read an answer either, least of all an HTTP/2 client with a broken
                 # preface (RFC 9113 section 3.4).
                 self._transport.close()
-            else:
-                self._become(H1Server, self._received)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: lost before the version was known."""

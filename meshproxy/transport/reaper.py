@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.25
-"""Seconds between two sweeps: how late a time limit may be enforced. Request deadlines are exact: they get a timer when
-they are near."""
+"""Seconds between two sweeps: how late a time limit that is shorter than this may be enforced."""
+RESOLUTION = 0.01
+"""Seconds by which any other may be late: a sweep sets one timer for the deadlines that pass before the next sweep."""
 
 
 class Expirable(Protocol):
@@ -40,6 +41,7 @@ class Reaper:
         self._members: set[Expirable] = set()
         self._crowds: list[Set[Expirable]] = [self._members]
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self.add = self._members.add
         self.discard = self._members.discard
 
@@ -56,20 +58,40 @@ class Reaper:
         self._timer = self._loop.call_later(PERIOD, self._look)
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Stop sweeping."""
+        for timer in (self._timer, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._soon = None
 
     def _look(self) -> None:
         self.start()
         self.sweep(self._loop.time())
 
     def sweep(self, now: float) -> None:
-        """Expire every member whose deadline lies before `now`."""
-        late = [member for crowd in self._crowds for member in crowd if 0.0 < member.deadline < now]
-        for member in late:
-            try:
-                member.expire(now)
-            except Exception:
-                # The other deadlines must still be enforced.
-                logger.exception("internal error in enforcing a time limit")
+        """Expire every member whose deadline lies before `now`, and look again at those that pass before the next
+        sweep."""
+        horizon = now + PERIOD
+        near = [(member, crowd) for crowd in self._crowds for member in crowd if 0.0 < member.deadline < horizon]
+        self._expire(near, now, horizon)
+
+    def _look_again(self, near: list[tuple[Expirable, Set[Expirable]]], horizon: float) -> None:
+        self._expire(near, self._loop.time(), horizon)
+
+    def _expire(self, near: list[tuple[Expirable, Set[Expirable]]], now: float, horizon: float) -> None:
+        soon = []
+        for member, crowd in near:
+            if 0.0 < member.deadline < now and member in crowd:
+                try:
+                    member.expire(now)
+                except Exception:
+                    # The other deadlines must still be enforced.
+                    logger.exception("internal error in enforcing a time limit")
+            if now <= member.deadline < horizon:
+                soon.append((member, crowd))
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        if soon and self._timer is not None:
+            first = min([member.deadline for member, _ in soon])
+            self._soon = self._loop.call_at(max(first, now) + RESOLUTION / 2, self._look_again, soon, horizon)

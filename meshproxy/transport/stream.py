@@ -109,6 +109,6 @@ class Serve(Protocol):
 
 
 class Reject(Protocol):
-    """Answers a request that the codec rejected. The stream has no sink."""
+    """Answers a request that the codec rejected. The stream has no sink, and is closed if `rejected.is_reset`."""
 
     def __call__(self, stream: Downstream, rejected: Rejected) -> None: ...

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from msgspec.structs import fields
-
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.limits import Limits
@@ -23,7 +21,7 @@ def test_every_limit_is_read_by_a_codec() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
-    assert {field.name for field in fields(Limits)} - read == set()
+    assert set(Limits.__struct_fields__) - read == set()
 
 
 def test_the_defaults_grant_what_the_standards_ask_for() -> None:

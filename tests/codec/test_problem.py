@@ -53,8 +53,9 @@ def test_what_is_malformed_is_400_in_one_and_a_stream_error_in_the_other(fields:
     answered = h1(b"/", fields)
     assert isinstance(answered, Rejected)
     assert answered.status == 400
-    events, output = h2(b"/", fields)
-    assert events == []
+    (reset,), output = h2(b"/", fields)
+    assert isinstance(reset, Rejected)
+    assert (reset.status, reset.is_reset) == (400, True)
     assert output.endswith(rst_stream(1, ErrorCode.PROTOCOL_ERROR))
 
 

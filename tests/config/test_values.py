@@ -17,7 +17,18 @@ READERS = [reader for name, reader in vars(values).items() if name.startswith("r
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("5s", 5.0), ("1m", 60.0), ("24h", 86_400.0), ("1.5s", 1.5), (3, 3.0), (0.1, 0.1)],
+    [
+        ("250ms", 0.25),
+        ("5s", 5.0),
+        ("1m", 60.0),
+        ("24h", 86_400.0),
+        ("1.5s", 1.5),
+        (3, 3.0),
+        (0.1, 0.1),
+        ("1m30s", 90.0),
+        ("2h3m4s5ms", 7_384.005),
+        ("1m5ms", 60.005),
+    ],
 )
 def test_durations(text: object, seconds: float) -> None:
     assert values.read_duration(text) == seconds
@@ -25,7 +36,29 @@ def test_durations(text: object, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["5", "5 s", "-5s", "s", "5S", "1m30s", "\u0665s", "1e3s", "", "25h", -1, 86_401, True, None, [], "5s\n", 0, "0s"],
+    [
+        "5",
+        "5 s",
+        "-5s",
+        "s",
+        "5S",
+        "30s1m",
+        "1m1m",
+        "1m30",
+        "1m 30s",
+        "\u0665s",
+        "1e3s",
+        "",
+        "25h",
+        -1,
+        86_401,
+        True,
+        None,
+        [],
+        "5s\n",
+        0,
+        "0s",
+    ],
 )
 def test_what_is_no_duration(bad: object) -> None:
     with pytest.raises(ValueError):
@@ -255,7 +288,13 @@ def test_host_names(text: str, name: str) -> None:
     assert values.read_host_name(text) == name
 
 
-@pytest.mark.parametrize("bad", ["", ".", "a..b", "-a", "a:80", "[::1]", "a_b", "a b", "a" * 64, "a." * 127, "a\n", 1])
+def test_compose_services_have_underscores() -> None:
+    assert str(values.read_endpoint_address("tf_serving:8501")) == "tf_serving:8501"
+    assert values.read_host_name("TF_serving") == "tf_serving"
+    assert values.read_url("https://key_cloak:8443/keys") == "https://key_cloak:8443/keys"
+
+
+@pytest.mark.parametrize("bad", ["", ".", "a..b", "-a", "a:80", "[::1]", "a b", "a" * 64, "a." * 127, "a\n", 1])
 def test_what_is_no_host_name(bad: object) -> None:
     with pytest.raises(ValueError):
         values.read_host_name(bad)

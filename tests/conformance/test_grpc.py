@@ -267,3 +267,21 @@ async def test_tensorflow_servings_own_errors_pass(strict: LocalSidecar) -> None
         answer = await client.call(PREDICT, predict_request("none", [1.0]).SerializeToString())
         assert (answer.status, answer.refusal) == ("NOT_FOUND", None)
         assert answer.body == "Servable not found for request: Latest(none)"
+
+
+async def test_metadata_with_white_space_around_it_arrives(channel: Any, service: Interop) -> None:
+    await channel.unary_unary(SERVICE + "Echo")(b"", metadata=(("x-spaced", "  a b "),))
+    assert service.metadata["x-spaced"] == "a b"
+
+
+async def test_a_target_of_several_addresses(
+    interop: tuple[Interop, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The official client sends all of them, with the comma, as `:authority`."""
+    documents = environment(grpc=interop[1], mtls="disabled")
+    async with local_sidecar(tmp_path_factory.mktemp("several"), documents) as running:
+        target = f"ipv4:{running.inbound},{running.inbound}"
+        async with grpc.aio.insecure_channel(target) as several:
+            call: Any = several.unary_unary(PREDICT)(predict_request("a", [1.0]).SerializeToString(), timeout=10)
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert await call.details() == "Method not found!"  # the model server's answer

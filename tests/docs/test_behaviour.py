@@ -27,6 +27,7 @@ from meshproxy.routing import rate_limit
 from meshproxy.sidecar import clusters, configuration
 from meshproxy.telemetry import endpoint_labels, upstream_metrics
 from meshproxy.transport.connection import Times
+from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "behaviour.md"
@@ -53,6 +54,14 @@ def calls() -> tuple[ast.Call, ...]:
     return tuple(
         node for path in DATA_PLANE for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
     )
+
+
+# What fails a handshake
+
+
+def test_every_reason_of_a_failed_handshake() -> None:
+    listed = [label for row in table("`reason`") for label in row[0].split(", ")]
+    assert sorted(listed) == sorted(failure.label for failure in HandshakeFailure)
 
 
 # What refuses

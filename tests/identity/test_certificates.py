@@ -223,7 +223,7 @@ EXPIRED = DevelopmentCA.create(DOMAIN, lifetime=timedelta(seconds=-1))
         ),
         pytest.param(
             Credentials(LEAF.certificate_pem.replace(b"MII", b"AAA"), LEAF.key_pem, CA.bundle_pem),
-            "not-an-svid",
+            "unreadable",
             id="damaged",
         ),
         pytest.param(credentials(bundle=b""), "unreadable", id="no-bundle"),

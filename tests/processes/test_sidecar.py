@@ -287,14 +287,14 @@ class TestStrict:
         assert await metric(running, 'meshproxy_refusals_total{reason="permission-denied"}') >= 0
 
     async def test_no_certificate_is_refused_at_the_handshake(self, running: LocalSidecar) -> None:
-        await self.expect_no_answer(running, Certificate(running.client.bundle), "failed")
+        await self.expect_no_answer(running, Certificate(running.client.bundle), "failed", "no_certificate")
 
     @pytest.mark.parametrize(
-        ("uris", "options", "result"),
+        ("uris", "options", "result", "reason"),
         [
-            (("spiffe://other.example/ns/tests/sa/client",), {}, "rejected"),
-            ((MINE, f"{MINE}-too"), {}, "rejected"),
-            ((), {"dns": ["client.example"]}, "rejected"),
+            (("spiffe://other.example/ns/tests/sa/client",), {}, "rejected", "other_trust_domain"),
+            ((MINE, f"{MINE}-too"), {}, "rejected", "not_a_workload"),
+            ((), {"dns": ["client.example"]}, "rejected", "not_a_workload"),
             (
                 (MINE,),
                 {
@@ -302,23 +302,26 @@ class TestStrict:
                     "not_after": datetime.now(UTC) - timedelta(hours=1),
                 },
                 "failed",
+                "expired",
             ),
         ],
         ids=["another trust domain", "two URIs", "no URI", "expired"],
     )
     async def test_a_certificate_that_proves_nothing_is_closed(
-        self, running: LocalSidecar, uris: tuple[str, ...], options: dict[str, Any], result: str
+        self, running: LocalSidecar, uris: tuple[str, ...], options: dict[str, Any], result: str, reason: str
     ) -> None:
         issued = running.mesh.ca.issue(*uris, **options).write(running.mesh.directory, "shown")
-        await self.expect_no_answer(running, Certificate(running.client.bundle, *issued), result)
+        await self.expect_no_answer(running, Certificate(running.client.bundle, *issued), result, reason)
 
     async def test_so_is_one_of_an_authority_of_nobody(self, running: LocalSidecar) -> None:
         stranger = type(running.mesh.ca).create(TRUST_DOMAIN).issue(MINE).write(running.mesh.directory, "stranger")
-        await self.expect_no_answer(running, Certificate(running.client.bundle, *stranger), "failed")
+        await self.expect_no_answer(
+            running, Certificate(running.client.bundle, *stranger), "failed", "unknown_authority"
+        )
 
-    async def expect_no_answer(self, running: LocalSidecar, certificate: Certificate, result: str) -> None:
-        """The handshake ends with `result`, and nothing is answered, not even a refusal."""
-        series = f'meshproxy_tls_handshakes_total{{result="{result}"}}'
+    async def expect_no_answer(self, running: LocalSidecar, certificate: Certificate, result: str, reason: str) -> None:
+        """The handshake ends with `result` for `reason`, and nothing is answered, not even a refusal."""
+        series = f'meshproxy_tls_handshakes_total{{result="{result}",reason="{reason}"}}'
         before = await metric(running, series)
         async with RestClient(running.inbound, certificate, token()) as client:
             answer = await client.call("POST", REST_PREDICT, {"instances": [1.0]})

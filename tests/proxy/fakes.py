@@ -513,8 +513,10 @@ class FakeTracer:
 
     FOR_TESTS: ClassVar[frozenset[str]] = frozenset()
 
-    def carry(self, parent: bytes | None, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
-        return TraceContext(b"t" * 32, b"", b"s" * 16, False, b",".join(states) if parent else b""), b"ours"
+    def carry(self, parent: bytes, states: Sequence[bytes]) -> tuple[TraceContext, bytes] | None:
+        if parent == b"invalid":
+            return None
+        return TraceContext(b"t" * 32, b"p" * 16, b"s" * 16, False, b",".join(states)), b"ours"
 
 
 class FakeTraffic:

@@ -400,7 +400,7 @@ def results(world: Any) -> list[str]:
 class TestGoesOut:
     def test_once_the_client_has_its_answer(self, world: Any) -> None:
         cluster = mirrored(world)
-        client = world.rest(headers=((b"x-user", b"1"),), body=b"body")
+        client = world.rest(headers=((b"x-user", b"1"),), body=b"body", trace=b"theirs")
         assert world.other.streams == []
         cluster.streams[0].respond(b"answer")
         assert client.body == b"answer"

@@ -24,6 +24,16 @@ from meshproxy.upstream.pool import PoolFull
 INTERNAL_ERROR, CANCEL = 0x2, 0x8
 
 
+@pytest.mark.parametrize("message", ["grün".encode(), b"\xff\xfe", b"a%zz% b%C3%BC", b"\t~"])
+def test_a_grpc_message_goes_on_as_it_was_received(world: Any, wire: Any, message: bytes) -> None:
+    client = world.grpc(wire.spec(b"open"))
+    (server,) = world.cluster.streams
+    server.sink.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
+    trailers = ((b"grpc-status", b"3"), (b"grpc-message", message))
+    server.sink.trailers_received(trailers)
+    assert client.trailers == trailers
+
+
 class TestRest:
     def test_a_permitted_call_is_carried(self, world: Any) -> None:
         client = world.rest(headers=((b"accept", b"*/*"),), body=b'{"instances":[1]}')
@@ -31,7 +41,6 @@ class TestRest:
         assert server.head.target == b"/v1/models/open:predict"
         assert server.head.length == 17
         assert server.head.headers == ((b"accept", b"*/*"),)
-        assert server.head.trace == b"ours"
         assert (server.body, server.ended) == (b'{"instances":[1]}', True)
         assert client.credited == 17
 
@@ -79,12 +88,20 @@ class TestRest:
     def test_a_trace_state_is_forwarded_with_the_trace_it_belongs_to(self, world: Any) -> None:
         states = ((b"tracestate", b"a=1"), (b"accept", b"*/*"), (b"tracestate", b"b=2"))
         world.rest(headers=states, trace=b"theirs")
-        world.rest(headers=states)
-        assert [server.head.trace for server in world.cluster.streams] == [b"ours"] * 2
-        assert [server.head.headers for server in world.cluster.streams] == [
-            ((b"accept", b"*/*"), (b"tracestate", b"a=1,b=2")),
-            ((b"accept", b"*/*"),),
-        ]
+        (server,) = world.cluster.streams
+        assert server.head.trace == b"ours"
+        assert server.head.headers == ((b"accept", b"*/*"), (b"tracestate", b"a=1,b=2"))
+
+    @pytest.mark.parametrize("parent", [None, b"invalid"])
+    def test_without_a_trace_nothing_is_said_of_one(self, world: Any, parent: bytes | None) -> None:
+        """A parent-based sampler behind us would drop what `-00` says, also beside a sampled `b3`."""
+        b3 = (b"b3", b"4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1")
+        world.rest(headers=(b3, (b"tracestate", b"a=1")), trace=parent)
+        (server,) = world.cluster.streams
+        assert server.head.trace is None
+        assert server.head.headers == (b3,)
+        server.respond()
+        assert world.finished[0].trace is None
 
     def test_the_verified_identity_is_handed_on_if_configured(self, world: Any) -> None:
         world.use(forwards_identity=True, forwards_token=True)

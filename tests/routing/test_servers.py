@@ -52,6 +52,11 @@ def servers() -> Servers:
         (b"pricing.eu", "pricing.eu"),
         (b"churn", "churn"),
         (b"churn.example", "churn"),
+        # All addresses of a gRPC target: of one server, of none, of several or of some.
+        (b"10.9.9.9:8500,fraud:8500", "fraud"),
+        (b"10.0.0.1:8500,10.0.0.2:8500", None),
+        (b"fraud:8500,churn:8500", UNKNOWN),
+        (b"10.0.0.2:8500,fraud:8500", UNKNOWN),
         # Not hosts of anybody.
         (b"", None),
         (b":80", None),

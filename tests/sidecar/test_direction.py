@@ -87,8 +87,8 @@ async def test_what_happens_at_its_port_is_counted_by_direction() -> None:
     direction.connection("HTTP/2", 1)
     direction.connection("HTTP/2", 1)
     direction.connection("HTTP/2", -1)
-    direction.handshake("ok")
+    direction.handshake("ok", "")
     direction.limit("streams")
     assert metrics.open_connections.labels("outbound", "HTTP/2").value == 1
-    assert metrics.tls_handshakes.labels("ok").value == 1
+    assert metrics.tls_handshakes.labels("ok", "").value == 1
     assert metrics.limits_exceeded.labels("streams").value == 1

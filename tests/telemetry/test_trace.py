@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshproxy.proxy.exchange import TraceContext
 from meshproxy.telemetry.trace import POOL_BYTES, Tracer
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
@@ -14,20 +16,18 @@ SPAN = b"00f067aa0ba902b7"
 PARENT = b"00-" + TRACE + b"-" + SPAN + b"-01"
 
 
+def carry(parent: bytes, states: Sequence[bytes] = ()) -> tuple[TraceContext, bytes]:
+    carried = Tracer().carry(parent, states)
+    assert carried is not None
+    return carried
+
+
 def test_a_trace_is_carried_on_with_a_span_of_ours() -> None:
-    context, forward = Tracer().carry(PARENT)
+    context, forward = carry(PARENT)
     assert (context.trace_id, context.parent_id, context.sampled) == (TRACE, SPAN, True)
     assert re.fullmatch(rb"[0-9a-f]{16}", context.span_id)
     assert context.span_id != SPAN
     assert forward == b"00-" + TRACE + b"-" + context.span_id + b"-01"
-
-
-def test_a_trace_begins_where_there_is_none() -> None:
-    context, forward = Tracer().carry(None)
-    assert re.fullmatch(rb"[0-9a-f]{32}", context.trace_id)
-    assert context.parent_id == b""
-    assert not context.sampled
-    assert forward == b"00-" + context.trace_id + b"-" + context.span_id + b"-00"
 
 
 @pytest.mark.parametrize(
@@ -54,19 +54,15 @@ def test_a_trace_begins_where_there_is_none() -> None:
         PARENT + b", " + PARENT,
     ],
 )
-def test_what_is_not_exactly_one_begins_anew_and_is_not_forwarded(value: bytes) -> None:
-    context, forward = Tracer().carry(value, [b"a=1"])
-    assert context.parent_id == b""
-    assert context.trace_id != TRACE
-    assert context.state == b""
-    assert TRACE not in forward
+def test_what_is_not_exactly_a_parent_is_no_trace(value: bytes) -> None:
+    assert Tracer().carry(value, [b"a=1"]) is None
 
 
 @pytest.mark.parametrize(
     "value", [b"cc" + PARENT[2:], b"cc" + PARENT[2:] + b"-what-the-future-will-be-like", b"01" + PARENT[2:]]
 )
 def test_later_versions_share_their_first_part(value: bytes) -> None:
-    context, forward = Tracer().carry(value)
+    context, forward = carry(value)
     assert (context.trace_id, context.parent_id, context.sampled) == (TRACE, SPAN, True)
     assert forward.startswith(b"00-" + TRACE)
 
@@ -75,7 +71,7 @@ def test_later_versions_share_their_first_part(value: bytes) -> None:
     ("flags", "sampled"), [(b"00", False), (b"01", True), (b"02", False), (b"03", True), (b"fe", False), (b"ff", True)]
 )
 def test_of_the_flags_only_sampled_is_known(flags: bytes, sampled: bool) -> None:
-    context, forward = Tracer().carry(PARENT[:-2] + flags)
+    context, forward = carry(PARENT[:-2] + flags)
     assert context.sampled is sampled
     assert forward.endswith(b"-01" if sampled else b"-00")
 
@@ -123,49 +119,22 @@ def test_of_the_flags_only_sampled_is_known(flags: bytes, sampled: bool) -> None
     ],
 )
 def test_the_state_goes_on_whole_or_not_at_all(states: list[bytes], expected: bytes | None) -> None:
-    context, _ = Tracer().carry(PARENT, states)
+    context, _ = carry(PARENT, states)
     assert context.trace_id == TRACE
     assert context.state == (expected or b"")
 
 
-def test_a_state_without_a_parent_is_dropped() -> None:
-    context, _ = Tracer().carry(None, [b"a=1"])
-    assert context.state == b""
-
-
 def test_ids_do_not_repeat() -> None:
     tracer = Tracer()
-    ids: set[bytes] = set()
-    for _ in range(2_000):
-        context, _ = tracer.carry(None)
-        ids |= {context.span_id, context.trace_id[:16], context.trace_id[16:]}
-    assert len(ids) == 6_000
+    assert len({tracer.carry(PARENT)[0].span_id for _ in range(2_000)}) == 2_000  # type: ignore[index]
 
 
 def test_an_id_of_zeros_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = iter([bytes(8) + os.urandom(POOL_BYTES - 16) + bytes(8), bytes([1]) * POOL_BYTES])
     monkeypatch.setattr(os, "urandom", lambda size: next(pools))
     tracer = Tracer()
-    for _ in range(POOL_BYTES // 24):
-        context, _ = tracer.carry(None)
-        assert b"0" * 16 not in (context.span_id, context.trace_id[:16], context.trace_id[16:])
-
-
-@pytest.mark.parametrize(
-    ("ratio", "low", "high"), [(0.0, 0, 0), (1.0, 2_000, 2_000), (0.25, 400, 600), (-1, 0, 0), (7, 2_000, 2_000)]
-)
-def test_of_the_traces_that_begin_here_a_share_is_sampled(ratio: float, low: int, high: int) -> None:
-    tracer = Tracer(ratio)
-    assert low <= sum(tracer.carry(None)[0].sampled for _ in range(2_000)) <= high
-
-
-def test_the_same_ratio_samples_the_same_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = os.urandom(POOL_BYTES)
-    monkeypatch.setattr(os, "urandom", lambda size: pool)
-    tenth, half = Tracer(0.1), Tracer(0.5)
-    pairs = [(tenth.carry(None)[0], half.carry(None)[0]) for _ in range(100)]
-    assert all(one.trace_id == other.trace_id for one, other in pairs)
-    assert all(other.sampled for one, other in pairs if one.sampled)
+    ids = [tracer.carry(PARENT)[0].span_id for _ in range(POOL_BYTES // 8)]  # type: ignore[index]
+    assert ids == [b"01" * 8] * len(ids)
 
 
 def hexadecimal(size: int) -> st.SearchStrategy[bytes]:
@@ -180,16 +149,15 @@ VALUES = (
 
 
 @settings(max_examples=200)
-@given(st.none() | VALUES, st.lists(VALUES, max_size=3))
-def test_whatever_comes_one_valid_parent_goes_on(parent: bytes | None, states: list[bytes]) -> None:
-    context, forward = Tracer().carry(parent, states)
+@given(VALUES, st.lists(VALUES, max_size=3))
+def test_whatever_comes_one_valid_parent_goes_on_or_none(parent: bytes, states: list[bytes]) -> None:
+    carried = Tracer().carry(parent, states)
+    if carried is None:
+        return
+    context, forward = carried
     match = re.fullmatch(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-0[01]", forward)
     assert match is not None
     assert match.groups() == (context.trace_id, context.span_id)
     assert int(match[1], 16) > 0
     assert int(match[2], 16) > 0
-    if context.parent_id:
-        assert parent is not None
-        assert parent[3:35] == context.trace_id
-    else:
-        assert context.state == b""
+    assert (parent[3:35], parent[36:52]) == (context.trace_id, context.parent_id)

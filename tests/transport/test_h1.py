@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -521,3 +523,47 @@ def test_the_states_of_a_clients_connection(loop: Any, served: Any, make_transpo
             super().__init__(type(loop)(), make_transport(), type(served)())
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=150, stateful_step_count=40))
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_response_is_read_although_the_request_can_no_longer_be_sent(
+    info: ConnectionInfo, make_sink: Callable[..., Any], is_whole: bool
+) -> None:
+    """The server answers at once and closes, with part of the request unread: its kernel resets the connection."""
+    loop = asyncio.get_running_loop()
+    shared = ConnectionContext(
+        loop=loop,
+        outbox=Outbox(loop),
+        reaper=Reaper(loop),
+        limits=Limits(),
+        times=Times(),
+        on_limit=lambda name: None,
+    )
+    pool = Pool()
+    client = H1Client(shared, info, pool)
+    lost = asyncio.Event()
+    client.on_lost = lambda connection: lost.set()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport, _ = await loop.create_connection(lambda: client, *server.getsockname())
+        accepted, _ = server.accept()
+        sink = make_sink(client)
+        client.sink = sink
+        client.send_request(RequestHead(0, b"POST", b"x", b"/", (), False, 1 << 30))
+        client.send_data(b"x", end=False)
+        client.flush()
+        transport.pause_reading()  # a write finds the reset before a read does
+        with accepted:
+            assert accepted.recv(1)
+            accepted.sendall(
+                b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 5\r\n\r\n" + b"large"[: 5 if is_whole else 2]
+            )
+        async with asyncio.timeout(10):
+            while not lost.is_set():
+                client.send_data(b"x" * 65_536, end=False)
+                client.flush()
+                await asyncio.sleep(0)
+    assert [head.status for head in sink.heads] == [413]
+    assert (sink.body, sink.ended) == ((b"large", True) if is_whole else (b"la", False))
+    assert (sink.reset is None) is is_whole
+    assert pool.free == []
+    assert pool.lost == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import hpack
 import pytest
 
 from meshproxy.codec.events import RequestHead
@@ -11,6 +13,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
+from meshproxy.transport.h2 import MOST_UNREAD, UNREAD_BUDGET
 
 
 def test_an_exchange(wire: Any, served: Any, make_sink: Any) -> None:
@@ -219,7 +222,7 @@ def test_a_client_that_never_reads_is_left(
     wire.ask(make_sink)
     wire.settle()
     wire.server.pause_writing()
-    wire.server_socket.unsent = shared.limits.streams * shared.limits.stream_window + 1
+    wire.server_socket.unsent = MOST_UNREAD + 1
     served.requests[0].stream.send_response(200, (), end=True)
     wire.loop.turn()
     assert limits_hit == ["unread_bytes"]
@@ -277,3 +280,77 @@ def test_commands_on_a_dead_stream_do_nothing(wire: Any, served: Any, make_sink:
     wire.settle()
     assert asked.heads == []
     assert not wire.client_socket.ended
+
+
+def raw_request(number: int, *fields: tuple[bytes, bytes]) -> bytes:
+    """HEADERS that end a GET."""
+    block = hpack.Encoder().encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/p"), *fields])
+    return len(block).to_bytes(3, "big") + b"\x01\x05" + number.to_bytes(4, "big") + block
+
+
+def test_a_malformed_head_is_reported_once_and_its_line_is_suppressed_for_a_while(
+    wire: Any, served: Any, loop: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.settle()
+    with caplog.at_level(logging.INFO):
+        for number in (1, 3):
+            wire.server.data_received(raw_request(number, (b":authority", b"a"), (b"connection", b"close")))
+        assert [(rejected.is_reset, rejected.status) for rejected in served.rejected] == [(True, 400)] * 2
+        loop.now += 10.0
+        wire.server.data_received(raw_request(5))
+        wire.server.data_received(raw_request(7, (b":authority", b"a"), (b"connection", b"close")))
+    line = (
+        "reset an HTTP/2 stream from 127.0.0.1:40000: the client broke the protocol (%s): correct or update the client"
+    )
+    suppressed = " (lines suppressed before: 1)"
+    assert caplog.messages == [
+        line % "connection is not allowed here",
+        line % "neither :authority nor host" + suppressed,
+        line % "connection is not allowed here",
+    ]
+    loop.turn()
+    assert wire.server_socket.take().count(b"\x00\x00\x04\x03\x00\x00\x00\x00") == 4  # RST_STREAM
+    assert wire.server.is_idle
+    assert wire.server.codec.statistics.heads_malformed == 4
+
+
+def test_a_violation_that_ends_the_connection_is_reported(
+    wire: Any, loop: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.settle()
+    with caplog.at_level(logging.INFO):
+        wire.server.data_received(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00")  # DATA on stream 0
+    (record,) = caplog.records
+    assert "closed the HTTP/2 connection from 127.0.0.1:40000" in record.getMessage()
+    assert "DATA on stream 0" in record.getMessage()
+    assert wire.server.codec.statistics.connections_failed == 1
+
+
+def test_a_client_that_does_not_read_gets_no_further_streams_until_it_does(
+    wire: Any, served: Any, make_sink: Any, limits_hit: list[str]
+) -> None:
+    wire.ask(make_sink)
+    wire.settle()
+    wire.server.pause_writing()
+    wire.server_socket.unsent = UNREAD_BUDGET + 1
+    refused = wire.ask(make_sink)
+    wire.settle()
+    assert refused.reset == (ErrorCode.REFUSED_STREAM, "the peer reset the stream")
+    assert limits_hit == ["unread_bytes"]
+    wire.server_socket.unsent = 0
+    wire.server.resume_writing()
+    wire.ask(make_sink)
+    wire.settle()
+    assert len(served.requests) == 2
+
+
+def test_as_many_streams_as_envoy_takes(wire: Any, served: Any, make_sink: Any) -> None:
+    wire.settle()
+    asked = [wire.ask(make_sink) for _ in range(1_024)]
+    wire.settle()
+    assert len(served.requests) == 1_024
+    for sink in asked:
+        sink.stream.reset(ErrorCode.CANCEL)  # all at once, which is no attack
+    wire.settle()
+    assert not wire.server.is_closing
+    assert wire.server.is_idle

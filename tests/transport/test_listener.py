@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,34 @@ def no_certificate() -> ssl.SSLContext:
     return context
 
 
+def certificate_of(ca: DevelopmentCA, **options: Any) -> ssl.SSLContext:
+    """A client that shows a certificate of `ca`."""
+    leaf = ca.issue(f"spiffe://{DOMAIN}/ns/tests/sa/client", **options)
+    return client_context(Credentials(leaf.certificate_pem, leaf.key_pem, CA.bundle_pem), protocols=["h2"])
+
+
+def old_version() -> ssl.SSLContext:
+    """A client that does not know TLS 1.3."""
+    context = tls_client("h2")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def distrusting() -> ssl.SSLContext:
+    """A client with another trust bundle."""
+    return client_context(Credentials(CLIENT.certificate_pem, CLIENT.key_pem, DevelopmentCA.create(DOMAIN).bundle_pem))
+
+
+def shake_hands(port: int, context: ssl.SSLContext) -> None:
+    """Without asyncio, which closes before it has sent the alert that tells why."""
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        try:
+            with context.wrap_socket(sock) as tls:
+                tls.recv(1)
+        except OSError:
+            pass
+
+
 class Counted:
     """What the port reports, and something to wait for."""
 
@@ -64,8 +93,8 @@ class Counted:
         self.open = 0
         self._changed = asyncio.Event()
 
-    def handshake(self, result: str) -> None:
-        self.handshakes.append(result)
+    def handshake(self, result: str, reason: str) -> None:
+        self.handshakes.append(f"{result} {reason}".strip())
         self._changed.set()
 
     def connection(self, protocol: str, change: int) -> None:
@@ -314,13 +343,45 @@ class TestWhatIsSpoken:
             reader, writer = await port.connect()
             writer.write(hello)
             await expect_end(reader, writer)
-            await port.counted.until(lambda: port.counted.handshakes == ["failed"])
+            await port.counted.until(lambda: port.counted.handshakes == ["failed other"])
         assert reported == [UnicodeDecodeError]
 
     async def test_no_certificate_in_permissive_mode_is_nobody(self) -> None:
         async with listening(Security.EITHER) as port:
             reader, writer = await port.connect(no_certificate())
             assert await ask(reader, writer) == b"HTTP/1.1 TLSv1.3 http/1.1 None"
+            await leave(writer)
+
+    @pytest.mark.parametrize("pieces", [(b"\r\nGET",), (b"\r", b"\n", b"GET"), (b"\r\n", b"GET")], ids=repr)
+    async def test_one_empty_line_before_the_first_request_in_plaintext(self, pieces: tuple[bytes, ...]) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.01)
+            writer.write(b" / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await leave(writer)
+
+    @pytest.mark.parametrize(
+        ("line", "status"),
+        [
+            (b"GET /", b"400"),
+            (b"GET  / HTTP", b"400"),
+            (b"GET / HTTP/1", b"400"),
+            (b"GET / HTTP/1.10", b"400"),
+            (b"GET / http/1.1", b"400"),
+            (b"GET http://x/", b"400"),
+            (b"OPTIONS *", b"400"),
+            (b"GET / HTTP/0.9", b"505"),
+            (b"GET / HTTP/2.0", b"505"),
+        ],
+    )
+    async def test_a_version_that_is_missing_or_broken_gets_a_status(self, line: bytes, status: bytes) -> None:
+        async with listening() as port:
+            reader, writer = await port.connect()
+            writer.write(line + b"\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 " + status)
             await leave(writer)
 
     async def test_neither_version_is_not_answered(self) -> None:
@@ -370,7 +431,7 @@ class TestWhatIsRefused:
         async with listening(Security.TLS) as port:
             reader, writer = await port.connect(no_certificate())  # TLS 1.3: the client is done before it is refused
             await expect_end(reader, writer)
-            await port.counted.until(lambda: port.counted.handshakes == ["failed"])
+            await port.counted.until(lambda: port.counted.handshakes == ["failed no_certificate"])
             assert port.counted.open == 0
 
     async def test_strict_refuses_plaintext(self) -> None:
@@ -378,17 +439,52 @@ class TestWhatIsRefused:
             reader, writer = await port.connect()
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             await expect_end(reader, writer)
-            await port.counted.until(lambda: port.counted.handshakes == ["failed"])
+            await port.counted.until(lambda: port.counted.handshakes == ["failed not_tls"])
+
+    @pytest.mark.parametrize("security", [Security.TLS, Security.EITHER], ids=["strict", "permissive"])
+    @pytest.mark.parametrize("resets", [False, True], ids=["closes", "resets"])
+    async def test_a_tcp_probe_is_no_failure(
+        self, security: Security, resets: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        async with listening(security) as port:
+            with socket.create_connection(("127.0.0.1", port.number)) as probe:
+                if resets:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await port.counted.until(lambda: port.counted.handshakes == ["probe probe"])
+        assert caplog.messages == []
+
+    async def test_every_reason_is_counted_and_logged_once_with_peer_and_cure(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        past = datetime.now(UTC) - timedelta(hours=1)
+        caplog.set_level("INFO")
+        async with listening(Security.TLS) as port:
+            for context, reason in (
+                (certificate_of(CA, not_before=past - timedelta(hours=1), not_after=past), "expired"),
+                (certificate_of(DevelopmentCA.create(DOMAIN)), "unknown_authority"),
+                (old_version(), "protocol_version"),
+                (distrusting(), "refused_by_client"),
+            ):
+                caplog.clear()
+                port.counted.handshakes.clear()
+                for _ in range(2):
+                    await asyncio.to_thread(shake_hands, port.number, context)
+                await port.counted.until(lambda: len(port.counted.handshakes) == 2)
+                assert port.counted.handshakes == [f"failed {reason}"] * 2
+                (message,) = caplog.messages
+                assert message.startswith("TLS handshake with 127.0.0.1:")
+                assert f" failed ({reason}): it" in message
 
     async def test_a_certificate_of_nobody_we_know_is_closed(self, caplog: pytest.LogCaptureFixture) -> None:
         def refuse(der: bytes | None) -> object:
-            raise PeerRejected("the trust domain is another one")
+            raise PeerRejected("the trust domain is another one", "trust-domain")
 
-        caplog.set_level("DEBUG")
+        caplog.set_level("INFO")
         async with listening(Security.TLS, identify=refuse) as port:
             reader, writer = await port.connect(tls_client("h2"))
             await expect_end(reader, writer)
-            await port.counted.until(lambda: port.counted.handshakes == ["rejected"])
+            await port.counted.until(lambda: port.counted.handshakes == ["rejected other_trust_domain"])
             assert port.counted.open == 0
         assert "the trust domain is another one" in caplog.text
 
@@ -400,14 +496,14 @@ class TestWhatIsRefused:
             if security is Security.PLAINTEXT:
                 assert port.counted.limits == ["head_time"]
             else:
-                await port.counted.until(lambda: port.counted.handshakes == ["timeout"])
+                await port.counted.until(lambda: port.counted.handshakes == ["timeout timeout"])
 
     async def test_a_handshake_that_stops_half_way_is_given_up(self) -> None:
         async with listening(Security.EITHER, times=Times(handshake=0.1)) as port:
             reader, writer = await port.connect()
             writer.write(b"\x16\x03\x01\x02\x00\x01")
             await expect_end(reader, writer)
-            await port.counted.until(lambda: port.counted.handshakes == ["timeout"])
+            await port.counted.until(lambda: port.counted.handshakes == ["timeout timeout"])
 
     async def test_tls_without_alpn_that_says_nothing_is_given_up(self) -> None:
         async with listening(Security.TLS, times=Times(head=0.1)) as port:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from operator import itemgetter
+from types import SimpleNamespace
 from typing import Any
 
-from meshproxy.transport.reaper import Reaper
+from meshproxy.transport.reaper import PERIOD, RESOLUTION, Reaper
 
 
 class Waiting:
@@ -13,6 +16,12 @@ class Waiting:
 
     def expire(self, now: float) -> None:
         self.expired.append(now)
+
+
+class Once(Waiting):
+    def expire(self, now: float) -> None:
+        super().expire(now)
+        self.deadline = 0.0
 
 
 def test_only_deadlines_that_have_passed_expire(loop: Any) -> None:
@@ -55,6 +64,65 @@ def test_a_crowd_is_looked_at_as_it_is_then(loop: Any) -> None:
     crowd.remove(late)
     reaper.sweep(4.0)
     assert (late.expired, early.expired) == ([2.0], [4.0])
+
+
+class TimerLoop:
+    """Time that passes when told to, with timers."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[..., None], *args: Any) -> Any:
+        entry = (when, callback, args)
+        self.timers.append(entry)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(entry) if entry in self.timers else None)
+
+    def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> Any:
+        return self.call_at(self.now + delay, callback, *args)
+
+    def advance(self, until: float) -> None:
+        while due := [entry for entry in self.timers if entry[0] <= until]:
+            entry = min(due, key=itemgetter(0))
+            self.timers.remove(entry)
+            self.now = entry[0]
+            entry[1](*entry[2])
+        self.now = until
+
+
+def test_limits_longer_than_a_period_are_late_by_the_resolution_only() -> None:
+    loop = TimerLoop()
+    reaper = Reaper(loop)  # type: ignore[arg-type]
+    deadlines = [100.0 + PERIOD + number / 100 for number in range(1, 101)]
+    members = [Once(deadline) for deadline in deadlines]
+    for member in members:
+        reaper.add(member)
+    reaper.start()
+    loop.advance(102.0)
+    reaper.stop()
+    assert loop.timers == []
+    for member, deadline in zip(members, deadlines, strict=True):
+        (at,) = member.expired
+        assert deadline < at <= deadline + 2 * RESOLUTION
+
+
+def test_what_was_discarded_or_moved_meanwhile_does_not_expire() -> None:
+    loop = TimerLoop()
+    reaper = Reaper(loop)  # type: ignore[arg-type]
+    gone, moved, stays = Once(100.3), Once(100.3), Once(100.4)
+    for member in (gone, moved, stays):
+        reaper.add(member)
+    reaper.start()
+    loop.advance(100.26)
+    reaper.discard(gone)
+    moved.deadline = 200.0
+    loop.advance(100.6)
+    reaper.stop()
+    assert gone.expired == moved.expired == []
+    assert stays.expired[0] <= 100.4 + 2 * RESOLUTION
 
 
 async def test_it_looks_until_it_is_stopped() -> None:

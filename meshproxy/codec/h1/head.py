@@ -21,8 +21,10 @@ from meshproxy.codec.headers import (
     MAX_LENGTH,
     NOT_IN_TRAILERS,
     ORIGIN_FORM,
+    SPELLING,
     TOKEN,
     TRACE_PARENT,
+    is_framing_alias,
 )
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
@@ -52,9 +54,6 @@ class ParsedResponse(NamedTuple):
     chunked: bool
     closes: bool
 
-
-_SPELLING = bytes.maketrans(b"_.", b"--")
-"""Back ends fold `x_forwarded_for` and `x.forwarded.for` into one name (CVE-2026-33433)."""
 
 _VALUE = rb"[\t -~\x80-\xff]*+"
 _FIELD_LINE = TOKEN + rb"{1,256}+:" + _VALUE + rb"\r\n"
@@ -109,6 +108,10 @@ def parse_request(head: bytes, limits: Limits) -> ParsedRequest:
         raise Malformed("the host field is not a host name and port")
     if target is None:
         host, target = _read_other_form(method, other, host)
+
+    for name in by_name:
+        if (b"_" in name or b"." in name) and is_framing_alias(name):
+            raise Malformed(f"{name.decode()} could be read as a field that frames the message")
 
     length = _read_length(by_name, limits)
     chunked = expects_continue = False
@@ -170,7 +173,7 @@ def without_forbidden(trailers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Trailers without the fields that must stand before the body, or nowhere."""
     kept = []
     for field in trailers:
-        name = field[0].translate(_SPELLING)
+        name = field[0].translate(SPELLING)
         if name not in NOT_IN_TRAILERS and not name.startswith(IDENTITY_PREFIXES):
             kept.append(field)
     return tuple(kept)

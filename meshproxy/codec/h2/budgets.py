@@ -30,7 +30,15 @@ class Statistics:
     """Plain integers that connections increment and telemetry reads: the connections of a process that face the same
     way share one."""
 
-    __slots__ = ("heads_malformed", "heads_rejected", "requests", "resets_received", "resets_sent", "streams_refused")
+    __slots__ = (
+        "connections_failed",
+        "heads_malformed",
+        "heads_rejected",
+        "requests",
+        "resets_received",
+        "resets_sent",
+        "streams_refused",
+    )
 
     def __init__(self) -> None:
         self.requests = 0
@@ -43,3 +51,5 @@ class Statistics:
         self.heads_malformed = 0
         self.heads_rejected = 0
         """Answered with 414, 417, 431, 501."""
+        self.connections_failed = 0
+        """Closed with GOAWAY because the peer broke the protocol or exceeded a limit."""

@@ -176,6 +176,7 @@ class H2Connection(ControlFrames):
     def _fail(self, fault: ConnectionFault) -> Failed:
         """End the connection, with GOAWAY unless the peer ended it."""
         if not fault.is_of_peer:
+            self.statistics.connections_failed += 1
             self.out.append(frames.goaway(self._last_of_peer, fault.code, fault.reason))
         self._close()
         return Failed(fault.code, fault.reason, fault.limit, fault.is_of_peer)
@@ -342,6 +343,8 @@ class H2Connection(ControlFrames):
                     ours.receives = ENDED
         except Malformed as problem:
             self.statistics.heads_malformed += 1
+            if ours is None:
+                events.append(Rejected(stream, problem.status, problem.reason, is_reset=True))
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, str(problem)) from None
         except Unacceptable as problem:
             # Not the head of a request: it cannot be answered.
@@ -371,13 +374,14 @@ class H2Connection(ControlFrames):
             self._streams[stream] = Stream(
                 stream, ENDED if end else IGNORED, HEAD, self._stream_room, self._peer_window
             )
-            events.append(Rejected(stream, problem.status, problem.reason, problem.limit))
+            events.append(Rejected(stream, problem.status, problem.reason, problem.limit, problem.is_grpc))
             return
         if is_self_dependent:
-            raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
+            raise Malformed("a stream depends on itself")
         if end and length:
             raise Malformed("a content-length without a body")
         ours = Stream(stream, ENDED if end else BODY, HEAD, self._stream_room, self._peer_window)
+        ours.is_head = method == b"HEAD"
         ours.to_come = length
         ours.allowance = limits.body_bytes
         ours.opened = self._now

@@ -9,7 +9,7 @@ emptied when they are full.
 from __future__ import annotations
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.h2.fields import COOKIE, OVERHEAD, REGULAR, TRACE, kind_of_name, make_field
+from meshproxy.codec.h2.fields import COOKIE, FRAMING_ALIAS, OVERHEAD, REGULAR, TRACE, kind_of_name, make_field
 from meshproxy.codec.h2.hpack import encode_field
 from meshproxy.codec.headers import TRACE_PARENT
 from meshproxy.codec.role import LocalProtocolError
@@ -152,7 +152,7 @@ def _encode_trace(value: bytes) -> bytes:
 def _encode(field: tuple[bytes, bytes]) -> bytes:
     name, value = field
     kind = make_field(name, value, kind_of_name(name))[2]
-    if kind not in (REGULAR, COOKIE, TRACE):
+    if kind not in (REGULAR, COOKIE, TRACE, FRAMING_ALIAS):
         # A codec that reads this would have dropped or refused it, so it was made here.
         raise LocalProtocolError(f"a field that must not be sent: {name!r}")
     return encode_field(name, value)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from meshproxy.codec.events import Headers
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.fields import (
     BAD_NAME,
     BAD_VALUE,
@@ -17,6 +18,7 @@ from meshproxy.codec.h2.fields import (
     CONTENT_LENGTH,
     COOKIE,
     EXPECT,
+    FRAMING_ALIAS,
     HOST,
     LAST_PSEUDO,
     LONG_NAME,
@@ -26,6 +28,7 @@ from meshproxy.codec.h2.fields import (
     TRACE,
     UNKNOWN_PSEUDO,
     Field,
+    is_single_authority,
 )
 from meshproxy.codec.h2.hpack import Decoder
 from meshproxy.codec.headers import IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS, TRACE_PARENT
@@ -148,7 +151,9 @@ class HeadReader:
         decoded = self._decode(block)
         exceeded = self._decoder.exceeded
         if exceeded is not None:
-            raise Unacceptable(431, f"the head exceeds {exceeded}", exceeded)
+            problem = Unacceptable(431, f"the head exceeds {exceeded}", exceeded)
+            problem.is_grpc = _is_grpc([field for field, _, _ in decoded[0]])
+            raise problem
         return decoded
 
     def _decode(self, block: bytes) -> tuple[list[Field], bool]:
@@ -176,6 +181,14 @@ def _keep(kept: dict[bytes, Head], key: bytes, head: Head) -> None:
 
 def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedRequest:
     """Apply the rules for requests (RFC 9113 section 8.3.1). Raises Malformed, Unacceptable."""
+    try:
+        return _read_request(fields, limits, block_bytes)
+    except Unacceptable as problem:
+        problem.is_grpc = _is_grpc([field for field, _, _ in fields])
+        raise
+
+
+def _read_request(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedRequest:
     pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
     headers: list[tuple[bytes, bytes]] = []
     append = headers.append
@@ -236,6 +249,8 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Parse
         authority = host
     elif host is not None and host != authority and host.lower() != authority.lower():
         raise Malformed(":authority and host differ")
+    if b"," in authority and is_single_authority(authority) is None and not _is_grpc(headers):
+        raise Malformed(":authority has several hosts, which only gRPC clients may send")
     if len(target) > limits.target_bytes:
         raise Unacceptable(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
     if length is not None:
@@ -252,6 +267,10 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Parse
     return ParsedRequest(method, authority, target, tuple(headers), length, expectation is not None, trace)
 
 
+def _is_grpc(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"content-type" and is_grpc(value) for name, value in headers)
+
+
 def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedResponse:
     """Apply the rules for responses (RFC 9113 section 8.3.2). Raises Malformed, Unacceptable."""
     headers: list[tuple[bytes, bytes]] = []
@@ -259,7 +278,7 @@ def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> Pars
     length: int | None = None
     is_past_pseudo = False
     for field, _, kind in fields:
-        if kind in (REGULAR, COOKIE, TRACE):
+        if kind in (REGULAR, COOKIE, TRACE, FRAMING_ALIAS):
             headers.append(field)
         elif kind == STATUS:
             if status or is_past_pseudo or headers:

@@ -181,6 +181,7 @@ class OutboundFrames:
             raise LocalProtocolError("a head out of order")
         block = self._encoder.response(status, headers, length)
         self._explained += 1
+        end = end or (ours.is_head and status >= 200)
         self.out.append(header_frames(stream, block, end, self._peer_frame_bytes))
         if end:
             self._end(ours)
@@ -199,8 +200,8 @@ class OutboundFrames:
             LocalProtocolError: before the head, after the end, or not the length that was declared.
         """
         ours = self._streams.get(stream)
-        if ours is None:
-            return True
+        if ours is None or (ours.is_head and ours.sends == ENDED and self._role is Role.SERVER):
+            return True  # a response to HEAD has no body (RFC 9110 section 9.3.2)
         held = ours.held
         if ours.sends != BODY or (held is not None and held.end):
             raise LocalProtocolError("data out of order")
@@ -244,7 +245,7 @@ class OutboundFrames:
     def send_trailers(self, stream: int, headers: Headers) -> None:
         """End a message with trailers, after any buffered data. Raises as `send_response`."""
         ours = self._streams.get(stream)
-        if ours is None:
+        if ours is None or (ours.is_head and ours.sends == ENDED and self._role is Role.SERVER):
             return
         held = ours.held
         if ours.sends != BODY or ours.to_go or (held is not None and held.end):

@@ -103,8 +103,8 @@ VERDICTS: dict[Past, dict[int, Verdict]] = {
 }
 """What became of the stream -> type of the frame -> verdict. PRIORITY is ignored in every state."""
 
-KEPT_RESETS = 256
-"""Resets that are remembered. A peer with 100 concurrent streams cannot have more of them on the way."""
+KEPT_RESETS = 2_048
+"""Resets that are remembered. A peer with 1,024 concurrent streams cannot have more of them on the way."""
 KEPT_GAPS = 16
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import Data, Event, Failed, RequestHead, Reset, ResponseHead, Trailers
+from meshproxy.codec.events import Data, Event, Failed, Rejected, RequestHead, Reset, ResponseHead, Trailers
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
@@ -25,7 +25,7 @@ Script = Callable[[Talk], bytes]
 
 def test_what_a_server_says_first() -> None:
     assert H2Connection(Role.SERVER, Limits(), 0.0).take_output() == bytes.fromhex(
-        "000012 04 00 00000000 0003 00000064 0004 00040000 0006 00010000 000004 08 00 00000000 000f0001"
+        "000012 04 00 00000000 0003 00000400 0004 00040000 0006 00010000 000004 08 00 00000000 000f0001"
     )
 
 
@@ -298,8 +298,13 @@ def test_broken_requests(talk: Callable[..., Talk], three_ways: ThreeWays, case:
     if was_seen:
         assert isinstance(events[-1], Reset)
         assert (events[-1].stream, events[-1].code, events[-1].by_peer) == (1, code, False)
-    else:
+    elif code is ErrorCode.REFUSED_STREAM:
         assert events == []
+    else:
+        (event,) = events
+        assert isinstance(event, Rejected)
+        assert (event.stream, event.status, event.is_reset) == (1, 400, True)
+        assert event.reason
     # The connection goes on, and its dynamic table is right.
     server = talk()
     server.say(script(server))

@@ -127,7 +127,7 @@ def test_a_flood_of_refused_streams(talk: Callable[..., Talk]) -> None:
     for stream in range(1, 20_001, 2):
         events += server.say(server.head(stream, server.POST))
         server.heard()
-    assert len(events) == 101
+    assert len(events) == 1_025
     assert events[-1].limit == "resets_rate"
 
 
@@ -183,6 +183,25 @@ def test_connect_is_not_offered(talk: Callable[..., Talk]) -> None:
     server = talk()
     (event,) = server.say(server.head(1, [(b":method", b"CONNECT"), (b":authority", b"a:1")]))
     assert event == Rejected(1, 501, "CONNECT is not supported")
+
+
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [
+        ((b"expect", b"x"), 417),
+        ((b"content-length", b"11"), 413),
+        ((b"a", b"b" * 2_000), 431),
+        ((b"b" * 257, b""), 431),
+    ],
+)
+def test_a_rejected_grpc_request_is_known_as_one(
+    talk: Callable[..., Talk], field: tuple[bytes, bytes], status: int
+) -> None:
+    for content_type, is_grpc in ((b"application/grpc+proto", True), (b"application/json", False)):
+        server = talk(limits=Limits(body_bytes=10, header_bytes=1_024))
+        (event,) = server.say(server.head(1, [*server.POST, (b"content-type", content_type), field]))
+        assert isinstance(event, Rejected)
+        assert (event.status, event.is_grpc, event.is_reset) == (status, is_grpc, False)
 
 
 def test_a_body_too_large(talk: Callable[..., Talk]) -> None:

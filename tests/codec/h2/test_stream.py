@@ -48,12 +48,12 @@ def test_streams_that_were_left_out() -> None:
 
 def test_resets_are_remembered_for_a_while() -> None:
     history = History()
-    for number in range(1, 2_000, 2):
+    for number in range(1, 6_000, 2):
         history.opened(number)
         history.reset(number, Past.RESET_BY_PEER if number % 4 == 1 else Past.RESET_BY_US)
-    assert history.past(1_999) is Past.RESET_BY_US
-    assert history.past(1_997) is Past.RESET_BY_PEER
-    kept = [number for number in range(1, 2_000, 2) if history.past(number) is not Past.FINISHED]
+    assert history.past(5_999) is Past.RESET_BY_US
+    assert history.past(5_997) is Past.RESET_BY_PEER
+    kept = [number for number in range(1, 6_000, 2) if history.past(number) is not Past.FINISHED]
     assert len(kept) == KEPT_RESETS
     assert kept[-1] - kept[0] == 2 * (KEPT_RESETS - 1)
 

@@ -1,0 +1,74 @@
+"""PEM files in the forms that OpenSSL, Envoy and Go read (RFC 7468, and what tools make of it): text before, between
+and behind the blocks, in any encoding; CR LF; the labels of older OpenSSL; certificate and key in one file."""
+
+from __future__ import annotations
+
+import binascii
+
+_BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
+_CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
+"""The last is OpenSSL's, with settings of its own behind the certificate, which are left out."""
+
+
+def read_certificates(content: bytes) -> list[bytes]:
+    """All certificates of a file, DER, in their order. Blocks of other kinds are skipped.
+
+    Raises:
+        ValueError: a block has no end, or is not valid PEM.
+    """
+    found = []
+    for label, block in _blocks(content):
+        if label in _CERTIFICATES:
+            try:
+                found.append(_read_element(_decode(block)))
+            except ValueError:
+                raise ValueError(f"certificate {len(found) + 1} is not valid PEM") from None
+    return found
+
+
+def find_private_key(content: bytes) -> bytes | None:
+    """The first private key of a file: PKCS#8, PKCS#1 (RSA) or SEC1 (EC), encrypted or not; its PEM block.
+
+    Raises:
+        ValueError: a block has no end.
+    """
+    for label, block in _blocks(content):
+        if label.endswith(b"PRIVATE KEY"):
+            return _BEGIN + label + _DASHES + b"\n" + block.strip() + b"\n" + _END + label + _DASHES + b"\n"
+    return None
+
+
+def _blocks(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Label and content of every block. Raises ValueError if one has no end."""
+    found = []
+    at = 0
+    while (at := content.find(_BEGIN, at)) >= 0:
+        at += len(_BEGIN)
+        label = content[at : content.find(_DASHES, at)]
+        end = content.find(_END + label + _DASHES, at)
+        if end < 0:
+            raise ValueError("a block has no end")
+        found.append((label, content[at + len(label) + len(_DASHES) : end]))
+        at = end
+    return found
+
+
+def _decode(block: bytes) -> bytes:
+    """Raises ValueError."""
+    lines = block.replace(b"\r\n", b"\n").split(b"\n")
+    if b":" in block:  # headers of RFC 1421 end with an empty line
+        lines = lines[lines.index(b"", 1) :]
+    return binascii.a2b_base64(b"".join(b"".join(lines).split()), strict_mode=True)
+
+
+def _read_element(der: bytes) -> bytes:
+    """The first element of `der`: a SEQUENCE with a definite length (X.690 section 8.1). Raises ValueError."""
+    if len(der) < 2 or der[0] != 0x30:
+        raise ValueError
+    size, at = der[1], 2
+    if size >= 0x80:
+        at += size & 0x7F
+        size = int.from_bytes(der[2:at], "big")
+    if len(der) < at + size:
+        raise ValueError
+    return der[: at + size]
