@@ -160,6 +160,83 @@ async def test_calls_under_way_are_finished_before_the_end(tmp_path: Path) -> No
         await model_server.stop()
 
 
+class GrpcCallers:
+    """Callers that call as long as the port is open: with a channel for each call, with a channel each, and with a
+    channel for all.
+
+    Attributes:
+        answered: calls that were answered with OK.
+        failures: what happened to the others.
+    """
+
+    def __init__(self, running: LocalSidecar) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._running = running
+        self._request = predict_request("half_plus_two", [2.0]).SerializeToString()
+
+    async def run(self) -> None:
+        """Ends when every caller has found the port closed: nothing of such a call is sent, it may go elsewhere."""
+        async with self._client() as shared:
+            await asyncio.gather(
+                *(self._call_with(shared) for _ in range(4)),
+                *(self._call_with_own() for _ in range(4)),
+                *(self._call_with_new_ones() for _ in range(4)),
+            )
+
+    def _client(self) -> GrpcClient:
+        return GrpcClient(self._running.inbound, self._running.client)
+
+    async def _call_with(self, client: GrpcClient) -> None:
+        while await self._call(client):
+            pass
+
+    async def _call_with_own(self) -> None:
+        async with self._client() as client:
+            await self._call_with(client)
+
+    async def _call_with_new_ones(self) -> None:
+        is_open = True
+        while is_open:
+            async with self._client() as client:
+                is_open = await self._call(client)
+
+    async def _call(self, client: GrpcClient) -> bool:
+        """Whether the port is open."""
+        answer = await client.call(PREDICT, self._request)
+        if answer.status == "OK":
+            self.answered += 1
+        elif "Connection refused" in str(answer.body):
+            return False
+        else:
+            self.failures.append(f"{answer.status}: {answer.body}")
+        return True
+
+
+async def test_no_call_is_lost_while_grpc_clients_keep_coming(tmp_path: Path) -> None:
+    """Connections that are made during the drain are served, and the port is closed before the drain is cut."""
+    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
+    documents = environment(
+        model_server.listening["rest"], model_server.listening["grpc"], sidecar={"drainTimeout": "5s"}
+    )
+    documents += everything_for_the_client()
+    try:
+        async with local_sidecar(tmp_path / "sidecar", documents) as running:
+            callers = GrpcCallers(running)
+            calling = asyncio.ensure_future(callers.run())
+            while callers.answered < 100 and not callers.failures:
+                await asyncio.sleep(0.01)
+            running.child.signal(signal.SIGTERM)
+            before = callers.answered
+            assert await asyncio.wait_for(running.child.wait(), 30) == 0
+            await asyncio.wait_for(calling, 30)
+            assert callers.failures == []
+            assert callers.answered > before + 100
+            assert not any("aborting in-flight requests" in line for line in running.child.output)
+    finally:
+        await model_server.stop()
+
+
 async def in_flight(running: LocalSidecar) -> float:
     """Requests that the sidecar has under way."""
     async with RestClient(running.admin, None) as admin:
