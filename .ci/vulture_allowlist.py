@@ -41,3 +41,4 @@ _.done_sending  # transport/grpc_stream
 _.__context__  # proxy/client_side, as the next one: cleared, so that no reference circle is left
 _.__traceback__
 _.is_idempotent  # inference/call: config, which lies below, has the same verbs as words; a test compares them
+EITHER  # transport/listener: made from the word of the document

@@ -83,6 +83,7 @@ class Refusal(Exception):
         http_status: differs from the reason's only where a codec knows better (414, 417, 501, 505).
         rule: the binding that decided, for the access log and the audit trail; never sent to the caller.
         audits: the audit bindings that matched the call, for the audit trail; never sent to the caller.
+        closes_connection: further requests on the connection would be refused too: the caller is asked to reconnect.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Refusal(Exception):
         http_status: int | None = None,
         rule: str | None = None,
         audits: tuple[str, ...] = (),
+        closes_connection: bool = False,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -107,3 +109,4 @@ class Refusal(Exception):
         self.grpc_status = reason.grpc_status
         self.rule = rule
         self.audits = audits
+        self.closes_connection = closes_connection

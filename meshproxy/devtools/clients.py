@@ -29,7 +29,6 @@ _GRPC_OPTIONS = [
     ("grpc.ssl_target_name_override", SERVER_NAME),
     # Channels to one address share connections in a process otherwise: here each caller has its own certificate.
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
 ]
 
 
@@ -106,12 +105,17 @@ class RestClient:
 class GrpcClient:
     """One caller's gRPC channel."""
 
-    def __init__(self, address: str, certificate: Certificate | None, token: str | None = None) -> None:
+    def __init__(
+        self, address: str, certificate: Certificate | None, token: str | None = None, *, retries: bool = False
+    ) -> None:
+        """With `retries`, grpcio's default: calls that have not left the client, or that GOAWAY excludes, are sent on
+        another connection (gRFC A6, transparent retries)."""
         self._metadata = [("authorization", f"Bearer {token}")] if token else []
+        options = [*_GRPC_OPTIONS, ("grpc.enable_retries", int(retries))]
         if certificate is None:
-            self.channel = grpc.aio.insecure_channel(address, options=_GRPC_OPTIONS)
+            self.channel = grpc.aio.insecure_channel(address, options=options)
         else:
-            self.channel = grpc.aio.secure_channel(address, _grpc_credentials(certificate), options=_GRPC_OPTIONS)
+            self.channel = grpc.aio.secure_channel(address, _grpc_credentials(certificate), options=options)
 
     async def __aenter__(self) -> GrpcClient:
         return self

@@ -302,6 +302,8 @@ class ClientSide(LiveExchange):
         refusal = self.refusal
         assert refusal is not None
         self.answer = REFUSED
+        if refusal.closes_connection:
+            self.stream.close_connection()
         if self.is_grpc:
             self.status = 200
             self.grpc_status = refusal.grpc_status

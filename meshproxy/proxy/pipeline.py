@@ -75,6 +75,7 @@ class ActiveRequest(Relay):
             raise Refusal(
                 Reason.UNAUTHENTICATED,
                 "The client certificate of this connection has expired: reconnect with a current one.",
+                closes_connection=True,
             )
         token: Token | None = None
         if authorization and verifier is not None:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import resource
 import time
-from dataclasses import replace as replace_field
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -324,14 +323,15 @@ class Clusters:
                 raise PeerRejected(str(refused)) from refused
             if peer.spiffe_id != wanted:
                 raise PeerRejected(f"the peer is {peer.spiffe_id}, expected {wanted}")
-            # A connection is usable as long as both certificates are valid: the other side refuses calls when ours has
-            # expired, and a rotation does not reach established connections.
-            ours = self._good_until()
-            if ours - time.time() > MARGIN_SECONDS:
-                ours -= MARGIN_SECONDS
-            return replace_field(peer, not_after=min(peer.not_after, ours))
+            return peer
 
-        return PeerSecurity(self._client_context, verify)
+        return PeerSecurity(self._client_context, verify, self._own_not_after)
+
+    def _own_not_after(self) -> float:
+        """Until when a connection that is opened now takes new calls, as far as our own certificate decides: the other
+        side refuses calls when it has expired, and a rotation does not reach established connections."""
+        ours = self._good_until()
+        return ours - MARGIN_SECONDS if ours - time.time() > MARGIN_SECONDS else ours
 
     async def look_up(self) -> None:
         """Start discovery of new clusters before they are adopted: a server that had endpoints before must not be

@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import SETTINGS
@@ -56,6 +57,8 @@ class PeerSecurity:
     verify: Callable[[bytes], Peer]
     """Reads the server's leaf (DER), whose chain has been verified. Raises PeerRejected if its identity is not the
     expected one."""
+    own_not_after: Callable[[], float] = lambda: inf
+    """Until when the certificate in `context` is good enough for new requests, seconds since the epoch."""
 
 
 async def connect_h1(shared: ConnectionContext, address: str, owner: H1Owner, timeout: float) -> H1Client:
@@ -138,6 +141,8 @@ class Handshake(Reading):
         self.shared = client.shared
         self._address = address
         self._peer = peer
+        # Read with the context, before anything is awaited: a rotation during the handshake does not reach it.
+        self._own_not_after = peer.own_not_after() if peer is not None else inf
         self._transport: asyncio.Transport | None = None
         self._is_attached = False
         self.outcome: asyncio.Future[ConnectError | None] = client.shared.loop.create_future()
@@ -184,8 +189,9 @@ class Handshake(Reading):
         client = self.client
         info = client.info
         info.peer, info.alpn, info.tls_version = identity, alpn, tls.version() or ""
-        if identity.not_after:
-            client.good_until = self.shared.loop.time() + identity.not_after - time.time()
+        not_after = min(identity.not_after or inf, self._own_not_after)
+        if not_after != inf:
+            client.good_until = self.shared.loop.time() + not_after - time.time()
 
     def data_received(self, data: bytes) -> None:
         """Pass the first bytes to the client, and see whether SETTINGS was among them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
@@ -138,15 +139,20 @@ class H1Server(H1Driver[RequestSink]):
     LINGERING  `Times.linger` exceeded                  closed
 
     An abort, a failure or the end of the connection leaves every state; `is_closing` is then True.
+
+    A client that is asked to leave (`drain`) learns it from `connection: close` in the next response head.
     """
 
-    __slots__ = ("_reject", "_serve", "_state")
+    __slots__ = ("_is_leaving", "_leaves_at", "_reject", "_serve", "_state")
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
         super().__init__(Role.SERVER, shared, info)
         self._serve = serve
         self._reject = reject
         self._state = _IDLE
+        self._is_leaving = False
+        self._leaves_at = inf
+        """`loop.time()` from which the client is asked to leave."""
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Start the time limit of the first head with the connection."""
@@ -218,8 +224,10 @@ class H1Server(H1Driver[RequestSink]):
     # Commands
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
-        """Write a head (`stream.Downstream`)."""
+        """Write a head (`stream.Downstream`). A client that pipelines is asked to leave with the last answer."""
         if not self.is_closing:
+            if self._is_leaving and status >= 200 and not self._codec.held:
+                self._codec.close_after_message()
             self.write(self._codec.send_response(status, headers, end, length))
             if end:
                 self._message_sent()
@@ -227,9 +235,22 @@ class H1Server(H1Driver[RequestSink]):
     def stop_receiving(self) -> None:
         """Nothing to do: after the response `_linger` drops the rest of the request (`stream.Downstream`)."""
 
-    def drain(self) -> None:
-        """The process is shutting down: the next response asks the client to close."""
-        self._codec.close_after_message()
+    def close_connection(self) -> None:
+        """`connection: close` in the response that is about to be written (`stream.Downstream`)."""
+        self._is_leaving = True
+
+    def drain(self, delay: float = 0.0, patience: float = 0.0) -> None:
+        """The process is shutting down: after `delay` seconds, the next response asks the client to leave. There is no
+        better moment to be patient for, as with HTTP/2."""
+        if delay:
+            self._leaves_at = self.shared.loop.time() + delay
+        else:
+            self._is_leaving = True
+
+    @property
+    def is_announced(self) -> bool:
+        """The client knows that it should send no more requests."""
+        return self._is_leaving and self._codec.must_close
 
     @property
     def is_idle(self) -> bool:
@@ -255,7 +276,10 @@ class H1Server(H1Driver[RequestSink]):
             if codec.must_close:
                 self.close()
                 return
-            self.deadline = self.shared.loop.time() + self.shared.times.idle
+            now = self.shared.loop.time()
+            self.deadline = now + self.shared.times.idle
+            if now >= self._leaves_at:
+                self._is_leaving = True
             if self.is_paused:
                 self._stop_reading()
             if codec.held:

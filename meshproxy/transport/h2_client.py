@@ -86,8 +86,8 @@ class H2Client(H2Driver[H2ClientStream]):
         super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
         self.good_until = 0.0
-        """`loop.time()` at which the server's certificate expires; 0.0 for never. Fixed at the handshake, so that later
-        changes of the wall clock have no effect."""
+        """`loop.time()` at which the first of both certificates expires; 0.0 for never. Fixed at the handshake, so that
+        later changes of the wall clock have no effect."""
         self._is_doubted = False
         """A PING has not been acknowledged yet."""
         self._pinged = 0.0

@@ -42,6 +42,11 @@ UNSENT = 131_072
 """Unsent bytes that the kernel buffers. Its default is megabytes: the progress of a slow reader would then show in
 jumps of many seconds, which look like a stall, and the memory is not counted."""
 PAUSE_WITHOUT_DESCRIPTORS = 0.1
+STAY_WHILE_DRAINING = 1.0
+"""Seconds after which a client that connects during a drain is asked to leave. Asked with its first response, it would
+make a handshake for each request where no other endpoint is known to it."""
+PATIENCE_WHILE_DRAINING = 2.0
+"""Seconds for which a GOAWAY waits until no stream of the connection is open (`h2.H2Server`)."""
 CLOSE_SECONDS = 1.0
 
 
@@ -51,6 +56,16 @@ class Security(Enum):
     TLS = "strict"
     EITHER = "permissive"
     PLAINTEXT = "disabled"
+
+
+class ListenerState(Enum):
+    """Whether clients are welcome. The order is that of a shutdown."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    """Clients are served and asked to leave."""
+    REFUSING = "refusing"
+    """No connections are accepted; clients that are connected are asked to leave soon."""
 
 
 class PeerRejected(Exception):
@@ -124,7 +139,8 @@ class Listener:
         self._detectors: set[ProtocolDetector] = set()
         """Connections whose HTTP version is not known yet."""
         self._is_empty = asyncio.Event()
-        self.is_draining = False
+        self.state = ListenerState.SERVING
+        self._patience = 0.0
         self.address = ""
         self._sockets: list[socket.socket] = []
         self._pending: set[asyncio.Task[None]] = set()
@@ -175,10 +191,29 @@ class Listener:
         self._sockets.clear()
 
     def drain(self) -> None:
-        """Ask every client, present and future, to reconnect elsewhere; keep serving meanwhile."""
-        self.is_draining = True
+        """Ask every client to reconnect elsewhere; keep serving meanwhile."""
+        self.state = ListenerState.DRAINING
+        self._ask_to_leave(PATIENCE_WHILE_DRAINING)
+
+    def refuse(self, patience: float) -> None:
+        """Accept no more connections, apart from those that the kernel has queued already, and ask every client to send
+        no more requests, within `patience` seconds. What is in flight continues."""
+        for sock in self._sockets:
+            while self._accept(sock):
+                pass
+        self.stop_accepting()
+        self.state = ListenerState.REFUSING
+        self._ask_to_leave(patience)
+
+    def _ask_to_leave(self, patience: float) -> None:
+        self._patience = patience
         for connection in list(self.connections):
-            connection.drain()
+            connection.drain(patience=patience)
+
+    @property
+    def is_announced(self) -> bool:
+        """Every client knows that it should send no more requests."""
+        return not self._pending and not self._detectors and all(each.is_announced for each in self.connections)
 
     @property
     def is_quiet(self) -> bool:
@@ -215,25 +250,27 @@ class Listener:
 
     # A connection
 
-    def _accept(self, sock: socket.socket) -> None:
+    def _accept(self, sock: socket.socket) -> bool:
+        """Accept some of the queued connections. True: there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
             if self.size >= self.max_connections:
                 self._pause("connections")
-                return
+                return False
             try:
                 client, address = sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
-                return
+                return False
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.error("cannot accept on %s: %s; retrying", self.address, os.strerror(error.errno))
                     self._pause("descriptors")
-                    return
+                    return False
                 raise
             client.setblocking(False)
             task = self._loop.create_task(self._set_up(client, format_address(address)))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
+        return True
 
     def _pause(self, limit: str) -> None:
         """Leave new connections in the kernel's backlog for a moment."""
@@ -319,8 +356,9 @@ class Listener:
         connection.on_lost = self.left
         self.connections.add(connection)
         self.events.connection(connection.info.protocol, 1)
-        if self.is_draining:
-            connection.drain()
+        if self.state is not ListenerState.SERVING:
+            delay = STAY_WHILE_DRAINING if self.state is ListenerState.DRAINING else 0.0
+            connection.drain(delay, self._patience)
 
     def left(self, connection: H1Server | H2Server) -> None:
         self.connections.discard(connection)

@@ -84,6 +84,9 @@ class Downstream(Stream, Protocol):
     def stop_receiving(self) -> None:
         """The response is complete and the rest of the request is not needed."""
 
+    def close_connection(self) -> None:
+        """Ask the client, with the response whose head comes next, to send further requests on another connection."""
+
 
 class Upstream(Stream, Protocol):
     """A stream to a server."""

@@ -14,13 +14,15 @@ import yaml
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.child import MODEL_SERVER, Child
-from meshproxy.devtools.clients import SERVER_NAME, GrpcClient, RestClient, tls_context
+from meshproxy.devtools.clients import SERVER_NAME, Certificate, GrpcClient, RestClient, tls_context
 from meshproxy.devtools.local_mesh import (
     LocalSidecar,
     document,
     environment,
+    local_mesh,
     local_sidecar,
     permissive_documents,
+    server_of,
 )
 from meshproxy.devtools.models import predict_request
 
@@ -158,6 +160,108 @@ async def test_calls_under_way_are_finished_before_the_end(tmp_path: Path) -> No
             assert await asyncio.wait_for(running.child.wait(), 30) == 0
     finally:
         await model_server.stop()
+
+
+class GrpcCallers:
+    """Callers that call as long as the port is open: with a channel for each call, with a channel each, and with a
+    channel for all.
+
+    Attributes:
+        answered: calls that were answered with OK.
+        failures: what happened to the others.
+    """
+
+    def __init__(self, address: str, certificate: Certificate | None, headers: dict[str, str] | None = None) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._address = address
+        self._certificate = certificate
+        self._headers = headers
+        self._request = predict_request("half_plus_two", [2.0]).SerializeToString()
+
+    async def run(self) -> None:
+        """Ends when every caller has found the port closed: nothing of such a call is sent, it may go elsewhere."""
+        async with self._client() as shared:
+            await asyncio.gather(
+                *(self._call_with(shared) for _ in range(4)),
+                *(self._call_with_own() for _ in range(4)),
+                *(self._call_with_new_ones() for _ in range(4)),
+            )
+
+    def _client(self) -> GrpcClient:
+        return GrpcClient(self._address, self._certificate, retries=True)
+
+    async def more(self, count: int) -> None:
+        """Returns when so many further calls were answered, or one failed."""
+        goal = self.answered + count
+        while self.answered < goal and not self.failures:
+            await asyncio.sleep(0.01)
+
+    async def _call_with(self, client: GrpcClient) -> None:
+        while await self._call(client):
+            pass
+
+    async def _call_with_own(self) -> None:
+        async with self._client() as client:
+            await self._call_with(client)
+
+    async def _call_with_new_ones(self) -> None:
+        is_open = True
+        while is_open:
+            async with self._client() as client:
+                is_open = await self._call(client)
+
+    async def _call(self, client: GrpcClient) -> bool:
+        """Whether the port is open."""
+        answer = await client.call(PREDICT, self._request, self._headers)
+        if answer.status == "OK":
+            self.answered += 1
+        elif "Failed to connect to remote host" in str(answer.body):
+            return False
+        else:
+            self.failures.append(f"{answer.status}: {answer.body}")
+        return True
+
+
+async def test_no_call_is_lost_while_grpc_clients_keep_coming(tmp_path: Path) -> None:
+    """Connections that are made during the drain are served, and the port is closed before the drain is cut."""
+    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
+    documents = environment(
+        model_server.listening["rest"], model_server.listening["grpc"], sidecar={"drainTimeout": "5s"}
+    )
+    documents += permissive_documents()
+    try:
+        async with local_sidecar(tmp_path / "sidecar", documents) as running:
+            callers = GrpcCallers(running.inbound, running.client)
+            calling = asyncio.ensure_future(callers.run())
+            await callers.more(100)
+            running.child.signal(signal.SIGTERM)
+            before = callers.answered
+            assert await asyncio.wait_for(running.child.wait(), 30) == 0
+            await asyncio.wait_for(calling, 30)
+            assert callers.failures == []
+            assert callers.answered > before + 100
+            assert not any("aborting in-flight requests" in line for line in running.child.output)
+    finally:
+        await model_server.stop()
+
+
+async def test_an_outbound_port_loses_no_call_when_a_replica_or_itself_drains(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        leaving, staying = await asyncio.gather(mesh.replica(sidecar={"drainTimeout": "3s"}), mesh.replica())
+        assert leaving.sidecar is not None
+        application = await mesh.application([server_of([leaving, staying])], sidecar={"drainTimeout": "5s"})
+        callers = GrpcCallers(application.outbound, None, {"x-model-server": "models"})
+        calling = asyncio.ensure_future(callers.run())
+        await callers.more(200)
+        leaving.sidecar.child.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(leaving.sidecar.child.wait(), 30) == 0
+        await callers.more(200)
+        assert callers.failures == []
+        application.child.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(application.child.wait(), 30) == 0
+        await asyncio.wait_for(calling, 30)
+        assert callers.failures == []
 
 
 async def in_flight(running: LocalSidecar) -> float:

@@ -112,6 +112,7 @@ class FakeDownstream:
     FOR_TESTS: ClassVar = frozenset(
         {
             "body",
+            "closes_connection",
             "credited",
             "ended",
             "has_stopped",
@@ -137,6 +138,7 @@ class FakeDownstream:
         self.credited = 0
         self.reset_code: int | None = None
         self.has_stopped = False
+        self.closes_connection = False
         self.is_full = False
         """What is sent is buffered."""
 
@@ -170,6 +172,10 @@ class FakeDownstream:
 
     def stop_receiving(self) -> None:
         self.has_stopped = True
+
+    def close_connection(self) -> None:
+        assert not self.heads
+        self.closes_connection = True
 
     def reset(self, code: int) -> None:
         self.reset_code = code

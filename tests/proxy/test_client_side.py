@@ -235,7 +235,7 @@ class TestTime:
         assert (side.answer, str(side.flags)) == (OVER, "DT")
 
 
-WRITES = frozenset({"send_response", "send_data", "send_trailers", "reset", "stop_receiving"})
+WRITES = frozenset({"send_response", "send_data", "send_trailers", "reset", "stop_receiving", "close_connection"})
 """Commands that the client sees. `credit` is none: readers of the body give it."""
 
 

@@ -637,7 +637,8 @@ class Chain:
     def leave(self) -> None:
         if self.clients:
             client = self.random.choice(self.clients)
-            self.random.choice([client.server.eof_received, client.server.drain, client.socket.abort])()
+            ways: list[Callable[[], object]] = [client.server.eof_received, client.server.drain, client.socket.abort]
+            self.random.choice(ways)()
 
     def reload(self) -> None:
         old = self.clusters

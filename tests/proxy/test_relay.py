@@ -316,10 +316,17 @@ class TestIdentity:
         assert world.finished[0].caller == Caller(client.info.peer)
 
     def test_a_certificate_that_expires_on_a_long_connection_is_refused(self, world: Any, wire: Any) -> None:
+        """And the connection is given up, or a client with a fresh certificate would stay refused."""
         old = Workload("spiffe://dev.example/ns/a/sa/old", "dev.example", "a", "old", 1_699_999_999.0)
         client = world.rest(client=wire.client("HTTP/1.1", old))
         assert client.status == 401
+        assert client.closes_connection
         assert world.policy.asked == []
+
+    def test_other_refusals_leave_the_connection_open(self, world: Any) -> None:
+        client = world.rest(headers=((b"authorization", b"Bearer bad"),))
+        assert client.status == 401
+        assert not client.closes_connection
 
     def test_an_unknown_key_is_fetched_once_while_the_body_waits(self, world: Any, wire: Any) -> None:
         world.verifier.raises = KeysWanted("corp")

@@ -37,7 +37,7 @@ from meshproxy.sidecar.document_source import FileDocuments
 from meshproxy.sidecar.rotation import load_identity
 from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
-from meshproxy.transport.listener import Listener, PeerRejected
+from meshproxy.transport.listener import Listener, ListenerState, PeerRejected
 
 CA = DevelopmentCA.create(TRUST_DOMAIN)
 SERVER = CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server")
@@ -738,7 +738,7 @@ class TestItsEnd:
             await model.asked.wait()
             os.kill(os.getpid(), signal.SIGTERM)
             await until(it.sidecar._stopping.is_set)
-            await until(lambda: it.inbound.is_draining)
+            await until(lambda: it.inbound.state is ListenerState.DRAINING)
             assert (await it.operate(b"/readyz"))[0] == b"503"
             assert (await it.operate(b"/livez"))[0] == b"200"
             assert (await it.ask(connection=connection))[0] == b"200"

@@ -20,6 +20,7 @@ from meshproxy.routing.failure import Failure
 from meshproxy.sidecar import clusters as module
 from meshproxy.sidecar.clusters import Clusters, cluster_settings, found, models_of
 from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -464,7 +465,7 @@ def servers_share(server: str | None) -> routes.Destination:
 
 
 class TestPeers:
-    def verify(self, clusters: Clusters, der: bytes, workload: WorkloadSubject | None = None) -> Workload:
+    def security(self, clusters: Clusters, workload: WorkloadSubject | None = None) -> PeerSecurity:
         far = server(
             "far",
             endpoints=(servers.Endpoint(sidecar=Address("10.0.0.1", 18500)),),
@@ -472,7 +473,10 @@ class TestPeers:
         )
         peer = take(clusters, far)["far"]._peer
         assert peer is not None
-        verified = peer.verify(der)
+        return peer
+
+    def verify(self, clusters: Clusters, der: bytes, workload: WorkloadSubject | None = None) -> Workload:
+        verified = self.security(clusters, workload).verify(der)
         assert isinstance(verified, Workload)
         return verified
 
@@ -496,17 +500,16 @@ class TestPeers:
         with pytest.raises(PeerRejected, match="expired"):
             self.verify(clusters, CA.issue(TF, not_before=past - timedelta(hours=1), not_after=past).der)
 
-    async def test_a_connection_is_good_as_long_as_both_certificates_are(
+    async def test_a_connection_takes_no_new_calls_shortly_before_our_own_certificate_expires(
         self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        issued = CA.issue(TF)
-        theirs = self.verify(clusters, issued.der).not_after
+        peer = self.security(clusters)
         ours = datetime.now(UTC).timestamp() + 60
         monkeypatch.setattr(Now, "good_until", ours)
-        assert self.verify(clusters, issued.der).not_after == ours - module.MARGIN_SECONDS < theirs
+        assert peer.own_not_after() == ours - module.MARGIN_SECONDS
         ours = datetime.now(UTC).timestamp() + 5
         monkeypatch.setattr(Now, "good_until", ours)
-        assert self.verify(clusters, issued.der).not_after == ours
+        assert peer.own_not_after() == ours
 
     async def test_a_model_server_beside_us_is_not_asked(self, clusters: Clusters) -> None:
         assert take(clusters, server("a"))["a"]._peer is None

@@ -398,6 +398,21 @@ async def serve_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         pass  # whoever does not like us breaks off
 
 
+async def test_a_connection_is_good_until_the_first_of_both_certificates_expires(running: ConnectionContext) -> None:
+    """Ours is the one that was presented: a rotation during the handshake does not reach the connection."""
+    soon = time.time() + 60
+    ours = [soon, soon + 3_600]
+    security = PeerSecurity(peer().context, verify, lambda: ours.pop(0))
+    async with serving(serve_peer, None, server_context(SERVER)) as address:
+        owner = Owner()
+        connection = await connect_h2(running, address, owner, 5.0, security)
+        assert connection.good_until - running.loop.time() == pytest.approx(soon - time.time(), abs=1.0)
+        assert ours == [soon + 3_600]
+        connection.close()
+        await owner.gone.wait()
+    await gone(running)
+
+
 @pytest.mark.parametrize("is_unix", [False, True], ids=["TCP", "UNIX socket"])
 async def test_an_exchange_with_a_peer(running: ConnectionContext, tmp_path: Path, is_unix: bool) -> None:
     owner = Owner()

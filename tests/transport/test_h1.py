@@ -132,6 +132,64 @@ class TestServer:
         assert b"connection: close" in transport.take()
         assert transport.ended == "closed"
 
+    def test_a_response_that_has_begun_leaves_the_announcement_to_the_next(
+        self, server: H1Server, served: Any, transport: Any, loop: Any
+    ) -> None:
+        """Its client cannot know that the connection is about to be closed."""
+        server.data_received(GET)
+        served.requests[0].stream.send_response(200, (), end=False, length=2)
+        server.drain()
+        served.requests[0].stream.send_data(b"hi", end=True)
+        loop.turn()
+        assert (transport.take(), transport.ended) == (OK, "")
+        assert not server.is_announced
+        server.data_received(GET)
+        respond(served.requests[1])
+        assert b"connection: close" in transport.take()
+        assert transport.ended == "closed"
+
+    def test_what_was_pipelined_is_answered_before(
+        self, server: H1Server, served: Any, transport: Any, loop: Any
+    ) -> None:
+        server.data_received(GET + GET)
+        server.drain()
+        respond(served.requests[0])
+        loop.turn()
+        assert transport.take() == OK
+        respond(served.requests[1])
+        assert b"connection: close" in transport.take()
+        assert transport.ended == "closed"
+
+    def test_a_head_that_is_being_received_when_draining_keeps_its_time_limit(
+        self, server: H1Server, served: Any, transport: Any, shared: ConnectionContext, loop: Any
+    ) -> None:
+        server.drain()
+        server.data_received(GET[:10])
+        assert not server.is_idle
+        shared.reaper.sweep(loop.now + shared.times.head + 0.1)
+        assert b" 408 " in transport.take()
+
+    def test_a_delay_lets_the_client_stay_a_while(
+        self, server: H1Server, served: Any, transport: Any, loop: Any
+    ) -> None:
+        server.drain(1.0)
+        for seconds in (0.0, 0.5, 1.0):
+            loop.now += seconds
+            server.data_received(GET)
+            respond(served.requests[-1])
+            loop.turn()
+            assert transport.take() == OK
+        server.data_received(GET)
+        respond(served.requests[-1])
+        assert b"connection: close" in transport.take()
+
+    def test_a_response_may_close_the_connection(self, server: H1Server, served: Any, transport: Any) -> None:
+        server.data_received(GET)
+        served.requests[0].stream.close_connection()
+        respond(served.requests[0])
+        assert b"connection: close" in transport.take()
+        assert transport.ended == "closed"
+
     def test_an_early_answer_lingers_until_the_body_has_come(
         self, server: H1Server, served: Any, transport: Any, loop: Any
     ) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import hpack
 import pytest
 
-from meshproxy.codec.events import RequestHead
+from meshproxy.codec.events import RequestHead, ResponseHead
+from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.codec.h2.frames import END_HEADERS, END_STREAM, HEADERS
 from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h2 import MOST_UNREAD, UNREAD_BUDGET
+from meshproxy.transport.h2 import MOST_UNREAD, UNREAD_BUDGET, H2Server
 
 
 def test_an_exchange(wire: Any, served: Any, make_sink: Any) -> None:
@@ -152,7 +157,205 @@ def test_a_lost_socket_ends_every_stream(wire: Any, served: Any, make_sink: Any)
     assert wire.pool.is_gone
 
 
-def test_draining_lets_everything_finish(wire: Any, served: Any, make_sink: Any) -> None:
+LATEST = 2**31 - 1
+"""The last stream of a GOAWAY that announces another one (RFC 9113 section 6.8)."""
+
+
+def goaways(output: bytes) -> list[int]:
+    """The last stream of each GOAWAY in the output of a server."""
+    found = []
+    while output:
+        size, kind = int.from_bytes(output[:3]), output[3]
+        if kind == frames.GOAWAY:
+            found.append(int.from_bytes(output[9:13]))
+        output = output[9 + size :]
+    return found
+
+
+class Leaving:
+    """A server that is shut down, and a client that was not our own: it keeps sending."""
+
+    def __init__(self, wire: Any, served: Any) -> None:
+        self.wire = wire
+        self.served = served
+        self.codec = H2Connection(Role.CLIENT, Limits(), 0.0)
+        self.told: list[int] = []
+        """The last stream of each GOAWAY, in order."""
+        self.answered: list[int] = []
+        wire.server_socket.take()
+
+    def settle(self) -> None:
+        """Everything that was written arrives."""
+        while True:
+            while self.wire.loop.ready:
+                self.wire.loop.turn()
+            output = self.wire.server_socket.take()
+            self.told += goaways(output)
+            for event in self.codec.receive(output, 0.0):
+                if isinstance(event, ResponseHead):
+                    self.answered.append(event.stream)
+            sent = self.codec.take_output()
+            if not sent and not output:
+                return
+            if sent:
+                self.wire.server.data_received(sent)
+
+    def ask(self) -> int:
+        number = self.codec.send_request(b"GET", b"http", b"x", b"/", (), end=True)
+        self.settle()
+        return number
+
+    def answer(self) -> None:
+        """The oldest request."""
+        self.served.requests.pop(0).stream.send_response(200, (), end=True)
+        self.settle()
+
+    def passes(self, seconds: float) -> None:
+        self.wire.sweep(seconds)
+        self.settle()
+
+
+@pytest.fixture
+def leaving(shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any) -> Leaving:
+    server = H2Server(shared, info, served.serve, served.reject)
+    socket = make_transport()
+    server.attach(socket)
+    client = Leaving(SimpleNamespace(server=server, server_socket=socket, loop=loop, sweep=None), served)
+
+    def sweep(seconds: float) -> None:
+        loop.now += seconds
+        shared.reaper.sweep(loop.now)
+
+    client.wire.sweep = sweep
+    server.data_received(client.codec.take_output())
+    client.settle()
+    return client
+
+
+class TestDrain:
+    def test_between_two_requests_the_client_is_asked_at_once(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.answer()
+        leaving.wire.server.drain()
+        assert not leaving.told
+        leaving.settle()
+        assert leaving.told == [LATEST, 1]  # the second after the round trip of the PING
+        assert leaving.wire.server.is_announced
+
+    def test_nothing_is_said_before_the_first_request(self, leaving: Leaving) -> None:
+        leaving.wire.server.drain()
+        leaving.passes(5.0)
+        assert leaving.told == []
+        assert not leaving.wire.server.is_announced
+        leaving.ask()
+        assert leaving.told in ([], [LATEST, 1])
+        leaving.answer()
+        leaving.passes(0.25)
+        assert (leaving.told, leaving.answered) == ([LATEST, 1], [1])
+
+    def test_goaway_waits_until_no_stream_is_open(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.wire.server.drain(patience=2.0)
+        leaving.passes(1.0)
+        assert leaving.told == []
+        leaving.answer()
+        assert leaving.told == []  # not in one read with the response
+        leaving.passes(0.25)
+        assert leaving.told == [LATEST, 1]
+
+    @pytest.mark.parametrize("occasion", ["a request", "the sweep"])
+    def test_but_not_for_ever(self, leaving: Leaving, occasion: str) -> None:
+        leaving.ask()
+        leaving.wire.server.drain(patience=2.0)
+        if occasion == "a request":
+            leaving.wire.loop.now += 2.1
+            assert leaving.ask() == 3
+            assert leaving.told == [LATEST, 3]  # it is served
+            leaving.answer()
+        else:
+            leaving.passes(2.1)
+            assert leaving.told == [LATEST, 1]
+        leaving.answer()
+        assert leaving.answered[-1] == (3 if occasion == "a request" else 1)
+
+    def test_a_delay_lets_the_client_stay_a_while(self, leaving: Leaving) -> None:
+        leaving.wire.server.drain(delay=1.0, patience=2.0)
+        for _ in range(3):
+            leaving.ask()
+            leaving.answer()
+            leaving.passes(0.25)
+        assert leaving.told == []
+        leaving.passes(0.5)
+        assert leaving.told == [LATEST, 5]
+
+    def test_a_later_drain_is_quicker_and_none_asks_twice(self, leaving: Leaving) -> None:
+        leaving.wire.server.drain(delay=10.0, patience=2.0)
+        leaving.ask()
+        leaving.wire.server.drain()
+        leaving.settle()
+        assert leaving.told == [LATEST, 1]
+        leaving.wire.server.drain()
+        leaving.wire.server.announce()
+        leaving.settle()
+        assert leaving.told == [LATEST, 1]
+
+    def test_what_was_sent_before_the_last_stream_was_named_is_served_and_nothing_later(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.answer()
+        leaving.wire.server.drain()
+        leaving.codec.send_request(b"GET", b"http", b"x", b"/", (), end=True)  # crosses GOAWAY and PING
+        leaving.wire.server.data_received(leaving.codec.take_output())
+        leaving.settle()
+        assert leaving.told == [LATEST, 3]
+        assert len(leaving.served.requests) == 1
+        leaving.wire.server.data_received(frames.frame(HEADERS, END_STREAM | END_HEADERS, 5, b"\x82"))
+        assert len(leaving.served.requests) == 1
+
+    def test_the_connection_is_closed_when_its_last_stream_has_ended(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.wire.server.drain()
+        leaving.passes(60.0)
+        leaving.answer()
+        leaving.passes(1.0)
+        assert not leaving.wire.server_socket.ended
+        leaving.passes(1.5)
+        assert leaving.wire.server_socket.ended == "closed"
+        assert leaving.told == [LATEST, 1]
+
+    def test_a_slow_reader_of_the_last_response_is_not_cut(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.wire.server.drain(patience=2.0)
+        leaving.answer()
+        leaving.wire.server.pause_writing()
+        leaving.wire.server_socket.unsent = 60_000
+        leaving.passes(0.25)
+        assert leaving.told == [LATEST, 1]
+        for _ in range(3):
+            leaving.passes(2.25)
+            assert leaving.wire.server_socket.ended != "aborted"
+            leaving.wire.server_socket.unsent -= 10_000
+
+    def test_closing_names_the_last_stream(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.answer()
+        leaving.wire.server.close()
+        assert goaways(leaving.wire.server_socket.take()) == [1]
+        assert leaving.wire.server_socket.ended == "closed"
+
+    def test_a_response_may_close_the_connection(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.ask()
+        stream = leaving.served.requests.pop(0).stream
+        stream.close_connection()
+        stream.send_response(401, (), end=True)
+        leaving.settle()
+        assert leaving.answered == [1]
+        assert leaving.told == [LATEST, 3]
+        leaving.answer()
+        assert leaving.answered == [1, 3]
+
+
+def test_our_client_leaves_when_it_is_asked(wire: Any, served: Any, make_sink: Any) -> None:
     asked = wire.ask(make_sink)
     wire.settle()
     wire.server.drain()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import GoneAway, RequestHead, ResponseHead
+from meshproxy.codec.events import Data, GoneAway, RequestHead, ResponseHead
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
@@ -683,18 +683,90 @@ class TestItsEnd:
             assert await ask(*old_h1)
             assert await ask_h2(*h2)
             port.listener.drain()
-            new_h1 = await port.connect()
-            for reader, writer in (old_h1, new_h1):
-                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-                answer = await reader.read()
-                assert answer.startswith(b"HTTP/1.1 200 ")
-                assert b"\r\nconnection: close\r\n" in answer
-                await leave(writer)
+            reader, writer = old_h1
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in answer
+            await leave(writer)
             codec = H2Connection(Role.CLIENT, Limits(), 0.0)
             codec.receive(b"\0\0\0\4\0\0\0\0\0", 0.0)
             events = codec.receive(await h2[0].read(65_536), 0.0)
             assert any(isinstance(event, GoneAway) for event in events)
             await leave(h2[1])
+
+    async def test_a_client_that_connects_during_a_drain_is_asked_to_leave_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(listeners, "STAY_WHILE_DRAINING", 0.2)
+        now = asyncio.get_running_loop().time
+        async with listening() as port:
+            port.listener.drain()
+            began = now()
+            reader, writer = await port.connect()
+            heads = [b""]
+            async with asyncio.timeout(10):
+                while b"\r\nconnection: close\r\n" not in heads[-1]:
+                    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                    heads.append(await reader.readuntil(b"\r\n\r\n"))
+                    await reader.readuntil(b"None")  # the end of the body: nobody is known here
+                assert await reader.read() == b""
+            assert now() - began >= 0.2
+            assert len(heads) > 2
+            await leave(writer)
+
+    async def test_so_is_an_http2_client(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listeners, "STAY_WHILE_DRAINING", 0.2)
+        now = asyncio.get_running_loop().time
+        async with listening() as port:
+            port.listener.drain()
+            began = now()
+            reader, writer = await port.connect()
+            codec = H2Connection(Role.CLIENT, Limits(), 0.0)
+            codec.send_request(b"GET", b"http", b"x", b"/", (), end=True)
+            writer.write(codec.take_output())
+            events: list[Any] = []
+            async with asyncio.timeout(10):
+                while not any(isinstance(event, GoneAway) for event in events):
+                    events += codec.receive(await reader.read(65_536), 0.0)
+            assert now() - began >= 0.2
+            assert [type(event) for event in events] == [ResponseHead, Data, GoneAway]
+            assert events[-1].last_stream == 2**31 - 1
+            await leave(writer)
+
+    async def test_refusing_serves_what_the_kernel_has_queued_and_closes_the_port(self) -> None:
+        async with listening() as port:
+            port.listener.drain()
+            queued = [
+                socket.create_connection(("127.0.0.1", port.number)) for _ in range(listeners.ACCEPTS_PER_TURN + 6)
+            ]
+            port.listener.refuse(0.0)  # the loop had no turn in between
+            with pytest.raises(OSError):
+                await port.connect()
+            assert not port.listener.is_announced
+            for sock in queued:
+                stream = await asyncio.open_connection(sock=sock)
+                stream[1].write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                answer = await stream[0].read()
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"\r\nconnection: close\r\n" in answer
+                await leave(stream[1])
+            await port.counted.until(lambda: not port.counted.open)
+            assert port.listener.is_announced
+
+    async def test_a_connection_without_a_request_gets_goaway_with_its_first_or_when_it_is_closed(self) -> None:
+        async with listening() as port:
+            early = await port.connect()
+            early[1].write(H2Connection(Role.CLIENT, Limits(), 0.0).take_output())
+            await port.counted.until(lambda: port.counted.open == 1)
+            port.listener.drain()
+            port.listener.refuse(0.0)
+            assert not port.listener.is_announced
+            await port.listener.close()
+            codec = H2Connection(Role.CLIENT, Limits(), 0.0)
+            events = codec.receive(await early[0].read(), 0.0)
+            assert [event.last_stream for event in events if isinstance(event, GoneAway)] == [0]
+            await leave(early[1])
 
     async def test_it_is_quiet_between_requests_only(self) -> None:
         async def until(is_quiet: bool) -> None:

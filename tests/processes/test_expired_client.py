@@ -1,0 +1,119 @@
+"""Certificates of clients that expire while their connections are open: a real sidecar, and clients that reconnect when
+they are asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from meshproxy.codec.events import Event, GoneAway, ResponseHead
+from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
+from meshproxy.devtools.child import MODEL_SERVER, Child
+from meshproxy.devtools.clients import SERVER_NAME, Certificate, tls_context
+from meshproxy.devtools.local_mesh import (
+    CLIENT,
+    TRUST_DOMAIN,
+    LocalSidecar,
+    environment,
+    local_sidecar,
+    permissive_documents,
+)
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+
+STATUS = b"/v1/models/half_plus_two"
+LIFETIME = timedelta(seconds=3)
+EACH = 0.1
+"""Seconds between two requests."""
+
+
+@pytest_asyncio.fixture(loop_scope="function")
+async def running(tmp_path: Path) -> AsyncIterator[LocalSidecar]:
+    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
+    documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
+    documents += permissive_documents()
+    try:
+        async with local_sidecar(tmp_path / "sidecar", documents) as sidecar:
+            yield sidecar
+    finally:
+        await model_server.stop()
+
+
+def expiring(running: LocalSidecar) -> Certificate:
+    """The client's certificate, which expires soon."""
+    mesh = running.mesh
+    namespace, account = CLIENT
+    end = datetime.now(UTC) + LIFETIME
+    issued = mesh.ca.issue(f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}", not_after=end)
+    return Certificate(running.client.bundle, *issued.write(mesh.directory, "expiring"))
+
+
+async def connect(
+    running: LocalSidecar, certificate: Certificate, protocol: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    context: ssl.SSLContext = tls_context(certificate)
+    context.set_alpn_protocols([protocol])
+    return await asyncio.open_connection("127.0.0.1", running.port, ssl=context, server_hostname=SERVER_NAME)
+
+
+async def test_http1_gets_connection_close_with_the_refusal(running: LocalSidecar) -> None:
+    reader, writer = await connect(running, expiring(running), "http/1.1")
+
+    async def ask() -> bytes:
+        writer.write(b"GET " + STATUS + b" HTTP/1.1\r\nhost: a\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        return head
+
+    head = await ask()
+    assert head.startswith(b"http/1.1 200 ")
+    while head.startswith(b"http/1.1 200 "):
+        assert b"\r\nconnection: close\r\n" not in head
+        await asyncio.sleep(EACH)
+        head = await ask()
+    assert head.startswith(b"http/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in head
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_http2_gets_goaway_behind_the_refusal(running: LocalSidecar) -> None:
+    reader, writer = await connect(running, expiring(running), "h2")
+    codec = H2Connection(Role.CLIENT, Limits(), 0.0)
+    events: list[Event] = []
+
+    async def ask() -> int:
+        events.clear()
+        codec.send_request(b"GET", b"https", b"a", STATUS, (), end=True)
+        writer.write(codec.take_output())
+        while not any(getattr(event, "end", False) for event in events):
+            await hear()
+        return next(event.status for event in events if isinstance(event, ResponseHead))
+
+    async def hear() -> None:
+        data = await reader.read(65_536)
+        assert data
+        events.extend(codec.receive(data, 0.0))
+        writer.write(codec.take_output())
+
+    status = await ask()
+    assert status == 200
+    while status == 200:
+        assert not any(isinstance(event, GoneAway) for event in events)
+        await asyncio.sleep(EACH)
+        status = await ask()
+    assert status == 401
+    while len(told := [event.last_stream for event in events if isinstance(event, GoneAway)]) < 2:
+        await hear()
+    assert told[0] == 2**31 - 1
+    assert told[1] < 1_000  # the refused request, at the end of the round trip
+    assert await reader.read() == b""  # closed by the sidecar
+    writer.close()
