@@ -42,3 +42,6 @@ _.__context__  # proxy/client_side, as the next one: cleared, so that no referen
 _.__traceback__
 _.is_idempotent  # inference/call: config, which lies below, has the same verbs as words; a test compares them
 EITHER  # transport/listener: made from the word of the document
+DUE  # transport/h2.Departure, as the next two: the members are unpacked into globals
+ANNOUNCED
+FINAL
