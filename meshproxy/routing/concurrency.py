@@ -1,6 +1,6 @@
 """Concurrency limits of a model's calls: a fixed number, or an adaptive one.
 
-`GradientLimit` compares the current latency with that of an uncrowded server. As long as they differ little, more calls
+`GradientLimit` compares the current latency with that of an unloaded server. As long as they differ little, more calls
 are admitted; calls that take much longer are queued inside the server, where nothing can reorder them, and fewer are
 admitted. The idea is that of Netflix' Gradient2 limit and Envoy's adaptive concurrency filter. Their known faults are
 avoided:
@@ -15,10 +15,10 @@ avoided:
   make it careful, not jumpy, and a few huge ones do not matter.
 - It grows only while it really delays calls, and shrinks only while at least half of it is in use: without load it does
   not change.
-- It never falls far by mistake: when it has lost half, it probes. If the server was only slower, not crowded, that is
-  then the new calm latency.
+- It never falls far by mistake: when it has lost half, it probes. If the server was only slower, not loaded, that is
+  then the new baseline latency.
 - Growth becomes smaller as the tolerance is used up; nothing constant is always added.
-- Calls that took a constant time because they all timed out do not look calm: they count as overload.
+- Calls that took a constant time because they all timed out do not count as unloaded: they count as overload.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from math import exp, inf, log, sqrt
 from typing import Protocol
 
 TOLERANCE = log(1.5)
-"""Calls may take half as long again as in a calm server. For a server that works on c equal calls at a time, the limit
-settles at 1.5 c: the server is always busy, and few calls are queued inside."""
+"""Calls may take half as long again as in an unloaded server. For a server that works on c equal calls at a time, the
+limit settles at 1.5 c: the server is always busy, and few calls are queued inside."""
 SAMPLES = 20
 """Fewest calls for a conclusion."""
 PROBE_SAMPLES = 10
@@ -50,7 +50,7 @@ PROBE_LATEST = 30.0
 PROBE_SHARE = 10
 """The time between probes is at least this many times the duration of the last one."""
 LEARNING = 0.3
-"""Weight of a measurement in the calm latency; that of a probe replaces it if it differs by more than chance."""
+"""Weight of a measurement in the baseline latency; that of a probe replaces it if it differs by more than chance."""
 FASTEST = 1e-6
 """Seconds; shorter calls count as this long, as their logarithm is meaningless."""
 
@@ -122,9 +122,9 @@ class GradientLimit:
     """
 
     __slots__ = (
-        "_at_last_probe", "_before_probe", "_calm", "_calm_before_probe", "_ignore_until", "_interval", "_is_guess",
-        "_judge_at", "_least", "_limit", "_most", "_needed", "_phase", "_probe_at", "_probe_began", "_seen", "_usual",
-        "current",
+        "_at_last_probe", "_baseline", "_baseline_before_probe", "_before_probe", "_ignore_until", "_interval",
+        "_is_guess", "_judge_at", "_least", "_limit", "_most", "_needed", "_phase", "_probe_at", "_probe_began",
+        "_seen", "_usual", "current",
     )  # fmt: skip
 
     def __init__(self, initial: int, least: int, most: int) -> None:
@@ -139,10 +139,10 @@ class GradientLimit:
         """`current` outside of probes, with fractions, so that small steps add up."""
         self._least = least
         self._most = most
-        self._calm: float | None = None
-        """Logarithm of a call's seconds when the server is not crowded."""
+        self._baseline: float | None = None
+        """Logarithm of a call's seconds when the server is not loaded."""
         self._is_guess = False
-        """`_calm` was measured in a crowd."""
+        """`_baseline` was measured under load."""
         self._usual = 0.0
         """Mean seconds of a call at the last conclusion."""
         self._phase = _Phase.WATCHING
@@ -154,8 +154,8 @@ class GradientLimit:
         """Calls that end before then began under another limit."""
         # Probes
         self._before_probe = 0.0
-        self._calm_before_probe = 0.0
-        """The latency when it began, and what was then taken to be calm; logarithms."""
+        self._baseline_before_probe = 0.0
+        """The latency when it began, and what was then the baseline; logarithms."""
         self._at_last_probe = self._limit
         self._interval = PROBE_SOONEST
         self._probe_at = 0.0
@@ -166,7 +166,7 @@ class GradientLimit:
         if now < self._ignore_until:
             if self._phase is _Phase.DRAINING and in_flight <= self.current:
                 self._phase = _Phase.PROBING
-                # If the server was crowded, calls now take half of what they took; if it was not, it does not matter.
+                # If the server was loaded, calls now take half of what they took; if it was not, it does not matter.
                 self._begin(now, self._usual / 2)
                 self._judge_at = now + self._usual / 2 + WINDOW
             return
@@ -198,9 +198,9 @@ class GradientLimit:
         ended = seen.ok + seen.failed
         flying = seen.flying / ended
         is_full = seen.full >= CROWDED * ended
-        is_calm = flying <= max(self._least, self._limit / 2)
+        is_unloaded = flying <= max(self._least, self._limit / 2)
         if seen.failed > max(1, OVERLOADED * ended):
-            self._overloaded(is_calm and seen.failed < MOSTLY * ended, now)
+            self._overloaded(is_unloaded and seen.failed < MOSTLY * ended, now)
             return
         took = seen.logs / seen.ok
         spread = max(0.0, seen.squares / seen.ok - took * took)
@@ -215,27 +215,27 @@ class GradientLimit:
             self._begin(now, self._usual)
             return
         settle = 0.0
-        if self._calm is None:
-            # Nothing to compare with yet. Measured in a crowd that is still gathering, it is worth little.
-            self._calm = took
-            self._is_guess = not is_calm
-        elif is_calm:
-            self._calm += LEARNING * (took - self._calm)
+        if self._baseline is None:
+            # Nothing to compare with yet. Measured while the load is still rising, it is worth little.
+            self._baseline = took
+            self._is_guess = not is_unloaded
+        elif is_unloaded:
+            self._baseline += LEARNING * (took - self._baseline)
             if is_full and self._limit <= 2 * flying:
-                # At the least: there is no way down to measure at, and it is as calm there as it gets.
-                self._grow(took - self._calm)
-        elif took < self._calm - max(error, TOLERANCE):
-            # Faster in the crowd than it was thought to be without: the server has become faster.
-            self._calm = took
+                # At the least: there is no way down to measure at, and the load gets no lower than that.
+                self._grow(took - self._baseline)
+        elif took < self._baseline - max(error, TOLERANCE):
+            # Faster under load than it was thought to be without: the server has become faster.
+            self._baseline = took
             self._probe_at = now
-        elif took - self._calm > TOLERANCE + error:
-            self._shrink(max(0.5, exp(TOLERANCE + self._calm - took)))
+        elif took - self._baseline > TOLERANCE + error:
+            self._shrink(max(0.5, exp(TOLERANCE + self._baseline - took)))
             settle = self._usual
         elif is_full:
-            self._grow(took - self._calm)
-        if not is_calm and (self._limit <= self._at_last_probe / 2 or (is_full and now >= self._probe_at)):
+            self._grow(took - self._baseline)
+        if not is_unloaded and (self._limit <= self._at_last_probe / 2 or (is_full and now >= self._probe_at)):
             self._before_probe = took
-            self._calm_before_probe = self._calm
+            self._baseline_before_probe = self._baseline
             self._probe_began = now
             self._needed = PROBE_SAMPLES
             self._probe(int(self._limit / 2 + 0.5))
@@ -270,19 +270,19 @@ class GradientLimit:
 
     def _probed(self, took: float, error: float, now: float) -> None:
         """The latency with half as many calls in flight is known."""
-        calm = took if self._calm is None else self._calm
-        if self.current > self._least and (self._is_guess or took < calm - max(error, TOLERANCE / 2)):
-            # The server was crowded when `calm` was measured. It may still be.
+        baseline = took if self._baseline is None else self._baseline
+        if self.current > self._least and (self._is_guess or took < baseline - max(error, TOLERANCE / 2)):
+            # The server was loaded when `baseline` was measured. It may still be.
             self._is_guess = False
-            self._calm = took
+            self._baseline = took
             self._probe(self.current // 2)
             return
-        self._calm = took if abs(took - calm) > error else calm + LEARNING * (took - calm)
-        has_agreed = abs(self._calm - self._calm_before_probe) <= max(error, TOLERANCE / 4)
+        self._baseline = took if abs(took - baseline) > error else baseline + LEARNING * (took - baseline)
+        has_agreed = abs(self._baseline - self._baseline_before_probe) <= max(error, TOLERANCE / 4)
         self._interval = min(PROBE_LATEST, self._interval * 2.0) if has_agreed else PROBE_SOONEST
         self._probe_at = now + max(self._interval, PROBE_SHARE * (now - self._probe_began))
         self._end_probe()
-        slower = self._before_probe - self._calm
+        slower = self._before_probe - self._baseline
         if slower > TOLERANCE + error:
             self._shrink(exp(TOLERANCE - slower))
         self._at_last_probe = self._limit
