@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 PYTEST_ARGS ?= -q -n auto --dist loadfile
 
-.PHONY: help demo test coverage check format conformance drills test-tensorflow bench image clean
+.PHONY: help demo test coverage check format conformance drills figures test-tensorflow bench image clean
 
 help:
 	@echo 'make demo             run a mesh on this machine with real traffic through it'
@@ -19,7 +19,8 @@ help:
 	@echo 'make check            format, lint, types, import contracts, dead code, private keys in git'
 	@echo 'make format           format the code and apply safe lint fixes'
 	@echo 'make conformance      run third-party suites and clients (h2spec, curl, nghttp) against a sidecar'
-	@echo 'make drills           cut links between network namespaces and measure recovery and goodput (needs root)'
+	@echo 'make drills           cut links between network namespaces (needs root)'
+	@echo 'make figures          measure recovery, reloads and goodput under overload; needs a quiet machine'
 	@echo 'make test-tensorflow  call a real SavedModel through a sidecar with the official stubs'
 	@echo 'make bench            measure meshproxy side by side with Envoy'
 	@echo 'make image            build the container image (needs docker or podman)'
@@ -98,6 +99,10 @@ drills: $(VENV)/.dev
 	@for tool in ip nft; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install iproute2 nftables" >&2; exit 1; }; done
 	$(BIN)/pytest -q -rP -p no:xdist tests/drills
+
+# Latencies and goodput, asserted and printed: not part of CI, whose machine is shared.
+figures: $(VENV)/.dev
+	$(BIN)/pytest -q -rP -p no:xdist tests/figures
 
 test-tensorflow: .venv-tensorflow/.installed
 	.venv-tensorflow/bin/pytest -q tests/tensorflow

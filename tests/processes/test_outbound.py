@@ -1,5 +1,5 @@
 """What an application's sidecar does with calls: shares of a split and reloads that move them, keys that stay, limits
-under too much load, and shadows. What that costs in time is measured by `tests/drills/test_resilience_figures.py`."""
+under too much load, and shadows. What that costs in time is measured by `tests/figures/test_resilience.py`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """An application's sidecar before several replicas, some of which die, hang, are slow or fail: every part is a process,
-and what came of each call is counted at the client. How fast it is: `tests/drills/test_resilience_figures.py`."""
+and what came of each call is counted at the client. How fast it is: `tests/figures/test_resilience.py`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_one_connection_of_grpc_reaches_every_replica_and_a_killed_one_fai
         counts = [await replica.request_count() for replica in replicas]
         print("calls of the replicas, checks of their health among them:", counts)
         assert is_clean(run)
-        # A balanced connection would give all to one. How even the shares are is a figure (tests/drills).
+        # A balanced connection would give all to one. How even the shares are is a figure (tests/figures).
         assert min(counts) >= 0.05 * run.done
 
         runs, _ = await asyncio.gather(both(application, 250, 4), after(1.5, replicas[0].kill))
