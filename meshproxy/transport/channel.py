@@ -10,7 +10,6 @@ and is notified (`ChannelEvent`).
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import ssl
 from collections import deque
@@ -19,8 +18,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
+from meshproxy.transport.connector import (
+    ConnectError,
+    PeerSecurity,
+    connect_h1,
+    connect_h2,
+    reason_of,
+    upstream_info,
+)
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.listener import PeerRejected
@@ -334,7 +339,7 @@ async def connect_h1_tls(
     """An HTTP/1.1 connection over TLS to `host:port`. Raises ConnectError."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    info = ConnectionInfo(direction="upstream", protocol="HTTP/1.1", remote=address, local="")
+    info = upstream_info(address, "HTTP/1.1")
     client = H1Client(shared, info, owner)
     try:
         async with asyncio.timeout(timeout):
@@ -350,9 +355,7 @@ async def connect_h1_tls(
     except ssl.SSLError as error:
         raise ConnectError(f"TLS with {address} failed: {_reason(error)}") from error
     except OSError as error:
-        # asyncio puts the address into `strerror`; errors of name look-ups have negative numbers.
-        why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or str(error)
-        raise ConnectError(f"{address} cannot be reached: {why}") from error
+        raise ConnectError(f"{address} cannot be reached: {reason_of(error)}") from error
     tls = transport.get_extra_info("ssl_object")
     if tls is None or client.is_closing:
         raise ConnectError(f"{address} closed the connection after the TLS handshake")

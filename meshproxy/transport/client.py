@@ -191,6 +191,11 @@ def timed_out(source: StreamSource, timeout: float, *, has_stream: bool) -> Clie
     return ClientError(ClientFailure.TIMEOUT, f"{source.address} did not {missing} within {timeout:g} s")
 
 
+def head_refused(stream: Upstream, refused: HeadRefused) -> ClientError:
+    """The ClientError for a request head that the server does not accept; nothing was sent."""
+    return ClientError(ClientFailure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}")
+
+
 def broken_off(code: int, reason: str) -> ClientError:
     """The ClientError for a stream that was reset (`Sink.reset_received`)."""
     if code == ErrorCode.PROTOCOL_ERROR:
@@ -250,9 +255,7 @@ class UnaryExchange:
             stream.send_request(self._head)
             self._is_sending = bool(self._body) and not stream.send_data(self._body, True)
         except HeadRefused as refused:  # nothing was sent
-            self._end(
-                ClientError(ClientFailure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}")
-            )
+            self._end(head_refused(stream, refused))
 
     def crashed(self, error: Exception) -> None:
         """`acquired` raised (`StreamWaiter`)."""

@@ -23,14 +23,12 @@ from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Owner
 from meshproxy.transport.h2_client import H2Client, H2Owner
+from meshproxy.transport.handshake_failures import HAS_EXPIRED, NOT_YET_VALID, UNKNOWN_AUTHORITY
 from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
     from meshproxy.transport.connection import ConnectionContext
 
-# OpenSSL's names for why a chain does not verify (x509_vfy.h).
-_NOT_YET_VALID, _HAS_EXPIRED = 9, 10
-_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 
 
@@ -63,7 +61,7 @@ class PeerSecurity:
 
 async def connect_h1(shared: ConnectionContext, address: str, owner: H1Owner, timeout: float) -> H1Client:
     """An HTTP/1.1 connection to `host:port` or a UNIX socket's path. Raises ConnectError."""
-    client = H1Client(shared, _info(address, "HTTP/1.1"), owner)
+    client = H1Client(shared, upstream_info(address, "HTTP/1.1"), owner)
     try:
         async with asyncio.timeout(timeout):
             await _dial(shared, address, client, None)
@@ -89,7 +87,7 @@ async def connect_h2(
     Raises:
         ConnectError: the connection could not be established.
     """
-    handshake = Handshake(H2Client(shared, _info(address, "HTTP/2"), owner), address, peer)
+    handshake = Handshake(H2Client(shared, upstream_info(address, "HTTP/2"), owner), address, peer)
     is_well = False
     try:
         async with asyncio.timeout(timeout):
@@ -108,7 +106,7 @@ async def connect_h2(
     return handshake.client
 
 
-def _info(address: str, protocol: str) -> ConnectionInfo:
+def upstream_info(address: str, protocol: str) -> ConnectionInfo:
     return ConnectionInfo(direction="upstream", protocol=protocol, remote=address, local="")
 
 
@@ -253,22 +251,26 @@ def _failure(address: str, error: Exception | None, *, is_tls: bool = False) -> 
             )
         return ConnectError(f"TLS with {address} failed: {words}")
     if error is not None and not isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
-        why = str(error)
-        if isinstance(error, OSError):
-            # asyncio puts the address into `strerror`; resolver errors have negative numbers.
-            why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or why
+        why = reason_of(error) if isinstance(error, OSError) else str(error)
         return ConnectError(f"{address} cannot be reached: {why}")
     if is_tls:
         return ConnectError(f"{address} closed the connection before the HTTP/2 handshake: its log has the reason")
     return ConnectError(f"{address} closed the connection immediately")
 
 
+def reason_of(error: OSError) -> str:
+    """Why, without the address, which asyncio puts into `strerror`; resolver errors have negative numbers."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
+
+
 def _distrust(error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code == _HAS_EXPIRED:
+    if error.verify_code == HAS_EXPIRED:
         return "has expired: check why the server did not renew it"
-    if error.verify_code == _NOT_YET_VALID:
+    if error.verify_code == NOT_YET_VALID:
         return "is not valid yet: compare the clocks of this host and of the authority"
-    if error.verify_code in _UNKNOWN_AUTHORITY:
+    if error.verify_code in UNKNOWN_AUTHORITY:
         return (
             "is not issued by a trusted authority: while an authority rotates, the trust bundle must hold the old "
             "one and the new one"

@@ -28,6 +28,7 @@ from meshproxy.transport.client import (
     broken_off,
     complete_head,
     connect_failed,
+    head_refused,
     head_size,
     timed_out,
 )
@@ -37,7 +38,7 @@ from meshproxy.transport.stream import HeadRefused
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead
+    from meshproxy.codec.events import Headers, RequestHead, ResponseHead
     from meshproxy.transport.client import StreamSource
     from meshproxy.transport.connector import ConnectError
     from meshproxy.transport.stream import Upstream
@@ -86,7 +87,7 @@ class State(Enum):
 
 
 class Call:
-    """One streaming call (`StreamWaiter`, `stream.Sink`). One task at a time may iterate; several may send.
+    """One streaming call (`StreamWaiter`, `stream.ResponseSink`). One task at a time may iterate; several may send.
 
     Attributes:
         state: how far it is.
@@ -214,9 +215,7 @@ class Call:
         try:
             stream.send_request(self._head)
         except HeadRefused as refused:  # nothing was sent
-            self._end(
-                ClientError(ClientFailure.TOO_LARGE, f"{stream.address} does not accept the request head: {refused}")
-            )
+            self._end(head_refused(stream, refused))
         else:
             self.state = State.OPEN
             if not self._opened.done():
@@ -229,7 +228,7 @@ class Call:
     def acquire_failed(self, error: ConnectError) -> None:
         self._end(connect_failed(error))
 
-    # stream.Sink
+    # stream.ResponseSink
 
     def head_received(self, head: ResponseHead) -> None:
         """Initial metadata, or the end of a call that is trailers-only."""
@@ -276,10 +275,6 @@ class Call:
         """The server has ended the call."""
         if self.state is not State.OVER:
             self._finish(headers)
-
-    def rejected(self, rejected: Rejected) -> None:
-        """Requests only."""
-        raise AssertionError("a response sink received a request")
 
     def reset_received(self, code: int, reason: str) -> None:
         """The stream or its connection is gone."""

@@ -13,6 +13,7 @@ from meshproxy.inference.grpc_health import Serving
 
 if TYPE_CHECKING:
     from meshproxy.upstream.cluster import Cluster
+    from meshproxy.upstream.health import Health
 
 WHOLE_SERVER = frozenset({"", "PredictionService", "ModelService"})
 """Services that mean the server as a whole (tensorflow_serving/model_servers/server.cc)."""
@@ -42,7 +43,7 @@ class HealthService:
     def serving(self, service: str) -> Serving:
         """The status of a service. Calls may go to the server before the first check has ended, but it is not reported
         as serving before that."""
-        healths = [each.health for each in self.cluster.endpoints.values() if each.health is not None]
+        healths = self._healths()
         if service not in WHOLE_SERVER and not any(service in health.settings.models for health in healths):
             return Serving.SERVICE_UNKNOWN
         model = "" if service in WHOLE_SERVER else service
@@ -52,12 +53,16 @@ class HealthService:
 
     def conditions(self) -> dict[str, bool]:
         """What readiness depends on: the server, and each of its models that is checked."""
-        healths = [each.health for each in self.cluster.endpoints.values() if each.health is not None]
+        healths = self._healths()
         models = dict.fromkeys(model for health in healths for model in health.settings.models)
         return {
             "model server answers": self.serving("") is Serving.SERVING,
             **{f"model {model} is available": self.serving(model) is Serving.SERVING for model in models},
         }
+
+    def _healths(self) -> list[Health]:
+        """Of the endpoints that are checked."""
+        return [each.health for each in self.cluster.endpoints.values() if each.health is not None]
 
     def changed(self) -> None:
         """A status may have changed: send it to the watching calls."""
