@@ -245,10 +245,7 @@ class _Stream:
         if not part.compressed:
             return _Message(self._choice, part.size, self._limits)
         if self._inflater is None:
-            limits = self._limits
-            self._inflater = Inflater(
-                self._encoding, limits.inflated_bytes, limits.inflated_free, limits.inflated_ratio
-            )
+            self._inflater = self._limits.inflater(self._encoding)
         return _Compressed(self._choice, self._inflater, self._limit, self._limits)
 
 

@@ -49,6 +49,10 @@ class ScanLimits:
     inflated_ratio: int = 100
     """What they may inflate to beyond that, for each byte received."""
 
+    def inflater(self, encoding: bytes | None) -> Inflater:
+        """For the compressed messages of one body. Raises Refusal: UNSUPPORTED_ENCODING."""
+        return Inflater(encoding, self.inflated_bytes, self.inflated_free, self.inflated_ratio)
+
 
 DEFAULT_LIMITS = ScanLimits()
 
@@ -231,10 +235,7 @@ class _Stream:
                 Reason.BODY_TOO_LARGE, f"A message is longer than {MESSAGE_BYTES} bytes.", limit="message_bytes"
             )
         if part.compressed and self._inflater is None:
-            limits = self._limits
-            self._inflater = Inflater(
-                self._encoding, limits.inflated_bytes, limits.inflated_free, limits.inflated_ratio
-            )
+            self._inflater = self._limits.inflater(self._encoding)
         return _Message(self._kind, part, self._inflater if part.compressed else None, self._limits)
 
 

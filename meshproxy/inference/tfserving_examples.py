@@ -143,10 +143,7 @@ class _GrpcBody:
 
     def _inflate(self, message: _Message, data: bytes, end: bool) -> None:
         if self._inflater is None:
-            limits = self._limits
-            self._inflater = Inflater(
-                self._encoding, limits.inflated_bytes, limits.inflated_free, limits.inflated_ratio
-            )
+            self._inflater = self._limits.inflater(self._encoding)
         for piece in self._inflater.feed(data):
             message.feed(piece)
         if end:

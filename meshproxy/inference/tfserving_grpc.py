@@ -21,11 +21,10 @@ from meshproxy.codec.grpc import PREFIX_BYTES
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.names import BadName, read_name
 from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, malformed
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Tolerance
 from meshproxy.inference.tfserving_version import write_number
-from meshproxy.inference.unary import write_bytes, write_varint
+from meshproxy.inference.unary import read_text, write_bytes, write_varint
 from meshproxy.refusal import Reason, Refusal
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -59,11 +58,11 @@ class ModelSpec:
         for tag, value in walker.read(data, _SPEC, depth):
             assert isinstance(value, bytes)
             if tag == _NAME:
-                self.name = _read_text(value, "model name")
+                self.name = read_text(value, "the model name")
             elif tag == _SIGNATURE:
-                self.signature = _read_text(value, "signature name")
+                self.signature = read_text(value, "the signature name")
             elif tag == _LABEL:
-                self.label = _read_text(value, "version label")
+                self.label = read_text(value, "the version label")
                 self.version = None
             else:
                 if self.version is None:  # the other member of the oneof, or none: a new Int64Value
@@ -151,7 +150,7 @@ class NamedByConfig:
                 name = ""
                 for _, text in self._walker.read(config, (_NAME,), 3):
                     assert isinstance(text, bytes)
-                    name = _read_text(text, "model name")
+                    name = read_text(text, "the model name")
                 if not name:
                     raise malformed("a model of the new configuration has no name")
                 self._refs[ModelRef(name)] = None
@@ -161,13 +160,6 @@ class NamedByConfig:
 
     def finish(self) -> tuple[ModelRef, ...]:
         return tuple(self._refs)
-
-
-def _read_text(raw: bytes, what: str) -> str:
-    try:
-        return read_name(raw)
-    except BadName as bad:
-        raise malformed(f"the {what} {bad}") from None
 
 
 def _missing() -> tuple[ModelRef, ...]:
