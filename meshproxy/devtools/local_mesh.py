@@ -6,6 +6,7 @@ The demo, the tests and the drills all start their processes here. Ports are cho
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -119,6 +120,11 @@ class LocalSidecar:
     def admin(self) -> str:
         """Where health and metrics are, HOST:PORT."""
         return str(self.child.listening["admin"])
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log with this event."""
+        lines = [json.loads(line) for line in self.child.output if line.startswith("{")]
+        return [line for line in lines if line.get("event") == event]
 
     async def metrics(self) -> dict[str, float]:
         """Every series of its metrics page."""
@@ -307,6 +313,10 @@ class LocalMesh:
     async def bare(self, *arguments: str) -> Replica:
         """Starts a model server without a sidecar, to be called in plain text."""
         return Replica(await self.model_server(*arguments), None)
+
+    async def bare_each(self, *arguments: Sequence[str]) -> list[Replica]:
+        """Starts model servers without sidecars, one for each set of arguments."""
+        return list(await asyncio.gather(*(self.bare(*each) for each in arguments)))
 
     async def application(
         self,

@@ -19,7 +19,7 @@ from meshproxy.devtools.clients import GrpcClient
 from meshproxy.devtools.load.generator import Driver, Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest, target_of
 from meshproxy.devtools.load.target import grpc_slots, open_grpc
-from meshproxy.devtools.local_mesh import Document, LocalMesh, LocalSidecar, Replica, document, local_mesh, server_of
+from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
@@ -42,18 +42,8 @@ def show(title: str, run: Run) -> None:
     )
 
 
-def is_clean(*runs: Run) -> bool:
-    """Every call was answered well."""
-    return all(run.done and not run.errors and not run.unanswered for run in runs)
-
-
 def route(**spec: Any) -> Document:
     return document("ModelRoute", {"models": ["half_plus_two"], "server": "models", **spec})
-
-
-async def bare(mesh: LocalMesh, *arguments: tuple[str, ...]) -> list[Replica]:
-    """Model servers without sidecars, one for each set of arguments."""
-    return list(await asyncio.gather(*(mesh.bare(*each) for each in arguments)))
 
 
 async def both(application: LocalSidecar, rate: float, seconds: float) -> tuple[Run, Run]:
@@ -83,13 +73,13 @@ async def test_calls_of_one_connection_are_spread_evenly(tmp_path: Path) -> None
         show("one connection", run)
         counts = [await replica.request_count() for replica in replicas]
         print("calls of the replicas, health checks among them:", counts)
-        assert is_clean(run)
+        assert run.is_clean
         assert min(counts) >= 0.2 * run.done
 
 
 async def test_a_hung_replica_delays_calls_by_less_than_a_second(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, (), (), ())
+        replicas = await mesh.bare_each((), (), ())
         reasons = ["connect-failure", "refused-stream", "goaway", "reset", "timeout"]
         retried = route(tryTimeout="250ms", retries={"reasons": reasons})
         health = {"check": "model-status", "interval": "500ms", "timeout": "500ms"}
@@ -99,13 +89,13 @@ async def test_a_hung_replica_delays_calls_by_less_than_a_second(tmp_path: Path)
         hung.signal(signal.SIGCONT)
         timeouts = await application.total("meshproxy_retries_total", 'reason="timeout"')
         print(f"{timeouts:.0f} calls timed out at the hung replica and were tried elsewhere")
-        assert is_clean(*runs)
+        assert all(run.is_clean for run in runs)
         assert max(max(run.latencies) for run in runs) < 1.0
 
 
 async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=50",))
+        replicas = await mesh.bare_each(("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=50",))
         application = await mesh.application([server_of(replicas)])
         warm = await predict_over_grpc(application.outbound, 300, 1, REQUEST)
         before = [await replica.request_count() for replica in replicas]
@@ -113,7 +103,8 @@ async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
         show("one of three is ten times slower", run)
         counts = [await replica.request_count() - known for replica, known in zip(replicas, before, strict=True)]
         print("calls of the replicas:", counts)
-        assert is_clean(warm, run)
+        assert warm.is_clean
+        assert run.is_clean
         assert counts[2] / run.done < 0.12
         assert statistics.median(run.latencies) < 0.02
         assert percentile(run, 0.99) < 0.15
@@ -122,7 +113,7 @@ async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [{}, CHECKED], ids=["breakers alone", "with checks"])
 async def test_calls_are_answered_soon_after_a_replica_is_back(more: dict[str, Any], tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, (), ())
+        replicas = await mesh.bare_each((), ())
         application = await mesh.application([server_of(replicas, **more)])
         ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
         async with GrpcClient(application.outbound, None) as client:
@@ -151,7 +142,7 @@ async def test_calls_are_answered_soon_after_a_replica_is_back(more: dict[str, A
 
 async def test_a_reload_takes_less_than_a_second_under_load(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        (replica,) = await bare(mesh, ("--model=half_plus_two=1,2",))
+        (replica,) = await mesh.bare_each(("--model=half_plus_two=1,2",))
         server = server_of([replica])
 
         def split(first: int, second: int) -> Document:
@@ -168,7 +159,7 @@ async def test_a_reload_takes_less_than_a_second_under_load(tmp_path: Path) -> N
         run, seconds = await asyncio.gather(predict_over_rest(application.outbound, 500, 3), reload())
         show("reloaded after a second", run)
         print(f"the reload took {seconds:.2f} s")
-        assert is_clean(run)
+        assert run.is_clean
         assert seconds < 1
 
 
@@ -245,7 +236,7 @@ async def test_shadows_that_hang_or_break_cost_no_time(tmp_path: Path) -> None:
             await predict_over_rest(application.outbound, 200, 0.3)
             run = runs[title] = await predict_over_rest(application.outbound, 200, 2)
             show(title, run)
-            assert is_clean(run)
+            assert run.is_clean
         usual = runs.pop("no shadow")
         for run in runs.values():
             assert percentile(run, 0.5) < percentile(usual, 0.5) + 0.001
@@ -264,7 +255,7 @@ async def test_most_answers_of_shadows_are_compared(tmp_path: Path) -> None:
             await predict_over_rest(application.outbound, 100, 1),
             await predict_over_grpc(application.outbound, 100, 1, REQUEST),
         )
-        assert is_clean(*runs)
+        assert all(run.is_clean for run in runs)
         while await application.total("meshproxy_mirrored_total") < 200:
             await asyncio.sleep(0.02)
         compared = await application.total("meshproxy_mirrored_total", 'result="differs"')

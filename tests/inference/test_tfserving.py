@@ -13,7 +13,6 @@ from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.inference.unary import write_bytes
 
 PREDICTION = b"/tensorflow.serving.PredictionService/"
-MODEL = b"/tensorflow.serving.ModelService/"
 SPEC = write_bytes(1, write_bytes(1, b"m"))
 INFERENCE = (Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.MULTI_INFERENCE)
 

@@ -14,7 +14,6 @@ from typing import Any, cast
 import pytest
 
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.load.generator import Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
@@ -77,11 +76,6 @@ async def serving(kind: type[Scripted]) -> AsyncIterator[tuple[str, Counter[int]
             transport.abort()
 
 
-def is_clean(*runs: Run) -> bool:
-    """Every call was answered well."""
-    return all(run.done and not run.errors and not run.unanswered for run in runs)
-
-
 async def reload_under_load(application: LocalSidecar, documents: list[Document], counts: Counter[int]) -> Counter[int]:
     """Replaces the documents once calls are coming; what the server had counted when they were in force."""
     async with asyncio.timeout(30):
@@ -107,7 +101,7 @@ async def test_a_split_keeps_its_shares_and_a_reload_moves_them_at_once(tmp_path
         server = document("ModelServer", {"endpoints": [{"rest": address}]}, "models")
         application = await mesh.application([server, split(90, 10)])
         run = await predict_over_rest(application.outbound, 2_500, 4)
-        assert is_clean(run)
+        assert run.is_clean
         assert run.done == 10_000
         # Binomial: five standard deviations are 150 calls.
         bound = 5 * math.sqrt(run.done * 0.9 * 0.1)
@@ -122,12 +116,12 @@ async def test_a_split_keeps_its_shares_and_a_reload_moves_them_at_once(tmp_path
             runs.append(await predict_over_rest(application.outbound, 1_000, 1))
         late = counts[1] - (await reload)[1]
         print(f"calls by version: {dict(counts)}, {late} calls to 1 after the reload")
-        assert is_clean(*runs)
+        assert all(run.is_clean for run in runs)
         assert counts.total() == 1_000 * len(runs)
         # Those that were in flight, one on each connection.
         assert late <= 32
         counts.clear()
-        assert is_clean(await predict_over_rest(application.outbound, 1_000, 1))
+        assert (await predict_over_rest(application.outbound, 1_000, 1)).is_clean
         assert counts == {2: 1_000}
 
         # Keys: the same share each time, also after a reload that changes something else, and nearly all of them after
@@ -195,7 +189,7 @@ async def test_shadows_that_hang_or_break_fail_no_call(tmp_path: Path) -> None:
             document("ModelServer", {"endpoints": [{"rest": breaking}], "breaker": {"enabled": False}}, "breaking"),
         ]
         application = await mesh.application([*servers, route(mirror={"server": "silent", "timeout": "1s"})])
-        assert is_clean(await predict_over_rest(application.outbound, 200, 2))
+        assert (await predict_over_rest(application.outbound, 200, 2)).is_clean
         await until_mirrored(application, 400)
         found = await mirrored(application)
         print("what became of the shadows that hang:", found)
@@ -203,7 +197,7 @@ async def test_shadows_that_hang_or_break_fail_no_call(tmp_path: Path) -> None:
         assert found["timeout"] + found["limited"] == 400
 
         await application.reload([*servers, route(mirror={"server": "breaking"})])
-        assert is_clean(await predict_over_rest(application.outbound, 200, 2))
+        assert (await predict_over_rest(application.outbound, 200, 2)).is_clean
         await until_mirrored(application, 800)
         more = await mirrored(application)
         print("what became of all shadows:", more)

@@ -151,7 +151,7 @@ async def test_calls_under_way_are_finished_before_the_end(tmp_path: Path) -> No
                 asyncio.ensure_future(rest.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]}))
                 for _ in range(20)
             ]
-            while await in_flight(running) < len(calls):
+            while await running.total("meshproxy_requests_in_flight") < len(calls):
                 await asyncio.sleep(0.02)
             running.child.signal(signal.SIGTERM)
             answers = await asyncio.gather(*calls)
@@ -262,11 +262,3 @@ async def test_an_outbound_port_loses_no_call_when_a_replica_or_itself_drains(tm
         assert await asyncio.wait_for(application.child.wait(), 30) == 0
         await asyncio.wait_for(calling, 30)
         assert callers.failures == []
-
-
-async def in_flight(running: LocalSidecar) -> float:
-    """Requests that the sidecar has under way."""
-    async with RestClient(running.admin, None) as admin:
-        page = str((await admin.call("GET", "/metrics")).body)
-    lines = (line for line in page.splitlines() if line.startswith("meshproxy_requests_in_flight{"))
-    return sum(float(line.rpartition(" ")[2]) for line in lines)

@@ -23,20 +23,10 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 
 
-def is_clean(*runs: Run) -> bool:
-    """Every call was answered well."""
-    return all(run.done and not run.errors and not run.unanswered for run in runs)
-
-
 async def trio(mesh: LocalMesh, *arguments: str) -> list[Replica]:
     """Three replicas with sidecars, which look after the health of their model servers."""
     health = {"health": {"check": "model-status", "models": ["half_plus_two"]}}
     return list(await asyncio.gather(*(mesh.replica(*arguments, server=health) for _ in range(3))))
-
-
-async def bare(mesh: LocalMesh, *arguments: tuple[str, ...]) -> list[Replica]:
-    """Model servers without sidecars, one for each set of arguments."""
-    return list(await asyncio.gather(*(mesh.bare(*each) for each in arguments)))
 
 
 async def both(application: LocalSidecar, rate: float, seconds: float) -> tuple[Run, Run]:
@@ -72,21 +62,21 @@ async def test_one_connection_of_grpc_reaches_every_replica_and_a_killed_one_fai
         run = await predict_over_grpc(application.outbound, 500, 2, REQUEST)
         counts = [await replica.request_count() for replica in replicas]
         print("calls of the replicas, checks of their health among them:", counts)
-        assert is_clean(run)
+        assert run.is_clean
         # A balanced connection would give all to one. How even the shares are is a figure (tests/figures).
         assert min(counts) >= 0.05 * run.done
 
         runs, _ = await asyncio.gather(both(application, 250, 4), after(1.5, replicas[0].kill))
         retried = await application.total("meshproxy_retries_total")
         print(f"one of three was killed: {retried:.0f} calls were tried again")
-        assert is_clean(*runs)
+        assert all(run.is_clean for run in runs)
         await until_unhealthy(application)
         assert await application.total("meshproxy_endpoints", 'state="known"') == 3
 
 
 async def test_a_replica_that_hangs_fails_no_call(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, (), (), ())
+        replicas = await mesh.bare_each((), (), ())
         route = document(
             "ModelRoute",
             {
@@ -102,26 +92,27 @@ async def test_a_replica_that_hangs_fails_no_call(tmp_path: Path) -> None:
         runs, _ = await asyncio.gather(both(application, 150, 4), after(1, lambda: hung.signal(signal.SIGSTOP)))
         await until_unhealthy(application)
         hung.signal(signal.SIGCONT)
-        assert is_clean(*runs)
+        assert all(run.is_clean for run in runs)
 
 
 async def test_a_slow_replica_gets_the_smallest_share(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, ("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=200",))
+        replicas = await mesh.bare_each(("--latency-ms=5",), ("--latency-ms=5",), ("--latency-ms=200",))
         application = await mesh.application([server_of(replicas)])
         warm = await predict_over_grpc(application.outbound, 300, 1, REQUEST)
         before = [await replica.request_count() for replica in replicas]
         run = await predict_over_grpc(application.outbound, 300, 3, REQUEST)
         counts = [await replica.request_count() - known for replica, known in zip(replicas, before, strict=True)]
         print("calls of the replicas:", counts)
-        assert is_clean(warm, run)
+        assert warm.is_clean
+        assert run.is_clean
         assert sum(counts) == run.done
         assert counts[2] < min(counts[:2])
 
 
 async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_budget(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, (), (), ("--failure-rate=0.5", "--seed=1"))
+        replicas = await mesh.bare_each((), (), ("--failure-rate=0.5", "--seed=1"))
         # In turn, with neither breaker nor ejection: retries alone have to do it.
         server = server_of(
             replicas, balancing={"policy": "round-robin"}, breaker={"enabled": False}, ejection={"enabled": False}
@@ -147,7 +138,7 @@ async def test_when_all_were_away_calls_are_answered_once_the_first_is_back(
     more: dict[str, Any], tmp_path: Path
 ) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await bare(mesh, (), ())
+        replicas = await mesh.bare_each((), ())
         application = await mesh.application([server_of(replicas, **more)])
         ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
         async with GrpcClient(application.outbound, None) as client:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from meshproxy.devtools.local_mesh import (
     read_series,
 )
 from meshproxy.devtools.models import predict_request
+from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
@@ -80,20 +80,9 @@ def mount(directory: Path, version: str, ca: DevelopmentCA, issued: IssuedCertif
     (folder / "..data_tmp").rename(folder / "..data")
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def said(running: LocalSidecar, event: str) -> list[dict[str, Any]]:
-    lines = (json.loads(line) for line in tuple(running.child.output) if line.startswith("{"))
-    return [line for line in lines if line.get("event") == event]
-
-
 async def rotated(running: LocalSidecar, count: int) -> None:
     """Waits until its processes have applied so many certificates, together."""
-    await until(lambda: len(said(running, "certificate rotated")) == count)
+    await until(lambda: len(running.said("certificate rotated")) == count)
 
 
 async def workers_of(running: LocalSidecar) -> list[dict[str, Any]]:
@@ -184,7 +173,7 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
         # A pair that does not fit changes nothing.
         wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
         mount(running.mesh.directory, "..4", running.mesh.ca, wrong)
-        await until(lambda: said(running, "certificate rejected; keeping the previous one"))
+        await until(lambda: running.said("certificate rejected; keeping the previous one"))
         assert await shown(running) == issued.der
         await load.more(100)
         page = await running.metrics()
@@ -196,7 +185,7 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
 
         # Documents with a mistake, for which a child is started, do not keep the next one out.
         running.path.write_text(running.path.read_text() + "---\nkind: Nothing\n")
-        await until(lambda: said(running, "configuration rejected; keeping the previous one"))
+        await until(lambda: running.said("configuration rejected; keeping the previous one"))
         assert faults_of_children(running.child.pid) > faults
         issued = issue(running)
         mount(running.mesh.directory, "..5", running.mesh.ca, issued)
@@ -216,7 +205,7 @@ async def test_every_worker_rotates_by_itself(tmp_path: Path) -> None:
         issued = issue(running)
         mount(running.mesh.directory, "..2", running.mesh.ca, issued)
         await rotated(running, 4)
-        assert {line["worker"] for line in said(running, "certificate rotated")} == {0, 1}
+        assert {line["worker"] for line in running.said("certificate rotated")} == {0, 1}
         assert {await shown(running) for _ in range(20)} == {issued.der}
         await load.more(50)
         await load.stop()
@@ -232,12 +221,12 @@ async def test_a_bad_certificate_does_not_end_the_workers_that_serve(tmp_path: P
         before = await shown(running)
         wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
         mount(running.mesh.directory, "..2", running.mesh.ca, wrong)
-        await until(lambda: len(said(running, "certificate rejected; keeping the previous one")) == 2)
+        await until(lambda: len(running.said("certificate rejected; keeping the previous one")) == 2)
         os.kill((await workers_of(running))[0]["pid"], signal.SIGKILL)
-        await until(lambda: said(running, "certificate rejected; the worker waits for a valid one"))
+        await until(lambda: running.said("certificate rejected; the worker waits for a valid one"))
         assert {await shown(running) for _ in range(10)} == {before}
         issued = issue(running)
         mount(running.mesh.directory, "..3", running.mesh.ca, issued)
-        await until(lambda: len(said(running, "worker listening")) == 3)
+        await until(lambda: len(running.said("worker listening")) == 3)
         await rotated(running, 3)
         assert {await shown(running) for _ in range(10)} == {issued.der}

@@ -8,7 +8,7 @@ import contextlib
 import json
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from meshproxy.devtools.clients import SERVER_NAME, Answer, Certificate, GrpcCli
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, LocalSidecar, document, environment, local_sidecar
 from meshproxy.devtools.models import predict_request
+from tests.processes.waiting import until
 
 pytestmark = [
     pytest.mark.asyncio(loop_factories=["uvloop"], loop_scope="module"),
@@ -63,16 +64,6 @@ def believing() -> dict[str, Any]:
     return {"issuers": [issuer]}
 
 
-async def until(condition: Callable[[], Awaitable[object]] | Callable[[], object], seconds: float = 30) -> None:
-    """What another process does not tell of."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if await found if isinstance(found, Awaitable) else found:
-                return
-            await asyncio.sleep(0.01)
-
-
 async def operate(running: LocalSidecar, method: str, path: str, host: str = "localhost") -> Answer:
     async with RestClient(running.admin, None) as admin:
         return await admin.call(method, path, headers={"host": host})
@@ -82,12 +73,6 @@ async def metric(running: LocalSidecar, series: str) -> float:
     """0 if there is no such line yet."""
     page = str((await operate(running, "GET", "/metrics")).body)
     return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(series + " "))
-
-
-def said(running: LocalSidecar, event: str) -> list[dict[str, Any]]:
-    """The lines of the sidecar's log with these words."""
-    lines = [json.loads(line) for line in running.child.output if line.startswith("{")]
-    return [line for line in lines if line.get("event") == event]
 
 
 def resident(running: LocalSidecar) -> int:
@@ -430,10 +415,10 @@ class TestReloading:
 
     async def reload(self, running: LocalSidecar, event: str) -> dict[str, Any]:
         """Hang up, and wait for what the log says then."""
-        before = len(said(running, event))
+        before = len(running.said(event))
         running.child.signal(signal.SIGHUP)
-        await until(lambda: len(said(running, event)) > before)
-        return said(running, event)[-1]
+        await until(lambda: len(running.said(event)) > before)
+        return running.said(event)[-1]
 
     async def test_good_and_bad_documents(self, tmp_path: Path, upstream: Upstream) -> None:
         async with local_sidecar(tmp_path, self.documents(upstream)) as running:
@@ -559,14 +544,14 @@ class TestItsEnd:
             slow = asyncio.ensure_future(ask(reader, writer, b"/v1/models/slow"))
             await upstream.asked.wait()
             running.child.signal(signal.SIGTERM)
-            await until(lambda: said(running, "draining"))
-            assert said(running, "draining")[0]["in_flight"] == 1
+            await until(lambda: running.said("draining"))
+            assert running.said("draining")[0]["in_flight"] == 1
             upstream.may_answer.set()
             head, _ = await slow
             assert head.startswith(b"HTTP/1.1 200 ")
             assert b"\r\nconnection: close\r\n" in head.lower()
             assert await running.child.wait() == 0
-            assert said(running, "drain timeout reached; aborting in-flight requests") == []
+            assert running.said("drain timeout reached; aborting in-flight requests") == []
             await leave(writer)
 
     async def test_an_answer_that_is_read_slowly_is_sent_to_its_end(self, tmp_path: Path) -> None:
@@ -576,7 +561,7 @@ class TestItsEnd:
             writer.write(b"GET /v1/models/large HTTP/1.1\r\nhost: x\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             running.child.signal(signal.SIGTERM)
-            await until(lambda: said(running, "draining"))
+            await until(lambda: running.said("draining"))
             received = 0
             while received < 64 * MIB:
                 piece = await reader.read(MIB)

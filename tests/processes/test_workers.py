@@ -23,6 +23,7 @@ from meshproxy.devtools.local_mesh import (
     local_sidecar,
     permissive_documents,
 )
+from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
@@ -75,13 +76,6 @@ async def ask_on_new_connections(running: LocalSidecar, count: int) -> list[str]
             return (await client.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]})).status
 
     return list(await asyncio.gather(*(one() for _ in range(count))))
-
-
-async def until(condition: Any, seconds: float) -> None:
-    """Waits for an async condition to hold."""
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: Path) -> None:

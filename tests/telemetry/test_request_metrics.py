@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +15,6 @@ from meshproxy.telemetry.request_metrics import RequestMetrics
 
 if TYPE_CHECKING:
     from tests.telemetry.conftest import MakeExchange
-
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 @pytest.fixture

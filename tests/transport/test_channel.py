@@ -289,8 +289,7 @@ async def test_a_peer_that_never_finishes_its_tls_is_left(
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
     authority = DevelopmentCA.create("issuer.example")
     ca_file = authority.write(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.issue(dns=["localhost"]).write(tmp_path, "server"))
+    context = server_context(authority, tmp_path)
     done = asyncio.Event()
     writers: list[asyncio.StreamWriter] = []
 

@@ -59,6 +59,11 @@ class Run:
         """Answered requests per second."""
         return self.done / self.seconds if self.seconds else 0.0
 
+    @property
+    def is_clean(self) -> bool:
+        """There were calls, and every one was answered well."""
+        return self.done > 0 and not self.errors and not self.unanswered
+
 
 def _own_cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
