@@ -21,6 +21,8 @@ from meshproxy.refusal import Reason, Refusal
 
 NO_ROLES = "no-roles"
 DEFAULT_DENY = "default-deny"
+SEVERAL = ", "
+"""Between the names of bindings that allow the models of one call together. No name contains it."""
 CHALLENGE = 'Bearer realm="meshproxy"'
 MEMO_ENTRIES = 8_192
 """About 0.4 KB each, so 3 MB when full. It also bounds how many tokens a policy keeps alive."""
@@ -39,7 +41,7 @@ class Permit:
 
     rule: str
     """The binding that allowed it; several, separated by commas, where models of one call are allowed by different
-    ones. `no-roles` if there is no role at all."""
+    ones. `no-roles` if there is no role at all; empty where no policy applies."""
     audits: tuple[str, ...] = ()
     """The audit bindings that matched."""
 
@@ -170,7 +172,7 @@ class Policy:
                     return _Denial(Reason.UNAUTHENTICATED, message, DEFAULT_DENY, audits)
                 return _denied(call.verb, model, DEFAULT_DENY, audits)
             names[found.name] = None
-        return Permit(", ".join(names), audits)
+        return Permit(SEVERAL.join(names), audits)
 
     def _rule_matches(self, verb: Verb, model: ModelRef) -> RuleMatches:
         rule_matches: RuleMatches = {}

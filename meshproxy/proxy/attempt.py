@@ -390,9 +390,9 @@ class Attempt:
             endpoint.succeeded(self._model, self.first_byte - self.sent, now, token)
         else:
             endpoint.failed(self._model, failure, now, token, is_slow)
-        address = self.upstream.address if self.upstream is not None else endpoint.key
         self._listener.reported(
-            self, AttemptRecord(address, self._started, self.sent, self.first_byte, now, failure, is_cancelled)
+            self,
+            AttemptRecord(self.pool.address, self._started, self.sent, self.first_byte, now, failure, is_cancelled),
         )
 
 

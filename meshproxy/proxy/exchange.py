@@ -73,7 +73,7 @@ class AttemptRecord:
         is_cancelled: bool,
     ) -> None:
         self.endpoint = endpoint
-        """Its address; its key while there was no connection."""
+        """Its address."""
         self.started = started
         """The endpoint had been picked."""
         self.sent = sent
@@ -107,6 +107,7 @@ class Exchange:
         "grpc_status",
         "head",
         "is_grpc",
+        "is_refused_remotely",
         "permit_audits",
         "refusal",
         "route",
@@ -130,11 +131,13 @@ class Exchange:
         self.arm: Arm | None = None
         """The arm of the route's split that was chosen; None if there is no split."""
         self.rule = ""
-        """The binding that permitted the call."""
+        """The binding that permitted the call (`policy.decide.Permit.rule`)."""
         self.permit_audits: tuple[str, ...] = ()
         """The `audit` bindings that matched it."""
         self.refusal: Refusal | None = None
         """Why the sidecar answered itself, if it did."""
+        self.is_refused_remotely = False
+        """The answer is a refusal of the sidecar in front of the model server (`x-meshproxy-refusal`)."""
         self.trace: TraceContext | None = None
         """None if the request brought no valid one."""
         self.route = ""

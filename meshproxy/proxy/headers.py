@@ -139,6 +139,11 @@ def _remember(known: dict[Headers, Known], headers: Headers, value: Known) -> No
         known[headers] = value
 
 
+def has_refusal(headers: Headers) -> bool:
+    """Whether another sidecar refused the call."""
+    return any(name == REFUSAL_HEADER for name, _ in headers)
+
+
 def identity_headers(caller: Caller) -> Headers:
     """The verified caller, for a model server that wants to know."""
     headers = []

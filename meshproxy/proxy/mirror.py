@@ -90,7 +90,7 @@ class Mirrors:
             return None
         in_flight = self.in_flight.get(route.name, 0)
         if in_flight >= mirror.max_in_flight:
-            context.traffic.mirrored(route.name, "limited")
+            context.traffic.mirrored(exchange.connection.direction, route.name, "limited")
             return None
         self.in_flight[route.name] = in_flight + 1
         return MirroredRequest(self, exchange, route.name, mirror, server, operation, head, encoding, limits)
@@ -108,7 +108,7 @@ class Mirrors:
             return "agrees"
         return "differs-top1" if found.top1_disagrees else "differs"
 
-    def ended(self, copy: MirroredRequest, route: str, result: str) -> None:
+    def ended(self, copy: MirroredRequest, direction: str, route: str, result: str) -> None:
         """A copy has ended with one of `RESULTS`."""
         self.live.discard(copy)
         left = self.in_flight.get(route, 1) - 1
@@ -116,7 +116,7 @@ class Mirrors:
             self.in_flight[route] = left
         else:
             self.in_flight.pop(route, None)
-        self.context.traffic.mirrored(route, result)
+        self.context.traffic.mirrored(direction, route, result)
 
     def close(self) -> None:
         """The process ends: cancel the copies in flight."""
@@ -146,6 +146,7 @@ class MirroredRequest:
         "_answer",
         "_call",
         "_chosen",
+        "_direction",
         "_encoding",
         "_endpoint",
         "_exchange",
@@ -183,6 +184,7 @@ class MirroredRequest:
         assert asked is not None
         assert forwarded is not None
         self._mirrors = mirrors
+        self._direction = exchange.connection.direction
         self._route = route
         self._mirror = mirror
         self._server = mirror.server or server
@@ -332,4 +334,4 @@ class MirroredRequest:
             exchange.cancel()
         if self._endpoint is not None:
             self._endpoint.cancelled(self._model, self._mirrors.context.now(), self._token)
-        self._mirrors.ended(self, self._route, result)
+        self._mirrors.ended(self, self._direction, self._route, result)

@@ -82,5 +82,5 @@ class Traffic(Protocol):
     def fell_back(self, exchange: Exchange) -> None:
         """The route's fallback server is tried."""
 
-    def mirrored(self, route: str, result: str) -> None:
+    def mirrored(self, direction: str, route: str, result: str) -> None:
         """A mirrored request ended (`proxy.mirror.RESULTS`)."""

@@ -15,6 +15,7 @@ from meshproxy.proxy.attempt import WHOLE, Attempt
 from meshproxy.proxy.client_side import OVER
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
+from meshproxy.proxy.headers import has_refusal
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.retry import Skip
 from meshproxy.upstream.cluster import NoEndpoint
@@ -209,8 +210,11 @@ class Retries:
             request.context.replay_bytes -= self._replay_bytes
             self._replay_bytes = 0
             self._replay = None
-        # Another sidecar's refusals are passed on as such.
-        headers = request.context.headers.clean(head.headers, attempt.endpoint.is_sidecar)
+        # Another sidecar's refusals are passed on as such. They are errors: over gRPC without a body.
+        is_sidecar = attempt.endpoint.is_sidecar
+        headers = request.context.headers.clean(head.headers, is_sidecar)
+        if is_sidecar and (head.end or head.status >= 400):
+            request.is_refused_remotely = has_refusal(headers)
         request.begin_answer(head.status, headers, attempt.first_byte, head.end, head.length)
         return request if request.answer is not OVER else None
 
@@ -227,6 +231,7 @@ class Retries:
 
     def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal, flag: ResponseFlags | None) -> None:
         """The attempt came to nothing: try again, or answer with `refusal`."""
+        self._request.upstream = attempt.pool.address
         attempt.cancel()
         other = self._other(attempt)
         if other is not None or self._may_retry(failure):

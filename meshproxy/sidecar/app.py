@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,36 +109,40 @@ class Sidecar:
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
         outbox = Outbox(loop)
-        shared = ConnectionContext(
-            loop=loop,
-            outbox=outbox,
-            reaper=self._reaper,
-            limits=documents.mesh.spec.limits,
-            times=times(documents),
-            on_limit=self.limit,
+
+        def connections(direction: str, limits: Limits, times: Times) -> ConnectionContext:
+            return ConnectionContext(
+                loop=loop,
+                outbox=outbox,
+                reaper=self._reaper,
+                limits=limits,
+                times=times,
+                on_limit=partial(self.limit, direction),
+            )
+
+        downstream = {
+            direction: connections(direction, documents.mesh.spec.limits, times(documents))
+            for direction, side in (("inbound", spec.inbound), ("outbound", spec.outbound))
+            if side is not None
+        }
+        upstream = connections("", Limits(connection_window=UPSTREAM_WINDOW), Times())
+        self.metrics.watch_http2(
+            downstream={direction: shared.h2_statistics for direction, shared in downstream.items()},
+            upstream=upstream.h2_statistics,
         )
-        upstream_shared = ConnectionContext(
-            loop=loop,
-            outbox=outbox,
-            reaper=self._reaper,
-            limits=Limits(connection_window=UPSTREAM_WINDOW),
-            times=Times(),
-            on_limit=self.limit,
-        )
-        self.metrics.watch_http2(downstream=shared.h2_statistics, upstream=upstream_shared.h2_statistics)
 
         # The configuration: compiled from the documents, replaced by a reload, while learned state is carried over. The
         # identity rotates without a reload.
         traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)
         self.identity = IdentityRotation(identity, self.metrics)
-        self.clusters = Clusters(upstream_shared, traffic, traffic, self.identity.client_context, self._valid_until)
+        self.clusters = Clusters(upstream, traffic, traffic, self.identity.client_context, self._valid_until)
         self.tokens = Tokens(self.metrics, outbox)
         live = CarriedState()
         self.configuration = Configuration(
             source,
             documents,
             self.metrics,
-            shared=shared,
+            downstream=list(downstream.values()),
             clusters=self.clusters,
             live=live,
             tokens=self.tokens,
@@ -146,7 +151,7 @@ class Sidecar:
         compiled = self.configuration.compile(documents)
         tracer = Tracer()
 
-        def pipeline(snapshot: Snapshot) -> Pipeline:
+        def pipeline(direction: str, snapshot: Snapshot) -> Pipeline:
             return Pipeline(
                 loop=loop,
                 now=time.monotonic,
@@ -156,7 +161,7 @@ class Sidecar:
                 observer=observer,
                 tracer=tracer,
                 refresh_keys=self.tokens.refresh,
-                on_limit=self.limit,
+                on_limit=partial(self.limit, direction),
                 traffic=traffic,
             )
 
@@ -166,8 +171,8 @@ class Sidecar:
             self.inbound = Direction(
                 "inbound",
                 self.metrics,
-                pipeline(snapshot),
-                shared=shared,
+                pipeline("inbound", snapshot),
+                shared=downstream["inbound"],
                 security=Security(documents.mesh.spec.mtls),
                 context=self.identity.current.server if self.identity.current is not None else None,
                 identify=self._identify,
@@ -179,8 +184,8 @@ class Sidecar:
             self.outbound = Direction(
                 "outbound",
                 self.metrics,
-                pipeline(snapshot),
-                shared=shared,
+                pipeline("outbound", snapshot),
+                shared=downstream["outbound"],
                 security=Security.PLAINTEXT,
                 context=None,
                 identify=lambda der: None,
@@ -194,7 +199,7 @@ class Sidecar:
                 each for direction in self.directions for each in direction.pipeline.live
             )
         )
-        traffic.watch(self.clusters.all, [direction.pipeline for direction in self.directions])
+        traffic.watch(self.clusters.all, {direction.name: direction.pipeline for direction in self.directions})
         traffic.on_health.append(self._health_changed)
         self.configuration.begin(compiled, self.directions)
         self._status = status = Status(
@@ -209,9 +214,7 @@ class Sidecar:
         page = Admin(loop, self.metrics.registry, status, is_worker=slot is not None)
         self.admin = Listener(
             direction="admin",
-            shared=ConnectionContext(
-                loop=loop, outbox=outbox, reaper=self._reaper, limits=Limits(), times=ADMIN_TIMES, on_limit=self.limit
-            ),
+            shared=connections("admin", Limits(), ADMIN_TIMES),
             serve=page.serve,
             reject=page.reject,
             events=NoListenerEvents(),
@@ -356,8 +359,8 @@ class Sidecar:
         if health is not None and health.cluster.name == server:
             health.changed()
 
-    def limit(self, name: str) -> None:
-        self.metrics.limits_exceeded.labels(name).value += 1
+    def limit(self, direction: str, name: str) -> None:
+        self.metrics.limits_exceeded.labels(direction, name).value += 1
 
 
 async def run_sidecar(paths: Sequence[str]) -> None:

@@ -214,7 +214,7 @@ class ManagedCluster:
         cluster, health = self.cluster, endpoint.health
         assert health is not None
         for result in results:
-            self._observer.checked(cluster.name, endpoint.key, result.problem is None)
+            self._observer.checked(cluster.name, endpoint.name, result.problem is None)
         if has_changed:
             self._health_changed(endpoint, health, results)
         # Also if nothing changed: now it is known.
@@ -226,7 +226,7 @@ class ManagedCluster:
         logger.log(
             logging.WARNING if problems else logging.INFO,
             "endpoint health changed",
-            extra={"fields": {"server": cluster.name, "endpoint": endpoint.key, "problems": problems}},
+            extra={"fields": {"server": cluster.name, "endpoint": endpoint.name, "problems": problems}},
         )
         seconds = self._spec.balancing.warm_up
         moments = [since for model in health.settings.models or ("",) if (since := health.since(model)) is not None]
@@ -429,7 +429,7 @@ def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:
     own = states.pop("", None)
     failing = {model: state.name.lower() for model, state in states.items() if state is not State.CLOSED}
     return {
-        "endpoint": endpoint.key,
+        "endpoint": endpoint.name,
         "locality": endpoint.locality or None,
         "takesCalls": endpoint.allows("", now) and not endpoint.is_ejected,
         "healthy": health.is_healthy if health is not None else None,

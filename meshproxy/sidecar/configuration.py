@@ -59,7 +59,7 @@ class Configuration:
     Args:
         source: delivers documents.
         documents: the ones to start with.
-        shared: settings of downstream connections.
+        downstream: settings of client connections.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Configuration:
         documents: Documents,
         metrics: SidecarMetrics,
         *,
-        shared: ConnectionContext,
+        downstream: Sequence[ConnectionContext],
         clusters: Clusters,
         live: CarriedState,
         tokens: Tokens,
@@ -78,7 +78,7 @@ class Configuration:
         self.health: HealthService | None = None
         self._source = source
         self._metrics = metrics
-        self._shared = shared
+        self._downstream = downstream
         self._clusters = clusters
         self._live = live
         self._tokens = tokens
@@ -179,8 +179,9 @@ class Configuration:
         if self.health is not None and self.health is not health:
             self.health.drain()  # its watchers ask again, and are answered for the new server
         self.health = health
-        self._shared.limits = documents.mesh.spec.limits
-        self._shared.times = times(documents)
+        for shared in self._downstream:
+            shared.limits = documents.mesh.spec.limits
+            shared.times = times(documents)
         self._adopted(documents)
         if health is not None:
             health.changed()  # the models that are checked may be others

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.connection import ConnectionContext
+    from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.listener import Identify, Security
 
 
@@ -36,6 +37,7 @@ class Direction:
         self.name = name
         self.pipeline = pipeline
         self._metrics = metrics
+        metrics.requests.expect(name)
         self.listener = Listener(
             direction=name,
             shared=shared,
@@ -69,10 +71,14 @@ class Direction:
     # listener.ListenerEvents
 
     def handshake(self, result: str, reason: str) -> None:
-        self._metrics.tls_handshakes.labels(result, reason).value += 1
+        self._metrics.tls_handshakes.labels(self.name, result, reason).value += 1
 
-    def connection(self, protocol: str, change: int) -> None:
-        self._metrics.open_connections.labels(self.name, protocol).value += change
+    def connected(self, info: ConnectionInfo) -> None:
+        self._metrics.open_connections.labels(self.name, info.protocol).value += 1
+        self._metrics.connections.labels(self.name, info.security).value += 1
+
+    def disconnected(self, info: ConnectionInfo) -> None:
+        self._metrics.open_connections.labels(self.name, info.protocol).value -= 1
 
     def limit(self, name: str) -> None:
-        self._metrics.limits_exceeded.labels(name).value += 1
+        self._metrics.limits_exceeded.labels(self.name, name).value += 1

@@ -101,7 +101,7 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
 class PermitAll:
     """The policy of outbound calls: the sidecar at the other end authorises them (`snapshot.Decides`)."""
 
-    _PERMIT = Permit("outbound")
+    _PERMIT = Permit("")
 
     def decide(self, caller: Caller, call: Call) -> Permit:
         """Permit every call."""

@@ -40,7 +40,7 @@ REQUESTS = counter(
 )  # fmt: skip
 REQUEST_DURATION = histogram(
     "meshproxy_request_duration_seconds",
-    "Time from the end of the request head to the last byte of the response.",
+    "Time from the end of the request head to the last byte of a response of the model server.",
     "direction", "model", "version", "verb",
     unit="seconds",
     buckets=DURATION_BUCKETS,
@@ -53,23 +53,35 @@ OVERHEAD = histogram(
     buckets=OVERHEAD_BUCKETS,
 )
 REQUEST_SIZE = histogram(
-    "meshproxy_request_size_bytes", "Size of request bodies.", "model", unit="bytes", buckets=SIZE_BUCKETS
-)
+    "meshproxy_request_size_bytes",
+    "Size of the bodies of requests that the model server answered.",
+    "direction", "model",
+    unit="bytes",
+    buckets=SIZE_BUCKETS,
+)  # fmt: skip
 RESPONSE_SIZE = histogram(
-    "meshproxy_response_size_bytes", "Size of response bodies.", "model", unit="bytes", buckets=SIZE_BUCKETS
-)
-IN_FLIGHT = gauge("meshproxy_requests_in_flight", "Requests in flight.", "model")
+    "meshproxy_response_size_bytes",
+    "Size of the bodies of the model server's responses.",
+    "direction", "model",
+    unit="bytes",
+    buckets=SIZE_BUCKETS,
+)  # fmt: skip
+IN_FLIGHT = gauge("meshproxy_requests_in_flight", "Requests in flight.", "direction", "model")
 DECISIONS = counter(
     "meshproxy_authz_decisions_total",
     "Authorization decisions: allow, deny, or audit for each matching audit binding.",
-    "decision", "policy", "reason",
+    "direction", "decision", "policy", "reason",
 )  # fmt: skip
 REFUSALS = counter(
-    "meshproxy_refusals_total", "Locally generated error responses, by the reason in x-meshproxy-refusal.", "reason"
-)
+    "meshproxy_refusals_total",
+    "Locally generated error responses, by the reason in x-meshproxy-refusal.",
+    "direction", "reason",
+)  # fmt: skip
 LIMITS_EXCEEDED = counter(
-    "meshproxy_limits_exceeded_total", "Requests and connections that exceeded a limit, by the limit's name.", "limit"
-)
+    "meshproxy_limits_exceeded_total",
+    "Requests and connections that exceeded a limit, by the limit's name.",
+    "direction", "limit",
+)  # fmt: skip
 
 # --- Identity and connections
 
@@ -78,7 +90,7 @@ JWKS_AGE = gauge(
     "meshproxy_jwks_age_seconds", "Time since a token issuer's keys were last fetched.", "issuer", unit="seconds"
 )
 TLS_HANDSHAKES = counter(
-    "meshproxy_tls_handshakes_total", "Completed and failed TLS handshakes of clients.", "result", "reason"
+    "meshproxy_tls_handshakes_total", "Completed and failed TLS handshakes of clients.", "direction", "result", "reason"
 )
 CERTIFICATE_EXPIRY = gauge(
     "meshproxy_identity_cert_expiration_timestamp_seconds",
@@ -95,11 +107,16 @@ IDENTITY_IN_SYNC = gauge(
     "1 if certificate, key and trust bundle in use match their source, 0 if newer ones were rejected.",
 )
 OPEN_CONNECTIONS = gauge("meshproxy_open_connections", "Open downstream connections.", "direction", "protocol")
+CONNECTIONS = counter(
+    "meshproxy_connections_total",
+    "Downstream connections, by how they are secured: mtls (a workload's certificate was verified), tls, plaintext.",
+    "direction", "security",
+)  # fmt: skip
 HTTP2_STREAM_ERRORS = counter(
     "meshproxy_http2_stream_errors_total",
     "HTTP/2 streams that were reset, refused or rejected, and connections closed because the peer broke the protocol, "
     "towards clients (downstream) and servers (upstream).",
-    "side", "kind",
+    "direction", "side", "kind",
 )  # fmt: skip
 
 # --- Configuration
@@ -148,19 +165,21 @@ PROCESS_START = gauge("process_start_time_seconds", "Unix time at which the proc
 # --- Upstreams and routes
 
 RETRIES = counter(
-    "meshproxy_retries_total", "Retries, by the failure of the previous attempt.", "model", "reason"
-)  # fmt: skip
+    "meshproxy_retries_total", "Retries, by the failure of the previous attempt.", "direction", "model", "reason"
+)
 RETRIES_SKIPPED = counter(
     "meshproxy_retries_skipped_total",
     "Failed attempts that were not retried, by failure and by the reason for not retrying.",
-    "model", "reason", "skip",
+    "direction", "model", "reason", "skip",
 )  # fmt: skip
 RETRY_BUDGET_EXHAUSTED = counter(
-    "meshproxy_retry_budget_exhausted_total", "Retries prevented by the retry budget.", "model", "reason"
+    "meshproxy_retry_budget_exhausted_total", "Retries prevented by the retry budget.", "direction", "model", "reason"
 )
-HEDGES = counter("meshproxy_hedges_total", "Hedged requests sent after `hedgeAfter`.", "model")
-FALLBACKS = counter("meshproxy_fallbacks_total", "Requests sent to the `fallback` server of their route.", "route")
-MIRRORED = counter("meshproxy_mirrored_total", "Mirrored requests, by result.", "route", "result")
+HEDGES = counter("meshproxy_hedges_total", "Hedged requests sent after `hedgeAfter`.", "direction", "model")
+FALLBACKS = counter(
+    "meshproxy_fallbacks_total", "Requests sent to the `fallback` server of their route.", "direction", "route"
+)
+MIRRORED = counter("meshproxy_mirrored_total", "Mirrored requests, by result.", "direction", "route", "result")
 CIRCUIT_TRANSITIONS = counter(
     "meshproxy_circuit_transitions_total",
     "Circuit breaker transitions, by new state: closed, half_open, open.",
@@ -188,9 +207,9 @@ DISCOVERY_FAILURES = counter(
     "meshproxy_discovery_failures_total", "Failed endpoint lookups; the last good result stays in use.", "server"
 )
 HEALTH_CHECKS = counter("meshproxy_health_checks_total", "Health checks, by result: good, bad.", "server", "result")
-QUEUE_DEPTH = gauge("meshproxy_queue_depth", "Requests queued by the concurrency limit.", "route", "model")
+QUEUE_DEPTH = gauge("meshproxy_queue_depth", "Requests queued by the concurrency limit.", "direction", "route", "model")
 CONCURRENCY_LIMIT = gauge(
-    "meshproxy_concurrency_limit", "The concurrency limit: configured or adaptive.", "route", "model"
+    "meshproxy_concurrency_limit", "The concurrency limit: configured or adaptive.", "direction", "route", "model"
 )
 
 # --- Supervisor
@@ -210,7 +229,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Identity and connections": (
         JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS, IDENTITY_IN_SYNC,
-        OPEN_CONNECTIONS, HTTP2_STREAM_ERRORS,
+        OPEN_CONNECTIONS, CONNECTIONS, HTTP2_STREAM_ERRORS,
     ),
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),
     "Telemetry": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshproxy.inference.call import Verb
+from meshproxy.policy.decide import SEVERAL
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.telemetry import metric_table
@@ -48,10 +49,13 @@ class RequestMetrics:
         self.in_flight = Gauge(registry, metric_table.IN_FLIGHT)
         self.decisions = Counter(registry, metric_table.DECISIONS)
         self.refusals = Counter(registry, metric_table.REFUSALS)
-        # `rate()` needs to see the zero before the first event.
-        self._refused = {reason: self.refusals.labels(reason.label) for reason in Reason}
         self._memo: dict[tuple[object, ...], _ExchangeSeries] = {}
         self._allowed = _Allowed(self.decisions)
+
+    def expect(self, direction: str) -> None:
+        """Exchanges of this direction will come: `rate()` needs to see the zero before the first event."""
+        for reason in Reason:
+            self.refusals.labels(direction, reason.label)
 
     def mention(self, models: Iterable[str], versions: Iterable[str] = ()) -> None:
         """Set which models, versions and labels the documents of a new configuration mention. Counts are kept."""
@@ -59,7 +63,11 @@ class RequestMetrics:
         self._memo.clear()
 
     def observe(self, exchange: Exchange) -> None:
-        """Count one completed exchange; about 1.3 us."""
+        """Count one completed exchange; about 1.3 us.
+
+        The histograms are the model server's: what the sidecar answers itself, in microseconds or after a timeout, says
+        nothing about a model's latency or the size of its answers.
+        """
         connection = exchange.connection
         call = exchange.forwarded
         status = exchange.status
@@ -89,29 +97,31 @@ class RequestMetrics:
         requests, duration, overhead, request_size, response_size = series or self._find_series(exchange, key)
 
         requests.value += 1
-        duration.observe(exchange.finished - exchange.started)
-        received = exchange.bytes_received
-        request_size.observe(received)
-        sent = exchange.bytes_sent
-        response_size.observe(sent)
-        if exchange.first_byte and received <= SMALL and sent <= SMALL:
-            overhead.observe(exchange.decided - exchange.started + exchange.finished - exchange.first_byte)
-
         refusal = exchange.refusal
+        if exchange.first_byte and refusal is None and not exchange.is_refused_remotely:
+            duration.observe(exchange.finished - exchange.started)
+            received = exchange.bytes_received
+            request_size.observe(received)
+            sent = exchange.bytes_sent
+            response_size.observe(sent)
+            if received <= SMALL and sent <= SMALL:
+                overhead.observe(exchange.decided - exchange.started + exchange.finished - exchange.first_byte)
+
         if refusal is not None:
             self._count_refusal(exchange, refusal)
-        elif exchange.decided:
-            self._allowed[exchange.rule].value += 1
+        elif exchange.rule:
+            self._allowed[connection.direction, exchange.rule].value += 1
         if refusal is not None or exchange.permit_audits:
             for rule in read_audits(exchange):
-                self.decisions.labels("audit", rule, "").value += 1
+                self.decisions.labels(connection.direction, "audit", rule, "").value += 1
 
     def count_in_flight(self, exchanges: Iterable[Exchange]) -> Rows:
         """The rows of `meshproxy_requests_in_flight` for these exchanges."""
         counts: dict[tuple[str, ...], int] = {}
         for exchange in exchanges:
             model, _ = self.model_labels.read(exchange.forwarded, was_served=False)
-            counts[(model,)] = counts.get((model,), 0) + 1
+            labels = (exchange.connection.direction, model)
+            counts[labels] = counts.get(labels, 0) + 1
         return counts.items()
 
     def _find_series(self, exchange: Exchange, key: tuple[object, ...]) -> _ExchangeSeries:
@@ -130,14 +140,14 @@ class RequestMetrics:
                 model,
                 version,
                 _verb_label(verb),
-                _protocol_label(exchange),
+                exchange.connection.protocol,
                 _code_label(exchange.status),
                 _grpc_status_label(exchange),
             ),
             self.duration.labels(direction, model, version, _verb_label(verb)),
             self.overhead.labels(direction),
-            self.request_size.labels(model),
-            self.response_size.labels(model),
+            self.request_size.labels(direction, model),
+            self.response_size.labels(direction, model),
         )
         # `_other` is not cached: what it stands for is unbounded, and a later response may give it a series.
         if key and OTHER not in (model, version):
@@ -147,23 +157,28 @@ class RequestMetrics:
         return series
 
     def _count_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
-        self._refused[refusal.reason].value += 1
+        direction = exchange.connection.direction
+        self.refusals.labels(direction, refusal.reason.label).value += 1
         if refusal.reason in ACCESS_REASONS:
-            self.decisions.labels("deny", refusal.rule or "", refusal.reason.label).value += 1
-        elif exchange.decided or exchange.rule:
-            self._allowed[exchange.rule].value += 1
+            self.decisions.labels(direction, "deny", refusal.rule or "", refusal.reason.label).value += 1
+        elif exchange.rule:
+            self._allowed[direction, exchange.rule].value += 1
 
 
-class _Allowed(dict[str, CounterSeries]):
-    """The series of allowed requests by binding. Used as `allowed[rule]`."""
+class _Allowed(dict[tuple[str, str], CounterSeries]):
+    """The series of allowed requests by binding. Used as `allowed[direction, rule]`."""
 
     def __init__(self, decisions: Counter) -> None:
         self._decisions = decisions
 
-    def __missing__(self, rule: str) -> CounterSeries:
+    def __missing__(self, key: tuple[str, str]) -> CounterSeries:
+        direction, rule = key
         if len(self) >= MEMO_ENTRIES:
             self.clear()
-        series = self[rule] = self._decisions.labels("allow", rule, "")
+        # Callers choose which models they name together, and so which bindings decide together: that many series there
+        # must not be.
+        policy = OTHER if SEVERAL in rule else rule
+        series = self[key] = self._decisions.labels(direction, "allow", policy, "")
         return series
 
 
@@ -178,10 +193,6 @@ _ExchangeSeries = tuple[CounterSeries, HistogramSeries, HistogramSeries, Histogr
 
 def _verb_label(verb: Verb | None) -> str:
     return verb.value if verb is not None else NONE
-
-
-def _protocol_label(exchange: Exchange) -> str:
-    return "grpc" if exchange.is_grpc else exchange.connection.protocol.lower()
 
 
 def _code_label(status: int) -> str:

@@ -7,6 +7,7 @@ have series, not the counts.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 
 from meshproxy import __version__
 from meshproxy.codec.h2.budgets import Statistics
@@ -36,7 +37,7 @@ class SidecarMetrics:
         self.identity_rotations = Counter(registry, metric_table.IDENTITY_ROTATIONS)
         self.identity_in_sync = Gauge(registry, metric_table.IDENTITY_IN_SYNC)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
-
+        self.connections = Counter(registry, metric_table.CONNECTIONS)
         self._http2_stream_errors = Counter(registry, metric_table.HTTP2_STREAM_ERRORS)
 
         self.config_reloads = Counter(registry, metric_table.CONFIG_RELOADS)
@@ -52,17 +53,19 @@ class SidecarMetrics:
         build = Gauge(registry, metric_table.BUILD_INFO)
         build.labels(__version__, platform.python_version()).value = 1
 
-    def watch_http2(self, *, downstream: Statistics, upstream: Statistics) -> None:
-        """Read the stream errors of HTTP/2 connections at scrape time."""
+    def watch_http2(self, *, downstream: Mapping[str, Statistics], upstream: Statistics) -> None:
+        """Read the stream errors of HTTP/2 connections at scrape time. `downstream`: by direction."""
+        watched = [((direction, "downstream"), statistics) for direction, statistics in downstream.items()]
+        watched.append((("", "upstream"), upstream))
         self._http2_stream_errors.read_from(
-            lambda: [*_http2_rows("downstream", downstream), *_http2_rows("upstream", upstream)]
+            lambda: [row for labels, statistics in watched for row in _http2_rows(labels, statistics)]
         )
 
 
-def _http2_rows(side: str, statistics: Statistics) -> Rows:
-    yield (side, "reset_received"), statistics.resets_received
-    yield (side, "reset_sent"), statistics.resets_sent
-    yield (side, "refused"), statistics.streams_refused
-    yield (side, "malformed_head"), statistics.heads_malformed
-    yield (side, "rejected_head"), statistics.heads_rejected
-    yield (side, "failed_connection"), statistics.connections_failed
+def _http2_rows(labels: tuple[str, str], statistics: Statistics) -> Rows:
+    yield (*labels, "reset_received"), statistics.resets_received
+    yield (*labels, "reset_sent"), statistics.resets_sent
+    yield (*labels, "refused"), statistics.streams_refused
+    yield (*labels, "malformed_head"), statistics.heads_malformed
+    yield (*labels, "rejected_head"), statistics.heads_rejected
+    yield (*labels, "failed_connection"), statistics.connections_failed

@@ -13,7 +13,7 @@ from meshproxy.telemetry.endpoint_labels import EndpointLabels
 from meshproxy.telemetry.metrics import OTHER, Counter, Gauge, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from meshproxy.proxy.exchange import Exchange
     from meshproxy.proxy.pipeline import Pipeline
@@ -54,8 +54,8 @@ class UpstreamMetrics:
         self._limit = Gauge(registry, metric_table.CONCURRENCY_LIMIT)
         self._labels = EndpointLabels(self._forget)
 
-    def watch(self, clusters: Callable[[], Iterable[Cluster]], pipelines: Sequence[Pipeline]) -> None:
-        """Read the state of these at scrape time."""
+    def watch(self, clusters: Callable[[], Iterable[Cluster]], pipelines: Mapping[str, Pipeline]) -> None:
+        """Read the state of these at scrape time. `pipelines`: by direction."""
         self._circuits.read_from(lambda: list(self._circuit_rows(clusters())))
         self._endpoints.read_from(lambda: list(_endpoint_rows(clusters())))
         self._depth.read_from(lambda: self._admission_rows(pipelines, lambda admission: admission.waiting))
@@ -65,25 +65,25 @@ class UpstreamMetrics:
 
     def retried(self, exchange: Exchange, failure: Failure) -> None:
         """An attempt failed and is retried."""
-        self._retries.labels(self._model(exchange), failure.value).value += 1
+        self._retries.labels(_direction(exchange), self._model(exchange), failure.value).value += 1
 
     def retry_skipped(self, exchange: Exchange, failure: Failure, skip: Skip) -> None:
         """An attempt failed and is not retried."""
-        model = self._model(exchange)
-        self._skipped.labels(model, failure.value, skip.value).value += 1
+        direction, model = _direction(exchange), self._model(exchange)
+        self._skipped.labels(direction, model, failure.value, skip.value).value += 1
         if skip is Skip.BUDGET:
-            self._exhausted.labels(model, failure.value).value += 1
+            self._exhausted.labels(direction, model, failure.value).value += 1
 
     def hedged(self, exchange: Exchange) -> None:
-        self._hedges.labels(self._model(exchange)).value += 1
+        self._hedges.labels(_direction(exchange), self._model(exchange)).value += 1
 
     def fell_back(self, exchange: Exchange) -> None:
         """The request goes to the fallback server of its route."""
-        self._fallbacks.labels(exchange.route).value += 1
+        self._fallbacks.labels(_direction(exchange), exchange.route).value += 1
 
-    def mirrored(self, route: str, result: str) -> None:
+    def mirrored(self, direction: str, route: str, result: str) -> None:
         """A request was mirrored, or could not be."""
-        self._mirrored.labels(route, result).value += 1
+        self._mirrored.labels(direction, route, result).value += 1
 
     # cluster.Watch
 
@@ -137,7 +137,7 @@ class UpstreamMetrics:
         for cluster in clusters:
             for endpoint in cluster.endpoints.values():
                 for model, state in endpoint.states():
-                    labels = (cluster.name, self._named(model), endpoint.key)
+                    labels = (cluster.name, self._named(model), endpoint.name)
                     # Models that share `_other` show the worst of their states.
                     worst[labels] = max(worst.get(labels, 0), state.value)
         rows = sorted(worst.items(), key=lambda row: -row[1]) if len(worst) > MOST_CIRCUITS else worst.items()
@@ -147,13 +147,17 @@ class UpstreamMetrics:
             shown[key] = max(shown.get(key, 0), value)
         return shown.items()
 
-    def _admission_rows(self, pipelines: Sequence[Pipeline], read: Callable[[Admission], int]) -> Rows:
+    def _admission_rows(self, pipelines: Mapping[str, Pipeline], read: Callable[[Admission], int]) -> Rows:
         found: dict[tuple[str, ...], int] = {}
-        for pipeline in pipelines:
+        for direction, pipeline in pipelines.items():
             for route, model, admission in pipeline.admissions.rows():
-                labels = (route, self._named(model))
+                labels = (direction, route, self._named(model))
                 found[labels] = found.get(labels, 0) + read(admission)
         return list(found.items())
+
+
+def _direction(exchange: Exchange) -> str:
+    return exchange.connection.direction
 
 
 def _endpoint_rows(clusters: Iterable[Cluster]) -> Iterable[tuple[tuple[str, ...], float]]:

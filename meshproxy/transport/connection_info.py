@@ -52,3 +52,8 @@ class ConnectionInfo:
         redirected."""
         self.caller: object = None
         """The caller of the last request: a cache, since the next request usually comes from the same one."""
+
+    @property
+    def security(self) -> str:
+        """`mtls`: the peer's certificate was verified; `tls`: it presented none; `plaintext`."""
+        return ("tls" if self.peer is None else "mtls") if self.tls_version else "plaintext"

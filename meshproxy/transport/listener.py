@@ -97,8 +97,11 @@ class ListenerEvents(Protocol):
         """A TLS handshake ended: `ok`, `failed`, `timeout`, `rejected`, or `probe` if none began. `reason`: the label
         of a `HandshakeFailure`, empty for `ok`."""
 
-    def connection(self, protocol: str, change: int) -> None:
-        """A connection opened (+1) or closed (-1)."""
+    def connected(self, info: ConnectionInfo) -> None:
+        """A connection was established, and its HTTP version is known."""
+
+    def disconnected(self, info: ConnectionInfo) -> None:
+        """A connection was lost."""
 
     def limit(self, name: str) -> None:
         """A limit was reached."""
@@ -355,14 +358,14 @@ class Listener:
         """The HTTP version is known: the connection takes part in drains from now on."""
         connection.on_lost = self.left
         self.connections.add(connection)
-        self.events.connection(connection.info.protocol, 1)
+        self.events.connected(connection.info)
         if self.state is not ListenerState.SERVING:
             delay = STAY_WHILE_DRAINING if self.state is ListenerState.DRAINING else 0.0
             connection.drain(delay, self._patience)
 
     def left(self, connection: H1Server | H2Server) -> None:
         self.connections.discard(connection)
-        self.events.connection(connection.info.protocol, -1)
+        self.events.disconnected(connection.info)
         if not self.connections:
             self._is_empty.set()
 

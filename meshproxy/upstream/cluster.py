@@ -145,7 +145,7 @@ class Cluster:
             endpoint.close()
         self.endpoints.update((endpoint.key, endpoint) for endpoint in come)
         if self.is_discovered and (come or gone):
-            self._watch.endpoints(self.name, [each.key for each in come], [each.key for each in gone])
+            self._watch.endpoints(self.name, [each.name for each in come], [each.name for each in gone])
         self.is_discovered = True
         if self.on_endpoints is not None:
             self.on_endpoints(come, gone)
@@ -195,8 +195,8 @@ class Cluster:
             out = self._ejector.judge(records, now)
             for key, endpoint in self.endpoints.items():
                 if key in out and not endpoint.is_ejected:
-                    self._watch.ejected(self.name, key)
-                    logger.warning("endpoint ejected (success-rate outlier)", extra=_fields(self, key))
+                    self._watch.ejected(self.name, endpoint.name)
+                    logger.warning("endpoint ejected (success-rate outlier)", extra=_fields(self, endpoint.name))
                 endpoint.is_ejected = key in out
         self.refresh()
 

@@ -28,8 +28,8 @@ class EndpointAddress:
 
     @property
     def key(self) -> str:
-        """Its name in balancers, metrics and logs, the same in every process: `rest=ADDRESS,grpc=ADDRESS`. Independent
-        of the locality."""
+        """What tells it from others, the same in every process: `rest=ADDRESS,grpc=ADDRESS`. Independent of the
+        locality. People see `Endpoint.name`."""
         surfaces = (("rest", self.rest), ("grpc", self.grpc), ("sidecar", self.sidecar))
         return ",".join(f"{name}={address}" for name, address in surfaces if address is not None)
 

@@ -49,6 +49,7 @@ class Endpoint:
         "key",
         "load",
         "locality",
+        "name",
         "record",
         "rest",
         "slow_start",
@@ -66,13 +67,15 @@ class Endpoint:
     ) -> None:
         """
         Args:
-            key: its address; both, where REST and gRPC have one each.
+            key: what tells it from others (`discovery.EndpointAddress.key`).
             rest: connections for REST calls; the same as `grpc` where it is reached through its sidecar.
             settings: of its breakers; None: it has none.
             draw: a random number from 0 to 1.
-            on_change: called with model (empty: the endpoint's breaker), endpoint, old and new state of a breaker.
+            on_change: called with model (empty: the endpoint's breaker), name, old and new state of a breaker.
         """
         self.key = key
+        self.name = ",".join(dict.fromkeys(pool.address for pool in (rest, grpc) if pool is not None)) or key
+        """In metrics, logs and `/config`: its address as in the access log; both, where REST and gRPC have one each."""
         self.locality = locality
         self.rest = rest
         self.grpc = grpc
@@ -96,7 +99,7 @@ class Endpoint:
     def _make_breaker(self, model: str) -> Breaker:
         assert self._settings is not None
         breaker = Breaker(self._settings, self._draw)
-        breaker.on_change = lambda old, new: self._on_change(model, self.key, old, new)
+        breaker.on_change = lambda old, new: self._on_change(model, self.name, old, new)
         return breaker
 
     def allows(self, model: str, now: float) -> bool:

@@ -269,7 +269,7 @@ class TestStrict:
             await client.call("POST", REST_PREDICT, {"instances": [1.0]})
         await until(of_the_workload)
         assert MINE in json.dumps(of_the_workload()[-1])
-        assert await metric(running, 'meshproxy_refusals_total{reason="permission-denied"}') >= 0
+        assert await metric(running, 'meshproxy_refusals_total{direction="inbound",reason="permission-denied"}') >= 0
 
     async def test_no_certificate_is_refused_at_the_handshake(self, running: LocalSidecar) -> None:
         await self.expect_no_answer(running, Certificate(running.client.bundle), "failed", "no_certificate")
@@ -306,7 +306,7 @@ class TestStrict:
 
     async def expect_no_answer(self, running: LocalSidecar, certificate: Certificate, result: str, reason: str) -> None:
         """The handshake ends with `result` for `reason`, and nothing is answered, not even a refusal."""
-        series = f'meshproxy_tls_handshakes_total{{result="{result}",reason="{reason}"}}'
+        series = f'meshproxy_tls_handshakes_total{{direction="inbound",result="{result}",reason="{reason}"}}'
         before = await metric(running, series)
         async with RestClient(running.inbound, certificate, token()) as client:
             answer = await client.call("POST", REST_PREDICT, {"instances": [1.0]})
@@ -520,7 +520,10 @@ async def test_beyond_the_limit_connections_wait(tmp_path: Path) -> None:
             third = asyncio.ensure_future(ask(*connections[2]))
 
             async def is_counted() -> bool:
-                return await metric(running, 'meshproxy_limits_exceeded_total{limit="connections"}') > 0
+                return (
+                    await metric(running, 'meshproxy_limits_exceeded_total{direction="inbound",limit="connections"}')
+                    > 0
+                )
 
             await until(is_counted)
             assert not third.done()

@@ -545,7 +545,7 @@ class FakeTraffic:
     def fell_back(self, exchange: Exchange) -> None:
         self.events.append(("fell back",))
 
-    def mirrored(self, route: str, result: str) -> None:
+    def mirrored(self, direction: str, route: str, result: str) -> None:
         self.events.append(("mirrored", result))
 
 

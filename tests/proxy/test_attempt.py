@@ -374,11 +374,11 @@ class TestTimes:
         assert (record.endpoint, record.started, record.sent) == ("127.0.0.1:8500", 100.0, 101.0)
         assert (record.first_byte, record.ended, record.failure, record.is_cancelled) == (103.0, 106.0, None, False)
 
-    def test_without_a_connection_the_endpoint_is_known_by_its_key(self) -> None:
+    def test_without_a_connection_the_endpoint_has_the_same_name(self) -> None:
         made = alone(ACQUIRING)
         made.do("cancel")
         (record,) = made.listener.records
-        assert (record.endpoint, record.sent, record.is_cancelled) == ("endpoint-0", 0.0, True)
+        assert (record.endpoint, record.sent, record.is_cancelled) == ("127.0.0.1:8500", 0.0, True)
 
     @pytest.mark.parametrize(
         ("silent", "reports"), [(BLAME_SECONDS - 0.001, []), (BLAME_SECONDS, ["timeout"]), (9.0, ["timeout"])]

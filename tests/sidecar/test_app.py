@@ -239,7 +239,7 @@ class TestServing:
             assert told["identity"] == f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
             assert (told["mtls"], list(told["servers"]), told["roles"]) == ("permissive", ["local"], ["local"])
             (endpoint,) = told["servers"]["local"]["endpoints"]
-            assert endpoint["endpoint"] == f"rest={model.address}"
+            assert endpoint["endpoint"] == model.address
             assert (endpoint["healthy"], endpoint["ejected"], endpoint["breaker"]) == (None, False, "closed")
             assert (told["inbound"], told["outbound"], told["routes"]) == (it.inbound.address, None, {})
             assert told["fingerprint"] == load([it.path]).fingerprint
@@ -531,7 +531,7 @@ class TestReloading:
             writer.write(b"GET " + long + b" HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 414 ")
             writer.close()
-            assert await it.metric('meshproxy_limits_exceeded_total{limit="target_bytes"}') == 1
+            assert await it.metric('meshproxy_limits_exceeded_total{direction="inbound",limit="target_bytes"}') == 1
 
     async def test_a_request_keeps_what_it_began_with(self, tmp_path: Path) -> None:
         """Its model server is no longer in any document when it comes to be asked."""

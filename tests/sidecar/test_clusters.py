@@ -206,7 +206,7 @@ class TestAcrossReloads:
         assert list(second.endpoints) == ["rest=127.0.0.1:1", "rest=127.0.0.1:3"]
         assert second.endpoints["rest=127.0.0.1:1"] is one
         assert one.states()[0] == ("", State.OPEN)
-        assert told.said == [("endpoints", "a", ["rest=127.0.0.1:3"], ["rest=127.0.0.1:2"])]
+        assert told.said == [("endpoints", "a", ["127.0.0.1:3"], ["127.0.0.1:2"])]
 
     async def test_nothing_is_told_twice(self, clusters: Clusters, told: Told) -> None:
         take(clusters, server("a", 1))
@@ -409,11 +409,11 @@ class TestHealth:
         take(clusters, server("a", 1, health=servers.Health()))
         checker = Idle.made[0]
         checker.tell((CheckResult(None, None),), False)
-        assert told.said == [("checked", "a", "rest=127.0.0.1:1", True), ("health", "a")]
+        assert told.said == [("checked", "a", "127.0.0.1:1", True), ("health", "a")]
         assert caplog.records == []
         told.said.clear()
         checker.tell((CheckResult("m", "no version is AVAILABLE"),), True)
-        assert told.said == [("checked", "a", "rest=127.0.0.1:1", False), ("health", "a")]
+        assert told.said == [("checked", "a", "127.0.0.1:1", False), ("health", "a")]
         (record,) = [each for each in caplog.records if each.getMessage() == "endpoint health changed"]
         assert record.__dict__["fields"]["problems"] == ["m: no version is AVAILABLE"]
 
@@ -431,7 +431,7 @@ class TestHealth:
                 "known": True,
                 "endpoints": [
                     {
-                        "endpoint": "rest=127.0.0.1:1",
+                        "endpoint": "127.0.0.1:1",
                         "locality": None,
                         "takesCalls": True,
                         "healthy": True,

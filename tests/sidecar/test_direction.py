@@ -12,6 +12,7 @@ from meshproxy.config.values import Address
 from meshproxy.sidecar.direction import Direction
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.listener import Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -84,11 +85,13 @@ async def test_what_is_adopted_counts_from_the_next_request_on() -> None:
 
 async def test_what_happens_at_its_port_is_counted_by_direction() -> None:
     direction, _, metrics = made("outbound")
-    direction.connection("HTTP/2", 1)
-    direction.connection("HTTP/2", 1)
-    direction.connection("HTTP/2", -1)
+    plain = ConnectionInfo(direction="outbound", protocol="HTTP/2", remote="", local="")
+    direction.connected(plain)
+    direction.connected(plain)
+    direction.disconnected(plain)
     direction.handshake("ok", "")
     direction.limit("streams")
     assert metrics.open_connections.labels("outbound", "HTTP/2").value == 1
-    assert metrics.tls_handshakes.labels("ok", "").value == 1
-    assert metrics.limits_exceeded.labels("streams").value == 1
+    assert metrics.tls_handshakes.labels("outbound", "ok", "").value == 1
+    assert metrics.limits_exceeded.labels("outbound", "streams").value == 1
+    assert metrics.connections.labels("outbound", "plaintext").value == 2

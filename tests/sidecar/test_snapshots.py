@@ -137,7 +137,7 @@ class TestOutbound:
         snapshot = outbound_snapshot(documents(outbound={}, roles=(role,)), {}, CarriedState())
         assert snapshot is not None
         assert snapshot.verifier is None
-        assert snapshot.policy.decide(ANONYMOUS, PREDICT).rule == "outbound"
+        assert snapshot.policy.decide(ANONYMOUS, PREDICT).rule == ""
         assert (snapshot.forwards_identity, snapshot.forwards_token) == (False, True)
 
     def test_an_application_names_its_server(self) -> None:

@@ -38,17 +38,51 @@ def test_one_exchange(metrics: RequestMetrics, make_exchange: MakeExchange) -> N
     metrics.observe(make_exchange())
     assert lines(metrics, "meshproxy_requests_total") == {
         '{direction="inbound",model="half_plus_two",version="latest",verb="predict",'
-        'protocol="grpc",code="200",grpc_status="OK"}': 1
+        'protocol="HTTP/2",code="200",grpc_status="OK"}': 1
     }
     duration = metrics.duration.labels("inbound", "half_plus_two", "latest", "predict")
     assert duration.counts[2] == 1  # 3 ms: above 2.5, up to 5
     assert duration.sum == pytest.approx(0.003)
-    assert metrics.request_size.labels("half_plus_two").sum == 60
-    assert metrics.response_size.labels("half_plus_two").sum == 300
+    assert metrics.request_size.labels("inbound", "half_plus_two").sum == 60
+    assert metrics.response_size.labels("inbound", "half_plus_two").sum == 300
     assert lines(metrics, "meshproxy_authz_decisions_total") == {
-        '{decision="allow",policy="finance-team",reason=""}': 1
+        '{direction="inbound",decision="allow",policy="finance-team",reason=""}': 1
     }
     assert lines(metrics, "meshproxy_refusals_total") == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"refusal": Refusal(Reason.PERMISSION_DENIED, "No.", rule="default-deny"), "first_byte": 0.0},
+        {"refusal": Refusal(Reason.UPSTREAM_TIMEOUT, "Too late.")},  # an attempt was answered, another was not in time
+        {"first_byte": 0.0},  # the sidecar's own answer, or none
+        {"is_refused_remotely": True},
+    ],
+    ids=["refused", "refused after an answer", "not forwarded", "refused by the other sidecar"],
+)
+def test_what_the_model_server_did_not_answer_is_not_its_latency(
+    metrics: RequestMetrics, make_exchange: MakeExchange, fields: dict[str, object]
+) -> None:
+    metrics.observe(make_exchange(**fields))
+    histograms = (metrics.duration, metrics.overhead, metrics.request_size, metrics.response_size)
+    assert [sum(series.counts) for family in histograms for series in family.series.values()] == [0, 0, 0, 0]
+    assert [series.value for series in metrics.total.series.values()] == [1]
+
+
+def test_several_bindings_that_decide_together_make_one_series(
+    metrics: RequestMetrics, make_exchange: MakeExchange
+) -> None:
+    for number in range(50):
+        metrics.observe(make_exchange(rule=f"a, b{number}"))
+    assert lines(metrics, "meshproxy_authz_decisions_total") == {
+        '{direction="inbound",decision="allow",policy="_other",reason=""}': 50
+    }
+
+
+def test_no_policy_decides_about_outbound_calls(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
+    metrics.observe(make_exchange(direction="outbound", rule=""))
+    assert lines(metrics, "meshproxy_authz_decisions_total") == {}
 
 
 def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
@@ -58,18 +92,17 @@ def test_the_overhead_is_what_nobody_else_is_waited_for(metrics: RequestMetrics,
     assert overhead.sum == pytest.approx(0.000_75)
     metrics.observe(make_exchange(bytes_received=65_537))
     metrics.observe(make_exchange(bytes_sent=65_537))
-    metrics.observe(make_exchange(first_byte=0.0))
     assert sum(overhead.counts) == 1
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"is_grpc": False, "grpc_status": None, "protocol": "HTTP/1.1"}, ("http/1.1", "200", "")),
-        ({"is_grpc": False, "grpc_status": None}, ("http/2", "200", "")),
-        ({"grpc_status": 7}, ("grpc", "200", "PERMISSION_DENIED")),
-        ({"grpc_status": None, "status": 0}, ("grpc", "0", "_none")),
-        ({"grpc_status": 99, "status": 999}, ("grpc", "_other", "_other")),
+        ({"is_grpc": False, "grpc_status": None, "protocol": "HTTP/1.1"}, ("HTTP/1.1", "200", "")),
+        ({"is_grpc": False, "grpc_status": None}, ("HTTP/2", "200", "")),
+        ({"grpc_status": 7}, ("HTTP/2", "200", "PERMISSION_DENIED")),
+        ({"grpc_status": None, "status": 0}, ("HTTP/2", "0", "_none")),
+        ({"grpc_status": 99, "status": 999}, ("HTTP/2", "_other", "_other")),
     ],
 )
 def test_protocol_and_statuses(
@@ -90,14 +123,14 @@ def test_a_refusal_is_counted_by_reason_limit_and_decision(
     )
     metrics.observe(make_exchange(refusal=Refusal(Reason.UPSTREAM_RESET, "Gone."), permit_audits=("watch",)))
     assert lines(metrics, "meshproxy_refusals_total") == {
-        '{reason="permission-denied"}': 1,
-        '{reason="scan-limit"}': 1,
-        '{reason="upstream-reset"}': 1,
+        '{direction="inbound",reason="permission-denied"}': 1,
+        '{direction="inbound",reason="scan-limit"}': 1,
+        '{direction="inbound",reason="upstream-reset"}': 1,
     }
     assert lines(metrics, "meshproxy_authz_decisions_total") == {
-        '{decision="deny",policy="finance-team",reason="permission-denied"}': 1,
-        '{decision="allow",policy="finance-team",reason=""}': 1,
-        '{decision="audit",policy="watch",reason=""}': 2,
+        '{direction="inbound",decision="deny",policy="finance-team",reason="permission-denied"}': 1,
+        '{direction="inbound",decision="allow",policy="finance-team",reason=""}': 1,
+        '{direction="inbound",decision="audit",policy="watch",reason=""}': 2,
     }
 
 
@@ -111,7 +144,9 @@ def test_who_left_before_the_decision_was_not_decided_about(
 
 
 def test_every_reason_has_its_zero_from_the_start() -> None:
-    assert set(RequestMetrics(Registry(), ModelLabels()).refusals.series) == {(reason.label,) for reason in Reason}
+    metrics = RequestMetrics(Registry(), ModelLabels())
+    metrics.expect("inbound")
+    assert set(metrics.refusals.series) == {("inbound", reason.label) for reason in Reason}
 
 
 def test_a_served_model_gets_its_own_series_with_the_answer_that_proves_it(
@@ -168,9 +203,9 @@ def test_what_is_in_flight_is_counted_by_model(metrics: RequestMetrics, make_exc
     live = [make_exchange(), make_exchange(), make_exchange(model="unknown"), make_exchange(call=None)]
     metrics.in_flight.read_from(lambda: metrics.count_in_flight(live))
     assert lines(metrics, "meshproxy_requests_in_flight") == {
-        '{model="half_plus_two"}': 2,
-        '{model="_other"}': 1,
-        '{model="_none"}': 1,
+        '{direction="inbound",model="half_plus_two"}': 2,
+        '{direction="inbound",model="_other"}': 1,
+        '{direction="inbound",model="_none"}': 1,
     }
 
 

@@ -23,7 +23,7 @@ def test_the_registry_says_how_full_it_is() -> None:
     metrics = SidecarMetrics(Registry(max_lines=100))
     assert lines(metrics, "meshproxy_metric_lines")[None] == metrics.registry.lines
     for number in range(200):
-        metrics.limits_exceeded.labels(str(number))
+        metrics.limits_exceeded.labels("inbound", str(number))
     assert lines(metrics, "meshproxy_metric_series_capped_total")[None] > 0
     ((labels, value),) = lines(metrics, "meshproxy_build_info").items()
     assert labels is not None
@@ -33,24 +33,24 @@ def test_the_registry_says_how_full_it_is() -> None:
 
 def test_every_counter_of_http2_but_its_requests_is_shown() -> None:
     metrics = SidecarMetrics()
-    sides = {"downstream": Statistics(), "upstream": Statistics()}
-    metrics.watch_http2(**sides)
+    inbound, outbound, upstream = Statistics(), Statistics(), Statistics()
+    metrics.watch_http2(downstream={"inbound": inbound, "outbound": outbound}, upstream=upstream)
     counters = [name for name in Statistics.__slots__ if name != "requests"]
-    for number, (statistics, name) in enumerate(itertools.product(sides.values(), counters), 1):
+    for number, (statistics, name) in enumerate(itertools.product((inbound, outbound, upstream), counters), 1):
         setattr(statistics, name, number)
     shown = lines(metrics, "meshproxy_http2_stream_errors_total")
-    assert sorted(shown.values()) == list(range(1, 2 * len(counters) + 1))
+    assert sorted(shown.values()) == list(range(1, 3 * len(counters) + 1))
 
 
 def test_stream_errors_of_live_connections_are_counted_by_side() -> None:
     metrics = SidecarMetrics()
     downstream, upstream = Statistics(), Statistics()
-    metrics.watch_http2(downstream=downstream, upstream=upstream)
+    metrics.watch_http2(downstream={"inbound": downstream}, upstream=upstream)
     client, server = H2Connection(Role.CLIENT, Limits(), 0.0), H2Connection(Role.SERVER, Limits(), 0.0, downstream)
     for _ in range(2):
         stream = client.send_request(b"GET", b"https", b"x", b"/", (), end=False)
         client.reset(stream, 8)
     server.receive(client.take_output(), 0.0)
     shown = lines(metrics, "meshproxy_http2_stream_errors_total")
-    assert shown['{side="downstream",kind="reset_received"}'] == 2
+    assert shown['{direction="inbound",side="downstream",kind="reset_received"}'] == 2
     assert sum(shown.values()) == 2

@@ -53,7 +53,7 @@ class Endpoint:
         is_healthy: bool | None = None,
         is_closed: bool = True,
     ) -> None:
-        self.key = key
+        self.key = self.name = key
         self._states = states or {}
         self.is_ejected = is_ejected
         self.health = None if is_healthy is None else SimpleNamespace(is_healthy=is_healthy)
@@ -74,12 +74,15 @@ class TestCalls:
         traffic.retried(make_exchange(model="m"), Failure.CONNECT)
         traffic.retry_skipped(make_exchange(model="m"), Failure.RESET, Skip.BODY)
         traffic.retry_skipped(make_exchange(model="m"), Failure.RESET, Skip.BUDGET)
-        assert lines(metrics, "meshproxy_retries_total") == {f'{{model="m",reason="{Failure.CONNECT.value}"}}': 1}
+        assert lines(metrics, "meshproxy_retries_total") == {
+            f'{{direction="inbound",model="m",reason="{Failure.CONNECT.value}"}}': 1
+        }
         assert lines(metrics, "meshproxy_retries_skipped_total") == {
-            f'{{model="m",reason="{Failure.RESET.value}",skip="{skip.value}"}}': 1 for skip in (Skip.BODY, Skip.BUDGET)
+            f'{{direction="inbound",model="m",reason="{Failure.RESET.value}",skip="{skip.value}"}}': 1
+            for skip in (Skip.BODY, Skip.BUDGET)
         }
         assert lines(metrics, "meshproxy_retry_budget_exhausted_total") == {
-            f'{{model="m",reason="{Failure.RESET.value}"}}': 1
+            f'{{direction="inbound",model="m",reason="{Failure.RESET.value}"}}': 1
         }
 
     def test_names_that_callers_made_up_are_one(
@@ -90,18 +93,23 @@ class TestCalls:
             traffic.retried(exchange, Failure.CONNECT)
             traffic.hedged(exchange)
         traffic.hedged(make_exchange(call=None))
-        assert lines(metrics, "meshproxy_retries_total") == {f'{{model="_other",reason="{Failure.CONNECT.value}"}}': 50}
-        assert lines(metrics, "meshproxy_hedges_total") == {'{model="_other"}': 50, '{model="_none"}': 1}
+        assert lines(metrics, "meshproxy_retries_total") == {
+            f'{{direction="inbound",model="_other",reason="{Failure.CONNECT.value}"}}': 50
+        }
+        assert lines(metrics, "meshproxy_hedges_total") == {
+            '{direction="inbound",model="_other"}': 50,
+            '{direction="inbound",model="_none"}': 1,
+        }
 
     def test_fallbacks_and_copies_by_route(
         self, metrics: SidecarMetrics, traffic: UpstreamMetrics, make_exchange: MakeExchange
     ) -> None:
-        traffic.fell_back(make_exchange(route="canary"))
+        traffic.fell_back(make_exchange(direction="outbound", route="canary"))
         for result in RESULTS:
-            traffic.mirrored("canary", result)
-        assert lines(metrics, "meshproxy_fallbacks_total") == {'{route="canary"}': 1}
+            traffic.mirrored("outbound", "canary", result)
+        assert lines(metrics, "meshproxy_fallbacks_total") == {'{direction="outbound",route="canary"}': 1}
         assert lines(metrics, "meshproxy_mirrored_total") == {
-            f'{{route="canary",result="{result}"}}': 1 for result in RESULTS
+            f'{{direction="outbound",route="canary",result="{result}"}}': 1 for result in RESULTS
         }
 
 
@@ -129,7 +137,7 @@ class TestEndpoints:
                 ),
                 cluster("b"),
             ],
-            [],
+            {},
         )
         assert lines(metrics, "meshproxy_circuit_state") == {
             '{server="a",model="_any",endpoint="x"}': 0,
@@ -202,14 +210,14 @@ class TestBounds:
     ) -> None:
         endpoints = [Endpoint(f"e{number}", {"": State.CLOSED}) for number in range(MOST_CIRCUITS + 10)]
         endpoints.append(Endpoint("last", {"": State.OPEN}))
-        traffic.watch(lambda: [cluster("a", *endpoints)], [])
+        traffic.watch(lambda: [cluster("a", *endpoints)], {})
         rows = lines(metrics, "meshproxy_circuit_state")
         assert len(rows) == MOST_CIRCUITS + 1
         assert rows['{server="a",model="_any",endpoint="last"}'] == 2
         assert rows['{server="a",model="_other",endpoint="_other"}'] == 0
 
 
-def test_places_of_all_pipelines_add_up(metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
+def test_places_of_all_models_in_a_series_add_up(metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
     def pipeline(*rows: tuple[str, str, int, int]) -> Any:
         found = [
             (route, model, SimpleNamespace(waiting=waiting, limit=SimpleNamespace(current=limit)))
@@ -217,12 +225,16 @@ def test_places_of_all_pipelines_add_up(metrics: SidecarMetrics, traffic: Upstre
         ]
         return SimpleNamespace(admissions=SimpleNamespace(rows=lambda: found))
 
-    traffic.watch(list, [pipeline(("r", "m", 3, 16)), pipeline(("r", "m", 1, 4), ("r", "made-up", 0, 2))])
+    inbound = pipeline(("r", "m", 3, 16))
+    outbound = pipeline(("r", "m", 1, 4), ("r", "made-up", 0, 2), ("r", "made-up-too", 1, 3))
+    traffic.watch(list, {"inbound": inbound, "outbound": outbound})
     assert lines(metrics, "meshproxy_queue_depth") == {
-        '{route="r",model="m"}': 4,
-        '{route="r",model="_other"}': 0,
+        '{direction="inbound",route="r",model="m"}': 3,
+        '{direction="outbound",route="r",model="m"}': 1,
+        '{direction="outbound",route="r",model="_other"}': 1,
     }
     assert lines(metrics, "meshproxy_concurrency_limit") == {
-        '{route="r",model="m"}': 20,
-        '{route="r",model="_other"}': 2,
+        '{direction="inbound",route="r",model="m"}': 16,
+        '{direction="outbound",route="r",model="m"}': 4,
+        '{direction="outbound",route="r",model="_other"}': 5,
     }

@@ -26,6 +26,7 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import Credentials, client_context, server_context
 from meshproxy.transport import listener as listeners
 from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.listener import Listener, PeerRejected, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -97,8 +98,12 @@ class Counted:
         self.handshakes.append(f"{result} {reason}".strip())
         self._changed.set()
 
-    def connection(self, protocol: str, change: int) -> None:
-        self.open += change
+    def connected(self, info: ConnectionInfo) -> None:
+        self.open += 1
+        self._changed.set()
+
+    def disconnected(self, info: ConnectionInfo) -> None:
+        self.open -= 1
         self._changed.set()
 
     def limit(self, name: str) -> None:

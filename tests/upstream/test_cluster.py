@@ -130,7 +130,7 @@ class TestWhichThereAre:
         assert b.rest is not None
         assert not b.rest.is_closed
         assert bench.picked() == {"b", "c"}
-        assert bench.watch.changes == [("endpoints", "models", [both("c").key], [both("a").key])]
+        assert bench.watch.changes == [("endpoints", "models", ["c:1,c:2"], ["a:1,a:2"])]
 
     def test_the_first_answer_is_no_change(self) -> None:
         bench = Bench()
@@ -418,7 +418,7 @@ class TestOutliers:
         bench.now += 10.0
         bench.cluster.expire(bench.now)
         assert bench.at("a").is_ejected
-        assert bench.watch.changes == [("ejected", "models", both("a").key)]
+        assert bench.watch.changes == [("ejected", "models", "a:1,a:2")]
         assert "endpoint ejected (success-rate outlier)" in caplog.text
         assert bench.picked() == {"b", "c", "d"}
         bench.now += 10.0
@@ -431,7 +431,7 @@ class TestWatch:
         bench = Bench()
         bench.find("a")
         bench.fail("a", Failure.ERROR)
-        assert bench.watch.changes == [("circuit", "models", "m", both("a").key, State.CLOSED, State.OPEN)]
+        assert bench.watch.changes == [("circuit", "models", "m", "a:1,a:2", State.CLOSED, State.OPEN)]
 
 
 def test_latencies_are_bounded_as_callers_choose_names() -> None:

@@ -23,7 +23,9 @@ OF_NOBODY = (Failure.REFUSED, Failure.GOAWAY, Failure.OVERLOADED)
 
 
 class Pool:
-    is_closed = False
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.is_closed = False
 
     def close(self) -> None:
         self.is_closed = True
@@ -38,9 +40,9 @@ class Changes:
 
 
 def make(settings: BreakerSettings | None = ONCE, changes: Changes | None = None) -> Endpoint:
-    rest: Any = Pool()
-    grpc: Any = Pool()
-    return Endpoint("a:1", "zone-1", rest, grpc, settings, lambda: 0.5, changes or Changes())
+    rest: Any = Pool("a:1")
+    grpc: Any = Pool("a:2")
+    return Endpoint("rest=a:1,grpc=a:2", "zone-1", rest, grpc, settings, lambda: 0.5, changes or Changes())
 
 
 def fail(endpoint: Endpoint, failure: Failure, model: str = "m", now: float = 100.0) -> None:
@@ -107,10 +109,10 @@ class TestBlame:
         fail(endpoint, Failure.CONNECT)
         fail(endpoint, Failure.ERROR, now=101.0)
         assert changes.all == [
-            ("", "a:1", State.CLOSED, State.OPEN),
-            ("", "a:1", State.OPEN, State.HALF_OPEN),
-            ("", "a:1", State.HALF_OPEN, State.CLOSED),
-            ("m", "a:1", State.CLOSED, State.OPEN),
+            ("", "a:1,a:2", State.CLOSED, State.OPEN),
+            ("", "a:1,a:2", State.OPEN, State.HALF_OPEN),
+            ("", "a:1,a:2", State.HALF_OPEN, State.CLOSED),
+            ("m", "a:1,a:2", State.CLOSED, State.OPEN),
         ]
 
     def test_without_breakers_nobody_is_kept_away(self) -> None:
@@ -282,3 +284,10 @@ def test_whatever_happens_every_probe_comes_back(steps: list[tuple[str, str, flo
     assert endpoint.load.in_flight == 0
     assert all(state is not State.HALF_OPEN for _, state in endpoint.states())
     assert all(endpoint.allows(model, now + 1_000) for model in ("m", "n", ""))
+
+
+def test_it_is_called_by_its_addresses() -> None:
+    pools: list[Any] = [Pool("a:1"), Pool("a:2")]
+    assert make().name == "a:1,a:2"
+    for rest, grpc in ((pools[0], None), (None, pools[0]), (pools[0], pools[0])):
+        assert Endpoint("key", "", rest, grpc, None, lambda: 0.5, Changes()).name == "a:1"
