@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.codec.events import Headers, ResponseHead
-    from meshproxy.transport.connector import ConnectError
+    from meshproxy.transport.connect_failures import ConnectError
     from meshproxy.transport.stream import Upstream
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.pool import H1Pool, H2Pool

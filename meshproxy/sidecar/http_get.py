@@ -14,9 +14,10 @@ from pathlib import Path
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.limits import Limits
-from meshproxy.transport.channel import H1Channel, Target, named_server
+from meshproxy.transport.channel import H1Channel, Target
 from meshproxy.transport.client import StatusError, exchange
 from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connector import named_server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 

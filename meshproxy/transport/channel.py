@@ -11,24 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from meshproxy.transport.connector import (
-    ConnectError,
-    PeerSecurity,
-    connect_h1,
-    connect_h2,
-    reason_of,
-    upstream_info,
-)
+from meshproxy.transport.connect_failures import UNIX, ConnectError
+from meshproxy.transport.connector import PeerSecurity, connect_h1, connect_h2
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h2_client import H2Client
-from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,9 +42,9 @@ class Target:
     """Where a channel connects to.
 
     Attributes:
-        address: `host:port`, or the absolute path of a UNIX socket, as `transport/connector.py` takes it.
+        address: `host:port`, or `unix:` and the absolute path of a UNIX socket, as `transport/connector.py` takes it.
         security: TLS; None for plain text. Its context decides whether the host's name is checked; over a UNIX socket
-            it must not, as there is no name.
+            there is none, unless it has a `server_name`.
     """
 
     address: str
@@ -65,23 +57,11 @@ class Target:
             path = text.removeprefix("unix:").removeprefix("//")
             if not path.startswith("/") or path.startswith("//") or "\0" in path:
                 raise ValueError(f"{text!r} is not unix:/path")
-            return cls(path, security)
+            return cls(UNIX + path, security)
         match = _HOST_PORT.fullmatch(text)
         if match is None or not 0 < int(match[2]) < 65_536:
             raise ValueError(f"{text!r} is neither host:port nor unix:/path")
         return cls(text, security)
-
-
-@dataclass(frozen=True, slots=True)
-class NamedPeer:
-    """The identity of a server whose host name the TLS context has checked (`connector.Peer`)."""
-
-    not_after: float = 0.0
-
-
-def named_server(context: Callable[[], ssl.SSLContext]) -> PeerSecurity:
-    """TLS to a server that is known by its host name: `context` checks chain and name (`check_hostname`)."""
-    return PeerSecurity(context, lambda der: NamedPeer())
 
 
 class ChannelEvent(Enum):
@@ -277,10 +257,7 @@ class H1Channel(Channel[H1Client]):
         return connection
 
     async def _connect(self) -> H1Client:
-        security = self._target.security
-        if security is None:
-            return await connect_h1(self._shared, self.address, self, self._connect_timeout)
-        return await connect_h1_tls(self._shared, self.address, self, self._connect_timeout, security)
+        return await connect_h1(self._shared, self.address, self, self._connect_timeout, self._target.security)
 
     def _opened(self, connection: H1Client) -> None:
         self.released(connection)
@@ -331,42 +308,3 @@ class H2Channel(Channel[H2Client]):
             self._current = None
             self._on_event(ChannelEvent.GOING_AWAY)
             self._open_if_needed()
-
-
-async def connect_h1_tls(
-    shared: ConnectionContext, address: str, owner: H1Channel, timeout: float, security: PeerSecurity
-) -> H1Client:
-    """An HTTP/1.1 connection over TLS to `host:port`. Raises ConnectError."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    info = upstream_info(address, "HTTP/1.1")
-    client = H1Client(shared, info, owner)
-    try:
-        async with asyncio.timeout(timeout):
-            transport, _ = await shared.loop.create_connection(
-                lambda: client, host, int(port), ssl=security.context(), server_hostname=host
-            )
-    except TimeoutError as late:
-        raise ConnectError(
-            f"{address} did not accept a connection and complete the TLS handshake within {timeout:g} s"
-        ) from late
-    except ssl.SSLCertVerificationError as error:
-        raise ConnectError(f"the certificate of {address} does not verify: {error.verify_message}") from error
-    except ssl.SSLError as error:
-        raise ConnectError(f"TLS with {address} failed: {_reason(error)}") from error
-    except OSError as error:
-        raise ConnectError(f"{address} cannot be reached: {reason_of(error)}") from error
-    tls = transport.get_extra_info("ssl_object")
-    if tls is None or client.is_closing:
-        raise ConnectError(f"{address} closed the connection after the TLS handshake")
-    try:
-        info.peer = security.verify(tls.getpeercert(binary_form=True) or b"")
-    except PeerRejected as rejected:
-        client.abort()
-        raise ConnectError(f"{address} is not the expected server: {rejected}") from rejected
-    info.tls_version = tls.version() or ""
-    return client
-
-
-def _reason(error: ssl.SSLError) -> str:
-    return (error.reason or "").lower().replace("_", " ") or "unknown TLS error"

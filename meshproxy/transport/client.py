@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.transport.connect_failures import UNIX
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.stream import HeadRefused
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.codec.events import Headers, RequestHead, ResponseHead
-    from meshproxy.transport.connector import ConnectError
+    from meshproxy.transport.connect_failures import ConnectError
     from meshproxy.transport.stream import Upstream
 
 HEAD_BYTES = 65_536
@@ -97,7 +98,7 @@ class StreamSource(Protocol):
 
     @property
     def address(self) -> str:
-        """`host:port`, or the path of a UNIX socket."""
+        """`host:port`, or `unix:` and the path of a UNIX socket."""
 
     def acquire(self, waiter: StreamWaiter) -> None:
         """Give `waiter` a stream, at once or later."""
@@ -167,7 +168,7 @@ async def exchange(
 def complete_head(head: RequestHead, source: StreamSource, body: bytes | None) -> RequestHead:
     """`head` with an authority, and with the end that its body gives it; None for a body that follows in pieces."""
     # A UNIX socket has no authority; gRPC clients send `localhost` as well.
-    own = b"localhost" if source.address.startswith("/") else source.address.encode()
+    own = b"localhost" if source.address.startswith(UNIX) else source.address.encode()
     return replace(head, authority=head.authority or own, end=body == b"")
 
 

@@ -1,4 +1,5 @@
-"""Opens connections to servers: in plaintext, or over mTLS to peers of the mesh, whose identity is verified.
+"""Opens connections to servers: in plaintext, over mTLS to peers of the mesh, whose identity is verified, or over TLS
+to servers whose name is.
 
 An HTTP/2 connection is ready when the server's SETTINGS have been received. That costs one round trip per connection
 and finds what otherwise only a request would: with TLS 1.3 a client finishes before the server has verified its
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -19,22 +20,18 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import SETTINGS
+from meshproxy.transport.connect_failures import NAMED, SIDECAR, UNIX, ConnectError, ConnectFailure, Hints, explain
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Owner
 from meshproxy.transport.h2_client import H2Client, H2Owner
-from meshproxy.transport.handshake_failures import HAS_EXPIRED, NOT_YET_VALID, UNKNOWN_AUTHORITY
 from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
     from meshproxy.transport.connection import ConnectionContext
 
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
-
-
-class ConnectError(Exception):
-    """A server could not be reached, and nothing of a request was sent: any request may be tried elsewhere. The message
-    says which server, why, and what to check."""
+BACKLOG_PAUSE = 0.01
+"""Seconds between two attempts at a UNIX socket whose queue of connections is full."""
 
 
 class Peer(Protocol):
@@ -47,28 +44,65 @@ class Peer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeerSecurity:
-    """How connections to peers of the mesh are secured. Called per connection, so that rotations take effect."""
+    """How connections to a server are secured. Called per connection, so that rotations take effect."""
 
     context: Callable[[], ssl.SSLContext]
-    """Our certificate, the trusted authorities, ALPN `h2`. Requires a server certificate, and does not check host
-    names: the server is identified by its SPIFFE id."""
+    """The trusted authorities, our certificate, ALPN. Requires a server certificate. Checks the name of the server, or
+    else `verify` identifies it. Raises OSError, as a connection that fails does."""
     verify: Callable[[bytes], Peer]
     """Reads the server's leaf (DER), whose chain has been verified. Raises PeerRejected if its identity is not the
     expected one."""
     own_not_after: Callable[[], float] = lambda: inf
     """Until when the certificate in `context` is good enough for new requests, seconds since the epoch."""
+    server_name: str | None = None
+    """A DNS name or IP address: what the context checks, if it does, and SNI. None: the host of the address."""
+    hints: Hints = SIDECAR
+    """What to check if a connection fails."""
 
 
-async def connect_h1(shared: ConnectionContext, address: str, owner: H1Owner, timeout: float) -> H1Client:
-    """An HTTP/1.1 connection to `host:port` or a UNIX socket's path. Raises ConnectError."""
+@dataclass(frozen=True, slots=True)
+class NamedPeer:
+    """The identity of a server whose name the TLS context has checked (`Peer`)."""
+
+    not_after: float = 0.0
+
+
+def named_server(
+    context: Callable[[], ssl.SSLContext], server_name: str | None = None, hints: Hints = NAMED
+) -> PeerSecurity:
+    """TLS to a server that is known by its name: `context` checks chain and name (`check_hostname`)."""
+    return PeerSecurity(context, lambda der: NamedPeer(), server_name=server_name, hints=hints)
+
+
+async def connect_h1(
+    shared: ConnectionContext, address: str, owner: H1Owner, timeout: float, peer: PeerSecurity | None = None
+) -> H1Client:
+    """An HTTP/1.1 connection.
+
+    Args:
+        shared: what all connections share.
+        address: `host:port`, or `unix:` and the absolute path of a UNIX socket.
+        owner: is notified about the connection.
+        timeout: seconds, until it is connected, and over TLS until the handshake is complete.
+        peer: TLS. None: plaintext.
+
+    Raises:
+        ConnectError: the connection could not be established.
+    """
     client = H1Client(shared, upstream_info(address, "HTTP/1.1"), owner)
     try:
         async with asyncio.timeout(timeout):
-            await _dial(shared, address, client, None)
+            transport = await _dial(shared, address, client, peer)
     except TimeoutError as error:
-        raise ConnectError(f"{address} did not accept a connection within {timeout:g} s") from error
+        raise _late(address, _awaited(peer), timeout) from error
     except OSError as error:
-        raise _failure(address, error) from error
+        raise explain(address, error, peer.hints if peer is not None else None) from error
+    if peer is not None:
+        try:
+            _verify(address, client, peer, transport.get_extra_info("ssl_object"))
+        except ConnectError:
+            client.abort()
+            raise
     return client
 
 
@@ -79,10 +113,10 @@ async def connect_h2(
 
     Args:
         shared: what all connections share.
-        address: `host:port` or a UNIX socket's path.
+        address: as for `connect_h1`.
         owner: is notified about the connection, also if it is not returned.
         timeout: seconds, from the first packet to the server's SETTINGS.
-        peer: mTLS with ALPN. None: plaintext with prior knowledge (RFC 9113 section 3.3), as gRPC servers expect.
+        peer: TLS with ALPN. None: plaintext with prior knowledge (RFC 9113 section 3.3), as gRPC servers expect.
 
     Raises:
         ConnectError: the connection could not be established.
@@ -91,15 +125,15 @@ async def connect_h2(
     is_well = False
     try:
         async with asyncio.timeout(timeout):
-            await _dial(shared, address, handshake, peer.context() if peer is not None else None)
+            await _dial(shared, address, handshake, peer)
             error = await handshake.outcome
             if error is not None:
                 raise error
             is_well = True
     except TimeoutError as late:
-        raise ConnectError(f"{address} did not {handshake.awaits} within {timeout:g} s") from late
+        raise _late(address, handshake.awaits, timeout) from late
     except OSError as problem:
-        raise _failure(address, problem, is_tls=peer is not None) from problem
+        raise explain(address, problem, peer.hints if peer is not None else None) from problem
     finally:
         if not is_well:
             handshake.abandon()
@@ -110,24 +144,78 @@ def upstream_info(address: str, protocol: str) -> ConnectionInfo:
     return ConnectionInfo(direction="upstream", protocol=protocol, remote=address, local="")
 
 
+def _awaited(peer: PeerSecurity | None) -> str:
+    return "accept a connection" if peer is None else "accept a connection and complete the TLS handshake"
+
+
+def _late(address: str, awaited: str, timeout: float) -> ConnectError:
+    return ConnectError(f"{address} did not {awaited} within {timeout:g} s", ConnectFailure.TIMEOUT)
+
+
 async def _dial(
-    shared: ConnectionContext, address: str, protocol: asyncio.BaseProtocol, context: ssl.SSLContext | None
-) -> None:
+    shared: ConnectionContext, address: str, protocol: asyncio.BaseProtocol, peer: PeerSecurity | None
+) -> asyncio.BaseTransport:
     """Connect, complete TLS and start `protocol`. Raises OSError, of which ssl.SSLError is one."""
     loop = shared.loop
-    name = None if context is None else ""
-    if address.startswith("/"):
-        await loop.create_unix_connection(lambda: protocol, address, ssl=context, server_hostname=name)
-        return
+    context = name = None
+    if peer is not None:
+        context, name = peer.context(), peer.server_name
+    if address.startswith(UNIX):
+        sock = await _connect_unix(address.removeprefix(UNIX))
+        transport, _ = await loop.create_unix_connection(
+            lambda: protocol, sock=sock, ssl=context, server_hostname=None if context is None else name or ""
+        )
+        return transport
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    if context is not None:
-        name = host  # SNI only: not verified
+    if context is not None and name is None:
+        name = host
     transport, _ = await loop.create_connection(lambda: protocol, host, int(port), ssl=context, server_hostname=name)
     sock = transport.get_extra_info("socket")
     if sock is not None:  # otherwise it was lost already, and its driver knows
         with contextlib.suppress(OSError):
             keep_alive(sock)
+    return transport
+
+
+async def _connect_unix(path: str) -> socket.socket:
+    """A connected socket. Raises OSError.
+
+    While the server's queue is full, connect(2) fails with EAGAIN and nothing tells when to try again. asyncio takes
+    that for a connection, and uvloop for a failure.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(BACKLOG_PAUSE)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _verify(address: str, client: H1Client | H2Client, peer: PeerSecurity, tls: ssl.SSLObject | None) -> Peer:
+    """Identify the server of a connection whose TLS handshake is complete. Raises ConnectError."""
+    der = tls.getpeercert(binary_form=True) if tls is not None else None
+    if tls is None or der is None:
+        raise ConnectError(f"{address} presented no certificate", ConnectFailure.BAD_CERTIFICATE)
+    try:
+        identity = peer.verify(der)
+    except PeerRejected as rejected:
+        message = f"{address} has an unexpected identity: {rejected}"
+        raise ConnectError(message, ConnectFailure.OTHER_WORKLOAD) from rejected
+    except Exception as mistake:
+        # Fail closed, and report it: there is no other reader of this error.
+        raise ConnectError(f"the certificate of {address} cannot be verified: {mistake!r}") from mistake
+    info = client.info
+    info.peer, info.tls_version = identity, tls.version() or ""
+    info.alpn = tls.selected_alpn_protocol() or ""
+    return identity
 
 
 class Handshake(Reading):
@@ -151,7 +239,7 @@ class Handshake(Reading):
         """What the server has not done yet, for the message of a timeout."""
         if self._transport is not None:
             return "complete the HTTP/2 handshake"
-        return "accept a connection" if self._peer is None else "accept a connection and complete the TLS handshake"
+        return _awaited(self._peer)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected, and over TLS the handshake is complete."""
@@ -168,25 +256,14 @@ class Handshake(Reading):
 
     def _verify(self, peer: PeerSecurity, tls: ssl.SSLObject) -> None:
         """Raises ConnectError."""
-        address = self._address
-        der = tls.getpeercert(binary_form=True)
-        if der is None:
-            raise ConnectError(f"{address} presented no certificate")
-        try:
-            identity = peer.verify(der)
-        except PeerRejected as rejected:
-            raise ConnectError(f"{address} has an unexpected identity: {rejected}") from rejected
-        except Exception as mistake:
-            # Fail closed, and report it: there is no other reader of this error.
-            raise ConnectError(f"the certificate of {address} cannot be verified: {mistake!r}") from mistake
-        alpn = tls.selected_alpn_protocol()
+        client = self.client
+        identity = _verify(self._address, client, peer, tls)
+        alpn = client.info.alpn
         if alpn != "h2":
             raise ConnectError(
-                f"{address} does not agree on HTTP/2 (ALPN {alpn or 'none'}): check whether the port is a sidecar's"
+                f"{self._address} does not agree on HTTP/2 (ALPN {alpn or 'none'}): {peer.hints.port}",
+                ConnectFailure.NOT_HTTP2,
             )
-        client = self.client
-        info = client.info
-        info.peer, info.alpn, info.tls_version = identity, alpn, tls.version() or ""
         not_after = min(identity.not_after or inf, self._own_not_after)
         if not_after != inf:
             client.good_until = self.shared.loop.time() + not_after - time.time()
@@ -204,7 +281,8 @@ class Handshake(Reading):
                     f"{self._address} closed the connection immediately after the HTTP/2 handshake"
                     if has_settings
                     else f"{self._address} does not speak HTTP/2: check whether the port is its gRPC port, and whether "
-                    "it expects TLS"
+                    "it expects TLS",
+                    ConnectFailure.CLOSED if has_settings else ConnectFailure.NOT_HTTP2,
                 )
             )
         elif has_settings:
@@ -219,7 +297,7 @@ class Handshake(Reading):
         """asyncio: the connection was lost."""
         if self._is_attached:
             self.client.connection_lost(exc)
-        self._end(_failure(self._address, exc, is_tls=self._peer is not None))
+        self._end(explain(self._address, exc, self._peer.hints if self._peer is not None else None))
 
     def abandon(self) -> None:
         """Close the connection, if there is one."""
@@ -231,48 +309,3 @@ class Handshake(Reading):
     def _end(self, error: ConnectError | None) -> None:
         if not self.outcome.done():
             self.outcome.set_result(error)
-
-
-def _failure(address: str, error: Exception | None, *, is_tls: bool = False) -> ConnectError:
-    """The error with a hint what to check."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectError(f"the certificate of {address} {_distrust(error)}")
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
-        words = reason.lower().replace("_", " ") or "a TLS error"
-        if reason in _NO_TLS:
-            return ConnectError(f"{address} does not speak TLS ({words}): check whether the port is a sidecar's")
-        if "APPLICATION_PROTOCOL" in reason:
-            return ConnectError(f"{address} does not agree on HTTP/2 ({words}): check whether the port is a sidecar's")
-        if "ALERT" in reason:
-            return ConnectError(
-                f"{address} rejected the TLS handshake ({words}): check that our certificate is valid and of an "
-                "authority that the server trusts"
-            )
-        return ConnectError(f"TLS with {address} failed: {words}")
-    if error is not None and not isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
-        why = reason_of(error) if isinstance(error, OSError) else str(error)
-        return ConnectError(f"{address} cannot be reached: {why}")
-    if is_tls:
-        return ConnectError(f"{address} closed the connection before the HTTP/2 handshake: its log has the reason")
-    return ConnectError(f"{address} closed the connection immediately")
-
-
-def reason_of(error: OSError) -> str:
-    """Why, without the address, which asyncio puts into `strerror`; resolver errors have negative numbers."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return error.strerror or str(error)
-
-
-def _distrust(error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code == HAS_EXPIRED:
-        return "has expired: check why the server did not renew it"
-    if error.verify_code == NOT_YET_VALID:
-        return "is not valid yet: compare the clocks of this host and of the authority"
-    if error.verify_code in UNKNOWN_AUTHORITY:
-        return (
-            "is not issued by a trusted authority: while an authority rotates, the trust bundle must hold the old "
-            "one and the new one"
-        )
-    return f"does not verify: {error.verify_message}"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers, RequestHead, ResponseHead
     from meshproxy.transport.client import StreamSource
-    from meshproxy.transport.connector import ConnectError
+    from meshproxy.transport.connect_failures import ConnectError
     from meshproxy.transport.stream import Upstream
 
 

@@ -96,7 +96,7 @@ class Upstream(Stream, Protocol):
 
     @property
     def address(self) -> str:
-        """`host:port` of the server, or the path of its UNIX socket."""
+        """`host:port` of the server, or `unix:` and the path of its UNIX socket."""
 
     def stop_sending(self) -> None:
         """The response is complete and the rest of the request will not be sent."""

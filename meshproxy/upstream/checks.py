@@ -21,7 +21,8 @@ from meshproxy.inference import grpc_health
 from meshproxy.inference.grpc_health import Serving
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.refusal import GrpcStatus, Refusal
-from meshproxy.transport.connector import ConnectError, connect_h1
+from meshproxy.transport.connect_failures import ConnectError
+from meshproxy.transport.connector import connect_h1
 from meshproxy.upstream.probe import ProbeFailed, Skipped, Unanswered, call, get
 
 if TYPE_CHECKING:

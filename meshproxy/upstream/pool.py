@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from meshproxy.transport.connector import ConnectError, connect_h1, connect_h2
+from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
+from meshproxy.transport.connector import connect_h1, connect_h2
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h2_client import H2Client
 
@@ -362,7 +363,8 @@ class H2Pool(Pool[H2Client]):
 
     def _unusable_because(self, connections: Iterable[H2Client]) -> ConnectError | None:
         if any(connection.refuses_streams for connection in connections):
-            return ConnectError(f"{self.address} accepts no requests at present (SETTINGS_MAX_CONCURRENT_STREAMS is 0)")
+            message = f"{self.address} accepts no requests at present (SETTINGS_MAX_CONCURRENT_STREAMS is 0)"
+            return ConnectError(message, ConnectFailure.NO_STREAMS)
         return None
 
     async def _connect(self) -> H2Client:

@@ -25,8 +25,8 @@ from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import INBOUND_RETRIES, Skip
 from meshproxy.routing.routes import Route, Routes
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.reaper import Reaper
 from meshproxy.transport.stream import Downstream, RequestSink, ResponseSink, Upstream
 from meshproxy.upstream.cluster import Cluster, NoEndpoint

@@ -26,9 +26,9 @@ from meshproxy.proxy.attempt import (
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.refusal import GrpcStatus, Reason
 from meshproxy.routing.failure import Failure
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.outbox import Outbox

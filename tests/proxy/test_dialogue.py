@@ -35,9 +35,9 @@ from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES, RetryRule
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.routing.split import Arm, Split
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.h1 import H1Client, H1Server
 from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client

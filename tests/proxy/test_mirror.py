@@ -18,7 +18,7 @@ from meshproxy.proxy.exchange import Exchange
 from meshproxy.proxy.mirror import DONE, RECORDING, RESULTS, SENT, MirroredRequest, Mirrors
 from meshproxy.routing.routes import Route
 from meshproxy.routing.split import Arm, Split
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.stream import HeadRefused
 from tests.proxy.fakes import FakeDownstream, FakeUpstream, Surroundings, full_upstream
 

@@ -17,7 +17,7 @@ from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.routes import Route, Routes
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 

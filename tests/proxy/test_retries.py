@@ -25,7 +25,7 @@ from meshproxy.routing.deadline import REST_HEADER
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import RetryBudget, RetryRule
 from meshproxy.routing.routes import Route, Routes
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.cluster import NoEndpoint

@@ -29,7 +29,7 @@ from meshproxy.routing.fault import FaultRule
 from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.routing.split import Arm, Split
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.upstream.cluster import NoEndpoint
 from tests.proxy.fakes import FakeDownstream, RecordedRequest, Surroundings
 

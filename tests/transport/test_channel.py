@@ -18,10 +18,10 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.transport import channel as module
-from meshproxy.transport.channel import Channel, ChannelEvent, H1Channel, H2Channel, Target, named_server
+from meshproxy.transport.channel import Channel, ChannelEvent, H1Channel, H2Channel, Target
 from meshproxy.transport.client import ClientError, ClientFailure, Response, exchange
 from meshproxy.transport.connection import ConnectionContext, Times
-from meshproxy.transport.connector import PeerSecurity
+from meshproxy.transport.connector import PeerSecurity, named_server
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
@@ -35,8 +35,8 @@ CONNECTED, GOING_AWAY, LOST = ChannelEvent.CONNECTED, ChannelEvent.GOING_AWAY, C
         ("models:8500", "models:8500"),
         ("10.0.0.1:1", "10.0.0.1:1"),
         ("[::1]:65535", "[::1]:65535"),
-        ("unix:/run/agent.sock", "/run/agent.sock"),
-        ("unix:///run/agent.sock", "/run/agent.sock"),
+        ("unix:/run/agent.sock", "unix:/run/agent.sock"),
+        ("unix:///run/agent.sock", "unix:/run/agent.sock"),
     ],
 )
 def test_targets(text: str, address: str) -> None:
@@ -315,7 +315,7 @@ async def test_a_peer_that_never_finishes_its_tls_is_left(
 
 
 @pytest.mark.parametrize("version", ["h1", "h2"])
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "/nowhere/at.all"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "unix:/nowhere/at.all"])
 async def test_no_listener(world: World, version: str, address: str) -> None:
     async with getattr(world, version)(Target(address)) as channel:
         with pytest.raises(ClientError, match=r"cannot be reached: (Connection refused|No such file)") as failed:
@@ -345,7 +345,7 @@ async def aiohttp_server(
     await runner.setup()
     site = web.UnixSite(runner, path) if path is not None else web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    yield str(path) if path is not None else f"localhost:{runner.addresses[0][1]}"
+    yield f"unix:{path}" if path is not None else f"localhost:{runner.addresses[0][1]}"
     await runner.cleanup()
 
 
@@ -411,8 +411,8 @@ async def test_servers_that_tls_does_not_trust(world: World, authority: Developm
         return ssl.create_default_context(cafile=ca_file)
 
     cases = [
-        (named_server(lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), "does not verify"),
-        (PeerSecurity(trusting, reject), "is not the expected server: it is somebody else"),
+        (named_server(lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), "is not issued by a trusted authority"),
+        (PeerSecurity(trusting, reject), "has an unexpected identity: it is somebody else"),
     ]
     async with aiohttp_server(echo, tls=server_context(authority, tmp_path)) as address:
         for security, why in cases:

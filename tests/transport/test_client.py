@@ -14,7 +14,7 @@ from meshproxy.codec.events import Data, RequestHead, Reset, ResponseHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.client import HEAD_BYTES, ClientError, ClientFailure, Response, exchange
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.stream import HeadRefused
 
@@ -297,7 +297,7 @@ async def test_a_bug_does_not_reach_the_source() -> None:
 
 async def test_the_authority_of_a_unix_socket() -> None:
     stream = Broken(HeadRefused())
-    await failure(ask(Source(lambda taker: taker.acquired(stream), "/run/tfs.sock")))
+    await failure(ask(Source(lambda taker: taker.acquired(stream), "unix:/run/tfs.sock")))
     assert stream.head.authority == b"localhost"
     assert stream.resets == []
 

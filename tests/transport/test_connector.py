@@ -24,8 +24,9 @@ from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import Credentials, client_context, server_context
 from meshproxy.identity.peer import PeerRole, read_peer
+from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
 from meshproxy.transport.connection import ConnectionContext, Times
-from meshproxy.transport.connector import ConnectError, PeerSecurity, connect_h1, connect_h2
+from meshproxy.transport.connector import PeerSecurity, connect_h1, connect_h2
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.outbox import Outbox
@@ -128,7 +129,7 @@ async def serving(handler: Any, path: Path | None = None, context: ssl.SSLContex
     """A server, whose ends of all connections are closed when it is over."""
     if path is not None:
         server: asyncio.Server = await asyncio.start_unix_server(handler, path, ssl=context)
-        address = str(path)
+        address = f"unix:{path}"
     else:
         server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context)
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -212,10 +213,53 @@ async def test_a_server_that_is_not_there_is_named(running: ConnectionContext, c
         await connect(running, address, Owner(), PATIENCE)
     assert str(caught.value).startswith(f"{address} cannot be reached: ")
     assert "refused" in str(caught.value)
-    path = str(tmp_path / "nobody")
+    path = f"unix:{tmp_path}/nobody"
     with pytest.raises(ConnectError, match=f"^{path} cannot be reached: No such file"):
         await connect(running, path, Owner(), PATIENCE)
     assert len(running.reaper) == 0
+
+
+@pytest.mark.parametrize("connect", [connect_h1, connect_h2])
+async def test_a_unix_socket_whose_queue_is_full_is_waited_for(
+    running: ConnectionContext, connect: Any, tmp_path: Path
+) -> None:
+    """connect(2) fails with EAGAIN then: asyncio takes that for a connection, and uvloop for a failure."""
+    address = f"unix:{tmp_path}/socket"
+    handler = serve_h1 if connect is connect_h1 else serve_h2
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as before:
+        sock.bind(address.removeprefix("unix:"))
+        sock.listen(0)
+        before.connect(address.removeprefix("unix:"))
+        with pytest.raises(ConnectError) as caught:
+            await connect(running, address, Owner(), 0.1)
+        assert str(caught.value) == f"{address} did not accept a connection within 0.1 s"
+        assert caught.value.failure is ConnectFailure.TIMEOUT
+        owner = Owner()
+        attempt = asyncio.create_task(connect(running, address, owner, PATIENCE))
+        await asyncio.sleep(0.02)
+        sock.accept()[0].close()  # now there is room
+        server = await asyncio.start_unix_server(handler, sock=sock)
+        connection = await attempt
+        assert (await exchange(connection)).body == b"hi"
+        connection.close()
+        await owner.gone.wait()
+        server.close()
+    assert len(running.reaper) == 0
+
+
+async def test_a_unix_socket_that_nobody_serves_any_more(running: ConnectionContext, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(address.removeprefix("unix:"))
+    with pytest.raises(ConnectError) as caught:
+        await connect_h2(running, address, Owner(), PATIENCE)
+    assert caught.value.failure is ConnectFailure.REFUSED
+    (tmp_path / "socket").unlink()
+    async with serving(serve_h2, tmp_path / "socket"):
+        owner = Owner()
+        connection = await connect_h2(running, address, owner, PATIENCE)
+        connection.close()
+        await owner.gone.wait()
 
 
 class Dialling:
@@ -512,7 +556,7 @@ async def test_a_peer_that_does_not_like_us_is_no_connection(
     """In TLS 1.3 the client is done with the handshake before the server has looked at its certificate."""
     async with serving(serve_peer, context=server_context(SERVER)) as address:  # asyncio's servers do not say why
         assert await said(connect_h2(running, address, Owner(), PATIENCE, peer(ours))) == (
-            f"{address} closed the connection before the HTTP/2 handshake: its log has the reason"
+            f"{address} closed the connection during the handshake: its log has the reason"
         )
     with refusing() as address:
         assert await said(connect_h2(running, address, Owner(), PATIENCE, peer(ours))) == (
@@ -550,7 +594,7 @@ async def test_a_peer_that_hangs_up_after_the_handshake(running: ConnectionConte
     """As our own listener does with an identity that it does not take."""
     async with serving(close_at_once, context=server_context(SERVER)) as address:
         assert await said(connect_h2(running, address, Owner(), PATIENCE, peer())) == (
-            f"{address} closed the connection before the HTTP/2 handshake: its log has the reason"
+            f"{address} closed the connection during the handshake: its log has the reason"
         )
         await gone(running)
 
@@ -562,7 +606,7 @@ async def test_a_peer_that_speaks_no_tls(running: ConnectionContext) -> None:
         )
     async with serving(close_at_once) as address:
         assert await said(connect_h2(running, address, Owner(), PATIENCE, peer())) == (
-            f"{address} closed the connection before the HTTP/2 handshake: its log has the reason"
+            f"{address} closed the connection during the handshake: its log has the reason"
         )
     async with serving(say_nothing) as address:
         assert await said(connect_h2(running, address, Owner(), SHORT, peer())) == (

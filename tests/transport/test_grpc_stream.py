@@ -23,8 +23,9 @@ from meshproxy.identity.certificates import Credentials, client_context
 from meshproxy.identity.peer import PeerRole, read_peer
 from meshproxy.transport.channel import ChannelEvent, H2Channel, Target
 from meshproxy.transport.client import ClientError, ClientFailure, StatusError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
-from meshproxy.transport.connector import ConnectError, PeerSecurity
+from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_stream import Call, State, open_call
 from meshproxy.transport.outbox import Outbox

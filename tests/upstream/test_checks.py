@@ -18,8 +18,8 @@ from meshproxy.devtools.models import Catalogue
 from meshproxy.inference import grpc_health, model_status
 from meshproxy.inference.grpc_health import Serving, write_response
 from meshproxy.transport.client import Response
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
-from meshproxy.transport.connector import ConnectError
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import checks as module

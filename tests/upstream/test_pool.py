@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.upstream import pool as pools
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolFull
 

@@ -10,7 +10,7 @@ import pytest
 from meshproxy.codec.events import RequestHead, ResponseHead
 from meshproxy.codec.grpc import frame
 from meshproxy.transport.client import Response
-from meshproxy.transport.connector import ConnectError
+from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.upstream.pool import PoolFull
 from meshproxy.upstream.probe import ANSWER_BYTES, ProbeFailed, Skipped, Unanswered, call, get
 

@@ -1,0 +1,171 @@
+"""Why a connection to a server could not be opened: the `reason` of `meshproxy_connect_failures_total`, and what to
+check."""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from meshproxy.transport.handshake_failures import HAS_EXPIRED, NO_TLS, NOT_YET_VALID, UNKNOWN_AUTHORITY
+
+UNIX = "unix:"
+"""What the address of a UNIX socket begins with; its absolute path follows."""
+WRONG_NAME = frozenset({62, 64})
+"""Codes of X509_STORE_CTX_get_error(3): the name, or the IP address, is none of the certificate's."""
+_NOT_TLS = NO_TLS | {"RECORD_LAYER_FAILURE"}
+
+
+class ConnectFailure(Enum):
+    """The reasons. The value is the label."""
+
+    REFUSED = "refused"
+    NO_SOCKET = "no_socket"
+    """There is no UNIX socket of that path."""
+    PERMISSION_DENIED = "permission_denied"
+    UNREACHABLE = "unreachable"
+    """The name has no address, or there is no way to it."""
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    """The server closed the connection before it could be used."""
+    EXPIRED = "expired"
+    """The server's certificate has expired or is not valid yet."""
+    UNKNOWN_AUTHORITY = "unknown_authority"
+    WRONG_NAME = "wrong_name"
+    OTHER_WORKLOAD = "other_workload"
+    """The server's certificate is not that of the expected workload."""
+    BAD_CERTIFICATE = "bad_certificate"
+    """The server's certificate does not verify for another reason."""
+    NOT_TLS = "not_tls"
+    NOT_HTTP2 = "not_http2"
+    REFUSED_US = "refused_us"
+    """The server refused our certificate or parameters."""
+    OWN_FILES = "own_files"
+    """Our certificate, key or trusted authorities cannot be used."""
+    NO_STREAMS = "no_streams"
+    """The server allows no requests at present."""
+    OTHER = "other"
+
+
+class ConnectError(Exception):
+    """A server could not be reached, and nothing of a request was sent: any request may be tried elsewhere. The message
+    says which server, why, and what to check."""
+
+    def __init__(self, message: str, failure: ConnectFailure = ConnectFailure.OTHER) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class NoCredentials(OSError):
+    """Our own files for a TLS connection cannot be used. The message says which, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What to check, by the kind of server."""
+
+    port: str
+    """It speaks another protocol."""
+    authority: str
+    """No trusted authority has issued its certificate."""
+    name: str = "issue it with this name as a subjectAltName"
+    """Its certificate has other names."""
+
+
+SIDECAR = Hints(
+    "check whether the port is a sidecar's",
+    "while an authority rotates, the trust bundle must hold the old one and the new one",
+)
+NAMED = Hints(
+    "check whether it has TLS on this port",
+    "add its authority to caFile, and have the server send its intermediates",
+)
+MODEL_SERVER = replace(
+    NAMED,
+    port="check whether it has TLS on this port, or leave it out of tls",
+    name="issue it with this name as a subjectAltName, or set tls.*.serverName to one that it has",
+)
+
+
+def explain(address: str, error: Exception | None, hints: Hints | None = None) -> ConnectError:
+    """The error for what ended an attempt, with a hint what to check.
+
+    Args:
+        address: of the server.
+        error: an OSError, of which ssl.SSLError is one; None: the server closed the connection.
+        hints: those of its kind; None: without TLS.
+    """
+    if isinstance(error, NoCredentials):
+        return ConnectError(f"{address} cannot be called over TLS: {error}", ConnectFailure.OWN_FILES)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        failure, words = _distrust(error, hints or NAMED)
+        return ConnectError(f"the certificate of {address} {words}", failure)
+    if isinstance(error, ssl.SSLError):
+        return _tls_failed(address, error, hints or NAMED)
+    if error is not None and not isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
+        why = reason_of(error) if isinstance(error, OSError) else str(error)
+        failure, hint = _unreachable(address, error)
+        return ConnectError(f"{address} cannot be reached: {why}{hint}", failure)
+    if hints is not None:
+        words = "closed the connection during the handshake: its log has the reason"
+        return ConnectError(f"{address} {words}", ConnectFailure.CLOSED)
+    return ConnectError(f"{address} closed the connection immediately", ConnectFailure.CLOSED)
+
+
+def _tls_failed(address: str, error: ssl.SSLError, hints: Hints) -> ConnectError:
+    reason = error.reason or ""
+    words = reason.lower().replace("_", " ") or "a TLS error"
+    if reason in _NOT_TLS:
+        return ConnectError(f"{address} does not speak TLS ({words}): {hints.port}", ConnectFailure.NOT_TLS)
+    if "APPLICATION_PROTOCOL" in reason:
+        return ConnectError(f"{address} does not agree on HTTP/2 ({words}): {hints.port}", ConnectFailure.NOT_HTTP2)
+    if "ALERT" in reason:
+        return ConnectError(
+            f"{address} rejected the TLS handshake ({words}): check that our certificate is valid and of an "
+            "authority that the server trusts",
+            ConnectFailure.REFUSED_US,
+        )
+    return ConnectError(f"TLS with {address} failed: {words}")
+
+
+def _distrust(error: ssl.SSLCertVerificationError, hints: Hints) -> tuple[ConnectFailure, str]:
+    code = error.verify_code
+    if code == HAS_EXPIRED:
+        return ConnectFailure.EXPIRED, "has expired: check why the server did not renew it"
+    if code == NOT_YET_VALID:
+        return ConnectFailure.EXPIRED, "is not valid yet: compare the clocks of this host and of the authority"
+    if code in UNKNOWN_AUTHORITY:
+        return ConnectFailure.UNKNOWN_AUTHORITY, f"is not issued by a trusted authority: {hints.authority}"
+    if code in WRONG_NAME:
+        return ConnectFailure.WRONG_NAME, (f"is for another name ({error.verify_message.rstrip('.')}): {hints.name}")
+    return ConnectFailure.BAD_CERTIFICATE, f"does not verify: {error.verify_message}"
+
+
+def _unreachable(address: str, error: Exception) -> tuple[ConnectFailure, str]:
+    """The reason, and what to check of a UNIX socket."""
+    number = error.errno if isinstance(error, OSError) else None
+    failure, hint = _OF_ERRNO.get(number or 0, (ConnectFailure.UNREACHABLE, ""))
+    return failure, f": {hint}" if hint and address.startswith(UNIX) else ""
+
+
+_OF_ERRNO = {
+    errno.ENOENT: (
+        ConnectFailure.NO_SOCKET,
+        "check that the model server has started with this path, and that both see the same folder",
+    ),
+    errno.ECONNREFUSED: (ConnectFailure.REFUSED, "the process that made the socket has ended"),
+    errno.EACCES: (
+        ConnectFailure.PERMISSION_DENIED,
+        "this takes write permission for the socket and search permission for its folders; run both as one user",
+    ),
+    errno.EPROTOTYPE: (ConnectFailure.REFUSED, "it is no stream socket"),
+}
+
+
+def reason_of(error: OSError) -> str:
+    """Why, without the address, which asyncio puts into `strerror`; resolver errors have negative numbers."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
