@@ -54,6 +54,16 @@ def test_the_documents_in_the_manifest_load(tmp_path: Path) -> None:
     pod = deployment["spec"]["template"]["spec"]
     (sidecar,) = pod["initContainers"]
     (model_server,) = pod["containers"]
+    (server,) = documents.servers
+    (grpc,) = (each.grpc for each in server.spec.endpoints if each.grpc is not None)
+    path = grpc.removeprefix("unix:")
+    # One user and one folder for both, and no port of gRPC on the address of the pod.
+    assert {"--port=0", f"--grpc_socket_path={path}"} == set(model_server["args"])
+    assert {"name": "sockets", "emptyDir": {}} in pod["volumes"]
+    for container in (sidecar, model_server):
+        (folder,) = (each["mountPath"] for each in container["volumeMounts"] if each["name"] == "sockets")
+        assert Path(path).parent == Path(folder)
+        assert "runAsUser" not in container["securityContext"]
     script = model_server["lifecycle"]["preStop"]["exec"]["command"][-1]
     # The pod outlives the drain, and what comes before it: killed in the middle, it would lose requests.
     before = int(script.split()[1])

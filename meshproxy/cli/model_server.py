@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import click
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("model-server", short_help="Run a stand-in for TensorFlow Serving, for development.")
@@ -13,6 +16,21 @@ import click
 @click.option("--port", "grpc_port", default=8500, show_default=True, help="The port of gRPC; 0 takes a free one.")
 @click.option(
     "--grpc-socket-path", default=None, metavar="PATH", help="A UNIX socket for gRPC, in addition to the port."
+)
+@click.option(
+    "--rest-socket-path", default=None, metavar="PATH", help="A UNIX socket for REST, in addition to the port."
+)
+@click.option(
+    "--tls-certificate", type=_FILE, default=None, help="A certificate (PEM): gRPC is served over TLS, with --tls-key."
+)
+@click.option("--tls-key", type=_FILE, default=None, help="The private key of the certificate.")
+@click.option("--tls-client-ca", type=_FILE, default=None, help="Clients must present a certificate of this authority.")
+@click.option("--rest-tls", is_flag=True, help="Serve REST over TLS, too.")
+@click.option(
+    "--metrics-path",
+    default="/monitoring/prometheus/metrics",
+    show_default=True,
+    help="Where the metrics page is, on the port of REST.",
 )
 @click.option(
     "--model",
@@ -49,6 +67,12 @@ def command(
     rest_port: int,
     grpc_port: int,
     grpc_socket_path: str | None,
+    rest_socket_path: str | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    rest_tls: bool,
+    metrics_path: str,
     models: tuple[str, ...],
     latency_ms: float,
     failure_rate: float,
@@ -61,7 +85,7 @@ def command(
     Prints its addresses as one line of JSON. Needs the extra "demo": pip install 'meshproxy[demo]'.
     """
     try:
-        from meshproxy.devtools.model_server import parse_models, serve
+        from meshproxy.devtools.model_server import Ports, ServerTls, parse_models, serve
         from meshproxy.devtools.model_service import Service
         from meshproxy.devtools.models import Catalogue
     except ModuleNotFoundError as error:
@@ -78,7 +102,19 @@ def command(
         queue=queue,
         seed=seed,
     )
-    asyncio.run(serve(service, host, rest_port, grpc_port, grpc_socket_path))
+    if (tls_certificate is None) != (tls_key is None) or (tls_certificate is None and (tls_client_ca or rest_tls)):
+        raise click.UsageError("--tls-certificate and --tls-key belong together; the other TLS options need both")
+    ports = Ports(
+        host,
+        rest_port,
+        grpc_port,
+        rest_socket=rest_socket_path,
+        grpc_socket=grpc_socket_path,
+        tls=ServerTls(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
+        rest_has_tls=rest_tls,
+        metrics_path=metrics_path,
+    )
+    asyncio.run(serve(service, ports))
 
 
 if __name__ == "__main__":

@@ -131,6 +131,8 @@ class _Walk:
         if read is not None:
             try:
                 value = read(value)
+                if (resolve := extra.get("resolve")) is not None:
+                    value = resolve(self.base, value)
             except ValueError as error:
                 return self._wrong(node, path, str(error))
         elif isinstance(kind, inspect.LiteralType):
@@ -148,8 +150,6 @@ class _Walk:
                 return self._wrong(node, path, f"{shown(node.value)} is too small: at least {kind.ge:,}")
             if kind.le is not None and value > kind.le:
                 return self._wrong(node, path, f"{shown(node.value)} is too large: at most {kind.le:,}")
-        if extra.get("relative") and value not in extra.get("keep", ()):
-            return str(self.base / value)
         return value
 
 

@@ -13,12 +13,13 @@ from msgspec import Meta, Struct
 from meshproxy.codec.limits import Count as Count
 from meshproxy.codec.limits import Rate as Rate
 from meshproxy.codec.limits import Size as Size
-from meshproxy.config import values
+from meshproxy.config import addresses, values
 from meshproxy.config.values import Address
 
 API_VERSION: Final = "meshproxy.dev/v1alpha1"
 
-# `extra` tells `convert` how a value is read and `reference` how it is called; msgspec itself ignores it.
+# `extra` tells `convert` how a value is read, and made independent of its document's folder, and `reference` how it is
+# called; msgspec itself ignores it.
 # Bounds that hold wherever a type is used are the reader's, because `Meta` can be given only once for each: a field
 # adds its own.
 Duration = Annotated[float, Meta(extra={"read": values.read_duration, "words": "duration"})]
@@ -26,6 +27,16 @@ DurationOrZero = Annotated[float, Meta(extra={"read": values.read_duration_or_ze
 Lifetime = Annotated[float, Meta(extra={"read": values.read_lifetime, "words": "duration"})]
 ListenAddress = Annotated[Address, Meta(extra={"read": values.read_listen_address, "words": "IP:PORT"})]
 HostPort = Annotated[Address, Meta(extra={"read": values.read_endpoint_address, "words": "HOST:PORT"})]
+ServerAddress = Annotated[
+    str,
+    Meta(
+        extra={
+            "read": addresses.read_server_address,
+            "words": "HOST:PORT or unix:PATH",
+            "resolve": addresses.resolve_server_address,
+        }
+    ),
+]
 Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
 Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]
 TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "words": "trust domain"})]
@@ -34,15 +45,14 @@ RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "rol
 Url = Annotated[str, Meta(extra={"read": values.read_url, "words": "URL"})]
 IssuerId = Annotated[str, Meta(extra={"read": values.read_issuer, "words": "URL or text"})]
 Text = Annotated[str, Meta(extra={"read": values.read_text, "words": "text"})]
-Path = Annotated[str, Meta(extra={"read": values.read_path, "words": "path", "relative": True})]
+Path = Annotated[str, Meta(extra={"read": values.read_path, "words": "path", "resolve": values.resolve_path})]
 AccessLog = Annotated[
     str,
     Meta(
         extra={
             "read": values.read_access_log,
             "words": "stdout, off or path",
-            "relative": True,
-            "keep": ("stdout", "off"),
+            "resolve": values.resolve_access_log,
         }
     ),
 ]

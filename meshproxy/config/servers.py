@@ -20,6 +20,7 @@ from meshproxy.config.fields import (
     Percent,
     Port,
     Ratio,
+    ServerAddress,
     Text,
     WorkloadSubject,
     one_of,
@@ -33,12 +34,17 @@ CheckWord = Literal["answer", "tcp", "http", "grpc", "model-status"]
 
 class Endpoint(Part, frozen=True):
     """One model server process. REST calls go to `rest`, gRPC calls to `grpc`; a surface that is left out is not
-    served. Or both go to the sidecar beside it."""
+    served. Or both go to the sidecar beside it.
 
-    rest: HostPort | None = None
+    `rest` and `grpc` may be UNIX sockets, written as gRPC does: `unix:/run/serving/grpc.sock` or
+    `unix:///run/serving/grpc.sock`. A path that does not begin with `/` is relative to the document. It has at most 107
+    bytes then. Abstract sockets are not supported: nothing says who may take such a name."""
+
+    rest: ServerAddress | None = None
     """TensorFlow Serving's `--rest_api_port`, usually 8501."""
-    grpc: HostPort | None = None
-    """TensorFlow Serving's `--port`, usually 8500."""
+    grpc: ServerAddress | None = None
+    """TensorFlow Serving's `--port`, usually 8500, or its `--grpc_socket_path`: with `--port=0` beside it, gRPC is not
+    on the address of the pod."""
     sidecar: HostPort | None = None
     """The inbound port of the sidecar beside it, usually 18500: both REST and gRPC go there, over mTLS and HTTP/2, if
     the sidecar presents the certificate of the server's `workload`."""

@@ -9,6 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
 _DURATION = re.compile(rf"(?=.)(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
@@ -354,6 +358,11 @@ def read_path(value: object) -> str:
     return text
 
 
+def resolve_path(folder: Path, path: str) -> str:
+    """The path, from the folder of the document on unless it is absolute."""
+    return str(folder / path)
+
+
 def read_access_log(value: object) -> str:
     """`stdout`, `off`, or the path of a file, which must contain a `/` so that a typo does not name a file."""
     text = read_path(value)
@@ -362,6 +371,11 @@ def read_access_log(value: object) -> str:
     raise ValueError(
         f'expected "stdout", "off" or a path with a "/" in it (such as "./access.log"), got {shown(value)}'
     )
+
+
+def resolve_access_log(folder: Path, text: str) -> str:
+    """As `resolve_path`, if it is one."""
+    return text if text in ("stdout", "off") else resolve_path(folder, text)
 
 
 def _quote_hint(value: object) -> str:

@@ -36,15 +36,16 @@ _STATUS_PATH = re.compile(
 class Rest:
     """The REST surface over a Service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, metrics_path: str = METRICS_PATH) -> None:
         self._service = service
+        self._metrics_path = metrics_path
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.answer(request.method, request.raw_path, await request.read())
 
     async def answer(self, method: str, target: str, body: bytes) -> web.Response:
         """The answer to a request; the target is path and query as they were sent."""
-        if target == METRICS_PATH:
+        if target == self._metrics_path:
             return web.Response(text=metrics_page(self._service.counts), content_type="text/plain")
         if not target.lower().startswith("/v1/"):
             return web.Response(status=404, text="<HTML><HEAD><TITLE>404 Not Found</TITLE></HEAD></HTML>\n")

@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +22,7 @@ from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
 from meshproxy.devtools import messages
-from meshproxy.devtools.model_rest import Rest
+from meshproxy.devtools.model_rest import METRICS_PATH, Rest
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Model, ServingError
 from meshproxy.refusal import GrpcStatus
@@ -64,6 +68,45 @@ def _unlimited(
     return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=0)
 
 
+@dataclass(frozen=True)
+class ServerTls:
+    """What `--ssl_config_file` of TensorFlow Serving names. PEM."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    """Clients must present a certificate of this authority."""
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For gRPC."""
+        ca = self.client_ca.read_bytes() if self.client_ca is not None else None
+        pair = (self.key.read_bytes(), self.certificate.read_bytes())
+        return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+
+    def context(self) -> ssl.SSLContext:
+        """For REST, which TensorFlow Serving has in plain text only; a proxy before it may have TLS."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
+        context.load_cert_chain(self.certificate, self.key)
+        if self.client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where both surfaces listen; port 0 takes any that is free. A UNIX socket is beside the port."""
+
+    host: str = "127.0.0.1"
+    rest: int = 0
+    grpc: int = 0
+    rest_socket: str | None = None
+    grpc_socket: str | None = None
+    tls: ServerTls | None = None
+    rest_has_tls: bool = False
+    """TLS for REST too."""
+    metrics_path: str = METRICS_PATH
+
+
 class ModelServer:
     """Both surfaces, listening on sockets of this machine.
 
@@ -83,26 +126,26 @@ class ModelServer:
         self._grpc_server = grpc_server
 
     @classmethod
-    async def start(
-        cls,
-        service: Service,
-        *,
-        host: str = "127.0.0.1",
-        rest_port: int = 0,
-        grpc_port: int = 0,
-        socket_path: str | None = None,
-    ) -> ModelServer:
-        """Listens; port 0 takes any that is free. `socket_path` is a UNIX socket for gRPC, beside the port."""
-        runner = web.ServerRunner(web.Server(Rest(service).handle, request_factory=_unlimited, access_log=None))
+    async def start(cls, service: Service, ports: Ports | None = None) -> ModelServer:
+        """Listens where `ports` says. Raises OSError."""
+        ports = ports or Ports()
+        rest = Rest(service, ports.metrics_path)
+        runner = web.ServerRunner(web.Server(rest.handle, request_factory=_unlimited, access_log=None))
         await runner.setup()
-        await web.TCPSite(runner, host, rest_port).start()
-        rest = f"{host}:{runner.addresses[0][1]}"
-        grpc_server = grpc.aio.server(handlers=[Grpc(service)], options=_UNLIMITED)
-        grpc_address = f"{host}:{grpc_server.add_insecure_port(f'{host}:{grpc_port}')}"
-        if socket_path:
-            grpc_server.add_insecure_port(f"unix:{socket_path}")
-        await grpc_server.start()
-        return cls(service, runner, rest, grpc_server, grpc_address)
+        rest_tls = ports.tls.context() if ports.tls is not None and ports.rest_has_tls else None
+        await web.TCPSite(runner, ports.host, ports.rest, ssl_context=rest_tls).start()
+        rest_address = f"{ports.host}:{runner.addresses[0][1]}"
+        if ports.rest_socket is not None:
+            await web.UnixSite(runner, ports.rest_socket, ssl_context=rest_tls).start()
+        server = grpc.aio.server(handlers=[Grpc(service)], options=_UNLIMITED)
+        listen = server.add_insecure_port
+        if ports.tls is not None:
+            listen = partial(server.add_secure_port, server_credentials=ports.tls.credentials())
+        grpc_address = f"{ports.host}:{listen(f'{ports.host}:{ports.grpc}')}"
+        if ports.grpc_socket is not None:
+            listen(f"unix:{ports.grpc_socket}")
+        await server.start()
+        return cls(service, runner, rest_address, server, grpc_address)
 
     async def stop(self, grace: float = 1.0) -> None:
         """Stops both; requests in flight get `grace` seconds."""
@@ -120,14 +163,12 @@ def parse_models(texts: Sequence[str]) -> list[Model]:
     return models
 
 
-async def serve(service: Service, host: str, rest_port: int, grpc_port: int, socket_path: str | None) -> None:
+async def serve(service: Service, ports: Ports) -> None:
     """Runs until SIGTERM or SIGINT. Prints its addresses as one line of JSON."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = await ModelServer.start(
-        service, host=host, rest_port=rest_port, grpc_port=grpc_port, socket_path=socket_path
-    )
+    server = await ModelServer.start(service, ports)
     listening = {"event": "listening", "rest": server.rest, "grpc": server.grpc, "models": service.catalogue.names()}
     click.echo(json.dumps(listening))
     await stop.wait()

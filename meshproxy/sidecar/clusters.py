@@ -108,8 +108,8 @@ def found(endpoints: Sequence[WrittenEndpoint]) -> tuple[EndpointAddress, ...]:
     """Static endpoints, as discovery delivers them."""
     return tuple(
         EndpointAddress(
-            rest=str(each.rest) if each.rest else None,
-            grpc=str(each.grpc) if each.grpc else None,
+            rest=each.rest,
+            grpc=each.grpc,
             sidecar=str(each.sidecar) if each.sidecar else None,
             locality=each.locality or "",
         )

@@ -17,7 +17,7 @@ MOST_ENDPOINTS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class EndpointAddress:
-    """The addresses of one model server process. Addresses are `HOST:PORT`, IPv6 in brackets."""
+    """The addresses of one model server process. Addresses are `HOST:PORT`, IPv6 in brackets, or `unix:PATH`."""
 
     rest: str | None = None
     grpc: str | None = None

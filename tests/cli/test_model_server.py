@@ -23,6 +23,13 @@ def test_a_model_that_cannot_be_read_is_a_usage_error() -> None:
     assert "--model" in result.output
 
 
+def test_a_certificate_without_its_key_is_a_usage_error() -> None:
+    for options in (["--tls-certificate", __file__], ["--rest-tls"]):
+        result = CliRunner().invoke(command, options)
+        assert result.exit_code == 2
+        assert "--tls-key" in result.output
+
+
 def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "meshproxy.devtools.model_server", raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)

@@ -11,7 +11,6 @@ from msgspec import inspect
 from meshproxy.config import fields, routes, schema, servers
 from meshproxy.config.convert import RENAMED, convert, is_struct, words
 from meshproxy.config.nodes import BROKEN, read_documents
-from meshproxy.config.values import Address
 
 
 def read(kind: type[Any], text: str) -> tuple[Any, list[tuple[int, str, str]]]:
@@ -34,7 +33,7 @@ def wrong(kind: type[Any], text: str) -> list[tuple[int, str, str]]:
 def test_a_struct_with_defaults() -> None:
     found, problems = read(servers.Endpoint, "rest: 127.0.0.1:8501")
     assert problems == []
-    assert found == servers.Endpoint(rest=Address("127.0.0.1", 8501))
+    assert found == servers.Endpoint(rest="127.0.0.1:8501")
 
 
 def test_every_field_is_looked_at() -> None:

@@ -41,7 +41,7 @@ def test_the_first_example_loads_as_it_stands() -> None:
     assert binding.spec.subjects[0].token is not None
     assert binding.spec.subjects[0].token.claims == {"groups": "finance"}
     (server,) = documents.servers
-    assert server.spec.endpoints[0].grpc == Address("127.0.0.1", 8500)
+    assert server.spec.endpoints[0].grpc == "127.0.0.1:8500"
     assert documents.sidecar.spec.inbound is not None
     assert documents.sidecar.spec.inbound.listen == Address("0.0.0.0", 18500)
     assert documents.sidecar.spec.identity is not None

@@ -9,7 +9,8 @@ import pytest
 
 from meshproxy.config import servers
 
-AT = {"host": "a", "port": 1}
+AT = "a:1"
+SIDECAR = {"host": "a", "port": 1}
 WORKLOAD = {"namespace": "a", "serviceAccount": "b"}
 
 
@@ -23,8 +24,8 @@ def test_defaults_pass_their_own_bounds() -> None:
     [
         (servers.Endpoint, {}),
         (servers.Endpoint, {"locality": "a"}),
-        (servers.Endpoint, {"sidecar": AT, "rest": AT}),
-        (servers.Endpoint, {"sidecar": AT, "grpc": AT}),
+        (servers.Endpoint, {"sidecar": SIDECAR, "rest": AT}),
+        (servers.Endpoint, {"sidecar": SIDECAR, "grpc": AT}),
         (servers.Dns, {"name": "a"}),
         (servers.Dns, {"name": "a", "srv": "grpc", "rest": 1}),
         (servers.Dns, {"name": "a", "sidecar": 1, "grpc": 2}),
@@ -37,10 +38,10 @@ def test_defaults_pass_their_own_bounds() -> None:
         (servers.ServerSpec, {}),
         (servers.ServerSpec, {"endpoints": []}),
         (servers.ServerSpec, {"endpoints": [{"rest": AT}], "dns": {"name": "a", "rest": 1}}),
-        (servers.ServerSpec, {"endpoints": [{"sidecar": AT}]}),
+        (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}]}),
         (servers.ServerSpec, {"dns": {"name": "a", "sidecar": 1}}),
         (servers.ServerSpec, {"dns": {"name": "a", "srv": "sidecar"}}),
-        (servers.ServerSpec, {"endpoints": [{"sidecar": AT}], "workload": {"namespace": "a"}}),
+        (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}], "workload": {"namespace": "a"}}),
     ],
 )
 def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any]) -> None:
@@ -52,11 +53,11 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
     ("kind", "given"),
     [
         (servers.Endpoint, {"grpc": AT}),
-        (servers.Endpoint, {"sidecar": AT, "locality": "a"}),
+        (servers.Endpoint, {"sidecar": SIDECAR, "locality": "a"}),
         (servers.Dns, {"name": "a", "rest": 1, "grpc": 2}),
         (servers.Dns, {"name": "a", "srv": "sidecar"}),
         (servers.Key, {"by": "header", "header": "x-user"}),
-        (servers.ServerSpec, {"endpoints": [{"sidecar": AT}], "workload": {"spiffeId": "spiffe://d/a"}}),
+        (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}], "workload": {"spiffeId": "spiffe://d/a"}}),
         (servers.ServerSpec, {"dns": {"name": "a", "srv": "sidecar"}, "workload": WORKLOAD}),
         (servers.ServerSpec, {"dns": {"name": "a", "rest": 1}, "hosts": ["a"]}),
     ],

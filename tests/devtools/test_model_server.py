@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import grpc
 import pytest
 
 from meshproxy.devtools import messages
-from meshproxy.devtools.model_server import ModelServer, parse_models
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.devtools.model_server import ModelServer, Ports, ServerTls, parse_models
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue, Model, float_tensor
 
@@ -78,7 +80,7 @@ async def test_grpc_takes_large_messages(server: ModelServer) -> None:
 
 async def test_grpc_over_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "grpc.sock"
-    server = await ModelServer.start(Service(Catalogue(parse_models(["m"]))), socket_path=str(path))
+    server = await ModelServer.start(Service(Catalogue(parse_models(["m"]))), Ports(grpc_socket=str(path)))
     try:
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
             assert await unary(channel)(predict("m", [1.0]))
@@ -93,3 +95,35 @@ def test_models_are_named_with_their_versions() -> None:
     ]
     with pytest.raises(ValueError):
         parse_models(["a=x"])
+
+
+async def test_rest_over_a_unix_socket_and_another_metrics_path(tmp_path: Path) -> None:
+    ports = Ports(rest_socket=str(tmp_path / "rest.sock"), metrics_path="/metrics")
+    server = await ModelServer.start(Service(Catalogue(parse_models(["m"]))), ports)
+    connector = aiohttp.UnixConnector(str(tmp_path / "rest.sock"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for path, status in (("/v1/models/m", 200), ("/metrics", 200), ("/monitoring/prometheus/metrics", 404)):
+            async with session.get(f"http://localhost{path}") as response:
+                assert response.status == status
+    await server.stop(0)
+
+
+async def test_tls_for_both(tmp_path: Path) -> None:
+    ca = DevelopmentCA.create("models.example")
+    bundle = ca.write(tmp_path)
+    mine = ca.issue(dns=["client"]).write(tmp_path, "client")
+    tls = ServerTls(*ca.issue(dns=["localhost"]).write(tmp_path, "server"), client_ca=bundle)
+    server = await ModelServer.start(Service(Catalogue(parse_models(["m"]))), Ports(tls=tls, rest_has_tls=True))
+    credentials = grpc.ssl_channel_credentials(bundle.read_bytes(), mine[1].read_bytes(), mine[0].read_bytes())
+    address = server.grpc.replace("127.0.0.1", "localhost")
+    async with grpc.aio.secure_channel(address, credentials) as channel:
+        assert await unary(channel)(predict("m", [2.0]))
+    context = ssl.create_default_context(cafile=bundle)
+    context.load_cert_chain(*mine)
+    url = f"https://{server.rest}/v1/models/m".replace("127.0.0.1", "localhost")
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as response:
+        assert response.status == 200
+    async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(bundle.read_bytes())) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await unary(channel)(predict("m", [2.0]))
+    await server.stop(0)

@@ -14,7 +14,7 @@ import pytest
 import meshproxy
 from meshproxy.codec.problem import Malformed
 from meshproxy.config import routes, schema, servers
-from meshproxy.config.values import Address, read_duration, read_size
+from meshproxy.config.values import read_duration, read_size
 from meshproxy.inference import protobuf
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, MESSAGE_BYTES
 from meshproxy.inference.call import Verb
@@ -226,7 +226,7 @@ def test_what_is_bounded_without_a_name() -> None:
 
 # Timeouts
 
-SERVER = servers.ServerSpec(endpoints=(servers.Endpoint(rest=Address("127.0.0.1", 8501)),))
+SERVER = servers.ServerSpec(endpoints=(servers.Endpoint(rest="127.0.0.1:8501"),))
 TIMEOUTS = {
     "limits.handshakeTimeout": schema.MeshLimits().handshake_timeout,
     "limits.headTimeout": schema.MeshLimits().head_timeout,

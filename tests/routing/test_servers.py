@@ -24,11 +24,11 @@ def server(name: str, *endpoints: Endpoint, hosts: tuple[str, ...] = ()) -> Mode
 SERVERS = (
     server(
         "fraud",
-        Endpoint(rest=Address("10.0.0.1", 8501), grpc=Address("10.0.0.1", 8500)),
+        Endpoint(rest="10.0.0.1:8501", grpc="10.0.0.1:8500"),
         Endpoint(sidecar=Address("fd00::1", 18500)),
         hosts=("fraud.models.svc", "10.9.9.9"),
     ),
-    server("churn", Endpoint(grpc=Address("10.0.0.1", 8500)), hosts=("churn.example",)),
+    server("churn", Endpoint(grpc="10.0.0.1:8500"), hosts=("churn.example",)),
     server("pricing.eu"),
 )
 

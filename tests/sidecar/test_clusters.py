@@ -125,7 +125,7 @@ async def clusters(told: Told) -> AsyncIterator[Clusters]:
 
 
 def server(name: str = "a", *ports: int, **changes: Any) -> schema.ModelServer:
-    endpoints = tuple(servers.Endpoint(rest=Address("127.0.0.1", port)) for port in ports or (8501,))
+    endpoints = tuple(servers.Endpoint(rest=f"127.0.0.1:{port}") for port in ports or (8501,))
     if "dns" in changes:
         endpoints = ()
     spec = servers.ServerSpec(**{"endpoints": endpoints, **changes})
@@ -186,7 +186,7 @@ class TestSettings:
         assert cluster_settings(server().spec).pool.max_connections >= 16
 
     def test_endpoints_as_they_are_written(self) -> None:
-        both = servers.Endpoint(rest=Address("a", 1), grpc=Address("::1", 2), locality="here")
+        both = servers.Endpoint(rest="a:1", grpc="[::1]:2", locality="here")
         sidecar = servers.Endpoint(sidecar=Address("b", 3))
         assert found((both, sidecar)) == (
             EndpointAddress(rest="a:1", grpc="[::1]:2", locality="here"),

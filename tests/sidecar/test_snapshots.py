@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from meshproxy.config import routes, schema, servers
-from meshproxy.config.values import Address
 from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.snapshot import BodyLimits
@@ -23,9 +22,7 @@ PREDICT = Call(Verb.PREDICT, (ModelRef("m"),))
 
 
 def server(name: str = "local", *ports: int, **changes: Any) -> schema.ModelServer:
-    endpoints = tuple(
-        servers.Endpoint(rest=Address("127.0.0.1", port), grpc=Address("::1", port + 1)) for port in ports or (8500,)
-    )
+    endpoints = tuple(servers.Endpoint(rest=f"127.0.0.1:{port}", grpc=f"[::1]:{port + 1}") for port in ports or (8500,))
     return schema.ModelServer(metadata=schema.Metadata(name), spec=servers.ServerSpec(endpoints=endpoints, **changes))
 
 

@@ -1,0 +1,64 @@
+"""Where a model server listens: `HOST:PORT`, or the path of a UNIX socket."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from meshproxy.config.values import read_endpoint_address, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOCKET_PATH_BYTES = 107
+"""The longest path of a UNIX socket: `sun_path` has 108 bytes on Linux, the last of which is a zero (unix(7))."""
+UNIX = "unix:"
+
+_AMBIGUOUS = re.compile(r"[%?#]")
+"""gRPC takes what follows `unix:` for a part of a URI, in which these have a meaning; others take it as it is."""
+
+
+def read_server_address(value: object) -> str:
+    """`HOST:PORT`, or `unix:PATH` as in gRPC's names, where `unix:///PATH` is the same for an absolute path."""
+    if isinstance(value, str):
+        if value.startswith(("unix-abstract:", "unix:@")):
+            raise ValueError(
+                f"{shown(value)} is an abstract socket, whose name any process of the network namespace could take: "
+                'use a path, such as "unix:/run/serving/grpc.sock"'
+            )
+        if value.startswith(UNIX):
+            return UNIX + _read_socket_path(value)
+        if value.startswith(("/", "./", "../")):
+            raise ValueError(f'expected "HOST:PORT" or "unix:PATH", got {shown(value)}: write "unix:" before the path')
+    return str(read_endpoint_address(value))
+
+
+def _read_socket_path(value: str) -> str:
+    """The path of an address that begins with `unix:`."""
+    path = value.removeprefix(UNIX)
+    if path.startswith("//"):
+        path = path.removeprefix("//")
+        if not path.startswith("/"):
+            raise ValueError(f'{shown(value)} names a host before the path: write "unix:///PATH" or "unix:PATH"')
+    if path.isdigit():
+        raise ValueError(f'{shown(value)} may be a port of the host "unix": write "unix:./{path}" for a socket')
+    if not path or path.endswith("/") or path.startswith("//"):
+        raise ValueError(f'expected "unix:" and the path of a socket, got {shown(value)}')
+    if not path.isprintable() or _AMBIGUOUS.search(path):
+        raise ValueError(f'{shown(value)} contains a control character, "%", "?" or "#", which gRPC reads differently')
+    return path
+
+
+def resolve_server_address(folder: Path, address: str) -> str:
+    """The address with the path of its UNIX socket, if it has one, from the folder of the document on."""
+    if not address.startswith(UNIX):
+        return address
+    path = str(folder / address.removeprefix(UNIX))
+    size = len(os.fsencode(path))
+    if size > SOCKET_PATH_BYTES:
+        raise ValueError(
+            f"the path of a UNIX socket has at most {SOCKET_PATH_BYTES} bytes, {shown(path, 120)} has {size}: "
+            "use a shorter folder"
+        )
+    return UNIX + path
