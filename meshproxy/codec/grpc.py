@@ -11,6 +11,7 @@ The content of a message is not interpreted here.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from meshproxy.codec.events import Headers
@@ -66,7 +67,10 @@ class Deframer:
     def receive(self, data: bytes) -> list[MessagePart | Misframed]:
         """Bytes of the body, cut anywhere -> parts of messages, in order. A part is never empty, but for that of an
         empty message. `Misframed` is the last."""
-        parts: list[MessagePart | Misframed] = []
+        return list(self.parts(data))
+
+    def parts(self, data: bytes) -> Iterator[MessagePart | Misframed]:
+        """The same, one by one, for a reader that may give up: all must be taken before the next call."""
         position = 0
         stop = 0 if self._broken else len(data)
         while position < stop:
@@ -79,20 +83,19 @@ class Deframer:
                 self._prefix = b""
                 if prefix[0] > 1:
                     self._broken = True
-                    parts.append(Misframed("the compressed-flag of a gRPC message is neither 0 nor 1"))
+                    yield Misframed("the compressed-flag of a gRPC message is neither 0 nor 1")
                     break
                 self.messages += 1
                 self._compressed = prefix[0] == 1
                 self._size = self._left = int.from_bytes(prefix[1:], "big")
                 if not self._size:
-                    parts.append(MessagePart(self._compressed, 0, b"", True))
+                    yield MessagePart(self._compressed, 0, b"", True)
                     continue
             piece = data[position : position + self._left]
             if piece:
                 position += len(piece)
                 self._left -= len(piece)
-                parts.append(MessagePart(self._compressed, self._size, piece, not self._left))
-        return parts
+                yield MessagePart(self._compressed, self._size, piece, not self._left)
 
 
 def frame(message: bytes, *, compressed: bool = False) -> bytes:

@@ -167,7 +167,8 @@ class MeshLimits(limits.Limits, frozen=True):
     response_buffer_total_bytes: Annotated[Size, Meta(ge=1 << 20)] = 64 << 20
     """Unsent response data of all requests together; beyond that the response that has waited longest is aborted."""
     inflated_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20
-    """A compressed gRPC message, after it is inflated to read its model."""
+    """The compressed gRPC messages of one request, after they are inflated to read their model. Tensors of one value
+    compress 1000:1."""
 
     def __post_init__(self) -> None:
         if self.scan_buffer_bytes > self.scan_buffer_total_bytes:

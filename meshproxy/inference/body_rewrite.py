@@ -214,7 +214,7 @@ class _Stream:
 
     def feed(self, data: bytes, end: bool) -> bytes:
         out: list[bytes] = []
-        for part in self._deframer.receive(data):
+        for part in self._deframer.parts(data):
             if isinstance(part, Misframed):
                 raise malformed(part.reason)
             message = self._message

@@ -6,24 +6,27 @@ Nothing is held but the field that names models, and that under a limit.
 - A message is read as C++ protobuf reads it, or refused (`protobuf`): a field that occurs again is given to the
   surface's `Naming` in the order of the wire, which merges as protobuf does. What a body says can therefore change
   until its last byte; `feed` returns each change.
+- A compressed message is inflated in slices, with whatever else there is to do in between: `is_behind`.
 - A body may hold several messages, also where the method is unary: each is scanned, and the call then names every model
   that any of them does. A client that streams to a unary method gets the server's own answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from meshproxy.codec.grpc import Deframer, MessagePart, Misframed
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.inflate import Inflater
-from meshproxy.inference.protobuf import FieldScanner, holds_only_others, malformed
+from meshproxy.inference.inflate import PIECE_BYTES, Inflater
+from meshproxy.inference.protobuf import FieldScanner, FieldWalker, holds_only_others, malformed
 from meshproxy.refusal import Reason, Refusal
 
 MESSAGE_BYTES = 0x7FFFFFFF
 """A message as it is on the wire: what gRPC servers take (INT32_MAX)."""
+SLICE_BYTES = 1_048_576
+"""Inflated at once: 2 ms where it is all zeros."""
 MEMO_ENTRIES = 1024
 """Of each method: bytes that name models -> the call. About 0.5 KB each."""
 MEMO_MODELS = 4
@@ -42,16 +45,17 @@ class ScanLimits:
     """The same for a reload: a list of models with their paths."""
     models: int = 1_024
     """Sub-messages that name a model, in one call."""
+    decided_models: int = 4_096
+    """Models in all that one body is read as, one call after the other: each change is decided on as a whole. A
+    thousand tasks that come one by one would be half a million."""
     inflated_bytes: int = 67_108_864
-    """A compressed message, inflated."""
-    inflated_free: int = 1_048_576
-    """What the messages of one call may inflate to, whatever they compressed to. 1 MiB costs 1.5 ms."""
-    inflated_ratio: int = 100
-    """What they may inflate to beyond that, for each byte received."""
+    """The compressed messages of one body, inflated."""
+    unnamed_bytes: int = 4_194_304
+    """Of those, what may come before a model is named: until then nobody has been authorised."""
 
     def inflater(self, encoding: bytes | None) -> Inflater:
         """For the compressed messages of one body. Raises Refusal: UNSUPPORTED_ENCODING."""
-        return Inflater(encoding, self.inflated_bytes, self.inflated_free, self.inflated_ratio)
+        return Inflater(encoding, self.inflated_bytes)
 
 
 DEFAULT_LIMITS = ScanLimits()
@@ -71,7 +75,8 @@ class Naming(Protocol):
     Every method may raise Refusal (MALFORMED_MESSAGE or SCAN_LIMIT).
     """
 
-    def __init__(self, limits: ScanLimits) -> None: ...
+    def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
+        """`walker`: of the body that the message is part of."""
 
     def add(self, tag: int, value: bytes) -> None:
         """A field that names models occurred (`BodyKind.tags`), in the order of the wire."""
@@ -122,10 +127,11 @@ class BodyScan:
     """Reads the call out of one gRPC request body while the body passes.
 
     Attributes:
-        call: what `feed` returned last; None until then.
+        call: what `feed` or `read_on` returned last; None until then.
+        is_behind: see `surface.Scan`.
     """
 
-    __slots__ = ("_encoding", "_kind", "_limits", "_memo", "_slow", "call")
+    __slots__ = ("_decided", "_encoding", "_kind", "_limits", "_memo", "_slow", "call", "is_behind")
 
     def __init__(self, kind: BodyKind, encoding: bytes | None = None, limits: ScanLimits = DEFAULT_LIMITS) -> None:
         self.call: Call | None = None
@@ -134,6 +140,8 @@ class BodyScan:
         self._encoding = encoding
         self._limits = limits
         self._slow: _Stream | None = None
+        self._decided = 0  # models of the calls that were returned
+        self.is_behind = False
 
     def feed(self, data: bytes, end: bool) -> Call | None:
         """Bytes of the body, cut anywhere -> the call, if it became known or changed with them.
@@ -159,15 +167,30 @@ class BodyScan:
             elif not data and (self.call is not None or not end):
                 return None
             self._slow = _Stream(self._kind, self._encoding, self._limits, self.call)
-        call = self._slow.feed(data, end)
+        return self._changed(self._slow, self._slow.feed(data, end))
+
+    def read_on(self) -> Call | None:
+        """See `surface.Scan`. Raises as `feed`."""
+        slow = self._slow
+        return self._changed(slow, slow.read_on()) if slow is not None else None
+
+    def _changed(self, slow: _Stream, call: Call | None) -> Call | None:
+        self.is_behind = slow.is_behind
         if call is None or call == self.call:
             return None
+        self._decided += len(call.models)
+        if self._decided > self._limits.decided_models:
+            raise Refusal(
+                Reason.SCAN_LIMIT,
+                "The messages name models too often, one after the other: name them together, and first.",
+                limit="decided_models",
+            )
         self.call = call
         return call
 
     def _learn(self, occurrence: bytes) -> Call | None:
         """The call of a message with this field 1 and no other; None if that is not enough."""
-        said = self._kind.naming(self._limits)
+        said = self._kind.naming(self._limits, FieldWalker())
         said.add(FIELD_1, occurrence)
         models = said.models()
         if not models:
@@ -183,7 +206,22 @@ class BodyScan:
 class _Stream:
     """The messages of one body on the slow path."""
 
-    __slots__ = ("_deframer", "_encoding", "_inflater", "_kind", "_limits", "_message", "_models", "_past")
+    __slots__ = (
+        "_deframer",
+        "_encoding",
+        "_inflated",
+        "_inflater",
+        "_is_known",
+        "_kind",
+        "_limits",
+        "_message",
+        "_models",
+        "_past",
+        "_reading",
+        "_unfinished",
+        "_walker",
+        "is_behind",
+    )
 
     def __init__(self, kind: BodyKind, encoding: bytes | None, limits: ScanLimits, call: Call | None) -> None:
         """`call`: of a message that has already passed, if one has."""
@@ -195,48 +233,102 @@ class _Stream:
         self._message: _Message | None = None
         self._past = int(call is not None)
         self._models = dict.fromkeys(call.models) if call is not None else {}
+        """Of the messages that are complete."""
+        self._unfinished: tuple[ModelRef, ...] = ()
+        """Models of the message that is not, and of no other, as `feed` returned them last."""
+        self._is_known = call is not None
+        """`feed` has returned a call."""
+        self._walker = FieldWalker()
+        self._inflated = 0
+        """Bytes that have been inflated."""
+        self._reading: Iterator[bool] = iter(())
+        self.is_behind = False
 
     def feed(self, data: bytes, end: bool) -> Call | None:
         """Returns the call if it may have changed. Raises as `BodyScan.feed`."""
-        news = False
-        for part in self._deframer.receive(data):
+        self._reading = self._read(data, end)
+        return self.read_on()
+
+    def read_on(self) -> Call | None:
+        """Returns and raises as `feed`."""
+        known = len(self._models)
+        is_named = next(self._reading, False)
+        return self._changed_call(known) if is_named else None
+
+    def _read(self, data: bytes, end: bool) -> Iterator[bool]:
+        """Yields once for each slice whether it named models."""
+        self.is_behind = True
+        is_named = False
+        for part in self._deframer.parts(data):
             if isinstance(part, Misframed):
                 raise malformed(part.reason)
             message = self._message
             if message is None:
                 message = self._message = self._begin(part)
-            news |= message.feed(part.data)
+            for piece in message.pieces(part.data):
+                is_named |= message.feed(piece)
+                if part.compressed and self._is_slice(len(piece), is_named):
+                    yield is_named
+                    is_named = False
             if part.end:
                 self._message = None
                 self._models.update(dict.fromkeys(message.finish()))
                 if len(self._models) > self._limits.models:
                     one_less(0)
-                news = True
+                is_named = True
         if end:
             if not self._deframer.is_idle:
                 raise malformed("the body ends within a message")
             if not self._past:
                 raise malformed("the body has no message")
-        if not news:
-            return None
-        models = self._models
+        self.is_behind = False
+        yield is_named
+
+    def _is_slice(self, inflated: int, is_named: bool) -> bool:
+        """Whether the slice ends with a piece of so many bytes. One that names a model does: who may not call that one
+        causes no more work."""
+        before = self._inflated
+        self._inflated += inflated
+        if self._inflated > self._limits.unnamed_bytes and not is_named and not self._is_known:
+            raise Refusal(
+                Reason.SCAN_LIMIT,
+                f"The compressed message does not name its model within {self._limits.unnamed_bytes} bytes: serialise "
+                "model_spec first.",
+                limit="scan_buffer_bytes",
+            )
+        if inflated < PIECE_BYTES:
+            return False  # there is no more
+        return is_named or before // SLICE_BYTES != self._inflated // SLICE_BYTES
+
+    def _changed_call(self, known: int) -> Call | None:
+        """The call, unless it is what `feed` returned last, which is seen without looking at all of its models.
+
+        Args:
+            known: models of complete messages, then.
+        """
+        unfinished: tuple[ModelRef, ...] = ()
         if self._message is not None:
-            models = models | dict.fromkeys(self._message.models())
-            if not models:
+            unfinished = tuple([model for model in self._message.models() if model not in self._models])
+            if not unfinished and not self._models:
                 return None
-        return _intern(Call(self._kind.verb, tuple(models)))
+        if self._is_known and unfinished == self._unfinished and len(self._models) == known:
+            return None
+        self._is_known = True
+        self._unfinished = unfinished
+        return _intern(Call(self._kind.verb, (*self._models, *unfinished)))
 
     def _begin(self, part: MessagePart) -> _Message:
         if self._past and self._kind.is_unary:
             raise malformed("the method takes one message")
         self._past += 1
+        self._walker.begin_message()
         if part.size > MESSAGE_BYTES:
             raise Refusal(
                 Reason.BODY_TOO_LARGE, f"A message is longer than {MESSAGE_BYTES} bytes.", limit="message_bytes"
             )
         if part.compressed and self._inflater is None:
             self._inflater = self._limits.inflater(self._encoding)
-        return _Message(self._kind, part, self._inflater if part.compressed else None, self._limits)
+        return _Message(self._kind, part, self._inflater if part.compressed else None, self._limits, self._walker)
 
 
 class _Message:
@@ -244,21 +336,26 @@ class _Message:
 
     __slots__ = ("_inflater", "_naming", "_scanner")
 
-    def __init__(self, kind: BodyKind, part: MessagePart, inflater: Inflater | None, limits: ScanLimits) -> None:
-        self._naming = kind.naming(limits)
+    def __init__(
+        self, kind: BodyKind, part: MessagePart, inflater: Inflater | None, limits: ScanLimits, walker: FieldWalker
+    ) -> None:
+        self._naming = kind.naming(limits, walker)
         self._inflater = inflater
         limit: int = getattr(limits, kind.limit)
-        size = part.size if inflater is None else limits.inflated_bytes
-        self._scanner = FieldScanner(kind.tags, size, limit, kind.limit)
+        size = part.size if inflater is None else MESSAGE_BYTES
+        self._scanner = FieldScanner(kind.tags, size, limit, kind.limit, walker)
 
-    def feed(self, data: bytes) -> bool:
+    def pieces(self, data: bytes) -> Iterable[bytes]:
+        """What a part of the message is to be fed as."""
+        return (data,) if self._inflater is None else self._inflater.feed(data)
+
+    def feed(self, piece: bytes) -> bool:
         """Whether this piece named models."""
-        news = False
-        for piece in (data,) if self._inflater is None else self._inflater.feed(data):
-            for tag, value in self._scanner.feed(piece):
-                self._naming.add(tag, value)
-                news = True
-        return news
+        is_named = False
+        for tag, value in self._scanner.feed(piece):
+            self._naming.add(tag, value)
+            is_named = True
+        return is_named
 
     def models(self) -> tuple[ModelRef, ...]:
         return self._naming.models()

@@ -16,18 +16,17 @@ _WINDOW_BITS = {GZIP: 16 + zlib.MAX_WBITS, DEFLATE: zlib.MAX_WBITS}
 class Inflater:
     """The compressed messages of one stream, one after the other. Each is one gzip member or one zlib stream, whole.
 
-    Two limits hold, both on inflated bytes. `limit` is for one message. The other is for the stream and limits CPU
-    time: deflate reaches 1032:1, so a 16 KiB frame could become 16 MiB, which takes 40 ms in which nothing else is
-    served. Tensors of zeros do compress like that, so the first `free` bytes are allowed; beyond them, `ratio` for
-    every byte received. A client whose message is refused can send it uncompressed.
+    The messages together may inflate to `limit` bytes, however small they came: tensors of one value compress 1000:1,
+    as far as deflate goes. So it bounds CPU time too: 64 MiB of zeros take 15 ms, and no data takes much longer for
+    each byte received. A client whose message is refused can send it uncompressed.
 
     Raises:
         Refusal: UNSUPPORTED_ENCODING for an encoding that is neither gzip nor deflate, or none.
     """
 
-    __slots__ = ("_bits", "_free", "_inflated", "_inflating", "_limit", "_ratio", "_received", "_total")
+    __slots__ = ("_bits", "_inflated", "_inflating", "_limit")
 
-    def __init__(self, encoding: bytes | None, limit: int, free: int, ratio: int) -> None:
+    def __init__(self, encoding: bytes | None, limit: int) -> None:
         bits = _WINDOW_BITS.get(encoding or b"")
         if bits is None:
             raise Refusal(
@@ -36,11 +35,7 @@ class Inflater:
             )
         self._bits = bits
         self._limit = limit
-        self._free = free
-        self._ratio = ratio
-        self._received = 0  # of the stream, compressed
-        self._total = 0  # of the stream, inflated
-        self._inflated = 0  # of this message
+        self._inflated = 0  # of all messages
         self._inflating = zlib.decompressobj(bits)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -49,8 +44,6 @@ class Inflater:
         Raises:
             Refusal: MALFORMED_MESSAGE, or BODY_TOO_LARGE.
         """
-        self._received += len(data)
-        allowed = self._free + self._ratio * self._received
         more = True
         while more:
             try:
@@ -58,11 +51,13 @@ class Inflater:
             except zlib.error:
                 raise malformed("it is not compressed as grpc-encoding says") from None
             self._inflated += len(piece)
-            self._total += len(piece)
             if self._inflated > self._limit:
-                raise _too_large(f"a message inflates to more than {self._limit} bytes", "inflated_bytes")
-            if self._total > allowed:
-                raise _too_large(f"messages inflate to more than {self._ratio} times their size", "inflated_ratio")
+                raise Refusal(
+                    Reason.BODY_TOO_LARGE,
+                    f"Compressed messages of a request inflate to more than {self._limit} bytes: send them "
+                    "uncompressed.",
+                    limit="inflated_bytes",
+                )
             if self._inflating.unused_data:
                 raise malformed("bytes follow the compressed data")
             if piece:
@@ -80,8 +75,3 @@ class Inflater:
         if not self._inflating.eof:
             raise malformed("the compressed data is cut short")
         self._inflating = zlib.decompressobj(self._bits)
-        self._inflated = 0
-
-
-def _too_large(what: str, limit: str) -> Refusal:
-    return Refusal(Reason.BODY_TOO_LARGE, f"Compressed {what}. Send it uncompressed.", limit=limit)

@@ -25,7 +25,10 @@ class Scan(Protocol):
     """Finds the call of one request body while the body passes."""
 
     call: Call | None
-    """What `feed` returned last; None until then."""
+    """What `feed` or `read_on` returned last; None until then."""
+    is_behind: bool
+    """What was fed has not been read to its end, since that takes long: call `read_on` later, again and again. Until
+    then those bytes must not be forwarded, and no others fed."""
 
     def feed(self, data: bytes, end: bool) -> Call | None:
         """Bytes of the body, cut anywhere -> the call, if it became known or changed with them.
@@ -36,6 +39,9 @@ class Scan(Protocol):
         Raises:
             Refusal: MALFORMED_MESSAGE, BODY_TOO_LARGE, SCAN_LIMIT, UNSUPPORTED_ENCODING. Feed nothing more then.
         """
+
+    def read_on(self) -> Call | None:
+        """Read another slice of what was fed: returns and raises as `feed`."""
 
 
 class BodyRewriter(Protocol):

@@ -124,7 +124,7 @@ class _GrpcBody:
         return self._past + (self._message.count if self._message is not None else 0)
 
     def feed(self, data: bytes) -> None:
-        for part in self._deframer.receive(data):
+        for part in self._deframer.parts(data):
             if isinstance(part, Misframed):
                 return
             message = self._message

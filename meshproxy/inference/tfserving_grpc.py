@@ -82,10 +82,10 @@ class NamedBySpec:
 
     __slots__ = ("_left", "_spec", "_walker")
 
-    def __init__(self, limits: ScanLimits) -> None:
+    def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
         self._spec = ModelSpec()
         self._left = limits.models
-        self._walker = FieldWalker()
+        self._walker = walker
 
     def add(self, tag: int, value: bytes) -> None:
         self._left = one_less(self._left)
@@ -104,10 +104,10 @@ class NamedByTasks:
 
     __slots__ = ("_left", "_refs", "_walker")
 
-    def __init__(self, limits: ScanLimits) -> None:
+    def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
         self._refs: dict[ModelRef, None] = {}
         self._left = limits.models
-        self._walker = FieldWalker()
+        self._walker = walker
 
     def add(self, tag: int, value: bytes) -> None:
         self._left = one_less(self._left)
@@ -132,10 +132,10 @@ class NamedByConfig:
 
     __slots__ = ("_left", "_refs", "_walker")
 
-    def __init__(self, limits: ScanLimits) -> None:
+    def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
         self._refs: dict[ModelRef, None] = {}
         self._left = limits.models
-        self._walker = FieldWalker()
+        self._walker = walker
 
     def add(self, tag: int, value: bytes) -> None:
         for member, choice in self._walker.read(value, (FIELD_1, _FIELD_2), 1):

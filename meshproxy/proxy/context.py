@@ -10,6 +10,7 @@ from meshproxy.inference.surfaces import SURFACES, Surfaces
 from meshproxy.proxy.admissions import Admissions
 from meshproxy.proxy.byte_budget import ByteBudget
 from meshproxy.proxy.headers import HeaderReader
+from meshproxy.transport.turns import Turns
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,6 +65,8 @@ class ProxyContext:
         self.live: set[LiveExchange] = set()
         """The exchanges in flight."""
         reaper.watch(self.live)
+        self.turns = Turns(loop)
+        """Bodies that are read in slices."""
         self.served = 0
         """Exchanges that have ended."""
         self.scan_buffer = ByteBudget()

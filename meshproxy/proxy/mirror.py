@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from meshproxy.codec.grpc import grpc_status
+from meshproxy.codec.pieces import join
 from meshproxy.inference.surface import Tolerance
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import Refusal
@@ -198,7 +199,7 @@ class MirroredRequest:
         self._model = asked.models[0].name if asked.models else ""
         self._is_grpc = exchange.is_grpc
         self.state = RECORDING
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._request_bytes = 0
         self._is_whole = False
         """The request has come to its end."""
@@ -221,7 +222,12 @@ class MirroredRequest:
         if self._request_bytes > self._mirror.max_bytes:
             self._end("too-large")
         else:
-            self._pieces.append(data)
+            pieces = self._pieces
+            joined = join(pieces[-1], data) if pieces else None
+            if joined is not None:
+                pieces[-1] = joined
+            else:
+                pieces.append(data)
 
     def take_answer(self, data: bytes) -> None:
         """A piece of the answer that the client gets."""

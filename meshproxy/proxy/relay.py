@@ -18,7 +18,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.proxy.client_side import BEGUN, NONE, OVER, WHOLE
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
-from meshproxy.proxy.held_body import HeldBody
+from meshproxy.proxy.held_body import HeldBody, Piece
 from meshproxy.proxy.request import Request
 from meshproxy.proxy.retries import Retries
 from meshproxy.refusal import Reason, Refusal
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
 class Relay(Request):
     """The sink of the client's stream (`stream.RequestSink`)."""
 
-    __slots__ = ("_actions", "_health", "_held", "_owed", "_retries", "_scan")
+    __slots__ = ("_actions", "_health", "_held", "_owed", "_retries", "_scan", "_unread")
 
     def __init__(self, context: ProxyContext, stream: Downstream, head: RequestHead) -> None:
         Request.__init__(self, context, stream, head)
         self._scan: Scan | None = None
         """Reads the model out of the body."""
+        self._unread: list[Piece] | None = None
+        """While the scan is behind: what it is reading, and what has come since. Its credit stays owed."""
         self._held: HeldBody | None = None
         """What of the body cannot be forwarded yet."""
         self._owed = 0
@@ -81,20 +83,54 @@ class Relay(Request):
             return
         scan = self._scan
         if scan is not None:
+            if self._unread is not None:
+                self._unread.append((data, flow, end))
+                return
             call = scan.feed(data, end)
+            if scan.is_behind:
+                self._unread = [(data, flow, end)]
+                self.context.turns.add(self._read_on)
             if call is not None:
                 self.peeked = data
                 self.named(call)
                 self.peeked = b""
+            if scan.is_behind:
+                return
         elif self._health is not None:
             self.stream.credit(flow)
             self._health.feed(data, end)
             return
+        retries = self._retries  # `_pass_on`, without its call
+        if retries is not None and retries.upstream is not None:
+            self._forward(retries, data, flow, end)
+        else:
+            self._hold(data, flow, end)
+
+    def _pass_on(self, data: bytes, flow: int, end: bool) -> None:
+        """Forward or hold a piece that has been scanned."""
         retries = self._retries
         if retries is not None and retries.upstream is not None:
             self._forward(retries, data, flow, end)
         else:
             self._hold(data, flow, end)
+
+    @guarded
+    def _read_on(self) -> None:
+        """It is this body's turn: scan another slice of it."""
+        scan, unread = self._scan, self._unread
+        if self.refusal is None and self.answer is not OVER and scan is not None:
+            call = scan.read_on()
+            if scan.is_behind:
+                self.context.turns.add(self._read_on)
+            if call is not None:
+                self.named(call)
+            if scan.is_behind:
+                return
+        self._unread = None
+        assert unread is not None
+        self._pass_on(*unread[0])
+        for data, flow, end in unread[1:]:
+            self.take(data, flow, end)
 
     def _hold(self, data: bytes, flow: int, end: bool) -> None:
         if self.refusal is not None or self.answer is OVER:
@@ -237,6 +273,6 @@ class Relay(Request):
             return False
         if self._actions is not None and self._actions.is_waiting:
             return False
-        if self._retries is not None and self._retries.upstream is None:
-            return False  # a connection is waited for, or the next attempt
+        if self._unread is not None or (self._retries is not None and self._retries.upstream is None):
+            return False  # a turn, a connection is waited for, or the next attempt
         return self._held is None or not self._held.owes_credit

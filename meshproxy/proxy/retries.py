@@ -11,6 +11,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.codec.pieces import join
 from meshproxy.proxy.attempt import WHOLE, Attempt
 from meshproxy.proxy.client_side import OVER
 from meshproxy.proxy.exchange import ResponseFlags
@@ -92,7 +93,7 @@ class Retries:
         self.upstream: Upstream | None = None
         """The stream that takes the body; None while there is none."""
         self._tried: tuple[Endpoint, ...] = ()
-        self._replay: list[tuple[bytes, bool]] | None = [] if route.retry.attempts > 1 else None
+        self._replay: list[tuple[bytes | bytearray, bool]] | None = [] if route.retry.attempts > 1 else None
         """What was sent of the body, kept for another attempt; None: it is not, or was too much."""
         self._replay_bytes = 0
         self._has_sent = False
@@ -151,7 +152,11 @@ class Retries:
             else:
                 self._replay_bytes += size
                 context.replay_bytes += size
-                replay.append((data, end))
+                joined = join(replay[-1][0], data) if replay else None
+                if joined is not None:
+                    replay[-1] = joined, end
+                else:
+                    replay.append((data, end))
         takes_more = self.upstream.send_data(data, end)
         if not takes_more and self.current is not None:
             self.current.takes_more = False
@@ -176,7 +181,7 @@ class Retries:
             attempt.timer = request.context.loop.call_at(now + route.try_timeout, attempt.time_out)
         takes_more = True
         for data, end in self._replay or ():
-            takes_more = stream.send_data(data, end)
+            takes_more = stream.send_data(bytes(data), end)
         attempt.takes_more = takes_more
         if attempt is not self.current:
             return  # a hedge: the whole of the body was kept

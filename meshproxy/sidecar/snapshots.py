@@ -42,7 +42,7 @@ def body_limits(documents: Documents) -> BodyLimits:
         scan_buffer_total=limits.scan_buffer_total_bytes,
         replay_buffer_total=limits.replay_buffer_total_bytes,
         response_buffer_total=limits.response_buffer_total_bytes,
-        scan=ScanLimits(inflated_bytes=limits.inflated_bytes),
+        scan=ScanLimits(inflated_bytes=limits.inflated_bytes, unnamed_bytes=limits.scan_buffer_bytes),
         stall=limits.body_stall_timeout,
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class ConnectionInfo:
-    """What all exchanges of one connection share. Fixed when it is established, but for `caller`."""
+    """What all exchanges of one connection share. Fixed when it is established, but for `caller` and
+    `unnamed_bytes`."""
 
     __slots__ = (
         "alpn",
@@ -17,6 +18,7 @@ class ConnectionInfo:
         "remote",
         "server_name",
         "tls_version",
+        "unnamed_bytes",
     )
 
     def __init__(
@@ -52,6 +54,8 @@ class ConnectionInfo:
         redirected."""
         self.caller: object = None
         """The caller of the last request: a cache, since the next request usually comes from the same one."""
+        self.unnamed_bytes = 0
+        """Held of the bodies of its requests whose model is not known yet."""
 
     @property
     def security(self) -> str:

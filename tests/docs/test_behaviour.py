@@ -22,6 +22,7 @@ from meshproxy.inference.grpc_services import GRPC_SERVICES
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.proxy import admissions, client_side, health_call
+from meshproxy.proxy.held_body import CONNECTION_SHARE
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing import rate_limit
 from meshproxy.sidecar import clusters, configuration
@@ -205,13 +206,12 @@ def test_the_limits_that_are_fixed() -> None:
         "models": DEFAULT_LIMITS.models,
         "fields": protobuf.FIELDS,
         "message_bytes": MESSAGE_BYTES,
-        "inflated_ratio": DEFAULT_LIMITS.inflated_ratio,
+        "decided_models": DEFAULT_LIMITS.decided_models,
         "max_pending": clusters.MAX_PENDING,
         "health_request": health_call.REQUEST_BYTES,
     }
-    ratio = next(row[0] for row in table("limit") if row[2] == "inflated_ratio")
-    assert "beyond 1 MiB" in ratio
-    assert DEFAULT_LIMITS.inflated_free == 1 << 20
+    assert (said["scan_buffer_connection_bytes"], CONNECTION_SHARE) == ("twice scanBufferBytes", 2)
+    assert DEFAULT_LIMITS.unnamed_bytes == schema.MeshLimits().scan_buffer_bytes
 
 
 def test_what_is_bounded_without_a_name() -> None:

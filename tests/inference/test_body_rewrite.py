@@ -342,9 +342,9 @@ def test_a_compressed_message_is_held_under_the_limit(steps: list[int]) -> None:
 
 def test_compression_has_the_limits_of_the_scan() -> None:
     body = frame(gzip.compress(spec("m") + length(2, bytes(50_000))), compressed=True)
-    limits = ScanLimits(inflated_free=1000, inflated_ratio=2)
+    limits = ScanLimits(inflated_bytes=50_000)
     refused = refusal(rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT, b"gzip", limits), body)
-    assert refused.limit == "inflated_ratio"
+    assert refused.limit == "inflated_bytes"
     refused = refusal(rewriter_of(PREDICT, Call(Verb.PREDICT), 5, None, LIMIT, b"snappy"), body)
     assert refused.reason is Reason.UNSUPPORTED_ENCODING
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gzip
+from collections.abc import Iterable, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +13,10 @@ from meshproxy.codec.grpc import Deframer, MessagePart, frame
 from meshproxy.inference.body_rewrite import MessageRewriter
 from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.protobuf import malformed
-from meshproxy.inference.unary import read_text, write_text
+from meshproxy.inference.protobuf import FieldWalker, malformed
+from meshproxy.inference.surface import Operation, Scan
+from meshproxy.inference.surfaces import SURFACES
+from meshproxy.inference.unary import read_text, write_bytes, write_text
 from meshproxy.refusal import Reason, Refusal
 
 NAME, VERSION = 0x0A, 0x12
@@ -21,7 +25,7 @@ NAME, VERSION = 0x0A, 0x12
 class Naming:
     """`string name = 1; string version = 2;`"""
 
-    def __init__(self, limits: ScanLimits) -> None:
+    def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
         self.said = {NAME: "", VERSION: ""}
 
     def add(self, tag: int, value: bytes) -> None:
@@ -37,7 +41,7 @@ class Naming:
 
 
 def replace(occurrences: Sequence[tuple[int, bytes]], version: str | None, label: str | None) -> Replaced:
-    naming = Naming(ScanLimits())
+    naming = Naming(ScanLimits(), FieldWalker())
     for tag, value in occurrences:
         naming.add(tag, value)
     return naming.finish(), write_text(1, naming.said[NAME]) + write_text(2, version or "")
@@ -116,3 +120,127 @@ def test_a_change_is_returned_with_the_bytes_that_make_it() -> None:
     body = frame(FIELDS[0] + FIELDS[2] + OTHER + FIELDS[3])
     assert scan.feed(body[:-1], False) == Call(Verb.PREDICT, (ModelRef("a", "v1"),))
     assert scan.feed(body[-1:], True) == Call(Verb.PREDICT, (ModelRef("a", "v2"),))
+
+
+# ------------------------------------------------------------------------------------------------ work in proportion
+
+TASKS = SURFACES.find_grpc(b"/tensorflow.serving.PredictionService/MultiInference")
+PREDICT = SURFACES.find_grpc(b"/tensorflow.serving.PredictionService/Predict")
+
+
+def predicts(name: str) -> bytes:
+    return frame(write_bytes(1, write_text(1, name)))
+
+
+def scan_of(operation: Operation, encoding: bytes | None = None, **limits: int) -> Scan:
+    assert operation.scan is not None
+    return operation.scan(encoding, ScanLimits(**limits))
+
+
+def refused(scan: Scan, pieces: Iterable[bytes]) -> tuple[int, Refusal]:
+    """After how many pieces, and why."""
+    for number, piece in enumerate(pieces):
+        try:
+            scan.feed(piece, False)
+        except Refusal as refusal:
+            return number, refusal
+    raise AssertionError("not refused")
+
+
+def test_tasks_that_come_one_by_one_are_not_all_decided_on_again_and_again() -> None:
+    tasks = [write_bytes(1, write_bytes(1, write_text(1, f"m{number}"))) for number in range(1_000)]
+    size = len(b"".join(tasks))
+    count, refusal = refused(scan_of(TASKS), [b"\0" + size.to_bytes(4, "big"), *tasks])
+    assert (refusal.reason, refusal.limit, count) == (Reason.SCAN_LIMIT, "decided_models", 91)
+    together = scan_of(TASKS).feed(frame(b"".join(tasks)), True)
+    assert together is not None
+    assert len(together.models) == 1_000
+
+
+def test_nor_are_messages() -> None:
+    _, refusal = refused(scan_of(PREDICT), [predicts(f"m{number}") for number in range(100)])
+    assert refusal.limit == "decided_models"
+
+
+def test_all_messages_of_a_body_have_so_many_fields_together() -> None:
+    assert scan_of(PREDICT).feed(predicts("m") * 800, True) is not None
+    with pytest.raises(Refusal) as raised:
+        scan_of(PREDICT).feed(predicts("m") * 1_000_000, True)
+    assert (raised.value.reason, raised.value.limit) == (Reason.SCAN_LIMIT, "fields")
+    tiny = frame(gzip.compress(write_bytes(1, write_text(1, "m")) + b"\x18\x00" * 5_000), compressed=True)
+    _, refusal = refused(scan_of(PREDICT, b"gzip"), [tiny] * 10)
+    assert refusal.limit == "fields"
+
+
+def test_messages_that_name_nothing_new_make_no_call() -> None:
+    scan = scan_of(PREDICT)
+    known = scan.feed(b"".join(predicts(f"m{number}") for number in range(400)), False)
+    assert known is not None
+    assert len(known.models) == 400
+    assert [scan.feed(predicts(f"m{number}"), False) for number in range(300)] == [None] * 300
+    half = predicts("m7")
+    assert [scan.feed(half[:9], False), scan.feed(half[9:], False)] == [None, None]
+    more = scan.feed(predicts("new"), False)
+    assert more is not None
+    assert more.models == (*known.models, ModelRef("new", signature="serving_default"))
+
+
+def test_a_model_that_a_message_names_no_more_leaves_the_call() -> None:
+    scan = scan_of(PREDICT)
+    scan.feed(predicts("a"), False)
+    spec = [write_bytes(1, write_text(1, name)) for name in ("b", "a")]
+    began = scan.feed(b"\0" + len(b"".join(spec)).to_bytes(4, "big") + spec[0], False)
+    assert began is not None
+    assert [model.name for model in began.models] == ["a", "b"]
+    ended = scan.feed(spec[1], True)
+    assert ended is not None
+    assert [model.name for model in ended.models] == ["a"]
+
+
+# ----------------------------------------------------------------------------------------- a compressed message
+
+SPEC = write_bytes(1, write_text(1, "m"))
+ZEROS = write_bytes(2, bytes(8 << 20))
+
+
+def compressed(message: bytes) -> bytes:
+    return frame(gzip.compress(message), compressed=True)
+
+
+def test_it_is_read_in_slices() -> None:
+    scan = scan_of(PREDICT, b"gzip", unnamed_bytes=1 << 30)
+    found = [scan.feed(compressed(ZEROS + SPEC), True)]
+    while scan.is_behind:
+        found.append(scan.read_on())
+    assert len(found) == 9
+    assert found[:8] == [None] * 8
+    assert found[8] == scan.call
+    assert scan.read_on() is None
+
+
+def test_one_that_names_its_model_is_authorised_before_the_rest_is_inflated() -> None:
+    scan = scan_of(PREDICT, b"gzip")
+    call = scan.feed(compressed(SPEC + ZEROS), True)
+    assert call is not None
+    assert scan.is_behind
+    slices = 0
+    while scan.is_behind:
+        assert scan.read_on() is None
+        slices += 1
+    assert slices == 9
+
+
+def test_a_small_one_is_read_at_once() -> None:
+    scan = scan_of(PREDICT, b"gzip")
+    assert scan.feed(compressed(SPEC + write_bytes(2, bytes(30_000))), True) is not None
+    assert not scan.is_behind
+
+
+def test_it_names_its_model_soon() -> None:
+    scan = scan_of(PREDICT, b"gzip", unnamed_bytes=4 << 20)
+    scan.feed(compressed(ZEROS + SPEC), True)
+    for _ in range(3):
+        scan.read_on()
+    with pytest.raises(Refusal) as raised:
+        scan.read_on()
+    assert (raised.value.reason, raised.value.limit) == (Reason.SCAN_LIMIT, "scan_buffer_bytes")

@@ -65,11 +65,13 @@ class FakeTimer:
 class FakeLoop:
     """An event loop whose time moves in `advance` only."""
 
-    FOR_TESTS: ClassVar = frozenset({"advance", "now", "pending", "real", "timers"})
+    FOR_TESTS: ClassVar = frozenset({"advance", "now", "pending", "real", "soon", "timers", "turn"})
 
     def __init__(self) -> None:
         self.now = 100.0
         self.timers: list[FakeTimer] = []
+        self.soon: list[Callable[[], object]] = []
+        """What is to be called in the next iteration."""
 
     @property
     def real(self) -> asyncio.AbstractEventLoop:
@@ -83,6 +85,21 @@ class FakeLoop:
 
     def time(self) -> float:
         return self.now
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> FakeTimer:
+        self.soon.append(lambda: callback(*args))
+        return FakeTimer(self.now, self.soon[-1])
+
+    def turn(self) -> None:
+        """One iteration."""
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
 
     def call_at(
         self,

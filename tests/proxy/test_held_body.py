@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from meshproxy.codec.events import RequestHead
@@ -38,17 +40,26 @@ def held(around: Surroundings) -> Held:
 
 class TestOwed:
     def test_pieces_keep_their_credit_and_their_end(self, held: Held) -> None:
+        large = bytes(1024)
         held.body.hold(b"ab", 3, False)
-        held.body.hold(b"cd", 2, True)
-        assert held.body.start() == b"abcd"
+        held.body.hold(large, 1025, True)
+        assert held.body.start() == b"ab" + large
         assert held.body.owes_credit
         assert (held.client.credited, held.budget.total) == (0, 0)
-        assert held.body.take() == [(b"ab", 3, False), (b"cd", 2, True)]
+        assert held.body.take() == [(b"ab", 3, False), (large, 1025, True)]
         assert (held.body.take(), held.body.start(), held.body.owes_credit) == ([], b"", False)
 
     def test_they_are_not_limited_since_flow_control_does_that(self, held: Held) -> None:
         held.body.hold(b"x" * 100, 100, True)
         assert held.request.refusal is None
+
+    def test_small_ones_are_joined(self, held: Held) -> None:
+        for byte in b"abcde":
+            held.body.hold(bytes([byte]), 10, byte == ord("e"))
+        assert held.body.start() == b"abcde"
+        taken = held.body.take()
+        assert taken == [(b"abcde", 50, True)]
+        assert type(taken[0][0]) is bytes
 
 
 class TestUnnamed:
@@ -65,11 +76,38 @@ class TestUnnamed:
         assert (raised.value.reason, raised.value.limit) == (Reason.SCAN_LIMIT, "scan_buffer_bytes")
         assert held.client.credited == 10
 
+    def test_so_has_one_connection(self) -> None:
+        around = Surroundings(limits=BodyLimits(scan_buffer=10, scan_buffer_total=1000))
+        first, second, third = Held(around), Held(around), Held(around)
+        second.request.connection = third.request.connection = connection = first.request.connection
+        first.body.hold_unnamed(b"x" * 10, 10, False)
+        second.body.hold_unnamed(b"x" * 10, 10, False)
+        with pytest.raises(Refusal) as raised:
+            third.body.hold_unnamed(b"x", 1, False)
+        assert (raised.value.reason, raised.value.limit) == (Reason.OVERLOADED, "scan_buffer_connection_bytes")
+        for each in (first, second, third):
+            each.body.close()
+        assert connection.unnamed_bytes == 0
+        third.body.hold_unnamed(b"x" * 10, 10, False)
+
+    @pytest.mark.parametrize("size", [1, 2, 100])
+    def test_a_byte_takes_about_a_byte_however_small_the_pieces_are(self, size: int) -> None:
+        held = Held(Surroundings())
+        pieces = [bytes([number % 251]) * size for number in range(100_000 // size)]
+        tracemalloc.start()
+        try:
+            for piece in pieces:
+                held.body.hold_unnamed(piece, 9 + size, False)
+            assert tracemalloc.get_traced_memory()[0] < 1.3 * 100_000
+        finally:
+            tracemalloc.stop()
+        assert held.body.start() == b"".join(pieces)
+
     def test_what_follows_the_model_is_owed_but_the_client_is_not_waiting_for_it(self, held: Held) -> None:
         held.body.hold_unnamed(b"ab", 2, False)
         held.body.hold(b"cd", 2, False)
         assert not held.body.owes_credit
-        assert held.body.take() == [(b"ab", 0, False), (b"cd", 2, False)]
+        assert held.body.take() == [(b"abcd", 2, False)]
 
     def test_of_all_the_oldest_is_refused(self, around: Surroundings) -> None:
         first, second = Held(around), Held(around)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -895,3 +896,68 @@ def test_a_defect_at_the_connection_costs_one_request(world: Any, caplog: pytest
     world.cluster.give(waiter)
     assert client.status == 500
     assert "internal error" in caplog.text
+
+
+class TestReadInSlices:
+    """A compressed message inflates to much: it is read with other work in between, and held meanwhile."""
+
+    def send(self, world: Any, wire: Any, model: bytes, cuts: int = 1) -> tuple[Any, bytes]:
+        client = world.grpc(None, headers=((b"grpc-encoding", b"gzip"),))
+        message = gzip.compress(wire.spec(model) + wire.tensor(8 << 20))
+        body = b"\1" + len(message).to_bytes(4, "big") + message
+        step = len(body) // cuts + 1
+        for begin in range(0, len(body), step):
+            client.receive(body[begin : begin + step], begin + step >= len(body))
+        return client, body
+
+    @pytest.mark.parametrize("cuts", [1, 3])
+    def test_it_is_forwarded_when_it_has_been_read(self, world: Any, wire: Any, cuts: int) -> None:
+        client, body = self.send(world, wire, b"open", cuts)
+        (server,) = world.cluster.streams
+        assert (server.body, client.credited) == (b"", 0)
+        turns = 0
+        while world.loop.soon:
+            assert len(world.loop.soon) == 1
+            assert not server.ended
+            world.loop.turn()
+            turns += 1
+        assert 8 <= turns <= 12
+        assert (server.body, server.ended, client.credited) == (body, True, len(body))
+
+    def test_bodies_take_turns(self, world: Any, wire: Any) -> None:
+        self.send(world, wire, b"open")
+        self.send(world, wire, b"open")
+        ends = []
+        while world.loop.soon:
+            assert len(world.loop.soon) == 1  # one slice in an iteration, not one for each
+            world.loop.turn()
+            ends.append([server.ended for server in world.cluster.streams])
+        assert ends.count([True, False]) == 1
+
+    def test_who_may_not_call_the_model_causes_no_more_work(self, world: Any, wire: Any) -> None:
+        client, _ = self.send(world, wire, b"closed")
+        assert client.headers[b"x-meshproxy-refusal"] == b"permission-denied"
+        world.loop.turn()
+        assert world.loop.soon == []
+        assert world.cluster.streams == []
+
+    def test_a_client_that_leaves_ends_it(self, world: Any, wire: Any) -> None:
+        client, _ = self.send(world, wire, b"open")
+        client.sink.reset_received(CANCEL, "the client left")
+        world.loop.turn()
+        assert world.loop.soon == []
+        world.assert_let_go()
+
+    def test_what_breaks_further_on_is_refused(self, world: Any, wire: Any) -> None:
+        client = world.grpc(None, headers=((b"grpc-encoding", b"gzip"),))
+        message = gzip.compress(wire.spec(b"open") + wire.tensor(8 << 20) + b"\x07")
+        client.receive(b"\1" + len(message).to_bytes(4, "big") + message, True)
+        while world.loop.soon:
+            world.loop.turn()
+        assert client.headers[b"x-meshproxy-refusal"] == b"malformed-message"
+        assert world.cluster.streams[0].body == b""
+
+    def test_the_client_is_not_blamed_for_waiting(self, world: Any, wire: Any) -> None:
+        client, _ = self.send(world, wire, b"open", 3)
+        world.wait(100)
+        assert client.heads == []

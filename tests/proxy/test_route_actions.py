@@ -721,9 +721,9 @@ class TestSplit:
         world.other.is_ready = is_ready
         world.chance.append(0.95)
         client = world.grpc(None)
-        message = wire.framed(wire.spec(b"open") + wire.tensor(100) + wire.spec(b"open"))
-        client.receive(message[:40], False)
-        client.receive(message[40:], True)
+        message = wire.framed(wire.spec(b"open") + wire.tensor(4000) + wire.spec(b"open"))
+        client.receive(message[:2000], False)
+        client.receive(message[2000:], True)
         if not is_ready:
             world.other.all[0].pool.give(world.other.waiting.pop())
         assert client.headers[b"x-meshproxy-refusal"] == b"model-changed"

@@ -23,7 +23,7 @@ from meshproxy.config.routes import Compare, Mirror
 from meshproxy.inference.body_rewrite import MessageRewriter
 from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.inference.protobuf import malformed
+from meshproxy.inference.protobuf import FieldWalker, malformed
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Surface, Tolerance, show_request
 from meshproxy.inference.surfaces import Surfaces
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
@@ -44,7 +44,7 @@ TARGET = re.compile(rb"/echo/([a-z]+)(?:/([a-z0-9.-]+))?")
 class Said:
     """What a message has said of its model (`body_scan.Naming`)."""
 
-    def __init__(self, limits: ScanLimits | None = None) -> None:
+    def __init__(self, limits: ScanLimits | None = None, walker: FieldWalker | None = None) -> None:
         self.name = ""
         self.version = ""
 

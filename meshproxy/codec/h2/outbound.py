@@ -238,7 +238,7 @@ class OutboundFrames:
                 self._frame(ours, data, 0, room, False)
                 held.offset = room
         if size:
-            held.pieces.append(data)
+            held.add(data)
         held.end = end
         return False
 
@@ -355,7 +355,7 @@ class OutboundFrames:
         self.out.append(header_frames(stream.id, block, True, self._peer_frame_bytes))
         self._end(stream)
 
-    def _frame(self, stream: Stream, data: bytes, start: int, stop: int, end: bool) -> None:
+    def _frame(self, stream: Stream, data: bytes | bytearray, start: int, stop: int, end: bool) -> None:
         """Frame data[start:stop], which fits into both windows, in frames as large as the peer takes."""
         stream.window -= stop - start
         self._window -= stop - start

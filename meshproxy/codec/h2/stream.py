@@ -36,6 +36,7 @@ from collections import deque
 from enum import Enum
 
 from meshproxy.codec.h2.frames import DATA, HEADERS, RST_STREAM, WINDOW_UPDATE
+from meshproxy.codec.pieces import join
 
 # States of a half.
 HEAD = 0
@@ -152,13 +153,23 @@ class BufferedData:
     __slots__ = ("end", "offset", "pieces", "trailers")
 
     def __init__(self) -> None:
-        self.pieces: deque[bytes] = deque()
+        self.pieces: deque[bytes | bytearray] = deque()
         self.offset = 0
         """How much of the first piece has been framed."""
         self.end = False
         """END_STREAM goes with the last byte."""
         self.trailers: bytes | None = None
         """The block that ends the stream instead."""
+
+    def add(self, data: bytes) -> None:
+        """Buffer a piece."""
+        pieces = self.pieces
+        # Frames of the first piece may be part of the output as views: it must not change.
+        joined = join(pieces[-1], data) if len(pieces) > 1 else None
+        if joined is not None:
+            pieces[-1] = joined
+        else:
+            pieces.append(data)
 
 
 class Stream:
