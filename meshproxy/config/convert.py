@@ -58,10 +58,14 @@ class _Walk:
         kinds = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
         if node.value is None and len(kinds) < len(kind.types):
             return None
-        if len(kinds) == 1:
-            return self.value(node, kinds[0], path)
+        structs = [each for each in kinds if isinstance(each, inspect.StructType)]
+        if structs and isinstance(node.value, dict):
+            return self.value(node, structs[0], path)
+        scalars = [each for each in kinds if each not in structs]
+        if len(kinds) == 1 or (len(scalars) == 1 and isinstance(node.value, str | int | float)):
+            return self.value(node, (scalars or kinds)[0], path)
         # What is left in the schema are unions of plain scalars.
-        if type(node.value) in [_PYTHON[type(each)] for each in kinds]:
+        if type(node.value) in [_PYTHON.get(type(each)) for each in scalars]:
             return node.value
         return self._wrong(node, path, f"expected {' or '.join(map(words, kinds))}, got {shown(node.value)}")
 
@@ -206,7 +210,8 @@ def default_of(field: inspect.Field) -> Any:
 
 
 def is_struct(kind: inspect.Type) -> type[Struct] | None:
-    """The struct behind a field's type: itself, the one that may be left out, or that of a list's items."""
+    """The struct behind a field's type: itself, the one that may be left out, or that of a list's items or a mapping's
+    values."""
     match kind:
         case inspect.StructType():
             return kind.cls
@@ -214,6 +219,8 @@ def is_struct(kind: inspect.Type) -> type[Struct] | None:
             return is_struct(kind.type)
         case inspect.VarTupleType():
             return is_struct(kind.item_type)
+        case inspect.DictType():
+            return is_struct(kind.value_type)
         case inspect.UnionType():
             return next((found for each in kind.types if (found := is_struct(each))), None)
         case _:

@@ -45,6 +45,7 @@ RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "rol
 Url = Annotated[str, Meta(extra={"read": values.read_url, "words": "URL"})]
 IssuerId = Annotated[str, Meta(extra={"read": values.read_issuer, "words": "URL or text"})]
 Text = Annotated[str, Meta(extra={"read": values.read_text, "words": "text"})]
+RegularExpression = Annotated[str, Meta(extra={"read": values.read_regex, "words": "regular expression"})]
 Path = Annotated[str, Meta(extra={"read": values.read_path, "words": "path", "resolve": values.resolve_path})]
 AccessLog = Annotated[
     str,
@@ -103,6 +104,30 @@ class Metadata(Part, frozen=True):
     """For people and kubectl; ignored by the sidecar."""
     annotations: Mapping[str, str] = {}
     """For people and kubectl; ignored by the sidecar."""
+
+
+class TextMatch(Part, frozen=True):
+    """What a text must be like: exactly one of these fields. Case matters."""
+
+    exact: Text | None = None
+    """The whole text. The same as writing the text itself instead of this mapping."""
+    prefix: Text | None = None
+    """How it begins."""
+    suffix: Text | None = None
+    """How it ends."""
+    contains: Text | None = None
+    """What is somewhere in it."""
+    regex: RegularExpression | None = None
+    """A regular expression in the syntax of RE2 that matches the whole text, as in Envoy and the Gateway API:
+    `.*canary.*` finds a word. It is matched in linear time; `\\b`, `\\p{...}`, the flag `m`, and expressions whose
+    table would be large (`.*a.{10}`) are errors. `(?i)` folds the letters a to z only."""
+    present: bool | None = None
+    """true: there is one, whatever it says. false: there is none. Without this field there must be one."""
+
+    def __post_init__(self) -> None:
+        fields = (self.exact, self.prefix, self.suffix, self.contains, self.regex, self.present)
+        if sum(field is not None for field in fields) != 1:
+            raise ValueError('expected one of "exact", "prefix", "suffix", "contains", "regex" and "present"')
 
 
 class WorkloadSubject(Part, frozen=True):

@@ -23,6 +23,7 @@ from meshproxy.config.fields import (
     Size,
     Subject,
     Text,
+    TextMatch,
     Verb,
     Version,
     Weight,
@@ -50,8 +51,9 @@ IDEMPOTENT_VERBS: tuple[Verb, ...] = ("predict", "classify", "regress", "multi-i
 class Match(Part, frozen=True):
     """Requests that a route applies to: those that match everything named here."""
 
-    headers: Mapping[HeaderName, Text] = {}
-    """Each header must occur once, with exactly this value. Names are in lower case."""
+    headers: Mapping[HeaderName, Text | TextMatch] = {}
+    """What each header must be: exactly this text, or what a mapping says (`prefix`, `suffix`, `contains`, `regex`,
+    `present`). A header that occurs more than once only matches `present: true`. Names are in lower case."""
     caller: Subject | None = None
     """The caller, as in a binding. Known for inbound calls only."""
 

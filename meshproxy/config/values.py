@@ -350,6 +350,15 @@ def read_text(value: object) -> str:
     raise ValueError(f"expected text, got {shown(value)}" + _quote_hint(value))
 
 
+def read_regex(value: object) -> str:
+    """A regular expression that can be matched in linear time (`regex`)."""
+    from meshproxy.config.regex import compile_regex  # few documents have one
+
+    text = read_text(value)
+    compile_regex(text)
+    return text
+
+
 def read_path(value: object) -> str:
     """A path of the file system."""
     text = read_text(value)

@@ -187,3 +187,35 @@ def test_every_field_of_the_schema_can_be_named_in_words() -> None:
     for kind in schema.KINDS:
         visit(kind)
     assert {"spiffeId", "scanBufferBytes", "trustBundle", "caFile"} <= seen
+
+
+def test_a_text_or_a_mapping() -> None:
+    found, problems = read(
+        routes.Match, "headers:\n  a: x\n  b: {prefix: x}\n  c: {regex: 'a|b'}\n  d: {present: false}\n"
+    )
+    assert problems == []
+    assert found.headers == {
+        "a": "x",
+        "b": fields.TextMatch(prefix="x"),
+        "c": fields.TextMatch(regex="a|b"),
+        "d": fields.TextMatch(present=False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "where", "message"),
+    [
+        ("3", "headers.a", 'expected text, got 3: write it in quotes, "3"'),
+        ("[x]", "headers.a", "expected text or mapping, got a list"),
+        ("{prefx: x}", "headers.a.prefx", 'no such field (did you mean "prefix"?)'),
+        ("{prefix: x, suffix: z}", "headers.a", 'expected one of "exact"'),
+        ("{}", "headers.a", 'expected one of "exact"'),
+        ("{prefix: 3}", "headers.a.prefix", "expected text, got 3"),
+        ("{regex: 'ab('}", "headers.a.regex", 'at character 3: "(" is not closed'),
+        ("{regex: '.*a.{20}'}", "headers.a.regex", "its table would be too large"),
+    ],
+)
+def test_a_text_or_a_mapping_that_is_wrong(written: str, where: str, message: str) -> None:
+    ((line, field, found),) = wrong(routes.Match, f"headers:\n  b: x\n  a: {written}\n")
+    assert (line, field) == (3, where)
+    assert message in found

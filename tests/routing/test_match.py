@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import Headers
-from meshproxy.config.fields import Subject, TokenSubject, WorkloadSubject
+from meshproxy.config.fields import Subject, TextMatch, TokenSubject, WorkloadSubject
 from meshproxy.config.routes import Match
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.routing.match import Condition
@@ -54,6 +54,35 @@ def test_what_is_not_ascii_is_utf_8() -> None:
     condition = Condition(Match(headers={"x-a": "Zürich"}), "d")
     assert condition.fits(((b"x-a", "Zürich".encode()),), ANONYMOUS)
     assert not condition.fits(((b"x-a", "Zürich".encode("latin-1")),), ANONYMOUS)
+
+
+@pytest.mark.parametrize(
+    ("match", "values", "fits"),
+    [
+        (TextMatch(prefix="go"), [b"gold"], True),
+        (TextMatch(prefix="go"), [b"iron"], False),
+        (TextMatch(prefix="go"), [], False),
+        # Twice: the value is unknown, but there is one.
+        (TextMatch(prefix="go"), [b"gold", b"gold"], False),
+        (TextMatch(regex=".*"), [b"gold", b"gold"], False),
+        (TextMatch(present=True), [b"gold", b"iron"], True),
+        (TextMatch(present=False), [b"gold", b"iron"], False),
+        (TextMatch(present=True), [b""], True),
+        (TextMatch(present=True), [], False),
+        (TextMatch(present=False), [], True),
+        (TextMatch(present=False), [b""], False),
+        (TextMatch(regex="G.ld"), ["Göld".encode()], True),
+        (TextMatch(regex="G.ld"), [b"G\xf6ld"], True),
+        (TextMatch(regex="G.ld"), [b"G\xf6\xf6ld"], False),
+        (TextMatch(suffix="ö"), [b"\xf6"], False),
+    ],
+)
+def test_a_header_by_what_it_is_like(match: TextMatch, values: list[bytes], fits: bool) -> None:
+    headers = ((b"x-tiers", b"gold"), *((b"x-tier", value) for value in values))
+    assert Condition(Match(headers={"x-tier": match}), "d").fits(headers, ANONYMOUS) is fits
+    both = Match(headers={"x-tier": match, "x-tiers": "gold"})
+    assert Condition(both, "d").fits(headers, ANONYMOUS) is fits
+    assert not Condition(both, "d").fits(headers[1:], ANONYMOUS)
 
 
 def test_callers() -> None:
