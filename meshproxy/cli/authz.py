@@ -174,8 +174,9 @@ def _workload(documents: Documents, spiffe_id: str | None) -> Workload | None:
         domain, *path = read_spiffe_id(spiffe_id).removeprefix("spiffe://").split("/")
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--as") from None
-    if domain != mesh.trust_domain:
-        message = f"the trust domain of the mesh is {mesh.trust_domain}, not {domain}"
+    trusted = [mesh.trust_domain, *(each.name for each in mesh.trust_domains)]
+    if domain not in trusted:
+        message = f"{domain} is not a trust domain of the mesh (there are: {', '.join(trusted)})"
         raise click.BadParameter(message, param_hint="--as")
     is_kubernetes = len(path) == 4 and path[0] == "ns" and path[2] == "sa"
     namespace, account = (path[1], path[3]) if is_kubernetes else (None, None)

@@ -73,7 +73,14 @@ def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], i
         for issuer in items(find(mesh.node, "spec", "issuers"))
         if (name := find(issuer, "name")) is not None and isinstance(name.value, str)
     }
+    domains = {
+        value
+        for mesh in names.get("MeshConfig", {}).values()
+        for node in (find(mesh.node, "spec", "trustDomain"), *trusted_domains(mesh))
+        if isinstance(value := _value(node), str)
+    }
     known: dict[str, Collection[str]] = {
+        "trust domain": domains,
         "ModelRole": names.get("ModelRole", {}),
         "ModelServer": names.get("ModelServer", {}),
         "issuer": issuers,
@@ -109,6 +116,9 @@ def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
     for field, subject in subjects(each):
         if (issuer := find(subject, "token", "issuer")) is not None:
             yield "issuer", f"{field}.token.issuer", issuer
+    for field, workload in workloads(each):
+        if (domain := find(workload, "trustDomain")) is not None:
+            yield "trust domain", f"{field}.trustDomain", domain
 
 
 def subjects(each: Placed) -> Iterator[tuple[str, Node]]:
@@ -120,6 +130,21 @@ def subjects(each: Placed) -> Iterator[tuple[str, Node]]:
         for index, match in enumerate(items(find(each.node, "spec", "match"))):
             if (caller := find(match, "caller")) is not None:
                 yield f"spec.match[{index}].caller", caller
+
+
+def workloads(each: Placed) -> Iterator[tuple[str, Node]]:
+    """The workloads that a document names: as callers, or as the identity of a server."""
+    for field, subject in subjects(each):
+        if (workload := find(subject, "workload")) is not None:
+            yield f"{field}.workload", workload
+    if each.kind == "ModelServer" and (workload := find(each.node, "spec", "workload")) is not None:
+        yield "spec.workload", workload
+
+
+def trusted_domains(mesh: Placed) -> list[Node]:
+    """The names of the other trust domains of a MeshConfig."""
+    named = (find(domain, "name") for domain in items(find(mesh.node, "spec", "trustDomains")))
+    return [name for name in named if name is not None]
 
 
 def _patterns(routes: dict[str, Placed]) -> Iterator[Problem]:

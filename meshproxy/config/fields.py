@@ -14,6 +14,7 @@ from meshproxy.codec.limits import Count as Count
 from meshproxy.codec.limits import Rate as Rate
 from meshproxy.codec.limits import Size as Size
 from meshproxy.config import addresses, values
+from meshproxy.config.globs import is_literal
 from meshproxy.config.values import Address
 
 API_VERSION: Final = "meshproxy.dev/v1alpha1"
@@ -39,6 +40,7 @@ ServerAddress = Annotated[
 ]
 Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
 Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]
+NameGlob = Annotated[str, Meta(extra={"read": values.read_name_glob, "words": "name or glob"})]
 TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "words": "trust domain"})]
 SpiffeId = Annotated[str, Meta(extra={"read": values.read_spiffe_id, "words": "SPIFFE id"})]
 RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "role ARN"})]
@@ -131,21 +133,35 @@ class TextMatch(Part, frozen=True):
 
 
 class WorkloadSubject(Part, frozen=True):
-    """A workload, by its certificate: a namespace, a service account in a namespace, or a whole SPIFFE id."""
+    """Workloads, by their certificates: everything that is named here must match, or a whole SPIFFE id."""
 
-    namespace: Name | None = None
-    """Every workload of this namespace in the mesh's trust domain: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/...`."""
-    service_account: Name | None = None
-    """This service account of the namespace only."""
+    namespace: NameGlob | None = None
+    """The namespace in `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`, or a glob such as `team-*`. Left out:
+    any."""
+    service_account: NameGlob | None = None
+    """The service account, or a glob. Left out: any. Without `namespace`: in whichever namespace it is."""
+    trust_domain: TrustDomain | None = None
+    """One of the mesh's `trustDomains`. Left out: the mesh's own. Without the other fields: every workload of this
+    trust domain, also those whose SPIFFE IDs have another path."""
     spiffe_id: SpiffeId | None = None
-    """The whole SPIFFE id, for workloads with another path. Not together with the other fields."""
+    """The whole SPIFFE ID, for workloads with another path. Not together with the other fields. Its trust domain must
+    be the mesh's own or one of its `trustDomains`: others cannot connect."""
 
     def __post_init__(self) -> None:
+        parts = (self.namespace, self.service_account, self.trust_domain)
+        if self.spiffe_id is not None and parts != (None, None, None):
+            raise ValueError('"spiffeId" names a workload completely: leave the other fields out')
+        if self.spiffe_id is None and parts == (None, None, None):
+            raise ValueError('expected "namespace", "serviceAccount", "trustDomain" or several of them, or "spiffeId"')
+
+    def one_id(self, trust_domain: str) -> str | None:
+        """The SPIFFE ID, if it names a single workload. `trust_domain`: the mesh's own."""
         if self.spiffe_id is not None:
-            if self.namespace is not None or self.service_account is not None:
-                raise ValueError('"spiffeId" names a workload completely: leave out "namespace" and "serviceAccount"')
-        elif self.namespace is None:
-            raise ValueError('expected "namespace" (with "serviceAccount" or without) or "spiffeId"')
+            return self.spiffe_id
+        namespace, account = self.namespace, self.service_account
+        if namespace is None or account is None or not is_literal(namespace) or not is_literal(account):
+            return None
+        return f"spiffe://{self.trust_domain or trust_domain}/ns/{namespace}/sa/{account}"
 
 
 class TokenSubject(Part, frozen=True):

@@ -182,11 +182,31 @@ class Tls(Part, frozen=True):
     """The oldest accepted TLS version. Write it in quotes: it is text, not a number."""
 
 
+class TrustBundle(Part, frozen=True):
+    """Where the CA certificates of a trust domain are."""
+
+    file: Path
+    """PEM, read again when it changes. Each certificate must have a subject key identifier."""
+
+
+class TrustedDomain(Part, frozen=True):
+    """Another trust domain, whose workloads may call and be called: a mesh that is migrated, or federated with."""
+
+    name: TrustDomain
+    """The trust domain. Bindings name its workloads by `trustDomain` or `spiffeId`."""
+    bundle: TrustBundle
+    """Its authorities. They vouch for SPIFFE IDs of this trust domain only: a certificate of theirs with an ID of
+    another domain is refused, also if that domain is trusted."""
+
+
 class MeshSpec(Part, frozen=True):
     """Settings of the whole mesh."""
 
     trust_domain: TrustDomain
-    """The SPIFFE trust domain whose workloads are trusted."""
+    """The SPIFFE trust domain of this mesh: of the sidecar's own identity, and of workloads that bindings name without
+    a trust domain."""
+    trust_domains: tuple[TrustedDomain, ...] = ()
+    """Other trust domains whose workloads are authenticated. What they may do is up to bindings that name them."""
     mtls: Mtls = "strict"
     """`strict`: every client must present a certificate of the trust domain. `permissive`: plaintext connections are
     served too, and their callers have no workload identity. `disabled`: no TLS and no workload identities; tokens
@@ -199,6 +219,11 @@ class MeshSpec(Part, frozen=True):
     """TLS between workloads."""
 
     def __post_init__(self) -> None:
+        named = {self.trust_domain}
+        for domain in self.trust_domains:
+            if domain.name in named:
+                raise ValueError(f'"trustDomains": {shown(domain.name)} is there twice, or is the mesh\'s own')
+            named.add(domain.name)
         for field in ("name", "issuer"):
             seen: set[str] = set()
             for issuer in self.issuers:

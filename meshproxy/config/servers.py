@@ -244,8 +244,11 @@ class ServerSpec(Part, frozen=True):
         )
         if calls_sidecars and self.workload is None:
             raise ValueError('"workload" is missing: name the workload whose certificate these sidecars present')
-        if self.workload is not None and self.workload.service_account is None and self.workload.spiffe_id is None:
-            raise ValueError('"workload": a namespace is not enough, expected "serviceAccount" too, or "spiffeId"')
+        if self.workload is not None and self.workload.one_id("") is None:
+            raise ValueError(
+                '"workload" must be a single one: expected "namespace" and "serviceAccount", without globs, or '
+                '"spiffeId"'
+            )
 
 
 class ModelServer(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelServer"):

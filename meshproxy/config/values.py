@@ -266,6 +266,18 @@ def read_name(value: object) -> str:
     raise ValueError(f'expected a name in lower-case letters, digits, "-" and ".", got {shown(value)}')
 
 
+def read_name_glob(value: object) -> str:
+    """A name as `read_name` takes it, or a glob over such names: `*` is any run of characters, `?` is any one."""
+    if isinstance(value, str) and ("*" in value or "?" in value):
+        glob = read_glob(value)
+        if re.fullmatch(r"[a-z0-9.*?-]+", glob):
+            return glob
+        raise ValueError(
+            f'expected a name or a glob in lower-case letters, digits, "-", ".", "*" and "?", got {shown(value)}'
+        )
+    return read_name(value)
+
+
 def read_glob(value: object) -> str:
     """A model name, or a glob over model names: `*` is any run of characters, `?` is any one, everything else matches
     itself."""

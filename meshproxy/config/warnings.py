@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import find, items, subjects
+from meshproxy.config.check import find, items, subjects, trusted_domains, workloads
 from meshproxy.config.values import shown
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _FOREIGN = ("$", "[", "]", "\\")
 
 def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
     """Everything that is suspicious about documents that have no problems."""
+    yield from _foreign_workloads(placed)
     seen: dict[str, dict[str, str]] = {}
     for each in placed:
         if each.kind == "MeshConfig":
@@ -43,6 +44,26 @@ def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
                 for message in _about(name, wanted, named):
                     yield each.at(wanted, f"{field}.token.claims.{name}", f"{message}{_effect(each)}")
                 named.setdefault(name, place)
+
+
+def _foreign_workloads(placed: Sequence[Placed]) -> Iterator[Problem]:
+    """SPIFFE ids of trust domains that are not trusted: no certificate can prove them."""
+    meshes = [each for each in placed if each.kind == "MeshConfig"]
+    trusted = [
+        node.value
+        for mesh in meshes
+        for node in (*trusted_domains(mesh), find(mesh.node, "spec", "trustDomain"))
+        if node
+    ]
+    for each in placed if meshes else ():
+        for field, workload in workloads(each):
+            node = find(workload, "spiffeId")
+            if node is None or not isinstance(node.value, str):
+                continue
+            domain = node.value.removeprefix("spiffe://").partition("/")[0]
+            if domain not in trusted:
+                message = f"the mesh does not trust {shown(domain)}, so no certificate can prove this identity"
+                yield each.at(node, f"{field}.spiffeId", f"{message}: add the domain to trustDomains of the MeshConfig")
 
 
 def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:

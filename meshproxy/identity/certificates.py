@@ -12,15 +12,17 @@ import hashlib
 import os
 import ssl
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from meshproxy.identity.caller import Workload
+from meshproxy.identity.mesh_context import MeshContext
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
 from meshproxy.identity.pem import find_private_key, read_certificates
+from meshproxy.identity.trust import Bundle, Trust, contains_authority
 
 FILE_BYTES = 1_048_576
 """The most that is read of one file: a trust bundle with hundreds of authorities fits."""
@@ -55,14 +57,26 @@ class Credentials:
     """The leaf first, then the intermediate authorities."""
     key_pem: bytes = field(repr=False)
     bundle_pem: bytes
-    """The trusted authorities; several while they rotate."""
+    """The authorities of our own trust domain; several while they rotate."""
     warnings: tuple[str, ...] = ()
+    other_bundles: Mapping[str, Bundle] = field(default_factory=dict)
+    """The authorities of other trust domains, each known to be usable and distinct."""
+    problems: tuple[str, ...] = ()
+    """Why bundles of other trust domains are not in use as they are now. Our own identity does not depend on them."""
+
+    def only(self, domains: Collection[str]) -> Credentials:
+        """The same with the bundles of these other trust domains only."""
+        kept = {domain: bundle for domain, bundle in self.other_bundles.items() if domain in domains}
+        return replace(self, other_bundles=kept)
 
     @property
     def fingerprint(self) -> bytes:
-        """SHA-256; differs when certificate, key or bundle do. Tells a rotation from a file that was only touched."""
+        """SHA-256; differs when certificate, key or a bundle do. Tells a rotation from a file that was only touched."""
         digest = hashlib.sha256()
-        for part in (self.certificate_pem, self.key_pem, self.bundle_pem):
+        parts = [self.certificate_pem, self.key_pem, self.bundle_pem]
+        for domain, bundle in sorted(self.other_bundles.items()):
+            parts += [domain.encode(), *bundle]
+        for part in parts:
             digest.update(hashlib.sha256(part).digest())
         return digest.digest()
 
@@ -77,7 +91,7 @@ class IdentityFiles:
 
     def read(self) -> Credentials:
         """Read the files once. Raises CertificateError if one cannot be read, or if the key is world-writable."""
-        key_pem, mode = _read(self.key, "key")
+        key_pem, mode = read_file(self.key, "key")
         if mode & stat.S_IWOTH:
             raise CertificateError(
                 "unreadable",
@@ -88,9 +102,9 @@ class IdentityFiles:
         if mode & stat.S_IROTH:
             warnings = (f"key {self.key} is world-readable (mode {mode:04o}): set mode 0600",)
         return Credentials(
-            certificate_pem=_read(self.certificate, "certificate")[0],
+            certificate_pem=read_file(self.certificate, "certificate")[0],
             key_pem=key_pem,
-            bundle_pem=_read(self.trust_bundle, "trust bundle")[0],
+            bundle_pem=read_file(self.trust_bundle, "trust bundle")[0],
             warnings=warnings,
         )
 
@@ -142,13 +156,16 @@ def own_identity(
         CertificateError: the identity cannot be used.
     """
     leaf = _chain(credentials.certificate_pem)[0]
+    trust = Trust({trust_domain: read_bundle(credentials.bundle_pem), **credentials.other_bundles})
     roles = ((serves, PeerRole.SERVER, "inbound (serverAuth)"), (calls, PeerRole.CLIENT, "outbound (clientAuth)"))
     workloads = [_read_own(leaf, trust_domain, now, role, use) for is_needed, role, use in roles if is_needed]
     server = client = None
     if serves:
         server = server_context(credentials, mtls=mtls, minimum_version=minimum_version, protocols=server_protocols)
+        server.trust = trust
     if calls:
         client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
+        client.trust = trust
     if server is not None and client is not None:
         tested = self_test(server, client)
     elif server is not None:
@@ -162,6 +179,8 @@ def own_identity(
         raise CertificateError(
             "handshake", "the certificate that TLS presents is not the first in the certificate file"
         )
+    if len(trust.bundles) > 1 and not contains_authority(tested.chain, trust.bundles[trust_domain]):
+        raise _untrusted()
     return OwnIdentity(workloads[0], tested.serial, server, client, credentials.warnings)
 
 
@@ -180,7 +199,7 @@ def server_context(
     mtls: Literal["strict", "permissive"] = "strict",
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     protocols: Sequence[str] = SERVER_PROTOCOLS,
-) -> ssl.SSLContext:
+) -> MeshContext:
     """A context for a listener. Not proven: see `self_test`.
 
     In `strict` mode a client must present a certificate that the trust bundle verifies. In `permissive` mode it may
@@ -203,7 +222,7 @@ def client_context(
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     protocols: Sequence[str] = CLIENT_PROTOCOLS,
     shows_certificate: bool = True,
-) -> ssl.SSLContext:
+) -> MeshContext:
     """A context for connections into the mesh. Not proven: see `self_test`.
 
     Host names are not checked: the server's identity is its SPIFFE id, which the connector reads (`PeerRole.SERVER`).
@@ -222,9 +241,11 @@ class SelfTest:
     """The certificate that was presented, DER."""
     serial: str
     """Its serial number, hexadecimal."""
+    chain: Sequence[bytes]
+    """It, and the authorities by which it was verified, DER."""
 
 
-def self_test(server: ssl.SSLContext, client: ssl.SSLContext) -> SelfTest:
+def self_test(server: MeshContext, client: MeshContext) -> SelfTest:
     """Complete a handshake in memory between two contexts of the same identity; each verifies the other's leaf.
 
     Raises:
@@ -250,9 +271,9 @@ def self_test(server: ssl.SSLContext, client: ssl.SSLContext) -> SelfTest:
     leaf = client_end.getpeercert(binary_form=True)
     if pending or leaf is None or (server_end.getpeercert(binary_form=True) or leaf) != leaf:
         raise CertificateError("handshake", "the self-test handshake did not complete with our own certificate")
-    # Decoded only by an end that has verified it.
-    decoded = client_end.getpeercert() or server_end.getpeercert() or {}
-    return SelfTest(leaf, str(decoded.get("serialNumber", "")).lower())
+    verifier, end = (server, server_end) if client.verify_mode is ssl.CERT_NONE else (client, client_end)
+    decoded = end.getpeercert() or {}
+    return SelfTest(leaf, str(decoded.get("serialNumber", "")).lower(), verifier.verified_chain(end, leaf))
 
 
 @contextmanager
@@ -277,9 +298,9 @@ def _context(
     minimum_version: ssl.TLSVersion,
     protocols: Sequence[str],
     shows_certificate: bool = True,
-) -> ssl.SSLContext:
+) -> MeshContext:
     """What server and client contexts have in common."""
-    context = ssl.SSLContext(protocol)
+    context = MeshContext(protocol)
     context.minimum_version = minimum_version
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -289,15 +310,20 @@ def _context(
     # can be cross-signed and rotated one by one. VERIFY_X509_STRICT stays off: it mostly demands what many private
     # authorities lack (key identifiers), and what SPIFFE demands of a leaf is checked by `read_peer`.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    _load_trust(context, credentials.bundle_pem)
+    # Our own first: of two authorities that look the same, OpenSSL takes the one that was loaded first.
+    for bundle in (read_bundle(credentials.bundle_pem), *credentials.other_bundles.values()):
+        context.load_verify_locations(cadata=b"".join(bundle))
     if shows_certificate:
         _load_pair(context, credentials)
     return context
 
 
-def _load_trust(context: ssl.SSLContext, bundle_pem: bytes) -> None:
+def read_bundle(bundle_pem: bytes) -> Bundle:
+    """The authorities of a trust bundle, one at least, which OpenSSL takes. Raises CertificateError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(cadata=b"".join(read_certificates(bundle_pem)))
+        bundle = tuple(read_certificates(bundle_pem))
+        context.load_verify_locations(cadata=b"".join(bundle))
     except (ssl.SSLError, ValueError) as error:
         raise CertificateError(
             "unreadable",
@@ -309,6 +335,7 @@ def _load_trust(context: ssl.SSLContext, bundle_pem: bytes) -> None:
             "unreadable",
             "the trust bundle contains a certificate that is not a CA's: keep only the mesh's authorities in it",
         )
+    return bundle
 
 
 def _load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
@@ -367,7 +394,7 @@ def _chain(certificate_pem: bytes) -> list[bytes]:
     return chain
 
 
-def _read(path: Path, what: str) -> tuple[bytes, int]:
+def read_file(path: Path, what: str) -> tuple[bytes, int]:
     """Content and permission bits of a file. Raises CertificateError."""
     try:
         with path.open("rb") as file:
@@ -387,12 +414,16 @@ def _unverified(error: ssl.SSLCertVerificationError) -> CertificateError:
             "expired", f"a CA certificate in our chain is outside its validity ({error.verify_message}): renew it"
         )
     if error.verify_code in (2, 18, 19, 20, 21):
-        return CertificateError(
-            "untrusted",
-            "our own certificate is not signed by an authority of the trust bundle: when an authority rotates, the "
-            "bundle must contain the new one before its certificates are used; intermediates follow the leaf",
-        )
+        return _untrusted()
     return CertificateError("untrusted", f"our own certificate does not verify: {error.verify_message}")
+
+
+def _untrusted() -> CertificateError:
+    return CertificateError(
+        "untrusted",
+        "our own certificate is not signed by an authority of the trust bundle: when an authority rotates, the "
+        "bundle must contain the new one before its certificates are used; intermediates follow the leaf",
+    )
 
 
 def _why(error: Exception) -> str:

@@ -4,12 +4,13 @@ chain.
 TLS libraries verify far less of a leaf than SPIFFE demands: OpenSSL lets a CA certificate, a leaf with two URIs or one
 with a NUL in its URI act as a client. So the whole of X509-SVID sections 2, 4 and 5.2 is applied here, to the bytes
 that were signed, by a strict walk over just the DER it needs (docs/decisions/0003-own-der-walk.md says why our own).
-What is not canonical DER, or is anything but exactly one well-formed SPIFFE id of our trust domain, is refused.
+What is not canonical DER, or is anything but exactly one well-formed SPIFFE id of a trusted domain, is refused.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
@@ -59,6 +60,7 @@ REASONS = frozenset(
         "several-uris",
         "bad-spiffe-id",
         "trust-domain",
+        "wrong-authority",
     }
 )
 
@@ -73,6 +75,7 @@ _URI = 0x86
 
 _KEY_USAGE, _SUBJECT_ALT_NAME = bytes.fromhex("551d0f"), bytes.fromhex("551d11")
 _BASIC_CONSTRAINTS, _EXTENDED_KEY_USAGE = bytes.fromhex("551d13"), bytes.fromhex("551d25")
+_SUBJECT_KEY_IDENTIFIER = bytes.fromhex("551d0e")
 _DIGITAL_SIGNATURE, _KEY_CERT_SIGN, _CRL_SIGN = 0x80, 0x04, 0x02
 
 # SPIFFE-ID sections 2.1 and 2.2. fullmatch on bytes: `$` would let a newline pass, `\w` on text other alphabets.
@@ -81,7 +84,7 @@ _TIME = re.compile(rb"[0-9]{12,14}Z")
 
 
 def read_peer(der: bytes, trust_domain: str, now: float, role: PeerRole = PeerRole.CLIENT) -> Workload:
-    """The workload that a certificate identifies (SPIFFE X509-SVID section 5.2).
+    """The workload of this trust domain that a certificate identifies (SPIFFE X509-SVID section 5.2).
 
     Args:
         der: the leaf as `getpeercert(binary_form=True)` gives it. Its signature has been verified by TLS, not here.
@@ -92,8 +95,26 @@ def read_peer(der: bytes, trust_domain: str, now: float, role: PeerRole = PeerRo
     Raises:
         PeerRefused: for every certificate that is not exactly that, and never anything else.
     """
+    workload = read_svid(der, now, role)
+    if workload.trust_domain != trust_domain:
+        raise other_trust_domain(workload.trust_domain, (trust_domain,))
+    return workload
+
+
+def other_trust_domain(named: str, trusted: Iterable[str]) -> PeerRefused:
+    """The refusal of a certificate whose trust domain is not among those that are trusted."""
+    return PeerRefused(
+        "trust-domain",
+        f"the certificate belongs to trust domain {named}, this mesh trusts {', '.join(trusted)}: "
+        "give the workload a certificate of this mesh's authority, or add its trust domain to trustDomains",
+    )
+
+
+def read_svid(der: bytes, now: float, role: PeerRole) -> Workload:
+    """The workload that a certificate identifies, whatever its trust domain: arguments and errors as of `read_peer`.
+    Whether its authority may speak for that domain is up to the caller (`trust.Trust`)."""
     read = _remember_workload if len(der) <= KEPT_BYTES else _read_workload
-    workload, not_before = read(der, trust_domain, role)
+    workload, not_before = read(der, role)
     # RFC 5280 section 4.1.2.5: from notBefore through notAfter, both inclusive.
     if now < not_before:
         raise PeerRefused(
@@ -104,18 +125,12 @@ def read_peer(der: bytes, trust_domain: str, now: float, role: PeerRole = PeerRo
     return workload
 
 
-def _read_workload(der: bytes, trust_domain: str, role: PeerRole) -> tuple[Workload, float]:
+def _read_workload(der: bytes, role: PeerRole) -> tuple[Workload, float]:
     """What does not depend on the time, and notBefore."""
     not_before, not_after, extensions = _read_certificate(der)
     _check_leaf(der, extensions, role)
     spiffe_id = _read_uri(der, extensions)
     domain, path = read_spiffe_id(spiffe_id)
-    if domain != trust_domain:
-        raise PeerRefused(
-            "trust-domain",
-            f"the certificate belongs to trust domain {domain}, this mesh is {trust_domain}: "
-            "give the workload a certificate of this mesh's authority",
-        )
     segments = path.split("/")
     is_kubernetes = len(segments) == 5 and segments[1] == "ns" and segments[3] == "sa"
     workload = Workload(
@@ -150,6 +165,16 @@ def read_spiffe_id(spiffe_id: bytes) -> tuple[str, str]:
     if any(segment in (".", "..") for segment in path.split("/")):
         raise PeerRefused("bad-spiffe-id", "the path of the SPIFFE id has a segment '.' or '..'")
     return domain, path
+
+
+def read_key_identifier(der: bytes) -> bytes | None:
+    """The subject key identifier of an authority's certificate (RFC 5280 section 4.2.1.2), None without one. Raises
+    PeerRefused (`malformed`)."""
+    _, _, extensions = _read_certificate(der)
+    if _SUBJECT_KEY_IDENTIFIER not in extensions:
+        return None
+    start, stop = _only(der, *extensions[_SUBJECT_KEY_IDENTIFIER], _OCTET_STRING)
+    return der[start:stop]
 
 
 def _check_leaf(der: bytes, extensions: dict[bytes, tuple[int, int]], role: PeerRole) -> None:

@@ -17,7 +17,7 @@ def compile_policy(
     """Compile documents that have been loaded together.
 
     Args:
-        trust_domain: whose namespaces and service accounts the bindings mean.
+        trust_domain: the mesh's own, of workloads whose trust domain the bindings do not name.
 
     Raises:
         ValueError: a binding names a role that is not there. Loading has made sure that this does not happen.
@@ -57,18 +57,17 @@ def compile_subject(subject: fields.Subject, trust_domain: str) -> Subject:
     """A subject of a document, ready to be compared with callers.
 
     Args:
-        trust_domain: whose namespaces and service accounts it means.
+        trust_domain: the mesh's own, of workloads whose trust domain it does not name.
     """
-    spiffe_id, namespace = None, None
-    if workload := subject.workload:
-        spiffe_id, namespace = workload.spiffe_id, workload.namespace
-        if workload.service_account is not None:
-            # A service account is one id, byte for byte: nothing is left to take apart when a caller comes.
-            spiffe_id = f"spiffe://{trust_domain}/ns/{namespace}/sa/{workload.service_account}"
+    workload = subject.workload
+    # One service account is one id, byte for byte: nothing is left to take apart when a caller comes.
+    spiffe_id = workload.one_id(trust_domain) if workload is not None else None
+    named = workload if spiffe_id is None else None
     return Subject(
         spiffe_id=spiffe_id,
-        namespace=namespace,
-        trust_domain=trust_domain,
+        trust_domain=named.trust_domain or trust_domain if named is not None else None,
+        namespace=named.namespace if named is not None else None,
+        service_account=named.service_account if named is not None else None,
         issuer=subject.token.issuer if subject.token else None,
         claims=tuple(subject.token.claims.items()) if subject.token else (),
         iam_role=subject.iam_role,

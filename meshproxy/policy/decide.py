@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from meshproxy.config.globs import compile_glob, is_literal
 from meshproxy.config.values import shown
-from meshproxy.identity.caller import Caller
+from meshproxy.identity.caller import Caller, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Reason, Refusal
@@ -85,21 +85,14 @@ class Policy:
                     rule_matches = self._server_wide[verb]
                     rule_matches[role] = max(rule_matches.get(role, RuleMatch.NO), rule.match_server(verb))
         self._by_glob = [(compile_glob(pattern), entries) for pattern, entries in by_glob.items()]
-        # Subjects are indexed by what they name and by their role: the shorter index is used.
-        self._by_spiffe_id: dict[str, list[tuple[Binding, Subject]]] = {}
-        self._by_namespace: dict[str, list[tuple[Binding, Subject]]] = {}
-        self._of_any_workload: list[tuple[Binding, Subject]] = []
+        # Subjects are indexed by what they name of a workload and by their role: the shorter index is used.
+        self._by_workload: dict[object, list[tuple[Binding, Subject]]] = {}
         self._by_role: list[list[tuple[Binding, Subject]]] = [[] for _ in self.roles]
         for binding in self.bindings:
             for subject in binding.subjects:
                 entry = (binding, subject)
                 self._by_role[binding.role].append(entry)
-                if subject.spiffe_id is not None:
-                    self._by_spiffe_id.setdefault(subject.spiffe_id, []).append(entry)
-                elif subject.namespace is not None:
-                    self._by_namespace.setdefault(subject.namespace, []).append(entry)
-                else:
-                    self._of_any_workload.append(entry)
+                self._by_workload.setdefault(_named_workloads(subject), []).append(entry)
 
     def decide(self, caller: Caller, call: Call) -> Permit:
         """A permit for the call.
@@ -187,10 +180,8 @@ class Policy:
 
     def _matches(self, caller: Caller, roles: Collection[int]) -> Mapping[Binding, SubjectMatch]:
         """The bindings to one of the roles whose subjects match the caller, or would with a token."""
-        found: list[Sequence[tuple[Binding, Subject]]] = [self._of_any_workload]
-        if caller.workload is not None:
-            found.append(self._by_spiffe_id.get(caller.workload.spiffe_id, ()))
-            found.append(self._by_namespace.get(caller.workload.namespace or "", ()))
+        found: list[Sequence[tuple[Binding, Subject]]]
+        found = [self._by_workload.get(named, ()) for named in _names_of(caller.workload)]
         if sum(map(len, found)) > sum(len(self._by_role[role]) for role in roles):
             found = [self._by_role[role] for role in roles]
         matches: dict[Binding, SubjectMatch] = {}
@@ -201,6 +192,31 @@ class Policy:
                     if match > matches.get(binding, SubjectMatch.NO):
                         matches[binding] = match
         return matches
+
+
+def _named_workloads(subject: Subject) -> object:
+    """What a subject is found by: the most precise name that it has for workloads; None if it is about any."""
+    if subject.spiffe_id is not None or subject.trust_domain is None:
+        return subject.spiffe_id
+    if subject.namespace is not None and is_literal(subject.namespace):
+        return subject.trust_domain, "namespace", subject.namespace
+    if subject.service_account is not None and is_literal(subject.service_account):
+        return subject.trust_domain, "service account", subject.service_account
+    return subject.trust_domain, "", None
+
+
+def _names_of(workload: Workload | None) -> tuple[object, ...]:
+    """Everything that a subject about this workload may be found by."""
+    if workload is None:
+        return (None,)
+    domain = workload.trust_domain
+    return (
+        None,
+        workload.spiffe_id,
+        (domain, "namespace", workload.namespace),
+        (domain, "service account", workload.service_account),
+        (domain, "", None),
+    )
 
 
 def _is_small(models: tuple[ModelRef, ...]) -> bool:

@@ -128,11 +128,20 @@ def _names(rule: Rule, model: ModelRef) -> bool:
     return any(compile_glob(pattern)(model.name) for pattern in rule.models)
 
 
+def _workloads(subject: Subject) -> str:
+    if subject.spiffe_id is not None:
+        return subject.spiffe_id
+    if subject.namespace is None and subject.service_account is None:
+        return f"any of trust domain {subject.trust_domain}"
+    account = f"service account {subject.service_account}" if subject.service_account else "any service account"
+    namespace = f"namespace {subject.namespace}" if subject.namespace else "any namespace"
+    return f"{account} of {namespace} in {subject.trust_domain}"
+
+
 def _why_not(subject: Subject, caller: Caller, action: str) -> str:
     workload, token = caller.workload, caller.token
     if not subject.matches_workload(workload):
-        named = subject.spiffe_id or f"any service account of namespace {subject.namespace} in {subject.trust_domain}"
-        return f"the workload is {workload.spiffe_id if workload else 'unknown'}, not {named}"
+        return f"the workload is {workload.spiffe_id if workload else 'unknown'}, not {_workloads(subject)}"
     if token is None:
         return "needs a token, and none was sent"
     if subject.issuer is not None and token.issuer != subject.issuer:

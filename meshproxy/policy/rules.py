@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
+from meshproxy.config.globs import compile_glob
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.identity.claims import ClaimMatch, match_claim
 from meshproxy.inference.call import ModelRef, Verb
@@ -92,9 +94,12 @@ class Subject:
     """A subject of a binding. Fields that are None match every caller."""
 
     spiffe_id: str | None
+    """A single workload. The three fields below say nothing more then, and are None."""
+    trust_domain: str | None
     namespace: str | None
-    """In the trust domain below. Says nothing more where `spiffe_id` is given."""
-    trust_domain: str
+    """A name or a glob."""
+    service_account: str | None
+    """A name or a glob."""
     issuer: str | None
     claims: tuple[tuple[str, str | int | bool], ...]
     iam_role: str | None
@@ -113,13 +118,14 @@ class Subject:
         """Whether the workload is the one it names, or it names none."""
         if self.spiffe_id is not None:
             return workload is not None and workload.spiffe_id == self.spiffe_id
-        if self.namespace is not None:
-            return (
-                workload is not None
-                and workload.namespace == self.namespace
-                and workload.trust_domain == self.trust_domain
-            )
-        return True
+        if self.trust_domain is None:
+            return True
+        return (
+            workload is not None
+            and workload.trust_domain == self.trust_domain
+            and _fits(self.namespace, workload.namespace)
+            and _fits(self.service_account, workload.service_account)
+        )
 
     def match_token(self, token: Token) -> SubjectMatch:
         """Whether the token has the issuer, the IAM role and every claim that it names."""
@@ -129,6 +135,13 @@ class Subject:
             return SubjectMatch.NO
         matches = (match_claim(token.claims, name, wanted) for name, wanted in self.claims)
         return _OF_CLAIMS[min(matches, default=ClaimMatch.YES)]
+
+
+def _fits(pattern: str | None, name: str | None) -> bool:
+    return pattern is None or (name is not None and bool(_glob(pattern)(name)))
+
+
+_glob = lru_cache(maxsize=1_024)(compile_glob)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,7 +23,7 @@ class Condition:
     def __init__(self, match: Match, trust_domain: str) -> None:
         """
         Args:
-            trust_domain: whose namespaces and service accounts the caller is compared with.
+            trust_domain: the mesh's own, of callers whose trust domain it does not name.
         """
         self._exact: list[tuple[bytes, bytes]] = []
         self._others: list[HeaderRule] = []

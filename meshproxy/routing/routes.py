@@ -209,7 +209,7 @@ def compile_routes(
     Args:
         server: where calls go whose route names no server; None: to the base server of the request.
         timeout: seconds that an exchange may take where its route does not say.
-        trust_domain: whose namespaces and service accounts a `match` means.
+        trust_domain: the mesh's own, of callers whose trust domain a `match` does not name.
         carried: gives budgets and rate limiters; `adopt` it when the routes of all directions are in use.
     """
     retry, retries = _RETRIES[direction]

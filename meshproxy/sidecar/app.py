@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
-from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.identity.mesh_context import identify
+from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
@@ -42,6 +43,7 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
     from meshproxy.config.schema import Documents
@@ -188,7 +190,7 @@ class Sidecar:
                 shared=downstream["outbound"],
                 security=Security.PLAINTEXT,
                 context=None,
-                identify=lambda der: None,
+                identify=lambda tls: None,
                 max_connections=compiled.max_connections,
                 is_transparent=spec.outbound.transparent,
             )
@@ -220,7 +222,7 @@ class Sidecar:
             events=NoListenerEvents(),
             security=Security.PLAINTEXT,
             context=None,
-            identify=lambda der: None,
+            identify=lambda tls: None,
             max_connections=ADMIN_CONNECTIONS,
         )
 
@@ -336,12 +338,12 @@ class Sidecar:
 
     # What the parts ask for
 
-    def _identify(self, der: bytes | None) -> Workload | None:
+    def _identify(self, tls: ssl.SSLObject | None) -> Workload | None:
         """The client of an inbound connection (`listener.Identify`)."""
-        if der is None:
+        if tls is None:
             return None
         try:
-            return read_peer(der, self.configuration.documents.mesh.spec.trust_domain, time.time(), PeerRole.CLIENT)
+            return identify(tls, time.time(), PeerRole.CLIENT)
         except PeerRefused as refused:
             raise PeerRejected(str(refused), refused.reason) from refused
 

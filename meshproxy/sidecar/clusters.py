@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from meshproxy.config.globs import is_literal
 from meshproxy.config.servers import Health as HealthSettings
-from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.identity.mesh_context import identify
+from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.upstream.breaker import State
@@ -312,17 +313,15 @@ class Clusters:
         workload = spec.workload
         if workload is None:
             return None
-        wanted = workload.spiffe_id or (
-            f"spiffe://{trust_domain}/ns/{workload.namespace}/sa/{workload.service_account}"
-        )
+        wanted = workload.one_id(trust_domain)
 
-        def verify(der: bytes) -> Workload:
+        def verify(tls: ssl.SSLObject) -> Workload:
             try:
-                peer = read_peer(der, trust_domain, time.time(), PeerRole.SERVER)
+                peer = identify(tls, time.time(), PeerRole.SERVER)
             except PeerRefused as refused:
                 raise PeerRejected(str(refused)) from refused
-            if peer.spiffe_id != wanted:
-                raise PeerRejected(f"the peer is {peer.spiffe_id}, expected {wanted}")
+            if peer is None or peer.spiffe_id != wanted:
+                raise PeerRejected(f"the peer is {'unknown' if peer is None else peer.spiffe_id}, expected {wanted}")
             return peer
 
         return PeerSecurity(self._client_context, verify, self._own_not_after)

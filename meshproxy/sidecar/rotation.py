@@ -7,7 +7,7 @@ import logging
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -15,12 +15,14 @@ from meshproxy.identity.certificates import CertificateError, own_identity
 from meshproxy.sidecar.identity_source import identity_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from meshproxy.config.schema import Documents, Identity
+    from meshproxy.config.schema import Documents, Identity, TrustedDomain
     from meshproxy.identity.certificates import Credentials, OwnIdentity
     from meshproxy.sidecar.identity_source import IdentitySource
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
+
+    OpenSource = Callable[[Identity, Sequence[TrustedDomain]], IdentitySource]
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +39,19 @@ class IdentityRequirements:
 
     source: Identity
     trust_domain: str
+    trust_domains: tuple[TrustedDomain, ...]
+    """The other ones that are trusted."""
     mtls: Literal["strict", "permissive"]
     minimum_version: ssl.TLSVersion
     serves: bool
     """Clients connect over TLS: serverAuth."""
     calls: bool
     """Connections to other sidecars are made: clientAuth. A sidecar without inbound has no other use for it."""
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The names of the other trust domains."""
+        return frozenset(domain.name for domain in self.trust_domains)
 
 
 def identity_requirements(documents: Documents) -> IdentityRequirements | None:
@@ -53,6 +62,7 @@ def identity_requirements(documents: Documents) -> IdentityRequirements | None:
     return IdentityRequirements(
         source=sidecar.identity,
         trust_domain=mesh.trust_domain,
+        trust_domains=mesh.trust_domains,
         mtls=mesh.mtls,
         minimum_version=ssl.TLSVersion.TLSv1_2 if mesh.tls.min_version == "1.2" else ssl.TLSVersion.TLSv1_3,
         serves=sidecar.inbound is not None,
@@ -86,20 +96,16 @@ class LoadedIdentity:
         return cls(source, requirements, credentials, identity)
 
 
-async def load_identity(
-    documents: Documents, open_source: Callable[[Identity], IdentitySource] = identity_source
-) -> LoadedIdentity | None:
+async def load_identity(documents: Documents, open_source: OpenSource = identity_source) -> LoadedIdentity | None:
     """The identity that a sidecar starts with; None where TLS is disabled. Raises CertificateError."""
     requirements = identity_requirements(documents)
     if requirements is None:
         return None
-    source = open_source(requirements.source)
+    source = open_source(requirements.source, requirements.trust_domains)
     return LoadedIdentity.verified(source, requirements, await source.load())
 
 
-async def wait_for_identity(
-    documents: Documents, open_source: Callable[[Identity], IdentitySource] = identity_source
-) -> LoadedIdentity | None:
+async def wait_for_identity(documents: Documents, open_source: OpenSource = identity_source) -> LoadedIdentity | None:
     """What `load_identity` returns, as soon as the source has credentials that pass.
 
     For a worker that is started again. The others still use the previous certificate: if this one failed at a bad one
@@ -132,7 +138,7 @@ class IdentityRotation:
         self,
         loaded: LoadedIdentity | None,
         metrics: SidecarMetrics,
-        open_source: Callable[[Identity], IdentitySource] = identity_source,
+        open_source: OpenSource = identity_source,
     ) -> None:
         self._loaded = loaded
         self._metrics = metrics
@@ -147,12 +153,18 @@ class IdentityRotation:
         self._awaited: IdentitySource | None = None
         """The source that those documents name, if it is another one."""
         if loaded is not None:
-            self._report(loaded.identity)
+            self._report(loaded)
 
     @property
     def current(self) -> OwnIdentity | None:
         """The identity in use; None where TLS is disabled."""
         return self._loaded.identity if self._loaded is not None else None
+
+    @property
+    def trusted_domains(self) -> dict[str, int]:
+        """The other trust domains whose workloads are accepted, with the number of authorities of each."""
+        others = self._loaded.credentials.other_bundles if self._loaded is not None else {}
+        return {domain: len(bundle) for domain, bundle in others.items()}
 
     def client_context(self) -> ssl.SSLContext:
         """For a connection to another sidecar that is made now. Raises OSError, as a connection that fails does."""
@@ -206,15 +218,16 @@ class IdentityRotation:
             # A defect: it must not stop the traffic, nor the next rotation.
             self._reject(repr(error), {"problem": repr(error)}, exc_info=error)
         else:
-            self._problem = None
-            self._metrics.identity_in_sync.labels().value = 1
+            self._loaded = after = replace(after, credentials=credentials)
             if is_new:
-                self._loaded = after
-                self._exchange(after.identity)
+                self._exchange(after)
+            else:
+                self._report_problems(credentials.problems)
 
-    def _exchange(self, identity: OwnIdentity) -> None:
+    def _exchange(self, loaded: LoadedIdentity) -> None:
+        identity = loaded.identity
         self.on_exchange(identity)
-        self._report(identity)
+        self._report(loaded)
         self._metrics.identity_rotations.labels("ok").value += 1
         logger.info(
             "certificate rotated",
@@ -227,11 +240,20 @@ class IdentityRotation:
             },
         )
 
-    def _report(self, identity: OwnIdentity) -> None:
-        self._metrics.identity_in_sync.labels().value = 1
+    def _report(self, loaded: LoadedIdentity) -> None:
+        identity = loaded.identity
         self._metrics.certificate_expiry.labels().value = identity.workload.not_after
         for warning in identity.warnings:
             logger.warning(warning)
+        self._report_problems(loaded.credentials.problems)
+
+    def _report_problems(self, problems: Sequence[str]) -> None:
+        """What is in use, and what of the source is not: bundles of other trust domains."""
+        self._metrics.identity_in_sync.labels().value = 0 if problems else 1
+        problem = "; ".join(problems) or None
+        if problem is not None and problem != self._problem:
+            logger.error("trust bundle rejected", extra={"fields": {"problem": problem}})
+        self._problem = problem
 
     def _reject(self, problem: str, fields: dict[str, object], exc_info: Exception | None = None) -> None:
         self._metrics.identity_rotations.labels("failed").value += 1
@@ -255,15 +277,16 @@ class IdentityRotation:
         # Whether there is TLS at all (`spec.mtls`) cannot change without a restart.
         if current is None or requirements is None or requirements == current.requirements:
             return current
-        is_same_source = requirements.source == current.requirements.source
-        source = current.source if is_same_source else self._open(requirements.source)
+        before = current.requirements
+        is_same = (requirements.source, requirements.trust_domains) == (before.source, before.trust_domains)
+        source = current.source if is_same else self._open(requirements.source, requirements.trust_domains)
         try:
             return LoadedIdentity.verified(source, requirements, await source.load())
         except CertificateError:
-            if is_same_source:
+            if requirements.source == before.source:
                 with suppress(CertificateError):
-                    return LoadedIdentity.verified(source, requirements, current.credentials)
-            else:
+                    return LoadedIdentity.verified(source, requirements, current.credentials.only(requirements.domains))
+            if not is_same:
                 self._awaited = source
             raise
 
@@ -276,8 +299,7 @@ class IdentityRotation:
         if loaded.source is not before.source:
             before.source.stop()
             loaded.source.start(self.request)
-        self._problem = None
-        self._exchange(loaded.identity)
+        self._exchange(loaded)
         # A rotation between `prepare` and now took newer credentials, which must come back.
         self.request()
 

@@ -67,6 +67,7 @@ class Status:
             "fingerprint": documents.fingerprint,
             "identity": identity.workload.spiffe_id if identity is not None else None,
             "trustDomain": documents.mesh.spec.trust_domain,
+            "trustDomains": self._identity.trusted_domains,
             "mtls": documents.mesh.spec.mtls,
             "issuers": [issuer.name for issuer in documents.mesh.spec.issuers],
             "roles": [role.metadata.name for role in documents.roles],

@@ -91,7 +91,7 @@ class Supervisor:
             events=events,
             security=Security.PLAINTEXT,
             context=None,
-            identify=lambda der: None,
+            identify=lambda tls: None,
             max_connections=ADMIN_CONNECTIONS,
         )
 

@@ -49,9 +49,8 @@ class PeerSecurity:
     context: Callable[[], ssl.SSLContext]
     """The trusted authorities, our certificate, ALPN. Requires a server certificate. Checks the name of the server, or
     else `verify` identifies it. Raises OSError, as a connection that fails does."""
-    verify: Callable[[bytes], Peer]
-    """Reads the server's leaf (DER), whose chain has been verified. Raises PeerRejected if its identity is not the
-    expected one."""
+    verify: Callable[[ssl.SSLObject], Peer]
+    """Tells who the server of a completed handshake is. Raises PeerRejected if that is not the expected one."""
     own_not_after: Callable[[], float] = lambda: inf
     """Until when the certificate in `context` is good enough for new requests, seconds since the epoch."""
     server_name: str | None = None
@@ -71,7 +70,7 @@ def named_server(
     context: Callable[[], ssl.SSLContext], server_name: str | None = None, hints: Hints = NAMED
 ) -> PeerSecurity:
     """TLS to a server that is known by its name: `context` checks chain and name (`check_hostname`)."""
-    return PeerSecurity(context, lambda der: NamedPeer(), server_name=server_name, hints=hints)
+    return PeerSecurity(context, lambda tls: NamedPeer(), server_name=server_name, hints=hints)
 
 
 async def connect_h1(
@@ -201,11 +200,10 @@ async def _connect_unix(path: str) -> socket.socket:
 
 def _verify(address: str, client: H1Client | H2Client, peer: PeerSecurity, tls: ssl.SSLObject | None) -> Peer:
     """Identify the server of a connection whose TLS handshake is complete. Raises ConnectError."""
-    der = tls.getpeercert(binary_form=True) if tls is not None else None
-    if tls is None or der is None:
+    if tls is None or not tls.getpeercert(binary_form=True):
         raise ConnectError(f"{address} presented no certificate", ConnectFailure.BAD_CERTIFICATE)
     try:
-        identity = peer.verify(der)
+        identity = peer.verify(tls)
     except PeerRejected as rejected:
         message = f"{address} has an unexpected identity: {rejected}"
         raise ConnectError(message, ConnectFailure.OTHER_WORKLOAD) from rejected

@@ -32,7 +32,11 @@ class HandshakeFailure(Enum):
     BAD_CERTIFICATE = ("bad_certificate", "its certificate does not verify; issue a new one")
     OTHER_TRUST_DOMAIN = (
         "other_trust_domain",
-        "its certificate is of another trust domain; issue it for the trustDomain of the mesh",
+        "its certificate is of another trust domain; issue it for the mesh's trustDomain, or add its to trustDomains",
+    )
+    WRONG_AUTHORITY = (
+        "wrong_authority",
+        "its certificate is not signed by the trust domain that it names; issue it there, or complete that bundle",
     )
     NOT_A_WORKLOAD = (
         "not_a_workload",
@@ -65,6 +69,7 @@ OF_IDENTITY = {
     "expired": HandshakeFailure.EXPIRED,
     "not-yet-valid": HandshakeFailure.EXPIRED,
     "trust-domain": HandshakeFailure.OTHER_TRUST_DOMAIN,
+    "wrong-authority": HandshakeFailure.WRONG_AUTHORITY,
     "extended-key-usage": HandshakeFailure.WRONG_USAGE,
     "key-usage": HandshakeFailure.WRONG_USAGE,
 }

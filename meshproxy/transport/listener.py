@@ -81,13 +81,13 @@ class PeerRejected(Exception):
 
 
 class Identify(Protocol):
-    """Reads the peer's certificate (DER; None if it showed none) once per connection.
+    """Tells who the peer of a completed handshake is, once per connection; None without TLS or without a certificate.
 
     Raises:
         PeerRejected: the connection is closed.
     """
 
-    def __call__(self, der: bytes | None) -> object: ...
+    def __call__(self, tls: ssl.SSLObject | None) -> object: ...
 
 
 class ListenerEvents(Protocol):
@@ -402,7 +402,7 @@ class ProtocolDetector(Reading):
         try:
             if tls is not None:
                 alpn = tls.selected_alpn_protocol() or ""
-                peer = listener.identify(tls.getpeercert(binary_form=True))
+                peer = listener.identify(tls)
                 listener.events.handshake("ok", "")
             else:
                 peer = listener.identify(None)

@@ -87,7 +87,10 @@ def test_versions_labels_and_several_models() -> None:
         ([*QUOTER, *PREDICT, "--version", "1", "--label", "x"], "--version and --label exclude each other"),
         ([*QUOTER, "--verb", "reload", "--version", "1"], "--signature need --model"),
         ([*QUOTER, *PREDICT, "--version", "-1"], "--version"),
-        (["--as", "spiffe://other/ns/a/sa/b", *PREDICT], "the trust domain of the mesh is dev.example, not other"),
+        (
+            ["--as", "spiffe://other/ns/a/sa/b", *PREDICT],
+            "other is not a trust domain of the mesh (there are: dev.example)",
+        ),
         (["--as", "quoter", *PREDICT], "expected a SPIFFE id"),
         ([*QUOTER, *PREDICT, "--claims", "{}"], "--iam-role need --issuer"),
         ([*QUOTER, *PREDICT, "--issuer", "cor"], 'did you mean "corp"'),

@@ -115,6 +115,21 @@ def test_the_server_of_outbound_calls_exists() -> None:
     ]
 
 
+def test_every_trust_domain_that_is_named_is_trusted() -> None:
+    mesh = "kind: MeshConfig\nmetadata: {name: m}\nspec:\n  trustDomain: ours\n  trustDomains: [{name: theirs}]\n"
+    workloads = (
+        "  - workload: {trustDomain: ours}\n  - workload: {trustDomain: theirs}\n  - workload: {trustDomain: their}\n"
+    )
+    binding = "kind: ModelRoleBinding\nmetadata: {name: b}\nspec:\n  subjects:\n" + workloads
+    server = "kind: ModelServer\nmetadata: {name: far}\nspec: {workload: {trustDomain: strange}}\n"
+    found = [each for each in problems(mesh, SIDECAR, SERVER, binding, server) if "trust domain" in each]
+    field = "spec.subjects[2].workload.trustDomain"
+    assert found == [
+        f'f:21: ModelRoleBinding/b: {field}: no trust domain named "their" (did you mean "theirs"?)',
+        'f:25: ModelServer/far: spec.workload.trustDomain: no trust domain named "strange"',
+    ]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "clash"),
     [

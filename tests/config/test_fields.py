@@ -19,8 +19,8 @@ def test_the_verbs_are_those_of_calls() -> None:
     ("kind", "given"),
     [
         (fields.WorkloadSubject, {}),
-        (fields.WorkloadSubject, {"serviceAccount": "a"}),
         (fields.WorkloadSubject, {"spiffeId": "spiffe://d/a", "namespace": "a"}),
+        (fields.WorkloadSubject, {"spiffeId": "spiffe://d/a", "trustDomain": "d"}),
         (fields.TokenSubject, {"issuer": "a", "claims": {"": "x"}}),
         (fields.Subject, {}),
     ],
@@ -34,6 +34,8 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
     ("kind", "given"),
     [
         (fields.WorkloadSubject, {"namespace": "a", "serviceAccount": "b"}),
+        (fields.WorkloadSubject, {"serviceAccount": "b"}),
+        (fields.WorkloadSubject, {"trustDomain": "d"}),
     ],
 )
 def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:

@@ -163,6 +163,17 @@ def test_what_is_no_glob(bad: object) -> None:
         values.read_glob(bad)
 
 
+@pytest.mark.parametrize("text", ["team-a", "a.b", "*", "team-*", "*-prod", "t?am", "a*b*c"])
+def test_names_and_globs_over_them(text: str) -> None:
+    assert values.read_name_glob(text) == text
+
+
+@pytest.mark.parametrize("bad", ["", "Team-*", "a_*", "team/*", "**", "[a]*", "-a", 5, None, "*a" * 9, "a" * 300 + "*"])
+def test_what_is_no_name_and_no_glob(bad: object) -> None:
+    with pytest.raises(ValueError):
+        values.read_name_glob(bad)
+
+
 @pytest.mark.parametrize("bad", ["", "Prod.example", "prod/x", "prod example", "prod:1", "x" * 256, 1, "prod\n"])
 def test_what_is_no_trust_domain(bad: object) -> None:
     with pytest.raises(ValueError):

@@ -82,3 +82,23 @@ def test_claims_that_an_issuer_requires() -> None:
     (found,) = [str(each) for each in warn([Placed("MeshConfig", "m", "f", node)])]
     assert found.startswith('f:5: MeshConfig/m: spec.issuers[1].requiredClaims.client_id: "client_id" is text')
     assert found.endswith("; tokens without this claim are refused")
+
+
+def test_identities_of_trust_domains_that_are_not_trusted() -> None:
+    text = (
+        "kind: MeshConfig\nspec: {trustDomain: ours, trustDomains: [{name: theirs}]}\n---\n"
+        "kind: ModelRoleBinding\nspec:\n  subjects:\n"
+        "  - workload: {spiffeId: spiffe://ours/a}\n  - workload: {spiffeId: spiffe://theirs/a}\n"
+        "  - workload: {spiffeId: spiffe://strange/a}\n---\n"
+        "kind: ModelServer\nspec: {workload: {spiffeId: spiffe://theirs/a/b}}\n---\n"
+        "kind: ModelServer\nspec: {workload: {spiffeId: spiffe://their/a/b}}\n"
+    )
+    nodes = read_documents(text, lambda *_: None)
+    kinds = ["MeshConfig", "ModelRoleBinding", "ModelServer", "ModelServer"]
+    placed = [Placed(kind, "x", "f", node) for kind, node in zip(kinds, nodes, strict=True)]
+    first, second = [str(each) for each in warn(placed)]
+    assert first.startswith(
+        'f:9: ModelRoleBinding/x: spec.subjects[2].workload.spiffeId: the mesh does not trust "strange"'
+    )
+    assert second.startswith('f:15: ModelServer/x: spec.workload.spiffeId: the mesh does not trust "their"')
+    assert list(warn(placed[1:])) == []  # nothing says whom the mesh trusts

@@ -20,8 +20,17 @@ def rule(**fields: Any) -> Rule:
 
 
 def subject(**fields: Any) -> Subject:
-    nothing: dict[str, Any] = {"spiffe_id": None, "namespace": None, "issuer": None, "claims": (), "iam_role": None}
-    return Subject(**{"trust_domain": "d.example", **nothing, **fields})
+    names_workloads = not fields.keys().isdisjoint(("namespace", "service_account"))
+    given: dict[str, Any] = {
+        "spiffe_id": None,
+        "trust_domain": "d.example" if names_workloads else None,
+        "namespace": None,
+        "service_account": None,
+        "issuer": None,
+        "claims": (),
+        "iam_role": None,
+    }
+    return Subject(**{**given, **fields})
 
 
 def token(issuer: str = "corp", iam_role: str | None = None, **claims: object) -> Token:
@@ -78,6 +87,16 @@ def test_a_rule_and_the_server_as_a_whole(fields: dict[str, Any], fit: RuleMatch
         ({"spiffe_id": QUOTER.spiffe_id + "2"}, Caller(QUOTER), SubjectMatch.NO),
         ({"spiffe_id": QUOTER.spiffe_id}, ANONYMOUS, SubjectMatch.NO),
         ({"namespace": "pricing"}, Caller(QUOTER), SubjectMatch.YES),
+        ({"namespace": "pri*"}, Caller(QUOTER), SubjectMatch.YES),
+        ({"namespace": "pri"}, Caller(QUOTER), SubjectMatch.NO),
+        ({"service_account": "quoter"}, Caller(QUOTER), SubjectMatch.YES),
+        ({"service_account": "quote?"}, Caller(QUOTER), SubjectMatch.YES),
+        ({"service_account": "quote"}, Caller(QUOTER), SubjectMatch.NO),
+        ({"namespace": "pri*", "service_account": "other*"}, Caller(QUOTER), SubjectMatch.NO),
+        ({"namespace": "*"}, Caller(Workload("spiffe://d.example/x", "d.example", None, None, 1e12)), SubjectMatch.NO),
+        ({"trust_domain": "d.example"}, Caller(QUOTER), SubjectMatch.YES),
+        ({"trust_domain": "d"}, Caller(QUOTER), SubjectMatch.NO),
+        ({"trust_domain": "d.example"}, ANONYMOUS, SubjectMatch.NO),
         ({"namespace": "pricing", "trust_domain": "other"}, Caller(QUOTER), SubjectMatch.NO),
         ({"namespace": "pricin"}, Caller(QUOTER), SubjectMatch.NO),
         ({"namespace": "pricing"}, ANONYMOUS, SubjectMatch.NO),

@@ -38,6 +38,7 @@ from meshproxy.sidecar.rotation import load_identity
 from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.transport.listener import Listener, ListenerState, PeerRejected
+from tests.identity.peers import handshaken
 
 CA = DevelopmentCA.create(TRUST_DOMAIN)
 SERVER = CA.issue(f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server")
@@ -488,7 +489,7 @@ class TestPeers:
         return sidecar.inbound.listener
 
     async def test_a_workload_is_read_out_of_its_certificate(self, inbound: Listener) -> None:
-        peer = inbound.identify(CLIENT.der)
+        peer = inbound.identify(handshaken(CLIENT.der, TRUST_DOMAIN))
         assert isinstance(peer, Workload)
         assert peer.spiffe_id == f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client"
 
@@ -502,7 +503,7 @@ class TestPeers:
     )
     async def test_any_other_certificate_is_refused(self, inbound: Listener, uris: tuple[str, ...]) -> None:
         with pytest.raises(PeerRejected):
-            inbound.identify(CA.issue(*uris).der)
+            inbound.identify(handshaken(CA.issue(*uris).der, TRUST_DOMAIN))
 
 
 class TestReloading:

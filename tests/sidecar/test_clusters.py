@@ -29,6 +29,7 @@ from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import CheckResult
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.discovery import EndpointAddress
+from tests.identity.peers import handshaken
 
 CA = DevelopmentCA.create("dev.example")
 TF = "spiffe://dev.example/ns/serving/sa/tf"
@@ -476,7 +477,7 @@ class TestPeers:
         return peer
 
     def verify(self, clusters: Clusters, der: bytes, workload: WorkloadSubject | None = None) -> Workload:
-        verified = self.security(clusters, workload).verify(der)
+        verified = self.security(clusters, workload).verify(handshaken(der, "dev.example"))
         assert isinstance(verified, Workload)
         return verified
 

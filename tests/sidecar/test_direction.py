@@ -45,7 +45,7 @@ def made(name: str = "outbound", **options: Any) -> tuple[Direction, Pipeline, S
         shared=shared,
         security=Security.PLAINTEXT,
         context=None,
-        identify=lambda der: None,
+        identify=lambda tls: None,
         max_connections=7,
         **options,
     )

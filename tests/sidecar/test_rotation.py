@@ -6,9 +6,10 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -17,7 +18,9 @@ from meshproxy.config import schema, servers
 from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
-from meshproxy.identity.certificates import CertificateError, Credentials, OwnIdentity
+from meshproxy.identity.certificates import CertificateError, Credentials, OwnIdentity, read_bundle
+from meshproxy.identity.mesh_context import MeshContext
+from meshproxy.identity.trust import Bundle
 from meshproxy.sidecar import rotation as module
 from meshproxy.sidecar.rotation import IdentityRotation, identity_requirements, load_identity, wait_for_identity
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -41,12 +44,14 @@ class FakeSource:
         self.leaf = leaf
         self.changed: Callable[[], None] | None = None
         self.before_load: Callable[[], None] = lambda: None
+        self.other_bundles: dict[str, Bundle] = {}
+        self.problems: tuple[str, ...] = ()
 
     async def load(self) -> Credentials:
         self.before_load()
         if self.leaf is None:
             raise CertificateError("unreadable", "there is nothing yet")
-        return credentials(self.leaf)
+        return replace(credentials(self.leaf), other_bundles=self.other_bundles, problems=self.problems)
 
     def start(self, changed: Callable[[], None]) -> None:
         assert self.changed is None
@@ -82,8 +87,14 @@ def documents(
     domain: str = DOMAIN,
     inbound: bool = True,
     calls: bool = False,
+    others: Sequence[str] = (),
 ) -> schema.Documents:
-    spec = schema.MeshSpec(trust_domain=domain, mtls=mtls, tls=schema.Tls(min_version=minimum))
+    spec = schema.MeshSpec(
+        trust_domain=domain,
+        trust_domains=tuple(schema.TrustedDomain(name, schema.TrustBundle(f"{name}.pem")) for name in others),
+        mtls=mtls,
+        tls=schema.Tls(min_version=minimum),
+    )
     return schema.Documents(
         mesh=schema.MeshConfig(metadata=schema.Metadata("mesh"), spec=spec),
         sidecar=schema.Sidecar(
@@ -106,8 +117,10 @@ class World:
         self.sources = {"first": FakeSource(), "second": FakeSource(SECOND)}
         self.metrics = SidecarMetrics()
         self.exchanged: list[OwnIdentity] = []
+        self.opened: list[list[str]] = []
 
-    def open(self, identity: schema.Identity) -> FakeSource:
+    def open(self, identity: schema.Identity, domains: Sequence[schema.TrustedDomain]) -> FakeSource:
+        self.opened.append([domain.name for domain in domains])
         return self.sources[identity.files.certificate]
 
     @property
@@ -294,6 +307,67 @@ class TestRotating:
         await asyncio.wait_for(exchanged.wait(), 10)
         assert world.in_sync == 1
         task.cancel()
+
+
+class TestOtherTrustDomains:
+    THEIRS: ClassVar[dict[str, Bundle]] = {
+        "theirs.example": read_bundle(DevelopmentCA.create("theirs.example").bundle_pem)
+    }
+
+    async def test_a_bundle_rotates_with_our_own_certificate_as_it_was(self, world: World) -> None:
+        rotation = await world.start(others=["theirs.example"])
+        assert world.opened == [["theirs.example"]]
+        assert rotation.trusted_domains == {}
+        world.source.other_bundles = self.THEIRS
+        await rotation.rotate()
+        (made,) = world.exchanged
+        assert isinstance(made.server, MeshContext)
+        assert list(made.server.trust.bundles) == [DOMAIN, "theirs.example"]
+        assert rotation.trusted_domains == {"theirs.example": 1}
+        await rotation.rotate()
+        assert world.exchanged == [made]
+
+    async def test_a_bad_bundle_is_said_once_and_does_not_keep_our_certificate_out(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rotation = await world.start(others=["theirs.example"])
+        world.source.problems = ("theirs.example: bad",)
+        for _ in range(3):
+            await rotation.rotate()
+        assert (world.in_sync, world.exchanged) == (0, [])
+        assert events(caplog) == ["trust bundle rejected"]
+        world.source.leaf = SECOND
+        await rotation.rotate()
+        assert (world.in_sync, world.exchanged, world.rotations("failed")) == (0, [rotation.current], 0)
+        world.source.problems = ()
+        await rotation.rotate()
+        assert world.in_sync == 1
+        assert events(caplog) == ["trust bundle rejected"]
+
+    async def test_one_that_is_bad_at_the_start_is_said(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        world.source.problems = ("theirs.example: bad",)
+        await world.start(others=["theirs.example"])
+        assert (world.in_sync, events(caplog)) == (0, ["trust bundle rejected"])
+
+    async def test_a_reload_adds_and_removes_them(self, world: World) -> None:
+        rotation = await world.start()
+        world.sources["first"] = other = FakeSource()
+        other.other_bundles = self.THEIRS
+        rotation.adopt(await rotation.prepare(documents(others=["theirs.example"])))
+        assert world.opened == [[], ["theirs.example"]]
+        assert rotation.trusted_domains == {"theirs.example": 1}
+        world.sources["first"] = FakeSource()
+        rotation.adopt(await rotation.prepare(documents()))
+        assert rotation.trusted_domains == {}
+
+    async def test_one_is_removed_although_our_own_files_are_bad(self, world: World) -> None:
+        world.source.other_bundles = self.THEIRS
+        rotation = await world.start(others=["theirs.example"])
+        world.sources["first"] = FakeSource(None)
+        rotation.adopt(await rotation.prepare(documents()))
+        (made,) = world.exchanged
+        assert made.workload.spiffe_id == ID
+        assert rotation.trusted_domains == {}
 
 
 class TestReloading:

@@ -327,7 +327,7 @@ async def test_a_bug_while_connecting_fails_those_that_wait(world: World) -> Non
     def broken() -> ssl.SSLContext:
         raise KeyError("context")
 
-    async with world.h2(Target("127.0.0.1:1", PeerSecurity(broken, lambda der: None))) as channel:  # type: ignore[arg-type,return-value]
+    async with world.h2(Target("127.0.0.1:1", PeerSecurity(broken, lambda tls: None))) as channel:  # type: ignore[arg-type,return-value]
         with pytest.raises(ClientError, match="KeyError"):
             await get(channel)
 
@@ -403,8 +403,8 @@ async def test_a_server_that_closes_after_each_response(world: World) -> None:
 async def test_servers_that_tls_does_not_trust(world: World, authority: DevelopmentCA, tmp_path: Path) -> None:
     ca_file = str(authority.write(tmp_path))
 
-    def reject(der: bytes) -> Any:
-        assert der[:1] == b"\x30"
+    def reject(tls: ssl.SSLObject) -> Any:
+        assert tls.getpeercert(binary_form=True)
         raise PeerRejected("it is somebody else")
 
     def trusting() -> ssl.SSLContext:

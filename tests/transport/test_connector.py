@@ -422,9 +422,9 @@ CLIENT = credentials(CA.issue(f"spiffe://{DOMAIN}/ns/models/sa/client"))
 STRANGER = credentials(OTHER_CA.issue(SERVER_ID))
 
 
-def verify(der: bytes) -> Workload:
+def verify(tls: ssl.SSLObject) -> Workload:
     """As a sidecar does."""
-    workload = read_peer(der, DOMAIN, time.time(), PeerRole.SERVER)
+    workload = read_peer(tls.getpeercert(binary_form=True) or b"", DOMAIN, time.time(), PeerRole.SERVER)
     if workload.spiffe_id != SERVER_ID:
         raise PeerRejected(f"it is {workload.spiffe_id}, not {SERVER_ID}")
     return workload
@@ -616,7 +616,7 @@ async def test_a_peer_that_speaks_no_tls(running: ConnectionContext) -> None:
 
 
 async def test_a_mistake_of_the_verifier_lets_nobody_through(running: ConnectionContext) -> None:
-    def fail(der: bytes) -> Workload:
+    def fail(tls: ssl.SSLObject) -> Workload:
         raise ValueError("a mistake of ours")
 
     context = client_context(CLIENT, protocols=("h2",))

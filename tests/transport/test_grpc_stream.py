@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -19,8 +20,11 @@ from meshproxy.codec.grpc import frame
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import Credentials, client_context
-from meshproxy.identity.peer import PeerRole, read_peer
+from meshproxy.identity.mesh_context import identify
+from meshproxy.identity.peer import PeerRole
+from meshproxy.identity.trust import Trust
 from meshproxy.transport.channel import ChannelEvent, H2Channel, Target
 from meshproxy.transport.client import ClientError, ClientFailure, StatusError
 from meshproxy.transport.connect_failures import ConnectError
@@ -495,7 +499,14 @@ MTLS = grpc.ssl_server_credentials(
 def security() -> PeerSecurity:
     """As a sidecar speaks to its control plane."""
     context = client_context(Credentials(SIDECAR.certificate_pem, SIDECAR.key_pem, CA.bundle_pem), protocols=("h2",))
-    return PeerSecurity(lambda: context, lambda der: read_peer(der, DOMAIN, time.time(), PeerRole.SERVER))
+    context.trust = Trust({DOMAIN: ()})
+    return PeerSecurity(lambda: context, verify)
+
+
+def verify(tls: ssl.SSLObject) -> Workload:
+    workload = identify(tls, time.time(), PeerRole.SERVER)
+    assert workload is not None
+    return workload
 
 
 async def started(address: str, *, is_secure: bool) -> tuple[Any, Service, int]:

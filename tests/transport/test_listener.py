@@ -158,8 +158,8 @@ class Port:
         )
 
 
-def identify(der: bytes | None) -> object:
-    return None if der is None else "somebody"
+def identify(tls: ssl.SSLObject | None) -> object:
+    return None if tls is None or tls.getpeercert(binary_form=True) is None else "somebody"
 
 
 @asynccontextmanager
@@ -482,7 +482,7 @@ class TestWhatIsRefused:
                 assert f" failed ({reason}): it" in message
 
     async def test_a_certificate_of_nobody_we_know_is_closed(self, caplog: pytest.LogCaptureFixture) -> None:
-        def refuse(der: bytes | None) -> object:
+        def refuse(tls: ssl.SSLObject | None) -> object:
             raise PeerRejected("the trust domain is another one", "trust-domain")
 
         caplog.set_level("INFO")
@@ -596,7 +596,7 @@ async def test_no_descriptor_is_left_behind(fate: str) -> None:
 
 
 async def test_a_mistake_of_ours_costs_one_connection_and_no_descriptor(caplog: pytest.LogCaptureFixture) -> None:
-    def fail(der: bytes | None) -> object:
+    def fail(tls: ssl.SSLObject | None) -> object:
         raise RuntimeError("a mistake of ours")
 
     async with listening(Security.TLS, identify=fail) as port:

@@ -1,0 +1,74 @@
+"""TLS contexts of the mesh: a handshake with one tells which workload the peer is."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from meshproxy.identity.trust import Trust
+
+if TYPE_CHECKING:
+    from meshproxy.identity.caller import Workload
+    from meshproxy.identity.peer import PeerRole
+
+KEPT = 1_024
+"""Chains that a context remembers, for sessions of TLS 1.2 that are resumed."""
+
+
+class MeshContext(ssl.SSLContext):
+    """A context with the trust domains whose workloads its handshakes may identify.
+
+    The two belong together: a handshake that begins before a change of the trust bundles is verified with the
+    authorities of its context, and is judged by the same.
+    """
+
+    trust = Trust({})
+    """Nobody, until it is set."""
+    _chains: dict[bytes, Sequence[bytes]]
+
+    def __init__(self, protocol: int) -> None:
+        super().__init__()
+        self._chains = {}
+
+    def verified_chain(self, tls: ssl.SSLObject, leaf: bytes) -> Sequence[bytes]:
+        """The chain that a handshake with this context has verified, DER: `leaf`, intermediates, the trusted authority.
+
+        A resumed session of TLS 1.2 has none: for it, what a handshake with the same leaf has verified.
+        """
+        chain = _verified_chain(tls)
+        if tls.version() != "TLSv1.2":
+            return chain
+        if not chain:
+            return self._chains.get(leaf, ())
+        if len(self._chains) >= KEPT:
+            del self._chains[next(iter(self._chains))]
+        self._chains[leaf] = chain
+        return chain
+
+
+def identify(tls: ssl.SSLObject, now: float, role: PeerRole) -> Workload | None:
+    """The peer of a completed handshake with a `MeshContext`; None if it has shown no certificate.
+
+    Raises:
+        PeerRefused: its certificate does not identify a workload of a trusted domain.
+    """
+    leaf = tls.getpeercert(binary_form=True)
+    if leaf is None:
+        return None
+    context = tls.context
+    assert isinstance(context, MeshContext)
+    return context.trust.identify(leaf, lambda: context.verified_chain(tls, leaf), now, role)
+
+
+def _verified_chain(tls: ssl.SSLObject) -> Sequence[bytes]:
+    if sys.version_info >= (3, 13):
+        return tls.get_verified_chain()
+    # Python 3.11 and 3.12 have the method too, and have not made it public (https://bugs.python.org/issue18233).
+    found = tls._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+    return [certificate.public_bytes(_DER) for certificate in found or ()]
+
+
+_DER = 2
+"""`_ssl.ENCODING_DER`."""
