@@ -59,6 +59,11 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     9515)."""
     control_burst: Count = 1_000
     """How many of those may come at once before the rate counts."""
+    refused_fields_rate: Rate = 4_000.0
+    """Fields a second, on one connection, of heads that are refused because they exceed a limit: a reference into the
+    HPACK tables costs the peer one byte (CVE-2016-6581, CVE-2024-7246)."""
+    refused_fields_burst: Count = 16_384
+    """How many of those may come at once before the rate counts."""
     empty_frames: Count = 10
     """Consecutive DATA frames without data and without END_STREAM (CVE-2019-9518)."""
     output_bytes: Annotated[Size, Meta(ge=1024, le=1 << 24)] = 65_536

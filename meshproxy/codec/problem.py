@@ -16,6 +16,7 @@ class MessageProblem(Exception):
         reason: one phrase.
         limit: the field of `Limits` that was exceeded, if one was.
         is_grpc: the message is a gRPC request, as far as it was read.
+        fields: how many were read.
     """
 
     def __init__(self, status: int, reason: str, limit: str | None = None) -> None:
@@ -24,6 +25,7 @@ class MessageProblem(Exception):
         self.reason = reason
         self.limit = limit
         self.is_grpc = False
+        self.fields = 0
 
 
 class Malformed(MessageProblem):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.notices import Notices
+from meshproxy.transport.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,18 @@ class Times:
 class ConnectionContext:
     """What all connections of a process share."""
 
-    __slots__ = ("buffer", "h2_statistics", "limits", "loop", "notices", "on_limit", "outbox", "reaper", "times")
+    __slots__ = (
+        "buffer",
+        "h2_statistics",
+        "limits",
+        "loop",
+        "notices",
+        "on_limit",
+        "outbox",
+        "reaper",
+        "times",
+        "turns",
+    )
 
     def __init__(
         self,
@@ -81,6 +93,8 @@ class ConnectionContext:
         self.h2_statistics = Statistics()
         """Of all HTTP/2 connections together."""
         self.notices = Notices()
+        self.turns = Turns(loop)
+        """Connections with more input than is processed at once."""
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""
 

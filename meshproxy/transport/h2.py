@@ -166,9 +166,29 @@ class H2Driver(Connection, Generic[StreamT]):
         if self.is_closing:
             return
         self.last_read = now = self.shared.loop.time()
-        self._dispatch(self.codec.receive(data, now))
-        if self.codec.out:
+        codec = self.codec
+        if codec.has_more and data:
+            codec.postpone(data)
+            return
+        self._dispatch(codec.receive(data, now))
+        if codec.out:
             self.touch()
+        if codec.has_more:
+            if data:
+                self.transport.pause_reading()
+            self.shared.turns.add(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Process more of a read that was too much at once: other connections have had their turns."""
+        if self.is_closing:
+            return
+        try:
+            self.data_received(b"")
+        except Exception:
+            logger.exception("internal error in an HTTP/2 connection")  # as asyncio logs what a read raises
+            self.abort()
+        if not self.codec.has_more and not self.is_closing:
+            self.transport.resume_reading()
 
     def _dispatch(self, events: list[Event]) -> None:
         streams = self.streams
@@ -455,7 +475,7 @@ class H2Server(H2Driver[H2ServerStream]):
     @property
     def is_idle(self) -> bool:
         """No stream is open, and every response has been written."""
-        return not self.streams and not self.transport.get_write_buffer_size()
+        return not self.streams and not self.codec.has_more and not self.transport.get_write_buffer_size()
 
     def became_idle(self) -> None:
         """The last stream has closed: start the idle time limit. A client that is asked to leave is asked by the next

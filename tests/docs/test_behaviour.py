@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import meshproxy
+from meshproxy.codec.h2.connection import SLICE_FRAMES
 from meshproxy.codec.problem import Malformed
 from meshproxy.config import routes, schema, servers
 from meshproxy.config.values import read_duration, read_size
@@ -191,6 +192,7 @@ def test_a_limit_without_a_name_is_not_counted_and_one_with_a_name_has_that_of_i
                 "headTimeout": "head_time",
                 "bodyStallTimeout": "body_stall_time",
                 "resetsBurst": "resets_rate",
+                "refusedFieldsBurst": "refused_fields_rate",
                 "controlBurst": "control_rate",
             }
             assert camel(words.get(field, label)) == camel(label)
@@ -220,6 +222,7 @@ def test_what_is_bounded_without_a_name() -> None:
     bounds = (endpoint.MODEL_BREAKERS, cluster.LATENCIES, admissions.MOST)
     (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
     assert {f"{bound} each" for bound in bounds} == {models}
+    assert int(said["HTTP/2 frames of one client connection that are processed at once"]) == SLICE_FRAMES
     shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
     assert said["endpoints and breakers with their own metrics"] == "{} and {}".format(*shown)
 

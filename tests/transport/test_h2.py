@@ -11,7 +11,7 @@ import pytest
 
 from meshproxy.codec.events import RequestHead, ResponseHead
 from meshproxy.codec.h2 import frames
-from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.h2.connection import SLICE_FRAMES, H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import END_HEADERS, END_STREAM, HEADERS
 from meshproxy.codec.limits import Limits
@@ -557,3 +557,99 @@ def test_as_many_streams_as_envoy_takes(wire: Any, served: Any, make_sink: Any) 
     wire.settle()
     assert not wire.server.is_closing
     assert wire.server.is_idle
+
+
+FIRST = SLICE_FRAMES - 3
+"""Requests of the first slice: SETTINGS, its acknowledgement and WINDOW_UPDATE come before them."""
+
+
+class TestTurns:
+    """A read with more than is processed at once: the rest waits while others are served."""
+
+    def flood(self, wire: Any, count: int) -> bytes:
+        codec = H2Connection(Role.CLIENT, Limits(), 0.0)
+        codec.receive(frames.settings([]) + frames.SETTINGS_ACK, 0.0)
+        for _ in range(count):
+            codec.send_request(b"GET", b"http", b"x", b"/", (), end=True)
+        return codec.take_output()
+
+    def server(self, shared: ConnectionContext, info: ConnectionInfo, served: Any, socket: Any) -> H2Server:
+        server = H2Server(shared, info, served.serve, served.reject)
+        server.attach(socket)
+        return server
+
+    def test_reading_stops_until_all_is_processed(
+        self, wire: Any, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
+    ) -> None:
+        socket = make_transport()
+        server = self.server(shared, info, served, socket)
+        server.data_received(self.flood(wire, 200))
+        assert len(served.requests) == FIRST
+        assert not socket.is_reading
+        assert not server.is_idle
+        counts = []
+        while not socket.is_reading:
+            loop.turn()
+            counts.append(len(served.requests))
+        assert [count for count in counts if count] == sorted(counts)
+        assert (max(b - a for a, b in zip([FIRST, *counts], counts, strict=False)), counts[-1]) == (64, 200)
+        assert socket.pauses == 1
+
+    def test_two_connections_take_turns(
+        self, wire: Any, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
+    ) -> None:
+        sockets = [make_transport(), make_transport()]
+        for socket in sockets:
+            self.server(shared, info, served, socket).data_received(self.flood(wire, 500))
+        while not all(socket.is_reading for socket in sockets):
+            before = len(served.requests)
+            loop.turn()
+            assert len(served.requests) <= before + 64
+        assert len(served.requests) == 1_000
+
+    def test_a_read_that_comes_nevertheless_waits_too(
+        self, wire: Any, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
+    ) -> None:
+        socket = make_transport()
+        server = self.server(shared, info, served, socket)
+        flood = self.flood(wire, 200)
+        server.data_received(flood[:-3])
+        server.data_received(flood[-3:])
+        assert len(served.requests) == FIRST
+        while not socket.is_reading:
+            loop.turn()
+        assert len(served.requests) == 200
+
+    def test_a_connection_that_is_lost_has_no_more_turns(
+        self, wire: Any, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
+    ) -> None:
+        server = self.server(shared, info, served, make_transport())
+        server.data_received(self.flood(wire, 200))
+        server.connection_lost(None)
+        for _ in range(3):
+            loop.turn()
+        assert len(served.requests) == FIRST
+        assert len(shared.turns) == 0
+
+    def test_a_defect_ends_the_connection(
+        self,
+        wire: Any,
+        shared: ConnectionContext,
+        loop: Any,
+        info: ConnectionInfo,
+        served: Any,
+        make_transport: Any,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        socket = make_transport()
+        server = self.server(shared, info, served, socket)
+        server.data_received(self.flood(wire, 200))
+
+        def defect(stream: Any, head: RequestHead) -> None:
+            raise RuntimeError("a defect")
+
+        server._serve = defect
+        loop.turn()
+        loop.turn()
+        assert socket.ended == "aborted"
+        assert "internal error in an HTTP/2 connection" in caplog.text

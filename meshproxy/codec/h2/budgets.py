@@ -14,16 +14,17 @@ class Budget:
         self._tokens = float(burst)
         self._stamp = now
 
-    def spend(self, now: float, earned: int = 0) -> bool:
-        """Take one token; `earned` are put in first. False if there is none. A clock that goes back adds nothing."""
+    def spend(self, now: float, earned: int = 0, cost: int = 1) -> bool:
+        """Take `cost` tokens; `earned` are put in first. False if there are not so many. A clock that goes back adds
+        nothing."""
         tokens = self._tokens + earned
         if now > self._stamp:
             tokens += (now - self._stamp) * self._rate
             self._stamp = now
         if tokens > self._burst:
             tokens = self._burst
-        self._tokens = tokens - 1 if tokens >= 1 else tokens
-        return tokens >= 1
+        self._tokens = tokens - cost if tokens >= cost else tokens
+        return tokens >= cost
 
 
 class Statistics:

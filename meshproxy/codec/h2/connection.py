@@ -33,6 +33,7 @@ from meshproxy.codec.h2.frames import (
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
     HEADERS,
+    MAX_STREAM_ID,
     PADDED,
     PREFACE,
     PRIORITY_FLAG,
@@ -44,6 +45,8 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, Unacceptable
 from meshproxy.codec.role import Role
 
+SLICE_FRAMES = 64
+"""Frames that a server processes at once: 32 small requests, which take some 5 ms. One read can have 10,000 frames."""
 LARGE = 4_096
 """A DATA frame of this size is probably followed by others of its stream, and is not copied before they are known."""
 
@@ -67,7 +70,7 @@ class Block:
 class H2Connection(ControlFrames):
     """One HTTP/2 connection, at either end. Commands and questions: `outbound.OutboundFrames`."""
 
-    __slots__ = ("_block", "_empty_frames", "_frame_bytes", "_preface", "_runs", "_tail")
+    __slots__ = ("_block", "_empty_frames", "_frame_bytes", "_preface", "_runs", "_slice", "_tail", "has_more")
 
     def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None = None) -> None:
         """`statistics` may be shared with other connections."""
@@ -76,7 +79,12 @@ class H2Connection(ControlFrames):
         self._preface = PREFACE if role is Role.SERVER else b""
         """The part of the client's preface that has not been received."""
         self._tail = b""
-        """The incomplete frame at the end of the input."""
+        """The incomplete frame at the end of the input, or what `has_more` is about."""
+        self._slice = SLICE_FRAMES if role is Role.SERVER else MAX_STREAM_ID
+        """Frames that are processed at once."""
+        self.has_more = False
+        """Complete frames have not been processed: other connections should get their turn before the next
+        `receive`."""
         self._block: Block | None = None
         self._runs: list[tuple[Data, list[bytes | memoryview]]] = []
         """Data events made of several frames, to be joined before they are given out."""
@@ -98,7 +106,8 @@ class H2Connection(ControlFrames):
             now: seconds, of a clock that does not go back.
 
         Returns:
-            The events, in order. Consecutive DATA frames of a stream are one event. `Failed` is the last.
+            The events, in order, of `SLICE_FRAMES` frames at most. Consecutive DATA frames of a stream are one event.
+            `Failed` is the last.
         """
         if self.is_closed:
             return []
@@ -111,7 +120,10 @@ class H2Connection(ControlFrames):
                 data = self._read_preface(data)
             start = 0
             tail = self._tail
-            if tail:
+            if self.has_more:
+                self.has_more = False
+                data = tail + data
+            elif tail:
                 if len(data) > self._frame_bytes and len(tail) >= FRAME_HEADER_BYTES:
                     # Finish the frame alone, rather than copy all of a large piece for the sake of its first bytes.
                     start = FRAME_HEADER_BYTES + (unpack_header(tail)[0] >> 8) - len(tail)
@@ -129,6 +141,10 @@ class H2Connection(ControlFrames):
                 event.data = b"".join(pieces)
             self._runs.clear()
         return events
+
+    def postpone(self, data: bytes) -> None:
+        """Keep input for the next `receive`: it came although there is more than enough already (`has_more`)."""
+        self._tail += data
 
     def receive_eof(self) -> list[Event]:
         if self.is_closed:
@@ -151,7 +167,12 @@ class H2Connection(ControlFrames):
         """Process every complete frame from `at` on. Returns the start of the first incomplete one."""
         size = len(data)
         counts = self.frames_received
+        left = self._slice
         while size - at >= FRAME_HEADER_BYTES:
+            if not left:
+                self.has_more = True
+                return at
+            left -= 1
             word, flags, stream = unpack_header(data, at)
             length = word >> 8
             if length > self._frame_bytes:
@@ -327,7 +348,7 @@ class H2Connection(ControlFrames):
                     return
                 verdict = self._past(stream, HEADERS)
                 self._spend_control()
-                self._reader.skip(block)
+                self._spend_fields(self._reader.skip(block))
                 if verdict is Verdict.STREAM_CLOSED:
                     raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "HEADERS after RST_STREAM")
             elif ours.receives == HEAD:
@@ -336,7 +357,7 @@ class H2Connection(ControlFrames):
                 self._on_trailers(ours, end, block, events)
             else:
                 self._spend_control()
-                self._reader.skip(block)
+                self._spend_fields(self._reader.skip(block))
                 if ours.receives == ENDED:
                     raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM")
                 if end:
@@ -349,6 +370,7 @@ class H2Connection(ControlFrames):
         except Unacceptable as problem:
             # Not the head of a request: it cannot be answered.
             self.statistics.heads_rejected += 1
+            self._spend_fields(problem.fields)
             raise StreamFault(stream, ErrorCode.ENHANCE_YOUR_CALM, problem.reason) from None
         if is_self_dependent:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
@@ -358,19 +380,20 @@ class H2Connection(ControlFrames):
         history = self._history
         history.opened(stream)
         if self._final_stream is not None:
-            self._reader.skip(block)
+            self._spend_fields(self._reader.skip(block))
             history.reset(stream, Past.RESET_BY_US)
             self._spend_control()
             return
         limits = self._limits
         if len(self._streams) >= limits.streams:
-            self._reader.skip(block)
+            self._spend_fields(self._reader.skip(block))
             self.statistics.streams_refused += 1
             raise StreamFault(stream, ErrorCode.REFUSED_STREAM, "too many streams")
         try:
             method, authority, target, headers, length, expects_continue, trace = self._reader.request(block)
         except Unacceptable as problem:
             self.statistics.heads_rejected += 1
+            self._spend_fields(problem.fields)
             self._streams[stream] = Stream(
                 stream, ENDED if end else IGNORED, HEAD, self._stream_room, self._peer_window
             )

@@ -46,7 +46,15 @@ class ControlFrames(OutboundFrames):
     Every handler takes (flags, stream, data, start, stop, events): the payload is data[start:stop].
     """
 
-    __slots__ = ("_control_budget", "_expected", "_now", "_reader", "_reset_budget", "_unacknowledged")
+    __slots__ = (
+        "_control_budget",
+        "_expected",
+        "_fields_budget",
+        "_now",
+        "_reader",
+        "_reset_budget",
+        "_unacknowledged",
+    )
 
     def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None) -> None:
         super().__init__(role, limits, statistics)
@@ -58,6 +66,8 @@ class ControlFrames(OutboundFrames):
         """SETTINGS frames of ours that the peer has not acknowledged."""
         self._control_budget = Budget(limits.control_rate, limits.control_burst, now)
         self._reset_budget = Budget(limits.resets_rate, limits.resets_burst, now)
+        self._fields_budget: Budget | None = None
+        """Made when it is needed: most connections never do."""
 
     # Budgets
 
@@ -73,6 +83,19 @@ class ControlFrames(OutboundFrames):
         Only clients are watched, since only they open streams; resets on our own command do not count."""
         if self._role is Role.SERVER and not self._reset_budget.spend(self._now):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset", "resets_rate")
+
+    def _spend_fields(self, count: int) -> None:
+        """A head with so many fields was decoded and refused (CVE-2016-6581, CVE-2024-7246)."""
+        if not count:
+            return
+        budget = self._fields_budget
+        if budget is None:
+            limits = self._limits
+            budget = self._fields_budget = Budget(limits.refused_fields_rate, limits.refused_fields_burst, self._now)
+        if not budget.spend(self._now, cost=count):
+            raise ConnectionFault(
+                ErrorCode.ENHANCE_YOUR_CALM, "too many fields in heads that exceed a limit", "refused_fields_rate"
+            )
 
     # Streams that are not there (any more)
 

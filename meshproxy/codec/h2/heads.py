@@ -135,9 +135,11 @@ class HeadReader:
         """Read trailers, either way. Raises as `request`."""
         return self._trailers.get(block) or self._read(block, self._trailers, read_trailers)
 
-    def skip(self, block: bytes) -> None:
-        """Decode a block only for its changes of the table. Raises CompressionFault."""
+    def skip(self, block: bytes) -> int:
+        """Decode a block only for its changes of the table. Returns how many fields it had beyond the limits. Raises
+        CompressionFault."""
         self._decode(block)
+        return self._decoder.dropped
 
     def _read(self, block: bytes, kept: dict[bytes, Head], read: Callable[[list[Field], Limits, int], Head]) -> Head:
         fields, changes_table = self._fields(block)
@@ -152,6 +154,7 @@ class HeadReader:
         exceeded = self._decoder.exceeded
         if exceeded is not None:
             problem = Unacceptable(431, f"the head exceeds {exceeded}", exceeded)
+            problem.fields = len(decoded[0]) + self._decoder.dropped
             problem.is_grpc = _is_grpc([field for field, _, _ in decoded[0]])
             raise problem
         return decoded
@@ -184,6 +187,7 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Parse
     try:
         return _read_request(fields, limits, block_bytes)
     except Unacceptable as problem:
+        problem.fields = len(fields)
         problem.is_grpc = _is_grpc([field for field, _, _ in fields])
         raise
 

@@ -90,9 +90,9 @@ STATIC_COUNT = len(STATIC_TABLE)
 
 MAX_CONTINUATION_OCTETS = 5
 
-MOST_FIELDS = 16_384
-"""A block with more is not read on, and the connection ends: as many as a frame of the default size can hold, read in 2
-to 15 ms. A whole block of CONTINUATION frames would hold us up for 50."""
+MOST_FIELDS = 2_048
+"""A block with so many fields beyond the limits is not read on, and the connection ends. A frame of the default size
+can hold 16,384, which take 2 to 15 ms, and a whole block of CONTINUATION frames 50."""
 
 
 class CompressionFault(ConnectionFault):
@@ -115,6 +115,7 @@ class Decoder:
         "_size",
         "_strings",
         "_table",
+        "dropped",
         "exceeded",
         "generation",
     )
@@ -135,6 +136,8 @@ class Decoder:
         """Huffman-coded strings met before."""
         self.exceeded: str | None = None
         """The limit that the last block exceeded: the fields beyond it are missing."""
+        self.dropped = 0
+        """How many those are."""
         self.generation = 0
         """Changes with the dynamic table: as long as it does not, equal blocks have equal fields."""
 
@@ -145,8 +148,9 @@ class Decoder:
         self._must_resize = self._max_bytes > table_bytes
 
     def decode(self, block: bytes) -> list[Field]:
-        """Decode a whole block. Raises CompressionFault; sets `exceeded`."""
+        """Decode a whole block. Raises CompressionFault; sets `exceeded` and `dropped`."""
         self.exceeded = None
+        self.dropped = 0
         if self._must_resize and (not block or block[0] & 0xE0 != 0x20):
             raise CompressionFault("the peer ignored the table size of our SETTINGS")
         try:
@@ -161,7 +165,6 @@ class Decoder:
         append = fields.append
         table = self._table
         room = self._header_bytes
-        dropped = 0
         at = 0
         stop = len(block)
         while at < stop:
@@ -211,8 +214,8 @@ class Decoder:
                 append(field)
             else:
                 self.exceeded = self.exceeded or ("header_bytes" if room < 0 else "header_count")
-                dropped += 1
-                if dropped > MOST_FIELDS:
+                self.dropped += 1
+                if self.dropped > MOST_FIELDS:
                     raise ConnectionFault(
                         ErrorCode.ENHANCE_YOUR_CALM, "a field block with too many fields", "header_count"
                     )

@@ -76,8 +76,11 @@ class Talk:
             self.connection.take_output()
 
     def say(self, *wire: bytes) -> list[Event]:
-        """The peer writes."""
-        return self.connection.receive(b"".join(wire), self.now)
+        """The peer writes. However much it is, all of it is processed."""
+        events = self.connection.receive(b"".join(wire), self.now)
+        while self.connection.has_more:
+            events += self.connection.receive(b"", self.now)
+        return events
 
     def heard(self) -> list[Frame]:
         """What the peer reads."""

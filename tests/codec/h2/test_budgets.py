@@ -49,3 +49,11 @@ def test_statistics_start_at_zero_and_can_be_shared() -> None:
     assert all(connection.statistics is shared for connection in connections)
     assert H2Connection(Role.SERVER, Limits(), 0.0).statistics is not shared
     assert connections[0].frames_received == [0] * len(frames.NAMES)
+
+
+def test_what_costs_more_takes_more() -> None:
+    budget = Budget(rate=10.0, burst=100, now=0.0)
+    assert budget.spend(0.0, cost=90)
+    assert not budget.spend(0.0, cost=20)
+    assert budget.spend(1.0, cost=20)
+    assert not budget.spend(1.0)

@@ -11,6 +11,7 @@ from meshproxy.codec.events import Data, Failed, Rejected, Reset, ResponseHead
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import CONTINUATION, DATA, HEADERS, frame
+from meshproxy.codec.h2.hpack import write_integer
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 
@@ -291,3 +292,115 @@ def test_flood_of_heads_that_nobody_reads(talk: Callable[..., Talk], state: str)
     (failed,) = server.say(flood)
     assert (failed.code, failed.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "control_rate")
     assert server.connection.frames_received[HEADERS] < 40
+
+
+# Heads that are decoded for nothing
+
+RAW_POST = b"\x83\x86\x84\x01\x01a"
+"""The pseudo-headers of a request, without an entry of the dynamic table."""
+BOMBS = {
+    "references (CVE-2016-6581)": RAW_POST + b"\x82" * 2_100,
+    "crumbs": RAW_POST + b"\xbe" * 120,
+    "large values": RAW_POST + b"\xbe" * 100,
+}
+
+
+def with_an_entry(talk: Callable[..., Talk], name: bytes, size: int, **limits: Any) -> Talk:
+    """A server whose table has one entry, of index 62."""
+    server = talk(limits=Limits(**limits))
+    entry = b"\x40" + bytes([len(name)]) + name + write_integer(size, 0x7F, 0) + b"v" * size
+    server.say(frame(HEADERS, 4 | 1, 1, RAW_POST + entry))
+    server.connection.reset(1, 8)
+    server.heard()
+    return server
+
+
+@pytest.mark.parametrize(("case", "most"), [("references (CVE-2016-6581)", 8), ("crumbs", 140), ("large values", 170)])
+def test_bombs_of_references_end_the_connection(talk: Callable[..., Talk], case: str, most: int) -> None:
+    server = with_an_entry(talk, b"cookie" if case == "crumbs" else b"a", 4_000)
+    for number in range(1, 200):
+        (event,) = server.say(frame(HEADERS, 4 | 1, 2 * number + 1, BOMBS[case]))
+        if isinstance(event, Failed):
+            break
+        assert (event.status, event.limit) in ((431, "header_bytes"), (431, "header_count"))
+        server.connection.reset(event.stream, 8)
+    assert isinstance(event, Failed)
+    assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "refused_fields_rate")
+    assert most / 2 < number <= most
+    assert server.heard()[-1].kind == "GOAWAY"
+
+
+def test_bombs_in_trailers_do_too(talk: Callable[..., Talk]) -> None:
+    server = with_an_entry(talk, b"a", 4_000, refused_fields_burst=500)
+    for stream in (3, 5, 7, 9, 11):
+        server.say(frame(HEADERS, 4, stream, RAW_POST))
+        event = server.say(frame(HEADERS, 4 | 1, stream, b"\xbe" * 120))[-1]
+    assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "refused_fields_rate")
+
+
+def test_and_on_streams_that_are_not_read(talk: Callable[..., Talk]) -> None:
+    server = with_an_entry(talk, b"a", 4_000, refused_fields_burst=5_000)
+    events = server.say(frame(HEADERS, 4 | 1, 1, b"\xbe" * 1_500) * 4)
+    assert (events[-1].code, events[-1].limit) == (ErrorCode.ENHANCE_YOUR_CALM, "refused_fields_rate")
+
+
+def test_a_client_with_a_head_that_is_too_large_may_try_again(talk: Callable[..., Talk]) -> None:
+    """A token of 70 KiB, a hundred times a second, beside other requests."""
+    server = talk(limits=Limits(continuation_frames=16))
+    value = b"\x00\x01a" + write_integer(66_000, 0x7F, 0) + b"v" * 66_000
+    for number in range(300):
+        server.now += 0.01
+        block = server.block(server.POST) + b"\x00\x01b\x01c" * 10 + value
+        parts = [block[at : at + 16_384] for at in range(0, len(block), 16_384)]
+        wire = frame(HEADERS, 1, 2 * number + 1, parts[0])
+        wire += b"".join(frame(CONTINUATION, 0, 2 * number + 1, part) for part in parts[1:-1])
+        (event,) = server.say(wire + frame(CONTINUATION, 4, 2 * number + 1, parts[-1]))
+        assert (event.status, event.limit) == (431, "header_bytes")
+        server.connection.reset(event.stream, 8)
+    assert not server.connection.is_closed
+
+
+# Slices
+
+
+def test_a_server_processes_so_many_frames_at_once(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    wire = b"".join(server.head(stream, server.POST, end=True) for stream in range(1, 401, 2))
+    codec = server.connection
+    found = [codec.receive(wire[:-1], 0.0)]
+    while codec.has_more:
+        found.append(codec.receive(b"", 0.0))
+    assert [len(events) for events in found] == [64, 64, 64, 7]
+    assert [event.stream for event in codec.receive(wire[-1:], 0.0)] == [399]
+
+
+@pytest.mark.parametrize("step", [1, 7, 1_000, 100_000])
+def test_input_that_comes_in_between_waits(talk: Callable[..., Talk], step: int) -> None:
+    server = talk(limits=Limits(stream_window=1 << 20))
+    server.opened(1)
+    server.opened(3)
+    pieces = [bytes([number % 256]) * (number % 3 + 1) for number in range(600)]
+    wire = b"".join(server.data(1 + 2 * (number & 1), piece) for number, piece in enumerate(pieces))
+    wire += server.data(1, b"l" * 16_384) + server.data(3, b"", end=True) + server.data(1, b"", end=True)
+    codec = server.connection
+    events = []
+    for at in range(0, len(wire), step):
+        if codec.has_more:
+            codec.postpone(wire[at : at + step])
+            events += codec.receive(b"", 0.0)
+        else:
+            events += codec.receive(wire[at : at + step], 0.0)
+    while codec.has_more:
+        events += codec.receive(b"", 0.0)
+    for stream in (1, 3):
+        sent = b"".join(pieces[stream // 2 :: 2]) + (b"l" * 16_384 if stream == 1 else b"")
+        assert b"".join(event.data for event in events if event.stream == stream) == sent
+    assert [event.stream for event in events if event.end] == [3, 1]
+
+
+def test_a_client_processes_all_that_its_server_says(talk: Callable[..., Talk]) -> None:
+    client = talk(Role.CLIENT)
+    stream = client.asked()
+    client.say(client.head(stream, [(b":status", b"200")]))
+    assert len(client.connection.receive(b"".join([client.data(stream, b"x")] * 1_000), 0.0)) == 1
+    assert not client.connection.has_more
