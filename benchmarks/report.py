@@ -24,6 +24,7 @@ UNITS = {
     "peak_rss_mb": "peak RSS MB",
     "kb_per_connection": "KB/connection",
     "held": "held",
+    "largest_mib": "largest MiB",
     "other_cpu_us": "CPU µs/req, other tool",
     "other_per_second": "req/s, other tool",
 }

@@ -51,7 +51,7 @@ def encoded(latencies: array[float]) -> str | None:
     """An HdrHistogram of latencies (microseconds, 1 us to 60 s, 3 digits) in its compressed text form, which the tools
     of that family read and add up; None if the package hdrhistogram is not installed."""
     try:
-        from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+        from hdrh.histogram import HdrHistogram
     except ImportError:
         return None
     histogram = HdrHistogram(1, 60_000_000, 3)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.peers.direct import Direct
 from benchmarks.peers.envoy import Envoy
+from benchmarks.peers.envoy_fields import ENVOY_FIELDS, ENVOY_FIELDS_64M
 from benchmarks.peers.meshproxy import Meshproxy
 from benchmarks.peers.relays import AIOHTTP, GRPC_AIO
 
@@ -15,5 +16,13 @@ if TYPE_CHECKING:
 
 def peers() -> dict[str, Peer]:
     """All peers."""
-    every: tuple[Peer, ...] = (Direct(), Envoy(), Meshproxy(), AIOHTTP, GRPC_AIO)
+    every: tuple[Peer, ...] = (
+        Direct(),
+        Envoy(),
+        ENVOY_FIELDS,
+        ENVOY_FIELDS_64M,
+        Meshproxy(),
+        AIOHTTP,
+        GRPC_AIO,
+    )
     return {peer.name: peer for peer in every}

