@@ -2,12 +2,12 @@
 # machine that has Python 3.11 or newer, make, and nothing else.
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 test` chooses another.
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_FLAGS := --quiet --disable-pip-version-check
+PIP_FLAGS := --disable-pip-version-check
 PYTEST_ARGS ?= -q -n auto --dist loadfile
 
 .PHONY: help demo test coverage check format conformance drills figures test-tensorflow bench image clean
@@ -26,22 +26,37 @@ help:
 	@echo 'make image            build the container image (needs docker or podman)'
 	@echo 'make clean            remove everything that these targets create'
 
-# The stamp files are newer than pyproject.toml while the environment is up to date.
-$(BIN)/python:
-	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python' >&2; exit 1; }
-	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
-		echo '$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }
+# Makes the environment if there is none, and installs one of the optional dependencies of pyproject.toml into it. pip is
+# not quiet, as this takes a minute or two. Where it was interrupted, `.unfinished` stays behind, and the next run begins
+# with a new environment: what is half there, pip does not find out.
+define install
+@[ -x $(BIN)/python ] && [ ! -e $(VENV)/.unfinished ] || rm -rf $(VENV)
+@mkdir -p $(VENV) && touch $(VENV)/.unfinished
+@[ -x $(BIN)/python ] || $(make-venv)
+@echo 'Installing into $(VENV), which takes a minute or two.'
+$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[$(1)]'
+@rm $(VENV)/.unfinished
+endef
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[demo]'
+define make-venv
+{ test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python' >&2; exit 1; }; \
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo '$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }; }
+endef
+
+# The stamp files are newer than pyproject.toml while the environment is up to date.
+BUILT_FROM := pyproject.toml $(wildcard $(VENV)/.unfinished)
+
+$(VENV)/.demo: $(BUILT_FROM)
+	$(call install,demo)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev]'
+$(VENV)/.dev: $(BUILT_FROM)
+	$(call install,dev)
 	@touch $@ $(VENV)/.demo
 
-$(VENV)/.bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[bench]'
+$(VENV)/.bench: $(BUILT_FROM)
+	$(call install,bench)
 	@touch $@ $(VENV)/.demo
 
 # TensorFlow pins old versions of shared dependencies, so it has its own environment.
@@ -58,6 +73,7 @@ demo: $(VENV)/.demo
 
 # Prints how long it took; pytest prints the slowest tests with PYTEST_ARGS='-q --durations=20'.
 test: $(VENV)/.dev
+	@echo 'make test: about five minutes on two cores that do nothing else'
 	@started=$$(date +%s); $(BIN)/pytest $(PYTEST_ARGS); status=$$?; \
 		echo "make test: $$(($$(date +%s) - started)) s"; exit $$status
 
@@ -115,5 +131,5 @@ image:
 		"$$engine" build -t meshproxy:dev .
 
 clean:
-	rm -rf $(VENV) .venv-tensorflow .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist build
+	rm -rf .venv .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
