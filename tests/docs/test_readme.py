@@ -1,0 +1,85 @@
+"""What README shows works as printed: its commands, the documents in it, and the make targets that it names."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from meshproxy.config.load import load
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text()
+PAGES = (README, (REPOSITORY / "CONTRIBUTING.md").read_text(), (REPOSITORY / "benchmarks" / "README.md").read_text())
+STATUSES = {"authz": 3}
+"""Of the commands that do not end with 0: `authz check` says by its status that a call is denied."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"(?s)```{language}\n(.*?)```", README)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each command after a `$`, its continued lines joined, with what is printed below it."""
+    found = []
+    for block in blocks("console"):
+        for shown in re.split(r"(?m)^\$ ", block)[1:]:
+            command, _, output = shown.replace("\\\n", "").partition("\n")
+            found.append((command, output))
+    return found
+
+
+def test_there_are_commands_and_documents() -> None:
+    assert len(commands()) >= 2
+    assert len(blocks("yaml")) >= 2
+
+
+@pytest.mark.parametrize(("command", "output"), commands(), ids=lambda text: " ".join(text.split()[:3]))
+def test_a_command_prints_what_stands_below_it(command: str, output: str) -> None:
+    program, *arguments = command.split()
+    assert program == "meshproxy"
+    found = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert found.stdout[: len(output)] == output
+    assert found.returncode == STATUSES.get(arguments[0], 0)
+
+
+def test_the_documents_load_beside_those_of_a_sidecar(tmp_path: Path) -> None:
+    files = [REPOSITORY / "deploy" / "compose" / "mesh.yaml"]
+    for number, text in enumerate(blocks("yaml")):
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(text)
+    documents = load(files)
+    assert documents.roles
+    assert documents.routes
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["README", "CONTRIBUTING", "benchmarks/README"])
+def test_every_make_target_that_is_named_exists(page: str) -> None:
+    named = set(re.findall(r"(?m)(?:`|^)make ([a-z-]+)", page))
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (REPOSITORY / "Makefile").read_text()))
+    assert named
+    assert named <= targets
+
+
+def test_the_pythons_are_those_that_are_claimed() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    claimed = [name.rpartition(" ")[2] for name in project["classifiers"] if ":: Python :: 3." in name]
+    assert project["requires-python"] == f">={claimed[0]}"
+    assert f"Python {claimed[0]} to {claimed[-1]}." in README
+    assert f" python{' python'.join(reversed(claimed))} " in (REPOSITORY / "Makefile").read_text()
+    image = re.search(r"(?m)^ARG BASE=python:(3\.\d+)-slim$", (REPOSITORY / "Dockerfile").read_text())
+    assert image is not None
+    assert image[1] in claimed
