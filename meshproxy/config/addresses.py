@@ -1,4 +1,4 @@
-"""Where a model server listens: `HOST:PORT`, or the path of a UNIX socket."""
+"""Where a model server is: `HOST:PORT` or the path of a UNIX socket; and where its metrics page is there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SOCKET_PATH_BYTES = 107
 """The longest path of a UNIX socket: `sun_path` has 108 bytes on Linux, the last of which is a zero (unix(7))."""
 UNIX = "unix:"
 
+_METRICS_PATH = re.compile(r"(?=.{2,256}\Z)(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+/?")
 _AMBIGUOUS = re.compile(r"[%?#]")
 """gRPC takes what follows `unix:` for a part of a URI, in which these have a meaning; others take it as it is."""
 
@@ -62,3 +63,14 @@ def resolve_server_address(folder: Path, address: str) -> str:
             "use a shorter folder"
         )
     return UNIX + path
+
+
+def read_metrics_path(value: object) -> str:
+    """The path of a page on a model server's REST port, with one spelling: nothing in it is escaped, or an escape."""
+    if not isinstance(value, str) or not _METRICS_PATH.fullmatch(value):
+        raise ValueError(
+            f'expected a path such as "/metrics" (letters, digits and - . _ ~ / only, up to 256), got {shown(value)}'
+        )
+    if f"{value}/".lower().startswith("/v1/"):
+        raise ValueError(f"{shown(value)} may be a model's: paths below /v1/ are those of models")
+    return value

@@ -16,6 +16,7 @@ from meshproxy.config.fields import (
     HostName,
     HostPort,
     Metadata,
+    MetricsPath,
     Part,
     Percent,
     Port,
@@ -218,6 +219,9 @@ class ServerSpec(Part, frozen=True):
     hosts: tuple[HostName, ...] = ()
     """Host names (host or `:authority`, ignoring the port) that select this server on the outbound port. Its own name
     is always one of them."""
+    metrics_path: MetricsPath = "/monitoring/prometheus/metrics"
+    """Where its metrics page is, on the port of REST: `prometheus_config.path` of TensorFlow Serving's
+    `--monitoring_config_file`. The verb `metrics` is GET of this path, and of no other."""
     connect_timeout: Duration = 1.0
     """For opening a connection to an endpoint. On loopback this takes microseconds."""
     max_connections: Count | None = None

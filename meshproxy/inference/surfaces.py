@@ -9,7 +9,8 @@ from functools import lru_cache
 from meshproxy.inference.call import Call, Verb
 from meshproxy.inference.grpc_services import GRPC_SERVICES
 from meshproxy.inference.surface import Operation, StatusProbe, Surface, show_request
-from meshproxy.inference.tfserving import TENSORFLOW_SERVING
+from meshproxy.inference.tfserving import TENSORFLOW_SERVING, tensorflow_serving
+from meshproxy.inference.tfserving_rest import METRICS_PATH
 from meshproxy.refusal import Reason, Refusal
 
 REST_MEMO = 1024
@@ -92,3 +93,9 @@ class Surfaces:
 
 
 SURFACES = Surfaces((TENSORFLOW_SERVING, GRPC_SERVICES))
+
+
+def surfaces(metrics_paths: Iterable[str]) -> Surfaces:
+    """Those of model servers that have their metrics page at one of these paths."""
+    paths = frozenset(path.encode() for path in metrics_paths)
+    return SURFACES if paths == {METRICS_PATH} else Surfaces((tensorflow_serving(paths), GRPC_SERVICES))

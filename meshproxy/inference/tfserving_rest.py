@@ -59,11 +59,16 @@ _DELIMITERS = frozenset(b"/\\:?#%;")
 _RESERVED = re.compile(rb"[^A-Za-z0-9\-._~]")
 
 
-def find(method: bytes, target: bytes) -> Operation | None:
+def find(metrics_paths: frozenset[bytes], method: bytes, target: bytes) -> Operation | None:
     """The operation of a request, from its method and its target in origin-form, as they came; None outside of `/v1/`
     and the metrics page.
 
     The signature is in the JSON body, which is not looked at: `ModelRef.signature` is None.
+
+    Args:
+        metrics_paths: where the metrics page is; several where there are several servers. None is under `/v1/`.
+        method: of the request.
+        target: of the request.
 
     Raises:
         Refusal: BAD_REQUEST, in TensorFlow Serving's words.
@@ -81,9 +86,10 @@ def find(method: bytes, target: bytes) -> Operation | None:
                 raise Refusal(Reason.BAD_REQUEST, "Missing model name in request.")
             verb = Verb.METADATA if metadata else Verb.STATUS
             return _build(method, target, verb, name, version, label)
-        if target == METRICS_PATH:
-            return Operation(Verb.METRICS, METRICS_PATH, Call(Verb.METRICS))
-    if target[:4].lower() == b"/v1/" or target.partition(b"?")[0] in (METRICS_PATH, b"/v1/models"):
+        if target in metrics_paths:
+            return Operation(Verb.METRICS, target, Call(Verb.METRICS))
+    path = target.partition(b"?")[0]
+    if target[:4].lower() == b"/v1/" or path == b"/v1/models" or path in metrics_paths:
         _refuse(method, target)
     return None
 

@@ -6,7 +6,6 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from meshproxy.inference.surfaces import SURFACES, Surfaces
 from meshproxy.proxy.admissions import Admissions
 from meshproxy.proxy.byte_budget import ByteBudget
 from meshproxy.proxy.headers import HeaderReader
@@ -40,7 +39,6 @@ class ProxyContext:
         traffic: Traffic,
         draw: Callable[[], float] = random.random,
         cpu_time: Callable[[], float] = time.thread_time,
-        surfaces: Surfaces = SURFACES,
     ) -> None:
         self.loop = loop
         self.now = now
@@ -58,8 +56,6 @@ class ProxyContext:
         """A random number from 0 up to 1: splits, faults, back-off."""
         self.cpu_time = cpu_time
         """Seconds of processor time that this thread has used."""
-        self.surfaces = surfaces
-        """The wire surfaces that requests are read by."""
         self.headers = HeaderReader()
         self.admissions = Admissions(reaper)
         self.live: set[LiveExchange] = set()

@@ -95,7 +95,7 @@ class ActiveRequest(Relay):
 
     def _identified(self, fields: RequestHeaders) -> None:
         """What is asked for: the operation, from method and path; and its model, if those name it. Raises Refusal."""
-        head, snapshot, surfaces = self.head, self.snapshot, self.context.surfaces
+        head, snapshot, surfaces = self.head, self.snapshot, self.snapshot.surfaces
         if not self.is_grpc:
             operation = surfaces.find_rest(head.method, head.target)
         elif self.connection.protocol != "HTTP/2" or head.method != b"POST":

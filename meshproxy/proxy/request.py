@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.events import Headers, RequestHead
+from meshproxy.inference.call import Verb
 from meshproxy.inference.hash_key import stable_hash
+from meshproxy.inference.surface import show_request
 from meshproxy.proxy.client_side import ClientSide
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.headers import RequestHeaders, identity_headers
@@ -94,24 +96,34 @@ class Request(ClientSide):
             Refusal: NO_ROUTE, nothing selects one.
         """
         snapshot = self.snapshot
+        server = snapshot.server
         if snapshot.servers is not None:
             header = self.fields.server if self.fields is not None else None
             named = snapshot.servers.find(self.head.authority, header, self.connection.original)
             if named:
-                return named
-            if named is not None:
+                server = named
+            elif named is not None:
                 self.flag(ResponseFlags.NR)
                 raise Refusal(
                     Reason.NO_ROUTE,
                     "x-model-server names an unknown ModelServer, or :authority lists hosts of several: name one.",
                 )
-        if snapshot.server is None:
+        if server is None:
             self.flag(ResponseFlags.NR)
             raise Refusal(
                 Reason.NO_ROUTE,
                 "No ModelServer selected: set :authority to its name, send x-model-server, or add a ModelRoute.",
             )
-        return snapshot.server
+        if snapshot.metrics_paths:
+            self._check_metrics_path(snapshot.metrics_paths[server])
+        return server
+
+    def _check_metrics_path(self, path: bytes) -> None:
+        """Raises Refusal: this is the metrics page of another server than the selected one, which has its own."""
+        operation, head = self.operation, self.head
+        if operation is not None and operation.verb is Verb.METRICS and operation.target != path:
+            request = show_request(head.method, head.target)
+            raise Refusal(Reason.BAD_REQUEST, f"Not found: {request}", http_status=404)
 
     @property
     def encoding(self) -> bytes | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
+from meshproxy.inference.surfaces import SURFACES, Surfaces
 
 if TYPE_CHECKING:
     from meshproxy.proxy.ports import Decides, FindsRoute, FindsServer, Verifies
@@ -49,3 +50,7 @@ class Snapshot:
     """Answers grpc.health.v1 for the model server; None: calls go to the model server itself."""
     servers: FindsServer | None = None
     """For outbound calls: which ModelServer an application selected."""
+    surfaces: Surfaces = SURFACES
+    """The wire surfaces that requests are read by."""
+    metrics_paths: Mapping[str, bytes] = field(default_factory=dict)
+    """For outbound calls: where the metrics page of each ModelServer is, if that differs between them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshproxy.inference.body_scan import ScanLimits
+from meshproxy.inference.surfaces import surfaces
 from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import Permit
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
@@ -71,6 +72,7 @@ def inbound_snapshot(
         ),
         clusters=clusters,
         limits=body_limits(documents),
+        surfaces=surfaces(each.spec.metrics_path for each in documents.servers if each.metadata.name == inbound.server),
         forwards_identity=inbound.forward_identity,
         forwards_token=inbound.forward_token,
         server=inbound.server,
@@ -85,6 +87,7 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
     if outbound is None:
         return None
     mesh = documents.mesh.spec
+    paths = {server.metadata.name: server.spec.metrics_path for server in documents.servers}
     return Snapshot(
         verifier=None,
         policy=PermitAll(),
@@ -95,6 +98,8 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
         forwards_token=True,
         server=outbound.server,
         servers=Servers(documents.servers),
+        surfaces=surfaces(paths.values()),
+        metrics_paths={name: path.encode() for name, path in paths.items()} if len(set(paths.values())) > 1 else {},
     )
 
 

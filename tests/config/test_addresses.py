@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.addresses import SOCKET_PATH_BYTES, read_server_address, resolve_server_address
+from meshproxy.config.addresses import SOCKET_PATH_BYTES, read_metrics_path, read_server_address, resolve_server_address
 
 FOLDER = Path("/etc/mesh")
 
@@ -88,3 +88,26 @@ def test_anything_is_read_or_refused(value: object) -> None:
     except ValueError:
         return
     assert read_server_address(read) == read
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/monitoring/prometheus/metrics", "/a/", "/v1metrics", "/v2/x", "/..."])
+def test_where_a_metrics_page_may_be(path: str) -> None:
+    assert read_metrics_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "metrics", "//metrics", "/a//b", "/.", "/a/../b", "/a%20b", "/a?b", "/a#b", "/a b", "/a;b"),
+        *("/\u00fc", "/a\n", "/" + "a" * 256, 1, None, ["/a"]),
+    ],
+)
+def test_what_is_no_path_of_a_metrics_page(path: object) -> None:
+    with pytest.raises(ValueError, match="expected a path such as"):
+        read_metrics_path(path)
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/models/m", "/V1/models/m/metadata", "/v1/metrics"])
+def test_a_metrics_page_never_shadows_a_model(path: str) -> None:
+    with pytest.raises(ValueError, match="may be a model's"):
+        read_metrics_path(path)

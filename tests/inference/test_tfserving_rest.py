@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.surface import Operation
-from meshproxy.inference.surfaces import SURFACES
+from meshproxy.inference.surfaces import SURFACES, surfaces
 from meshproxy.inference.tfserving_rest import rewrite_target
 from meshproxy.refusal import Reason, Refusal
 
@@ -414,3 +414,19 @@ def test_a_rewritten_target_is_read_as_what_was_chosen(name: str, label: str | N
     target = rewrite_target(Call(verb, (ModelRef(name, "99"),)), version, label)
     method = b"GET" if verb in (Verb.METADATA, Verb.STATUS) else b"POST"
     assert named(method, target) == Call(verb, (ModelRef(name, version, label),))
+
+
+def test_another_metrics_page() -> None:
+    find = surfaces(["/metrics", "/prometheus/page"]).find_rest
+    for target in (b"/metrics", b"/prometheus/page"):
+        operation = find(b"GET", target)
+        assert (operation.call, operation.target) == (Call(Verb.METRICS), target)
+        for method, wrong in ((b"POST", target), (b"HEAD", target), (b"GET", target + b"?x")):
+            with pytest.raises(Refusal) as caught:
+                find(method, wrong)
+            assert caught.value.http_status == 400
+    for other in (b"/monitoring/prometheus/metrics", b"/Metrics", b"/metrics/", b"/metrics/x", b"//metrics"):
+        with pytest.raises(Refusal) as caught:
+            find(b"GET", other)
+        assert caught.value.http_status == 404
+    assert find(b"GET", b"/v1/models/metrics").verb is Verb.STATUS

@@ -71,7 +71,7 @@ async def test_a_server_that_comes_late_crashes_and_comes_back(tmp_path: Path) -
         await mesh.model_server(*SOCKETS)
         await until(lambda: are_served(running))
 
-        endpoint = f"rest=unix:{mesh.directory}/rest.sock,grpc=unix:{mesh.directory}/grpc.sock"
+        endpoint = f"unix:{mesh.directory}/rest.sock,unix:{mesh.directory}/grpc.sock"
         async with RestClient(running.admin, None) as admin:
             shown = (await admin.call("GET", "/config", headers={"host": "localhost"})).body
         assert endpoint in json.dumps(shown)

@@ -9,6 +9,7 @@ import pytest
 
 from meshproxy.codec.events import Headers, RequestHead
 from meshproxy.config.routes import Retries
+from meshproxy.inference.surfaces import SURFACES
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
@@ -51,6 +52,7 @@ class World:
         """What is drawn next; 0.5 when there is none left."""
         self.refreshes: list[tuple[str, Callable[[], None]]] = []
         self.reaper = Reaper(self.loop.real)
+        self.surfaces = SURFACES
         self.snapshot = self.make_snapshot()
         self.pipeline = Pipeline(
             loop=self.loop.real,
@@ -82,6 +84,7 @@ class World:
             "limits": BodyLimits(scan_buffer=1_000, scan_buffer_total=1_500),
             "forwards_identity": False,
             "forwards_token": False,
+            "surfaces": self.surfaces,
         }
         return Snapshot(**{**parts, **changes})
 

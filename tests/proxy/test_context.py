@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.inference.surfaces import SURFACES
 from meshproxy.proxy.client_side import REFUSAL_SECONDS, REFUSING
 from meshproxy.proxy.context import ProxyContext
 from meshproxy.refusal import Reason, Refusal
@@ -58,7 +57,6 @@ def test_its_chance_and_clocks_are_real_unless_a_test_says_otherwise() -> None:
     began = context.cpu_time()
     assert sum(range(10_000))
     assert context.cpu_time() >= began
-    assert context.surfaces is SURFACES
 
 
 def test_a_request_keeps_the_snapshot_that_was_there_when_it_began() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from meshproxy.identity.caller import Caller, Token
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.hash_key import stable_hash
 from meshproxy.inference.surface import Operation
+from meshproxy.inference.surfaces import surfaces
 from meshproxy.proxy.headers import RequestHeaders
 from meshproxy.proxy.request import Request
 from meshproxy.refusal import Reason, Refusal
@@ -104,6 +106,22 @@ class TestBaseServer:
         with pytest.raises(Refusal) as raised:
             request.base_server()
         assert (raised.value.reason, str(request.flags)) == (Reason.NO_ROUTE, "NR")
+
+    def test_the_metrics_page_of_another_server_is_not_found(self) -> None:
+        around = Surroundings()
+        paths = {"a": b"/metrics", "b": b"/prometheus"}
+        for server, target in itertools.product(paths, paths.values()):
+            around.context.snapshot = replace(around.context.snapshot, server=server, metrics_paths=paths)
+            request = make(around)
+            request.operation = surfaces(["/metrics", "/prometheus"]).find_rest(b"GET", target)
+            if paths[server] == target:
+                assert request.base_server() == server
+                continue
+            with pytest.raises(Refusal) as raised:
+                request.base_server()
+            assert (raised.value.reason, raised.value.http_status) == (Reason.BAD_REQUEST, 404)
+        request.operation = surfaces([]).find_rest(b"GET", b"/v1/models/m")
+        assert request.base_server() == server
 
 
 class TestKeys:

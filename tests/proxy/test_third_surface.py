@@ -149,7 +149,8 @@ def said(name: str, version: str = "") -> bytes:
 
 @pytest.fixture
 def echo(world: Any) -> Any:
-    world.pipeline.surfaces = Surfaces((TENSORFLOW_SERVING, ECHO))
+    world.surfaces = Surfaces((TENSORFLOW_SERVING, ECHO))
+    world.use()
     return world
 
 

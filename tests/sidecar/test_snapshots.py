@@ -7,6 +7,7 @@ import pytest
 from meshproxy.config import routes, schema, servers
 from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.surfaces import SURFACES
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import Refusal
 from meshproxy.routing.carried_state import CarriedState
@@ -121,6 +122,16 @@ class TestInbound:
         with pytest.raises(Refusal):
             closed.policy.decide(ANONYMOUS, PREDICT)
 
+    def test_the_metrics_page_is_where_its_server_has_it(self) -> None:
+        servers = (server(metrics_path="/metrics"), server("other", metrics_path="/other"))
+        snapshot = inbound_snapshot(documents(servers=servers), {}, None, CarriedState())
+        assert snapshot is not None
+        assert snapshot.surfaces.find_rest(b"GET", b"/metrics").verb is Verb.METRICS
+        for target in (b"/other", b"/monitoring/prometheus/metrics"):
+            with pytest.raises(Refusal):
+                snapshot.surfaces.find_rest(b"GET", target)
+        assert snapshot.metrics_paths == {}
+
     def test_where_nothing_comes_in_there_is_none(self) -> None:
         assert inbound_snapshot(documents(inbound=None, outbound={}), {}, None, CarriedState()) is None
 
@@ -144,6 +155,18 @@ class TestOutbound:
         assert snapshot.servers is not None
         assert snapshot.servers.find(b"local:18501", None, "") == "local"
         assert snapshot.routes.match(PREDICT, (), ANONYMOUS).server is None
+
+    def test_each_server_has_its_own_metrics_page(self) -> None:
+        servers = (server(metrics_path="/metrics"), server("other"))
+        snapshot = outbound_snapshot(documents(outbound={}, servers=servers), {}, CarriedState())
+        assert snapshot is not None
+        default = b"/monitoring/prometheus/metrics"
+        assert snapshot.metrics_paths == {"local": b"/metrics", "other": default}
+        for target in (b"/metrics", default):
+            assert snapshot.surfaces.find_rest(b"GET", target).verb is Verb.METRICS
+        alike = outbound_snapshot(documents(outbound={}), {}, CarriedState())
+        assert alike is not None
+        assert (alike.metrics_paths, alike.surfaces) == ({}, SURFACES)
 
     def test_where_nothing_goes_out_there_is_none(self) -> None:
         assert outbound_snapshot(documents(), {}, CarriedState()) is None
