@@ -32,6 +32,8 @@ class Token:
     """`exp`, seconds since the epoch."""
     iam_role: str | None = None
     """The role's ARN, when the issuer is AWS STS."""
+    size: int = 0
+    """Bytes of memory that it takes at most: what keeps tokens counts them."""
 
 
 @dataclass(frozen=True, slots=True)

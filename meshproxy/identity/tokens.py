@@ -20,7 +20,7 @@ from types import MappingProxyType
 from meshproxy.identity.caller import Token
 from meshproxy.identity.claims import ClaimMatch, Value, find_text, match_claim
 from meshproxy.identity.iam import iam_role, is_sts_issuer
-from meshproxy.identity.jose import decode_base64url, load_object
+from meshproxy.identity.jose import decode_base64url, load_object, memory_bytes
 from meshproxy.identity.jwk import KID_CHARACTERS, Key
 from meshproxy.identity.jws import canonical_name
 from meshproxy.identity.key_budget import Ask
@@ -33,8 +33,9 @@ SUBJECT_CHARACTERS = 1_024
 REMEMBERED = 300.0
 """Seconds for which a verified token is remembered."""
 REMEMBERED_TOKENS = 2_048
-REMEMBERED_BYTES = 2_097_152
-"""Tokens remembered, and their bytes together; claims take about four times that. Only an issuer can fill it."""
+REMEMBERED_BYTES = 16_777_216
+"""Tokens remembered, and the memory that they take together at most, 11 KB with 20 short claims. Only an issuer can
+fill it."""
 
 CHALLENGE = "Bearer"
 """The value of `www-authenticate` for a request without a token (RFC 6750 section 3.1)."""
@@ -127,9 +128,10 @@ class TokenVerifier:
         parts = compact.split(b".")
         if len(parts) != 3 or not all(parts):
             raise _refused("The token is not a signed JWT of three parts.")
-        header = _part(parts[0], "header")
+        header = _loaded(_decoded(parts[0], "header"), "header")
         algorithm, kid = _read_header(header)
-        claims = _part(parts[1], "payload")
+        payload = _decoded(parts[1], "payload")
+        claims = _loaded(payload, "payload")
         try:
             signature = decode_base64url(parts[2])
         except ValueError:
@@ -158,18 +160,19 @@ class TokenVerifier:
             if issuer.keys.ask(kid, now, is_known=True) is Ask.WAIT:
                 raise KeysWanted(issuer.name)
             raise _refused("The token signature is invalid.")
-        token = Token(issuer.name, subject, MappingProxyType(claims), expires, role)
+        size = memory_bytes(payload) + len(authorization)
+        token = Token(issuer.name, subject, MappingProxyType(claims), expires, role, size)
         return token, key, expires + issuer.leeway
 
     def _remember(self, authorization: bytes, token: Token, until: float, key: Key) -> None:
         self._remembered[authorization] = (token, until, key)
-        self._remembered_bytes += len(authorization)
+        self._remembered_bytes += token.size
         while len(self._remembered) > REMEMBERED_TOKENS or self._remembered_bytes > REMEMBERED_BYTES:
             self._forget(next(iter(self._remembered)))  # the oldest
 
     def _forget(self, authorization: bytes) -> None:
-        del self._remembered[authorization]
-        self._remembered_bytes -= len(authorization)
+        token, _, _ = self._remembered.pop(authorization)
+        self._remembered_bytes -= token.size
 
 
 def _refused(why: str) -> Refusal:
@@ -179,11 +182,22 @@ def _refused(why: str) -> Refusal:
     )
 
 
-def _part(text: bytes, name: str) -> dict[str, object]:
+def _decoded(part: bytes, name: str) -> bytes:
     try:
-        return load_object(decode_base64url(text))
+        return decode_base64url(part)
     except ValueError as error:
-        raise _refused(f"The {name} of the token cannot be read: {error}.") from None
+        raise _unreadable(name, error) from None
+
+
+def _loaded(text: bytes, name: str) -> dict[str, object]:
+    try:
+        return load_object(text)
+    except ValueError as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: ValueError) -> Refusal:
+    return _refused(f"The {name} of the token cannot be read: {error}.")
 
 
 def _read_header(header: dict[str, object]) -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from meshproxy.config.globs import compile_glob, is_literal
 from meshproxy.config.values import shown
-from meshproxy.identity.caller import Caller, Workload
+from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Reason, Refusal
@@ -24,8 +24,11 @@ DEFAULT_DENY = "default-deny"
 SEVERAL = ", "
 """Between the names of bindings that allow the models of one call together. No name contains it."""
 CHALLENGE = 'Bearer realm="meshproxy"'
-MEMO_ENTRIES = 8_192
-"""About 0.4 KB each, so 3 MB when full. It also bounds how many tokens a policy keeps alive."""
+MEMO_BYTES = 16_777_216
+"""Memory that decisions take together, and the tokens that they are about: 1,500 tokens with 20 short claims, or 30,000
+decisions about one."""
+MEMO_ENTRY_BYTES = 500
+"""What one takes, without the names in it."""
 MEMO_MODELS = 8
 MEMO_TEXT = 512
 """Names come from callers, who may send long ones and many: a call with more models, or longer names together, is not
@@ -72,6 +75,8 @@ class Policy:
         self.roles = tuple((name, tuple(rules)) for name, rules in roles)
         self.bindings = tuple(bindings)
         self._memo: dict[object, Permit | _Denial] = {}
+        self._memo_tokens: set[Token] = set()
+        self._memo_bytes = 0
         # Rules by what they are found by: a name, or a glob. Each different glob is matched once for a name.
         self._by_name: dict[str, list[tuple[int, Rule]]] = {}
         by_glob: dict[str, list[tuple[int, Rule]]] = {}
@@ -123,13 +128,28 @@ class Policy:
         decision = self._memo.get(key)
         if decision is None:
             decision = self._decide(caller, call)
-            if _is_small(models):
-                if len(self._memo) >= MEMO_ENTRIES:
-                    del self._memo[next(iter(self._memo))]
-                self._memo[key] = decision
+            self._remember(key, caller.token, models, decision)
         if isinstance(decision, Permit):
             return decision
         raise decision.refusal()
+
+    def _remember(
+        self, key: object, token: Token | None, models: tuple[ModelRef, ...], decision: Permit | _Denial
+    ) -> None:
+        text = _text(models)
+        if len(models) > MEMO_MODELS or text > MEMO_TEXT:
+            return
+        size = MEMO_ENTRY_BYTES + 3 * text  # in the key, in the message of a denial, and two bytes for a character
+        if token is not None and token not in self._memo_tokens:
+            size += token.size
+        if self._memo_bytes + size > MEMO_BYTES:
+            self._memo.clear()
+            self._memo_tokens.clear()
+            self._memo_bytes = 0
+        if token is not None:
+            self._memo_tokens.add(token)
+        self._memo_bytes += size
+        self._memo[key] = decision
 
     def _decide(self, caller: Caller, call: Call) -> Permit | _Denial:
         if not self.roles and not call.verb.is_admin:
@@ -219,13 +239,12 @@ def _names_of(workload: Workload | None) -> tuple[object, ...]:
     )
 
 
-def _is_small(models: tuple[ModelRef, ...]) -> bool:
-    """Whether the decision may be cached."""
-    text = sum(
+def _text(models: tuple[ModelRef, ...]) -> int:
+    """Characters of all their names."""
+    return sum(
         len(model.name) + len(model.version or "") + len(model.label or "") + len(model.signature or "")
         for model in models
     )
-    return len(models) <= MEMO_MODELS and text <= MEMO_TEXT
 
 
 def _token_would_do(matches: Mapping[Binding, SubjectMatch], parts: Iterable[RuleMatches]) -> bool:

@@ -17,9 +17,13 @@ from meshproxy.routing.servers import HEADER as SERVER_HEADER
 
 Known = TypeVar("Known")
 
-CACHE_SIZE = 1024
-CACHED_BYTES = 4_096
-"""Lists up to this size are remembered: they are read before anybody knows who sent them."""
+CACHE_BYTES = 4_194_304
+"""Memory that the lists of one cache take together: they are read before anybody knows who sent them."""
+CACHED_BYTES = 8_192
+"""A list that takes more is not remembered."""
+LIST_BYTES = 1_024
+FIELD_BYTES = 160
+"""What a list takes by itself, and a field beyond its bytes."""
 CALLER_HEADER = b"x-meshproxy-caller"
 SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
@@ -108,16 +112,16 @@ class HeaderReader:
     __slots__ = ("_believed", "_requests", "_responses")
 
     def __init__(self) -> None:
-        self._requests: dict[Headers, RequestHeaders] = {}
-        self._responses: dict[Headers, Headers] = {}
-        self._believed: dict[Headers, Headers] = {}
+        self._requests: _Cache[RequestHeaders] = _Cache()
+        self._responses: _Cache[Headers] = _Cache()
+        self._believed: _Cache[Headers] = _Cache()
 
     def read(self, headers: Headers) -> RequestHeaders:
         """What `headers` say."""
         known = self._requests.get(headers)
         if known is None:
             known = RequestHeaders(headers)
-            _remember(self._requests, headers, known)
+            self._requests.keep(headers, known)
         return known
 
     def clean(self, headers: Headers, is_sidecar: bool = False) -> Headers:
@@ -128,15 +132,26 @@ class HeaderReader:
             known = tuple(
                 field for field in headers if not is_identity(field[0]) or (is_sidecar and field[0] == REFUSAL_HEADER)
             )
-            _remember(cleaned, headers, known)
+            cleaned.keep(headers, known)
         return known
 
 
-def _remember(known: dict[Headers, Known], headers: Headers, value: Known) -> None:
-    if sum([len(name) + len(content) for name, content in headers]) <= CACHED_BYTES:
-        if len(known) >= CACHE_SIZE:
-            known.clear()
-        known[headers] = value
+class _Cache(dict[Headers, Known]):
+    """What lists of fields say, within `CACHE_BYTES`."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = CACHE_BYTES
+
+    def keep(self, headers: Headers, value: Known) -> None:
+        size = LIST_BYTES + sum([len(name) + len(content) + FIELD_BYTES for name, content in headers])
+        if size <= CACHED_BYTES:
+            self._left -= size
+            if self._left < 0:
+                self.clear()
+                self._left = CACHE_BYTES - size
+            self[headers] = value
 
 
 def has_refusal(headers: Headers) -> bool:

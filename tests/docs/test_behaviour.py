@@ -12,22 +12,29 @@ from pathlib import Path
 import pytest
 
 import meshproxy
+from meshproxy.codec.h1 import memo as h1_memo
+from meshproxy.codec.h1 import write as h1_write
+from meshproxy.codec.h2 import encoder, heads
 from meshproxy.codec.h2.connection import SLICE_FRAMES
 from meshproxy.codec.problem import Malformed
 from meshproxy.config import routes, schema, servers
 from meshproxy.config.values import read_duration, read_size
-from meshproxy.inference import protobuf
+from meshproxy.identity import peer, tokens
+from meshproxy.inference import body_rewrite, body_scan, names, protobuf, surfaces, tfserving_rest
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, MESSAGE_BYTES
 from meshproxy.inference.call import Verb
 from meshproxy.inference.grpc_services import GRPC_SERVICES
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
-from meshproxy.proxy import admissions, client_side, health_call
+from meshproxy.policy import decide
+from meshproxy.proxy import admissions, client_side, headers, health_call
 from meshproxy.proxy.held_body import CONNECTION_SHARE
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing import rate_limit
+from meshproxy.routing import routes as model_routes
+from meshproxy.routing import servers as routing_servers
 from meshproxy.sidecar import clusters, configuration
-from meshproxy.telemetry import endpoint_labels, upstream_metrics
+from meshproxy.telemetry import endpoint_labels, request_metrics, upstream_metrics
 from meshproxy.transport.connection import Times
 from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
@@ -225,6 +232,41 @@ def test_what_is_bounded_without_a_name() -> None:
     assert int(said["HTTP/2 frames of one client connection that are processed at once"]) == SLICE_FRAMES
     shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
     assert said["endpoints and breakers with their own metrics"] == "{} and {}".format(*shown)
+
+
+MIB = 1 << 20
+CACHES = {
+    "verified tokens": (tokens.REMEMBERED_TOKENS, tokens.REMEMBERED_BYTES),
+    "authorization decisions": (decide.MEMO_MODELS, decide.MEMO_TEXT, decide.MEMO_BYTES),
+    "identities of client certificates": (peer.KEPT, peer.KEPT_BYTES // 1024, 8 * MIB),
+    "header sections of requests": (headers.CACHED_BYTES // 1024, headers.CACHE_BYTES),
+    "REST request lines": (surfaces.REST_MEMO, 4 * MIB),
+    "REST request lines with another version": (tfserving_rest.MEMO_ENTRIES, 4 * MIB),
+    "gRPC methods that are not": (surfaces.GRPC_MEMO, surfaces.PATH_BYTES, MIB),
+    "what names the model in a message": (body_scan.MEMO_ENTRIES, 127, MIB),
+    "the same with another version": (body_rewrite.MEMO_ENTRIES, 127, MIB),
+    "calls": (body_scan.MEMO_ENTRIES, body_scan.MEMO_MODELS, 4 * MIB),
+    "routes by model name": (model_routes.MEMO_ENTRIES, names.NAME_BYTES, 2 * MIB),
+    "model servers by authority": (routing_servers.MEMO_ENTRIES, routing_servers.AUTHORITY_BYTES, MIB),
+    "buckets of a rateLimits entry": (rate_limit.MAX_BUCKETS, 10 * MIB),
+    "series of requests": (request_metrics.MEMO_ENTRIES, 4 * MIB),
+    "field sections for HTTP/1.1": (h1_write.KEPT_BLOCKS, h1_write.KEPT_BLOCK_BYTES // 1024, 5 * MIB),
+    "request lines for HTTP/1.1": (h1_write.KEPT_LINES, h1_write.KEPT_LINE_BYTES, MIB),
+    "steps of Huffman codes": (256 * 256, 8 * MIB),
+    "header sections received over HTTP/1.1": (2 * h1_memo._HEADS, h1_memo._BYTES // 1024, MIB // 4),
+    "header sections received over HTTP/2": (heads.KEPT_HEADS, heads.KEPT_BLOCK_BYTES // 1024, heads.KEPT_BYTES),
+    "header sections sent over HTTP/2": (encoder.KEPT_BLOCKS, encoder.KEPT_BLOCK_BYTES // 1024, 3 * MIB // 4),
+    "Huffman-coded strings received": (64, 128, 32 * 1024),
+}
+
+
+def test_the_caches() -> None:
+    rows = table("cache")
+    assert len(rows) == len(CACHES)
+    for name, _, bound, most in rows:
+        values = [int(number.replace(",", "")) for number in re.findall(r"[0-9][0-9,]*", bound)]
+        bounds = next(bounds for begin, bounds in reversed(CACHES.items()) if name.startswith(begin))
+        assert (*values, read_size(most.removesuffix(" each").replace(" ", ""))) == bounds, name
 
 
 # Timeouts

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import hmac
 import json
+import tracemalloc
+from dataclasses import replace
 from time import time
 from types import MappingProxyType
 from typing import Any
@@ -701,9 +704,42 @@ def test_what_is_remembered_is_bounded() -> None:
         verifier._remember(b"%d" % number, token, NOW + 1, key)
     assert len(verifier._remembered) == REMEMBERED_TOKENS
     assert first not in verifier._remembered
-    for number in range(REMEMBERED_BYTES // TOKEN_BYTES + 2):
-        verifier._remember(b"%d" % number + bytes(TOKEN_BYTES), token, NOW + 1, key)
-    assert verifier._remembered_bytes == sum(map(len, verifier._remembered)) <= REMEMBERED_BYTES
+    large = replace(token, size=REMEMBERED_BYTES // 10)
+    for number in range(12):
+        verifier._remember(b"large %d" % number, large, NOW + 1, key)
+    assert len(verifier._remembered) == 10
+    assert verifier._remembered_bytes == sum(each.size for each, _, _ in verifier._remembered.values())
+    assert verifier._remembered_bytes <= REMEMBERED_BYTES
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        [0] * 3_000,
+        [[]] * 200,
+        ["a" * 8] * 900,
+        {f"k{number}": number for number in range(800)},
+        "x" * 9_000,
+        "\U0001f600" + "x" * 5_000,
+    ],
+    ids=["numbers", "lists", "texts", "members", "text", "wide text"],
+)
+def test_a_token_takes_what_is_counted(claim: object) -> None:
+    issuer = new_issuer(algorithm="ES256")
+    verifier = verifier_of(issuer)
+    tokens = [bearer(issuer.token(f"s{number}", claim=claim)) for number in range(20)]
+    verifier.verify(bearer(issuer.token("first")), NOW)
+    before = verifier._remembered_bytes
+    tracemalloc.start()
+    try:
+        for each in tokens:
+            verifier.verify(each, NOW)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken < verifier._remembered_bytes - before
+    assert len(verifier._remembered) == 21
 
 
 # AWS.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -198,23 +200,47 @@ def test_a_refusal_is_made_anew_each_time() -> None:
 
 
 def test_the_memory_is_bounded_and_lets_tokens_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMO_ENTRIES", 8)
+    monkeypatch.setattr(module, "MEMO_BYTES", 8 * 20_000)
     policy = compile_policy([role("r", rule("a"))], [bind("b", "r", CORP)], DOMAIN)
 
     class Watched(Token):
         __slots__ = ("__weakref__",)
 
-    first = Watched("corp", "alice", {}, 1e12)
+    first = Watched("corp", "alice", {}, 1e12, size=19_000)
     gone = weakref.ref(first)
     assert policy.decide(Caller(None, first), call("a")).rule == "b"
     del first
     gc.collect()
     assert gone() is not None
     for _ in range(8):
-        policy.decide(Caller(None, token()), call("a"))
+        policy.decide(Caller(None, Token("corp", "alice", {}, 1e12, size=19_000)), call("a"))
     gc.collect()
     assert gone() is None
-    assert len(policy._memo) == 8
+    assert (len(policy._memo), len(policy._memo_tokens)) == (1, 1)
+    assert policy._memo_bytes <= 20_000
+
+
+def test_one_token_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMO_BYTES", 20_000)
+    policy = compile_policy([role("r", rule("*"))], [bind("b", "r", NS)], DOMAIN)
+    caller = Caller(QUOTER.workload, Token("corp", "alice", {}, 1e12, size=10_000))
+    for number in range(15):
+        policy.decide(caller, call(f"m{number}"))
+    assert len(policy._memo) == 15
+
+
+@pytest.mark.parametrize("size", [1, 500])
+def test_a_decision_takes_what_is_counted(size: int) -> None:
+    policy = compile_policy([role("r", rule("a"))], [bind("b", "r", NS)], DOMAIN)
+    policy.decide(QUOTER, call("a"))
+    tracemalloc.start()
+    try:
+        for number in range(1_000):
+            with contextlib.suppress(Refusal):
+                policy.decide(QUOTER, call("x" * size + str(number)))
+        assert tracemalloc.get_traced_memory()[0] < policy._memo_bytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_long_names_and_many_are_not_remembered() -> None:

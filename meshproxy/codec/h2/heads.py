@@ -50,6 +50,8 @@ TRACE_OCTETS = b"0123456789abcdef-"
 
 KEPT_HEADS = 32
 KEPT_BLOCK_BYTES = 4_096
+KEPT_BYTES = 131_072
+"""Heads of one connection that are kept, of each kind, and the memory of all together. A usual one takes 1 to 2 KB."""
 
 
 class ParsedRequest(NamedTuple):
@@ -83,7 +85,16 @@ class HeadReader:
     context, which differs each time, is cached by the preceding bytes, and costs 1.2 µs.
     """
 
-    __slots__ = ("_decoder", "_generation", "_limits", "_requests", "_responses", "_traced", "_trailers")
+    __slots__ = (
+        "_decoder",
+        "_generation",
+        "_kept_bytes",
+        "_limits",
+        "_requests",
+        "_responses",
+        "_traced",
+        "_trailers",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -94,6 +105,7 @@ class HeadReader:
         """By the part of the block before the trace context."""
         self._responses: dict[bytes, ParsedResponse] = {}
         self._trailers: dict[bytes, Headers] = {}
+        self._kept_bytes = 0
 
     def allow_table(self, table_bytes: int) -> None:
         """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE."""
@@ -124,7 +136,7 @@ class HeadReader:
         # by its index would be another one's, which the octet before the length would put into the table. Limits were
         # kept, and are by every other block of this start: it has the same length. No trace: there are two.
         if not changes_table and fields[-1][0] == (TRACE_PARENT, value) and head.trace is not None:
-            _keep(self._traced, start, head)
+            self._keep(self._traced, start, head, len(fields))
         return head
 
     def response(self, block: bytes) -> ParsedResponse:
@@ -145,7 +157,7 @@ class HeadReader:
         fields, changes_table = self._fields(block)
         head = read(fields, self._limits, len(block))
         if not changes_table:
-            _keep(kept, block, head)
+            self._keep(kept, block, head, len(fields))
         return head
 
     def _fields(self, block: bytes) -> tuple[list[Field], bool]:
@@ -173,12 +185,16 @@ class HeadReader:
         self._traced.clear()
         self._responses.clear()
         self._trailers.clear()
+        self._kept_bytes = 0
 
-
-def _keep(kept: dict[bytes, Head], key: bytes, head: Head) -> None:
-    if len(key) <= KEPT_BLOCK_BYTES:
-        if len(kept) >= KEPT_HEADS:
-            kept.clear()
+    def _keep(self, kept: dict[bytes, Head], key: bytes, head: Head, count: int) -> None:
+        """`count`: of its fields."""
+        if len(key) > KEPT_BLOCK_BYTES:
+            return
+        size = 256 + 3 * len(key) + 100 * count
+        if len(kept) >= KEPT_HEADS or self._kept_bytes + size > KEPT_BYTES:
+            self._forget()
+        self._kept_bytes += size
         kept[key] = head
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import hpack
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.h2.heads import (
     KEPT_BLOCK_BYTES,
+    KEPT_BYTES,
     KEPT_HEADS,
     HeadReader,
     ParsedRequest,
@@ -478,3 +481,26 @@ def test_traced_heads_are_read_as_others_are(fields: Pairs, values: list[bytes],
             fresh.skip(earlier)
         assert outcome(reader, block) == outcome(fresh, block)
         seen.append(block)
+
+
+@pytest.mark.parametrize("count", [1, 120])
+def test_heads_that_are_kept_take_no_more_than_is_counted(count: int) -> None:
+    reader = HeadReader(Limits())
+    start = b"\x83\x86\x84\x01\x01a"
+    blocks = [
+        start
+        + b"".join(
+            b"\x00\x03x%c%c\x02%c%c" % (97 + part % 26, 97 + at % 26, 97 + part // 26, 97 + at // 26)
+            for at in range(count)
+        )
+        for part in range(200)
+    ]
+    tracemalloc.start()
+    try:
+        for block in blocks:
+            reader.request(block)
+        assert tracemalloc.get_traced_memory()[0] < KEPT_BYTES + 20_000
+    finally:
+        tracemalloc.stop()
+    assert 0 < reader._kept_bytes <= KEPT_BYTES
+    assert 0 < len(reader._requests) <= KEPT_HEADS
