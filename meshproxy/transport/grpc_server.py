@@ -1,0 +1,282 @@
+"""Serves gRPC methods over a `listener.Listener`: the counterpart of `grpc_stream`, for the control plane.
+
+    async def echo(call: ServerCall) -> None:
+        async for message in call:
+            await call.send(message)
+
+    server = GrpcServer({b"/pkg.Service/Echo": echo})
+    listener = Listener(serve=server.serve, reject=server.reject, ...)
+
+A method returns when the call is complete, which ends it with OK, or raises `CallFailed`. It is cancelled if the client
+leaves or its deadline passes. Messages are bytes and not compressed. A received message counts against the stream's
+window until it is taken.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.grpc import Deframer, Misframed, encode_message, frame, is_grpc, parse_timeout
+from meshproxy.refusal import GrpcStatus
+from meshproxy.transport.grpc_client import COMPRESSED, MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from meshproxy.codec.events import Headers, Rejected, RequestHead
+    from meshproxy.transport.connection_info import ConnectionInfo
+    from meshproxy.transport.stream import Downstream
+
+logger = logging.getLogger(__name__)
+
+HEAD: Headers = ((b"content-type", b"application/grpc"),)
+
+
+class CallFailed(Exception):
+    """Ends a call with a status other than OK; raised by a method."""
+
+    def __init__(self, status: GrpcStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class ServerCall:
+    """One call (`stream.RequestSink`). Only the method's own task iterates and sends.
+
+    Attributes:
+        info: of the client's connection; `info.peer` is its identity.
+        metadata: the headers of the request.
+    """
+
+    def __init__(self, stream: Downstream, head: RequestHead, max_message_bytes: int) -> None:
+        self.info: ConnectionInfo = stream.info
+        self.metadata = head.headers
+        self._stream = stream
+        self._max_message_bytes = max_message_bytes
+        self.task: asyncio.Task[None] | None = None
+        """Runs the method; cancelled if the client leaves."""
+        self._is_over = False
+        """Nothing can be sent any more."""
+        self._has_head = False
+        self._is_drained = True
+        # Received.
+        self._deframer = Deframer()
+        self._pieces: list[bytes] = []
+        """Of the message that is being received."""
+        self._messages: deque[bytes] = deque()
+        self._owed = 0
+        """Credit that is held back."""
+        self._has_ended = head.end
+        self._failure: CallFailed | None = None
+        """Why what the client sends cannot be read any further."""
+        self._woken = asyncio.Event()
+
+    # For the method
+
+    def __aiter__(self) -> ServerCall:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next message; ends when the client has sent its last. Raises CallFailed if it cannot be read."""
+        while not self._messages:
+            if self._failure is not None:
+                raise self._failure
+            if self._has_ended:
+                raise StopAsyncIteration
+            await self._wait()
+        message = self._messages.popleft()
+        if not self._messages:
+            self._give_credit()
+        return message
+
+    async def only_message(self) -> bytes:
+        """The message of a unary request. Raises CallFailed if there is none, or another."""
+        messages = [message async for message in self]
+        if len(messages) != 1:
+            raise CallFailed(GrpcStatus.UNIMPLEMENTED, f"expected one message, got {len(messages)}")
+        return messages[0]
+
+    async def send(self, message: bytes) -> None:
+        """Send one message; returns when the transport has taken it."""
+        if not self._has_head:
+            self._has_head = True
+            self._stream.send_response(200, HEAD, end=False)
+        self._is_drained = self._stream.send_data(frame(message), end=False)
+        while not self._is_drained:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._woken.clear()
+        await self._woken.wait()
+
+    # stream.RequestSink
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        """Part of a message, or several messages."""
+        self._owed += flow
+        if self._failure is None and not self._is_over:
+            self._read(data)
+        if end:
+            self.trailers_received(())
+        if not self._messages:
+            self._give_credit()
+
+    def _read(self, data: bytes) -> None:
+        for part in self._deframer.receive(data):
+            if isinstance(part, Misframed):
+                self._refuse(GrpcStatus.INTERNAL, part.reason)
+            elif part.compressed:
+                self._refuse(GrpcStatus.UNIMPLEMENTED, COMPRESSED)
+            elif part.size > self._max_message_bytes:
+                limit = self._max_message_bytes
+                self._refuse(GrpcStatus.RESOURCE_EXHAUSTED, f"a message of {part.size} bytes exceeds {limit} bytes")
+            else:
+                self._pieces.append(part.data)
+                if part.end:
+                    self._messages.append(b"".join(self._pieces))
+                    self._pieces.clear()
+                    self._woken.set()
+                continue
+            return
+
+    def _refuse(self, status: GrpcStatus, message: str) -> None:
+        self._failure = CallFailed(status, message)
+        self._pieces.clear()
+        self._woken.set()
+
+    def trailers_received(self, headers: Headers) -> None:
+        """The client has sent its last message."""
+        self._has_ended = True
+        if self._failure is None and not self._deframer.is_idle:
+            self._refuse(GrpcStatus.INTERNAL, "the last message of the request is incomplete")
+        self._woken.set()
+
+    def rejected(self, rejected: Rejected) -> None:
+        """The rest of the request violates the protocol."""
+        self._refuse(GrpcStatus.INTERNAL, rejected.reason)
+
+    def reset_received(self, code: int, reason: str) -> None:
+        """The client has cancelled, or is gone."""
+        self._is_over = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def drained(self) -> None:
+        """What was sent has been written."""
+        self._is_drained = True
+        self._woken.set()
+
+    # The end
+
+    async def run(self, method: Callable[[ServerCall], Awaitable[None]], timeout: float | None) -> None:
+        """Call the method, and end the call as it ended."""
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                await method(self)
+        except CallFailed as failed:
+            self.end(failed.status, failed.message)
+        except asyncio.CancelledError:
+            self.end(GrpcStatus.UNAVAILABLE, "the server stops")  # unless the client has left
+        except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                self.end(GrpcStatus.DEADLINE_EXCEEDED, "the deadline of the call has passed")
+            else:
+                logger.exception("a method failed")
+                self.end(GrpcStatus.INTERNAL, "the server has a defect: see its log")
+        else:
+            self.end(GrpcStatus.OK, "")
+
+    def end(self, status: GrpcStatus, message: str) -> None:
+        """Send the status."""
+        if self._is_over:
+            return
+        self._is_over = True
+        trailers: Headers = ((b"grpc-status", b"%d" % status),)
+        if message:
+            trailers += ((b"grpc-message", encode_message(message)),)
+        if self._has_head:
+            self._stream.send_trailers(trailers)
+        else:
+            self._stream.send_response(200, HEAD + trailers, end=True)
+        self._stream.stop_receiving()
+        self._give_credit()
+
+    def _give_credit(self) -> None:
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._stream.credit(owed)
+
+
+class GrpcServer:
+    """Hands calls to the methods of its services.
+
+    Args:
+        methods: by their paths, `/package.Service/Method`.
+        max_message_bytes: of one received message.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[bytes, Callable[[ServerCall], Awaitable[None]]],
+        *,
+        max_message_bytes: int = MESSAGE_BYTES,
+    ) -> None:
+        self._methods = methods
+        self._max_message_bytes = max_message_bytes
+        self._loop = asyncio.get_running_loop()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def serve(self, stream: Downstream, head: RequestHead) -> None:
+        """Begin a call (`stream.Serve`)."""
+        fields = dict(head.headers)
+        if head.method != b"POST" or not is_grpc(fields.get(b"content-type", b"")):
+            stream.sink = _Ignoring(stream)
+            stream.send_response(415, ((b"accept", b"application/grpc"),), end=True)  # protocol, Requests
+            stream.stop_receiving()
+            return
+        call = stream.sink = ServerCall(stream, head, self._max_message_bytes)
+        method = self._methods.get(head.target)
+        if method is None:
+            call.end(GrpcStatus.UNIMPLEMENTED, f"no such method: {head.target.decode('ascii', 'replace')}")
+            return
+        timeout = fields.get(b"grpc-timeout")
+        call.task = self._loop.create_task(call.run(method, parse_timeout(timeout) if timeout is not None else None))
+        self._calls.add(call.task)
+        call.task.add_done_callback(self._calls.discard)
+
+    def reject(self, stream: Downstream, rejected: Rejected) -> None:
+        """Answer a request that the codec rejected (`stream.Reject`)."""
+        if not rejected.is_reset:
+            stream.sink = _Ignoring(stream)
+            stream.send_response(rejected.status, (), end=True)
+            stream.stop_receiving()
+
+    async def close(self) -> None:
+        """End all calls, with UNAVAILABLE."""
+        calls = tuple(self._calls)
+        for task in calls:
+            task.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+class _Ignoring:
+    """Reads the rest of a request that has been answered (`stream.RequestSink`)."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Downstream) -> None:
+        self._stream = stream
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        self._stream.credit(flow)
+
+    def trailers_received(self, headers: Headers) -> None: ...
+    def rejected(self, rejected: Rejected) -> None: ...
+    def reset_received(self, code: int, reason: str) -> None: ...
+    def drained(self) -> None: ...
