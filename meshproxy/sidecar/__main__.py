@@ -14,8 +14,8 @@ import uvloop
 from meshproxy.config.problems import ConfigError
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar.app import run_sidecar, run_worker
-from meshproxy.sidecar.process_log import open_process_log
 from meshproxy.sidecar.worker import OPTION, WorkersFailed, WorkerSlot
+from meshproxy.telemetry.process_log import open_process_log
 
 FAILURE = 1
 FINDINGS = 3

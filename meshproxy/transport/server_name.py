@@ -2,7 +2,7 @@
 
 Python passes it to a callback only. The callback runs once per connection and is too cheap to be measured beside the
 2.4 ms of CPU of a handshake. A name that is not ASCII never reaches it: the ssl module fails the handshake and reports
-the error to `sys.unraisablehook` (see `sidecar.process_log`).
+the error to `sys.unraisablehook` (see `telemetry.process_log`).
 """
 
 from __future__ import annotations

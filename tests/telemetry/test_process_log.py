@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.sidecar.process_log import JsonFormatter, ProcessLog, open_process_log
+from meshproxy.telemetry.process_log import JsonFormatter, ProcessLog, open_process_log
 
 
 def entry(**record: Any) -> dict[str, Any]:
