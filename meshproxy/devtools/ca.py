@@ -7,7 +7,6 @@ certificates.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,11 +15,18 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-BACKDATED = timedelta(minutes=5)
-"""Certificates are valid from this long before they are issued, because the clocks of peers differ."""
-AUTHORITY_LIFETIME = timedelta(days=3650)
+from meshproxy.control.authority import (
+    AUTHORITY_LIFETIME,
+    BACKDATED,
+    authority_certificate,
+    common_name,
+    key_usages,
+    private_pem,
+)
+from meshproxy.identity.private_files import replace_file
+
 LEAF_LIFETIME = timedelta(hours=24)
 BOTH_USAGES: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
@@ -41,8 +47,8 @@ class IssuedCertificate:
     def write(self, directory: Path, name: str) -> tuple[Path, Path]:
         """Write `NAME.pem` and `NAME-key.pem` (mode 0600); returns their paths."""
         certificate, key = directory / f"{name}.pem", directory / f"{name}-key.pem"
-        _replace(key, self.key_pem, 0o600)
-        _replace(certificate, self.certificate_pem, 0o644)
+        replace_file(key, self.key_pem, 0o600)
+        replace_file(certificate, self.certificate_pem, 0o644)
         return certificate, key
 
 
@@ -62,9 +68,11 @@ class DevelopmentCA:
     def create(cls, trust_domain: str, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> DevelopmentCA:
         """A new root. Two roots of one trust domain do not trust each other, as when an authority is rotated."""
         key = ec.generate_private_key(ec.SECP256R1())
-        name = _name(f"meshproxy development authority of {trust_domain}")
+        name = common_name(f"meshproxy development authority of {trust_domain}")
         # Path length 1: one intermediate below the root, as in Linkerd and SPIRE.
-        builder = _authority(name, key.public_key(), trust_domain, lifetime, path_length=1).issuer_name(name)
+        builder = authority_certificate(
+            name, key.public_key(), trust_domain, _now(), lifetime, path_length=1
+        ).issuer_name(name)
         return cls(trust_domain, builder.sign(key, hashes.SHA256()), key)
 
     @classmethod
@@ -89,10 +97,11 @@ class DevelopmentCA:
     def intermediate(self, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> DevelopmentCA:
         """An authority below this one; what it issues carries its certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _authority(
-            _name(f"meshproxy development intermediate of {self.trust_domain}"),
+        builder = authority_certificate(
+            common_name(f"meshproxy development intermediate of {self.trust_domain}"),
             key.public_key(),
             self.trust_domain,
+            _now(),
             lifetime,
             path_length=0,
         )
@@ -130,7 +139,7 @@ class DevelopmentCA:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
             x509.CertificateBuilder()
-            .subject_name(_name("meshproxy development workload"))
+            .subject_name(common_name("meshproxy development workload"))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(not_before or now - BACKDATED)
@@ -144,21 +153,21 @@ class DevelopmentCA:
         if is_authority is not None:
             wanted.append((x509.BasicConstraints(is_authority, None), True))
         if key_usage is not None:
-            wanted.append((_key_usage(key_usage), True))
+            wanted.append((key_usages(*key_usage), True))
         if extended_key_usage is not None:
             wanted.append((x509.ExtendedKeyUsage(extended_key_usage), False))
         for extension, is_critical in (*wanted, *extensions):
             builder = builder.add_extension(extension, critical=is_critical)
         certificate = self._sign(builder)
         return IssuedCertificate(
-            certificate.public_bytes(serialization.Encoding.PEM) + self._chain_pem, _private_pem(key)
+            certificate.public_bytes(serialization.Encoding.PEM) + self._chain_pem, private_pem(key)
         )
 
     def write(self, directory: Path) -> Path:
         """Write `ca.pem` and `ca-key.pem` (mode 0600); returns the path of `ca.pem`."""
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(directory / "ca-key.pem", _private_pem(self._key), 0o600)
-        _replace(directory / "ca.pem", self.bundle_pem, 0o644)
+        replace_file(directory / "ca-key.pem", private_pem(self._key), 0o600)
+        replace_file(directory / "ca.pem", self.bundle_pem, 0o644)
         return directory / "ca.pem"
 
     def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
@@ -170,58 +179,5 @@ class DevelopmentCA:
         )
 
 
-def _authority(
-    name: x509.Name, key: ec.EllipticCurvePublicKey, trust_domain: str, lifetime: timedelta, path_length: int
-) -> x509.CertificateBuilder:
-    """The certificate of an authority (X509-SVID sections 3.2, 4.1 and 4.3), unsigned."""
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.BasicConstraints(True, path_length), critical=True)
-        .add_extension(_key_usage(("key_cert_sign", "crl_sign")), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")]), critical=False
-        )
-    )
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
-
-
-def _key_usage(bits: Sequence[str]) -> x509.KeyUsage:
-    names = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{name: name in bits for name in names})
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Writes a file atomically: a reader never sees half of it, nor wider permissions than `mode`."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(content)
-    new.replace(path)
+def _now() -> float:
+    return datetime.now(UTC).timestamp()

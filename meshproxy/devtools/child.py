@@ -20,6 +20,9 @@ MODEL_SERVER = (sys.executable, "-m", "meshproxy.cli.model_server", "--rest-port
 ISSUER = (sys.executable, "-m", "meshproxy.cli.issuer", "--port", "0")
 """A development token issuer on a free port."""
 
+CONTROL = (sys.executable, "-m", "meshproxy.cli.control")
+"""`meshproxy control`."""
+
 _LINE_BYTES = 1 << 20
 _LINES_KEPT = 2_000
 

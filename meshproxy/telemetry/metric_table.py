@@ -106,6 +106,9 @@ IDENTITY_IN_SYNC = gauge(
     "meshproxy_identity_in_sync",
     "1 if certificate, key and trust bundle in use match their source, 0 if newer ones were rejected.",
 )
+IDENTITY_ISSUANCES = counter(
+    "meshproxy_identity_issuances_total", "Certificates asked of the control plane, by result: ok, failed.", "result"
+)
 OPEN_CONNECTIONS = gauge("meshproxy_open_connections", "Open downstream connections.", "direction", "protocol")
 CONNECTIONS = counter(
     "meshproxy_connections_total",
@@ -217,6 +220,20 @@ CONCURRENCY_LIMIT = gauge(
 WORKERS = gauge("meshproxy_workers", "Worker processes, by state: starting, serving, waiting to be restarted.", "state")
 WORKER_RESTARTS = counter("meshproxy_worker_restarts_total", "Worker restarts after a worker process exited.")
 
+# --- Control plane
+
+ISSUANCES = counter(
+    "meshproxy_control_issuances_total",
+    "Requests for certificates, issued or refused.",
+    "result", "reason",
+)  # fmt: skip
+AUTHORITY_EXPIRY = gauge(
+    "meshproxy_control_authority_expiration_timestamp_seconds",
+    "Unix time at which the certificate of the authority expires.",
+    unit="seconds",
+)
+
+
 TABLES: dict[str, tuple[Metric, ...]] = {
     "Requests": (
         REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, DECISIONS, REFUSALS,
@@ -229,7 +246,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Identity and connections": (
         JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS, IDENTITY_IN_SYNC,
-        OPEN_CONNECTIONS, CONNECTIONS, HTTP2_STREAM_ERRORS,
+        IDENTITY_ISSUANCES, OPEN_CONNECTIONS, CONNECTIONS, HTTP2_STREAM_ERRORS,
     ),
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),
     "Telemetry": (
@@ -239,6 +256,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
         PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,
     ),
     "Supervisor": (WORKERS, WORKER_RESTARTS),
+    "Control plane": (ISSUANCES, AUTHORITY_EXPIRY),
 }  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from meshproxy.devtools.ca import BACKDATED, DevelopmentCA
+from meshproxy.control.authority import BACKDATED
+from meshproxy.devtools.ca import DevelopmentCA
 
 ID = "spiffe://dev.example/ns/pricing/sa/quoter"
 

@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from meshproxy.config.load import load
 from meshproxy.sidecar.supervisor import Supervisor
 from meshproxy.telemetry import metric_table
+from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.telemetry.exposition import render
+from meshproxy.telemetry.metric_table import TABLES
 from meshproxy.telemetry.metrics import HistogramSeries, Metric, Registry, Type
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTATION = REPOSITORY / "docs" / "metrics.md"
-ROWS = [metric for rows in metric_table.TABLES.values() for metric in rows]
+ROWS = [metric for rows in TABLES.values() for metric in rows]
 
 
 def sidecar() -> SidecarMetrics:
@@ -56,13 +58,14 @@ def test_names_follow_the_conventions_of_prometheus(metric: Metric) -> None:
     assert list(metric.buckets) == sorted(set(metric.buckets))
 
 
-async def test_a_sidecar_and_its_supervisor_register_every_metric() -> None:
+async def test_every_metric_is_registered_by_the_process_it_is_of() -> None:
     registered = set(sidecar().registry.families)
     documents = load([REPOSITORY / "deploy" / "examples" / "first.yaml"])
     supervisor = Supervisor([], documents)
     names = {metric.name for metric in ROWS}
-    assert registered | set(supervisor.registry.families) == names
-    assert names - registered == {metric.name for metric in metric_table.TABLES["Supervisor"]}
+    of_control = set(ControlMetrics().registry.families)
+    assert registered | set(supervisor.registry.families) | of_control == names
+    assert names - registered == {metric.name for part in ("Supervisor", "Control plane") for metric in TABLES[part]}
 
 
 def test_the_documentation_has_the_tables() -> None:

@@ -1,0 +1,157 @@
+"""`meshproxy control`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FAILURE = 1
+LEAST_LIFETIME = 10.0
+"""Of issued certificates, in seconds."""
+T = TypeVar("T")
+
+folder_option = click.option(
+    "--folder",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the authority and the join tokens are kept; it is created if it does not exist.",
+)
+
+
+@click.group("control")
+def command() -> None:
+    """Run the control plane, and let workloads join the mesh."""
+
+
+@command.command("run", short_help="Run the control plane.")
+@folder_option
+@click.option("--trust-domain", required=True, help="The trust domain of the mesh, such as prod.example.")
+@click.option(
+    "--spiffe-id",
+    default=None,
+    metavar="SPIFFE-ID",
+    help="Its own identity.  [default: spiffe://TRUST-DOMAIN/ns/meshproxy/sa/control]",
+)
+@click.option(
+    "--listen", default="0.0.0.0:18510", show_default=True, metavar="IP:PORT", help="The port of the sidecars (mTLS)."
+)
+@click.option(
+    "--web", default="127.0.0.1:18512", show_default=True, metavar="IP:PORT", help="/livez, /readyz and /metrics."
+)
+@click.option(
+    "--lifetime", default="24h", show_default=True, metavar="DURATION", help="The lifetime of issued certificates."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    envvar="MESHPROXY_LOG_LEVEL",
+    help="The level of the log on standard error.",
+)
+def run(
+    folder: Path, trust_domain: str, spiffe_id: str | None, listen: str, web: str, lifetime: str, log_level: str
+) -> None:
+    """Run the control plane.
+
+    It issues certificates to sidecars, which renew them by themselves. The first start makes the authority of the trust
+    domain in the folder; give its certificate, authority.pem, to the sidecars as their trust bundle. To use an
+    authority of your own, put authority.pem and authority-key.pem (mode 0600) there before; below a root that is not in
+    the folder, add the root as roots.pem.
+
+    \b
+    Example:
+        meshproxy control run --folder /var/lib/meshproxy --trust-domain prod.example
+    """
+    import logging
+
+    import uvloop
+
+    from meshproxy.config import values
+    from meshproxy.control.app import ControlPlane, Settings
+    from meshproxy.control.store import StoreError
+    from meshproxy.telemetry.process_log import open_process_log
+
+    domain = _read(values.read_trust_domain, trust_domain, "--trust-domain")
+    settings = Settings(
+        folder=folder,
+        trust_domain=domain,
+        spiffe_id=_read_identity(spiffe_id or f"spiffe://{domain}/ns/meshproxy/sa/control", domain, "--spiffe-id"),
+        listen=_read(values.read_listen_address, listen, "--listen"),
+        web=_read(values.read_listen_address, web, "--web"),
+        lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
+    )
+    if settings.lifetime < LEAST_LIFETIME:
+        raise click.UsageError(f"--lifetime: sidecars need {LEAST_LIFETIME:g} s at least to renew in time")
+    open_process_log(getattr(logging, log_level.upper()))
+
+    async def serve() -> None:
+        await ControlPlane(settings).run()
+
+    try:
+        uvloop.run(serve())
+    except (StoreError, OSError) as error:
+        logging.getLogger("meshproxy.control").error("cannot start: %s", error)
+        sys.exit(FAILURE)
+
+
+@command.command("join-token", short_help="Make a token with which one workload joins the mesh.")
+@folder_option
+@click.option(
+    "--identity",
+    required=True,
+    metavar="SPIFFE-ID",
+    help="The SPIFFE id that the workload gets, such as spiffe://prod.example/ns/models/sa/resnet.",
+)
+@click.option("--expires", default="10m", show_default=True, metavar="DURATION", help="How long the token can be used.")
+def join_token(folder: Path, identity: str, expires: str) -> None:
+    """Make a token with which one workload joins the mesh.
+
+    It works once. Write it into a file that the sidecar's document names (spec.controlPlane.joinToken); from then on
+    the sidecar renews its certificate by itself. It prints the token only.
+    """
+    import time
+
+    from meshproxy.config import values
+    from meshproxy.control.attestation import make_token
+    from meshproxy.control.store import FolderStore, StoreError
+
+    lifetime = _read(values.read_lifetime, expires, "--expires")
+    now = time.time()
+    try:
+        store = FolderStore(folder)
+        authority = store.find_authority()
+        if authority is None:  # a token in another folder would never be found
+            raise click.ClickException(
+                f"{folder} has no authority, so it is no control plane's folder: start `meshproxy control run` first"
+            )
+        text = make_token(store, _read_identity(identity, authority.trust_domain, "--identity"), now, lifetime)
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(text)
+
+
+def _read(reader: Callable[[object], T], text: str, option: str) -> T:
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+
+
+def _read_identity(text: str, trust_domain: str, option: str) -> str:
+    from meshproxy.config import values
+
+    identity = _read(values.read_spiffe_id, text, option)
+    if not identity.startswith(f"spiffe://{trust_domain}/"):
+        raise click.UsageError(f"{option}: {identity} is not in the trust domain {trust_domain}")
+    return identity
+
+
+if __name__ == "__main__":
+    command()

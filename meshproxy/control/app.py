@@ -1,0 +1,181 @@
+"""`meshproxy control`: every part of the control plane, built in order on one page, and run until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshproxy.codec.limits import Limits
+from meshproxy.control.authority import SigningRequest, private_pem
+from meshproxy.control.channel import IdentityService
+from meshproxy.control.store import FolderStore
+from meshproxy.identity.certificates import Credentials, own_identity
+from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.telemetry import exposition
+from meshproxy.telemetry.control_metrics import ControlMetrics
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.grpc_server import GrpcServer
+from meshproxy.transport.listener import Listener, PeerRejected, Security
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+if TYPE_CHECKING:
+    from meshproxy.config.values import Address
+    from meshproxy.identity.caller import Workload
+    from meshproxy.identity.certificates import OwnIdentity
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS = 20_000
+"""Sidecars that may be connected at once; further ones wait to be accepted."""
+MESSAGE_BYTES = 64 << 10
+"""Of one message of a sidecar."""
+RENEW_AT = 2 / 3
+"""Of its own certificate's life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator chooses."""
+
+    folder: Path
+    """Where the authority and join tokens are kept."""
+    trust_domain: str
+    spiffe_id: str
+    """Its own identity."""
+    listen: Address
+    """The port of the sidecars."""
+    web: Address
+    """Health and metrics."""
+    lifetime: float = 86_400.0
+    """Of certificates, in seconds."""
+
+
+class ControlPlane:
+    """One control plane, from its settings to its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build every part. Nothing listens yet. Raises StoreError."""
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self.metrics = metrics = ControlMetrics()
+        self.store = FolderStore(settings.folder)
+        self.authority = self.store.authority(settings.trust_domain, time.time())
+        metrics.authority_expiry.labels().value = self.authority.not_after
+        self._reaper = Reaper(self._loop)
+        self.service = IdentityService(self.authority, self.store, settings.lifetime, metrics)
+        self.server = GrpcServer(self.service.methods, max_message_bytes=MESSAGE_BYTES)
+        self.listener = Listener(
+            direction="control",
+            shared=ConnectionContext(
+                loop=self._loop,
+                outbox=Outbox(self._loop),
+                reaper=self._reaper,
+                limits=Limits(),
+                times=Times(),
+                on_limit=self.limit,
+            ),
+            serve=self.server.serve,
+            reject=self.server.reject,
+            events=self,
+            security=Security.TLS,
+            context=self._renew().server,
+            identify=self._identify,
+            max_connections=CONNECTIONS,
+        )
+        self.web_address = ""
+
+    async def run(self) -> None:
+        """Listen and serve until SIGTERM or SIGINT. Raises OSError if a port is taken."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        runner = web.AppRunner(self._web(), access_log=None)
+        await runner.setup()
+        renewing = self._loop.create_task(self._keep_renewing())
+        try:
+            await web.TCPSite(runner, self._settings.web.host, self._settings.web.port).start()
+            self.web_address = "{}:{}".format(*runner.addresses[0][:2])
+            self.listener.listen(self._settings.listen.host, self._settings.listen.port)
+            self._reaper.start()
+            fields = {"control": self.listener.address, "web": self.web_address, "pid": os.getpid()}
+            logger.info("listening", extra={"fields": fields})
+            stopping = self._loop.create_task(self._stopping.wait())
+            await asyncio.wait((renewing, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if renewing.done():
+                renewing.result()  # it never ends by itself: a defect
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            self.listener.stop_accepting()
+            await self.server.close()
+            await self.listener.close()
+            self._reaper.stop()
+            await runner.cleanup()
+        logger.info("stopped")
+
+    # Its own identity
+
+    def _renew(self) -> OwnIdentity:
+        """A new certificate of its own, in its own memory only."""
+        now = time.time()
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued = self.authority.issue(
+            SigningRequest(key.public_key(), ()), self._settings.spiffe_id, now, self._settings.lifetime
+        )
+        credentials = Credentials(issued.certificate_pem, private_pem(key), self.authority.bundle_pem)
+        # A workload that joins has no certificate yet; whoever shows one must show a good one.
+        identity = own_identity(credentials, self._settings.trust_domain, now, calls=False, mtls="permissive")
+        self.metrics.certificate_expiry.labels().value = issued.not_after
+        return identity
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lifetime * RENEW_AT * random.uniform(0.9, 1.0))  # noqa: S311
+            self.listener.context = self._renew().server
+
+    def _identify(self, der: bytes | None) -> Workload | None:
+        """The client of a connection (`listener.Identify`)."""
+        if der is None:
+            return None
+        try:
+            return read_peer(der, self._settings.trust_domain, time.time(), PeerRole.CLIENT)
+        except PeerRefused as refused:
+            raise PeerRejected(str(refused), refused.reason) from refused
+
+    # listener.ListenerEvents
+
+    def handshake(self, result: str, reason: str) -> None:
+        self.metrics.tls_handshakes.labels(result, reason).value += 1
+
+    def connection(self, protocol: str, change: int) -> None:
+        self.metrics.open_connections.labels("control", protocol).value += change
+
+    def limit(self, name: str) -> None:
+        self.metrics.limits_exceeded.labels(name).value += 1
+
+    # The web port
+
+    def _web(self) -> web.Application:
+        async def livez(request: web.Request) -> web.Response:
+            return web.Response(text="ok\n")
+
+        async def metrics(request: web.Request) -> web.Response:
+            openmetrics = exposition.wants_openmetrics(request.headers.get("accept", "").encode())
+            kind = exposition.OPENMETRICS if openmetrics else exposition.TEXT
+            page = b"".join(exposition.render(self.metrics.registry, openmetrics=openmetrics))
+            return web.Response(body=page, headers={"content-type": kind.decode()})
+
+        application = web.Application()
+        application.add_routes([web.get("/livez", livez), web.get("/readyz", livez), web.get("/metrics", metrics)])
+        return application

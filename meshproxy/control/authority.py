@@ -1,0 +1,321 @@
+"""The certificate authority of a trust domain: it makes itself, and signs the certificates of workloads.
+
+What it signs is an X509-SVID (SPIFFE X509-SVID sections 2 to 4): one SPIFFE id, P-256, both extended key usages. Of a
+signing request only the public key is taken; everything else in the certificate is decided here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from meshproxy.identity.peer import PeerRefused, read_spiffe_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BACKDATED = timedelta(minutes=10)
+"""Certificates are valid from this long before they are issued, because the clocks of peers differ."""
+AUTHORITY_LIFETIME = timedelta(days=3650)
+REQUEST_BYTES = 8_192
+"""The largest signing request that is read; one with a P-256 key and one name is below 500 bytes."""
+KEYS_REMEMBERED = 100_000
+"""Public keys of certificates that have not expired; 100 bytes each."""
+
+
+class RequestRefused(Exception):
+    """A certificate is not issued.
+
+    Attributes:
+        reason: one of `REASONS`: a metric label.
+        message: what is wrong and what to do about it.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class AuthorityError(Exception):
+    """The authority's own certificate or key cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningRequest:
+    """A PKCS #10 request (RFC 2986) that has proven possession of its key."""
+
+    public_key: ec.EllipticCurvePublicKey
+    spiffe_ids: tuple[str, ...]
+    """The URI names that it asks for; none is usual."""
+
+    @classmethod
+    def read(cls, der: bytes) -> SigningRequest:
+        """Raises RequestRefused (`malformed`, `signature`, `key`)."""
+        if len(der) > REQUEST_BYTES:
+            raise RequestRefused("malformed", f"the signing request is larger than {REQUEST_BYTES} bytes")
+        try:
+            request = x509.load_der_x509_csr(der)
+            public_key = request.public_key()
+            is_signed = request.is_signature_valid
+            names = _uris(request)
+        except RequestRefused:
+            raise
+        except Exception as error:  # ValueError, UnsupportedAlgorithm, DuplicateExtension and what later releases add
+            raise RequestRefused("malformed", "the signing request is not DER of PKCS #10 (RFC 2986)") from error
+        if not is_signed:
+            raise RequestRefused("signature", "the signing request is not signed with the key that it holds")
+        if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
+            raise RequestRefused("key", "the key of the signing request is not on the curve P-256")
+        return cls(public_key, names)
+
+
+def _uris(request: x509.CertificateSigningRequest) -> tuple[str, ...]:
+    """Raises RequestRefused for names of another type: they would be dropped silently."""
+    try:
+        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != len(names):
+        raise RequestRefused("identity", "the signing request asks for names that are not SPIFFE ids: leave them out")
+    return tuple(uris)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate for a workload."""
+
+    certificate_pem: bytes
+    """The leaf first, then the intermediate authorities; never the root."""
+    not_before: float
+    """Seconds since the epoch, as `not_after`."""
+    not_after: float
+    serial: str
+    """Hexadecimal."""
+
+
+class Authority:
+    """Signs for one trust domain.
+
+    Attributes:
+        trust_domain: in lower case.
+        bundle_pem: the roots that peers must trust; several while one is replaced.
+    """
+
+    def __init__(
+        self,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        intermediates_pem: bytes = b"",
+        bundle_pem: bytes | None = None,
+    ) -> None:
+        """Args:
+            certificate: of the authority: a root, or an intermediate whose root is in the bundle.
+            key: of that certificate.
+            intermediates_pem: what a leaf needs to be verified with the bundle, besides itself.
+            bundle_pem: the trusted roots. None: `certificate` alone.
+
+        Raises:
+            AuthorityError: it is not the authority of a trust domain, or the key is another one's.
+        """
+        if key.public_key() != certificate.public_key():
+            raise AuthorityError("the key is not the key of the certificate: write both of the same authority")
+        self.trust_domain = _trust_domain(certificate)
+        self.bundle_pem = bundle_pem or certificate.public_bytes(serialization.Encoding.PEM)
+        self.not_after = certificate.not_valid_after_utc.timestamp()
+        self._certificate = certificate
+        self._key = key
+        self._intermediates_pem = intermediates_pem
+        self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        self._keys: dict[bytes, float] = {}
+        """When the certificates of public keys expire, by the SHA-256 of the keys; oldest first."""
+
+    @classmethod
+    def create(cls, trust_domain: str, now: float, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> Authority:
+        """A new root."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = common_name(f"meshproxy authority of {trust_domain}")
+        unsigned = authority_certificate(name, key.public_key(), trust_domain, now, lifetime, path_length=1)
+        return cls(unsigned.issuer_name(name).sign(key, hashes.SHA256()), key)
+
+    @classmethod
+    def load(cls, certificate_pem: bytes, key_pem: bytes, bundle_pem: bytes | None = None) -> Authority:
+        """Args:
+            certificate_pem: the authority's certificate; below a root, the certificates up to it follow.
+            key_pem: unencrypted.
+            bundle_pem: the roots. Left out: the certificate is a root itself.
+
+        Raises:
+            AuthorityError: they cannot be used.
+        """
+        try:
+            chain = x509.load_pem_x509_certificates(certificate_pem)
+            key = serialization.load_pem_private_key(key_pem, None)
+        except (ValueError, TypeError) as error:
+            raise AuthorityError("certificate and key must be PEM, and the key not encrypted") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise AuthorityError("the key is not an elliptic curve key")
+        is_root = chain[0].subject == chain[0].issuer
+        if not is_root and bundle_pem is None:
+            raise AuthorityError("the certificate is an intermediate: the roots above it are needed, too")
+        below_root = [each for each in chain if each.subject != each.issuer]
+        intermediates = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in below_root)
+        return cls(chain[0], key, intermediates_pem=intermediates, bundle_pem=bundle_pem)
+
+    @property
+    def certificate_pem(self) -> bytes:
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        """PKCS #8, without a password."""
+        return private_pem(self._key)
+
+    def issue(
+        self, request: SigningRequest, spiffe_id: str, now: float, lifetime: float, *, dns: Sequence[str] = ()
+    ) -> Issued:
+        """Sign a certificate.
+
+        Args:
+            request: of the workload.
+            spiffe_id: what attestation has found the workload to be.
+            now: seconds since the epoch.
+            lifetime: seconds from now on; shortened if the authority expires before.
+            dns: DNS names beside the SPIFFE id.
+
+        Raises:
+            RequestRefused: `identity`, `key-reused`, `authority-expired`.
+        """
+        self._check_identity(request, spiffe_id)
+        not_after = min(now + lifetime, self.not_after)
+        if not_after <= now:
+            raise RequestRefused("authority-expired", "the authority's certificate has expired: rotate the authority")
+        fingerprint = self._check_key(request, now)
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id)]
+        names += [x509.DNSName(name) for name in dns]
+        not_before = now - BACKDATED.total_seconds()
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self._certificate.subject)
+            .public_key(request.public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime.fromtimestamp(not_before, UTC))
+            .not_valid_after(datetime.fromtimestamp(not_after, UTC))
+            # Critical because there is no subject (RFC 5280 section 4.2.1.6).
+            .add_extension(x509.SubjectAlternativeName(names), critical=True)
+            .add_extension(x509.BasicConstraints(False, None), critical=True)
+            .add_extension(key_usages("digital_signature"), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(self._key_identifier, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        self._keys[fingerprint] = not_after
+        leaf = certificate.public_bytes(serialization.Encoding.PEM)
+        return Issued(leaf + self._intermediates_pem, not_before, not_after, f"{certificate.serial_number:x}")
+
+    def _check_identity(self, request: SigningRequest, spiffe_id: str) -> None:
+        try:
+            domain, _ = read_spiffe_id(spiffe_id.encode("ascii", "replace"))
+        except PeerRefused as refused:
+            raise RequestRefused("identity", f"{spiffe_id!r} is not a SPIFFE id: {refused.message}") from None
+        if domain != self.trust_domain:
+            raise RequestRefused("identity", f"{spiffe_id} is not in the trust domain {self.trust_domain}")
+        if request.spiffe_ids not in ((), (spiffe_id,)):
+            raise RequestRefused(
+                "identity", f"the signing request asks for another identity than {spiffe_id}, which was attested"
+            )
+
+    def _check_key(self, request: SigningRequest, now: float) -> bytes:
+        """The fingerprint of the request's key, which no valid certificate has. A workload that renews its certificate
+        makes a new key: one that comes again was copied, or its owner does not rotate it."""
+        while self._keys and (len(self._keys) >= KEYS_REMEMBERED or next(iter(self._keys.values())) <= now):
+            del self._keys[next(iter(self._keys))]
+        point = request.public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+        fingerprint = hashlib.sha256(point).digest()
+        if self._keys.get(fingerprint, 0.0) > now:
+            raise RequestRefused("key-reused", "this key has a certificate already: make a new key for each request")
+        return fingerprint
+
+
+REASONS = frozenset({"malformed", "signature", "key", "identity", "key-reused", "authority-expired"})
+
+
+def authority_certificate(
+    name: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    trust_domain: str,
+    now: float,
+    lifetime: timedelta,
+    path_length: int,
+) -> x509.CertificateBuilder:
+    """The certificate of an authority (X509-SVID sections 3.2, 4.1 and 4.3), without issuer and signature."""
+    issued = datetime.fromtimestamp(now, UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(issued - BACKDATED)
+        .not_valid_after(issued + lifetime)
+        .add_extension(x509.BasicConstraints(True, path_length), critical=True)
+        .add_extension(key_usages("key_cert_sign", "crl_sign"), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")]), critical=False
+        )
+    )
+
+
+def common_name(text: str) -> x509.Name:
+    """A name of a single common name, cut to the 64 characters that X.520 allows."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def key_usages(*bits: str) -> x509.KeyUsage:
+    """The bits that are set, by the names of `cryptography.x509.KeyUsage`."""
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**{name: name in bits for name in names})
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """PKCS #8, without a password."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _trust_domain(certificate: x509.Certificate) -> str:
+    """The trust domain that an authority's certificate names (X509-SVID section 4.2). Raises AuthorityError."""
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        raise AuthorityError("the certificate is not an authority's: it names no trust domain (spiffe://...)") from None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    domain = uris[0].removeprefix("spiffe://") if len(uris) == 1 else ""
+    if not constraints.ca or not domain or "/" in domain:
+        raise AuthorityError("the certificate is not the authority of exactly one trust domain")
+    return domain

@@ -1,0 +1,183 @@
+"""The methods that sidecars call, each a conversation about one thing. All of them are on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meshproxy.control.attestation import attest
+from meshproxy.control.authority import RequestRefused, SigningRequest
+from meshproxy.control.store import StoreError
+from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
+from meshproxy.identity.caller import Workload
+from meshproxy.refusal import GrpcStatus
+from meshproxy.routing.rate_limit import Bucket
+from meshproxy.transport.grpc_server import CallFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from meshproxy.control.attestation import TokenStore
+    from meshproxy.control.authority import Authority, Issued
+    from meshproxy.telemetry.control_metrics import ControlMetrics
+    from meshproxy.transport.grpc_server import ServerCall
+
+logger = logging.getLogger(__name__)
+
+ISSUE_RATE = 0.2
+ISSUE_BURST = 10.0
+"""Certificates of one identity: this many at once (as many replicas that start together), then one in five seconds."""
+REFUSAL_RATE = 1.0
+REFUSAL_BURST = 20.0
+"""Refused requests from one address; further requests from there without a certificate are not looked at."""
+PACES_KEPT = 20_000
+"""Identities and addresses whose rates are remembered."""
+
+STATUSES = {
+    "malformed": GrpcStatus.INVALID_ARGUMENT,
+    "signature": GrpcStatus.INVALID_ARGUMENT,
+    "key": GrpcStatus.INVALID_ARGUMENT,
+    "key-reused": GrpcStatus.INVALID_ARGUMENT,
+    "identity": GrpcStatus.PERMISSION_DENIED,
+    "join-token": GrpcStatus.UNAUTHENTICATED,
+    "unattested": GrpcStatus.UNAUTHENTICATED,
+    "expired": GrpcStatus.UNAUTHENTICATED,
+    "rate": GrpcStatus.RESOURCE_EXHAUSTED,
+    "authority-expired": GrpcStatus.UNAVAILABLE,
+    "store": GrpcStatus.UNAVAILABLE,
+}
+"""The status of each reason for a refusal: a sidecar tries again after UNAVAILABLE and RESOURCE_EXHAUSTED."""
+
+
+class IdentityService:
+    """Issues certificates to those that attestation knows.
+
+    Args:
+        authority: signs.
+        tokens: the join tokens.
+        lifetime: of a certificate, in seconds.
+        metrics: counts what was issued and refused.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        tokens: TokenStore,
+        lifetime: float,
+        metrics: ControlMetrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._authority = authority
+        self._tokens = tokens
+        self._lifetime = lifetime
+        self._metrics = metrics
+        self._clock = clock
+        self._issued = Paces(ISSUE_RATE, ISSUE_BURST)
+        self._refused = Paces(REFUSAL_RATE, REFUSAL_BURST)
+
+    @property
+    def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
+        """For `GrpcServer`."""
+        return {ISSUE: self.issue}
+
+    async def issue(self, call: ServerCall) -> None:
+        """`Identity/Issue`."""
+        request = decode(await call.only_message(), IssueRequest)
+        workload = call.info.peer if isinstance(call.info.peer, Workload) else None
+        address = call.info.remote.rpartition(":")[0]
+        try:
+            identity, issued = await self._issue(request, workload, address)
+        except RequestRefused as refused:
+            self._metrics.issuances.labels("refused", refused.reason).value += 1
+            logger.warning(
+                "certificate not issued",
+                extra={
+                    "fields": {
+                        "reason": refused.reason,
+                        "problem": refused.message,
+                        "peer": call.info.remote,
+                        "spiffe_id": workload.spiffe_id if workload is not None else None,
+                    }
+                },
+            )
+            raise CallFailed(STATUSES[refused.reason], refused.message) from None
+        self._metrics.issuances.labels("ok", "").value += 1
+        logger.info(
+            "certificate issued",
+            extra={
+                "fields": {
+                    "spiffe_id": identity,
+                    "serial": issued.serial,
+                    "not_after": issued.not_after,
+                    "peer": call.info.remote,
+                    "attested_by": "join token" if request.join_token else "certificate",
+                }
+            },
+        )
+        response = IssueResponse(issued.certificate_pem.decode(), self._authority.bundle_pem.decode())
+        await call.send(msgspec.json.encode(response))
+
+    async def _issue(self, request: IssueRequest, workload: Workload | None, address: str) -> tuple[str, Issued]:
+        """The identity and its certificate. Raises RequestRefused."""
+        now = self._clock()
+        if workload is None and self._refused.is_exhausted(address, now):
+            raise RequestRefused("rate", f"too many requests from {address} were refused: wait a minute")
+        try:
+            # Before the token, which a request that cannot be signed must not use up.
+            signing = SigningRequest.read(request.csr)
+            try:
+                identity = await asyncio.to_thread(attest, self._tokens, workload, request.join_token, now)
+            except StoreError as error:
+                raise RequestRefused("store", str(error)) from error
+        except RequestRefused:
+            self._refused.charge(address, now)
+            raise
+        if not self._issued.take(identity, now):
+            raise RequestRefused("rate", f"too many certificates for {identity}: wait a minute")
+        return identity, self._authority.issue(signing, identity, now, self._lifetime)
+
+
+def decode(message: bytes, kind: type[IssueRequest]) -> IssueRequest:
+    """A message of a sidecar. Raises CallFailed."""
+    try:
+        return msgspec.json.decode(message, type=kind)
+    except msgspec.DecodeError as error:
+        raise CallFailed(GrpcStatus.INVALID_ARGUMENT, f"the message is not a {kind.__name__}: {error}") from None
+
+
+class Paces:
+    """A rate for each key; the keys that were seen last are remembered."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def take(self, key: str, now: float) -> bool:
+        """Whether one more is within the rate; then it counts."""
+        return self._bucket(key).take(1.0, now) == 0.0
+
+    def charge(self, key: str, now: float) -> None:
+        """Count one more, whether it is within the rate or not."""
+        self._bucket(key).charge(1.0, now)
+
+    def is_exhausted(self, key: str, now: float) -> bool:
+        """Whether one more would exceed the rate."""
+        bucket = self._buckets.get(key)
+        return bucket is not None and bucket.wait(1.0, now) > 0.0
+
+    def _bucket(self, key: str) -> Bucket:
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = Bucket(self._rate, self._burst)
+            if len(self._buckets) > PACES_KEPT:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket

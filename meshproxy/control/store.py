@@ -1,0 +1,133 @@
+"""What the control plane keeps, in a folder: the authority and the join tokens.
+
+    authority.pem        the certificate of the authority, then those up to its root
+    authority-key.pem    its key (mode 0600)
+    roots.pem            the trusted roots; only below an authority that is not one itself
+    join-tokens/         a file for each token that was not used yet, named after its SHA-256
+
+Several processes may share the folder: files appear and disappear as a whole, and a token is used by whoever removes
+its file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meshproxy.control.attestation import JoinToken
+from meshproxy.control.authority import Authority, AuthorityError
+from meshproxy.identity.private_files import replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CERTIFICATE, KEY, ROOTS = "authority.pem", "authority-key.pem", "roots.pem"
+JOIN_TOKENS = "join-tokens"
+LOCK = ".lock"
+"""Held while the authority is made; it stays, empty."""
+TOKENS_KEPT = 10_000
+"""Join tokens that may wait to be used."""
+
+
+class StoreError(Exception):
+    """The folder cannot be used. The text says why and what to do."""
+
+
+class FolderStore:
+    """Everything that is kept, in one folder of this host or a volume."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tokens = folder / JOIN_TOKENS
+
+    def authority(self, trust_domain: str, now: float) -> Authority:
+        """The authority in the folder, which is created if it does not exist; a new root if there is none.
+
+        Raises:
+            StoreError: it is incomplete, unreadable, not this trust domain's, or cannot be written.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._tokens.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
+        authority = self.find_authority() or self._create_authority(trust_domain, now)
+        if authority.trust_domain != trust_domain:
+            raise StoreError(
+                f"{self.folder / CERTIFICATE} is the authority of trust domain {authority.trust_domain}, not of "
+                f"{trust_domain}: use another folder"
+            )
+        return authority
+
+    def find_authority(self) -> Authority | None:
+        """The authority in the folder; None if there is none. Raises StoreError, as `authority`."""
+        certificate, key, roots = (self.folder / name for name in (CERTIFICATE, KEY, ROOTS))
+        if not certificate.exists() and not key.exists():
+            return None
+        try:
+            if (mode := stat.S_IMODE(key.stat().st_mode)) & 0o077:
+                raise StoreError(f"{key} is accessible to other users (mode {mode:04o}): set mode 0600")
+            bundle = roots.read_bytes() if roots.exists() else None
+            return Authority.load(certificate.read_bytes(), key.read_bytes(), bundle)
+        except OSError as error:
+            raise StoreError(f"{error.filename} cannot be read: {error.strerror}") from error
+        except AuthorityError as error:
+            raise StoreError(f"the authority in {self.folder} cannot be used: {error}") from error
+
+    def _create_authority(self, trust_domain: str, now: float) -> Authority:
+        """Two processes that start at once agree: the second one waits, and finds the authority of the first."""
+        authority = Authority.create(trust_domain, now)
+        try:
+            descriptor = os.open(self.folder / LOCK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                if (existing := self.find_authority()) is not None:
+                    return existing
+                replace_file(self.folder / KEY, authority.key_pem, 0o600)
+                replace_file(self.folder / CERTIFICATE, authority.certificate_pem, 0o644)
+        except OSError as error:
+            raise StoreError(f"the new authority cannot be stored in {self.folder}: {error.strerror}") from error
+        return authority
+
+    # Join tokens (`attestation.TokenStore`)
+
+    def add_token(self, digest: str, token: JoinToken, now: float) -> None:
+        """Keep a token until it is used, or expires. Raises StoreError."""
+        waiting = sum(1 for _ in self._prune_tokens(now))
+        if waiting >= TOKENS_KEPT:
+            raise StoreError(f"{waiting} join tokens wait to be used already: wait until some expire")
+        try:
+            replace_file(self._tokens / digest, msgspec.json.encode(token), 0o600)
+        except OSError as error:
+            raise StoreError(f"the join token cannot be stored in {self._tokens}: {error.strerror}") from error
+
+    def take_token(self, digest: str) -> JoinToken | None:
+        """The token, which nobody can take again. None: there is none. Raises StoreError."""
+        path = self._tokens / digest
+        try:
+            content = path.read_bytes()
+            path.unlink()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"the join token cannot be taken from {self._tokens}: {error.strerror}") from error
+        return msgspec.json.decode(content, type=JoinToken)
+
+    def _prune_tokens(self, now: float) -> Iterator[Path]:
+        """The files of tokens that are still valid; others are removed."""
+        for path in self._tokens.iterdir():
+            try:
+                token = msgspec.json.decode(path.read_bytes(), type=JoinToken)
+            except FileNotFoundError:
+                continue
+            except msgspec.DecodeError:
+                token = JoinToken("", 0.0)
+            if token.expires <= now:
+                path.unlink(missing_ok=True)
+            else:
+                yield path

@@ -1,0 +1,29 @@
+"""What sidecars and the control plane send each other: gRPC methods, whose messages are JSON.
+
+Both sides ignore members that they do not know, and what is added later has a default: a sidecar works with a control
+plane that is one minor version older or newer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+ISSUE = b"/meshproxy.control.v1alpha1.Identity/Issue"
+"""Unary: `IssueRequest` -> `IssueResponse`."""
+
+
+class IssueRequest(msgspec.Struct, frozen=True):
+    """Asks for a certificate. Whoever has one shows it, over mTLS; whoever has none shows a join token."""
+
+    csr: bytes
+    """A signing request (PKCS #10, DER)."""
+    join_token: str = ""
+
+
+class IssueResponse(msgspec.Struct, frozen=True):
+    """A certificate."""
+
+    certificate: str
+    """PEM: the leaf first, then the intermediate authorities."""
+    roots: str
+    """PEM: the trust bundle."""

@@ -1,0 +1,26 @@
+"""The metrics of the control plane."""
+
+from __future__ import annotations
+
+import platform
+
+from meshproxy import __version__
+from meshproxy.telemetry import metric_table
+from meshproxy.telemetry.metrics import Counter, Gauge, Registry
+from meshproxy.telemetry.process import watch_process
+
+
+class ControlMetrics:
+    """The registry of a control plane, and the families that its parts count in."""
+
+    def __init__(self) -> None:
+        self.registry = registry = Registry()
+        watch_process(registry)
+        self.issuances = Counter(registry, metric_table.ISSUANCES)
+        self.authority_expiry = Gauge(registry, metric_table.AUTHORITY_EXPIRY)
+        self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
+        self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
+        self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
+        self.limits_exceeded = Counter(registry, metric_table.LIMITS_EXCEEDED)
+        build = Gauge(registry, metric_table.BUILD_INFO)
+        build.labels(__version__, platform.python_version()).value = 1

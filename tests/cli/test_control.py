@@ -1,0 +1,96 @@
+"""`meshproxy control`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from meshproxy.cli.control import command
+from meshproxy.control.attestation import redeem_token
+from meshproxy.control.store import FolderStore
+from meshproxy.devtools.child import CONTROL
+
+ID = "spiffe://m.example/ns/models/sa/resnet"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    FolderStore(tmp_path).authority("m.example", time.time())
+    return tmp_path
+
+
+def test_a_join_token(folder: Path) -> None:
+    result = run("join-token", "--folder", str(folder), "--identity", ID, "--expires", "5m")
+    assert result.exit_code == 0, result.output
+    assert redeem_token(FolderStore(folder), result.output.strip(), time.time() + 299.0) == ID
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--identity", "resnet"], "--identity: "),
+        (["--identity", "spiffe://n.example/ns/a/sa/b"], "is not in the trust domain m.example"),
+        (["--identity", ID, "--expires", "soon"], "--expires: "),
+    ],
+)
+def test_join_tokens_that_make_no_sense(folder: Path, arguments: list[str], says: str) -> None:
+    result = run("join-token", "--folder", str(folder), *arguments)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_folder_without_control_plane(tmp_path: Path) -> None:
+    result = run("join-token", "--folder", str(tmp_path / "typo"), "--identity", ID)
+    assert result.exit_code == 1
+    assert "start `meshproxy control run` first" in result.output
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--trust-domain", "M!"], "--trust-domain: "),
+        (["--trust-domain", "m.example", "--listen", "nowhere"], "--listen: "),
+        (["--trust-domain", "m.example", "--lifetime", "0"], "--lifetime: "),
+        (["--trust-domain", "m.example", "--lifetime", "9s"], "10 s at least"),
+        (["--trust-domain", "m.example", "--spiffe-id", "spiffe://n.example/a"], "is not in the trust domain"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path: Path, arguments: list[str], says: str) -> None:
+    result = run("run", "--folder", str(tmp_path), *arguments)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_it_serves_until_sigterm(tmp_path: Path) -> None:
+    arguments = ["--folder", str(tmp_path / "state"), "--trust-domain", "m.example"]
+    ports = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"]
+    with subprocess.Popen([*CONTROL, "run", *arguments, *ports], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = json.loads(process.stderr.readline())
+        assert (line["event"], line["pid"]) == ("listening", process.pid)
+        token = run("join-token", "--folder", str(tmp_path / "state"), "--identity", ID)
+        assert token.output.startswith("mpj1-")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert json.loads(process.stderr.read().splitlines()[-1])["event"] == "stopped"
+    (tmp_path / "state/authority-key.pem").chmod(0o644)
+    refused = subprocess.run(
+        [*CONTROL, "run", *arguments, *ports],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "set mode 0600" in json.loads(refused.stderr.splitlines()[-1])["event"]

@@ -1,0 +1,105 @@
+"""The control plane as a whole, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from meshproxy.config.values import Address
+from meshproxy.control.app import ControlPlane, Settings
+from meshproxy.control.store import CERTIFICATE, StoreError
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity.peer import PeerRole, read_peer
+from meshproxy.transport.listener import PeerRejected
+
+CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
+
+
+def settings(folder: Path, lifetime: float = 3_600.0) -> Settings:
+    free = Address("127.0.0.1", 0)
+    return Settings(folder, "m.example", CONTROL, listen=free, web=free, lifetime=lifetime)
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def shown_certificate(control: ControlPlane) -> bytes:
+    """What a client without a certificate is shown."""
+    context = ssl.create_default_context(cafile=str(control.store.folder / CERTIFICATE))
+    context.check_hostname = False
+    host, _, port = control.listener.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    assert isinstance(der, bytes)
+    return der
+
+
+async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    control = ControlPlane(settings(tmp_path))
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.listener.address)
+    peer = read_peer(await shown_certificate(control), "m.example", time.time(), PeerRole.SERVER)
+    assert peer.spiffe_id == CONTROL
+    async with aiohttp.ClientSession(f"http://{control.web_address}") as web:
+        for path in ("/livez", "/readyz"):
+            async with web.get(path) as answer:
+                assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with web.get("/metrics") as answer:
+            page = await answer.text()
+    assert 'meshproxy_tls_handshakes_total{result="ok",reason=""} 1' in page
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await running
+
+
+async def test_its_own_certificate_is_renewed(tmp_path: Path) -> None:
+    control = ControlPlane(settings(tmp_path, lifetime=3.0))
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.listener.address)
+    first = await shown_certificate(control)
+    context = control.listener.context
+    await until(lambda: control.listener.context is not context)
+    assert await shown_certificate(control) != first
+    control._stopping.set()
+    await running
+
+
+async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    control = ControlPlane(settings(tmp_path))
+    control.listener.listen("127.0.0.1", 0)
+    port = int(control.listener.address.rpartition(":")[2])
+    other = ControlPlane(
+        Settings(tmp_path, "m.example", CONTROL, Address("127.0.0.1", port), Address("127.0.0.1", 0), 60.0)
+    )
+    with pytest.raises(OSError, match="in use"):
+        await other.run()
+    await control.listener.close()
+
+
+async def test_a_folder_of_another_mesh(tmp_path: Path) -> None:
+    ControlPlane(settings(tmp_path))
+    with pytest.raises(StoreError, match="use another folder"):
+        ControlPlane(Settings(tmp_path, "n.example", CONTROL, Address("127.0.0.1", 0), Address("127.0.0.1", 0)))
+
+
+async def test_who_is_told_apart(tmp_path: Path) -> None:
+    control = ControlPlane(settings(tmp_path))
+    assert control._identify(None) is None
+    stranger = DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b")
+    with pytest.raises(PeerRejected) as caught:
+        control._identify(stranger.der)
+    assert caught.value.reason == "trust-domain"
+    control.limit("connections")
+    assert control.metrics.limits_exceeded.labels("connections").value == 1

@@ -1,0 +1,166 @@
+"""The methods of the control plane, called without a socket."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from meshproxy.control import attestation, authority, channel
+from meshproxy.control.attestation import make_token
+from meshproxy.control.authority import Authority
+from meshproxy.control.channel import ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
+from meshproxy.control.store import StoreError
+from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
+from meshproxy.identity.caller import Workload
+from meshproxy.identity.certificates import Credentials, own_identity
+from meshproxy.refusal import GrpcStatus
+from meshproxy.sidecar.new_key import make_key
+from meshproxy.telemetry.control_metrics import ControlMetrics
+from meshproxy.transport.connection_info import ConnectionInfo
+from meshproxy.transport.grpc_server import CallFailed
+from tests.control.test_attestation import MemoryTokens
+
+NOW = float(int(time.time()))
+ID = "spiffe://m.example/ns/models/sa/resnet"
+
+
+class FakeCall:
+    """A unary call."""
+
+    def __init__(self, message: bytes, peer: Workload | None = None, remote: str = "10.0.0.1:40000") -> None:
+        self.info = ConnectionInfo(direction="control", protocol="HTTP/2", remote=remote, local="", peer=peer)
+        self._message = message
+        self.sent: list[bytes] = []
+
+    async def only_message(self) -> bytes:
+        return self._message
+
+    async def send(self, message: bytes) -> None:
+        self.sent.append(message)
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = NOW
+        self.tokens = MemoryTokens()
+        self.metrics = ControlMetrics()
+        self.service = IdentityService(
+            Authority.create("m.example", NOW), self.tokens, 3_600.0, self.metrics, lambda: self.now
+        )
+
+    async def issue(self, token: str = "", peer: Workload | None = None, **of_call: Any) -> IssueResponse:
+        request = IssueRequest(of_call.pop("csr", None) or make_key().csr, token)
+        call: Any = FakeCall(msgspec.json.encode(request), peer, **of_call)
+        await self.service.methods[ISSUE](call)
+        (message,) = call.sent
+        return msgspec.json.decode(message, type=IssueResponse)
+
+    async def refused(self, *arguments: Any, **of_call: Any) -> tuple[GrpcStatus, str]:
+        with pytest.raises(CallFailed) as caught:
+            await self.issue(*arguments, **of_call)
+        return caught.value.status, caught.value.message
+
+    def counted(self, result: str, reason: str) -> float:
+        return self.metrics.issuances.labels(result, reason).value
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_each_reason_has_a_status() -> None:
+    assert set(STATUSES) == authority.REASONS | attestation.REASONS | {"rate", "store"}
+
+
+async def test_a_workload_joins_and_renews(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    key = make_key()
+    response = await world.issue(make_token(world.tokens, ID, NOW, 60.0), csr=key.csr)
+    credentials = Credentials(response.certificate.encode(), key.key_pem, response.roots.encode())
+    identity = own_identity(credentials, "m.example", NOW)
+    assert identity.workload.spiffe_id == ID
+    assert identity.workload.not_after == NOW + 3_600.0
+    await world.issue(peer=identity.workload)
+    assert world.counted("ok", "") == 2
+    attested = [record.__dict__["fields"]["attested_by"] for record in caplog.records]
+    assert attested == ["join token", "certificate"]
+
+
+async def test_refusals_are_counted_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    assert await world.refused() == (
+        GrpcStatus.UNAUTHENTICATED,
+        "the request shows neither a certificate nor a join token",
+    )
+    assert (await world.refused("mpj1-unknown"))[0] is GrpcStatus.UNAUTHENTICATED
+    assert (await world.refused(csr=b"no request"))[0] is GrpcStatus.INVALID_ARGUMENT
+    assert [world.counted("refused", reason) for reason in ("unattested", "join-token", "malformed")] == [1, 1, 1]
+    assert [record.__dict__["fields"]["reason"] for record in caplog.records] == [
+        "unattested",
+        "join-token",
+        "malformed",
+    ]
+
+
+async def test_a_bad_request_does_not_use_up_the_token(world: World) -> None:
+    token = make_token(world.tokens, ID, NOW, 60.0)
+    await world.refused(token, csr=b"no request")
+    await world.issue(token)
+
+
+async def test_one_identity_cannot_ask_without_end(world: World) -> None:
+    peer = Workload(ID, "m.example", "models", "resnet", NOW + 60.0)
+    for _ in range(int(ISSUE_BURST)):
+        await world.issue(peer=peer)
+    status, message = await world.refused(peer=peer)
+    assert (status, message) == (
+        GrpcStatus.RESOURCE_EXHAUSTED,
+        f"too many certificates for {ID}: wait a minute",
+    )
+    other = Workload("spiffe://m.example/ns/models/sa/other", "m.example", "models", "other", NOW + 60.0)
+    await world.issue(peer=other)
+    world.now += 5.0
+    await world.issue(peer=peer)
+
+
+async def test_guesses_from_one_address_stop_being_looked_at(world: World) -> None:
+    for port in range(int(REFUSAL_BURST)):
+        await world.refused("mpj1-guess", remote=f"10.0.0.9:{40_000 + port}")
+    good = make_token(world.tokens, ID, NOW, 60.0)
+    assert (await world.refused(good, remote="10.0.0.9:1"))[0] is GrpcStatus.RESOURCE_EXHAUSTED
+    await world.issue(good, remote="10.0.0.10:1")  # from elsewhere, and not used up
+
+
+async def test_a_store_that_fails_is_not_the_workloads_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(digest: str) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(world.tokens, "take_token", fail)
+    assert await world.refused("mpj1-x") == (GrpcStatus.UNAVAILABLE, "the disk is full")
+
+
+async def test_a_message_of_another_kind(world: World) -> None:
+    for message in (b"", b"[]", b'{"csr": 1}', b"{"):
+        call: Any = FakeCall(message)
+        with pytest.raises(CallFailed, match="not a IssueRequest") as caught:
+            await world.service.issue(call)
+        assert caught.value.status is GrpcStatus.INVALID_ARGUMENT
+
+
+async def test_members_that_are_not_known_are_ignored(world: World) -> None:
+    request = msgspec.to_builtins(IssueRequest(make_key().csr, make_token(world.tokens, ID, NOW, 60.0)))
+    call: Any = FakeCall(msgspec.json.encode({**request, "later": True}))
+    await world.service.issue(call)
+    assert len(call.sent) == 1
+
+
+def test_paces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "PACES_KEPT", 2)
+    paces = Paces(1.0, 1.0)
+    assert [paces.take(key, 0.0) for key in "abc"] == [True] * 3
+    assert not paces.is_exhausted("a", 0.0)  # forgotten
+    assert paces.is_exhausted("c", 0.0)
