@@ -284,7 +284,9 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
             continue
         for sidecar in names.get("Sidecar", {}).values():
             spec = find(sidecar.node, "spec")
-            if spec is not None and isinstance(spec.value, dict) and find(spec, "identity") is None:
+            if spec is None or not isinstance(spec.value, dict):
+                continue
+            if find(spec, "identity") is None and find(spec, "controlPlane") is None:
                 word = shown(mode.value) if mode is not None else '"strict"'
                 yield sidecar.at(
                     spec, "spec.identity", f"is missing: {mesh.label} has mtls {word}, which requires a certificate"

@@ -24,6 +24,7 @@ from meshproxy.config.fields import (
     Duration,
     DurationOrZero,
     Glob,
+    HostPort,
     IssuerId,
     Lifetime,
     ListenAddress,
@@ -33,6 +34,7 @@ from meshproxy.config.fields import (
     Path,
     Port,
     Size,
+    SpiffeId,
     Subject,
     Text,
     TlsVersion,
@@ -340,6 +342,28 @@ class Identity(Part, frozen=True):
     """Certificate, key and trust bundle on disk."""
 
 
+class ControlPlane(Part, frozen=True):
+    """The control plane that issues the certificate of this sidecar, and renews it."""
+
+    address: HostPort
+    """Where it listens for sidecars."""
+    spiffe_id: SpiffeId
+    """Its SPIFFE id: another server at this address is refused."""
+    trust_bundle: Path
+    """The CA certificates that its certificate must chain to. Those that it sends are trusted, too."""
+    folder: Path
+    """Where the certificate, its key and the trust bundle are kept, with mode 0600, so that a restart needs no control
+    plane. For this sidecar alone, and in memory where there is such a volume."""
+    join_token: Path | None = None
+    """A file with the token of `meshproxy control join-token`, read when there is no valid certificate in `folder`."""
+
+    @property
+    def identity(self) -> Identity:
+        """The files in `folder`. Certificate and key are one file, so that they are replaced together."""
+        pair = f"{self.folder}/identity.pem"
+        return Identity(IdentityFiles(pair, pair, f"{self.folder}/roots.pem"))
+
+
 class Inbound(Part, frozen=True, kw_only=True):
     """Requests to our model server."""
 
@@ -380,7 +404,10 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """One sidecar."""
 
     identity: Identity | None = None
-    """The identity of this sidecar. Required unless the mesh has `mtls: disabled`."""
+    """The identity of this sidecar. Required unless the mesh has `mtls: disabled`, or there is a `controlPlane`, which
+    issues it."""
+    control_plane: ControlPlane | None = None
+    """The control plane that issues the identity of this sidecar."""
     inbound: Inbound | None = None
     """Requests to our model server. Left out: there is none, and `outbound` is required."""
     outbound: Outbound | None = None
@@ -406,6 +433,8 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.inbound is None and self.outbound is None:
             raise ValueError('expected "inbound", "outbound" or both')
+        if self.identity is not None and self.control_plane is not None:
+            raise ValueError('"identity" and "controlPlane" both say where the certificate comes from: keep one')
         taken = {port: f"port {port} is used by the control plane" for port in CONTROL_PLANE_PORTS}
         for name, part in (("inbound", self.inbound), ("outbound", self.outbound), ("admin", self.admin)):
             if part is not None and part.listen.port:
@@ -414,6 +443,11 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
             if port > MAX_PORT or port in taken:
                 reason = taken.get(port, f"{port} is not a port")
                 raise ValueError(f"no admin port for worker {number}: {reason}; set admin.firstWorkerPort")
+
+    @property
+    def own_identity(self) -> Identity | None:
+        """The files of the identity, whoever writes them."""
+        return self.control_plane.identity if self.control_plane is not None else self.identity
 
     @property
     def worker_ports(self) -> tuple[int, ...]:

@@ -20,7 +20,8 @@ from meshproxy.control.authority import SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService
 from meshproxy.control.store import FolderStore
 from meshproxy.identity.certificates import Credentials, own_identity
-from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.identity.mesh_context import identify
+from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.telemetry import exposition
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
@@ -30,9 +31,12 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
+    import ssl
+
     from meshproxy.config.values import Address
     from meshproxy.identity.caller import Workload
     from meshproxy.identity.certificates import OwnIdentity
+    from meshproxy.transport.connection_info import ConnectionInfo
 
 logger = logging.getLogger(__name__)
 
@@ -144,25 +148,28 @@ class ControlPlane:
             await asyncio.sleep(self._settings.lifetime * RENEW_AT * random.uniform(0.9, 1.0))  # noqa: S311
             self.listener.context = self._renew().server
 
-    def _identify(self, der: bytes | None) -> Workload | None:
+    def _identify(self, tls: ssl.SSLObject | None) -> Workload | None:
         """The client of a connection (`listener.Identify`)."""
-        if der is None:
+        if tls is None:
             return None
         try:
-            return read_peer(der, self._settings.trust_domain, time.time(), PeerRole.CLIENT)
+            return identify(tls, time.time(), PeerRole.CLIENT)
         except PeerRefused as refused:
             raise PeerRejected(str(refused), refused.reason) from refused
 
     # listener.ListenerEvents
 
     def handshake(self, result: str, reason: str) -> None:
-        self.metrics.tls_handshakes.labels(result, reason).value += 1
+        self.metrics.tls_handshakes.labels("control", result, reason).value += 1
 
-    def connection(self, protocol: str, change: int) -> None:
-        self.metrics.open_connections.labels("control", protocol).value += change
+    def connected(self, info: ConnectionInfo) -> None:
+        self.metrics.open_connections.labels("control", info.protocol).value += 1
+
+    def disconnected(self, info: ConnectionInfo) -> None:
+        self.metrics.open_connections.labels("control", info.protocol).value -= 1
 
     def limit(self, name: str) -> None:
-        self.metrics.limits_exceeded.labels(name).value += 1
+        self.metrics.limits_exceeded.labels("control", name).value += 1
 
     # The web port
 

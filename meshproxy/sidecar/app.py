@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.sidecar.document_source import DocumentSource
+    from meshproxy.sidecar.enrollment import Enrollment
     from meshproxy.sidecar.rotation import LoadedIdentity
     from meshproxy.sidecar.worker import WorkerSlot
 
@@ -74,6 +75,7 @@ class Sidecar:
         documents: Documents,
         identity: LoadedIdentity | None,
         slot: WorkerSlot | None = None,
+        enrollment: Enrollment | None = None,
     ) -> None:
         """Build every part. Nothing listens yet.
 
@@ -82,12 +84,14 @@ class Sidecar:
             documents: the ones to start with.
             identity: the workload identity to start with; None where TLS is disabled.
             slot: the worker's, if this is one of several.
+            enrollment: renews the identity, if the control plane issues it and no supervisor does.
 
         Raises:
             ConfigError: the documents cannot be used.
             OSError: the access log or audit log cannot be opened.
         """
         self._slot = slot
+        self._enrollment = enrollment
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         spec = documents.sidecar.spec
@@ -95,6 +99,8 @@ class Sidecar:
         # Telemetry: everything below reports to it.
         self.metrics = SidecarMetrics()
         watch_process(self.metrics.registry)
+        if enrollment is not None:
+            self.metrics.identity_issuances.read_from(enrollment.count)
         clock = UtcClock(time.time() - time.monotonic())
         self._log_sinks: list[LineWriter] = []
         sinks: list[Sink] = [self.metrics.requests.observe]
@@ -263,6 +269,8 @@ class Sidecar:
         ]
         if self._slot is not None:
             tasks.append(self._loop.create_task(send_reports(self._report)))
+        if self._enrollment is not None:
+            tasks.append(self._loop.create_task(self._enrollment.run()))
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -374,12 +382,17 @@ async def run_sidecar(paths: Sequence[str]) -> None:
     """
     source = FileDocuments(paths)
     documents = await source.load()
+    enrollment = None
+    if documents.sidecar.spec.control_plane is not None:
+        from meshproxy.sidecar.enrollment import enroll  # its memory is for those who have a control plane
+
+        enrollment = await enroll(documents)
     if documents.sidecar.spec.workers > 1:
         from meshproxy.sidecar.supervisor import Supervisor  # its memory is for those who have workers
 
-        await Supervisor(paths, documents).run()
+        await Supervisor(paths, documents, enrollment=enrollment).run()
     else:
-        await Sidecar(source, documents, await load_identity(documents)).run()
+        await Sidecar(source, documents, await load_identity(documents), enrollment=enrollment).run()
 
 
 async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:

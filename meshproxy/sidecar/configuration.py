@@ -209,6 +209,7 @@ def check_fixed(old: Documents, new: Documents) -> None:
         ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
         ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
         ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
+        ("spec.controlPlane", old.sidecar.spec.control_plane, new.sidecar.spec.control_plane),
         ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
     )
     problems = tuple(

@@ -57,10 +57,11 @@ class IdentityRequirements:
 def identity_requirements(documents: Documents) -> IdentityRequirements | None:
     """What these documents require; None where TLS is disabled."""
     mesh, sidecar = documents.mesh.spec, documents.sidecar.spec
-    if mesh.mtls == "disabled" or sidecar.identity is None:
+    identity = sidecar.own_identity
+    if mesh.mtls == "disabled" or identity is None:
         return None
     return IdentityRequirements(
-        source=sidecar.identity,
+        source=identity,
         trust_domain=mesh.trust_domain,
         trust_domains=mesh.trust_domains,
         mtls=mesh.mtls,

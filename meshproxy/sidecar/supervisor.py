@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meshproxy.config.schema import Documents
+    from meshproxy.sidecar.enrollment import Enrollment
     from meshproxy.transport.listener import ListenerEvents
 
 logger = logging.getLogger(__name__)
@@ -56,11 +57,14 @@ class Supervisor:
         paths: Sequence[str],
         documents: Documents,
         command: Sequence[str] = (sys.executable, "-m", "meshproxy.sidecar"),
+        enrollment: Enrollment | None = None,
     ) -> None:
-        """Nothing is started yet. `command` starts a worker; its slot and `paths` are appended as arguments."""
+        """Nothing is started yet. `command` starts a worker; its slot and `paths` are appended as arguments.
+        `enrollment` renews the identity of all of them."""
         self._paths = list(paths)
         self._documents = documents
         self._command = command
+        self._enrollment = enrollment
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._folder: Path
@@ -70,6 +74,8 @@ class Supervisor:
 
         self.registry = registry = Registry()
         watch_process(registry)
+        if enrollment is not None:
+            Counter(registry, metric_table.IDENTITY_ISSUANCES).read_from(enrollment.count)
         Gauge(registry, metric_table.WORKERS).read_from(self._count_states)
         self._restarts = Counter(registry, metric_table.WORKER_RESTARTS).labels()
 
@@ -144,11 +150,14 @@ class Supervisor:
         # A keeper returns once the supervisor stops, and raises if its worker crash-loops.
         logs = self._loop.create_task(self._log_when_listening())
         stopping = self._loop.create_task(self._stopping.wait())
+        renewing = self._loop.create_task(self._enrollment.run()) if self._enrollment is not None else None
         try:
             await asyncio.wait((stopping, *keepers), return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
             await self._stop(keepers)
         finally:
+            if renewing is not None:
+                renewing.cancel()
             logs.cancel()
             stopping.cancel()
             ended = await asyncio.gather(*keepers, return_exceptions=True)

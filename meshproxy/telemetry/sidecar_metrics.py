@@ -36,6 +36,7 @@ class SidecarMetrics:
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
         self.identity_rotations = Counter(registry, metric_table.IDENTITY_ROTATIONS)
         self.identity_in_sync = Gauge(registry, metric_table.IDENTITY_IN_SYNC)
+        self.identity_issuances = Counter(registry, metric_table.IDENTITY_ISSUANCES)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
         self.connections = Counter(registry, metric_table.CONNECTIONS)
         self._http2_stream_errors = Counter(registry, metric_table.HTTP2_STREAM_ERRORS)

@@ -16,7 +16,6 @@ from meshproxy.control.app import ControlPlane, Settings
 from meshproxy.control.store import CERTIFICATE, StoreError
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.peer import PeerRole, read_peer
-from meshproxy.transport.listener import PeerRejected
 
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
 
@@ -58,7 +57,7 @@ async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
                 assert (answer.status, await answer.text()) == (200, "ok\n")
         async with web.get("/metrics") as answer:
             page = await answer.text()
-    assert 'meshproxy_tls_handshakes_total{result="ok",reason=""} 1' in page
+    assert 'meshproxy_tls_handshakes_total{direction="control",result="ok",reason=""} 1' in page
     signal.raise_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         await running
@@ -94,12 +93,28 @@ async def test_a_folder_of_another_mesh(tmp_path: Path) -> None:
         ControlPlane(Settings(tmp_path, "n.example", CONTROL, Address("127.0.0.1", 0), Address("127.0.0.1", 0)))
 
 
-async def test_who_is_told_apart(tmp_path: Path) -> None:
+async def test_a_workload_of_another_mesh_is_refused(tmp_path: Path) -> None:
+    """TLS trusts its authority only, so the handshake fails before anybody asks who it is."""
+    control = ControlPlane(settings(tmp_path))
+    control.listener.listen("127.0.0.1", 0)
+    stranger = DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b")
+    pair = stranger.write(tmp_path, "stranger")
+    context = ssl.create_default_context(cafile=str(tmp_path / CERTIFICATE))
+    context.check_hostname = False
+    context.load_cert_chain(*pair)
+    host, _, port = control.listener.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    failed = control.metrics.tls_handshakes.labels("control", "failed", "unknown_authority")
+    await until(lambda: failed.value == 1)
+    await control.listener.close()
+
+
+async def test_limits_are_counted(tmp_path: Path) -> None:
     control = ControlPlane(settings(tmp_path))
     assert control._identify(None) is None
-    stranger = DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b")
-    with pytest.raises(PeerRejected) as caught:
-        control._identify(stranger.der)
-    assert caught.value.reason == "trust-domain"
     control.limit("connections")
-    assert control.metrics.limits_exceeded.labels("connections").value == 1
+    assert control.metrics.limits_exceeded.labels("control", "connections").value == 1

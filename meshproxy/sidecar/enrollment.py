@@ -1,0 +1,280 @@
+"""Keeps the sidecar's certificate fresh, from the control plane, in a folder that `FileIdentity` reads.
+
+The first certificate is asked for with a join token, each further one over mTLS with the one before. Each has a new
+key, which never leaves this host. While the control plane is away, the certificate in the folder stays in use, also
+after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meshproxy.codec.limits import Limits
+from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
+from meshproxy.identity.certificates import (
+    CertificateError,
+    Credentials,
+    IdentityFiles,
+    client_context,
+    own_identity,
+    read_file,
+)
+from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.identity.pem import read_certificates
+from meshproxy.identity.private_files import replace_file
+from meshproxy.identity.renewal import Renewal
+from meshproxy.sidecar.new_key import KeyFailure, new_key
+from meshproxy.transport.channel import H2Channel, Target
+from meshproxy.transport.client import ClientError, ClientFailure
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connector import PeerSecurity
+from meshproxy.transport.grpc_client import call_unary
+from meshproxy.transport.listener import PeerRejected
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+
+    from meshproxy.config.schema import ControlPlane, Documents
+    from meshproxy.identity.caller import Workload
+    from meshproxy.sidecar.new_key import NewKey
+    from meshproxy.telemetry.metrics import Rows
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = 10.0
+RESPONSE_BYTES = 1 << 20
+
+
+class EnrollmentFailed(Exception):
+    """An attempt to get a certificate failed. The text says why and what to do."""
+
+
+class Enrollment:
+    """The certificate of one sidecar, kept in the folder that its document names.
+
+    Attributes:
+        issued: certificates since the start.
+        failed: attempts that failed since the start.
+    """
+
+    def __init__(
+        self,
+        settings: ControlPlane,
+        trust_domain: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+        make_key: Callable[[], Awaitable[NewKey]] = new_key,
+    ) -> None:
+        """Nothing is asked for yet.
+
+        Args:
+            settings: which control plane, and where the certificate is kept.
+            trust_domain: of the mesh.
+            clock: seconds since the epoch.
+            jitter: 0 to 1.
+            make_key: a new key for each certificate.
+        """
+        self._settings = settings
+        self._address = str(settings.address)
+        self._trust_domain = trust_domain
+        self._clock = clock
+        self._jitter = jitter
+        self._make_key = make_key
+        files = settings.identity.files
+        self._files = IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle))
+        self._renewal = Renewal(0.0, 0.0)
+        self.issued = 0
+        self.failed = 0
+        loop = asyncio.get_running_loop()
+        self._reaper = Reaper(loop)
+        self._shared = ConnectionContext(
+            loop=loop,
+            outbox=Outbox(loop),
+            reaper=self._reaper,
+            limits=Limits(),
+            times=Times(),
+            on_limit=lambda name: None,  # of a server that we chose: it shows as the call's error
+        )
+
+    def count(self) -> Rows:
+        """How attempts ended, for `metric_table.IDENTITY_ISSUANCES`."""
+        return [(("ok",), self.issued), (("failed",), self.failed)]
+
+    # When
+
+    async def join(self) -> None:
+        """Return when there is a certificate that can be used: at once if the folder has one."""
+        self._reaper.start()
+        current = self._read()
+        if current is not None:
+            self._renewal = self._begin(current)
+            return
+        logger.info("asking the control plane for a certificate", extra={"fields": {"control": self._address}})
+        while True:
+            if await self._attempt():
+                return
+            await asyncio.sleep(self._renewal.failed(self._clock(), self._jitter()))
+
+    async def run(self) -> None:
+        """Renew the certificate whenever that is due, until cancelled."""
+        try:
+            jitter = self._jitter()
+            while True:
+                wait = self._renewal.wait(self._clock(), jitter)
+                if wait > 0.0:
+                    # Not longer than a minute: clocks are set, and hosts are suspended.
+                    await asyncio.sleep(min(wait, 60.0))
+                elif await self._attempt():
+                    jitter = self._jitter()
+                else:
+                    self._renewal.failed(self._clock(), self._jitter())
+        finally:
+            self._reaper.stop()
+
+    async def _attempt(self) -> bool:
+        """Ask once. False: it failed, which is logged."""
+        try:
+            workload = await self._ask()
+        except EnrollmentFailed as error:
+            self.failed += 1
+            now = self._clock()
+            logger.log(
+                logging.ERROR if self._renewal.is_urgent(now) else logging.WARNING,
+                "no certificate from the control plane; trying again",
+                extra={"fields": {"problem": str(error), "expires_in_seconds": round(self._renewal.left(now), 1)}},
+            )
+            return False
+        self.issued += 1
+        self._renewal = self._begin(workload)
+        return True
+
+    def _begin(self, workload: Workload) -> Renewal:
+        """The renewal of the certificate that is in the folder now. Its age is that of the file: a certificate is
+        backdated."""
+        return Renewal(min(self._files.certificate.stat().st_mtime, self._clock()), workload.not_after)
+
+    # How
+
+    async def _ask(self) -> Workload:
+        """Get a new certificate into the folder: who we are by it. Raises EnrollmentFailed."""
+        current = self._read_credentials()
+        token = "" if current is not None else self._read_token()
+        try:
+            key = await self._make_key()
+            response = await self._call(IssueRequest(key.csr, token), current)
+        except (KeyFailure, ClientError, CertificateError) as error:
+            raise EnrollmentFailed(f"{self._address}: {error}") from error
+        credentials = Credentials(response.certificate.encode(), key.key_pem, response.roots.encode())
+        try:
+            identity = own_identity(credentials, self._trust_domain, self._clock())
+        except CertificateError as error:
+            raise EnrollmentFailed(f"the certificate that was issued cannot be used: {error.message}") from error
+        try:
+            self._store(credentials)
+        except OSError as error:
+            raise EnrollmentFailed(f"{self._settings.folder} cannot be written: {error.strerror}") from error
+        return identity.workload
+
+    async def _call(self, request: IssueRequest, current: Credentials | None) -> IssueResponse:
+        """Raises ClientError or CertificateError."""
+        trusted = self._read_trusted()
+        shown = current if current is not None else Credentials(b"", b"", b"")
+        context = client_context(replace(shown, bundle_pem=trusted), shows_certificate=current is not None)
+        target = Target(self._address, PeerSecurity(lambda: context, self._verify))
+        async with H2Channel(self._shared, target, connect_timeout=CALL_SECONDS) as channel:
+            message = msgspec.json.encode(request)
+            answer = await call_unary(channel, ISSUE, message, timeout=CALL_SECONDS, max_message_bytes=RESPONSE_BYTES)
+        try:
+            return msgspec.json.decode(answer, type=IssueResponse)
+        except msgspec.DecodeError as error:
+            raise ClientError(ClientFailure.PROTOCOL, f"the response is not understood: {error}") from error
+
+    def _verify(self, tls: ssl.SSLObject) -> Workload:
+        """The control plane, by its certificate (`PeerSecurity.verify`). TLS trusted authorities of one domain only."""
+        expected = self._settings.spiffe_id
+        try:
+            peer = read_peer(
+                tls.getpeercert(binary_form=True) or b"", self._trust_domain, self._clock(), PeerRole.SERVER
+            )
+        except PeerRefused as refused:
+            raise PeerRejected(refused.message) from refused
+        if peer.spiffe_id != expected:
+            raise PeerRejected(f"it is {peer.spiffe_id}, and the control plane is {expected} (spec.controlPlane)")
+        return peer
+
+    # The folder
+
+    def _read(self) -> Workload | None:
+        """Who we are by the certificate in the folder; None if it cannot be used."""
+        credentials = self._read_credentials()
+        if credentials is None:
+            return None
+        try:
+            return own_identity(credentials, self._trust_domain, self._clock()).workload
+        except CertificateError as error:
+            logger.warning(
+                "the certificate in the folder cannot be used",
+                extra={"fields": {"reason": error.reason, "problem": error.message}},
+            )
+            return None
+
+    def _read_credentials(self) -> Credentials | None:
+        """What is in the folder, if it is valid at this time."""
+        try:
+            credentials = self._files.read()
+            read_peer(read_certificates(credentials.certificate_pem)[0], self._trust_domain, self._clock())
+        except (CertificateError, PeerRefused, ValueError, IndexError):
+            return None
+        return credentials
+
+    def _read_trusted(self) -> bytes:
+        """The roots that the document names, and those that the control plane sent. Raises CertificateError."""
+        trusted = read_file(Path(self._settings.trust_bundle), "trust bundle")[0]
+        with suppress(CertificateError):
+            trusted += b"\n" + read_file(self._files.trust_bundle, "trust bundle")[0]
+        return trusted
+
+    def _read_token(self) -> str:
+        """Raises EnrollmentFailed."""
+        if self._settings.join_token is None:
+            raise EnrollmentFailed(
+                f"there is no valid certificate in {self._settings.folder} and no join token to ask for one: name a"
+                " file with one in spec.controlPlane.joinToken"
+            )
+        try:
+            return Path(self._settings.join_token).read_text("ascii", "replace").strip()
+        except OSError as error:
+            raise EnrollmentFailed(
+                f"the join token {self._settings.join_token} cannot be read: {error.strerror}; make one with `meshproxy"
+                " control join-token`"
+            ) from error
+
+    def _store(self, credentials: Credentials) -> None:
+        """The roots first: a certificate of a new root is of no use before it. Raises OSError."""
+        folder = Path(self._settings.folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(self._files.trust_bundle, credentials.bundle_pem, 0o644)
+        replace_file(self._files.certificate, credentials.certificate_pem + credentials.key_pem, 0o600)
+
+
+async def enroll(documents: Documents) -> Enrollment | None:
+    """The enrollment that these documents ask for, once it has a certificate; None if there is no TLS."""
+    mesh, settings = documents.mesh.spec, documents.sidecar.spec.control_plane
+    if settings is None or mesh.mtls == "disabled":
+        return None
+    enrollment = Enrollment(settings, mesh.trust_domain)
+    await enrollment.join()
+    return enrollment

@@ -1,0 +1,76 @@
+"""A new private key and its signing request, made in a child process.
+
+The libraries that make them (`cryptography`, 10 MB) would stay in the memory of a sidecar that needs them once a day.
+Run as `python -m meshproxy.sidecar.new_key`; the output is one msgpack value, `NewKey`, on a pipe that only the parent
+reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+
+import msgspec
+
+SECONDS = 30.0
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """A key, and the request for its certificate."""
+
+    key_pem: bytes
+    """P-256, PKCS #8, without a password."""
+    csr: bytes
+    """PKCS #10 (RFC 2986), DER. It names nobody: who we are is for the authority to find out."""
+
+    def __repr__(self) -> str:
+        return "NewKey(...)"
+
+
+class KeyFailure(Exception):
+    """The child process failed. The text says how."""
+
+
+async def new_key() -> NewKey:
+    """A key that nobody else has. Raises KeyFailure."""
+    # `-m` alone looks for modules in the working directory first; the child inherits our choice not to.
+    options = ("-P", "-m") if sys.flags.safe_path else ("-m",)
+    try:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, *options, "meshproxy.sidecar.new_key", stdin=asyncio.subprocess.DEVNULL, stdout=-1
+        )
+    except OSError as error:
+        raise KeyFailure(f"the process that makes a key cannot be started: {error}") from error
+    try:
+        async with asyncio.timeout(SECONDS):
+            output, _ = await child.communicate()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        with suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+        if isinstance(error, TimeoutError):
+            raise KeyFailure(f"making a key took longer than {SECONDS:g} s") from None
+        raise
+    if child.returncode != 0:
+        raise KeyFailure(f"the process that makes a key exited with status {child.returncode}")
+    try:
+        return msgspec.msgpack.decode(output, type=NewKey)
+    except msgspec.DecodeError as error:
+        raise KeyFailure(f"the output of the process that makes a key is unreadable: {error}") from error
+
+
+def make_key() -> NewKey:
+    """In the child."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return NewKey(pem, request.public_bytes(serialization.Encoding.DER))
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.msgpack.encode(make_key()))

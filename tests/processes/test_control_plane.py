@@ -1,0 +1,195 @@
+"""A control plane and two sidecars that it issues identities to, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from meshproxy.devtools.child import CONTROL, Child
+from meshproxy.devtools.clients import GrpcClient, RestClient
+from meshproxy.devtools.local_mesh import (
+    CLIENT,
+    SERVER,
+    TRUST_DOMAIN,
+    Document,
+    LocalMesh,
+    LocalSidecar,
+    document,
+    environment,
+    local_mesh,
+    permissive_documents,
+    read_series,
+)
+from meshproxy.devtools.models import predict_request
+from tests.processes.waiting import until
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+PREDICT_PATH = "/v1/models/half_plus_two:predict"
+LIFETIME = "12s"
+
+
+def spiffe_id(account: tuple[str, str]) -> str:
+    return f"spiffe://{TRUST_DOMAIN}/ns/{account[0]}/sa/{account[1]}"
+
+
+class Mesh:
+    """A control plane, a replica's sidecar, and the sidecar of an application that calls it."""
+
+    def __init__(self, local: LocalMesh, control: Child) -> None:
+        self.local = local
+        self.control = control
+        self.replica: LocalSidecar
+        self.application: LocalSidecar
+
+    @classmethod
+    async def start(cls, local: LocalMesh, listen: str = "127.0.0.1:0", web: str = "127.0.0.1:0") -> Mesh:
+        return cls(local, await local.start("the control plane", *control_command(local, listen, web)))
+
+    async def restart_control(self) -> None:
+        """Start it where it was before."""
+        before = self.control.listening
+        command = control_command(self.local, before["control"], before["web"])
+        self.control = await self.local.start("the control plane again", *command)
+
+    def settings(self, name: str, account: tuple[str, str]) -> Document:
+        """`controlPlane` of a sidecar that has been given a join token."""
+        folder = str(self.local.directory / "control")
+        command = [*CONTROL, "join-token", "--folder", folder, "--identity", spiffe_id(account)]
+        token = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        (self.local.directory / f"{name}.token").write_text(token)
+        return {
+            "address": self.control.listening["control"],
+            "spiffeId": f"spiffe://{TRUST_DOMAIN}/ns/meshproxy/sa/control",
+            "trustBundle": "control/authority.pem",
+            "folder": name,
+            "joinToken": f"{name}.token",
+        }
+
+    async def start_sidecars(self, **spec: object) -> None:
+        model_server = await self.local.model_server()
+        own = environment(
+            str(model_server.listening["rest"]),
+            str(model_server.listening["grpc"]),
+            sidecar={"controlPlane": self.settings("replica", SERVER), **spec},
+        )
+        del own[2]["spec"]["identity"]
+        self.replica = await self.local.sidecar("the replica's sidecar", [*own, *permissive_documents()])
+        workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
+        server = {"endpoints": [{"sidecar": self.replica.inbound}], "workload": workload}
+        application = {
+            "controlPlane": self.settings("application", CLIENT),
+            "outbound": {"listen": "127.0.0.1:0", "server": "models"},
+            "admin": {"listen": "127.0.0.1:0"},
+            "accessLog": "off",
+        }
+        documents = [own[0], document("Sidecar", application), document("ModelServer", server, "models")]
+        self.application = await self.local.sidecar("the application's sidecar", documents)
+
+    def rotations(self) -> int:
+        """Of the sidecar that had fewest."""
+        return min(len(each.said("certificate rotated")) for each in (self.replica, self.application))
+
+
+def control_command(local: LocalMesh, listen: str, web: str) -> list[str]:
+    folder = str(local.directory / "control")
+    options = ["--folder", folder, "--trust-domain", TRUST_DOMAIN, "--listen", listen, "--web", web]
+    return [*CONTROL, "run", *options, "--lifetime", LIFETIME]
+
+
+@asynccontextmanager
+async def mesh(tmp_path: Path, **spec: object) -> AsyncIterator[Mesh]:
+    async with local_mesh(tmp_path / "mesh") as local:
+        it = await Mesh.start(local)
+        await it.start_sidecars(**spec)
+        yield it
+
+
+class Load:
+    """REST and gRPC calls of the application through both sidecars, until it is stopped."""
+
+    def __init__(self, address: str) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._address = address
+        self._stopping = asyncio.Event()
+        self._tasks = [asyncio.ensure_future(call()) for call in (self._rest, self._rest, self._grpc, self._grpc)]
+
+    async def _rest(self) -> None:
+        async with RestClient(self._address, None) as client:
+            while not self._stopping.is_set():
+                answer = await client.call("POST", PREDICT_PATH, {"instances": [2.0]})
+                self._count(answer.status, "200")
+
+    async def _grpc(self) -> None:
+        request = predict_request("half_plus_two", [2.0]).SerializeToString()
+        async with GrpcClient(self._address, None) as client:
+            while not self._stopping.is_set():
+                self._count((await client.call(PREDICT, request)).status, "OK")
+
+    def _count(self, status: str, expected: str) -> None:
+        if status == expected:
+            self.answered += 1
+        else:
+            self.failures.append(status)
+
+    async def more(self, count: int) -> None:
+        goal = self.answered + count
+        await until(lambda: self.answered >= goal or self.failures)
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+        assert self.failures == []
+
+
+async def test_certificates_rotate_and_the_control_plane_may_be_away(tmp_path: Path) -> None:
+    async with mesh(tmp_path) as it:
+        load = Load(it.application.outbound)
+        await until(lambda: it.rotations() >= 2, 60)
+        await load.more(50)
+
+        # Killed: what was issued stays in use, and the next renewal finds the one that is started again.
+        await it.control.kill()
+        failed = len(it.replica.said("no certificate from the control plane; trying again"))
+        await until(lambda: len(it.replica.said("no certificate from the control plane; trying again")) > failed, 60)
+        await load.more(50)
+        await it.restart_control()
+        rotations = it.rotations()
+        await until(lambda: it.rotations() > rotations, 60)
+        await load.more(50)
+        await load.stop()
+
+        page = await it.replica.metrics()
+        assert page['meshproxy_identity_issuances_total{result="ok"}'] >= 4
+        assert page['meshproxy_identity_issuances_total{result="failed"}'] >= 1
+        assert page["meshproxy_identity_cert_expiration_timestamp_seconds"] > time.time()
+        issued = await read_series(str(it.control.listening["web"]), "/metrics")
+        assert issued['meshproxy_control_issuances_total{result="ok",reason=""}'] >= 2
+
+
+async def test_workers_share_an_identity_that_their_supervisor_renews(tmp_path: Path) -> None:
+    async with mesh(tmp_path, workers=2) as it:
+        load = Load(it.application.outbound)
+        await until(lambda: len(it.replica.said("certificate rotated")) >= 2, 60)
+        assert {line["worker"] for line in it.replica.said("certificate rotated")} == {0, 1}
+        await load.more(50)
+        await load.stop()
+        page = await it.replica.metrics()
+        assert page['meshproxy_identity_issuances_total{result="ok"}'] == 2
+
+
+async def test_a_restart_without_control_plane(tmp_path: Path) -> None:
+    async with mesh(tmp_path) as it:
+        await it.control.kill()
+        await it.replica.child.stop()
+        again = await it.local.sidecar("the replica's sidecar again", it.replica.path)
+        assert again.said("asking the control plane for a certificate") == []
+        assert (await read_series(again.admin, "/metrics"))["meshproxy_identity_in_sync"] == 1

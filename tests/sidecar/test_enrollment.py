@@ -1,0 +1,303 @@
+"""Certificates from a control plane: over mTLS on loopback, with the real service behind the port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from meshproxy.config.load import load
+from meshproxy.config.schema import ControlPlane
+from meshproxy.config.values import Address
+from meshproxy.control.app import ControlPlane as ControlProcess
+from meshproxy.control.app import Settings
+from meshproxy.control.attestation import make_token
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity.certificates import IdentityFiles, own_identity
+from meshproxy.sidecar import enrollment as module
+from meshproxy.sidecar.enrollment import Enrollment, enroll
+from meshproxy.sidecar.new_key import KeyFailure, NewKey, make_key
+from meshproxy.sidecar.rotation import load_identity
+
+ID = "spiffe://m.example/ns/models/sa/resnet"
+CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
+
+
+@dataclass
+class World:
+    """A control plane that listens, and what a sidecar needs to join it."""
+
+    process: ControlProcess
+    settings: ControlPlane
+    folder: Path
+
+    def write_token(self, lifetime: float = 60.0) -> None:
+        assert self.settings.join_token is not None
+        token = make_token(self.process.store, ID, time.time(), lifetime)
+        Path(self.settings.join_token).write_text(token + "\n")
+
+    def files(self) -> IdentityFiles:
+        files = self.settings.identity.files
+        return IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle))
+
+    def serial(self) -> str:
+        return own_identity(self.files().read(), "m.example", time.time()).serial
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    process = ControlProcess(
+        Settings(
+            folder=tmp_path / "control",
+            trust_domain="m.example",
+            spiffe_id=CONTROL,
+            listen=Address("127.0.0.1", 0),
+            web=Address("127.0.0.1", 0),
+            lifetime=3_600.0,
+        )
+    )
+    process.listener.listen("127.0.0.1", 0)
+    host, _, port = process.listener.address.rpartition(":")
+    settings = ControlPlane(
+        address=Address(host, int(port)),
+        spiffe_id=CONTROL,
+        trust_bundle=str(tmp_path / "control/authority.pem"),
+        folder=str(tmp_path / "sidecar"),
+        join_token=str(tmp_path / "token"),
+    )
+    try:
+        yield World(process, settings, tmp_path)
+    finally:
+        process.listener.stop_accepting()
+        await process.server.close()
+        await process.listener.close()
+
+
+async def quick_key() -> NewKey:
+    return make_key()
+
+
+def enrollment(world: World, **options: Any) -> Enrollment:
+    return Enrollment(world.settings, "m.example", make_key=quick_key, **options)
+
+
+def problems(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.__dict__["fields"]["problem"] for record in caplog.records if "problem" in _fields(record)]
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields: dict[str, object] = record.__dict__.get("fields", {})
+    return fields
+
+
+async def test_it_joins_with_a_token_and_renews_with_its_certificate(world: World) -> None:
+    world.write_token()
+    it = enrollment(world)
+    await it.join()
+    identity = own_identity(world.files().read(), "m.example", time.time())
+    assert identity.workload.spiffe_id == ID
+    assert identity.warnings == ()
+    assert stat.S_IMODE((world.folder / "sidecar/identity.pem").stat().st_mode) == 0o600
+    assert stat.S_IMODE((world.folder / "sidecar").stat().st_mode) == 0o700
+    assert await it._attempt()
+    assert world.serial() != identity.serial
+    assert (it.issued, it.failed) == (2, 0)
+    assert it.count() == [(("ok",), 2), (("failed",), 0)]
+    assert world.process.metrics.issuances.labels("ok", "").value == 2
+    it._reaper.stop()
+
+
+async def test_a_restart_needs_no_control_plane(world: World) -> None:
+    world.write_token()
+    it = enrollment(world)
+    await it.join()
+    serial = world.serial()
+    it._reaper.stop()
+    world.process.listener.stop_accepting()
+    again = enrollment(world)
+    await again.join()
+    assert (again.issued, world.serial()) == (0, serial)
+    again._reaper.stop()
+
+
+async def test_a_sidecar_starts_from_it(world: World, make_documents: Any) -> None:
+    world.write_token()
+    documents = make_documents(world.settings)
+    it = await enroll(documents)
+    assert it is not None
+    loaded = await load_identity(documents)
+    assert loaded is not None
+    assert loaded.identity.workload.spiffe_id == ID
+    it._reaper.stop()
+
+
+async def test_without_tls_there_is_nothing_to_enroll(make_documents: Any, world: World) -> None:
+    assert await enroll(make_documents(world.settings, mtls="disabled")) is None
+    assert await enroll(make_documents(None)) is None
+
+
+async def test_it_waits_for_a_control_plane(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a certificate it cannot start: it tries until it has one, and says why it waits."""
+    it = enrollment(world, jitter=lambda: 0.0)
+    joining = asyncio.create_task(it.join())
+    async with asyncio.timeout(10):
+        while not it.failed:
+            await asyncio.sleep(0.01)
+        world.write_token()
+        await joining
+    assert "the join token" in problems(caplog)[0]
+    assert "make one with `meshproxy control join-token`" in problems(caplog)[0]
+    it._reaper.stop()
+
+
+async def test_it_renews_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.process.service._lifetime = 3.0
+    world.write_token()
+    it = enrollment(world)
+    await it.join()
+    first = world.serial()
+    running = asyncio.create_task(it.run())
+    async with asyncio.timeout(10):
+        while it.issued < 2:
+            await asyncio.sleep(0.05)
+    assert world.serial() != first
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_failures_leave_the_certificate_in_use(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.write_token()
+    it = enrollment(world)
+    await it.join()
+    serial = world.serial()
+    world.process.listener.stop_accepting()
+    assert not await it._attempt()
+    assert (it.failed, world.serial()) == (1, serial)
+    assert "cannot be reached" in problems(caplog)[0]
+    assert caplog.records[-1].levelno == logging.WARNING
+    it._clock = lambda: time.time() + 3_500.0
+    assert not await it._attempt()
+    assert caplog.records[-1].levelno == logging.ERROR  # little is left
+    it._reaper.stop()
+
+
+async def test_refusals(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """What the control plane answers is what the log says."""
+    it = enrollment(world)
+    token = Path(world.settings.join_token or "")
+    token.write_text("mpj1-unknown")
+    assert not await it._attempt()
+    assert "the join token is not known, or was used before: make another one" in problems(caplog)[-1]
+    token.write_text("")
+    assert not await it._attempt()
+    assert "the request shows neither a certificate nor a join token" in problems(caplog)[-1]
+    it._settings = msgspec.structs.replace(world.settings, join_token=None)
+    assert not await it._attempt()
+    assert "spec.controlPlane.joinToken" in problems(caplog)[-1]
+
+
+async def test_another_server_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.write_token()
+    other = "spiffe://m.example/ns/meshproxy/sa/other"
+    it = Enrollment(msgspec.structs.replace(world.settings, spiffe_id=other), "m.example", make_key=quick_key)
+    assert not await it._attempt()
+    assert f"it is {CONTROL}, and the control plane is {other} (spec.controlPlane)" in problems(caplog)[-1]
+    stranger = world.folder / "stranger.pem"
+    stranger.write_bytes(DevelopmentCA.create("m.example").bundle_pem)
+    it = Enrollment(
+        msgspec.structs.replace(world.settings, trust_bundle=str(stranger)), "m.example", make_key=quick_key
+    )
+    assert not await it._attempt()
+    assert "does not verify" in problems(caplog)[-1] or "authority" in problems(caplog)[-1]
+    # The token was shown to nobody.
+    assert world.process.metrics.issuances.labels("refused", "join-token").value == 0
+
+
+async def test_what_else_can_fail(world: World, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    world.write_token()
+
+    async def no_key() -> NewKey:
+        raise KeyFailure("no key today")
+
+    it = Enrollment(world.settings, "m.example", make_key=no_key)
+    assert not await it._attempt()
+    assert problems(caplog)[-1].endswith("no key today")
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    it = enrollment(world)
+    monkeypatch.setattr(module, "replace_file", full)
+    assert not await it._attempt()
+    assert problems(caplog)[-1] == f"{world.settings.folder} cannot be written: No space left on device"
+    monkeypatch.undo()
+    it = enrollment(world)
+    it._settings = msgspec.structs.replace(world.settings, trust_bundle="/nowhere")
+    world.write_token()
+    assert not await it._attempt()
+    assert "trust bundle /nowhere cannot be read" in problems(caplog)[-1]
+
+
+async def test_a_certificate_of_an_older_trust_domain(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """What is in the folder cannot be used: it is asked for anew."""
+    folder = Path(world.settings.folder)
+    folder.mkdir(mode=0o700)
+    issued = DevelopmentCA.create("old.example").issue("spiffe://old.example/ns/a/sa/b")
+    (folder / "identity.pem").write_bytes(issued.certificate_pem + issued.key_pem)
+    (folder / "roots.pem").write_bytes(DevelopmentCA.create("old.example").bundle_pem)
+    (folder / "identity.pem").chmod(0o600)
+    world.write_token()
+    it = enrollment(world)
+    await it.join()
+    assert own_identity(world.files().read(), "m.example", time.time()).workload.spiffe_id == ID
+    it._reaper.stop()
+
+
+@pytest.fixture
+def make_documents(tmp_path: Path) -> Any:
+    def make(settings: ControlPlane | None, mtls: str = "strict") -> Any:
+        control = (
+            ""
+            if settings is None
+            else f"""
+  controlPlane:
+    address: "{settings.address}"
+    spiffeId: {settings.spiffe_id}
+    trustBundle: {settings.trust_bundle}
+    folder: {settings.folder}
+    joinToken: {settings.join_token}
+"""
+        )
+        identity = "" if settings is not None else "\n  identity: {files: {certificate: a, key: b, trustBundle: c}}\n"
+        for name in "abc":
+            (tmp_path / name).touch()
+        path = tmp_path / "documents.yaml"
+        path.write_text(
+            f"""
+apiVersion: meshproxy.dev/v1alpha1
+kind: MeshConfig
+metadata: {{name: mesh}}
+spec: {{trustDomain: m.example, mtls: {mtls}}}
+---
+apiVersion: meshproxy.dev/v1alpha1
+kind: ModelServer
+metadata: {{name: s}}
+spec: {{endpoints: [{{rest: "127.0.0.1:8501"}}]}}
+---
+apiVersion: meshproxy.dev/v1alpha1
+kind: Sidecar
+metadata: {{name: s}}
+spec:
+  inbound: {{listen: "127.0.0.1:18500", server: s}}{control or identity}"""
+        )
+        return load([str(path)])
+
+    return make
