@@ -9,7 +9,6 @@ NOT_TESTED = {"__init__.py", "__main__.py"}
 
 DECLARATIONS = {
     "proxy/ports.py": "protocols only; tests/proxy/test_fakes.py compares the fakes with them",
-    "transport/connection_info.py": "attributes without behaviour; the tests of those who set and read them hold them",
 }
 """Files that need no test of their own, and why."""
 

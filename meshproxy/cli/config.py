@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from meshproxy.cli.main import FOUND
+from meshproxy.config.codes import BY_NUMBER, Severity
+from meshproxy.config.fields import API_VERSION
+from meshproxy.config.problems import closest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from meshproxy.config.problems import ConfigError, Problem
+    from meshproxy.config.examine import Examination
+    from meshproxy.config.problems import Problem
     from meshproxy.config.reference import Field
-    from meshproxy.config.schema import Documents
 
 WIDTH = 88
 
@@ -28,86 +32,117 @@ def command() -> None:
 @command.command("check", short_help="Report all problems of documents.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
+    "--partial",
+    "is_partial",
+    is_flag=True,
+    help="The documents are a part of a set. Implied if there is neither a MeshConfig nor a Sidecar.",
+)
+@click.option(
+    "--failure-threshold",
+    type=click.Choice([str(severity) for severity in Severity]),
+    default="error",
+    show_default=True,
+    help="The exit status is 3 if anything of this severity or worse was found.",
+)
+@click.option(
+    "--suppress",
+    "suppressed",
+    multiple=True,
+    metavar="CODE",
+    help="Leave out warnings and information with this code, such as MP0603; may be repeated.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Choice(["text", "json"]),
     default="text",
     help="The format of the output.  [default: text]",
 )
-def check(paths: tuple[str, ...], output: str) -> None:
+def check(
+    paths: tuple[str, ...], is_partial: bool, failure_threshold: str, suppressed: tuple[str, ...], output: str
+) -> None:
     """Report all problems of the documents in PATH.
 
-    PATH is a file, or a folder of *.yaml, *.yml and *.json files. All paths together are checked as one set, as a
-    sidecar loads them. Problems and warnings go to standard output, the summary to standard error.
+    PATH is a file, a folder of *.yaml, *.yml and *.json files, or - for standard input. All paths together are checked
+    as one set, as a sidecar loads them. Manifests of Kubernetes may be checked as well: documents in ConfigMaps are
+    looked at, everything else is skipped.
 
-    Exit status: 0 if a sidecar can use the documents, also if there are warnings; 3 if they have problems.
+    \b
+    meshproxy config check mesh.yaml policy/
+    kubectl get configmap mesh -o yaml | meshproxy config check -
+
+    Problems go to standard output, each with the place and a code (docs/config-check.md; meshproxy config explain
+    MP0503), the summary to standard error.
+
+    Exit status: 0 if nothing at or above the threshold was found, otherwise 3.
     """
-    from meshproxy.config.load import examine
-    from meshproxy.config.problems import ConfigError
+    from meshproxy.config.examine import examine
+    from meshproxy.config.files import FILE_BYTES
 
-    try:
-        documents, warnings = examine(paths)
-    except ConfigError as error:
-        _print_problems(error, output)
+    files = [path for path in paths if path != "-"]
+    stdin = sys.stdin.buffer.read(FILE_BYTES + 1) if len(files) < len(paths) else None
+    found = _without(suppressed, examine(files, stdin, is_partial=is_partial))
+    if output == "json":
+        click.echo(json.dumps(_answer(found), indent=2))
+    else:
+        _print(found)
+    worst = min((problem.severity.rank for problem in found.problems), default=len(Severity))
+    if worst <= Severity(failure_threshold).rank:
         sys.exit(FOUND)
-    _print_summary(documents, warnings, output)
 
 
-def _print_problems(error: ConfigError, output: str) -> None:
-    if output == "json":
-        found: dict[str, object] = {"problems": _listed(error.problems), "warnings": []}
-        click.echo(json.dumps(_answer({"ok": False, "documents": {}, "fingerprint": None, **found}), indent=2))
-        return
-    for problem in error.problems:
-        click.echo(str(problem))
-    count = len(error.problems)
-    click.echo(f"{count} problem{'s' * (count != 1)}", err=True)
+def _without(suppressed: Sequence[str], found: Examination) -> Examination:
+    """The result without problems of these codes. Raises UsageError if a code is unknown, or one of an error."""
+    for code in suppressed:
+        if code not in BY_NUMBER:
+            raise click.BadParameter(f"there is no code {code}{closest(code, BY_NUMBER)}", param_hint="--suppress")
+        if BY_NUMBER[code].severity is Severity.ERROR:
+            raise click.BadParameter(f"{code} is an error, which no sidecar ignores", param_hint="--suppress")
+    return replace(found, problems=tuple(each for each in found.problems if each.code not in suppressed))
 
 
-def _listed(problems: Sequence[Problem]) -> list[dict[str, object]]:
-    return [
-        {
-            "file": problem.file,
-            "line": problem.line or None,
-            "document": problem.document or None,
-            "field": problem.field or None,
-            "message": problem.message,
-        }
-        for problem in problems
-    ]
+def _print(found: Examination) -> None:
+    for problem in found.problems:
+        prefix = "" if problem.severity is Severity.ERROR else f"{problem.severity}: "
+        click.echo(f"{prefix}{problem} [{problem.code}]")
+    counts = {severity: found.count(severity) for severity in Severity}
+    if not counts[Severity.ERROR]:
+        for kind, names in found.names.items():
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            click.echo(f"{kind:<16} {len(names):>5}  {shown}".rstrip(), err=True)
+    said = [f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count]
+    if said:
+        click.echo(", ".join(said).replace("infos", "info"), err=True)
 
 
-def _print_summary(documents: Documents, warnings: Sequence[Problem], output: str) -> None:
-    found: dict[str, tuple[Any, ...]] = {
-        "MeshConfig": (documents.mesh,),
-        "ModelRole": documents.roles,
-        "ModelRoleBinding": documents.bindings,
-        "ModelServer": documents.servers,
-        "ModelRoute": documents.routes,
-        "Sidecar": (documents.sidecar,),
+def _answer(found: Examination) -> dict[str, object]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ConfigCheck",
+        "ok": not found.count(Severity.ERROR),
+        "partial": found.is_partial,
+        "documents": found.names,
+        "fingerprint": found.fingerprint,
+        "problems": [_listed(problem) for problem in found.problems],
     }
-    names = {kind: [each.metadata.name for each in those] for kind, those in found.items()}
-    if output == "json":
-        fields = {"ok": True, "documents": names, "fingerprint": documents.fingerprint, "problems": []}
-        click.echo(json.dumps(_answer({**fields, "warnings": _listed(warnings)}), indent=2))
-        return
-    for warning in warnings:
-        click.echo(f"warning: {warning}")
-    for kind, those in names.items():
-        shown = ", ".join(those[:5]) + (", ..." if len(those) > 5 else "")
-        click.echo(f"{kind:<16} {len(those):>5}  {shown}".rstrip(), err=True)
-    if not documents.roles:
-        click.echo(
-            "note: without a ModelRole, every caller may call every model; verbs of administrators are denied", err=True
-        )
 
 
-def _answer(fields: dict[str, object]) -> dict[str, object]:
-    return {"apiVersion": "meshproxy.dev/v1alpha1", "kind": "ConfigCheck", **fields}
+def _listed(problem: Problem) -> dict[str, object]:
+    kind, _, name = problem.document.partition("/")
+    return {
+        "file": problem.file,
+        "line": problem.line or None,
+        "code": problem.code,
+        "severity": problem.severity,
+        "kind": kind or None,
+        "name": name or None,
+        "field": problem.field or None,
+        "message": problem.message,
+    }
 
 
-@command.command("explain", short_help="Explain a kind of document, or one of its fields.")
-@click.argument("field", required=False, metavar="[KIND[.FIELD...]]")
+@command.command("explain", short_help="Explain a kind of document, one of its fields, or a code.")
+@click.argument("field", required=False, metavar="[KIND[.FIELD...] | CODE]")
 @click.option(
     "-o",
     "--output",
@@ -116,15 +151,15 @@ def _answer(fields: dict[str, object]) -> dict[str, object]:
     help="markdown prints the whole reference.  [default: text]",
 )
 def explain(field: str | None, output: str) -> None:
-    """Explain what documents can contain: all kinds, one KIND, or one of its fields.
+    """Explain what documents can contain: all kinds, one KIND, or one of its fields; or the CODE of a problem.
 
     \b
     meshproxy config explain
     meshproxy config explain ModelRole
     meshproxy config explain MeshConfig.spec.limits
+    meshproxy config explain MP0503
     """
     from meshproxy.config import reference
-    from meshproxy.config.problems import closest
 
     if output == "markdown":
         if field is not None:
@@ -134,6 +169,9 @@ def explain(field: str | None, output: str) -> None:
     if field is None:
         for name, kind in reference.kinds().items():
             _paragraph(reference.description(kind).split("\n\n")[0], name)
+        return
+    if field in BY_NUMBER:
+        _paragraph(BY_NUMBER[field].text, f"{field}  ({BY_NUMBER[field].severity})")
         return
     try:
         path, found, struct = reference.find(field)

@@ -9,11 +9,16 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.config.codes import Code
 from meshproxy.config.problems import Problem, closest
 from meshproxy.config.values import is_whole_version, read_version, shown
 
 if TYPE_CHECKING:
     from meshproxy.config.nodes import Node
+
+
+DEFINED_BY = {"issuer": "MeshConfig", "trust domain": "MeshConfig"}
+"""Which kind defines what a document refers to by name, where that is no kind of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,8 @@ class Placed:
     file: str
     node: Node
     document: Any = None
+    is_local: bool = True
+    """A file of this host, so that files which it names should be on this host, too."""
 
     @property
     def label(self) -> str:
@@ -34,39 +41,47 @@ class Placed:
     def place(self) -> str:
         return f"{self.file}:{self.node.line}"
 
-    def at(self, node: Node, field: str, message: str) -> Problem:
-        return Problem(self.file, node.line, self.label, field, message)
+    def at(self, node: Node, field: str, message: str, code: Code) -> Problem:
+        return Problem(self.file, node.line, self.label, field, message, code)
 
 
-def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str) -> Iterator[Problem]:
+def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str, is_partial: bool = False) -> Iterator[Problem]:
     """Problems of the set as a whole.
 
     Args:
         is_whole: every file could be read to its end. Otherwise what seems to be missing may stand in the rest, and is
             not reported.
         where: what to call the set in a problem that no file has.
+        is_partial: the other documents are elsewhere. What only they could have is not missed: references to kinds of
+            which there is no document here are not looked up.
     """
     names: dict[str, dict[str, Placed]] = {}
     for each in placed:
         alike = names.setdefault(each.kind, {})
         if each.kind in ("MeshConfig", "Sidecar") and alike:
             first = next(iter(alike.values()))
-            yield each.at(each.node, "", f"a second {each.kind}; the first is {first.label} at {first.place}")
+            yield each.at(
+                each.node, "", f"a second {each.kind}; the first is {first.label} at {first.place}", Code.DUPLICATE
+            )
         elif each.name in alike:
-            yield each.at(each.node, "metadata.name", f"duplicate name, first at {alike[each.name].place}")
+            yield each.at(
+                each.node, "metadata.name", f"duplicate name, first at {alike[each.name].place}", Code.DUPLICATE
+            )
         alike.setdefault(each.name, each)
-    if is_whole:
+    if is_whole and not is_partial:
         for kind in ("MeshConfig", "Sidecar"):
             if kind not in names:
-                yield Problem(where, 0, "", "", f"no {kind} among the documents: exactly one is needed")
-    yield from _references(placed, names, is_whole)
+                message = f"no {kind} among the documents: exactly one is needed"
+                yield Problem(where, 0, "", "", message, Code.MISSING_DOCUMENT)
+    if is_whole:
+        yield from _references(placed, names, is_partial)
     yield from _patterns(names.get("ModelRoute", {}))
     yield from _routes(names)
     yield from _hosts(names.get("ModelServer", {}))
     yield from _identity(names)
 
 
-def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], is_whole: bool) -> Iterator[Problem]:
+def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], is_partial: bool) -> Iterator[Problem]:
     issuers = {
         name.value
         for mesh in names.get("MeshConfig", {}).values()
@@ -85,17 +100,18 @@ def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], i
         "ModelServer": names.get("ModelServer", {}),
         "issuer": issuers,
     }
-    if not is_whole:
-        return
     for each in placed:
         for what, field, node in _named(each):
+            if is_partial and DEFINED_BY.get(what, what) not in names:
+                continue
             if isinstance(node.value, str) and node.value not in known[what]:
                 hint = closest(node.value, known[what])
-                yield each.at(node, field, f"no {what} named {shown(node.value)}{hint}")
+                yield each.at(node, field, f"no {what} named {shown(node.value)}{hint}", Code.UNKNOWN_REFERENCE)
         for field, subject in subjects(each):
             role = find(subject, "iamRole")
-            if role is not None and not issuers:
-                yield each.at(role, f"{field}.iamRole", "no caller can prove an IAM role: the MeshConfig has no issuer")
+            if role is not None and not issuers and "MeshConfig" in names:
+                message = "no caller can prove an IAM role: the MeshConfig has no issuer"
+                yield each.at(role, f"{field}.iamRole", message, Code.IMPOSSIBLE)
 
 
 def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
@@ -163,7 +179,7 @@ def _patterns(routes: dict[str, Placed]) -> Iterator[Problem]:
                         f"{shown(pattern.value)} already has a route, {first.label} at {first.place}:"
                         ' one of the two needs a "match"'
                     )
-                    yield route.at(pattern, f"spec.models[{index}]", message)
+                    yield route.at(pattern, f"spec.models[{index}]", message, Code.OVERLAP)
                     break
 
 
@@ -186,13 +202,14 @@ def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
         directions = _directions(route)
         if directions and "inbound" not in directions:
             for field, caller in subjects(route):
-                yield route.at(caller, field, "the caller is known for inbound calls only, but this route is outbound")
+                message = "the caller is known for inbound calls only, but this route is outbound"
+                yield route.at(caller, field, message, Code.IMPOSSIBLE)
         mirror = find(route.node, "spec", "mirror")
         own = _value(find(route.node, "spec", "server"))
         if own is None and "inbound" in directions and ours:
             own = ours[0]
         if mirror is not None and _target(mirror, own) in _targets(route, own):
-            yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go")
+            yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go", Code.IMPOSSIBLE)
         yield from _text_versions(route, own, numbered)
 
 
@@ -208,7 +225,7 @@ def _text_versions(route: Placed, own: object, numbered: set[str]) -> Iterator[P
                 f"{shown(version)} is no version of ModelServer/{known[0]}: its health check is model-status, so it is "
                 "TensorFlow Serving, whose versions are whole numbers"
             )
-            yield route.at(node, field, message)
+            yield route.at(node, field, message, Code.IMPOSSIBLE)
 
 
 def _targets(route: Placed, own: object) -> list[object]:
@@ -271,7 +288,7 @@ def _hosts(servers: dict[str, Placed]) -> Iterator[Problem]:
             first = taken.setdefault(node.value.lower().removesuffix("."), server)
             if first is not server:
                 message = f"{shown(node.value)} already selects {first.label}, at {first.place}"
-                yield server.at(node, f"spec.hosts[{index}]", message)
+                yield server.at(node, f"spec.hosts[{index}]", message, Code.OVERLAP)
 
 
 def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
@@ -280,7 +297,8 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
         if mode is not None and mode.value == "disabled":
             for server in names.get("ModelServer", {}).values():
                 for field, node in _sidecars(server):
-                    yield server.at(node, field, f'a sidecar is called over mTLS, but {mesh.label} has mtls "disabled"')
+                    message = f'a sidecar is called over mTLS, but {mesh.label} has mtls "disabled"'
+                    yield server.at(node, field, message, Code.NO_IDENTITY)
             continue
         for sidecar in names.get("Sidecar", {}).values():
             spec = find(sidecar.node, "spec")
@@ -288,9 +306,8 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
                 continue
             if find(spec, "identity") is None and find(spec, "controlPlane") is None:
                 word = shown(mode.value) if mode is not None else '"strict"'
-                yield sidecar.at(
-                    spec, "spec.identity", f"is missing: {mesh.label} has mtls {word}, which requires a certificate"
-                )
+                message = f"is missing: {mesh.label} has mtls {word}, which requires a certificate"
+                yield sidecar.at(spec, "spec.identity", message, Code.NO_IDENTITY)
 
 
 def _sidecars(server: Placed) -> Iterator[tuple[str, Node]]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import msgspec
 
+from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
 
@@ -64,7 +65,7 @@ async def load_in_child(paths: Sequence[str]) -> Documents:
 
 
 def _failure(message: str) -> Problem:
-    return Problem("", 0, "", "", message)
+    return Problem("", 0, "", "", message, Code.NOT_LOADED)
 
 
 def main(paths: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from msgspec import NODEFAULT, Struct, inspect
 
 from meshproxy.config import values
+from meshproxy.config.codes import Code
+from meshproxy.config.hints import of_field, of_value
 from meshproxy.config.nodes import BROKEN, Node, Report
 from meshproxy.config.problems import closest
 from meshproxy.config.values import shown
@@ -50,8 +52,8 @@ class _Walk:
             case _:
                 return self._scalar(node, kind, path)
 
-    def _wrong(self, node: Node, path: str, message: str) -> Any:
-        self.report(node.line, path, message)
+    def _wrong(self, node: Node, path: str, message: str, code: Code = Code.INVALID_VALUE) -> Any:
+        self.report(node.line, path, message, code)
         return BROKEN
 
     def _union(self, node: Node, kind: inspect.UnionType, path: str) -> Any:
@@ -81,19 +83,20 @@ class _Walk:
             if name in fields:
                 arguments[fields[name].name] = self.value(item, fields[name].type, _join(path, name))
             else:
-                hint = f': it is called "{RENAMED[name]}" now' if name in RENAMED else closest(name, list(fields))
-                self.report(item.key_line, _join(path, name), f"no such field{hint}")
+                hint = f': it is called "{RENAMED[name]}" now' if name in RENAMED else _hint(name, list(fields))
+                self.report(item.key_line, _join(path, name), f"no such field{hint}", Code.UNKNOWN_FIELD)
                 arguments[name] = BROKEN
         for name, field in fields.items():
             if field.required and name not in given:
-                self.report(node.key_line, _join(path, name), f"is missing: expected {words(field.type)}")
+                message = f"is missing: expected {words(field.type)}"
+                self.report(node.key_line, _join(path, name), message, Code.MISSING_FIELD)
                 arguments[field.name] = BROKEN
         if any(argument is BROKEN for argument in arguments.values()):
             return BROKEN
         try:
             return kind.cls(**arguments)
         except ValueError as error:
-            return self._wrong(node, path, str(error))
+            return self._wrong(node, path, str(error), Code.CONFLICTING_FIELDS)
 
     def _list(self, node: Node, kind: inspect.VarTupleType, path: str) -> Any:
         if not isinstance(node.value, list):
@@ -141,7 +144,7 @@ class _Walk:
                 return self._wrong(node, path, str(error))
         elif isinstance(kind, inspect.LiteralType):
             if not isinstance(value, str) or value not in kind.values:
-                hint = closest(value, list(map(str, kind.values))) if isinstance(value, str) else ""
+                hint = _value_hint(value, list(map(str, kind.values)))
                 if isinstance(value, float) and str(value) in kind.values:
                     hint = f': write it in quotes, "{value}"'
                 return self._wrong(node, path, f"expected {expected}, got {shown(value)}{hint}")
@@ -225,6 +228,15 @@ def is_struct(kind: inspect.Type) -> type[Struct] | None:
             return next((found for each in kind.types if (found := is_struct(each))), None)
         case _:
             return None
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """What takes the place of a field of another mesh, or else which field is like it."""
+    return of_field(name) or closest(name, known)
+
+
+def _value_hint(value: object, known: list[str]) -> str:
+    return of_value(value) or closest(value, known) if isinstance(value, str) else ""
 
 
 def _join(path: str, name: str) -> str:

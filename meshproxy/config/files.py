@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshproxy.config.codes import Code
 from meshproxy.config.problems import Problem
 
 Paths = Sequence[str | os.PathLike[str]]
@@ -28,6 +29,13 @@ class Source:
     content: bytes
     is_named: bool
     """Given as a path itself, not found in a folder."""
+    is_local: bool = True
+    """A file of this host; otherwise it came from standard input."""
+
+    @property
+    def name(self) -> str:
+        """As problems name it."""
+        return str(self.path)
 
     @property
     def folder(self) -> Path:
@@ -44,7 +52,7 @@ def read_files(paths: Paths, problems: list[Problem]) -> list[Source]:
     """
 
     def wrong(path: Path, message: str) -> None:
-        problems.append(Problem(str(path), 0, "", "", message))
+        problems.append(Problem(str(path), 0, "", "", message, Code.UNREADABLE))
 
     sources: list[Source] = []
     seen: set[str] = set()

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from meshproxy.config.codes import Code
+
 # libyaml reads about five times faster. A PyYAML built without it lacks the name.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -51,10 +53,12 @@ class Node:
     reported and needs no further message.
     """
 
-    __slots__ = ("key_line", "line", "size", "value")
+    __slots__ = ("is_literal", "key_line", "line", "size", "value")
 
     def __init__(self, value: object, line: int, size: int = 1) -> None:
         self.value = value
+        self.is_literal = False
+        """A block of text as it stands in the file (`|`): its first line is the one after `line`."""
         self.line = line
         self.key_line = line
         """The line of the key that names it; its own if nothing does."""
@@ -69,38 +73,43 @@ class _Broken:
 
 BROKEN = _Broken()
 
-Report = Callable[[int, str, str], None]
-"""Takes line, field path and message."""
+Report = Callable[[int, str, str, Code], None]
+"""Takes line, field path, message and code."""
 
 
 class Unreadable(Exception):
     """The text is no YAML from here on, or too much of it."""
 
-    def __init__(self, line: int, message: str) -> None:
+    def __init__(self, line: int, message: str, code: Code = Code.UNREADABLE) -> None:
         super().__init__(line, message)
         self.line = line
         self.message = message
+        self.code = code
 
 
-def read_documents(text: str, report: Report) -> Iterator[Node]:
+def read_documents(text: str, report: Report, first_line: int = 1) -> Iterator[Node]:
     """The documents of a YAML (or JSON) text, one after the other; empty ones are left out.
+
+    Args:
+        first_line: where the text begins in its file.
 
     What is wrong with a value goes to `report`, before the document is handed out. Raises `Unreadable` where nothing
     after can be made sense of.
     """
     if odd := _ODD_BREAKS.search(text):
-        line = text.count("\n", 0, odd.start()) + 1
+        line = text.count("\n", 0, odd.start()) + first_line
         raise Unreadable(line, f"U+{ord(odd[0]):04X} ends a line in YAML 1.1 only: write it as an escape in quotes")
-    reader = _Reader(text, report)
+    reader = _Reader(text, report, first_line)
     while (node := reader.next_document()) is not None:
         if node.value is not None:
             yield node
 
 
 class _Reader:
-    def __init__(self, text: str, report: Report) -> None:
+    def __init__(self, text: str, report: Report, first_line: int) -> None:
         self._events = yaml.parse(text, Loader=LOADER)
-        self._report = report
+        self._report_with_code = report
+        self._first_line = first_line
         self._anchors: dict[str, Node | None] = {}
         """None while the node that the anchor names is still being read."""
         self._budget = NODES
@@ -120,13 +129,18 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             context = f" ({error.context})" if error.context else ""
-            raise Unreadable(mark.line + 1 if mark else 1, f"not YAML: {error.problem}{context}") from None
+            raise Unreadable(
+                (mark.line if mark else 0) + self._first_line, f"not YAML: {error.problem}{context}"
+            ) from None
         except yaml.YAMLError as error:
             reason = getattr(error, "reason", "") or "the text cannot be read"
-            raise Unreadable(1, f"not YAML: {reason}") from None
+            raise Unreadable(self._first_line, f"not YAML: {reason}") from None
+
+    def _report(self, line: int, path: str, message: str) -> None:
+        self._report_with_code(line, path, message, Code.AMBIGUOUS_YAML)
 
     def _node(self, event: Any, path: str, depth: int) -> Node:
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + self._first_line
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event.anchor, line, path)
         if depth == 0:
@@ -137,6 +151,7 @@ class _Reader:
         node = Node(None, line)
         if isinstance(event, yaml.ScalarEvent):
             node.value = self._scalar(event, path, line)
+            node.is_literal = event.style == "|"
         elif isinstance(event, yaml.SequenceStartEvent):
             node.value = self._sequence(node, path, depth)
         else:

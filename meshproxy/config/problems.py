@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from meshproxy.config.codes import Code, Severity
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
@@ -18,6 +20,11 @@ class Problem:
     field: str
     """A path such as `spec.rules[0].models[1]`; empty when no single field is to blame."""
     message: str
+    code: Code
+
+    @property
+    def severity(self) -> Severity:
+        return self.code.severity
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from meshproxy.config.check import find, items, subjects, trusted_domains, workloads
+from meshproxy.config.codes import Code
 from meshproxy.config.values import shown
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
             for name, wanted in claims.value.items():
                 place = f"{each.file}:{wanted.key_line}"
                 for message in _about(name, wanted, named):
-                    yield each.at(wanted, f"{field}.token.claims.{name}", f"{message}{_effect(each)}")
+                    yield each.at(wanted, f"{field}.token.claims.{name}", f"{message}{_effect(each)}", Code.CLAIM)
                 named.setdefault(name, place)
 
 
@@ -63,7 +64,8 @@ def _foreign_workloads(placed: Sequence[Placed]) -> Iterator[Problem]:
             domain = node.value.removeprefix("spiffe://").partition("/")[0]
             if domain not in trusted:
                 message = f"the mesh does not trust {shown(domain)}, so no certificate can prove this identity"
-                yield each.at(node, f"{field}.spiffeId", f"{message}: add the domain to trustDomains of the MeshConfig")
+                message += ": add the domain to trustDomains of the MeshConfig"
+                yield each.at(node, f"{field}.spiffeId", message, Code.FOREIGN_TRUST_DOMAIN)
 
 
 def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:
@@ -71,7 +73,7 @@ def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:
     named: dict[str, str] = {}
     for name, wanted in claims.value.items() if claims is not None and isinstance(claims.value, dict) else ():
         for message in _about(name, wanted, named):
-            yield each.at(wanted, f"{field}.{name}", f"{message}; tokens without this claim are refused")
+            yield each.at(wanted, f"{field}.{name}", f"{message}; tokens without this claim are refused", Code.CLAIM)
         named[name] = f"{each.file}:{wanted.key_line}"
 
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar.snapshots import (
@@ -213,7 +214,14 @@ def check_fixed(old: Documents, new: Documents) -> None:
         ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
     )
     problems = tuple(
-        Problem("", 0, "", str(field), f"changes from {before} to {after}: restart the sidecar to apply it")
+        Problem(
+            "",
+            0,
+            "",
+            str(field),
+            f"changes from {before} to {after}: restart the sidecar to apply it",
+            Code.NEEDS_RESTART,
+        )
         for field, before, after in fixed
         if before != after
     )

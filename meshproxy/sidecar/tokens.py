@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.jws import load_verifiers
 from meshproxy.identity.keys import REFRESH, IssuerKeys
@@ -156,7 +157,8 @@ class Tokens:
             else:
                 refresher = KeyRefresher(keys, _source(issuer), report=self._report)
         except FetchError as error:
-            raise ConfigError((Problem("", 0, "MeshConfig", f"issuer {issuer.name}", f"its keys: {error}"),)) from None
+            field, message = f"issuer {issuer.name}", f"its keys: {error}"
+            raise ConfigError((Problem("", 0, "MeshConfig", field, message, Code.UNUSABLE_KEYS),)) from None
         return IssuerState(keys, refresher)
 
     def _report(self, keys: IssuerKeys) -> None:

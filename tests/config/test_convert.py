@@ -9,6 +9,7 @@ import pytest
 from msgspec import inspect
 
 from meshproxy.config import fields, routes, schema, servers
+from meshproxy.config.codes import Code
 from meshproxy.config.convert import RENAMED, convert, is_struct, words
 from meshproxy.config.nodes import BROKEN, read_documents
 
@@ -16,7 +17,7 @@ from meshproxy.config.nodes import BROKEN, read_documents
 def read(kind: type[Any], text: str) -> tuple[Any, list[tuple[int, str, str]]]:
     problems: list[tuple[int, str, str]] = []
 
-    def report(line: int, field: str, message: str) -> None:
+    def report(line: int, field: str, message: str, code: Code) -> None:
         problems.append((line, field, message))
 
     (node,) = read_documents(text, report)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config import load as module
 from meshproxy.config.fields import API_VERSION
 from meshproxy.config.load import load
+from meshproxy.config.parse import PROBLEMS
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
 from meshproxy.config.values import Address
@@ -241,7 +241,7 @@ def test_a_hostile_file_gets_a_short_answer(tmp_path: Path) -> None:
         "apiVersion: meshproxy.dev/v1alpha1\nkind: ModelServer\nmetadata: {name: x}\nspec: [" + "on, " * 5_000 + "]"
     )
     found = problems(file)
-    assert len(found) == module.PROBLEMS + 1
+    assert len(found) == PROBLEMS + 1
     assert any("1,000 problems in this file" in problem.message for problem in found)
 
 

@@ -25,7 +25,7 @@ def plain(node: Node) -> object:
 
 def read(text: str) -> tuple[list[object], list[tuple[int, str, str]]]:
     problems: list[tuple[int, str, str]] = []
-    documents = [plain(node) for node in read_documents(text, lambda *problem: problems.append(problem))]
+    documents = [plain(node) for node in read_documents(text, lambda *problem: problems.append(problem[:3]))]
     return documents, problems
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pickle
 
+from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem, closest
 
 
 def test_a_problem_reads_as_a_place_and_a_sentence() -> None:
-    assert str(Problem("a.yaml", 3, "ModelRole/r", "spec.rules", "no")) == "a.yaml:3: ModelRole/r: spec.rules: no"
-    assert str(Problem("a.yaml", 0, "", "", "cannot be read")) == "a.yaml: cannot be read"
+    assert (
+        str(Problem("a.yaml", 3, "ModelRole/r", "spec.rules", "no", Code.INVALID_VALUE))
+        == "a.yaml:3: ModelRole/r: spec.rules: no"
+    )
+    assert str(Problem("a.yaml", 0, "", "", "cannot be read", Code.UNREADABLE)) == "a.yaml: cannot be read"
 
 
 def test_the_error_shows_all_and_can_be_sent_to_another_process() -> None:
-    error = ConfigError((Problem("a", 1, "", "", "x"), Problem("a", 2, "", "", "y")))
+    code = Code.INVALID_VALUE
+    error = ConfigError((Problem("a", 1, "", "", "x", code), Problem("a", 2, "", "", "y", code)))
     assert str(error) == "a:1: x\na:2: y"
     assert pickle.loads(pickle.dumps(error)).problems == error.problems
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import __main__ as module
@@ -46,7 +47,7 @@ def test_it_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, level
     ("error", "status", "said"),
     [
         (
-            ConfigError((Problem("a.yaml", 3, "Sidecar/x", "spec", "is missing"),)),
+            ConfigError((Problem("a.yaml", 3, "Sidecar/x", "spec", "is missing", Code.MISSING_FIELD),)),
             3,
             "configuration rejected; not starting",
         ),
@@ -76,7 +77,10 @@ def test_why_it_cannot_run_is_said_and_told_by_the_status(
 def test_every_problem_is_listed(
     monkeypatch: pytest.MonkeyPatch, level: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    problems = (Problem("a.yaml", 3, "Sidecar/x", "spec", "is missing"), Problem("b.yaml", 0, "", "", "not UTF-8"))
+    problems = (
+        Problem("a.yaml", 3, "Sidecar/x", "spec", "is missing", Code.MISSING_FIELD),
+        Problem("b.yaml", 0, "", "", "not UTF-8", Code.UNREADABLE),
+    )
     run(monkeypatch, ConfigError(problems))
     fields: Any = caplog.records[0].__dict__["fields"]
     assert fields == {"problems": ["a.yaml:3: Sidecar/x: spec: is missing", "b.yaml: not UTF-8"]}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from meshproxy.config.codes import Code
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
@@ -104,7 +105,7 @@ class TestLastGood:
         source.applied(good)
         assert inner.acknowledged == [good]
         assert read_documents(tmp_path) == good
-        inner.outcome = ConfigError((Problem("a.yaml", 1, "", "", "bad"),))
+        inner.outcome = ConfigError((Problem("a.yaml", 1, "", "", "bad", Code.INVALID_VALUE),))
         with pytest.raises(ConfigError):
             await source.load()
         assert read_documents(tmp_path) == good

@@ -1,0 +1,135 @@
+"""The code of every problem and warning of documents: what scripts, CI and `--suppress` go by.
+
+Codes are a contract: a new problem gets a new code, and a number is never used again. The table of
+docs/config-check.md is printed from them: `python -m meshproxy.config.codes`.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad a problem is, the worst first."""
+
+    ERROR = "error"
+    """A sidecar does not take the documents."""
+    WARNING = "warning"
+    """A sidecar takes them, but they hardly mean what they say."""
+    INFO = "info"
+    """Worth knowing."""
+
+    @property
+    def rank(self) -> int:
+        """0 for the worst."""
+        return list(Severity).index(self)
+
+
+class Code(StrEnum):
+    """Number, severity, and what is wrong."""
+
+    severity: Severity
+    text: str
+
+    def __new__(cls, number: str, severity: Severity, text: str) -> Code:
+        made = str.__new__(cls, number)
+        made._value_ = number
+        made.severity = severity
+        made.text = text
+        return made
+
+    # Reading files
+    UNREADABLE = "MP0101", Severity.ERROR, "A file cannot be read, is too large, or is not YAML in UTF-8."
+    AMBIGUOUS_YAML = (
+        "MP0102", Severity.ERROR,
+        "YAML that readers take for different things: a duplicate key, a tag, an unquoted `on`, `010` or `12:30`.",
+    )  # fmt: skip
+    TOO_MANY_PROBLEMS = "MP0103", Severity.ERROR, "A file has so many problems that the rest was not checked."
+    # One document
+    UNKNOWN_DOCUMENT = "MP0201", Severity.ERROR, "`apiVersion` or `kind` is missing, or is none of meshproxy."
+    UNKNOWN_FIELD = "MP0202", Severity.ERROR, "A field that the kind does not have."
+    MISSING_FIELD = "MP0203", Severity.ERROR, "A required field is missing."
+    INVALID_VALUE = "MP0204", Severity.ERROR, "The value of a field has the wrong form or is out of range."
+    CONFLICTING_FIELDS = "MP0205", Severity.ERROR, "Fields that exclude or require each other."
+    # The documents together
+    DUPLICATE = "MP0301", Severity.ERROR, "Two documents of one kind and name, or a second `MeshConfig` or `Sidecar`."
+    MISSING_DOCUMENT = (
+        "MP0302", Severity.ERROR,
+        "No `MeshConfig` or no `Sidecar`. For a part of a set, such as a policy repository, use `--partial`.",
+    )  # fmt: skip
+    UNKNOWN_REFERENCE = "MP0303", Severity.ERROR, "A name of a role, server or issuer that there is not."
+    OVERLAP = "MP0304", Severity.ERROR, "Two routes for one pattern, or two servers for one host."
+    IMPOSSIBLE = "MP0305", Severity.ERROR, "Something that no call could have or get, or that would do nothing."
+    NO_IDENTITY = "MP0306", Severity.ERROR, "`mtls` requires a certificate that the `Sidecar` does not have."
+    # A running sidecar
+    NEEDS_RESTART = "MP0401", Severity.ERROR, "A change that a running sidecar cannot take over. Restart it."
+    UNUSABLE_KEYS = "MP0402", Severity.ERROR, "The keys of a token issuer cannot be used."
+    NOT_LOADED = "MP0403", Severity.ERROR, "The process that loads the documents failed."
+    # Warnings about policy
+    CLAIM = "MP0501", Severity.WARNING, "A claim that no token can have in the demanded form."
+    FOREIGN_TRUST_DOMAIN = (
+        "MP0502", Severity.WARNING,
+        "A SPIFFE ID of a trust domain that the mesh does not trust: no certificate can prove it.",
+    )  # fmt: skip
+    UNBOUND_ROLE = "MP0503", Severity.WARNING, "A role that no binding names: it has no effect of its own."
+    NOTHING_ALLOWED = (
+        "MP0504", Severity.WARNING,
+        "There is a role, and no binding allows anything: every call is denied.",
+    )  # fmt: skip
+    DENIES_EVERYONE = "MP0505", Severity.WARNING, "A `deny` binding whose subject matches every caller with a token."
+    DENIES_ALLOWED = (
+        "MP0506", Severity.WARNING,
+        "A `deny` binding covers everything that an `allow` binding allows: `deny` overrides it.",
+    )  # fmt: skip
+    DENIES_ADMINISTRATORS = (
+        "MP0507", Severity.WARNING,
+        "A `deny` binding covers callers that another one allows a verb of administrators; models make no difference.",
+    )  # fmt: skip
+    MISSPELT_MODEL = (
+        "MP0508", Severity.WARNING,
+        "A role names a model that no route or server names, but a similar one that no role covers.",
+    )  # fmt: skip
+    NOT_A_PATTERN = (
+        "MP0509", Severity.WARNING,
+        "A regular expression where only `*` and `?` are special, or a glob where nothing is.",
+    )  # fmt: skip
+    VERSION_OR_LABEL = (
+        "MP0510", Severity.WARNING,
+        "A version that is no whole number, as all of TensorFlow Serving are, or a label that is one.",
+    )  # fmt: skip
+    # Warnings about traffic and files
+    WEIGHTS = "MP0601", Severity.WARNING, "The weights of a split do not add up to 100. They are shares of their sum."
+    TIMEOUTS = "MP0602", Severity.WARNING, "A time limit of a part is beyond that of the whole, so it never applies."
+    MISSING_FILE = "MP0603", Severity.WARNING, "A file that a document names is not there, or cannot be read."
+    OTHER_MESH = (
+        "MP0604", Severity.WARNING,
+        "A document of Istio, Linkerd or another mesh. It is skipped; the message says what takes its place.",
+    )  # fmt: skip
+    # Information
+    NO_ROLE = (
+        "MP0701", Severity.INFO,
+        "Without a `ModelRole` every caller may call every model; only the verbs of administrators are denied.",
+    )  # fmt: skip
+    PARTIAL = (
+        "MP0702", Severity.INFO,
+        "A part of a set was checked: what it refers to in the other documents is not known.",
+    )  # fmt: skip
+    SKIPPED = (
+        "MP0703", Severity.INFO,
+        "Documents of other applications, which were skipped. A sidecar takes no file with them.",
+    )  # fmt: skip
+
+
+BY_NUMBER = {str(code): code for code in Code}
+
+
+def page() -> str:
+    """The table of docs/config-check.md, as Markdown."""
+    lines = ["| code | severity | meaning |", "|---|---|---|"]
+    lines += [f"| `{code}` | {code.severity} | {code.text} |" for code in Code]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

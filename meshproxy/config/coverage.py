@@ -1,0 +1,88 @@
+"""Whether one subject or role covers another: every caller, or every call, that the second one matches, the first one
+matches too. Where that cannot be told from the documents alone, it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meshproxy.config.globs import compile_glob, is_literal
+
+if TYPE_CHECKING:
+    from meshproxy.config.fields import Part, Subject, WorkloadSubject
+    from meshproxy.config.schema import ModelRole, Rule
+
+
+def covers(wide: Subject, narrow: Subject, domain: str | None) -> bool:
+    """Whether every caller that `narrow` matches is one of `wide`. `domain`: the trust domain of the mesh, which is
+    meant where a subject names none; None: unknown."""
+    return all(
+        value == getattr(narrow, name) or _value_covers(name, value, getattr(narrow, name), domain)
+        for name, value in _given(wide)
+    )
+
+
+def _value_covers(name: str, wide: Any, narrow: Any, domain: str | None) -> bool:
+    if narrow is None:
+        return False
+    if name == "workload":
+        return _workload_covers(wide, narrow, domain)
+    return name == "token" and wide.issuer == narrow.issuer and dict(wide.claims).items() <= dict(narrow.claims).items()
+
+
+def _workload_covers(wide: WorkloadSubject, narrow: WorkloadSubject, domain: str | None) -> bool:
+    if wide.spiffe_id is not None:
+        return domain is not None and wide.spiffe_id == narrow.one_id(domain)
+    theirs, namespace, account = narrow.trust_domain or domain, narrow.namespace, narrow.service_account
+    if narrow.spiffe_id is not None:
+        theirs, namespace, account = _parts(narrow.spiffe_id)
+    return (
+        (wide.trust_domain or domain) == theirs
+        and (wide.namespace is None or _glob_covers(wide.namespace, namespace))
+        and (wide.service_account is None or _glob_covers(wide.service_account, account))
+    )
+
+
+def _parts(spiffe_id: str) -> tuple[str, str | None, str | None]:
+    """Trust domain, namespace and service account of `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`."""
+    domain, *path = spiffe_id.removeprefix("spiffe://").split("/")
+    if len(path) == 4 and path[0] == "ns" and path[2] == "sa":
+        return domain, path[1], path[3]
+    return domain, None, None
+
+
+def is_everyone(subject: Subject) -> str | None:
+    """Which callers a subject matches that leaves next to nothing out; None for one that names somebody."""
+    for name, value in _given(subject):
+        names_nobody = (name == "token" and [field for field, _ in _given(value)] == ["issuer"]) or (
+            name == "workload" and all(field == "trust_domain" or value == "*" for field, value in _given(value))
+        )
+        if not names_nobody:
+            return None
+    if subject.token is not None:
+        return f"every caller with a token of the issuer {subject.token.issuer}"
+    domain = subject.workload.trust_domain if subject.workload is not None else None
+    return f"every workload of the trust domain {domain}" if domain else "every workload"
+
+
+def role_covers(wide: ModelRole, narrow: ModelRole) -> bool:
+    """Whether every call that `narrow` covers is one of `wide`."""
+    return all(any(_rule_covers(ours, theirs) for ours in wide.spec.rules) for theirs in narrow.spec.rules)
+
+
+def _rule_covers(wide: Rule, narrow: Rule) -> bool:
+    if not set(narrow.verbs) <= set(wide.verbs):
+        return False
+    if not all(any(_glob_covers(ours, theirs) for ours in wide.models) for theirs in narrow.models):
+        return False
+    return all(value == getattr(narrow, name) for name, value in _given(wide) if name not in ("models", "verbs"))
+
+
+def _glob_covers(wide: str, narrow: str | None) -> bool:
+    if narrow is None:
+        return False
+    return wide in ("*", narrow) or (is_literal(narrow) and bool(compile_glob(wide)(narrow)))
+
+
+def _given(part: Part) -> list[tuple[str, Any]]:
+    """The fields that a part names, with their values: what is left out is None or empty."""
+    return [(name, value) for name in part.__struct_fields__ if (value := getattr(part, name))]

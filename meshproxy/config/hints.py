@@ -1,0 +1,260 @@
+"""The words of Istio, Linkerd, Envoy and Kubernetes, and what takes their place here: hints for authors who know those.
+
+Only names that no kind of ours has are looked up here, so a word of ours is never explained away.
+"""
+
+from __future__ import annotations
+
+ISTIO, LINKERD, ENVOY, KUBERNETES, GATEWAY = "Istio", "Linkerd", "Envoy", "Kubernetes", "the Gateway API"
+
+_POLICY = "ModelRole (which calls) with ModelRoleBinding (who may make them, or may not)"
+_ROUTE = "ModelRoute"
+_SERVER = "ModelServer"
+
+KINDS: dict[str, tuple[str, str]] = {
+    "AuthorizationPolicy": (f"{ISTIO} and {LINKERD}", _POLICY),
+    "PeerAuthentication": (ISTIO, "`mtls` of the MeshConfig"),
+    "RequestAuthentication": (ISTIO, "`issuers` of the MeshConfig"),
+    "VirtualService": (ISTIO, _ROUTE),
+    "DestinationRule": (
+        ISTIO,
+        f"{_SERVER} (`balancing`, `breaker`, `ejection`), and `split` of a ModelRoute for subsets",
+    ),
+    "ServiceEntry": (ISTIO, _SERVER),
+    "WorkloadEntry": (ISTIO, f"an endpoint of a {_SERVER}"),
+    "WorkloadGroup": (ISTIO, _SERVER),
+    "Sidecar": (ISTIO, "Sidecar with `apiVersion: meshproxy.dev/v1alpha1`, which has other fields"),
+    "EnvoyFilter": (ISTIO, "nothing: there are no filters to add"),
+    "WasmPlugin": (ISTIO, "nothing: there are no plugins to add"),
+    "Telemetry": (ISTIO, "`accessLog` and `auditLog` of the Sidecar"),
+    "ProxyConfig": (ISTIO, "Sidecar"),
+    "IstioOperator": (ISTIO, "MeshConfig"),
+    "Server": (LINKERD, "`inbound` of the Sidecar, and " + _POLICY),
+    "ServerAuthorization": (LINKERD, _POLICY),
+    "MeshTLSAuthentication": (LINKERD, "`workload` of a subject in a ModelRoleBinding"),
+    "NetworkAuthentication": (LINKERD, "a subject in a ModelRoleBinding"),
+    "ServiceProfile": (LINKERD, f"{_ROUTE} (`timeout`, `retries`)"),
+    "EgressNetwork": (LINKERD, _SERVER),
+    "ExternalWorkload": (LINKERD, f"an endpoint of a {_SERVER}"),
+    "HTTPLocalRateLimitPolicy": (LINKERD, "`rateLimits` of a ModelRoute"),
+    "TrafficSplit": ("the Service Mesh Interface", "`split` of a ModelRoute"),
+    "TrafficTarget": ("the Service Mesh Interface", _POLICY),
+    "HTTPRouteGroup": ("the Service Mesh Interface", "ModelRole"),
+    "HTTPRoute": (GATEWAY, _ROUTE),
+    "GRPCRoute": (GATEWAY, _ROUTE),
+    "BackendTLSPolicy": (GATEWAY, f"`workload` of a {_SERVER}"),
+    "InferencePool": (GATEWAY, _SERVER),
+    "InferenceModel": (GATEWAY, _ROUTE),
+    "Role": (KUBERNETES, "ModelRole"),
+    "ClusterRole": (KUBERNETES, "ModelRole"),
+    "RoleBinding": (KUBERNETES, "ModelRoleBinding"),
+    "ClusterRoleBinding": (KUBERNETES, "ModelRoleBinding"),
+    "ServiceIntentions": ("Consul", _POLICY),
+    "ServiceRouter": ("Consul", _ROUTE),
+    "ServiceSplitter": ("Consul", "`split` of a ModelRoute"),
+    "ServiceResolver": ("Consul", _SERVER),
+    "ServiceDefaults": ("Consul", _SERVER),
+    "ProxyDefaults": ("Consul", "MeshConfig"),
+    "MeshTrafficPermission": ("Kuma", _POLICY),
+    "MeshHTTPRoute": ("Kuma", _ROUTE),
+    "MeshTimeout": ("Kuma", "`timeout` of a ModelRoute"),
+    "MeshRetry": ("Kuma", "`retries` of a ModelRoute"),
+    "MeshCircuitBreaker": ("Kuma", f"`breaker` of a {_SERVER}"),
+}
+"""Kind -> whose it is, and what takes its place."""
+
+GROUPS = ("istio.io", "linkerd.io", "smi-spec.io", "gateway.networking.k8s.io", "inference.networking.k8s.io",
+          "inference.networking.x-k8s.io", "consul.hashicorp.com", "kuma.io")  # fmt: skip
+"""Ends of the API groups of meshes."""
+
+_WORKLOAD = "`workload: {namespace: ..., serviceAccount: ...}` or `workload: {spiffeId: ...}` of a subject"
+_CLAIMS = "`token: {issuer: ..., claims: {...}}` of a subject"
+_CALLS = "`models` and `verbs` of a rule in a ModelRole"
+_NOT = "a second ModelRoleBinding with `action: deny`"
+_SELECTOR = "not needed: documents apply to the sidecar that loads them"
+_SPLIT = "`split: [{weight: ..., server: ...}]` of a ModelRoute"
+_MODELS = "`models` of a ModelRoute"
+_HEADERS = "`match: [{headers: ...}]` of a ModelRoute"
+_RETRIES = "`retries: {attempts: ..., reasons: [...]}` of a ModelRoute"
+_EJECTION = "`ejection` of a ModelServer, and `breaker` for failures in a row"
+_MAX = "`maxConnections` of a ModelServer, and `concurrency` of a ModelRoute"
+_TIMEOUT = "`timeout` (the whole call) or `tryTimeout` (each attempt) of a ModelRoute"
+
+FIELDS: dict[str, tuple[str, str]] = {
+    # Who calls
+    "principals": (ISTIO, _WORKLOAD),
+    "source": (ISTIO, "a subject of a ModelRoleBinding"),
+    "from": (ISTIO, "`subjects` of a ModelRoleBinding"),
+    "namespaces": (ISTIO, "`workload: {namespace: ...}`, one subject for each namespace"),
+    "serviceAccounts": (ISTIO, _WORKLOAD),
+    "requestPrincipals": (ISTIO, _CLAIMS),
+    "when": (ISTIO, "`claims` in the `token` of a subject"),
+    "notPrincipals": (ISTIO, _NOT),
+    "notNamespaces": (ISTIO, _NOT),
+    "notRequestPrincipals": (ISTIO, _NOT),
+    "notModels": (ISTIO, _NOT),
+    "identities": (LINKERD, _WORKLOAD),
+    "identityRefs": (LINKERD, _WORKLOAD),
+    "meshTLS": (LINKERD, _WORKLOAD),
+    "client": (LINKERD, "`subjects` of a ModelRoleBinding"),
+    "requiredAuthenticationRefs": (LINKERD, "`subjects` of a ModelRoleBinding"),
+    "unauthenticated": (LINKERD, "`mtls: permissive` of the MeshConfig"),
+    "roleRef": (KUBERNETES, "`role: NAME`"),
+    "trustDomainAliases": (ISTIO, "`trustDomain` of the MeshConfig"),
+    # What is called
+    "to": (ISTIO, _CALLS),
+    "operation": (ISTIO, _CALLS),
+    "methods": (ISTIO, _CALLS),
+    "paths": (ISTIO, _CALLS),
+    "resources": (KUBERNETES, "`models` of a rule"),
+    "resourceNames": (KUBERNETES, "`models` of a rule"),
+    "apiGroups": (KUBERNETES, "not needed: a rule has `models` and `verbs`"),
+    "selector": (ISTIO, _SELECTOR),
+    "workloadSelector": (ISTIO, _SELECTOR),
+    "targetRef": (LINKERD, _SELECTOR),
+    "targetRefs": (ISTIO, _SELECTOR),
+    "podSelector": (LINKERD, _SELECTOR),
+    # Tokens
+    "jwtRules": (ISTIO, "`issuers` of the MeshConfig"),
+    "jwksUri": (ISTIO, "`keys: {url: ...}` of an issuer"),
+    "jwks": (ISTIO, "`keys: {inline: ...}` of an issuer"),
+    "forwardOriginalToken": (ISTIO, "`forwardToken` in `inbound` of the Sidecar"),
+    "outputPayloadToHeader": (ISTIO, "`forwardIdentity` in `inbound` of the Sidecar"),
+    "outputClaimToHeaders": (ISTIO, "`forwardIdentity` in `inbound` of the Sidecar"),
+    "fromHeaders": (ISTIO, "not there: tokens are read from `authorization` only"),
+    "fromParams": (ISTIO, "not there: tokens are read from `authorization` only"),
+    # Routes
+    "http": (ISTIO, "the ModelRoute itself: one route for each set of models"),
+    "route": (ISTIO, _SPLIT),
+    "destination": (ISTIO, _SPLIT),
+    "backendRefs": (GATEWAY, _SPLIT),
+    "parentRefs": (GATEWAY, _SELECTOR),
+    "hostnames": (GATEWAY, "`hosts` of a ModelServer"),
+    "subset": (ISTIO, "`version` or `label` of a share in `split`"),
+    "subsets": (ISTIO, "`version` or `label` of a share in `split`"),
+    "matches": (GATEWAY, _HEADERS),
+    "uri": (ISTIO, _MODELS),
+    "path": (GATEWAY, _MODELS),
+    "withoutHeaders": (ISTIO, _HEADERS),
+    "perTryTimeout": (ISTIO, "`tryTimeout` of the ModelRoute"),
+    "per_try_timeout": (ENVOY, "`tryTimeout` of the ModelRoute"),
+    "perRetryTimeout": (ISTIO, "`tryTimeout` of the ModelRoute"),
+    "requestTimeout": (ENVOY, _TIMEOUT),
+    "backendRequest": (GATEWAY, "`tryTimeout` of the ModelRoute"),
+    "timeouts": (GATEWAY, _TIMEOUT),
+    "deadline": (ENVOY, _TIMEOUT),
+    "maxStreamDuration": (ENVOY, _TIMEOUT),
+    "streamIdleTimeout": (ENVOY, "`idleTimeout` of the ModelRoute"),
+    "retryOn": (ISTIO, "`reasons` of `retries`"),
+    "retry_on": (ENVOY, "`reasons` of `retries`"),
+    "retry": (GATEWAY, _RETRIES),
+    "retryPolicy": (ENVOY, _RETRIES),
+    "retry_policy": (ENVOY, _RETRIES),
+    "numRetries": (ENVOY, "`attempts` of `retries`, which counts the first one, too"),
+    "num_retries": (ENVOY, "`attempts` of `retries`, which counts the first one, too"),
+    "maxRetries": (ISTIO, "`attempts` of `retries`, which counts the first one, too"),
+    "retryBudget": (LINKERD, "`budgetRatio` and `budgetMin` of `retries`"),
+    "retryRatio": (LINKERD, "`budgetRatio` of `retries`"),
+    "minRetriesPerSecond": (LINKERD, "`budgetMin` of `retries`"),
+    "isRetryable": (LINKERD, _RETRIES),
+    "hedgePolicy": (ENVOY, "`hedgeAfter` of `retries`"),
+    "fixedDelay": (ISTIO, "`duration` of `delay`"),
+    "percentage": (ISTIO, "`percent`"),
+    "mirrors": (ISTIO, "`mirror`, one for each ModelRoute"),
+    "mirrorPercentage": (ISTIO, "`percent` of `mirror`"),
+    "requestMirrorPolicies": (ENVOY, "`mirror`"),
+    "localRateLimit": (ENVOY, "`rateLimits`"),
+    "rateLimit": (ENVOY, "`rateLimits`"),
+    # Servers
+    "host": (ISTIO, "the name of a ModelServer, or one of its `hosts`"),
+    "trafficPolicy": (ISTIO, "`balancing`, `breaker`, `ejection` and `health` of a ModelServer"),
+    "loadBalancer": (ISTIO, "`balancing: {policy: ...}` of a ModelServer"),
+    "lbPolicy": (ENVOY, "`balancing: {policy: ...}` of a ModelServer"),
+    "lb_policy": (ENVOY, "`balancing: {policy: ...}` of a ModelServer"),
+    "consistentHash": (ISTIO, "`balancing: {policy: ring-hash, key: ...}` of a ModelServer"),
+    "localityLbSetting": (ISTIO, "`locality` of endpoints and of the Sidecar"),
+    "warmup": (ISTIO, "`warmUp` of `balancing`"),
+    "warmupDurationSecs": (ISTIO, "`warmUp` of `balancing`"),
+    "slowStart": (ENVOY, "`warmUp` of `balancing`"),
+    "connectionPool": (ISTIO, _MAX),
+    "http1MaxPendingRequests": (ISTIO, _MAX),
+    "http2MaxRequests": (ISTIO, _MAX),
+    "circuitBreaker": (ENVOY, "`breaker` of a ModelServer"),
+    "circuitBreakers": (ENVOY, "`breaker` of a ModelServer"),
+    "circuit_breakers": (ENVOY, "`breaker` of a ModelServer"),
+    "failureAccrual": (LINKERD, "`breaker` of a ModelServer"),
+    "outlierDetection": (ISTIO, _EJECTION),
+    "outlier_detection": (ENVOY, _EJECTION),
+    "consecutiveErrors": (ISTIO, "`consecutiveFailures` of `breaker`"),
+    "consecutive5xxErrors": (ISTIO, "`consecutiveFailures` of `breaker`"),
+    "consecutiveGatewayErrors": (ISTIO, "`consecutiveFailures` of `breaker`"),
+    "baseEjectionTime": (ISTIO, "`baseTime` of `ejection`"),
+    "maxEjectionPercent": (ISTIO, "`maxPercent` of `ejection`"),
+    "minHealthPercent": (ISTIO, "`maxPercent` of `ejection`"),
+    "healthChecks": (ENVOY, "`health` of a ModelServer"),
+    "health_checks": (ENVOY, "`health` of a ModelServer"),
+    "readinessProbe": (KUBERNETES, "`health` of a ModelServer"),
+    "resolution": (ISTIO, "`endpoints` or `dns` of a ModelServer"),
+    # The sidecar and the mesh
+    "ingress": (ISTIO, "`inbound` of the Sidecar"),
+    "egress": (ISTIO, "`outbound` of the Sidecar"),
+    "mode": (ISTIO, "`mtls: strict`, `permissive` or `disabled` of the MeshConfig"),
+    "portLevelMtls": (ISTIO, "`mtls` of the MeshConfig, for the only inbound port"),
+    "peers": (ISTIO, "`mtls` of the MeshConfig"),
+    "concurrency": (ISTIO, "`workers` of the Sidecar"),
+    "accessLogFile": (ISTIO, "`accessLog` of the Sidecar"),
+    "accessLogging": (ISTIO, "`accessLog` of the Sidecar"),
+    "terminationDrainDuration": (ISTIO, "`drainTimeout` of the Sidecar"),
+    "holdApplicationUntilProxyStarts": (ISTIO, "a startupProbe of the container"),
+    "minProtocolVersion": (ISTIO, "`tls: {minVersion: ...}` of the MeshConfig"),
+    "maxRequestBytes": (ENVOY, "`bodyBytes` of `limits`"),
+}  # fmt: skip
+"""Field -> whose word it is, and what takes its place."""
+
+VALUES: dict[str, str] = {
+    "*": "list what is meant: a later release may add more",
+    "GET": "a verb is what a model is asked for, such as predict, not an HTTP method",
+    "POST": "a verb is what a model is asked for, such as predict, not an HTTP method",
+    "get": "a verb is what a model is asked for, such as predict, not one of Kubernetes",
+    "list": "a verb is what a model is asked for, such as predict, not one of Kubernetes",
+    "ISTIO_MUTUAL": "mtls is strict, permissive or disabled",
+    "MUTUAL": "mtls is strict, permissive or disabled",
+    "DISABLE": "mtls is strict, permissive or disabled",
+    "CUSTOM": "there are no other authorizers",
+    "5xx": 'write "gateway-error" for 502, 503 and 504',
+    "retriable-4xx": "answers with 4xx are not retried",
+    "retriable-status-codes": 'write "gateway-error" for 502, 503 and 504',
+    "resource-exhausted": "an overloaded server is not retried",
+    "cancelled": "a cancelled call is not retried",
+    "LEAST_REQUEST": 'write "least-request"',
+    "LEAST_CONN": 'write "least-request"',
+    "ROUND_ROBIN": 'write "round-robin"',
+    "RANDOM": 'write "least-request", which is better than random',
+    "PASSTHROUGH": "an outbound call needs a ModelServer",
+}
+"""Word -> what to write, where one of ours is expected."""
+
+
+def of_kind(kind: str) -> str:
+    """What takes the place of a kind of another mesh, as the end of a sentence; empty for any other."""
+    found = KINDS.get(kind)
+    return f": {kind} is a kind of {found[0]}; here it is {found[1]}" if found else ""
+
+
+def of_field(name: str) -> str:
+    """The same for the name of a field."""
+    found = FIELDS.get(name)
+    return f': "{name}" is a word of {found[0]}; here it is {found[1]}' if found else ""
+
+
+def of_value(word: str) -> str:
+    """The same for a word."""
+    found = VALUES.get(word)
+    return f": {found}" if found else ""
+
+
+def is_of_another_mesh(version: str, kind: str) -> bool:
+    """Whether a document of this `apiVersion` and `kind` configures another mesh."""
+    group = version.partition("/")[0]
+    is_rbac = group == "rbac.authorization.k8s.io"  # who may use the API server: a mesh leaves it as it is
+    return not is_rbac and kind in KINDS and group.endswith(GROUPS)

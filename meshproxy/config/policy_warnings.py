@@ -1,0 +1,224 @@
+"""Warnings about roles and bindings: what hardly means what it says, and what denies more than its author expects.
+
+Only documents without problems are looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any
+
+from meshproxy.config.check import find, items
+from meshproxy.config.codes import Code
+from meshproxy.config.coverage import covers, is_everyone, role_covers
+from meshproxy.config.globs import compile_glob, is_literal
+from meshproxy.config.values import is_whole_version, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from meshproxy.config.check import Placed
+    from meshproxy.config.problems import Problem
+
+ADMINISTRATORS = frozenset({"reload", "metrics", "profile", "reflect", "unlisted"})
+"""Verbs that are denied unless they are granted."""
+MUCH_ALIKE = 0.8
+"""Of 1: two names of which one may be a misspelling of the other (`difflib`)."""
+COMPARED = 250_000
+"""Pairs of names that are compared, about 20 us each: names of a larger set are not."""
+_EXPRESSION = re.compile(r"\.[*+]|[\^$\\|]|\[.*\]|\(.*\)|\{[0-9,]+\}")
+_SPECIAL = re.compile(r"[\^$\\|\[\](){}+]")
+
+
+def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Problem]:
+    """Everything that is suspicious about the roles and bindings.
+
+    Args:
+        is_partial: documents of kinds that are not there at all are elsewhere.
+    """
+    whole = [each for each in placed if each.document is not None]
+    roles = {each.name: each for each in whole if each.kind == "ModelRole"}
+    bindings = [each for each in whole if each.kind == "ModelRoleBinding"]
+    domain = next((each.document.spec.trust_domain for each in whole if each.kind == "MeshConfig"), None)
+    for role in roles.values():
+        yield from _patterns(role, [f"spec.rules[{index}]" for index in range(len(role.document.spec.rules))])
+        yield from _versions(role)
+    yield from _denials(roles, bindings, domain)
+    if len(whole) == len(placed):  # otherwise what is not there may be in a document with a problem
+        if bindings or not is_partial:
+            yield from _without_effect(roles, bindings)
+        yield from _misspelt(whole, roles)
+    for route in whole:
+        if route.kind == "ModelRoute":
+            yield from _patterns(route, ["spec"])
+
+
+# Patterns, versions, labels
+
+
+def _patterns(each: Placed, fields: Sequence[str]) -> Iterator[Problem]:
+    """Model names that are expressions of another kind, and globs where none are known."""
+    for field in fields:
+        path = [int(part) if part.isdigit() else part for part in re.findall(r"\w+", field)]
+        node = _at(each, path)
+        for index, pattern in enumerate(items(find(node, "models"))):
+            if isinstance(pattern.value, str) and _EXPRESSION.search(pattern.value):
+                message = f"{shown(pattern.value)} is no regular expression here: only * and ? are special"
+                yield each.at(pattern, f"{field}.models[{index}]", message + _plain(pattern.value), Code.NOT_A_PATTERN)
+        for what in ("labels", "signatures") if each.kind == "ModelRole" else ():
+            for index, word in enumerate(items(find(node, what))):
+                if isinstance(word.value, str) and not is_literal(word.value):
+                    message = f"{shown(word.value)} is compared as it is written: * and ? are special in models only"
+                    yield each.at(word, f"{field}.{what}[{index}]", message, Code.NOT_A_PATTERN)
+
+
+def _at(each: Placed, path: Sequence[int | str]) -> Any:
+    node: Any = each.node
+    for part in path:
+        node = items(node)[part] if isinstance(part, int) else find(node, part)
+    return node
+
+
+def _plain(expression: str) -> str:
+    """What the expression means as a glob, if it is simple enough."""
+    glob = expression.removeprefix("^").removesuffix("$").replace(".*", "*").replace(".+", "?*")
+    return f", write {shown(glob)}" if glob != expression and not _SPECIAL.search(glob) else ""
+
+
+def _versions(role: Placed) -> Iterator[Problem]:
+    for number, rule in enumerate(items(find(role.node, "spec", "rules"))):
+        versions = role.document.spec.rules[number].versions
+        for index, node in enumerate(items(find(rule, "versions"))):
+            if not is_whole_version(versions[index]):
+                message = (
+                    f"TensorFlow Serving has no version {shown(versions[index])}, only whole numbers: is it a label? "
+                    f"Then write labels: [{versions[index]}]"
+                )
+                yield role.at(node, f"spec.rules[{number}].versions[{index}]", message, Code.VERSION_OR_LABEL)
+        for index, node in enumerate(items(find(rule, "labels"))):
+            if isinstance(node.value, str) and is_whole_version(node.value):
+                message = f"is {shown(node.value)} a version? Then write versions: [{node.value}]"
+                yield role.at(node, f"spec.rules[{number}].labels[{index}]", message, Code.VERSION_OR_LABEL)
+
+
+# What the bindings come to
+
+
+def _without_effect(roles: Mapping[str, Placed], bindings: Sequence[Placed]) -> Iterator[Problem]:
+    bound = {binding.document.spec.role for binding in bindings}
+    for name, role in roles.items():
+        if name not in bound:
+            yield role.at(role.node, "", "no ModelRoleBinding names this role: it has no effect", Code.UNBOUND_ROLE)
+    if roles and not any(binding.document.spec.action == "allow" for binding in bindings):
+        first = next(iter(roles.values()))
+        message = "no ModelRoleBinding has action allow: as there is a ModelRole, every call is denied"
+        yield first.at(first.node, "", message, Code.NOTHING_ALLOWED)
+
+
+def _denials(roles: Mapping[str, Placed], bindings: Sequence[Placed], domain: str | None) -> Iterator[Problem]:
+    """What `deny` bindings take from everyone, from whoever another binding allows it, and from administrators.
+    `domain`: the trust domain of the mesh, if it is known."""
+    allowing = [binding for binding in bindings if binding.document.spec.action == "allow"]
+    for deny in bindings:
+        role = roles.get(deny.document.spec.role)
+        if deny.document.spec.action != "deny" or role is None:
+            continue
+        for index, subject in enumerate(deny.document.spec.subjects):
+            if (everyone := is_everyone(subject)) is not None:
+                node = _at(deny, ["spec", "subjects", index])
+                message = f"matches {everyone}: nobody of them can make the calls of ModelRole/{role.name} any more"
+                yield deny.at(node, f"spec.subjects[{index}]", message, Code.DENIES_EVERYONE)
+        for allow in allowing:
+            if (other := roles.get(allow.document.spec.role)) is not None:
+                denied = [
+                    any(covers(ours, theirs, domain) for ours in deny.document.spec.subjects)
+                    for theirs in allow.document.spec.subjects
+                ]
+                yield from _overridden(deny, role, allow, other, denied)
+
+
+def _overridden(deny: Placed, role: Placed, allow: Placed, other: Placed, denied: Sequence[bool]) -> Iterator[Problem]:
+    """What one `deny` binding takes from one `allow` binding. `denied`: which of the latter's subjects it covers."""
+    node = find(deny.node, "spec", "action") or deny.node
+    if all(denied) and role_covers(role.document, other.document):
+        message = f"denies everything that {allow.label} at {allow.place} allows: deny overrides allow"
+        yield deny.at(node, "spec.action", message, Code.DENIES_ALLOWED)
+        return
+    verbs = sorted(_verbs(role) & _verbs(other) & ADMINISTRATORS)
+    if verbs and any(denied):
+        message = (
+            f"denies {', '.join(verbs)} to administrators: {allow.label} at {allow.place} allows it to callers that "
+            "this binding covers, and such calls are about every model of the server"
+        )
+        yield deny.at(node, "spec.action", message, Code.DENIES_ADMINISTRATORS)
+
+
+def _verbs(role: Placed) -> set[str]:
+    return {verb for rule in role.document.spec.rules for verb in rule.verbs}
+
+
+# Names of models
+
+
+def _misspelt(placed: Sequence[Placed], roles: Mapping[str, Placed]) -> Iterator[Problem]:
+    """Of a name in a role that nothing else names, and a similar name that no role covers, one is a mistake."""
+    known = _named_models(placed)
+    patterns = {pattern for role in roles.values() for rule in role.document.spec.rules for pattern in rule.models}
+    # What covers every model, as a role of administrators does, says nothing about one.
+    matching = [compile_glob(pattern) for pattern in patterns if not is_literal(pattern) and pattern.strip("*?")]
+    uncovered = {
+        name: where
+        for name, where in known.items()
+        if name not in patterns and not any(matches(name) for matches in matching)
+    }
+    if len(uncovered) * len(patterns) > COMPARED:
+        return
+    for role in roles.values():
+        for number, rule in enumerate(role.document.spec.rules):
+            for index, pattern in enumerate(rule.models):
+                if pattern in known or (found := _alike(pattern, uncovered)) is None:
+                    continue
+                node = _at(role, ["spec", "rules", number, "models", index])
+                message = (
+                    f"is {shown(pattern)} misspelt? No route and no server names it, and no role covers "
+                    f"{shown(found)}, which {uncovered[found]} names"
+                )
+                yield role.at(node, f"spec.rules[{number}].models[{index}]", message, Code.MISSPELT_MODEL)
+
+
+def _named_models(placed: Sequence[Placed]) -> dict[str, str]:
+    """Every model that routes and servers name literally, and who does."""
+    named: dict[str, str] = {}
+    for each in placed:
+        models: Sequence[str] = ()
+        if each.kind == "ModelRoute":
+            models = [name for name in each.document.spec.models if is_literal(name)]
+        elif each.kind == "ModelServer" and each.document.spec.health is not None:
+            models = each.document.spec.health.models
+        for name in models:
+            named.setdefault(name, f"{each.label} at {each.place}")
+    return named
+
+
+def _alike(pattern: str, names: Mapping[str, str]) -> str | None:
+    """The name that is most like a pattern: like all of it, or like what stands before its first star. Numbers tell
+    names apart: `model_1` is no misspelling of `model_2`."""
+    head = re.split(r"[*?]", pattern)[0]
+    if len(head) < (1 if head == pattern else 4):
+        return None
+    best, found = MUCH_ALIKE, None
+    for name in names:
+        other = name if head == pattern else name[: len(head)]
+        if _without_digits(head) == _without_digits(other) and head.lower() != other.lower():
+            continue
+        ratio = SequenceMatcher(None, head.lower(), other.lower(), autojunk=False).ratio()
+        if ratio < 1 and sorted(head.lower()) == sorted(other.lower()):
+            ratio = max(ratio, MUCH_ALIKE)  # letters that have changed places
+        if ratio >= best:
+            best, found = ratio, name
+    return found
+
+
+def _without_digits(text: str) -> str:
+    return re.sub(r"[0-9]+", "0", text)

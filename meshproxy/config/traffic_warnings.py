@@ -1,0 +1,56 @@
+"""Warnings about routes: weights that are not percentages, and time limits that never apply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.config.check import find, items
+from meshproxy.config.codes import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from meshproxy.config.check import Placed
+    from meshproxy.config.problems import Problem
+
+WHOLE = 100
+
+
+def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
+    """Everything that is suspicious about the routes. Only documents without problems are looked at."""
+    limits = [each.document.spec.limits for each in placed if each.kind == "MeshConfig" and each.document is not None]
+    request_timeout = limits[0].request_timeout if limits else None
+    for each in placed:
+        if each.kind == "ModelRoute" and each.document is not None:
+            yield from _weights(each)
+            yield from _timeouts(each, request_timeout)
+
+
+def _weights(route: Placed) -> Iterator[Problem]:
+    shares = items(find(route.node, "spec", "split"))
+    if len(shares) < 2 or not any(find(share, "weight") for share in shares):
+        return  # a single destination, or equal shares
+    weights = [share.weight for share in route.document.spec.split]
+    if sum(weights) != WHOLE:
+        shown = ", ".join(f"{100 * weight / sum(weights):.3g} %" for weight in weights[:8])
+        message = f"the weights add up to {sum(weights)}, not {WHOLE}: as shares of their sum they are {shown}"
+        yield route.at(find(route.node, "spec", "split") or route.node, "spec.split", message, Code.WEIGHTS)
+
+
+def _timeouts(route: Placed, request_timeout: float | None) -> Iterator[Problem]:
+    spec = route.document.spec
+    whole, called = spec.timeout, '"timeout"'
+    if whole is None:
+        whole, called = request_timeout, '"requestTimeout" of the MeshConfig'
+    limits = [("tryTimeout", spec.try_timeout, whole, called), ("idleTimeout", spec.idle_timeout, whole, called)]
+    if spec.concurrency is not None and find(route.node, "spec", "concurrency", "queueTimeout") is not None:
+        limits.append(("concurrency.queueTimeout", spec.concurrency.queue_timeout, whole, called))
+    if spec.retries is not None:
+        limits.append(("retries.hedgeAfter", spec.retries.hedge_after, whole, called))
+        if spec.try_timeout is not None and (whole is None or spec.try_timeout < whole):
+            limits[-1] = ("retries.hedgeAfter", spec.retries.hedge_after, spec.try_timeout, '"tryTimeout"')
+    for field, part, most, name in limits:
+        if part is not None and most is not None and part > most:
+            node = find(route.node, "spec", *field.split(".")) or route.node
+            message = f"{part:g}s is beyond {name}, {most:g}s: it never applies"
+            yield route.at(node, f"spec.{field}", message, Code.TIMEOUTS)

@@ -1,0 +1,180 @@
+"""What is suspicious about roles and bindings."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from meshproxy.config.fields import VerbWord
+from meshproxy.config.policy_warnings import ADMINISTRATORS
+from meshproxy.inference.call import Verb
+from tests.config.conftest import Check, codes, document, mesh, said, server, sidecar
+
+CORP = ", issuers: [{name: corp, issuer: x, audiences: [a], keys: {file: /dev/null}}]"
+
+
+def role(name: str, models: str = "[fraud]", verbs: str = "[predict]", more: str = "") -> str:
+    return document("ModelRole", name, f"{{rules: [{{models: {models}, verbs: {verbs}{more}}}]}}")
+
+
+def binding(name: str, of: str, subject: str = "{workload: {namespace: a}}", action: str = "allow") -> str:
+    return document("ModelRoleBinding", name, f"{{role: {of}, action: {action}, subjects: [{subject}]}}")
+
+
+def route(name: str, models: str) -> str:
+    return document("ModelRoute", name, f"{{models: {models}}}")
+
+
+GOOD = (mesh(CORP), sidecar(), server(), role("readers"), binding("readers", "readers"))
+
+
+def test_a_good_policy(check: Check) -> None:
+    assert codes(check(*GOOD)) == []
+    assert codes(check(*GOOD[3:])) == []
+
+
+def test_the_verbs_of_administrators() -> None:
+    assert {verb for verb in get_args(VerbWord) if Verb(verb).is_admin} == ADMINISTRATORS
+
+
+def test_a_spiffe_id_of_another_trust_domain(check: Check) -> None:
+    far = binding("far", "readers", '{workload: {spiffeId: "spiffe://other.example/ns/a/sa/b"}}')
+    near = binding("near", "readers", '{workload: {spiffeId: "spiffe://prod.example/ns/a/sa/b"}}')
+    (found,) = said(check(*GOOD, far, near), "MP0502")
+    assert found.startswith("29: ModelRoleBinding/far: spec.subjects[0].workload.spiffeId: ")
+    assert 'the mesh does not trust "other.example"' in found
+    assert codes(check(*GOOD[3:], far)) == []  # which domains are trusted is said elsewhere
+
+
+class TestRolesWithoutEffect:
+    def test_a_role_that_nobody_binds(self, check: Check) -> None:
+        assert said(check(*GOOD, role("spare")), "MP0503") == [
+            "26: ModelRole/spare: : no ModelRoleBinding names this role: it has no effect"
+        ]
+
+    def test_roles_alone_may_be_bound_elsewhere(self, check: Check) -> None:
+        assert codes(check(role("a"))) == []
+        assert codes(check(*GOOD[:3], role("a"))) == ["NOTHING_ALLOWED", "UNBOUND_ROLE"]
+
+    @pytest.mark.parametrize("action", ["deny", "audit"])
+    def test_when_there_is_a_role_and_nothing_is_allowed(self, check: Check, action: str) -> None:
+        found = check(*GOOD[:4], binding("b", "readers", action=action))
+        assert codes(found) == ["NOTHING_ALLOWED"]
+
+    def test_what_a_document_with_a_problem_may_say_is_not_missed(self, check: Check) -> None:
+        broken = binding("b", "spare").replace("action: allow", "action: alow")
+        assert codes(check(*GOOD, role("spare"), broken)) == ["INVALID_VALUE"]
+
+
+class TestDenials:
+    def test_of_everyone_with_a_token(self, check: Check) -> None:
+        found = said(check(*GOOD, binding("b", "readers", "{token: {issuer: corp}}", "deny")), "MP0505")
+        assert found[0].startswith("29: ModelRoleBinding/b: spec.subjects[0]: matches every caller with a token")
+        one = binding("b", "readers", "{token: {issuer: corp, claims: {sub: a}}}", "deny")
+        assert codes(check(*GOOD, one)) == []
+        assert codes(check(*GOOD, binding("b", "readers", "{token: {issuer: corp}}", "audit"))) == []
+
+    def test_of_all_that_another_binding_allows(self, check: Check) -> None:
+        deny = binding("b", "all", "{workload: {namespace: a}}", "deny")
+        (found,) = said(check(*GOOD, role("all", '["*"]'), deny), "MP0506")
+        assert "ModelRoleBinding/b: spec.action: denies everything that ModelRoleBinding/readers at " in found
+
+    @pytest.mark.parametrize(
+        ("models", "subject"),
+        [('["*"]', "{workload: {namespace: b}}"), ("[other]", "{workload: {namespace: a}}")],
+        ids=["others", "another model"],
+    )
+    def test_not_of_a_part(self, check: Check, models: str, subject: str) -> None:
+        assert codes(check(*GOOD, role("all", models), binding("b", "all", subject, "deny"))) == []
+
+    def test_of_administrators(self, check: Check) -> None:
+        """A rule that denies verbs of administrators for one model denies them for the server, which has it."""
+        admins = [
+            role("admin", '["*"]', "[reload, metrics, predict]"),
+            binding("admins", "admin", "{workload: {namespace: ops, serviceAccount: admin}}"),
+            role("one", "[fraud]", "[predict, reload]"),
+        ]
+        deny = binding("no-ops", "one", "{workload: {namespace: ops}}", "deny")
+        (found,) = said(check(*GOOD, *admins, deny), "MP0507")
+        assert "ModelRoleBinding/no-ops: spec.action: denies reload to administrators: ModelRoleBinding/admins" in found
+        others = binding("no-ops", "one", "{workload: {namespace: dev}}", "deny")
+        assert codes(check(*GOOD, *admins, others)) == []
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("models", "named"),
+        [("[fruad]", "fraud"), ("[Fraud]", "fraud"), ("[frauds]", "fraud"), ('["recomend-*"]', "recommend-eu")],
+    )
+    def test_that_may_be_misspelt(self, check: Check, models: str, named: str) -> None:
+        found = check(*GOOD[:3], role("r", models), binding("b", "r"), route("t", f"[{named}]"))
+        (line,) = said(found, "MP0508")
+        assert line.startswith("19: ModelRole/r: spec.rules[0].models[0]: is ")
+        assert f'no role covers "{named}", which ModelRoute/t at ' in line
+
+    def test_that_a_server_checks(self, check: Check) -> None:
+        checked = server(", health: {models: [fraud]}")
+        assert codes(check(*GOOD[:2], checked, role("r", "[fruad]"), binding("b", "r"))) == ["MISSPELT_MODEL"]
+
+    @pytest.mark.parametrize(
+        ("models", "named"),
+        [
+            ("[fraud]", "fraud"),
+            ("[model_1]", "model_2"),
+            ("[fraud, fruad]", "fraud"),
+            ('["frau?", fruad]', "fraud"),
+            ("[payroll]", "fraud"),
+            ('["*"]', "fraud"),
+            ("[a]", "b"),
+        ],
+    )
+    def test_that_are_not(self, check: Check, models: str, named: str) -> None:
+        found = check(*GOOD[:3], role("r", models), binding("b", "r"), route("t", f"[{named}]"))
+        assert codes(found) == []
+
+    def test_a_role_for_everything_covers_no_name_in_particular(self, check: Check) -> None:
+        everything = [role("all", '["*"]'), binding("all", "all")]
+        found = check(*GOOD[:3], role("r", "[fruad]"), binding("b", "r"), *everything, route("t", "[fraud]"))
+        assert codes(found) == ["MISSPELT_MODEL"]
+
+
+class TestPatterns:
+    @pytest.mark.parametrize(
+        ("pattern", "hint"),
+        [
+            ("^fraud-.*$", ', write "fraud-*"'),
+            ("fraud.+", ', write "fraud?*"'),
+            ("(a|b)", ""),
+            ("model[0-9]", ""),
+            ("model-\\\\d", ""),
+            ("m{2,3}", ""),
+        ],
+    )
+    def test_regular_expressions(self, check: Check, pattern: str, hint: str) -> None:
+        found = said(check(role("r", f'["{pattern}"]'), route("t", f'["{pattern}"]')), "MP0509")
+        assert [line.partition(": spec.")[0] for line in found] == ["4: ModelRole/r", "9: ModelRoute/t"]
+        assert all(line.endswith(f"only * and ? are special{hint}") for line in found)
+
+    @pytest.mark.parametrize("pattern", ["*", "fraud-*", "a?b", "fraud.v1", "a+b", "a-b_c"])
+    def test_globs(self, check: Check, pattern: str) -> None:
+        assert codes(check(role("r", f'["{pattern}"]'))) == []
+
+    def test_globs_where_there_are_none(self, check: Check) -> None:
+        found = check(role("r", more=', signatures: ["*"], labels: ["can?ry"]'))
+        assert [line.partition(" is compared")[0] for line in said(found, "MP0509")] == [
+            '4: ModelRole/r: spec.rules[0].labels[0]: "can?ry"',
+            '4: ModelRole/r: spec.rules[0].signatures[0]: "*"',
+        ]
+
+
+class TestVersions:
+    @pytest.mark.parametrize("version", ["stable", "v3", "2024-06-rc1"])
+    def test_that_are_labels(self, check: Check, version: str) -> None:
+        (found,) = said(check(role("r", more=f", versions: [3, {version}]")), "MP0510")
+        assert found.startswith("4: ModelRole/r: spec.rules[0].versions[1]: TensorFlow Serving has no version ")
+        assert found.endswith(f"Then write labels: [{version}]")
+
+    def test_labels_that_are_versions(self, check: Check) -> None:
+        (found,) = said(check(role("r", more=', labels: [stable, "3"]')), "MP0510")
+        assert found == '4: ModelRole/r: spec.rules[0].labels[1]: is "3" a version? Then write versions: [3]'

@@ -1,0 +1,56 @@
+"""What is suspicious about routes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.conftest import Check, codes, document, mesh, said
+
+
+def route(spec: str) -> str:
+    return document("ModelRoute", "t", f"{{models: [m], {spec}}}")
+
+
+@pytest.mark.parametrize(
+    ("split", "shares"),
+    [
+        ("[{weight: 9, version: 1}, {weight: 1, version: 2}]", "90 %, 10 %"),
+        ("[{weight: 90, version: 1}, {weight: 20, version: 2}]", "81.8 %, 18.2 %"),
+        ("[{weight: 90, version: 1}, {version: 2}]", "98.9 %, 1.1 %"),
+    ],
+)
+def test_weights_that_are_not_a_hundred(check: Check, split: str, shares: str) -> None:
+    (found,) = said(check(route(f"split: {split}")), "MP0601")
+    assert found.startswith("4: ModelRoute/t: spec.split: the weights add up to ")
+    assert found.endswith(shares)
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["[{weight: 90, version: 1}, {weight: 10, version: 2}]", "[{version: 1}]", "[{version: 1}, {version: 2}]"],
+)
+def test_weights_that_are_fine(check: Check, split: str) -> None:
+    assert codes(check(route(f"split: {split}"))) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "limit"),
+    [
+        ("timeout: 1s, tryTimeout: 3s", "tryTimeout", '"timeout", 1s'),
+        ("timeout: 1s, idleTimeout: 3s", "idleTimeout", '"timeout", 1s'),
+        ("timeout: 1s, concurrency: {queueTimeout: 3s}", "concurrency.queueTimeout", '"timeout", 1s'),
+        ("timeout: 1s, retries: {hedgeAfter: 3s}", "retries.hedgeAfter", '"timeout", 1s'),
+        ("timeout: 9s, tryTimeout: 1s, retries: {hedgeAfter: 3s}", "retries.hedgeAfter", '"tryTimeout", 1s'),
+        ("tryTimeout: 3s", "tryTimeout", '"requestTimeout" of the MeshConfig, 2s'),
+    ],
+)
+def test_a_time_limit_beyond_that_of_the_whole(check: Check, spec: str, field: str, limit: str) -> None:
+    (found,) = said(check(mesh(", limits: {requestTimeout: 2s}"), route(spec), is_partial=True), "MP0602")
+    assert found == f"9: ModelRoute/t: spec.{field}: 3s is beyond {limit}: it never applies"
+
+
+@pytest.mark.parametrize(
+    "spec", ["timeout: 3s, tryTimeout: 1s", "timeout: 3s, tryTimeout: 3s", "tryTimeout: 3s", "timeout: 100ms"]
+)
+def test_time_limits_that_are_fine(check: Check, spec: str) -> None:
+    assert codes(check(route(spec))) == []
