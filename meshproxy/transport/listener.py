@@ -21,7 +21,7 @@ from meshproxy.codec.h2.frames import PREFACE
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Server
-from meshproxy.transport.h2 import H2Server
+from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.handshake_failures import OF_IDENTITY, HandshakeFailure, classify, detail
 from meshproxy.transport.original_destination import original_destination
 from meshproxy.transport.server_name import keep_server_name, requested_server_name
@@ -46,7 +46,7 @@ STAY_WHILE_DRAINING = 1.0
 """Seconds after which a client that connects during a drain is asked to leave. Asked with its first response, it would
 make a handshake for each request where no other endpoint is known to it."""
 PATIENCE_WHILE_DRAINING = 2.0
-"""Seconds for which a GOAWAY waits until no stream of the connection is open (`h2.H2Server`)."""
+"""Seconds for which a GOAWAY waits until no stream of the connection is open (`h2_server.H2Server`)."""
 CLOSE_SECONDS = 1.0
 
 

@@ -39,8 +39,8 @@ from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Server
-from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client
+from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import pool as pools

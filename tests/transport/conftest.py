@@ -14,8 +14,8 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client, H2ClientStream
+from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 

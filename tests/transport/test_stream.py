@@ -17,8 +17,8 @@ from meshproxy.codec.role import Role
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Server
-from meshproxy.transport.h2 import H2Server
 from meshproxy.transport.h2_client import H2Client
+from meshproxy.transport.h2_server import H2Server
 
 WINDOW = 262_144
 

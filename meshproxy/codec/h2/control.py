@@ -69,6 +69,12 @@ class ControlFrames(OutboundFrames):
         self._fields_budget: Budget | None = None
         """Made when it is needed: most connections never do."""
 
+    def rest(self) -> None:
+        """No stream is open and none is expected soon: give up the memory that only spares work."""
+        self._encoder.rest()
+        self._reader.rest()
+        self._history.rest()
+
     # Budgets
 
     def _spend_control(self) -> None:

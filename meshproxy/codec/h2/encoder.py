@@ -52,6 +52,11 @@ class Encoder:
         """The peer's SETTINGS_MAX_HEADER_LIST_SIZE: bytes as RFC 9113 section 10.5.1 counts them."""
         self._most = header_bytes
 
+    def rest(self) -> None:
+        """No head is expected soon: give up what can be encoded again."""
+        self._blocks.clear()
+        self._fields.clear()
+
     def request(
         self,
         method: bytes,

@@ -112,6 +112,11 @@ class HeadReader:
         self._decoder.allow(table_bytes)
         self._forget()
 
+    def rest(self) -> None:
+        """No block is expected soon: give up what can be read again."""
+        self._decoder.rest()
+        self._forget()
+
     def request(self, block: bytes) -> ParsedRequest:
         """Read the head of a request. Raises Malformed, Unacceptable, CompressionFault."""
         known = self._requests.get(block)

@@ -135,6 +135,11 @@ class History:
             del resets[next(iter(resets))]
         resets[stream] = past
 
+    def rest(self) -> None:
+        """Forget the peer's resets: it sends nothing on a stream after them, unless it breaks the protocol, and then
+        its connection ends with the next frame instead of the stream."""
+        self._resets = {stream: past for stream, past in self._resets.items() if past is Past.RESET_BY_US}
+
     def past(self, stream: int) -> Past:
         """What became of a stream that is not open."""
         if stream > self.last or not stream & 1:  # streams with even ids do not exist: push is disabled

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
-from meshproxy.codec.h2.fields import LONG_NAME, REGULAR
+from meshproxy.codec.h2.fields import LONG_NAME, REGULAR, kind_of_name, make_field
 from meshproxy.codec.h2.hpack import (
     MOST_FIELDS,
     STATIC_TABLE,
     CompressionFault,
     Decoder,
     encode_field,
+    pack_fields,
     read_integer,
+    unpack_fields,
     write_integer,
 )
 
@@ -349,6 +351,24 @@ def test_whatever_the_hpack_package_encodes(
             encoder.header_table_size = size
         block = encoder.encode(fields, huffman=huffman)
         agree(decode(ours, block), [(name, value) for name, value, _ in fields])
+
+
+@given(st.lists(st.tuples(FIELDS, st.booleans(), st.booleans()), max_size=8))
+def test_a_table_at_rest_reads_the_same(blocks: list[tuple[list[tuple[bytes, bytes, bool]], bool, bool]]) -> None:
+    encoder = hpack.Encoder()
+    restless, resting = decoder(), decoder()
+    for fields, huffman, rests in blocks:
+        block = encoder.encode(fields, huffman=huffman)
+        if rests:
+            resting.rest()
+        assert resting.decode(block) == restless.decode(block)
+        assert (resting.exceeded, resting.generation) == (restless.exceeded, restless.generation)
+
+
+@given(FIELDS)
+def test_packed_fields(pairs: list[tuple[bytes, bytes, bool]]) -> None:
+    fields = [make_field(name, value, kind_of_name(name)) for name, value, _ in pairs]
+    assert unpack_fields(pack_fields(fields)) == fields
 
 
 def agree(ours: Pairs, theirs: Pairs) -> None:

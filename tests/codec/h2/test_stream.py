@@ -58,6 +58,15 @@ def test_resets_are_remembered_for_a_while() -> None:
     assert kept[-1] - kept[0] == 2 * (KEPT_RESETS - 1)
 
 
+def test_what_is_remembered_at_rest() -> None:
+    history = History()
+    for number, past in ((1, Past.RESET_BY_PEER), (5, Past.RESET_BY_US)):
+        history.opened(number)
+        history.reset(number, past)
+    history.rest()
+    assert [history.past(number) for number in (1, 3, 5)] == [Past.FINISHED, Past.SKIPPED, Past.RESET_BY_US]
+
+
 def test_gaps_are_remembered_for_a_while() -> None:
     history = History()
     for number in range(5, 1_000, 4):
