@@ -122,7 +122,9 @@ def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
     elif each.kind == "Sidecar":
         paths = [("ModelServer", ("inbound", "server")), ("ModelServer", ("outbound", "server"))]
     elif each.kind == "ModelRoute":
-        paths = [("ModelServer", path) for path in (("server",), ("mirror", "server"), ("fallback",))]
+        paths = [
+            ("ModelServer", path) for path in (("server",), ("mirror", "server"), ("fallback",), ("fallback", "server"))
+        ]
         for index, destination in enumerate(items(find(each.node, "spec", "split"))):
             if (server := find(destination, "server")) is not None:
                 yield "ModelServer", f"spec.split[{index}].server", server
@@ -208,7 +210,7 @@ def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
         own = _value(find(route.node, "spec", "server"))
         if own is None and "inbound" in directions and ours:
             own = ours[0]
-        if mirror is not None and _target(mirror, own) in _targets(route, own):
+        if mirror is not None and _target(mirror, own, _only_model(route)) in _targets(route, own):
             yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go", Code.IMPOSSIBLE)
         yield from _text_versions(route, own, numbered)
 
@@ -229,15 +231,23 @@ def _text_versions(route: Placed, own: object, numbered: set[str]) -> Iterator[P
 
 
 def _targets(route: Placed, own: object) -> list[object]:
-    """Where calls of a route go: server, version and label of each share."""
+    """Where calls of a route go: server, model, version and label of each share."""
     split = items(find(route.node, "spec", "split"))
     shares = [share for share in split if _value(find(share, "weight")) != 0]
-    return [_target(share, own) for share in shares] or [(own, None, None)]
+    return [_target(share, own, _only_model(route)) for share in shares] or [(own, None, None, None)]
 
 
-def _target(node: Node, own: object) -> tuple[object, object, object]:
-    server, label = (_value(find(node, field)) for field in ("server", "label"))
-    return own if server is None else server, _version(find(node, "version")), label
+def _target(node: Node, own: object, asked: object = None) -> tuple[object, object, object, object]:
+    """`asked`: the model that is the same as none."""
+    server, model, label = (_value(find(node, field)) for field in ("server", "model", "label"))
+    model = None if model == asked else model
+    return own if server is None else server, model, _version(find(node, "version")), label
+
+
+def _only_model(route: Placed) -> object:
+    """The model of a route that is for one."""
+    models = items(find(route.node, "spec", "models"))
+    return models[0].value if len(models) == 1 else None
 
 
 def _version(node: Node | None) -> object:
@@ -261,6 +271,9 @@ def _asked_versions(route: Placed, own: object) -> Iterator[tuple[str, Node, lis
         servers.append(_target(mirror, own)[0])
         if (node := find(mirror, "version")) is not None:
             yield "spec.mirror.version", node, servers[-1:]
+    fallback = find(route.node, "spec", "fallback")
+    if fallback is not None and (node := find(fallback, "version")) is not None:
+        yield "spec.fallback.version", node, [_target(fallback, own)[0]]
     labels = find(route.node, "spec", "labels")
     if labels is not None and isinstance(labels.value, dict):
         for label, node in labels.value.items():

@@ -42,6 +42,7 @@ MetricsPath = Annotated[str, Meta(extra={"read": addresses.read_metrics_path, "w
 Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
 Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]
 NameGlob = Annotated[str, Meta(extra={"read": values.read_name_glob, "words": "name or glob"})]
+ModelName = Annotated[str, Meta(extra={"read": values.read_model_name, "words": "model name"})]
 TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "words": "trust domain"})]
 SpiffeId = Annotated[str, Meta(extra={"read": values.read_spiffe_id, "words": "SPIFFE id"})]
 RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "role ARN"})]

@@ -15,6 +15,7 @@ from meshproxy.config.fields import (
     HeaderName,
     HttpStatus,
     Metadata,
+    ModelName,
     Name,
     Part,
     Percent,
@@ -62,6 +63,9 @@ class Match(Part, frozen=True):
             raise ValueError('expected "headers" or "caller": without them it matches every request')
 
 
+_VERSION_OR_LABEL = "a call names a version or a label, never both"
+
+
 class Destination(Part, frozen=True):
     """A weighted destination."""
 
@@ -69,15 +73,18 @@ class Destination(Part, frozen=True):
     """Its share of the sum of all weights. 0: no calls."""
     server: Name | None = None
     """The name of a ModelServer. Left out: the route's."""
+    model: ModelName | None = None
+    """Another model, whose name the proxy writes into the call. Not for calls that name a version or a label, which
+    keep their model and go to the route's server. The route of the other model does not apply."""
     version: Version | None = None
-    """The model version: the proxy writes it into the call."""
+    """The model version: the proxy writes it into the call. Left out together with `model`: its latest."""
     label: Text | None = None
     """The same with a version label: the version that the route's `labels` give it, or the label itself, for
     TensorFlow Serving to resolve."""
 
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
-            raise ValueError("a call names a version or a label, never both")
+            raise ValueError(_VERSION_OR_LABEL)
 
 
 class Retries(Part, frozen=True):
@@ -123,13 +130,15 @@ class Compare(Part, frozen=True):
 
 
 class Mirror(Part, frozen=True):
-    """Mirrors calls to another server or version, and discards the responses, or compares them. It never delays or
-    fails a call: calls beyond its limits are not mirrored, and counted."""
+    """Mirrors calls to another server, model or version, and discards the responses, or compares them. It never delays
+    or fails a call: calls beyond its limits are not mirrored, and counted."""
 
     server: Name | None = None
     """The name of a ModelServer. Left out: the route's."""
+    model: ModelName | None = None
+    """Another model, whatever version the call names."""
     version: Version | None = None
-    """The model version of the mirrored request."""
+    """The model version of the mirrored request. Left out together with `model`: its latest."""
     label: Text | None = None
     """The same with a version label."""
     percent: Percent = 100.0
@@ -146,9 +155,30 @@ class Mirror(Part, frozen=True):
 
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
-            raise ValueError("a call names a version or a label, never both")
-        if self.server is None and self.version is None and self.label is None:
-            raise ValueError('expected "server", "version" or "label": without them it mirrors to where the calls go')
+            raise ValueError(_VERSION_OR_LABEL)
+        if self.server is None and self.model is None and self.version is None and self.label is None:
+            raise ValueError(
+                'expected "server", "model", "version" or "label": without them it mirrors to where the calls go'
+            )
+
+
+class Fallback(Part, frozen=True):
+    """Where a call goes when no endpoint is available for it, and what it asks for there, whatever it named itself."""
+
+    server: Name | None = None
+    """The name of a ModelServer. Left out: the one that the call would have gone to."""
+    model: ModelName | None = None
+    """Another model, such as a smaller one. The caller must be permitted to call it."""
+    version: Version | None = None
+    """The model version. Left out together with `model`: its latest."""
+    label: Text | None = None
+    """The same with a version label."""
+
+    def __post_init__(self) -> None:
+        if self.version is not None and self.label is not None:
+            raise ValueError(_VERSION_OR_LABEL)
+        if self.server is None and self.model is None and self.version is None and self.label is None:
+            raise ValueError('expected "server", "model", "version" or "label"')
 
 
 class Delay(Part, frozen=True):
@@ -240,18 +270,19 @@ class RouteSpec(Part, frozen=True):
     server: Name | None = None
     """The name of a ModelServer. Left out: the server that the call would go to without a route."""
     split: tuple[Destination, ...] = ()
-    """A weighted traffic split. Versions and labels apply to calls that name neither; other calls keep theirs, unless
-    it is one of `labels`."""
+    """A weighted traffic split. Models, versions and labels apply to calls that name neither version nor label; other
+    calls keep theirs, unless it is one of `labels`."""
     labels: Mapping[Text, Version] = {}
     """Versions of version labels: the proxy resolves them, so they may name versions that are not loaded yet."""
     sticky: Key | None = None
     """Calls with the same key get the same destination of a split. Left out: each call is random."""
     mirror: Mirror | None = None
-    """Mirrors calls to another server or version."""
+    """Mirrors calls to another server, model or version."""
     fault: Fault | None = None
     """Fault injection."""
-    fallback: Name | None = None
-    """The ModelServer that gets a call when no endpoint of the selected server is available."""
+    fallback: Name | Fallback | None = None
+    """What gets a call when no endpoint of the selected server is available for its model: the name of a ModelServer,
+    or a mapping that may name another model. A caller who may not call that is refused as without it."""
     timeout: Duration | None = None
     """From a request's head to the end of its response. Left out: the mesh's `requestTimeout`. A shorter deadline of
     the client takes precedence."""

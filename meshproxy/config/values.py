@@ -296,6 +296,16 @@ def read_glob(value: object) -> str:
     return value
 
 
+def read_model_name(value: object) -> str:
+    """The name of one model."""
+    name = read_glob(value)
+    if "*" in name or "?" in name:
+        raise ValueError(f"expected the name of one model, got the glob {shown(value)}")
+    if len(name.encode()) > GLOB_LENGTH:
+        raise ValueError(f"longer than {GLOB_LENGTH} bytes")
+    return name
+
+
 def read_trust_domain(value: object) -> str:
     """A SPIFFE trust domain name (SPIFFE-ID section 2.1)."""
     if isinstance(value, str) and _TRUST_DOMAIN.fullmatch(value):

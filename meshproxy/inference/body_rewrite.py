@@ -1,8 +1,8 @@
-"""Writes another version into a gRPC request body while the body passes, for every wire surface whose messages name
-models in a field or two.
+"""Writes another model or version into a gRPC request body while the body passes, for every wire surface whose messages
+name models in a field or two.
 
-The version that a call gets is the proxy's choice where a route splits a model over its versions or gives it labels.
-What the caller asked for was authorised before; of that, only the version changes.
+What a call gets is the proxy's choice where a route splits a model over versions or other models, or gives it labels.
+What the caller asked for was authorised before, and what is written in its place, too.
 
 A gRPC frame begins with the length of the message, which is known when the fields that name models have been seen
 whole: until then the message is held, under a limit; everything after them is forwarded as it comes. So one that
@@ -30,7 +30,7 @@ from meshproxy.inference.body_scan import (
     Replaced,
     ScanLimits,
 )
-from meshproxy.inference.call import Call
+from meshproxy.inference.call import Call, Chosen
 from meshproxy.inference.fields import read_field
 from meshproxy.inference.inflate import Inflater
 from meshproxy.inference.protobuf import END_GROUP, GROUP, FieldScanner, holds_only_others, malformed
@@ -53,8 +53,7 @@ class MessageRewriter:
         self,
         kind: BodyKind,
         call: Call,
-        version: str | None,
-        label: str | None,
+        chosen: Chosen,
         limit: int,
         encoding: bytes | None = None,
         limits: ScanLimits = DEFAULT_LIMITS,
@@ -63,7 +62,7 @@ class MessageRewriter:
         Args:
             kind: with a `replace`. For the others see `surface.RewriteBody`.
         """
-        self._choice = _Choice(kind, call, version, label)
+        self._choice = _Choice(kind, call, chosen)
         self._limit = limit
         self._encoding = encoding
         self._limits = limits
@@ -102,28 +101,27 @@ class MessageRewriter:
         return self._slow.feed(data, end)
 
 
-_memo: dict[tuple[Replace, bytes, str | None, str | None], Replaced] = {}
+_memo: dict[tuple[Replace, bytes, Chosen], Replaced] = {}
 
 
 class _Choice:
     """What was authorised, what was chosen instead, and how the surface writes it."""
 
-    __slots__ = ("_label", "_replace", "_version", "call", "kind")
+    __slots__ = ("_chosen", "_replace", "call", "kind")
 
-    def __init__(self, kind: BodyKind, call: Call, version: str | None, label: str | None) -> None:
+    def __init__(self, kind: BodyKind, call: Call, chosen: Chosen) -> None:
         assert kind.replace is not None
         self.call = call
         self.kind = kind
         self._replace = kind.replace
-        self._version = version
-        self._label = label
+        self._chosen = chosen
 
     def replace_one(self, occurrence: bytes) -> bytes:
         """What takes the place of a field 1 that is the only one; remembered."""
-        key = (self._replace, occurrence, self._version, self._label)
+        key = (self._replace, occurrence, self._chosen)
         replaced = _memo.get(key)
         if replaced is None:
-            replaced = self._replace(((FIELD_1, occurrence),), self._version, self._label)
+            replaced = self._replace(((FIELD_1, occurrence),), self._chosen)
             if len(_memo) >= MEMO_ENTRIES:
                 _memo.clear()
             _memo[key] = replaced
@@ -131,7 +129,7 @@ class _Choice:
 
     def replace(self, occurrences: list[tuple[int, bytes]]) -> bytes:
         """What takes the place of all fields that name models in a message."""
-        return self._checked(self._replace(occurrences, self._version, self._label))
+        return self._checked(self._replace(occurrences, self._chosen))
 
     def _checked(self, replaced: Replaced) -> bytes:
         refs, field = replaced

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from meshproxy.codec.grpc import Deframer, MessagePart, Misframed
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.inflate import PIECE_BYTES, Inflater
 from meshproxy.inference.protobuf import FieldScanner, FieldWalker, holds_only_others, malformed
 from meshproxy.refusal import Reason, Refusal
@@ -64,9 +64,9 @@ DEFAULT_LIMITS = ScanLimits()
 Replaced = tuple[tuple[ModelRef, ...], bytes]
 """The models that a message names, as they were asked for, and the bytes that take the place of the fields that name
 them, with their tags."""
-Replace = Callable[[Sequence[tuple[int, bytes]], str | None, str | None], Replaced]
-"""All occurrences of the fields that name models in a message (tag and value), and the version or label to ask for ->
-what takes their place. Raises Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (fields)."""
+Replace = Callable[[Sequence[tuple[int, bytes]], Chosen], Replaced]
+"""All occurrences of the fields that name models in a message (tag and value), and what to ask for -> what takes their
+place. Raises Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (fields)."""
 
 
 class Naming(Protocol):
@@ -96,7 +96,7 @@ class BodyKind:
     verb: Verb
     naming: type[Naming]
     replace: Replace | None = None
-    """Writes another version; None: no single version answers the method."""
+    """Writes another model or version; None: no single version answers the method."""
     tags: tuple[int, ...] = (FIELD_1,)
     """Of the fields that name models, all length-delimited. Field 1 alone is scanned on the fast path."""
     is_unary: bool = False

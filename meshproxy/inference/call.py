@@ -62,6 +62,17 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a route writes into a request, in place of what that names. Without version and label: the server's
+    latest."""
+
+    model: str | None = None
+    """None: the model that the request names."""
+    version: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A verb and every model that it is asked of. Hashable: decisions are memoised by it."""
 

@@ -2,9 +2,9 @@
 each.
 
 A `Surface` gives an `Operation` for a request. The proxy, routes and mirrors work with the operation and know no wire
-surface: it says what is called, or makes the scanner that finds it in the body; it writes another version into the
-request, counts its examples, and compares two of its answers. What an operation cannot do is None: the caller then
-refuses the request or skips that step.
+surface: it says what is called, or makes the scanner that finds it in the body; it writes another model or version
+into the request, counts its examples, and compares two of its answers. What an operation cannot do is None: the caller
+then refuses the request or skips that step.
 
 `surfaces` has the list of surfaces and finds the operation of a request. A new surface is one file that makes a
 `Surface`, and its entry in that list.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from meshproxy.inference.body_scan import ScanLimits
-    from meshproxy.inference.call import Call, Verb
+    from meshproxy.inference.call import Call, Chosen, Verb
 
 
 class Scan(Protocol):
@@ -45,7 +45,7 @@ class Scan(Protocol):
 
 
 class BodyRewriter(Protocol):
-    """Writes another version into one request body while the body passes."""
+    """Writes another model or version into one request body while the body passes."""
 
     call: Call
     """What was authorised. Set it again when a later part of the body has been authorised, before that is fed."""
@@ -106,12 +106,12 @@ class RewriteBody(Protocol):
     """Makes the rewriter of one request body."""
 
     def __call__(
-        self, call: Call, version: str | None, label: str | None, limit: int, encoding: bytes | None, limits: ScanLimits
+        self, call: Call, chosen: Chosen, limit: int, encoding: bytes | None, limits: ScanLimits
     ) -> BodyRewriter:
         """
         Args:
             call: what was authorised, as the client asked for it.
-            version: the version to ask for, or None and `label`; both None: the server's latest.
+            chosen: what to ask for.
             limit: bytes that may be held.
             encoding: as in `Operation.scan`.
             limits: those that the scan of the body has.
@@ -137,11 +137,11 @@ class Operation:
     scan: Callable[[bytes | None, ScanLimits], Scan] | None = None
     """Makes the scan of one request body. Takes the value of `grpc-encoding` (of `content-encoding` for REST) or None,
     and limits."""
-    rewrite_target: Callable[[Call, str | None, str | None], bytes] | None = None
-    """The target that asks the same of another version or label; of the server's latest, if both are None. Takes the
-    call as the client made it. Raises Refusal (NO_ROUTE) if the surface cannot ask for such a version."""
+    rewrite_target: Callable[[Call, Chosen], bytes] | None = None
+    """The target that asks the same of another model, version or label. Takes the call as the client made it. Raises
+    Refusal (NO_ROUTE) if the surface cannot ask for such a version."""
     rewrite_body: RewriteBody | None = None
-    """Makes the rewriter of one request body. Where both are given, target and body both name the version."""
+    """Makes the rewriter of one request body. Where both are given, target and body both name model and version."""
     count_examples: Callable[[bytes | None, ScanLimits], ExampleCounter] | None = None
     """Makes the counter of one request body (see `scan` for the arguments); None: each request counts as 1."""
     compare: Callable[[bytes, bytes, Tolerance], Comparison] | None = None
@@ -153,7 +153,7 @@ class Operation:
 
     @property
     def can_rewrite(self) -> bool:
-        """Another version can be written into its requests."""
+        """Another model or version can be written into its requests."""
         return self.rewrite_target is not None or self.rewrite_body is not None
 
 

@@ -20,7 +20,7 @@ from functools import partial
 from meshproxy.codec.grpc import PREFIX_BYTES
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, malformed
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Tolerance
 from meshproxy.inference.tfserving_version import write_number
@@ -167,21 +167,21 @@ def _missing() -> tuple[ModelRef, ...]:
     raise Refusal(Reason.MALFORMED_MESSAGE, "Missing ModelSpec")
 
 
-# Another version
+# Another model or version
 
 
-def replace_spec(occurrences: Sequence[tuple[int, bytes]], version: str | None, label: str | None) -> Replaced:
-    """A `model_spec` with another version (`body_scan.Replace`)."""
+def replace_spec(occurrences: Sequence[tuple[int, bytes]], chosen: Chosen) -> Replaced:
+    """A `model_spec` with another model or version (`body_scan.Replace`)."""
     walker = FieldWalker()
     spec = ModelSpec()
     for _, occurrence in occurrences:
         spec.merge(occurrence, 1, walker)
-    return (_ref(spec),), _write(spec, version, label)
+    return (_ref(spec),), _write(spec, chosen)
 
 
-def replace_tasks(occurrences: Sequence[tuple[int, bytes]], version: str | None, label: str | None) -> Replaced:
-    """All `tasks` with another version in the model_spec of each (`body_scan.Replace`): a request is for one model
-    (servables/tensorflow/multi_inference.cc)."""
+def replace_tasks(occurrences: Sequence[tuple[int, bytes]], chosen: Chosen) -> Replaced:
+    """All `tasks` with another model or version in the model_spec of each (`body_scan.Replace`): a request is for one
+    model (servables/tensorflow/multi_inference.cc)."""
     walker = FieldWalker()
     refs: list[ModelRef] = []
     written: list[bytes] = []
@@ -193,7 +193,7 @@ def replace_tasks(occurrences: Sequence[tuple[int, bytes]], version: str | None,
         refs.append(_ref(spec))
         finder = Finder((FIELD_1,))
         finder.find(task)
-        written.append(write_bytes(1, _write(spec, version, label) + finder.rest(task)))
+        written.append(write_bytes(1, _write(spec, chosen) + finder.rest(task)))
     return tuple(refs), b"".join(written)
 
 
@@ -203,15 +203,15 @@ def _ref(spec: ModelSpec) -> ModelRef:
     return spec.ref()
 
 
-def _write(spec: ModelSpec, version: str | None, label: str | None) -> bytes:
+def _write(spec: ModelSpec, chosen: Chosen) -> bytes:
     """A field 1 with the model_spec. A version is written even where it is 0: there is one, then."""
-    inner = write_bytes(1, spec.name.encode())
-    if version is not None:
-        inner += write_bytes(2, b"\x08" + write_varint(write_number(version) & _UINT64))
+    inner = write_bytes(1, (spec.name if chosen.model is None else chosen.model).encode())
+    if chosen.version is not None:
+        inner += write_bytes(2, b"\x08" + write_varint(write_number(chosen.version) & _UINT64))
     if spec.signature:
         inner += write_bytes(3, spec.signature.encode())
-    if version is None and label is not None:
-        inner += write_bytes(4, label.encode())
+    if chosen.version is None and chosen.label is not None:
+        inner += write_bytes(4, chosen.label.encode())
     return write_bytes(1, inner)
 
 
@@ -263,15 +263,14 @@ def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> C
 def _rewrite(
     kind: BodyKind,
     call: Call,
-    version: str | None,
-    label: str | None,
+    chosen: Chosen,
     limit: int,
     encoding: bytes | None,
     limits: ScanLimits,
 ) -> MessageRewriter:
-    if version is not None:
-        write_number(version)  # refuses what cannot be written before an upstream is chosen
-    return MessageRewriter(kind, call, version, label, limit, encoding, limits)
+    if chosen.version is not None:
+        write_number(chosen.version)  # refuses what cannot be written before an upstream is chosen
+    return MessageRewriter(kind, call, chosen, limit, encoding, limits)
 
 
 def _operation(path: bytes, kind: BodyKind) -> Operation:

@@ -22,7 +22,7 @@ import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NoReturn
 
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.names import BadName, read_name
 from meshproxy.inference.surface import Operation, show_request
 from meshproxy.inference.tfserving_version import INT64_MAX, write_number
@@ -143,12 +143,12 @@ _COUNTS = {verb: partial(_count_examples, verb) for verb in _VERBS.values()}
 _COMPARES = {verb: partial(_compare, verb) for verb in _VERBS.values()}
 
 
-def rewrite_target(call: Call, version: str | None, label: str | None) -> bytes:
-    """The target that asks the same of another version of the model; of the server's latest, if both are None. 0.2 us.
+def rewrite_target(call: Call, chosen: Chosen) -> bytes:
+    """The target that asks the same of another model or version. 0.2 us.
 
     `call` is what `find` returned: of one model, and of a verb that has a target.
     """
-    return _rewritten(call.verb, call.models[0].name, version, label)
+    return _rewritten(call.verb, chosen.model or call.models[0].name, chosen.version, chosen.label)
 
 
 @lru_cache(maxsize=MEMO_ENTRIES)

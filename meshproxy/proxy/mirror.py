@@ -2,7 +2,7 @@
 
 A copy keeps the request as it came, and the client's answer if the two are to be compared. What is longer than the
 route's `mirror` allows, or beyond its number of copies in flight, is not copied, and counted. The policy is not asked
-about the version that a copy calls: the answer is dropped.
+about the model and version that a copy calls: the answer is dropped.
 
 Endpoints count a copy among the calls in flight there, and hear nothing else of it: a version under test that fails
 must not open breakers that the calls of clients go by. Nor is a copy sent to an endpoint that is doubted: it is no
@@ -21,6 +21,7 @@ from meshproxy.codec.pieces import join
 from meshproxy.inference.surface import Tolerance
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import Refusal
+from meshproxy.routing.split import chosen, redirect
 from meshproxy.transport.client import (
     HEAD_BYTES,
     ClientError,
@@ -146,7 +147,6 @@ class MirroredRequest:
     __slots__ = (
         "_answer",
         "_call",
-        "_chosen",
         "_direction",
         "_encoding",
         "_endpoint",
@@ -164,6 +164,7 @@ class MirroredRequest:
         "_request_bytes",
         "_route",
         "_server",
+        "_target",
         "_timer",
         "_token",
         "state",
@@ -194,9 +195,9 @@ class MirroredRequest:
         self._encoding = encoding
         self._limits = limits
         self._call = asked
-        self._chosen = forwarded.models[0] if forwarded is not asked else None
-        """The version that the route chose: the copy asks for it too, unless the mirror names one."""
-        self._model = asked.models[0].name if asked.models else ""
+        # The copy asks for what the route chose, unless the mirror names a model or version.
+        self._target = redirect(forwarded, mirror.model, mirror.version, mirror.label)
+        self._model = self._target.models[0].name if self._target.models else ""
         self._is_grpc = exchange.is_grpc
         self.state = RECORDING
         self._pieces: list[bytes | bytearray] = []
@@ -266,15 +267,13 @@ class MirroredRequest:
         self._timer = context.loop.call_at(now + mirror.timeout, self.time_out)
         body, head = b"".join(self._pieces), self._head
         self._pieces = []
-        version, label = mirror.version, mirror.label
-        if version is None and label is None and self._chosen is not None:
-            version, label = self._chosen.version, self._chosen.label
-        if version is not None or label is not None:
+        if self._target is not self._call:
+            what = chosen(self._call, self._target)
             if operation.rewrite_target is not None:
-                head = replace(head, target=operation.rewrite_target(self._call, version, label))
+                head = replace(head, target=operation.rewrite_target(self._call, what))
             if operation.rewrite_body is not None:
                 most, encoding = mirror.max_bytes, self._encoding
-                rewriter = operation.rewrite_body(self._call, version, label, most, encoding, self._limits)
+                rewriter = operation.rewrite_body(self._call, what, most, encoding, self._limits)
                 body = rewriter.feed(body, True)
         if not self._is_grpc:
             head = replace(head, length=len(body))

@@ -165,9 +165,15 @@ class Relay(Request):
         self.server = server
         cluster = clusters[server]
         key = self.key(cluster.key) if cluster.key is not None else None
-        fallback = clusters[route.fallback] if route.fallback is not None else None
+        fallback = clusters[route.fallback.server or server] if route.fallback is not None else None
         retries = self._retries = Retries(self, route, cluster, fallback, key)
         retries.begin(self.context.now())
+
+    def fall_back(self) -> bool:
+        return self._actions is None or self._actions.fall_back()
+
+    def rewrite(self, data: bytes, end: bool) -> bytes:
+        return data if self._actions is None else self._actions.rewrite(data, end)
 
     def request_sent(self, takes_more: bool) -> None:
         """The head is out, and what of the body was sent to an endpoint before: the rest follows."""

@@ -69,6 +69,14 @@ class Request(ClientSide):
         """The endpoint takes more of the request."""
         raise NotImplementedError
 
+    def fall_back(self) -> bool:
+        """It goes to the fallback of its route: see to what it asks for there. False: the caller may not."""
+        raise NotImplementedError
+
+    def rewrite(self, data: bytes, end: bool) -> bytes:
+        """What an endpoint was sent of the body -> what the fallback gets."""
+        raise NotImplementedError
+
     # What is asked, and whether it is permitted
 
     def decide(self, call: Call) -> None:
@@ -81,8 +89,8 @@ class Request(ClientSide):
             self.decided = self.context.now()
 
     def decide_rewritten(self, call: Call) -> None:
-        """Ask it once more, for the call with the version that the route chose. What the audit bindings match of the
-        call as it was made is kept. Raises Refusal."""
+        """Ask it once more, for the call with the model or version that the route chose. What the audit bindings match
+        of the call as it was made is kept. Raises Refusal."""
         audits = self.permit_audits
         self.decide(call)
         if audits != self.permit_audits:

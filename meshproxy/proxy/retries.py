@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.codec.events import ResponseHead
+    from meshproxy.inference.call import Call
     from meshproxy.proxy.attempt import AnswerSink
     from meshproxy.proxy.exchange import AttemptRecord
     from meshproxy.proxy.request import Request
@@ -76,8 +77,7 @@ class Retries:
         self._route = route
         self._cluster = cluster
         self._fallback = fallback
-        call = request.forwarded
-        self._model = call.models[0].name if call is not None and call.models else ""
+        self._model = _model_of(request.forwarded)
         """Name of the model, or of the first one: what breakers and latencies go by."""
         self._key = key
         self._latency: Latency | None = None
@@ -336,8 +336,11 @@ class Retries:
         """No endpoint of the server can be called: try the route's fallback server. Only once, and before anything of
         the body was sent that is not kept."""
         fallback, self._fallback = self._fallback, None
-        if fallback is None or (self._replay is None and self._has_sent):
+        if fallback is None or (self._replay is None and self._has_sent) or not self._request.fall_back():
             return False
+        self._model = _model_of(self._request.forwarded)
+        if self._replay:
+            self._replay = [(self._request.rewrite(bytes(data), end), end) for data, end in self._replay]
         self.current = self.upstream = None  # an attempt that failed: nothing more may go there
         if self._timer is not None:
             self._stop_timer()
@@ -396,3 +399,7 @@ class Retries:
             attempt.cancel()
         if self._replay is not None:
             self._drop_replay()
+
+
+def _model_of(call: Call | None) -> str:
+    return call.models[0].name if call is not None and call.models else ""

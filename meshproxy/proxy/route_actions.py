@@ -2,9 +2,10 @@
 
     rate limits    a call proceeds if tokens are left
     faults         some calls are delayed, some aborted
-    split          an arm is chosen: which server, and which version is written into the call
+    split          an arm is chosen: which server, and which model and version are written into the call
     concurrency    a slot among the model's calls, or a place in the queue before them
     mirror         a copy that goes elsewhere
+    fallback       later, if no endpoint is available: another model and version
 
 Requests of a plain route have none of this. The others are held here until `proceed`; from then on every piece of the
 body goes through `take`.
@@ -21,6 +22,7 @@ from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.admission import Entry
+from meshproxy.routing.split import chosen, is_pinned
 
 if TYPE_CHECKING:
     import asyncio
@@ -69,6 +71,7 @@ class RouteActions:
         "_caller",
         "_counted",
         "_examples",
+        "_fallback",
         "_is_aborted",
         "_mirrors",
         "_model",
@@ -109,7 +112,9 @@ class RouteActions:
         """Of the split."""
         self._server = ""
         self._rewriter: BodyRewriter | None = None
-        """Writes another version into the message than the client did."""
+        """Writes another model or version into the message than the client did."""
+        self._fallback: BodyRewriter | None = None
+        """Writes that of the fallback in its place."""
         self._admission: Admission | None = None
         """Where it holds a slot, or waits for one."""
 
@@ -190,7 +195,9 @@ class RouteActions:
         request, route, call = self._request, self._route, self._call
         if route.arms:
             point = request.key(route.sticky) / 2**64 if route.sticky is not None else request.context.draw()
-            request.arm = self._arm = route.arm(call, point)
+            arm = route.arm(call, point)
+            if arm.model is None or not is_pinned(call):
+                request.arm = self._arm = arm
         forwarded = route.forwarded(call, self._arm)
         if forwarded is not call:
             self._rewrite(forwarded)
@@ -201,32 +208,39 @@ class RouteActions:
             self._go()
 
     def _rewrite(self, forwarded: Call) -> None:
-        """Another version is called than the client named: the caller must be permitted that one, too."""
-        request, model, operation = self._request, forwarded.models[0], self._request.operation
+        """Another model or version is called than the client named: the caller must be permitted that one, too."""
+        self._request.decide_rewritten(forwarded)
+        self._rewriter = self._write(self._call, forwarded)
+
+    def _write(self, call: Call, forwarded: Call) -> BodyRewriter | None:
+        """Make a request for `call` one for `forwarded`: its target, and what does so to its body. Raises Refusal."""
+        request, operation = self._request, self._request.operation
         assert operation is not None
-        request.decide_rewritten(forwarded)
         if not operation.can_rewrite:
             raise Refusal(
                 Reason.NO_ROUTE,
-                f"ModelRoute {self._route.name} chooses a version, and {operation.verb.value} requests of this kind "
-                "cannot carry one: route them without split and labels.",
+                f"ModelRoute {self._route.name} chooses a model or version, and {operation.verb.value} requests of "
+                "this kind cannot carry one: route them without split and labels.",
             )
+        what = chosen(call, forwarded)
         if operation.rewrite_target is not None:
-            request.target = operation.rewrite_target(self._call, model.version, model.label)
-        if operation.rewrite_body is not None:
-            limits = request.snapshot.limits
-            self._rewriter = operation.rewrite_body(
-                self._call, model.version, model.label, limits.scan_buffer, request.encoding, limits.scan
-            )
-            request.rewrites_body = True
+            request.target = operation.rewrite_target(call, what)
+        if operation.rewrite_body is None:
+            return None
+        limits = request.snapshot.limits
+        request.rewrites_body = True
+        return operation.rewrite_body(call, what, limits.scan_buffer, request.encoding, limits.scan)
 
     def changed(self, call: Call) -> None:
         """A later part of the message says more of what is called, for instance another task. What was chosen stays
         chosen, so it must still fit. Raises Refusal."""
         forwarded = self._route.forwarded(call, self._arm)
         before, after = self._route.forwarded(self._call, self._arm).models[0], forwarded.models[0]
-        if (after.name, after.version, after.label) != (before.name, before.version, before.label) or (
-            forwarded is not call and self._rewriter is None
+        fallen_back = self._route.fallen_back(forwarded) if self._fallback is not None else None
+        if (
+            (after.name, after.version, after.label) != (before.name, before.version, before.label)
+            or (forwarded is not call and self._rewriter is None)
+            or fallen_back is forwarded
         ):
             raise Refusal(
                 Reason.MODEL_CHANGED,
@@ -237,6 +251,31 @@ class RouteActions:
             self._request.decide_rewritten(forwarded)
         if self._rewriter is not None:
             self._rewriter.call = call
+        if self._fallback is not None and fallen_back is not None:
+            self._request.decide_rewritten(fallen_back)
+            self._fallback.call = forwarded
+
+    # Fallback
+
+    def fall_back(self) -> bool:
+        """The call goes to the fallback of its route. False: the caller may not make the call that it becomes there.
+        Raises Refusal."""
+        request, before = self._request, self._request.forwarded
+        assert before is not None
+        forwarded = self._route.fallen_back(before)
+        if forwarded is before:
+            return True
+        try:
+            request.decide_rewritten(forwarded)
+        except Refusal:
+            request.forwarded = before
+            return False
+        self._fallback = self._write(before, forwarded)
+        return True
+
+    def rewrite(self, data: bytes, end: bool) -> bytes:
+        """A piece of the body, as it was to be forwarded -> as the fallback gets it. Raises Refusal."""
+        return self._fallback.feed(data, end) if self._fallback is not None else data
 
     # Concurrency
 
@@ -245,7 +284,9 @@ class RouteActions:
         assert concurrency is not None
         context = request.context
         request.server = self._server
-        admission = context.admissions.of(self._route.name, self._server, self._model, concurrency)
+        forwarded = request.forwarded
+        model = forwarded.models[0].name if forwarded is not None and forwarded.models else ""
+        admission = context.admissions.of(self._route.name, self._server, model, concurrency)
         self._admission = admission
         self.state = QUEUED
         entry = admission.enter(self, self._route.priority, request.due or inf, context.now())
@@ -305,7 +346,9 @@ class RouteActions:
         mirrored = self._request.mirrored
         if mirrored is not None:
             mirrored.take_request(data, end)
-        return self._rewriter.feed(data, end) if self._rewriter is not None else data
+        if self._rewriter is not None:
+            data = self._rewriter.feed(data, end)
+        return self._fallback.feed(data, end) if self._fallback is not None else data
 
     # The end
 

@@ -23,13 +23,13 @@ from meshproxy.routing.retry import (
     RetryBudget,
     RetryRule,
 )
-from meshproxy.routing.split import Arm, Split, resolve_versions, with_version
+from meshproxy.routing.split import Arm, Split, redirect, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.codec.events import Headers
-    from meshproxy.config.routes import Concurrency, Destination, Mirror, ModelRoute
+    from meshproxy.config.routes import Concurrency, Destination, Fallback, Mirror, ModelRoute
     from meshproxy.config.servers import Key
     from meshproxy.identity.caller import Caller
     from meshproxy.inference.call import Call
@@ -60,8 +60,9 @@ class Route:
     mirror: Mirror | None = None
     """With its label resolved, if it is one of `labels`."""
     fault: FaultRule | None = None
-    fallback: str | None = None
-    """Name of the `ModelServer` that gets calls for which no endpoint is available."""
+    fallback: Arm | None = None
+    """What calls become for which no endpoint is available: model, version and label whatever they name, at this server
+    or, without one, at the same."""
     timeout: float | None = None
     """Seconds for the whole exchange; None: as long as it takes."""
     try_timeout: float | None = None
@@ -82,7 +83,8 @@ class Route:
     total: int = field(init=False)
     """The sum of the weights of the arms."""
     is_plain: bool = field(init=False)
-    """Nothing is left to decide: no split, labels, fault, mirror, rate_limiters or concurrency."""
+    """Nothing is left to decide: no split, labels, fault, mirror, rate_limiters, concurrency, or fallback to another
+    model."""
 
     def __post_init__(self) -> None:
         split = self.split
@@ -93,6 +95,7 @@ class Route:
             and self.fault is None
             and self.concurrency is None
             and not self.rate_limiters
+            and (self.fallback is None or not self.fallback.rewrites)
         )
         object.__setattr__(self, "arms", split.arms if split is not None else ())
         object.__setattr__(self, "total", split.total if split is not None else 0)
@@ -110,12 +113,18 @@ class Route:
         return self.split.at(point)
 
     def forwarded(self, call: Call, arm: Arm | None) -> Call:
-        """The call as it is to be forwarded (see `split.resolve_versions`); `call` itself if nothing changes."""
-        return resolve_versions(call, arm, self.labels)
+        """The call as it is to be forwarded (see `split.resolve`); `call` itself if nothing changes."""
+        return resolve(call, arm, self.labels)
 
     def mirrored(self, call: Call) -> Call:
-        """The call of a mirrored request, with the mirror's version; `call` itself if nothing changes."""
-        return call if self.mirror is None else with_version(call, self.mirror.version, self.mirror.label)
+        """The call of a mirrored request, with the mirror's model and version; `call` itself if nothing changes."""
+        mirror = self.mirror
+        return call if mirror is None else redirect(call, mirror.model, mirror.version, mirror.label)
+
+    def fallen_back(self, call: Call) -> Call:
+        """The call as it goes to the fallback; `call` itself if nothing changes."""
+        arm = self.fallback
+        return call if arm is None else redirect(call, arm.model, arm.version, arm.label)
 
 
 Candidate = tuple[tuple[Condition, ...], Route]
@@ -252,7 +261,7 @@ def _compile(
         sticky=spec.sticky if sum(bool(destination.weight) for destination in spec.split) > 1 else None,
         mirror=mirror,
         fault=FaultRule(spec.fault) if spec.fault is not None else None,
-        fallback=spec.fallback,
+        fallback=_fallback(spec.fallback, spec.labels),
         timeout=spec.timeout if spec.timeout is not None else timeout,
         try_timeout=spec.try_timeout,
         idle_timeout=spec.idle_timeout,
@@ -268,7 +277,14 @@ def _compile(
 
 def _arm(destination: Destination, server: str | None, labels: Mapping[str, str]) -> Arm:
     version, label = _resolved(destination.version, destination.label, labels)
-    return Arm(destination.weight, destination.server or server, version, label)
+    return Arm(destination.weight, destination.server or server, version, label, destination.model)
+
+
+def _fallback(fallback: str | Fallback | None, labels: Mapping[str, str]) -> Arm | None:
+    if fallback is None or isinstance(fallback, str):
+        return None if fallback is None else Arm(1, fallback)
+    version, label = _resolved(fallback.version, fallback.label, labels)
+    return Arm(1, fallback.server, version, label, fallback.model)
 
 
 def _resolved(version: str | None, label: str | None, labels: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""The weighted split of a route, and how the version of a destination is written into a call."""
+"""The weighted split of a route, and how the model and version of a destination are written into a call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from meshproxy.inference.call import Call, ModelRef
+from meshproxy.inference.call import Call, Chosen, ModelRef
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +21,14 @@ class Arm:
     """What is written into calls that name neither version nor label; None, and no label: nothing."""
     label: str | None = None
     """The same. Only a label that the route does not resolve: TensorFlow Serving does."""
+    model: str | None = None
+    """Another model, which takes the place of the one that is named; None: that one. Not for calls that name a version
+    or a label: those are of the model that they name, and their server is not the arm's."""
+
+    @property
+    def rewrites(self) -> bool:
+        """It writes something into calls."""
+        return bool(self.model or self.version or self.label)
 
 
 class Split:
@@ -53,35 +61,58 @@ class Split:
         return self._weighted[bisect_right(self._borders, point)]
 
 
-def resolve_versions(call: Call, arm: Arm | None, labels: Mapping[str, str]) -> Call:
+def resolve(call: Call, arm: Arm | None, labels: Mapping[str, str]) -> Call:
     """The call as it is to be forwarded: labels that the route knows become versions, and models that name neither
-    version nor label get those of the arm. A version that was named stays, and so does a label that is not known here.
-    The same object if nothing changes."""
-    if arm is None or (arm.version is None and arm.label is None) or not call.verb.is_versioned:
+    version nor label get model, version and label of the arm. A version that was named stays, and so does a label that
+    is not known here. The same object if nothing changes."""
+    if arm is None or (arm.version is None and arm.label is None and arm.model is None) or not call.verb.is_versioned:
         if not labels:
             return call
         arm = None
     models = call.models
     if len(models) == 1:
-        resolved = _resolve_version(models[0], arm, labels)
+        resolved = _resolve(models[0], arm, labels)
         return call if resolved is models[0] else Call(call.verb, (resolved,))
-    all_resolved = tuple([_resolve_version(model, arm, labels) for model in models])
+    if arm is not None and arm.model is not None and not _names_one(call):
+        arm = None
+    all_resolved = tuple([_resolve(model, arm, labels) for model in models])
     # What has not changed is the same object, which `==` of tuples compares first.
     return call if all_resolved == models else Call(call.verb, all_resolved)
 
 
-def _resolve_version(model: ModelRef, arm: Arm | None, labels: Mapping[str, str]) -> ModelRef:
+def _resolve(model: ModelRef, arm: Arm | None, labels: Mapping[str, str]) -> ModelRef:
     if model.label is not None:
         version = labels.get(model.label)
         return model if version is None else ModelRef(model.name, version, None, model.signature)
     if model.version is not None or arm is None:
         return model
-    return ModelRef(model.name, arm.version, arm.label, model.signature)
+    if arm.model == model.name and arm.version is None and arm.label is None:
+        return model
+    return ModelRef(arm.model or model.name, arm.version, arm.label, model.signature)
 
 
-def with_version(call: Call, version: str | None, label: str | None) -> Call:
-    """The call with that version or label, whatever it names itself: for mirroring. The same object if both are
-    None, and for calls that no single version answers."""
-    if (version is None and label is None) or not call.verb.is_versioned:
+def _names_one(call: Call) -> bool:
+    """It names one model. If it names several, which no server answers, they must not become one by another name."""
+    name = call.models[0].name
+    return all(model.name == name for model in call.models)
+
+
+def is_pinned(call: Call) -> bool:
+    """It names a version or a label, which no other model has."""
+    return bool(call.models) and (call.models[0].version is not None or call.models[0].label is not None)
+
+
+def redirect(call: Call, model: str | None, version: str | None, label: str | None) -> Call:
+    """The call with that model, version or label, whatever it names itself: for mirrors and fallbacks. Another model
+    without a version: its latest. The same object if all are None, and for calls that no single version answers."""
+    if not (model or version or label) or not call.verb.is_versioned or (model and not _names_one(call)):
         return call
-    return Call(call.verb, tuple([ModelRef(model.name, version, label, model.signature) for model in call.models]))
+    return Call(
+        call.verb, tuple([ModelRef(model or each.name, version, label, each.signature) for each in call.models])
+    )
+
+
+def chosen(asked: Call, forwarded: Call) -> Chosen:
+    """What must be written into a request for `asked` to make it one for `forwarded`."""
+    model = forwarded.models[0]
+    return Chosen(model.name if model.name != asked.models[0].name else None, model.version, model.label)

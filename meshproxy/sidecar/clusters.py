@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec.structs import replace
 
 from meshproxy.config.globs import is_literal
+from meshproxy.config.routes import Fallback
 from meshproxy.config.servers import Health as HealthSettings
 from meshproxy.identity.mesh_context import identify
 from meshproxy.identity.peer import PeerRefused, PeerRole
@@ -446,14 +447,24 @@ def _without_endpoints(spec: ServerSpec) -> tuple[object, ...]:
 
 def models_of(documents: Documents) -> Mapping[str, tuple[str, ...]]:
     """The models that routes send to each server by name, whose health is checked."""
-    spec = documents.sidecar.spec
-    default = [each.server for each in (spec.inbound, spec.outbound) if each is not None and each.server is not None]
+    sidecar = documents.sidecar.spec
+    ports = (sidecar.inbound, sidecar.outbound)
+    default = [each.server for each in ports if each is not None and each.server is not None]
     models: dict[str, dict[str, None]] = {}
     for route in documents.routes:
-        servers = [route.spec.server] if route.spec.server else default
-        servers += [each.server for each in route.spec.split if each.server]
-        for name in route.spec.models:
-            if is_literal(name):
-                for server in servers:
-                    models.setdefault(server, {})[name] = None
+        spec = route.spec
+        own = [spec.server] if spec.server else default
+        names = [name for name in spec.models if is_literal(name)]
+        # Where every share has another model, the name may be one that no server knows.
+        keeps_name = not spec.split or any(share.model is None for share in spec.split)
+        sent = [(server, names) for server in own if keeps_name]
+        for share in spec.split:
+            servers = [share.server] if share.server else own
+            sent += [(server, [share.model] if share.model else names) for server in servers]
+        if isinstance(spec.fallback, Fallback) and spec.fallback.model:
+            servers = [spec.fallback.server] if spec.fallback.server else own
+            sent += [(server, [spec.fallback.model]) for server in servers]
+        for server, named in sent:
+            if named:
+                models.setdefault(server, {}).update(dict.fromkeys(named))
     return {server: tuple(names) for server, names in models.items()}

@@ -22,7 +22,7 @@ from meshproxy.upstream.serving import HealthService
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from meshproxy.config.routes import ModelRoute
+    from meshproxy.config.routes import Destination, Fallback, Mirror, ModelRoute
     from meshproxy.config.schema import Documents
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.routing.carried_state import CarriedState
@@ -233,18 +233,26 @@ def mentioned(documents: Documents) -> tuple[list[str], list[str]]:
     """The models, and the versions and labels, that documents name: they get their own metric series."""
     rules = [rule for role in documents.roles for rule in role.spec.rules]
     models = [model for rule in rules for model in rule.models]
-    models += [model for route in documents.routes for model in route.spec.models]
+    models += [model for route in documents.routes for model in (*route.spec.models, *route_models(route))]
     versions = [str(version) for rule in rules for version in rule.versions]
     versions += [label for rule in rules for label in rule.labels]
     versions += [version for route in documents.routes for version in route_versions(route)]
     return models, versions
 
 
+def route_models(route: ModelRoute) -> list[str]:
+    """The other models that a route sends calls to."""
+    return [each.model for each in _named_targets(route) if each.model is not None]
+
+
+def _named_targets(route: ModelRoute) -> list[Destination | Mirror | Fallback]:
+    spec = route.spec
+    targets = [*spec.split, spec.mirror, spec.fallback]
+    return [each for each in targets if each is not None and not isinstance(each, str)]
+
+
 def route_versions(route: ModelRoute) -> list[str]:
     """The versions and labels that a route sends calls to."""
-    spec = route.spec
-    named = [(each.version, each.label) for each in spec.split]
-    if spec.mirror is not None:
-        named.append((spec.mirror.version, spec.mirror.label))
-    versions = [*spec.labels.values(), *(version for version, _ in named if version is not None)]
+    named = [(each.version, each.label) for each in _named_targets(route)]
+    versions = [*route.spec.labels.values(), *(version for version, _ in named if version is not None)]
     return [*map(str, versions), *(label for _, label in named if label is not None)]

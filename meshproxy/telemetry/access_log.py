@@ -28,7 +28,7 @@ NO_RESPONSE = '"response_code_details":null,"refusal":null'
 TIMES = '"duration":%.3f,"decide_time":%.3f,"connect_time":%.3f,"upstream_service_time":%.3f,"write_time":%.3f'
 """`%` formats floats in 80 % of the time that an f-string takes."""
 NO_FLAG = quote("-")
-AS_ASKED = '"forwarded_version":null'
+AS_ASKED = '"forwarded_model":null,"forwarded_version":null'
 NO_CALL = '"model":null,"model_version":null,"verb":null'
 NO_TRACE = b'"trace_id":null,"span_id":null}\n'
 TRACE = b'"trace_id":"%b","span_id":"%b"}\n'
@@ -141,7 +141,7 @@ class AccessLog:
             f'"attempts":{len(exchange.attempts)},'
             f"{connection},"
             f"{called},"
-            f"{AS_ASKED if forwarded_call is call else _format_forwarded(forwarded_call)},"
+            f"{AS_ASKED if forwarded_call is call else _format_forwarded(call, forwarded_call)},"
             f'"policy":{text[exchange.rule if refusal is None else refusal.rule or exchange.rule]},'
             f'"policy_audits":{text[",".join(audits)] if audits else NULL},'
             f'"user_agent":{agent},'
@@ -195,11 +195,14 @@ class _Calls(dict[tuple[Verb, str, str | None, str | None], str]):
         return fields
 
 
-def _format_forwarded(call: Call | None) -> str:
-    """The version or label that the route chose instead of what the client named."""
-    model = call.models[0] if call is not None and call.models else None
-    chosen = None if model is None else model.label if model.version is None else model.version
-    return f'"forwarded_version":{quote(chosen or None)}'
+def _format_forwarded(asked: Call | None, forwarded: Call | None) -> str:
+    """The model, version or label that the route chose instead of what the client named."""
+    if asked is None or forwarded is None or not forwarded.models:
+        return AS_ASKED
+    model = forwarded.models[0]
+    name = model.name if model.name != asked.models[0].name else None
+    version = model.label if model.version is None else model.version
+    return f'"forwarded_model":{quote(name)},"forwarded_version":{quote(version or None)}'
 
 
 def _format_models(call: Call) -> str:

@@ -108,6 +108,30 @@ def test_every_server_of_a_route_exists() -> None:
     ]
 
 
+def test_also_that_of_a_fallback_with_a_model() -> None:
+    route = "kind: ModelRoute\nmetadata: {name: r}\nspec: {models: [m], fallback: {server: lokal, model: small}}\n"
+    assert problems(MESH, SIDECAR, SERVER, route) == [
+        'f:15: ModelRoute/r: spec.fallback.server: no ModelServer named "lokal" (did you mean "local"?)'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "does_nothing"),
+    [
+        ("mirror: {model: m}", True),
+        ("mirror: {model: k}", False),
+        ("split: [{model: m}, {model: k}], mirror: {model: k}", True),
+        ("split: [{model: k}], mirror: {server: local, model: m}", False),
+        ("split: [{model: k, version: 2}], mirror: {model: k}", False),
+        ("split: [{model: k, version: 2}], mirror: {model: k, version: 2}", True),
+    ],
+)
+def test_a_copy_to_where_calls_go_anyway(spec: str, does_nothing: bool) -> None:
+    route = f"kind: ModelRoute\nmetadata: {{name: r}}\nspec: {{models: [m], server: local, {spec}}}\n"
+    found = [each.partition(": spec.")[2] for each in problems(MESH, SIDECAR, SERVER, route)]
+    assert found == (["mirror: mirrors calls to where they already go"] if does_nothing else [])
+
+
 def test_the_server_of_outbound_calls_exists() -> None:
     assert problems(MESH, OUTBOUND, SERVER) == []
     assert problems(MESH, OUTBOUND.replace("local", "locl"), SERVER) == [

@@ -38,6 +38,8 @@ def test_defaults_pass_their_own_bounds() -> None:
         (routes.Retries, {"backoff": 2, "backoffMax": 1}),
         (routes.Retries, {"attempts": 11}),
         (routes.Mirror, {}),
+        (routes.Fallback, {}),
+        (routes.Fallback, {"model": "m", "version": "1", "label": "a"}),
         (routes.Mirror, {"percent": 50}),
         (routes.Mirror, {"version": 1, "label": "a"}),
         (routes.Fault, {}),

@@ -407,3 +407,10 @@ def test_a_number_is_one_version_however_it_is_written(number: int, other: int, 
     assert (values.read_version(number) == values.read_version(other)) == (number == other)
     with pytest.raises(ValueError):
         values.read_version("0" * zeros + str(number))
+
+
+def test_a_model_name_is_no_glob() -> None:
+    assert values.read_model_name("team/résnet") == "team/résnet"
+    for bad in ("", "a*", "a?", "a\nb", "é" * 129, 3):
+        with pytest.raises(ValueError):
+            values.read_model_name(bad)

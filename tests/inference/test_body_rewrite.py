@@ -14,7 +14,7 @@ from meshproxy.devtools.messages import MultiInferenceRequest, PredictRequest
 from meshproxy.inference import body_rewrite
 from meshproxy.inference.body_rewrite import MEMO_ENTRIES
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.surface import BodyRewriter, Operation
 from meshproxy.inference.tfserving_grpc import METHODS
 from meshproxy.inference.unary import write_bytes as length
@@ -68,7 +68,9 @@ def rewriter_of(
     limits: ScanLimits = DEFAULT_LIMITS,
 ) -> BodyRewriter:
     assert asked.rewrite_body is not None
-    return asked.rewrite_body(call, None if version is None else str(version), label, limit, encoding, limits)
+    return asked.rewrite_body(
+        call, Chosen(None, None if version is None else str(version), label), limit, encoding, limits
+    )
 
 
 def feed(rewriter: BodyRewriter, body: bytes, steps: list[int]) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshproxy.codec.grpc import Deframer, MessagePart, frame
 from meshproxy.inference.body_rewrite import MessageRewriter
 from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.protobuf import FieldWalker, malformed
 from meshproxy.inference.surface import Operation, Scan
 from meshproxy.inference.surfaces import SURFACES
@@ -40,11 +40,11 @@ class Naming:
         return self.models()
 
 
-def replace(occurrences: Sequence[tuple[int, bytes]], version: str | None, label: str | None) -> Replaced:
+def replace(occurrences: Sequence[tuple[int, bytes]], chosen: Chosen) -> Replaced:
     naming = Naming(ScanLimits(), FieldWalker())
     for tag, value in occurrences:
         naming.add(tag, value)
-    return naming.finish(), write_text(1, naming.said[NAME]) + write_text(2, version or "")
+    return naming.finish(), write_text(1, naming.said[NAME]) + write_text(2, chosen.version or "")
 
 
 KIND = BodyKind(Verb.PREDICT, Naming, replace, tags=(NAME, VERSION))
@@ -97,7 +97,7 @@ def test_another_version_takes_the_place_of_both(fields: list[bytes], steps: lis
     call = expected(fields)
     if call is None:
         return
-    rewriter = MessageRewriter(KIND, call, "v9", None, 1000)
+    rewriter = MessageRewriter(KIND, call, Chosen(version="v9"), 1000)
     out = b""
     try:
         for piece in pieces(frame(b"".join(fields)), steps):

@@ -6,7 +6,7 @@ import pytest
 
 from meshproxy.codec.grpc import frame
 from meshproxy.inference.body_scan import DEFAULT_LIMITS
-from meshproxy.inference.call import Verb
+from meshproxy.inference.call import Chosen, Verb
 from meshproxy.inference.surface import Comparison, Operation, Tolerance
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
@@ -56,7 +56,7 @@ def test_a_grpc_predict_by_its_operation() -> None:
     call = operation.scan(None, DEFAULT_LIMITS).feed(body, True)
     assert call is not None
     assert (call.verb, call.models[0].name) == (Verb.PREDICT, "m")
-    rewriter = operation.rewrite_body(call, "3", None, 1000, None, DEFAULT_LIMITS)
+    rewriter = operation.rewrite_body(call, Chosen(version="3"), 1000, None, DEFAULT_LIMITS)
     again = operation.scan(None, DEFAULT_LIMITS).feed(rewriter.feed(body, True), True)
     assert again is not None
     assert again.models[0].version == "3"
@@ -75,7 +75,7 @@ def test_a_rest_predict_by_its_operation() -> None:
     assert operation.compare is not None
     assert operation.call is not None
     assert operation.affinity_key is None
-    assert operation.rewrite_target(operation.call, "3", None) == b"/v1/models/m/versions/3:predict"
+    assert operation.rewrite_target(operation.call, Chosen(version="3")) == b"/v1/models/m/versions/3:predict"
     count = operation.count_examples(b"gzip", DEFAULT_LIMITS)
     count.feed(b'{"instances": [1, 2, 3]}', True)
     assert count.count == 3

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.surface import Operation
 from meshproxy.inference.surfaces import SURFACES, surfaces
 from meshproxy.inference.tfserving_rest import rewrite_target
@@ -399,8 +399,8 @@ def test_anything_is_a_call_or_a_refusal(verb: bytes, target: bytes) -> None:
 def test_a_target_asks_the_same_of_another_version(
     method: bytes, target: bytes, version: int | None, label: str | None, expected: bytes
 ) -> None:
-    chosen = None if version is None else str(version)
-    assert rewrite_target(named(method, target), chosen, label) == expected
+    chosen = Chosen(None, None if version is None else str(version), label)
+    assert rewrite_target(named(method, target), chosen) == expected
 
 
 @given(
@@ -411,7 +411,7 @@ def test_a_target_asks_the_same_of_another_version(
 )
 def test_a_rewritten_target_is_read_as_what_was_chosen(name: str, label: str | None, number: int, verb: Verb) -> None:
     version = str(number) if label is None else None
-    target = rewrite_target(Call(verb, (ModelRef(name, "99"),)), version, label)
+    target = rewrite_target(Call(verb, (ModelRef(name, "99"),)), Chosen(None, version, label))
     method = b"GET" if verb in (Verb.METADATA, Verb.STATUS) else b"POST"
     assert named(method, target) == Call(verb, (ModelRef(name, version, label),))
 

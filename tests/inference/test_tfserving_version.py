@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from meshproxy.codec.grpc import frame
 from meshproxy.config.values import read_version
 from meshproxy.inference.body_scan import DEFAULT_LIMITS
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.surface import Operation
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving_version import INT64_MAX, INT64_MIN, write_number
@@ -56,13 +56,13 @@ def spellings(draw: st.DrawFn, number: int) -> str | None:
         return over_grpc(PREDICT, frame(write_bytes(1, write_bytes(1, b"m") + write_bytes(2, value))))
     if way == "rewritten grpc":
         assert PREDICT.rewrite_body is not None
-        rewriter = PREDICT.rewrite_body(CALL, str(number), None, 1000, None, DEFAULT_LIMITS)
+        rewriter = PREDICT.rewrite_body(CALL, Chosen(version=str(number)), 1000, None, DEFAULT_LIMITS)
         return over_grpc(PREDICT, rewriter.feed(frame(write_bytes(1, write_bytes(1, b"m"))), True))
     if way == "rest":
         return over_rest(b"/v1/models/m/versions/%d:predict" % number)
     if way == "rewritten rest":
         assert REST.rewrite_target is not None
-        return over_rest(REST.rewrite_target(CALL, str(number), None))
+        return over_rest(REST.rewrite_target(CALL, Chosen(version=str(number))))
     return read_version(number if way == "document" else str(number))
 
 
@@ -98,15 +98,15 @@ def test_text_cannot_be_written_into_a_call(version: str) -> None:
     assert REST.rewrite_target is not None
     assert PREDICT.rewrite_body is not None
     with pytest.raises(Refusal) as refused:
-        REST.rewrite_target(CALL, version, None)
+        REST.rewrite_target(CALL, Chosen(version=version))
     assert refused.value.reason is Reason.NO_ROUTE
     assert "whole number" in refused.value.message
     with pytest.raises(Refusal) as refused:
-        PREDICT.rewrite_body(CALL, version, None, 1000, None, DEFAULT_LIMITS)
+        PREDICT.rewrite_body(CALL, Chosen(version=version), 1000, None, DEFAULT_LIMITS)
     assert refused.value.reason is Reason.NO_ROUTE
 
 
 def test_a_path_has_no_negative_version() -> None:
     assert REST.rewrite_target is not None
     with pytest.raises(Refusal):
-        REST.rewrite_target(CALL, "-1", None)
+        REST.rewrite_target(CALL, Chosen(version="-1"))

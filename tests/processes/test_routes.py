@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, RestClient
-from meshproxy.devtools.local_mesh import Document, document, local_mesh, server_of
+from meshproxy.devtools.local_mesh import Document, document, environment, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
+from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
@@ -68,3 +71,92 @@ async def test_headers_are_matched_by_what_they_are_like(tmp_path: Path) -> None
                 assert await rest_version(rest, "resnet", headers) == version, headers
                 if "user-agent" not in headers:  # grpcio writes its own
                     assert await grpc_spec(grpc, "resnet", headers) == ("resnet", version), headers
+
+
+async def test_shares_copies_and_fallbacks_may_name_another_model(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        # Every model has a version of its own, so that answers tell which one it was.
+        current, shadow = await mesh.bare_each(
+            ("--model", "resnet=1", "--model", "resnet-v2=7", "--model", "resnet-small=9"),
+            (
+                "--model",
+                "resnet-next=1",
+            ),
+        )
+        servers = [
+            server_of([current], health={"check": "model-status", "interval": "200ms"}),
+            server_of([shadow], "shadow"),
+        ]
+        shares = [{"weight": 90, "model": "resnet"}, {"weight": 10, "model": "resnet-v2"}]
+        mirror = {"server": "shadow", "model": "resnet-next", "maxInFlight": 1000}
+        # A model that is not there: its checks find out, and its calls go to another.
+        gone = route("gone", name="gone", fallback={"model": "resnet-small"})
+        application = await mesh.application(
+            [*servers, route("resnet", split=shares, mirror=mirror), gone],
+            sidecar={"accessLog": "./access.log"},
+        )
+        async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as grpc:
+            over_rest = Counter([await rest_version(rest, "resnet") for _ in range(300)])
+            over_grpc = Counter([await grpc_spec(grpc, "resnet") for _ in range(300)])
+            # Binomial: five standard deviations of 30 are 26.
+            assert over_rest.keys() == {1, 7}
+            assert abs(over_rest[7] - 30) <= 26
+            assert over_grpc.keys() == {("resnet", 1), ("resnet-v2", 7)}
+            assert abs(over_grpc[("resnet-v2", 7)] - 30) <= 26
+            # Whoever names a version means that of the model.
+            pinned = predict_request("resnet", [0.0], version=1).SerializeToString()
+            assert {(await grpc.call(PREDICT, pinned)).status for _ in range(30)} == {"OK"}
+            assert {
+                (await rest.call("POST", "/v1/models/resnet/versions/7:predict", {"instances": [0.0]})).status
+                for _ in range(10)
+            } == {"404"}
+            await until(lambda: is_served(grpc, "gone"))
+            assert await grpc_spec(grpc, "gone") == ("resnet-small", 9)
+            assert await rest_version(rest, "gone") == 9
+        answered = 'result="answered"'
+        await until(lambda: is_counted(application.total("meshproxy_mirrored_total", answered), 640))
+        assert await shadow.request_count() == await shadow.request_count("OK", "resnet-next") == 640
+        assert await application.total("meshproxy_requests_total", 'model="resnet-v2"') == over_rest[7] + sum(
+            count for (name, _), count in over_grpc.items() if name == "resnet-v2"
+        )
+        wanted = {("resnet", None), ("resnet", "resnet-v2"), ("gone", "resnet-small")}
+        await until(lambda: wanted <= set(logged_models(mesh.directory / "access.log")))
+
+
+async def is_counted(figure: Awaitable[float], wanted: float) -> bool:
+    return await figure == wanted
+
+
+async def is_served(client: GrpcClient, model: str) -> bool:
+    return (await client.call(PREDICT, predict_request(model, [0.0]).SerializeToString())).status == "OK"
+
+
+def logged_models(log: Path) -> list[tuple[str, str | None]]:
+    """Of every answer in an access log: the model that was called, and the other one that answered."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [(line["model"], line["forwarded_model"]) for line in lines if line["response_code"] == 200]
+
+
+async def test_a_caller_must_be_permitted_what_a_call_becomes(tmp_path: Path) -> None:
+    roles = [
+        document("ModelRole", {"rules": [{"models": ["resnet"], "verbs": ["predict"]}]}, "resnet"),
+        document("ModelRoleBinding", {"role": "resnet", "subjects": [{"workload": {"namespace": "tests"}}]}, "resnet"),
+    ]
+    v2 = document("ModelRoute", {"models": ["resnet"], "split": [{"model": "resnet-v2"}]}, "v2")
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        server = await mesh.bare("--model", "resnet=1", "--model", "resnet-v2=7")
+        own = environment(server.rest, server.grpc)
+        sidecar = await mesh.sidecar("the sidecar", [*own, *roles, v2])
+        async with (
+            RestClient(sidecar.inbound, mesh.client) as rest,
+            GrpcClient(sidecar.inbound, mesh.client) as grpc,
+        ):
+            request = predict_request("resnet", [0.0]).SerializeToString()
+            assert (await grpc.call(PREDICT, request)).status == "PERMISSION_DENIED"
+            denied = await rest.call("POST", "/v1/models/resnet:predict", {"instances": [0.0]})
+            assert (denied.status, denied.refusal) == ("403", "permission-denied")
+            assert await server.request_count() == 0
+            roles[0]["spec"]["rules"][0]["models"] = ["resnet", "resnet-v2"]
+            await sidecar.reload([own[1], *roles, v2])
+            assert await grpc_spec(grpc, "resnet") == ("resnet-v2", 7)
+            assert await rest_version(rest, "resnet") == 7

@@ -403,6 +403,7 @@ class FakeCluster:
             "real",
             "reports",
             "streams",
+            "unavailable",
             "waiting",
         }
     )
@@ -417,6 +418,8 @@ class FakeCluster:
         self.picked: list[tuple[str, int | None]] = []
         self.no_endpoint: NoEndpoint | None = None
         """Raised by `pick`."""
+        self.unavailable: set[str] = set()
+        """Models that no endpoint may be called for."""
         self.out: set[str] = set()
         """Keys of endpoints that may not be called."""
         self.latencies: dict[str, Latency] = {}
@@ -437,6 +440,8 @@ class FakeCluster:
     ) -> Endpoint:
         if self.no_endpoint is not None:
             raise self.no_endpoint
+        if model in self.unavailable:
+            raise NoEndpoint(f"{model} is not available")
         self.picked.append((model, key))
         present = [endpoint.real for endpoint in self.all if endpoint.key not in self.out]
         if not present:
@@ -740,3 +745,9 @@ class RecordedRequest(Request):
 
     def upstream_drained(self) -> None:
         self.hooks.append("upstream_drained")
+
+    def fall_back(self) -> bool:
+        return True
+
+    def rewrite(self, data: bytes, end: bool) -> bytes:
+        return data

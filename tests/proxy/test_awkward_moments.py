@@ -145,7 +145,7 @@ class TestHealthWhoseClientDoesNotRead:
 
 
 def test_the_body_is_not_lost_between_a_refused_stream_and_the_fallback_server(world: Any, wire: Any) -> None:
-    cluster = world.serve(retries=RetrySettings(attempts=1), fallback="other")
+    cluster = world.serve(retries=RetrySettings(attempts=1), fallback=Arm(1, "other"))
     world.other.is_ready = False
     client = world.rest(body=None, length=4)
     cluster.streams[0].sink.reset_received(ErrorCode.REFUSED_STREAM, GOING_AWAY)

@@ -491,7 +491,7 @@ class Chain:
                 "sticky": random.choice([None, Key(), Key(by="client-id")]),
                 "mirror": random.choice([None, mirror]),
                 "fault": random.choice([None, fault]),
-                "fallback": random.choice([None, "other"]),
+                "fallback": random.choice([None, Arm(1, "other")]),
                 "timeout": random.choice([None, 0.5, 10.0]),
                 "try_timeout": random.choice([None, 0.1]),
                 "idle_timeout": random.choice([None, 1.0]),

@@ -277,6 +277,9 @@ class TestRequest:
             (Mirror(server="other", label="canary"), None, b"/v1/models/open/labels/canary:predict"),
             (Mirror(server="other"), "2", b"/v1/models/open/versions/2:predict"),
             (Mirror(server="other", version="9"), "2", b"/v1/models/open/versions/9:predict"),
+            (Mirror(server="other", model="next"), None, b"/v1/models/next:predict"),
+            (Mirror(server="other", model="next"), "2", b"/v1/models/next:predict"),
+            (Mirror(server="other", model="next", version="9"), "2", b"/v1/models/next/versions/9:predict"),
         ],
     )
     def test_its_version(self, mirror: Mirror, forwarded: str | None, target: bytes) -> None:

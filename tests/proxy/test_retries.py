@@ -25,6 +25,7 @@ from meshproxy.routing.deadline import REST_HEADER
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import RetryBudget, RetryRule
 from meshproxy.routing.routes import Route, Routes
+from meshproxy.routing.split import Arm
 from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.stream import HeadRefused
@@ -975,7 +976,7 @@ class TestEarlyAnswers:
 
 class TestFallbackServer:
     def test_where_no_endpoint_can_be_called(self, world: Any) -> None:
-        world.serve(1, fallback="other")
+        world.serve(1, fallback=Arm(1, "other"))
         world.cluster.no_endpoint = NoEndpoint("all are down")
         client = world.rest()
         world.other.streams[0].respond()
@@ -984,7 +985,7 @@ class TestFallbackServer:
         world.assert_let_go()
 
     def test_and_if_none_can_there_either(self, world: Any) -> None:
-        world.serve(1, fallback="other")
+        world.serve(1, fallback=Arm(1, "other"))
         world.cluster.no_endpoint = world.other.no_endpoint = NoEndpoint("all are down", 2.5)
         client = world.rest()
         assert (client.status, client.headers[b"retry-after"]) == (503, b"3")
@@ -992,7 +993,7 @@ class TestFallbackServer:
         world.assert_let_go()
 
     def test_after_the_last_connection_failed(self, world: Any) -> None:
-        cluster = world.serve(2, retries=RetrySettings(attempts=2), fallback="other")
+        cluster = world.serve(2, retries=RetrySettings(attempts=2), fallback=Arm(1, "other"))
         for endpoint in cluster.all:
             endpoint.pool.error = ConnectError("refused")
         client = world.rest(body=b"body")
@@ -1002,14 +1003,14 @@ class TestFallbackServer:
         world.assert_let_go()
 
     def test_never_for_what_may_have_been_processed(self, world: Any) -> None:
-        cluster = world.serve(1, retries=RetrySettings(attempts=1), fallback="other")
+        cluster = world.serve(1, retries=RetrySettings(attempts=1), fallback=Arm(1, "other"))
         client = world.rest()
         cluster.streams[0].sink.reset_received(CANCEL, "gone")
         assert client.status == 502
         assert world.other.streams == []
 
     def test_latencies_there_are_not_those_of_the_first_cluster(self, world: Any) -> None:
-        world.serve(1, fallback="other", timeout=10.0, refuses_late=True)
+        world.serve(1, fallback=Arm(1, "other"), timeout=10.0, refuses_late=True)
         world.cluster.no_endpoint = NoEndpoint("all are down")
         for _ in range(20):
             world.rest()

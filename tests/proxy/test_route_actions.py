@@ -752,6 +752,131 @@ class TestSplit:
         assert cluster.streams[0].body == cluster.streams[1].body == wire.framed(versioned(b"open", 2) + wire.tensor(3))
 
 
+class TestOtherModels:
+    """Conversations: a share or a fallback that names another model."""
+
+    V2 = Arm(1, model="open-v2")
+    SMALL = Arm(1, model="open-small", version="3")
+
+    def test_its_name_takes_the_place_of_the_one_that_was_called(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(split=Split([self.V2]))
+        world.rest()
+        world.grpc(_signed(b"open", b"other") + wire.tensor(3))
+        world.grpc(wire.spec(b"open"), method=b"/tensorflow.serving.PredictionService/GetModelMetadata")
+        assert cluster.streams[0].head.target == b"/v1/models/open-v2:predict"
+        assert cluster.streams[1].body == wire.framed(_signed(b"open-v2", b"other") + wire.tensor(3))
+        assert cluster.streams[2].body == wire.framed(wire.spec(b"open-v2"))
+        cluster.streams[0].respond()
+        (exchange,) = world.finished
+        assert (exchange.asked.models, exchange.forwarded.models) == ((ModelRef("open"),), (ModelRef("open-v2"),))
+
+    @pytest.mark.parametrize("named", [b"/v1/models/open/versions/7:predict", b"/v1/models/open/labels/x:predict"])
+    def test_a_version_or_label_is_that_of_the_model_that_has_it(self, world: Any, named: bytes) -> None:
+        """And its server: that of the share may have the other model only."""
+        cluster = world.serve(split=Split([Arm(1, "other", model="open-v2")]))
+        world.rest(named)
+        assert cluster.streams[0].head.target == named
+        assert world.other.streams == []
+
+    def test_a_label_of_the_route_is_resolved_for_the_model_that_was_called(self, world: Any) -> None:
+        cluster = world.serve(split=Split([Arm(1, "other", model="open-v2")]), labels={"x": "5"})
+        world.rest(b"/v1/models/open/labels/x:predict")
+        assert cluster.streams[0].head.target == b"/v1/models/open/versions/5:predict"
+
+    def test_a_status_is_that_of_the_model_that_was_called(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(split=Split([self.V2]))
+        world.rest(b"/v1/models/open", method=b"GET", body=None)
+        assert cluster.streams[0].head.target == b"/v1/models/open"
+
+    def test_its_own_name_changes_nothing(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(split=Split([Arm(1, model="open")]))
+        world.grpc(wire.tensor(3) + wire.spec(b"open"))
+        assert cluster.streams[0].body == wire.framed(wire.tensor(3) + wire.spec(b"open"))
+        assert len(world.policy.asked) == 1
+
+    def test_the_caller_must_be_permitted_both(self, world: Any) -> None:
+        for denied in ("open", "open-v2"):
+            world.serve(split=Split([self.V2]))
+            world.policy.permits = lambda call, denied=denied: call.models[0].name != denied
+            assert world.rest().status == 403
+            assert world.cluster.streams == []
+
+    def test_all_tasks_are_renamed_and_must_name_the_same(self, world: Any, wire: Any) -> None:
+        method = b"/tensorflow.serving.PredictionService/MultiInference"
+        cluster = world.serve(split=Split([self.V2]))
+        same = b"".join(_task(each) for each in (wire.spec(b"open"), _signed(b"open", b"other")))
+        world.grpc(same, method=method)
+        renamed = (wire.spec(b"open-v2"), _signed(b"open-v2", b"other"))
+        assert cluster.streams[0].body == wire.framed(b"".join(map(_task, renamed)))
+        # What names several models is not made one of: the server refuses it.
+        mixed = b"".join(_task(wire.spec(name)) for name in (b"open", b"open-b"))
+        world.grpc(mixed, method=method)
+        assert cluster.streams[1].body == wire.framed(mixed)
+        client = world.grpc(None, method=method)
+        body, cut = wire.framed(mixed), 5 + len(_task(wire.spec(b"open")))
+        client.receive(body[:cut], False)
+        client.receive(body[cut:], True)
+        assert client.headers[b"x-meshproxy-refusal"] == b"model-changed"
+
+    def test_concurrency_is_that_of_the_model_that_runs(self, world: Any) -> None:
+        world.serve(split=Split([self.V2]), concurrency=LIMITED)
+        world.rest()
+        assert [model for _, model, _ in world.pipeline.admissions.rows()] == ["open-v2"]
+
+    def test_a_fallback_to_another_model_of_the_same_server(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(fallback=self.SMALL)
+        cluster.unavailable = {"open"}
+        world.grpc(wire.spec(b"open") + wire.tensor(3))
+        world.rest(b"/v1/models/open/versions/9:predict")
+        assert cluster.streams[0].body == wire.framed(versioned(b"open-small", 3) + wire.tensor(3))
+        assert cluster.streams[1].head.target == b"/v1/models/open-small/versions/3:predict"
+        for stream in cluster.streams:
+            stream.respond()
+        assert [exchange.forwarded.models[0] for exchange in world.finished] == [
+            ModelRef("open-small", "3", None, "serving_default"),
+            ModelRef("open-small", "3"),
+        ]
+        assert world.traffic.events == [("fell back",)] * 2
+
+    def test_one_that_the_caller_may_not_call_is_none(self, world: Any) -> None:
+        world.serve(fallback=self.SMALL).unavailable = {"open"}
+        world.policy.permits = lambda call: call.models[0].name == "open"
+        client = world.rest()
+        assert (client.status, client.headers[b"x-meshproxy-refusal"]) == (503, b"no-upstream")
+        assert world.finished[0].forwarded.models == (ModelRef("open"),)
+        world.assert_let_go()
+
+    @pytest.mark.parametrize("split", [None, Split([Arm(1, model="open-v2")])])
+    def test_what_was_sent_before_is_sent_again_under_the_new_name(self, world: Any, wire: Any, split: Any) -> None:
+        cluster = world.serve(retries=Retries(backoff=0.001), split=split, fallback=Arm(1, "other", model="open-small"))
+        client = world.grpc(None)
+        message = wire.framed(wire.spec(b"open") + wire.tensor(100))
+        client.receive(message[:40], False)
+        cluster.no_endpoint = NoEndpoint("down")
+        cluster.streams[0].sink.reset_received(0x7, "refused")
+        world.wait(0.1)
+        client.receive(message[40:], True)
+        assert world.other.streams[0].body == wire.framed(wire.spec(b"open-small") + wire.tensor(100))
+        world.other.streams[0].respond_grpc()
+        world.assert_let_go()
+
+    def test_a_later_task_must_fit_the_fallback_too(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(fallback=Arm(1, model="open-small"))
+        cluster.unavailable = {"open"}
+        tasks = [_task(each) for each in (wire.spec(b"open"), _signed(b"open", b"s"), wire.spec(b"open-b"))]
+        for count, refusal in ((2, None), (3, b"model-changed")):
+            client = world.grpc(None, method=b"/tensorflow.serving.PredictionService/MultiInference")
+            body, cut = wire.framed(b"".join(tasks[:count])), 5 + len(tasks[0])
+            client.receive(body[:cut], False)
+            client.receive(body[cut:], True)
+            assert (client.headers[b"x-meshproxy-refusal"] if client.heads else None) == refusal
+        renamed = _task(wire.spec(b"open-small")) + _task(_signed(b"open-small", b"s"))
+        assert cluster.streams[0].body == wire.framed(renamed)
+        assert ModelRef("open-small", None, None, "s") in {
+            each for _, call in world.policy.asked for each in call.models
+        }
+
+
 class TestLabels:
     def test_they_become_versions(self, world: Any, wire: Any) -> None:
         cluster = world.serve(labels={"canary": "5"})
@@ -1008,3 +1133,8 @@ class TestConcurrency:
         assert third.status == 200
         assert "internal error" in caplog.text
         world.assert_let_go()
+
+
+def _task(spec: bytes) -> bytes:
+    """An InferenceTask with this model_spec."""
+    return b"\x0a" + bytes([len(spec)]) + spec

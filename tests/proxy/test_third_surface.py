@@ -22,7 +22,7 @@ from meshproxy.config.fields import Metadata, Subject, WorkloadSubject
 from meshproxy.config.routes import Compare, Mirror
 from meshproxy.inference.body_rewrite import MessageRewriter
 from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits
-from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.protobuf import FieldWalker, malformed
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Surface, Tolerance, show_request
 from meshproxy.inference.surfaces import Surfaces
@@ -63,17 +63,17 @@ class Said:
         return self.models()
 
 
-def sayable(version: str | None, label: str | None) -> str:
-    if label is not None:
+def sayable(chosen: Chosen) -> str:
+    if chosen.label is not None:
         raise Refusal(Reason.NO_ROUTE, "Echo has no version labels: the ModelRoute needs a version.")
-    return version or ""
+    return chosen.version or ""
 
 
-def replace(occurrences: Sequence[tuple[int, bytes]], version: str | None, label: str | None) -> Replaced:
+def replace(occurrences: Sequence[tuple[int, bytes]], chosen: Chosen) -> Replaced:
     said = Said()
     for tag, value in occurrences:
         said.add(tag, value)
-    return said.finish(), write_text(1, said.name) + write_text(2, sayable(version, label))
+    return said.finish(), write_text(1, chosen.model or said.name) + write_text(2, sayable(chosen))
 
 
 class Lines:
@@ -96,9 +96,9 @@ def compare(first: bytes, second: bytes, tolerance: Tolerance) -> Comparison:
     return Comparison(first.lower() == second.lower())
 
 
-def rewrite_target(call: Call, version: str | None, label: str | None) -> bytes:
-    asked = sayable(version, label)
-    return b"/".join((b"/echo", call.models[0].name.encode(), *([asked.encode()] if asked else [])))
+def rewrite_target(call: Call, chosen: Chosen) -> bytes:
+    asked = sayable(chosen)
+    return b"/".join((b"/echo", (chosen.model or call.models[0].name).encode(), *([asked.encode()] if asked else [])))
 
 
 def find_rest(method: bytes, target: bytes) -> Operation | None:
@@ -111,7 +111,7 @@ def find_rest(method: bytes, target: bytes) -> Operation | None:
     call = Call(Verb.PREDICT, (ModelRef(name.decode(), version.decode() if version else None),))
     return Operation(
         Verb.PREDICT,
-        rewrite_target(call, call.models[0].version, None),
+        rewrite_target(call, Chosen(version=call.models[0].version)),
         call,
         rewrite_target=rewrite_target,
         count_examples=count_lines,

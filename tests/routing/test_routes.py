@@ -246,7 +246,8 @@ def test_fields_are_taken_over() -> None:
         server="other", fallback="third", try_timeout=2.0, idle_timeout=3.0, concurrency=concurrency,
         fault=Fault(abort=Abort(percent=100.0, http_status=500)),
     )  # fmt: skip
-    assert (route.server, route.fallback, route.try_timeout, route.idle_timeout) == ("other", "third", 2.0, 3.0)
+    assert route.fallback is not None
+    assert (route.server, route.fallback.server, route.try_timeout, route.idle_timeout) == ("other", "third", 2.0, 3.0)
     assert route.concurrency == concurrency
     assert route.fault is not None
     assert route.fault.http_status == 500

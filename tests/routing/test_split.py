@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.routing.split import Arm, Split, resolve_versions, with_version
+from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
+from meshproxy.routing.split import Arm, Split, chosen, is_pinned, redirect, resolve
 
 WEIGHTS = st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any)
 
@@ -98,35 +98,79 @@ def test_what_is_written_into_a_call(
     model: ModelRef, arm: Arm | None, labels: dict[str, str], expected: ModelRef, verb: Verb
 ) -> None:
     call = Call(verb, (model,))
-    found = resolve_versions(call, arm, labels)
+    found = resolve(call, arm, labels)
     assert found == Call(verb, (expected,))
     assert (found is call) == (expected is model or expected == model)
 
 
 def test_every_model_of_a_call_is_looked_at() -> None:
     call = Call(Verb.MULTI_INFERENCE, (PLAIN, VERSION, LABEL))
-    found = resolve_versions(call, CANARY, {"stable": "3"})
+    found = resolve(call, CANARY, {"stable": "3"})
     assert found.models == (ModelRef("m", "2", None, "s"), VERSION, ModelRef("m", "3", None, "s"))
-    assert resolve_versions(found, CANARY, {"stable": "3"}) is found
+    assert resolve(found, CANARY, {"stable": "3"}) is found
 
 
 def test_a_question_about_all_versions_stays_one() -> None:
     status = Call(Verb.STATUS, (PLAIN,))
-    assert resolve_versions(status, CANARY, {}) is status
-    assert resolve_versions(status, CANARY, {"stable": "3"}) is status
-    assert resolve_versions(Call(Verb.STATUS, (LABEL,)), CANARY, {"stable": "3"}).models[0].version == "3"
+    assert resolve(status, CANARY, {}) is status
+    assert resolve(status, CANARY, {"stable": "3"}) is status
+    assert resolve(Call(Verb.STATUS, (LABEL,)), CANARY, {"stable": "3"}).models[0].version == "3"
 
 
 @pytest.mark.parametrize("verb", [verb for verb in Verb if verb.is_admin])
 def test_calls_about_the_server_are_left_alone(verb: Verb) -> None:
     for call in (Call(verb), Call(verb, (PLAIN,))):
-        assert resolve_versions(call, CANARY, {"stable": "3"}) is call
-        assert with_version(call, "9", None) is call
+        assert resolve(call, CANARY, {"stable": "3"}) is call
+        assert redirect(call, None, "9", None) is call
 
 
 def test_a_copy_asks_for_what_it_is_for() -> None:
     call = Call(Verb.PREDICT, (PLAIN, VERSION, LABEL))
-    assert with_version(call, None, None) is call
-    assert {(model.version, model.label) for model in with_version(call, "9", None).models} == {("9", None)}
-    assert {(model.version, model.label) for model in with_version(call, None, "x").models} == {(None, "x")}
-    assert [model.signature for model in with_version(call, "9", None).models] == ["s", None, "s"]
+    assert redirect(call, None, None, None) is call
+    assert {(model.version, model.label) for model in redirect(call, None, "9", None).models} == {("9", None)}
+    assert {(model.version, model.label) for model in redirect(call, None, None, "x").models} == {(None, "x")}
+    assert [model.signature for model in redirect(call, None, "9", None).models] == ["s", None, "s"]
+
+
+V2 = Arm(10, "canary", model="m2")
+M2 = ModelRef("m2", None, None, "s")
+
+
+@pytest.mark.parametrize(
+    ("model", "arm", "expected"),
+    [
+        (PLAIN, V2, M2),
+        (PLAIN, Arm(1, None, "3", model="m2"), ModelRef("m2", "3", None, "s")),
+        (PLAIN, Arm(1, None, None, "x", "m2"), ModelRef("m2", None, "x", "s")),
+        (PLAIN, Arm(1, model="m"), PLAIN),
+        (PLAIN, Arm(1, None, "3", model="m"), ModelRef("m", "3", None, "s")),
+        # A version or label is that of the model that it was said of.
+        (VERSION, V2, VERSION),
+        (LABEL, V2, LABEL),
+    ],
+)
+def test_another_model_is_for_calls_that_name_neither_version_nor_label(
+    model: ModelRef, arm: Arm, expected: ModelRef
+) -> None:
+    call = Call(Verb.PREDICT, (model,))
+    found = resolve(call, arm, {})
+    assert found.models == (expected,)
+    assert (found is call) == (expected == model)
+    assert is_pinned(call) == (model is not PLAIN)
+    assert chosen(call, found) == Chosen("m2" if expected.name == "m2" else None, expected.version, expected.label)
+
+
+def test_several_models_do_not_become_one() -> None:
+    mixed = Call(Verb.MULTI_INFERENCE, (PLAIN, ModelRef("other")))
+    assert resolve(mixed, V2, {}) is mixed
+    assert redirect(mixed, "m2", None, None) is mixed
+    tasks = Call(Verb.MULTI_INFERENCE, (PLAIN, ModelRef("m", None, None, "t")))
+    assert [model.name for model in resolve(tasks, V2, {}).models] == ["m2", "m2"]
+
+
+def test_a_redirected_call_asks_for_nothing_of_the_old_model() -> None:
+    for model in (PLAIN, VERSION, LABEL):
+        assert redirect(Call(Verb.PREDICT, (model,)), "m2", None, None).models[0] == ModelRef(
+            "m2", None, None, model.signature
+        )
+    assert redirect(Call(Verb.STATUS, (PLAIN,)), "m2", None, None).models == (PLAIN,)

@@ -461,6 +461,20 @@ def test_models_of_routes_by_server() -> None:
     assert models_of(given) == {"a": ("m", "n"), "b": ("m", "n", "o")}
 
 
+def test_other_models_of_routes_are_models_of_their_servers() -> None:
+    given = documents(
+        server("a"),
+        server("b"),
+        routes=(
+            route("alias", "m", server=None, split=(routes.Destination(model="m2"),)),
+            route("canary", "n", server=None, split=(routes.Destination(), routes.Destination(server="b", model="n2"))),
+            route("spare", "o", server=None, fallback=routes.Fallback(server="b", model="small")),
+            route("same", "p*", server="b", fallback=routes.Fallback(model="p-small")),
+        ),
+    )
+    assert models_of(given) == {"a": ("m2", "n", "o"), "b": ("n2", "small", "p-small")}
+
+
 def servers_share(server: str | None) -> routes.Destination:
     return routes.Destination(server=server)
 

@@ -64,9 +64,10 @@ def test_models_versions_and_labels_that_documents_name() -> None:
             models=("c",),
             labels={"stable": "3"},
             split=(routes.Destination(weight=1, version="4"), routes.Destination(weight=1, label="canary")),
-            mirror=routes.Mirror(version="5"),
+            mirror=routes.Mirror(version="5", model="d"),
+            fallback=routes.Fallback(model="e", version="6"),
         ),
     )
     models, versions = mentioned(documents(sets={"roles": (role,), "routes": (route,)}))
-    assert models == ["a", "b*", "a", "c"]
-    assert sorted(versions) == ["3", "4", "5", "7", "canary", "x"]
+    assert models == ["a", "b*", "a", "c", "d", "e"]
+    assert sorted(versions) == ["3", "4", "5", "6", "7", "canary", "x"]

@@ -94,6 +94,7 @@ def test_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
         "iam_role": None,
         "model": "half_plus_two",
         "model_version": "3",
+        "forwarded_model": None,
         "forwarded_version": None,
         "verb": "predict",
         "policy": "finance-team",
@@ -128,6 +129,7 @@ def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) ->
         *("requested_server_name", "tls_version", "peer_spiffe_id", "jwt_issuer", "jwt_sub", "iam_role", "model"),
         *(
             "model_version",
+            "forwarded_model",
             "forwarded_version",
             "verb",
             "policy",
@@ -280,12 +282,20 @@ def test_the_documentation_names_every_field(log: AccessLog, make_exchange: Make
 
 
 @pytest.mark.parametrize(
-    ("chosen", "shown"), [(ModelRef("a", "4"), "4"), (ModelRef("a", None, "canary"), "canary"), (ModelRef("a"), None)]
+    ("chosen", "shown"),
+    [
+        (ModelRef("a", "4"), (None, "4")),
+        (ModelRef("a", None, "canary"), (None, "canary")),
+        (ModelRef("a"), (None, None)),
+        (ModelRef("b"), ("b", None)),
+        (ModelRef("b", "4"), ("b", "4")),
+    ],
 )
-def test_the_version_that_a_route_chose_is_told_beside_the_one_that_was_asked(
-    log: AccessLog, make_exchange: MakeExchange, chosen: ModelRef, shown: str | None
+def test_the_model_and_version_that_a_route_chose_is_told_beside_the_one_that_was_asked(
+    log: AccessLog, make_exchange: MakeExchange, chosen: ModelRef, shown: tuple[str | None, str | None]
 ) -> None:
     exchange = make_exchange(call=Call(Verb.PREDICT, (ModelRef("a"),)))
     exchange.forwarded = Call(Verb.PREDICT, (chosen,))
     found = read(log.format(exchange))
-    assert (found["model_version"], found["forwarded_version"]) == (None, shown)
+    assert (found["model"], found["model_version"]) == ("a", None)
+    assert (found["forwarded_model"], found["forwarded_version"]) == shown
