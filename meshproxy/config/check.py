@@ -314,6 +314,8 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
                     yield server.at(node, field, message, Code.NO_IDENTITY)
             continue
         for sidecar in names.get("Sidecar", {}).values():
+            if find(sidecar.node, "spec", "identity", "workloadApi") is None:
+                yield from _missing_bundles(mesh, sidecar)
             spec = find(sidecar.node, "spec")
             if spec is None or not isinstance(spec.value, dict):
                 continue
@@ -321,6 +323,15 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
                 word = shown(mode.value) if mode is not None else '"strict"'
                 message = f"is missing: {mesh.label} has mtls {word}, which requires a certificate"
                 yield sidecar.at(spec, "spec.identity", message, Code.NO_IDENTITY)
+
+
+def _missing_bundles(mesh: Placed, sidecar: Placed) -> Iterator[Problem]:
+    """Trust domains whose bundles nobody delivers."""
+    for index, domain in enumerate(items(find(mesh.node, "spec", "trustDomains"))):
+        if isinstance(domain.value, dict) and find(domain, "bundle") is None:
+            field = f"spec.trustDomains[{index}].bundle"
+            message = f"is missing: {sidecar.label} has no workloadApi that delivers it"
+            yield mesh.at(domain, field, message, Code.CONFLICTING_FIELDS)
 
 
 def _sidecars(server: Placed) -> Iterator[tuple[str, Node]]:

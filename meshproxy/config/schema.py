@@ -196,9 +196,10 @@ class TrustedDomain(Part, frozen=True):
 
     name: TrustDomain
     """The trust domain. Bindings name its workloads by `trustDomain` or `spiffeId`."""
-    bundle: TrustBundle
+    bundle: TrustBundle | None = None
     """Its authorities. They vouch for SPIFFE IDs of this trust domain only: a certificate of theirs with an ID of
-    another domain is refused, also if that domain is trusted."""
+    another domain is refused, also if that domain is trusted. Left out: the Workload API of sidecars delivers them, as
+    a federated bundle."""
 
 
 class MeshSpec(Part, frozen=True):
@@ -335,11 +336,26 @@ class IdentityFiles(Part, frozen=True):
     """The CA certificates that peers' certificates must chain to."""
 
 
-class Identity(Part, frozen=True):
-    """The identity of this sidecar."""
+class WorkloadApi(Part, frozen=True):
+    """The SPIFFE Workload API, as an agent of SPIRE serves it."""
 
-    files: IdentityFiles
+    socket: Path
+    """The UNIX socket of the agent."""
+    spiffe_id: SpiffeId | None = None
+    """Which identity to use if the agent issues several. Left out: the first one, which is the default of the API."""
+
+
+class Identity(Part, frozen=True):
+    """The identity of this sidecar. Exactly one of the fields."""
+
+    files: IdentityFiles | None = None
     """Certificate, key and trust bundle on disk."""
+    workload_api: WorkloadApi | None = None
+    """The Workload API delivers certificate, key and trust bundle, and newer ones before they expire."""
+
+    def __post_init__(self) -> None:
+        if (self.files is not None) + (self.workload_api is not None) != 1:
+            raise ValueError('expected exactly one of "files" and "workloadApi"')
 
 
 class ControlPlane(Part, frozen=True):
@@ -358,10 +374,10 @@ class ControlPlane(Part, frozen=True):
     """A file with the token of `meshproxy control join-token`, read when there is no valid certificate in `folder`."""
 
     @property
-    def identity(self) -> Identity:
-        """The files in `folder`. Certificate and key are one file, so that they are replaced together."""
+    def files(self) -> IdentityFiles:
+        """What is kept in `folder`. Certificate and key are one file, so that they are replaced together."""
         pair = f"{self.folder}/identity.pem"
-        return Identity(IdentityFiles(pair, pair, f"{self.folder}/roots.pem"))
+        return IdentityFiles(pair, pair, f"{self.folder}/roots.pem")
 
 
 class Inbound(Part, frozen=True, kw_only=True):
@@ -446,8 +462,8 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
 
     @property
     def own_identity(self) -> Identity | None:
-        """The files of the identity, whoever writes them."""
-        return self.control_plane.identity if self.control_plane is not None else self.identity
+        """Where the identity is read, whoever writes it."""
+        return Identity(files=self.control_plane.files) if self.control_plane is not None else self.identity
 
     @property
     def worker_ports(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ and behind the blocks, in any encoding; CR LF; the labels of older OpenSSL; cert
 from __future__ import annotations
 
 import binascii
+import textwrap
 
 _BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
 _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
@@ -36,6 +37,25 @@ def find_private_key(content: bytes) -> bytes | None:
         if label.endswith(b"PRIVATE KEY"):
             return _BEGIN + label + _DASHES + b"\n" + block.strip() + b"\n" + _END + label + _DASHES + b"\n"
     return None
+
+
+def split_der(content: bytes) -> list[bytes]:
+    """The elements of concatenated DER, such as the certificates of a chain.
+
+    Raises:
+        ValueError: something is not a SEQUENCE, or is cut short.
+    """
+    found = []
+    while content:
+        found.append(_read_element(content))
+        content = content[len(found[-1]) :]
+    return found
+
+
+def to_pem(label: str, der: bytes) -> bytes:
+    """One block of RFC 7468: `CERTIFICATE`, `PRIVATE KEY`."""
+    lines = textwrap.wrap(binascii.b2a_base64(der, newline=False).decode(), 64)
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode()
 
 
 def _blocks(content: bytes) -> list[tuple[bytes, bytes]]:

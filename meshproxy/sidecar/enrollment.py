@@ -93,7 +93,7 @@ class Enrollment:
         self._clock = clock
         self._jitter = jitter
         self._make_key = make_key
-        files = settings.identity.files
+        files = settings.files
         self._files = IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle))
         self._renewal = Renewal(0.0, 0.0)
         self.issued = 0

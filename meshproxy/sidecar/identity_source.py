@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.identity.certificates import CertificateError, IdentityFiles, read_bundle, read_file
-from meshproxy.identity.trust import check_distinct
+from meshproxy.identity.certificates import IdentityFiles
 from meshproxy.sidecar.file_watch import FileWatch
+from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from meshproxy.config.schema import Identity, TrustedDomain
     from meshproxy.identity.certificates import Credentials
-    from meshproxy.identity.trust import Bundle
 
 
 class IdentitySource(Protocol):
@@ -46,28 +44,11 @@ class FileIdentity:
 
     def __init__(self, files: IdentityFiles, bundles: Mapping[str, Path]) -> None:
         self._files = files
-        self._bundles = bundles
-        self._good: dict[str, Bundle] = {}
-        """The bundles that were last found usable."""
+        self._bundles = OtherBundles({domain: BundleSource.file(path) for domain, path in bundles.items()})
         self._watch = FileWatch(lambda: (files.certificate, files.key, files.trust_bundle, *bundles.values()))
 
     async def load(self) -> Credentials:
-        credentials = self._files.read()
-        if not self._bundles:
-            return credentials
-        own = read_bundle(credentials.bundle_pem)
-        problems = []
-        for domain, path in self._bundles.items():
-            others = [bundle for name, bundle in self._good.items() if name != domain]
-            try:
-                bundle = read_bundle(read_file(path, "trust bundle")[0])
-                check_distinct(bundle, [own, *others])
-            except (CertificateError, ValueError) as error:
-                stays = "the previous one stays in use" if domain in self._good else "its workloads are refused"
-                problems.append(f"trust domain {domain}: {error}; {stays} until {path} is mended")
-            else:
-                self._good[domain] = bundle
-        return replace(credentials, other_bundles=dict(self._good), problems=tuple(problems))
+        return self._bundles.add_to(self._files.read())
 
     def start(self, changed: Callable[[], None]) -> None:
         self._watch.start(changed)
@@ -78,8 +59,12 @@ class FileIdentity:
 
 def identity_source(identity: Identity, trust_domains: Sequence[TrustedDomain]) -> IdentitySource:
     """The source that the `identity` of a Sidecar document names, and the other `trustDomains` of the mesh."""
+    bundles = {domain.name: Path(domain.bundle.file) for domain in trust_domains if domain.bundle is not None}
+    if identity.workload_api is not None:
+        from meshproxy.sidecar.workload_api import WorkloadApiIdentity  # its memory is for those who have an agent
+
+        federated = [domain.name for domain in trust_domains if domain.bundle is None]
+        return WorkloadApiIdentity(identity.workload_api, bundles, federated)
     files = identity.files
-    return FileIdentity(
-        IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle)),
-        {domain.name: Path(domain.bundle.file) for domain in trust_domains},
-    )
+    assert files is not None  # the document has one of them
+    return FileIdentity(IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle)), bundles)

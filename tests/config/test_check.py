@@ -92,6 +92,17 @@ def test_tls_takes_an_identity(mode: str | None, needs_one: bool) -> None:
     assert [problem.split(": ")[2] for problem in found] == (["spec.identity"] if needs_one else [])
 
 
+@pytest.mark.parametrize(
+    ("identity", "delivers"),
+    [("identity: {}", False), ("identity: {workloadApi: {}}", True), ("controlPlane: {}", False)],
+)
+def test_each_trust_domain_has_a_bundle(identity: str, delivers: bool) -> None:
+    mesh = MESH.replace("trustDomain: d", "trustDomain: d, trustDomains: [{name: a, bundle: {}}, {name: b}]")
+    found = problems(mesh, SIDECAR.replace("identity: {}", identity), SERVER)
+    expected = "spec.trustDomains[1].bundle: is missing: Sidecar/s has no workloadApi that delivers it"
+    assert [problem.partition("MeshConfig/m: ")[2] for problem in found] == ([] if delivers else [expected])
+
+
 ROUTE = "kind: ModelRoute\nmetadata: {name: %s}\nspec: {models: ['m*'], %s}\n"
 OUTBOUND = "kind: Sidecar\nmetadata: {name: s}\nspec: {identity: {}, outbound: {server: local}}\n"
 

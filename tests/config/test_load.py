@@ -45,6 +45,7 @@ def test_the_first_example_loads_as_it_stands() -> None:
     assert documents.sidecar.spec.inbound is not None
     assert documents.sidecar.spec.inbound.listen == Address("0.0.0.0", 18500)
     assert documents.sidecar.spec.identity is not None
+    assert documents.sidecar.spec.identity.files is not None
     assert documents.sidecar.spec.identity.files.key == str(FIRST.parent.absolute() / "server-key.pem")
     assert documents.routes == ()
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
-from meshproxy.identity.pem import find_private_key, read_certificates
+from meshproxy.identity.pem import find_private_key, read_certificates, split_der, to_pem
 
 DOMAIN = "dev.example"
 ID = f"spiffe://{DOMAIN}/ns/tests/sa/server"
@@ -119,3 +119,21 @@ def test_whatever_comes_only_value_errors_leave(parts: list[bytes]) -> None:
             read(content)
         except ValueError:
             pass
+
+
+# DER
+
+
+def test_concatenated_der_is_split_and_written_as_pem() -> None:
+    elements = [b"\x30\x03abc", b"\x30\x81\x80" + bytes(128), b"\x30\x00"]
+    assert split_der(b"".join(elements)) == elements
+    assert split_der(b"") == []
+    pem = to_pem("CERTIFICATE", elements[1])
+    assert max(map(len, pem.splitlines())) == 64
+    assert read_certificates(pem + to_pem("PRIVATE KEY", b"\x30\x00")) == [elements[1]]
+
+
+@pytest.mark.parametrize("content", [b"\x30", b"\x31\x00", b"\x30\x03ab", b"\x30\x00x"])
+def test_der_that_is_cut_short(content: bytes) -> None:
+    with pytest.raises(ValueError):
+        split_der(content)

@@ -45,7 +45,7 @@ class World:
         Path(self.settings.join_token).write_text(token + "\n")
 
     def files(self) -> IdentityFiles:
-        files = self.settings.identity.files
+        files = self.settings.files
         return IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle))
 
     def serial(self) -> str:

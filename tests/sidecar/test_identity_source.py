@@ -13,6 +13,7 @@ from meshproxy.config import schema
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import CertificateError, read_bundle
 from meshproxy.sidecar.identity_source import FileIdentity, IdentitySource, identity_source
+from meshproxy.sidecar.workload_api import WorkloadApiIdentity
 
 CA = DevelopmentCA.create("dev.example")
 ID = "spiffe://dev.example/ns/a/sa/b"
@@ -47,6 +48,11 @@ async def test_each_of_them_is_watched(source: IdentitySource, tmp_path: Path, n
     source._watch._look()
     assert changes == [name]  # although it was loaded: a reload that was rejected may have done so
     source.stop()
+
+
+async def test_an_agent_is_another_source(tmp_path: Path) -> None:
+    agent = schema.WorkloadApi(socket=str(tmp_path / "agent.sock"))
+    assert isinstance(identity_source(schema.Identity(workload_api=agent), ()), WorkloadApiIdentity)
 
 
 class TestOtherTrustDomains:

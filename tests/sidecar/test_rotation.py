@@ -121,6 +121,7 @@ class World:
 
     def open(self, identity: schema.Identity, domains: Sequence[schema.TrustedDomain]) -> FakeSource:
         self.opened.append([domain.name for domain in domains])
+        assert identity.files is not None
         return self.sources[identity.files.certificate]
 
     @property

@@ -1,0 +1,239 @@
+"""The SPIFFE Workload API as an identity source: an agent on this host delivers certificates, keys and trust bundles,
+and newer ones before they expire.
+
+Source: https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_API.md, quoted below as "API".
+
+    message X509SVIDResponse { repeated X509SVID svids = 1; repeated bytes crl = 2;
+                               map<string, bytes> federated_bundles = 3; }
+    message X509SVID { string spiffe_id = 1; bytes x509_svid = 2; bytes x509_svid_key = 3; bytes bundle = 4; ... }
+
+Certificates are concatenated DER, the leaf first; the key is PKCS #8 in DER.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.limits import Limits
+from meshproxy.identity.certificates import CertificateError, Credentials
+from meshproxy.identity.pem import split_der, to_pem
+from meshproxy.inference.protobuf import LENGTH, FieldWalker
+from meshproxy.refusal import GrpcStatus, Refusal
+from meshproxy.sidecar.file_watch import FileWatch
+from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
+from meshproxy.transport.channel import H2Channel, Target
+from meshproxy.transport.client import ClientError, StatusError
+from meshproxy.transport.connect_failures import UNIX
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.grpc_stream import open_call
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from meshproxy.config.schema import WorkloadApi
+
+logger = logging.getLogger(__name__)
+
+FETCH = b"/SpiffeWorkloadAPI/FetchX509SVID"
+METADATA = ((b"workload.spiffe.io", b"true"),)
+"""API section 3: against servers of this host that were tricked into sending the request."""
+FIRST_SECONDS = 10.0
+"""The longest wait for the first identity: an agent that has just registered a workload needs some seconds."""
+FIRST_RETRY = 0.5
+LAST_RETRY = 30.0
+"""Seconds between two attempts to reach the agent, doubled after each."""
+RESPONSE_BYTES = 4 << 20
+
+_FIELD = {number: number * 8 + LENGTH for number in range(1, 5)}
+"""Tags of length-delimited fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Svid:
+    """One X509-SVID with its key."""
+
+    spiffe_id: str
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class SvidResponse:
+    """What the agent has issued to this workload."""
+
+    svids: tuple[Svid, ...]
+    """The first is the default identity (API section 5.3)."""
+    federated: Mapping[str, bytes]
+    """The trust bundles of other trust domains, PEM."""
+
+
+def read_response(message: bytes) -> SvidResponse:
+    """A message of the agent. Raises CertificateError."""
+    walker = FieldWalker()
+    try:
+        fields = walker.read(message, {_FIELD[1], _FIELD[3]}, 0)
+        svids = tuple(_read_svid(walker, value) for tag, value in fields if tag == _FIELD[1])
+        federated = dict(_read_bundle(walker, value) for tag, value in fields if tag == _FIELD[3])
+    except (Refusal, ValueError) as error:
+        raise CertificateError("unreadable", f"the response of the Workload API cannot be read: {error}") from error
+    return SvidResponse(svids, federated)
+
+
+def _read_svid(walker: FieldWalker, message: object) -> Svid:
+    fields = _fields(walker, message, 4)
+    chain = b"".join(to_pem("CERTIFICATE", der) for der in split_der(fields[2]))
+    bundle = b"".join(to_pem("CERTIFICATE", der) for der in split_der(fields[4]))
+    return Svid(fields[1].decode("ascii"), Credentials(chain, to_pem("PRIVATE KEY", fields[3]), bundle))
+
+
+def _read_bundle(walker: FieldWalker, entry: object) -> tuple[str, bytes]:
+    """Trust domain and PEM of an entry of `federated_bundles`, whose key is a SPIFFE id of the domain."""
+    fields = _fields(walker, entry, 2)
+    domain = fields[1].decode("ascii").removeprefix("spiffe://").rstrip("/")
+    return domain, b"".join(to_pem("CERTIFICATE", der) for der in split_der(fields[2]))
+
+
+def _fields(walker: FieldWalker, message: object, last: int) -> dict[int, bytes]:
+    """The fields 1 to `last` of a message; of several of a number the last one counts, missing ones are empty."""
+    assert isinstance(message, bytes)
+    found = dict.fromkeys(range(1, last + 1), b"")
+    for tag, value in walker.read(message, {_FIELD[number] for number in found}, 1):
+        assert isinstance(value, bytes)
+        found[tag // 8] = value
+    return found
+
+
+class WorkloadApiIdentity:
+    """The identity that an agent issues (`IdentitySource`).
+
+    Args:
+        settings: the agent's socket, and which identity.
+        bundles: the trust bundles of other trust domains that are files.
+        federated: other trust domains whose bundles the agent delivers.
+    """
+
+    def __init__(self, settings: WorkloadApi, bundles: Mapping[str, Path], federated: Sequence[str]) -> None:
+        self._settings = settings
+        self._address = UNIX + str(Path(settings.socket).absolute())
+        self._bundles = OtherBundles(
+            {
+                **{domain: BundleSource.file(path) for domain, path in bundles.items()},
+                **{domain: BundleSource(self._address, partial(self._federated, domain)) for domain in federated},
+            }
+        )
+        self._watch = FileWatch(bundles.values)
+        self._changed: Callable[[], None] = lambda: None
+        self._response: SvidResponse | None = None
+        self._problem = ""
+        """Why there is no newer response."""
+        self._first = asyncio.Event()
+        """There is a response."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def load(self) -> Credentials:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._stream())
+        try:
+            async with asyncio.timeout(FIRST_SECONDS):
+                await self._first.wait()
+        except TimeoutError:
+            raise CertificateError("unreadable", self._problem or f"{self._address} has not answered") from None
+        assert self._response is not None
+        return self._bundles.add_to(self._chosen(self._response))
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._watch.start(changed)
+
+    def stop(self) -> None:
+        self._watch.stop()
+        self._changed = lambda: None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def _chosen(self, response: SvidResponse) -> Credentials:
+        """Raises CertificateError."""
+        wanted = self._settings.spiffe_id
+        for svid in response.svids:
+            if wanted is None or svid.spiffe_id == wanted:
+                return svid.credentials
+        issued = ", ".join(svid.spiffe_id for svid in response.svids) or "none"
+        raise CertificateError(
+            "not-an-svid", f"the agent issues no identity {wanted or ''} to this workload, but {issued}: register it"
+        )
+
+    def _federated(self, domain: str) -> bytes:
+        """Raises CertificateError."""
+        bundle = self._response.federated.get(domain) if self._response is not None else None
+        if bundle is None:
+            raise CertificateError("unreadable", "the Workload API does not deliver its bundle: let the entry federate")
+        return bundle
+
+    # The stream
+
+    async def _stream(self) -> None:
+        """Follow the agent until cancelled, whatever happens to it."""
+        loop = asyncio.get_running_loop()
+        reaper = Reaper(loop)
+        reaper.start()
+        shared = ConnectionContext(
+            loop=loop,
+            outbox=Outbox(loop),
+            reaper=reaper,
+            limits=Limits(),
+            # No keepalive: a UNIX socket is closed with its process, and servers in Go close connections for frequent
+            # PINGs ("too_many_pings").
+            times=Times(ping_after=inf),
+            on_limit=lambda name: None,
+        )
+        channel = H2Channel(shared, Target(self._address))
+        delay = FIRST_RETRY
+        try:
+            while True:
+                received = self._response
+                self._failed(await self._follow(channel))
+                delay = FIRST_RETRY if self._response is not received else min(2 * delay, LAST_RETRY)
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+        finally:
+            channel.abort()
+            reaper.stop()
+
+    async def _follow(self, channel: H2Channel) -> str:
+        """Take what the agent sends. Returns why that has ended."""
+        try:
+            async with await open_call(channel, FETCH, metadata=METADATA, max_message_bytes=RESPONSE_BYTES) as call:
+                await call.send(b"")
+                await call.done_sending()
+                async for message in call:
+                    self._take(read_response(message))
+            return f"{self._address} ended the stream"
+        except StatusError as error:
+            if error.grpc_status == GrpcStatus.PERMISSION_DENIED:
+                return f"{self._address} has no identity for this workload ({error}): register it"
+            return f"{self._address}: {error}"
+        except (ClientError, CertificateError) as error:
+            return f"{self._address}: {error}"
+
+    def _take(self, response: SvidResponse) -> None:
+        self._response = response
+        self._problem = ""
+        self._first.set()
+        self._changed()
+
+    def _failed(self, problem: str) -> None:
+        """What was delivered stays in use until it expires."""
+        if problem != self._problem:
+            logger.warning(
+                "no identity from the Workload API; trying again",
+                extra={"fields": {"problem": problem, "in_use": self._response is not None}},
+            )
+        self._problem = problem
