@@ -83,6 +83,8 @@ class Refusal(Exception):
         http_status: differs from the reason's only where a codec knows better (414, 417, 501, 505).
         rule: the binding that decided, for the access log and the audit trail; never sent to the caller.
         audits: the audit bindings that matched the call, for the audit trail; never sent to the caller.
+        conditions: the conditions on address and headers that made the difference, each with its binding, for the audit
+            trail; never sent to the caller.
         closes_connection: further requests on the connection would be refused too: the caller is asked to reconnect.
     """
 
@@ -97,6 +99,7 @@ class Refusal(Exception):
         http_status: int | None = None,
         rule: str | None = None,
         audits: tuple[str, ...] = (),
+        conditions: tuple[str, ...] = (),
         closes_connection: bool = False,
     ) -> None:
         super().__init__(message)
@@ -109,4 +112,5 @@ class Refusal(Exception):
         self.grpc_status = reason.grpc_status
         self.rule = rule
         self.audits = audits
+        self.conditions = conditions
         self.closes_connection = closes_connection

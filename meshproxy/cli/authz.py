@@ -46,6 +46,18 @@ def command() -> None:
 @click.option("--claims", metavar="JSON", help='The token\'s claims, such as \'{"groups": ["finance"]}\'.')
 @click.option("--iam-role", metavar="ARN", help="The AWS IAM role in the token.")
 @click.option(
+    "--address",
+    metavar="IP",
+    help="The address that the call comes from.  [default: not known, so conditions on it cannot be evaluated]",
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="A header of the call; may be repeated.",
+)
+@click.option(
     "--verb",
     required=True,
     type=click.Choice(get_args(VerbWord)),
@@ -79,6 +91,8 @@ def check(
     issuer: str | None,
     claims: str | None,
     iam_role: str | None,
+    address: str | None,
+    headers: tuple[str, ...],
     verb: str,
     models: tuple[str, ...],
     version: str | None,
@@ -123,11 +137,30 @@ def check(
     caller = Caller(_workload(documents, spiffe_id), token)
     call = Call(Verb(verb), tuple(ModelRef(name, version, label, signature) for name in models))
     policy = compile_policy(documents.roles, documents.bindings, documents.mesh.spec.trust_domain)
-    explanation = explain(policy, caller, call)
+    explanation = explain(policy, caller, call, _remote(address), tuple(map(_header, headers)))
     print_explanation = _print_json if output == "json" else _print_text
     print_explanation(explanation, caller, describe(call))
     if isinstance(explanation.decision, Refusal):
         sys.exit(FOUND)
+
+
+def _remote(address: str | None) -> str:
+    """The other end of a connection from this address; empty if it is not known."""
+    from meshproxy.config.ip_blocks import address_of
+
+    if address is None:
+        return ""
+    remote = f"[{address}]:0" if ":" in address else f"{address}:0"
+    if address_of(remote) is None:
+        raise click.BadParameter(f"{address!r} is not an IP address", param_hint="--address")
+    return remote
+
+
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise click.BadParameter(f"expected NAME:VALUE, got {text!r}", param_hint="--header")
+    return name.strip().lower().encode(), value.strip().encode()
 
 
 def _token(documents: Documents, issuer: str | None, claims: str | None, iam_role: str | None) -> Token | None:
@@ -197,6 +230,8 @@ def _print_text(explanation: Explanation, caller: Caller, what: str) -> None:
     click.echo(f"caller {caller}")
     if decision.audits:
         click.echo(f"audit  {', '.join(decision.audits)}")
+    for condition in decision.conditions:
+        click.echo(f"when   {condition}")
     for step in explanation.steps:
         click.echo()
         click.echo(f"{'*' if step.applies else ' '} {step.action} {step.binding} (role {step.role})")
@@ -217,6 +252,7 @@ def _print_json(explanation: Explanation, caller: Caller, what: str) -> None:
         "decision": "DENY" if denied else "ALLOW",
         "rule": decision.rule,
         "audits": list(decision.audits),
+        "conditions": list(decision.conditions),
         "reason": decision.reason.label if isinstance(decision, Refusal) else None,
         "message": decision.message if isinstance(decision, Refusal) else None,
         "caller": str(caller),

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from meshproxy.codec.limits import Count as Count
 from meshproxy.codec.limits import Rate as Rate
 from meshproxy.codec.limits import Size as Size
-from meshproxy.config import addresses, values
+from meshproxy.config import addresses, ip_blocks, values
 from meshproxy.config.globs import is_literal
 from meshproxy.config.values import Address
 
@@ -68,6 +68,8 @@ Port = Annotated[int, Meta(extra={"read": values.read_port, "words": "port"})]
 HostName = Annotated[str, Meta(extra={"read": values.read_host_name, "words": "host name"})]
 DnsName = Annotated[str, Meta(extra={"read": values.read_dns_name, "words": "DNS name"})]
 HeaderName = Annotated[str, Meta(extra={"read": values.read_header_name, "words": "header name"})]
+ConditionHeader = Annotated[str, Meta(extra={"read": values.read_condition_header, "words": "header name"})]
+IpBlock = Annotated[str, Meta(extra={"read": ip_blocks.read_ip_block, "words": "IP address or block"})]
 HttpStatus = Annotated[int, Meta(extra={"read": values.read_http_status, "words": "status from 400 to 599"})]
 Version = Annotated[str, Meta(extra={"read": values.read_version, "words": "whole number or text"})]
 
@@ -129,9 +131,31 @@ class TextMatch(Part, frozen=True):
     """true: there is one, whatever it says. false: there is none. Without this field there must be one."""
 
     def __post_init__(self) -> None:
-        fields = (self.exact, self.prefix, self.suffix, self.contains, self.regex, self.present)
-        if sum(field is not None for field in fields) != 1:
+        if self.text_fields() != 1:
             raise ValueError('expected one of "exact", "prefix", "suffix", "contains", "regex" and "present"')
+
+    def text_fields(self) -> int:
+        """How many of the fields are given."""
+        fields = (self.exact, self.prefix, self.suffix, self.contains, self.regex, self.present)
+        return sum(field is not None for field in fields)
+
+
+class ClaimPattern(TextMatch, frozen=True):
+    """What a claim must be like: exactly one of these fields. A claim that is a list matches if one of its items does;
+    of `scope` and `scp`, one of the words."""
+
+    all_of: Annotated[tuple[str | int | bool | TextMatch, ...], Meta(min_length=1)] | None = None
+    """The claim matches each of these: a list has them all."""
+    any_of: Annotated[tuple[str | int | bool | TextMatch, ...], Meta(min_length=1)] | None = None
+    """The claim matches one of these."""
+
+    def __post_init__(self) -> None:
+        if self.all_of and self.any_of:
+            raise ValueError('"allOf" and "anyOf" exclude each other')
+        if not self.all_of and not self.any_of:
+            TextMatch.__post_init__(self)
+        elif self.text_fields():
+            raise ValueError('"allOf" and "anyOf" stand alone: write the other fields into their items')
 
 
 class WorkloadSubject(Part, frozen=True):
@@ -171,13 +195,13 @@ class TokenSubject(Part, frozen=True):
 
     issuer: Name
     """The name of an issuer in the MeshConfig."""
-    claims: Mapping[str, str | int | bool] = {}
-    """Every claim named must be in the token: equal to the value, or a list that holds it. Text, numbers and booleans
-    are never equal to each other. `scope` and `scp` are words separated by spaces: all words of the value must be among
-    them. A name resolves at the longest claim that exists, and dots select members below it (`realm_access.roles`,
-    `kubernetes.io.namespace`). A claim that cannot be compared (another type, a path that continues below a value, a
-    path that could be read in two ways) never allows, and counts as a match for `deny` and `audit`. To match any of
-    several values, write one subject for each."""
+    claims: Mapping[str, str | int | bool | ClaimPattern] = {}
+    """Every claim named must be in the token: equal to the value, or a list that holds it, or as a mapping says
+    (`{prefix: team-}`, `{anyOf: [a, b]}`). Text, numbers and booleans are never equal to each other. `scope` and `scp`
+    are words separated by spaces: all words of the value must be among them. A name resolves at the longest claim that
+    exists, and dots select members below it (`realm_access.roles`, `kubernetes.io.namespace`). A claim that cannot be
+    compared (another type, a path that continues below a value, a path that could be read in two ways) never allows,
+    and counts as a match for `deny` and `audit`."""
 
     def __post_init__(self) -> None:
         if "" in self.claims:
@@ -197,3 +221,26 @@ class Subject(Part, frozen=True):
     def __post_init__(self) -> None:
         if self.workload is None and self.token is None and self.iam_role is None:
             raise ValueError('expected "workload", "token" or "iamRole"')
+
+
+class BindingSubject(Subject, frozen=True):
+    """A caller, and where and how it calls: everything that is named here must match."""
+
+    ip_blocks: Annotated[tuple[IpBlock, ...], Meta(min_length=1)] | None = None
+    """The address that the connection comes from is in one of these blocks: `10.0.0.0/8`, `fd00::/8`, or a single
+    address. It is the peer's address of the TCP connection, so behind a load balancer that does not preserve it, the
+    balancer's; `x-forwarded-for` is not looked at. IPv4-mapped addresses (`::ffff:10.0.0.1`) are IPv4 addresses."""
+    not_ip_blocks: Annotated[tuple[IpBlock, ...], Meta(min_length=1)] | None = None
+    """The address is in none of these."""
+    headers: Mapping[ConditionHeader, Text | TextMatch] = {}
+    """What each header must be: exactly this text, or what a mapping says (`prefix`, `suffix`, `contains`, `regex`,
+    `present`). A header that occurs more than once matches nothing but `present`, and counts as a match for `deny` and
+    `audit`. Callers choose their headers: a condition on one restricts only callers who are trusted to send it as it
+    is, such as a gateway that sets it. In names `_` and `.` are not taken for `-`, but a header that is spelled so
+    counts as one that cannot be evaluated."""
+
+    def __post_init__(self) -> None:
+        if self.ip_blocks or self.not_ip_blocks or self.headers:
+            return
+        if self.workload is None and self.token is None and self.iam_role is None:
+            raise ValueError('expected "workload", "token", "iamRole", "ipBlocks", "notIpBlocks" or "headers"')

@@ -20,6 +20,8 @@ from meshproxy.config.fields import (
     AccessLog,
     Action,
     Algorithm,
+    BindingSubject,
+    ClaimPattern,
     Count,
     Duration,
     DurationOrZero,
@@ -35,7 +37,6 @@ from meshproxy.config.fields import (
     Port,
     Size,
     SpiffeId,
-    Subject,
     Text,
     TlsVersion,
     TrustDomain,
@@ -96,9 +97,10 @@ class Issuer(Part, frozen=True):
     audiences: tuple[Text, ...] = ()
     """A token must have one of these as an `aud`. Left out: tokens of this issuer have no `aud` (Amazon Cognito and
     others), those that have one are refused, and `requiredClaims` says which tokens are for this mesh."""
-    required_claims: Mapping[str, str | int | bool] = {}
+    required_claims: Mapping[str, str | int | bool | ClaimPattern] = {}
     """Claims that every token of this issuer must have, compared as in a ModelRoleBinding, such as
-    `{client_id: 4f5rg, token_use: access}` or `{scope: models/predict}`. Required without `audiences`."""
+    `{client_id: {anyOf: [4f5rg, 7h2k]}, token_use: access}` or `{scope: models/predict}`. Required without
+    `audiences`."""
     subject_fallback: Text | None = None
     """The claim that names the subject of tokens without `sub`, such as `client_id`: in logs, for rate limits by caller
     and in forwarded headers. Choose one whose values no `sub` can have. Left out: tokens without `sub` are refused."""
@@ -128,6 +130,10 @@ class Issuer(Part, frozen=True):
                 'expected "audiences", or "requiredClaims" for an issuer whose tokens have no "aud": without either,'
                 " tokens that were issued for others would be accepted"
             )
+        if not self.audiences and all(
+            isinstance(wanted, ClaimPattern) and wanted.present is not None for wanted in self.required_claims.values()
+        ):
+            raise ValueError('"requiredClaims": whether a claim is present does not tell what a token is for')
         for name in self.required_claims:
             if name in ("", "iss", "aud", "exp", "nbf", "iat"):
                 what = 'write audiences into "audiences"' if name == "aud" else "this name says nothing about that"
@@ -307,7 +313,7 @@ class BindingSpec(Part, frozen=True):
 
     role: Name
     """The name of a ModelRole."""
-    subjects: Annotated[tuple[Subject, ...], Meta(min_length=1)]
+    subjects: Annotated[tuple[BindingSubject, ...], Meta(min_length=1)]
     """The binding applies to callers that match one of these. A subject matches only what it names: a caller can leave
     the token out and so escape a denial that names a token, so do not allow such callers in the first place."""
     action: Action = "allow"

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meshproxy.codec.headers import FRAMING
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -52,8 +54,8 @@ class Address:
 def shown(value: object, limit: int = 60) -> str:
     """A value as it may stand in a message: quoted, on one line, cut to about `limit` characters."""
     if isinstance(value, str):
-        text = ascii(value[:limit])
-        return f'"{text[1:-1]}"' + ("..." if len(value) > limit else "")
+        text = ascii(value[:limit])[1:-1]
+        return f'"{text[: 2 * limit]}"' + ("..." if len(value) > limit or len(text) > 2 * limit else "")
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -187,6 +189,17 @@ def read_header_name(value: object) -> str:
     if isinstance(value, str) and _HEADER_NAME.fullmatch(value):
         return value
     raise ValueError(f"expected a header name in lower case, got {shown(value)}")
+
+
+def read_condition_header(value: object) -> str:
+    """The name of a header on which access may depend: one that is left of a request when it has been read."""
+    name = read_header_name(value)
+    if name == "authorization":
+        raise ValueError('"authorization" is not compared: name what the token must be like under "token"')
+    is_ours = name.startswith("x-meshproxy-") or name == "x-forwarded-client-cert"
+    if is_ours or name == "traceparent" or name.encode() in FRAMING:
+        raise ValueError(f"{shown(name)} says nothing about the caller, and is no header of a request that was read")
+    return name
 
 
 def read_version(value: object) -> str:

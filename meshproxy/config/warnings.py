@@ -84,6 +84,16 @@ def _effect(each: Placed) -> str:
     return "; what cannot be evaluated never matches"
 
 
+def _compared(wanted: Node) -> Iterator[object]:
+    """The values that a claim is compared with."""
+    if not isinstance(wanted.value, dict):
+        yield wanted.value
+        return
+    for word, node in wanted.value.items():
+        for each in items(node) if word in ("allOf", "anyOf") else [node] if word != "present" else []:
+            yield from _compared(each)
+
+
 def _about(name: str, wanted: Node, named: dict[str, str]) -> Iterator[str]:
     """What is wrong with one claim of a subject.
 
@@ -97,12 +107,12 @@ def _about(name: str, wanted: Node, named: dict[str, str]) -> Iterator[str]:
         yield "a part of the name between dots is empty"
     if any(character in name for character in _FOREIGN):
         yield "the name is compared as it is written: brackets, $ and backslashes have no meaning in it"
-    value = wanted.value
-    if (name in _TEXTS and not isinstance(value, str)) or (name in _NUMBERS and type(value) is not int):
-        kind = "text" if name in _TEXTS else "a number"
-        yield f"{shown(name)} is {kind} in tokens, and {shown(value)} is not: they are never equal"
-    if name in _SCOPES and isinstance(value, str) and len(value.split()) != 1:
-        yield "a scope is one word: of several, a token must have all"
+    for value in _compared(wanted):
+        if (name in _TEXTS and not isinstance(value, str)) or (name in _NUMBERS and type(value) is not int):
+            kind = "text" if name in _TEXTS else "a number"
+            yield f"{shown(name)} is {kind} in tokens, and {shown(value)} is not: they are never equal"
+        if name in _SCOPES and isinstance(value, str) and len(value.split()) != 1:
+            yield "a scope is one word: of several, a token must have all"
     for other, place in named.items():
         longer, shorter = (name, other) if len(name) > len(other) else (other, name)
         if longer.startswith(f"{shorter}."):

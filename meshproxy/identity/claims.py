@@ -1,4 +1,4 @@
-"""Compares a claim of a token with the value that a document names: yes, no, or unclear.
+"""Compares a claim of a token with what a document demands of it: yes, no, or unclear.
 
 The name of a claim may hold dots, slashes and colons (`kubernetes.io`, `https://corp.example/groups`), and the same
 dots select members of objects (`realm_access.roles`). A path therefore resolves at the longest name that exists, at
@@ -10,11 +10,16 @@ denies.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, IntEnum
 
-Value = str | int | bool
-"""What documents compare claims with."""
+from meshproxy.config import fields
+from meshproxy.config.text_match import compile_text
+
+Wanted = str | int | bool | fields.TextMatch
+"""What documents compare claims with: a value, or what it must be like (`fields.ClaimPattern` among them)."""
+Compare = Callable[[object], "ClaimMatch"]
+"""Of a single value in a token."""
 
 SCOPE_CLAIMS = frozenset({"scope", "scp"})
 """One text of words, separated by spaces (RFC 8693 section 4.2, RFC 9068 section 2.2.3; `scp`: Azure), or a list of
@@ -39,18 +44,40 @@ class _Reached(Enum):
     BLOCKED = "the path goes on below something that is not an object"
 
 
-def match_claim(claims: Mapping[str, object], path: str, wanted: Value) -> ClaimMatch:
-    """Whether the claim at `path` equals `wanted`, or is a list that holds it.
+def match_claim(claims: Mapping[str, object], path: str, wanted: Wanted) -> ClaimMatch:
+    """Whether the claim at `path` is what is wanted, or is a list of which an item is.
 
     Text, numbers and booleans are never equal to each other. Of `scope` and `scp`, all words of `wanted` must be there.
-    An absent claim, or a null, has no value: that is `NO`.
+    An absent claim, or a null, has no value: that is `NO`, unless absence is what is wanted.
     """
+    if isinstance(wanted, fields.ClaimPattern) and wanted.all_of:
+        return min(match_claim(claims, path, each) for each in wanted.all_of)
+    if isinstance(wanted, fields.ClaimPattern) and wanted.any_of:
+        return max(match_claim(claims, path, each) for each in wanted.any_of)
+    if isinstance(wanted, fields.TextMatch) and wanted.present is not None:
+        return _match_presence(claims, path, wanted.present)
     if path in SCOPE_CLAIMS:
         return _match_scope(claims.get(path), wanted)
-    readings = [_compare(value, wanted) for value in _readings(claims, path)]
+    compare = _comparison(wanted)
+    return _resolve([_compare(value, compare) for value in _readings(claims, path)])
+
+
+def _resolve(readings: list[ClaimMatch]) -> ClaimMatch:
+    """Of all readings of a path the first decides, and another one is not overlooked."""
     if readings[0] is ClaimMatch.YES:
         return ClaimMatch.YES
     return min(max(readings), ClaimMatch.UNCLEAR)
+
+
+def _match_presence(claims: Mapping[str, object], path: str, is_wanted: bool) -> ClaimMatch:
+    present = _resolve([_is_there(value) for value in _readings(claims, path)])
+    return present if is_wanted else ClaimMatch(ClaimMatch.YES - present)
+
+
+def _is_there(value: object) -> ClaimMatch:
+    if value is _Reached.NOTHING:
+        return ClaimMatch.NO
+    return ClaimMatch.UNCLEAR if value is _Reached.BLOCKED else ClaimMatch.YES
 
 
 def find_text(claims: Mapping[str, object], path: str) -> str | None:
@@ -84,36 +111,50 @@ def _readings(members: Mapping[str, object], path: str) -> Iterator[object]:
         yield _Reached.NOTHING
 
 
-def _compare(found: object, wanted: Value) -> ClaimMatch:
+def _compare(found: object, compare: Compare) -> ClaimMatch:
     if found is _Reached.NOTHING:
         return ClaimMatch.NO
     if not isinstance(found, list | tuple):
-        return _compare_one(found, wanted)
-    results = [_compare_one(item, wanted) for item in found if item is not None]
+        return compare(found)
+    results = [compare(item) for item in found if item is not None]
     return max(results, default=ClaimMatch.NO)
 
 
-def _compare_one(found: object, wanted: Value) -> ClaimMatch:
-    # True == 1 == 1.0 in Python; in a token they are three different things.
-    if type(found) is not type(wanted):
-        return ClaimMatch.UNCLEAR
-    return ClaimMatch.YES if found == wanted else ClaimMatch.NO
+def _comparison(wanted: Wanted) -> Compare:
+    """How a single value is compared. True == 1 == 1.0 in Python; in a token they are three different things."""
+    if not isinstance(wanted, fields.TextMatch):
+        kind = type(wanted)
+        return lambda found: _answer(found == wanted) if type(found) is kind else ClaimMatch.UNCLEAR
+    fits = compile_text(wanted)
+    return lambda found: _answer(fits(found)) if isinstance(found, str) else ClaimMatch.UNCLEAR
 
 
-def _match_scope(found: object, wanted: Value) -> ClaimMatch:
+def _answer(fits: bool) -> ClaimMatch:
+    return ClaimMatch.YES if fits else ClaimMatch.NO
+
+
+def _match_scope(found: object, wanted: Wanted) -> ClaimMatch:
     if found is None:
         return ClaimMatch.NO
     items = [found] if isinstance(found, str) else found
-    if not isinstance(wanted, str) or not isinstance(items, list | tuple):
+    if not isinstance(wanted, str | fields.TextMatch) or not isinstance(items, list | tuple):
         return ClaimMatch.UNCLEAR
     if not all(isinstance(item, str) for item in items):
-        return max(_compare(items, wanted), ClaimMatch.UNCLEAR)
-    asked = set(wanted.split())
-    if not asked:
+        return max(_compare(items, _comparison(wanted)), ClaimMatch.UNCLEAR)
+    has = _scope_test(wanted)
+    if has is None:
         return ClaimMatch.UNCLEAR
-    words = set(found.split(" ")) if isinstance(found, str) else set(items)
-    if asked <= words:
+    if has({word for word in found.split(" ") if word} if isinstance(found, str) else set(items)):
         return ClaimMatch.YES
     # Some issuers separate with commas, or put several words into one item of a list.
-    loose = {word for item in items for word in _LOOSE_SEPARATOR.split(item)}
-    return ClaimMatch.UNCLEAR if asked <= loose else ClaimMatch.NO
+    loose = {word for item in items for word in _LOOSE_SEPARATOR.split(item) if word}
+    return ClaimMatch.UNCLEAR if has(loose) else ClaimMatch.NO
+
+
+def _scope_test(wanted: str | fields.TextMatch) -> Callable[[set[str]], bool] | None:
+    """Whether the words of a scope are what is wanted; None if nothing is."""
+    if isinstance(wanted, fields.TextMatch):
+        fits = compile_text(wanted)
+        return lambda words: any(map(fits, words))
+    asked = set(wanted.split())
+    return asked.issubset if asked else None

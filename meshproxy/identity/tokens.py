@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from meshproxy.identity.caller import Token
-from meshproxy.identity.claims import ClaimMatch, Value, find_text, match_claim
+from meshproxy.identity.claims import ClaimMatch, Wanted, find_text, match_claim
 from meshproxy.identity.iam import iam_role, is_sts_issuer
 from meshproxy.identity.jose import decode_base64url, load_object, memory_bytes
 from meshproxy.identity.jwk import KID_CHARACTERS, Key
@@ -75,8 +75,8 @@ class Issuer:
     """Seconds that its clock and ours may differ."""
     max_lifetime: float = 86_400.0
     """The longest from `iat` to `exp`, in seconds."""
-    required_claims: tuple[tuple[str, Value], ...] = ()
-    """Claims that every token must have, with their values."""
+    required_claims: tuple[tuple[str, Wanted], ...] = ()
+    """Claims that every token must have, and what they must be."""
     subject_fallback: str | None = None
     """The claim that names the subject of a token without `sub`."""
     is_sts: bool = field(init=False)

@@ -7,6 +7,7 @@ from functools import cache
 
 from meshproxy.config import fields, schema
 from meshproxy.inference.call import Verb
+from meshproxy.policy.conditions import Conditions
 from meshproxy.policy.decide import Policy
 from meshproxy.policy.rules import Binding, Rule, Subject
 
@@ -71,4 +72,11 @@ def compile_subject(subject: fields.Subject, trust_domain: str) -> Subject:
         issuer=subject.token.issuer if subject.token else None,
         claims=tuple(subject.token.claims.items()) if subject.token else (),
         iam_role=subject.iam_role,
+        conditions=_compile_conditions(subject) if isinstance(subject, fields.BindingSubject) else None,
     )
+
+
+def _compile_conditions(subject: fields.BindingSubject) -> Conditions | None:
+    if subject.ip_blocks is None and subject.not_ip_blocks is None and not subject.headers:
+        return None
+    return Conditions(subject.ip_blocks or (), subject.not_ip_blocks or (), subject.headers)

@@ -3,21 +3,29 @@
 Deny beats allow; audit never decides; what nothing allows is denied. Every model that a call names must be allowed, and
 one that is denied denies the call. What cannot be evaluated (`SubjectMatch.UNDETERMINED`) never allows and does deny.
 A decision depends only on the caller's SPIFFE id, its token and the call, so it is cached by them: whether certificate
-and token are still valid is checked elsewhere, before.
+and token are still valid is checked elsewhere, before. Where subjects that matter to these have conditions, the cache
+has what the conditions are about (`_Asks`) instead, and decisions by that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
 
 from meshproxy.config.globs import compile_glob, is_literal
+from meshproxy.config.ip_blocks import address_of
 from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.policy.conditions import spelled
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Reason, Refusal
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers
+    from meshproxy.config.ip_blocks import Address
 
 NO_ROLES = "no-roles"
 DEFAULT_DENY = "default-deny"
@@ -29,10 +37,15 @@ MEMO_BYTES = 16_777_216
 decisions about one."""
 MEMO_ENTRY_BYTES = 500
 """What one takes, without the names in it."""
+MEMO_PART_BYTES = 200
+"""What a header in the key of one takes, or a condition that it names, without their texts."""
 MEMO_MODELS = 8
 MEMO_TEXT = 512
-"""Names come from callers, who may send long ones and many: a call with more models, or longer names together, is not
-cached."""
+"""Names and headers come from callers, who may send long ones and many: a call with more models, or longer names
+together, is not cached, nor one with longer headers that a condition is about."""
+MOST_TOLD = 8
+"""Conditions that a decision names."""
+_HOLDS = {True: "", None: " (cannot be evaluated)", False: " (does not hold)"}
 
 RuleMatches: TypeAlias = dict[int, RuleMatch]
 """Roles (by index) that match one model of a call, with the best match of their rules."""
@@ -47,6 +60,8 @@ class Permit:
     ones. `no-roles` if there is no role at all; empty where no policy applies."""
     audits: tuple[str, ...] = ()
     """The audit bindings that matched."""
+    conditions: tuple[str, ...] = ()
+    """Which conditions of bindings were met (see `Refusal.conditions`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +72,33 @@ class _Denial:
     message: str
     rule: str
     audits: tuple[str, ...]
+    conditions: tuple[str, ...] = ()
 
     def refusal(self) -> Refusal:
         challenge = CHALLENGE if self.reason is Reason.UNAUTHENTICATED else None
-        return Refusal(self.reason, self.message, challenge=challenge, rule=self.rule, audits=self.audits)
+        return Refusal(
+            self.reason,
+            self.message,
+            challenge=challenge,
+            rule=self.rule,
+            audits=self.audits,
+            conditions=self.conditions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What of a request the conditions of some subjects are about."""
+
+    is_about_address: bool
+    headers: frozenset[bytes]
+    """Their names, `spelled`."""
+
+    def facts(self, remote: str, headers: Headers | None) -> tuple[Address | None, Headers | None]:
+        """The part of a request that decides: requests that are equal in it are decided alike."""
+        if headers is not None:
+            headers = tuple([field for field in headers if spelled(field[0]) in self.headers])
+        return address_of(remote) if self.is_about_address else None, headers
 
 
 class Policy:
@@ -74,9 +112,12 @@ class Policy:
         """
         self.roles = tuple((name, tuple(rules)) for name, rules in roles)
         self.bindings = tuple(bindings)
-        self._memo: dict[object, Permit | _Denial] = {}
+        self._memo: dict[object, Permit | _Denial | _Asks] = {}
         self._memo_tokens: set[Token] = set()
         self._memo_bytes = 0
+        self._has_conditions = any(
+            subject.conditions is not None for binding in self.bindings for subject in binding.subjects
+        )
         # Rules by what they are found by: a name, or a glob. Each different glob is matched once for a name.
         self._by_name: dict[str, list[tuple[int, Rule]]] = {}
         by_glob: dict[str, list[tuple[int, Rule]]] = {}
@@ -99,8 +140,12 @@ class Policy:
                 self._by_role[binding.role].append(entry)
                 self._by_workload.setdefault(_named_workloads(subject), []).append(entry)
 
-    def decide(self, caller: Caller, call: Call) -> Permit:
+    def decide(self, caller: Caller, call: Call, remote: str = "", headers: Headers | None = None) -> Permit:
         """A permit for the call.
+
+        Args:
+            remote: `HOST:PORT` of the peer's end of the connection; empty if it is not known.
+            headers: of the request, names in lower case; None if they are not known.
 
         Raises:
             Refusal: `UNAUTHENTICATED`, with a challenge, if no token was sent and one could have made the difference;
@@ -127,19 +172,31 @@ class Policy:
             key = (spiffe_id, caller.token, call)
         decision = self._memo.get(key)
         if decision is None:
-            decision = self._decide(caller, call)
+            decision = self._asks(caller, call) or self._decide(caller, call, None, None)
             self._remember(key, caller.token, models, decision)
         if isinstance(decision, Permit):
             return decision
+        if isinstance(decision, _Asks):
+            decision = self._decide_asked(decision, key, caller, call, remote, headers)
+            if isinstance(decision, Permit):
+                return decision
         raise decision.refusal()
 
     def _remember(
-        self, key: object, token: Token | None, models: tuple[ModelRef, ...], decision: Permit | _Denial
+        self,
+        key: object,
+        token: Token | None,
+        models: tuple[ModelRef, ...],
+        decision: Permit | _Denial | _Asks,
+        headers: Headers = (),
     ) -> None:
-        text = _text(models)
+        text = _text(models) + sum([len(name) + len(value) for name, value in headers])
         if len(models) > MEMO_MODELS or text > MEMO_TEXT:
             return
         size = MEMO_ENTRY_BYTES + 3 * text  # in the key, in the message of a denial, and two bytes for a character
+        size += MEMO_PART_BYTES * len(headers)
+        if not isinstance(decision, _Asks):
+            size += sum([MEMO_PART_BYTES + len(condition) for condition in decision.conditions])
         if token is not None and token not in self._memo_tokens:
             size += token.size
         if self._memo_bytes + size > MEMO_BYTES:
@@ -151,15 +208,72 @@ class Policy:
         self._memo_bytes += size
         self._memo[key] = decision
 
-    def _decide(self, caller: Caller, call: Call) -> Permit | _Denial:
+    def _asks(self, caller: Caller, call: Call) -> _Asks | None:
+        """What the decision depends on beside caller and call; None for nothing."""
+        if not self._has_conditions:
+            return None
+        roles = {role for _, rule_matches in self._parts(call) for role in rule_matches}
+        conditions = [
+            subject.conditions
+            for _, subject in self._subjects_about(caller, roles)
+            if subject.conditions is not None and subject.match_caller(caller) is not SubjectMatch.NO
+        ]
+        if not conditions:
+            return None
+        return _Asks(
+            any(each.has_blocks for each in conditions),
+            frozenset(name for each in conditions for name in each.header_names),
+        )
+
+    def _decide_asked(
+        self, asks: _Asks, key: object, caller: Caller, call: Call, remote: str, headers: Headers | None
+    ) -> Permit | _Denial:
+        address, headers = asks.facts(remote, headers)
+        key = (key, address, headers)
+        decision = self._memo.get(key)
+        if decision is None:
+            decision = self._decide(caller, call, address, headers)
+            told = islice(self._tell(decision, caller, call, address, headers), MOST_TOLD)
+            decision = replace(decision, conditions=tuple(dict.fromkeys(told)))
+            self._remember(key, caller.token, call.models, decision, headers or ())
+        assert not isinstance(decision, _Asks)
+        return decision
+
+    def _tell(
+        self,
+        decision: Permit | _Denial,
+        caller: Caller,
+        call: Call,
+        address: Address | None,
+        headers: Headers | None,
+    ) -> Iterator[str]:
+        """The conditions that made the difference: of bindings that decided or audited, or those that kept bindings
+        from allowing what was denied since nothing allowed it."""
+        named = {*decision.rule.split(SEVERAL), *decision.audits}
+        roles = {role for _, rule_matches in self._parts(call) for role in rule_matches}
+        for binding, subject in sorted(self._subjects_about(caller, roles), key=lambda entry: entry[0].index):
+            if subject.conditions is None or subject.match_caller(caller) < SubjectMatch.UNDETERMINED:
+                continue
+            holds = subject.conditions.match(address, headers)
+            if binding.name in named:
+                is_told = holds if binding.action == "allow" else holds is not False
+            else:
+                is_told = decision.rule == DEFAULT_DENY and binding.action == "allow"
+            if is_told:
+                yield f"{binding.name}: {subject.conditions.words}{_HOLDS[holds]}"
+
+    def _parts(self, call: Call) -> list[tuple[ModelRef | None, RuleMatches]]:
+        """The roles that match each model of a call, or the server as a whole."""
+        if call.models:
+            return [(model, self._rule_matches(call.verb, model)) for model in call.models]
+        return [(None, self._server_wide[call.verb])]
+
+    def _decide(self, caller: Caller, call: Call, address: Address | None, headers: Headers | None) -> Permit | _Denial:
         if not self.roles and not call.verb.is_admin:
             return Permit(NO_ROLES)
-        parts: list[tuple[ModelRef | None, RuleMatches]]
-        if call.models:
-            parts = [(model, self._rule_matches(call.verb, model)) for model in call.models]
-        else:
-            parts = [(None, self._server_wide[call.verb])]
-        matches = self._matches(caller, {role for _, rule_matches in parts for role in rule_matches})
+        parts = self._parts(call)
+        roles = {role for _, rule_matches in parts for role in rule_matches}
+        matches = self._matches(caller, roles, address, headers)
         fitting = sorted(
             (binding for binding, found in matches.items() if found >= SubjectMatch.UNDETERMINED), key=_place
         )
@@ -198,20 +312,27 @@ class Policy:
                     rule_matches[role] = rule_match
         return rule_matches
 
-    def _matches(self, caller: Caller, roles: Collection[int]) -> Mapping[Binding, SubjectMatch]:
+    def _matches(
+        self, caller: Caller, roles: Collection[int], address: Address | None, headers: Headers | None
+    ) -> Mapping[Binding, SubjectMatch]:
         """The bindings to one of the roles whose subjects match the caller, or would with a token."""
+        matches: dict[Binding, SubjectMatch] = {}
+        for binding, subject in self._subjects_about(caller, roles):
+            match = subject.match(caller, address, headers)
+            if match > matches.get(binding, SubjectMatch.NO):
+                matches[binding] = match
+        return matches
+
+    def _subjects_about(self, caller: Caller, roles: Collection[int]) -> Iterator[tuple[Binding, Subject]]:
+        """Subjects that may be about the workload of the caller, of the bindings to one of the roles."""
         found: list[Sequence[tuple[Binding, Subject]]]
         found = [self._by_workload.get(named, ()) for named in _names_of(caller.workload)]
         if sum(map(len, found)) > sum(len(self._by_role[role]) for role in roles):
             found = [self._by_role[role] for role in roles]
-        matches: dict[Binding, SubjectMatch] = {}
         for entries in found:
-            for binding, subject in entries:
-                if binding.role in roles:
-                    match = subject.match(caller)
-                    if match > matches.get(binding, SubjectMatch.NO):
-                        matches[binding] = match
-        return matches
+            for entry in entries:
+                if entry[0].role in roles:
+                    yield entry
 
 
 def _named_workloads(subject: Subject) -> object:

@@ -6,15 +6,23 @@ For people, so it examines everything and caches nothing. The decision itself co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from meshproxy.config.globs import compile_glob
+from meshproxy.config.ip_blocks import address_of
 from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller
 from meshproxy.identity.claims import ClaimMatch, match_claim
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.policy.conditions import in_words
 from meshproxy.policy.decide import Permit, Policy
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Refusal
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers
+    from meshproxy.config.ip_blocks import Address
+    from meshproxy.identity.caller import Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +49,29 @@ class Explanation:
     """One for each binding, in the order of documents."""
 
 
-def explain(policy: Policy, caller: Caller, call: Call) -> Explanation:
-    """The decision and the part of every binding. Raises nothing: a refusal is a decision."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    caller: Caller
+    call: Call
+    address: Address | None
+    headers: Headers | None
+
+    def match(self, subject: Subject) -> SubjectMatch:
+        return subject.match(self.caller, self.address, self.headers)
+
+
+def explain(
+    policy: Policy, caller: Caller, call: Call, remote: str = "", headers: Headers | None = None
+) -> Explanation:
+    """The decision and the part of every binding. Raises nothing: a refusal is a decision. Arguments: see
+    `Policy.decide`."""
     decision: Permit | Refusal
     try:
-        decision = policy.decide(caller, call)
+        decision = policy.decide(caller, call, remote, headers)
     except Refusal as refusal:
         decision = refusal
-    return Explanation(decision, tuple(_step(policy, binding, caller, call) for binding in policy.bindings))
+    request = _Request(caller, call, address_of(remote), headers)
+    return Explanation(decision, tuple(_step(policy, binding, request) for binding in policy.bindings))
 
 
 def describe(call: Call) -> str:
@@ -57,14 +80,15 @@ def describe(call: Call) -> str:
     return f"{call.verb.value} on {models or 'the server as a whole'}"
 
 
-def _step(policy: Policy, binding: Binding, caller: Caller, call: Call) -> Step:
+def _step(policy: Policy, binding: Binding, request: _Request) -> Step:
+    call = request.call
     role, rules = policy.roles[binding.role]
-    matches = [subject.match(caller) for subject in binding.subjects]
+    matches = [request.match(subject) for subject in binding.subjects]
     if SubjectMatch.YES in matches:
         about_caller = [f"subjects[{matches.index(SubjectMatch.YES)}] matches"]
     else:
         about_caller = [
-            f"subjects[{place}]: {_why_not(each, caller, binding.action)}"
+            f"subjects[{place}]: {_why_not(each, request, binding.action)}"
             for place, each in enumerate(binding.subjects)
         ]
     parts: list[ModelRef | None] = [*call.models] if call.models else [None]
@@ -111,9 +135,7 @@ def _about(rule_match: RuleMatch, rule: Rule | None, action: str, verb: Verb, mo
         ]
         names = " and no ".join(name for name, wanted, given in asked if wanted and given is None)
         undetermined = f"covers certain ones only, and the call names no {names}"
-    return f"rules[{rule.index}] {undetermined}" + (
-        "" if action == "allow" else f", which counts as a match for {action}"
-    )
+    return f"rules[{rule.index}] {undetermined}" + _counts(action)
 
 
 def _told(model: ModelRef | None) -> str:
@@ -138,22 +160,46 @@ def _workloads(subject: Subject) -> str:
     return f"{account} of {namespace} in {subject.trust_domain}"
 
 
-def _why_not(subject: Subject, caller: Caller, action: str) -> str:
-    workload, token = caller.workload, caller.token
+def _why_not(subject: Subject, request: _Request, action: str) -> str:
+    workload, token = request.caller.workload, request.caller.token
     if not subject.matches_workload(workload):
         return f"the workload is {workload.spiffe_id if workload else 'unknown'}, not {_workloads(subject)}"
-    if token is None:
+    holds = subject.conditions.match(request.address, request.headers) if subject.conditions is not None else True
+    if holds is False:
+        return f"the request does not meet the condition {_conditions(subject)}"
+    needs_token = subject.issuer is not None or subject.iam_role is not None
+    if needs_token and token is None:
         return "needs a token, and none was sent"
+    if needs_token and token is not None and (why_not := _why_not_token(subject, token, action)):
+        return why_not
+    return (
+        f"the condition {_conditions(subject)} cannot be evaluated: the address is not known, or a header occurs more "
+        "than once or in another spelling"
+    ) + _counts(action)
+
+
+def _why_not_token(subject: Subject, token: Token, action: str) -> str:
+    """Empty if it is the token that the subject names."""
     if subject.issuer is not None and token.issuer != subject.issuer:
         return f"the token is from {token.issuer}, not {subject.issuer}"
     if subject.iam_role is not None and token.iam_role != subject.iam_role:
         return f"the IAM role is {token.iam_role or 'unknown'}, not {subject.iam_role}"
     found = {name: match_claim(token.claims, name, wanted) for name, wanted in subject.claims}
-    missing = [f"{name}: {shown(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.NO]
+    missing = [f"{name}: {in_words(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.NO]
     if missing:
         return f"the token lacks the claim {', '.join(missing)}"
-    unclear = [f"{name}: {shown(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.UNCLEAR]
+    unclear = [f"{name}: {in_words(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.UNCLEAR]
+    if not unclear:
+        return ""
     return (
         f"the claim {', '.join(unclear)} cannot be evaluated: in this token the path leads to another type, to nothing "
         "below a value, or to two places"
-    ) + ("" if action == "allow" else f", which counts as a match for {action}")
+    ) + _counts(action)
+
+
+def _conditions(subject: Subject) -> str:
+    return subject.conditions.words if subject.conditions is not None else ""
+
+
+def _counts(action: str) -> str:
+    return "" if action == "allow" else f", which counts as a match for {action}"

@@ -6,11 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from meshproxy.config.globs import compile_glob
 from meshproxy.identity.caller import Caller, Token, Workload
-from meshproxy.identity.claims import ClaimMatch, match_claim
+from meshproxy.identity.claims import ClaimMatch, Wanted, match_claim
 from meshproxy.inference.call import ModelRef, Verb
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers
+    from meshproxy.config.ip_blocks import Address
+    from meshproxy.policy.conditions import Conditions
 
 SERVER_WIDE = "*"
 """The pattern that a rule must list literally to cover calls about the server as a whole."""
@@ -33,8 +39,8 @@ class SubjectMatch(IntEnum):
     NEEDS_TOKEN = 1
     """The workload matches, but the subject names a token and the caller has sent none."""
     UNDETERMINED = 2
-    """A claim of the token cannot be compared with the one that the subject names. Never enough to allow; denying and
-    auditing take it as a match."""
+    """A claim of the token, or a header or the address of the request, cannot be compared with what the subject names.
+    Never enough to allow; denying and auditing take it as a match."""
     YES = 3
 
 
@@ -43,6 +49,9 @@ _OF_CLAIMS = {
     ClaimMatch.UNCLEAR: SubjectMatch.UNDETERMINED,
     ClaimMatch.YES: SubjectMatch.YES,
 }
+
+
+_OF_CONDITIONS = {False: SubjectMatch.NO, None: SubjectMatch.UNDETERMINED, True: SubjectMatch.YES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +110,23 @@ class Subject:
     service_account: str | None
     """A name or a glob."""
     issuer: str | None
-    claims: tuple[tuple[str, str | int | bool], ...]
+    claims: tuple[tuple[str, Wanted], ...]
     iam_role: str | None
+    conditions: Conditions | None = None
+    """What it demands of the request itself."""
 
-    def match(self, caller: Caller) -> SubjectMatch:
-        """Whether it matches the caller."""
+    def match(self, caller: Caller, address: Address | None = None, headers: Headers | None = None) -> SubjectMatch:
+        """Whether it matches the caller and the request. `address` and `headers`: see `Conditions.match`."""
+        match = self.match_caller(caller)
+        if self.conditions is None or match is SubjectMatch.NO:
+            return match
+        condition = _OF_CONDITIONS[self.conditions.match(address, headers)]
+        if match is SubjectMatch.NEEDS_TOKEN and condition is SubjectMatch.UNDETERMINED:
+            return SubjectMatch.NO  # a token would not help
+        return min(match, condition)
+
+    def match_caller(self, caller: Caller) -> SubjectMatch:
+        """Whether it matches the caller, if its conditions hold."""
         if not self.matches_workload(caller.workload):
             return SubjectMatch.NO
         if self.issuer is None and self.iam_role is None:

@@ -97,6 +97,7 @@ class Exchange:
         "bytes_received",
         "bytes_sent",
         "caller",
+        "conditions",
         "connected",
         "connection",
         "decided",
@@ -134,6 +135,8 @@ class Exchange:
         """The binding that permitted the call (`policy.decide.Permit.rule`)."""
         self.permit_audits: tuple[str, ...] = ()
         """The `audit` bindings that matched it."""
+        self.conditions: tuple[str, ...] = ()
+        """The conditions of bindings that were met (`policy.decide.Permit.conditions`)."""
         self.refusal: Refusal | None = None
         """Why the sidecar answered itself, if it did."""
         self.is_refused_remotely = False

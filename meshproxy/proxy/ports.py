@@ -28,7 +28,7 @@ class Verifies(Protocol):
 class Decides(Protocol):
     """Decides whether a caller may make a call (`policy.decide.Policy`)."""
 
-    def decide(self, caller: Caller, call: Call) -> Permit:
+    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
         """Raises Refusal."""
 
 

@@ -82,19 +82,22 @@ class Request(ClientSide):
     def decide(self, call: Call) -> None:
         """Ask the policy whether the caller may make `call`. Raises Refusal."""
         self.forwarded = call
-        permit = self.snapshot.policy.decide(self.caller, call)
+        permit = self.snapshot.policy.decide(self.caller, call, self.connection.remote, self.head.headers)
         self.rule = permit.rule
         self.permit_audits = permit.audits
+        self.conditions = permit.conditions
         if not self.decided:
             self.decided = self.context.now()
 
     def decide_rewritten(self, call: Call) -> None:
         """Ask it once more, for the call with the model or version that the route chose. What the audit bindings match
         of the call as it was made is kept. Raises Refusal."""
-        audits = self.permit_audits
+        audits, conditions = self.permit_audits, self.conditions
         self.decide(call)
         if audits != self.permit_audits:
             self.permit_audits = tuple(dict.fromkeys((*audits, *self.permit_audits)))
+        if conditions != self.conditions:
+            self.conditions = tuple(dict.fromkeys((*conditions, *self.conditions)))
 
     def base_server(self) -> str:
         """The ModelServer of calls whose route names none: for inbound calls the local one, for outbound calls the one

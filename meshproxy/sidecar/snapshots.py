@@ -17,6 +17,7 @@ from meshproxy.transport.connection import Times
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from meshproxy.codec.events import Headers
     from meshproxy.config.schema import Documents
     from meshproxy.identity.caller import Caller
     from meshproxy.identity.tokens import TokenVerifier
@@ -108,6 +109,6 @@ class PermitAll:
 
     _PERMIT = Permit("")
 
-    def decide(self, caller: Caller, call: Call) -> Permit:
+    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
         """Permit every call."""
         return self._PERMIT

@@ -14,6 +14,8 @@ from meshproxy.telemetry.log_encoding import NULL, UtcClock, quote
 from meshproxy.telemetry.metrics import Counter
 from meshproxy.telemetry.request_metrics import ACCESS_REASONS, read_audits
 
+MAX_CONDITION = 1_024
+"""Characters of one condition."""
 MAX_MODELS = 16
 """The most models of one call that are listed; a message can name thousands."""
 
@@ -64,6 +66,7 @@ class AuditLog:
             f'"details":{quote(refusal.message if refusal is not None else None)},'
             f'"policy":{quote((refusal.rule if refusal is not None else None) or exchange.rule or None)},'
             f'"policy_audits":[{",".join([quote(rule) for rule in read_audits(exchange)])}],'
+            f'"policy_conditions":[{",".join(_quoted_conditions(exchange))}],'
             f"{format_caller(exchange.caller)},"
             f'"verb":{quote(call.verb.value if call is not None else None)},'
             f'"models":[{",".join([_format_model(model) for model in models[:MAX_MODELS]])}],'
@@ -77,6 +80,12 @@ class AuditLog:
             f'"grpc_status":{NULL if exchange.grpc_status is None else exchange.grpc_status},'
             f'"trace_id":{quote(trace.trace_id if trace is not None else None)}}}\n'
         ).encode("ascii")
+
+
+def _quoted_conditions(exchange: Exchange) -> list[str]:
+    """The conditions on address and headers that made the difference."""
+    conditions = exchange.refusal.conditions if exchange.refusal is not None else exchange.conditions
+    return [quote(condition, limit=MAX_CONDITION) for condition in conditions]
 
 
 def _format_model(model: ModelRef) -> str:

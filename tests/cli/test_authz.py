@@ -57,6 +57,7 @@ def test_json() -> None:
         "decision": "DENY",
         "rule": "default-deny",
         "audits": [],
+        "conditions": [],
         "reason": "permission-denied",
         "message": "reload on the server as a whole is not permitted",
         "caller": "spiffe://dev.example/ns/pricing/sa/quoter (corp:alice)",
@@ -72,6 +73,40 @@ def test_json() -> None:
             }
         ],
     }
+
+
+CONDITIONS = """apiVersion: meshproxy.dev/v1alpha1
+kind: ModelRoleBinding
+metadata: {name: office}
+spec:
+  role: finance-reader
+  subjects:
+  - workload: {serviceAccount: quoter}
+    ipBlocks: [10.0.0.0/8]
+    headers: {x-tenant: {prefix: team-}}
+"""
+
+
+def test_conditions_on_address_and_headers(tmp_path: Path) -> None:
+    (tmp_path / "office.yaml").write_text(CONDITIONS)
+    more = ["--config", str(tmp_path / "office.yaml")]
+    words = 'office: ipBlocks 10.0.0.0/8; header x-tenant: prefix "team-"'
+    met = check(*QUOTER, *PREDICT, *more, "--address", "10.1.2.3", "--header", "X-Tenant: team-a")
+    assert met.exit_code == 0
+    assert met.stdout.splitlines()[1:4] == [
+        "by     office",
+        "caller spiffe://dev.example/ns/pricing/sa/quoter",
+        f"when   {words}",
+    ]
+    for arguments, why in (
+        (["--address", "192.0.2.1", "--header", "x-tenant:team-a"], "does not hold"),
+        (["--address", "10.1.2.3"], "does not hold"),
+        (["--header", "x-tenant:team-a"], "cannot be evaluated"),
+        (["--address", "10.1.2.3", *(["--header", "x-tenant:team-a"] * 2)], "cannot be evaluated"),
+    ):
+        result = check(*QUOTER, *PREDICT, *more, *arguments)
+        assert result.exit_code == 3
+        assert f"when   {words} ({why})" in result.stdout
 
 
 def test_versions_labels_and_several_models() -> None:
@@ -99,6 +134,8 @@ def test_versions_labels_and_several_models() -> None:
         ([*QUOTER, *PREDICT, "--issuer", "corp", "--claims", "[" * 100_000], "not a JSON object"),
         ([*QUOTER, *PREDICT, "--issuer", "corp", "--iam-role", "x"], "expected a role ARN"),
         ([*QUOTER, "--model", "a", "--verb", "predcit"], "predcit"),
+        ([*QUOTER, *PREDICT, "--address", "localhost"], "is not an IP address"),
+        ([*QUOTER, *PREDICT, "--header", "x-tenant"], "expected NAME:VALUE"),
     ],
 )
 def test_what_is_called_wrongly(arguments: list[str], message: str) -> None:

@@ -337,6 +337,16 @@ def test_header_names() -> None:
             values.read_header_name(bad)
 
 
+def test_headers_that_a_condition_may_be_about() -> None:
+    for name in ("x-tier", "x-forwarded-for", "cookie", "user-agent"):
+        assert values.read_condition_header(name) == name
+    for bad in ("host", "connection", "content-length", "te", "traceparent", "x-meshproxy-caller", "X-Tier", ":path"):
+        with pytest.raises(ValueError):
+            values.read_condition_header(bad)
+    with pytest.raises(ValueError, match='under "token"'):
+        values.read_condition_header("authorization")
+
+
 def test_text_that_looks_like_a_number_is_asked_for_in_quotes() -> None:
     with pytest.raises(ValueError, match='write it in quotes, "12"'):
         values.read_text(12)
@@ -345,6 +355,7 @@ def test_text_that_looks_like_a_number_is_asked_for_in_quotes() -> None:
 def test_what_is_shown_is_one_short_line() -> None:
     assert values.shown("a\nb\x1b") == '"a\\nb\\x1b"'
     assert values.shown("x" * 1000) == '"' + "x" * 60 + '"...'
+    assert values.shown("\U00010000" * 60) == '"' + "\\U00010000" * 12 + '"...'
     others: list[object] = [None, True, 1, [], {}]
     assert [values.shown(value) for value in others] == [
         "nothing (null)",

@@ -28,6 +28,8 @@ def warnings(claims: str, *more: str, action: str = "allow") -> list[str]:
         "{scp: models.predict}",
         "{'a:b': x}",
         "{scopes: x y}",
+        "{sub: {prefix: 'system:serviceaccount:'}, exp: {present: true}}",
+        "{scope: {anyOf: [a, {prefix: 'models:'}]}, groups: {allOf: [1, true, x]}}",
     ],
 )
 def test_ordinary_claims(claims: str) -> None:
@@ -49,6 +51,9 @@ def test_ordinary_claims(claims: str) -> None:
         ("{'kubernetes\\.io': x}", "kubernetes\\.io", "compared as it is written"),
         ("{scope: openid email}", "scope", "a scope is one word"),
         ("{scope: ''}", "scope", "a scope is one word"),
+        ("{sub: {anyOf: [a, 5]}}", "sub", '"sub" is text in tokens, and 5 is not'),
+        ("{exp: {prefix: '17'}}", "exp", '"exp" is a number in tokens, and "17" is not'),
+        ("{scope: {allOf: [{prefix: a b}]}}", "scope", "a scope is one word"),
         ("{realm: x, realm.roles: y}", "realm.roles", 'of "realm" and "realm.roles", one cannot be evaluated'),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.identity.claims import ClaimMatch, Value, find_text, match_claim
+from meshproxy.config.fields import ClaimPattern, TextMatch
+from meshproxy.identity.claims import ClaimMatch, Wanted, find_text, match_claim
 
 YES, NO, UNCLEAR = ClaimMatch.YES, ClaimMatch.NO, ClaimMatch.UNCLEAR
 
@@ -76,7 +77,7 @@ KUBERNETES: dict[str, object] = {
         ({"a.b": "y", "a": "z"}, "a.b", "x", UNCLEAR),
     ],
 )
-def test_a_claim_and_a_value(claims: dict[str, object], name: str, wanted: Value, match: ClaimMatch) -> None:
+def test_a_claim_and_a_value(claims: dict[str, object], name: str, wanted: Wanted, match: ClaimMatch) -> None:
     assert match_claim(claims, name, wanted) is match
 
 
@@ -108,13 +109,93 @@ def test_a_claim_and_a_value(claims: dict[str, object], name: str, wanted: Value
         (["openid", 5], "email", UNCLEAR),
     ],
 )
-def test_a_scope_is_words(name: str, found: object, wanted: Value, match: ClaimMatch) -> None:
+def test_a_scope_is_words(name: str, found: object, wanted: Wanted, match: ClaimMatch) -> None:
     assert match_claim({name: found}, name, wanted) is match
 
 
 def test_a_scope_elsewhere_is_text() -> None:
     assert match_claim({"a": {"scope": "x y"}}, "a.scope", "x") is NO
     assert match_claim({"scope": "x y"}, "scope.x", "y") is UNCLEAR
+
+
+def like(**fields: Any) -> ClaimPattern:
+    return ClaimPattern(**fields)
+
+
+@pytest.mark.parametrize(
+    ("claims", "name", "wanted", "match"),
+    [
+        ({"g": "team-a"}, "g", like(prefix="team-"), YES),
+        ({"g": "Team-a"}, "g", like(prefix="team-"), NO),
+        ({"g": ["x", "team-a"]}, "g", like(prefix="team-"), YES),
+        ({"g": []}, "g", like(prefix="team-"), NO),
+        ({}, "g", like(prefix="team-"), NO),
+        ({"g": None}, "g", like(prefix="team-"), NO),
+        ({"mail": "a@corp.example"}, "mail", like(suffix="@corp.example"), YES),
+        ({"mail": "a@corp.example.evil"}, "mail", like(suffix="@corp.example"), NO),
+        ({"g": "a-team-b"}, "g", like(contains="team"), YES),
+        ({"g": "team-12"}, "g", like(regex="team-[0-9]+"), YES),
+        ({"g": "team-1x"}, "g", like(regex="team-[0-9]+"), NO),
+        ({"g": "x"}, "g", like(exact="x"), YES),
+        ({"realm": {"roles": ["team-a"]}}, "realm.roles", like(prefix="team-"), YES),
+        # What is no text begins with nothing.
+        ({"g": 5}, "g", like(prefix="5"), UNCLEAR),
+        ({"g": True}, "g", like(prefix="t"), UNCLEAR),
+        ({"g": ["x", 5]}, "g", like(prefix="5"), UNCLEAR),
+        ({"g": ["5", 5]}, "g", like(prefix="5"), YES),
+        ({"g": {"team-a": 1}}, "g", like(prefix="team-"), UNCLEAR),
+        ({"g": "x"}, "g.a", like(prefix="team-"), UNCLEAR),
+        ({"a.b": "x", "a": {"b": "team-a"}}, "a.b", like(prefix="team-"), UNCLEAR),
+        # Presence.
+        ({"g": "x"}, "g", like(present=True), YES),
+        ({"g": []}, "g", like(present=True), YES),
+        ({"g": False}, "g", like(present=True), YES),
+        ({"g": {}}, "g", like(present=True), YES),
+        ({}, "g", like(present=True), NO),
+        ({"g": None}, "g", like(present=True), NO),
+        ({"g": "x"}, "g.a", like(present=True), UNCLEAR),
+        ({"a.b": None, "a": {"b": 1}}, "a.b", like(present=True), UNCLEAR),
+        ({"g": "x"}, "g", like(present=False), NO),
+        ({}, "g", like(present=False), YES),
+        ({"g": None}, "g", like(present=False), YES),
+        ({"g": "x"}, "g.a", like(present=False), UNCLEAR),
+        ({"a.b": None, "a": {"b": 1}}, "a.b", like(present=False), UNCLEAR),
+        # All of, any of.
+        ({"g": ["a", "b", "c"]}, "g", like(all_of=("a", "b")), YES),
+        ({"g": ["a", "c"]}, "g", like(all_of=("a", "b")), NO),
+        ({"g": "a"}, "g", like(all_of=("a", "a")), YES),
+        ({"g": ["team-a", "admin"]}, "g", like(all_of=("admin", TextMatch(prefix="team-"))), YES),
+        ({"g": ["a", 1]}, "g", like(all_of=("a", "b")), UNCLEAR),
+        ({"g": ["c", 1]}, "g", like(all_of=(2, "b")), UNCLEAR),
+        ({"g": "b"}, "g", like(any_of=("a", "b")), YES),
+        ({"g": ["x", "b"]}, "g", like(any_of=("a", "b")), YES),
+        ({"g": "c"}, "g", like(any_of=("a", "b")), NO),
+        ({}, "g", like(any_of=("a", "b")), NO),
+        ({"g": 1}, "g", like(any_of=("1", 1)), YES),
+        ({"g": 1}, "g", like(any_of=("1", 2)), UNCLEAR),
+        ({"g": "team-x"}, "g", like(any_of=("a", TextMatch(prefix="team-"))), YES),
+        ({}, "g", like(any_of=("a", TextMatch(present=False))), YES),
+        # Words of a scope.
+        ({"scope": "openid models:read"}, "scope", like(prefix="models:"), YES),
+        ({"scope": "openid xmodels:read"}, "scope", like(prefix="models:"), NO),
+        ({"scope": "openid"}, "scope", like(suffix="openid models"), NO),
+        ({"scope": "openid,models:read"}, "scope", like(prefix="models:"), UNCLEAR),
+        ({"scp": ["a", "models:read"]}, "scp", like(prefix="models:"), YES),
+        ({"scp": ["a models:read"]}, "scp", like(prefix="models:"), UNCLEAR),
+        ({"scp": ["a", 5]}, "scp", like(prefix="models:"), UNCLEAR),
+        ({"scope": "a b c"}, "scope", like(all_of=("a", "c")), YES),
+        ({"scope": "a b"}, "scope", like(all_of=("a", "c")), NO),
+        ({"scope": "a b"}, "scope", like(any_of=("c", "b")), YES),
+        ({"scope": ""}, "scope", like(present=True), YES),
+        ({}, "scope", like(present=True), NO),
+        ({}, "scope", like(present=False), YES),
+        ({}, "scope", like(prefix="a"), NO),
+        ({"scope": ""}, "scope", like(regex=".*"), NO),
+        ({"scope": 5}, "scope", like(prefix="5"), UNCLEAR),
+    ],
+)
+def test_a_claim_and_a_pattern(claims: dict[str, object], name: str, wanted: ClaimPattern, match: ClaimMatch) -> None:
+    assert match_claim(claims, name, wanted) is match
 
 
 def test_text_at_a_path() -> None:
@@ -151,13 +232,13 @@ def all_readings(members: object, path: str) -> Iterator[object]:
                 yield from all_readings(members[name], rest)
 
 
-def holds(found: object, wanted: Value) -> bool:
+def holds(found: object, wanted: Wanted) -> bool:
     items = found if isinstance(found, list) else [found]
     return any(type(item) is type(wanted) and item == wanted for item in items)
 
 
 @given(CLAIMS, PATHS, WANTED)
-def test_no_reading_that_has_the_value_is_overlooked(claims: dict[str, Any], path: str, wanted: Value) -> None:
+def test_no_reading_that_has_the_value_is_overlooked(claims: dict[str, Any], path: str, wanted: Wanted) -> None:
     """A value that some reader of the token finds at the path never counts as absent: a deny would let it through."""
     found = list(all_readings(claims, path))
     match = match_claim(claims, path, wanted)
@@ -170,12 +251,12 @@ def test_no_reading_that_has_the_value_is_overlooked(claims: dict[str, Any], pat
 
 
 @given(CLAIMS, PATHS, WANTED)
-def test_members_that_the_path_does_not_name_change_nothing(claims: dict[str, Any], path: str, wanted: Value) -> None:
+def test_members_that_the_path_does_not_name_change_nothing(claims: dict[str, Any], path: str, wanted: Wanted) -> None:
     assert match_claim({**claims, "other": "x"}, path, wanted) is match_claim(claims, path, wanted)
 
 
 @given(CLAIMS, PATHS, WANTED)
-def test_the_order_of_members_changes_nothing(claims: dict[str, Any], path: str, wanted: Value) -> None:
+def test_the_order_of_members_changes_nothing(claims: dict[str, Any], path: str, wanted: Wanted) -> None:
     def turned(value: object) -> object:
         return {name: turned(value[name]) for name in reversed(value)} if isinstance(value, dict) else value
 

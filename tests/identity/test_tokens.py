@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshproxy.config.fields import ClaimPattern, TextMatch
 from meshproxy.devtools.issuer import DevelopmentIssuer, SigningKey
 from meshproxy.identity.caller import Token
 from meshproxy.identity.jwk import ALGORITHMS
@@ -599,6 +600,15 @@ def test_a_claim_that_is_required_beside_the_audience() -> None:
     assert verifier.verify(bearer(CORP.token(client_id="app")), NOW).subject == "quoter"
     assert "lacks a claim" in refusal(CORP.token(), verifier).message
     assert "no audience" in refusal(CORP.token(client_id="app", aud=None), verifier).message
+
+
+def test_patterns_of_claims_that_are_required() -> None:
+    pattern = ClaimPattern(any_of=("app", TextMatch(prefix="app-")))
+    verifier = verifier_of(required_claims=(("client_id", pattern),))
+    for client in ("app", "app-2"):
+        assert verifier.verify(bearer(CORP.token(client_id=client)), NOW).subject == "quoter"
+    for other in ("other", ["other"], 5, None, {"app": 1}):
+        assert "lacks a claim" in refusal(CORP.token(client_id=other), verifier).message
 
 
 def test_an_issuer_for_everybody_is_none() -> None:

@@ -18,7 +18,7 @@ PREDICT = Call(Verb.PREDICT, (ModelRef("a"),))
 
 
 def binding(workload: fields.WorkloadSubject, role: str = "reader") -> schema.ModelRoleBinding:
-    subjects = (fields.Subject(workload=workload),)
+    subjects = (fields.BindingSubject(workload=workload),)
     return schema.ModelRoleBinding(
         metadata=schema.Metadata(name="b"), spec=schema.BindingSpec(role=role, subjects=subjects)
     )

@@ -9,13 +9,16 @@ import tracemalloc
 import weakref
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshproxy.codec.events import Headers
 from meshproxy.config import fields, schema
+from meshproxy.config.ip_blocks import address_of
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy import decide as module
@@ -41,14 +44,14 @@ def role(name: str, *rules: schema.Rule) -> schema.ModelRole:
 
 
 def bind(
-    name: str, to: str, *subjects: fields.Subject, action: Literal["allow", "deny", "audit"] = "allow"
+    name: str, to: str, *subjects: fields.BindingSubject, action: Literal["allow", "deny", "audit"] = "allow"
 ) -> schema.ModelRoleBinding:
     spec = schema.BindingSpec(role=to, subjects=subjects, action=action)
     return schema.ModelRoleBinding(metadata=schema.Metadata(name=name), spec=spec)
 
 
-def of(**named: Any) -> fields.Subject:
-    return fields.Subject(**named)
+def of(**named: Any) -> fields.BindingSubject:
+    return fields.BindingSubject(**named)
 
 
 NS = of(workload=fields.WorkloadSubject(namespace="pricing"))
@@ -65,9 +68,9 @@ def call(*models: str | ModelRef, verb: Verb = Verb.PREDICT) -> Call:
     return Call(verb, tuple(ModelRef(model) if isinstance(model, str) else model for model in models))
 
 
-def refused(policy: Policy, caller: Caller, what: Call) -> Refusal:
+def refused(policy: Policy, caller: Caller, what: Call, remote: str = "", headers: Headers | None = None) -> Refusal:
     with pytest.raises(Refusal) as raised:
-        policy.decide(caller, what)
+        policy.decide(caller, what, remote, headers)
     return raised.value
 
 
@@ -229,15 +232,22 @@ def test_one_token_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(policy._memo) == 15
 
 
+@pytest.mark.parametrize(
+    "subject", [NS, of(ip_blocks=("10.0.0.0/8",)), of(headers={"x-a": "b"}, not_ip_blocks=("10.0.0.0/8",))]
+)
 @pytest.mark.parametrize("size", [1, 500])
-def test_a_decision_takes_what_is_counted(size: int) -> None:
-    policy = compile_policy([role("r", rule("a"))], [bind("b", "r", NS)], DOMAIN)
+def test_a_decision_takes_what_is_counted(size: int, subject: fields.BindingSubject) -> None:
+    policy = compile_policy(
+        [role("r", rule("a*")), role("x", rule("x*"))], [bind("b", "r", NS), bind("c", "x", subject)], DOMAIN
+    )
     policy.decide(QUOTER, call("a"))
     tracemalloc.start()
     try:
         for number in range(1_000):
             with contextlib.suppress(Refusal):
-                policy.decide(QUOTER, call("x" * size + str(number)))
+                header = (b"x-a", str(number).encode())
+                policy.decide(QUOTER, call("x" * size + str(number)), "10.0.0.1:1", (header, header))
+        address_of.cache_clear()
         assert tracemalloc.get_traced_memory()[0] < policy._memo_bytes
     finally:
         tracemalloc.stop()
@@ -300,7 +310,7 @@ def test_what_cannot_be_evaluated_denies(
         assert deny.decide(caller, call("a")) == Permit("all")
 
 
-def _account(name: str) -> fields.Subject:
+def _account(name: str) -> fields.BindingSubject:
     return of(workload=fields.WorkloadSubject(namespace="n", service_account=name))
 
 
@@ -317,8 +327,17 @@ def many_callers() -> Policy:
     return compile_policy([role("r", rule("*"))], bindings, DOMAIN)
 
 
-@pytest.mark.parametrize("make", [many_models, many_callers])
-def test_ten_thousand_rules_are_looked_up_not_tried(make: Callable[[], Policy]) -> None:
+def many_conditions() -> Policy:
+    """10,000 bindings of one role over all models, each for another tenant, who is named by a header."""
+    roles = [role(f"r{number}", rule(f"model-{number}")) for number in range(10_000)]
+    bindings = [
+        bind(f"model-{number}", f"r{number}", of(headers={"x-tenant": f"t{number}"})) for number in range(10_000)
+    ]
+    return compile_policy(roles, bindings, DOMAIN)
+
+
+@pytest.mark.parametrize(("make", "most"), [(many_models, 60), (many_callers, 60), (many_conditions, 120)])
+def test_ten_thousand_rules_are_looked_up_not_tried(make: Callable[[], Policy], most: int) -> None:
     """Counted, not timed: calls of functions for a decision that is not remembered. The way over the other side takes
     more than a thousand."""
     policy = make()
@@ -331,11 +350,109 @@ def test_ten_thousand_rules_are_looked_up_not_tried(make: Callable[[], Policy]) 
     caller, what = Caller(workload("n", "s7")), call(ModelRef("model-7", signature="s3"))
     sys.setprofile(on_event)
     try:
-        permit = policy.decide(caller, what)
+        permit = policy.decide(caller, what, "10.0.0.1:1", ((b"x-tenant", b"t7"),))
     finally:
         sys.setprofile(None)
     assert permit.rule == "model-7"
-    assert count < 60
+    assert count < most
+
+
+class TestConditions:
+    OFFICE = of(workload=fields.WorkloadSubject(namespace="pricing"), ip_blocks=("10.0.0.0/8", "fd00::/8"))
+    TENANT = of(headers={"x-tenant": fields.TextMatch(prefix="team-")})
+
+    def policy(self, *bindings: schema.ModelRoleBinding) -> Policy:
+        return compile_policy([role("r", rule("a"))], bindings, DOMAIN)
+
+    def test_what_is_remembered_of_one_address_is_not_said_to_another(self) -> None:
+        policy = self.policy(bind("office", "r", self.OFFICE))
+        for _ in range(2):
+            assert policy.decide(QUOTER, call("a"), "10.1.2.3:4", ()).rule == "office"
+            assert policy.decide(QUOTER, call("a"), "[fd00::1]:4", ()).rule == "office"
+            assert policy.decide(QUOTER, call("a"), "[::ffff:10.0.0.1]:4", ()).rule == "office"
+            for remote in ("11.0.0.1:4", "[fe80::1%eth0]:4", "[2001:db8::1]:4", ""):
+                assert refused(policy, QUOTER, call("a"), remote, ()).rule == DEFAULT_DENY
+
+    def test_a_header_decides_each_call_anew(self) -> None:
+        policy = self.policy(bind("teams", "r", self.TENANT))
+        for _ in range(2):
+            assert policy.decide(QUOTER, call("a"), "", ((b"x-tenant", b"team-1"), (b"accept", b"*/*"))).rule == "teams"
+            for headers in ((), ((b"x-tenant", b"other"),), ((b"x-tenant", b"team-1"),) * 2, None):
+                assert refused(policy, QUOTER, call("a"), "", headers).rule == DEFAULT_DENY
+
+    @pytest.mark.parametrize(
+        ("remote", "headers", "is_denied"),
+        [
+            ("192.0.2.1:1", (), False),
+            ("10.0.0.1:1", (), True),
+            ("", (), True),
+            ("192.0.2.1:1", ((b"x-tenant", b"team-1"),), True),
+            ("192.0.2.1:1", ((b"x-tenant", b"u"),), False),
+            ("192.0.2.1:1", ((b"x-tenant", b"u"), (b"x-tenant", b"v")), True),
+            ("192.0.2.1:1", ((b"x_tenant", b"team-1"),), True),
+            ("192.0.2.1:1", None, True),
+        ],
+    )
+    def test_what_cannot_be_evaluated_denies(self, remote: str, headers: Headers | None, is_denied: bool) -> None:
+        policy = self.policy(bind("all", "r", NS), bind("no", "r", self.OFFICE, self.TENANT, action="deny"))
+        if is_denied:
+            assert refused(policy, QUOTER, call("a"), remote, headers).rule == "no"
+        else:
+            assert policy.decide(QUOTER, call("a"), remote, headers) == Permit("all")
+
+    def test_the_conditions_that_decided_are_named(self) -> None:
+        policy = self.policy(
+            bind("office", "r", self.OFFICE),
+            bind("teams", "r", self.TENANT, action="deny"),
+            bind("seen", "r", of(not_ip_blocks=("10.0.0.0/16",)), action="audit"),
+        )
+        office = "office: ipBlocks 10.0.0.0/8, fd00::/8"
+        assert policy.decide(QUOTER, call("a"), "10.0.0.1:1", ()).conditions == (office,)
+        assert policy.decide(QUOTER, call("a"), "10.9.0.1:1", ()).conditions == (
+            office,
+            "seen: notIpBlocks 10.0.0.0/16",
+        )
+        denied = refused(policy, QUOTER, call("a"), "10.0.0.1:1", ((b"x-tenant", b"team-1"),))
+        assert denied.conditions == ('teams: header x-tenant: prefix "team-"',)
+        denied = refused(policy, QUOTER, call("a"), "10.0.0.1:1", ((b"x-tenant", b"u"),) * 2)
+        assert denied.conditions == ('teams: header x-tenant: prefix "team-" (cannot be evaluated)',)
+        denied = refused(policy, QUOTER, call("a"), "192.0.2.1:1", ())
+        assert (denied.rule, denied.conditions) == (
+            DEFAULT_DENY,
+            (f"{office} (does not hold)", "seen: notIpBlocks 10.0.0.0/16"),
+        )
+        assert "10.0.0.0" not in denied.message
+
+    def test_a_token_is_not_asked_for_where_the_condition_fails(self) -> None:
+        subject = of(token=fields.TokenSubject(issuer="corp"), ip_blocks=("10.0.0.0/8",))
+        policy = self.policy(bind("b", "r", subject))
+        assert refused(policy, QUOTER, call("a"), "10.0.0.1:1", ()).reason is Reason.UNAUTHENTICATED
+        for remote in ("192.0.2.1:1", ""):
+            assert refused(policy, QUOTER, call("a"), remote, ()).reason is Reason.PERMISSION_DENIED
+        assert policy.decide(Caller(None, token()), call("a"), "10.0.0.1:1", ()).rule == "b"
+
+    def test_conditions_of_others_cost_nothing(self) -> None:
+        """Of other callers, and of roles for other models: the decision is remembered by caller and call."""
+        other = of(workload=fields.WorkloadSubject(namespace="other"), ip_blocks=("10.0.0.0/8",))
+        roles = [role("r", rule("a")), role("b", rule("b"))]
+        policy = compile_policy(
+            roles, [bind("all", "r", NS), bind("x", "r", other), bind("y", "b", self.TENANT)], DOMAIN
+        )
+        for remote in ("10.0.0.1:1", "192.0.2.1:1"):
+            assert policy.decide(QUOTER, call("a"), remote, ((b"x-tenant", remote.encode()),)).rule == "all"
+        assert len(policy._memo) == 1
+
+    def test_headers_that_matter_bound_what_is_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "MEMO_BYTES", 8 * module.MEMO_ENTRY_BYTES)
+        policy = self.policy(bind("all", "r", NS), bind("no", "r", self.TENANT, action="deny"))
+        for number in range(100):
+            policy.decide(QUOTER, call("a"), f"10.0.0.{number}:1", ((b"x-other", b"%d" % number),))
+        assert len(policy._memo) == 2  # what matters, and one decision
+        for number in range(100):
+            policy.decide(QUOTER, call("a"), "", ((b"x-tenant", b"%d" % number),))
+        assert len(policy._memo) <= 8
+        policy.decide(QUOTER, call("a"), "", ((b"x-tenant", b"x" * 1_000),))
+        assert "x" * 1_000 not in str(policy._memo.keys())
 
 
 # --- the whole, against loops ----------------------------------------------------------------------------------------
@@ -348,7 +465,10 @@ class Loops:
         self.roles = {each.metadata.name: each for each in roles}
         self.bindings = bindings
 
-    def decide(self, caller: Caller, what: Call) -> tuple[str, tuple[str, ...]] | tuple[Reason, str, tuple[str, ...]]:
+    def decide(
+        self, caller: Caller, what: Call, address: str, headers: Headers
+    ) -> tuple[str, tuple[str, ...]] | tuple[Reason, str, tuple[str, ...]]:
+        self.address, self.headers = address, headers
         if not self.roles and not what.verb.is_admin:
             return NO_ROLES, ()
         applies = {each.metadata.name: self.subject(each, caller, with_token=False) for each in self.bindings}
@@ -388,15 +508,17 @@ class Loops:
     def subject(self, binding: schema.ModelRoleBinding, caller: Caller, *, with_token: bool) -> bool:
         """Some subject fits; `with_token`: or would, if the caller sent the right token."""
         for each in binding.spec.subjects:
-            fits = True
+            fits = self.holds(each, unclear=binding.spec.action != "allow")
             if each.workload is not None:
                 peer, wanted = caller.workload, each.workload
                 if peer is None:
                     fits = False
                 elif wanted.spiffe_id is not None:
-                    fits = peer.spiffe_id == wanted.spiffe_id
+                    fits = fits and peer.spiffe_id == wanted.spiffe_id
                 else:
-                    fits = peer.trust_domain == DOMAIN and peer.namespace == wanted.namespace
+                    fits = fits and peer.trust_domain == (wanted.trust_domain or DOMAIN)
+                    if wanted.namespace is not None:
+                        fits = fits and peer.namespace is not None and fnmatchcase(peer.namespace, wanted.namespace)
                     if wanted.service_account is not None:
                         fits = fits and peer.service_account == wanted.service_account
             asks = each.token is not None or each.iam_role is not None
@@ -413,6 +535,30 @@ class Loops:
             if fits:
                 return True
         return False
+
+    def holds(self, subject: fields.BindingSubject, *, unclear: bool) -> bool:
+        """Its conditions hold; `unclear`: or could."""
+        address = ip_address(self.address)
+        if subject.ip_blocks and not any(address in ip_network(block) for block in subject.ip_blocks):
+            return False
+        if any(address in ip_network(block) for block in subject.not_ip_blocks or ()):
+            return False
+        doubt = False
+        for name, wanted in subject.headers.items():
+            values = [value.decode() for key, value in self.headers if key.decode() == name]
+            if isinstance(wanted, fields.TextMatch) and wanted.present is not None:
+                if bool(values) is not wanted.present:
+                    return False
+            elif len(values) > 1:
+                doubt = True
+            elif not values:
+                return False
+            elif isinstance(wanted, str):
+                if values[0] != wanted:
+                    return False
+            elif not values[0].startswith(str(wanted.prefix)):
+                return False
+        return unclear or not doubt
 
     def covers(self, binding: schema.ModelRoleBinding, verb: Verb, model: ModelRef | None) -> bool:
         for each in self.roles[binding.spec.role].spec.rules:
@@ -463,6 +609,11 @@ workloads = st.sampled_from(
         fields.WorkloadSubject(namespace="n", service_account="s"),
         fields.WorkloadSubject(spiffe_id=f"spiffe://{DOMAIN}/ns/m/sa/s"),
         fields.WorkloadSubject(spiffe_id="spiffe://other/ns/n/sa/s"),
+        fields.WorkloadSubject(namespace="n*"),
+        fields.WorkloadSubject(service_account="s"),
+        fields.WorkloadSubject(service_account="s", trust_domain="other"),
+        fields.WorkloadSubject(trust_domain="other"),
+        fields.WorkloadSubject(namespace="?", service_account="t"),
     ]
 )
 tokens = st.sampled_from(
@@ -475,12 +626,31 @@ tokens = st.sampled_from(
     ]
 )
 arns = st.sampled_from([None, None, "arn:aws:iam::123456789012:role/r"])
+conditions = st.sampled_from(
+    [
+        {},
+        {},
+        {"ip_blocks": ("10.0.0.0/8", "fd00::/8")},
+        {"not_ip_blocks": ("10.1.0.0/16",)},
+        {"ip_blocks": ("10.0.0.0/8",), "not_ip_blocks": ("10.1.0.0/16",), "headers": {"x-a": "1"}},
+        {"headers": {"x-a": "1", "x-b": fields.TextMatch(prefix="t")}},
+        {"headers": {"x-a": fields.TextMatch(present=False)}},
+        {"headers": {"x-b": fields.TextMatch(present=True)}},
+    ]
+)
 subjects = st.builds(
-    lambda workload, token, arn: of(workload=workload, token=token, iam_role=arn) if workload or token or arn else CORP,
+    lambda workload, token, arn, more: (
+        of(workload=workload, token=token, iam_role=arn, **more) if workload or token or arn or more else CORP
+    ),
     workloads,
     tokens,
     arns,
+    conditions,
 )
+addresses = st.sampled_from(["10.0.0.1", "10.1.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"])
+fields_sent = st.lists(
+    st.sampled_from([(b"x-a", b"1"), (b"x-a", b"2"), (b"x-b", b"t1"), (b"x-b", b"u"), (b"x-c", b"1")]), max_size=3
+).map(tuple)
 callers = st.builds(
     Caller,
     st.sampled_from(
@@ -538,19 +708,27 @@ def documents(draw: st.DrawFn) -> tuple[list[schema.ModelRole], list[schema.Mode
 
 
 @settings(max_examples=200)
-@given(documents(), st.lists(st.tuples(callers, calls), min_size=1, max_size=6))
+@given(
+    documents(),
+    st.lists(st.tuples(callers, calls), min_size=1, max_size=4),
+    st.lists(st.tuples(addresses, fields_sent), min_size=1, max_size=4),
+)
 def test_decisions_are_those_of_plain_loops(
-    given_documents: tuple[list[schema.ModelRole], list[schema.ModelRoleBinding]], asked: list[tuple[Caller, Call]]
+    given_documents: tuple[list[schema.ModelRole], list[schema.ModelRoleBinding]],
+    asked: list[tuple[Caller, Call]],
+    circumstances: list[tuple[str, Headers]],
 ) -> None:
     policy, loops = compile_policy(*given_documents, DOMAIN), Loops(*given_documents)
-    for caller, what in [*asked, *asked]:  # the second time from memory
+    each_way = [(*question, *way) for question in asked for way in circumstances]
+    for caller, what, address, headers in [*each_way, *each_way]:  # the second time from memory
+        remote = f"[{address}]:1" if ":" in address else f"{address}:1"
         try:
-            permit = policy.decide(caller, what)
+            permit = policy.decide(caller, what, remote, headers)
             found: tuple[object, ...] = (permit.rule, permit.audits)
         except Refusal as refusal:
             found = (refusal.reason, refusal.rule, refusal.audits)
-        assert found == loops.decide(caller, what)
-        steps = [step for step in explain(policy, caller, what).steps if step.applies]
+        assert found == loops.decide(caller, what, address, headers)
+        steps = [step for step in explain(policy, caller, what, remote, headers).steps if step.applies]
         assert found[-1] == tuple(step.binding for step in steps if step.action == "audit")
         if denying := [step.binding for step in steps if step.action == "deny"]:
             assert found[:2] == (Reason.PERMISSION_DENIED, denying[0])

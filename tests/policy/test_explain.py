@@ -46,7 +46,7 @@ def policy(
     action: str, rule: schema.Rule, **subject: object
 ) -> tuple[list[schema.ModelRole], list[schema.ModelRoleBinding]]:
     role = schema.ModelRole(metadata=schema.Metadata(name="r"), spec=schema.RoleSpec(rules=(rule,)))
-    who = fields.Subject(**(subject or {"workload": fields.WorkloadSubject(namespace="pricing")}))  # type: ignore[arg-type]
+    who = fields.BindingSubject(**(subject or {"workload": fields.WorkloadSubject(namespace="pricing")}))  # type: ignore[arg-type]
     spec = schema.BindingSpec(role="r", subjects=(who,), action=action)  # type: ignore[arg-type]
     return [role], [schema.ModelRoleBinding(metadata=schema.Metadata(name="b"), spec=spec)]
 
@@ -93,3 +93,48 @@ def test_why_a_claim_cannot_be_evaluated() -> None:
         assert step.applies is applies
         assert step.caller[0].startswith('subjects[0]: the claim realm.roles: "x" cannot be evaluated: ')
         assert step.caller[0].endswith(f", which counts as a match for {action}") is applies
+
+
+def test_patterns_of_claims_in_words() -> None:
+    rule = schema.Rule(models=("a",), verbs=("predict",))
+    claims = {
+        "groups": fields.ClaimPattern(any_of=("finance", fields.TextMatch(prefix="team-"))),
+        "mail": fields.ClaimPattern(suffix="@corp.example"),
+    }
+    compiled = compile_policy(
+        *policy("allow", rule, token=fields.TokenSubject(issuer="corp", claims=claims)), "dev.example"
+    )
+    caller = Caller(None, Token("corp", "alice", {"groups": ["sales"], "mail": "a@corp.example"}, 1e12))
+    (step,) = explain(compiled, caller, Call(Verb.PREDICT, (ModelRef("a"),))).steps
+    assert step.caller == ('subjects[0]: the token lacks the claim groups: any of "finance", prefix "team-"',)
+
+
+def test_why_a_condition_does_not_hold() -> None:
+    rule = schema.Rule(models=("a",), verbs=("predict",))
+    subject: dict[str, object] = {"ip_blocks": ("10.0.0.0/8",), "headers": {"x-a": fields.TextMatch(prefix="t")}}
+    words = 'ipBlocks 10.0.0.0/8; header x-a: prefix "t"'
+    call = Call(Verb.PREDICT, (ModelRef("a"),))
+    for action, applies in (("allow", False), ("deny", True), ("audit", True)):
+        compiled = compile_policy(*policy(action, rule, **subject), "dev.example")
+        (step,) = explain(compiled, ANONYMOUS, call, "10.0.0.1:1", ((b"x-a", b"t1"),)).steps
+        assert (step.applies, step.caller) == (True, ("subjects[0] matches",))
+        (step,) = explain(compiled, ANONYMOUS, call, "192.0.2.1:1", ((b"x-a", b"t1"),)).steps
+        assert (step.applies, step.caller) == (
+            False,
+            (f"subjects[0]: the request does not meet the condition {words}",),
+        )
+        (step,) = explain(compiled, ANONYMOUS, call, "", ((b"x-a", b"t1"),)).steps
+        assert step.applies is applies
+        assert step.caller[0].startswith(f"subjects[0]: the condition {words} cannot be evaluated: ")
+        assert step.caller[0].endswith(f", which counts as a match for {action}") is applies
+
+
+def test_a_token_and_a_condition() -> None:
+    rule = schema.Rule(models=("a",), verbs=("predict",))
+    subject: dict[str, object] = {"ip_blocks": ("10.0.0.0/8",), "token": fields.TokenSubject(issuer="corp")}
+    compiled = compile_policy(*policy("allow", rule, **subject), "dev.example")
+    call = Call(Verb.PREDICT, (ModelRef("a"),))
+    (step,) = explain(compiled, ANONYMOUS, call, "10.0.0.1:1", ()).steps
+    assert step.caller == ("subjects[0]: needs a token, and none was sent",)
+    (step,) = explain(compiled, Caller(None, Token("corp", "a", {}, 1e12)), call, "", ()).steps
+    assert "cannot be evaluated: the address is not known" in step.caller[0]

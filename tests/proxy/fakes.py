@@ -506,16 +506,19 @@ class FakeCluster:
 class FakePolicy:
     """Permits every model whose name begins with `open` (`ports.Decides`)."""
 
-    FOR_TESTS: ClassVar = frozenset({"asked", "permits"})
+    FOR_TESTS: ClassVar = frozenset({"asked", "conditions", "permits", "told"})
 
     def __init__(self) -> None:
         self.asked: list[tuple[Caller, Call]] = []
+        self.told: list[tuple[str, Headers]] = []
+        self.conditions: tuple[str, ...] = ()
         self.permits: Callable[[Call], bool] = lambda call: all(model.name.startswith("open") for model in call.models)
 
-    def decide(self, caller: Caller, call: Call) -> Permit:
+    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
         self.asked.append((caller, call))
+        self.told.append((remote, headers))
         if self.permits(call):
-            return Permit("binding", ("watched",))
+            return Permit("binding", ("watched",), self.conditions)
         raise Refusal(Reason.PERMISSION_DENIED, "not permitted", rule="default-deny")
 
 

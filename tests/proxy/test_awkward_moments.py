@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import ResponseHead
+from meshproxy.codec.events import Headers, ResponseHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.config.routes import Compare, Concurrency, Mirror
 from meshproxy.config.routes import Retries as RetrySettings
@@ -177,7 +177,7 @@ def test_a_request_that_was_ended_by_another_in_the_same_sweep_gets_no_timer(wor
 
 def test_audits_of_the_version_that_was_asked_for_survive_a_later_task(world: Any, wire: Any) -> None:
     class Audited:
-        def decide(self, caller: Caller, call: Call) -> Permit:
+        def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
             return Permit("binding", tuple(dict.fromkeys(f"version-{model.version}" for model in call.models)))
 
     cluster = world.serve(split=Split([Arm(1, None, "2")]))

@@ -70,6 +70,24 @@ class TestDecide:
         request.decide(OPEN)
         assert request.decided == 100.0
 
+    def test_the_policy_is_told_where_the_request_comes_from_and_what_it_says(self) -> None:
+        around = Surroundings()
+        request = make(around)
+        request.decide(OPEN)
+        assert around.policy.told == [(request.connection.remote, request.head.headers)]
+
+    def test_conditions_of_both_calls_are_kept(self) -> None:
+        around = Surroundings()
+        request = make(around)
+        around.policy.conditions = ("a: ipBlocks ::1/128",)
+        request.decide(OPEN)
+        around.policy.conditions = ("a: ipBlocks ::1/128", "b: header x: 1")
+        request.decide_rewritten(OPEN)
+        assert request.conditions == ("a: ipBlocks ::1/128", "b: header x: 1")
+        around.policy.conditions = ()
+        request.decide_rewritten(OPEN)
+        assert request.conditions == ("a: ipBlocks ::1/128", "b: header x: 1")
+
     def test_audits_of_the_call_as_it_was_made_are_kept(self) -> None:
         request = make()
         request.permit_audits = ("asked", "watched")

@@ -695,10 +695,10 @@ class TestSplit:
         self.canary(world)
         decide = world.policy.decide
 
-        def strict(caller: Any, call: Any) -> Any:
+        def strict(caller: Any, call: Any, *more: Any) -> Any:
             if call.models[0].version == "2":
                 raise Refusal(Reason.PERMISSION_DENIED, "not this one")
-            return decide(caller, call)
+            return decide(caller, call, *more)
 
         world.policy.decide = strict
         world.chance += [0.95, 0.95]
@@ -708,7 +708,7 @@ class TestSplit:
 
     def test_both_what_was_asked_for_and_what_is_made_of_it_are_audited(self, world: Any) -> None:
         self.canary(world)
-        world.policy.decide = lambda caller, call: Permit("b", ("all", f"version {call.models[0].version}"))
+        world.policy.decide = lambda caller, call, *more: Permit("b", ("all", f"version {call.models[0].version}"))
         world.chance.append(0.95)
         world.rest()
         world.other.streams[0].respond()

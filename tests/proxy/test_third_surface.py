@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from meshproxy.config import schema
-from meshproxy.config.fields import Metadata, Subject, WorkloadSubject
+from meshproxy.config.fields import BindingSubject, Metadata, WorkloadSubject
 from meshproxy.config.routes import Compare, Mirror
 from meshproxy.inference.body_rewrite import MessageRewriter
 from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits
@@ -158,7 +158,7 @@ def policy(**only: Any) -> Any:
     """Alice may predict with `open`, as far as `only` says."""
     rule = schema.Rule(models=("open",), verbs=("predict",), **only)
     role = schema.ModelRole(metadata=Metadata(name="r"), spec=schema.RoleSpec(rules=(rule,)))
-    alice = Subject(workload=WorkloadSubject(namespace="a", service_account="alice"))
+    alice = BindingSubject(workload=WorkloadSubject(namespace="a", service_account="alice"))
     binding = schema.ModelRoleBinding(
         metadata=Metadata(name="b"), spec=schema.BindingSpec(role="r", subjects=(alice,), action="allow")
     )

@@ -112,7 +112,7 @@ class TestInbound:
     def test_roles_decide(self) -> None:
         open_to_all = inbound_snapshot(documents(), {}, None, CarriedState())
         assert open_to_all is not None
-        assert open_to_all.policy.decide(ANONYMOUS, PREDICT) is not None
+        assert open_to_all.policy.decide(ANONYMOUS, PREDICT, "", ()) is not None
         role = schema.ModelRole(
             metadata=schema.Metadata("reader"),
             spec=schema.RoleSpec(rules=(schema.Rule(models=("m",), verbs=("status",)),)),
@@ -120,7 +120,7 @@ class TestInbound:
         closed = inbound_snapshot(documents(roles=(role,)), {}, None, CarriedState())
         assert closed is not None
         with pytest.raises(Refusal):
-            closed.policy.decide(ANONYMOUS, PREDICT)
+            closed.policy.decide(ANONYMOUS, PREDICT, "", ())
 
     def test_the_metrics_page_is_where_its_server_has_it(self) -> None:
         servers = (server(metrics_path="/metrics"), server("other", metrics_path="/other"))
@@ -145,7 +145,7 @@ class TestOutbound:
         snapshot = outbound_snapshot(documents(outbound={}, roles=(role,)), {}, CarriedState())
         assert snapshot is not None
         assert snapshot.verifier is None
-        assert snapshot.policy.decide(ANONYMOUS, PREDICT).rule == ""
+        assert snapshot.policy.decide(ANONYMOUS, PREDICT, "", ()).rule == ""
         assert (snapshot.forwards_identity, snapshot.forwards_token) == (False, True)
 
     def test_an_application_names_its_server(self) -> None:

@@ -40,7 +40,13 @@ def trail(tmp_path: Path) -> Trail:
 
 
 def test_a_denial(trail: Trail, make_exchange: MakeExchange) -> None:
-    refusal = Refusal(Reason.PERMISSION_DENIED, 'No "rule" fits.', rule="finance-team", audits=("watch",))
+    refusal = Refusal(
+        Reason.PERMISSION_DENIED,
+        'No "rule" fits.',
+        rule="finance-team",
+        audits=("watch",),
+        conditions=("finance-team: ipBlocks 10.0.0.0/8",),
+    )
     trail.log(
         make_exchange(
             refusal=refusal,
@@ -60,6 +66,7 @@ def test_a_denial(trail: Trail, make_exchange: MakeExchange) -> None:
             "details": 'No "rule" fits.',
             "policy": "finance-team",
             "policy_audits": ["watch"],
+            "policy_conditions": ["finance-team: ipBlocks 10.0.0.0/8"],
             "peer_spiffe_id": "spiffe://dev.example/ns/pricing/sa/quoter",
             "jwt_issuer": "corp",
             "jwt_sub": "alice",
@@ -102,6 +109,7 @@ def test_an_auditing_binding_leaves_a_record_of_what_was_permitted(trail: Trail,
     (record,) = trail.read()
     assert (record["type"], record["reason"], record["policy"]) == ("audited", None, "finance-team")
     assert record["policy_audits"] == ["watch", "other"]
+    assert record["policy_conditions"] == []
     assert trail.metrics.audit_events.labels("audited").value == 1
 
 

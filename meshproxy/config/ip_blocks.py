@@ -1,0 +1,78 @@
+"""Blocks of IP addresses in CIDR notation (RFC 4632, RFC 4291 section 2.3), and whether an address is in one.
+
+An IPv4 client of a socket that listens on `[::]` has an IPv4-mapped address (`::ffff:192.0.2.1`, RFC 4291 section
+2.5.5.2). It is the IPv4 address here, in documents and of connections.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from meshproxy.config.values import shown
+
+_BLOCK = re.compile(r"([0-9A-Fa-f:.]+)(?:/([0-9]{1,3}))?")
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+Address = tuple[int, int]
+"""The version of IP, and the address as a number."""
+
+
+def read_ip_block(value: object) -> str:
+    """An address, or a block of addresses, in its canonical form.
+
+    Raises:
+        ValueError: it is neither, or has bits beyond its prefix.
+    """
+    return str(_parse_block(value))
+
+
+def _parse_block(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    expected = f'expected an IP address or a block such as "10.0.0.0/8" or "fd00::/8", got {shown(value)}'
+    match = _BLOCK.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(expected)
+    try:
+        address = ipaddress.ip_address(match[1])
+        length = int(match[2] or address.max_prefixlen)
+        block = ipaddress.ip_network((address, length), strict=False)
+    except ValueError:
+        raise ValueError(expected) from None
+    if block.network_address != address:
+        raise ValueError(
+            f'{shown(value)} has bits beyond its prefix: write "{block}" for the block, or "{address}" for the address'
+        )
+    if isinstance(block, ipaddress.IPv6Network) and block.subnet_of(_MAPPED):
+        return ipaddress.IPv4Network((int(block.network_address) & 0xFFFFFFFF, length - _MAPPED.prefixlen))
+    return block
+
+
+@lru_cache(maxsize=1_024)
+def address_of(remote: str) -> Address | None:
+    """The address in the `HOST:PORT` of a connection's other end; None if it has none."""
+    host = remote.rpartition(":")[0].strip("[]").partition("%")[0]  # the zone of a link-local address
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.version, int(address)
+
+
+class IpBlocks:
+    """A set of blocks, compiled."""
+
+    __slots__ = ("_blocks",)
+
+    def __init__(self, blocks: Sequence[str]) -> None:
+        parsed = [_parse_block(block) for block in blocks]
+        self._blocks = [(block.version, int(block.network_address), int(block.netmask)) for block in parsed]
+
+    def __contains__(self, address: Address) -> bool:
+        version, number = address
+        return any(
+            number & mask == network for block_version, network, mask in self._blocks if block_version == version
+        )

@@ -1,0 +1,118 @@
+"""Conditions of a subject on the request itself: the address that it comes from, and its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.headers import SPELLING
+from meshproxy.config.fields import ClaimPattern, TextMatch
+from meshproxy.config.ip_blocks import IpBlocks
+from meshproxy.config.text_match import compile_text
+from meshproxy.config.values import shown
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers
+    from meshproxy.config.ip_blocks import Address
+    from meshproxy.identity.claims import Wanted
+
+
+class Conditions:
+    """What a request must be like. Answers are True, False, or None for what cannot be evaluated."""
+
+    __slots__ = ("_blocks", "_headers", "_not_blocks", "words")
+
+    def __init__(
+        self, ip_blocks: Sequence[str], not_ip_blocks: Sequence[str], headers: Mapping[str, str | TextMatch]
+    ) -> None:
+        self._blocks = IpBlocks(ip_blocks) if ip_blocks else None
+        self._not_blocks = IpBlocks(not_ip_blocks) if not_ip_blocks else None
+        self._headers = tuple(HeaderRule(name, wanted) for name, wanted in headers.items())
+        words = [
+            f"{name} {', '.join(blocks)}"
+            for name, blocks in (("ipBlocks", ip_blocks), ("notIpBlocks", not_ip_blocks))
+            if blocks
+        ]
+        self.words = "; ".join([*words, *(rule.words for rule in self._headers)])
+        """For people who may read the policy."""
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the address matters."""
+        return self._blocks is not None or self._not_blocks is not None
+
+    @property
+    def header_names(self) -> Iterable[bytes]:
+        """The headers that matter, each `spelled`."""
+        return (rule.spelled for rule in self._headers)
+
+    def match(self, address: Address | None, headers: Headers | None) -> bool | None:
+        """Whether all of them hold.
+
+        Args:
+            address: of the peer's end of the connection; None if it is not known.
+            headers: of the request, names in lower case; None if they are not known.
+        """
+        result: bool | None = True
+        if self._blocks is not None or self._not_blocks is not None:
+            result = None if address is None else self._match_address(address)
+        for rule in self._headers:
+            if result is False:
+                break
+            answer = None if headers is None else rule.match(headers)
+            if answer is not True:
+                result = answer
+        return result
+
+    def _match_address(self, address: Address) -> bool:
+        if self._blocks is not None and address not in self._blocks:
+            return False
+        return self._not_blocks is None or address not in self._not_blocks
+
+
+class HeaderRule:
+    """What one header must be like."""
+
+    __slots__ = ("_fits", "_is_presence", "_name", "spelled", "words")
+
+    def __init__(self, name: str, wanted: str | TextMatch) -> None:
+        self._name = name.encode()
+        self._fits = compile_text(wanted)
+        self._is_presence = isinstance(wanted, TextMatch) and wanted.present is not None
+        self.spelled = spelled(self._name)
+        self.words = f"header {name}: {in_words(wanted)}"
+
+    def match(self, headers: Headers) -> bool | None:
+        """None for a header that occurs more than once, as nobody knows which one the model server would use, or in a
+        spelling that some servers take for its name. Of a value that is not UTF-8, each byte that does not belong there
+        is a character of its own."""
+        alike = [field for field in headers if spelled(field[0]) == self.spelled]
+        if not alike:
+            return self._fits(None)
+        values = [value for name, value in alike if name == self._name]
+        if self._is_presence and values:
+            return self._fits("")
+        if len(alike) > 1 or not values:
+            return None
+        return self._fits(values[0].decode("utf-8", "surrogateescape"))
+
+
+def spelled(name: bytes) -> bytes:
+    """One spelling for all names that some server takes for the same (`x_tenant`, `x.tenant`, `x-tenant`)."""
+    return name.translate(SPELLING)
+
+
+def in_words(wanted: Wanted) -> str:
+    """What a header or a claim must be like."""
+    if not isinstance(wanted, TextMatch):
+        return shown(wanted)
+    if isinstance(wanted, ClaimPattern):
+        for word, items in (("all of", wanted.all_of), ("any of", wanted.any_of)):
+            if items:
+                return f"{word} {', '.join(map(in_words, items))}"
+    if wanted.present is not None:
+        return "any value" if wanted.present else "no value"
+    for word in ("exact", "prefix", "suffix", "contains", "regex"):
+        if (text := getattr(wanted, word)) is not None:
+            return f"{word} {shown(text)}"
+    raise AssertionError  # TextMatch has one of its fields
