@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 MOST = 1_024
 """The maximum number of models with an admission, as callers choose names. Beyond it idle ones are evicted."""
-LOOK_SECONDS = 0.05
-"""How late an expired waiter may be rejected, in addition to the reaper's own period."""
 
 
 class Admissions:
@@ -25,7 +23,8 @@ class Admissions:
         self._past: list[Admission] = []
         """Of previous settings: calls in flight or queued there finish there."""
         self._reaper = reaper
-        self.deadline = LOOK_SECONDS
+        self.deadline = 1e-9
+        """When a wait ends, and no later than the next sweep, as calls may have begun to wait by then."""
 
     def of(self, route: str, server: str, model: str, settings: Concurrency) -> Admission:
         """The admission of a model that `route` sends to `server`."""
@@ -57,8 +56,9 @@ class Admissions:
 
     def expire(self, now: float) -> None:
         """Reject calls that have waited too long (`reaper.Expirable`)."""
-        self.deadline = now + LOOK_SECONDS
-        for admission in [each for _, each in self._all.values() if each.waiting] + self._past:
+        queued = [each for _, each in self._all.values() if each.waiting] + self._past
+        for admission in queued:
             admission.expire(now)
+        self.deadline = min([now + self._reaper.period, *(each.next_expiry for each in queued)])
         if self._past:
             self._past = [each for each in self._past if each.waiting]

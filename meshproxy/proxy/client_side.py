@@ -44,6 +44,10 @@ REFUSAL_SECONDS = 2.0
 """How long they are waited for."""
 TIMER_SECONDS = 0.5
 """Before its deadline by so much a request gets a timer: two sweeps of the reaper."""
+LOOKS = 20
+"""How often it is looked at within a limit whether bytes move: the limit is late by this part of it at most."""
+SHORTEST_LOOK = 0.01
+"""Seconds between two looks."""
 
 _REASONS = {
     408: Reason.REQUEST_TIMEOUT,
@@ -112,10 +116,10 @@ class ClientSide(LiveExchange):
         """The copy that is sent elsewhere."""
         self.idle_timeout: float | None = None
         """Seconds between two parts of the response."""
-        self.progress = -1
+        self.progress = 0
         self.moved = self.started
         """When progress was last seen, and the bytes transferred by then."""
-        self.deadline = self._look = self.started + self.snapshot.limits.stall
+        self.deadline = self._look = self.started + self.snapshot.limits.stall / LOOKS
         """When the reaper checks it, and whether that check is about progress."""
         context.live.add(self)
 
@@ -164,7 +168,7 @@ class ClientSide(LiveExchange):
         """
         self.first_byte = first_byte
         if self.idle_timeout is not None:
-            self.look_at(first_byte + self.idle_timeout)
+            self.look_at(first_byte + self.idle_timeout / LOOKS)
             self.progress = self.bytes_received + self.bytes_sent
             self.moved = first_byte
         self.answer = BEGUN

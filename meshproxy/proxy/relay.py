@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.proxy.client_side import BEGUN, NONE, OVER, WHOLE
+from meshproxy.proxy.client_side import BEGUN, LOOKS, NONE, OVER, SHORTEST_LOOK
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.held_body import HeldBody, Piece
@@ -25,6 +25,8 @@ from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshproxy.codec.events import Headers, RequestHead
     from meshproxy.inference.call import Call
     from meshproxy.inference.surface import Scan
@@ -244,29 +246,44 @@ class Relay(Request):
     # Progress
 
     def check_progress(self, now: float) -> None:
-        """See whether bytes still move. What is waited for decides whose fault it is if they do not; the model server
-        may take as long as the request's deadline allows."""
-        stall = self.snapshot.limits.stall
-        idle = self.idle_timeout if self.answer is BEGUN or self.answer is WHOLE else None
-        self.look_at(now + (stall if idle is None else min(idle, stall)))
+        """See whether bytes still move, and whose fault it is if they do not."""
+        limit, stalled = self._awaited()
         progress = self.bytes_received + self.bytes_sent
-        if progress != self.progress and not self._is_unnamed(now):
+        if self.is_blocked:
+            progress -= self.stream.unread
+        if progress != self.progress or stalled is None:
             self.progress = progress
             self.moved = now
-            return
-        retries = self._retries
-        attempt = retries.current if retries is not None else None
+        next_look = now + max(limit / LOOKS, SHORTEST_LOOK)
+        if stalled is None or (now - self.moved < limit and not self._is_unnamed(now)):
+            self.look_at(min(next_look, self.moved + limit))
+        else:
+            self.look_at(next_look)
+            stalled()
+
+    def _awaited(self) -> tuple[float, Callable[[], None] | None]:
+        """How long what is waited for may stand still, and what happens if it does. None: nothing, as the model server
+        may take as long as the request's deadline allows."""
+        stall, idle = self.snapshot.limits.stall, self.idle_timeout
         if self.is_blocked:
-            if idle is None or now - self.moved >= stall:
-                self.context.on_limit("body_stall_time")
-                self.give_up()
-        elif attempt is not None and idle is not None and now - self.moved >= idle:
-            self.flag(ResponseFlags.SI)
-            attempt.report(Failure.TIMEOUT)
-            self.break_off(ErrorCode.CANCEL)
-        elif self._waits_for_client():
-            message = f"No byte of the request body was received within {stall:g} s."
-            self.refuse(Refusal(Reason.REQUEST_TIMEOUT, message, limit="body_stall_time"), waits=False)
+            return stall, self._response_unread
+        if self.answer is BEGUN:
+            return (idle, self._response_stalled) if idle is not None else (stall, None)
+        return stall, self._request_stalled if self._waits_for_client() else None
+
+    def _response_unread(self) -> None:
+        self.context.on_limit("body_stall_time")
+        self.give_up()
+
+    def _response_stalled(self) -> None:
+        self.flag(ResponseFlags.SI)
+        if self._retries is not None and self._retries.current is not None:
+            self._retries.current.report(Failure.TIMEOUT)
+        self.break_off(ErrorCode.CANCEL)
+
+    def _request_stalled(self) -> None:
+        message = f"No byte of the request body was received within {self.snapshot.limits.stall:g} s."
+        self.refuse(Refusal(Reason.REQUEST_TIMEOUT, message, limit="body_stall_time"), waits=False)
 
     def _is_unnamed(self, now: float) -> bool:
         """The body trickles in, and has not come to its model in all the time that it may stand still."""

@@ -15,6 +15,7 @@ from meshproxy.sidecar.snapshots import (
     DOWNSTREAM_CONNECTIONS,
     inbound_snapshot,
     outbound_snapshot,
+    shortest_time_limit,
     times,
 )
 from meshproxy.upstream.serving import HealthService
@@ -192,6 +193,8 @@ class Configuration:
         self._clusters.adopt(documents)
         self._live.adopt()
         self._tokens.adopt()
+        for shared in self._downstream:
+            shared.reaper.keep(shortest_time_limit(documents))
         self._metrics.requests.mention(*mentioned(documents))
         self._metrics.config_in_sync.labels().value = 1
         self._metrics.config_loaded.labels().value = time.time()

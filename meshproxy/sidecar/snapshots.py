@@ -8,6 +8,7 @@ from meshproxy.inference.body_scan import ScanLimits
 from meshproxy.inference.surfaces import surfaces
 from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import Permit
+from meshproxy.proxy.client_side import LOOKS
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 from meshproxy.routing.routes import compile_routes
 from meshproxy.routing.servers import Servers
@@ -46,6 +47,20 @@ def body_limits(documents: Documents) -> BodyLimits:
         response_buffer_total=limits.response_buffer_total_bytes,
         scan=ScanLimits(inflated_bytes=limits.inflated_bytes, unnamed_bytes=limits.scan_buffer_bytes),
         stall=limits.body_stall_timeout,
+    )
+
+
+def shortest_time_limit(documents: Documents) -> float:
+    """How often the reaper must look for every time limit that it keeps, in seconds."""
+    limits = documents.mesh.spec.limits
+    routes = [route.spec for route in documents.routes]
+    moving = [limits.body_stall_timeout, *(route.idle_timeout for route in routes if route.idle_timeout is not None)]
+    return min(
+        limits.head_timeout,
+        limits.idle_timeout,
+        *(server.spec.idle_timeout for server in documents.servers),
+        *(route.concurrency.queue_timeout for route in routes if route.concurrency is not None),
+        *(limit / LOOKS for limit in moving),
     )
 
 

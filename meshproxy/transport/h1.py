@@ -232,6 +232,11 @@ class H1Server(H1Driver[RequestSink]):
             if end:
                 self._message_sent()
 
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for the socket (`stream.Downstream`)."""
+        return self.transport.get_write_buffer_size()
+
     def stop_receiving(self) -> None:
         """Nothing to do: after the response `_linger` drops the rest of the request (`stream.Downstream`)."""
 

@@ -51,6 +51,13 @@ class H2ServerStream(H2Stream[RequestSink]):
         if end:
             driver.end_half(self)
 
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for the client's windows, or else behind those of other streams for the socket
+        (`stream.Downstream`)."""
+        driver = self._driver
+        return driver.codec.held(self.id) or driver.transport.get_write_buffer_size()
+
     def stop_receiving(self) -> None:
         """Tell the client to stop sending the request (RFC 9113 section 8.1)."""
         if self.ended < 2:

@@ -289,13 +289,13 @@ class Listener:
 
     async def _set_up(self, client: socket.socket, remote: str) -> None:
         """Choose TLS or plaintext, then detect the HTTP version."""
-        timeout = self.shared.times.handshake
+        due = self._loop.time() + self.shared.times.handshake
         context = self.context
         try:
             if self.security is Security.PLAINTEXT:
                 context = None
             else:
-                first = await self._peek(client, timeout)
+                first = await self._peek(client, due)
                 if not first:
                     client.close()
                     self.events.handshake("probe", HandshakeFailure.PROBE.label)
@@ -311,7 +311,7 @@ class Listener:
                 lambda: ProtocolDetector(self, remote, original),
                 client,
                 ssl=context,
-                ssl_handshake_timeout=timeout if context is not None else None,
+                ssl_handshake_timeout=max(0.001, due - self._loop.time()) if context is not None else None,
             )
         except asyncio.CancelledError:
             client.close()
@@ -332,12 +332,12 @@ class Listener:
         key = f"{remote.rpartition(':')[0]} {failure.label}"
         self.shared.notices.info(logger, key, self._loop.time(), message)
 
-    async def _peek(self, client: socket.socket, timeout: float) -> bytes:
+    async def _peek(self, client: socket.socket, due: float) -> bytes:
         """The first byte, which stays in the socket; empty if the client left without one. Raises TimeoutError."""
         try:
             return client.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
-            await self._readable(client, timeout)
+            await self._readable(client, due)
         except ConnectionError:
             return b""
         try:
@@ -345,11 +345,11 @@ class Listener:
         except ConnectionError:
             return b""
 
-    async def _readable(self, client: socket.socket, timeout: float) -> None:
+    async def _readable(self, client: socket.socket, due: float) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(client, _set, ready)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(due):
                 await ready
         finally:
             self._loop.remove_reader(client)

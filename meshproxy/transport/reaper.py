@@ -1,4 +1,4 @@
-"""Enforces time limits with one sweep over all deadlines, a few times a second.
+"""Enforces time limits with one sweep over all deadlines, several times a second.
 
 Setting and cancelling a timer costs 0.5 to 0.7 us under uvloop, moving one of 5,000 costs 1.4 to 2.1, and a request has
 four time limits; setting an attribute costs 0.01. So each object keeps its `deadline` as a number, and one sweep reads
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.25
-"""Seconds between two sweeps: how late a time limit that is shorter than this may be enforced."""
+"""The longest time in seconds between two sweeps. It is shorter where a shorter limit is configured: a limit that is no
+shorter than the period is seen by a sweep before its deadline."""
+SHORTEST_PERIOD = 0.012
+"""The shortest, and so how late a limit may be that is shorter still: sweeps over 5,000 connections take 1 to 4 % of a
+core then."""
 RESOLUTION = 0.01
 """Seconds by which any other may be late: a sweep sets one timer for the deadlines that pass before the next sweep."""
 
@@ -42,6 +46,8 @@ class Reaper:
         self._crowds: list[Set[Expirable]] = [self._members]
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.TimerHandle | None = None
+        self.period = PERIOD
+        """Seconds between two sweeps."""
         self.add = self._members.add
         self.discard = self._members.discard
 
@@ -53,9 +59,13 @@ class Reaper:
         two."""
         self._crowds.append(crowd)
 
+    def keep(self, shortest: float) -> None:
+        """Sweep often enough for time limits of `shortest` seconds and more, from the next sweep on."""
+        self.period = min(PERIOD, max(SHORTEST_PERIOD, shortest))
+
     def start(self) -> None:
-        """Sweep every `PERIOD` seconds until `stop`."""
-        self._timer = self._loop.call_later(PERIOD, self._look)
+        """Sweep every `period` seconds until `stop`."""
+        self._timer = self._loop.call_later(self.period, self._look)
 
     def stop(self) -> None:
         """Stop sweeping."""
@@ -71,7 +81,7 @@ class Reaper:
     def sweep(self, now: float) -> None:
         """Expire every member whose deadline lies before `now`, and look again at those that pass before the next
         sweep."""
-        horizon = now + PERIOD
+        horizon = now + self.period
         near = [(member, crowd) for crowd in self._crowds for member in crowd if 0.0 < member.deadline < horizon]
         self._expire(near, now, horizon)
 

@@ -78,6 +78,10 @@ class Downstream(Stream, Protocol):
     sink: RequestSink | None
     """Without one, what is received is dropped."""
 
+    @property
+    def unread(self) -> int:
+        """Bytes of the response that wait for the client to read."""
+
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         """Write a head, interim or final. `length` declares the size of the body if it is known."""
 

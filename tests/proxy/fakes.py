@@ -112,6 +112,15 @@ class FakeLoop:
         self.timers.append(timer)
         return timer
 
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> FakeTimer:
+        return self.call_at(self.now + delay, callback, *args)
+
     def advance(self, seconds: float) -> None:
         """Time passes; each timer fires at its own time."""
         end = self.now + seconds
@@ -158,6 +167,7 @@ class FakeDownstream:
         self.closes_connection = False
         self.is_full = False
         """What is sent is buffered."""
+        self.unread = 0
 
     def receive(self, data: bytes, end: bool) -> None:
         """A piece of the request's body comes; as in a driver, it is dropped where there is no sink."""

@@ -27,7 +27,7 @@ class Waiting:
 
 def make() -> tuple[Admissions, set[Any]]:
     members: set[Any] = set()
-    reaper: Any = SimpleNamespace(add=members.add, discard=members.discard)
+    reaper: Any = SimpleNamespace(add=members.add, discard=members.discard, period=0.25)
     return Admissions(reaper), members
 
 
@@ -73,8 +73,10 @@ def test_who_has_waited_too_long_is_told() -> None:
     waiting = Waiting()
     admission.enter(Waiting(), 1, inf, 100.0)
     admission.enter(waiting, 1, inf, 100.0)
-    admissions.expire(101.5)
-    assert waiting.told == [Entry.FULL]
+    admissions.expire(100.9)
+    assert (waiting.told, admissions.deadline) == ([], 101.0)
+    admissions.expire(101.0)
+    assert (waiting.told, admissions.deadline) == ([Entry.FULL], 101.25)
 
 
 def test_those_in_which_nothing_happens_go_first() -> None:

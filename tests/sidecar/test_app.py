@@ -38,6 +38,7 @@ from meshproxy.sidecar.rotation import load_identity
 from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.transport.listener import Listener, ListenerState, PeerRejected
+from meshproxy.transport.reaper import PERIOD
 from tests.identity.peers import handshaken
 
 CA = DevelopmentCA.create(TRUST_DOMAIN)
@@ -269,6 +270,14 @@ class TestServing:
                     while (await it.operate(b"/readyz"))[0] != b"200":
                         await asyncio.sleep(0.01)
                 assert b"[+] model server answers" in (await it.operate(b"/readyz?verbose"))[1]
+
+    async def test_a_shorter_time_limit_makes_the_sweeps_more_frequent(self, tmp_path: Path) -> None:
+        async with model_server() as model, running(tmp_path, model) as it:
+            reaper = it.sidecar._reaper
+            assert reaper.period == PERIOD
+            it.write(made(model, mesh={"limits": {"headTimeout": "100ms"}}))
+            await it.sidecar.configuration.reload()
+            assert reaper.period == 0.1
 
     async def test_who_watches_health_hears_of_a_reload(self, tmp_path: Path) -> None:
         async with model_server() as model:

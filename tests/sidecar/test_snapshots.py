@@ -8,6 +8,7 @@ from meshproxy.config import routes, schema, servers
 from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.surfaces import SURFACES
+from meshproxy.proxy.client_side import LOOKS
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import Refusal
 from meshproxy.routing.carried_state import CarriedState
@@ -15,6 +16,7 @@ from meshproxy.sidecar.snapshots import (
     body_limits,
     inbound_snapshot,
     outbound_snapshot,
+    shortest_time_limit,
     times,
 )
 from meshproxy.transport.connection import Times
@@ -25,6 +27,10 @@ PREDICT = Call(Verb.PREDICT, (ModelRef("m"),))
 def server(name: str = "local", *ports: int, **changes: Any) -> schema.ModelServer:
     endpoints = tuple(servers.Endpoint(rest=f"127.0.0.1:{port}", grpc=f"[::1]:{port + 1}") for port in ports or (8500,))
     return schema.ModelServer(metadata=schema.Metadata(name), spec=servers.ServerSpec(endpoints=endpoints, **changes))
+
+
+def route(**changes: Any) -> schema.ModelRoute:
+    return schema.ModelRoute(metadata=schema.Metadata("r"), spec=routes.RouteSpec(models=("m",), **changes))
 
 
 def documents(
@@ -63,6 +69,21 @@ class TestSettings:
         limits = schema.MeshLimits(handshake_timeout=1.0, head_timeout=2.0, idle_timeout=3.0)
         found = times(documents(limits=limits))
         assert (found.handshake, found.head, found.idle) == (1.0, 2.0, 3.0)
+
+    @pytest.mark.parametrize(
+        ("changes", "shortest"),
+        [
+            ({}, 30.0 / LOOKS),
+            ({"limits": schema.MeshLimits(head_timeout=0.1)}, 0.1),
+            ({"limits": schema.MeshLimits(idle_timeout=0.2)}, 0.2),
+            ({"limits": schema.MeshLimits(body_stall_timeout=0.16)}, 0.16 / LOOKS),
+            ({"servers": (server(idle_timeout=0.3),)}, 0.3),
+            ({"routes": (route(idle_timeout=0.8), route(timeout=0.001))}, 0.8 / LOOKS),
+            ({"routes": (route(concurrency=routes.Concurrency(queue_timeout=0.05)),)}, 0.05),
+        ],
+    )
+    def test_the_shortest_that_is_swept_for(self, changes: Any, shortest: float) -> None:
+        assert shortest_time_limit(documents(**changes)) == shortest
 
 
 ROUTE = schema.ModelRoute(

@@ -60,6 +60,8 @@ class FakeStream:
     def credit(self, size: int) -> None:
         self.credited += size
 
+    unread = 0
+
     def stop_receiving(self) -> None:
         self.has_stopped = True
 

@@ -107,7 +107,7 @@ class TestServer:
         assert transport.ended == "aborted"
         assert transport.pauses == 0  # a transport that is closed raises when it is paused
 
-    def test_a_slow_reader_holds_the_writer(self, server: H1Server, served: Any) -> None:
+    def test_a_slow_reader_holds_the_writer(self, server: H1Server, served: Any, transport: Any) -> None:
         server.data_received(GET)
         (request,) = served.requests
         request.stream.send_response(200, (), end=False, length=4)
@@ -115,6 +115,8 @@ class TestServer:
         server.pause_writing()
         assert not request.stream.send_data(b"b", end=False)
         assert request.drains == 0
+        transport.unsent = 1
+        assert request.stream.unread == 1
         server.resume_writing()
         assert request.drains == 1
         assert request.stream.send_data(b"cd", end=True)

@@ -87,6 +87,22 @@ def test_a_held_answer_keeps_its_stream(wire: Any, served: Any, make_sink: Any, 
     assert (request.drains, asked.trailers) == (1, ((b"a", b"b"),))
 
 
+def test_what_a_client_has_not_read(wire: Any, served: Any, make_sink: Any, shared: Any) -> None:
+    asked = wire.ask(make_sink)
+    wire.settle()
+    (request,) = served.requests
+    asked.holds = True
+    request.stream.send_response(200, (), end=False)
+    assert not request.stream.send_data(b"x" * (shared.limits.stream_window + 5), end=True)
+    wire.server.transport.unsent = 70
+    assert request.stream.unread == 5  # the socket is full because of others
+    wire.settle()
+    asked.stream.credit(asked.owed)
+    wire.settle()
+    assert request.stream.unread == 70
+    assert asked.ended
+
+
 def test_a_full_socket_holds_the_writer(wire: Any, served: Any, make_sink: Any) -> None:
     asked = wire.ask(make_sink, end=False)
     wire.settle()

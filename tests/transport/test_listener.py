@@ -510,6 +510,24 @@ class TestWhatIsRefused:
             await expect_end(reader, writer)
             await port.counted.until(lambda: port.counted.handshakes == ["timeout timeout"])
 
+    async def test_the_wait_for_the_first_byte_counts_as_part_of_the_handshake(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        left: asyncio.Future[float] = loop.create_future()
+
+        async def accept(make: Any, client: socket.socket, ssl: Any, ssl_handshake_timeout: float) -> None:
+            client.close()
+            left.set_result(ssl_handshake_timeout)
+
+        monkeypatch.setattr(loop, "connect_accepted_socket", accept)
+        async with listening(Security.EITHER, times=Times(handshake=60.0)) as port:
+            _, writer = await port.connect()
+            await asyncio.sleep(0.02)
+            writer.write(b"\x16")
+            assert 0 < await left < 60.0 - 0.01
+            writer.close()
+
     async def test_tls_without_alpn_that_says_nothing_is_given_up(self) -> None:
         async with listening(Security.TLS, times=Times(head=0.1)) as port:
             reader, writer = await port.connect(tls_client("spdy/1"))

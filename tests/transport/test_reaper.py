@@ -6,7 +6,10 @@ from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 
-from meshproxy.transport.reaper import PERIOD, RESOLUTION, Reaper
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.transport.reaper import PERIOD, RESOLUTION, SHORTEST_PERIOD, Reaper
 
 
 class Waiting:
@@ -107,6 +110,29 @@ def test_limits_longer_than_a_period_are_late_by_the_resolution_only() -> None:
     for member, deadline in zip(members, deadlines, strict=True):
         (at,) = member.expired
         assert deadline < at <= deadline + 2 * RESOLUTION
+
+
+@given(limit=st.floats(1e-9, 1.0), begun=st.floats(0.0, 1.0))
+def test_with_a_shorter_limit_it_looks_more_often(limit: float, begun: float) -> None:
+    loop = TimerLoop()
+    reaper = Reaper(loop)  # type: ignore[arg-type]
+    reaper.keep(limit)
+    reaper.start()
+    loop.advance(100.0 + begun)
+    member = Once(loop.now + limit)
+    reaper.add(member)
+    loop.advance(103.0)
+    reaper.stop()
+    (at,) = member.expired
+    assert 0.0 < at - begun - 100.0 - limit <= RESOLUTION + max(0.0, SHORTEST_PERIOD - limit)
+
+
+def test_it_looks_no_less_often_than_its_own_period_and_can_be_told_again() -> None:
+    loop = TimerLoop()
+    reaper = Reaper(loop)  # type: ignore[arg-type]
+    for shortest, period in ((60.0, PERIOD), (0.1, 0.1), (0.0, SHORTEST_PERIOD), (PERIOD, PERIOD)):
+        reaper.keep(shortest)
+        assert reaper.period == period
 
 
 def test_what_was_discarded_or_moved_meanwhile_does_not_expire() -> None:

@@ -257,6 +257,12 @@ class OutboundFrames:
             held.trailers = block
             held.end = True
 
+    def held(self, stream: int) -> int:
+        """Bytes of the stream that are held back until the peer extends its windows."""
+        ours = self._streams.get(stream)
+        held = ours.held if ours is not None else None
+        return sum(map(len, held.pieces)) - held.offset if held is not None else 0
+
     def was_given_up(self, stream: int) -> bool:
         """Whether the peer has reset the stream."""
         return self._history.past(stream) is Past.RESET_BY_PEER

@@ -276,6 +276,7 @@ def test_held_data_is_dropped_with_its_stream(talk: Callable[..., Talk]) -> None
             server.opened()
             server.connection.send_response(1, 200, (), False)
             assert not server.connection.send_data(1, b"x" * 70_000, True)
+            assert server.connection.held(1) == 70_000 - min(window, 65_535)
             if reset == "ours":
                 server.connection.reset(1, 8)
             elif reset == "theirs":
@@ -283,6 +284,7 @@ def test_held_data_is_dropped_with_its_stream(talk: Callable[..., Talk]) -> None
             else:
                 server.say(frames.window_update(1, 0))
             server.heard()
+            assert server.connection.held(1) == 0
             assert server.say(frames.window_update(0, 100_000), frames.window_update(1, 100_000)) == []
             assert server.heard() == []
 
