@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 from meshproxy.codec.grpc import Deframer, MessagePart, Misframed
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.inflate import PIECE_BYTES, Inflater
-from meshproxy.inference.protobuf import FieldScanner, FieldWalker, holds_only_others, malformed
+from meshproxy.inference.protobuf import FREE_FIELDS, FieldScanner, FieldWalker, holds_only_others, malformed
 from meshproxy.refusal import Reason, Refusal
 
 MESSAGE_BYTES = 0x7FFFFFFF
@@ -45,7 +45,7 @@ class ScanLimits:
     """The same for a reload: a list of models with their paths."""
     models: int = 1_024
     """Sub-messages that name a model, in one call."""
-    decided_models: int = 4_096
+    decided_models: int = 2_048
     """Models in all that one body is read as, one call after the other: each change is decided on as a whole. A
     thousand tasks that come one by one would be half a million."""
     inflated_bytes: int = 67_108_864
@@ -131,7 +131,7 @@ class BodyScan:
         is_behind: see `surface.Scan`.
     """
 
-    __slots__ = ("_decided", "_encoding", "_kind", "_limits", "_memo", "_slow", "call", "is_behind")
+    __slots__ = ("_decided", "_encoding", "_kind", "_limits", "_memo", "_reading", "_slow", "call", "is_behind")
 
     def __init__(self, kind: BodyKind, encoding: bytes | None = None, limits: ScanLimits = DEFAULT_LIMITS) -> None:
         self.call: Call | None = None
@@ -140,6 +140,7 @@ class BodyScan:
         self._encoding = encoding
         self._limits = limits
         self._slow: _Stream | None = None
+        self._reading: Iterator[Call | None] | None = None  # not within _slow: a circle would outlive the request
         self._decided = 0  # models of the calls that were returned
         self.is_behind = False
 
@@ -167,15 +168,18 @@ class BodyScan:
             elif not data and (self.call is not None or not end):
                 return None
             self._slow = _Stream(self._kind, self._encoding, self._limits, self.call)
-        return self._changed(self._slow, self._slow.feed(data, end))
+        self._reading = self._slow.feed(data, end)
+        return self.read_on()
 
     def read_on(self) -> Call | None:
         """See `surface.Scan`. Raises as `feed`."""
-        slow = self._slow
-        return self._changed(slow, slow.read_on()) if slow is not None else None
-
-    def _changed(self, slow: _Stream, call: Call | None) -> Call | None:
+        slow, reading = self._slow, self._reading
+        if slow is None or reading is None:
+            return None
+        call = next(reading)
         self.is_behind = slow.is_behind
+        if not self.is_behind:
+            self._reading = None  # it holds what was fed
         if call is None or call == self.call:
             return None
         self._decided += len(call.models)
@@ -217,7 +221,6 @@ class _Stream:
         "_message",
         "_models",
         "_past",
-        "_reading",
         "_unfinished",
         "_walker",
         "is_behind",
@@ -238,26 +241,17 @@ class _Stream:
         """Models of the message that is not, and of no other, as `feed` returned them last."""
         self._is_known = call is not None
         """`feed` has returned a call."""
-        self._walker = FieldWalker()
+        self._walker = FieldWalker(FREE_FIELDS)
         self._inflated = 0
         """Bytes that have been inflated."""
-        self._reading: Iterator[bool] = iter(())
         self.is_behind = False
+        """What was fed has not been read to its end."""
 
-    def feed(self, data: bytes, end: bool) -> Call | None:
-        """Returns the call if it may have changed. Raises as `BodyScan.feed`."""
-        self._reading = self._read(data, end)
-        return self.read_on()
-
-    def read_on(self) -> Call | None:
-        """Returns and raises as `feed`."""
-        known = len(self._models)
-        is_named = next(self._reading, False)
-        return self._changed_call(known) if is_named else None
-
-    def _read(self, data: bytes, end: bool) -> Iterator[bool]:
-        """Yields once for each slice whether it named models."""
+    def feed(self, data: bytes, end: bool) -> Iterator[Call | None]:
+        """Yields after each slice of `data` the call, if it may have changed. Raises as `BodyScan.feed`."""
         self.is_behind = True
+        self._walker.earn(len(data))
+        known = len(self._models)
         is_named = False
         for part in self._deframer.parts(data):
             if isinstance(part, Misframed):
@@ -268,7 +262,8 @@ class _Stream:
             for piece in message.pieces(part.data):
                 is_named |= message.feed(piece)
                 if part.compressed and self._is_slice(len(piece), is_named):
-                    yield is_named
+                    yield self._changed_call(known) if is_named else None
+                    known = len(self._models)
                     is_named = False
             if part.end:
                 self._message = None
@@ -282,7 +277,7 @@ class _Stream:
             if not self._past:
                 raise malformed("the body has no message")
         self.is_behind = False
-        yield is_named
+        yield self._changed_call(known) if is_named else None
 
     def _is_slice(self, inflated: int, is_named: bool) -> bool:
         """Whether the slice ends with a piece of so many bytes. One that names a model does: who may not call that one

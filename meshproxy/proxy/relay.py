@@ -91,12 +91,12 @@ class Relay(Request):
             call = scan.feed(data, end)
             if scan.is_behind:
                 self._unread = [(data, flow, end)]
-                self.context.turns.add(self._read_on)
             if call is not None:
                 self.peeked = data
                 self.named(call)
                 self.peeked = b""
             if scan.is_behind:
+                self._wait_for_turn()
                 return
         elif self._health is not None:
             self.stream.credit(flow)
@@ -120,19 +120,22 @@ class Relay(Request):
     def _read_on(self) -> None:
         """It is this body's turn: scan another slice of it."""
         scan, unread = self._scan, self._unread
+        assert unread is not None  # or it would have no turn
         if self.refusal is None and self.answer is not OVER and scan is not None:
             call = scan.read_on()
-            if scan.is_behind:
-                self.context.turns.add(self._read_on)
             if call is not None:
                 self.named(call)
             if scan.is_behind:
+                self._wait_for_turn()
                 return
         self._unread = None
-        assert unread is not None
         self._pass_on(*unread[0])
         for data, flow, end in unread[1:]:
             self.take(data, flow, end)
+
+    def _wait_for_turn(self) -> None:
+        if self._unread is not None:  # the exchange is not over
+            self.context.turns.add(self._read_on)
 
     def _hold(self, data: bytes, flow: int, end: bool) -> None:
         if self.refusal is not None or self.answer is OVER:
@@ -230,6 +233,9 @@ class Relay(Request):
         held, self._held = self._held, None
         if held is not None:
             held.close()
+        if self._unread is not None:
+            self._unread = None
+            self.context.turns.discard(self._read_on)
         health, self._health = self._health, None
         if health is not None:
             health.close()

@@ -235,6 +235,7 @@ class H2Driver(Connection, Generic[StreamT]):
             self.close()
 
     def lost(self, reason: str) -> None:
+        self.shared.turns.discard(self._take_turn)
         self.fail(ErrorCode.CANCEL, reason)
 
     def fail(self, code: int, reason: str) -> None:

@@ -6,7 +6,6 @@ slices, and however many clients do that, one slice is all that comes in between
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,23 +16,35 @@ if TYPE_CHECKING:
 class Turns:
     """The queue of one event loop."""
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("_is_due", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: dict[Callable[[], None], None] = {}
+        self._is_due = False
+        """`_next` is scheduled."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, work: Callable[[], None]) -> None:
         """Call `work` once, when it is its turn. It raises nothing, and may add itself again."""
-        if not self._waiting:
+        self._waiting[work] = None
+        self._schedule()
+
+    def discard(self, work: Callable[[], None]) -> None:
+        """Do not call it. Does nothing if it does not wait."""
+        self._waiting.pop(work, None)
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._is_due:
+            self._is_due = True
             self._loop.call_soon(self._next)
-        self._waiting.append(work)
 
     def _next(self) -> None:
-        work = self._waiting.popleft()
+        self._is_due = False
         if self._waiting:
-            self._loop.call_soon(self._next)
-        work()
+            work = next(iter(self._waiting))
+            del self._waiting[work]
+            self._schedule()
+            work()

@@ -530,7 +530,7 @@ def test_a_reload_names_every_model(config: bytes) -> None:
         (PREDICT, frame(predict(*[b""] * 1025)), ScanLimits(), "models"),
         (PREDICT, frame(predict(spec("m") + b"\x48\x00" * 16_384)), ScanLimits(), "fields"),
         (PREDICT, frame(predict(spec("m"), inputs=b"\x48\x00" * 16_384)), ScanLimits(), "fields"),
-        (PREDICT, b"".join(frame(predict(spec(f"m{i}"))) for i in range(11)), ScanLimits(models=10), "models"),
+        (PREDICT, b"".join(frame(predict(spec(f"m{i}"))) for i in range(4)), ScanLimits(models=3), "models"),
         (MULTI, frame(b"".join(task(spec("m"), method_name="") for _ in range(1025))), ScanLimits(), "models"),
         (RELOAD, frame(reload(config(*["a"] * 1025))), ScanLimits(), "models"),
         (RELOAD, frame(reload(length(9, bytes(1 << 20)))), ScanLimits(), "config_bytes"),

@@ -249,7 +249,7 @@ class TestTurns:
             loop.turn()
             counts.append(len(served.requests))
         assert [count for count in counts if count] == sorted(counts)
-        assert (max(b - a for a, b in zip([FIRST, *counts], counts, strict=False)), counts[-1]) == (64, 200)
+        assert (max(b - a for a, b in zip([FIRST, *counts], counts, strict=False)), counts[-1]) == (SLICE_FRAMES, 200)
         assert socket.pauses == 1
 
     def test_two_connections_take_turns(
@@ -261,7 +261,7 @@ class TestTurns:
         while not all(socket.is_reading for socket in sockets):
             before = len(served.requests)
             loop.turn()
-            assert len(served.requests) <= before + 64
+            assert len(served.requests) <= before + SLICE_FRAMES
         assert len(served.requests) == 1_000
 
     def test_a_read_that_comes_nevertheless_waits_too(

@@ -27,3 +27,28 @@ def test_one_turn_is_taken_in_an_iteration() -> None:
         assert len(done) == before + 1
     assert done == ["a", "b", "a", "b", "a"]
     assert len(turns) == 0
+
+
+def test_work_that_is_not_wanted_any_more_has_no_turn() -> None:
+    loop = FakeLoop()
+    turns = Turns(loop.real)
+    done: list[str] = []
+
+    def first() -> None:
+        done.append("first")
+
+    def second() -> None:
+        done.append("second")
+
+    turns.add(first)
+    turns.add(second)
+    turns.discard(first)
+    turns.discard(first)
+    loop.turn()
+    assert (done, loop.soon, len(turns)) == (["second"], [], 0)
+    turns.add(first)
+    turns.discard(first)
+    loop.turn()
+    turns.add(second)
+    loop.turn()
+    assert done == ["second", "second"]

@@ -9,6 +9,7 @@ import pytest
 
 from meshproxy.codec.events import Data, Failed, Rejected, Reset, ResponseHead
 from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2.connection import SLICE_FRAMES
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import CONTINUATION, DATA, HEADERS, frame
 from meshproxy.codec.h2.hpack import write_integer
@@ -370,7 +371,7 @@ def test_a_server_processes_so_many_frames_at_once(talk: Callable[..., Talk]) ->
     found = [codec.receive(wire[:-1], 0.0)]
     while codec.has_more:
         found.append(codec.receive(b"", 0.0))
-    assert [len(events) for events in found] == [64, 64, 64, 7]
+    assert [len(events) for events in found] == [SLICE_FRAMES] * 6 + [7]
     assert [event.stream for event in codec.receive(wire[-1:], 0.0)] == [399]
 
 
