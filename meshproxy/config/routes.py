@@ -97,6 +97,11 @@ class Retries(Part, frozen=True):
     )  # fmt: skip
     """Failures that are retried. `unavailable` is the gRPC status, in headers or trailers; `gateway-error` is 502, 503
     and 504; `reset` is a connection reset before the response, `timeout` an attempt that exceeded `tryTimeout`."""
+    grpc_statuses: tuple[GrpcStatus, ...] = ()
+    """gRPC statuses that are retried in addition to `reasons`, such as `RESOURCE_EXHAUSTED` (`retryableStatusCodes` in
+    gRPC, `retryOn: resource-exhausted` in Envoy)."""
+    http_statuses: tuple[HttpStatus, ...] = ()
+    """HTTP statuses of REST responses that are retried in addition, such as 429."""
     verbs: tuple[Verb, ...] = IDEMPOTENT_VERBS
     """Verbs that are idempotent and may be sent twice. Calls that never reached the model server (`connect-failure`,
     `refused-stream`, `goaway`) are retried for every verb."""

@@ -132,6 +132,7 @@ class Attempt:
         "_token",
         "endpoint",
         "first_byte",
+        "grpc_status",
         "pool",
         "sent",
         "state",
@@ -174,6 +175,8 @@ class Attempt:
         self.sent = 0.0
         """When the request's head was written."""
         self.first_byte = 0.0
+        self.grpc_status: int | None = None
+        """What a gRPC call ended with."""
         self._head: ResponseHead | None = None
         """Of a gRPC answer, while DEFERRED."""
         self._needs_status = False
@@ -244,7 +247,8 @@ class Attempt:
                 if failure is Failure.GATEWAY and self.endpoint.is_sidecar and _is_busy(head.headers):
                     failure = Failure.OVERLOADED
             elif head.end:
-                failure = of_grpc(grpc_status(head.headers))
+                self.grpc_status = grpc_status(head.headers)
+                failure = of_grpc(self.grpc_status)
             else:
                 self._head = head
                 self._needs_status = True
@@ -292,7 +296,7 @@ class Attempt:
             self.state = WHOLE
             failure, status = self._failure, None
             if self._is_grpc:
-                status = grpc_status(headers)
+                self.grpc_status = status = grpc_status(headers)
                 failure = of_grpc(status) if status != 0 else None
             self.report(failure)
             head, self._head = self._head, None

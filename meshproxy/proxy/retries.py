@@ -18,6 +18,7 @@ from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import has_refusal
 from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import Skip
 from meshproxy.upstream.cluster import NoEndpoint
 
@@ -197,7 +198,13 @@ class Retries:
 
     def answered(self, attempt: Attempt, head: ResponseHead, failure: Failure | None) -> AnswerSink | None:
         """The final head came: pass it on, or try again because of what it says."""
-        request = self._request
+        request, rule = self._request, self._route.retry
+        if (
+            rule.statuses
+            and (failure is None or failure not in rule.reasons)
+            and (head.status in rule.statuses or attempt.grpc_status in rule.statuses)
+        ):
+            failure = Failure.STATUS
         if failure is not None:
             other = self._other(attempt)
             if other is not None or self._may_retry(failure):

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Failure(Enum):
-    """A failed attempt. The values are those of `retries.reasons`, where a document may name them."""
+    """A failed attempt. The values are those of `retries.reasons`, where a document may name them, and of metrics."""
 
     CONNECT = "connect-failure"
     """No connection: nothing was sent."""
@@ -26,6 +26,9 @@ class Failure(Enum):
     """Another server error: INTERNAL, UNKNOWN or DATA_LOSS, or 500. Never retried."""
     OVERLOADED = "overloaded"
     """RESOURCE_EXHAUSTED or 429: overloaded. Neither retried nor counted by breakers."""
+    STATUS = "status"
+    """A status that the route's `retries` names. Only retry rules know it: an endpoint is told what else the status
+    means."""
 
     __hash__ = object.__hash__  # members are single: by identity, in C
 

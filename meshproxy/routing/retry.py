@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.config.routes import Retries
 from meshproxy.inference.call import Verb
+from meshproxy.refusal import GrpcStatus
 from meshproxy.routing.failure import Failure
 
 if TYPE_CHECKING:
@@ -46,12 +47,15 @@ class Skip(Enum):
 class RetryRule:
     """`retries` of a route."""
 
-    __slots__ = ("attempts", "backoff", "backoff_max", "hedge_after", "reasons", "replay_bytes", "verbs")
+    __slots__ = ("attempts", "backoff", "backoff_max", "hedge_after", "reasons", "replay_bytes", "statuses", "verbs")
 
     def __init__(self, retries: Retries) -> None:
         self.attempts = retries.attempts
         """Attempts in total."""
-        self.reasons = frozenset(map(Failure, retries.reasons))
+        grpc = [GrpcStatus[word] for word in retries.grpc_statuses]
+        self.statuses = frozenset[int | None]((*grpc, *retries.http_statuses))
+        """Of gRPC and HTTP, which share no number: these are retried, too (`Failure.STATUS`)."""
+        self.reasons = frozenset((*map(Failure, retries.reasons), *([Failure.STATUS] if self.statuses else ())))
         self.verbs = frozenset(map(Verb, retries.verbs))
         self.backoff = retries.backoff
         self.backoff_max = retries.backoff_max

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from aiohttp import web
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, RestClient
@@ -66,11 +69,11 @@ async def test_headers_are_matched_by_what_they_are_like(tmp_path: Path) -> None
             ({"x-opt-in": "yes"}, 5),
             ({"x-opt-in": "yes", "x-opt-out": ""}, 1),
         ]
-        async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as grpc:
+        async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as client:
             for headers, version in calls:
                 assert await rest_version(rest, "resnet", headers) == version, headers
                 if "user-agent" not in headers:  # grpcio writes its own
-                    assert await grpc_spec(grpc, "resnet", headers) == ("resnet", version), headers
+                    assert await grpc_spec(client, "resnet", headers) == ("resnet", version), headers
 
 
 async def test_shares_copies_and_fallbacks_may_name_another_model(tmp_path: Path) -> None:
@@ -95,9 +98,9 @@ async def test_shares_copies_and_fallbacks_may_name_another_model(tmp_path: Path
             [*servers, route("resnet", split=shares, mirror=mirror), gone],
             sidecar={"accessLog": "./access.log"},
         )
-        async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as grpc:
+        async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as client:
             over_rest = Counter([await rest_version(rest, "resnet") for _ in range(300)])
-            over_grpc = Counter([await grpc_spec(grpc, "resnet") for _ in range(300)])
+            over_grpc = Counter([await grpc_spec(client, "resnet") for _ in range(300)])
             # Binomial: five standard deviations of 30 are 26.
             assert over_rest.keys() == {1, 7}
             assert abs(over_rest[7] - 30) <= 26
@@ -105,13 +108,13 @@ async def test_shares_copies_and_fallbacks_may_name_another_model(tmp_path: Path
             assert abs(over_grpc[("resnet-v2", 7)] - 30) <= 26
             # Whoever names a version means that of the model.
             pinned = predict_request("resnet", [0.0], version=1).SerializeToString()
-            assert {(await grpc.call(PREDICT, pinned)).status for _ in range(30)} == {"OK"}
+            assert {(await client.call(PREDICT, pinned)).status for _ in range(30)} == {"OK"}
             assert {
                 (await rest.call("POST", "/v1/models/resnet/versions/7:predict", {"instances": [0.0]})).status
                 for _ in range(10)
             } == {"404"}
-            await until(lambda: is_served(grpc, "gone"))
-            assert await grpc_spec(grpc, "gone") == ("resnet-small", 9)
+            await until(lambda: is_served(client, "gone"))
+            assert await grpc_spec(client, "gone") == ("resnet-small", 9)
             assert await rest_version(rest, "gone") == 9
         answered = 'result="answered"'
         await until(lambda: is_counted(application.total("meshproxy_mirrored_total", answered), 640))
@@ -149,14 +152,86 @@ async def test_a_caller_must_be_permitted_what_a_call_becomes(tmp_path: Path) ->
         sidecar = await mesh.sidecar("the sidecar", [*own, *roles, v2])
         async with (
             RestClient(sidecar.inbound, mesh.client) as rest,
-            GrpcClient(sidecar.inbound, mesh.client) as grpc,
+            GrpcClient(sidecar.inbound, mesh.client) as client,
         ):
             request = predict_request("resnet", [0.0]).SerializeToString()
-            assert (await grpc.call(PREDICT, request)).status == "PERMISSION_DENIED"
+            assert (await client.call(PREDICT, request)).status == "PERMISSION_DENIED"
             denied = await rest.call("POST", "/v1/models/resnet:predict", {"instances": [0.0]})
             assert (denied.status, denied.refusal) == ("403", "permission-denied")
             assert await server.request_count() == 0
             roles[0]["spec"]["rules"][0]["models"] = ["resnet", "resnet-v2"]
             await sidecar.reload([own[1], *roles, v2])
-            assert await grpc_spec(grpc, "resnet") == ("resnet-v2", 7)
+            assert await grpc_spec(client, "resnet") == ("resnet-v2", 7)
             assert await rest_version(rest, "resnet") == 7
+
+
+class Flaky:
+    """A model server of grpcio and aiohttp that fails the first call of each key, in the form that is asked for."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    async def predict(self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        asked = dict(context.invocation_metadata() or ())
+        key = str(asked["x-key"])
+        self.calls[key] += 1
+        if self.calls[key] > 1:
+            return b"answer"
+        if asked["x-form"] == "head":
+            await context.send_initial_metadata((("x-head", "1"),))
+        await context.abort(grpc.StatusCode[str(asked["x-status"])], "not now")
+        raise AssertionError
+
+    async def rest(self, request: web.BaseRequest) -> web.Response:
+        key = request.headers["x-key"]
+        self.calls[key] += 1
+        return web.Response(status=200 if self.calls[key] > 1 else int(request.headers["x-status"]), text="answer")
+
+
+@asynccontextmanager
+async def flaky() -> AsyncIterator[tuple[Document, Flaky]]:
+    """Such a server, as a ModelServer."""
+    served = Flaky()
+    server = grpc.aio.server()
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(served.predict)
+    service, method = PREDICT[1:].split("/")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    runner = web.ServerRunner(web.Server(served.rest))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        addresses = {"grpc": f"127.0.0.1:{port}", "rest": f"127.0.0.1:{runner.addresses[0][1]}"}
+        yield document("ModelServer", {"endpoints": [addresses]}, "models"), served
+    finally:
+        await runner.cleanup()
+        await server.stop(None)
+
+
+async def test_chosen_statuses_are_retried(tmp_path: Path) -> None:
+    statuses = ["RESOURCE_EXHAUSTED", "ABORTED"]
+    chosen = {"grpcStatuses": statuses, "httpStatuses": [429], "reasons": ["unavailable"]}
+    async with local_mesh(tmp_path / "mesh") as mesh, flaky() as (server, served):
+        retried = route("resnet", retries=chosen)
+        application = await mesh.application([server, retried, route("once", name="once")])
+        request = {model: predict_request(model, [0.0]).SerializeToString() for model in ("resnet", "once")}
+        async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as client:
+            for form in ("trailers-only", "head"):
+                for status in ("RESOURCE_EXHAUSTED", "ABORTED", "UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"):
+                    for model in ("resnet", "once"):
+                        key = f"{form}-{status}-{model}"
+                        headers = {"x-key": key, "x-form": form, "x-status": status}
+                        answer = await client.call(PREDICT, request[model], headers)
+                        # UNAVAILABLE is among the defaults.
+                        is_retried = status == "UNAVAILABLE" or (model == "resnet" and status in statuses)
+                        assert answer.status == ("OK" if is_retried else status), key
+                        assert served.calls[key] == (2 if is_retried else 1)
+            over_rest = [("429", "resnet", True), ("409", "resnet", False), ("429", "once", False)]
+            for status, model, is_retried in over_rest:
+                key = f"{status}-{model}"
+                headers = {"x-key": key, "x-status": status}
+                answer = await rest.call("POST", f"/v1/models/{model}:predict", {"instances": [0.0]}, headers)
+                assert (answer.status, served.calls[key]) == (("200", 2) if is_retried else (status, 1)), key
+        assert await application.total("meshproxy_retries_total", 'reason="status"') == 5

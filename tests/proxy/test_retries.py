@@ -712,6 +712,75 @@ class TestRetried:
         world.assert_let_go()
 
 
+class TestChosenStatuses:
+    CHOSEN = RetrySettings(reasons=(), grpc_statuses=("RESOURCE_EXHAUSTED", "ABORTED"), http_statuses=(429, 409))
+
+    @pytest.mark.parametrize("status", [b"8", b"10"])
+    @pytest.mark.parametrize("form", ["trailers only", "head and trailers"])
+    def test_of_grpc(self, world: Any, wire: Any, status: bytes, form: str) -> None:
+        cluster = world.serve(2, retries=self.CHOSEN)
+        client = world.grpc(wire.spec(b"open"))
+        if form == "trailers only":
+            cluster.streams[0].fail_grpc(status)
+        else:
+            cluster.streams[0].sink.head_received(head())
+            cluster.streams[0].sink.trailers_received(((b"grpc-status", status),))
+        assert client.heads == []
+        cluster.streams[1].respond_grpc()
+        assert client.body == b"answer"
+        assert world.traffic.events == [("retried", "status")]
+        # What else the status says is told as without the rule.
+        assert cluster.all[0].reports[1] in ("overloaded", "succeeded")
+        world.assert_let_go()
+
+    @pytest.mark.parametrize("status", [429, 409])
+    def test_of_http(self, world: Any, status: int) -> None:
+        cluster = world.serve(2, retries=self.CHOSEN)
+        client = world.rest(body=b"body")
+        cluster.streams[0].respond(b"sorry", status)
+        cluster.streams[1].respond(b"answer")
+        assert (client.status, client.body, cluster.streams[1].body) == (200, b"answer", b"body")
+        world.assert_let_go()
+
+    @pytest.mark.parametrize("status", [b"0", b"3", b"14"])
+    def test_no_others(self, world: Any, wire: Any, status: bytes) -> None:
+        cluster = world.serve(2, retries=self.CHOSEN)
+        client = world.grpc(wire.spec(b"open"))
+        cluster.streams[0].fail_grpc(status)
+        assert client.headers[b"grpc-status"] == status
+        assert world.traffic.events == []
+        world.assert_let_go()
+
+    def test_none_behind_a_message(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(2, retries=self.CHOSEN)
+        client = world.grpc(wire.spec(b"open"))
+        cluster.streams[0].respond_grpc(status=b"10")
+        assert (client.body, len(cluster.streams)) == (b"answer", 1)
+        world.assert_let_go()
+
+    def test_nor_for_a_verb_that_is_not_idempotent(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(2, retries=RetrySettings(grpc_statuses=("ABORTED",), verbs=("status",)))
+        client = world.grpc(wire.spec(b"open"))
+        cluster.streams[0].fail_grpc(b"10")
+        assert client.headers[b"grpc-status"] == b"10"
+        assert world.traffic.events == [("skipped", "status", "verb")]
+
+    def test_a_reason_keeps_its_name(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(2, retries=RetrySettings(grpc_statuses=("UNAVAILABLE",)))
+        world.grpc(wire.spec(b"open"))
+        cluster.streams[0].fail_grpc()
+        assert world.traffic.events == [("retried", "unavailable")]
+
+    def test_the_last_answer_is_the_answer(self, world: Any, wire: Any) -> None:
+        cluster = world.serve(2, retries=RetrySettings(attempts=2, grpc_statuses=("ABORTED",)))
+        client = world.grpc(wire.spec(b"open"))
+        for stream in range(2):
+            cluster.streams[stream].fail_grpc(b"10")
+        assert client.headers[b"grpc-status"] == b"10"
+        assert world.traffic.events == [("retried", "status"), ("skipped", "status", "attempts")]
+        world.assert_let_go()
+
+
 class TestNotRetried:
     @pytest.mark.parametrize("status", [b"2", b"3", b"8", b"13", b"4"])
     def test_other_answers(self, world: Any, wire: Any, cluster: Any, status: bytes) -> None:

@@ -20,6 +20,7 @@ def test_every_failure_is_blamed_on_one_side_at_most() -> None:
         Failure.GATEWAY: (False, False, True),
         Failure.ERROR: (False, False, True),
         Failure.OVERLOADED: (False, False, False),
+        Failure.STATUS: (False, False, False),
     }
 
 
@@ -44,4 +45,4 @@ def test_what_http_statuses_stand_for(status: int) -> None:
 
 def test_failures_are_found_in_sets() -> None:
     assert {Failure(failure.value) for failure in Failure} == set(Failure)
-    assert len(set(Failure)) == 9
+    assert len(set(Failure)) == 10

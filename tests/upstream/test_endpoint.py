@@ -19,7 +19,7 @@ ONCE = BreakerSettings(consecutive_failures=1, open_for=1.0, failing_for=0.0)
 TWICE = BreakerSettings(consecutive_failures=2, open_for=1.0, failing_for=0.0)
 OF_ENDPOINT = (Failure.CONNECT, Failure.RESET, Failure.TIMEOUT)
 OF_MODEL = (Failure.UNAVAILABLE, Failure.GATEWAY, Failure.ERROR)
-OF_NOBODY = (Failure.REFUSED, Failure.GOAWAY, Failure.OVERLOADED)
+OF_NOBODY = (Failure.REFUSED, Failure.GOAWAY, Failure.OVERLOADED, Failure.STATUS)
 
 
 class Pool:
