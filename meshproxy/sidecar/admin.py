@@ -4,11 +4,12 @@
     GET  /readyz    200 while new requests are accepted; ?verbose lists the conditions
     GET  /metrics   Prometheus text, or OpenMetrics if the scraper asks for it
     GET  /config    the configuration in use: fingerprint, documents, identity (loopback only)
+    GET  /status    what `meshproxy status` shows (loopback only)
     POST /drain     the same as SIGTERM (loopback only; not on the admin port of a worker)
 
-`/config` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can send
-requests to them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made to
-(CVE-2024-40632).
+`/config`, `/status` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can
+send requests to them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made
+to (CVE-2024-40632).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.telemetry.metrics import Registry
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
-READ_ONLY = frozenset({b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config"})
+READ_ONLY = frozenset(
+    {b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config", b"/status"}
+)
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 ANSWER_SECONDS = 30.0
 """How long a client may take to read a response: this port has few connections, and the kubelet needs one."""
+NOTE_ELSEWHERE = "something needs attention: ask from this host, or use meshproxy status"
 ADMIN_CONNECTIONS = 64
 ADMIN_TIMES = Times(head=2.0, idle=5.0)
 """Short, so that clients which hold connections to the admin port do not keep a probe waiting."""
@@ -47,8 +51,14 @@ class AdminTarget(Protocol):
     def readiness(self) -> dict[str, bool]:
         """The conditions that must hold for it to be ready."""
 
+    def notes(self) -> list[str]:
+        """What readiness does not depend on and is not as it should be, such as rejected documents, which it quotes."""
+
     def configuration(self) -> dict[str, object]:
         """The configuration in use, without secrets."""
+
+    async def status(self) -> dict[str, object]:
+        """The state of every part, without secrets."""
 
     def drain(self) -> None:
         """Begin a graceful shutdown."""
@@ -68,6 +78,7 @@ class Admin:
         self._registry = registry
         self._target = target
         self._is_worker = is_worker
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Answer one request (`stream.Serve`)."""
@@ -79,13 +90,17 @@ class Admin:
         elif path in (b"/livez", b"/live"):
             reply(stream, head, 200, b"ok\n")
         elif path in (b"/readyz", b"/ready", b"/healthz/ready"):
-            reply_ready(stream, head, self._target.readiness(), verbose=query == b"verbose")
+            is_verbose = query == b"verbose"
+            notes = self._target.notes() if is_verbose else []
+            if not _is_local(stream, head):
+                notes = [NOTE_ELSEWHERE] if notes else []
+            reply_ready(stream, head, self._target.readiness(), verbose=is_verbose, notes=notes)
         elif path == b"/metrics":
             self._metrics(stream, sink, head)
-        elif path in (b"/config", b"/drain"):
+        elif path in (b"/config", b"/status", b"/drain"):
             self._operate(stream, head, path)
         else:
-            reply(stream, head, 404, b"not found: expected /livez, /readyz, /metrics, /config or /drain\n")
+            reply(stream, head, 404, b"not found: expected /livez, /readyz, /metrics, /config, /status or /drain\n")
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec rejected (`h1.Reject`)."""
@@ -114,12 +129,22 @@ class Admin:
         else:
             sink.then = partial(self._send_pieces, stream, sink, pieces)
 
+    async def _show_status(self, stream: Downstream, head: RequestHead) -> None:
+        """A supervisor asks its workers, which takes time."""
+        status = await self._target.status()
+        sink = stream.sink
+        if not isinstance(sink, DiscardingSink) or not sink.is_gone:
+            reply(stream, head, 200, _json(status), JSON)
+
     def _operate(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
-        if not _is_loopback(stream.info) or _host(head.authority) not in LOOPBACK_HOSTS:
+        if not _is_local(stream, head):
             reply(stream, head, 403, b"forbidden: use a loopback connection and the host name localhost\n")
         elif path == b"/config":
-            body = json.dumps(self._target.configuration(), indent=2).encode() + b"\n"
-            reply(stream, head, 200, body, JSON)
+            reply(stream, head, 200, _json(self._target.configuration()), JSON)
+        elif path == b"/status":
+            task = self._loop.create_task(self._show_status(stream, head))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         elif self._is_worker:
             reply(stream, head, 404, b"a worker is not drained by itself: use the admin port of the sidecar\n")
         elif head.method != b"POST":
@@ -167,10 +192,13 @@ class DiscardingSink:
             self._stream.reset(ErrorCode.CANCEL)
 
 
-def reply_ready(stream: Downstream, head: RequestHead, conditions: dict[str, bool], *, verbose: bool) -> None:
-    """200 if all conditions hold, otherwise 503 with those that do not; `verbose` lists all of them."""
+def reply_ready(
+    stream: Downstream, head: RequestHead, conditions: dict[str, bool], *, verbose: bool, notes: Sequence[str] = ()
+) -> None:
+    """200 if all conditions hold, otherwise 503 with those that do not; `verbose` lists all of them, and notes."""
     is_ready = all(conditions.values())
     lines = [f"[{'+' if holds else '-'}] {name}" for name, holds in conditions.items() if verbose or not holds]
+    lines += [f"[!] {note}" for note in notes]
     lines.append("ready" if is_ready else "not ready")
     reply(stream, head, 200 if is_ready else 503, "\n".join(lines).encode() + b"\n")
 
@@ -189,6 +217,15 @@ def _host(authority: bytes) -> bytes:
     """The host of an authority in lower case, without its port."""
     host = authority.rpartition(b":")[0] if authority[-1:] != b"]" else authority
     return (host or authority).lower()
+
+
+def _is_local(stream: Downstream, head: RequestHead) -> bool:
+    """The client is on this host, and no browser that was led here under another name."""
+    return _is_loopback(stream.info) and _host(head.authority) in LOOPBACK_HOSTS
+
+
+def _json(document: dict[str, object]) -> bytes:
+    return json.dumps(document, indent=2).encode() + b"\n"
 
 
 def _is_loopback(info: ConnectionInfo) -> bool:

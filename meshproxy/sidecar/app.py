@@ -218,6 +218,7 @@ class Sidecar:
             self.directions,
             is_draining=self._stopping.is_set,
             drain=self.drain,
+            metrics=self.metrics,
         )
         page = Admin(loop, self.metrics.registry, status, is_worker=slot is not None)
         self.admin = Listener(
@@ -298,7 +299,8 @@ class Sidecar:
             self.configuration.request()
 
     def _report(self) -> Report:
-        return Report.of(self.admin.address, self.configuration.documents.fingerprint, self._status.readiness())
+        fingerprint = self.configuration.documents.fingerprint
+        return Report.of(self.admin.address, fingerprint, self._status.readiness(), self._status.notes())
 
     def _listen(self, inbound_port: int | None, outbound_port: int | None) -> None:
         """Raises OSError."""

@@ -438,6 +438,9 @@ def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:
         "breaker": own.name.lower() if own is not None else None,
         "modelBreakers": dict(list(failing.items())[:MOST_SHOWN]),
         "inFlight": endpoint.load.in_flight,
+        "latencySeconds": endpoint.load.latency,
+        "connections": sum(pool.size for pool in {endpoint.rest, endpoint.grpc} if pool is not None),
+        "security": "mtls" if endpoint.is_sidecar else "plaintext",
     }
 
 

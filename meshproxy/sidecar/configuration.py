@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_PROBLEMS = 100
+"""Of rejected documents, that are kept to be shown; the log has all."""
+PROBLEM_CHARACTERS = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
@@ -53,6 +57,21 @@ class Compiled:
     def max_connections(self) -> int:
         """Of each direction."""
         return self.documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """How the last reload went."""
+
+    at: float
+    """Seconds since the epoch."""
+    problems: tuple[str, ...] = ()
+    """Why the documents were rejected, the first `MOST_PROBLEMS`; empty if they were applied."""
+
+    @classmethod
+    def rejected(cls, problems: Sequence[str]) -> Reload:
+        """Rejected now."""
+        return cls(time.time(), tuple(problem[:PROBLEM_CHARACTERS] for problem in problems[:MOST_PROBLEMS]))
 
 
 class Configuration:
@@ -77,6 +96,9 @@ class Configuration:
         identity: IdentityRotation,
     ) -> None:
         self.documents = documents
+        self.applied_at = time.time()
+        """When they were taken into use, in seconds since the epoch."""
+        self.last_reload: Reload | None = None
         self.health: HealthService | None = None
         self._source = source
         self._metrics = metrics
@@ -162,10 +184,12 @@ class Configuration:
         self._identity.adopt(identity)
         self._adopt(compiled)
         self._metrics.config_reloads.labels("ok").value += 1
+        self.last_reload = Reload(self.applied_at)
         self._source.applied(documents)
         logger.info("configuration applied", extra={"fields": {"fingerprint": documents.fingerprint}})
 
     def _reject(self, problems: list[str], exc_info: Exception | None = None) -> None:
+        self.last_reload = Reload.rejected(problems)
         self._metrics.config_reloads.labels("failed").value += 1
         self._metrics.config_in_sync.labels().value = 0
         logger.error(
@@ -197,7 +221,7 @@ class Configuration:
             shared.reaper.keep(shortest_time_limit(documents))
         self._metrics.requests.mention(*mentioned(documents))
         self._metrics.config_in_sync.labels().value = 1
-        self._metrics.config_loaded.labels().value = time.time()
+        self.applied_at = self._metrics.config_loaded.labels().value = time.time()
 
 
 def check_fixed(old: Documents, new: Documents) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from meshproxy.transport.listener import Listener
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.listener import Identify, Security
+
+
+SECURITIES = ("mtls", "tls", "plaintext")
+"""The values of `ConnectionInfo.security`."""
 
 
 class Direction:
@@ -67,6 +72,23 @@ class Direction:
         """Close the listener and every connection."""
         self.pipeline.mirrors.close()
         await self.listener.close()
+
+    def overview(self) -> dict[str, object]:
+        """The port, its connections by how they are secured, and its requests."""
+        now = Counter(connection.info.security for connection in self.listener.connections)
+        total = {
+            labels[1]: series.value
+            for labels, series in self._metrics.connections.series.items()
+            if labels[0] == self.name
+        }
+        return {
+            "address": self.listener.address,
+            "state": self.listener.state.value,
+            "connections": {security: now[security] for security in SECURITIES},
+            "connectionsTotal": {security: int(total.get(security, 0)) for security in SECURITIES},
+            "inFlight": len(self.pipeline.live),
+            "served": self.pipeline.served,
+        }
 
     # listener.ListenerEvents
 

@@ -167,6 +167,11 @@ class IdentityRotation:
         others = self._loaded.credentials.other_bundles if self._loaded is not None else {}
         return {domain: len(bundle) for domain, bundle in others.items()}
 
+    @property
+    def problem(self) -> str | None:
+        """Why the source's credentials are not in use; None if they are."""
+        return self._problem
+
     def client_context(self) -> ssl.SSLContext:
         """For a connection to another sidecar that is made now. Raises OSError, as a connection that fails does."""
         identity = self.current

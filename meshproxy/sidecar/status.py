@@ -1,9 +1,15 @@
-"""The status of a sidecar on the admin port: readiness, and the configuration in use."""
+"""The status of a sidecar on the admin port: readiness, the configuration in use, and the state of every part."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
+
+from meshproxy import __version__
+from meshproxy.sidecar.attention import HEAD, attention
+from meshproxy.sidecar.timestamps import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.direction import Direction
     from meshproxy.sidecar.rotation import IdentityRotation
     from meshproxy.sidecar.tokens import Tokens
+    from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
 class Status:
@@ -21,6 +28,7 @@ class Status:
     Args:
         is_draining: whether the sidecar shuts down.
         drain: begins to shut down.
+        metrics: of the sidecar, for what only they count.
     """
 
     def __init__(
@@ -33,6 +41,7 @@ class Status:
         *,
         is_draining: Callable[[], bool],
         drain: Callable[[], None],
+        metrics: SidecarMetrics,
     ) -> None:
         self._configuration = configuration
         self._identity = identity
@@ -41,6 +50,8 @@ class Status:
         self._directions = directions
         self._is_draining = is_draining
         self._drain = drain
+        self._metrics = metrics
+        self._started_at = time.time()
 
     def drain(self) -> None:
         self._drain()
@@ -58,6 +69,78 @@ class Status:
             "not draining": not self._is_draining(),
         }
 
+    def notes(self) -> list[str]:
+        """What is not as it should be, although the sidecar serves (`admin.AdminTarget`)."""
+        last, problem = self._configuration.last_reload, self._identity.problem
+        notes = []
+        if last is not None and last.problems:
+            notes += [f"configuration rejected, the previous one is in use: {each}" for each in last.problems]
+        if problem is not None:
+            notes.append(f"certificate rejected, the previous one is in use: {problem}")
+        return notes
+
+    def _reload(self) -> dict[str, object]:
+        """Since when the documents are in use, and how the last attempt to replace them went."""
+        last = self._configuration.last_reload
+        return {
+            "appliedAt": timestamp(self._configuration.applied_at),
+            "lastReload": None
+            if last is None
+            else {
+                "at": timestamp(last.at),
+                "result": "rejected" if last.problems else "applied",
+                "problems": list(last.problems),
+            },
+        }
+
+    async def status(self) -> dict[str, object]:
+        """What `meshproxy status` shows."""
+        documents = self._configuration.documents
+        conditions = self.readiness()
+        refusals = self._metrics.requests.refusals.series
+        totals: Counter[str] = Counter()
+        for (_, reason), series in refusals.items():
+            totals[reason] += int(series.value)
+        found: dict[str, object] = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "startedAt": timestamp(self._started_at),
+            "state": "draining" if self._is_draining() else "ready" if all(conditions.values()) else "not ready",
+            "conditions": conditions,
+            "documents": {
+                "fingerprint": documents.fingerprint,
+                **self._reload(),
+                "counts": {
+                    "roles": len(documents.roles),
+                    "bindings": len(documents.bindings),
+                    "servers": len(documents.servers),
+                    "routes": len(documents.routes),
+                },
+            },
+            "mtls": documents.mesh.spec.mtls,
+            "identity": self._shown_identity(),
+            "issuers": self._tokens.overview(),
+            "directions": {direction.name: direction.overview() for direction in self._directions},
+            "servers": self._clusters.overview(),
+            "refusals": {
+                "total": {reason: count for reason, count in totals.most_common() if count},
+                "last": self._metrics.requests.last_refusals.rows(time.time() - time.monotonic()),
+            },
+            "workers": [],
+        }
+        return {**HEAD, **found, "attention": attention(found, time.time())}
+
+    def _shown_identity(self) -> dict[str, object] | None:
+        identity = self._identity.current
+        if identity is None:
+            return None
+        return {
+            "spiffeId": identity.workload.spiffe_id,
+            "serial": identity.serial,
+            "notAfter": timestamp(identity.workload.not_after),
+            "problem": self._identity.problem,
+        }
+
     def configuration(self) -> dict[str, object]:
         """The configuration in use, without secrets."""
         documents = self._configuration.documents
@@ -65,6 +148,7 @@ class Status:
         addresses = {direction.name: direction.listener.address for direction in self._directions}
         return {
             "fingerprint": documents.fingerprint,
+            **self._reload(),
             "identity": identity.workload.spiffe_id if identity is not None else None,
             "trustDomain": documents.mesh.spec.trust_domain,
             "trustDomains": self._identity.trusted_domains,

@@ -8,16 +8,21 @@ the sidecar as a whole from what the workers report over their control sockets.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import socket
 import sys
+import time
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
+from meshproxy.sidecar.merged_status import merge
+from meshproxy.sidecar.timestamps import timestamp
 from meshproxy.sidecar.worker import (
     WorkersFailed,
     WorkerSlot,
@@ -30,6 +35,7 @@ from meshproxy.sidecar.worker_process import MOST_EARLY_EXITS, RestartBackoff, W
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
+from meshproxy.transport.client import ClientError
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.listener import Listener, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
@@ -45,6 +51,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+STATUS_BYTES = 8 << 20
+"""Of the status of one worker: a thousand endpoints take 300 KB."""
 EXIT_GRACE = 5.0
 """Seconds that workers get to exit in addition to the drain timeout."""
 
@@ -71,6 +80,7 @@ class Supervisor:
         self._addresses: dict[str, str] = {}
         """Where the workers listen, by direction."""
         self.workers: list[Worker] = []
+        self._started_at = time.time()
 
         self.registry = registry = Registry()
         watch_process(registry)
@@ -261,6 +271,25 @@ class Supervisor:
             "not draining": not self._stopping.is_set(),
         }
 
+    def notes(self) -> list[str]:
+        """What the workers report, each once: usually all of them say the same."""
+        notes = [note for worker in self.workers if worker.report is not None for note in worker.report.notes]
+        return list(dict.fromkeys(notes))
+
+    async def status(self) -> dict[str, object]:
+        """The status of all workers together: each is asked at its own admin port."""
+        conditions = self.readiness()
+        asked = await asyncio.gather(*(_ask(worker) for worker in self.workers))
+        own = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "startedAt": timestamp(self._started_at),
+            "state": "draining" if self._stopping.is_set() else "ready" if all(conditions.values()) else "not ready",
+            "conditions": conditions,
+        }
+        workers = [worker.describe() for worker in self.workers]
+        return merge(own, workers, [status for status in asked if status is not None], time.time())
+
     def configuration(self) -> dict[str, object]:
         """Which documents the workers use. What they say in detail is on /config of each worker's own admin port."""
         workers = [worker.describe() for worker in self.workers]
@@ -273,6 +302,27 @@ class Supervisor:
             **self._addresses,
             "workers": workers,
         }
+
+
+async def _ask(worker: Worker) -> dict[str, Any] | None:
+    """The status of one worker; None if it does not answer."""
+    if worker.report is None:
+        return None
+    from meshproxy.sidecar.http_get import Access, FetchError, Url, fetch  # its memory is for those who ask
+
+    try:
+        url = Url.read(f"http://{_loopback(worker.report.admin)}/status")
+        found = json.loads(await fetch(url, STATUS_BYTES, Access()))
+    except (FetchError, ClientError, ValueError) as error:
+        logger.warning("worker %d does not tell its status: %s", worker.slot.number, error)
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _loopback(address: str) -> str:
+    """Where a port that listens on every address is reached from this host: `/status` answers on loopback only."""
+    host, _, port = address.rpartition(":")
+    return f"{EVERYWHERE.get(host, host)}:{port}"
 
 
 def reserve(host: str, port: int) -> socket.socket:

@@ -19,6 +19,7 @@ from meshproxy.identity.tokens import Issuer, TokenVerifier
 from meshproxy.sidecar.http_get import Access, FetchError
 from meshproxy.sidecar.key_refresher import KeyRefresher
 from meshproxy.sidecar.key_sources import FILE_REFRESH, Source, from_discovery, from_file, from_url
+from meshproxy.sidecar.timestamps import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,6 +177,19 @@ class Tokens:
                     }
                 },
             )
+
+    def overview(self) -> list[dict[str, object]]:
+        """Each issuer with the state of its keys."""
+        return [
+            {
+                "name": known.keys.issuer,
+                "keys": len(known.keys.keys.keys) if known.keys.keys is not None else 0,
+                "fetchedAt": timestamp(known.keys.fetched_at),
+                "failures": known.keys.failures,
+                "problem": known.keys.problem,
+            }
+            for known in self._known.values()
+        ]
 
     def _ages(self) -> Rows:
         now = time.time()

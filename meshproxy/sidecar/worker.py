@@ -19,7 +19,7 @@ import msgspec
 from meshproxy.config.schema import Documents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 OPTION = "--worker="
 CONTROL_SOCKET = 0
@@ -30,6 +30,7 @@ REPORT_PERIOD = 0.5
 """Seconds between two reports: /readyz of the supervisor is at most so old."""
 MOST_UNMET = 16
 """Conditions that one report names."""
+NOTE_CHARACTERS = 1_000
 DOCUMENTS = "documents"
 
 
@@ -41,18 +42,21 @@ class Report(msgspec.Struct, frozen=True):
         fingerprint: of the documents in use.
         is_ready: whether the worker accepts new requests.
         unmet: readiness conditions that do not hold, the first `MOST_UNMET`.
+        notes: what `/readyz?verbose` says beside the conditions, the first `MOST_UNMET`.
     """
 
     admin: str
     fingerprint: str
     is_ready: bool
     unmet: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, admin: str, fingerprint: str, conditions: dict[str, bool]) -> Report:
+    def of(cls, admin: str, fingerprint: str, conditions: dict[str, bool], notes: Sequence[str] = ()) -> Report:
         """The report of a worker with these readiness conditions."""
         unmet = [name for name, holds in conditions.items() if not holds]
-        return cls(admin, fingerprint, not unmet, tuple(unmet[:MOST_UNMET]))
+        shown = tuple(note[:NOTE_CHARACTERS] for note in notes[:MOST_UNMET])
+        return cls(admin, fingerprint, not unmet, tuple(unmet[:MOST_UNMET]), shown)
 
 
 @dataclass(frozen=True, slots=True)

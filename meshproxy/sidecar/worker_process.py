@@ -146,6 +146,7 @@ class Worker:
             "admin": report.admin if report is not None else None,
             "ready": all(self.conditions().values()),
             "fingerprint": report.fingerprint if report is not None else None,
+            "notes": list(report.notes) if report is not None else [],
         }
 
     def signal(self, number: signal.Signals) -> None:

@@ -9,6 +9,7 @@ from meshproxy.policy.decide import SEVERAL
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.telemetry import metric_table
+from meshproxy.telemetry.last_refusals import LastRefusals
 from meshproxy.telemetry.metrics import OTHER, Counter, CounterSeries, Gauge, Histogram, HistogramSeries, Registry, Rows
 from meshproxy.telemetry.model_labels import NONE, ModelLabels
 
@@ -51,6 +52,7 @@ class RequestMetrics:
         self.refusals = Counter(registry, metric_table.REFUSALS)
         self._memo: dict[tuple[object, ...], _ExchangeSeries] = {}
         self._allowed = _Allowed(self.decisions)
+        self.last_refusals = LastRefusals()
 
     def expect(self, direction: str) -> None:
         """Exchanges of this direction will come: `rate()` needs to see the zero before the first event."""
@@ -159,6 +161,7 @@ class RequestMetrics:
     def _count_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
         direction = exchange.connection.direction
         self.refusals.labels(direction, refusal.reason.label).value += 1
+        self.last_refusals.add(exchange, refusal)
         if refusal.reason in ACCESS_REASONS:
             self.decisions.labels(direction, "deny", refusal.rule or "", refusal.reason.label).value += 1
         elif exchange.rule:

@@ -54,6 +54,11 @@ class PeakEwma:
         self._since = 0.0
         self._seconds = 0.0
 
+    @property
+    def latency(self) -> float | None:
+        """The peak EWMA as of the last response, in seconds; None before the first one."""
+        return self._latency or None
+
     def start(self) -> None:
         self.in_flight += 1
 

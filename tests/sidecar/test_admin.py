@@ -18,6 +18,13 @@ from meshproxy.transport.connection_info import ConnectionInfo
 LOOPBACK = "127.0.0.1:40000"
 
 
+class Task:
+    """One that has ended."""
+
+    def add_done_callback(self, callback: Callable[..., None]) -> None:
+        callback(self)
+
+
 class FakeLoop:
     def __init__(self) -> None:
         self.ready: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
@@ -28,6 +35,12 @@ class FakeLoop:
 
     def call_later(self, delay: float, callback: Callable[..., Any]) -> None:
         self.timers.append((delay, callback))
+
+    def create_task(self, coroutine: Any) -> Any:
+        """Runs it to its end: what it awaits is ready."""
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+        return Task()
 
     def turn(self) -> None:
         while self.ready:
@@ -76,6 +89,7 @@ class Process:
 
     def __init__(self) -> None:
         self.conditions = {"configured": True, "not draining": True}
+        self.noted: list[str] = []
         self.drains = 0
 
     def readiness(self) -> dict[str, bool]:
@@ -83,6 +97,12 @@ class Process:
 
     def configuration(self) -> dict[str, object]:
         return {"fingerprint": "abc", "issuers": ["corp"]}
+
+    def notes(self) -> list[str]:
+        return self.noted
+
+    async def status(self) -> dict[str, object]:
+        return {"kind": "SidecarStatus"}
 
     def drain(self) -> None:
         self.drains += 1
@@ -140,6 +160,15 @@ class TestHealth:
 
     def test_it_says_everything_if_asked(self, ask: Any) -> None:
         assert ask(b"/readyz?verbose").body == b"[+] configured\n[+] not draining\nready\n"
+
+    def test_what_needs_attention_is_said_to_this_host_only(self, ask: Any, process: Process) -> None:
+        process.noted = ["configuration rejected: f.yaml:3: bad"]
+        assert ask(b"/readyz?verbose").body.endswith(b"[!] configuration rejected: f.yaml:3: bad\nready\n")
+        assert ask(b"/readyz").body == b"ready\n"
+        elsewhere = ask(b"/readyz?verbose", stream=FakeStream("10.0.0.1:5000")).body
+        assert b"f.yaml" not in elsewhere
+        assert b"[!] something needs attention: ask from this host" in elsewhere
+        assert b"f.yaml" not in ask(b"/readyz?verbose", authority=b"attacker.example").body
 
     def test_anybody_may_ask_by_any_name(self, ask: Any) -> None:
         stream = ask(b"/readyz", authority=b"10.0.0.7:18502", stream=FakeStream("10.0.0.1:5000"))
@@ -218,12 +247,14 @@ class TestSwitches:
     def test_a_page_of_another_site_may_not(self, ask: Any, process: Process, authority: bytes) -> None:
         """DNS rebinding: the browser is on this host, the name is theirs."""
         assert ask(b"/config", authority=authority).status == 403
+        assert ask(b"/status", authority=authority).status == 403
         assert ask(b"/drain", b"POST", authority=authority).status == 403
         assert process.drains == 0
 
     @pytest.mark.parametrize("remote", ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1", "128.0.0.1:1"])
     def test_another_host_may_not(self, ask: Any, process: Process, remote: str) -> None:
         assert ask(b"/config", stream=FakeStream(remote)).status == 403
+        assert ask(b"/status", stream=FakeStream(remote)).status == 403
         assert ask(b"/drain", b"POST", stream=FakeStream(remote)).status == 403
         assert process.drains == 0
 
@@ -235,7 +266,7 @@ class TestSwitches:
 
 
 class TestForm:
-    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config"])
+    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config", b"/status"])
     def test_what_is_only_read_is_not_written(self, ask: Any, target: bytes) -> None:
         stream = ask(target, b"POST")
         assert (stream.status, stream.headers[b"allow"]) == (405, b"GET")
@@ -246,7 +277,7 @@ class TestForm:
         assert stream.status == 404
         assert b"/metrics" in stream.body
 
-    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config", b"/nowhere"])
+    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config", b"/status", b"/nowhere"])
     def test_head_has_the_head_of_get_and_no_body(self, ask: Any, target: bytes) -> None:
         """Over HTTP/2 a body would break the stream (RFC 9110 section 9.3.2)."""
         full, head = ask(target), ask(target, b"HEAD")
@@ -254,7 +285,7 @@ class TestForm:
         assert head.body == b""
         assert head.ended
 
-    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config", b"/nowhere"])
+    @pytest.mark.parametrize("target", [b"/livez", b"/readyz", b"/metrics", b"/config", b"/status", b"/nowhere"])
     def test_nobody_guesses_types(self, ask: Any, target: bytes) -> None:
         assert ask(target).headers[b"x-content-type-options"] == b"nosniff"
 

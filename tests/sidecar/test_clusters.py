@@ -441,6 +441,9 @@ class TestHealth:
                         "breaker": "closed",
                         "modelBreakers": {"n": "open"},
                         "inFlight": 0,
+                        "latencySeconds": None,
+                        "connections": 0,
+                        "security": "plaintext",
                     }
                 ],
             }

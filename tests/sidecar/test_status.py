@@ -6,7 +6,9 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from meshproxy.sidecar.configuration import MOST_PROBLEMS, PROBLEM_CHARACTERS, Reload
 from meshproxy.sidecar.status import Status
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
 class World:
@@ -14,8 +16,8 @@ class World:
 
     def __init__(self) -> None:
         self.not_after = time.time() + 60
-        self.identity: Any = SimpleNamespace(current=SimpleNamespace(workload=self))
-        self.configuration: Any = SimpleNamespace(health=None)
+        self.identity: Any = SimpleNamespace(current=SimpleNamespace(workload=self), problem=None)
+        self.configuration: Any = SimpleNamespace(health=None, last_reload=None)
         self.tokens: Any = SimpleNamespace(are_known=True)
         self.clusters: Any = SimpleNamespace(conditions=lambda: {"endpoints of a are known": True})
         self.is_draining = False
@@ -33,6 +35,7 @@ class World:
             [],
             is_draining=lambda: self.is_draining,
             drain=self.drain,
+            metrics=SidecarMetrics(),
         )
 
     @property
@@ -68,3 +71,22 @@ def test_drain_is_passed_on() -> None:
     world = World()
     world.status().drain()
     assert world.drained == 1
+
+
+def test_what_was_rejected_is_noted() -> None:
+    world = World()
+    assert world.status().notes() == []
+    world.configuration.last_reload = Reload(1.0)
+    assert world.status().notes() == []
+    world.configuration.last_reload = Reload.rejected(["f.yaml:3: bad", "worse"])
+    world.identity.problem = "another key"
+    assert world.status().notes() == [
+        "configuration rejected, the previous one is in use: f.yaml:3: bad",
+        "configuration rejected, the previous one is in use: worse",
+        "certificate rejected, the previous one is in use: another key",
+    ]
+
+
+def test_what_is_kept_of_rejected_documents_is_bounded() -> None:
+    kept = Reload.rejected(["x" * 10_000] * 1_000).problems
+    assert kept == ("x" * PROBLEM_CHARACTERS,) * MOST_PROBLEMS

@@ -276,6 +276,7 @@ async def test_configuration_says_whether_all_use_the_same(tmp_path: Path) -> No
         "admin": "127.0.0.1:0",
         "ready": True,
         "fingerprint": "f",
+        "notes": [],
     }
     (tmp_path / "other").touch()
     async with asyncio.timeout(20):
@@ -285,6 +286,24 @@ async def test_configuration_says_whether_all_use_the_same(tmp_path: Path) -> No
     await running.end()
     stopped = running.supervisor.configuration()
     assert (stopped["fingerprint"], stopped["same"]) == (None, False)
+
+
+async def test_what_the_workers_note_is_said_once(tmp_path: Path) -> None:
+    script = GOOD.replace('"unmet": unmet}', '"unmet": unmet, "notes": ["rejected: bad", f"of {number}"]}')
+    running = Running(tmp_path, script)
+    await running.until(serving=2)
+    assert sorted(running.supervisor.notes()) == ["of 0", "of 1", "rejected: bad"]
+    await running.end()
+
+
+async def test_the_status_of_workers_that_do_not_answer_is_missed(tmp_path: Path) -> None:
+    running = Running(tmp_path, GOOD)
+    await running.until(serving=2)
+    status: dict[str, Any] = await running.supervisor.status()  # the port of these workers is 0
+    assert status["attention"] == ["2 of 2 workers did not tell their status: it is missing here"]
+    assert [worker["number"] for worker in status["workers"]] == [0, 1]
+    assert (status["state"], status["pid"]) == ("ready", os.getpid())
+    await running.end()
 
 
 def two_free_ports() -> int:

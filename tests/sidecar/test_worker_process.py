@@ -42,7 +42,7 @@ async def test_a_worker_that_never_listens_has_not_lived(tmp_path: Path) -> None
 async def test_its_reports_say_how_it_is(tmp_path: Path) -> None:
     program = """
 import os, sys, time
-os.write(0, b'{"admin": "127.0.0.1:9", "fingerprint": "f", "is_ready": false, "unmet": ["a"]}')
+os.write(0, b'{"admin": "127.0.0.1:9", "fingerprint": "f", "is_ready": false, "unmet": ["a"], "notes": ["b"]}')
 time.sleep(60)
 """
     worker = Worker(slot(tmp_path), (sys.executable, "-I", "-S", "-c", program), [])
@@ -57,6 +57,7 @@ time.sleep(60)
         "admin": "127.0.0.1:9",
         "ready": False,
         "fingerprint": "f",
+        "notes": ["b"],
     }
     worker.signal(signal.SIGKILL)
     status, lived = await asyncio.wait_for(task, 20)

@@ -1,0 +1,213 @@
+"""The screen of `meshproxy status`. 80 columns wide where names are not longer."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+LABEL = 12
+WIDTH = 80
+SHOWN_PROBLEMS = 10
+SHOWN_REFUSALS = 8
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+
+
+def show(status: dict[str, Any], address: str) -> None:
+    """Print a status."""
+    now = datetime.now(UTC)
+    for label, text in _facts(status, address, now):
+        _line(label, text)
+    if status["servers"]:
+        _print(_servers(status["servers"]))
+    if status["workers"]:
+        _print(_workers(status["workers"]))
+    if status["refusals"]["last"]:
+        _print(_refusals(status["refusals"], now))
+
+
+def _line(label: str, text: str) -> None:
+    """A label, and a text that is wrapped beside it."""
+    wrapped = click.wrap_text(text, WIDTH, " " * LABEL, " " * LABEL)
+    click.echo(f"{label:<{LABEL}}{wrapped[LABEL:]}".rstrip())
+
+
+def _print(table: Table) -> None:
+    """As wide as the terminal, and without trailing spaces."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    with console.capture() as captured:
+        console.print(table)
+    click.echo()
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def _facts(status: dict[str, Any], address: str, now: datetime) -> list[tuple[str, str]]:
+    up = _ago(status["startedAt"], now)
+    lines = [
+        ("sidecar", f"meshproxy {status['version']} at {address}, process {status['pid']}, up {up}"),
+        ("state", status["state"].upper()),
+    ]
+    lines += [("attention" if not number else "", f"! {each}") for number, each in enumerate(status["attention"])]
+    if status["documents"] is not None:
+        lines += _documents(status["documents"], now)
+    lines += _identity(status, now)
+    lines += [(("issuers" if not number else ""), _issuer(each, now)) for number, each in enumerate(status["issuers"])]
+    lines += [(name, _direction(each)) for name, each in status["directions"].items()]
+    totals = ", ".join(f"{reason} {count:,}" for reason, count in status["refusals"]["total"].items())
+    lines.append(("refusals", totals or "none"))
+    return lines
+
+
+def _documents(documents: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
+    counts = ", ".join(_count(count, what[:-1]) for what, count in documents["counts"].items())
+    lines = [
+        ("documents", f"{documents['fingerprint'][:12]}, in use for {_ago(documents['appliedAt'], now)}: {counts}"),
+    ]
+    last = documents["lastReload"]
+    if last is not None:
+        lines.append(("", f"last reload {last['result']} {_ago(last['at'], now)} ago"))
+        if len(last["problems"]) > 1:  # a single one is in what needs attention
+            lines += [("", f"- {problem}") for problem in last["problems"][:SHOWN_PROBLEMS]]
+        if len(last["problems"]) > SHOWN_PROBLEMS:
+            lines.append(("", f"- and {len(last['problems']) - SHOWN_PROBLEMS} more (-o json)"))
+    return lines
+
+
+def _identity(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
+    identity = status["identity"]
+    if identity is None:
+        return [("identity", "none: mtls is disabled" if status["mtls"] == "disabled" else "not known")]
+    ends = datetime.fromisoformat(identity["notAfter"])
+    when = f"expires in {_duration((ends - now).total_seconds())}" if ends > now else "has EXPIRED"
+    return [
+        ("identity", identity["spiffeId"]),
+        ("", f"{when} ({ends:%Y-%m-%d %H:%M:%S} UTC), mtls {status['mtls']}"),
+    ]
+
+
+def _issuer(issuer: dict[str, Any], now: datetime) -> str:
+    fetched = "never fetched" if issuer["fetchedAt"] is None else f"fetched {_ago(issuer['fetchedAt'], now)} ago"
+    problem = f"; failed {issuer['failures']} times since: {issuer['problem']}" if issuer["problem"] else ""
+    return f"{issuer['name']}: {_count(issuer['keys'], 'key')}, {fetched}{problem}"
+
+
+def _direction(direction: dict[str, Any]) -> str:
+    now, total = sum(direction["connections"].values()), direction["connectionsTotal"]
+    shares = [f"{100 * count / sum(total.values()):.3g} % {_SECURITY[how]}" for how, count in total.items() if count]
+    secured = f" of {sum(total.values()):,} so far ({', '.join(shares)})" if shares else ""
+    calls = f"{direction['inFlight']:,} calls in flight, {direction['served']:,} served"
+    state = "" if direction["state"] == "serving" else f"{direction['state']}, "
+    return f"{direction['address']}, {state}{_count(now, 'connection')}{secured}, {calls}"
+
+
+_SECURITY = {"mtls": "mTLS", "tls": "TLS without certificate", "plaintext": "plain text"}
+
+
+def _servers(servers: dict[str, Any]) -> Table:
+    table = _table("SERVER", "ENDPOINT", "STATE", ">LATENCY", ">FLIGHT", ">CONN", "TLS")
+    for name, server in servers.items():
+        if not server["endpoints"]:
+            table.add_row(name, "-", "no endpoints" if server["known"] else "not resolved", "", "", "", "")
+        for number, endpoint in enumerate(server["endpoints"]):
+            seconds = endpoint["latencySeconds"]
+            table.add_row(
+                name if not number else "",
+                endpoint["endpoint"].replace(",", ", "),
+                _state(endpoint),
+                "-" if seconds is None else f"{seconds * 1_000:.3g} ms",
+                str(endpoint["inFlight"]),
+                str(endpoint["connections"]),
+                {"mtls": "mTLS", "tls": "TLS"}.get(endpoint["security"], "none"),
+            )
+    return table
+
+
+def _state(endpoint: dict[str, Any]) -> str:
+    """Why an endpoint takes no calls, or that it does; and which models are away."""
+    found = []
+    if endpoint["ejected"]:
+        found.append("ejected")
+    if endpoint["healthy"] is False:
+        found.append("unhealthy")
+    if endpoint["breaker"] not in (None, "closed"):
+        found.append(f"breaker {endpoint['breaker'].replace('_', '-')}")
+    if endpoint["unavailableModels"]:
+        found.append(f"without {', '.join(endpoint['unavailableModels'][:4])}")
+    if endpoint["modelBreakers"]:
+        found.append(f"breaker open for {', '.join(list(endpoint['modelBreakers'])[:4])}")
+    return "; ".join(found) or ("healthy" if endpoint["healthy"] else "ok")
+
+
+def _workers(workers: list[dict[str, Any]]) -> Table:
+    table = _table("WORKER", "PID", "STATE", "READY", "ADMIN", "DOCUMENTS")
+    for worker in workers:
+        table.add_row(
+            str(worker["number"]),
+            str(worker["pid"] or "-"),
+            worker["state"],
+            "yes" if worker["ready"] else "no",
+            worker["admin"] or "-",
+            (worker["fingerprint"] or "-")[:12],
+        )
+    return table
+
+
+def _refusals(refusals: dict[str, Any], now: datetime) -> Table:
+    """The last ones, those that are alike in one row."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for refusal in refusals["last"]:
+        key = (
+            _WAYS[refusal["direction"]],
+            refusal["reason"],
+            refusal["call"] or "-",
+            _short(refusal["caller"]) or refusal["remote"].rpartition(":")[0],
+            refusal["policy"] or "-",
+        )
+        alike.setdefault(key, []).append(refusal)
+    table = _table("AGO", ">N", "", "REFUSED", "CALL", "CALLER", "BY")
+    for row, group in list(alike.items())[:SHOWN_REFUSALS]:
+        table.add_row(_ago(group[0]["at"], now), str(len(group)), *row)
+    return table
+
+
+_WAYS = {"inbound": "in", "outbound": "out"}
+
+
+def _short(caller: str | None) -> str:
+    """A SPIFFE ID of the usual form without what is the same for all: NAMESPACE/ACCOUNT."""
+    parts = (caller or "").removeprefix("spiffe://").split("/")
+    return f"{parts[2]}/{parts[4]}" if len(parts) == 5 and parts[1::2] == ["ns", "sa"] else caller or ""
+
+
+def _table(*headings: str) -> Table:
+    """A table without lines; `>` before a heading aligns its column to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for heading in headings:
+        is_right = heading.startswith(">")
+        table.add_column(heading.lstrip(">"), justify="right" if is_right else "left", overflow="fold")
+    return table
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _ago(moment: str, now: datetime) -> str:
+    return _duration((now - datetime.fromisoformat(moment)).total_seconds())
+
+
+def _duration(seconds: float) -> str:
+    """The two largest units: `3h 12m`."""
+    whole = max(0, int(seconds))
+    parts: list[str] = []
+    for size, unit in _UNITS:
+        if whole >= size or (unit == "s" and not parts):
+            parts.append(f"{whole // size}{unit}")
+            whole %= size
+    return " ".join(parts[:2])
