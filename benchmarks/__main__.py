@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from benchmarks.behind import behind
 from benchmarks.context import Context
 from benchmarks.machine import describe
 from benchmarks.peers.catalogue import peers as all_peers
@@ -92,7 +93,7 @@ def main(
                     save(output, machine, settings, peers, results)
     except CannotRun as error:
         raise click.ClickException(str(error)) from error
-    if said := verdicts(results):
+    for said in filter(None, (verdicts(results), behind(results))):
         click.echo(said + "\n")
     if output is not None:
         click.echo(f"written: {output}")

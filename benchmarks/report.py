@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from meshproxy.devtools.load.figures import Noisy, Ratio, ratio, spread, verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.runner import Measured
 
 BASE = "envoy"
@@ -59,6 +61,14 @@ def cell(values: list[float]) -> str:
     if found.rounds == 1:
         return number(found.median)
     return f"{number(found.median)} ({number(found.low)}-{number(found.high)})"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns, indented."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def compared(measured: Measured, peer: str, figure: str) -> str:
@@ -117,11 +127,7 @@ def table(measured: Measured) -> str:
         row += [compared(measured, peer, figure) for figure in ratios]
         row += [cell_short(measured.series(peer, figure)) for figure in others]
         rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [f"{measured.work}: {measured.question}"]
-    lines += [
-        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = [f"{measured.work}: {measured.question}", *aligned(rows)]
     for peer in measured.figures:
         for figure in ratios:
             found = against_base(measured, peer, figure)

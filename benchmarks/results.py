@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.behind import behind
 from benchmarks.plot import Bar, bars, curves
 from benchmarks.report import table, title
 from benchmarks.targets import verdicts
@@ -81,7 +82,8 @@ def save(
     """Writes `latest.json`, `latest.txt` and the pictures there is data for; returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     versions = "\n".join(f"{name} {peer.version()}: {peer.checks}" for name, peer in peers.items())
-    head = [heading(machine, settings), versions, *([said] if (said := verdicts(list(results))) else [])]
+    said = [verdicts(list(results)), behind(results)]
+    head = [heading(machine, settings), versions, *filter(None, said)]
     texts = {
         "latest.json": json.dumps(document(machine, settings, peers, results), indent=1) + "\n",
         "latest.txt": "\n\n".join([*head, *map(table, results)]) + "\n",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.report import added, number
+from benchmarks.report import added, aligned, number
 from meshproxy.devtools.load.figures import Noisy, ratio, spread
 
 if TYPE_CHECKING:
@@ -181,8 +181,4 @@ def verdicts(results: list[Measured]) -> str:
         state = "?" if value is None else "met" if target.is_met(value) else "MISSED"
         bound = f"{'<=' if target.is_upper else '>='} {number(target.bound)}"
         rows.append((state, target.work, target.what, bound, "-" if value is None else number(value), note))
-    if not rows:
-        return ""
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(["targets of meshproxy", *(f"  {line}" for line in lines)])
+    return "\n".join(["targets of meshproxy", *aligned(rows)]) if rows else ""
