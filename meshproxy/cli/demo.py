@@ -31,14 +31,14 @@ def command(keep: bool) -> None:
     must be permitted or denied, and prints each result.
 
     Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
-    "demo": pip install 'meshproxy[demo]'.
+    "demo": in a clone, pipx install '.[demo]'.
     """
     try:
         import aiohttp  # noqa: F401
         import grpc  # noqa: F401
         import rich  # noqa: F401
     except ImportError as error:
-        raise click.ClickException(f"{error.name} is not installed: pip install 'meshproxy[demo]'") from None
+        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
     from meshproxy.devtools.child import ChildFailed
 
     try:

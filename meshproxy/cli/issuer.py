@@ -30,12 +30,12 @@ import click
 def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[str, ...]) -> None:
     """Run a token issuer for development: OpenID Connect discovery, JWKS, and the client credentials grant.
 
-    Prints its addresses as one line of JSON. Needs the extra "demo": pip install 'meshproxy[demo]'.
+    Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
     try:
         from meshproxy.devtools.issuer import parse_clients, run
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is not installed: pip install 'meshproxy[demo]'") from None
+        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
     try:
         known = parse_clients(clients)
     except ValueError:

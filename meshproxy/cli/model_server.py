@@ -82,14 +82,14 @@ def command(
 ) -> None:
     """Run a stand-in for TensorFlow Serving with tiny models, for development.
 
-    Prints its addresses as one line of JSON. Needs the extra "demo": pip install 'meshproxy[demo]'.
+    Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
     try:
         from meshproxy.devtools.model_server import Ports, ServerTls, parse_models, serve
         from meshproxy.devtools.model_service import Service
         from meshproxy.devtools.models import Catalogue
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is not installed: pip install 'meshproxy[demo]'") from None
+        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
     try:
         catalogue = Catalogue(parse_models(models))
     except ValueError:
