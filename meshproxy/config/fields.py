@@ -70,6 +70,8 @@ DnsName = Annotated[str, Meta(extra={"read": values.read_dns_name, "words": "DNS
 HeaderName = Annotated[str, Meta(extra={"read": values.read_header_name, "words": "header name"})]
 ConditionHeader = Annotated[str, Meta(extra={"read": values.read_condition_header, "words": "header name"})]
 IpBlock = Annotated[str, Meta(extra={"read": ip_blocks.read_ip_block, "words": "IP address or block"})]
+CookieName = Annotated[str, Meta(extra={"read": values.read_cookie_name, "words": "cookie name"})]
+CookiePath = Annotated[str, Meta(extra={"read": values.read_cookie_path, "words": "URL path"})]
 HttpStatus = Annotated[int, Meta(extra={"read": values.read_http_status, "words": "status from 400 to 599"})]
 Version = Annotated[str, Meta(extra={"read": values.read_version, "words": "whole number or text"})]
 

@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from meshproxy.config.fields import (
     API_VERSION,
+    CookieName,
+    CookiePath,
     Count,
     DnsName,
     Duration,
@@ -29,7 +31,8 @@ from meshproxy.config.fields import (
 
 SurfaceWord = Literal["rest", "grpc", "sidecar"]
 BalancingWord = Literal["least-request", "round-robin", "ring-hash"]
-KeyWord = Literal["caller", "header", "client-id"]
+KeyWord = Literal["caller", "header", "client-id", "cookie"]
+SameSiteWord = Literal["Strict", "Lax", "None"]
 CheckWord = Literal["answer", "tcp", "http", "grpc", "model-status"]
 
 
@@ -93,18 +96,38 @@ class Dns(Part, frozen=True):
             raise ValueError('"minRefresh" is above "maxRefresh"')
 
 
+class Cookie(Part, frozen=True):
+    """A cookie of the clients, which is read and, if they do not have it yet, set."""
+
+    name: CookieName
+    """Its name. Case matters."""
+    ttl: DurationOrZero | None = None
+    """A client without the cookie gets one with a random value in its response, for this long; 0: until it closes. Left
+    out: none is set, and calls without it are random."""
+    path: CookiePath = "/"
+    """The paths that clients send it for, with all below."""
+    same_site: Annotated[SameSiteWord, one_of(SameSiteWord)] = "Lax"
+    """Whether browsers send it with requests from other sites (`None`: they do, over TLS)."""
+
+
 class Key(Part, frozen=True):
     """The part of a request that is hashed: equal keys are routed equally."""
 
     by: Annotated[KeyWord, one_of(KeyWord)] = "caller"
     """`caller`: the workload, or the token's subject, or the address. `header`: a request header. `client-id`: field 6
-    of a PredictRequest, if the message is short enough to be read before it is forwarded; the caller otherwise."""
+    of a PredictRequest, if the message is short enough to be read before it is forwarded; the caller otherwise.
+    `cookie`: a cookie. Keys are hashed: a share of 10 % gets about a tenth of many keys, and of two callers most likely
+    none."""
     header: HeaderName | None = None
     """The name of the header. If a request lacks it, the key is the caller."""
+    cookie: Cookie | None = None
+    """The cookie; for gRPC it is read from metadata and set in it."""
 
     def __post_init__(self) -> None:
         if (self.by == "header") != (self.header is not None):
             raise ValueError('"header" is used with "by: header" only')
+        if (self.by == "cookie") != (self.cookie is not None):
+            raise ValueError('"cookie" is used with "by: cookie" only')
 
 
 class Balancing(Part, frozen=True):

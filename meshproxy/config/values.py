@@ -27,6 +27,8 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 """RFC 1123, and underscores: Compose services are named like `tf_serving`, and resolvers look such names up."""
 _LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_COOKIE_PATH = re.compile(r"/[\x21-\x3a\x3c-\x7e]{0,1023}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}")
 _WHOLE_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
@@ -200,6 +202,20 @@ def read_condition_header(value: object) -> str:
     if is_ours or name == "traceparent" or name.encode() in FRAMING:
         raise ValueError(f"{shown(name)} says nothing about the caller, and is no header of a request that was read")
     return name
+
+
+def read_cookie_name(value: object) -> str:
+    """The name of a cookie (RFC 6265 section 4.1.1: a token)."""
+    if isinstance(value, str) and _COOKIE_NAME.fullmatch(value):
+        return value
+    raise ValueError(f"expected the name of a cookie, got {shown(value)}")
+
+
+def read_cookie_path(value: object) -> str:
+    """The `Path` of a cookie."""
+    if isinstance(value, str) and _COOKIE_PATH.fullmatch(value):
+        return value
+    raise ValueError(f'expected a path that begins with "/", without ";" and white space, got {shown(value)}')
 
 
 def read_version(value: object) -> str:

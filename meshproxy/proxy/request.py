@@ -13,9 +13,10 @@ from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.headers import RequestHeaders, identity_headers
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing import deadline
+from meshproxy.routing.cookie import read_cookie, write_cookie
 
 if TYPE_CHECKING:
-    from meshproxy.config.servers import Key
+    from meshproxy.config.servers import Cookie, Key
     from meshproxy.inference.call import Call
     from meshproxy.inference.surface import Operation
     from meshproxy.proxy.context import ProxyContext
@@ -34,6 +35,7 @@ class Request(ClientSide):
         "operation",
         "peeked",
         "rewrites_body",
+        "set_cookies",
         "target",
         "trace_parent",
     )
@@ -58,6 +60,8 @@ class Request(ClientSide):
         """The beginning of a gRPC body, while its model is being named."""
         self.rewrites_body = False
         """The body is forwarded with another length than it came with, perhaps."""
+        self.set_cookies: Headers = ()
+        """What the answer asks the client to keep."""
 
     # Hooks
 
@@ -154,6 +158,8 @@ class Request(ClientSide):
 
     def key(self, key: Key) -> int:
         """A number of 64 bits that is the same for requests which are to go the same way."""
+        if key.cookie is not None:
+            return self._cookie_key(key.cookie)
         if key.by == "header":
             wanted = str(key.header).encode()
             for name, value in self.head.headers:
@@ -164,6 +170,19 @@ class Request(ClientSide):
             if found is not None:
                 return stable_hash(found)
         return stable_hash(self.caller_key().encode())
+
+    def _cookie_key(self, cookie: Cookie) -> int:
+        """From the client's cookie, or from one that it is asked to keep; by chance if it has none and gets none."""
+        given = [(b"cookie", field.partition(b";")[0]) for _, field in self.set_cookies]
+        value = read_cookie((*self.head.headers, *given), cookie.name)
+        if value is None:
+            number = int(self.context.draw() * 2**64)
+            if cookie.ttl is None:
+                return number
+            value = b"%016x" % number
+            field = write_cookie(cookie, value.decode(), bool(self.connection.tls_version))
+            self.set_cookies = (*self.set_cookies, field)
+        return stable_hash(value)
 
     def body_start(self) -> bytes:
         """The part of the body that was received and not forwarded yet."""

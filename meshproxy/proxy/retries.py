@@ -227,6 +227,8 @@ class Retries:
         headers = request.context.headers.clean(head.headers, is_sidecar)
         if is_sidecar and (head.end or head.status >= 400):
             request.is_refused_remotely = has_refusal(headers)
+        if request.set_cookies:
+            headers = (*headers, *request.set_cookies)
         request.begin_answer(head.status, headers, attempt.first_byte, head.end, head.length)
         return request if request.answer is not OVER else None
 

@@ -420,6 +420,17 @@ def test_a_number_is_one_version_however_it_is_written(number: int, other: int, 
         values.read_version("0" * zeros + str(number))
 
 
+def test_cookies() -> None:
+    assert values.read_cookie_name("__Host-user") == "__Host-user"
+    assert values.read_cookie_path("/v1/models") == "/v1/models"
+    for bad in ("", "a=b", "a b", "a;", "é", 3):
+        with pytest.raises(ValueError):
+            values.read_cookie_name(bad)
+    for bad in ("", "v1", "/a;b", "/a b", "/é", "/a\n", 3):
+        with pytest.raises(ValueError):
+            values.read_cookie_path(bad)
+
+
 def test_a_model_name_is_no_glob() -> None:
     assert values.read_model_name("team/résnet") == "team/résnet"
     for bad in ("", "a*", "a?", "a\nb", "é" * 129, 3):

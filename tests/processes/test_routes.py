@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
@@ -11,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 from aiohttp import web
 
 from meshproxy.devtools import messages
@@ -235,3 +238,69 @@ async def test_chosen_statuses_are_retried(tmp_path: Path) -> None:
                 answer = await rest.call("POST", f"/v1/models/{model}:predict", {"instances": [0.0]}, headers)
                 assert (answer.status, served.calls[key]) == (("200", 2) if is_retried else (status, 1)), key
         assert await application.total("meshproxy_retries_total", 'reason="status"') == 5
+
+
+async def curl(*arguments: str) -> str:
+    process = await asyncio.create_subprocess_exec("curl", "-sS", *arguments, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return output.decode()
+
+
+async def test_a_cookie_keeps_a_client_with_its_share(tmp_path: Path) -> None:
+    cookie = {"name": "user", "ttl": "1h", "path": "/v1"}
+    sticky = {"by": "cookie", "cookie": cookie}
+    shares = [{"version": 1}, {"version": 2}]
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.bare("--model", "resnet=1,2", "--model", "own=1,2")
+        application = await mesh.application(
+            [
+                server_of([replica]),
+                route("resnet", split=shares, sticky=sticky),
+                route("own", name="own", split=shares, sticky={"by": "cookie", "cookie": {"name": "user"}}),
+            ]
+        )
+        url = f"http://{application.outbound}/v1/models/resnet:predict"
+        versions = set()
+        for client in range(16):
+            jar = str(tmp_path / f"jar-{client}")
+            request = ("-b", jar, "-c", jar, "-d", '{"instances": [0.0]}', url)
+            first = await curl("-D", "-", *request)
+            assert "set-cookie: user=" in first
+            assert "; Path=/v1; Max-Age=3600; HttpOnly; SameSite=Lax\r\n" in first
+            answers = {first.partition("\r\n\r\n")[2], *[await curl(*request) for _ in range(3)]}
+            assert len(answers) == 1
+            assert "set-cookie" not in await curl("-D", "-", *request)
+            versions |= answers
+        assert len(versions) == 2  # one in 32,768 runs has one
+        async with GrpcClient(application.outbound, None) as client_of_grpc:
+            call: Any = client_of_grpc.channel.unary_unary(PREDICT)
+            request_of_grpc = predict_request("resnet", [0.0]).SerializeToString()
+            made = call(request_of_grpc)
+            version = messages.PredictResponse.FromString(await made).model_spec.version.value
+            given = str(dict(await made.initial_metadata())["set-cookie"]).partition(";")[0]
+            # Several fields are one cookie header (RFC 9113 section 8.2.3).
+            for metadata in ((("cookie", given),), (("cookie", "theme=dark"), ("cookie", given), ("cookie", "a=b"))):
+                for _ in range(8):
+                    again = call(request_of_grpc, metadata=metadata)
+                    assert messages.PredictResponse.FromString(await again).model_spec.version.value == version
+                    assert "set-cookie" not in dict(await again.initial_metadata())
+            # Without a lifetime nothing is set, and a client without a cookie gets any share.
+            assert {(await grpc_spec(client_of_grpc, "own"))[1] for _ in range(40)} == {1, 2}
+            assert len({(await grpc_spec(client_of_grpc, "own", {"cookie": given}))[1] for _ in range(8)}) == 1
+
+
+async def test_the_example_in_the_readme_shares_the_calls_of_two_callers(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = [block for block in re.findall(r"(?s)```yaml\n(.*?)```", readme) if "kind: ModelRoute\n" in block]
+    tests = {"role": "everything", "subjects": [{"workload": {"namespace": "tests"}}]}
+    documents = [document("ModelRoleBinding", tests, "tests"), *yaml.safe_load_all(example)]
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.replica("--model", "fraud=3,4,5", documents=documents)
+        assert replica.sidecar is not None
+        answered: Counter[int] = Counter()
+        for account in ("a", "b"):
+            async with GrpcClient(replica.sidecar.inbound, mesh.certificate("tests", account)) as client:
+                answered.update([(await grpc_spec(client, "fraud"))[1] for _ in range(150)])
+        assert answered.keys() == {3, 4}
+        assert abs(answered[4] - 30) <= 26  # binomial: five standard deviations

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.events import Rejected, RequestHead, ResponseHead
 from meshproxy.config.routes import Abort, Concurrency, Delay, Fault, Mirror, Retries
-from meshproxy.config.servers import Key
+from meshproxy.config.servers import Cookie, Key
 from meshproxy.inference.body_scan import ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.surface import Operation
@@ -744,6 +744,46 @@ class TestSplit:
         for _ in range(10):
             world.rest()
         assert {len(world.other.streams), len(world.cluster.streams)} == {0, 10}
+
+    def test_a_client_without_a_cookie_gets_one_and_keeps_its_arm_with_it(self, world: Any) -> None:
+        self.canary(world, sticky=Key(by="cookie", cookie=Cookie(name="user", ttl=60.0)))
+        arms = set()
+        for number in range(40):
+            world.chance.append(number / 40)
+            before = len(world.other.streams)
+            client = world.rest()
+            is_canary = len(world.other.streams) > before
+            (world.other if is_canary else world.cluster).streams[-1].respond(headers=((b"x-of", b"server"),))
+            value, *attributes = client.headers[b"set-cookie"].split(b"; ")
+            assert attributes == [b"Path=/", b"Max-Age=60", b"HttpOnly", b"SameSite=Lax"]
+            assert client.headers[b"x-of"] == b"server"
+            before = len(world.other.streams)
+            again = world.rest(headers=((b"cookie", b"x=1; " + value),))
+            assert (len(world.other.streams) > before) == is_canary
+            (world.other if is_canary else world.cluster).streams[-1].respond()
+            assert b"set-cookie" not in again.headers
+            arms.add(is_canary)
+        assert arms == {True, False}
+
+    def test_or_an_arm_by_chance_if_none_is_given(self, world: Any) -> None:
+        self.canary(world, sticky=Key(by="cookie", cookie=Cookie(name="user")))
+        world.chance += [0.5, 0.95]
+        clients = [world.rest(), world.rest()]
+        world.cluster.streams[0].respond()
+        world.other.streams[0].respond()
+        assert [b"set-cookie" in client.headers for client in clients] == [False, False]
+
+    def test_a_share_and_an_endpoint_by_one_cookie(self, world: Any, wire: Any) -> None:
+        cookie = Cookie(name="user", ttl=60.0)
+        self.canary(world, sticky=Key(by="cookie", cookie=cookie))
+        world.cluster.key = world.other.key = Key(by="cookie", cookie=cookie)
+        world.chance.append(0.3)
+        client = world.grpc(wire.spec(b"open"))
+        ((_, key),) = world.cluster.picked + world.other.picked
+        (*world.cluster.streams, *world.other.streams)[0].respond_grpc()
+        value = client.headers[b"set-cookie"].partition(b";")[0]
+        world.grpc(wire.spec(b"open"), headers=((b"cookie", value),))
+        assert [each for _, each in world.cluster.picked + world.other.picked] == [key, key]
 
     def test_a_retry_sends_what_was_rewritten(self, world: Any, wire: Any) -> None:
         cluster = world.serve(2, split=Split([Arm(1, None, "2")]), retries=Retries())

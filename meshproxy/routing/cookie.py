@@ -1,0 +1,42 @@
+"""Cookies that keep the calls of one client together (RFC 6265)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshproxy.codec.events import Headers
+    from meshproxy.config.servers import Cookie
+
+
+def read_cookie(headers: Headers, name: str) -> bytes | None:
+    """The value of a cookie, without the quotes that may be around it; None if there is none, or it is empty. Of
+    several with one name the first counts, which is the most specific one (RFC 6265 section 5.4)."""
+    pattern = _pattern(name)
+    for field, value in headers:
+        if field == b"cookie" and (found := pattern.search(value)) is not None and found[1]:
+            return found[1]
+    return None
+
+
+@lru_cache(maxsize=64)
+def _pattern(name: str) -> re.Pattern[bytes]:
+    # Possessive: a hostile value costs its length, and no more.
+    return re.compile(rb"(?:^|;)[ \t]*+" + re.escape(name.encode()) + rb'[ \t]*+=[ \t]*+"?([^;" \t]*)')
+
+
+def write_cookie(cookie: Cookie, value: str, is_secure: bool) -> tuple[bytes, bytes]:
+    """The field that makes a client send the cookie.
+
+    Args:
+        is_secure: the client's connection is one of TLS: the cookie is not sent over another.
+    """
+    parts = [f"{cookie.name}={value}", f"Path={cookie.path}"]
+    if cookie.ttl:
+        parts.append(f"Max-Age={max(1, round(cookie.ttl))}")
+    parts += ["HttpOnly", f"SameSite={cookie.same_site}"]
+    if is_secure:
+        parts.append("Secure")
+    return b"set-cookie", "; ".join(parts).encode()
