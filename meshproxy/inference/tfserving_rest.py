@@ -10,7 +10,10 @@ Refused although TensorFlow Serving would serve it:
 - other case (`/V1/Models/`), padded versions (`/versions/007`), `.` and `..` as names, `;` in a name;
 - percent-encoding of what needs none (RFC 3986 section 2.3: letters, digits, `-._~`): `fin%61nce` has no use but to
   make two parsers disagree;
-- names that hold `/`, `\\`, `:`, `?`, `#`, `%` or `;` once decoded. Such a model can be called over gRPC;
+- names that hold `\\`, `:`, `?`, `#`, `%` or `;` once decoded, and labels that hold `/`. Such a model can be called
+  over gRPC;
+- names with a `/` (`team%2Fresnet`) of which a part is empty, `.`, `..` or a word of the API. What is left names the
+  same model to every server that decodes a name once, and nothing to one that decodes the path before it matches;
 - `OPTIONS` (CORS preflight), which carries no credentials; the metrics page by another method than GET.
 
 Under `/v1/` everything wrong is 400, as with TensorFlow Serving, whatever the method; elsewhere it is 404.
@@ -56,6 +59,8 @@ _SEGMENT = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,=@]|%[0-9A-Fa-f]{2})+")
 _ESCAPE = re.compile(rb"%(..)", re.DOTALL)
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _DELIMITERS = frozenset(b"/\\:?#%;")
+_NAME_DELIMITERS = _DELIMITERS - {0x2F}
+_WORDS = frozenset({"versions", "labels", "metadata"})
 _RESERVED = re.compile(rb"[^A-Za-z0-9\-._~]")
 
 
@@ -98,9 +103,11 @@ def _build(
     method: bytes, target: bytes, verb: Verb, name: bytes, version: bytes | None, label: bytes | None
 ) -> Operation:
     try:
-        model = _decode(name)
+        model = _decode(name, _NAME_DELIMITERS)
         if model in (".", ".."):
             raise BadName("is a dot segment")
+        if "/" in model:
+            _check_parts(model)
         if version is not None:
             number = int(version[:20])
             if number > INT64_MAX:
@@ -109,7 +116,7 @@ def _build(
                 raise BadName("has a version with a sign or leading zeros")
             ref = ModelRef(model, version=str(number))
         elif label is not None:
-            ref = ModelRef(model, label=_decode(label))
+            ref = ModelRef(model, label=_decode(label, _DELIMITERS))
         else:
             ref = ModelRef(model)
     except BadName as bad:
@@ -171,8 +178,11 @@ def build_target(verb: Verb, model: ModelRef) -> bytes:
     return target + _TAILS[verb]
 
 
-def _decode(raw: bytes) -> str:
+def _decode(raw: bytes, delimiters: frozenset[int]) -> str:
     """A path segment -> the name that it encodes.
+
+    Args:
+        delimiters: what the name may not hold.
 
     Raises:
         BadName
@@ -184,10 +194,21 @@ def _decode(raw: bytes) -> str:
             byte = int(escape, 16)
             if byte in _UNRESERVED:
                 raise BadName("has percent-encoded unreserved characters")
-            if byte in _DELIMITERS:
+            if byte in delimiters:
                 raise BadName("contains a path delimiter")
         raw = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), raw)
     return read_name(raw)
+
+
+def _check_parts(name: str) -> None:
+    """A name with a `/` must not be read as something else by a server that decodes the path first, or cleans it up.
+
+    Raises:
+        BadName
+    """
+    for part in name.split("/"):
+        if part in ("", ".", "..") or part.lower() in _WORDS:
+            raise BadName("has a part between slashes that is empty, a dot segment or a word of the API")
 
 
 def _encode(name: str) -> bytes:

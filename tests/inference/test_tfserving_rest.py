@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import posixpath
 import re
 
 import pytest
@@ -46,6 +47,11 @@ SURFACE = [
     (b"GET", b"/v1/models/m/labels/stable/metadata", Verb.METADATA, ModelRef("m", label="stable")),
     (b"POST", b"/v1/models/half_plus_two-1.0~x:predict", Verb.PREDICT, ModelRef("half_plus_two-1.0~x")),
     (b"POST", b"/v1/models/*:predict", Verb.PREDICT, ModelRef("*")),
+    # names with slashes
+    (b"POST", b"/v1/models/team%2Fresnet:predict", Verb.PREDICT, ModelRef("team/resnet")),
+    (b"POST", b"/v1/models/a%2Fb%2F...%2Fc.d/versions/3:regress", Verb.REGRESS, ModelRef("a/b/.../c.d", version="3")),
+    (b"GET", b"/v1/models/team%2Fr%C3%A9snet/labels/x", Verb.STATUS, ModelRef("team/résnet", label="x")),
+    (b"GET", b"/v1/models/team%2Fresnet/metadata", Verb.METADATA, ModelRef("team/resnet")),
     # words of the API as names: the server prefers to read a name
     (b"GET", b"/v1/models/metadata", Verb.STATUS, ModelRef("metadata")),
     (b"GET", b"/v1/models/versions", Verb.STATUS, ModelRef("versions")),
@@ -115,8 +121,19 @@ NAMES = {
     "upper-versions": b"/v1/models/m/Versions/3:predict",
     "upper-labels": b"/v1/models/m/LABELS/x:predict",
     # delimiters within names
-    "pct-slash": b"/v1/models/public%2Fsecret:predict",
-    "pct-slash-lower": b"/v1/models/public%2fsecret:predict",
+    "pct-slash-twice": b"/v1/models/public%252Fsecret:predict",
+    "pct-slash-first": b"/v1/models/%2Fsecret:predict",
+    "pct-slash-last": b"/v1/models/public%2F:predict",
+    "pct-slash-double": b"/v1/models/public%2F%2Fsecret:predict",
+    "pct-slash-dot": b"/v1/models/public%2F.%2Fsecret:predict",
+    "pct-slash-dotdot": b"/v1/models/public%2F..%2Fsecret:predict",
+    "pct-slash-dotdot-first": b"/v1/models/..%2Fsecret:predict",
+    "pct-slash-pct-dots": b"/v1/models/public%2F%2E%2E%2Fsecret:predict",
+    "pct-slash-version": b"/v1/models/m%2Fversions%2F2:predict",
+    "pct-slash-version-upper": b"/v1/models/m%2FVersions%2F2:predict",
+    "pct-slash-version-last": b"/v1/models/m%2Fversions/versions/2:predict",
+    "pct-slash-label": b"/v1/models/m%2flabels%2fx:predict",
+    "pct-slash-colon": b"/v1/models/m%2Fx%3Apredict:predict",
     "pct-backslash": b"/v1/models/public%5Csecret:predict",
     "pct-colon": b"/v1/models/public%3Asecret:predict",
     "pct-question": b"/v1/models/m%3Fx:predict",
@@ -326,7 +343,8 @@ def served(verb: bytes, target: bytes) -> tuple[str, bytes, int | None, bytes | 
 
 SEGMENTS = (
     b"/v1 /models /V1 /m m / : /versions/ /versions /Versions/ 3 03 /labels/ /labels /metadata /Metadata :predict "
-    b":Predict :classify %61 %2F %20 % %C3%A9 .. ?x #x ;x 9223372036854775807 9223372036854775808 \xff + @"
+    b":Predict :classify %61 %2F %2f %252F a%2Fb %2Fversions%2F3 %2Fmetadata %2F..%2F %20 % %C3%A9 .. ?x #x ;x "
+    b"9223372036854775807 9223372036854775808 \xff + @"
 ).split(b" ")
 pieces = st.sampled_from([*SEGMENTS, b" ", b"\n"])
 targets = st.one_of(
@@ -335,7 +353,9 @@ targets = st.one_of(
     st.lists(pieces, max_size=3).map(lambda parts: b"/v1/models/m" + b"".join(parts) + b":predict"),
     st.builds(
         lambda name, middle, end: b"/v1/models/" + name + middle + end,
-        st.sampled_from([b"m", b"versions", b"labels", b"metadata", b"a%20b", b"x+y"]),
+        st.sampled_from(
+            [b"m", b"versions", b"labels", b"metadata", b"a%20b", b"x+y", b"a%2Fb", b"a%2Fversions", b"a%2F", b"%2Fa"]
+        ),
         st.sampled_from(
             [b"", b"/versions/3", b"/versions/0", b"/labels/stable", b"/labels/metadata", b"/labels/%C3%A9"]
         ),
@@ -363,6 +383,9 @@ def test_whatever_is_taken_the_server_reads_the_same(verb: bytes, target: bytes)
     )
     assert served(verb, target) == mine
     assert served(verb, answer.target) == mine
+    # A server that decodes the path before it matches reads the same, or nothing.
+    assert served(verb, unescape(answer.target)) in (mine, None)
+    assert served(verb, posixpath.normpath(unescape(answer.target).decode()).encode()) in (mine, None)
     assert both(read(verb, answer.target)) == both(answer)  # canonical: nothing changes any more
     assert re.fullmatch(rb"[A-Za-z0-9\-._~/:%]+", answer.target)
 
@@ -390,6 +413,7 @@ def test_anything_is_a_call_or_a_refusal(verb: bytes, target: bytes) -> None:
         (b"POST", b"/v1/models/m/versions/7:predict", None, "canary", b"/v1/models/m/labels/canary:predict"),
         (b"POST", b"/v1/models/m/versions/7:predict", None, None, b"/v1/models/m:predict"),
         (b"POST", b"/v1/models/m%20n:predict", None, "a b", b"/v1/models/m%20n/labels/a%20b:predict"),
+        (b"POST", b"/v1/models/a%2fb:predict", 3, None, b"/v1/models/a%2Fb/versions/3:predict"),
         (b"GET", b"/v1/models/m", 3, None, b"/v1/models/m/versions/3"),
         (b"GET", b"/v1/models/m/labels/stable", 3, None, b"/v1/models/m/versions/3"),
         (b"GET", b"/v1/models/m/metadata", 3, None, b"/v1/models/m/versions/3/metadata"),

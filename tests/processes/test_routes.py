@@ -304,3 +304,37 @@ async def test_the_example_in_the_readme_shares_the_calls_of_two_callers(tmp_pat
                 answered.update([(await grpc_spec(client, "fraud"))[1] for _ in range(150)])
         assert answered.keys() == {3, 4}
         assert abs(answered[4] - 30) <= 26  # binomial: five standard deviations
+
+
+async def test_a_model_name_with_a_slash_over_rest(tmp_path: Path) -> None:
+    roles = [
+        document("ModelRole", {"rules": [{"models": ["team/*"], "verbs": ["predict", "status"]}]}, "team"),
+        document("ModelRoleBinding", {"role": "team", "subjects": [{"workload": {"namespace": "tests"}}]}, "team"),
+    ]
+    versions = document("ModelRoute", {"models": ["team/resnet"], "split": [{"version": 2}]}, "team")
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        server = await mesh.bare("--model", "team/resnet=1,2,3", "--model", "other/resnet=1", "--model", "team=1,2")
+        sidecar = await mesh.sidecar("the sidecar", [*environment(server.rest, server.grpc), *roles, versions])
+        files = [str(mesh.directory / name) for name in ("ca.pem", "client.pem", "client-key.pem")]
+        identity = [word for pair in zip(("--cacert", "--cert", "--key"), files, strict=True) for word in pair]
+
+        async def status(name: str) -> str:
+            url = f"https://localhost:{sidecar.port}/v1/models/{name}:predict"
+            content = ("-d", '{"instances": [0.0]}', "-o", "/dev/null", "-w", "%{http_code}")
+            return await curl(*identity, "--path-as-is", *content, url)
+
+        assert await status("team%2Fresnet") == await status("team%2fresnet") == "200"
+        assert await status("team%2Fresnet/versions/3") == "200"
+        async with (
+            RestClient(sidecar.inbound, mesh.client) as rest,
+            GrpcClient(sidecar.inbound, mesh.client) as client,
+        ):
+            assert await rest_version(rest, "team%2Fresnet") == 2  # the route is that of the decoded name
+            assert await grpc_spec(client, "team/resnet") == ("team/resnet", 2)
+            answer = await rest.call("GET", "/v1/models/team%2Fresnet")
+            assert [each["version"] for each in answer.body["model_version_status"]] == ["3", "2", "1"]
+        before = await server.request_count()
+        assert await status("other%2Fresnet") == await status("team") == "403"
+        for name in ("team/resnet", "team%252Fresnet", "team%2F..%2Fother%2Fresnet", "%2Fteam", "team%2Fversions%2F2"):
+            assert await status(name) == "400", name
+        assert await server.request_count() == before
