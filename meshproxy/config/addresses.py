@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from typing import TYPE_CHECKING
 
-from meshproxy.config.values import read_endpoint_address, shown
+from meshproxy.config.values import read_endpoint_address, read_host_name, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,17 @@ def _read_socket_path(value: str) -> str:
     if not path.isprintable() or _AMBIGUOUS.search(path):
         raise ValueError(f'{shown(value)} contains a control character, "%", "?" or "#", which gRPC reads differently')
     return path
+
+
+def read_server_name(value: object) -> str:
+    """What a server's certificate is to have as a subjectAltName: a DNS name in lower case, or an IP address."""
+    if isinstance(value, str):
+        try:
+            return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
+        except ValueError:
+            if not value.rpartition(".")[2].isdigit():  # 10.0.0.256 is no name (WHATWG URL section 3.5)
+                return read_host_name(value)
+    raise ValueError(f"expected a host name or an IP address, got {shown(value)}")
 
 
 def resolve_server_address(folder: Path, address: str) -> str:

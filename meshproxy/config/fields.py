@@ -38,6 +38,7 @@ ServerAddress = Annotated[
         }
     ),
 ]
+ServerName = Annotated[str, Meta(extra={"read": addresses.read_server_name, "words": "host name or IP address"})]
 MetricsPath = Annotated[str, Meta(extra={"read": addresses.read_metrics_path, "words": "path of a URL"})]
 Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
 Glob = Annotated[str, Meta(extra={"read": values.read_glob, "words": "model name or glob"})]

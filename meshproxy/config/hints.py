@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "HTTPRouteGroup": ("the Service Mesh Interface", "ModelRole"),
     "HTTPRoute": (GATEWAY, _ROUTE),
     "GRPCRoute": (GATEWAY, _ROUTE),
-    "BackendTLSPolicy": (GATEWAY, f"`workload` of a {_SERVER}"),
+    "BackendTLSPolicy": (GATEWAY, f"`tls` of a {_SERVER}, or `workload` for a sidecar"),
     "InferencePool": (GATEWAY, _SERVER),
     "InferenceModel": (GATEWAY, _ROUTE),
     "Role": (KUBERNETES, "ModelRole"),
@@ -78,6 +78,7 @@ _HEADERS = "`match: [{headers: ...}]` of a ModelRoute"
 _RETRIES = "`retries: {attempts: ..., reasons: [...]}` of a ModelRoute"
 _EJECTION = "`ejection` of a ModelServer, and `breaker` for failures in a row"
 _MAX = "`maxConnections` of a ModelServer, and `concurrency` of a ModelRoute"
+_SERVER_NAME = "`serverName` in `tls: {grpc: ...}` of a ModelServer, for the name in its certificate and SNI"
 _TIMEOUT = "`timeout` (the whole call) or `tryTimeout` (each attempt) of a ModelRoute"
 
 FIELDS: dict[str, tuple[str, str]] = {
@@ -195,6 +196,12 @@ FIELDS: dict[str, tuple[str, str]] = {
     "health_checks": (ENVOY, "`health` of a ModelServer"),
     "readinessProbe": (KUBERNETES, "`health` of a ModelServer"),
     "resolution": (ISTIO, "`endpoints` or `dns` of a ModelServer"),
+    "caCertificates": (ISTIO, "`caFile` in `tls: {grpc: ...}` of a ModelServer"),
+    "clientCertificate": (ISTIO, "`certificate` in `tls: {grpc: ...}` of a ModelServer"),
+    "privateKey": (ISTIO, "`key` in `tls: {grpc: ...}` of a ModelServer"),
+    "sni": (ISTIO, _SERVER_NAME),
+    "subjectAltNames": (ISTIO, _SERVER_NAME),
+    "insecureSkipVerify": (ISTIO, "not there: certificates are always verified; write their authority into `caFile`"),
     # The sidecar and the mesh
     "ingress": (ISTIO, "`inbound` of the Sidecar"),
     "egress": (ISTIO, "`outbound` of the Sidecar"),

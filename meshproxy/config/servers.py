@@ -20,10 +20,12 @@ from meshproxy.config.fields import (
     Metadata,
     MetricsPath,
     Part,
+    Path,
     Percent,
     Port,
     Ratio,
     ServerAddress,
+    ServerName,
     Text,
     WorkloadSubject,
     one_of,
@@ -60,6 +62,41 @@ class Endpoint(Part, frozen=True):
             raise ValueError('"sidecar" serves REST and gRPC: leave "rest" and "grpc" out')
         if self.rest is None and self.grpc is None and self.sidecar is None:
             raise ValueError('expected "rest", "grpc" or both, or "sidecar"')
+
+
+class NamedTls(Part, frozen=True):
+    """TLS with a certificate for a name, as web servers have it. It is verified: it must be valid, chain to a trusted
+    authority, and have the name as a subjectAltName (RFC 9525); nothing turns that off. The files are read again when
+    they change."""
+
+    ca_file: Path | None = None
+    """The authorities to trust (PEM), or the server's own self-signed certificate. Left out: the system's."""
+    server_name: ServerName | None = None
+    """The name, or IP address, that the certificate must have; a name is sent as SNI. Left out: the host of the
+    endpoint, or the name of `dns`. A UNIX socket has no host."""
+    certificate: Path | None = None
+    """Our certificate (PEM), then its intermediates, if the server asks for one (`client_verify` of TensorFlow
+    Serving)."""
+    key: Path | None = None
+    """The private key of the certificate."""
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError('"certificate" and "key" belong together')
+
+
+class ServerTls(Part, frozen=True):
+    """TLS to a model server that is no sidecar. A protocol that is left out is plain text: TensorFlow Serving has TLS
+    for gRPC only (`--ssl_config_file`). Independent of `mtls`, which is between workloads."""
+
+    rest: NamedTls | None = None
+    """For REST. `{}`: the system's authorities, and the host of the endpoint."""
+    grpc: NamedTls | None = None
+    """For gRPC. The server must agree on HTTP/2 (ALPN `h2`)."""
+
+    def __post_init__(self) -> None:
+        if self.rest is None and self.grpc is None:
+            raise ValueError('expected "rest", "grpc" or both')
 
 
 class Dns(Part, frozen=True):
@@ -236,6 +273,8 @@ class ServerSpec(Part, frozen=True):
     """Processes that serve the same models. This, or `dns`."""
     dns: Dns | None = None
     """Endpoints are resolved by DNS."""
+    tls: ServerTls | None = None
+    """TLS to a model server with an ordinary certificate. Left out: plain text to model servers."""
     workload: WorkloadSubject | None = None
     """The workload whose certificate a `sidecar` endpoint must present. Without it, any process that took over an
     address could answer."""
@@ -271,11 +310,28 @@ class ServerSpec(Part, frozen=True):
         )
         if calls_sidecars and self.workload is None:
             raise ValueError('"workload" is missing: name the workload whose certificate these sidecars present')
+        if self.tls is not None:
+            self._check_tls(self.tls, calls_sidecars)
         if self.workload is not None and self.workload.one_id("") is None:
             raise ValueError(
                 '"workload" must be a single one: expected "namespace" and "serviceAccount", without globs, or '
                 '"spiffeId"'
             )
+
+    def _check_tls(self, tls: ServerTls, calls_sidecars: bool) -> None:
+        """Raises ValueError."""
+        if calls_sidecars:
+            raise ValueError('"tls" is for model servers: sidecars are called over mTLS, as "workload" says')
+        for surface in ("rest", "grpc"):
+            settings: NamedTls | None = getattr(tls, surface)
+            if settings is None:
+                continue
+            addresses = [address for each in self.endpoints if (address := getattr(each, surface)) is not None]
+            dns = self.dns
+            if not addresses and (dns is None or (getattr(dns, surface) is None and dns.srv != surface)):
+                raise ValueError(f'"tls.{surface}": no endpoint has "{surface}"')
+            if settings.server_name is None and any(address.startswith("unix:") for address in addresses):
+                raise ValueError(f'"tls.{surface}.serverName" is missing: a UNIX socket has no host')
 
 
 class ModelServer(Part, frozen=True, kw_only=True, tag_field="kind", tag="ModelServer"):

@@ -32,7 +32,7 @@ CLIENT_PROTOCOLS = ("h2", "http/1.1")
 
 # For TLS 1.2, if it is allowed at all: forward secrecy and AEAD only (RFC 7525 section 4.2). Level 2 refuses RSA below
 # 2048 bits and SHA-1, whatever the distribution's default is.
-_TLS_1_2_CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
+TLS_1_2_CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class CertificateError(Exception):
@@ -304,7 +304,7 @@ def _context(
     context.minimum_version = minimum_version
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_ciphers(_TLS_1_2_CIPHERS)
+    context.set_ciphers(TLS_1_2_CIPHERS)
     context.set_alpn_protocols(list(protocols))
     # Every certificate in the bundle is a trust anchor, self-signed or not (RFC 5280 section 6.1.1 d), so authorities
     # can be cross-signed and rotated one by one. VERIFY_X509_STRICT stays off: it mostly demands what many private
@@ -314,7 +314,7 @@ def _context(
     for bundle in (read_bundle(credentials.bundle_pem), *credentials.other_bundles.values()):
         context.load_verify_locations(cadata=b"".join(bundle))
     if shows_certificate:
-        _load_pair(context, credentials)
+        load_pair(context, credentials)
     return context
 
 
@@ -338,7 +338,8 @@ def read_bundle(bundle_pem: bytes) -> Bundle:
     return bundle
 
 
-def _load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
+def load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """Load certificate and key into a new context. Raises CertificateError."""
     try:
         key = find_private_key(credentials.key_pem)
     except ValueError as error:

@@ -24,6 +24,7 @@ from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments, LastGoodDocuments
 from meshproxy.sidecar.drain import drain
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
+from meshproxy.sidecar.server_tls import check_files
 from meshproxy.sidecar.snapshots import times
 from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
@@ -384,6 +385,7 @@ async def run_sidecar(paths: Sequence[str]) -> None:
     """
     source = FileDocuments(paths)
     documents = await source.load()
+    check_files(documents)  # not by a worker that is started again: it waits for them while it serves
     enrollment = None
     if documents.sidecar.spec.control_plane is not None:
         from meshproxy.sidecar.enrollment import enroll  # its memory is for those who have a control plane

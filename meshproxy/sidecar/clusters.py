@@ -21,11 +21,12 @@ from meshproxy.config.routes import Fallback
 from meshproxy.config.servers import Health as HealthSettings
 from meshproxy.identity.mesh_context import identify
 from meshproxy.identity.peer import PeerRefused, PeerRole
+from meshproxy.sidecar.server_tls import ServerTlsContexts
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import Checker
-from meshproxy.upstream.cluster import Cluster, ClusterSettings
+from meshproxy.upstream.cluster import Cluster, ClusterSettings, Securities
 from meshproxy.upstream.discovery import EndpointAddress, Static
 from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolSettings
@@ -207,7 +208,7 @@ class ManagedCluster:
             rest: H1Pool | H2Pool | None = endpoint.rest
             if isinstance(rest, H1Pool):
                 # A separate connection: an endpoint whose connections are all in use is busy, not unhealthy.
-                rest = self._probing[endpoint.key] = H1Pool(self._shared, rest.address, PROBES)
+                rest = self._probing[endpoint.key] = H1Pool(self._shared, rest.address, PROBES, rest.peer)
             checker = Checker(self._shared, settings, health, rest, endpoint.grpc, on_results)
             self._checkers[endpoint.key] = checker
             checker.start()
@@ -279,14 +280,20 @@ class Clusters:
         self._observer = observer
         self._client_context = client_context
         self._good_until = good_until
+        self._tls = ServerTlsContexts()
         self._alive: dict[object, ManagedCluster] = {}
         self._built: dict[object, ManagedCluster] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+
+    def check(self, documents: Documents) -> None:
+        """Raises ConfigError: TLS files that documents name for their servers cannot be used."""
+        self._tls.check(documents)
 
     def build(self, documents: Documents) -> dict[str, Cluster]:
         """Clusters for the documents' servers: those in use that are made from the same, and new ones. Discovery and
         connections of new ones have not started yet."""
         self._drop_built()
+        self._tls.build(documents)
         chosen = {}
         locality = documents.sidecar.spec.locality or ""
         trust_domain = documents.mesh.spec.trust_domain
@@ -306,7 +313,7 @@ class Clusters:
             cluster_settings(spec),
             self._watch,
             locality=locality,
-            peer=self._peer(spec, trust_domain),
+            securities=Securities(self._peer(spec, trust_domain), **self._tls.securities(spec)),
         )
         return ManagedCluster(self._shared, spec, cluster, self._observer)
 
@@ -357,6 +364,7 @@ class Clusters:
 
     def adopt(self, documents: Documents) -> None:
         """Use what was built last. Clusters that are no longer in the documents finish their requests."""
+        self._tls.adopt()
         for key, managed in self._alive.items():
             if key not in self._built:
                 self._leave(managed)
@@ -403,6 +411,7 @@ class Clusters:
         }
 
     async def close(self) -> None:
+        self._tls.stop()
         self._drop_built()
         for managed in self._alive.values():
             managed.cluster.close()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
+from meshproxy.sidecar.file_watch import FileWatch
+from meshproxy.sidecar.server_tls import tls_files
 from meshproxy.sidecar.snapshots import (
     DOWNSTREAM_CONNECTIONS,
     inbound_snapshot,
@@ -109,6 +111,8 @@ class Configuration:
         self._identity = identity
         self._directions: Sequence[Direction] = ()
         self._wanted = asyncio.Event()
+        self._awaited: FileWatch | None = None
+        """Of TLS files that kept documents out."""
 
     def compile(self, documents: Documents) -> Compiled:
         """Build everything beside what is in use.
@@ -150,6 +154,7 @@ class Configuration:
         self._source.start(self.request)
 
     def stop(self) -> None:
+        self._forget_awaited()
         self._source.stop()
 
     def request(self) -> None:
@@ -163,9 +168,11 @@ class Configuration:
 
     async def reload(self) -> None:
         """Apply the source's documents. If anything is wrong with them, nothing changes."""
+        self._forget_awaited()
         try:
             documents = await self._source.load()
             check_fixed(self.documents, documents)
+            self._check_tls(documents)
             identity = await self._identity.prepare(documents)
             compiled = self.compile(documents)
             await self._clusters.look_up()
@@ -187,6 +194,21 @@ class Configuration:
         self.last_reload = Reload(self.applied_at)
         self._source.applied(documents)
         logger.info("configuration applied", extra={"fields": {"fingerprint": documents.fingerprint}})
+
+    def _check_tls(self, documents: Documents) -> None:
+        """Raises ConfigError: TLS files of model servers cannot be used. It is tried again when they change."""
+        watch = FileWatch(lambda: tls_files(documents))
+        try:
+            self._clusters.check(documents)
+        except ConfigError:
+            self._awaited = watch
+            watch.start(self.request)
+            raise
+
+    def _forget_awaited(self) -> None:
+        if self._awaited is not None:
+            self._awaited.stop()
+            self._awaited = None
 
     def _reject(self, problems: list[str], exc_info: Exception | None = None) -> None:
         self.last_reload = Reload.rejected(problems)

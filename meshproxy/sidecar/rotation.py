@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from meshproxy.identity.certificates import CertificateError, own_identity
 from meshproxy.sidecar.identity_source import identity_source
+from meshproxy.transport.connect_failures import NoCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,10 +174,10 @@ class IdentityRotation:
         return self._problem
 
     def client_context(self) -> ssl.SSLContext:
-        """For a connection to another sidecar that is made now. Raises OSError, as a connection that fails does."""
+        """For a connection to another sidecar that is made now. Raises NoCredentials."""
         identity = self.current
         if identity is None or identity.client is None:
-            raise OSError("no certificate for calls to other sidecars is loaded")
+            raise NoCredentials("no certificate for calls to other sidecars is loaded")
         return identity.client
 
     # Rotation

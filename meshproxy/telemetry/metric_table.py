@@ -183,6 +183,11 @@ FALLBACKS = counter(
     "meshproxy_fallbacks_total", "Requests sent to the `fallback` server of their route.", "direction", "route"
 )
 MIRRORED = counter("meshproxy_mirrored_total", "Mirrored requests, by result.", "direction", "route", "result")
+CONNECT_FAILURES = counter(
+    "meshproxy_connect_failures_total",
+    "Connections to endpoints that could not be opened, by reason.",
+    "server", "reason",
+)  # fmt: skip
 CIRCUIT_TRANSITIONS = counter(
     "meshproxy_circuit_transitions_total",
     "Circuit breaker transitions, by new state: closed, half_open, open.",
@@ -240,7 +245,8 @@ TABLES: dict[str, tuple[Metric, ...]] = {
         LIMITS_EXCEEDED,
     ),
     "Upstreams and routes": (
-        RETRIES, RETRIES_SKIPPED, RETRY_BUDGET_EXHAUSTED, HEDGES, FALLBACKS, MIRRORED, CIRCUIT_TRANSITIONS,
+        RETRIES, RETRIES_SKIPPED, RETRY_BUDGET_EXHAUSTED, HEDGES, FALLBACKS, MIRRORED, CONNECT_FAILURES,
+        CIRCUIT_TRANSITIONS,
         CIRCUIT_STATE, EJECTIONS, ENDPOINTS, ENDPOINT_CHANGES, DISCOVERY_FAILURES, HEALTH_CHECKS, QUEUE_DEPTH,
         CONCURRENCY_LIMIT,
     ),

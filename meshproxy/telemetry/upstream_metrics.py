@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshproxy.routing.failure import Failure
     from meshproxy.telemetry.metrics import Registry
     from meshproxy.telemetry.model_labels import ModelLabels
+    from meshproxy.transport.connect_failures import ConnectFailure
     from meshproxy.upstream.breaker import State
     from meshproxy.upstream.cluster import Cluster
 
@@ -43,6 +44,7 @@ class UpstreamMetrics:
         self._hedges = Counter(registry, metric_table.HEDGES)
         self._fallbacks = Counter(registry, metric_table.FALLBACKS)
         self._mirrored = Counter(registry, metric_table.MIRRORED)
+        self._connect_failures = Counter(registry, metric_table.CONNECT_FAILURES)
         self._transitions = Counter(registry, metric_table.CIRCUIT_TRANSITIONS)
         self._circuits = Gauge(registry, metric_table.CIRCUIT_STATE)
         self._ejections = Counter(registry, metric_table.EJECTIONS)
@@ -86,6 +88,10 @@ class UpstreamMetrics:
         self._mirrored.labels(direction, route, result).value += 1
 
     # cluster.Watch
+
+    def connect_failed(self, server: str, failure: ConnectFailure) -> None:
+        """A connection to an endpoint could not be opened."""
+        self._connect_failures.labels(server, failure.value).value += 1
 
     def circuit(self, server: str, model: str, endpoint: str, old: State, new: State) -> None:
         """A circuit breaker changed its state."""

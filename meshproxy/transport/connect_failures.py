@@ -70,6 +70,8 @@ class Hints:
     """It speaks another protocol."""
     authority: str
     """No trusted authority has issued its certificate."""
+    closed: str = "its log has the reason"
+    """It closed the connection during the handshake, and said nothing."""
     name: str = "issue it with this name as a subjectAltName"
     """Its certificate has other names."""
 
@@ -85,6 +87,7 @@ NAMED = Hints(
 MODEL_SERVER = replace(
     NAMED,
     port="check whether it has TLS on this port, or leave it out of tls",
+    closed="its log has the reason; check whether it asks for our certificate, and trusts it",
     name="issue it with this name as a subjectAltName, or set tls.*.serverName to one that it has",
 )
 
@@ -109,9 +112,10 @@ def explain(address: str, error: Exception | None, hints: Hints | None = None) -
         failure, hint = _unreachable(address, error)
         return ConnectError(f"{address} cannot be reached: {why}{hint}", failure)
     if hints is not None:
-        words = "closed the connection during the handshake: its log has the reason"
-        return ConnectError(f"{address} {words}", ConnectFailure.CLOSED)
-    return ConnectError(f"{address} closed the connection immediately", ConnectFailure.CLOSED)
+        message = f"{address} closed the connection during the handshake: {hints.closed}"
+    else:
+        message = f"{address} closed the connection immediately: check whether it expects TLS"
+    return ConnectError(message, ConnectFailure.CLOSED)
 
 
 def _tls_failed(address: str, error: ssl.SSLError, hints: Hints) -> ConnectError:

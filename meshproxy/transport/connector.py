@@ -168,7 +168,7 @@ async def _dial(
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if context is not None and name is None:
-        name = host
+        name = host.removesuffix(".")  # RFC 6066 section 3
     transport, _ = await loop.create_connection(lambda: protocol, host, int(port), ssl=context, server_hostname=name)
     sock = transport.get_extra_info("socket")
     if sock is not None:  # otherwise it was lost already, and its driver knows

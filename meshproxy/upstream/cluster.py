@@ -18,6 +18,7 @@ from meshproxy.upstream.pool import H1Pool, H2Pool
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
     from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.connector import PeerSecurity
     from meshproxy.upstream.breaker import State
@@ -58,8 +59,21 @@ class ClusterSettings:
     ejection: EjectionSettings = field(default_factory=EjectionSettings)
 
 
+@dataclass(frozen=True, slots=True)
+class Securities:
+    """How connections to endpoints are secured, by what they carry; None: plaintext."""
+
+    sidecar: PeerSecurity | None = None
+    """Both, to a sidecar."""
+    rest: PeerSecurity | None = None
+    grpc: PeerSecurity | None = None
+
+
 class Watch(Protocol):
     """Observes the endpoints of clusters."""
+
+    def connect_failed(self, server: str, failure: ConnectFailure) -> None:
+        """A connection to an endpoint could not be opened."""
 
     def circuit(self, server: str, model: str, endpoint: str, old: State, new: State) -> None:
         """A breaker changed its state; `model` is empty for the breaker of the endpoint."""
@@ -82,13 +96,13 @@ class Cluster:
         watch: Watch,
         *,
         locality: str = "",
-        peer: PeerSecurity | None = None,
+        securities: Securities | None = None,
         chance: random.Random | None = None,
     ) -> None:
         """
         Args:
             locality: that of this sidecar.
-            peer: TLS and peer verification for endpoints that are sidecars.
+            securities: TLS, and how peers are verified.
             chance: the source of random numbers.
         """
         self._shared = shared
@@ -98,7 +112,7 @@ class Cluster:
         """The part of a request that ring-hash hashes; None for other policies."""
         self._watch = watch
         self._locality = locality
-        self._peer = peer
+        self._securities = securities or Securities()
         self._chance = chance = chance or random.Random()  # noqa: S311 (nothing is kept secret by it)
         self.endpoints: dict[str, Endpoint] = {}
         draw = chance.random
@@ -155,19 +169,28 @@ class Cluster:
             self._shared.reaper.add(self)
 
     def _make(self, found: EndpointAddress) -> Endpoint:
-        shared, settings = self._shared, self.settings
+        shared, settings, securities = self._shared, self.settings, self._securities
         rest: H1Pool | H2Pool | None
         if found.sidecar is not None:
-            grpc: H2Pool | None = H2Pool(shared, found.sidecar, settings.pool, self._peer)
+            grpc: H2Pool | None = H2Pool(shared, found.sidecar, settings.pool, securities.sidecar)
             rest = grpc
         else:
-            rest = H1Pool(shared, found.rest, settings.pool) if found.rest else None
-            grpc = H2Pool(shared, found.grpc, settings.pool) if found.grpc else None
+            rest = H1Pool(shared, found.rest, settings.pool, securities.rest) if found.rest else None
+            grpc = H2Pool(shared, found.grpc, settings.pool, securities.grpc) if found.grpc else None
+        for pool in (rest, grpc):
+            if pool is not None:
+                pool.on_failure = self._connect_failed
         breaker = settings.breaker if settings.breaker.enabled else None
         return Endpoint(found.key, found.locality, rest, grpc, breaker, self._chance.random, self._circuit_changed)
 
     def _circuit_changed(self, model: str, endpoint: str, old: State, new: State) -> None:
         self._watch.circuit(self.name, model, endpoint, old, new)
+
+    def _connect_failed(self, error: ConnectError) -> None:
+        self._watch.connect_failed(self.name, error.failure)
+        shared = self._shared
+        message = f"connection to ModelServer {self.name} failed ({error.failure.value}): {error}"
+        shared.notices.info(logger, f"{self.name} {error.failure.value}", shared.loop.time(), message)
 
     def refresh(self) -> None:
         """Give the balancers their members: without ejected endpoints, and only local ones while enough are

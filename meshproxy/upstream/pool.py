@@ -68,13 +68,24 @@ class Pool(Generic[ConnectionT]):
         shared: ConnectionContext,
         address: str,
         settings: PoolSettings,
+        peer: PeerSecurity | None = None,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`draw` gives a number from 0 to 1, as `random.random` does: pauses between attempts are drawn with it."""
+        """
+        Args:
+            shared: what connections share.
+            address: where they go.
+            settings: limits.
+            peer: TLS; None: plaintext.
+            draw: a number from 0 to 1, as `random.random` gives: pauses between attempts are drawn with it.
+        """
         self.shared = shared
         self.address = address
         self.settings = settings
+        self.peer = peer
+        self.on_failure: Callable[[ConnectError], None] = lambda error: None
+        """Called for each attempt that failed."""
         self._draw = draw
         self.size = 0
         """Connections open or being opened."""
@@ -179,7 +190,7 @@ class Pool(Generic[ConnectionT]):
         now = self.shared.loop.time()
         if now - self._began < YOUNG if self._opening else now >= self._not_before:
             return None
-        return ConnectError(f"{self._trouble} (last attempt)")
+        return ConnectError(f"{self._trouble} (last attempt)", self._trouble.failure)
 
     def _grow(self) -> None:
         if (
@@ -238,7 +249,9 @@ class Pool(Generic[ConnectionT]):
                 error = unusable if self._waiting and not self._is_busy() else None
             else:
                 self.size -= 1
-                error = error or ConnectError(f"{self.address} closed the connection immediately")
+                error = error or ConnectError(
+                    f"{self.address} closed the connection immediately", ConnectFailure.CLOSED
+                )
             if error is not None:
                 self._pause_after(error, is_retry)
                 self._fail(error)
@@ -248,6 +261,7 @@ class Pool(Generic[ConnectionT]):
 
     def _pause_after(self, error: ConnectError, is_retry: bool) -> None:
         """A connection could not be opened. Several attempts that began before there was trouble count as one."""
+        self.on_failure(error)
         self._trouble = error
         self._pause = min(self._pause * 2, LONGEST_PAUSE) if is_retry else FIRST_PAUSE
         self._not_before = self.shared.loop.time() + self._pause * (1.0 + self._draw()) / 2
@@ -282,10 +296,11 @@ class H1Pool(Pool[H1Client]):
         shared: ConnectionContext,
         address: str,
         settings: PoolSettings,
+        peer: PeerSecurity | None = None,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(shared, address, settings, draw=draw)
+        super().__init__(shared, address, settings, peer, draw=draw)
         self._idle: list[H1Client] = []
 
     def _take(self) -> H1Client | None:
@@ -302,7 +317,7 @@ class H1Pool(Pool[H1Client]):
         return bool(self._connections)
 
     async def _connect(self) -> H1Client:
-        return await connect_h1(self.shared, self.address, self, self.settings.connect_timeout)
+        return await connect_h1(self.shared, self.address, self, self.settings.connect_timeout, self.peer)
 
     def _opened(self, connection: H1Client) -> None:
         self.released(connection)
@@ -343,9 +358,7 @@ class H2Pool(Pool[H2Client]):
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """With `peer`, over TLS to a sidecar of the mesh."""
-        super().__init__(shared, address, settings, draw=draw)
-        self._peer = peer
+        super().__init__(shared, address, settings, peer, draw=draw)
         self._usable: list[H2Client] = []
         """Those without a GOAWAY from the server and without an expired certificate."""
 
@@ -368,7 +381,7 @@ class H2Pool(Pool[H2Client]):
         return None
 
     async def _connect(self) -> H2Client:
-        return await connect_h2(self.shared, self.address, self, self.settings.connect_timeout, self._peer)
+        return await connect_h2(self.shared, self.address, self, self.settings.connect_timeout, self.peer)
 
     def _opened(self, connection: H2Client) -> None:
         self._usable.append(connection)

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.addresses import SOCKET_PATH_BYTES, read_metrics_path, read_server_address, resolve_server_address
+from meshproxy.config.addresses import (
+    SOCKET_PATH_BYTES,
+    read_metrics_path,
+    read_server_address,
+    read_server_name,
+    resolve_server_address,
+)
 
 FOLDER = Path("/etc/mesh")
 
@@ -111,3 +117,23 @@ def test_what_is_no_path_of_a_metrics_page(path: object) -> None:
 def test_a_metrics_page_never_shadows_a_model(path: str) -> None:
     with pytest.raises(ValueError, match="may be a model's"):
         read_metrics_path(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Serving.Example.", "serving.example"),
+        ("tf_serving", "tf_serving"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("::1", "::1"),
+        ("[0::1]", "::1"),
+    ],
+)
+def test_names_of_certificates(written: str, read: str) -> None:
+    assert read_server_name(written) == read
+
+
+@pytest.mark.parametrize("written", ["", "*.example", "10.0.0.256", "1", "a.1", "spiffe://a/b", "a:80", "[", 1, None])
+def test_what_is_no_name_of_a_certificate(written: object) -> None:
+    with pytest.raises(ValueError, match="expected a host name"):
+        read_server_name(written)

@@ -42,6 +42,17 @@ def test_defaults_pass_their_own_bounds() -> None:
         (servers.ServerSpec, {"dns": {"name": "a", "sidecar": 1}}),
         (servers.ServerSpec, {"dns": {"name": "a", "srv": "sidecar"}}),
         (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}], "workload": {"namespace": "a"}}),
+        (servers.NamedTls, {"certificate": "a.pem"}),
+        (servers.NamedTls, {"key": "a.pem"}),
+        (servers.ServerTls, {}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}], "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"endpoints": [{"grpc": AT}], "tls": {"rest": {}, "grpc": {}}}),
+        (servers.ServerSpec, {"endpoints": [{"grpc": "unix:/a"}], "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"endpoints": [{"grpc": AT}, {"grpc": "unix:/a"}], "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}], "workload": WORKLOAD, "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "sidecar": 1}, "workload": WORKLOAD, "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "rest": 1}, "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "srv": "rest"}, "tls": {"grpc": {}}}),
     ],
 )
 def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any]) -> None:
@@ -60,6 +71,12 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
         (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}], "workload": {"spiffeId": "spiffe://d/a"}}),
         (servers.ServerSpec, {"dns": {"name": "a", "srv": "sidecar"}, "workload": WORKLOAD}),
         (servers.ServerSpec, {"dns": {"name": "a", "rest": 1}, "hosts": ["a"]}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT, "grpc": AT}], "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}, {"grpc": AT}], "tls": {"grpc": {}, "rest": {}}}),
+        (servers.ServerSpec, {"endpoints": [{"grpc": "unix:/a"}], "tls": {"grpc": {"serverName": "a"}}}),
+        (servers.ServerSpec, {"endpoints": [{"rest": "unix:/a", "grpc": AT}], "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "srv": "grpc"}, "tls": {"grpc": {}}}),
+        (servers.NamedTls, {"certificate": "a.pem", "key": "a.pem"}),
     ],
 )
 def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:

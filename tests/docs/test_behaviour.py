@@ -35,6 +35,7 @@ from meshproxy.routing import routes as model_routes
 from meshproxy.routing import servers as routing_servers
 from meshproxy.sidecar import clusters, configuration
 from meshproxy.telemetry import endpoint_labels, request_metrics, upstream_metrics
+from meshproxy.transport.connect_failures import ConnectFailure
 from meshproxy.transport.connection import Times
 from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
@@ -71,6 +72,11 @@ def calls() -> tuple[ast.Call, ...]:
 def test_every_reason_of_a_failed_handshake() -> None:
     listed = [label for row in table("`reason`") for label in row[0].split(", ")]
     assert sorted(listed) == sorted(failure.label for failure in HandshakeFailure)
+
+
+def test_every_reason_of_a_failed_connection() -> None:
+    listed = [label for row in table("reason of a failed connection") for label in row[0].split(", ")]
+    assert sorted(listed) == sorted(failure.value for failure in ConnectFailure)
 
 
 # What refuses

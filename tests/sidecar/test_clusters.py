@@ -27,7 +27,7 @@ from meshproxy.transport.reaper import Reaper
 from meshproxy.upstream import dns
 from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import CheckResult
-from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.cluster import Cluster, Securities
 from meshproxy.upstream.discovery import EndpointAddress
 from tests.identity.peers import handshaken
 
@@ -43,6 +43,7 @@ class Told:
 
     def circuit(self, *what: Any) -> None: ...
     def ejected(self, *what: Any) -> None: ...
+    def connect_failed(self, *what: Any) -> None: ...
 
     def endpoints(self, server: str, added: Any, removed: Any) -> None:
         self.said.append(("endpoints", server, list(added), list(removed)))
@@ -489,7 +490,7 @@ class TestPeers:
             endpoints=(servers.Endpoint(sidecar=Address("10.0.0.1", 18500)),),
             workload=workload or WorkloadSubject(namespace="serving", service_account="tf"),
         )
-        peer = take(clusters, far)["far"]._peer
+        peer = take(clusters, far)["far"]._securities.sidecar
         assert peer is not None
         return peer
 
@@ -530,4 +531,4 @@ class TestPeers:
         assert peer.own_not_after() == ours
 
     async def test_a_model_server_beside_us_is_not_asked(self, clusters: Clusters) -> None:
-        assert take(clusters, server("a"))["a"]._peer is None
+        assert take(clusters, server("a"))["a"]._securities == Securities()

@@ -13,6 +13,7 @@ from meshproxy.telemetry.endpoint_labels import MOST_ENDPOINTS
 from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.upstream_metrics import MOST_CIRCUITS, UpstreamMetrics
+from meshproxy.transport.connect_failures import ConnectFailure
 from meshproxy.upstream.breaker import State
 
 if TYPE_CHECKING:
@@ -65,6 +66,15 @@ class Endpoint:
 
 def cluster(name: str, *endpoints: Endpoint) -> Any:
     return SimpleNamespace(name=name, endpoints={each.key: each for each in endpoints})
+
+
+def test_failed_connections_by_reason(metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
+    for failure in (ConnectFailure.EXPIRED, ConnectFailure.EXPIRED, ConnectFailure.NO_SOCKET):
+        traffic.connect_failed("a", failure)
+    assert lines(metrics, "meshproxy_connect_failures_total") == {
+        '{server="a",reason="expired"}': 2,
+        '{server="a",reason="no_socket"}': 1,
+    }
 
 
 class TestCalls:

@@ -109,7 +109,7 @@ def test_a_handshake(reason: str, failure: ConnectFailure, hints: Hints) -> None
 
 @pytest.mark.parametrize("error", [None, ConnectionResetError(), BrokenPipeError(), ConnectionAbortedError()])
 def test_a_server_that_closes(error: Exception | None) -> None:
-    assert str(explain(PORT, error)) == f"{PORT} closed the connection immediately"
+    assert str(explain(PORT, error)) == f"{PORT} closed the connection immediately: check whether it expects TLS"
     assert str(explain(PORT, error, SIDECAR)).startswith(f"{PORT} closed the connection during the handshake")
     assert explain(PORT, error).failure is explain(PORT, error, NAMED).failure is ConnectFailure.CLOSED
 

@@ -357,8 +357,8 @@ async def test_a_silent_server_is_given_up(running: ConnectionContext) -> None:
     [
         (say(b"HTTP/1.1 400 Bad Request\r\n\r\n"), NOT_HTTP_2),
         (say(b"\x15\x03\x01\x00\x02\x02\x16" + bytes(9)), NOT_HTTP_2),
-        (close_at_once, "{} closed the connection immediately"),
-        (read_and_close, "{} closed the connection immediately"),
+        (close_at_once, "{} closed the connection immediately: check whether it expects TLS"),
+        (read_and_close, "{} closed the connection immediately: check whether it expects TLS"),
         (go_away, "{} closed the connection immediately after the HTTP/2 handshake"),
     ],
     ids=["HTTP/1.1", "TLS", "closes", "reads and closes", "goes away"],

@@ -11,9 +11,11 @@ import pytest
 
 from meshproxy.config.servers import Balancing, BreakerSettings, EjectionSettings
 from meshproxy.routing.failure import Failure
+from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
+from meshproxy.transport.notices import Notices
 from meshproxy.upstream import cluster as clusters
 from meshproxy.upstream.breaker import State
-from meshproxy.upstream.cluster import LATENCIES, Cluster, ClusterSettings, NoEndpoint
+from meshproxy.upstream.cluster import LATENCIES, Cluster, ClusterSettings, NoEndpoint, Securities
 from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.endpoint import Endpoint
 from meshproxy.upstream.health import CheckSettings, Health
@@ -42,6 +44,9 @@ class Watching:
     def circuit(self, *what: Any) -> None:
         self.changes.append(("circuit", *what))
 
+    def connect_failed(self, *what: Any) -> None:
+        self.changes.append(("connect_failed", *what))
+
     def ejected(self, *what: Any) -> None:
         self.changes.append(("ejected", *what))
 
@@ -57,14 +62,14 @@ class Bench:
         self.members: set[Any] = set()
         self.watch = Watching()
         reaper = SimpleNamespace(add=self.members.add, discard=self.members.discard)
-        shared: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: self.now), reaper=reaper)
+        shared: Any = SimpleNamespace(loop=SimpleNamespace(time=lambda: self.now), reaper=reaper, notices=Notices())
         self.cluster = Cluster(
             shared,
             "models",
             ClusterSettings(POOL, **{"breaker": ONCE, **settings}),
             self.watch,
             locality=locality,
-            peer="peer",  # type: ignore[arg-type]
+            securities=Securities("peer", "rest", "grpc"),  # type: ignore[arg-type]
             chance=Random(1),
         )
 
@@ -111,6 +116,11 @@ class TestWhichThereAre:
         assert sidecar.rest is sidecar.grpc
         assert sidecar.is_sidecar
         assert sidecar.rest.peer == "peer"
+        assert [(rest and rest.peer, grpc and grpc.peer) for rest, grpc in pools[:3]] == [
+            ("rest", "grpc"),
+            ("rest", None),
+            (None, "grpc"),
+        ]
 
     def test_the_pools_are_those_of_each_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
@@ -118,6 +128,22 @@ class TestWhichThereAre:
         bench.find("a")
         assert isinstance(bench.at("a").rest, H1Pool)
         assert isinstance(bench.at("a").grpc, H2Pool)
+
+    def test_connections_that_fail_are_counted_and_logged_by_reason(self, caplog: pytest.LogCaptureFixture) -> None:
+        bench = Bench()
+        bench.find("a")
+        caplog.set_level(logging.INFO)
+        for failure in (ConnectFailure.EXPIRED, ConnectFailure.EXPIRED, ConnectFailure.WRONG_NAME):
+            bench.at("a").grpc.on_failure(ConnectError("a:2 is wrong", failure))  # type: ignore[union-attr]
+        assert bench.watch.changes == [
+            ("connect_failed", "models", ConnectFailure.EXPIRED),
+            ("connect_failed", "models", ConnectFailure.EXPIRED),
+            ("connect_failed", "models", ConnectFailure.WRONG_NAME),
+        ]
+        assert [record.getMessage() for record in caplog.records] == [
+            "connection to ModelServer models failed (expired): a:2 is wrong",
+            "connection to ModelServer models failed (wrong_name): a:2 is wrong (lines suppressed before: 1)",
+        ]
 
     def test_what_stays_is_the_same_and_what_goes_is_closed(self) -> None:
         bench = Bench()
