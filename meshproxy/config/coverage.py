@@ -3,8 +3,10 @@ matches too. Where that cannot be told from the documents alone, it does not."""
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.config.fields import ClaimPattern
 from meshproxy.config.globs import compile_glob, is_literal
 
 if TYPE_CHECKING:
@@ -15,18 +17,44 @@ if TYPE_CHECKING:
 def covers(wide: Subject, narrow: Subject, domain: str | None) -> bool:
     """Whether every caller that `narrow` matches is one of `wide`. `domain`: the trust domain of the mesh, which is
     meant where a subject names none; None: unknown."""
-    return all(
-        value == getattr(narrow, name) or _value_covers(name, value, getattr(narrow, name), domain)
-        for name, value in _given(wide)
-    )
+    return all(_value_covers(name, value, getattr(narrow, name), domain) for name, value in _given(wide))
 
 
 def _value_covers(name: str, wide: Any, narrow: Any, domain: str | None) -> bool:
-    if narrow is None:
+    if not narrow:
         return False
-    if name == "workload":
-        return _workload_covers(wide, narrow, domain)
-    return name == "token" and wide.issuer == narrow.issuer and dict(wide.claims).items() <= dict(narrow.claims).items()
+    match name:
+        case "workload":
+            return _workload_covers(wide, narrow, domain)
+        case "token":
+            return wide.issuer == narrow.issuer and all(
+                claim in narrow.claims and _claim_covers(wanted, narrow.claims[claim])
+                for claim, wanted in wide.claims.items()
+            )
+        case "ip_blocks":
+            return all(any(_block_covers(ours, theirs) for ours in wide) for theirs in narrow)
+        case "headers":
+            return dict(wide).items() <= dict(narrow).items()
+        case _:
+            return bool(wide == narrow)
+
+
+def _claim_covers(wide: object, narrow: object) -> bool:
+    if type(wide) is type(narrow) and wide == narrow:
+        return True
+    if not isinstance(wide, ClaimPattern):
+        return False
+    if wide.any_of is not None:
+        choices = narrow.any_of if isinstance(narrow, ClaimPattern) else (narrow,)
+        return choices is not None and all(any(_claim_covers(ours, each) for ours in wide.any_of) for each in choices)
+    if wide.present:
+        return not isinstance(narrow, ClaimPattern) or narrow.present is not False
+    return isinstance(narrow, str) and wide.prefix is not None and narrow.startswith(wide.prefix)
+
+
+def _block_covers(wide: str, narrow: str) -> bool:
+    ours, theirs = ip_network(wide), ip_network(narrow)
+    return ours.version == theirs.version and ours.supernet_of(theirs)  # type: ignore[arg-type]
 
 
 def _workload_covers(wide: WorkloadSubject, narrow: WorkloadSubject, domain: str | None) -> bool:
@@ -52,16 +80,26 @@ def _parts(spiffe_id: str) -> tuple[str, str | None, str | None]:
 
 def is_everyone(subject: Subject) -> str | None:
     """Which callers a subject matches that leaves next to nothing out; None for one that names somebody."""
-    for name, value in _given(subject):
-        names_nobody = (name == "token" and [field for field, _ in _given(value)] == ["issuer"]) or (
-            name == "workload" and all(field == "trust_domain" or value == "*" for field, value in _given(value))
-        )
-        if not names_nobody:
-            return None
+    if not all(_names_nobody(name, value) for name, value in _given(subject)):
+        return None
     if subject.token is not None:
         return f"every caller with a token of the issuer {subject.token.issuer}"
     domain = subject.workload.trust_domain if subject.workload is not None else None
-    return f"every workload of the trust domain {domain}" if domain else "every workload"
+    if domain:
+        return f"every workload of the trust domain {domain}"
+    return "every workload" if subject.workload is not None else "every caller"
+
+
+def _names_nobody(field: str, value: Any) -> bool:
+    match field:
+        case "token":
+            return not value.claims
+        case "workload":
+            return all(name == "trust_domain" or pattern == "*" for name, pattern in _given(value))
+        case "ip_blocks":
+            return any(block.endswith("/0") for block in value)
+        case _:
+            return False
 
 
 def role_covers(wide: ModelRole, narrow: ModelRole) -> bool:

@@ -52,6 +52,8 @@ IssuerId = Annotated[str, Meta(extra={"read": values.read_issuer, "words": "URL 
 Text = Annotated[str, Meta(extra={"read": values.read_text, "words": "text"})]
 RegularExpression = Annotated[str, Meta(extra={"read": values.read_regex, "words": "regular expression"})]
 Path = Annotated[str, Meta(extra={"read": values.read_path, "words": "path", "resolve": values.resolve_path})]
+Folder = Annotated[str, Meta(extra={"read": values.read_path, "words": "folder", "resolve": values.resolve_path})]
+Socket = Annotated[str, Meta(extra={"read": values.read_path, "words": "socket", "resolve": values.resolve_path})]
 AccessLog = Annotated[
     str,
     Meta(

@@ -61,7 +61,8 @@ def _paths(node: Node, value: Any, path: str) -> Iterator[tuple[str, Node, str]]
 
 
 def _is_file(kind: inspect.Type) -> bool:
-    """A path that is read from, unlike that of a log file or a socket."""
+    """A file that is read, unlike a log file, a socket, or a folder that the sidecar writes to."""
     if isinstance(kind, inspect.UnionType):
         return any(_is_file(each) for each in kind.types)
-    return isinstance(kind, inspect.Metadata) and (kind.extra or {}).get("resolve") is resolve_path
+    extra = (kind.extra or {}) if isinstance(kind, inspect.Metadata) else {}
+    return extra.get("resolve") is resolve_path and extra.get("words") == "path"

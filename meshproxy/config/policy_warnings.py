@@ -193,7 +193,9 @@ def _named_models(placed: Sequence[Placed]) -> dict[str, str]:
     for each in placed:
         models: Sequence[str] = ()
         if each.kind == "ModelRoute":
-            models = [name for name in each.document.spec.models if is_literal(name)]
+            spec = each.document.spec
+            others = [part.model for part in (*spec.split, spec.mirror, spec.fallback) if hasattr(part, "model")]
+            models = [name for name in (*spec.models, *filter(None, others)) if is_literal(name)]
         elif each.kind == "ModelServer" and each.document.spec.health is not None:
             models = each.document.spec.health.models
         for name in models:

@@ -25,6 +25,7 @@ from meshproxy.config.fields import (
     Count,
     Duration,
     DurationOrZero,
+    Folder,
     Glob,
     HostPort,
     IssuerId,
@@ -36,6 +37,7 @@ from meshproxy.config.fields import (
     Path,
     Port,
     Size,
+    Socket,
     SpiffeId,
     Text,
     TlsVersion,
@@ -345,7 +347,7 @@ class IdentityFiles(Part, frozen=True):
 class WorkloadApi(Part, frozen=True):
     """The SPIFFE Workload API, as an agent of SPIRE serves it."""
 
-    socket: Path
+    socket: Socket
     """The UNIX socket of the agent."""
     spiffe_id: SpiffeId | None = None
     """Which identity to use if the agent issues several. Left out: the first one, which is the default of the API."""
@@ -373,7 +375,7 @@ class ControlPlane(Part, frozen=True):
     """Its SPIFFE id: another server at this address is refused."""
     trust_bundle: Path
     """The CA certificates that its certificate must chain to. Those that it sends are trusted, too."""
-    folder: Path
+    folder: Folder
     """Where the certificate, its key and the trust bundle are kept, with mode 0600, so that a restart needs no control
     plane. For this sidecar alone, and in memory where there is such a volume."""
     join_token: Path | None = None

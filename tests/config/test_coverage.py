@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from meshproxy.config.coverage import covers, is_everyone, role_covers
-from meshproxy.config.fields import Metadata, Subject, TokenSubject, WorkloadSubject
+from meshproxy.config.fields import (
+    BindingSubject,
+    ClaimPattern,
+    Metadata,
+    Subject,
+    TokenSubject,
+    WorkloadSubject,
+)
 from meshproxy.config.schema import ModelRole, RoleSpec, Rule
 
 
@@ -15,7 +22,7 @@ def workload(**fields: Any) -> Subject:
     return Subject(workload=WorkloadSubject(**fields))
 
 
-def token(claims: dict[str, str | int | bool] | None = None, **more: Any) -> Subject:
+def token(claims: dict[str, str | int | bool | ClaimPattern] | None = None, **more: Any) -> Subject:
     return Subject(token=TokenSubject(issuer="corp", claims=claims or {}), **more)
 
 
@@ -36,6 +43,12 @@ ROLE_ARN = "arn:aws:iam::123456789012:role/quoter"
         (workload(trust_domain="other"), workload(trust_domain="other", namespace="ops")),
         (token(), token({"groups": "a"})),
         (token({"groups": "a"}), token({"groups": "a", "level": 3})),
+        (token({"groups": ClaimPattern(any_of=("a", "b"))}), token({"groups": "a"})),
+        (token({"groups": ClaimPattern(any_of=("a", "b"))}), token({"groups": ClaimPattern(any_of=("b",))})),
+        (token({"groups": ClaimPattern(prefix="team-")}), token({"groups": "team-a"})),
+        (token({"groups": ClaimPattern(present=True)}), token({"groups": "a"})),
+        (BindingSubject(ip_blocks=("10.0.0.0/8",)), BindingSubject(ip_blocks=("10.1.0.0/16", "10.2.0.1/32"))),
+        (BindingSubject(headers={"x-a": "1"}), BindingSubject(headers={"x-a": "1", "x-b": "2"})),
         (token(), token({"groups": "a"}, workload=WorkloadSubject(namespace="ops"))),
         (Subject(iam_role=ROLE_ARN), Subject(iam_role=ROLE_ARN)),
     ],
@@ -57,6 +70,12 @@ def test_covers(wide: Subject, narrow: Subject) -> None:
         (token({"groups": "a"}), token({"groups": "b"})),
         (token({"groups": "a"}), token()),
         (token({}, iam_role=ROLE_ARN), token()),
+        (token({"level": 1}), token({"level": True})),
+        (token({"groups": ClaimPattern(any_of=("a",))}), token({"groups": "b"})),
+        (token({"groups": ClaimPattern(prefix="team-")}), token({"groups": "tea"})),
+        (BindingSubject(ip_blocks=("10.0.0.0/8",)), BindingSubject(ip_blocks=("10.0.0.0/7",))),
+        (BindingSubject(ip_blocks=("10.0.0.0/8",)), BindingSubject(ip_blocks=("fd00::/8",))),
+        (BindingSubject(not_ip_blocks=("10.0.0.0/8",)), BindingSubject(ip_blocks=("11.0.0.0/8",))),
     ],
 )
 def test_does_not(wide: Subject, narrow: Subject) -> None:
@@ -67,6 +86,8 @@ def test_everyone() -> None:
     assert is_everyone(token()) == "every caller with a token of the issuer corp"
     assert is_everyone(workload(namespace="*")) == "every workload"
     assert is_everyone(workload(trust_domain="other")) == "every workload of the trust domain other"
+    assert is_everyone(BindingSubject(ip_blocks=("0.0.0.0/0",))) == "every caller"
+    assert is_everyone(BindingSubject(ip_blocks=("10.0.0.0/8",))) is None
     for somebody in (OPS, ADMIN, token({"groups": "a"}), token({}, iam_role=ROLE_ARN), Subject(iam_role=ROLE_ARN)):
         assert is_everyone(somebody) is None
 

@@ -27,3 +27,8 @@ def test_files_that_are_not_there(check: Check, tmp_path: Path) -> None:
 def test_those_of_another_host_are_not_looked_for() -> None:
     found = examine([], "---\n".join(FILES).encode())
     assert said(found, "MP0603") == []
+
+
+def test_sockets_and_folders_that_the_sidecar_makes_are_none(check: Check) -> None:
+    agent = document("Sidecar", "s", "{identity: {workloadApi: {socket: /no/agent.sock}}, inbound: {server: local}}")
+    assert said(check(agent, is_partial=True), "MP0603") == []

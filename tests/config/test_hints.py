@@ -31,7 +31,7 @@ def fields_of(kind: inspect.Type) -> set[str]:
 def test_what_they_point_at_is_there() -> None:
     """Words in backquotes are fields, or begin one written out; the kinds are ours."""
     ours = set().union(*(fields_of(inspect.type_info(kind)) for kind in schema.KINDS))
-    ours |= {"apiVersion", "strict", "permissive", "disabled", "authorization"}
+    ours |= {"apiVersion", "strict", "permissive", "disabled", "authorization", "x-forwarded-for"}
     for where, (_, here) in {**hints.FIELDS, **hints.KINDS}.items():
         for quoted in here.split("`")[1::2]:
             assert quoted.partition(":")[0] in ours, where

@@ -113,6 +113,11 @@ class TestNames:
         assert line.startswith("19: ModelRole/r: spec.rules[0].models[0]: is ")
         assert f'no role covers "{named}", which ModelRoute/t at ' in line
 
+    @pytest.mark.parametrize("where", ["split: [{model: fraud}]", "mirror: {model: fraud}", "fallback: {model: fraud}"])
+    def test_that_a_route_sends_calls_to(self, check: Check, where: str) -> None:
+        other = document("ModelRoute", "t", f"{{models: [something-else], {where}}}")
+        assert codes(check(*GOOD[:3], role("r", "[fruad]"), binding("b", "r"), other)) == ["MISSPELT_MODEL"]
+
     def test_that_a_server_checks(self, check: Check) -> None:
         checked = server(", health: {models: [fraud]}")
         assert codes(check(*GOOD[:2], checked, role("r", "[fruad]"), binding("b", "r"))) == ["MISSPELT_MODEL"]
