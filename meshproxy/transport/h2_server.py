@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.events import Failed, GoneAway, Headers, Pong, Rejected, RequestHead
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.role import Role
 from meshproxy.transport.h2 import H2Driver, H2Stream
 from meshproxy.transport.stream import RequestSink
@@ -30,6 +31,11 @@ DRAIN_PING = b"draining"
 REST_SECONDS = 5.0
 """Without a stream, after which a client's connection gives up what it remembers to spare work: up to 30 KB of heads
 and fields, of thousands of connections. A request then costs 50 us more, once."""
+
+
+PINGED_PERIODS = 10
+"""How many times `Times.idle` a connection without a stream stays open if the client sends a PING in each of them, as
+gRPC clients do that keep a channel alive (`keepalive_permit_without_calls`)."""
 
 
 class H2ServerStream(H2Stream[RequestSink]):
@@ -97,7 +103,17 @@ class H2Server(H2Driver[H2ServerStream]):
     is open: grpclib 0.4 closes the connection when GOAWAY arrives. `close` sends the final GOAWAY.
     """
 
-    __slots__ = ("_departure", "_idle_until", "_leaves_at", "_leaves_by", "_newest", "_reject", "_serve")
+    __slots__ = (
+        "_departure",
+        "_idle_periods",
+        "_idle_until",
+        "_leaves_at",
+        "_leaves_by",
+        "_newest",
+        "_pings",
+        "_reject",
+        "_serve",
+    )
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
         super().__init__(Role.SERVER, shared, info)
@@ -106,6 +122,10 @@ class H2Server(H2Driver[H2ServerStream]):
         self._departure = _NONE
         self._idle_until = 0.0
         """`loop.time()` of the idle time limit, while no stream is open."""
+        self._idle_periods = 0
+        """How many of them have begun since the last stream closed."""
+        self._pings = 0
+        """PINGs received before this one."""
         self._leaves_at = inf
         """`loop.time()` from which the client is asked to leave between two requests."""
         self._leaves_by = inf
@@ -228,7 +248,9 @@ class H2Server(H2Driver[H2ServerStream]):
         sweep: GOAWAY in one read with the end of a response makes grpclib lose the response."""
         now = self.shared.loop.time()
         if self._departure is _NONE:
+            self._idle_periods = 1
             self._idle_until = now + self.shared.times.idle
+            self._pings = self.codec.frames_received[PING]
             self.deadline = min(now + REST_SECONDS, self._idle_until)
         elif self._departure is _DUE:
             self.deadline = max(now, self._leaves_at)
@@ -256,9 +278,16 @@ class H2Server(H2Driver[H2ServerStream]):
         self.deadline = self._idle_until
 
     def overdue(self) -> None:
-        """The idle time limit was exceeded."""
-        if not self.streams:
+        """The idle time limit was exceeded. A PING within it is worth another one, but not for ever."""
+        if self.streams:
+            return
+        pings = self.codec.frames_received[PING]
+        if pings == self._pings or self._idle_periods >= PINGED_PERIODS:
             self.close()
+            return
+        self._pings = pings
+        self._idle_periods += 1
+        self._idle_until = self.deadline = self.shared.loop.time() + self.shared.times.idle
 
     def close(self) -> None:
         """Name the last stream, so that the client may repeat later requests elsewhere, and close."""

@@ -20,7 +20,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h2_server import REST_SECONDS, UNREAD_BUDGET, H2Server
+from meshproxy.transport.h2_server import PINGED_PERIODS, REST_SECONDS, UNREAD_BUDGET, H2Server
 
 POST = ((":method", "POST"), (":scheme", "http"), (":path", "/p"), (":authority", "a"))
 AT_REST = 8_192
@@ -430,3 +430,35 @@ def test_as_many_streams_as_envoy_takes(wire: Any, served: Any, make_sink: Any) 
     wire.settle()
     assert not wire.server.is_closing
     assert wire.server.is_idle
+
+
+class TestPing:
+    """A client that keeps its channel alive without calls."""
+
+    def passes(self, leaving: Leaving, shared: ConnectionContext, *, pings: bool) -> bool:
+        """A bit more than the idle time limit passes. Returns whether the connection is still open."""
+        if pings:
+            leaving.codec.ping(b"pingpong")
+            leaving.settle()
+        leaving.passes(shared.times.idle + 1)
+        return not leaving.wire.server_socket.ended
+
+    @pytest.mark.parametrize("has_asked", [False, True])
+    def test_it_keeps_an_idle_connection_for_a_while(
+        self, leaving: Leaving, shared: ConnectionContext, has_asked: bool
+    ) -> None:
+        if has_asked:
+            leaving.ask()
+            leaving.answer()
+        stays = [self.passes(leaving, shared, pings=True) for _ in range(PINGED_PERIODS)]
+        assert stays == [True] * (PINGED_PERIODS - 1) + [False]
+
+    def test_one_that_stops_is_closed(self, leaving: Leaving, shared: ConnectionContext) -> None:
+        assert self.passes(leaving, shared, pings=True)
+        assert not self.passes(leaving, shared, pings=False)
+
+    def test_a_request_begins_it_anew(self, leaving: Leaving, shared: ConnectionContext) -> None:
+        for _ in range(3):
+            assert all(self.passes(leaving, shared, pings=True) for _ in range(PINGED_PERIODS - 1))
+            leaving.ask()
+            leaving.answer()
