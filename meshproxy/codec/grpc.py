@@ -151,7 +151,29 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 def encode_message(text: str) -> bytes:
     """The value of `grpc-message`: UTF-8, with everything but printable ASCII, and `%`, percent-encoded (protocol,
     Status-Message)."""
-    return _ENCODED.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "replace"))
+    return _ENCODED.sub(_escape, text.encode("utf-8", "replace"))
+
+
+_UNPRINTABLE = re.compile(rb"[^ -~]")
+
+
+def with_printable_message(headers: Headers) -> Headers:
+    """The same fields, with every byte of `grpc-message` percent-encoded that is not printable ASCII, as servers must
+    send it (protocol, Status-Message). Of those that do not, grpc-js reads an empty message, and grpclib loses the
+    connection."""
+    for name, value in headers:
+        if name == b"grpc-message" and _UNPRINTABLE.search(value):
+            break
+    else:
+        return headers
+    return tuple(
+        (name, _UNPRINTABLE.sub(_escape, value)) if name == b"grpc-message" else (name, value)
+        for name, value in headers
+    )
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match[0][0]
 
 
 def decode_message(value: bytes) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from meshproxy.codec.grpc import grpc_status
+from meshproxy.codec.grpc import grpc_status, with_printable_message
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.proxy.exchange import AttemptRecord, ResponseFlags
 from meshproxy.proxy.guard import guarded
@@ -297,6 +297,8 @@ class Attempt:
             failure, status = self._failure, None
             if self._is_grpc:
                 self.grpc_status = status = grpc_status(headers)
+                if status != 0 or headers[1:]:  # nearly all say 0 and nothing else
+                    headers = with_printable_message(headers)
                 failure = of_grpc(status) if status != 0 else None
             self.report(failure)
             head, self._head = self._head, None

@@ -10,7 +10,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.grpc import is_grpc, parse_timeout
+from meshproxy.codec.grpc import is_grpc, parse_timeout, with_printable_message
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 from meshproxy.routing.servers import HEADER as SERVER_HEADER
@@ -125,12 +125,15 @@ class HeaderReader:
         return known
 
     def clean(self, headers: Headers, is_sidecar: bool = False) -> Headers:
-        """A server's response headers without those that only we may send; another sidecar may say that it refused."""
+        """A server's response headers without those that only we may send; another sidecar may say that it refused. A
+        `grpc-message` (trailers-only) is printable."""
         cleaned = self._believed if is_sidecar else self._responses
         known = cleaned.get(headers)
         if known is None:
             known = tuple(
-                field for field in headers if not is_identity(field[0]) or (is_sidecar and field[0] == REFUSAL_HEADER)
+                field
+                for field in with_printable_message(headers)
+                if not is_identity(field[0]) or (is_sidecar and field[0] == REFUSAL_HEADER)
             )
             cleaned.keep(headers, known)
         return known

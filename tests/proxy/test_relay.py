@@ -27,14 +27,32 @@ from meshproxy.upstream.pool import PoolFull
 INTERNAL_ERROR, CANCEL = 0x2, 0x8
 
 
-@pytest.mark.parametrize("message", ["grün".encode(), b"\xff\xfe", b"a%zz% b%C3%BC", b"\t~"])
-def test_a_grpc_message_goes_on_as_it_was_received(world: Any, wire: Any, message: bytes) -> None:
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ("grün".encode(), b"gr%C3%BCn"),
+        (b"\xff\xfe", b"%FF%FE"),
+        (b"a%zz% b%C3%BC~", b"a%zz% b%C3%BC~"),
+        (b"a\tb", b"a%09b"),
+    ],
+)
+@pytest.mark.parametrize("is_only_trailers", [False, True])
+def test_a_grpc_message_goes_on_as_clients_can_read_it(
+    world: Any, wire: Any, sent: bytes, expected: bytes, is_only_trailers: bool
+) -> None:
+    """Escapes stay as they are, whether they are any or not."""
     client = world.grpc(wire.spec(b"open"))
     (server,) = world.cluster.streams
-    server.sink.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
-    trailers = ((b"grpc-status", b"3"), (b"grpc-message", message))
-    server.sink.trailers_received(trailers)
-    assert client.trailers == trailers
+    kind, status = (b"content-type", b"application/grpc"), (b"grpc-status", b"3")
+    fields = ((b"other", b"gr\xfcn"), (b"grpc-message", sent))
+    if is_only_trailers:
+        server.sink.head_received(ResponseHead(0, 200, (kind, status, *fields), end=True))
+        answer = client.headers
+    else:
+        server.sink.head_received(ResponseHead(0, 200, (kind,), end=False))
+        server.sink.trailers_received((status, *fields))
+        answer = dict(client.trailers)
+    assert (answer[b"grpc-message"], answer[b"other"]) == (expected, b"gr\xfcn")
 
 
 class TestRest:
