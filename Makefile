@@ -106,7 +106,8 @@ format: $(VENV)/.dev
 conformance: $(VENV)/.dev .cache/bin/h2spec
 	@for tool in curl nghttp; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install curl nghttp2-client" >&2; exit 1; }; done
-	$(BIN)/pytest -q tests/conformance
+	@command -v chromium >/dev/null || echo 'without a browser: on Debian and Ubuntu, apt-get install chromium'
+	$(BIN)/pytest -q tests/conformance $$(command -v chromium >/dev/null || echo --ignore tests/conformance/test_browser.py)
 
 # Each host is a network namespace that the test creates: nothing outside of them is changed. The figures of
 # test_resilience_figures.py need no root, but a machine that does nothing else.

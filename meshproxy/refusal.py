@@ -43,6 +43,7 @@ class Reason(Enum):
     UNSUPPORTED_PROTOCOL = ("unsupported-protocol", 400, GrpcStatus.UNIMPLEMENTED)
     # Authentication and authorization.
     UNAUTHENTICATED = ("unauthenticated", 401, GrpcStatus.UNAUTHENTICATED)
+    ORIGIN_NOT_ALLOWED = ("origin-not-allowed", 403, GrpcStatus.PERMISSION_DENIED)
     PERMISSION_DENIED = ("permission-denied", 403, GrpcStatus.PERMISSION_DENIED)
     # Limits.
     HEADERS_TOO_LARGE = ("headers-too-large", 431, GrpcStatus.RESOURCE_EXHAUSTED)

@@ -107,6 +107,10 @@ class Code(StrEnum):
         "MP0604", Severity.WARNING,
         "A document of Istio, Linkerd or another mesh. It is skipped; the message says what takes its place.",
     )  # fmt: skip
+    CORS = (
+        "MP0605", Severity.WARNING,
+        "`cors` with `mtls: strict`: a browser presents no client certificate with a preflight.",
+    )  # fmt: skip
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

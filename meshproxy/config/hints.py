@@ -82,6 +82,7 @@ _SERVER_NAME = "`serverName` in `tls: {grpc: ...}` of a ModelServer, for the nam
 _TIMEOUT = "`timeout` (the whole call) or `tryTimeout` (each attempt) of a ModelRoute"
 
 FIELDS: dict[str, tuple[str, str]] = {
+    "corsPolicy": (ISTIO, "`cors` of a ModelRoute"),
     # Who calls
     "principals": (ISTIO, _WORKLOAD),
     "source": (ISTIO, "a subject of a ModelRoleBinding"),

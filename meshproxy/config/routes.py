@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from meshproxy.config.cors import Cors
 from meshproxy.config.fields import (
     API_VERSION,
     Count,
@@ -309,7 +310,19 @@ class RouteSpec(Part, frozen=True):
     priority: Priority = "default"
     """The order in which queued calls are evicted: `sheddable` first, then `default`, `critical` last."""
 
+    cors: Cors | None = None
+    """Cross-origin calls of browsers. Left out: pages of other origins cannot call these models. Not in a route with
+    `match`: a preflight has neither the caller nor the headers of the call, so it is the route for all calls of a model
+    that counts."""
+
     def __post_init__(self) -> None:
+        if self.cors is not None and self.match:
+            raise ValueError(
+                '"cors" and "match" exclude each other: a preflight has neither the caller nor the headers of the call.'
+                ' Write "cors" in the route of these models that has no "match"'
+            )
+        if self.cors is not None and "inbound" not in self.directions:
+            raise ValueError('"cors" is for inbound calls, and "directions" leaves those out')
         if self.split and not any(destination.weight for destination in self.split):
             raise ValueError('"split": every weight is 0')
 

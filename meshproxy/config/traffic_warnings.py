@@ -1,4 +1,5 @@
-"""Warnings about routes: weights that are not percentages, and time limits that never apply."""
+"""Warnings about routes: weights that are not percentages, time limits that never apply, browsers that are
+shut out."""
 
 from __future__ import annotations
 
@@ -18,12 +19,17 @@ WHOLE = 100
 
 def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
     """Everything that is suspicious about the routes. Only documents without problems are looked at."""
-    limits = [each.document.spec.limits for each in placed if each.kind == "MeshConfig" and each.document is not None]
-    request_timeout = limits[0].request_timeout if limits else None
+    meshes = [each.document.spec for each in placed if each.kind == "MeshConfig" and each.document is not None]
+    is_strict = any(mesh.mtls == "strict" for mesh in meshes)
+    request_timeout = meshes[0].limits.request_timeout if meshes else None
     for each in placed:
         if each.kind == "ModelRoute" and each.document is not None:
             yield from _weights(each)
             yield from _timeouts(each, request_timeout)
+            if is_strict and (cors := find(each.node, "spec", "cors")) is not None:
+                message = "mtls is strict, and a browser presents no client certificate with a preflight"
+                message += ": browsers can call only through a gateway that has one"
+                yield each.at(cors, "spec.cors", message, Code.CORS)
 
 
 def _weights(route: Placed) -> Iterator[Problem]:

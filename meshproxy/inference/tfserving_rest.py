@@ -14,7 +14,7 @@ Refused although TensorFlow Serving would serve it:
   over gRPC;
 - names with a `/` (`team%2Fresnet`) of which a part is empty, `.`, `..` or a word of the API. What is left names the
   same model to every server that decodes a name once, and nothing to one that decodes the path before it matches;
-- `OPTIONS` (CORS preflight), which carries no credentials; the metrics page by another method than GET.
+- `OPTIONS`, as a preflight is the proxy's (proxy/cross_origin.py); the metrics page by another method than GET.
 
 Under `/v1/` everything wrong is 400, as with TensorFlow Serving, whatever the method; elsewhere it is 404.
 """

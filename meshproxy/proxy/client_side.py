@@ -26,6 +26,7 @@ from meshproxy.proxy.exchange import Exchange, LiveExchange, ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import REFUSAL_HEADER
 from meshproxy.refusal import Reason, Refusal
+from meshproxy.routing.cors import share
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,6 +93,7 @@ class ClientSide(LiveExchange):
         "moved",
         "progress",
         "request_ended",
+        "sharing",
         "snapshot",
         "stream",
     )
@@ -114,6 +116,8 @@ class ClientSide(LiveExchange):
         """Set when `due` is near."""
         self.mirrored: MirroredRequest | None = None
         """The copy that is sent elsewhere."""
+        self.sharing: Headers | None = None
+        """What browsers are told with the answer; None where no `cors` applies."""
         self.idle_timeout: float | None = None
         """Seconds between two parts of the response."""
         self.progress = 0
@@ -171,6 +175,8 @@ class ClientSide(LiveExchange):
             self.look_at(first_byte + self.idle_timeout / LOOKS)
             self.progress = self.bytes_received + self.bytes_sent
             self.moved = first_byte
+        if self.sharing is not None:
+            headers = share(headers, self.sharing)
         self.answer = BEGUN
         self.status = status
         self.stream.send_response(status, headers, end, length)
@@ -179,6 +185,13 @@ class ClientSide(LiveExchange):
                 self.grpc_status = grpc_status(headers)
             self.answer = WHOLE
             self.finish()
+
+    def answer_directly(self, status: int, headers: Headers) -> None:
+        """Send a final head without a body that is neither the upstream's nor a refusal."""
+        self.answer = WHOLE
+        self.status = status
+        self.stream.send_response(status, headers, end=True)
+        self.finish()
 
     def send_body(self, data: bytes, flow: int, end: bool) -> bool:
         """Send a piece of the body. False: the client does not read it now; `resume` will be called.
@@ -317,7 +330,10 @@ class ClientSide(LiveExchange):
         self.status = refusal.http_status
         body = json.dumps({"error": refusal.message}).encode()
         self.bytes_sent += len(body)
-        self.stream.send_response(refusal.http_status, rest_headers(refusal), end=False, length=len(body))
+        headers = rest_headers(refusal)
+        if self.sharing is not None:
+            headers = share(headers, self.sharing)
+        self.stream.send_response(refusal.http_status, headers, end=False, length=len(body))
         if self.stream.send_data(body, end=True):
             self.finish()
         else:

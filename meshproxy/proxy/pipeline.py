@@ -14,6 +14,7 @@ Below the stations, each a file and each knowing only those under it:
     exchange      the record that the observer reads in the end
     client_side   the only writer to the client: answers, refusals, time limits, the end
     attempt       one attempt at one endpoint, and its answer; tells an `AttemptListener`
+    cross_origin  what browsers are told, and the answer to a preflight
     request       who calls what, may they, and what is forwarded
     retries       attempts: retry, hedge, fall back
     route_actions rate limits, faults, split, concurrency, mirror
@@ -30,6 +31,7 @@ from meshproxy.identity.caller import Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.proxy.client_side import OVER
 from meshproxy.proxy.context import ProxyContext
+from meshproxy.proxy.cross_origin import answers_preflight
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import TRACE_STATE
 from meshproxy.proxy.health_call import HealthCall
@@ -61,6 +63,8 @@ class ActiveRequest(Relay):
         self.forward = forward
         if head.trace is not None:
             self._carry_trace(head.trace, fields)
+        if self.snapshot.routes.has_cors and not fields.is_grpc and answers_preflight(self):
+            return
         if fields.timeout is not None:
             self.limit_time(fields.timeout)
         self._identify(fields)

@@ -35,8 +35,14 @@ class Decides(Protocol):
 class FindsRoute(Protocol):
     """Finds the route of a call (`routing.routes.Routes`)."""
 
+    has_cors: bool
+    """A route says what browsers are told."""
+
     def match(self, call: Call, headers: Headers, caller: Caller) -> Route:
         """The first route that matches; the default route if none does."""
+
+    def for_all(self, call: Call) -> Route:
+        """The first route that matches and has no conditions."""
 
 
 class FindsServer(Protocol):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec.structs import replace
 
 from meshproxy.config.globs import compile_glob, is_literal, specificity
+from meshproxy.routing.cors import CorsPolicy
 from meshproxy.routing.fault import FaultRule
 from meshproxy.routing.match import Condition
 from meshproxy.routing.retry import (
@@ -77,6 +78,8 @@ class Route:
     """One of the rate_limiters is about examples: the batch has to be looked at."""
     priority: int = PRIORITIES["default"]
     """0 critical, 1 default, 2 sheddable."""
+    cors: CorsPolicy | None = None
+    """What browsers are told; of inbound routes for all calls of their models only."""
     refuses_late: bool = False
     """Calls with less time left than their model usually takes are refused at once."""
     arms: tuple[Arm, ...] = field(init=False)
@@ -139,7 +142,7 @@ class Routes:
     Reading a dozen headers costs 0.9 us.
     """
 
-    __slots__ = ("_choices", "_default", "_fixed", "_globs", "_is_empty", "_known", "_named")
+    __slots__ = ("_choices", "_default", "_fixed", "_globs", "_is_empty", "_known", "_named", "has_cors")
 
     def __init__(self, default: Route, patterns: Sequence[tuple[str, tuple[Condition, ...], Route]] = ()) -> None:
         """
@@ -160,6 +163,7 @@ class Routes:
             (compile_glob(pattern), found[pattern]) for pattern in globs
         ]
         self._fixed = {name: first[0][1] for name, first in self._named.items() if not first[0][0]}
+        self.has_cors = any(route.cors is not None for _, _, route in patterns)
         # Names looked at so far, bounded: the caller chooses them.
         self._known: dict[str, Route] = {}
         self._choices: dict[str, tuple[Candidate, ...]] = {}
@@ -171,6 +175,17 @@ class Routes:
             return self._default
         name = call.models[0].name
         return self._fixed.get(name) or self._known.get(name) or self._choose(name, headers, caller)
+
+    def for_all(self, call: Call) -> Route:
+        """The route without conditions: of a preflight, which has neither the headers nor the caller of the call."""
+        if self._is_empty or not call.models:
+            return self._default
+        name = call.models[0].name
+        known = self._fixed.get(name) or self._known.get(name)
+        if known is not None:
+            return known
+        candidates = self._choices.get(name) or self._look(name)
+        return next(route for conditions, route in candidates if not conditions)
 
     def _choose(self, name: str, headers: Headers, caller: Caller) -> Route:
         candidates = self._choices.get(name) or self._look(name)
@@ -272,6 +287,7 @@ def _compile(
         counts_examples=any(limit.examples is not None for limit in spec.rate_limits),
         priority=PRIORITIES[spec.priority],
         refuses_late=spec.refuse_late,
+        cors=CorsPolicy(spec.cors) if spec.cors is not None and direction == "inbound" else None,
     )
 
 

@@ -24,6 +24,7 @@ MEMO_ENTRIES = 512
 
 LOGGED_HEADERS = frozenset({b"user-agent", b"x-request-id", b"x-forwarded-for"})
 VIA_UPSTREAM = '"response_code_details":"via_upstream","refusal":null'
+DIRECT = '"response_code_details":"direct_response","refusal":null'
 NO_RESPONSE = '"response_code_details":null,"refusal":null'
 TIMES = '"duration":%.3f,"decide_time":%.3f,"connect_time":%.3f,"upstream_service_time":%.3f,"write_time":%.3f'
 """`%` formats floats in 80 % of the time that an f-string takes."""
@@ -89,6 +90,8 @@ class AccessLog:
         wall = started + clock.offset
         second = wall // 1
         prefix = clock.prefix if second == clock.second else clock.tick(second)
+        is_from_upstream = exchange.refusal is None and exchange.upstream and exchange.status
+        details = VIA_UPSTREAM if is_from_upstream else self._format_refusal(exchange)
         # Up to 30 parts of an f-string are put together in one go; beyond that CPython joins a list.
         outcome = (
             f'{{"start_time":"{prefix}.{MICROSECONDS % ((wall - second) * 1_000_000)}Z",'
@@ -97,7 +100,7 @@ class AccessLog:
             f'"authority":{quoted[head.authority]},'
             f'"response_code":{exchange.status},'
             f'"response_flags":{NO_FLAG if exchange.flags is NO_FLAGS else quote(str(exchange.flags))},'
-            f"{VIA_UPSTREAM if exchange.refusal is None and exchange.status else self._format_refusal(exchange)},"
+            f"{details},"
             f'"grpc_status":{GRPC_STATUSES[exchange.grpc_status]},'
             f'"bytes_received":{exchange.bytes_received},'
             f'"bytes_sent":{exchange.bytes_sent},'
@@ -153,7 +156,7 @@ class AccessLog:
         """Why the response was generated locally."""
         refusal = exchange.refusal
         if refusal is None:
-            return NO_RESPONSE
+            return DIRECT if exchange.status else NO_RESPONSE
         return f'"response_code_details":{self._text[refusal.message]},"refusal":{REASONS[refusal.reason]}'
 
     def _format_connection(self, info: ConnectionInfo, caller: Caller) -> str:

@@ -54,3 +54,17 @@ def test_a_time_limit_beyond_that_of_the_whole(check: Check, spec: str, field: s
 )
 def test_time_limits_that_are_fine(check: Check, spec: str) -> None:
     assert codes(check(route(spec))) == []
+
+
+CORS = "cors: {allowOrigins: ['https://app.example']}"
+
+
+@pytest.mark.parametrize(("mode", "is_suspicious"), [("strict", True), ("permissive", False), ("disabled", False)])
+def test_browsers_have_no_certificate_for_a_preflight(check: Check, mode: str, is_suspicious: bool) -> None:
+    mesh = document("MeshConfig", "mesh", f"{{trustDomain: prod.example, mtls: {mode}}}")
+    found = said(check(mesh, route(CORS), is_partial=True), "MP0605")
+    assert [line.partition(": browsers")[0] for line in found] == (
+        ["9: ModelRoute/t: spec.cors: mtls is strict, and a browser presents no client certificate with a preflight"]
+        if is_suspicious
+        else []
+    )
