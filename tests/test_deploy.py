@@ -8,6 +8,10 @@ from typing import Any
 import yaml
 
 from meshproxy.config.load import load
+from meshproxy.identity.caller import Caller, Token, Workload
+from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.policy.compile import compile_policy
+from meshproxy.refusal import Refusal
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
@@ -31,6 +35,37 @@ def test_the_example_of_traffic_loads_and_shows_what_it_says() -> None:
     assert fraud.mirror is not None
     assert fraud.retries is not None
     assert fraud.fallback == "stable"
+
+
+def test_the_example_of_access_loads_and_decides_as_it_says() -> None:
+    documents = load([DEPLOY / "examples" / "access.yaml"])
+    policy = compile_policy(documents.roles, documents.bindings, documents.mesh.spec.trust_domain)
+    call = Call(Verb.PREDICT, (ModelRef("fraud"),))
+
+    def rule(caller: Caller, remote: str = "192.0.2.1:1", *headers: tuple[bytes, bytes]) -> str | None:
+        try:
+            return policy.decide(caller, call, remote, headers).rule
+        except Refusal as refusal:
+            return refusal.rule
+
+    def workload(domain: str, namespace: str, account: str) -> Caller:
+        return Caller(Workload(f"spiffe://{domain}/ns/{namespace}/sa/{account}", domain, namespace, account, 1e12))
+
+    def token(**claims: object) -> Caller:
+        return Caller(None, Token("corp", "alice", claims, 1e12))
+
+    nightly = workload("legacy.example", "batch", "nightly")
+    gateway = workload("dev.example", "edge", "gateway")
+    quoter = workload("dev.example", "anywhere", "quoter")
+    assert rule(quoter) == rule(workload("dev.example", "team-a", "x")) == "callers"
+    assert rule(workload("legacy.example", "anywhere", "quoter")) == "default-deny"
+    assert rule(nightly, "10.20.0.7:1") == rule(nightly, "[fd00:20::1]:1") == "callers"
+    assert rule(nightly, "10.20.9.7:1") == rule(nightly) == "default-deny"
+    finance = {"groups": ["finance", "level-2"], "scope": "openid predict"}
+    assert rule(token(**finance)) == "callers"
+    assert rule(token(**finance, guest=False)) == "no-guests"
+    assert rule(gateway, "192.0.2.1:1", (b"x-client-tier", b"trial-2")) == "no-guests"
+    assert rule(gateway, "192.0.2.1:1", (b"x-client-tier", b"paid")) == "default-deny"
 
 
 def test_the_containers_mount_files_that_exist_and_publish_the_sidecar_only() -> None:

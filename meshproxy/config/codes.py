@@ -99,6 +99,10 @@ class Code(StrEnum):
         "MP0510", Severity.WARNING,
         "A version that is no whole number, as all of TensorFlow Serving are, or a label that is one.",
     )  # fmt: skip
+    ANYBODY = (
+        "MP0511", Severity.WARNING,
+        "An `allow` binding whose subject names headers or excluded addresses only: anybody can meet that.",
+    )  # fmt: skip
     # Warnings about traffic and files
     WEIGHTS = "MP0601", Severity.WARNING, "The weights of a split do not add up to 100. They are shares of their sum."
     TIMEOUTS = "MP0602", Severity.WARNING, "A time limit of a part is beyond that of the whole, so it never applies."

@@ -14,7 +14,8 @@ from functools import lru_cache
 from meshproxy.config.values import shown
 
 _BLOCK = re.compile(r"([0-9A-Fa-f:.]+)(?:/([0-9]{1,3}))?")
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+MAPPED_LENGTH = 96
+"""Of the prefix of all IPv4-mapped addresses."""
 
 Address = tuple[int, int]
 """The version of IP, and the address as a number."""
@@ -37,6 +38,8 @@ def _parse_block(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network
     try:
         address = ipaddress.ip_address(match[1])
         length = int(match[2] or address.max_prefixlen)
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None and length >= MAPPED_LENGTH:
+            address, length = address.ipv4_mapped, length - MAPPED_LENGTH
         block = ipaddress.ip_network((address, length), strict=False)
     except ValueError:
         raise ValueError(expected) from None
@@ -44,8 +47,6 @@ def _parse_block(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network
         raise ValueError(
             f'{shown(value)} has bits beyond its prefix: write "{block}" for the block, or "{address}" for the address'
         )
-    if isinstance(block, ipaddress.IPv6Network) and block.subnet_of(_MAPPED):
-        return ipaddress.IPv4Network((int(block.network_address) & 0xFFFFFFFF, length - _MAPPED.prefixlen))
     return block
 
 

@@ -44,6 +44,7 @@ def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Pr
     for role in roles.values():
         yield from _patterns(role, [f"spec.rules[{index}]" for index in range(len(role.document.spec.rules))])
         yield from _versions(role)
+    yield from _open_to_anybody(bindings)
     yield from _denials(roles, bindings, domain)
     if len(whole) == len(placed):  # otherwise what is not there may be in a document with a problem
         if bindings or not is_partial:
@@ -114,6 +115,18 @@ def _without_effect(roles: Mapping[str, Placed], bindings: Sequence[Placed]) -> 
         first = next(iter(roles.values()))
         message = "no ModelRoleBinding has action allow: as there is a ModelRole, every call is denied"
         yield first.at(first.node, "", message, Code.NOTHING_ALLOWED)
+
+
+def _open_to_anybody(bindings: Sequence[Placed]) -> Iterator[Problem]:
+    """Subjects that allow whoever sends a header, or does not come from certain addresses."""
+    for binding in bindings:
+        for index, subject in enumerate(binding.document.spec.subjects):
+            named = (subject.workload, subject.token, subject.iam_role, subject.ip_blocks)
+            if binding.document.spec.action == "allow" and not any(named):
+                message = "allows anybody who meets a condition that callers choose: name a workload or a token, too"
+                yield binding.at(
+                    _at(binding, ["spec", "subjects", index]), f"spec.subjects[{index}]", message, Code.ANYBODY
+                )
 
 
 def _denials(roles: Mapping[str, Placed], bindings: Sequence[Placed], domain: str | None) -> Iterator[Problem]:

@@ -116,13 +116,19 @@ def find(path: str) -> tuple[str, Field | None, type[Struct] | None]:
 def page() -> str:
     """The whole reference in Markdown."""
     sections = [_INTRODUCTION, "## Every document\n", _every_document()]
+    shown: dict[type[Struct], str] = {}
     for name, kind in kinds().items():
         sections.append(f"## {name}\n\n{description(kind)}\n")
-        sections += [
-            f"### `{path}`\n\n{description(struct)}\n\n{_table(struct)}"
-            for path, struct in _below(kind, "")
-            if struct is not shared.Metadata
-        ]
+        shown_again = "."
+        for path, struct in _below(kind, ""):
+            if struct is shared.Metadata or path.startswith(shown_again):
+                continue
+            first = shown.setdefault(struct, f"{name}.{path}")
+            is_new = first == f"{name}.{path}"
+            text = f"{description(struct)}\n\n{_table(struct)}" if is_new else f"As `{first}`.\n"
+            sections.append(f"### `{path}`\n\n{text}")
+            if not is_new:
+                shown_again = f"{path}."
     return "\n".join(sections)
 
 

@@ -230,6 +230,8 @@ class MeshSpec(Part, frozen=True):
     """TLS between workloads."""
 
     def __post_init__(self) -> None:
+        if self.trust_domains and self.mtls == "disabled":
+            raise ValueError('"trustDomains" are of certificates, and mtls is "disabled": leave them out')
         named = {self.trust_domain}
         for domain in self.trust_domains:
             if domain.name in named:

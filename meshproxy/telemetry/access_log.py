@@ -137,6 +137,7 @@ class AccessLog:
         forwarded_call = exchange.forwarded
         refusal = exchange.refusal
         audits = exchange.permit_audits if refusal is None else refusal.audits or exchange.permit_audits
+        conditions = exchange.conditions if refusal is None or refusal.rule is None else refusal.conditions
         return (
             f'"upstream_host":{text[exchange.upstream]},'
             f'"upstream_cluster":{text[exchange.server]},'
@@ -147,6 +148,7 @@ class AccessLog:
             f"{AS_ASKED if forwarded_call is call else _format_forwarded(call, forwarded_call)},"
             f'"policy":{text[exchange.rule if refusal is None else refusal.rule or exchange.rule]},'
             f'"policy_audits":{text[",".join(audits)] if audits else NULL},'
+            f'"policy_conditions":{quote(", ".join(conditions)) if conditions else NULL},'
             f'"user_agent":{agent},'
             f'"request_id":{request_id},'
             f'"x_forwarded_for":{forwarded},'

@@ -84,7 +84,8 @@ class AuditLog:
 
 def _quoted_conditions(exchange: Exchange) -> list[str]:
     """The conditions on address and headers that made the difference."""
-    conditions = exchange.refusal.conditions if exchange.refusal is not None else exchange.conditions
+    refusal = exchange.refusal
+    conditions = exchange.conditions if refusal is None or refusal.rule is None else refusal.conditions
     return [quote(condition, limit=MAX_CONDITION) for condition in conditions]
 
 

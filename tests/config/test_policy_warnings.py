@@ -67,7 +67,29 @@ class TestRolesWithoutEffect:
         assert codes(check(*GOOD, role("spare"), broken)) == ["INVALID_VALUE"]
 
 
+def test_conditions_that_anybody_can_meet(check: Check) -> None:
+    alone = binding("b", "readers", "{headers: {x-a: b}}, {notIpBlocks: [10.0.0.0/8]}")
+    found = said(check(*GOOD, alone), "MP0511")
+    assert [line.partition(": allows anybody")[0] for line in found] == [
+        "29: ModelRoleBinding/b: spec.subjects[0]",
+        "29: ModelRoleBinding/b: spec.subjects[1]",
+    ]
+    for subject in (
+        "{headers: {x-a: b}, workload: {namespace: gateway}}",
+        "{headers: {x-a: b}, ipBlocks: [10.0.0.1]}",
+        "{notIpBlocks: [10.0.0.0/8], token: {issuer: corp, claims: {sub: a}}}",
+    ):
+        assert codes(check(*GOOD, binding("b", "readers", subject))) == []
+    assert codes(check(*GOOD, binding("b", "readers", "{headers: {x-a: b}}", "deny"))) == []
+
+
 class TestDenials:
+    def test_not_of_some_addresses_or_headers(self, check: Check) -> None:
+        for condition in ("ipBlocks: [10.0.0.0/8]", "headers: {x-a: b}", "notIpBlocks: [10.0.0.0/8]"):
+            deny = binding("b", "readers", f"{{workload: {{namespace: a}}, {condition}}}", "deny")
+            assert codes(check(*GOOD, deny)) == []
+            assert codes(check(*GOOD, binding("c", "readers", f"{{{condition}}}", "deny"))) == []
+
     def test_of_everyone_with_a_token(self, check: Check) -> None:
         found = said(check(*GOOD, binding("b", "readers", "{token: {issuer: corp}}", "deny")), "MP0505")
         assert found[0].startswith("29: ModelRoleBinding/b: spec.subjects[0]: matches every caller with a token")

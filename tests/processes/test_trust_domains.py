@@ -153,6 +153,8 @@ async def test_a_bundle_rotates_without_a_restart(world: World) -> None:
     replace(bundle, world.legacy.bundle_pem + successor.bundle_pem)
     await until(lambda: len(world.running.said("certificate rotated")) == 1)
     assert [await world.status(nightly), await world.status(renewed)] == ["OK", "OK"]
+    async with RestClient(world.running.admin, None) as admin:
+        assert (await admin.call("GET", "/config")).body["trustDomains"] == {LEGACY: 2}
     replace(bundle, successor.bundle_pem)
     await until(lambda: len(world.running.said("certificate rotated")) == 2)
     assert [await world.status(nightly), await world.status(renewed)] == ["UNAVAILABLE", "OK"]

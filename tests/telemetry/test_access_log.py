@@ -99,6 +99,7 @@ def test_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
         "verb": "predict",
         "policy": "finance-team",
         "policy_audits": "watch,other",
+        "policy_conditions": None,
         "user_agent": "curl/8",
         "request_id": "r-1",
         "x_forwarded_for": "192.0.2.1",
@@ -134,6 +135,7 @@ def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) ->
             "verb",
             "policy",
             "policy_audits",
+            "policy_conditions",
             "user_agent",
             "request_id",
             "x_forwarded_for",
@@ -168,6 +170,19 @@ def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(
     assert (found["refusal"], found["response_flags"]) == ("permission-denied", "UH,DC")
     found = read(log.format(make_exchange(refusal=Refusal(Reason.UPSTREAM_RESET, "Gone."), permit_audits=("watch",))))
     assert (found["policy"], found["policy_audits"]) == ("finance-team", "watch")
+
+
+def test_the_conditions_of_the_decision_that_counts(log: AccessLog, make_exchange: MakeExchange) -> None:
+    permitted = {"conditions": ("a: ipBlocks 10.0.0.0/8", 'b: header x: "1"')}
+    denied = Refusal(Reason.PERMISSION_DENIED, "No.", rule="deny-all", conditions=("deny-all: header y: any value",))
+    reset = Refusal(Reason.UPSTREAM_RESET, "Gone.")
+    for refusal, expected in (
+        (None, 'a: ipBlocks 10.0.0.0/8, b: header x: "1"'),
+        (reset, 'a: ipBlocks 10.0.0.0/8, b: header x: "1"'),
+        (denied, "deny-all: header y: any value"),
+    ):
+        found = read(log.format(make_exchange(refusal=refusal, **permitted)))
+        assert found["policy_conditions"] == expected
 
 
 def test_versions_labels_and_several_models(log: AccessLog, make_exchange: MakeExchange) -> None:
