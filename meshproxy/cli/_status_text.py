@@ -123,7 +123,7 @@ def _servers(servers: dict[str, Any]) -> Table:
                 "-" if seconds is None else f"{seconds * 1_000:.3g} ms",
                 str(endpoint["inFlight"]),
                 str(endpoint["connections"]),
-                {"mtls": "mTLS", "tls": "TLS"}.get(endpoint["security"], "none"),
+                _tls(endpoint["security"]),
             )
     return table
 
@@ -142,6 +142,18 @@ def _state(endpoint: dict[str, Any]) -> str:
     if endpoint["modelBreakers"]:
         found.append(f"breaker open for {', '.join(list(endpoint['modelBreakers'])[:4])}")
     return "; ".join(found) or ("healthy" if endpoint["healthy"] else "ok")
+
+
+def _tls(security: dict[str, str]) -> str:
+    """One word, unless REST and gRPC differ."""
+    words = {protocol: _TLS[how] for protocol, how in security.items()}
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return ", ".join(f"{_PROTOCOLS[protocol]} {word}" for protocol, word in words.items())
+
+
+_TLS = {"mtls": "mTLS", "tls": "TLS", "plaintext": "none"}
+_PROTOCOLS = {"rest": "REST", "grpc": "gRPC"}
 
 
 def _workers(workers: list[dict[str, Any]]) -> Table:

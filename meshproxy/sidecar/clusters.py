@@ -449,8 +449,15 @@ def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:
         "inFlight": endpoint.load.in_flight,
         "latencySeconds": endpoint.load.latency,
         "connections": sum(pool.size for pool in {endpoint.rest, endpoint.grpc} if pool is not None),
-        "security": "mtls" if endpoint.is_sidecar else "plaintext",
+        "security": _security(endpoint),
     }
+
+
+def _security(endpoint: Endpoint) -> dict[str, str]:
+    """How connections are secured, by protocol: `mtls` to a sidecar, `tls` to a named server, `plaintext`."""
+    secured = "mtls" if endpoint.is_sidecar else "tls"
+    pools = {"rest": endpoint.rest, "grpc": endpoint.grpc}
+    return {name: secured if pool.peer is not None else "plaintext" for name, pool in pools.items() if pool is not None}
 
 
 def _without_endpoints(spec: ServerSpec) -> tuple[object, ...]:

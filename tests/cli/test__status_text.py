@@ -111,6 +111,19 @@ def test_states_of_endpoints(screen: Any, fields: dict[str, Any], state: str) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("security", "shown"),
+    [
+        ({"rest": "mtls", "grpc": "mtls"}, "mTLS"),
+        ({"rest": "plaintext"}, "none"),
+        ({"rest": "plaintext", "grpc": "tls"}, "REST none, gRPC TLS"),
+    ],
+)
+def test_how_endpoints_are_secured(screen: Any, security: dict[str, str], shown: str) -> None:
+    server = {"source": "static", "known": True, "endpoints": [endpoint(security=security)]}
+    assert screen(servers={"local": server}).endswith(f"  {shown}\n")
+
+
 def test_without_identity(screen: Any) -> None:
     assert "identity    none: mtls is disabled\n" in screen(identity=None, mtls="disabled")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from meshproxy.devtools.local_mesh import (
     local_sidecar,
     permissive_documents,
 )
+from meshproxy.telemetry import metric_table
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
@@ -88,7 +90,8 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
         assert sum(shares) == CONNECTIONS
         own = await page(running.admin, "/metrics")
         assert 'meshproxy_workers{state="serving"} 2\n' in own
-        assert "meshproxy_requests_total" not in own
+        names = {metric.name for table in ("Process", "Supervisor") for metric in metric_table.TABLES[table]}
+        assert set(re.findall(r"^# TYPE (\w+) ", own, re.MULTILINE)) == names
 
         before = await configuration(running)
         assert before["same"] is True

@@ -21,7 +21,7 @@ def endpoint(name: str = "127.0.0.1:8501", **fields: Any) -> dict[str, Any]:
         "inFlight": 1,
         "latencySeconds": 0.002,
         "connections": 2,
-        "security": "plaintext",
+        "security": {"rest": "plaintext"},
         **fields,
     }
 

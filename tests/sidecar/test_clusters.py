@@ -444,7 +444,7 @@ class TestHealth:
                         "inFlight": 0,
                         "latencySeconds": None,
                         "connections": 0,
-                        "security": "plaintext",
+                        "security": {"rest": "plaintext"},
                     }
                 ],
             }
