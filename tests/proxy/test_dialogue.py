@@ -140,7 +140,7 @@ class Dial:
         return (yield self)
 
 
-async def dial_h1(shared: Any, address: str, owner: Any, timeout: float) -> Any:
+async def dial_h1(shared: Any, address: str, owner: Any, timeout: float, peer: Any = None) -> Any:
     return await Dial("HTTP/1.1", owner)
 
 
