@@ -190,6 +190,7 @@ class Connection(Reading):
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo) -> None:
         self.shared = shared
         self.info = info
+        self.transport = CLOSED_TRANSPORT
         self.deadline = 0.0
         self.on_lost: Callable[[Any], None] | None = None
         """Called once when the connection is lost."""
@@ -276,6 +277,8 @@ class Connection(Reading):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection was lost."""
+        if self.transport is CLOSED_TRANSPORT:
+            return  # it was given up
         self.shared.reaper.discard(self)
         self.is_closing = True
         self._gathered.clear()
@@ -337,6 +340,13 @@ class Connection(Reading):
         self.flush()
         self._left = self.transport.get_write_buffer_size()
         self.transport.close()
+
+    def give_up(self) -> None:
+        """Close a connection that was being opened and is not wanted any more, as far as it got. If `create_connection`
+        is cancelled after `connection_made`, uvloop closes the socket and never calls `connection_lost`."""
+        if self.transport is not CLOSED_TRANSPORT:
+            self.abort()
+            self.connection_lost(None)
 
     def abort(self) -> None:
         """Close at once and drop unsent output. With RST, since an orderly close could be taken for the end of a

@@ -89,19 +89,20 @@ async def connect_h1(
         ConnectError: the connection could not be established.
     """
     client = H1Client(shared, upstream_info(address, "HTTP/1.1"), owner)
+    is_well = False
     try:
         async with asyncio.timeout(timeout):
             transport = await _dial(shared, address, client, peer)
+        if peer is not None:
+            _verify(address, client, peer, transport.get_extra_info("ssl_object"))
+        is_well = True
     except TimeoutError as error:
         raise _late(address, _awaited(peer), timeout) from error
     except OSError as error:
         raise explain(address, error, peer.hints if peer is not None else None) from error
-    if peer is not None:
-        try:
-            _verify(address, client, peer, transport.get_extra_info("ssl_object"))
-        except ConnectError:
-            client.abort()
-            raise
+    finally:
+        if not is_well:
+            client.give_up()
     return client
 
 
@@ -300,7 +301,7 @@ class Handshake(Reading):
     def abandon(self) -> None:
         """Close the connection, if there is one."""
         if self._is_attached:
-            self.client.abort()
+            self.client.give_up()
         elif self._transport is not None:
             self._transport.abort()
 

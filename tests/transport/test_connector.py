@@ -399,6 +399,27 @@ async def test_an_attempt_that_is_given_up_leaves_nothing(running: ConnectionCon
     assert owner.gone.is_set()
 
 
+@pytest.mark.parametrize("connect", [connect_h1, connect_h2])
+async def test_an_attempt_that_is_cancelled_as_it_succeeds_leaves_nothing(
+    running: ConnectionContext, connect: Any
+) -> None:
+    """uvloop closes the socket then, and says nothing to the protocol (uvloop 0.23)."""
+    owner = Owner()
+    add = running.reaper.add
+
+    def add_and_cancel(connection: Any) -> None:
+        add(connection)
+        attempt.cancel()
+
+    running.reaper.add = add_and_cancel
+    async with serving(say_nothing) as address:
+        attempt = asyncio.create_task(connect(running, address, owner, PATIENCE))
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        await gone(running)
+    assert owner.gone.is_set()
+
+
 # Peers of the mesh
 
 DOMAIN = "dev.example"
