@@ -115,6 +115,10 @@ class Code(StrEnum):
         "MP0605", Severity.WARNING,
         "`cors` with `mtls: strict`: a browser presents no client certificate with a preflight.",
     )  # fmt: skip
+    UNCOVERED_MODEL = (
+        "MP0606", Severity.WARNING,
+        "A share or fallback gives inbound calls a model that no role covers: they are refused.",
+    )  # fmt: skip
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

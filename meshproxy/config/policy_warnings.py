@@ -207,7 +207,7 @@ def _named_models(placed: Sequence[Placed]) -> dict[str, str]:
         models: Sequence[str] = ()
         if each.kind == "ModelRoute":
             spec = each.document.spec
-            others = [part.model for part in (*spec.split, spec.mirror, spec.fallback) if hasattr(part, "model")]
+            others = [target.model for target in spec.targets]
             models = [name for name in (*spec.models, *filter(None, others)) if is_literal(name)]
         elif each.kind == "ModelServer" and each.document.spec.health is not None:
             models = each.document.spec.health.models

@@ -53,7 +53,7 @@ class Regex:
         return self._finals[state]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def compile_regex(expression: str) -> Regex:
     """
     Raises:

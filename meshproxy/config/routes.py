@@ -315,6 +315,12 @@ class RouteSpec(Part, frozen=True):
     `match`: a preflight has neither the caller nor the headers of the call, so it is the route for all calls of a model
     that counts."""
 
+    @property
+    def targets(self) -> list[Destination | Mirror | Fallback]:
+        """What may give calls another model, version or label."""
+        found = (*self.split, self.mirror, self.fallback)
+        return [each for each in found if each is not None and not isinstance(each, str)]
+
     def __post_init__(self) -> None:
         if self.cors is not None and self.match:
             raise ValueError(

@@ -25,7 +25,7 @@ from meshproxy.upstream.serving import HealthService
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from meshproxy.config.routes import Destination, Fallback, Mirror, ModelRoute
+    from meshproxy.config.routes import ModelRoute
     from meshproxy.config.schema import Documents
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.routing.carried_state import CarriedState
@@ -291,17 +291,11 @@ def mentioned(documents: Documents) -> tuple[list[str], list[str]]:
 
 def route_models(route: ModelRoute) -> list[str]:
     """The other models that a route sends calls to."""
-    return [each.model for each in _named_targets(route) if each.model is not None]
-
-
-def _named_targets(route: ModelRoute) -> list[Destination | Mirror | Fallback]:
-    spec = route.spec
-    targets = [*spec.split, spec.mirror, spec.fallback]
-    return [each for each in targets if each is not None and not isinstance(each, str)]
+    return [each.model for each in route.spec.targets if each.model is not None]
 
 
 def route_versions(route: ModelRoute) -> list[str]:
     """The versions and labels that a route sends calls to."""
-    named = [(each.version, each.label) for each in _named_targets(route)]
+    named = [(each.version, each.label) for each in route.spec.targets]
     versions = [*route.spec.labels.values(), *(version for version, _ in named if version is not None)]
     return [*map(str, versions), *(label for _, label in named if label is not None)]
