@@ -185,6 +185,44 @@ def test_every_method_with_a_model_spec_is_rewritten(asked: Operation) -> None:
     assert rewritten(asked, frame(spec("m"))) == [spec("m", 5)]
 
 
+RENAMED = {
+    "latest": (spec("m") + TENSOR, Chosen("m2"), spec("m2") + TENSOR),
+    "version": (spec("m", signature="s") + TENSOR, Chosen("m2", "5"), spec("m2", 5, signature="s") + TENSOR),
+    "label": (TENSOR + spec("m"), Chosen("m2", None, "x"), spec("m2", label="x") + TENSOR),
+    "a version is not kept": (spec("m", 3), Chosen("m2"), spec("m2")),
+    "longer than a byte tells": (spec("m") + TENSOR, Chosen("m" * 200), spec("m" * 200) + TENSOR),
+    "shorter": (spec("m" * 200) + TENSOR, Chosen("m"), spec("m") + TENSOR),
+    "not ASCII": (spec("m"), Chosen("größe/modell"), spec("größe/modell")),
+    "merged": (spec("x") + spec("m"), Chosen("m2"), spec("m2")),
+}
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1], [7]])
+@pytest.mark.parametrize("encoding", [None, b"gzip"])
+@pytest.mark.parametrize("name", RENAMED)
+def test_another_name_takes_the_place_of_the_model(name: str, encoding: bytes | None, steps: list[int]) -> None:
+    message, chosen, expected = RENAMED[name]
+    body = frame(message)
+    if encoding is not None:
+        packed = gzip.compress(message)
+        body = b"\1" + len(packed).to_bytes(4, "big") + packed
+    assert PREDICT.rewrite_body is not None
+    rewriter = PREDICT.rewrite_body(authorised(PREDICT, body, encoding), chosen, LIMIT, encoding, DEFAULT_LIMITS)
+    assert unframe(feed(rewriter, body, steps)) == [expected]
+
+
+def test_a_rewritten_body_may_be_rewritten_again() -> None:
+    """As a fallback does with what a share has renamed."""
+    body = frame(spec("m") + TENSOR)
+    call = authorised(PREDICT, body)
+    assert PREDICT.rewrite_body is not None
+    first = PREDICT.rewrite_body(call, Chosen("m2", "5"), LIMIT, None, DEFAULT_LIMITS)
+    second_call = authorised(PREDICT, frame(spec("m2", 5)))
+    second = PREDICT.rewrite_body(second_call, Chosen("small"), LIMIT, None, DEFAULT_LIMITS)
+    out = b"".join(second.feed(first.feed(body[at : at + 1], False), False) for at in range(len(body)))
+    assert unframe(out + second.feed(first.feed(b"", True), True)) == [spec("small") + TENSOR]
+
+
 def test_a_known_spec_is_replaced_from_memory() -> None:
     body = frame(spec("m") + TENSOR)
     assert rewritten(PREDICT, body) == rewritten(PREDICT, body) == [spec("m", 5) + TENSOR]

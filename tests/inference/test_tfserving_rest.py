@@ -429,15 +429,18 @@ def test_a_target_asks_the_same_of_another_version(
 
 @given(
     name=st.text("abm-é .", min_size=1, max_size=9).filter(lambda name: name not in (".", "..")),
+    other=st.sampled_from([None, "other", "team/größe"]),
     label=st.none() | st.text("ab-é", min_size=1, max_size=9),
     number=st.integers(0, (1 << 63) - 1),
     verb=st.sampled_from([Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.METADATA, Verb.STATUS]),
 )
-def test_a_rewritten_target_is_read_as_what_was_chosen(name: str, label: str | None, number: int, verb: Verb) -> None:
+def test_a_rewritten_target_is_read_as_what_was_chosen(
+    name: str, other: str | None, label: str | None, number: int, verb: Verb
+) -> None:
     version = str(number) if label is None else None
-    target = rewrite_target(Call(verb, (ModelRef(name, "99"),)), Chosen(None, version, label))
+    target = rewrite_target(Call(verb, (ModelRef(name, "99"),)), Chosen(other, version, label))
     method = b"GET" if verb in (Verb.METADATA, Verb.STATUS) else b"POST"
-    assert named(method, target) == Call(verb, (ModelRef(name, version, label),))
+    assert named(method, target) == Call(verb, (ModelRef(other or name, version, label),))
 
 
 def test_another_metrics_page() -> None:
