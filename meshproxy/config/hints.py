@@ -74,6 +74,8 @@ _NOT = "a second ModelRoleBinding with `action: deny`"
 _SELECTOR = "not needed: documents apply to the sidecar that loads them"
 _SPLIT = "`split: [{weight: ..., server: ...}]` of a ModelRoute"
 _MODELS = "`models` of a ModelRoute"
+_KEY = "`sticky` of a ModelRoute, or `key` of a ModelServer with `policy: ring-hash`"
+_TEXTS = "`exact`, `prefix`, `suffix`, `contains`, `regex` or `present`"
 _HEADERS = "`match: [{headers: ...}]` of a ModelRoute"
 _RETRIES = "`retries: {attempts: ..., reasons: [...]}` of a ModelRoute"
 _EJECTION = "`ejection` of a ModelServer, and `breaker` for failures in a row"
@@ -182,6 +184,15 @@ FIELDS: dict[str, tuple[str, str]] = {
     "lbPolicy": (ENVOY, "`balancing: {policy: ...}` of a ModelServer"),
     "lb_policy": (ENVOY, "`balancing: {policy: ...}` of a ModelServer"),
     "consistentHash": (ISTIO, "`balancing: {policy: ring-hash, key: ...}` of a ModelServer"),
+    "httpCookie": (ISTIO, "`by: cookie` and `cookie` of a key"),
+    "httpHeaderName": (ISTIO, "`by: header` and `header` of a key"),
+    "hashPolicy": (ENVOY, _KEY),
+    "hash_policy": (ENVOY, _KEY),
+    "sessionPersistence": (GATEWAY, "`sticky` of a ModelRoute with `by: cookie`"),
+    "stringMatch": (ENVOY, _TEXTS),
+    "string_match": (ENVOY, _TEXTS),
+    "safeRegex": (ENVOY, "`regex`"),
+    "safe_regex": (ENVOY, "`regex`"),
     "localityLbSetting": (ISTIO, "`locality` of endpoints and of the Sidecar"),
     "warmup": (ISTIO, "`warmUp` of `balancing`"),
     "warmupDurationSecs": (ISTIO, "`warmUp` of `balancing`"),

@@ -22,6 +22,8 @@ def fields_of(kind: inspect.Type) -> set[str]:
             return set().union(*(fields_of(each) for each in kind.types))
         case inspect.VarTupleType():
             return fields_of(kind.item_type)
+        case inspect.DictType():
+            return fields_of(kind.value_type)
         case inspect.Metadata():
             return fields_of(kind.type)
         case _:
