@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 UNREAD_BUDGET = 1_048_576
 """Bytes that may wait for a client that does not read before it is refused further streams."""
 DRAIN_PING = b"draining"
+PAUSE = 0.005
+"""Seconds without a request after a response, after which a client is asked to leave: as far from its next request as
+can be known. Earlier the response might not have been read."""
+QUIET = 0.3
+"""Seconds without a request after which any moment is as good."""
 REST_SECONDS = 5.0
 """Without a stream, after which a client's connection gives up what it remembers to spare work: up to 30 KB of heads
 and fields, of thousands of connections. A request then costs 50 us more, once."""
@@ -92,20 +97,22 @@ class H2Server(H2Driver[H2ServerStream]):
 
     departure  event                                    next
     NONE       `drain`                                  DUE
-    DUE        no stream is open, after `delay`         ANNOUNCED: GOAWAY without a last stream, and a PING
-    DUE        some are, after `patience`               ANNOUNCED
+    DUE        `PAUSE` after a response, or `QUIET`     ANNOUNCED: GOAWAY without a last stream, and a PING
+    DUE        streams are open, after `patience`       ANNOUNCED
     NONE DUE   `announce`                               ANNOUNCED
     ANNOUNCED  PING acknowledged                        FINAL: GOAWAY with the last stream; later ones are ignored
     either     no stream for `Times.linger`             closed
 
     Nothing is announced before the first request: clients (grpcio, grpc-js, grpclib) take a GOAWAY that comes earlier
-    for a failure to connect, and fail the calls that wait for the connection. With `patience` it waits until no stream
-    is open: grpclib 0.4 closes the connection when GOAWAY arrives. `close` sends the final GOAWAY.
+    for a failure to connect, and fail the calls that wait for the connection. With `patience` it waits for a moment
+    between two requests: grpclib 0.4 closes the connection when GOAWAY arrives, and with it what it has just sent.
+    `close` sends the final GOAWAY.
     """
 
     __slots__ = (
         "_departure",
         "_idle_periods",
+        "_idle_since",
         "_idle_until",
         "_leaves_at",
         "_leaves_by",
@@ -120,6 +127,8 @@ class H2Server(H2Driver[H2ServerStream]):
         self._newest = 0
         """The highest stream id that was served or rejected."""
         self._departure = _NONE
+        self._idle_since = 0.0
+        """`loop.time()` since which no stream has been open, if none is."""
         self._idle_until = 0.0
         """`loop.time()` of the idle time limit, while no stream is open."""
         self._idle_periods = 0
@@ -225,13 +234,22 @@ class H2Server(H2Driver[H2ServerStream]):
             return
         now = self.shared.loop.time()
         if self._departure is _DUE:
-            due = self._leaves_by if self.streams else self._leaves_at
+            due = self._leaves_by if self.streams else self._idle_leaves_at()
             if now >= due:
                 self.announce()
             else:
                 self.deadline = due
         elif not self.streams:
             self.deadline = now + self.shared.times.linger
+
+    def _idle_leaves_at(self) -> float:
+        """When a client without open streams is asked, if it sends nothing meanwhile."""
+        return max(self._leaves_at, min(self._leaves_by, self._idle_since + QUIET))
+
+    def _pause_ended(self, newest: int) -> None:
+        is_due = self._departure is _DUE and self.shared.loop.time() >= self._leaves_at
+        if is_due and self._newest == newest and not self.streams:
+            self.announce()
 
     @property
     def is_announced(self) -> bool:
@@ -244,16 +262,17 @@ class H2Server(H2Driver[H2ServerStream]):
         return not self.streams and not self.codec.has_more and not self.transport.get_write_buffer_size()
 
     def became_idle(self) -> None:
-        """The last stream has closed: start the idle time limit. A client that is asked to leave is asked by the next
-        sweep: GOAWAY in one read with the end of a response makes grpclib lose the response."""
-        now = self.shared.loop.time()
+        """The last stream has closed: start the idle time limit. A client that is to leave is asked after a pause:
+        GOAWAY in one read with the end of a response makes grpclib lose the response."""
+        self._idle_since = now = self.shared.loop.time()
         if self._departure is _NONE:
             self._idle_periods = 1
             self._idle_until = now + self.shared.times.idle
             self._pings = self.codec.frames_received[PING]
             self.deadline = min(now + REST_SECONDS, self._idle_until)
         elif self._departure is _DUE:
-            self.deadline = max(now, self._leaves_at)
+            self.deadline = max(now, self._idle_leaves_at())
+            self.shared.loop.call_later(PAUSE, self._pause_ended, self._newest)
         else:
             self.deadline = now + self.shared.times.linger
 

@@ -26,12 +26,24 @@ class FakeLoop:
     def __init__(self) -> None:
         self.now = 100.0
         self.ready: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.later: list[tuple[float, Callable[..., Any], tuple[Any, ...]]] = []
 
     def time(self) -> float:
         return self.now
 
     def call_soon(self, callback: Callable[..., Any], *args: Any) -> None:
         self.ready.append((callback, args))
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> None:
+        self.later.append((self.now + delay, callback, args))
+
+    def passes(self, seconds: float) -> None:
+        """Time passes, and timers expire."""
+        self.now += seconds
+        due = [timer for timer in self.later if timer[0] <= self.now]
+        self.later = [timer for timer in self.later if timer[0] > self.now]
+        for _, callback, args in due:
+            callback(*args)
 
     def turn(self) -> None:
         ready, self.ready = self.ready, []
@@ -202,7 +214,7 @@ class Wire:
 
     def sweep(self, seconds: float = 0.0) -> None:
         """Time passes, then the reaper looks. Nothing is carried to and fro."""
-        self.loop.now += seconds
+        self.loop.passes(seconds)
         self.client.shared.reaper.sweep(self.loop.now)
         self.loop.turn()
 

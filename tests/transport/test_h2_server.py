@@ -20,7 +20,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h2_server import PINGED_PERIODS, REST_SECONDS, UNREAD_BUDGET, H2Server
+from meshproxy.transport.h2_server import PAUSE, PINGED_PERIODS, QUIET, REST_SECONDS, UNREAD_BUDGET, H2Server
 
 POST = ((":method", "POST"), (":scheme", "http"), (":path", "/p"), (":authority", "a"))
 AT_REST = 8_192
@@ -106,7 +106,7 @@ def leaving(shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: 
     client = Leaving(SimpleNamespace(server=server, server_socket=socket, loop=loop, sweep=None), served)
 
     def sweep(seconds: float) -> None:
-        loop.now += seconds
+        loop.passes(seconds)
         shared.reaper.sweep(loop.now)
 
     client.wire.sweep = sweep
@@ -150,6 +150,33 @@ class TestDrain:
         leaving.answer()
         assert leaving.told == []  # not in one read with the response
         leaving.passes(0.25)
+        assert leaving.told == [LATEST, 1]
+
+    def test_a_client_is_asked_in_the_pause_after_a_response(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.answer()
+        leaving.passes(QUIET / 2)
+        leaving.wire.server.drain(patience=2.0)
+        leaving.passes(PAUSE)
+        assert leaving.told == [], "the next request may be on its way"
+        leaving.ask()
+        leaving.answer()
+        leaving.wire.loop.passes(PAUSE / 2)
+        leaving.ask()
+        leaving.wire.loop.passes(PAUSE)
+        assert leaving.told == []
+        leaving.answer()
+        leaving.wire.loop.passes(PAUSE)
+        leaving.settle()
+        assert leaving.told == [LATEST, 5]
+
+    def test_a_client_that_has_paused_for_longer_is_asked_by_the_sweep(self, leaving: Leaving) -> None:
+        leaving.ask()
+        leaving.answer()
+        leaving.wire.server.drain(patience=2.0)
+        leaving.passes(QUIET - 0.01)
+        assert leaving.told == []
+        leaving.passes(0.02)
         assert leaving.told == [LATEST, 1]
 
     @pytest.mark.parametrize("occasion", ["a request", "the sweep"])
