@@ -17,6 +17,25 @@ class Unreadable(ValueError):
     """The bytes are not a protobuf message; the text says why."""
 
 
+class TooMuch(Exception):
+    """The message can be read, but that would take too long."""
+
+
+class Work:
+    """How many fields may still be looked at."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, count: int) -> None:
+        """Raises TooMuch."""
+        self.left -= count
+        if self.left < 0:
+            raise TooMuch
+
+
 def read_varint(data: bytes | bytearray, at: int, stop: int) -> tuple[int, int]:
     """An unsigned number and the position after it; position 0 if it does not end before `stop`.
 
@@ -78,14 +97,18 @@ def read_field(data: bytes | bytearray, at: int, stop: int) -> tuple[int, int, i
     raise Unreadable(f"wire type {wire} does not exist")
 
 
-def fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
+def fields(data: bytes, at: int, stop: int, work: Work) -> Iterator[tuple[int, int, int]]:
     """The fields of the message from `at` to `stop` without groups and their content, each as from `read_field`.
 
     Raises:
         Unreadable: while they are taken.
+        TooMuch: the same.
     """
     groups = 0
     while at < stop:
+        work.left -= 1
+        if work.left < 0:
+            raise TooMuch
         tag, begin, at = read_field(data, at, stop)
         if not tag or at > stop:
             raise Unreadable("a message is cut short")

@@ -144,8 +144,9 @@ class Operation:
     """Makes the rewriter of one request body. Where both are given, target and body both name model and version."""
     count_examples: Callable[[bytes | None, ScanLimits], ExampleCounter] | None = None
     """Makes the counter of one request body (see `scan` for the arguments); None: each request counts as 1."""
-    compare: Callable[[bytes, bytes, Tolerance], Comparison] | None = None
-    """Compares two whole response bodies of status 200, uncompressed. Raises nothing, whatever they hold."""
+    compare: Callable[[bytes, bytes, Tolerance], Comparison | None] | None = None
+    """Compares two whole response bodies of status 200, uncompressed; None: that would take too long. Raises nothing,
+    whatever they hold."""
     affinity_key: Callable[[bytes], bytes | None] | None = None
     """What keeps the requests of one client together, from the beginning of a request body; None if it is not there."""
     is_health: bool = False

@@ -18,15 +18,22 @@ from struct import Struct, iter_unpack
 from meshproxy.codec.grpc import PREFIX_BYTES
 from meshproxy.inference.answers import Numbers, Output, compare_outputs
 from meshproxy.inference.call import Verb
-from meshproxy.inference.fields import Unreadable, fields, read_varint
+from meshproxy.inference.fields import Unreadable, Work, fields, read_varint
 from meshproxy.inference.protobuf import as_int64
 from meshproxy.inference.surface import Comparison, Tolerance
+
+MOST_FIELDS = 16_384
+"""Protobuf fields that are looked at in one answer: 12 ms. Numbers that are packed are one field."""
+VARINTS_FOR_A_FIELD = 8
+"""Bytes of packed integers that cost as much as a field."""
+MOST_VALUES = 65_536
+"""Of a JSON answer: values, lists and objects. 20 ms."""
 
 _FLOAT = Struct("<f")
 
 
-def compare(first: bytes, second: bytes, is_grpc: bool, verb: Verb, tolerance: Tolerance) -> Comparison:
-    """Compares two response bodies of an inference verb.
+def compare(first: bytes, second: bytes, is_grpc: bool, verb: Verb, tolerance: Tolerance) -> Comparison | None:
+    """Compares two response bodies of an inference verb; None: they hold so much that it would take too long.
 
     Nothing is raised, whatever the answers are. 17 us for a few numbers. 64 KiB of floats that differ take 3 ms, 5 with
     a relative tolerance, equal ones 0.3; 64 KiB of JSON 3 ms, of packed integers or of classes with labels 8.
@@ -48,29 +55,30 @@ def _message(body: bytes) -> None:
 def _read_grpc(verb: Verb, body: bytes) -> dict[str, Output]:
     _message(body)
     outputs: dict[str, Output] = {}
+    work = Work(MOST_FIELDS)
     if verb is Verb.PREDICT:
-        for tag, begin, end in fields(body, PREFIX_BYTES, len(body)):
+        for tag, begin, end in fields(body, PREFIX_BYTES, len(body), work):
             if tag == 0x0A:  # outputs: map<string, TensorProto>
                 name, value = "", []
-                for inner, at, stop in fields(body, begin, end):
+                for inner, at, stop in fields(body, begin, end, work):
                     if inner == 0x0A:
                         name = body[at:stop].decode("utf-8", "replace")
                     elif inner == 0x12:
                         value.append((at, stop))
-                outputs[name] = _read_tensor(body, value)
+                outputs[name] = _read_tensor(body, value, work)
     elif verb is Verb.MULTI_INFERENCE:
-        for tag, begin, end in fields(body, PREFIX_BYTES, len(body)):
+        for tag, begin, end in fields(body, PREFIX_BYTES, len(body), work):
             if tag == 0x0A:  # results, each of one kind
-                for inner, at, stop in fields(body, begin, end):
+                for inner, at, stop in fields(body, begin, end, work):
                     if inner == 0x12:
-                        outputs[f"{len(outputs)}"] = _read_classifications(body, at, stop)
+                        outputs[f"{len(outputs)}"] = _read_classifications(body, at, stop, work)
                     elif inner == 0x1A:
-                        outputs[f"{len(outputs)}"] = _read_regressions(body, at, stop)
+                        outputs[f"{len(outputs)}"] = _read_regressions(body, at, stop, work)
     else:
         read = _read_classifications if verb is Verb.CLASSIFY else _read_regressions
-        for tag, begin, end in fields(body, PREFIX_BYTES, len(body)):
+        for tag, begin, end in fields(body, PREFIX_BYTES, len(body), work):
             if tag == 0x0A:
-                outputs["result"] = read(body, begin, end)
+                outputs["result"] = read(body, begin, end, work)
     if not outputs:
         raise Unreadable("it has no outputs")
     return outputs
@@ -88,7 +96,7 @@ _VARINTS = (7, 10, 11, 13, 16, _UINT64_VAL)
 uint32_val, uint64_val. Each may be packed or not."""
 
 
-def _read_tensor(data: bytes, places: list[tuple[int, int]]) -> Output:
+def _read_tensor(data: bytes, places: list[tuple[int, int]], work: Work) -> Output:
     """A TensorProto, merged from all of its occurrences."""
     dtype = 0
     shape: list[int] = []
@@ -97,12 +105,12 @@ def _read_tensor(data: bytes, places: list[tuple[int, int]]) -> Output:
     integers: list[int] = []
     texts: list[bytes] = []
     for place in places:
-        for tag, begin, end in fields(data, *place):
+        for tag, begin, end in fields(data, *place, work):
             number, wire = tag >> 3, tag & 7
             if tag == 0x08:
                 dtype = read_varint(data, begin, end)[0]
             elif tag == 0x12:
-                shape += _read_shape(data, begin, end)
+                shape += _read_shape(data, begin, end, work)
             elif tag == 0x22:
                 content = data[begin:end]
             elif tag == 0x42:
@@ -111,6 +119,7 @@ def _read_tensor(data: bytes, places: list[tuple[int, int]]) -> Output:
                 floats = array(_FIXED[number]) if floats is None else floats
                 floats.extend(_array(floats.typecode, data[begin:end]))
             elif number in _VARINTS and wire in (0, 2):
+                work.spend((end - begin) // VARINTS_FOR_A_FIELD)
                 integers += _read_packed(data[begin:end], number != _UINT64_VAL)
     count = 1
     for size in shape:
@@ -165,11 +174,11 @@ def _array(code: str, content: bytes) -> array[float]:
     return numbers
 
 
-def _read_shape(data: bytes, begin: int, end: int) -> Iterable[int]:
-    for tag, at, stop in fields(data, begin, end):
+def _read_shape(data: bytes, begin: int, end: int, work: Work) -> Iterable[int]:
+    for tag, at, stop in fields(data, begin, end, work):
         if tag == 0x12:
             size = 0
-            for inner, value, after in fields(data, at, stop):
+            for inner, value, after in fields(data, at, stop, work):
                 if inner == 0x08:
                     size = as_int64(read_varint(data, value, after)[0])
             yield size
@@ -195,26 +204,26 @@ def _read_packed(data: bytes, is_signed: bool) -> list[int]:
     return numbers
 
 
-def _read_classifications(data: bytes, begin: int, end: int) -> Output:
+def _read_classifications(data: bytes, begin: int, end: int, work: Work) -> Output:
     """`ClassificationResult {classifications=1 {classes=1 {label=1, score=2}}}`, both repeated."""
     rows: list[list[tuple[bytes, float]]] = []
-    for tag, at, stop in fields(data, begin, end):
+    for tag, at, stop in fields(data, begin, end, work):
         if tag == 0x0A:
             row: list[tuple[bytes, float]] = []
-            for inner, class_at, class_stop in fields(data, at, stop):
+            for inner, class_at, class_stop in fields(data, at, stop, work):
                 if inner == 0x0A:
-                    row.append(_read_class(data, class_at, class_stop))
+                    row.append(_read_class(data, class_at, class_stop, work))
             rows.append(row)
     return _classified(rows)
 
 
-def _read_class(data: bytes, begin: int, end: int) -> tuple[bytes, float]:
+def _read_class(data: bytes, begin: int, end: int, work: Work) -> tuple[bytes, float]:
     label, score = b"", 0.0
     if 6 < end - begin < 0x80 and data[begin] == 0x0A and data[begin + 1] == end - begin - 7 and data[end - 5] == 0x15:
         # As nearly all of them are written.
         score = _FLOAT.unpack_from(data, end - 4)[0]
         return data[begin + 2 : end - 5], score
-    for tag, at, stop in fields(data, begin, end):
+    for tag, at, stop in fields(data, begin, end, work):
         if tag == 0x0A:
             label = data[at:stop]
         elif tag == 0x15:
@@ -237,13 +246,13 @@ def _classified(rows: list[list[tuple[bytes, float]]]) -> Output:
     return Output("classes", [len(row) for row in rows], numbers, places, labels)
 
 
-def _read_regressions(data: bytes, begin: int, end: int) -> Output:
+def _read_regressions(data: bytes, begin: int, end: int, work: Work) -> Output:
     """`RegressionResult {regressions=1 {value=1}}`, repeated."""
     numbers: list[float] = []
-    for tag, at, stop in fields(data, begin, end):
+    for tag, at, stop in fields(data, begin, end, work):
         if tag == 0x0A:
             number = 0.0
-            for inner, value, _ in fields(data, at, stop):
+            for inner, value, _ in fields(data, at, stop, work):
                 if inner == 0x0D:
                     number = _FLOAT.unpack_from(data, value)[0]
             numbers.append(number)
@@ -257,6 +266,7 @@ _KEYS[Verb.REGRESS] = _KEYS[Verb.CLASSIFY]
 
 
 def _read_json(verb: Verb, body: bytes) -> dict[str, Output]:
+    Work(MOST_VALUES).spend(body.count(b",") + body.count(b"[") + body.count(b"{"))
     try:
         # TensorFlow Serving writes 1.0 for a float, but its clients need not know the type: all numbers are floats.
         document = loads(body, parse_int=float)

@@ -254,7 +254,7 @@ def _count_examples(verb: Verb, encoding: bytes | None, limits: ScanLimits) -> E
     return count_grpc(verb, encoding, limits)
 
 
-def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> Comparison:
+def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> Comparison | None:
     from meshproxy.inference.tfserving_answers import compare
 
     return compare(first, second, True, verb, tolerance)

@@ -40,6 +40,7 @@ def read(body: bytes) -> Mapping[str, Output]:
 )
 def test_outputs_are_compared(other: bytes, agrees: bool, top1_disagrees: bool, why: str) -> None:
     found = compare_outputs(b"a", other, read, Tolerance(absolute=0.2))
+    assert found is not None
     assert (found.agrees, found.top1_disagrees) == (agrees, top1_disagrees)
     assert why in found.reason
 

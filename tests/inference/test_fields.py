@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.inference.fields import Unreadable, fields, read_field, read_varint
+from meshproxy.inference.fields import TooMuch, Unreadable, Work, fields, read_field, read_varint
 from meshproxy.inference.protobuf import FieldWalker
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
@@ -50,7 +50,7 @@ def test_what_is_no_field_is_unreadable(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"\x0a\x02a", b"\x0a", b"\x0d\x01", b"\x0b", b"\x0c", b"\x0b\x0c\x0c", b"\x08\x80"])
 def test_what_is_no_message_is_unreadable(data: bytes) -> None:
     with pytest.raises(Unreadable):
-        list(fields(data, 0, len(data)))
+        list(fields(data, 0, len(data), Work(1_000)))
 
 
 def test_reads_varints() -> None:
@@ -75,12 +75,23 @@ def test_finds_what_the_strict_reader_finds(data: bytes) -> None:
         expected = FieldWalker().read(data, wanted, 0)
     except Refusal:
         try:
-            list(fields(data, 0, len(data)))
+            list(fields(data, 0, len(data), Work(1_000)))
         except Unreadable:
             pass
         return
     found: list[tuple[int, bytes | int]] = []
-    for tag, begin, end in fields(data, 0, len(data)):
+    for tag, begin, end in fields(data, 0, len(data), Work(1_000)):
         if tag in wanted:
             found.append((tag, data[begin:end] if tag & 7 else read_varint(data, begin, end)[0]))
     assert found == expected
+
+
+@pytest.mark.parametrize("field", [b"\x12\x00", b"\x08\x01", b"\x0b\x0c"], ids=["texts", "numbers", "groups"])
+def test_no_more_fields_are_looked_at_than_is_allowed(field: bytes) -> None:
+    data = field * 100
+    count = 200 if field == b"\x0b\x0c" else 100
+    work = Work(count)
+    assert len(list(fields(data, 0, len(data), work))) in (0, 100)
+    assert work.left == 0
+    with pytest.raises(TooMuch):
+        list(fields(data, 0, len(data), Work(count - 1)))

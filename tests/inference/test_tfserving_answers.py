@@ -17,11 +17,21 @@ from meshproxy.devtools.messages import (
     PredictResponse,
     RegressionResponse,
 )
+from meshproxy.inference.answers import NUMBERS
 from meshproxy.inference.call import Verb
 from meshproxy.inference.surface import Comparison, Tolerance
-from meshproxy.inference.tfserving_answers import compare
+from meshproxy.inference.tfserving_answers import MOST_FIELDS, MOST_VALUES
+from meshproxy.inference.tfserving_answers import compare as compare_answers
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint
+
+
+def compare(first: bytes, second: bytes, is_grpc: bool, verb: Verb, tolerance: Tolerance) -> Comparison:
+    """Of answers that are not too much."""
+    found = compare_answers(first, second, is_grpc, verb, tolerance)
+    assert found is not None
+    return found
+
 
 EXACT = Tolerance()
 NAN, INF = math.nan, math.inf
@@ -382,7 +392,7 @@ def test_documents_agree_where_their_numbers_do(a: Any, b: Any, agrees: bool, mo
         (b"\xff", "not JSON"),
         (b"[1]", "no outputs"),
         (b'{"error": "secret"}', "no outputs"),
-        (b"[" * 100_000, "cannot be read"),
+        (b"[" * 50_000, "cannot be read"),
         (b'{"predictions":' + b"[" * 900 + b"]" * 900 + b"}", "shape"),
     ],
 )
@@ -448,3 +458,41 @@ def test_damage_is_survived(at: int, byte: int, dtype: int, packed: bool) -> Non
     whole = bytearray(predicted([0, 1, 1, 0], [2, 2], dtype, packed=packed))
     whole[5 + at % (len(whole) - 5)] = byte
     compare(bytes(whole), predicted([0, 1, 1, 0], [2, 2], dtype), True, Verb.PREDICT, Tolerance(0.1, 0.1))
+
+
+def of_fields(content: bytes, last: int) -> bytes:
+    """A tensor with these fields."""
+    return frame(length(1, length(1, b"y") + length(2, b"\x08\x09" + content + bytes([0x78, last]))))
+
+
+TOO_MUCH = {
+    "unknown fields": lambda last: of_fields(b"\x7a\x00" * MOST_FIELDS, last),
+    "dimensions": lambda last: of_fields(length(2, b"\x12\x02\x08\x01" * MOST_FIELDS), last),
+    "numbers that are not packed": lambda last: of_fields(b"\x50\x01" * MOST_FIELDS, last),
+    "packed numbers": lambda last: of_fields(length(10, b"\x81\x01" * (4 * MOST_FIELDS)), last),
+    "floats": lambda last: frame(
+        length(
+            1,
+            length(1, b"y")
+            + length(
+                2,
+                b"\x08\x01"
+                + length(2, length(2, b"\x08" + write_varint(NUMBERS + 1)))
+                + length(5, bytes([0, 0, last, 63]) * (NUMBERS + 1)),
+            ),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_answers_that_would_take_long_are_not_compared(case: str) -> None:
+    first, second = TOO_MUCH[case](1), TOO_MUCH[case](2)
+    assert compare_answers(first, second, True, Verb.PREDICT, EXACT) is None
+    assert compare_answers(first, first, True, Verb.PREDICT, EXACT) == Comparison(True)
+
+
+@pytest.mark.parametrize("value", ["1", "[]", "{}", '""'])
+def test_nor_are_those_in_json(value: str) -> None:
+    body = '{"predictions": [' + f"{value}, " * MOST_VALUES
+    assert compare_answers(f"{body} 1]}}".encode(), f"{body} 2]}}".encode(), False, Verb.PREDICT, EXACT) is None

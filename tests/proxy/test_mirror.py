@@ -187,9 +187,13 @@ class TestResults:
         made.stream.respond(theirs)
         made.assert_done(result)
 
-    @pytest.mark.parametrize("why", ["no compare", "client's error", "too long", "compressed", "no comparison", "late"])
+    @pytest.mark.parametrize(
+        "why", ["no compare", "client's error", "too long", "compressed", "no comparison", "too much", "late"]
+    )
     def test_answered_where_nothing_is_compared(self, why: str) -> None:
         operation = Operation(Verb.PREDICT, b"/x", CALL) if why == "no comparison" else None
+        if why == "too much":
+            operation = Operation(Verb.PREDICT, b"/x", CALL, compare=lambda ours, theirs, tolerance: None)
         mirror = Mirror(server="other") if why == "no compare" else self.compares
         if why == "too long":
             mirror = Mirror(server="other", compare=Compare(), max_bytes=30)
