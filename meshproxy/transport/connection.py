@@ -49,8 +49,11 @@ class Times:
     """Without a request. A little above the 60 s for which load balancers keep connections, so that they close first
     and no request crosses our close."""
     linger: float = 2.0
-    """After a response that was sent before the end of the request, the rest of the request is read and dropped for so
-    long, so that closing does not reset the connection before the response is read."""
+    """After a response that was sent before the end of the request, the rest of the request is read and dropped while
+    some of it comes in each period of so long, so that closing does not reset the connection before the response is
+    read: many clients send the whole of a request first."""
+    linger_most: float = 30.0
+    """In all (nginx: `lingering_time`)."""
     ping_after: float = 5.0
     """Silence on an HTTP/2 connection to a server with open streams before a keepalive PING."""
     ping_timeout: float = 4.0

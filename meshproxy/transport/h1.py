@@ -136,14 +136,15 @@ class H1Server(H1Driver[RequestSink]):
     SERVING    response and request complete            IDLE, or closed if either side asked for it
     SERVING    response complete, request is not        LINGERING: `Times.linger` runs
     LINGERING  request complete                         IDLE, or closed
-    LINGERING  `Times.linger` exceeded                  closed
+    LINGERING  nothing more for `Times.linger`, or      closed
+               `Times.linger_most` exceeded
 
     An abort, a failure or the end of the connection leaves every state; `is_closing` is then True.
 
     A client that is asked to leave (`drain`) learns it from `connection: close` in the next response head.
     """
 
-    __slots__ = ("_is_leaving", "_leaves_at", "_reject", "_serve", "_state")
+    __slots__ = ("_has_come", "_is_leaving", "_leaves_at", "_lingers_until", "_reject", "_serve", "_state")
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
         super().__init__(Role.SERVER, shared, info)
@@ -153,6 +154,9 @@ class H1Server(H1Driver[RequestSink]):
         self._is_leaving = False
         self._leaves_at = inf
         """`loop.time()` from which the client is asked to leave."""
+        self._has_come = False
+        """While lingering: some of the request, since the last look."""
+        self._lingers_until = 0.0
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Start the time limit of the first head with the connection."""
@@ -202,6 +206,7 @@ class H1Server(H1Driver[RequestSink]):
                 self._end_sink(ErrorCode.CANCEL, event.reason)
                 self.abort()
         if self._state is _LINGERING:
+            self._has_come = True
             self._message_sent()
 
     def _rejected(self, rejected: Rejected) -> None:
@@ -319,7 +324,10 @@ class H1Server(H1Driver[RequestSink]):
         if self._codec.must_close and self.transport.can_write_eof():
             self.flush()
             self.transport.write_eof()
-        self.deadline = self.shared.loop.time() + self.shared.times.linger
+        now, times = self.shared.loop.time(), self.shared.times
+        self._has_come = False
+        self._lingers_until = now + times.linger_most
+        self.deadline = now + times.linger
 
     def drained(self) -> None:
         """The client reads again: begin the request that waited for it."""
@@ -328,6 +336,10 @@ class H1Server(H1Driver[RequestSink]):
 
     def overdue(self) -> None:
         """A time limit was exceeded (see the table above)."""
+        if self._state is _LINGERING and self._has_come and (now := self.shared.loop.time()) < self._lingers_until:
+            self._has_come = False
+            self.deadline = min(now + self.shared.times.linger, self._lingers_until)
+            return
         if self._state is _HEAD:
             self.shared.outbox.begin()
             try:

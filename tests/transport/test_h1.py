@@ -214,6 +214,32 @@ class TestServer:
         shared.reaper.sweep(loop.now + shared.times.linger + 0.1)
         assert transport.ended == "closed"
 
+    def test_a_client_that_sends_everything_first_has_time_to(
+        self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext
+    ) -> None:
+        times = shared.times
+        server.data_received(POST.replace(b"4", b"999"))
+        respond(served.requests[0])
+        loop.turn()
+        begun = loop.now
+        while not transport.ended:
+            assert loop.now <= begun + times.linger_most
+            server.data_received(b"x")
+            loop.now += 0.9 * times.linger
+            shared.reaper.sweep(loop.now)
+        assert loop.now > begun + times.linger_most - times.linger
+
+    def test_what_comes_after_a_refusal_of_the_codec_keeps_it_open_as_well(
+        self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext
+    ) -> None:
+        """Such a client reads the response when it has sent the body."""
+        server.data_received(b"GET / HTTP/1.1\nhost: x\n\n")
+        for _ in range(3):
+            loop.now += 0.9 * shared.times.linger
+            server.data_received(b"x" * 1_000)
+            shared.reaper.sweep(loop.now)
+        assert not transport.ended
+
     def test_what_the_codec_refuses_is_answered_and_closed(
         self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext
     ) -> None:
@@ -225,7 +251,9 @@ class TestServer:
         assert transport.wrote_eof
         server.data_received(GET)
         assert served.requests == []
-        shared.reaper.sweep(loop.now + shared.times.linger + 0.1)
+        for _ in range(2):
+            loop.now += shared.times.linger + 0.1
+            shared.reaper.sweep(loop.now)
         assert transport.ended
 
     def test_a_limit_is_reported_by_name(self, server: H1Server, limits_hit: list[str]) -> None:
@@ -562,8 +590,10 @@ class ServerMachine(RuleBasedStateMachine):
     @invariant()
     def what_arrives_does_not_extend_a_time_limit(self) -> None:
         state = self.server._state if self.is_open() else ServerState.IDLE
-        if state is self.last_state and state in (ServerState.HEAD, ServerState.LINGERING):
+        if state is self.last_state and state is ServerState.HEAD:
             assert self.server.deadline == self.last_deadline
+        if state is ServerState.LINGERING:
+            assert self.server.deadline <= self.server._lingers_until
         self.last_state, self.last_deadline = state, self.server.deadline
 
     @invariant()
