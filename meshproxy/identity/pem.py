@@ -4,9 +4,12 @@ and behind the blocks, in any encoding; CR LF; the labels of older OpenSSL; cert
 from __future__ import annotations
 
 import binascii
+import re
 import textwrap
 
 _BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
+_START = re.compile(rb"(?:\A|\xef\xbb\xbf|[\r\n]|-----)[ \t]*-----BEGIN ")
+"""A line begins with it, or the end of a block does not end its line. Comments may mention it."""
 _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
 """The last is OpenSSL's, with settings of its own behind the certificate, which are left out."""
 
@@ -62,8 +65,8 @@ def _blocks(content: bytes) -> list[tuple[bytes, bytes]]:
     """Label and content of every block. Raises ValueError if one has no end."""
     found = []
     at = 0
-    while (at := content.find(_BEGIN, at)) >= 0:
-        at += len(_BEGIN)
+    while (match := _START.search(content, at)) is not None:
+        at = match.end()
         label = content[at : content.find(_DASHES, at)]
         end = content.find(_END + label + _DASHES, at)
         if end < 0:

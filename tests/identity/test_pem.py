@@ -32,6 +32,13 @@ TEXT = "Bag Attributes\n    friendlyName: Müller\nsubject=CN = x\n".encode()
 PARAMETERS = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
 
 
+MENTION = b"# between -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----\n"
+
+
+def indented(pem: bytes) -> bytes:
+    return b"".join(b"  " + line for line in pem.splitlines(keepends=True))
+
+
 def in_crlf(pem: bytes) -> bytes:
     return pem.replace(b"\n", b"\r\n")
 
@@ -55,6 +62,12 @@ def labelled(pem: bytes, label: bytes) -> bytes:
         pytest.param(CERTIFICATE + BUNDLE + KEY, CERTIFICATE + BUNDLE + KEY, BUNDLE, id="one file, key last"),
         pytest.param(labelled(CERTIFICATE, b"X509"), KEY, labelled(BUNDLE, b"X509"), id="label of older OpenSSL"),
         pytest.param(labelled(CERTIFICATE, b"TRUSTED"), KEY, labelled(BUNDLE, b"TRUSTED"), id="label TRUSTED"),
+        pytest.param(
+            MENTION + CERTIFICATE, MENTION + KEY, MENTION + BUNDLE, id="a comment that mentions the first line"
+        ),
+        pytest.param(CERTIFICATE, KEY, OTHER.bundle_pem.strip() + BUNDLE, id="no line feed between two blocks"),
+        pytest.param(indented(CERTIFICATE), indented(KEY), indented(BUNDLE), id="indented"),
+        pytest.param(*(each.replace(b"\n", b" \t\n") for each in (CERTIFICATE, KEY, BUNDLE)), id="space behind lines"),
     ],
 )
 def test_what_openssl_envoy_and_go_read(certificate: bytes, key: bytes, bundle: bytes) -> None:
