@@ -3,6 +3,8 @@ special meaning."""
 
 from __future__ import annotations
 
+import re
+
 MAX_LENGTH = 2**63 - 1
 """Of a body or a chunk: larger values overflow in some peers (CVE-2021-32714)."""
 
@@ -21,8 +23,10 @@ FRAMING = frozenset(
 )
 """Fields that are never part of `headers` (see `codec/events.py`)."""
 
-SPELLING = bytes.maketrans(b"_.", b"--")
-"""Servers fold `x_forwarded_for` and `x.forwarded.for` into one name (CVE-2026-33433)."""
+SPELLING = bytes.maketrans(b"!#$%&'*+.^_`|~", b"-" * 14)
+"""Servers fold `x_forwarded_for` and `x.forwarded.for` into one name (CVE-2026-33433); those that make CGI variables of
+fields, as Apache and lighttpd do, everything but letters and digits."""
+has_other_spelling = re.compile(rb"[!#$%&'*+.^_`|~]").search
 
 
 def is_framing_alias(name: bytes) -> bool:

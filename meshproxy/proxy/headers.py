@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout, with_printable_message
+from meshproxy.codec.headers import SPELLING
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 from meshproxy.routing.servers import HEADER as SERVER_HEADER
@@ -99,10 +100,10 @@ class RequestHeaders:
 
 def is_identity(name: bytes) -> bool:
     """A header that we alone may set: a client that sends it would speak in our name. Every spelling that some server
-    folds into it counts (`_` and `.` for `-`: CVE-2026-33433, CVE-2026-88011)."""
+    folds into it counts (`_`, `.` and others for `-`: CVE-2026-33433, CVE-2026-88011)."""
     if b"meshproxy" not in name and b"client" not in name:
         return False
-    name = name.replace(b"_", b"-").replace(b".", b"-")
+    name = name.translate(SPELLING)
     return name.startswith(b"x-meshproxy-") or name == b"x-forwarded-client-cert"
 
 

@@ -6,7 +6,15 @@ import re
 
 import pytest
 
-from meshproxy.codec.headers import FRAMING, IDENTITY_PREFIXES, NOT_IN_TRAILERS, ORIGIN_FORM, TOKEN
+from meshproxy.codec.headers import (
+    FRAMING,
+    IDENTITY_PREFIXES,
+    NOT_IN_TRAILERS,
+    ORIGIN_FORM,
+    TOKEN,
+    has_other_spelling,
+    is_framing_alias,
+)
 
 IS_TARGET = re.compile(ORIGIN_FORM).fullmatch
 IS_TOKEN = re.compile(TOKEN + rb"+").fullmatch
@@ -42,3 +50,12 @@ def test_every_byte_of_a_token() -> None:
 def test_what_frames_a_message_never_trails_it() -> None:
     assert FRAMING < NOT_IN_TRAILERS
     assert b"x-meshproxy-" in IDENTITY_PREFIXES
+
+
+@pytest.mark.parametrize("mark", [bytes((byte,)) for byte in range(128) if IS_TOKEN(bytes((byte,))) and byte != 45])
+def test_a_name_that_some_server_folds_into_one_that_frames(mark: bytes) -> None:
+    for name in FRAMING:
+        spelled = name.replace(b"-", mark)
+        assert not is_framing_alias(name)
+        assert is_framing_alias(spelled) == (b"-" in name and not mark.isalnum())
+        assert bool(has_other_spelling(spelled)) == is_framing_alias(spelled)

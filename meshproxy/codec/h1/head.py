@@ -24,6 +24,7 @@ from meshproxy.codec.headers import (
     SPELLING,
     TOKEN,
     TRACE_PARENT,
+    has_other_spelling,
     is_framing_alias,
 )
 from meshproxy.codec.limits import Limits
@@ -110,7 +111,7 @@ def parse_request(head: bytes, limits: Limits) -> ParsedRequest:
         host, target = _read_other_form(method, other, host)
 
     for name in by_name:
-        if (b"_" in name or b"." in name) and is_framing_alias(name):
+        if has_other_spelling(name) and is_framing_alias(name):
             raise Malformed(f"{name.decode()} could be read as a field that frames the message")
 
     length = _read_length(by_name, limits)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from meshproxy.codec.headers import ORIGIN_FORM, TOKEN, TRACE_PARENT, is_framing_alias
+from meshproxy.codec.headers import ORIGIN_FORM, TOKEN, TRACE_PARENT, has_other_spelling, is_framing_alias
 
 Field = tuple[tuple[bytes, bytes], int, int]
 """(name, value); its size as RFC 7541 section 4.1 counts; its kind. Tables and blocks share these tuples."""
@@ -97,7 +97,7 @@ def kind_of_name(name: bytes) -> int:
     kind = KINDS.get(name)
     if kind is None:
         if _NAME.fullmatch(name):
-            return FRAMING_ALIAS if (b"_" in name or b"." in name) and is_framing_alias(name) else REGULAR
+            return FRAMING_ALIAS if has_other_spelling(name) and is_framing_alias(name) else REGULAR
         return UNKNOWN_PSEUDO if name.startswith(b":") else BAD_NAME
     return kind
 

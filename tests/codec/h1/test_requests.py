@@ -106,6 +106,7 @@ HEADS: dict[str, tuple[bytes, int]] = {
     "te-name-split": (POST + b"transfer-\r\nencoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "te-name-underscore": (POST + b"transfer_encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "te-name-dot": (POST + b"Transfer.Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "cl-name-plus": (POST + b"content+length: 5\r\ncontent-length: 0\r\n\r\n", 400),
     "cl-name-underscore": (POST + b"content_length: 5\r\ncontent-length: 0\r\n\r\n", 400),
     "connection-name-underscore": (POST + b"proxy_connection: close\r\ncontent-length: 0\r\n\r\n", 400),
     "te-name-underscore-nul": (POST + b"transfer-encoding\x00: chunked\r\n\r\n0\r\n\r\n", 400),

@@ -150,6 +150,8 @@ MALFORMED: dict[str, Pairs] = {
     "space after content-length": [*HEAD, (b"content-length", b"1 ")],
     "content_length": [*HEAD, (b"content_length", b"1")],
     "content.length": [*HEAD, (b"content.length", b"1")],
+    "content+length": [*HEAD, (b"content+length", b"1")],
+    "transfer~encoding": [*HEAD, (b"transfer~encoding", b"chunked")],
     "transfer_encoding": [*HEAD, (b"transfer_encoding", b"chunked")],
     "keep_alive": [*HEAD, (b"keep_alive", b"1")],
     "colon in a name": [*HEAD, (b"a:b", b"c")],
