@@ -20,31 +20,26 @@ if TYPE_CHECKING:
 class Conditions:
     """What a request must be like. Answers are True, False, or None for what cannot be evaluated."""
 
-    __slots__ = ("_blocks", "_headers", "_not_blocks", "words")
+    __slots__ = ("_blocks", "_not_blocks", "headers", "words")
 
     def __init__(
         self, ip_blocks: Sequence[str], not_ip_blocks: Sequence[str], headers: Mapping[str, str | TextMatch]
     ) -> None:
         self._blocks = IpBlocks(ip_blocks) if ip_blocks else None
         self._not_blocks = IpBlocks(not_ip_blocks) if not_ip_blocks else None
-        self._headers = tuple(HeaderRule(name, wanted) for name, wanted in headers.items())
+        self.headers = tuple(HeaderRule(name, wanted) for name, wanted in headers.items())
         words = [
             f"{name} {', '.join(blocks)}"
             for name, blocks in (("ipBlocks", ip_blocks), ("notIpBlocks", not_ip_blocks))
             if blocks
         ]
-        self.words = "; ".join([*words, *(rule.words for rule in self._headers)])
+        self.words = "; ".join([*words, *(rule.words for rule in self.headers)])
         """For people who may read the policy."""
 
     @property
     def has_blocks(self) -> bool:
         """Whether the address matters."""
         return self._blocks is not None or self._not_blocks is not None
-
-    @property
-    def header_names(self) -> Iterable[bytes]:
-        """The headers that matter, each `spelled`."""
-        return (rule.spelled for rule in self._headers)
 
     def match(self, address: Address | None, headers: Headers | None) -> bool | None:
         """Whether all of them hold.
@@ -56,7 +51,7 @@ class Conditions:
         result: bool | None = True
         if self._blocks is not None or self._not_blocks is not None:
             result = None if address is None else self._match_address(address)
-        for rule in self._headers:
+        for rule in self.headers:
             if result is False:
                 break
             answer = None if headers is None else rule.match(headers)
@@ -73,13 +68,18 @@ class Conditions:
 class HeaderRule:
     """What one header must be like."""
 
-    __slots__ = ("_fits", "_is_presence", "_name", "spelled", "words")
+    __slots__ = ("_fits", "_is_presence", "_name", "spelled", "values", "words")
 
     def __init__(self, name: str, wanted: str | TextMatch) -> None:
         self._name = name.encode()
         self._fits = compile_text(wanted)
         self._is_presence = isinstance(wanted, TextMatch) and wanted.present is not None
         self.spelled = spelled(self._name)
+        exact = wanted if isinstance(wanted, str) else wanted.exact
+        self.values: frozenset[bytes] | None = frozenset([exact.encode()] if exact is not None else [])
+        """The values that it tells from all others; None: there is no list of them."""
+        if exact is None and not self._is_presence:
+            self.values = None
         self.words = f"header {name}: {in_words(wanted)}"
 
     def match(self, headers: Headers) -> bool | None:
@@ -95,6 +95,44 @@ class HeaderRule:
         if len(alike) > 1 or not values:
             return None
         return self._fits(values[0].decode("utf-8", "surrogateescape"))
+
+
+def exact_values(conditions: Iterable[Conditions]) -> dict[bytes, frozenset[bytes] | None]:
+    """By header, `spelled`: the values that conditions tell from all others, None if there is no list of them."""
+    lists: dict[bytes, set[bytes] | None] = {}
+    for rule in [rule for each in conditions for rule in each.headers]:
+        known = lists.setdefault(rule.spelled, set())
+        if rule.values is None:
+            lists[rule.spelled] = None
+        elif known is not None:
+            known |= rule.values
+    return {name: None if known is None else frozenset(known) for name, known in lists.items()}
+
+
+def reduce_headers(
+    headers: Headers, names: frozenset[bytes], values: Mapping[bytes, frozenset[bytes] | None]
+) -> Headers:
+    """The headers of these names, `spelled`, without what no condition tells apart: a caller who varies that gets the
+    same for all requests.
+
+    Args:
+        values: see `exact_values`.
+    """
+    alike: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for field in headers:
+        if (name := spelled(field[0])) in names:
+            alike.setdefault(name, []).append(field)
+    reduced: list[tuple[bytes, bytes]] = []
+    for name, fields in sorted(alike.items()):
+        known = values[name]
+        if len(fields) > 1:
+            spellings = sorted({(field[0], b"") for field in fields})
+            reduced += spellings if len(spellings) > 1 else spellings * 2
+        elif known is None or fields[0][1] in known:
+            reduced += fields
+        else:
+            reduced.append((fields[0][0], b""))
+    return tuple(reduced)
 
 
 def spelled(name: bytes) -> bytes:

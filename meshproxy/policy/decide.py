@@ -19,7 +19,7 @@ from meshproxy.config.ip_blocks import address_of
 from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.policy.conditions import spelled
+from meshproxy.policy.conditions import exact_values, reduce_headers
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 from meshproxy.refusal import Reason, Refusal
 
@@ -93,11 +93,13 @@ class _Asks:
     is_about_address: bool
     headers: frozenset[bytes]
     """Their names, `spelled`."""
+    values: Mapping[bytes, frozenset[bytes] | None]
+    """Of each header that any condition is about: see `exact_values`."""
 
     def facts(self, remote: str, headers: Headers | None) -> tuple[Address | None, Headers | None]:
         """The part of a request that decides: requests that are equal in it are decided alike."""
         if headers is not None:
-            headers = tuple([field for field in headers if spelled(field[0]) in self.headers])
+            headers = reduce_headers(headers, self.headers, self.values)
         return address_of(remote) if self.is_about_address else None, headers
 
 
@@ -115,9 +117,14 @@ class Policy:
         self._memo: dict[object, Permit | _Denial | _Asks] = {}
         self._memo_tokens: set[Token] = set()
         self._memo_bytes = 0
-        self._has_conditions = any(
-            subject.conditions is not None for binding in self.bindings for subject in binding.subjects
-        )
+        conditions = [
+            subject.conditions
+            for binding in self.bindings
+            for subject in binding.subjects
+            if subject.conditions is not None
+        ]
+        self._has_conditions = bool(conditions)
+        self._header_values = exact_values(conditions)
         # Rules by what they are found by: a name, or a glob. Each different glob is matched once for a name.
         self._by_name: dict[str, list[tuple[int, Rule]]] = {}
         by_glob: dict[str, list[tuple[int, Rule]]] = {}
@@ -222,7 +229,8 @@ class Policy:
             return None
         return _Asks(
             any(each.has_blocks for each in conditions),
-            frozenset(name for each in conditions for name in each.header_names),
+            frozenset(rule.spelled for each in conditions for rule in each.headers),
+            self._header_values,
         )
 
     def _decide_asked(

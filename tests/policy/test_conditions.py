@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshproxy.codec.events import Headers
 from meshproxy.config.fields import ClaimPattern, TextMatch
-from meshproxy.policy.conditions import Conditions, in_words
+from meshproxy.policy.conditions import Conditions, exact_values, in_words, reduce_headers
 
 V4, V6 = (4, 0x0A000001), (6, 1)
 
@@ -88,6 +90,48 @@ def test_headers(wanted: str | TextMatch, headers: Headers | None, answer: bool 
 )
 def test_all_of_them_must_hold(address: tuple[int, int] | None, headers: Headers | None, answer: bool | None) -> None:
     assert Conditions(("10.0.0.0/8",), (), {"x-a": "1", "x-b": "2"}).match(address, headers) is answer
+
+
+PATTERNS = (TextMatch(exact="1"), TextMatch(prefix="1"), TextMatch(suffix="2"), TextMatch(regex="[12]"))
+PRESENCE = (TextMatch(present=True), TextMatch(present=False))
+wanted_headers = st.dictionaries(
+    st.sampled_from(["x-a", "x_a", "x-b"]),
+    st.sampled_from(["1", "2", *PATTERNS, *PRESENCE]),
+    min_size=1,
+    max_size=3,
+)
+sent_headers = st.lists(
+    st.tuples(
+        st.sampled_from([b"x-a", b"x_a", b"x.a", b"x-b", b"x-c"]), st.sampled_from([b"1", b"2", b"12", b"3", b""])
+    ),
+    max_size=4,
+).map(tuple)
+
+
+@given(st.lists(wanted_headers, min_size=1, max_size=3), sent_headers)
+def test_what_is_left_of_headers_is_answered_alike(wanted: list[dict[str, str | TextMatch]], sent: Headers) -> None:
+    conditions = [Conditions((), (), each) for each in wanted]
+    names = frozenset(rule.spelled for each in conditions for rule in each.headers)
+    reduced = reduce_headers(sent, names, exact_values(conditions))
+    for each in conditions:
+        assert each.match(None, reduced) is each.match(None, sent)
+    assert len(reduced) <= len(sent)
+    assert reduce_headers(reduced, names, exact_values(conditions)) == reduced
+
+
+def test_what_conditions_do_not_tell_apart_is_left_out() -> None:
+    conditions = [Conditions((), (), {"x-a": "1", "x-b": TextMatch(prefix="p"), "x-c": TextMatch(present=True)})]
+    names, values = frozenset({b"x-a", b"x-b", b"x-c"}), exact_values(conditions)
+    assert values == {b"x-a": frozenset({b"1"}), b"x-b": None, b"x-c": frozenset()}
+
+    def left(*headers: tuple[bytes, bytes]) -> Headers:
+        return reduce_headers(headers, names, values)
+
+    assert left((b"x-d", b"1"), (b"x-c", b"9"), (b"x-a", b"1")) == ((b"x-a", b"1"), (b"x-c", b""))
+    assert left((b"x-a", b"2")) == left((b"x-a", b"3")) == ((b"x-a", b""),)
+    assert left((b"x-b", b"2")) == ((b"x-b", b"2"),)
+    twice = ((b"x-b", b""),) * 2
+    assert left(*((b"x-b", b"%d" % number) for number in range(9))) == left((b"x-b", b"p"), (b"x-b", b"q")) == twice
 
 
 def test_in_words() -> None:

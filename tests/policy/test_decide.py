@@ -454,6 +454,15 @@ class TestConditions:
         policy.decide(QUOTER, call("a"), "", ((b"x-tenant", b"x" * 1_000),))
         assert "x" * 1_000 not in str(policy._memo.keys())
 
+    def test_values_that_no_condition_names_are_one(self) -> None:
+        """A caller who varies a header is decided on from memory."""
+        policy = self.policy(*(bind(f"b{number}", "r", of(headers={"x-tenant": f"t{number}"})) for number in range(9)))
+        for number in range(100):
+            refused(policy, QUOTER, call("a"), "", ((b"x-tenant", b"%d" % number),))
+            refused(policy, QUOTER, call("a"), "", ((b"x-tenant", b"%d" % number), (b"x-tenant", b"t1")))
+        assert len(policy._memo) == 3  # what matters, and two decisions
+        assert policy.decide(QUOTER, call("a"), "", ((b"x-tenant", b"t7"),)).rule == "b7"
+
 
 # --- the whole, against loops ----------------------------------------------------------------------------------------
 
