@@ -10,6 +10,9 @@ import msgspec
 
 ISSUE = b"/meshproxy.control.v1alpha1.Identity/Issue"
 """Unary: `IssueRequest` -> `IssueResponse`."""
+WATCH = b"/meshproxy.control.v1alpha1.Documents/Watch"
+"""Streams both ways, over mTLS: `SidecarReport` whenever something has changed in the sidecar, the first one at once;
+`DocumentSet` whenever there is another one than the sidecar has."""
 
 
 class IssueRequest(msgspec.Struct, frozen=True):
@@ -27,3 +30,27 @@ class IssueResponse(msgspec.Struct, frozen=True):
     """PEM: the leaf first, then the intermediate authorities."""
     roots: str
     """PEM: the trust bundle."""
+
+
+class SidecarReport(msgspec.Struct, frozen=True):
+    """What a sidecar has."""
+
+    sidecar: str
+    """The name of its document."""
+    software: str = ""
+    """The version of meshproxy."""
+    version: str = ""
+    """Of the documents that are in use; empty if none are."""
+    refused: str = ""
+    """The version that was refused, if the newest one was."""
+    problems: tuple[str, ...] = ()
+    """Why."""
+
+
+class DocumentSet(msgspec.Struct, frozen=True):
+    """The documents of the mesh, apart from those of sidecars."""
+
+    version: str
+    """Differs when the text does."""
+    text: str
+    """YAML."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from meshproxy.cli.main import FOUND
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -42,7 +44,18 @@ def command() -> None:
     "--listen", default="0.0.0.0:18510", show_default=True, metavar="IP:PORT", help="The port of the sidecars (mTLS)."
 )
 @click.option(
-    "--web", default="127.0.0.1:18512", show_default=True, metavar="IP:PORT", help="/livez, /readyz and /metrics."
+    "--web",
+    default="127.0.0.1:18512",
+    show_default=True,
+    metavar="IP:PORT",
+    help="/livez, /readyz, /metrics and /sidecars.",
+)
+@click.option(
+    "--documents",
+    multiple=True,
+    type=click.Path(exists=True),
+    metavar="PATH",
+    help="A file of documents for the sidecars, or a folder of them; may be repeated.  [default: none]",
 )
 @click.option(
     "--lifetime", default="24h", show_default=True, metavar="DURATION", help="The lifetime of issued certificates."
@@ -56,7 +69,14 @@ def command() -> None:
     help="The level of the log on standard error.",
 )
 def run(
-    folder: Path, trust_domain: str, spiffe_id: str | None, listen: str, web: str, lifetime: str, log_level: str
+    folder: Path,
+    trust_domain: str,
+    spiffe_id: str | None,
+    listen: str,
+    web: str,
+    documents: tuple[str, ...],
+    lifetime: str,
+    log_level: str,
 ) -> None:
     """Run the control plane.
 
@@ -74,6 +94,7 @@ def run(
     import uvloop
 
     from meshproxy.config import values
+    from meshproxy.config.problems import ConfigError
     from meshproxy.control.app import ControlPlane, Settings
     from meshproxy.control.store import StoreError
     from meshproxy.telemetry.process_log import open_process_log
@@ -86,6 +107,7 @@ def run(
         listen=_read(values.read_listen_address, listen, "--listen"),
         web=_read(values.read_listen_address, web, "--web"),
         lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
+        documents=documents,
     )
     if settings.lifetime < LEAST_LIFETIME:
         raise click.UsageError(f"--lifetime: sidecars need {LEAST_LIFETIME:g} s at least to renew in time")
@@ -96,6 +118,12 @@ def run(
 
     try:
         uvloop.run(serve())
+    except ConfigError as error:
+        problems = [str(problem) for problem in error.problems]
+        logging.getLogger("meshproxy.control").error(
+            "documents rejected; not starting", extra={"fields": {"problems": problems}}
+        )
+        sys.exit(FOUND)
     except (StoreError, OSError) as error:
         logging.getLogger("meshproxy.control").error("cannot start: %s", error)
         sys.exit(FAILURE)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
 def documents_in(folder: Path) -> list[Path]:
     """The entries of a folder whose names are a document's, sorted. Raises OSError or ValueError."""
     return sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES and not each.name.startswith("."))
+
+
+def files_of(paths: Paths) -> Iterator[Path]:
+    """Every path, and the documents in those that are folders, for a `FileWatch`. What cannot be listed is left to
+    `read_files` to report."""
+    for path in map(Path, paths):
+        yield path
+        with suppress(OSError):  # a file, or a folder that is gone
+            yield from documents_in(path)
 
 
 def digest(sources: Iterable[Source]) -> str:

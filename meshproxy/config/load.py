@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from meshproxy.config import schema
 from meshproxy.config.check import check_set
+from meshproxy.config.codes import Code
 from meshproxy.config.files import Paths, digest, read_files
 from meshproxy.config.parse import PROBLEMS, Parsed, parse
-from meshproxy.config.problems import ConfigError
+from meshproxy.config.problems import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,28 @@ def load(paths: Paths) -> schema.Documents:
     if parsed.problems:
         raise ConfigError(tuple(sorted(parsed.problems)))
     return documents(parsed.placed, digest(sources))
+
+
+def load_sidecar(paths: Paths) -> schema.Sidecar:
+    """The Sidecar in the files and folders, whose other documents come from elsewhere.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    parsed = Parsed()
+    sources = read_files(paths, parsed.problems)
+    parsed.is_whole = not parsed.problems
+    for source in sources:
+        parse(source, parsed)
+    where = ", ".join(map(str, paths))
+    found = check_set(parsed.placed, is_whole=parsed.is_whole, where=where, is_partial=True)
+    parsed.problems.extend(islice(found, PROBLEMS))
+    sidecars = [each.document for each in parsed.placed if isinstance(each.document, schema.Sidecar)]
+    if not parsed.problems and not sidecars:
+        parsed.problems.append(Problem(where, 0, "", "", "there is no Sidecar", Code.MISSING_DOCUMENT))
+    if parsed.problems:
+        raise ConfigError(tuple(sorted(parsed.problems)))
+    return sidecars[0]
 
 
 def documents(placed: Sequence[Placed], fingerprint: str) -> schema.Documents:

@@ -369,7 +369,7 @@ class Identity(Part, frozen=True):
 
 
 class ControlPlane(Part, frozen=True):
-    """The control plane that issues the certificate of this sidecar, and renews it."""
+    """The control plane that issues the certificate of this sidecar and renews it, and may send the documents."""
 
     address: HostPort
     """Where it listens for sidecars."""
@@ -382,6 +382,9 @@ class ControlPlane(Part, frozen=True):
     plane. For this sidecar alone, and in memory where there is such a volume."""
     join_token: Path | None = None
     """A file with the token of `meshproxy control join-token`, read when there is no valid certificate in `folder`."""
+    documents: bool = False
+    """Whether it sends all documents but this one, and newer ones at any time (`meshproxy control run --documents`).
+    Paths in them are those of this host, and relative ones start in `folder`."""
 
     @property
     def files(self) -> IdentityFiles:
@@ -433,7 +436,7 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """The identity of this sidecar. Required unless the mesh has `mtls: disabled`, or there is a `controlPlane`, which
     issues it."""
     control_plane: ControlPlane | None = None
-    """The control plane that issues the identity of this sidecar."""
+    """The control plane of this sidecar."""
     inbound: Inbound | None = None
     """Requests to our model server. Left out: there is none, and `outbound` is required."""
     outbound: Outbound | None = None

@@ -1,7 +1,10 @@
-"""The control plane: one process for many sidecars, which issues and renews their identities.
+"""The control plane: one process for many sidecars, which issues their identities and gives them documents.
 
-app          builds the parts in order, and runs them until the process ends
-authority    signs the certificates of workloads
-attestation  who asks for a certificate: join tokens, or the certificate that is to be renewed
-channel      the port of the sidecars, gRPC over mTLS
+app           builds the parts in order, and runs them until the process ends
+authority     signs the certificates of workloads
+attestation   who asks for a certificate: join tokens, or the certificate that is to be renewed
+channel       the methods of sidecars that are about identities
+documents     the documents in force
+distribution  their way to the sidecars, and which of those has what
+store         the folder that is kept
 """

@@ -16,8 +16,13 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy.codec.limits import Limits
+from meshproxy.config.file_watch import FileWatch
+from meshproxy.config.files import files_of
 from meshproxy.control.authority import SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService
+from meshproxy.control.distribution import DocumentService
+from meshproxy.control.documents import PERIOD as DOCUMENTS_PERIOD
+from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.store import FolderStore
 from meshproxy.identity.certificates import Credentials, own_identity
 from meshproxy.identity.mesh_context import identify
@@ -63,13 +68,15 @@ class Settings:
     """Health and metrics."""
     lifetime: float = 86_400.0
     """Of certificates, in seconds."""
+    documents: tuple[str, ...] = ()
+    """Files and folders with the documents for sidecars; empty: they have their own."""
 
 
 class ControlPlane:
     """One control plane, from its settings to its end."""
 
     def __init__(self, settings: Settings) -> None:
-        """Build every part. Nothing listens yet. Raises StoreError."""
+        """Build every part. Nothing listens yet. Raises StoreError, and ConfigError for the documents."""
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -79,7 +86,16 @@ class ControlPlane:
         metrics.authority_expiry.labels().value = self.authority.not_after
         self._reaper = Reaper(self._loop)
         self.service = IdentityService(self.authority, self.store, settings.lifetime, metrics)
-        self.server = GrpcServer(self.service.methods, max_message_bytes=MESSAGE_BYTES)
+        methods = dict(self.service.methods)
+        self.documents: MeshDocuments | None = None
+        if settings.documents:
+            self.documents = documents = MeshDocuments(settings.documents)
+            self.distribution = DocumentService(documents)
+            methods |= self.distribution.methods
+            metrics.sidecars.read_from(self.distribution.count)
+            metrics.documents_in_sync.read_from(lambda: [((), int(not documents.problems))])
+            self._watch = FileWatch(lambda: files_of(settings.documents), DOCUMENTS_PERIOD)
+        self.server = GrpcServer(methods, max_message_bytes=MESSAGE_BYTES)
         self.listener = Listener(
             direction="control",
             shared=ConnectionContext(
@@ -106,7 +122,10 @@ class ControlPlane:
             self._loop.add_signal_handler(number, self._stopping.set)
         runner = web.AppRunner(self._web(), access_log=None)
         await runner.setup()
-        renewing = self._loop.create_task(self._keep_renewing())
+        tasks = [self._loop.create_task(self._keep_renewing())]
+        if self.documents is not None:
+            tasks.append(self._loop.create_task(self._follow(self.documents)))
+        working = asyncio.gather(*tasks)
         try:
             await web.TCPSite(runner, self._settings.web.host, self._settings.web.port).start()
             self.web_address = "{}:{}".format(*runner.addresses[0][:2])
@@ -115,18 +134,31 @@ class ControlPlane:
             fields = {"control": self.listener.address, "web": self.web_address, "pid": os.getpid()}
             logger.info("listening", extra={"fields": fields})
             stopping = self._loop.create_task(self._stopping.wait())
-            await asyncio.wait((renewing, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if renewing.done():
-                renewing.result()  # it never ends by itself: a defect
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()  # none of them ends by itself: a defect
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(working, *tasks, return_exceptions=True)
             self.listener.stop_accepting()
             await self.server.close()
             await self.listener.close()
             self._reaper.stop()
             await runner.cleanup()
         logger.info("stopped")
+
+    async def _follow(self, documents: MeshDocuments) -> None:
+        """Read the documents again whenever their files change."""
+        changed = asyncio.Event()
+        self._watch.start(changed.set)
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                await documents.reload()
+        finally:
+            self._watch.stop()
 
     # Its own identity
 
@@ -183,6 +215,18 @@ class ControlPlane:
             page = b"".join(exposition.render(self.metrics.registry, openmetrics=openmetrics))
             return web.Response(body=page, headers={"content-type": kind.decode()})
 
+        async def sidecars(request: web.Request) -> web.Response:
+            if self.documents is None:
+                raise web.HTTPNotFound(text="this control plane gives no documents: see --documents\n")
+            return web.json_response(self.distribution.describe())
+
         application = web.Application()
-        application.add_routes([web.get("/livez", livez), web.get("/readyz", livez), web.get("/metrics", metrics)])
+        application.add_routes(
+            [
+                web.get("/livez", livez),
+                web.get("/readyz", livez),
+                web.get("/metrics", metrics),
+                web.get("/sidecars", sidecars),
+            ]
+        )
         return application

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -143,7 +143,10 @@ class IdentityService:
         return identity, self._authority.issue(signing, identity, now, self._lifetime)
 
 
-def decode(message: bytes, kind: type[IssueRequest]) -> IssueRequest:
+Message = TypeVar("Message", bound=msgspec.Struct)
+
+
+def decode(message: bytes, kind: type[Message]) -> Message:
     """A message of a sidecar. Raises CallFailed."""
     try:
         return msgspec.json.decode(message, type=kind)

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
+from meshproxy.config.child import load_sidecar_in_child
+from meshproxy.config.codes import Code
+from meshproxy.config.problems import ConfigError
 from meshproxy.identity.mesh_context import identify
 from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.proxy.pipeline import Pipeline
@@ -48,11 +51,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshproxy.config.schema import Documents
+    from meshproxy.config.schema import Sidecar as SidecarDocument
     from meshproxy.identity.caller import Workload
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
+    from meshproxy.sidecar.control_link import ControlLink
     from meshproxy.sidecar.document_source import DocumentSource
-    from meshproxy.sidecar.enrollment import Enrollment
     from meshproxy.sidecar.rotation import LoadedIdentity
     from meshproxy.sidecar.worker import WorkerSlot
 
@@ -76,7 +80,7 @@ class Sidecar:
         documents: Documents,
         identity: LoadedIdentity | None,
         slot: WorkerSlot | None = None,
-        enrollment: Enrollment | None = None,
+        link: ControlLink | None = None,
     ) -> None:
         """Build every part. Nothing listens yet.
 
@@ -85,14 +89,14 @@ class Sidecar:
             documents: the ones to start with.
             identity: the workload identity to start with; None where TLS is disabled.
             slot: the worker's, if this is one of several.
-            enrollment: renews the identity, if the control plane issues it and no supervisor does.
+            link: to the control plane, if there is one and no supervisor has it.
 
         Raises:
             ConfigError: the documents cannot be used.
             OSError: the access log or audit log cannot be opened.
         """
         self._slot = slot
-        self._enrollment = enrollment
+        self._link = link
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         spec = documents.sidecar.spec
@@ -100,8 +104,8 @@ class Sidecar:
         # Telemetry: everything below reports to it.
         self.metrics = SidecarMetrics()
         watch_process(self.metrics.registry)
-        if enrollment is not None:
-            self.metrics.identity_issuances.read_from(enrollment.count)
+        if link is not None:
+            self.metrics.identity_issuances.read_from(link.enrollment.count)
         clock = UtcClock(time.time() - time.monotonic())
         self._log_sinks: list[LineWriter] = []
         sinks: list[Sink] = [self.metrics.requests.observe]
@@ -271,8 +275,8 @@ class Sidecar:
         ]
         if self._slot is not None:
             tasks.append(self._loop.create_task(send_reports(self._report)))
-        if self._enrollment is not None:
-            tasks.append(self._loop.create_task(self._enrollment.run()))
+        if self._link is not None:
+            tasks.append(self._loop.create_task(self._link.run()))
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -383,20 +387,38 @@ async def run_sidecar(paths: Sequence[str]) -> None:
         ConfigError, CertificateError, OSError: it cannot start.
         WorkersFailed: a worker of several could not be kept alive, or did not end well.
     """
-    source = FileDocuments(paths)
-    documents = await source.load()
-    check_files(documents)  # not by a worker that is started again: it waits for them while it serves
-    enrollment = None
-    if documents.sidecar.spec.control_plane is not None:
-        from meshproxy.sidecar.enrollment import enroll  # its memory is for those who have a control plane
+    source: DocumentSource = FileDocuments(paths)
+    documents: Documents | None = None
+    try:
+        documents = await source.load()
+        sidecar = documents.sidecar
+    except ConfigError as error:
+        sidecar = await _own_document(paths, error)
+    link = None
+    if (settings := sidecar.spec.control_plane) is not None:
+        from meshproxy.sidecar.control_link import ControlLink  # its memory is for those who have a control plane
 
-        enrollment = await enroll(documents)
+        link = ControlLink(paths, sidecar.metadata.name, settings)
+        documents = await link.join() or documents
+        source = link.documents or source
+    assert documents is not None  # or `_own_document` would have raised
+    check_files(documents)  # not by a worker that is started again: it waits for them while it serves
     if documents.sidecar.spec.workers > 1:
         from meshproxy.sidecar.supervisor import Supervisor  # its memory is for those who have workers
 
-        await Supervisor(paths, documents, enrollment=enrollment).run()
+        await Supervisor(paths, documents, link=link).run()
     else:
-        await Sidecar(source, documents, await load_identity(documents), enrollment=enrollment).run()
+        await Sidecar(source, documents, await load_identity(documents), link=link).run()
+
+
+async def _own_document(paths: Sequence[str], problem: ConfigError) -> SidecarDocument:
+    """The Sidecar of documents that cannot be loaded because the others are the control plane's. Raises ConfigError."""
+    if all(each.code is not Code.MISSING_DOCUMENT for each in problem.problems):
+        raise problem
+    sidecar = await load_sidecar_in_child(paths)
+    if sidecar.spec.control_plane is None or not sidecar.spec.control_plane.documents:
+        raise problem
+    return sidecar
 
 
 async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshproxy.config.codes import Code
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
-from meshproxy.sidecar.file_watch import FileWatch
 from meshproxy.sidecar.server_tls import tls_files
 from meshproxy.sidecar.snapshots import (
     DOWNSTREAM_CONNECTIONS,
@@ -212,6 +212,7 @@ class Configuration:
 
     def _reject(self, problems: list[str], exc_info: Exception | None = None) -> None:
         self.last_reload = Reload.rejected(problems)
+        self._source.refused(problems)
         self._metrics.config_reloads.labels("failed").value += 1
         self._metrics.config_in_sync.labels().value = 0
         logger.error(

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.config.child import load_in_child
-from meshproxy.config.files import documents_in
-from meshproxy.sidecar.file_watch import FileWatch
+from meshproxy.config.file_watch import FileWatch
+from meshproxy.config.files import files_of
 from meshproxy.sidecar.worker import write_documents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from meshproxy.config.schema import Documents
 
@@ -38,13 +38,16 @@ class DocumentSource(Protocol):
     def applied(self, documents: Documents) -> None:
         """This set is in use now. Never raises."""
 
+    def refused(self, problems: Sequence[str]) -> None:
+        """What `load` gave last, or could not give, is not taken into use. Never raises."""
+
 
 class FileDocuments:
     """Documents in files and folders, read in a child process (`DocumentSource`)."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = list(paths)
-        self._watch = FileWatch(self._files)
+        self._watch = FileWatch(lambda: files_of(self._paths))
 
     async def load(self) -> Documents:
         self._watch.mark()
@@ -59,13 +62,8 @@ class FileDocuments:
     def applied(self, documents: Documents) -> None:
         """Files need no acknowledgement."""
 
-    def _files(self) -> Iterator[Path]:
-        for path in map(Path, self._paths):
-            yield path
-            try:
-                yield from documents_in(path)
-            except OSError:
-                pass  # a file, or a folder that is gone or not readable: `load` reports it
+    def refused(self, problems: Sequence[str]) -> None:
+        """The log has the problems."""
 
 
 class LastGoodDocuments:
@@ -97,3 +95,6 @@ class LastGoodDocuments:
                 "configuration could not be stored; restarted workers will start from the previous one",
                 extra={"fields": {"problem": str(error)}},
             )
+
+    def refused(self, problems: Sequence[str]) -> None:
+        self._source.refused(problems)

@@ -11,43 +11,25 @@ import asyncio
 import logging
 import random
 import time
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshproxy.codec.limits import Limits
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
-from meshproxy.identity.certificates import (
-    CertificateError,
-    Credentials,
-    IdentityFiles,
-    client_context,
-    own_identity,
-    read_file,
-)
-from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
-from meshproxy.identity.pem import read_certificates
+from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.identity.private_files import replace_file
 from meshproxy.identity.renewal import Renewal
 from meshproxy.sidecar.new_key import KeyFailure, new_key
-from meshproxy.transport.channel import H2Channel, Target
 from meshproxy.transport.client import ClientError, ClientFailure
-from meshproxy.transport.connection import ConnectionContext, Times
-from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.grpc_client import call_unary
-from meshproxy.transport.listener import PeerRejected
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable
 
-    from meshproxy.config.schema import ControlPlane, Documents
+    from meshproxy.config.schema import ControlPlane
     from meshproxy.identity.caller import Workload
+    from meshproxy.sidecar.control_channel import ControlChannel
     from meshproxy.sidecar.new_key import NewKey
     from meshproxy.telemetry.metrics import Rows
 
@@ -55,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0
 RESPONSE_BYTES = 1 << 20
+LOOK_SECONDS = 60.0
+"""The longest sleep before a renewal: clocks are set, and hosts are suspended."""
 
 
 class EnrollmentFailed(Exception):
@@ -72,7 +56,7 @@ class Enrollment:
     def __init__(
         self,
         settings: ControlPlane,
-        trust_domain: str,
+        channel: ControlChannel,
         *,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -81,33 +65,20 @@ class Enrollment:
         """Nothing is asked for yet.
 
         Args:
-            settings: which control plane, and where the certificate is kept.
-            trust_domain: of the mesh.
+            settings: where the certificate is kept, and the join token.
+            channel: to the control plane.
             clock: seconds since the epoch.
             jitter: 0 to 1.
             make_key: a new key for each certificate.
         """
         self._settings = settings
-        self._address = str(settings.address)
-        self._trust_domain = trust_domain
+        self._channel = channel
         self._clock = clock
         self._jitter = jitter
         self._make_key = make_key
-        files = settings.files
-        self._files = IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle))
         self._renewal = Renewal(0.0, 0.0)
         self.issued = 0
         self.failed = 0
-        loop = asyncio.get_running_loop()
-        self._reaper = Reaper(loop)
-        self._shared = ConnectionContext(
-            loop=loop,
-            outbox=Outbox(loop),
-            reaper=self._reaper,
-            limits=Limits(),
-            times=Times(),
-            on_limit=lambda name: None,  # of a server that we chose: it shows as the call's error
-        )
 
     def count(self) -> Rows:
         """How attempts ended, for `metric_table.IDENTITY_ISSUANCES`."""
@@ -117,12 +88,11 @@ class Enrollment:
 
     async def join(self) -> None:
         """Return when there is a certificate that can be used: at once if the folder has one."""
-        self._reaper.start()
         current = self._read()
         if current is not None:
             self._renewal = self._begin(current)
             return
-        logger.info("asking the control plane for a certificate", extra={"fields": {"control": self._address}})
+        logger.info("asking the control plane for a certificate", extra={"fields": {"control": self._channel.address}})
         while True:
             if await self._attempt():
                 return
@@ -130,19 +100,15 @@ class Enrollment:
 
     async def run(self) -> None:
         """Renew the certificate whenever that is due, until cancelled."""
-        try:
-            jitter = self._jitter()
-            while True:
-                wait = self._renewal.wait(self._clock(), jitter)
-                if wait > 0.0:
-                    # Not longer than a minute: clocks are set, and hosts are suspended.
-                    await asyncio.sleep(min(wait, 60.0))
-                elif await self._attempt():
-                    jitter = self._jitter()
-                else:
-                    self._renewal.failed(self._clock(), self._jitter())
-        finally:
-            self._reaper.stop()
+        jitter = self._jitter()
+        while True:
+            wait = self._renewal.wait(self._clock(), jitter)
+            if wait > 0.0:
+                await asyncio.sleep(min(wait, LOOK_SECONDS))
+            elif await self._attempt():
+                jitter = self._jitter()
+            else:
+                self._renewal.failed(self._clock(), self._jitter())
 
     async def _attempt(self) -> bool:
         """Ask once. False: it failed, which is logged."""
@@ -154,7 +120,13 @@ class Enrollment:
             logger.log(
                 logging.ERROR if self._renewal.is_urgent(now) else logging.WARNING,
                 "no certificate from the control plane; trying again",
-                extra={"fields": {"problem": str(error), "expires_in_seconds": round(self._renewal.left(now), 1)}},
+                extra={
+                    "fields": {
+                        "control": self._channel.address,
+                        "problem": str(error),
+                        "expires_in_seconds": round(self._renewal.left(now), 1) if self._renewal.not_after else None,
+                    }
+                },
             )
             return False
         self.issued += 1
@@ -164,22 +136,22 @@ class Enrollment:
     def _begin(self, workload: Workload) -> Renewal:
         """The renewal of the certificate that is in the folder now. Its age is that of the file: a certificate is
         backdated."""
-        return Renewal(min(self._files.certificate.stat().st_mtime, self._clock()), workload.not_after)
+        issued = self._channel.files.certificate.stat().st_mtime
+        return Renewal(min(issued, self._clock()), workload.not_after)
 
     # How
 
     async def _ask(self) -> Workload:
         """Get a new certificate into the folder: who we are by it. Raises EnrollmentFailed."""
-        current = self._read_credentials()
-        token = "" if current is not None else self._read_token()
+        token = "" if self._channel.credentials() is not None else self._read_token()
         try:
             key = await self._make_key()
-            response = await self._call(IssueRequest(key.csr, token), current)
+            response = await self._call(IssueRequest(key.csr, token))
         except (KeyFailure, ClientError, CertificateError) as error:
-            raise EnrollmentFailed(f"{self._address}: {error}") from error
+            raise EnrollmentFailed(str(error)) from error
         credentials = Credentials(response.certificate.encode(), key.key_pem, response.roots.encode())
         try:
-            identity = own_identity(credentials, self._trust_domain, self._clock())
+            identity = own_identity(credentials, self._channel.trust_domain, self._clock())
         except CertificateError as error:
             raise EnrollmentFailed(f"the certificate that was issued cannot be used: {error.message}") from error
         try:
@@ -188,13 +160,9 @@ class Enrollment:
             raise EnrollmentFailed(f"{self._settings.folder} cannot be written: {error.strerror}") from error
         return identity.workload
 
-    async def _call(self, request: IssueRequest, current: Credentials | None) -> IssueResponse:
+    async def _call(self, request: IssueRequest) -> IssueResponse:
         """Raises ClientError or CertificateError."""
-        trusted = self._read_trusted()
-        shown = current if current is not None else Credentials(b"", b"", b"")
-        context = client_context(replace(shown, bundle_pem=trusted), shows_certificate=current is not None)
-        target = Target(self._address, PeerSecurity(lambda: context, self._verify))
-        async with H2Channel(self._shared, target, connect_timeout=CALL_SECONDS) as channel:
+        async with self._channel.open() as channel:
             message = msgspec.json.encode(request)
             answer = await call_unary(channel, ISSUE, message, timeout=CALL_SECONDS, max_message_bytes=RESPONSE_BYTES)
         try:
@@ -202,50 +170,21 @@ class Enrollment:
         except msgspec.DecodeError as error:
             raise ClientError(ClientFailure.PROTOCOL, f"the response is not understood: {error}") from error
 
-    def _verify(self, tls: ssl.SSLObject) -> Workload:
-        """The control plane, by its certificate (`PeerSecurity.verify`). TLS trusted authorities of one domain only."""
-        expected = self._settings.spiffe_id
-        try:
-            peer = read_peer(
-                tls.getpeercert(binary_form=True) or b"", self._trust_domain, self._clock(), PeerRole.SERVER
-            )
-        except PeerRefused as refused:
-            raise PeerRejected(refused.message) from refused
-        if peer.spiffe_id != expected:
-            raise PeerRejected(f"it is {peer.spiffe_id}, and the control plane is {expected} (spec.controlPlane)")
-        return peer
-
     # The folder
 
     def _read(self) -> Workload | None:
         """Who we are by the certificate in the folder; None if it cannot be used."""
-        credentials = self._read_credentials()
+        credentials = self._channel.credentials()
         if credentials is None:
             return None
         try:
-            return own_identity(credentials, self._trust_domain, self._clock()).workload
+            return own_identity(credentials, self._channel.trust_domain, self._clock()).workload
         except CertificateError as error:
             logger.warning(
                 "the certificate in the folder cannot be used",
                 extra={"fields": {"reason": error.reason, "problem": error.message}},
             )
             return None
-
-    def _read_credentials(self) -> Credentials | None:
-        """What is in the folder, if it is valid at this time."""
-        try:
-            credentials = self._files.read()
-            read_peer(read_certificates(credentials.certificate_pem)[0], self._trust_domain, self._clock())
-        except (CertificateError, PeerRefused, ValueError, IndexError):
-            return None
-        return credentials
-
-    def _read_trusted(self) -> bytes:
-        """The roots that the document names, and those that the control plane sent. Raises CertificateError."""
-        trusted = read_file(Path(self._settings.trust_bundle), "trust bundle")[0]
-        with suppress(CertificateError):
-            trusted += b"\n" + read_file(self._files.trust_bundle, "trust bundle")[0]
-        return trusted
 
     def _read_token(self) -> str:
         """Raises EnrollmentFailed."""
@@ -264,17 +203,7 @@ class Enrollment:
 
     def _store(self, credentials: Credentials) -> None:
         """The roots first: a certificate of a new root is of no use before it. Raises OSError."""
-        folder = Path(self._settings.folder)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(self._files.trust_bundle, credentials.bundle_pem, 0o644)
-        replace_file(self._files.certificate, credentials.certificate_pem + credentials.key_pem, 0o600)
-
-
-async def enroll(documents: Documents) -> Enrollment | None:
-    """The enrollment that these documents ask for, once it has a certificate; None if there is no TLS."""
-    mesh, settings = documents.mesh.spec, documents.sidecar.spec.control_plane
-    if settings is None or mesh.mtls == "disabled":
-        return None
-    enrollment = Enrollment(settings, mesh.trust_domain)
-    await enrollment.join()
-    return enrollment
+        files = self._channel.files
+        Path(self._settings.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(files.trust_bundle, credentials.bundle_pem, 0o644)
+        replace_file(files.certificate, credentials.certificate_pem + credentials.key_pem, 0o600)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.identity.certificates import IdentityFiles
-from meshproxy.sidecar.file_watch import FileWatch
 from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
 
 if TYPE_CHECKING:

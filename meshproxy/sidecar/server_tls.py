@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.config.codes import Code
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.named_context import NamedTlsFiles, named_context
-from meshproxy.sidecar.file_watch import FileWatch
 from meshproxy.transport.connect_failures import MODEL_SERVER, NoCredentials
 from meshproxy.transport.connector import named_server
 

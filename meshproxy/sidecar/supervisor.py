@@ -42,11 +42,11 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Coroutine, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from meshproxy.config.schema import Documents
-    from meshproxy.sidecar.enrollment import Enrollment
+    from meshproxy.sidecar.control_link import ControlLink
     from meshproxy.transport.listener import ListenerEvents
 
 logger = logging.getLogger(__name__)
@@ -66,14 +66,16 @@ class Supervisor:
         paths: Sequence[str],
         documents: Documents,
         command: Sequence[str] = (sys.executable, "-m", "meshproxy.sidecar"),
-        enrollment: Enrollment | None = None,
+        link: ControlLink | None = None,
     ) -> None:
         """Nothing is started yet. `command` starts a worker; its slot and `paths` are appended as arguments.
-        `enrollment` renews the identity of all of them."""
+        `link` to the control plane is for all of them."""
         self._paths = list(paths)
+        if link is not None and link.documents is not None:
+            self._paths.append(str(link.documents.kept))
         self._documents = documents
         self._command = command
-        self._enrollment = enrollment
+        self._link = link
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._folder: Path
@@ -84,8 +86,8 @@ class Supervisor:
 
         self.registry = registry = Registry()
         watch_process(registry)
-        if enrollment is not None:
-            Counter(registry, metric_table.IDENTITY_ISSUANCES).read_from(enrollment.count)
+        if link is not None:
+            Counter(registry, metric_table.IDENTITY_ISSUANCES).read_from(link.enrollment.count)
         Gauge(registry, metric_table.WORKERS).read_from(self._count_states)
         self._restarts = Counter(registry, metric_table.WORKER_RESTARTS).labels()
 
@@ -160,23 +162,31 @@ class Supervisor:
         # A keeper returns once the supervisor stops, and raises if its worker crash-loops.
         logs = self._loop.create_task(self._log_when_listening())
         stopping = self._loop.create_task(self._stopping.wait())
-        renewing = self._loop.create_task(self._enrollment.run()) if self._enrollment is not None else None
+        linked = [self._loop.create_task(work) for work in self._of_link()]
         try:
             await asyncio.wait((stopping, *keepers), return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
             await self._stop(keepers)
         finally:
-            if renewing is not None:
-                renewing.cancel()
+            for task in linked:
+                task.cancel()
             logs.cancel()
             stopping.cancel()
             ended = await asyncio.gather(*keepers, return_exceptions=True)
+            await asyncio.gather(*linked, return_exceptions=True)
         for each in ended:
             if isinstance(each, BaseException):
                 raise each
         failed = [worker.slot.number for worker, status in zip(self.workers, ended, strict=True) if status]
         if failed:
             raise WorkersFailed(f"workers {failed} exited with an error")
+
+    def _of_link(self) -> Iterator[Coroutine[None, None, None]]:
+        """What the link to the control plane does while the workers run."""
+        if self._link is not None:
+            yield self._link.run()
+            if self._link.documents is not None:
+                yield self._link.documents.apply_alone()
 
     async def _stop(self, keepers: Sequence[asyncio.Task[int]]) -> None:
         """Have the workers drain, and kill those that exceed the grace period."""

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.identity.certificates import CertificateError, Credentials
 from meshproxy.identity.pem import split_der, to_pem
 from meshproxy.inference.protobuf import LENGTH, FieldWalker
 from meshproxy.refusal import GrpcStatus, Refusal
-from meshproxy.sidecar.file_watch import FileWatch
 from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
 from meshproxy.transport.channel import H2Channel, Target
 from meshproxy.transport.client import ClientError, StatusError

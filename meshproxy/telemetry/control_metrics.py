@@ -18,6 +18,8 @@ class ControlMetrics:
         watch_process(registry)
         self.issuances = Counter(registry, metric_table.ISSUANCES)
         self.authority_expiry = Gauge(registry, metric_table.AUTHORITY_EXPIRY)
+        self.sidecars = Gauge(registry, metric_table.SIDECARS)
+        self.documents_in_sync = Gauge(registry, metric_table.DOCUMENTS_IN_SYNC)
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
         self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)

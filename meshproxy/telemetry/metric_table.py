@@ -237,6 +237,14 @@ AUTHORITY_EXPIRY = gauge(
     "Unix time at which the certificate of the authority expires.",
     unit="seconds",
 )
+SIDECARS = gauge(
+    "meshproxy_control_sidecars", "Connected sidecars, by what they have of the documents: in-sync, behind, refused.",
+    "state",
+)  # fmt: skip
+DOCUMENTS_IN_SYNC = gauge(
+    "meshproxy_control_documents_in_sync",
+    "1 if sidecars are given the documents as they are in the files, 0 if those were rejected.",
+)
 
 
 TABLES: dict[str, tuple[Metric, ...]] = {
@@ -262,7 +270,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
         PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,
     ),
     "Supervisor": (WORKERS, WORKER_RESTARTS),
-    "Control plane": (ISSUANCES, AUTHORITY_EXPIRY),
+    "Control plane": (ISSUANCES, AUTHORITY_EXPIRY, SIDECARS, DOCUMENTS_IN_SYNC),
 }  # fmt: skip
 
 

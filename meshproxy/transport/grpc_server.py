@@ -47,7 +47,7 @@ class CallFailed(Exception):
 
 
 class ServerCall:
-    """One call (`stream.RequestSink`). Only the method's own task iterates and sends.
+    """One call (`stream.RequestSink`). One task at a time may iterate, and one may send.
 
     Attributes:
         info: of the client's connection; `info.peer` is its identity.

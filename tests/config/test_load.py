@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.config.fields import API_VERSION
-from meshproxy.config.load import load
+from meshproxy.config.load import load, load_sidecar
 from meshproxy.config.parse import PROBLEMS
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
@@ -312,3 +312,22 @@ def test_any_bytes_give_documents_or_problems(tmp_path_factory: pytest.TempPathF
     file.write_bytes(content)
     with pytest.raises(ConfigError):
         load([file])
+
+
+# The Sidecar alone
+
+
+def test_the_sidecar_of_a_set_whose_rest_is_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "sidecar.yaml"
+    text = "apiVersion: meshproxy.dev/v1alpha1\nkind: Sidecar\nmetadata: {name: x}\nspec: {inbound: {server: s}}\n"
+    path.write_text(text)
+    assert load_sidecar([path]).metadata.name == "x"
+    path.write_text(text + "---\n" + text)
+    with pytest.raises(ConfigError, match="a second Sidecar"):
+        load_sidecar([path])
+    path.write_text(text.replace("inbound", "outbund"))
+    with pytest.raises(ConfigError, match="outbund"):
+        load_sidecar([path])
+    path.write_text("")
+    with pytest.raises(ConfigError, match="there is no Sidecar"):
+        load_sidecar([path])

@@ -55,6 +55,11 @@ async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
         for path in ("/livez", "/readyz"):
             async with web.get(path) as answer:
                 assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with web.get("/sidecars") as answer:
+            assert (answer.status, await answer.text()) == (
+                404,
+                "this control plane gives no documents: see --documents\n",
+            )
         async with web.get("/metrics") as answer:
             page = await answer.text()
     assert 'meshproxy_tls_handshakes_total{direction="control",result="ok",reason=""} 1' in page

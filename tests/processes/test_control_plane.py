@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from meshproxy.devtools.child import CONTROL, Child
 from meshproxy.devtools.clients import GrpcClient, RestClient
@@ -29,11 +31,18 @@ from meshproxy.devtools.local_mesh import (
 from meshproxy.devtools.models import predict_request
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 PREDICT_PATH = "/v1/models/half_plus_two:predict"
-LIFETIME = "12s"
+LIFETIME = "30s"
+"""Renewed after 17 to 20 s: what is left is for a machine that is busy with other tests."""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def spiffe_id(account: tuple[str, str]) -> str:
@@ -46,6 +55,7 @@ class Mesh:
     def __init__(self, local: LocalMesh, control: Child) -> None:
         self.local = local
         self.control = control
+        self.documents: list[Document] = []
         self.replica: LocalSidecar
         self.application: LocalSidecar
 
@@ -53,13 +63,55 @@ class Mesh:
     async def start(cls, local: LocalMesh, listen: str = "127.0.0.1:0", web: str = "127.0.0.1:0") -> Mesh:
         return cls(local, await local.start("the control plane", *control_command(local, listen, web)))
 
+    @classmethod
+    async def start_with_documents(cls, local: LocalMesh) -> Mesh:
+        """All documents but those of the sidecars come from the control plane."""
+        model_server = await local.model_server()
+        (local.directory / "documents").mkdir()
+        it = cls(local, model_server)
+        own = environment(str(model_server.listening["rest"]), str(model_server.listening["grpc"]))
+        it.documents = own[:2]
+        it.write_documents(permits=True)
+        command = control_command(local, "127.0.0.1:0", "127.0.0.1:0", lifetime="1h")
+        it.control = await local.start("the control plane", *command, "--documents", "documents")
+        # A fixed port: the sidecar is started again, and the documents name it.
+        port = free_port()
+        inbound = {"listen": f"127.0.0.1:{port}", "server": "local"}
+        spec = {**own[2]["spec"], "inbound": inbound, "controlPlane": it.settings("replica", SERVER, documents=True)}
+        del spec["identity"]
+        workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
+        models = {"endpoints": [{"sidecar": f"127.0.0.1:{port}"}], "workload": workload}
+        it.documents.append(document("ModelServer", models, "models"))
+        it.write_documents(permits=True)
+        it.replica = await local.sidecar("the replica's sidecar", [document("Sidecar", spec, "replica")])
+        application = {
+            "controlPlane": it.settings("application", CLIENT, documents=True),
+            "outbound": {"listen": "127.0.0.1:0", "server": "models"},
+            "admin": {"listen": "127.0.0.1:0"},
+            "accessLog": "off",
+        }
+        it.application = await local.sidecar("the application's sidecar", [document("Sidecar", application, "app")])
+        return it
+
+    def write_documents(self, *, permits: bool) -> None:
+        role, binding = permissive_documents()
+        path = self.local.directory / "documents/mesh.yaml"
+        new = path.with_suffix(".new")
+        new.write_text(yaml.safe_dump_all([*self.documents, role, *([binding] if permits else [])]))
+        new.replace(path)
+
+    async def count(self, name: str, expected: float) -> bool:
+        """Whether a metric of the control plane has this value."""
+        page = await read_series(str(self.control.listening["web"]), "/metrics")
+        return page[f"meshproxy_control_{name}"] == expected
+
     async def restart_control(self) -> None:
         """Start it where it was before."""
         before = self.control.listening
         command = control_command(self.local, before["control"], before["web"])
         self.control = await self.local.start("the control plane again", *command)
 
-    def settings(self, name: str, account: tuple[str, str]) -> Document:
+    def settings(self, name: str, account: tuple[str, str], **more: object) -> Document:
         """`controlPlane` of a sidecar that has been given a join token."""
         folder = str(self.local.directory / "control")
         command = [*CONTROL, "join-token", "--folder", folder, "--identity", spiffe_id(account)]
@@ -71,6 +123,7 @@ class Mesh:
             "trustBundle": "control/authority.pem",
             "folder": name,
             "joinToken": f"{name}.token",
+            **more,
         }
 
     async def start_sidecars(self, **spec: object) -> None:
@@ -98,10 +151,10 @@ class Mesh:
         return min(len(each.said("certificate rotated")) for each in (self.replica, self.application))
 
 
-def control_command(local: LocalMesh, listen: str, web: str) -> list[str]:
+def control_command(local: LocalMesh, listen: str, web: str, lifetime: str = LIFETIME) -> list[str]:
     folder = str(local.directory / "control")
     options = ["--folder", folder, "--trust-domain", TRUST_DOMAIN, "--listen", listen, "--web", web]
-    return [*CONTROL, "run", *options, "--lifetime", LIFETIME]
+    return [*CONTROL, "run", *options, "--lifetime", lifetime]
 
 
 @asynccontextmanager
@@ -153,32 +206,66 @@ class Load:
 async def test_certificates_rotate_and_the_control_plane_may_be_away(tmp_path: Path) -> None:
     async with mesh(tmp_path) as it:
         load = Load(it.application.outbound)
-        await until(lambda: it.rotations() >= 2, 60)
+        await until(lambda: it.rotations() >= 1, 90)
         await load.more(50)
 
         # Killed: what was issued stays in use, and the next renewal finds the one that is started again.
         await it.control.kill()
         failed = len(it.replica.said("no certificate from the control plane; trying again"))
-        await until(lambda: len(it.replica.said("no certificate from the control plane; trying again")) > failed, 60)
+        await until(lambda: len(it.replica.said("no certificate from the control plane; trying again")) > failed, 90)
         await load.more(50)
         await it.restart_control()
         rotations = it.rotations()
-        await until(lambda: it.rotations() > rotations, 60)
+        await until(lambda: it.rotations() > rotations, 90)
         await load.more(50)
         await load.stop()
 
         page = await it.replica.metrics()
-        assert page['meshproxy_identity_issuances_total{result="ok"}'] >= 4
+        assert page['meshproxy_identity_issuances_total{result="ok"}'] >= 3
         assert page['meshproxy_identity_issuances_total{result="failed"}'] >= 1
         assert page["meshproxy_identity_cert_expiration_timestamp_seconds"] > time.time()
         issued = await read_series(str(it.control.listening["web"]), "/metrics")
         assert issued['meshproxy_control_issuances_total{result="ok",reason=""}'] >= 2
 
 
+async def test_documents_reach_the_sidecars(tmp_path: Path) -> None:
+    """A role is taken away by editing one file, and given back; the control plane is killed, and nothing happens."""
+    async with local_mesh(tmp_path / "mesh") as local:
+        it = await Mesh.start_with_documents(local)
+        async with RestClient(it.application.outbound, None) as client:
+
+            async def status() -> str:
+                return (await client.call("POST", PREDICT_PATH, {"instances": [2.0]})).status
+
+            assert await status() == "200"
+            it.write_documents(permits=False)
+            await until(lambda: _is(status, "403"), 60)
+            it.write_documents(permits=True)
+            await until(lambda: _is(status, "200"), 60)
+            # What no sidecar could use reaches none.
+            path = local.directory / "documents/mesh.yaml"
+            path.write_text(path.read_text() + "---\nkind: Nothing\n")
+            await until(lambda: it.count("documents_in_sync", 0.0), 60)
+            assert await status() == "200"
+            await until(lambda: it.count('sidecars{state="in-sync"}', 2.0), 60)
+            async with RestClient(str(it.control.listening["web"]), None) as web:
+                page = (await web.call("GET", "/sidecars")).body
+            assert {each["sidecar"] for each in page["sidecars"]} == {"replica", "app"}
+            await it.control.kill()
+            assert await status() == "200"
+            await it.replica.child.stop()
+            await it.local.sidecar("the replica's sidecar again", it.replica.path)
+            await until(lambda: _is(status, "200"), 60)
+
+
+async def _is(status: Callable[[], Awaitable[str]], expected: str) -> bool:
+    return await status() == expected
+
+
 async def test_workers_share_an_identity_that_their_supervisor_renews(tmp_path: Path) -> None:
     async with mesh(tmp_path, workers=2) as it:
         load = Load(it.application.outbound)
-        await until(lambda: len(it.replica.said("certificate rotated")) >= 2, 60)
+        await until(lambda: len(it.replica.said("certificate rotated")) >= 2, 90)
         assert {line["worker"] for line in it.replica.said("certificate rotated")} == {0, 1}
         await load.more(50)
         await load.stop()

@@ -23,6 +23,7 @@ import yaml
 from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from meshproxy.config import file_watch
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.ca import DevelopmentCA
@@ -30,7 +31,7 @@ from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, environment
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
-from meshproxy.sidecar import clusters, configuration, document_source, drain, file_watch, worker
+from meshproxy.sidecar import clusters, configuration, document_source, drain, worker
 from meshproxy.sidecar.app import Sidecar, run_sidecar
 from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments

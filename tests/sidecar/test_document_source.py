@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from meshproxy.config.codes import Code
+from meshproxy.config.files import files_of
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
@@ -28,6 +29,7 @@ class FakeSource:
         self.outcome = outcome
         self.changed: Callable[[], None] | None = None
         self.acknowledged: list[Documents] = []
+        self.problems: list[str] = []
 
     async def load(self) -> Documents:
         if isinstance(self.outcome, ConfigError):
@@ -42,6 +44,9 @@ class FakeSource:
 
     def applied(self, documents: Documents) -> None:
         self.acknowledged.append(documents)
+
+    def refused(self, problems: Sequence[str]) -> None:
+        self.problems += problems
 
 
 def documents(path: Path) -> Documents:
@@ -63,7 +68,8 @@ class TestFiles:
     ) -> None:
         """A certificate that lies beside them and rotates must start no child process."""
         changes: list[str] = []
-        source = FileDocuments([str(tmp_path), str(tmp_path / "nowhere")])
+        paths = [str(tmp_path), str(tmp_path / "nowhere")]
+        source = FileDocuments(paths)
         source.start(lambda: changes.append("changed"))
 
         def look(name: str, content: str) -> int:
@@ -73,9 +79,9 @@ class TestFiles:
             return len(changes)
 
         assert look("documents.yaml", TEXT) == 1
-        before = set(source._files())
+        before = set(files_of(paths))
         (tmp_path / "tls.crt").write_text("PEM")
-        assert set(source._files()) == before
+        assert set(files_of(paths)) == before
         assert look("documents.yaml", TEXT + "\n") == 2
         assert look("more.yaml", "") == 3
         source.stop()

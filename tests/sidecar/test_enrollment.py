@@ -7,14 +7,13 @@ import logging
 import stat
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from meshproxy.config.load import load
 from meshproxy.config.schema import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
@@ -23,9 +22,9 @@ from meshproxy.control.attestation import make_token
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.sidecar import enrollment as module
-from meshproxy.sidecar.enrollment import Enrollment, enroll
+from meshproxy.sidecar.control_channel import ControlChannel
+from meshproxy.sidecar.enrollment import Enrollment
 from meshproxy.sidecar.new_key import KeyFailure, NewKey, make_key
-from meshproxy.sidecar.rotation import load_identity
 
 ID = "spiffe://m.example/ns/models/sa/resnet"
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
@@ -38,6 +37,7 @@ class World:
     process: ControlProcess
     settings: ControlPlane
     folder: Path
+    channels: list[ControlChannel] = field(default_factory=list)
 
     def write_token(self, lifetime: float = 60.0) -> None:
         assert self.settings.join_token is not None
@@ -73,9 +73,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         folder=str(tmp_path / "sidecar"),
         join_token=str(tmp_path / "token"),
     )
+    world = World(process, settings, tmp_path)
     try:
-        yield World(process, settings, tmp_path)
+        yield world
     finally:
+        for channel in world.channels:
+            channel.stop()
         process.listener.stop_accepting()
         await process.server.close()
         await process.listener.close()
@@ -85,8 +88,11 @@ async def quick_key() -> NewKey:
     return make_key()
 
 
-def enrollment(world: World, **options: Any) -> Enrollment:
-    return Enrollment(world.settings, "m.example", make_key=quick_key, **options)
+def enrollment(world: World, settings: ControlPlane | None = None, **options: Any) -> Enrollment:
+    settings = settings or world.settings
+    channel = ControlChannel(settings)
+    world.channels.append(channel)
+    return Enrollment(settings, channel, **{"make_key": quick_key, **options})
 
 
 def problems(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -112,7 +118,6 @@ async def test_it_joins_with_a_token_and_renews_with_its_certificate(world: Worl
     assert (it.issued, it.failed) == (2, 0)
     assert it.count() == [(("ok",), 2), (("failed",), 0)]
     assert world.process.metrics.issuances.labels("ok", "").value == 2
-    it._reaper.stop()
 
 
 async def test_a_restart_needs_no_control_plane(world: World) -> None:
@@ -120,28 +125,10 @@ async def test_a_restart_needs_no_control_plane(world: World) -> None:
     it = enrollment(world)
     await it.join()
     serial = world.serial()
-    it._reaper.stop()
     world.process.listener.stop_accepting()
     again = enrollment(world)
     await again.join()
     assert (again.issued, world.serial()) == (0, serial)
-    again._reaper.stop()
-
-
-async def test_a_sidecar_starts_from_it(world: World, make_documents: Any) -> None:
-    world.write_token()
-    documents = make_documents(world.settings)
-    it = await enroll(documents)
-    assert it is not None
-    loaded = await load_identity(documents)
-    assert loaded is not None
-    assert loaded.identity.workload.spiffe_id == ID
-    it._reaper.stop()
-
-
-async def test_without_tls_there_is_nothing_to_enroll(make_documents: Any, world: World) -> None:
-    assert await enroll(make_documents(world.settings, mtls="disabled")) is None
-    assert await enroll(make_documents(None)) is None
 
 
 async def test_it_waits_for_a_control_plane(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,7 +142,6 @@ async def test_it_waits_for_a_control_plane(world: World, caplog: pytest.LogCapt
         await joining
     assert "the join token" in problems(caplog)[0]
     assert "make one with `meshproxy control join-token`" in problems(caplog)[0]
-    it._reaper.stop()
 
 
 async def test_it_renews_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +172,6 @@ async def test_failures_leave_the_certificate_in_use(world: World, caplog: pytes
     it._clock = lambda: time.time() + 3_500.0
     assert not await it._attempt()
     assert caplog.records[-1].levelno == logging.ERROR  # little is left
-    it._reaper.stop()
 
 
 async def test_refusals(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -207,14 +192,12 @@ async def test_refusals(world: World, caplog: pytest.LogCaptureFixture) -> None:
 async def test_another_server_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.write_token()
     other = "spiffe://m.example/ns/meshproxy/sa/other"
-    it = Enrollment(msgspec.structs.replace(world.settings, spiffe_id=other), "m.example", make_key=quick_key)
+    it = enrollment(world, msgspec.structs.replace(world.settings, spiffe_id=other))
     assert not await it._attempt()
     assert f"it is {CONTROL}, and the control plane is {other} (spec.controlPlane)" in problems(caplog)[-1]
     stranger = world.folder / "stranger.pem"
     stranger.write_bytes(DevelopmentCA.create("m.example").bundle_pem)
-    it = Enrollment(
-        msgspec.structs.replace(world.settings, trust_bundle=str(stranger)), "m.example", make_key=quick_key
-    )
+    it = enrollment(world, msgspec.structs.replace(world.settings, trust_bundle=str(stranger)))
     assert not await it._attempt()
     assert "does not verify" in problems(caplog)[-1] or "authority" in problems(caplog)[-1]
     # The token was shown to nobody.
@@ -227,7 +210,7 @@ async def test_what_else_can_fail(world: World, caplog: pytest.LogCaptureFixture
     async def no_key() -> NewKey:
         raise KeyFailure("no key today")
 
-    it = Enrollment(world.settings, "m.example", make_key=no_key)
+    it = enrollment(world, make_key=no_key)
     assert not await it._attempt()
     assert problems(caplog)[-1].endswith("no key today")
 
@@ -239,8 +222,7 @@ async def test_what_else_can_fail(world: World, caplog: pytest.LogCaptureFixture
     assert not await it._attempt()
     assert problems(caplog)[-1] == f"{world.settings.folder} cannot be written: No space left on device"
     monkeypatch.undo()
-    it = enrollment(world)
-    it._settings = msgspec.structs.replace(world.settings, trust_bundle="/nowhere")
+    it = enrollment(world, msgspec.structs.replace(world.settings, trust_bundle="/nowhere"))
     world.write_token()
     assert not await it._attempt()
     assert "trust bundle /nowhere cannot be read" in problems(caplog)[-1]
@@ -258,46 +240,3 @@ async def test_a_certificate_of_an_older_trust_domain(world: World, caplog: pyte
     it = enrollment(world)
     await it.join()
     assert own_identity(world.files().read(), "m.example", time.time()).workload.spiffe_id == ID
-    it._reaper.stop()
-
-
-@pytest.fixture
-def make_documents(tmp_path: Path) -> Any:
-    def make(settings: ControlPlane | None, mtls: str = "strict") -> Any:
-        control = (
-            ""
-            if settings is None
-            else f"""
-  controlPlane:
-    address: "{settings.address}"
-    spiffeId: {settings.spiffe_id}
-    trustBundle: {settings.trust_bundle}
-    folder: {settings.folder}
-    joinToken: {settings.join_token}
-"""
-        )
-        identity = "" if settings is not None else "\n  identity: {files: {certificate: a, key: b, trustBundle: c}}\n"
-        for name in "abc":
-            (tmp_path / name).touch()
-        path = tmp_path / "documents.yaml"
-        path.write_text(
-            f"""
-apiVersion: meshproxy.dev/v1alpha1
-kind: MeshConfig
-metadata: {{name: mesh}}
-spec: {{trustDomain: m.example, mtls: {mtls}}}
----
-apiVersion: meshproxy.dev/v1alpha1
-kind: ModelServer
-metadata: {{name: s}}
-spec: {{endpoints: [{{rest: "127.0.0.1:8501"}}]}}
----
-apiVersion: meshproxy.dev/v1alpha1
-kind: Sidecar
-metadata: {{name: s}}
-spec:
-  inbound: {{listen: "127.0.0.1:18500", server: s}}{control or identity}"""
-        )
-        return load([str(path)])
-
-    return make

@@ -19,10 +19,12 @@ class FileWatch:
 
     Args:
         files: the files to watch, listed again at every check.
+        period: seconds between two checks; None: `PERIOD`.
     """
 
-    def __init__(self, files: Callable[[], Iterable[Path]]) -> None:
+    def __init__(self, files: Callable[[], Iterable[Path]], period: float | None = None) -> None:
         self._files = files
+        self._period = period
         self._timer: asyncio.TimerHandle | None = None
         self._changed: Callable[[], None] | None = None
         self.mark()
@@ -43,7 +45,7 @@ class FileWatch:
             self._timer = None
 
     def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(PERIOD, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._period or PERIOD, self._look)
 
     def _look(self) -> None:
         assert self._changed is not None

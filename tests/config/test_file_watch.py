@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.sidecar import file_watch
-from meshproxy.sidecar.file_watch import FileWatch
+from meshproxy.config import file_watch
+from meshproxy.config.file_watch import FileWatch
 
 
 class Counted:

@@ -1,0 +1,106 @@
+"""Connections to the control plane: over TLS to the SPIFFE id that the document names, with our certificate as soon as
+there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.limits import Limits
+from meshproxy.identity.certificates import CertificateError, Credentials, IdentityFiles, client_context, read_file
+from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer, read_spiffe_id
+from meshproxy.identity.pem import read_certificates
+from meshproxy.transport.channel import H2Channel, Target
+from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connector import PeerSecurity
+from meshproxy.transport.listener import PeerRejected
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from meshproxy.config.schema import ControlPlane
+    from meshproxy.identity.caller import Workload
+
+CONNECT_SECONDS = 10.0
+PING_AFTER = 30.0
+"""Seconds of silence on an open stream before a keepalive PING: a control plane has thousands of them."""
+
+
+class ControlChannel:
+    """How one sidecar reaches its control plane.
+
+    Attributes:
+        address: of the control plane.
+        files: the certificate that it has issued, with its key, and the roots that it has sent.
+        trust_domain: of both.
+    """
+
+    def __init__(self, settings: ControlPlane, clock: Callable[[], float] = time.time) -> None:
+        files = settings.files
+        self.address = str(settings.address)
+        self.files = IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle))
+        self.trust_domain, _ = read_spiffe_id(settings.spiffe_id.encode())
+        self._expected = settings.spiffe_id
+        self._trust_bundle = Path(settings.trust_bundle)
+        self._clock = clock
+        loop = asyncio.get_running_loop()
+        self._reaper = Reaper(loop)
+        self._shared = ConnectionContext(
+            loop=loop,
+            outbox=Outbox(loop),
+            reaper=self._reaper,
+            limits=Limits(),
+            times=Times(ping_after=PING_AFTER),
+            on_limit=lambda name: None,  # of a server that we chose: it shows as the call's error
+        )
+        self._reaper.start()
+
+    def stop(self) -> None:
+        """Let go of what connections share."""
+        self._reaper.stop()
+
+    def open(self) -> H2Channel:
+        """A channel that shows the certificate of this moment, if there is a valid one.
+
+        Raises:
+            CertificateError: certificate or trust bundle cannot be read.
+        """
+        current = self.credentials()
+        shown = current if current is not None else Credentials(b"", b"", b"")
+        context = client_context(replace(shown, bundle_pem=self._trusted()), shows_certificate=current is not None)
+        target = Target(self.address, PeerSecurity(lambda: context, self._verify))
+        return H2Channel(self._shared, target, connect_timeout=CONNECT_SECONDS)
+
+    def credentials(self) -> Credentials | None:
+        """The certificate that was issued, if it is valid at this time."""
+        try:
+            credentials = self.files.read()
+            read_peer(read_certificates(credentials.certificate_pem)[0], self.trust_domain, self._clock())
+        except (CertificateError, PeerRefused, ValueError, IndexError):
+            return None
+        return credentials
+
+    def _trusted(self) -> bytes:
+        """The roots that the document names, and those that the control plane sent. Raises CertificateError."""
+        trusted = read_file(self._trust_bundle, "trust bundle")[0]
+        with suppress(CertificateError):
+            trusted += b"\n" + read_file(self.files.trust_bundle, "trust bundle")[0]
+        return trusted
+
+    def _verify(self, tls: ssl.SSLObject) -> Workload:
+        """The control plane, by its certificate (`PeerSecurity.verify`). TLS trusted authorities of one domain only."""
+        leaf = tls.getpeercert(binary_form=True) or b""
+        try:
+            peer = read_peer(leaf, self.trust_domain, self._clock(), PeerRole.SERVER)
+        except PeerRefused as refused:
+            raise PeerRejected(refused.message) from refused
+        if peer.spiffe_id != self._expected:
+            raise PeerRejected(f"it is {peer.spiffe_id}, and the control plane is {self._expected} (spec.controlPlane)")
+        return peer

@@ -1,0 +1,60 @@
+"""What a sidecar and its control plane do together: the identity, and the documents if they come from there."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshproxy.sidecar.control_channel import ControlChannel
+from meshproxy.sidecar.control_documents import ControlDocuments
+from meshproxy.sidecar.enrollment import Enrollment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshproxy.config.schema import ControlPlane, Documents
+
+
+class ControlLink:
+    """The link of one sidecar, whether it is one process or several workers.
+
+    Attributes:
+        enrollment: renews the identity.
+        documents: None if they are files.
+    """
+
+    def __init__(self, paths: Sequence[str], name: str, settings: ControlPlane) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            paths: of the sidecar's own document.
+            name: of the sidecar.
+            settings: of its control plane.
+        """
+        self._channel = ControlChannel(settings)
+        self.enrollment = Enrollment(settings, self._channel)
+        folder = Path(settings.folder)
+        self.documents = ControlDocuments(paths, name, folder, self._channel) if settings.documents else None
+        self._following: asyncio.Task[None] | None = None
+
+    async def join(self) -> Documents | None:
+        """Return when there is a certificate, and documents to start with: None if they are files."""
+        await self.enrollment.join()
+        if self.documents is None:
+            return None
+        self._following = asyncio.create_task(self.documents.run())
+        return await self.documents.first()
+
+    async def run(self) -> None:
+        """Renew the identity and follow the documents until cancelled."""
+        tasks = [asyncio.create_task(self.enrollment.run())]
+        if self._following is not None:
+            tasks.append(self._following)
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._channel.stop()

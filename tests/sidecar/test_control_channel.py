@@ -1,0 +1,66 @@
+"""The channel to the control plane; `test_enrollment` and `test_control_documents` make calls on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshproxy.config.schema import ControlPlane
+from meshproxy.config.values import Address
+from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.sidecar.control_channel import ControlChannel
+
+CA = DevelopmentCA.create("m.example")
+
+
+@pytest.fixture
+async def channel(tmp_path: Path) -> AsyncIterator[ControlChannel]:
+    (tmp_path / "roots.pem").write_bytes(CA.bundle_pem)
+    settings = ControlPlane(
+        address=Address("control.example", 18510),
+        spiffe_id="spiffe://m.example/ns/meshproxy/sa/control",
+        trust_bundle=str(tmp_path / "roots.pem"),
+        folder=str(tmp_path / "kept"),
+    )
+    channel = ControlChannel(settings)
+    yield channel
+    channel.stop()
+
+
+def keep(tmp_path: Path, issued: IssuedCertificate) -> None:
+    (tmp_path / "kept").mkdir(exist_ok=True)
+    (tmp_path / "kept/identity.pem").write_bytes(issued.certificate_pem + issued.key_pem)
+    (tmp_path / "kept/roots.pem").write_bytes(CA.bundle_pem)
+
+
+async def test_it_is_of_the_trust_domain_of_its_control_plane(channel: ControlChannel) -> None:
+    assert (channel.address, channel.trust_domain) == ("control.example:18510", "m.example")
+
+
+async def test_a_certificate_counts_as_long_as_it_is_valid(channel: ControlChannel, tmp_path: Path) -> None:
+    assert channel.credentials() is None
+    issued = CA.issue("spiffe://m.example/ns/a/sa/b")
+    keep(tmp_path, issued)
+    credentials = channel.credentials()
+    assert credentials is not None
+    assert issued.certificate_pem in credentials.certificate_pem
+    channel._clock = lambda: time.time() + 2 * 86_400.0
+    assert channel.credentials() is None
+    channel._clock = time.time
+    keep(tmp_path, DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b"))
+    assert channel.credentials() is None
+    (tmp_path / "kept/identity.pem").write_bytes(b"half of it")
+    assert channel.credentials() is None
+
+
+async def test_it_opens_with_a_certificate_and_without(channel: ControlChannel, tmp_path: Path) -> None:
+    await channel.open().close()
+    keep(tmp_path, CA.issue("spiffe://m.example/ns/a/sa/b"))
+    await channel.open().close()
+    (tmp_path / "roots.pem").unlink()
+    with pytest.raises(CertificateError, match=r"trust bundle .*roots\.pem cannot be read"):
+        channel.open()

@@ -1,0 +1,285 @@
+"""Documents from a control plane: the real one in this process, over mTLS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshproxy.config.load import load
+from meshproxy.config.schema import ControlPlane, Documents
+from meshproxy.config.values import Address
+from meshproxy.control.app import ControlPlane as ControlProcess
+from meshproxy.control.app import Settings
+from meshproxy.control.attestation import make_token
+from meshproxy.devtools.local_mesh import document
+from meshproxy.sidecar import control_documents as module
+from meshproxy.sidecar.control_documents import ControlDocuments
+from meshproxy.sidecar.control_link import ControlLink
+from meshproxy.sidecar.document_source import DocumentSource
+
+ID = "spiffe://m.example/ns/models/sa/resnet"
+CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
+
+
+class World:
+    """A control plane with documents, and the document of one sidecar."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "mesh").mkdir()
+        self.write_mesh("127.0.0.1:8501")
+        free = Address("127.0.0.1", 0)
+        self.process = ControlProcess(
+            Settings(folder / "control", "m.example", CONTROL, free, free, documents=(str(folder / "mesh"),))
+        )
+        self.process.listener.listen("127.0.0.1", 0)
+        host, _, port = self.process.listener.address.rpartition(":")
+        self.settings = ControlPlane(
+            address=Address(host, int(port)),
+            spiffe_id=CONTROL,
+            trust_bundle=str(folder / "control/authority.pem"),
+            folder=str(folder / "kept"),
+            join_token=str(folder / "token"),
+            documents=True,
+        )
+        self.own = folder / "sidecar.yaml"
+        self.write_own("s")
+        self.links: list[ControlLink] = []
+
+    def write_own(self, server: str) -> None:
+        control = {
+            "address": str(self.settings.address),
+            "spiffeId": CONTROL,
+            "trustBundle": self.settings.trust_bundle,
+            "folder": self.settings.folder,
+            "documents": True,
+        }
+        spec = {"inbound": {"listen": "127.0.0.1:0", "server": server}, "controlPlane": control}
+        self.own.write_text(yaml.safe_dump(document("Sidecar", spec, "resnet-0")))
+
+    def write_mesh(self, rest: str, *more: Any) -> None:
+        documents = [
+            document("MeshConfig", {"trustDomain": "m.example"}, "m"),
+            document("ModelServer", {"endpoints": [{"rest": rest}]}, "s"),
+            *more,
+        ]
+        (self.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump_all(documents))
+
+    async def change(self, rest: str, *more: Any) -> str:
+        """Change the documents of the mesh. Returns their version."""
+        assert self.process.documents is not None
+        self.write_mesh(rest, *more)
+        await self.process.documents.reload()
+        return self.process.documents.current.version
+
+    def link(self) -> ControlLink:
+        token = make_token(self.process.store, ID, time.time(), 60.0)
+        Path(self.settings.join_token or "").write_text(token)
+        link = ControlLink([str(self.own)], "resnet-0", self.settings)
+        self.links.append(link)
+        return link
+
+    def states(self) -> dict[str, float]:
+        return {labels[0]: value for labels, value in self.process.distribution.count()}
+
+    async def settled(self, **expected: float) -> None:
+        async with asyncio.timeout(20):
+            while self.states() != {"in-sync": 0, "behind": 0, "refused": 0, **expected}:
+                await asyncio.sleep(0.01)
+
+
+def endpoint(documents: Documents) -> str | None:
+    return documents.servers[0].spec.endpoints[0].rest
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async def load_here(paths: Any) -> Documents:
+        return load(paths)
+
+    monkeypatch.setattr(module, "load_in_child", load_here)
+    monkeypatch.setattr(module, "FIRST_RETRY", 0.01)
+    world = World(tmp_path)
+    try:
+        yield world
+    finally:
+        world.process.listener.stop_accepting()
+        await world.process.server.close()
+        await world.process.listener.close()
+
+
+async def started(link: ControlLink) -> tuple[ControlDocuments, Documents, asyncio.Task[None]]:
+    documents = await link.join()
+    assert documents is not None
+    assert link.documents is not None
+    running = asyncio.create_task(link.run())
+    await asyncio.sleep(0)  # begun, so that it ends what it has begun
+    return link.documents, documents, running
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_first_set_is_waited_for_and_kept(world: World) -> None:
+    source, documents, task = await started(world.link())
+    assert documents.sidecar.metadata.name == "resnet-0"
+    assert endpoint(documents) == "127.0.0.1:8501"
+    await world.settled(**{"in-sync": 1})
+    kept = source.kept / "mesh.yaml"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    (watcher,) = world.process.distribution.watchers.values()
+    assert (watcher.sidecar, watcher.spiffe_id) == ("resnet-0", ID)
+    await end(task)
+
+
+async def test_a_change_is_taken_into_use(world: World) -> None:
+    found, _, task = await started(world.link())
+    source: DocumentSource = found
+    changed = asyncio.Event()
+    source.start(changed.set)
+    await world.change("127.0.0.1:8502")
+    async with asyncio.timeout(10):
+        await changed.wait()
+    await world.settled(behind=1)
+    documents = await source.load()
+    assert endpoint(documents) == "127.0.0.1:8502"
+    source.applied(documents)
+    await world.settled(**{"in-sync": 1})
+    source.stop()
+    await end(task)
+
+
+async def test_what_is_refused_changes_nothing(world: World) -> None:
+    """Here: the server of this sidecar is gone, which the control plane cannot know."""
+    source, _, task = await started(world.link())
+    changed = asyncio.Event()
+    source.start(changed.set)
+    before = world.process.documents.current.version  # type: ignore[union-attr]
+    other = document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:1"}]}, "other")
+    mesh = document("MeshConfig", {"trustDomain": "m.example"}, "m")
+    (world.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump_all([mesh, other]))
+    await world.process.documents.reload()  # type: ignore[union-attr]
+    async with asyncio.timeout(10):
+        await changed.wait()
+    with pytest.raises(Exception, match="no ModelServer") as caught:
+        await source.load()
+    source.refused([str(caught.value)])
+    await world.settled(refused=1)
+    (watcher,) = world.process.distribution.watchers.values()
+    assert watcher.version == before
+    assert "no ModelServer" in watcher.problems[0]
+    assert endpoint(await source.load()) == "127.0.0.1:8501"  # whatever it is loaded for next
+    await world.change("127.0.0.1:8503")
+    async with asyncio.timeout(10):
+        while endpoint(await source.load()) != "127.0.0.1:8503":
+            await asyncio.sleep(0.01)
+    source.stop()
+    await end(task)
+
+
+async def test_a_restart_needs_no_control_plane(world: World) -> None:
+    _, _, task = await started(world.link())
+    await end(task)
+    world.process.listener.stop_accepting()
+    source, documents, task = await started(world.link())
+    assert endpoint(documents) == "127.0.0.1:8501"
+    assert source._report.version == world.process.documents.current.version  # type: ignore[union-attr]
+    await end(task)
+
+
+async def test_a_first_set_that_does_not_fit_is_refused_and_the_next_one_waited_for(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.write_own("later")
+    link = world.link()
+    joining = asyncio.create_task(link.join())
+    await world.settled(refused=1)
+    assert not joining.done()
+    later = document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:8504"}]}, "later")
+    await world.change("127.0.0.1:8501", later)
+    async with asyncio.timeout(10):
+        documents = await joining
+    assert documents is not None
+    assert [server.metadata.name for server in documents.servers] == ["s", "later"]
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["documents rejected"]
+    running = asyncio.create_task(link.run())
+    await asyncio.sleep(0)
+    await end(running)
+
+
+async def test_kept_documents_that_no_longer_fit(world: World) -> None:
+    """Its own document was changed while it was down: it waits for documents that go with it."""
+    _, _, task = await started(world.link())
+    await end(task)
+    world.write_own("later")
+    link = world.link()
+    joining = asyncio.create_task(link.join())
+    await world.settled(refused=1)
+    world.write_own("s")
+    await world.change("127.0.0.1:8505")
+    async with asyncio.timeout(10):
+        documents = await joining
+    assert documents is not None
+    assert endpoint(documents) == "127.0.0.1:8505"
+    running = asyncio.create_task(link.run())
+    await asyncio.sleep(0)
+    await end(running)
+
+
+async def test_the_stream_is_opened_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    source, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    for connection in list(world.process.listener.connections):
+        connection.abort()
+    await world.settled(**{"in-sync": 1})
+    source.start(lambda: None)
+    version = await world.change("127.0.0.1:8506")
+    async with asyncio.timeout(10):
+        while source._pending != version:
+            await asyncio.sleep(0.01)
+    assert any(record.message.startswith("no documents from the control plane") for record in caplog.records)
+    source.stop()
+    await end(task)
+
+
+async def test_a_supervisor_checks_and_keeps_each_set(world: World) -> None:
+    source, _, task = await started(world.link())
+    alone = asyncio.create_task(source.apply_alone())
+    await asyncio.sleep(0)
+    await world.change("127.0.0.1:8507")
+    await world.settled(**{"in-sync": 1})
+    assert "8507" in (source.kept / "mesh.yaml").read_text()
+    mesh = document("MeshConfig", {"trustDomain": "m.example"}, "m")
+    (world.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump(mesh))
+    await world.process.documents.reload()  # type: ignore[union-attr]
+    await world.settled(refused=1)
+    assert "8507" in (source.kept / "mesh.yaml").read_text()
+    await end(alone)
+    await end(task)
+
+
+async def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    source, _, task = await started(world.link())
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "replace_file", full)
+    source.start(lambda: pytest.fail("there is nothing to load"))
+    await world.change("127.0.0.1:8508")
+    async with asyncio.timeout(10):
+        while not any("No space left" in str(record.__dict__.get("fields")) for record in caplog.records):
+            await asyncio.sleep(0.01)
+    assert endpoint(await source.load()) == "127.0.0.1:8501"
+    source.stop()
+    await end(task)
