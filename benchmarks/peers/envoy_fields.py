@@ -38,7 +38,7 @@ class EnvoyFields(Envoy):
         self.name = name
         self.buffer_bytes = buffer_bytes
         held = f" of at most {buffer_bytes // 2**20} MiB" if buffer_bytes else ""
-        self.checks = f"as envoy, and of gRPC the model in the first message {held} (grpc_field_extraction)"
+        self.checks = f"as envoy, and of gRPC the model in the first message{held} (grpc_field_extraction)"
 
     def configuration(self, setting: Setting, port: int) -> dict[str, Any]:
         policies = rest_policies(setting) | grpc_policies(setting)
