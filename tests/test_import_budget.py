@@ -126,7 +126,8 @@ def test_a_sidecar_that_has_served_has_loaded_none_of_them(
         mesh = {"issuers": [believed]} if has_issuer else {}
         own = {"accessLog": "./access.log", "outbound": {"listen": "127.0.0.1:0", "server": "local"}}
         documents = [*environment(address, mtls=mtls, mesh=mesh, sidecar=own), *everything_for_routes(looks_up)]
-        documents[1]["spec"]["health"] = {"check": "http", "interval": "50ms"}
+        # Checked often, and never taken out where the machine is busy.
+        documents[1]["spec"]["health"] = {"check": "http", "interval": "50ms", "timeout": "30s", "unhealthyAfter": 1000}
         path = tmp_path / "documents.yaml"
         path.write_text(yaml.safe_dump_all(documents))
         with subprocess.Popen(
