@@ -28,6 +28,7 @@ from meshproxy.devtools.local_mesh import (
 from meshproxy.devtools.model_server import ModelServer, Ports, ServerTls, parse_models
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue, predict_request
+from tests.processes.test_discovery import name_server
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
@@ -113,6 +114,20 @@ async def test_rest_over_tls_by_its_address(tmp_path: Path, check: str) -> None:
         await until(is_ready)
         assert (await over_rest(running)).status == "200"
         assert (await over_grpc(running)).status == "OK"
+
+
+async def test_endpoints_of_a_name_have_its_certificate(tmp_path: Path) -> None:
+    """They are addresses; the name is what DNS was asked for."""
+    async with mesh_in(tmp_path) as mesh, serving(tmp_path, CA.issue(dns=[NAME])) as server, name_server() as (at, _):
+        for name, reason in ((NAME, None), ("other.example", "wrong_name")):
+            dns = {"name": f"{name}.", "grpc": int(server.grpc.rpartition(":")[2]), "nameServer": at}
+            found = document("ModelServer", {"dns": dns, "tls": {"grpc": TRUSTED}})
+            running = await mesh.application([found], outbound={"server": "local"})
+            async with GrpcClient(running.outbound, None) as client:
+                answer = await client.call(PREDICT, REQUEST)
+            assert answer.status == ("OK" if reason is None else "UNAVAILABLE")
+            wrong = await running.total("meshproxy_connect_failures_total", f'reason="{reason}"')
+            assert (wrong > 0) == (reason is not None)
 
 
 async def test_over_a_unix_socket(tmp_path: Path) -> None:
