@@ -288,7 +288,8 @@ class RouteSpec(Part, frozen=True):
     """Fault injection."""
     fallback: Name | Fallback | None = None
     """What gets a call when no endpoint of the selected server is available for its model: the name of a ModelServer,
-    or a mapping that may name another model. A caller who may not call that is refused as without it."""
+    or a mapping that may name another model. For a caller who may not call that,
+    there is none."""
     timeout: Duration | None = None
     """From a request's head to the end of its response. Left out: the mesh's `requestTimeout`. A shorter deadline of
     the client takes precedence."""

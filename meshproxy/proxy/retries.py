@@ -50,6 +50,7 @@ class Retries:
         "_key",
         "_latency",
         "_model",
+        "_note",
         "_replay",
         "_replay_bytes",
         "_request",
@@ -78,6 +79,8 @@ class Retries:
         self._route = route
         self._cluster = cluster
         self._fallback = fallback
+        self._note = ""
+        """Why the fallback was of no use."""
         self._model = _model_of(request.forwarded)
         """Name of the model, or of the first one: what breakers and latencies go by."""
         self._key = key
@@ -121,15 +124,16 @@ class Retries:
         self._attempt(now)
 
     def _attempt(self, now: float) -> None:
-        request = self._request
+        request, has_fallback = self._request, self._fallback is not None
         try:
-            has_fallback = self._fallback is not None
             endpoint = self._cluster.pick(request.is_grpc, self._model, now, self._key, self._tried, has_fallback)
         except NoEndpoint as none:
-            if self._fall_back(now):
+            if has_fallback:
+                if not self._fall_back(now):
+                    self._attempt(now)  # as without one: breakers choose between endpoints, and refuse nothing
                 return
             request.flag(ResponseFlags.UH)
-            message = f"No model server can be called: {none}."
+            message = f"No model server can be called: {none}{self._note}."
             request.refuse(Refusal(Reason.NO_UPSTREAM, message, retry_after=max(1, ceil(none.retry_after))))
             return
         self.count += 1
@@ -345,7 +349,10 @@ class Retries:
         """No endpoint of the server can be called: try the route's fallback server. Only once, and before anything of
         the body was sent that is not kept."""
         fallback, self._fallback = self._fallback, None
-        if fallback is None or (self._replay is None and self._has_sent) or not self._request.fall_back():
+        if fallback is None or (self._replay is None and self._has_sent):
+            return False
+        if not self._request.fall_back():
+            self._note = ", and the caller may not call the fallback's model"
             return False
         self._model = _model_of(self._request.forwarded)
         if self._replay:

@@ -22,7 +22,7 @@ from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.admission import Entry
-from meshproxy.routing.split import chosen, is_pinned
+from meshproxy.routing.split import chosen
 
 if TYPE_CHECKING:
     import asyncio
@@ -196,7 +196,8 @@ class RouteActions:
         if route.arms:
             point = request.key(route.sticky) / 2**64 if route.sticky is not None else request.context.draw()
             arm = route.arm(call, point)
-            if arm.model is None or not is_pinned(call):
+            # What keeps its own name (a status, or a call that names a version) is not for the server of another model.
+            if arm.model is None or route.forwarded(call, arm).models[0].name == arm.model:
                 request.arm = self._arm = arm
         forwarded = route.forwarded(call, self._arm)
         if forwarded is not call:

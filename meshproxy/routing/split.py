@@ -22,8 +22,8 @@ class Arm:
     label: str | None = None
     """The same. Only a label that the route does not resolve: TensorFlow Serving does."""
     model: str | None = None
-    """Another model, which takes the place of the one that is named; None: that one. Not for calls that name a version
-    or a label: those are of the model that they name, and their server is not the arm's."""
+    """Another model, which takes the place of the one that is named; None: that one. Calls that keep their name do not
+    go to the arm's server either: those that name a version or a label, and those about all versions."""
 
     @property
     def rewrites(self) -> bool:
@@ -95,11 +95,6 @@ def _names_one(call: Call) -> bool:
     """It names one model. If it names several, which no server answers, they must not become one by another name."""
     name = call.models[0].name
     return all(model.name == name for model in call.models)
-
-
-def is_pinned(call: Call) -> bool:
-    """It names a version or a label, which no other model has."""
-    return bool(call.models) and (call.models[0].version is not None or call.models[0].label is not None)
 
 
 def redirect(call: Call, model: str | None, version: str | None, label: str | None) -> Call:

@@ -402,6 +402,7 @@ class FakeCluster:
     FOR_TESTS: ClassVar = frozenset(
         {
             "all",
+            "doubted",
             "error",
             "give",
             "is_ready",
@@ -430,6 +431,8 @@ class FakeCluster:
         """Raised by `pick`."""
         self.unavailable: set[str] = set()
         """Models that no endpoint may be called for."""
+        self.doubted: set[str] = set()
+        """Models whose breakers are open: they are called if there is no fallback."""
         self.out: set[str] = set()
         """Keys of endpoints that may not be called."""
         self.latencies: dict[str, Latency] = {}
@@ -450,7 +453,7 @@ class FakeCluster:
     ) -> Endpoint:
         if self.no_endpoint is not None:
             raise self.no_endpoint
-        if model in self.unavailable:
+        if model in self.unavailable or (has_fallback and model in self.doubted):
             raise NoEndpoint(f"{model} is not available")
         self.picked.append((model, key))
         present = [endpoint.real for endpoint in self.all if endpoint.key not in self.out]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from meshproxy.codec.events import Headers, RequestHead
-from meshproxy.config.servers import Key
+from meshproxy.config.servers import Cookie, Key
 from meshproxy.identity.caller import Caller, Token
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.hash_key import stable_hash
@@ -163,6 +163,25 @@ class TestKeys:
         assert first.key(key) == stable_hash(b"1")
         assert make().key(key) == stable_hash(b"127.0.0.1")
 
+    @pytest.mark.parametrize(("version", "is_secure"), [("", False), ("TLSv1.3", True)])
+    def test_of_a_cookie(self, version: str, is_secure: bool) -> None:
+        key = Key(by="cookie", cookie=Cookie(name="user", ttl=60.0))
+        assert make(headers=((b"cookie", b"x=1; user=a"),)).key(key) == stable_hash(b"a")
+        around = Surroundings()
+        around.draws += [0.5]
+        request = make(around)
+        request.connection.tls_version = version
+        assert request.key(key) == request.key(key) == stable_hash(b"8000000000000000")
+        field = b"user=8000000000000000; Path=/; Max-Age=60; HttpOnly; SameSite=Lax" + b"; Secure" * is_secure
+        assert request.set_cookies == ((b"set-cookie", field),)
+
+    def test_by_chance_without_a_cookie_that_is_never_set(self) -> None:
+        around = Surroundings()
+        around.draws += [0.25, 0.75]
+        request = make(around)
+        assert [request.key(Key(by="cookie", cookie=Cookie(name="user"))) for _ in range(2)] == [1 << 62, 3 << 62]
+        assert request.set_cookies == ()
+
     def test_of_a_client_id_in_the_beginning_of_the_body(self) -> None:
         seen: list[bytes] = []
 
@@ -235,8 +254,10 @@ def test_the_encoding_of_the_body() -> None:
     assert request.encoding is None
 
 
-@pytest.mark.parametrize("hook", ["request_sent", "upstream_drained"])
-def test_hooks_are_for_the_class_above(hook: str) -> None:
-    arguments = (True,) if hook == "request_sent" else ()
+@pytest.mark.parametrize(
+    ("hook", "arguments"),
+    [("request_sent", (True,)), ("upstream_drained", ()), ("fall_back", ()), ("rewrite", (b"", True))],
+)
+def test_hooks_are_for_the_class_above(hook: str, arguments: tuple[object, ...]) -> None:
     with pytest.raises(NotImplementedError):
         getattr(Request, hook)(make(), *arguments)

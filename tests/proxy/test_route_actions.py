@@ -824,9 +824,19 @@ class TestOtherModels:
         assert cluster.streams[0].head.target == b"/v1/models/open/versions/5:predict"
 
     def test_a_status_is_that_of_the_model_that_was_called(self, world: Any, wire: Any) -> None:
-        cluster = world.serve(split=Split([self.V2]))
+        cluster = world.serve(split=Split([Arm(1, "other", model="open-v2")]))
         world.rest(b"/v1/models/open", method=b"GET", body=None)
         assert cluster.streams[0].head.target == b"/v1/models/open"
+        assert world.other.streams == []
+
+    def test_a_share_of_the_models_own_name_takes_every_call(self, world: Any) -> None:
+        world.serve(split=Split([Arm(1, "other", model="open")]))
+        world.rest(b"/v1/models/open/versions/7:predict")
+        world.rest(b"/v1/models/open", method=b"GET", body=None)
+        assert [stream.head.target for stream in world.other.streams] == [
+            b"/v1/models/open/versions/7:predict",
+            b"/v1/models/open",
+        ]
 
     def test_its_own_name_changes_nothing(self, world: Any, wire: Any) -> None:
         cluster = world.serve(split=Split([Arm(1, model="open")]))
@@ -883,7 +893,18 @@ class TestOtherModels:
         world.policy.permits = lambda call: call.models[0].name == "open"
         client = world.rest()
         assert (client.status, client.headers[b"x-meshproxy-refusal"]) == (503, b"no-upstream")
+        assert b"the caller may not call the fallback's model" in client.body
         assert world.finished[0].forwarded.models == (ModelRef("open"),)
+        world.assert_let_go()
+
+    def test_then_breakers_refuse_nothing(self, world: Any) -> None:
+        cluster = world.serve(fallback=self.SMALL)
+        cluster.doubted = {"open"}
+        world.policy.permits = lambda call: call.models[0].name == "open"
+        client = world.rest()
+        cluster.streams[0].respond(b"answer")
+        assert (client.body, cluster.streams[0].head.target) == (b"answer", b"/v1/models/open:predict")
+        assert world.traffic.events == []
         world.assert_let_go()
 
     @pytest.mark.parametrize("split", [None, Split([Arm(1, model="open-v2")])])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
-from meshproxy.routing.split import Arm, Split, chosen, is_pinned, redirect, resolve
+from meshproxy.routing.split import Arm, Split, chosen, redirect, resolve
 
 WEIGHTS = st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any)
 
@@ -156,7 +156,6 @@ def test_another_model_is_for_calls_that_name_neither_version_nor_label(
     found = resolve(call, arm, {})
     assert found.models == (expected,)
     assert (found is call) == (expected == model)
-    assert is_pinned(call) == (model is not PLAIN)
     assert chosen(call, found) == Chosen("m2" if expected.name == "m2" else None, expected.version, expected.label)
 
 
