@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +111,17 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Some of what was written has not been taken by the peer's kernel, whose buffer is full as the peer does not read.
+    What comes with a response acknowledges all that the peer had read by then. Costs a system call."""
+    if transport.get_write_buffer_size():
+        return True
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder) > 0
 
 
 def read_rest(transport: asyncio.Transport) -> list[bytes]:

@@ -10,7 +10,7 @@ from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead,
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, ConnectionContext, read_rest
+from meshproxy.transport.connection import Connection, ConnectionContext, has_unread, read_rest
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from meshproxy.transport.stream import Reject, Serve
 
 SinkT = TypeVar("SinkT", bound=Sink)
+
+LONG = 16_384
+"""A request body up to this size fits into the buffers of any server's socket."""
 
 
 class H1Driver(Connection, Generic[SinkT]):
@@ -362,12 +365,14 @@ class H1Owner(Protocol):
 class H1Client(H1Driver[ResponseSink]):
     """A connection to a server. Carries one request at a time, and returns to `owner` in between."""
 
-    __slots__ = ("_owner", "address")
+    __slots__ = ("_is_long", "_owner", "address")
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: H1Owner) -> None:
         super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
         self.address = info.remote
+        self._is_long = False
+        """The request is so long that the server may respond before it has read it."""
 
     # Received from the server
 
@@ -407,10 +412,11 @@ class H1Client(H1Driver[ResponseSink]):
 
     def _complete(self) -> None:
         """The response is complete. The connection is released before the last event is passed on, so that its receiver
-        may use it again. A connection whose request is still being sent cannot be reused."""
+        may use it again. A connection whose request is still being sent, or not read by the server, cannot be reused:
+        the next request would wait behind the rest."""
         self.sink = None
         self._clear_credit()
-        if self._codec.is_idle and not self._codec.must_close:
+        if self._codec.is_idle and not self._codec.must_close and not (self._is_long and has_unread(self.transport)):
             self._owner.released(self)
         else:
             self.close()
@@ -442,6 +448,7 @@ class H1Client(H1Driver[ResponseSink]):
     def send_request(self, head: RequestHead) -> None:
         """Write a request's head (`stream.Upstream`)."""
         self.deadline = 0.0
+        self._is_long = not head.end and (head.length is None or head.length > LONG)
         self.write(
             self._codec.send_request(
                 head.method, head.target, head.authority, head.headers, head.end, head.length, head.trace

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from meshproxy.transport.connection import LARGE_READ, Connection, ConnectionContext, Times
+from meshproxy.transport.connection import LARGE_READ, Connection, ConnectionContext, Times, has_unread
 from meshproxy.transport.connection_info import ConnectionInfo
 
 
@@ -173,3 +176,37 @@ def test_a_half_close_keeps_our_half_open_until_we_close_it(connection: Recordin
 def test_load_balancers_close_first() -> None:
     """They keep a connection for 60 s: closing before them would cross a request on its way."""
     assert Times().idle > 60
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_what_the_peer_has_not_read_is_seen(family: int) -> None:
+    ours, theirs = socket.socketpair() if family == socket.AF_UNIX else tcp_pair()
+    transport: Any = SimpleNamespace(get_write_buffer_size=lambda: 0, get_extra_info=lambda name: ours)
+    with ours, theirs:
+        assert not has_unread(transport)
+        ours.setblocking(False)
+        sent = 0
+        with suppress(BlockingIOError):
+            while True:
+                sent += ours.send(b"x" * 65_536)
+        assert has_unread(transport)
+        while sent:
+            sent -= len(theirs.recv(65_536))
+        theirs.send(b"response")
+        ours.setblocking(True)
+        assert ours.recv(8) == b"response"
+        assert not has_unread(transport)
+    assert not has_unread(transport)  # closed
+
+
+def test_what_has_not_been_sent_has_not_been_read() -> None:
+    transport: Any = SimpleNamespace(get_write_buffer_size=lambda: 1, get_extra_info=lambda name: None)
+    assert has_unread(transport)
+    transport.get_write_buffer_size = lambda: 0
+    assert not has_unread(transport)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        return ours, server.accept()[0]

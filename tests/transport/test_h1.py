@@ -17,7 +17,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import READ_BYTES, ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client, H1Server, ServerState
+from meshproxy.transport.h1 import LONG, H1Client, H1Server, ServerState
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -410,6 +410,21 @@ class TestClient:
         client.data_received(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)
         assert [head.status for head in sink.heads] == [103, 200]
         assert sink.body == b"hi"
+
+    def test_an_answer_before_the_server_has_read_the_request_closes(
+        self, client: H1Client, ask: Any, transport: Any, pool: Pool
+    ) -> None:
+        """The next request would wait behind what the server perhaps never reads."""
+        for length, is_reused in ((LONG, True), (LONG + 1, False)):
+            transport.unsent = 0
+            pool.free.clear()
+            sink = ask(b"POST", end=False, length=length)
+            client.send_data(b"x" * length, end=True)
+            transport.unsent = 100
+            client.data_received(OK)
+            assert sink.ended
+            assert bool(pool.free) is is_reused
+        assert transport.ended == "closed"
 
     def test_an_answer_before_the_requests_end_closes(
         self, client: H1Client, ask: Any, transport: Any, pool: Pool
