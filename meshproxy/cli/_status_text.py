@@ -93,7 +93,8 @@ def _identity(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
 
 def _issuer(issuer: dict[str, Any], now: datetime) -> str:
     fetched = "never fetched" if issuer["fetchedAt"] is None else f"fetched {_ago(issuer['fetchedAt'], now)} ago"
-    problem = f"; failed {issuer['failures']} times since: {issuer['problem']}" if issuer["problem"] else ""
+    failures = _count(issuer["failures"], "attempt")
+    problem = f"; {failures} failed since: {issuer['problem']}" if issuer["problem"] else ""
     return f"{issuer['name']}: {_count(issuer['keys'], 'key')}, {fetched}{problem}"
 
 

@@ -117,7 +117,7 @@ class Code(StrEnum):
     )  # fmt: skip
     UNCOVERED_MODEL = (
         "MP0606", Severity.WARNING,
-        "A share or fallback gives inbound calls a model that no role covers: they are refused.",
+        "A model that inbound routes or health checks name, and no role that is allowed covers: nobody may call it.",
     )  # fmt: skip
     # Information
     NO_ROLE = (

@@ -97,7 +97,9 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
         # A dangling link stays in, so that reading it reports it. A folder or a pipe named x.yaml is not a document.
         files = [each for each in inside if each.is_file() or not each.exists()]
         if not files:
-            wrong(path, "no *.yaml, *.yml or *.json in this folder")
+            folders = sorted(each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+            hint = f": sub-folders are not read, name them ({', '.join(folders[:8])})" if folders else ""
+            wrong(path, f"no *.yaml, *.yml or *.json in this folder{hint}")
         for each in files:
             yield each, False
 

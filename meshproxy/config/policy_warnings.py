@@ -6,10 +6,11 @@ Only documents without problems are looked at.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from meshproxy.config.check import find, items
+from meshproxy.config.check import find, items, workloads
 from meshproxy.config.codes import Code
 from meshproxy.config.coverage import covers, is_everyone, role_covers
 from meshproxy.config.globs import compile_glob, is_literal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from meshproxy.config.check import Placed
+    from meshproxy.config.nodes import Node
     from meshproxy.config.problems import Problem
 
 ADMINISTRATORS = frozenset({"reload", "metrics", "profile", "reflect", "unlisted"})
@@ -49,10 +51,11 @@ def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Pr
     if len(whole) == len(placed):  # otherwise what is not there may be in a document with a problem
         if bindings or not is_partial:
             yield from _without_effect(roles, bindings)
-        yield from _misspelt(whole, roles)
-    for route in whole:
-        if route.kind == "ModelRoute":
-            yield from _patterns(route, ["spec"])
+        yield from _names(whole, roles, bindings, is_partial=is_partial)
+    for each in whole:
+        yield from _name_patterns(each)
+        if each.kind == "ModelRoute":
+            yield from _patterns(each, ["spec"])
 
 
 # Patterns, versions, labels
@@ -72,6 +75,16 @@ def _patterns(each: Placed, fields: Sequence[str]) -> Iterator[Problem]:
                 if isinstance(word.value, str) and not is_literal(word.value):
                     message = f"{shown(word.value)} is compared as it is written: * and ? are special in models only"
                     yield each.at(word, f"{field}.{what}[{index}]", message, Code.NOT_A_PATTERN)
+
+
+def _name_patterns(each: Placed) -> Iterator[Problem]:
+    """Names of workloads that are regular expressions: a namespace has no dots."""
+    for field, workload in workloads(each):
+        for name in ("namespace", "serviceAccount"):
+            node = find(workload, name)
+            if node is not None and isinstance(node.value, str) and ".*" in node.value:
+                message = f"{shown(node.value)} is no regular expression here: only * and ? are special"
+                yield each.at(node, f"{field}.{name}", message + _plain(node.value), Code.NOT_A_PATTERN)
 
 
 def _at(each: Placed, path: Sequence[int | str]) -> Any:
@@ -174,49 +187,94 @@ def _verbs(role: Placed) -> set[str]:
 # Names of models
 
 
-def _misspelt(placed: Sequence[Placed], roles: Mapping[str, Placed]) -> Iterator[Problem]:
-    """Of a name in a role that nothing else names, and a similar name that no role covers, one is a mistake."""
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Where a model is named first."""
+
+    by: Placed
+    field: str
+    node: Node
+
+    @property
+    def place(self) -> str:
+        return f"{self.by.label} at {self.by.file}:{self.node.line}"
+
+
+def _names(
+    placed: Sequence[Placed], roles: Mapping[str, Placed], bindings: Sequence[Placed], *, is_partial: bool
+) -> Iterator[Problem]:
+    """Of a name in a role that nothing else names, and a similar name that no role covers, one is a mistake. Any other
+    name that no role covers is denied."""
     known = _named_models(placed)
     patterns = {pattern for role in roles.values() for rule in role.document.spec.rules for pattern in rule.models}
     # What covers every model, as a role of administrators does, says nothing about one.
-    matching = [compile_glob(pattern) for pattern in patterns if not is_literal(pattern) and pattern.strip("*?")]
-    uncovered = {
-        name: where
-        for name, where in known.items()
-        if name not in patterns and not any(matches(name) for matches in matching)
-    }
-    if len(uncovered) * len(patterns) > COMPARED:
-        return
-    for role in roles.values():
+    uncovered = _uncovered(known, {pattern for pattern in patterns if pattern.strip("*?")})
+    mistaken: set[str] = set()
+    for role in roles.values() if len(uncovered) * len(patterns) <= COMPARED else ():
         for number, rule in enumerate(role.document.spec.rules):
             for index, pattern in enumerate(rule.models):
                 if pattern in known or (found := _alike(pattern, uncovered)) is None:
                     continue
-                node = _at(role, ["spec", "rules", number, "models", index])
+                mistaken.add(found)
                 message = (
                     f"is {shown(pattern)} misspelt? No route and no server names it, and no role covers "
-                    f"{shown(found)}, which {uncovered[found]} names"
+                    f"{shown(found)}, which {known[found].place} names"
                 )
+                node = _at(role, ["spec", "rules", number, "models", index])
                 yield role.at(node, f"spec.rules[{number}].models[{index}]", message, Code.MISSPELT_MODEL)
+    if bindings or not is_partial:
+        yield from _denied(known, roles, bindings, mistaken)
 
 
-def _named_models(placed: Sequence[Placed]) -> dict[str, str]:
-    """Every model that routes and servers name literally, and who does."""
-    named: dict[str, str] = {}
+def _denied(
+    known: Mapping[str, _Named], roles: Mapping[str, Placed], bindings: Sequence[Placed], mistaken: set[str]
+) -> Iterator[Problem]:
+    """Models that nobody may call, since there is a role and none that is allowed covers them."""
+    allowed = {binding.document.spec.role for binding in bindings if binding.document.spec.action == "allow"}
+    if not allowed or not allowed <= roles.keys():
+        return  # everything is denied, which is said once; or a role is not known
+    rules = [rule for name, role in roles.items() if name in allowed for rule in role.document.spec.rules]
+    for name in _uncovered(known, {pattern for rule in rules for pattern in rule.models}):
+        if name not in mistaken:
+            where = known[name]
+            message = (
+                f"no role that is allowed covers the model {shown(name)}: as there is a ModelRole, nobody may call it"
+            )
+            yield where.by.at(where.node, where.field, message, Code.UNCOVERED_MODEL)
+
+
+def _uncovered(known: Mapping[str, _Named], patterns: set[str]) -> list[str]:
+    matching = [compile_glob(pattern) for pattern in patterns if not is_literal(pattern)]
+    return [name for name in known if name not in patterns and not any(matches(name) for matches in matching)]
+
+
+def _named_models(placed: Sequence[Placed]) -> dict[str, _Named]:
+    """Every model that inbound routes and the health checks of servers name."""
+    named: dict[str, _Named] = {}
     for each in placed:
-        models: Sequence[str] = ()
-        if each.kind == "ModelRoute":
-            spec = each.document.spec
-            others = [target.model for target in spec.targets]
-            models = [name for name in (*spec.models, *filter(None, others)) if is_literal(name)]
-        elif each.kind == "ModelServer" and each.document.spec.health is not None:
-            models = each.document.spec.health.models
-        for name in models:
-            named.setdefault(name, f"{each.label} at {each.place}")
+        for field, node in _model_nodes(each):
+            if isinstance(node.value, str) and is_literal(node.value):
+                named.setdefault(node.value, _Named(each, field, node))
     return named
 
 
-def _alike(pattern: str, names: Mapping[str, str]) -> str | None:
+def _model_nodes(each: Placed) -> Iterator[tuple[str, Node]]:
+    if each.kind == "ModelServer":
+        for index, node in enumerate(items(find(each.node, "spec", "health", "models"))):
+            yield f"spec.health.models[{index}]", node
+    # Outbound calls are authorized at the other end.
+    if each.kind != "ModelRoute" or "inbound" not in each.document.spec.directions:
+        return
+    for index, node in enumerate(items(find(each.node, "spec", "models"))):
+        yield f"spec.models[{index}]", node
+    for index, share in enumerate(items(find(each.node, "spec", "split"))):
+        if (other := find(share, "model")) is not None:
+            yield f"spec.split[{index}].model", other
+    if (other := find(each.node, "spec", "fallback", "model")) is not None:
+        yield "spec.fallback.model", other
+
+
+def _alike(pattern: str, names: Sequence[str]) -> str | None:
     """The name that is most like a pattern: like all of it, or like what stands before its first star. Numbers tell
     names apart: `model_1` is no misspelling of `model_2`."""
     head = re.split(r"[*?]", pattern)[0]

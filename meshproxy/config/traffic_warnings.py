@@ -1,5 +1,5 @@
-"""Warnings about routes: weights that are not percentages, time limits that never apply, models that no role covers,
-browsers that are shut out."""
+"""Warnings about routes: weights that are not percentages, time limits that never apply, browsers that are
+shut out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 from meshproxy.config.check import find, items
 from meshproxy.config.codes import Code
-from meshproxy.config.globs import compile_glob
-from meshproxy.config.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from meshproxy.config.check import Placed
     from meshproxy.config.problems import Problem
-    from meshproxy.config.schema import ModelRole
 
 WHOLE = 100
 
@@ -25,32 +22,14 @@ def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
     meshes = [each.document.spec for each in placed if each.kind == "MeshConfig" and each.document is not None]
     is_strict = any(mesh.mtls == "strict" for mesh in meshes)
     request_timeout = meshes[0].limits.request_timeout if meshes else None
-    roles = [each.document for each in placed if each.kind == "ModelRole" and each.document is not None]
     for each in placed:
         if each.kind == "ModelRoute" and each.document is not None:
-            if roles and "inbound" in each.document.spec.directions:
-                yield from _other_models(each, roles)
             yield from _weights(each)
             yield from _timeouts(each, request_timeout)
             if is_strict and (cors := find(each.node, "spec", "cors")) is not None:
                 message = "mtls is strict, and a browser presents no client certificate with a preflight"
                 message += ": browsers can call only through a gateway that has one"
                 yield each.at(cors, "spec.cors", message, Code.CORS)
-
-
-def _other_models(route: Placed, roles: Sequence[ModelRole]) -> Iterator[Problem]:
-    """A caller must be permitted the model that a call becomes, too."""
-    covered = [compile_glob(pattern) for role in roles for rule in role.spec.rules for pattern in rule.models]
-    spec = find(route.node, "spec")
-    assert spec is not None
-    targets = [(f"spec.split[{index}]", share) for index, share in enumerate(items(find(spec, "split")))]
-    if (fallback := find(spec, "fallback")) is not None:
-        targets.append(("spec.fallback", fallback))
-    for field, target in targets:
-        node = find(target, "model")
-        if node is not None and isinstance(node.value, str) and not any(fits(node.value) for fits in covered):
-            message = f"no role covers the model {shown(node.value)}: callers need it for calls that get its name"
-            yield route.at(node, f"{field}.model", message, Code.UNCOVERED_MODEL)
 
 
 def _weights(route: Placed) -> Iterator[Problem]:

@@ -81,7 +81,7 @@ def test_everything_that_can_be_wrong_fits_on_a_screen(screen: Any) -> None:
         "last reload rejected 1h ago\n            - policy.yaml:0: ",
         "- and 2 more (-o json)\n",
         "has EXPIRED (2026-01-01 11:00:00 UTC)",
-        "issuers     corp: 2 keys, fetched 1m ago; failed 3 times since: no answer\n",
+        "issuers     corp: 2 keys, fetched 1m ago; 3 attempts failed since: no answer\n",
         "            other: 0 keys, never fetched\n",
         "outbound    0.0.0.0:18500, draining, 4 connections, 4 calls",
         "refusals    permission-denied 1,234, rate-limited 2\n",

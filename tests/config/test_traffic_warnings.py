@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.config.conftest import Check, codes, document, mesh, said, server, sidecar
+from tests.config.conftest import Check, codes, document, mesh, said
 
 
 def route(spec: str) -> str:
@@ -68,23 +68,3 @@ def test_browsers_have_no_certificate_for_a_preflight(check: Check, mode: str, i
         if is_suspicious
         else []
     )
-
-
-ROLE = document("ModelRole", "r", '{rules: [{models: ["resnet*"], verbs: [predict]}]}')
-BINDING = document("ModelRoleBinding", "b", "{role: r, subjects: [{workload: {namespace: a}}]}")
-
-
-@pytest.mark.parametrize(
-    ("spec", "field"),
-    [
-        ("split: [{weight: 90}, {weight: 10, model: vgg}]", "split[1].model"),
-        ("fallback: {model: vgg}", "fallback.model"),
-    ],
-)
-def test_another_model_that_no_role_covers(check: Check, spec: str, field: str) -> None:
-    own = document("ModelRoute", "t", f"{{models: [resnet], {spec}}}")
-    (found,) = said(check(mesh(), sidecar(), server(), own, ROLE, BINDING), "MP0606")
-    assert found.partition(": spec.")[2].startswith(f'{field}: no role covers the model "vgg"')
-    for fine in (own.replace("vgg", "resnet-v2"), own.replace("models:", "directions: [outbound], models:")):
-        assert said(check(mesh(), sidecar(), server(), fine, ROLE, BINDING), "MP0606") == []
-    assert said(check(mesh(), sidecar(), server(), own), "MP0606") == []
