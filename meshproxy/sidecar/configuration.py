@@ -243,6 +243,7 @@ class Configuration:
         for shared in self._downstream:
             shared.reaper.keep(shortest_time_limit(documents))
         self._metrics.requests.mention(*mentioned(documents))
+        self._metrics.requests.keep_policies(binding.metadata.name for binding in documents.bindings)
         self._metrics.config_in_sync.labels().value = 1
         self.applied_at = self._metrics.config_loaded.labels().value = time.time()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshproxy.inference.call import Verb
-from meshproxy.policy.decide import SEVERAL
+from meshproxy.policy.decide import DEFAULT_DENY, NO_ROLES, SEVERAL
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.telemetry import metric_table
@@ -30,6 +30,8 @@ ACCESS_REASONS = frozenset(
 GRPC_STATUS_LABELS = {status.value: status.name for status in GrpcStatus}
 
 MEMO_ENTRIES = 4_096
+
+_POLICY = metric_table.DECISIONS.labels.index("policy")
 
 
 class RequestMetrics:
@@ -63,6 +65,13 @@ class RequestMetrics:
         """Set which models, versions and labels the documents of a new configuration mention. Counts are kept."""
         self.model_labels.mention(models, versions)
         self._memo.clear()
+
+    def keep_policies(self, bindings: Iterable[str]) -> None:
+        """Forget the decisions of bindings that are no longer there: each reload could bring new names."""
+        kept = {*bindings, DEFAULT_DENY, NO_ROLES, OTHER, ""}
+        for labels in [each for each in self.decisions.series if each[_POLICY] not in kept]:
+            self.decisions.forget(labels)
+        self._allowed.clear()
 
     def observe(self, exchange: Exchange) -> None:
         """Count one completed exchange; about 1.3 us.

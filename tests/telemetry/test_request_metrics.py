@@ -80,6 +80,21 @@ def test_several_bindings_that_decide_together_make_one_series(
     }
 
 
+def test_bindings_that_are_gone_have_no_series(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
+    """Otherwise reloads with new names would make ever more of them."""
+    denied = Refusal(Reason.PERMISSION_DENIED, "No.", rule="default-deny", audits=("old-audit",))
+    for number in range(20):
+        metrics.observe(make_exchange(rule=f"b{number}"))
+        metrics.observe(make_exchange(rule=f"b{number}, a"))
+        metrics.observe(make_exchange(rule="", refusal=denied))
+        metrics.keep_policies([f"b{number}"])
+    assert lines(metrics, "meshproxy_authz_decisions_total") == {
+        '{direction="inbound",decision="allow",policy="b19",reason=""}': 1,
+        '{direction="inbound",decision="allow",policy="_other",reason=""}': 20,
+        '{direction="inbound",decision="deny",policy="default-deny",reason="permission-denied"}': 20,
+    }
+
+
 def test_no_policy_decides_about_outbound_calls(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange(direction="outbound", rule=""))
     assert lines(metrics, "meshproxy_authz_decisions_total") == {}
