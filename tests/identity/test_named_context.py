@@ -68,10 +68,13 @@ def test_chain_and_name_are_verified(tmp_path: Path, ca_file: Path, protocols: t
 def test_addresses_and_wildcards(tmp_path: Path, ca_file: Path) -> None:
     context = named_context(NamedTlsFiles(ca_file), ("h2",))
     names = x509.SubjectAlternativeName(
-        [x509.IPAddress(ipaddress.ip_address("10.0.0.1")), x509.DNSName("*.pool.example")]
+        [
+            *(x509.IPAddress(ipaddress.ip_address(each)) for each in ("10.0.0.1", "fd00::1")),
+            *(x509.DNSName(each) for each in ("*.pool.example", "tf_serving")),
+        ]
     )
     server = server_context(tmp_path, CA.issue(extensions=[(names, False)]))
-    for name in ("10.0.0.1", "a.pool.example"):
+    for name in ("10.0.0.1", "fd00::1", "a.pool.example", "tf_serving"):
         handshake(context, server, name)
     for name in ("10.0.0.2", "pool.example", "a.b.pool.example"):
         with pytest.raises(ssl.SSLCertVerificationError):
