@@ -85,6 +85,18 @@ def test_a_header_by_what_it_is_like(match: TextMatch, values: list[bytes], fits
     assert not Condition(both, "d").fits(headers[1:], ANONYMOUS)
 
 
+def test_other_spellings_count() -> None:
+    """Some servers take `x_tier` for `x-tier`."""
+    for wanted in ("gold", TextMatch(exact="gold"), TextMatch(prefix="g")):
+        condition = Condition(Match(headers={"x-tier": wanted}), "d")
+        assert condition.fits(((b"x-tier", b"gold"),), ANONYMOUS)
+        assert not condition.fits(((b"x_tier", b"gold"),), ANONYMOUS)
+        assert not condition.fits(((b"x-tier", b"gold"), (b"x.tier", b"gold")), ANONYMOUS)
+    absent = Condition(Match(headers={"x-tier": TextMatch(present=False)}), "d")
+    assert absent.fits((), ANONYMOUS)
+    assert not absent.fits(((b"x_tier", b"gold"),), ANONYMOUS)
+
+
 def test_callers() -> None:
     condition = Condition(Match(caller=Subject(workload=WorkloadSubject(namespace="pricing"))), "d")
     assert condition.fits((), workload())
