@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import check_set
+from meshproxy.config.check import check_set, find
 from meshproxy.config.codes import Code, Severity
 from meshproxy.config.file_warnings import warn_of_files
 from meshproxy.config.files import FILE_BYTES, Source, digest, read_files
@@ -98,9 +98,14 @@ def _suspicions(parsed: Parsed, where: str, *, is_partial: bool) -> Iterator[Pro
         missing = [kind.__name__ for kind in KINDS if kind.__name__ not in {each.kind for each in placed}]
         message = f"checked as a part of a set without {_listed(missing)}: what refers to these is not looked up"
         yield Problem(where, 0, "", "", message, Code.PARTIAL)
-    elif placed and not any(each.kind == "ModelRole" for each in placed):
+    elif _authorizes(placed) and not any(each.kind == "ModelRole" for each in placed):
         message = "without a ModelRole every caller may call every model; only verbs of administrators are denied"
         yield Problem(where, 0, "", "", message, Code.NO_ROLE)
+
+
+def _authorizes(placed: Sequence[Placed]) -> bool:
+    """Whether the sidecar has an inbound port: no policy applies to outbound calls."""
+    return any(each.kind == "Sidecar" and find(each.node, "spec", "inbound") is not None for each in placed)
 
 
 def _others(others: Sequence[Placed]) -> Iterator[Problem]:

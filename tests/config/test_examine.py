@@ -124,6 +124,11 @@ class TestStandardInput:
         assert codes(examine([], config_map(ROLE).encode())) == []
 
 
+def test_no_policy_is_missed_where_there_are_only_outbound_calls() -> None:
+    found = examine([str(DEPLOY / "examples" / "traffic.yaml")])
+    assert {problem.code for problem in found.problems} <= {Code.MISSING_FILE}
+
+
 def test_a_set_without_problems_has_the_fingerprint_of_the_sidecar(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(SET)
