@@ -35,7 +35,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     in a message."""
     streams: Annotated[Count, Meta(le=10_000)] = 1_024
     """Concurrent HTTP/2 streams of one client connection, as in Envoy: some clients fail beyond it instead of opening
-    another connection. Memory is bounded by `connectionWindow` and, for a client that does not read, 1 MiB unread."""
+    another connection. Memory is bounded by `connectionWindow` and, for a client that does not read, 16 MiB unread."""
     stream_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 262_144
     """The flow-control window of one HTTP/2 stream: one request's share of memory. 256 KiB fills a 1 Gbit/s link at
     2 ms."""

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-UNREAD_BUDGET = 1_048_576
-"""Bytes that may wait for a client that does not read before it is refused further streams."""
+UNREAD_BUDGET = 16 * 1_048_576
+"""Bytes that may wait for a client that does not read before it is refused further streams. A pause of a client among
+large responses is no reason: of 32 of 1 MiB, up to 4 MiB wait."""
 DRAIN_PING = b"draining"
 PAUSE = 0.005
 """Seconds without a request after a response, after which a client is asked to leave: as far from its next request as

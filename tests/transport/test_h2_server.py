@@ -448,6 +448,15 @@ def test_a_client_that_does_not_read_gets_no_further_streams_until_it_does(
     assert len(served.requests) == 2
 
 
+def test_a_pause_of_a_client_among_32_large_responses_refuses_nothing(wire: Any, served: Any, make_sink: Any) -> None:
+    wire.settle()
+    wire.server.pause_writing()
+    wire.server_socket.unsent = 32 * 131_072  # two reads of each, as much as waits until their senders pause
+    wire.ask(make_sink)
+    wire.settle()
+    assert len(served.requests) == 1
+
+
 def test_as_many_streams_as_envoy_takes(wire: Any, served: Any, make_sink: Any) -> None:
     wire.settle()
     asked = [wire.ask(make_sink) for _ in range(1_024)]
