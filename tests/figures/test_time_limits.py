@@ -58,13 +58,15 @@ async def sidecar(
 ) -> AsyncIterator[int]:
     """The port of a sidecar before a server like this."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with local_mesh(folder / "mesh") as mesh:
-        address = "{}:{}".format(*server.sockets[0].getsockname())
-        documents = environment(address, mtls=mtls, mesh={"limits": limits or {}}, sidecar={"drainTimeout": 0})
-        if route is not None:
-            documents.append(document("ModelRoute", {"models": ["*"], **route}))
-        yield (await mesh.sidecar("the sidecar", documents)).port
-    server.close()
+    try:
+        async with local_mesh(folder / "mesh") as mesh:
+            address = "{}:{}".format(*server.sockets[0].getsockname())
+            documents = environment(address, mtls=mtls, mesh={"limits": limits or {}}, sidecar={"drainTimeout": 0})
+            if route is not None:
+                documents.append(document("ModelRoute", {"models": ["*"], **route}))
+            yield (await mesh.sidecar("the sidecar", documents)).port
+    finally:
+        server.close()
 
 
 async def lateness(port: int, limit: float, sent: bytes, *, since: bytes = b"", until: bytes = b"") -> None:
