@@ -19,6 +19,7 @@ from meshproxy.config.problems import ConfigError
 from meshproxy.identity.mesh_context import identify
 from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.proxy.pipeline import Pipeline
+from meshproxy.proxy.shed import SHED_GRPC, SHED_REST
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
 from meshproxy.sidecar.clusters import Clusters
@@ -177,6 +178,10 @@ class Sidecar:
                 on_limit=partial(self.limit, direction),
                 traffic=traffic,
             )
+
+        for shared in downstream.values():
+            shared.overload.responses = SHED_GRPC, SHED_REST
+            self._reaper.add(shared.overload)
 
         # Ports.
         self.inbound: Direction | None = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.notices import Notices
+from meshproxy.transport.overload import Overload
 from meshproxy.transport.turns import Turns
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class ConnectionContext:
         "notices",
         "on_limit",
         "outbox",
+        "overload",
         "reaper",
         "times",
         "turns",
@@ -101,6 +103,7 @@ class ConnectionContext:
         self.notices = Notices()
         self.turns = Turns(loop)
         """Connections with more input than is processed at once."""
+        self.overload = Overload(loop, self.turns, self.h2_statistics)
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""
 

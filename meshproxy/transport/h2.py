@@ -13,7 +13,7 @@ from meshproxy.codec.events import (
     Trailers,
     Writable,
 )
-from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.h2.connection import SLICE_FRAMES, H2Connection
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 SinkT = TypeVar("SinkT", bound=Sink)
 StreamT = TypeVar("StreamT", bound="H2Stream[Any]")
 
+MOST_PENDING = 131_072
+"""Bytes of input that wait for the connection's turn, from which on no more is read. What is read is looked at for
+resets: how many clients have given up shows while what they asked for is still waiting."""
 MOST_UNREAD = 67_108_864
 """Bytes that may wait for a peer that does not read, however many streams are open."""
 
@@ -160,12 +163,15 @@ class H2Driver(Connection, Generic[StreamT]):
         codec = self.codec
         if codec.has_more and data:
             codec.postpone(data)
+            codec.statistics.resets_waiting += codec.look_ahead()
+            if codec.pending > MOST_PENDING:
+                self.transport.pause_reading()
             return
         self._dispatch(codec.receive(data, now))
         if codec.out:
             self.touch()
         if codec.has_more:
-            if data:
+            if data and codec.pending > MOST_PENDING:
                 self.transport.pause_reading()
             self.shared.turns.add(self._take_turn)
 
@@ -179,6 +185,7 @@ class H2Driver(Connection, Generic[StreamT]):
             logger.exception("internal error in an HTTP/2 connection")  # as asyncio logs what a read raises
             self.abort()
         if not self.codec.has_more and not self.is_closing:
+            self.codec.slice_frames = SLICE_FRAMES
             self.transport.resume_reading()
 
     def _dispatch(self, events: list[Event]) -> None:

@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.events import Failed, GoneAway, Headers, Pong, Rejected, RequestHead
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import PING
@@ -34,6 +35,8 @@ PAUSE = 0.005
 can be known. Earlier the response might not have been read."""
 QUIET = 0.3
 """Seconds without a request after which any moment is as good."""
+SHED_FRAMES = 1_024
+"""Frames that are processed at once while requests are refused without a look at them."""
 REST_SECONDS = 5.0
 """Without a stream, after which a client's connection gives up what it remembers to spare work: up to 30 KB of heads
 and fields, of thousands of connections. A request then costs 50 us more, once."""
@@ -153,6 +156,9 @@ class H2Server(H2Driver[H2ServerStream]):
         if type(event) is RequestHead:
             if event.stream not in self.codec.live and self.codec.was_given_up(event.stream):
                 return  # reset within the same read: the client has left, and nothing is done for it
+            if self.shared.overload.is_shedding and not self.shared.overload.admits():
+                self._shed(event)
+                return
             if len(self.streams) >= self.shared.limits.streams:
                 # The codec bounds open streams; those whose responses wait for the socket are counted here only.
                 self.shared.on_limit("streams")
@@ -183,6 +189,16 @@ class H2Server(H2Driver[H2ServerStream]):
             if isinstance(event, Failed) and not event.by_peer:
                 self._log("closed the HTTP/2 connection", event.reason)
             super().handle(event)
+
+    def _shed(self, head: RequestHead) -> None:
+        """Refuse a request, for as little as possible."""
+        self.shared.on_limit("overload")
+        self.codec.slice_frames = SHED_FRAMES
+        grpc, other = self.shared.overload.responses
+        if any(name == b"content-type" and is_grpc(value) for name, value in head.headers):
+            self.codec.refuse(head.stream, 200, grpc)
+        else:
+            self.codec.refuse(head.stream, 503, other)
 
     def _log(self, what: str, reason: str) -> None:
         shared, remote = self.shared, self.info.remote

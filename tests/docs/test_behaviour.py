@@ -37,6 +37,7 @@ from meshproxy.sidecar import clusters, configuration
 from meshproxy.telemetry import endpoint_labels, request_metrics, upstream_metrics
 from meshproxy.transport.connect_failures import ConnectFailure
 from meshproxy.transport.connection import Times
+from meshproxy.transport.h2 import MOST_PENDING
 from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
 
@@ -236,6 +237,7 @@ def test_what_is_bounded_without_a_name() -> None:
     (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
     assert {f"{bound} each" for bound in bounds} == {models}
     assert int(said["HTTP/2 frames of one client connection that are processed at once"]) == SLICE_FRAMES
+    assert said["input of one HTTP/2 connection that waits for its turn"].startswith(f"{MOST_PENDING >> 10} KiB")
     shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
     assert said["endpoints and breakers with their own metrics"] == "{} and {}".format(*shown)
 

@@ -12,6 +12,7 @@ from meshproxy.codec.h2.connection import SLICE_FRAMES, H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
+from meshproxy.transport import h2
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h2 import MOST_UNREAD
@@ -223,6 +224,10 @@ FIRST = SLICE_FRAMES - 3
 class TestTurns:
     """A read with more than is processed at once: the rest waits while others are served."""
 
+    @pytest.fixture(autouse=True)
+    def reads_no_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(h2, "MOST_PENDING", 0)
+
     def flood(self, wire: Any, count: int) -> bytes:
         codec = H2Connection(Role.CLIENT, Limits(), 0.0)
         codec.receive(frames.settings([]) + frames.SETTINGS_ACK, 0.0)
@@ -310,3 +315,26 @@ class TestTurns:
         loop.turn()
         assert socket.ended == "aborted"
         assert "internal error in an HTTP/2 connection" in caplog.text
+
+
+def test_reading_goes_on_while_little_waits_and_resets_in_it_are_seen(
+    shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
+) -> None:
+    socket = make_transport()
+    server = H2Server(shared, info, served.serve, served.reject)
+    server.attach(socket)
+    flood = TestTurns().flood(None, 200)
+    server.data_received(flood)
+    assert server.codec.has_more
+    assert socket.is_reading
+    server.data_received(frames.rst_stream(399, ErrorCode.CANCEL)[:5])
+    server.data_received(frames.rst_stream(399, ErrorCode.CANCEL)[5:] + frames.rst_stream(1, ErrorCode.CANCEL))
+    assert server.codec.statistics.resets_waiting == 2
+    server.data_received(frames.frame(frames.UNKNOWN, 0, 0, b"x" * 16_000) * (h2.MOST_PENDING // 16_000 + 1))
+    assert not socket.is_reading
+    while server.codec.has_more:
+        loop.turn()
+    assert socket.is_reading
+    assert server.codec.statistics.resets_waiting == 2
+    assert server.codec.statistics.resets_received == 2
+    assert [request.head.stream for request in served.requests][-1] == 397

@@ -499,3 +499,30 @@ class TestPing:
             assert all(self.passes(leaving, shared, pings=True) for _ in range(PINGED_PERIODS - 1))
             leaving.ask()
             leaving.answer()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize(("content_type", "status"), [(b"application/grpc", 200), (b"application/json", 503)])
+def test_what_is_shed_is_answered_and_not_served(
+    shared: ConnectionContext, leaving: Leaving, limits_hit: list[str], content_type: bytes, status: int, ended: bool
+) -> None:
+    shared.overload.responses = ((b"grpc-status", b"8"),), ((b"retry-after", b"1"),)
+    shared.overload.is_shedding = True
+    codec, server = leaving.codec, leaving.wire.server
+    number = codec.send_request(b"POST", b"http", b"x", b"/", ((b"content-type", content_type),), end=ended)
+    server.data_received(codec.take_output())
+    server.flush()
+    events = codec.receive(leaving.wire.server_socket.take(), 0.0)
+    head = events[0]
+    assert isinstance(head, ResponseHead)
+    assert (head.status, head.headers, head.end) == (status, shared.overload.responses[status == 503], True)
+    # A client that is still sending need not go on (RFC 9113 section 8.1).
+    assert [type(event).__name__ for event in events[1:]] == ([] if ended else ["Reset"])
+    assert leaving.served.requests == []
+    assert limits_hit == ["overload"]
+    assert server.is_idle
+    if not ended:
+        server.data_received(frames.frame(frames.DATA, END_STREAM, number, b"late"))
+    shared.overload.is_shedding = False
+    leaving.ask()
+    assert len(leaving.served.requests) == 1

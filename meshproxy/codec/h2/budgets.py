@@ -36,14 +36,20 @@ class Statistics:
         "heads_malformed",
         "heads_rejected",
         "requests",
+        "resets_late",
         "resets_received",
         "resets_sent",
+        "resets_waiting",
         "streams_refused",
     )
 
     def __init__(self) -> None:
         self.requests = 0
         """Opened: by the peer on a server, by us on a client. Refused and malformed ones are not among them."""
+        self.resets_late = 0
+        """Resets that came when all had been sent: of clients that did not wait for it."""
+        self.resets_waiting = 0
+        """Resets that were seen behind other input that had to wait for its turn; each is counted again in its turn."""
         self.resets_received = 0
         self.resets_sent = 0
         """By the codec and on command."""

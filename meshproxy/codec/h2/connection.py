@@ -37,6 +37,7 @@ from meshproxy.codec.h2.frames import (
     PADDED,
     PREFACE,
     PRIORITY_FLAG,
+    RST_STREAM,
     UNKNOWN,
     WORD,
 )
@@ -70,7 +71,17 @@ class Block:
 class H2Connection(ControlFrames):
     """One HTTP/2 connection, at either end. Commands and questions: `outbound.OutboundFrames`."""
 
-    __slots__ = ("_block", "_empty_frames", "_frame_bytes", "_preface", "_runs", "_slice", "_tail", "has_more")
+    __slots__ = (
+        "_block",
+        "_empty_frames",
+        "_frame_bytes",
+        "_looked_at",
+        "_preface",
+        "_runs",
+        "_tail",
+        "has_more",
+        "slice_frames",
+    )
 
     def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None = None) -> None:
         """`statistics` may be shared with other connections."""
@@ -80,8 +91,10 @@ class H2Connection(ControlFrames):
         """The part of the client's preface that has not been received."""
         self._tail = b""
         """The incomplete frame at the end of the input, or what `has_more` is about."""
-        self._slice = SLICE_FRAMES if role is Role.SERVER else MAX_STREAM_ID
+        self.slice_frames = SLICE_FRAMES if role is Role.SERVER else MAX_STREAM_ID
         """Frames that are processed at once."""
+        self._looked_at = 0
+        """How much of that has been looked at (`look_ahead`)."""
         self.has_more = False
         """Complete frames have not been processed: other connections should get their turn before the next
         `receive`."""
@@ -132,6 +145,8 @@ class H2Connection(ControlFrames):
                     data = tail + data
             stop = self._read_frames(data, start, events)
             self._tail = data[stop:]
+            if self._looked_at:
+                self._looked_at = max(self._looked_at - stop, 0)
             if self._has_grown:
                 self._pump_all(events)
         except ConnectionFault as fault:
@@ -145,6 +160,21 @@ class H2Connection(ControlFrames):
     def postpone(self, data: bytes) -> None:
         """Keep input for the next `receive`: it came although there is more than enough already (`has_more`)."""
         self._tail += data
+
+    @property
+    def pending(self) -> int:
+        """Bytes of input that have not been processed."""
+        return len(self._tail)
+
+    def look_ahead(self) -> int:
+        """How many RST_STREAM frames there are in the input that has neither been processed nor looked at before."""
+        tail, at, found = self._tail, self._looked_at, 0
+        while len(tail) - at >= FRAME_HEADER_BYTES:
+            word, _, _ = unpack_header(tail, at)
+            found += word & 0xFF == RST_STREAM
+            at += FRAME_HEADER_BYTES + (word >> 8)
+        self._looked_at = at
+        return found
 
     def receive_eof(self) -> list[Event]:
         if self.is_closed:
@@ -167,7 +197,7 @@ class H2Connection(ControlFrames):
         """Process every complete frame from `at` on. Returns the start of the first incomplete one."""
         size = len(data)
         counts = self.frames_received
-        left = self._slice
+        left = self.slice_frames
         while size - at >= FRAME_HEADER_BYTES:
             if not left:
                 self.has_more = True

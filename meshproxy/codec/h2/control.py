@@ -155,6 +155,7 @@ class ControlFrames(OutboundFrames):
         ours = self._streams.pop(stream, None)
         if ours is None:
             self._past(stream, RST_STREAM)
+            self.statistics.resets_late += 1
             if self._history.past(stream) is Past.RESET_BY_US:
                 # What crossed our own reset was to be ignored; after this one nothing can be on the way.
                 self._history.reset(stream, Past.RESET_BY_PEER)

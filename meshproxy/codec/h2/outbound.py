@@ -263,6 +263,17 @@ class OutboundFrames:
         held = ours.held if ours is not None else None
         return sum(map(len, held.pieces)) - held.offset if held is not None else 0
 
+    def refuse(self, stream: int, status: int, headers: Headers) -> None:
+        """Answer a request with a head, without looking at the rest of it. Raises as `send_response`."""
+        ours = self._streams.pop(stream, None)
+        if ours is None:
+            return
+        self.out.append(
+            header_frames(stream, self._encoder.response(status, headers, None), True, self._peer_frame_bytes)
+        )
+        if ours.receives != ENDED:
+            self._send_reset(stream, ErrorCode.NO_ERROR)
+
     def was_given_up(self, stream: int) -> bool:
         """Whether the peer has reset the stream."""
         return self._history.past(stream) is Past.RESET_BY_PEER

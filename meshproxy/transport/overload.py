@@ -1,0 +1,186 @@
+"""Sheds requests while the processor cannot keep up and clients give up waiting.
+
+Served in order, more requests than the process can carry wait ever longer, until every one is served for a client that
+has just left: the process works at full speed and for nobody (goodput fell to 2 % of the peak). Only refusing helps, at
+once and for much less than serving costs, so that what is taken is answered soon and nothing else waits.
+
+Nothing is refused because there is much to do: a patient client may have a thousand calls waiting. Shedding begins when
+a tenth of the requests are reset by clients and the processor is busy all the time, and ends when for a second there
+was nothing to refuse.
+
+While it lasts, requests come out of a token bucket, filled at the rate at which they were served when it began. That
+rate is corrected by what it leads to: lowered while input is left over from reads that were too much at once, raised
+while the processor has time. Input that is left over at the beginning is old: until there is none, all is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from meshproxy.codec.events import Headers
+    from meshproxy.codec.h2.budgets import Statistics
+    from meshproxy.transport.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 0.25
+"""Seconds between two looks at the counters."""
+GIVEN_UP_SHARE = 0.1
+GIVEN_UP_LEAST = 25
+"""Requests that clients reset, in a period: chance and hedging stay below both."""
+BUSY_SHARE = 0.9
+"""Of a period that the thread ran, or waited for a processor."""
+BURST_SECONDS = 0.05
+"""Requests come in bursts: what is not used of the rate for so long may be used at once."""
+LATE = 0.06
+"""Seconds by which the event loop may come late to a look: the length of its iterations."""
+DRAIN_SECONDS = 3.0
+"""The longest time for which all is refused."""
+RAISED, LOWERED = 1.1, 0.85
+LEAST_SHARE = 0.25
+"""Of the first rate: where refusing alone takes all the time, less would not help."""
+CALM_PERIODS = 4
+"""Periods without a refusal after which nothing is shed any more."""
+
+
+class Overload:
+    """Whether requests are shed at present, of one event loop and direction. Watched by the reaper
+    (`reaper.Expirable`)."""
+
+    __slots__ = (
+        "_begun",
+        "_busy",
+        "_busy_seconds",
+        "_calm",
+        "_drained_by",
+        "_first_rate",
+        "_given_up",
+        "_has_backlog",
+        "_loop",
+        "_rate",
+        "_refilled",
+        "_refused",
+        "_room",
+        "_seen",
+        "_statistics",
+        "_turns",
+        "deadline",
+        "is_shedding",
+        "refused",
+        "responses",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        turns: Turns,
+        statistics: Statistics,
+        busy_seconds: Callable[[], float] | None = None,
+    ) -> None:
+        """
+        Args:
+            turns: connections with input left over from a read.
+            statistics: of the connections of clients.
+            busy_seconds: how long this thread has run or waited for a processor, in all.
+        """
+        self._loop = loop
+        self._turns = turns
+        self._statistics = statistics
+        self._busy_seconds = busy_seconds or thread_busy_seconds
+        self.is_shedding = False
+        self.refused = 0
+        """Requests, in all."""
+        self.responses: tuple[Headers, Headers] = (), ()
+        """The fields of the response to a gRPC call, which has the status 200, and to any other request."""
+        self.deadline = PERIOD
+        # At the last look; the first only sees what is there.
+        self._seen = self._busy = 0.0
+        self._begun = self._given_up = self._refused = 0
+        self._has_backlog = False
+        self._calm = 0
+        """Periods without a refusal."""
+        # The token bucket.
+        self._rate = self._first_rate = 0.0
+        self._room = 0.0
+        self._refilled = 0.0
+        self._drained_by = 0.0
+        """`loop.time()` until which all is refused while input is left over."""
+
+    def admits(self) -> bool:
+        """Whether the request that has come is begun, while requests are shed. False: refuse it."""
+        now = self._loop.time()
+        if self._drained_by:
+            if self._turns and now < self._drained_by:
+                self.refused += 1
+                return False
+            self._drained_by = 0.0
+            self._refilled = now
+        room = self._room + (now - self._refilled) * self._rate
+        self._refilled = now
+        self._room = min(room, self._rate * BURST_SECONDS)
+        if self._room < 1.0:
+            self.refused += 1
+            return False
+        self._room -= 1.0
+        return True
+
+    def expire(self, now: float) -> None:
+        """Look at what has happened since the last time (`reaper.Expirable`)."""
+        statistics = self._statistics
+        seconds, self._seen = now - self._seen, now
+        self.deadline = now + PERIOD
+        busy, self._busy = -self._busy, self._busy_seconds()
+        busy += self._busy
+        requests, self._begun = statistics.requests - self._begun, statistics.requests
+        given_up = statistics.resets_received + statistics.resets_late + statistics.resets_waiting
+        resets, self._given_up = given_up - self._given_up, given_up
+        is_busy = busy >= BUSY_SHARE * seconds
+        if self.is_shedding:
+            self._correct(seconds - PERIOD)
+        elif is_busy and resets >= GIVEN_UP_LEAST and resets >= GIVEN_UP_SHARE * requests:
+            self._begin(now, requests / seconds)
+            fields = {"requests": requests, "given_up": resets, "seconds": round(seconds, 2)}
+            logger.warning(
+                "overloaded: clients give up before they are served, and new requests are refused: add replicas, "
+                "processors or workers",
+                extra={"fields": fields},
+            )
+
+    def _begin(self, now: float, rate: float) -> None:
+        self.is_shedding = True
+        self._has_backlog = False
+        self._calm = 0
+        self._rate = self._first_rate = rate
+        self._room = 0.0
+        self._refilled = now
+        self._drained_by = now + DRAIN_SECONDS
+
+    def _correct(self, late: float) -> None:
+        """Set the rate by its effect, or end."""
+        refused, self._refused = self.refused - self._refused, self.refused
+        self._calm = 0 if refused else self._calm + 1
+        if self._calm >= CALM_PERIODS:
+            self.is_shedding = False
+            logger.warning("no longer overloaded", extra={"fields": {"refused": self.refused}})
+        elif not self._drained_by:
+            had_backlog, self._has_backlog = self._has_backlog, bool(self._turns)
+            if late > LATE or (had_backlog and self._has_backlog):
+                self._rate = max(self._rate * LOWERED, self._first_rate * LEAST_SHARE)
+            elif refused and not had_backlog and not self._has_backlog:
+                self._rate *= RAISED
+
+
+def thread_busy_seconds() -> float:
+    """How long this thread has run, and, where Linux tells it, has waited for a processor (proc(5), schedstat)."""
+    try:
+        ran, waited, _ = Path("/proc/thread-self/schedstat").read_bytes().split()
+    except (OSError, ValueError):
+        return time.thread_time()
+    return (int(ran) + int(waited)) / 1e9
