@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -191,7 +192,8 @@ class Timer:
 
     @property
     def is_of_a_request(self) -> bool:
-        return ".proxy." in self.callback.__module__
+        callback = self.callback.func if isinstance(self.callback, partial) else self.callback
+        return ".proxy." in callback.__module__
 
 
 class Loop:
@@ -209,9 +211,12 @@ class Loop:
     def call_soon(self, callback: Callable[..., Any], *arguments: Any) -> None:
         self._ready.append((callback, arguments))
 
-    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        self._timers.append(Timer(when, callback))
+    def call_at(self, when: float, callback: Callable[..., None], *arguments: Any) -> Timer:
+        self._timers.append(Timer(when, partial(callback, *arguments) if arguments else callback))
         return self._timers[-1]
+
+    def call_later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> Timer:
+        return self.call_at(self.now + delay, callback, *arguments)
 
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Dialling:
         return Dialling(self, coroutine)
