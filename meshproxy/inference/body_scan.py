@@ -129,9 +129,21 @@ class BodyScan:
     Attributes:
         call: what `feed` or `read_on` returned last; None until then.
         is_behind: see `surface.Scan`.
+        is_inflating: the same.
     """
 
-    __slots__ = ("_decided", "_encoding", "_kind", "_limits", "_memo", "_reading", "_slow", "call", "is_behind")
+    __slots__ = (
+        "_decided",
+        "_encoding",
+        "_kind",
+        "_limits",
+        "_memo",
+        "_reading",
+        "_slow",
+        "call",
+        "is_behind",
+        "is_inflating",
+    )
 
     def __init__(self, kind: BodyKind, encoding: bytes | None = None, limits: ScanLimits = DEFAULT_LIMITS) -> None:
         self.call: Call | None = None
@@ -143,6 +155,7 @@ class BodyScan:
         self._reading: Iterator[Call | None] | None = None  # not within _slow: a circle would outlive the request
         self._decided = 0  # models of the calls that were returned
         self.is_behind = False
+        self.is_inflating = False
 
     def feed(self, data: bytes, end: bool) -> Call | None:
         """Bytes of the body, cut anywhere -> the call, if it became known or changed with them.
@@ -178,6 +191,8 @@ class BodyScan:
             return None
         call = next(reading)
         self.is_behind = slow.is_behind
+        if slow.inflater is not None:
+            self.is_inflating = slow.inflater.is_inflating
         if not self.is_behind:
             self._reading = None  # it holds what was fed
         if call is None or call == self.call:
@@ -214,7 +229,6 @@ class _Stream:
         "_deframer",
         "_encoding",
         "_inflated",
-        "_inflater",
         "_is_known",
         "_kind",
         "_limits",
@@ -223,6 +237,7 @@ class _Stream:
         "_past",
         "_unfinished",
         "_walker",
+        "inflater",
         "is_behind",
     )
 
@@ -232,7 +247,7 @@ class _Stream:
         self._encoding = encoding
         self._limits = limits
         self._deframer = Deframer()
-        self._inflater: Inflater | None = None
+        self.inflater: Inflater | None = None
         self._message: _Message | None = None
         self._past = int(call is not None)
         self._models = dict.fromkeys(call.models) if call is not None else {}
@@ -321,9 +336,9 @@ class _Stream:
             raise Refusal(
                 Reason.BODY_TOO_LARGE, f"A message is longer than {MESSAGE_BYTES} bytes.", limit="message_bytes"
             )
-        if part.compressed and self._inflater is None:
-            self._inflater = self._limits.inflater(self._encoding)
-        return _Message(self._kind, part, self._inflater if part.compressed else None, self._limits, self._walker)
+        if part.compressed and self.inflater is None:
+            self.inflater = self._limits.inflater(self._encoding)
+        return _Message(self._kind, part, self.inflater if part.compressed else None, self._limits, self._walker)
 
 
 class _Message:

@@ -36,7 +36,12 @@ class Inflater:
         self._bits = bits
         self._limit = limit
         self._inflated = 0  # of all messages
-        self._inflating = zlib.decompressobj(bits)
+        self._inflating: zlib._Decompress | None = None  # made with the first byte of a message
+
+    @property
+    def is_inflating(self) -> bool:
+        """A message has begun: zlib's state and window take 40 KB from its first bytes on."""
+        return self._inflating is not None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The next piece of the compressed message -> pieces of the inflated one, at most `PIECE_BYTES` each.
@@ -44,10 +49,13 @@ class Inflater:
         Raises:
             Refusal: MALFORMED_MESSAGE, or BODY_TOO_LARGE.
         """
+        inflating = self._inflating
+        if inflating is None:
+            inflating = self._inflating = zlib.decompressobj(self._bits)
         more = True
         while more:
             try:
-                piece = self._inflating.decompress(data, PIECE_BYTES)
+                piece = inflating.decompress(data, PIECE_BYTES)
             except zlib.error:
                 raise malformed("it is not compressed as grpc-encoding says") from None
             self._inflated += len(piece)
@@ -58,11 +66,11 @@ class Inflater:
                     "uncompressed.",
                     limit="inflated_bytes",
                 )
-            if self._inflating.unused_data:
+            if inflating.unused_data:
                 raise malformed("bytes follow the compressed data")
             if piece:
                 yield piece
-            data = self._inflating.unconsumed_tail
+            data = inflating.unconsumed_tail
             # A full piece: zlib may hold back more, even though it has taken all of its input.
             more = bool(data) or len(piece) == PIECE_BYTES
 
@@ -72,6 +80,6 @@ class Inflater:
         Raises:
             Refusal: MALFORMED_MESSAGE: the compressed data is not.
         """
-        if not self._inflating.eof:
+        if self._inflating is None or not self._inflating.eof:
             raise malformed("the compressed data is cut short")
-        self._inflating = zlib.decompressobj(self._bits)
+        self._inflating = None

@@ -29,6 +29,8 @@ class Scan(Protocol):
     is_behind: bool
     """What was fed has not been read to its end, since that takes long: call `read_on` later, again and again. Until
     then those bytes must not be forwarded, and no others fed."""
+    is_inflating: bool
+    """A compressed message has begun and not ended, which takes memory."""
 
     def feed(self, data: bytes, end: bool) -> Call | None:
         """Bytes of the body, cut anywhere -> the call, if it became known or changed with them.

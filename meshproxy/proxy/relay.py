@@ -36,15 +36,21 @@ if TYPE_CHECKING:
     from meshproxy.transport.stream import Downstream
 
 
+INFLATING_BODIES = 200
+"""Of one connection: each takes 40 KB, however little of it has come."""
+
+
 class Relay(Request):
     """The sink of the client's stream (`stream.RequestSink`)."""
 
-    __slots__ = ("_actions", "_health", "_held", "_owed", "_retries", "_scan", "_unread")
+    __slots__ = ("_actions", "_health", "_held", "_is_inflating", "_owed", "_retries", "_scan", "_unread")
 
     def __init__(self, context: ProxyContext, stream: Downstream, head: RequestHead) -> None:
         Request.__init__(self, context, stream, head)
         self._scan: Scan | None = None
         """Reads the model out of the body."""
+        self._is_inflating = False
+        """It does so, and its connection has counted it."""
         self._unread: list[Piece] | None = None
         """While the scan is behind: what it is reading, and what has come since. Its credit stays owed."""
         self._held: HeldBody | None = None
@@ -89,6 +95,8 @@ class Relay(Request):
                 self._unread.append((data, flow, end))
                 return
             call = scan.feed(data, end)
+            if scan.is_inflating is not self._is_inflating:
+                self._count_inflating(scan.is_inflating)
             if scan.is_behind:
                 self._unread = [(data, flow, end)]
             if call is not None:
@@ -123,6 +131,8 @@ class Relay(Request):
         assert unread is not None  # or it would have no turn
         if self.refusal is None and self.answer is not OVER and scan is not None:
             call = scan.read_on()
+            if scan.is_inflating is not self._is_inflating:
+                self._count_inflating(scan.is_inflating)
             if call is not None:
                 self.named(call)
             if scan.is_behind:
@@ -132,6 +142,19 @@ class Relay(Request):
         self._pass_on(*unread[0])
         for data, flow, end in unread[1:]:
             self.take(data, flow, end)
+
+    def _count_inflating(self, is_inflating: bool) -> None:
+        """The scan has begun or ended to inflate. Raises Refusal."""
+        connection = self.connection
+        self._is_inflating = is_inflating
+        connection.inflating += 1 if is_inflating else -1
+        if connection.inflating > INFLATING_BODIES:
+            raise Refusal(
+                Reason.OVERLOADED,
+                f"{INFLATING_BODIES} compressed messages of this connection are incomplete: send fewer at once.",
+                limit="inflating_bodies",
+                retry_after=1,
+            )
 
     def _wait_for_turn(self) -> None:
         if self._unread is not None:  # the exchange is not over
@@ -236,6 +259,9 @@ class Relay(Request):
         if self._unread is not None:
             self._unread = None
             self.context.turns.discard(self._read_on)
+        if self._is_inflating:
+            self._is_inflating = False
+            self.connection.inflating -= 1
         health, self._health = self._health, None
         if health is not None:
             health.close()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 
 class ConnectionInfo:
-    """What all exchanges of one connection share. Fixed when it is established, but for `caller` and
-    `unnamed_bytes`."""
+    """What all exchanges of one connection share. Fixed when it is established, but for `caller`,
+    `inflating` and `unnamed_bytes`."""
 
     __slots__ = (
         "alpn",
         "caller",
         "direction",
+        "inflating",
         "local",
         "original",
         "peer",
@@ -54,6 +55,8 @@ class ConnectionInfo:
         redirected."""
         self.caller: object = None
         """The caller of the last request: a cache, since the next request usually comes from the same one."""
+        self.inflating = 0
+        """Bodies of its requests that are being inflated."""
         self.unnamed_bytes = 0
         """Held of the bodies of its requests whose model is not known yet."""
 

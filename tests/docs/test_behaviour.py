@@ -27,7 +27,7 @@ from meshproxy.inference.grpc_services import GRPC_SERVICES
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.policy import decide
-from meshproxy.proxy import admissions, client_side, headers, health_call
+from meshproxy.proxy import admissions, client_side, headers, health_call, relay
 from meshproxy.proxy.held_body import CONNECTION_SHARE
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing import rate_limit
@@ -223,6 +223,7 @@ def test_the_limits_that_are_fixed() -> None:
         "fields": protobuf.FIELDS,
         "message_bytes": MESSAGE_BYTES,
         "decided_models": DEFAULT_LIMITS.decided_models,
+        "inflating_bodies": relay.INFLATING_BODIES,
         "max_pending": clusters.MAX_PENDING,
         "health_request": health_call.REQUEST_BYTES,
     }

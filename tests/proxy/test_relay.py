@@ -17,6 +17,8 @@ from meshproxy.identity.caller import Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.proxy.client_side import LOOKS
+from meshproxy.proxy.relay import INFLATING_BODIES
+from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.connect_failures import ConnectError
@@ -973,6 +975,31 @@ class TestReadInSlices:
             world.loop.turn()
         assert client.headers[b"x-meshproxy-refusal"] == b"malformed-message"
         assert world.cluster.streams[0].body == b""
+
+    def test_so_many_of_one_connection_are_inflated_at_once(self, world: Any, wire: Any) -> None:
+        world.use(limits=BodyLimits())
+        message = gzip.compress(wire.spec(b"open") + wire.tensor(100))
+        body = b"\1" + len(message).to_bytes(4, "big") + message
+
+        def begin(first: Any = None) -> Any:
+            client = wire.client()
+            if first is not None:
+                client.info = first.info
+            world.grpc(None, headers=((b"grpc-encoding", b"gzip"),), client=client)
+            client.receive(body[:20], False)
+            return client
+
+        clients = [begin()]
+        clients += [begin(clients[0]) for _ in range(INFLATING_BODIES - 1)]
+        assert all(client.heads == [] for client in clients)
+        refused = begin(clients[0])
+        assert refused.headers[b"x-meshproxy-refusal"] == b"overloaded"
+        assert world.limits_hit == ["inflating_bodies"]
+        assert begin().heads == []  # of another connection
+        clients[0].receive(body[20:], True)
+        clients[1].sink.reset_received(CANCEL, "the client left")
+        assert clients[0].info.inflating == INFLATING_BODIES - 2
+        assert begin(clients[0]).heads == []
 
     def test_the_client_is_not_blamed_for_waiting(self, world: Any, wire: Any) -> None:
         client, _ = self.send(world, wire, b"open", 3)

@@ -1,0 +1,257 @@
+"""Cheap input that costs much: Python calls for each byte and in one callback, and what stays in memory.
+
+A client without any right sends 300 KB of each flood in reads of 96 KiB. Python calls do not depend on the machine; a
+thousand take about half a millisecond, and an ordinary REST or gRPC request some two hundred for as many bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import gzip
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshproxy.codec.grpc import frame
+from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2.frames import DATA, HEADERS
+from meshproxy.codec.h2.hpack import encode_field, write_integer
+from meshproxy.config import fields, schema
+from meshproxy.inference.unary import write_bytes, write_text
+from meshproxy.policy.compile import compile_policy
+from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.transport.h2_server import H2Server
+from meshproxy.transport.turns import Turns
+from tests.test_request_budget import Bench, Wire
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
+
+READ = 98_304
+SENT = 300_000
+CALLS_IN_A_CALLBACK = 120_000
+"""50 ms: what it takes to end 1,024 open requests with their connection. Nothing else comes near."""
+CALLS_FOR_A_BYTE = 5.0
+"""DATA frames of one byte, which have ten on the wire."""
+HELD_FOR_A_BYTE = 10
+HELD_BY_INFLATERS = 10 << 20
+"""By 200 bodies that are being inflated, and their requests."""
+
+START = frames.PREFACE + frames.settings([]) + frames.SETTINGS_ACK
+GRPC = ((b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-encoding", b"gzip"))
+PREDICT = b"/tensorflow.serving.PredictionService/Predict"
+MULTI_INFERENCE = b"/tensorflow.serving.PredictionService/MultiInference"
+SECRET = write_bytes(1, write_text(1, "secret"))
+
+
+def head(stream: int, path: bytes, *more: tuple[bytes, bytes], end: bool = False) -> bytes:
+    """A request by static references and literals, so that its bytes do not depend on those before."""
+    block = b"\x83\x86\x04" + write_integer(len(path), 0x7F, 0) + path + b"\x01\x01a"
+    return frames.frame(HEADERS, 4 | end, stream, block + b"".join([encode_field(*field) for field in more]))
+
+
+def data(stream: int, payload: bytes, *, end: bool = False) -> bytes:
+    return frames.frame(DATA, int(end), stream, payload)
+
+
+def body(stream: int, payload: bytes) -> bytes:
+    parts = [payload[at : at + 16_384] for at in range(0, len(payload), 16_384)]
+    return b"".join(data(stream, part, end=part is parts[-1]) for part in parts)
+
+
+def one_byte_frames() -> Iterator[bytes]:
+    """On a hundred streams, and no model is ever named."""
+    streams = range(1, 201, 2)
+    yield b"".join(head(stream, PREDICT, *GRPC) for stream in streams)
+    yield b"".join(data(stream, b"\0\0\x7f\0\0\x12\x80\x80\x80\x03") for stream in streams)
+    while True:
+        yield b"".join(data(stream, b"x") for stream in streams)
+
+
+def tasks_one_by_one() -> Iterator[bytes]:
+    """On two streams in turn, so that each is a piece of its own."""
+    tasks = [write_bytes(1, write_bytes(1, write_text(1, f"m{number}"))) for number in range(900)]
+    size = len(b"".join(tasks)).to_bytes(4, "big")
+    for first in count(1, 4):
+        pair = (first, first + 2)
+        yield b"".join(head(stream, MULTI_INFERENCE, *GRPC) + data(stream, b"\0" + size) for stream in pair)
+        yield b"".join(data(stream, task) for task in tasks for stream in pair)
+        yield b"".join(frames.rst_stream(stream, 8) for stream in pair)
+
+
+def requests() -> Iterator[bytes]:
+    for stream in count(1, 2):
+        yield head(stream, b"/v1/models/m", end=True)
+
+
+def references() -> Iterator[bytes]:
+    for stream in count(1, 2):
+        yield frames.frame(HEADERS, 5, stream, b"\x83\x86\x84\x01\x01a" + b"\x90" * 16_000)
+
+
+def moving_windows() -> Iterator[bytes]:
+    """Each SETTINGS moves the windows of a thousand streams."""
+    yield b"".join(head(stream, PREDICT, *GRPC) for stream in range(1, 2_001, 2))
+    for number in count():
+        yield frames.settings([(frames.INITIAL_WINDOW_SIZE, 65_535 + number % 2)])
+
+
+def bodies(payload: bytes) -> Callable[[], Iterator[bytes]]:
+    def sent() -> Iterator[bytes]:
+        for stream in count(1, 2):
+            yield head(stream, PREDICT, *GRPC) + body(stream, payload)
+
+    return sent
+
+
+def half_sent() -> Iterator[bytes]:
+    """A thousand compressed bodies that have just begun: zlib takes 40 KB for each."""
+    start = compressed(write_bytes(2, bytes(100_000)))[:60]
+    for stream in count(1, 2):
+        yield head(stream, PREDICT, *GRPC) + data(stream, start)
+
+
+def compressed(message: bytes) -> bytes:
+    return frame(gzip.compress(message), compressed=True)
+
+
+FLOODS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "one byte": one_byte_frames,
+    "tasks": tasks_one_by_one,
+    "requests": requests,
+    "references": references,
+    "windows": moving_windows,
+    "tiny messages": bodies(frame(SECRET) * 1_000),
+    "tiny fields": bodies(frame(SECRET + b"\x18\x00" * 16_000)),
+    "compressed fields": bodies(compressed(SECRET + b"\x18\x00" * 15_000) * 100),
+    "bombs that name a model": bodies(compressed(SECRET + write_bytes(2, bytes(16 << 20)))),
+    "half-sent": half_sent,
+    "bombs that name none": bodies(compressed(write_bytes(2, bytes(16 << 20)))),
+}
+
+
+class Cost:
+    """Python calls of callbacks."""
+
+    def __init__(self) -> None:
+        self.total = self.most = self._now = 0
+
+    def of(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Call it, and count."""
+        self._now = 0
+        sys.setprofile(self._count)
+        try:
+            callback(*arguments)
+        finally:
+            sys.setprofile(None)
+        self.total += self._now
+        self.most = max(self.most, self._now)
+
+    def _count(self, frame: object, event: str, argument: object) -> None:
+        if event in ("call", "c_call"):
+            self._now += 1
+
+
+class Socket(Wire):
+    """Of a client: it may not be read, and it may be closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_reading = True
+        self.is_closed = False
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+
+def denying(bench: Bench) -> None:
+    """There is a role, and nobody has it."""
+    role = schema.ModelRole(
+        metadata=fields.Metadata(name="r"),
+        spec=schema.RoleSpec(rules=(schema.Rule(models=("x",), verbs=("predict",)),)),
+    )
+    policy = compile_policy([role], (), "dev.example")
+    bench.pipeline.snapshot = dataclasses.replace(bench.pipeline.snapshot, policy=policy)
+
+
+async def flood(bench: Bench, make: Callable[[], Iterator[bytes]], run: Callable[..., None]) -> int:
+    """Send a flood over as many connections as it takes: a closed one is replaced. Returns how many bytes were read."""
+    sent = 0
+    while sent < SENT:
+        socket = Socket()
+        server = H2Server(bench.shared, bench.info("inbound", "HTTP/2"), bench.pipeline.serve, bench.pipeline.reject)
+        server.attach(socket)  # type: ignore[arg-type]
+        pending, pieces = START, make()
+        while sent < SENT and not socket.is_closed:
+            while len(pending) < READ:
+                pending += next(pieces)
+            run(server.data_received, pending[:READ])
+            pending = pending[READ:]
+            sent += READ
+            await asyncio.sleep(0)
+            while not socket.is_reading and not socket.is_closed:
+                await asyncio.sleep(0)
+            socket.take()
+        if socket.is_closed:
+            run(server.connection_lost, None)
+    return sent
+
+
+@pytest.fixture
+def bench_of(tmp_path: Path) -> Iterator[Callable[[], Bench]]:
+    sinks: list[LineWriter] = []
+
+    def make() -> Bench:
+        sinks.append(LineWriter.file(tmp_path / "access.log"))
+        bench = Bench(sinks[-1])
+        denying(bench)
+        return bench
+
+    yield make
+    for sink in sinks:
+        sink.close()
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_work(bench_of: Callable[[], Bench], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    cost = Cost()
+    take_turn = Turns._next
+    monkeypatch.setattr(Turns, "_next", lambda turns: cost.of(take_turn, turns))
+    sent = await flood(bench_of(), FLOODS[name], cost.of)
+    assert cost.most <= CALLS_IN_A_CALLBACK
+    assert cost.total <= CALLS_FOR_A_BYTE * sent
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_memory(bench_of: Callable[[], Bench], name: str) -> None:
+    bench = bench_of()
+    gc.disable()  # nothing may have to wait for it
+    tracemalloc.start()
+    try:
+        sent = await flood(bench, FLOODS[name], lambda callback, *arguments: callback(*arguments))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert held <= (HELD_BY_INFLATERS if name in ("half-sent", "bombs that name none") else HELD_FOR_A_BYTE * sent)
