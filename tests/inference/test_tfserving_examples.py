@@ -16,8 +16,9 @@ from meshproxy.devtools.messages import (
     PredictRequest,
     RegressionRequest,
 )
+from meshproxy.inference import tfserving_examples as module
 from meshproxy.inference.call import Verb
-from meshproxy.inference.tfserving_examples import FIELDS, WORK_BYTES, count_grpc, count_json
+from meshproxy.inference.tfserving_examples import FIELDS, INFLATED_BYTES, WORK_BYTES, count_grpc, count_json
 
 WHOLE = [1 << 30]
 STEPS = [WHOLE, [1], [2], [7], [1000]]
@@ -134,6 +135,18 @@ def test_counts_in_compressed_messages(steps: list[int]) -> None:
     assert counted(Verb.REGRESS, body, steps, encoding=b"gzip") == 50
     assert counted(Verb.REGRESS, body, steps, encoding=b"snappy") == 1
     assert counted(Verb.REGRESS, frame(b"no gzip", compressed=True), steps, encoding=b"gzip") == 1
+
+
+def test_a_large_compressed_tensor_has_the_rows_of_its_shape() -> None:
+    message = predict(("x", [7, 2 << 20], bytes(2 * INFLATED_BYTES)))
+    assert counted(Verb.PREDICT, frame(gzip.compress(message), compressed=True), WHOLE, encoding=b"gzip") == 7
+
+
+def test_inflates_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed = []
+    monkeypatch.setattr(module._Message, "feed", lambda message, data: fed.append(len(data)))
+    counted(Verb.PREDICT, frame(gzip.compress(bytes(4 * INFLATED_BYTES)), compressed=True), WHOLE, encoding=b"gzip")
+    assert sum(fed) <= INFLATED_BYTES
 
 
 @pytest.mark.parametrize("steps", [WHOLE, [1000]])
