@@ -147,6 +147,8 @@ def models(*addresses: str) -> Document:
         "balancing": {"policy": "round-robin"},
         "breaker": {"enabled": False},
         "ejection": {"enabled": False},
+        "health": {"enabled": False},
+        "connectTimeout": "10s",  # of a busy machine, which may stand still for a second
     }
     return document("ModelServer", spec, "models")
 
