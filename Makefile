@@ -19,7 +19,7 @@ help:
 	@echo 'make check            format, lint, types, import contracts, dead code, private keys in git'
 	@echo 'make format           format the code and apply safe lint fixes'
 	@echo 'make conformance      run third-party suites and clients (h2spec, curl, nghttp) against a sidecar'
-	@echo 'make drills           cut links between network namespaces (needs root)'
+	@echo 'make drills           cut links between network namespaces, rotate identities (needs root)'
 	@echo 'make figures          measure recovery, reloads and goodput under overload; needs a quiet machine'
 	@echo 'make test-tensorflow  call a real SavedModel through a sidecar with the official stubs'
 	@echo 'make bench            measure meshproxy side by side with Envoy'
