@@ -56,7 +56,9 @@ class FolderStore:
             self._tokens.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
-        authority = self.find_authority() or self._create_authority(trust_domain, now)
+        # The certificate is written last: without it, another process may be making the authority, under the lock.
+        found = self.find_authority() if (self.folder / CERTIFICATE).exists() else None
+        authority = found or self._create_authority(trust_domain, now)
         if authority.trust_domain != trust_domain:
             raise StoreError(
                 f"{self.folder / CERTIFICATE} is the authority of trust domain {authority.trust_domain}, not of "
