@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from meshproxy.config import schema
 from meshproxy.config.check import check_set
 from meshproxy.config.codes import Code
-from meshproxy.config.files import Paths, digest, read_files
+from meshproxy.config.files import Paths, Source, digest, read_files
 from meshproxy.config.parse import PROBLEMS, Parsed, parse
-from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.config.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,15 +31,8 @@ def load(paths: Paths) -> schema.Documents:
     Raises:
         ConfigError: with all problems. Nothing else is raised, whatever the files contain.
     """
-    parsed = Parsed()
-    sources = read_files(paths, parsed.problems)
-    parsed.is_whole = not parsed.problems
-    for source in sources:
-        parse(source, parsed)
-    found = check_set(parsed.placed, is_whole=parsed.is_whole, where=", ".join(map(str, paths)))
-    parsed.problems.extend(islice(found, PROBLEMS))
-    if parsed.problems:
-        raise ConfigError(tuple(sorted(parsed.problems)))
+    parsed, sources = parse_set(paths)
+    parsed.raise_problems()
     return documents(parsed.placed, digest(sources))
 
 
@@ -49,20 +42,33 @@ def load_sidecar(paths: Paths) -> schema.Sidecar:
     Raises:
         ConfigError: with all problems.
     """
+    parsed, _ = parse_set(paths, is_partial=True)
+    sidecars = [each.document for each in parsed.placed if isinstance(each.document, schema.Sidecar)]
+    if not parsed.problems and not sidecars:
+        parsed.problems.append(Problem(named(paths), 0, "", "", "there is no Sidecar", Code.MISSING_DOCUMENT))
+    parsed.raise_problems()
+    return sidecars[0]
+
+
+def parse_set(paths: Paths, *, is_partial: bool = False) -> tuple[Parsed, list[Source]]:
+    """The documents in the files and folders with all of their problems, and the files.
+
+    Args:
+        is_partial: they are a part of a set (`check_set`).
+    """
     parsed = Parsed()
     sources = read_files(paths, parsed.problems)
     parsed.is_whole = not parsed.problems
     for source in sources:
         parse(source, parsed)
-    where = ", ".join(map(str, paths))
-    found = check_set(parsed.placed, is_whole=parsed.is_whole, where=where, is_partial=True)
+    found = check_set(parsed.placed, is_whole=parsed.is_whole, where=named(paths), is_partial=is_partial)
     parsed.problems.extend(islice(found, PROBLEMS))
-    sidecars = [each.document for each in parsed.placed if isinstance(each.document, schema.Sidecar)]
-    if not parsed.problems and not sidecars:
-        parsed.problems.append(Problem(where, 0, "", "", "there is no Sidecar", Code.MISSING_DOCUMENT))
-    if parsed.problems:
-        raise ConfigError(tuple(sorted(parsed.problems)))
-    return sidecars[0]
+    return parsed, sources
+
+
+def named(paths: Paths) -> str:
+    """What to call a set in a problem that no file has."""
+    return ", ".join(map(str, paths))
 
 
 def documents(placed: Sequence[Placed], fingerprint: str) -> schema.Documents:

@@ -20,7 +20,7 @@ from meshproxy.config.codes import Code
 from meshproxy.config.fields import API_VERSION
 from meshproxy.config.files import SUFFIXES
 from meshproxy.config.hints import is_of_another_mesh, of_kind
-from meshproxy.config.problems import Problem, closest
+from meshproxy.config.problems import ConfigError, Problem, closest
 from meshproxy.config.values import read_name, shown
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Parsed:
     problems: list[Problem] = field(default_factory=list)
     is_whole: bool = True
     """Every file was read to its end."""
+
+    def raise_problems(self) -> None:
+        """Raises ConfigError with all problems, if there are any."""
+        if self.problems:
+            raise ConfigError(tuple(sorted(self.problems)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import check_set
 from meshproxy.config.codes import Code
-from meshproxy.config.files import digest, read_files
-from meshproxy.config.parse import PROBLEMS, Parsed, parse
+from meshproxy.config.files import digest
+from meshproxy.config.load import named, parse_set
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.control_api import DocumentSet
 
@@ -32,16 +30,9 @@ def read_set(paths: Sequence[str]) -> DocumentSet:
     Raises:
         ConfigError: with all problems.
     """
-    parsed = Parsed()
-    sources = read_files(paths, parsed.problems)
-    parsed.is_whole = not parsed.problems
-    for source in sources:
-        parse(source, parsed)
-    where = ", ".join(map(str, paths))
-    found = check_set(parsed.placed, is_whole=parsed.is_whole, where=where, is_partial=True)
-    parsed.problems.extend(islice(found, PROBLEMS))
-    kinds = {each.kind for each in parsed.placed}
-    if parsed.is_whole and "MeshConfig" not in kinds:
+    parsed, sources = parse_set(paths, is_partial=True)
+    where = named(paths)
+    if parsed.is_whole and not any(each.kind == "MeshConfig" for each in parsed.placed):
         parsed.problems.append(Problem(where, 0, "", "", "there is no MeshConfig", Code.MISSING_DOCUMENT))
     for each in parsed.placed:
         if each.kind == "Sidecar":
@@ -50,8 +41,7 @@ def read_set(paths: Sequence[str]) -> DocumentSet:
     text = "\n---\n".join(source.content.decode("utf-8-sig", "replace") for source in sources)
     if len(text) > SET_BYTES:
         parsed.problems.append(Problem(where, 0, "", "", f"larger than {SET_BYTES >> 20} MiB", Code.UNREADABLE))
-    if parsed.problems:
-        raise ConfigError(tuple(sorted(parsed.problems)))
+    parsed.raise_problems()
     return DocumentSet(digest(sources), text)
 
 
