@@ -1,25 +1,25 @@
 """Loads documents for a parent process and writes them, or their problems, to standard output.
 
 A sidecar runs this instead of calling `load` itself, so that parsing neither blocks its event loop nor stays in its
-memory. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`. With `--sidecar`
-before the paths only the Sidecar is needed.
+memory. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`. With `--own`
+before the paths it is what a sidecar starts from (`load_own`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 
+from meshproxy.config.child_process import ChildFailed, Task, output_of
 from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents, Sidecar
 
 LOAD_SECONDS = 60.0
-SIDECAR = "--sidecar"
+OWN = "--own"
+TASK = Task("meshproxy.config.child", "the process that loads the documents", "loading the documents")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -42,42 +42,24 @@ async def load_in_child(paths: Sequence[str]) -> Documents:
     return outcome.documents
 
 
-async def load_sidecar_in_child(paths: Sequence[str]) -> Sidecar:
-    """`load_sidecar(paths)`. Raises as `load_in_child`."""
-    outcome = await _run([SIDECAR, *paths])
-    if outcome.sidecar is None:
+async def load_own_in_child(paths: Sequence[str]) -> Documents | Sidecar:
+    """`load_own(paths)`. Raises as `load_in_child`."""
+    outcome = await _run([OWN, *paths])
+    found = outcome.documents or outcome.sidecar
+    if found is None:
         raise ConfigError(outcome.problems)
-    return outcome.sidecar
+    return found
 
 
 async def _run(arguments: Sequence[str]) -> Outcome:
     """Raises ConfigError if the child fails."""
-    # `-m` alone looks for modules in the working directory first; the child inherits our choice not to.
-    options = ("-P", "-m") if sys.flags.safe_path else ("-m",)
     try:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, *options, "meshproxy.config.child", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=-1
-        )
-    except OSError as error:
-        raise ConfigError((_failure(f"the process that loads the documents cannot be started: {error}"),)) from error
-    try:
-        async with asyncio.timeout(LOAD_SECONDS):
-            output, _ = await child.communicate()
-    except (TimeoutError, asyncio.CancelledError) as error:
-        with suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
-        if isinstance(error, TimeoutError):
-            raise ConfigError((_failure(f"loading the documents took longer than {LOAD_SECONDS:g} s"),)) from None
-        raise
-    if child.returncode != 0:
-        raise ConfigError((_failure(f"the process that loads the documents exited with status {child.returncode}"),))
-    try:
+        output = await output_of(TASK, arguments, seconds=LOAD_SECONDS)
         return msgspec.msgpack.decode(output, type=Outcome)
+    except ChildFailed as error:
+        raise ConfigError((_failure(str(error)),)) from error
     except msgspec.DecodeError as error:
-        raise ConfigError(
-            (_failure(f"the result of the process that loads the documents is unreadable: {error}"),)
-        ) from error
+        raise ConfigError((_failure(f"the result of {TASK.process} is unreadable: {error}"),)) from error
 
 
 def _failure(message: str) -> Problem:
@@ -86,13 +68,11 @@ def _failure(message: str) -> Problem:
 
 def main(arguments: Sequence[str]) -> None:
     """Load what the arguments name and write the `Outcome` to standard output."""
-    from meshproxy.config.load import load, load_sidecar
+    from meshproxy.config.load import load, load_own
 
     try:
-        if arguments[:1] == [SIDECAR]:
-            outcome = Outcome(None, sidecar=load_sidecar(arguments[1:]))
-        else:
-            outcome = Outcome(load(arguments))
+        found = load_own(arguments[1:]) if arguments[:1] == [OWN] else load(arguments)
+        outcome = Outcome(None, sidecar=found) if isinstance(found, Sidecar) else Outcome(found)
     except ConfigError as error:
         outcome = Outcome(None, error.problems)
     sys.stdout.buffer.write(msgspec.msgpack.encode(outcome))

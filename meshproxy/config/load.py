@@ -14,7 +14,7 @@ from meshproxy.config.check import check_set
 from meshproxy.config.codes import Code
 from meshproxy.config.files import Paths, Source, digest, read_files
 from meshproxy.config.parse import PROBLEMS, Parsed, parse
-from meshproxy.config.problems import Problem
+from meshproxy.config.problems import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +36,26 @@ def load(paths: Paths) -> schema.Documents:
     return documents(parsed.placed, digest(sources))
 
 
-def load_sidecar(paths: Paths) -> schema.Sidecar:
-    """The Sidecar in the files and folders, whose other documents come from elsewhere.
+def load_own(paths: Paths) -> schema.Documents | schema.Sidecar:
+    """What a sidecar starts from: all documents, as `load` gives them, or its Sidecar alone if the others are to come
+    from its control plane.
 
     Raises:
         ConfigError: with all problems.
     """
+    try:
+        return load(paths)
+    except ConfigError as error:
+        if all(problem.code is not Code.MISSING_DOCUMENT for problem in error.problems):
+            raise
+        sidecar = _load_sidecar(paths)
+        if sidecar.spec.control_plane is None or not sidecar.spec.control_plane.documents:
+            raise
+        return sidecar
+
+
+def _load_sidecar(paths: Paths) -> schema.Sidecar:
+    """The Sidecar of a set whose other documents are elsewhere. Raises ConfigError with all problems."""
     parsed, _ = parse_set(paths, is_partial=True)
     sidecars = [each.document for each in parsed.placed if isinstance(each.document, schema.Sidecar)]
     if not parsed.problems and not sidecars:

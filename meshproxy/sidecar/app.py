@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
-from meshproxy.config.child import load_sidecar_in_child
-from meshproxy.config.codes import Code
-from meshproxy.config.problems import ConfigError
+from meshproxy.config.child import load_own_in_child
+from meshproxy.config.schema import Documents
 from meshproxy.identity.mesh_context import identify
 from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.proxy.pipeline import Pipeline
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from meshproxy.config.schema import Documents
-    from meshproxy.config.schema import Sidecar as SidecarDocument
     from meshproxy.identity.caller import Workload
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
@@ -393,12 +390,8 @@ async def run_sidecar(paths: Sequence[str]) -> None:
         WorkersFailed: a worker of several could not be kept alive, or did not end well.
     """
     source: DocumentSource = FileDocuments(paths)
-    documents: Documents | None = None
-    try:
-        documents = await source.load()
-        sidecar = documents.sidecar
-    except ConfigError as error:
-        sidecar = await _own_document(paths, error)
+    own = await load_own_in_child(paths)
+    documents, sidecar = (own, own.sidecar) if isinstance(own, Documents) else (None, own)
     link = None
     if (settings := sidecar.spec.control_plane) is not None:
         from meshproxy.sidecar.control_link import ControlLink  # its memory is for those who have a control plane
@@ -406,7 +399,7 @@ async def run_sidecar(paths: Sequence[str]) -> None:
         link = ControlLink(paths, sidecar.metadata.name, settings)
         documents = await link.join() or documents
         source = link.documents or source
-    assert documents is not None  # or `_own_document` would have raised
+    assert documents is not None  # files have them, or the control plane
     check_files(documents)  # not by a worker that is started again: it waits for them while it serves
     if documents.sidecar.spec.workers > 1:
         from meshproxy.sidecar.supervisor import Supervisor  # its memory is for those who have workers
@@ -414,16 +407,6 @@ async def run_sidecar(paths: Sequence[str]) -> None:
         await Supervisor(paths, documents, link=link).run()
     else:
         await Sidecar(source, documents, await load_identity(documents), link=link).run()
-
-
-async def _own_document(paths: Sequence[str], problem: ConfigError) -> SidecarDocument:
-    """The Sidecar of documents that cannot be loaded because the others are the control plane's. Raises ConfigError."""
-    if all(each.code is not Code.MISSING_DOCUMENT for each in problem.problems):
-        raise problem
-    sidecar = await load_sidecar_in_child(paths)
-    if sidecar.spec.control_plane is None or not sidecar.spec.control_plane.documents:
-        raise problem
-    return sidecar
 
 
 async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:

@@ -7,13 +7,14 @@ reads.
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from contextlib import suppress
 
 import msgspec
 
+from meshproxy.config.child_process import ChildFailed, Task, output_of
+
 SECONDS = 30.0
+TASK = Task("meshproxy.sidecar.new_key", "the process that makes a key", "making a key")
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -34,30 +35,12 @@ class KeyFailure(Exception):
 
 async def new_key() -> NewKey:
     """A key that nobody else has. Raises KeyFailure."""
-    # `-m` alone looks for modules in the working directory first; the child inherits our choice not to.
-    options = ("-P", "-m") if sys.flags.safe_path else ("-m",)
     try:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, *options, "meshproxy.sidecar.new_key", stdin=asyncio.subprocess.DEVNULL, stdout=-1
-        )
-    except OSError as error:
-        raise KeyFailure(f"the process that makes a key cannot be started: {error}") from error
-    try:
-        async with asyncio.timeout(SECONDS):
-            output, _ = await child.communicate()
-    except (TimeoutError, asyncio.CancelledError) as error:
-        with suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
-        if isinstance(error, TimeoutError):
-            raise KeyFailure(f"making a key took longer than {SECONDS:g} s") from None
-        raise
-    if child.returncode != 0:
-        raise KeyFailure(f"the process that makes a key exited with status {child.returncode}")
-    try:
-        return msgspec.msgpack.decode(output, type=NewKey)
+        return msgspec.msgpack.decode(await output_of(TASK, seconds=SECONDS), type=NewKey)
+    except ChildFailed as error:
+        raise KeyFailure(str(error)) from error
     except msgspec.DecodeError as error:
-        raise KeyFailure(f"the output of the process that makes a key is unreadable: {error}") from error
+        raise KeyFailure(f"the output of {TASK.process} is unreadable: {error}") from error
 
 
 def make_key() -> NewKey:

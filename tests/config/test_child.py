@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from meshproxy.config import child
+from meshproxy.config import child, child_process
 from meshproxy.config.child import Outcome, load_in_child, main
 from meshproxy.config.load import load
 from meshproxy.config.problems import ConfigError
@@ -50,7 +50,7 @@ def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, flags: ob
     program = tmp_path / "python"
     program.write_text(f"#!{sys.executable} -S\n{code}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(child, "sys", SimpleNamespace(executable=str(program), flags=flags))
+    monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(program), flags=flags))
 
 
 async def message_of(path: Path) -> str:
@@ -88,7 +88,7 @@ async def test_a_child_that_fails_is_a_problem(good: Path, tmp_path: Path, monke
 async def test_a_child_that_cannot_be_started_is_a_problem(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "sys", SimpleNamespace(executable=str(tmp_path / "nowhere"), flags=sys.flags))
+    monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(tmp_path / "nowhere"), flags=sys.flags))
     assert (await message_of(good)).startswith("the process that loads the documents cannot be started: ")
 
 

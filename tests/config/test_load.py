@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.config.fields import API_VERSION
-from meshproxy.config.load import load, load_sidecar
+from meshproxy.config.load import load, load_own
 from meshproxy.config.parse import PROBLEMS
 from meshproxy.config.problems import ConfigError, Problem
-from meshproxy.config.schema import Documents
+from meshproxy.config.schema import Documents, Sidecar
 from meshproxy.config.values import Address
 
 FIRST = Path("deploy/examples/first.yaml")
@@ -316,18 +316,36 @@ def test_any_bytes_give_documents_or_problems(tmp_path_factory: pytest.TempPathF
 
 # The Sidecar alone
 
+OWN = """\
+apiVersion: meshproxy.dev/v1alpha1
+kind: Sidecar
+metadata: {name: x}
+spec:
+  inbound: {server: s}
+  controlPlane: {address: "a:1", spiffeId: spiffe://d/c, trustBundle: b, folder: f, documents: true}
+"""
+
 
 def test_the_sidecar_of_a_set_whose_rest_is_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "sidecar.yaml"
-    text = "apiVersion: meshproxy.dev/v1alpha1\nkind: Sidecar\nmetadata: {name: x}\nspec: {inbound: {server: s}}\n"
-    path.write_text(text)
-    assert load_sidecar([path]).metadata.name == "x"
-    path.write_text(text + "---\n" + text)
+    path.write_text(OWN)
+    found = load_own([path])
+    assert isinstance(found, Sidecar)
+    assert found.metadata.name == "x"
+    path.write_text(OWN + "---\n" + OWN)
     with pytest.raises(ConfigError, match="a second Sidecar"):
-        load_sidecar([path])
-    path.write_text(text.replace("inbound", "outbund"))
+        load_own([path])
+    path.write_text(OWN.replace("inbound", "outbund"))
     with pytest.raises(ConfigError, match="outbund"):
-        load_sidecar([path])
+        load_own([path])
     path.write_text("")
     with pytest.raises(ConfigError, match="there is no Sidecar"):
-        load_sidecar([path])
+        load_own([path])
+
+
+def test_only_a_control_plane_has_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "sidecar.yaml"
+    path.write_text(OWN.replace("true", "false"))
+    with pytest.raises(ConfigError, match="no MeshConfig among the documents"):
+        load_own([path])
+    assert load_own([FIRST]) == load([FIRST])
