@@ -3,23 +3,19 @@ there is one."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshproxy.codec.limits import Limits
 from meshproxy.identity.certificates import CertificateError, Credentials, IdentityFiles, client_context, read_file
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer, read_spiffe_id
 from meshproxy.identity.pem import read_certificates
-from meshproxy.transport.channel import H2Channel, Target
-from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.channel import H2Channel, Target, own_connections
+from meshproxy.transport.connection import Times
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
     import ssl
@@ -50,21 +46,12 @@ class ControlChannel:
         self._expected = settings.spiffe_id
         self._trust_bundle = Path(settings.trust_bundle)
         self._clock = clock
-        loop = asyncio.get_running_loop()
-        self._reaper = Reaper(loop)
-        self._shared = ConnectionContext(
-            loop=loop,
-            outbox=Outbox(loop),
-            reaper=self._reaper,
-            limits=Limits(),
-            times=Times(ping_after=PING_AFTER),
-            on_limit=lambda name: None,  # of a server that we chose: it shows as the call's error
-        )
-        self._reaper.start()
+        self._shared = own_connections(Times(ping_after=PING_AFTER))
+        self._shared.reaper.start()
 
     def stop(self) -> None:
         """Let go of what connections share."""
-        self._reaper.stop()
+        self._shared.reaper.stop()
 
     def open(self) -> H2Channel:
         """A channel that shows the certificate of this moment, if there is a valid one.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from meshproxy.config.problems import ConfigError
 from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.private_files import replace_file
+from meshproxy.sidecar.reconnect import keep_open
 from meshproxy.transport.client import ClientError, ClientFailure
 from meshproxy.transport.grpc_stream import open_call
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIRST_RETRY = 0.5
-LAST_RETRY = 30.0
-"""Seconds between two attempts to reach the control plane, doubled after each; half of them at random."""
 SET_BYTES = 32 << 20
 REPORTED_PROBLEMS = 20
 FILE = "mesh.yaml"
@@ -69,6 +66,8 @@ class ControlDocuments:
         self._watch = FileWatch(lambda: files_of(self._paths))
         self._pending = ""
         """The version of the set that was received and not yet decided on."""
+        self._received = 0
+        """Sets, in all."""
         self._problem = ""
 
     async def first(self) -> Documents:
@@ -156,18 +155,7 @@ class ControlDocuments:
 
     async def run(self) -> None:
         """Follow the control plane until cancelled, whatever happens to it."""
-        delay = FIRST_RETRY
-        while True:
-            received = self._pending
-            problem = await self._follow()
-            if problem != self._problem:
-                logger.warning(
-                    "no documents from the control plane; trying again",
-                    extra={"fields": {"control": self._channel.address, "problem": problem}},
-                )
-            self._problem = problem
-            delay = FIRST_RETRY if self._pending != received else min(2 * delay, LAST_RETRY)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+        await keep_open(self._follow, lambda: self._received, self._failed)
 
     async def _follow(self) -> str:
         """Take what comes on one stream. Returns why it has ended."""
@@ -186,6 +174,14 @@ class ControlDocuments:
         except (ClientError, CertificateError, OSError) as error:
             return str(error)
 
+    def _failed(self, problem: str) -> None:
+        if problem != self._problem:
+            logger.warning(
+                "no documents from the control plane; trying again",
+                extra={"fields": {"control": self._channel.address, "problem": problem}},
+            )
+        self._problem = problem
+
     async def _send_reports(self, call: Call) -> None:
         """Say what we have, at once and whenever it changes."""
         self._has_news.set()
@@ -203,6 +199,7 @@ class ControlDocuments:
         self._newest.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(self._newest, f"{VERSION}{received.version}\n{received.text}".encode(), 0o600)
         self._pending = received.version
+        self._received += 1
         self._problem = ""
         self._has_set.set()
         self._changed()

@@ -5,7 +5,6 @@ The response is bounded in time and size. Redirects are not followed: only the o
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
 from dataclasses import dataclass
@@ -13,13 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.codec.limits import Limits
-from meshproxy.transport.channel import H1Channel, Target
+from meshproxy.transport.channel import H1Channel, Target, own_connections
 from meshproxy.transport.client import StatusError, exchange
-from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import named_server
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 
 FETCH_SECONDS = 5.0
 """From the look-up of the name to the last byte."""
@@ -110,7 +105,7 @@ async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) 
             raise FetchError("the token of bearerTokenFile is sent over https only")
         headers.append((b"authorization", b"Bearer " + _read_token(access.token_file)))
     head = RequestHead(0, b"GET", url.authority.encode(), url.target.encode(), tuple(headers), end=True)
-    channel = H1Channel(one_shot(), Target(url.address, security), connect_timeout=FETCH_SECONDS)
+    channel = H1Channel(own_connections(), Target(url.address, security), connect_timeout=FETCH_SECONDS)
     try:
         response = await exchange(
             channel, head, timeout=FETCH_SECONDS, max_body_bytes=max_bytes, max_head_bytes=HEAD_BYTES
@@ -145,19 +140,6 @@ def _read_token(path: Path) -> bytes:
 
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-
-
-def one_shot() -> ConnectionContext:
-    """What a connection for a single exchange needs. Its deadlines are the exchange's: the reaper does not run."""
-    loop = asyncio.get_running_loop()
-    return ConnectionContext(
-        loop=loop,
-        outbox=Outbox(loop),
-        reaper=Reaper(loop),
-        limits=Limits(),
-        times=Times(),
-        on_limit=lambda limit: None,  # the ClientError names it
-    )
 
 
 def _context(ca_file: Path | None) -> ssl.SSLContext:

@@ -14,27 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.identity.certificates import CertificateError, Credentials
 from meshproxy.identity.pem import split_der, to_pem
 from meshproxy.inference.protobuf import LENGTH, FieldWalker
 from meshproxy.refusal import GrpcStatus, Refusal
+from meshproxy.sidecar.reconnect import keep_open
 from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
-from meshproxy.transport.channel import H2Channel, Target
+from meshproxy.transport.channel import H2Channel, Target, own_connections
 from meshproxy.transport.client import ClientError, StatusError
 from meshproxy.transport.connect_failures import UNIX
-from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection import Times
 from meshproxy.transport.grpc_stream import open_call
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,9 +45,6 @@ METADATA = ((b"workload.spiffe.io", b"true"),)
 """API section 3: against servers of this host that were tricked into sending the request."""
 FIRST_SECONDS = 10.0
 """The longest wait for the first identity: an agent that has just registered a workload needs some seconds."""
-FIRST_RETRY = 0.5
-LAST_RETRY = 30.0
-"""Seconds between two attempts to reach the agent, doubled after each."""
 RESPONSE_BYTES = 4 << 20
 
 _FIELD = {number: number * 8 + LENGTH for number in range(1, 5)}
@@ -132,6 +126,8 @@ class WorkloadApiIdentity:
         self._watch = FileWatch(bundles.values)
         self._changed: Callable[[], None] = lambda: None
         self._response: SvidResponse | None = None
+        self._received = 0
+        """Responses, in all."""
         self._problem = ""
         """Why there is no newer response."""
         self._first = asyncio.Event()
@@ -182,30 +178,16 @@ class WorkloadApiIdentity:
 
     async def _stream(self) -> None:
         """Follow the agent until cancelled, whatever happens to it."""
-        loop = asyncio.get_running_loop()
-        reaper = Reaper(loop)
-        reaper.start()
-        shared = ConnectionContext(
-            loop=loop,
-            outbox=Outbox(loop),
-            reaper=reaper,
-            limits=Limits(),
-            # No keepalive: a UNIX socket is closed with its process, and servers in Go close connections for frequent
-            # PINGs ("too_many_pings").
-            times=Times(ping_after=inf),
-            on_limit=lambda name: None,
-        )
+        # No keepalive: a UNIX socket is closed with its process, and servers in Go close connections for frequent PINGs
+        # ("too_many_pings").
+        shared = own_connections(Times(ping_after=inf))
+        shared.reaper.start()
         channel = H2Channel(shared, Target(self._address))
-        delay = FIRST_RETRY
         try:
-            while True:
-                received = self._response
-                self._failed(await self._follow(channel))
-                delay = FIRST_RETRY if self._response is not received else min(2 * delay, LAST_RETRY)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+            await keep_open(lambda: self._follow(channel), lambda: self._received, self._failed)
         finally:
             channel.abort()
-            reaper.stop()
+            shared.reaper.stop()
 
     async def _follow(self, channel: H2Channel) -> str:
         """Take what the agent sends. Returns why that has ended."""
@@ -225,6 +207,7 @@ class WorkloadApiIdentity:
 
     def _take(self, response: SvidResponse) -> None:
         self._response = response
+        self._received += 1
         self._problem = ""
         self._first.set()
         self._changed()

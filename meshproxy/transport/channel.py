@@ -17,16 +17,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from meshproxy.codec.limits import Limits
 from meshproxy.transport.connect_failures import UNIX, ConnectError
+from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import PeerSecurity, connect_h1, connect_h2
 from meshproxy.transport.h1 import H1Client
 from meshproxy.transport.h2_client import H2Client
+from meshproxy.transport.outbox import Outbox
+from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from meshproxy.transport.client import StreamWaiter
-    from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.stream import Upstream
 
 CONNECT_SECONDS = 5.0
@@ -62,6 +65,20 @@ class Target:
         if match is None or not 0 < int(match[2]) < 65_536:
             raise ValueError(f"{text!r} is neither host:port nor unix:/path")
         return cls(text, security)
+
+
+def own_connections(times: Times | None = None) -> ConnectionContext:
+    """What the connections of channels share. Its reaper does not run: start it where connections outlive a call, whose
+    deadline bounds everything else."""
+    loop = asyncio.get_running_loop()
+    return ConnectionContext(
+        loop=loop,
+        outbox=Outbox(loop),
+        reaper=Reaper(loop),
+        limits=Limits(),
+        times=times if times is not None else Times(),
+        on_limit=lambda limit: None,  # of a server that we chose: the error of the call names it
+    )
 
 
 class ChannelEvent(Enum):

@@ -21,6 +21,7 @@ from meshproxy.control.app import Settings
 from meshproxy.control.attestation import make_token
 from meshproxy.devtools.local_mesh import document
 from meshproxy.sidecar import control_documents as module
+from meshproxy.sidecar import reconnect
 from meshproxy.sidecar.control_documents import ControlDocuments
 from meshproxy.sidecar.control_link import ControlLink
 from meshproxy.sidecar.document_source import DocumentSource
@@ -106,7 +107,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return load(paths)
 
     monkeypatch.setattr(module, "load_in_child", load_here)
-    monkeypatch.setattr(module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(reconnect, "FIRST_RETRY", 0.01)
     world = World(tmp_path)
     try:
         yield world

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from meshproxy.config.schema import WorkloadApi
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError, own_identity
+from meshproxy.sidecar import reconnect
 from meshproxy.sidecar import workload_api as module
 from meshproxy.sidecar.workload_api import WorkloadApiIdentity, read_response
 
@@ -190,7 +191,7 @@ async def test_federated_bundles(agent: Agent, tmp_path: Path) -> None:
 async def test_an_agent_that_refuses_and_then_does_not(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(reconnect, "FIRST_RETRY", 0.01)
     it = source(tmp_path)
     for _ in range(3):
         agent.responses.put_nowait(grpc.StatusCode.PERMISSION_DENIED)
@@ -214,7 +215,7 @@ async def test_an_agent_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyP
 async def test_what_cannot_be_read_leaves_the_identity_in_use(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(reconnect, "FIRST_RETRY", 0.01)
     it = source(tmp_path)
     issued = CA.issue(ID)
     agent.responses.put_nowait(svid(issued))
@@ -229,7 +230,7 @@ async def test_what_cannot_be_read_leaves_the_identity_in_use(
 
 
 async def test_an_agent_that_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(reconnect, "FIRST_RETRY", 0.01)
     it = source(tmp_path)
     changed = asyncio.Event()
     for number in range(2):
