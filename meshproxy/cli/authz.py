@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from meshproxy.cli import _options
 from meshproxy.cli.main import FOUND
 from meshproxy.config.fields import API_VERSION, VerbWord
 
@@ -78,13 +79,7 @@ def command() -> None:
     metavar="NAME",
     help="The signature that the call names. Leave it out for REST: it is in the body, which is not read.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="The format of the output.  [default: text]",
-)
+@_options.output
 def check(
     paths: tuple[str, ...],
     spiffe_id: str | None,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshproxy.cli import _options
+
 if TYPE_CHECKING:
     from meshproxy.devtools.load.session import Plan, Side
     from meshproxy.devtools.load.target import Target
@@ -98,13 +100,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="PREFIX",
     help="Write the latencies of each side to PREFIX.SIDE.hgrm (HdrHistogram).",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="The format of the output.  [default: text]",
-)
+@_options.output
 def command(**options: Any) -> None:
     """Measure what a hop through a sidecar costs, in your own deployment.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshproxy.cli import _options
 from meshproxy.cli.main import FOUND
 from meshproxy.config.codes import BY_NUMBER, Severity
 from meshproxy.config.fields import API_VERSION
@@ -51,13 +52,7 @@ def command() -> None:
     metavar="CODE",
     help="Leave out warnings and information with this code, such as MP0603; may be repeated.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="The format of the output.  [default: text]",
-)
+@_options.output
 def check(
     paths: tuple[str, ...], is_partial: bool, failure_threshold: str, suppressed: tuple[str, ...], output: str
 ) -> None:

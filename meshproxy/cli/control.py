@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from meshproxy.cli import _options
 from meshproxy.cli.main import FOUND
 
 if TYPE_CHECKING:
@@ -60,14 +61,7 @@ def command() -> None:
 @click.option(
     "--lifetime", default="24h", show_default=True, metavar="DURATION", help="The lifetime of issued certificates."
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    envvar="MESHPROXY_LOG_LEVEL",
-    help="The level of the log on standard error.",
-)
+@_options.log_level("The level of the log on standard error.")
 def run(
     folder: Path,
     trust_domain: str,

@@ -17,6 +17,7 @@ import click
 
 import meshproxy
 import meshproxy.cli
+from meshproxy.cli import _options
 
 FOUND = 3
 """Exit status of a command that worked and has a negative result."""
@@ -56,13 +57,7 @@ def main() -> None:
 
 
 @main.command("version")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="The format of the output.  [default: text]",
-)
+@_options.output
 def version(output: str) -> None:
     """Print the versions of meshproxy, Python and OpenSSL."""
     import json

@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from meshproxy.cli import _options
+
 
 @click.command(name="sidecar", short_help="Run a sidecar beside a model server.")
 @click.option(
@@ -18,14 +20,7 @@ import click
     metavar="PATH",
     help="A file of documents, or a folder of them; may be repeated.",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    envvar="MESHPROXY_LOG_LEVEL",
-    help="The level of the log on standard error. Traffic is in the access log.",
-)
+@_options.log_level("The level of the log on standard error. Traffic is in the access log.")
 def command(paths: tuple[str, ...], log_level: str) -> None:
     """Run a sidecar beside a model server.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from meshproxy.cli import _options
 from meshproxy.cli.main import FOUND
 
 DEFAULT = "127.0.0.1:18502"
@@ -25,13 +26,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="The sidecar's admin port on this host (spec.admin.listen).",
 )
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the answer.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="The format of the output.  [default: text]",
-)
+@_options.output
 def command(address: str, timeout: float, output: str) -> None:
     """Show the state of a running sidecar: documents and their last reload, identity, token issuers, ports, model
     servers with their endpoints, and the last refusals. With several workers it is the state of all of them.

@@ -25,21 +25,17 @@ from meshproxy.control.documents import PERIOD as DOCUMENTS_PERIOD
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.store import FolderStore
 from meshproxy.identity.certificates import Credentials, own_identity
-from meshproxy.identity.mesh_context import identify
-from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.telemetry import exposition
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.grpc_server import GrpcServer
-from meshproxy.transport.listener import Listener, PeerRejected, Security
+from meshproxy.transport.listener import Listener, Security
+from meshproxy.transport.mesh_client import identify_client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    import ssl
-
     from meshproxy.config.values import Address
-    from meshproxy.identity.caller import Workload
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.transport.connection_info import ConnectionInfo
 
@@ -111,7 +107,7 @@ class ControlPlane:
             events=self,
             security=Security.TLS,
             context=self._renew().server,
-            identify=self._identify,
+            identify=identify_client,
             max_connections=CONNECTIONS,
         )
         self.web_address = ""
@@ -179,15 +175,6 @@ class ControlPlane:
         while True:
             await asyncio.sleep(self._settings.lifetime * RENEW_AT * random.uniform(0.9, 1.0))  # noqa: S311
             self.listener.context = self._renew().server
-
-    def _identify(self, tls: ssl.SSLObject | None) -> Workload | None:
-        """The client of a connection (`listener.Identify`)."""
-        if tls is None:
-            return None
-        try:
-            return identify(tls, time.time(), PeerRole.CLIENT)
-        except PeerRefused as refused:
-            raise PeerRejected(str(refused), refused.reason) from refused
 
     # listener.ListenerEvents
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.limits import Limits
 from meshproxy.config.child import load_own_in_child
 from meshproxy.config.schema import Documents
-from meshproxy.identity.mesh_context import identify
-from meshproxy.identity.peer import PeerRefused, PeerRole
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.shed import SHED_GRPC, SHED_REST
 from meshproxy.routing.carried_state import CarriedState
@@ -42,15 +40,14 @@ from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer
 from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
-from meshproxy.transport.listener import Listener, PeerRejected, Security
+from meshproxy.transport.listener import Listener, Security
+from meshproxy.transport.mesh_client import identify_client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Sequence
 
-    from meshproxy.identity.caller import Workload
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.sidecar.control_link import ControlLink
@@ -190,7 +187,7 @@ class Sidecar:
                 shared=downstream["inbound"],
                 security=Security(documents.mesh.spec.mtls),
                 context=self.identity.current.server if self.identity.current is not None else None,
-                identify=self._identify,
+                identify=identify_client,
                 max_connections=compiled.max_connections,
             )
         self.outbound: Direction | None = None
@@ -354,15 +351,6 @@ class Sidecar:
                 logger.error("log file could not be reopened", extra={"fields": {"problem": str(error)}})
 
     # What the parts ask for
-
-    def _identify(self, tls: ssl.SSLObject | None) -> Workload | None:
-        """The client of an inbound connection (`listener.Identify`)."""
-        if tls is None:
-            return None
-        try:
-            return identify(tls, time.time(), PeerRole.CLIENT)
-        except PeerRefused as refused:
-            raise PeerRejected(str(refused), refused.reason) from refused
 
     def _exchange_context(self, identity: OwnIdentity) -> None:
         if self.inbound is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy import __version__
 from meshproxy.sidecar.attention import HEAD, attention
-from meshproxy.sidecar.timestamps import timestamp
+from meshproxy.telemetry.timestamps import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

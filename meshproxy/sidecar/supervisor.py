@@ -22,7 +22,6 @@ from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
 from meshproxy.sidecar.merged_status import merge
-from meshproxy.sidecar.timestamps import timestamp
 from meshproxy.sidecar.worker import (
     WorkersFailed,
     WorkerSlot,
@@ -35,6 +34,7 @@ from meshproxy.sidecar.worker_process import MOST_EARLY_EXITS, RestartBackoff, W
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
+from meshproxy.telemetry.timestamps import timestamp
 from meshproxy.transport.client import ClientError
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.listener import Listener, Security, bind, format_address

@@ -19,7 +19,7 @@ from meshproxy.identity.tokens import Issuer, TokenVerifier
 from meshproxy.sidecar.http_get import Access, FetchError
 from meshproxy.sidecar.key_refresher import KeyRefresher
 from meshproxy.sidecar.key_sources import FILE_REFRESH, Source, from_discovery, from_file, from_url
-from meshproxy.sidecar.timestamps import timestamp
+from meshproxy.telemetry.timestamps import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

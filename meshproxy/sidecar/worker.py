@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.config.schema import Documents
+from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,12 +152,7 @@ def remove_folder(folder: Path) -> None:
 def write_documents(folder: Path, documents: Documents) -> None:
     """Store the documents in use for workers that start later: by then the files may hold a configuration that is
     rejected. Raises OSError."""
-    import tempfile
-
-    descriptor, path = tempfile.mkstemp(dir=folder)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.msgpack.encode(documents))
-    Path(path).replace(folder / DOCUMENTS)
+    replace_file(folder / DOCUMENTS, msgspec.msgpack.encode(documents), 0o600)
 
 
 def read_documents(folder: Path) -> Documents:

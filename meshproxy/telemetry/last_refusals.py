@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from meshproxy.refusal import GrpcStatus
+from meshproxy.telemetry.timestamps import timestamp
 
 if TYPE_CHECKING:
     from meshproxy.identity.caller import Caller
@@ -45,7 +45,7 @@ class LastRefusals:
         """The refusals, the last one first. `offset`: from the times of exchanges to seconds since the epoch."""
         return [
             {
-                "at": datetime.fromtimestamp(finished + offset, UTC).isoformat(timespec="milliseconds"),
+                "at": timestamp(finished + offset),
                 "direction": direction,
                 "reason": refusal.reason.label,
                 "message": refusal.message[:CHARACTERS],

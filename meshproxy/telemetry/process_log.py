@@ -11,8 +11,9 @@ import logging
 import select
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TextIO
+
+from meshproxy.telemetry.timestamps import timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "timestamp": timestamp(record.created),
             "severity_text": record.levelname,
             "logger": record.name,
             "event": record.getMessage(),

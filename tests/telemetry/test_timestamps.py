@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshproxy.sidecar.timestamps import timestamp
+from meshproxy.telemetry.timestamps import timestamp
 
 
 def test_in_utc_with_milliseconds() -> None:

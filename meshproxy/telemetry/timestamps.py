@@ -1,4 +1,4 @@
-"""Points in time as the pages of the admin port show them."""
+"""Points in time as the process log and the pages of the admin port show them."""
 
 from __future__ import annotations
 

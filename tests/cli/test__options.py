@@ -1,0 +1,36 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from meshproxy.cli import _options
+
+
+@click.command()
+@_options.output
+@_options.log_level("What for.")
+def command(output: str, log_level: str) -> None:
+    click.echo(f"{output} {log_level}")
+
+
+def run(*arguments: str, **environment: str) -> str:
+    return CliRunner().invoke(command, arguments, env=environment).output
+
+
+def test_defaults_and_choices() -> None:
+    assert run() == "text info\n"
+    assert run("-o", "json", "--log-level", "debug") == "json debug\n"
+    assert run("--output", "text", MESHPROXY_LOG_LEVEL="error") == "text error\n"
+
+
+@pytest.mark.parametrize("arguments", [("-o", "yaml"), ("--log-level", "loud")])
+def test_what_is_none_of_them(arguments: tuple[str, str]) -> None:
+    assert "is not one of" in run(*arguments)
+
+
+def test_help() -> None:
+    assert "What for.  [default: info]" in run("--help")
+    assert "The format of the output.  [default: text]" in run("--help")
