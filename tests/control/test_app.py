@@ -16,6 +16,7 @@ from meshproxy.control.app import ControlPlane, Settings
 from meshproxy.control.store import CERTIFICATE, StoreError
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.peer import PeerRole, read_peer
+from tests.processes.waiting import until
 
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
 
@@ -23,13 +24,6 @@ CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
 def settings(folder: Path, lifetime: float = 3_600.0) -> Settings:
     free = Address("127.0.0.1", 0)
     return Settings(folder, "m.example", CONTROL, listen=free, web=free, lifetime=lifetime)
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def shown_certificate(control: ControlPlane) -> bytes:

@@ -5,16 +5,14 @@ A drill because it needs a machine that does nothing else: on a busy one such a 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
 import pytest
 
-from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.local_mesh import read_series
-from meshproxy.devtools.models import predict_request
-from tests.processes.test_control_plane import PREDICT, PREDICT_PATH, mesh
+from tests.processes.calls import Load
+from tests.processes.test_control_plane import mesh
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
@@ -22,47 +20,9 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 LIFETIME = "20s"
 
 
-class Load:
-    """REST and gRPC calls of the application through both sidecars, until it is stopped."""
-
-    def __init__(self, address: str) -> None:
-        self.answered = 0
-        self.failures: list[str] = []
-        self._address = address
-        self._stopping = asyncio.Event()
-        self._tasks = [asyncio.ensure_future(call()) for call in (self._rest, self._rest, self._grpc, self._grpc)]
-
-    async def _rest(self) -> None:
-        async with RestClient(self._address, None) as client:
-            while not self._stopping.is_set():
-                answer = await client.call("POST", PREDICT_PATH, {"instances": [2.0]})
-                self._count(answer.status, "200")
-
-    async def _grpc(self) -> None:
-        request = predict_request("half_plus_two", [2.0]).SerializeToString()
-        async with GrpcClient(self._address, None) as client:
-            while not self._stopping.is_set():
-                self._count((await client.call(PREDICT, request)).status, "OK")
-
-    def _count(self, status: str, expected: str) -> None:
-        if status == expected:
-            self.answered += 1
-        else:
-            self.failures.append(status)
-
-    async def more(self, count: int) -> None:
-        goal = self.answered + count
-        await until(lambda: self.answered >= goal or self.failures)
-
-    async def stop(self) -> None:
-        self._stopping.set()
-        await asyncio.gather(*self._tasks)
-        assert self.failures == []
-
-
 async def test_certificates_rotate_and_the_control_plane_may_be_away(tmp_path: Path) -> None:
     async with mesh(tmp_path, LIFETIME) as it:
-        load = Load(it.application.outbound)
+        load = Load(it.application.outbound, None, rest=[True] * 2, grpc=[True] * 2)
         await until(lambda: it.rotations() >= 1, 90)
         await load.more(50)
 
@@ -87,7 +47,7 @@ async def test_certificates_rotate_and_the_control_plane_may_be_away(tmp_path: P
 
 async def test_workers_share_an_identity_that_their_supervisor_renews(tmp_path: Path) -> None:
     async with mesh(tmp_path, LIFETIME, workers=2) as it:
-        load = Load(it.application.outbound)
+        load = Load(it.application.outbound, None, rest=[True] * 2, grpc=[True] * 2)
         await until(lambda: len(it.replica.said("certificate rotated")) >= 2, 90)
         assert {line["worker"] for line in it.replica.said("certificate rotated")} == {0, 1}
         await load.more(50)

@@ -4,7 +4,6 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from time import time
@@ -28,6 +27,7 @@ from meshproxy.identity.certificates import (
     server_context,
 )
 from meshproxy.identity.peer import PeerRefused, read_peer
+from tests.identity.handshakes import handshake
 
 DOMAIN = "dev.example"
 ID = "spiffe://dev.example/ns/models/sa/serving"
@@ -56,33 +56,6 @@ def reason(given: Credentials, **uses: Any) -> str:
     assert "\n" not in caught.value.message
     assert b"PRIVATE" not in caught.value.message.encode()
     return caught.value.reason
-
-
-def handshake(
-    server: ssl.SSLContext | None, client: ssl.SSLContext | None, session: ssl.SSLSession | None = None
-) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Both ends after a handshake in memory and a byte each way, which carries what TLS 1.3 says after it."""
-    assert server is not None
-    assert client is not None
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client_end = client.wrap_bio(to_client, to_server, session=session)
-    server_end = server.wrap_bio(to_server, to_client, server_side=True)
-    steps: list[tuple[Callable[[], object], Callable[[], object]]] = [
-        (client_end.do_handshake, server_end.do_handshake),
-        (lambda: client_end.write(b"x"), lambda: server_end.read(1)),
-        (lambda: server_end.write(b"x"), lambda: client_end.read(1)),
-    ]
-    for step in steps:
-        waiting = list(step)
-        for _ in range(8):
-            for act in tuple(waiting):
-                try:
-                    act()
-                    waiting.remove(act)
-                except ssl.SSLWantReadError:
-                    pass
-        assert not waiting
-    return server_end, client_end
 
 
 def bare_client(leaf: IssuedCertificate | None, tmp_path: Path) -> ssl.SSLContext:

@@ -22,6 +22,7 @@ from meshproxy.identity.certificates import (
 )
 from meshproxy.identity.mesh_context import MeshContext, identify
 from meshproxy.identity.peer import PeerRefused, PeerRole
+from tests.identity.handshakes import handshake
 
 A, B = DevelopmentCA.create("a.example"), DevelopmentCA.create("b.example")
 ID_A, ID_B = "spiffe://a.example/ns/x/sa/y", "spiffe://b.example/ns/x/sa/y"
@@ -52,26 +53,6 @@ def peer_context(leaf: IssuedCertificate | None, tmp_path: Path, *, is_server: b
     if leaf is not None:
         context.load_cert_chain(*leaf.write(tmp_path, "peer"))
     return context
-
-
-def handshake(
-    server: ssl.SSLContext | None, client: ssl.SSLContext | None, session: ssl.SSLSession | None = None
-) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    assert server is not None
-    assert client is not None
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client_end = client.wrap_bio(to_client, to_server, session=session)
-    server_end = server.wrap_bio(to_server, to_client, server_side=True)
-    waiting = [client_end, server_end]
-    for _ in range(8):
-        for end in tuple(waiting):
-            try:
-                end.do_handshake()
-                waiting.remove(end)
-            except ssl.SSLWantReadError:
-                pass
-    assert not waiting
-    return server_end, client_end
 
 
 def client_of(leaf: IssuedCertificate, tmp_path: Path, identity: OwnIdentity = OWN) -> str:

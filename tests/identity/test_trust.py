@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_key_identifier
 from meshproxy.identity.trust import Trust, check_distinct
+from tests.identity.lookalikes import lookalike
 
 OURS, THEIRS = DevelopmentCA.create("ours.example"), DevelopmentCA.create("theirs.example")
 NOW = OURS.certificate.not_valid_before_utc.timestamp() + 600.0
@@ -75,21 +74,7 @@ def test_with_one_trust_domain_the_chain_is_not_looked_at() -> None:
 class TestDistinct:
     def looks_like(self, authority: DevelopmentCA, *, identifier: bytes | None) -> bytes:
         """A self-signed authority of another key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = authority.certificate
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(certificate.subject)
-            .issuer_name(certificate.subject)
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(certificate.not_valid_before_utc)
-            .not_valid_after(certificate.not_valid_after_utc)
-            .add_extension(x509.BasicConstraints(True, None), critical=True)
-        )
-        if identifier is not None:
-            builder = builder.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
-        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        return lookalike(authority, identifier).public_bytes(serialization.Encoding.DER)
 
     def test_authorities_of_their_own(self) -> None:
         check_distinct((der(THEIRS),), [(der(OURS),)])

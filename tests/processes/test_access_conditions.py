@@ -16,12 +16,11 @@ from meshproxy.devtools.clients import SERVER_NAME, Certificate, GrpcClient, Res
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, environment, local_mesh
 from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PATH, PREDICT
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-PATH = "/v1/models/half_plus_two:predict"
 MESSAGE = predict_request("half_plus_two", [2.0]).SerializeToString()
 ISSUER = DevelopmentIssuer(algorithm="ES256")
 PREDICTOR = document("ModelRole", {"rules": [{"models": ["*"], "verbs": ["predict"]}]}, "predictor")

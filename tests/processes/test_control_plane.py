@@ -26,12 +26,10 @@ from meshproxy.devtools.local_mesh import (
     permissive_documents,
     read_series,
 )
+from tests.processes.calls import PATH
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
-
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-PREDICT_PATH = "/v1/models/half_plus_two:predict"
 
 
 def free_port() -> int:
@@ -171,7 +169,7 @@ async def test_documents_reach_the_sidecars(tmp_path: Path) -> None:
         async with RestClient(it.application.outbound, None) as client:
 
             async def status() -> str:
-                return (await client.call("POST", PREDICT_PATH, {"instances": [2.0]})).status
+                return (await client.call("POST", PATH, {"instances": [2.0]})).status
 
             assert await status() == "200"
             it.write_documents(permits=False)

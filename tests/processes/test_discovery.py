@@ -15,11 +15,9 @@ import pytest
 
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.local_mesh import document, local_mesh
-from meshproxy.devtools.models import predict_request
+from tests.processes.calls import REQUEST
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
-
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 
 
 class NameServer(asyncio.DatagramProtocol):

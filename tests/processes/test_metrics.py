@@ -17,16 +17,13 @@ import pytest
 
 from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.local_mesh import CLIENT, LocalSidecar, document, local_mesh, server_of
-from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
-PATH = "/v1/models/half_plus_two:predict"
 CONTENT = {"instances": [1.0]}
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 CALLS = 5
 """REST and gRPC, answered; a model that no role names; a REST path that there is not; a model without an endpoint."""
 

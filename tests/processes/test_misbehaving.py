@@ -20,12 +20,10 @@ from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.load.predict import predict_over_grpc
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh
-from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PREDICT, REQUEST
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 ANSWER = messages.PredictResponse(model_spec={"name": "half_plus_two"}).SerializeToString()
 HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 TRAILERS = [("grpc-status", "0")]

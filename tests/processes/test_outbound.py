@@ -16,12 +16,10 @@ import pytest
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, server_of
-from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PATH, REQUEST
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
-PATH = "/v1/models/half_plus_two:predict"
 CONTENT = {"instances": [1.0]}
 
 

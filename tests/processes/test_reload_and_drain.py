@@ -25,12 +25,12 @@ from meshproxy.devtools.local_mesh import (
     server_of,
 )
 from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PREDICT
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
 CONNECTIONS = 64
 REQUESTS = 2_000
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
 REQUEST = (
     b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
     b'content-length: 20\r\n\r\n{"instances": [1.0]}'

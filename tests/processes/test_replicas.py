@@ -15,12 +15,9 @@ from meshproxy.devtools.clients import GrpcClient
 from meshproxy.devtools.load.generator import Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.local_mesh import LocalMesh, LocalSidecar, Replica, document, local_mesh, server_of
-from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PREDICT, REQUEST
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
-
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 
 
 async def trio(mesh: LocalMesh, *arguments: str) -> list[Replica]:

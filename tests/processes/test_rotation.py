@@ -14,7 +14,7 @@ import pytest
 
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.devtools.child import MODEL_SERVER, Child
-from meshproxy.devtools.clients import SERVER_NAME, GrpcClient, RestClient, tls_context
+from meshproxy.devtools.clients import SERVER_NAME, RestClient, tls_context
 from meshproxy.devtools.local_mesh import (
     TRUST_DOMAIN,
     LocalSidecar,
@@ -23,13 +23,11 @@ from meshproxy.devtools.local_mesh import (
     permissive_documents,
     read_series,
 )
-from meshproxy.devtools.models import predict_request
+from tests.processes.calls import Load
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-PREDICT_PATH = "/v1/models/half_plus_two:predict"
 ID = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
 
 
@@ -111,55 +109,14 @@ async def shown(running: LocalSidecar) -> bytes:
     return bytes(der)
 
 
-class Load:
-    """Calls over REST and gRPC, on connections that are kept and on new ones, until it is stopped."""
-
-    def __init__(self, running: LocalSidecar) -> None:
-        self.answered = 0
-        self.failures: list[str] = []
-        self._running = running
-        self._stopping = asyncio.Event()
-        self._tasks = [asyncio.ensure_future(self._rest(is_kept=number % 2 == 0)) for number in range(6)]
-        self._tasks += [asyncio.ensure_future(self._grpc(is_kept=number % 2 == 0)) for number in range(4)]
-
-    async def _rest(self, *, is_kept: bool) -> None:
-        while not self._stopping.is_set():
-            async with RestClient(self._running.inbound, self._running.client) as client:
-                while not self._stopping.is_set():
-                    answer = await client.call("POST", PREDICT_PATH, {"instances": [2.0]})
-                    self._count(answer.status, "200")
-                    if not is_kept:
-                        break
-
-    async def _grpc(self, *, is_kept: bool) -> None:
-        request = predict_request("half_plus_two", [2.0]).SerializeToString()
-        while not self._stopping.is_set():
-            async with GrpcClient(self._running.inbound, self._running.client) as client:
-                while not self._stopping.is_set():
-                    self._count((await client.call(PREDICT, request)).status, "OK")
-                    if not is_kept:
-                        break
-
-    def _count(self, status: str, expected: str) -> None:
-        if status == expected:
-            self.answered += 1
-        else:
-            self.failures.append(status)
-
-    async def more(self, count: int) -> None:
-        """So many calls are answered from now on."""
-        goal = self.answered + count
-        await until(lambda: self.answered >= goal or self.failures or any(task.done() for task in self._tasks))
-
-    async def stop(self) -> None:
-        self._stopping.set()
-        await asyncio.gather(*self._tasks)
-        assert self.failures == []
+def load_on(running: LocalSidecar) -> Load:
+    """Callers that keep their connection, and as many that make new ones."""
+    return Load(running.inbound, running.client, rest=[True, False] * 3, grpc=[True, False] * 2)
 
 
 async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> None:
     async with sidecar(tmp_path) as running:
-        load = Load(running)
+        load = load_on(running)
         await load.more(100)
         faults = faults_of_children(running.child.pid)
 
@@ -200,7 +157,7 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
 
 async def test_every_worker_rotates_by_itself(tmp_path: Path) -> None:
     async with sidecar(tmp_path, workers=2) as running:
-        load = Load(running)
+        load = load_on(running)
         await load.more(50)
         issued = issue(running)
         mount(running.mesh.directory, "..2", running.mesh.ca, issued)

@@ -20,11 +20,10 @@ from meshproxy.devtools import messages
 from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.local_mesh import Document, document, environment, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PREDICT
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
-
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def route(*models: str, name: str = "route", **spec: Any) -> Document:

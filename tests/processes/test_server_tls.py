@@ -27,15 +27,13 @@ from meshproxy.devtools.local_mesh import (
 )
 from meshproxy.devtools.model_server import ModelServer, Ports, ServerTls, parse_models
 from meshproxy.devtools.model_service import Service
-from meshproxy.devtools.models import Catalogue, predict_request
+from meshproxy.devtools.models import Catalogue
+from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.test_discovery import name_server
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
-PATH = "/v1/models/half_plus_two:predict"
 CONTENT = {"instances": [1.0]}
 
 CA = DevelopmentCA.create("models.example")

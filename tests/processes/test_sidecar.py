@@ -27,6 +27,7 @@ from meshproxy.devtools.clients import SERVER_NAME, Answer, Certificate, GrpcCli
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, LocalSidecar, document, environment, local_sidecar
 from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PREDICT
 from tests.processes.waiting import until
 
 pytestmark = [
@@ -38,7 +39,6 @@ pytestmark = [
 MIB = 1 << 20
 ISSUER = DevelopmentIssuer(algorithm="ES256")
 MINE = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client"
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
 REST_PREDICT = "/v1/models/half_plus_two:predict"
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import LocalSidecar, local_mesh, server_of
+from tests.processes.calls import PATH
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
-PATH = "/v1/models/half_plus_two:predict"
 CONTENT = {"instances": [1.0]}
 COMMAND = (sys.executable, "-c", "from meshproxy.cli.main import main; main()", "status")
 

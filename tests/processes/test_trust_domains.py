@@ -26,12 +26,11 @@ from meshproxy.devtools.local_mesh import (
     local_mesh,
 )
 from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PATH, PREDICT
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-PATH = "/v1/models/half_plus_two:predict"
 MESSAGE = predict_request("half_plus_two", [2.0]).SerializeToString()
 LEGACY = "legacy.example"
 CALLER = f"spiffe://{LEGACY}/ns/batch/sa/nightly"

@@ -20,14 +20,11 @@ from meshproxy.devtools.local_mesh import (
     local_mesh,
     permissive_documents,
 )
-from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
-PATH = "/v1/models/half_plus_two:predict"
 CONTENT = {"instances": [1.0]}
 SOCKETS = ("--rest-socket-path", "rest.sock", "--grpc-socket-path", "grpc.sock")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
 
 from meshproxy.config import schema
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import CertificateError, read_bundle
 from meshproxy.sidecar.identity_source import FileIdentity, IdentitySource, identity_source
 from meshproxy.sidecar.workload_api import WorkloadApiIdentity
+from tests.identity.lookalikes import lookalike
 
 CA = DevelopmentCA.create("dev.example")
 ID = "spiffe://dev.example/ns/a/sa/b"
@@ -116,7 +116,7 @@ class TestOtherTrustDomains:
         """One with the key identifier of another domain's, and another key."""
         before = await source.load()
         for victim in (CA, self.OTHERS):
-            (tmp_path / "theirs.pem").write_bytes(lookalike(victim))
+            (tmp_path / "theirs.pem").write_bytes(imitation(victim))
             after = await source.load()
             assert "must be in both bundles" in after.problems[0]
             assert after.other_bundles == before.other_bundles
@@ -132,21 +132,7 @@ class TestOtherTrustDomains:
         source.stop()
 
 
-def lookalike(authority: DevelopmentCA) -> bytes:
+def imitation(authority: DevelopmentCA) -> bytes:
     """An authority that OpenSSL takes for `authority`, PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = authority.certificate
-    identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
-        x509.CertificateBuilder()
-        .subject_name(certificate.subject)
-        .issuer_name(certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(certificate.not_valid_before_utc)
-        .not_valid_after(certificate.not_valid_after_utc)
-        .add_extension(x509.BasicConstraints(True, None), critical=True)
-        .add_extension(identifier, critical=False)
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
+    identifier = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return lookalike(authority, identifier.digest).public_bytes(serialization.Encoding.PEM)

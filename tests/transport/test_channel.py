@@ -18,13 +18,10 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.transport import channel as module
-from meshproxy.transport.channel import Channel, ChannelEvent, H1Channel, H2Channel, Target
+from meshproxy.transport.channel import Channel, ChannelEvent, H1Channel, H2Channel, Target, own_connections
 from meshproxy.transport.client import ClientError, ClientFailure, Response, exchange
-from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import PeerSecurity, named_server
 from meshproxy.transport.listener import PeerRejected
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 
 CONNECTED, GOING_AWAY, LOST = ChannelEvent.CONNECTED, ChannelEvent.GOING_AWAY, ChannelEvent.LOST
 
@@ -74,16 +71,8 @@ class World:
     """What a channel needs, and what it said."""
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.reaper = Reaper(loop)
-        self.shared = ConnectionContext(
-            loop=loop,
-            outbox=Outbox(loop),
-            reaper=self.reaper,
-            limits=Limits(),
-            times=Times(),
-            on_limit=lambda limit: None,
-        )
+        self.shared = own_connections()
+        self.reaper = self.shared.reaper
         self.events: asyncio.Queue[ChannelEvent] = asyncio.Queue()
 
     def h1(self, target: Target, **options: Any) -> H1Channel:

@@ -24,13 +24,12 @@ from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import Credentials, client_context, server_context
 from meshproxy.identity.peer import PeerRole, read_peer
+from meshproxy.transport.channel import own_connections
 from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
-from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connector import PeerSecurity, connect_h1, connect_h2
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.listener import PeerRejected
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 
 PATIENCE = 30.0
 """Seconds for what succeeds or fails at once, even on a busy machine."""
@@ -87,11 +86,7 @@ class Answer:
 
 @pytest.fixture
 async def running() -> ConnectionContext:
-    loop = asyncio.get_running_loop()
-    outbox, reaper = Outbox(loop), Reaper(loop)
-    return ConnectionContext(
-        loop=loop, outbox=outbox, reaper=reaper, limits=Limits(), times=Times(), on_limit=lambda name: None
-    )
+    return own_connections()
 
 
 async def serve_h1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -13,18 +13,14 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead
 from meshproxy.codec.grpc import frame
-from meshproxy.codec.limits import Limits
 from meshproxy.refusal import GrpcStatus
-from meshproxy.transport.channel import H2Channel, Target
+from meshproxy.transport.channel import H2Channel, Target, own_connections
 from meshproxy.transport.client import ClientError, StatusError
-from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_server import CallFailed, GrpcServer, ServerCall
 from meshproxy.transport.grpc_stream import open_call
 from meshproxy.transport.listener import Listener, Security
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 
 GRPC: Headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
 Method = Callable[[ServerCall], Awaitable[None]]
@@ -357,16 +353,7 @@ class Port:
     """A listener for methods, on a free port."""
 
     def __init__(self, methods: dict[bytes, Method]) -> None:
-        loop = asyncio.get_running_loop()
-        self.reaper = Reaper(loop)
-        self.shared = ConnectionContext(
-            loop=loop,
-            outbox=Outbox(loop),
-            reaper=self.reaper,
-            limits=Limits(),
-            times=Times(),
-            on_limit=lambda name: None,
-        )
+        self.shared = own_connections()
         self.server = GrpcServer(methods)
         self.listener = Listener(
             direction="control",
@@ -394,14 +381,14 @@ async def fail(call: ServerCall) -> None:
 async def port() -> AsyncIterator[Port]:
     port = Port({b"/s/Unary": unary, b"/s/Echo": echo, b"/s/Fail": fail})
     port.listener.listen("127.0.0.1", 0)
-    port.reaper.start()
+    port.shared.reaper.start()
     try:
         yield port
     finally:
         port.listener.stop_accepting()
         await port.server.close()
         await port.listener.close()
-        port.reaper.stop()
+        port.shared.reaper.stop()
 
 
 async def test_our_own_client(port: Port) -> None:

@@ -25,15 +25,13 @@ from meshproxy.identity.certificates import Credentials, client_context
 from meshproxy.identity.mesh_context import identify
 from meshproxy.identity.peer import PeerRole
 from meshproxy.identity.trust import Trust
-from meshproxy.transport.channel import ChannelEvent, H2Channel, Target
+from meshproxy.transport.channel import ChannelEvent, H2Channel, Target, own_connections
 from meshproxy.transport.client import ClientError, ClientFailure, StatusError
 from meshproxy.transport.connect_failures import ConnectError
-from meshproxy.transport.connection import ConnectionContext, Times
+from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_stream import Call, State, open_call
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
 from meshproxy.transport.stream import HeadRefused
 
 OK = ((b"grpc-status", b"0"),)
@@ -520,21 +518,17 @@ async def started(address: str, *, is_secure: bool) -> tuple[Any, Service, int]:
 
 @pytest.fixture(params=["TCP", "UNIX", "mTLS"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    loop = asyncio.get_running_loop()
     address = f"unix:{tmp_path}/s" if request.param == "UNIX" else "127.0.0.1:0"
     is_secure = request.param == "mTLS"
     server, service, port = await started(address, is_secure=is_secure)
     address = address.replace(":0", f":{port}")
-    reaper = Reaper(loop)
-    reaper.start()
-    shared = ConnectionContext(
-        loop=loop, outbox=Outbox(loop), reaper=reaper, limits=Limits(), times=Times(), on_limit=lambda limit: None
-    )
+    shared = own_connections()
+    shared.reaper.start()
     made = World(server, service, shared, Target.parse(address, security() if is_secure else None))
     made.again = partial(started, address, is_secure=is_secure)
     async with made.channel:
         yield made
-    reaper.stop()
+    shared.reaper.stop()
     await made.server.stop(0)
 
 

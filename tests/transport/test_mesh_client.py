@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import time
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import Credentials, own_identity
 from meshproxy.transport.listener import PeerRejected
 from meshproxy.transport.mesh_client import identify_client
+from tests.identity.handshakes import handshake
 
 CA = DevelopmentCA.create("m.example")
 SERVER = CA.issue("spiffe://m.example/ns/a/sa/server")
@@ -24,21 +24,7 @@ def connected(client: IssuedCertificate) -> ssl.SSLObject:
     other = own_identity(
         Credentials(client.certificate_pem, client.key_pem, CA.bundle_pem), "m.example", time.time(), serves=False
     )
-    assert own.server is not None
-    assert other.client is not None
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends: list[Any] = [
-        other.client.wrap_bio(to_client, to_server, server_side=False),
-        own.server.wrap_bio(to_server, to_client, server_side=True),
-    ]
-    server: ssl.SSLObject = ends[1]
-    while ends:
-        for end in tuple(ends):
-            try:
-                end.do_handshake()
-                ends.remove(end)
-            except ssl.SSLWantReadError:
-                pass
+    server, _ = handshake(own.server, other.client)
     return server
 
 

@@ -10,18 +10,16 @@ import grpc
 import pytest
 
 from meshproxy.codec.grpc import PREFIX_BYTES, frame
-from meshproxy.codec.limits import Limits
 from meshproxy.config import servers
 from meshproxy.devtools.model_server import ModelServer, parse_models
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue
 from meshproxy.inference import grpc_health, model_status
 from meshproxy.inference.grpc_health import Serving, write_response
+from meshproxy.transport.channel import own_connections
 from meshproxy.transport.client import Response
 from meshproxy.transport.connect_failures import ConnectError
-from meshproxy.transport.connection import ConnectionContext, Times
-from meshproxy.transport.outbox import Outbox
-from meshproxy.transport.reaper import Reaper
+from meshproxy.transport.connection import ConnectionContext
 from meshproxy.upstream import checks as module
 from meshproxy.upstream.checks import AT_ONCE, Checker, CheckResult
 from meshproxy.upstream.health import CheckSettings, Health
@@ -371,15 +369,7 @@ async def test_closing_without_having_begun(server: Server) -> None:
 
 @pytest.fixture
 async def shared() -> AsyncIterator[ConnectionContext]:
-    loop = asyncio.get_running_loop()
-    made = ConnectionContext(
-        loop=loop,
-        outbox=Outbox(loop),
-        reaper=Reaper(loop),
-        limits=Limits(),
-        times=Times(),
-        on_limit=lambda limit: None,
-    )
+    made = own_connections()
     yield made
     while len(made.reaper):  # connections that are about to be gone
         await asyncio.sleep(0)
