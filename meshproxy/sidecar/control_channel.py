@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from meshproxy.config.schema import ControlPlane
+    from meshproxy.config.sidecars import ControlPlane
     from meshproxy.identity.caller import Workload
 
 CONNECT_SECONDS = 10.0

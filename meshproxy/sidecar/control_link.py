@@ -13,7 +13,8 @@ from meshproxy.sidecar.enrollment import Enrollment
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from meshproxy.config.schema import ControlPlane, Documents
+    from meshproxy.config.schema import Documents
+    from meshproxy.config.sidecars import ControlPlane
 
 
 class ControlLink:

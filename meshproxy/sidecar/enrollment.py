@@ -27,7 +27,7 @@ from meshproxy.transport.grpc_client import call_unary
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from meshproxy.config.schema import ControlPlane
+    from meshproxy.config.sidecars import ControlPlane
     from meshproxy.identity.caller import Workload
     from meshproxy.sidecar.control_channel import ControlChannel
     from meshproxy.sidecar.new_key import NewKey

@@ -12,7 +12,8 @@ from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from meshproxy.config.schema import Identity, TrustedDomain
+    from meshproxy.config.schema import TrustedDomain
+    from meshproxy.config.sidecars import Identity
     from meshproxy.identity.certificates import Credentials
 
 

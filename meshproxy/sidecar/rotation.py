@@ -18,7 +18,8 @@ from meshproxy.transport.connect_failures import NoCredentials
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from meshproxy.config.schema import Documents, Identity, TrustedDomain
+    from meshproxy.config.schema import Documents, TrustedDomain
+    from meshproxy.config.sidecars import Identity
     from meshproxy.identity.certificates import Credentials, OwnIdentity
     from meshproxy.sidecar.identity_source import IdentitySource
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics

@@ -36,7 +36,7 @@ from meshproxy.transport.grpc_stream import open_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from meshproxy.config.schema import WorkloadApi
+    from meshproxy.config.sidecars import WorkloadApi
 
 logger = logging.getLogger(__name__)
 

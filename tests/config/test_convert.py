@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import inspect
 
-from meshproxy.config import fields, routes, schema, servers
+from meshproxy.config import fields, routes, schema, servers, sidecars
 from meshproxy.config.codes import Code
 from meshproxy.config.convert import RENAMED, convert, is_struct, words
 from meshproxy.config.nodes import BROKEN, read_documents
@@ -66,7 +66,7 @@ def test_what_is_missing_is_named_with_what_it_should_be() -> None:
 
 
 def test_a_missing_field_is_blamed_on_the_line_of_what_it_is_missing_from() -> None:
-    assert wrong(schema.SidecarSpec, "admin: {}\ninbound:\n  listen: '[::]:1'\n")[0][:2] == (2, "inbound.server")
+    assert wrong(sidecars.SidecarSpec, "admin: {}\ninbound:\n  listen: '[::]:1'\n")[0][:2] == (2, "inbound.server")
 
 
 def test_null_is_nothing_where_nothing_is_allowed() -> None:
@@ -116,7 +116,7 @@ def test_an_empty_list_where_one_is_needed() -> None:
 
 
 def test_types_are_not_bent() -> None:
-    assert wrong(schema.Inbound, "server: s\nforwardToken: 1\nforwardIdentity: 'true'\n") == [
+    assert wrong(sidecars.Inbound, "server: s\nforwardToken: 1\nforwardIdentity: 'true'\n") == [
         (2, "forwardToken", "expected true or false, got 1"),
         (3, "forwardIdentity", 'expected true or false, got "true"'),
     ]
@@ -140,11 +140,13 @@ def test_what_is_inline_comes_as_it_is() -> None:
 
 
 def test_paths_start_from_the_folder_of_the_document() -> None:
-    found, _ = read(schema.IdentityFiles, "{certificate: a.pem, key: ../b.pem, trustBundle: /c.pem}")
-    assert found == schema.IdentityFiles(certificate="/etc/mesh/a.pem", key="/etc/mesh/../b.pem", trust_bundle="/c.pem")
-    found, _ = read(schema.SidecarSpec, "{inbound: {server: s}, accessLog: ./log}")
+    found, _ = read(sidecars.IdentityFiles, "{certificate: a.pem, key: ../b.pem, trustBundle: /c.pem}")
+    assert found == sidecars.IdentityFiles(
+        certificate="/etc/mesh/a.pem", key="/etc/mesh/../b.pem", trust_bundle="/c.pem"
+    )
+    found, _ = read(sidecars.SidecarSpec, "{inbound: {server: s}, accessLog: ./log}")
     assert found.access_log == "/etc/mesh/log"
-    found, _ = read(schema.SidecarSpec, "{inbound: {server: s}, accessLog: stdout}")
+    found, _ = read(sidecars.SidecarSpec, "{inbound: {server: s}, accessLog: stdout}")
     assert found.access_log == "stdout"
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import re
 from typing import Any
 
 import msgspec
 import pytest
 
 from meshproxy.codec import limits
-from meshproxy.config import routes, schema
+from meshproxy.config import routes, schema, sidecars
 from meshproxy.config.load import load
 from meshproxy.config.values import Address
 
@@ -51,7 +50,7 @@ def test_defaults_pass_their_own_bounds() -> None:
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "bearerTokenFile": "b"}),
         (schema.MeshLimits, {"scanBufferBytes": 2048, "scanBufferTotalBytes": 1024}),
         (schema.Rule, {"models": ["a"], "verbs": ["predict"], "versions": ["1"], "labels": ["a"]}),
-        (schema.SidecarSpec, {}),
+        (sidecars.SidecarSpec, {}),
     ],
 )
 def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any]) -> None:
@@ -75,8 +74,8 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
         (schema.Issuer, {"name": "a", "issuer": "https://a", "requiredClaims": {"client_id": "app", "level": 3}}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "requiredClaims": {"x": True}}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "algorithms": ["Ed25519"]}),
-        (schema.SidecarSpec, {"outbound": {}}),
-        (schema.SidecarSpec, {"inbound": {"server": "a"}}),
+        (sidecars.SidecarSpec, {"outbound": {}}),
+        (sidecars.SidecarSpec, {"inbound": {"server": "a"}}),
     ],
 )
 def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:
@@ -101,46 +100,11 @@ def test_inbound_and_outbound_calls_are_not_the_same() -> None:
     """What documents leave out is decided here."""
     spec = routes.RouteSpec(models=("a",))
     assert (spec.server, spec.directions, spec.priority) == (None, ("inbound", "outbound"), "default")
-    assert schema.Outbound().listen == Address("127.0.0.1", 18501)
-    assert schema.SidecarSpec(outbound=schema.Outbound()).inbound is None
+    assert sidecars.Outbound().listen == Address("127.0.0.1", 18501)
+    assert sidecars.SidecarSpec(outbound=sidecars.Outbound()).inbound is None
 
 
 def test_nothing_can_be_changed() -> None:
     documents = load(["deploy/examples/first.yaml"])
     with pytest.raises(AttributeError):
         documents.mesh.spec.mtls = "disabled"  # type: ignore[misc]
-
-
-def spec_of(**given: Any) -> schema.SidecarSpec:
-    """A sidecar's spec with `outbound` and whatever else."""
-    return msgspec.convert({"outbound": {}, **given}, schema.SidecarSpec)
-
-
-def test_workers_have_admin_ports_of_their_own() -> None:
-    anywhere = {"host": "127.0.0.1", "port": 0}
-    assert spec_of().worker_ports == ()
-    assert spec_of(workers=3).worker_ports == (18503, 18504, 18505)
-    assert spec_of(workers=2, admin={"firstWorkerPort": 9000}).worker_ports == (9000, 9001)
-    assert spec_of(workers=2, admin={"listen": anywhere}).worker_ports == (0, 0)
-    assert spec_of(workers=7).worker_ports[-1] == 18509
-
-
-@pytest.mark.parametrize(
-    ("given", "worker", "reason"),
-    [
-        ({"workers": 8}, 7, "port 18510 is used by the control plane"),
-        ({"workers": 2, "admin": {"firstWorkerPort": 18511}}, 0, "port 18511 is used by the control plane"),
-        ({"workers": 2, "admin": {"firstWorkerPort": 18500}}, 1, "port 18501 is outbound.listen"),
-        ({"workers": 2, "admin": {"firstWorkerPort": 18502}}, 0, "port 18502 is admin.listen"),
-        (
-            {"workers": 2, "inbound": {"server": "a", "listen": {"host": "::", "port": 18504}}},
-            1,
-            "port 18504 is inbound.listen",
-        ),
-        ({"workers": 3, "admin": {"firstWorkerPort": 65_534}}, 2, "65536 is not a port"),
-    ],
-)
-def test_a_worker_port_that_is_taken_is_refused(given: dict[str, Any], worker: int, reason: str) -> None:
-    message = f"no admin port for worker {worker}: {reason}; set admin.firstWorkerPort"
-    with pytest.raises(msgspec.ValidationError, match=re.escape(message)):
-        spec_of(**given)

@@ -17,7 +17,7 @@ from meshproxy.codec.h1 import write as h1_write
 from meshproxy.codec.h2 import encoder, heads
 from meshproxy.codec.h2.connection import SLICE_FRAMES
 from meshproxy.codec.problem import Malformed
-from meshproxy.config import routes, schema, servers
+from meshproxy.config import routes, schema, servers, sidecars
 from meshproxy.config.values import read_duration, read_size
 from meshproxy.identity import peer, tokens
 from meshproxy.inference import body_rewrite, body_scan, names, protobuf, surfaces, tfserving_rest
@@ -291,7 +291,7 @@ TIMEOUTS = {
     "ModelServer health.timeout": servers.Health().timeout,
     "ModelRoute concurrency.queueTimeout": routes.Concurrency().queue_timeout,
     "ModelRoute mirror.timeout": routes.Mirror(server="a").timeout,
-    "Sidecar drainTimeout": schema.SidecarSpec(inbound=schema.Inbound(server="a")).drain_timeout,
+    "Sidecar drainTimeout": sidecars.SidecarSpec(inbound=sidecars.Inbound(server="a")).drain_timeout,
     "lingering": Times().linger,
 }
 
@@ -309,7 +309,7 @@ def test_every_timeout_and_its_default() -> None:
 
 def test_no_duration_of_the_documents_is_missing() -> None:
     page = " ".join(row[0] for row in table("timeout"))
-    for struct in (schema.MeshLimits, servers.ServerSpec, routes.RouteSpec, schema.SidecarSpec):
+    for struct in (schema.MeshLimits, servers.ServerSpec, routes.RouteSpec, sidecars.SidecarSpec):
         for name in struct.__struct_fields__:
             if name.endswith("timeout"):
                 assert camel(name) in page

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.limits import Limits
-from meshproxy.config import routes, schema, servers
+from meshproxy.config import routes, schema, servers, sidecars
 from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA
@@ -150,7 +150,7 @@ def documents(*them: schema.ModelServer, trust_domain: str = "dev.example", **se
         mesh=schema.MeshConfig(metadata=schema.Metadata("mesh"), spec=schema.MeshSpec(trust_domain=trust_domain)),
         sidecar=schema.Sidecar(
             metadata=schema.Metadata("own"),
-            spec=schema.SidecarSpec(inbound=schema.Inbound(server=them[0].metadata.name), **sidecar),
+            spec=sidecars.SidecarSpec(inbound=sidecars.Inbound(server=them[0].metadata.name), **sidecar),
         ),
         **{"servers": them, "fingerprint": "", **sets},
     )
@@ -460,7 +460,7 @@ def test_models_of_routes_by_server() -> None:
             route("split", "n", "g*", server=None, split=(servers_share("b"), servers_share(None))),
             route("named", "o", "m", server="b"),
         ),
-        sidecar={"outbound": schema.Outbound(server="b")},
+        sidecar={"outbound": sidecars.Outbound(server="b")},
     )
     assert models_of(given) == {"a": ("m", "n"), "b": ("m", "n", "o")}
 

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from meshproxy.config import routes, schema
+from meshproxy.config import routes, schema, sidecars
 from meshproxy.config.problems import ConfigError
 from meshproxy.config.values import Address
 from meshproxy.sidecar.configuration import check_fixed, mentioned
 
 
 def documents(mtls: Any = "strict", sets: dict[str, Any] | None = None, **sidecar: Any) -> schema.Documents:
-    spec = {"inbound": schema.Inbound(server="local"), **sidecar}
+    spec = {"inbound": sidecars.Inbound(server="local"), **sidecar}
     return schema.Documents(
         mesh=schema.MeshConfig(
             metadata=schema.Metadata("mesh"), spec=schema.MeshSpec(trust_domain="dev.example", mtls=mtls)
         ),
-        sidecar=schema.Sidecar(metadata=schema.Metadata("own"), spec=schema.SidecarSpec(**spec)),
+        sidecar=schema.Sidecar(metadata=schema.Metadata("own"), spec=sidecars.SidecarSpec(**spec)),
         fingerprint="",
         **(sets or {}),
     )
@@ -30,10 +30,10 @@ HERE = Address("127.0.0.1", 1)
 @pytest.mark.parametrize(
     ("changed", "field"),
     [
-        (documents(inbound=schema.Inbound(server="local", listen=HERE)), "spec.inbound.listen"),
-        (documents(inbound=None, outbound=schema.Outbound()), "spec.inbound.listen"),
-        (documents(outbound=schema.Outbound()), "spec.outbound.listen"),
-        (documents(admin=schema.Admin(listen=HERE)), "spec.admin.listen"),
+        (documents(inbound=sidecars.Inbound(server="local", listen=HERE)), "spec.inbound.listen"),
+        (documents(inbound=None, outbound=sidecars.Outbound()), "spec.inbound.listen"),
+        (documents(outbound=sidecars.Outbound()), "spec.outbound.listen"),
+        (documents(admin=sidecars.Admin(listen=HERE)), "spec.admin.listen"),
         (documents(workers=2), "spec.workers"),
         (documents(access_log="off"), "spec.accessLog"),
         (documents(audit_log="stdout"), "spec.auditLog"),
@@ -48,8 +48,8 @@ def test_what_sockets_and_files_depend_on_needs_a_restart(changed: schema.Docume
 
 
 def test_everything_else_may_change() -> None:
-    files = schema.IdentityFiles(certificate="/a", key="/b", trust_bundle="/c")
-    check_fixed(documents(), documents(drain_timeout=1.0, identity=schema.Identity(files=files)))
+    files = sidecars.IdentityFiles(certificate="/a", key="/b", trust_bundle="/c")
+    check_fixed(documents(), documents(drain_timeout=1.0, identity=sidecars.Identity(files=files)))
 
 
 def test_models_versions_and_labels_that_documents_name() -> None:

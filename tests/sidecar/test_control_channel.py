@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.config.schema import ControlPlane
+from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from meshproxy.config.load import load
-from meshproxy.config.schema import ControlPlane, Documents
+from meshproxy.config.schema import Documents
+from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
 from meshproxy.control.app import Settings

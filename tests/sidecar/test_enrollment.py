@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from meshproxy.config.schema import ControlPlane
+from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
 from meshproxy.control.app import Settings

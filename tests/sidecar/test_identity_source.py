@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from meshproxy.config import schema
+from meshproxy.config import schema, sidecars
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import CertificateError, read_bundle
 from meshproxy.sidecar.identity_source import FileIdentity, IdentitySource, identity_source
@@ -23,8 +23,8 @@ ID = "spiffe://dev.example/ns/a/sa/b"
 def source(tmp_path: Path) -> IdentitySource:
     certificate, key = CA.issue(ID).write(tmp_path, "own")
     bundle = CA.write(tmp_path)
-    files = schema.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(bundle))
-    return identity_source(schema.Identity(files=files), ())
+    files = sidecars.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(bundle))
+    return identity_source(sidecars.Identity(files=files), ())
 
 
 async def test_the_files_are_read_as_they_are(source: IdentitySource, tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ async def test_each_of_them_is_watched(source: IdentitySource, tmp_path: Path, n
 
 
 async def test_an_agent_is_another_source(tmp_path: Path) -> None:
-    agent = schema.WorkloadApi(socket=str(tmp_path / "agent.sock"))
-    assert isinstance(identity_source(schema.Identity(workload_api=agent), ()), WorkloadApiIdentity)
+    agent = sidecars.WorkloadApi(socket=str(tmp_path / "agent.sock"))
+    assert isinstance(identity_source(sidecars.Identity(workload_api=agent), ()), WorkloadApiIdentity)
 
 
 class TestOtherTrustDomains:
@@ -62,14 +62,14 @@ class TestOtherTrustDomains:
     @pytest.fixture
     def source(self, tmp_path: Path) -> IdentitySource:
         certificate, key = CA.issue(ID).write(tmp_path, "own")
-        files = schema.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(CA.write(tmp_path)))
+        files = sidecars.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(CA.write(tmp_path)))
         (tmp_path / "theirs.pem").write_bytes(self.THEIRS.bundle_pem)
         (tmp_path / "others.pem").write_bytes(self.OTHERS.bundle_pem)
         domains = [
             schema.TrustedDomain(f"{name}.example", schema.TrustBundle(str(tmp_path / f"{name}.pem")))
             for name in ("theirs", "others")
         ]
-        return identity_source(schema.Identity(files=files), domains)
+        return identity_source(sidecars.Identity(files=files), domains)
 
     async def test_each_has_its_own_authorities(self, source: IdentitySource) -> None:
         credentials = await source.load()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from meshproxy.config import schema, servers
+from meshproxy.config import schema, servers, sidecars
 from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
@@ -66,8 +66,8 @@ class FakeSource:
         self.changed()
 
 
-def identity(name: str) -> schema.Identity:
-    return schema.Identity(files=schema.IdentityFiles(certificate=name, key=name, trust_bundle=name))
+def identity(name: str) -> sidecars.Identity:
+    return sidecars.Identity(files=sidecars.IdentityFiles(certificate=name, key=name, trust_bundle=name))
 
 
 FAR = schema.ModelServer(
@@ -99,10 +99,10 @@ def documents(
         mesh=schema.MeshConfig(metadata=schema.Metadata("mesh"), spec=spec),
         sidecar=schema.Sidecar(
             metadata=schema.Metadata("own"),
-            spec=schema.SidecarSpec(
+            spec=sidecars.SidecarSpec(
                 identity=identity(name),
-                inbound=schema.Inbound(server="local") if inbound else None,
-                outbound=None if inbound else schema.Outbound(),
+                inbound=sidecars.Inbound(server="local") if inbound else None,
+                outbound=None if inbound else sidecars.Outbound(),
             ),
         ),
         servers=(FAR,) if calls else (),
@@ -119,7 +119,7 @@ class World:
         self.exchanged: list[OwnIdentity] = []
         self.opened: list[list[str]] = []
 
-    def open(self, identity: schema.Identity, domains: Sequence[schema.TrustedDomain]) -> FakeSource:
+    def open(self, identity: sidecars.Identity, domains: Sequence[schema.TrustedDomain]) -> FakeSource:
         self.opened.append([domain.name for domain in domains])
         assert identity.files is not None
         return self.sources[identity.files.certificate]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.config import routes, schema, servers
+from meshproxy.config import routes, schema, servers, sidecars
 from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.inference.surfaces import SURFACES
@@ -37,7 +37,7 @@ def documents(
     *,
     trust_domain: str = "dev.example",
     limits: schema.MeshLimits = schema.MeshLimits(),  # noqa: B008 (frozen)
-    identity: schema.Identity | None = None,
+    identity: sidecars.Identity | None = None,
     inbound: dict[str, Any] | None = {},  # noqa: B006
     outbound: dict[str, Any] | None = None,
     mesh: dict[str, Any] | None = None,
@@ -50,10 +50,10 @@ def documents(
         ),
         sidecar=schema.Sidecar(
             metadata=schema.Metadata("own"),
-            spec=schema.SidecarSpec(
+            spec=sidecars.SidecarSpec(
                 identity=identity,
-                inbound=None if inbound is None else schema.Inbound(server="local", **inbound),
-                outbound=None if outbound is None else schema.Outbound(**outbound),
+                inbound=None if inbound is None else sidecars.Inbound(server="local", **inbound),
+                outbound=None if outbound is None else sidecars.Outbound(**outbound),
             ),
         ),
         **{"servers": (server(),), "fingerprint": "", **sets},

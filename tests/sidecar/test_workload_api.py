@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.schema import WorkloadApi
+from meshproxy.config.sidecars import WorkloadApi
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError, own_identity
 from meshproxy.sidecar import reconnect
