@@ -40,8 +40,6 @@ SHED_FRAMES = 1_024
 REST_SECONDS = 5.0
 """Without a stream, after which a client's connection gives up what it remembers to spare work: up to 30 KB of heads
 and fields, of thousands of connections. A request then costs 50 us more, once."""
-
-
 PINGED_PERIODS = 10
 """How many times `Times.idle` a connection without a stream stays open if the client sends a PING in each of them, as
 gRPC clients do that keep a channel alive (`keepalive_permit_without_calls`)."""
