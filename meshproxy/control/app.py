@@ -18,11 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import files_of
+from meshproxy.control.attestation import identify_sidecar
 from meshproxy.control.authority import SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService
 from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import PERIOD as DOCUMENTS_PERIOD
 from meshproxy.control.documents import MeshDocuments
+from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.store import FolderStore
 from meshproxy.identity.certificates import Credentials, own_identity
 from meshproxy.telemetry import exposition
@@ -30,7 +32,6 @@ from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.grpc_server import GrpcServer
 from meshproxy.transport.listener import Listener, Security
-from meshproxy.transport.mesh_client import identify_client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -45,6 +46,8 @@ CONNECTIONS = 20_000
 """Sidecars that may be connected at once; further ones wait to be accepted."""
 MESSAGE_BYTES = 64 << 10
 """Of one message of a sidecar."""
+ISSUED_KEYS = "issued-keys"
+"""Beneath the folder."""
 RENEW_AT = 2 / 3
 """Of its own certificate's life."""
 
@@ -81,7 +84,8 @@ class ControlPlane:
         self.authority = self.store.authority(settings.trust_domain, time.time())
         metrics.authority_expiry.labels().value = self.authority.not_after
         self._reaper = Reaper(self._loop)
-        self.service = IdentityService(self.authority, self.store, settings.lifetime, metrics)
+        keys = IssuedKeys(settings.folder / ISSUED_KEYS)
+        self.service = IdentityService(self.authority, self.store, keys, settings.lifetime, metrics)
         methods = dict(self.service.methods)
         self.documents: MeshDocuments | None = None
         if settings.documents:
@@ -107,7 +111,7 @@ class ControlPlane:
             events=self,
             security=Security.TLS,
             context=self._renew().server,
-            identify=identify_client,
+            identify=identify_sidecar,
             max_connections=CONNECTIONS,
         )
         self.web_address = ""

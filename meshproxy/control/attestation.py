@@ -9,20 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from meshproxy.control.authority import RequestRefused
+from meshproxy.identity.caller import Workload
+from meshproxy.transport.mesh_client import identify_client
 
 if TYPE_CHECKING:
-    from meshproxy.identity.caller import Workload
+    import ssl
 
 PREFIX = "mpj1-"
 """Lets people and secret scanners recognise a join token; the digit is the version of its form."""
 TOKEN_BYTES = 32
 TOKEN_CHARACTERS = 128
 """The longest text that is taken for a join token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Workload):
+    """A workload with the certificate that its connection was made with."""
+
+    certificate: bytes
+    """DER."""
+
+
+def identify_sidecar(tls: ssl.SSLObject | None) -> Shown | None:
+    """The client of a connection; None without a certificate (`listener.Identify`). Raises PeerRejected."""
+    workload = identify_client(tls)
+    if tls is None or workload is None:
+        return None
+    known = {field.name: getattr(workload, field.name) for field in fields(workload)}
+    return Shown(**known, certificate=tls.getpeercert(binary_form=True) or b"")
 
 
 class JoinToken(msgspec.Struct, frozen=True):

@@ -6,7 +6,6 @@ signing request only the public key is taken; everything else in the certificate
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -26,8 +25,6 @@ BACKDATED = timedelta(minutes=10)
 AUTHORITY_LIFETIME = timedelta(days=3650)
 REQUEST_BYTES = 8_192
 """The largest signing request that is read; one with a P-256 key and one name is below 500 bytes."""
-KEYS_REMEMBERED = 100_000
-"""Public keys of certificates that have not expired; 100 bytes each."""
 
 
 class RequestRefused(Exception):
@@ -55,6 +52,11 @@ class SigningRequest:
     public_key: ec.EllipticCurvePublicKey
     spiffe_ids: tuple[str, ...]
     """The URI names that it asks for; none is usual."""
+
+    @property
+    def key(self) -> bytes:
+        """The public key as certificates have it (RFC 5280 SubjectPublicKeyInfo, DER)."""
+        return self.public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     @classmethod
     def read(cls, der: bytes) -> SigningRequest:
@@ -136,8 +138,6 @@ class Authority:
         self._key = key
         self._intermediates_pem = intermediates_pem
         self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-        self._keys: dict[bytes, float] = {}
-        """When the certificates of public keys expire, by the SHA-256 of the keys; oldest first."""
 
     @classmethod
     def create(cls, trust_domain: str, now: float, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> Authority:
@@ -193,13 +193,12 @@ class Authority:
             dns: DNS names beside the SPIFFE id.
 
         Raises:
-            RequestRefused: `identity`, `key-reused`, `authority-expired`.
+            RequestRefused: `identity`, `authority-expired`.
         """
         self._check_identity(request, spiffe_id)
         not_after = min(now + lifetime, self.not_after)
         if not_after <= now:
             raise RequestRefused("authority-expired", "the authority's certificate has expired: rotate the authority")
-        fingerprint = self._check_key(request, now)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id)]
         names += [x509.DNSName(name) for name in dns]
         not_before = now - BACKDATED.total_seconds()
@@ -222,7 +221,6 @@ class Authority:
             .add_extension(self._key_identifier, critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        self._keys[fingerprint] = not_after
         leaf = certificate.public_bytes(serialization.Encoding.PEM)
         return Issued(leaf + self._intermediates_pem, not_before, not_after, f"{certificate.serial_number:x}")
 
@@ -238,19 +236,8 @@ class Authority:
                 "identity", f"the signing request asks for another identity than {spiffe_id}, which was attested"
             )
 
-    def _check_key(self, request: SigningRequest, now: float) -> bytes:
-        """The fingerprint of the request's key, which no valid certificate has. A workload that renews its certificate
-        makes a new key: one that comes again was copied, or its owner does not rotate it."""
-        while self._keys and (len(self._keys) >= KEYS_REMEMBERED or next(iter(self._keys.values())) <= now):
-            del self._keys[next(iter(self._keys))]
-        point = request.public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
-        fingerprint = hashlib.sha256(point).digest()
-        if self._keys.get(fingerprint, 0.0) > now:
-            raise RequestRefused("key-reused", "this key has a certificate already: make a new key for each request")
-        return fingerprint
 
-
-REASONS = frozenset({"malformed", "signature", "key", "identity", "key-reused", "authority-expired"})
+REASONS = frozenset({"malformed", "signature", "key", "identity", "authority-expired"})
 
 
 def authority_certificate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from meshproxy.control.attestation import attest
+from meshproxy.control.attestation import Shown, attest
 from meshproxy.control.authority import RequestRefused, SigningRequest
 from meshproxy.control.store import StoreError
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from meshproxy.control.attestation import TokenStore
     from meshproxy.control.authority import Authority, Issued
+    from meshproxy.control.issued_keys import IssuedKeys
     from meshproxy.telemetry.control_metrics import ControlMetrics
     from meshproxy.transport.grpc_server import ServerCall
 
@@ -60,6 +62,7 @@ class IdentityService:
     Args:
         authority: signs.
         tokens: the join tokens.
+        keys: those that have a certificate.
         lifetime: of a certificate, in seconds.
         metrics: counts what was issued and refused.
         clock: seconds since the epoch.
@@ -69,12 +72,14 @@ class IdentityService:
         self,
         authority: Authority,
         tokens: TokenStore,
+        keys: IssuedKeys,
         lifetime: float,
         metrics: ControlMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._authority = authority
         self._tokens = tokens
+        self._keys = keys
         self._lifetime = lifetime
         self._metrics = metrics
         self._clock = clock
@@ -140,7 +145,19 @@ class IdentityService:
             raise
         if not self._issued.take(identity, now):
             raise RequestRefused("rate", f"too many certificates for {identity}: wait a minute")
+        await self._claim(signing.key, workload, now)
         return identity, self._authority.issue(signing, identity, now, self._lifetime)
+
+    async def _claim(self, key: bytes, workload: Workload | None, now: float) -> None:
+        """Raises RequestRefused for a key that has a certificate, the one that is shown or another."""
+        is_shown = isinstance(workload, Shown) and key in workload.certificate
+        try:
+            digest = hashlib.sha256(key).hexdigest()
+            is_new = not is_shown and await asyncio.to_thread(self._keys.claim, digest, now + self._lifetime, now)
+        except OSError as error:
+            raise RequestRefused("store", f"the key cannot be noted down: {error.strerror}") from error
+        if not is_new:
+            raise RequestRefused("key-reused", "this key has a certificate already: make a new key for each request")
 
 
 Message = TypeVar("Message", bound=msgspec.Struct)

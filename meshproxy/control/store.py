@@ -4,6 +4,7 @@
     authority-key.pem    its key (mode 0600)
     roots.pem            the trusted roots; only below an authority that is not one itself
     join-tokens/         a file for each token that was not used yet, named after its SHA-256
+    issued-keys/         a file for each key with a certificate (`issued_keys`)
 
 Several processes may share the folder: files appear and disappear as a whole, and a token is used by whoever removes
 its file.

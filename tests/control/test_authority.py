@@ -129,22 +129,6 @@ def test_keys_that_are_not_p256() -> None:
         assert refusal(lambda key=key: SigningRequest.read(csr(key))) == "key"
 
 
-def test_a_key_is_good_for_one_certificate() -> None:
-    authority = Authority.create("m.example", NOW)
-    request = SigningRequest.read(csr())
-    authority.issue(request, ID, NOW, 60.0)
-    assert refusal(lambda: authority.issue(request, ID, NOW + 30.0, 60.0)) == "key-reused"
-    authority.issue(request, ID, NOW + 61.0, 60.0)
-
-
-def test_remembered_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEYS_REMEMBERED", 3)
-    authority = Authority.create("m.example", NOW)
-    for _ in range(5):
-        authority.issue(SigningRequest.read(csr()), ID, NOW, 60.0)
-    assert len(authority._keys) == 3
-
-
 def test_a_request_whose_signature_is_not_its_keys() -> None:
     der = bytearray(csr())
     der[-1] ^= 1

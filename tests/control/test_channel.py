@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from meshproxy.control import attestation, authority, channel
-from meshproxy.control.attestation import make_token
+from meshproxy.control.attestation import Shown, make_token
 from meshproxy.control.authority import Authority
 from meshproxy.control.channel import ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
+from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.store import StoreError
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import Credentials, own_identity
+from meshproxy.identity.pem import read_certificates
 from meshproxy.refusal import GrpcStatus
 from meshproxy.sidecar.new_key import make_key
 from meshproxy.telemetry.control_metrics import ControlMetrics
@@ -44,12 +47,17 @@ class FakeCall:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.now = NOW
         self.tokens = MemoryTokens()
         self.metrics = ControlMetrics()
         self.service = IdentityService(
-            Authority.create("m.example", NOW), self.tokens, 3_600.0, self.metrics, lambda: self.now
+            Authority.create("m.example", NOW),
+            self.tokens,
+            IssuedKeys(folder / "keys"),
+            3_600.0,
+            self.metrics,
+            lambda: self.now,
         )
 
     async def issue(self, token: str = "", peer: Workload | None = None, **of_call: Any) -> IssueResponse:
@@ -69,12 +77,12 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 def test_each_reason_has_a_status() -> None:
-    assert set(STATUSES) == authority.REASONS | attestation.REASONS | {"rate", "store"}
+    assert set(STATUSES) == authority.REASONS | attestation.REASONS | {"key-reused", "rate", "store"}
 
 
 async def test_a_workload_joins_and_renews(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,6 +133,38 @@ async def test_one_identity_cannot_ask_without_end(world: World) -> None:
     await world.issue(peer=other)
     world.now += 5.0
     await world.issue(peer=peer)
+
+
+async def test_a_key_is_good_for_one_certificate(world: World) -> None:
+    peer = Workload(ID, "m.example", "models", "resnet", NOW + 60.0)
+    csr = make_key().csr
+    await world.issue(peer=peer, csr=csr)
+    assert (await world.refused(peer=peer, csr=csr))[0] is GrpcStatus.INVALID_ARGUMENT
+    world.now += 3_601.0
+    joined = make_token(world.tokens, ID, world.now, 60.0)
+    await world.issue(joined, csr=csr)
+    assert world.counted("refused", "key-reused") == 1
+
+
+async def test_the_key_of_the_certificate_that_is_shown_is_refused_by_whoever_has_issued_it(
+    world: World, tmp_path: Path
+) -> None:
+    key = make_key()
+    issued = await world.issue(make_token(world.tokens, ID, NOW, 60.0), csr=key.csr)
+    peer = Shown(ID, "m.example", "models", "resnet", NOW + 60.0, read_certificates(issued.certificate.encode())[0])
+    other = World(tmp_path / "other")  # has never seen the key
+    assert "make a new key" in (await other.refused(peer=peer, csr=key.csr))[1]
+    await other.issue(peer=peer)
+
+
+async def test_a_key_that_cannot_be_noted_down_gets_no_certificate(world: World, tmp_path: Path) -> None:
+    (tmp_path / "keys").touch()
+    peer = Workload(ID, "m.example", "models", "resnet", NOW + 60.0)
+    assert await world.refused(peer=peer) == (
+        GrpcStatus.UNAVAILABLE,
+        "the key cannot be noted down: File exists",
+    )
+    assert world.counted("refused", "store") == 1
 
 
 async def test_guesses_from_one_address_stop_being_looked_at(world: World) -> None:

@@ -1,0 +1,53 @@
+"""The keys that have a certificate."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from meshproxy.control import issued_keys as module
+from meshproxy.control.issued_keys import IssuedKeys
+
+NOW = 1_000_000_000.0
+
+
+def test_a_key_is_good_for_one_certificate(tmp_path: Path) -> None:
+    keys = IssuedKeys(tmp_path / "keys")
+    assert keys.claim("a", NOW + 60.0, NOW)
+    assert keys.claim("b", NOW + 60.0, NOW)
+    assert not keys.claim("a", NOW + 90.0, NOW + 30.0)
+    assert keys.claim("a", NOW + 120.0, NOW + 61.0)
+    assert not keys.claim("a", NOW + 180.0, NOW + 100.0)
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+
+
+def test_it_is_remembered_across_a_restart_and_by_whoever_shares_the_folder(tmp_path: Path) -> None:
+    first, second = IssuedKeys(tmp_path), IssuedKeys(tmp_path)
+    assert second.claim("a", NOW + 60.0, NOW)
+    assert first.claim("b", NOW + 60.0, NOW)
+    assert not first.claim("a", NOW + 60.0, NOW)
+    assert not IssuedKeys(tmp_path).claim("b", NOW + 60.0, NOW)
+
+
+def test_keys_whose_certificates_have_expired_are_forgotten(tmp_path: Path) -> None:
+    IssuedKeys(tmp_path).claim("a", NOW + 60.0, NOW)
+    IssuedKeys(tmp_path).claim("b", NOW + 600.0, NOW)
+    IssuedKeys(tmp_path).claim("c", NOW + 700.0, NOW + 61.0)
+    assert {path.name for path in tmp_path.iterdir()} == {"b", "c"}
+
+
+def test_they_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEYS_KEPT", 3)
+    monkeypatch.setattr(module, "CLAIMS_A_PRUNING", 2)
+    keys = IssuedKeys(tmp_path)
+    for number in range(21):
+        assert keys.claim(str(number), NOW + 60.0 + number, NOW)
+    assert {path.name for path in tmp_path.iterdir()} == {"17", "18", "19", "20"}
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        IssuedKeys(tmp_path / "file/keys").claim("a", NOW + 60.0, NOW)
