@@ -10,6 +10,10 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check
 PYTEST_ARGS ?= -q -n auto --dist loadfile
 
+# The tests start hundreds of processes, and a sidecar whose modules are compiled at every start takes three times as long
+# to be there (0.65 s of CPU instead of 0.2) and keeps the compiler's memory, which the image's does not.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test coverage check format conformance drills figures test-tensorflow bench image clean
 
 help:

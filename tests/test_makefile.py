@@ -17,6 +17,7 @@ if [ "$2" = venv ]; then
     mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "made $3" >> log
 else
     for extra in "$@"; do :; done
+    [ -z "$PYTHONDONTWRITEBYTECODE" ] || echo "without bytecode" >> log
     [ ! -e interrupt ] || exit 130
     echo "installed $extra" >> log
 fi
@@ -72,4 +73,10 @@ def test_an_environment_without_a_python_is_made_anew(checkout: Path, left: list
     (checkout / ".venv").mkdir()
     for folder in left:
         (checkout / ".venv" / folder).mkdir()
+    assert make(checkout, ".venv/.demo") == (True, ["made .venv", "installed .[demo]"])
+
+
+def test_what_make_starts_keeps_its_bytecode(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each of the many processes that the tests start compiles every module."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     assert make(checkout, ".venv/.demo") == (True, ["made .venv", "installed .[demo]"])
