@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -q -n auto --dist loadfile
 # to be there (0.65 s of CPU instead of 0.2) and keeps the compiler's memory, which the image's does not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test coverage check format conformance drills figures test-tensorflow bench image clean
+.PHONY: help demo test coverage check format conformance drills e2e figures test-tensorflow bench image clean
 
 help:
 	@echo 'make demo             run a mesh on this machine with real traffic through it'
@@ -24,6 +24,7 @@ help:
 	@echo 'make format           format the code and apply safe lint fixes'
 	@echo 'make conformance      run third-party suites and clients (h2spec, curl, nghttp) against a sidecar'
 	@echo 'make drills           cut links between network namespaces, rotate identities (needs root)'
+	@echo 'make e2e              run the control plane against a real API server of Kubernetes, built once from source'
 	@echo 'make figures          measure recovery, reloads and goodput under overload; needs a quiet machine'
 	@echo 'make test-tensorflow  call a real SavedModel through a sidecar with the official stubs'
 	@echo 'make bench            measure meshproxy side by side with Envoy'
@@ -120,6 +121,25 @@ drills: $(VENV)/.dev
 	@for tool in ip nft; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install iproute2 nftables" >&2; exit 1; }; done
 	$(BIN)/pytest -q -rP -p no:xdist tests/drills
+
+# etcd and the API server, from the pinned, checksummed modules of tests/e2e: 20 minutes of processor time, so they are
+# kept outside of the checkout, by what they were built from.
+E2E_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/e2e-$(shell cat tests/e2e/*/go.mod tests/e2e/*/go.sum | sha256sum | cut -c -12)
+KUBERNETES = $(shell sed -n 's/^.k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' tests/e2e/kube/go.mod)
+e2e: $(VENV)/.dev
+	@[ -x $(E2E_BIN)/etcd ] && [ -x $(E2E_BIN)/kube-apiserver ] || $(MAKE) --no-print-directory e2e-binaries
+	E2E_BIN=$(E2E_BIN) $(BIN)/pytest -q -p no:xdist tests/e2e $(E2E_ARGS)
+
+.PHONY: e2e-binaries e2e-folder
+e2e-folder:
+	@echo $(E2E_BIN)
+e2e-binaries:
+	@command -v go >/dev/null || { echo 'go is needed to build etcd and the API server of Kubernetes' >&2; exit 1; }
+	@echo 'Building into $(E2E_BIN), which takes ten minutes or more.'
+	CGO_ENABLED=0 go build -C tests/e2e/etcd -trimpath -ldflags '-s -w' -o $(E2E_BIN)/etcd go.etcd.io/etcd/server/v3
+	CGO_ENABLED=0 go build -C tests/e2e/kube -trimpath \
+		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)' -o $(E2E_BIN)/ \
+		k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl k8s.io/kubernetes/cmd/kube-apiserver
 
 # Latencies and goodput, asserted and printed: not part of CI, whose machine is shared.
 figures: $(VENV)/.dev

@@ -20,7 +20,10 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, environment
 
-TOOLS = {"aiohttp", "grpc", "google", "click", "rich", "yaml", "opentelemetry", "jinja2", "jwt", "requests", "urllib3"}
+TOOLS = {
+    "aiohttp", "click", "google", "grpc", "httpx2", "jinja2", "jwt", "lightkube", "opentelemetry", "requests", "rich",
+    "urllib3", "yaml",
+}  # fmt: skip
 """Never."""
 TOKENS = {"cryptography"}
 """Only where tokens are verified."""

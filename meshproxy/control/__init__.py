@@ -5,6 +5,7 @@ authority     signs the certificates of workloads
 attestation   who asks for a certificate: join tokens, or the certificate that is to be renewed
 channel       the methods of sidecars that are about identities
 issued_keys   keys that have a certificate, of which none gets another
+cluster       the client of the API server of Kubernetes
 documents     the documents in force
 distribution  their way to the sidecars, and which of those has what
 store         the folder that is kept

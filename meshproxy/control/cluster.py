@@ -1,0 +1,109 @@
+"""The client of the API server of Kubernetes, by lightkube. This is the one place where it is made."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import TYPE_CHECKING
+
+import httpx2
+import yaml
+from lightkube import AsyncClient, KubeConfig
+from lightkube.config.client_adapter import verify_cluster
+from lightkube.config.models import User
+from lightkube.core.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+FIELD_MANAGER = "meshproxy"
+"""The name by which the API server remembers who wrote a field."""
+TIMEOUT = 10.0
+"""Seconds for a connection, and between two pieces of a response; a watch may be silent."""
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A watch whose other end is gone without a word ends after 25 seconds."""
+
+
+class ClusterError(Exception):
+    """The API server cannot be called. The text says why and what to do."""
+
+
+class WatchEnded(Exception):
+    """The API server has ended a watch, as it does now and then."""
+
+
+def connect(kubeconfig: Path | None = None, namespace: str | None = None) -> AsyncClient:
+    """A client of the API server; nothing is sent yet.
+
+    Its token is read again when it is refused. The authority of the API server is read once. A watch ends with
+    `WatchEnded` where lightkube would begin the next one at once, however often it ends.
+
+    Args:
+        kubeconfig: None: the service account of this pod; outside of a cluster the file that `KUBECONFIG` names, or
+            `~/.kube/config`.
+        namespace: where objects are if nothing else is said. None: the service account's, or the context's.
+
+    Raises:
+        ClusterError: there is no usable configuration.
+    """
+    try:
+        config = (KubeConfig.from_env() if kubeconfig is None else KubeConfig.from_file(kubeconfig)).get()
+        assert config is not None  # there is no default that it could be
+        config = config._replace(user=config.user or User())
+        context = verify_cluster(config.cluster, config.user or User(), config.abs_file)
+        transport = _Transport(verify=context, socket_options=_KEEPALIVE)
+        return AsyncClient(
+            config,
+            namespace=namespace,
+            timeout=httpx2.Timeout(TIMEOUT),
+            field_manager=FIELD_MANAGER,
+            transport=transport,
+        )
+    except (ConfigError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        what = f"no such entry: {error}" if isinstance(error, KeyError) else error
+        where = "neither a service account nor a kubeconfig can be used" if kubeconfig is None else kubeconfig
+        raise ClusterError(f"{where}: {what}") from error
+
+
+class _Transport(httpx2.AsyncHTTPTransport):
+    """Sends requests as they have to be for watches to arrive."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        # The API server compresses a watch as one gzip member per flush; httpx2 reads the first and drops the others.
+        request.headers["accept-encoding"] = "identity"
+        response = await super().handle_async_request(request)
+        if request.url.params.get("watch") == "true" and response.is_success:
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
+            response.stream = _WatchStream(response.stream)
+        return response
+
+
+class _WatchStream(httpx2.AsyncByteStream):
+    """The body of a watch, a JSON object on each line."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        rest = b""
+        async for chunk in self._stream:
+            lines, newline, rest = (rest + chunk).rpartition(b"\n")
+            yield _OTHER_BREAKS.sub(_escaped, lines + newline)
+        raise WatchEnded
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+# httpx2 ends a line at these, too. They are valid in JSON, inside of a text.
+_OTHER_BREAKS = re.compile("\x85|\u2028|\u2029".encode())
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(found[0].decode()):04x}".encode()

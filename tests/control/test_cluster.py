@@ -1,0 +1,108 @@
+"""The client of the API server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightkube import AsyncClient
+from lightkube.generic_resource import create_namespaced_resource
+from lightkube.models.meta_v1 import ObjectMeta
+
+from meshproxy.control.cluster import ClusterError, WatchEnded, connect
+from tests.control.fake_api_server import FakeApiServer
+
+Widget = create_namespaced_resource("tests.example", "v1", "Widget", "widgets")
+PATH = "/apis/tests.example/v1/namespaces/models/widgets"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeApiServer]:
+    server = FakeApiServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def client(server: FakeApiServer, tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    client = connect(server.write_kubeconfig(tmp_path, "models"))
+    yield client
+    await client.close()
+
+
+async def follow(client: AsyncClient, seen: list[Any], then: Callable[[], object]) -> None:
+    """A watch from the beginning, which does something after each event."""
+    async for kind, each in client.watch(Widget, resource_version="1000"):
+        seen.append((kind, each))
+        then()
+
+
+async def test_nothing_is_compressed(server: FakeApiServer, client: AsyncClient) -> None:
+    assert [each async for each in client.list(Widget)] == []
+    assert [request.headers["accept-encoding"] for request in server.requests] == ["identity"]
+
+
+async def test_a_watch_ends_where_the_server_ends_it(server: FakeApiServer, client: AsyncClient) -> None:
+    seen: list[Any] = []
+    await client.create(Widget(metadata=ObjectMeta(name="a")))
+    with pytest.raises(WatchEnded):
+        await follow(client, seen, server.end_watches)
+    assert [(kind, each.metadata.name) for kind, each in seen] == [("ADDED", "a")]
+    assert len(server.requests) == 2
+
+
+async def test_line_breaks_that_json_allows_end_no_event(server: FakeApiServer, client: AsyncClient) -> None:
+    seen: list[Any] = []
+    text = "a\u0085b\u2028c\u2029d"
+    await client.create(Widget(metadata=ObjectMeta(name="a"), note=text))
+    with pytest.raises(WatchEnded):
+        await follow(client, seen, server.end_watches)
+    assert [each["note"] for _, each in seen] == [text]
+
+
+def test_a_namespace_of_ones_own(tmp_path: Path) -> None:
+    path = FakeApiServer(url="http://127.0.0.1:1").write_kubeconfig(tmp_path, "models")
+    assert (connect(path).namespace, connect(path, "other").namespace) == ("models", "other")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "not found"),
+        ("{", "expected"),
+        ("{}", "no such entry: 'clusters'"),
+        (json.dumps({"clusters": [], "contexts": []}), "No current context"),
+        (
+            json.dumps(
+                {
+                    "current-context": "c",
+                    "clusters": [
+                        {"name": "c", "cluster": {"server": "https://c", "certificate-authority": "none.pem"}}
+                    ],
+                    "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+                }
+            ),
+            "No such file",
+        ),
+    ],
+    ids=["no file", "not YAML", "no clusters", "no context", "no authority"],
+)
+def test_what_cannot_be_used(tmp_path: Path, content: str | None, problem: str) -> None:
+    path = tmp_path / "kubeconfig"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ClusterError, match=problem):
+        connect(path)
+
+
+def test_outside_of_a_cluster_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = FakeApiServer(url="http://127.0.0.1:1").write_kubeconfig(tmp_path, "models")
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    assert connect().namespace == "models"
+    path.unlink()
+    with pytest.raises(ClusterError, match="neither a service account nor a kubeconfig can be used"):
+        connect()

@@ -1,0 +1,169 @@
+"""A cluster without nodes: etcd, the API server and the controllers of Kubernetes, on loopback.
+
+There is no scheduler and no kubelet, so pods stay pending.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import ssl
+import subprocess
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.request import urlopen
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from meshproxy.devtools.ca import DevelopmentCA
+
+HOST = "127.0.0.1"
+CONTROLLERS = (
+    "serviceaccount-controller", "serviceaccount-token-controller", "namespace-controller",
+    "garbage-collector-controller", "deployment-controller", "replicaset-controller", "endpointslice-controller",
+    "root-ca-certificate-publisher-controller", "job-controller",
+)  # fmt: skip
+
+
+class Cluster:
+    """One cluster in a folder, with its processes.
+
+    Attributes:
+        url: of the API server.
+        ca: the file with its authority.
+        kubeconfig: the administrator's.
+    """
+
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        self.folder = folder
+        self._binaries = binaries
+        self._etcd_ports = [free_port(), free_port()]
+        self._port = free_port()
+        self.url = f"https://{HOST}:{self._port}"
+        self.ca = folder / "ca.pem"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._token = secrets.token_hex()
+        self._make_certificates()
+        self.kubeconfig = self.write_kubeconfig("admin", self._token)
+
+    def start(self) -> None:
+        """Start etcd and the API server, and wait until they are ready."""
+        self.start_etcd()
+        self.start_apiserver()
+
+    def start_controllers(self) -> None:
+        """Start what makes pods of Deployments, EndpointSlices of Services, and so on."""
+        self._run(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--bind-address={HOST}",
+            f"--secure-port={free_port()}",
+            "--leader-elect=false",
+            "--service-account-private-key-file=sa.key",
+            "--root-ca-file=ca.pem",
+            f"--controllers={','.join(CONTROLLERS)}",
+        )
+
+    def start_etcd(self) -> None:
+        client, peer = (f"http://{HOST}:{port}" for port in self._etcd_ports)
+        self._run(
+            "etcd",
+            "--data-dir=etcd-data",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+        )
+        self._wait("etcd", f"{client}/health")
+
+    def start_apiserver(self) -> None:
+        """Start the API server, and wait until it is ready."""
+        self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://{HOST}:{self._etcd_ports[0]}",
+            f"--bind-address={HOST}",
+            f"--secure-port={self._port}",
+            "--endpoint-reconciler-type=none",  # a loopback address is not advertised
+            "--tls-cert-file=server.pem",
+            "--tls-private-key-file=server-key.pem",
+            "--token-auth-file=tokens.csv",
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged=true",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            f"--service-account-issuer={self.url}",
+            "--service-account-key-file=sa.pub",
+            "--service-account-signing-key-file=sa.key",
+        )
+        self._wait("kube-apiserver", f"{self.url}/readyz")
+
+    def stop(self, *names: str) -> None:
+        """Kill processes, and wait for their end; all if none is named."""
+        for name in names or tuple(reversed(self._processes)):
+            process = self._processes.pop(name)
+            process.kill()
+            process.wait()
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """The output of kubectl, as the administrator. Raises CalledProcessError."""
+        command = [str(self._binaries / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+
+    def write_kubeconfig(self, name: str, token: str, namespace: str = "default") -> Path:
+        """A file with which whoever has this token calls the API server."""
+        path = self.folder / f"{name}.kubeconfig"
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "e2e",
+            "clusters": [{"name": "e2e", "cluster": {"server": self.url, "certificate-authority": str(self.ca)}}],
+            "users": [{"name": name, "user": {"token": token}}],
+            "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": name, "namespace": namespace}}],
+        }
+        path.write_text(json.dumps(content))
+        return path
+
+    def _run(self, name: str, *arguments: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [self._binaries / name, *arguments], cwd=self.folder, stdout=log, stderr=log
+            )
+
+    def _wait(self, name: str, url: str, seconds: float = 120.0) -> None:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with urlopen(url, timeout=5.0, context=context):
+                    return
+            except OSError as error:
+                process = self._processes[name]
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log = (self.folder / f"{name}.log").read_text()[-3_000:]
+                    raise RuntimeError(f"{name} is not ready: {error}\n{log}") from error
+            time.sleep(0.1)
+
+    def _make_certificates(self) -> None:
+        authority = DevelopmentCA.create("e2e.example")
+        self.ca.write_bytes(authority.bundle_pem)
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))])
+        authority.issue(extensions=[(names, False)]).write(self.folder, "server")
+        (self.folder / "tokens.csv").write_text(f"{self._token},admin,admin,system:masters\n")
+        tokens = rsa.generate_private_key(65_537, 2_048)
+        encoding = serialization.Encoding.PEM
+        private = tokens.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (self.folder / "sa.key").write_bytes(private)
+        public = tokens.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+        (self.folder / "sa.pub").write_bytes(public)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

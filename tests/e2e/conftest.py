@@ -1,0 +1,86 @@
+"""A real API server for all tests, and a namespace of its own for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lightkube import AsyncClient
+from lightkube.models.authentication_v1 import TokenRequestSpec
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import Namespace, ServiceAccount, ServiceAccountToken
+
+from meshproxy.control.cluster import connect
+from tests.e2e.apiserver import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """etcd and the API server, started once."""
+    binaries = os.environ.get("E2E_BIN")
+    if binaries is None:
+        pytest.exit("the API server is started from E2E_BIN: run `make e2e`, E2E_ARGS selects tests", returncode=4)
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), Path(binaries))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def controllers(cluster: Cluster) -> None:
+    """The controllers of Deployments, Services and so on, for tests that need them."""
+    cluster.start_controllers()
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[AsyncClient]:
+    """The administrator's."""
+    client = connect(cluster.kubeconfig)
+    yield client
+    await client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TestNamespace:
+    """A namespace that one test has for itself."""
+
+    __test__ = False
+    name: str
+    client: AsyncClient
+    """The administrator's."""
+    cluster: Cluster
+
+    async def token(self, account: str, audience: str = "", seconds: int = 600) -> str:
+        """A token of a service account in this namespace, which is made if it does not exist.
+
+        Args:
+            audience: empty: the API server's own.
+        """
+        await self.client.apply(
+            ServiceAccount(metadata=ObjectMeta(name=account, namespace=self.name)), field_manager="e2e"
+        )
+        spec = TokenRequestSpec(audiences=[audience] if audience else [], expirationSeconds=seconds)
+        made = await self.client.create(
+            ServiceAccountToken(metadata=ObjectMeta(), spec=spec), account, namespace=self.name
+        )
+        assert made.status is not None
+        assert made.status.token is not None
+        return made.status.token
+
+    async def kubeconfig(self, account: str) -> Path:
+        """A file with which a service account calls the API server."""
+        return self.cluster.write_kubeconfig(f"{self.name}-{account}", await self.token(account), self.name)
+
+
+@pytest.fixture
+async def namespace(client: AsyncClient, cluster: Cluster) -> AsyncIterator[TestNamespace]:
+    made = await client.create(Namespace(metadata=ObjectMeta(generateName="test-")))
+    assert made.metadata is not None
+    assert made.metadata.name is not None
+    yield TestNamespace(made.metadata.name, client, cluster)
+    await client.delete(Namespace, made.metadata.name)
