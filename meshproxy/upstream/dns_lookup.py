@@ -14,6 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+import dns._features
+
+# httpx2 comes with the libraries of the control plane: dnspython would load it for DNS over HTTPS, which takes 21 MB.
+dns._features.force("doh", False)
+
 import dns.flags
 import dns.name
 from dns.asyncresolver import Resolver
