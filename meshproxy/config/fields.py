@@ -14,6 +14,7 @@ from meshproxy.codec.limits import Count as Count
 from meshproxy.codec.limits import Rate as Rate
 from meshproxy.codec.limits import Size as Size
 from meshproxy.config import addresses, ip_blocks, values
+from meshproxy.config.certificates import read_certificates
 from meshproxy.config.globs import is_literal
 from meshproxy.config.values import Address
 
@@ -64,6 +65,7 @@ AccessLog = Annotated[
         }
     ),
 ]
+Certificates = Annotated[str, Meta(extra={"read": read_certificates, "words": "certificates (PEM)"})]
 Percent = Annotated[float, Meta(extra={"read": values.read_percent, "words": "percentage"})]
 Ratio = Annotated[float, Meta(extra={"read": values.read_ratio, "words": "number from 0 to 1"})]
 Weight = Annotated[int, Meta(extra={"read": values.read_weight, "words": "whole number"})]

@@ -20,6 +20,7 @@ from meshproxy.config.fields import (
     Action,
     Algorithm,
     BindingSubject,
+    Certificates,
     ClaimPattern,
     Count,
     Duration,
@@ -183,10 +184,17 @@ class Tls(Part, frozen=True):
 
 
 class TrustBundle(Part, frozen=True):
-    """Where the CA certificates of a trust domain are."""
+    """The CA certificates of a trust domain, PEM. Exactly one of the fields. Each certificate must have a subject key
+    identifier."""
 
-    file: Path
-    """PEM, read again when it changes. Each certificate must have a subject key identifier."""
+    file: Path | None = None
+    """A file, read again when it changes."""
+    inline: Certificates | None = None
+    """The certificates, written out: a control plane sends them with the documents, and no host needs a file."""
+
+    def __post_init__(self) -> None:
+        if (self.file is not None) + (self.inline is not None) != 1:
+            raise ValueError('expected exactly one of "file" and "inline"; leave "bundle" out if the agent delivers it')
 
 
 class TrustedDomain(Part, frozen=True):

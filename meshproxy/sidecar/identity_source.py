@@ -12,7 +12,7 @@ from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from meshproxy.config.schema import TrustedDomain
+    from meshproxy.config.schema import TrustBundle, TrustedDomain
     from meshproxy.config.sidecars import Identity
     from meshproxy.identity.certificates import Credentials
 
@@ -43,10 +43,10 @@ class FileIdentity:
         bundles: the trust bundles of other trust domains, by domain.
     """
 
-    def __init__(self, files: IdentityFiles, bundles: Mapping[str, Path]) -> None:
+    def __init__(self, files: IdentityFiles, bundles: Mapping[str, BundleSource]) -> None:
         self._files = files
-        self._bundles = OtherBundles({domain: BundleSource.file(path) for domain, path in bundles.items()})
-        self._watch = FileWatch(lambda: (files.certificate, files.key, files.trust_bundle, *bundles.values()))
+        self._bundles = others = OtherBundles(bundles)
+        self._watch = FileWatch(lambda: (files.certificate, files.key, files.trust_bundle, *others.paths))
 
     async def load(self) -> Credentials:
         return self._bundles.add_to(self._files.read())
@@ -60,7 +60,7 @@ class FileIdentity:
 
 def identity_source(identity: Identity, trust_domains: Sequence[TrustedDomain]) -> IdentitySource:
     """The source that the `identity` of a Sidecar document names, and the other `trustDomains` of the mesh."""
-    bundles = {domain.name: Path(domain.bundle.file) for domain in trust_domains if domain.bundle is not None}
+    bundles = {domain.name: _source(domain.bundle) for domain in trust_domains if domain.bundle is not None}
     if identity.workload_api is not None:
         from meshproxy.sidecar.workload_api import WorkloadApiIdentity  # its memory is for those who have an agent
 
@@ -69,3 +69,10 @@ def identity_source(identity: Identity, trust_domains: Sequence[TrustedDomain]) 
     files = identity.files
     assert files is not None  # the document has one of them
     return FileIdentity(IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle)), bundles)
+
+
+def _source(bundle: TrustBundle) -> BundleSource:
+    if bundle.inline is not None:
+        return BundleSource.inline(bundle.inline)
+    assert bundle.file is not None  # the document has one of them
+    return BundleSource.file(Path(bundle.file))

@@ -24,10 +24,16 @@ class BundleSource:
     """For messages."""
     read: Callable[[], bytes]
     """Its PEM. Raises CertificateError."""
+    path: Path | None = None
+    """What to watch, if it is a file."""
 
     @classmethod
     def file(cls, path: Path) -> BundleSource:
-        return cls(str(path), lambda: read_file(path, "trust bundle")[0])
+        return cls(str(path), lambda: read_file(path, "trust bundle")[0], path)
+
+    @classmethod
+    def inline(cls, pem: str) -> BundleSource:
+        return cls("the MeshConfig", lambda: pem.encode())
 
 
 class OtherBundles:
@@ -37,6 +43,11 @@ class OtherBundles:
         self._sources = sources
         self._good: dict[str, Bundle] = {}
         """The bundles that were last found usable."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Those of the sources that are files."""
+        return [source.path for source in self._sources.values() if source.path is not None]
 
     def add_to(self, credentials: Credentials) -> Credentials:
         """The credentials with the bundles that are in use, and with what is wrong with newer ones."""

@@ -110,20 +110,20 @@ class WorkloadApiIdentity:
 
     Args:
         settings: the agent's socket, and which identity.
-        bundles: the trust bundles of other trust domains that are files.
+        bundles: the trust bundles of other trust domains that the documents have or name.
         federated: other trust domains whose bundles the agent delivers.
     """
 
-    def __init__(self, settings: WorkloadApi, bundles: Mapping[str, Path], federated: Sequence[str]) -> None:
+    def __init__(self, settings: WorkloadApi, bundles: Mapping[str, BundleSource], federated: Sequence[str]) -> None:
         self._settings = settings
         self._address = UNIX + str(Path(settings.socket).absolute())
         self._bundles = OtherBundles(
             {
-                **{domain: BundleSource.file(path) for domain, path in bundles.items()},
+                **bundles,
                 **{domain: BundleSource(self._address, partial(self._federated, domain)) for domain in federated},
             }
         )
-        self._watch = FileWatch(bundles.values)
+        self._watch = FileWatch(lambda: self._bundles.paths)
         self._changed: Callable[[], None] = lambda: None
         self._response: SvidResponse | None = None
         self._received = 0

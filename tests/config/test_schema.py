@@ -45,6 +45,8 @@ def test_defaults_pass_their_own_bounds() -> None:
         (schema.Issuer, {"name": "a", "issuer": "https://a", "requiredClaims": {"x": {"present": True}}}),
         (schema.MeshSpec, {"trustDomain": "a", "trustDomains": [{"name": "a", "bundle": {"file": "a.pem"}}]}),
         (schema.MeshSpec, {"trustDomain": "a", "trustDomains": [{"name": "b", "bundle": {"file": "b.pem"}}] * 2}),
+        (schema.TrustBundle, {}),
+        (schema.TrustBundle, {"file": "a.pem", "inline": "b"}),
         (schema.MeshSpec, {"trustDomain": "a", "mtls": "disabled", "trustDomains": [{"name": "b"}]}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "requiredClaims": {"": "x"}}),
         (schema.Issuer, {"name": "a", "issuer": "https://a", "audiences": ["a"], "bearerTokenFile": "b"}),

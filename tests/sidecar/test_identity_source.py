@@ -71,6 +71,17 @@ class TestOtherTrustDomains:
         ]
         return identity_source(sidecars.Identity(files=files), domains)
 
+    async def test_a_bundle_that_the_documents_have(self, tmp_path: Path) -> None:
+        certificate, key = CA.issue(ID).write(tmp_path, "own")
+        files = sidecars.IdentityFiles(certificate=str(certificate), key=str(key), trust_bundle=str(CA.write(tmp_path)))
+        bundle = schema.TrustBundle(inline=self.THEIRS.bundle_pem.decode())
+        source = identity_source(sidecars.Identity(files=files), [schema.TrustedDomain("theirs.example", bundle)])
+        credentials = await source.load()
+        assert credentials.problems == ()
+        assert credentials.other_bundles == {"theirs.example": read_bundle(self.THEIRS.bundle_pem)}
+        source.start(lambda: None)  # watches the files of our own only
+        source.stop()
+
     async def test_each_has_its_own_authorities(self, source: IdentitySource) -> None:
         credentials = await source.load()
         assert credentials.problems == ()

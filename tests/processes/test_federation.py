@@ -1,0 +1,87 @@
+"""A mesh that is migrated, from the control plane alone: the other mesh's bundle comes with the documents."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.devtools.clients import Certificate
+from meshproxy.devtools.local_mesh import document, local_mesh
+from tests.processes.calls import PATH
+from tests.processes.test_control_plane import Mesh
+from tests.processes.waiting import until
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+
+BODY = b'{"instances": [2.0]}'
+LEGACY = "legacy.example"
+CALLER = f"spiffe://{LEGACY}/ns/batch/sa/nightly"
+
+
+async def status(address: str, certificate: Certificate) -> str:
+    """Of a call on a new connection; empty if it is refused. Certificates of the control plane have no host name."""
+    assert certificate.certificate is not None
+    context = ssl.create_default_context(cafile=str(certificate.bundle))
+    context.check_hostname = False
+    context.load_cert_chain(certificate.certificate, certificate.key)
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    try:
+        writer.write(b"POST %b HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n%b" % (PATH.encode(), len(BODY), BODY))
+        line = await reader.readline()
+    except (ssl.SSLError, ConnectionError):
+        return ""
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    return line.split(b" ")[1].decode() if line else ""
+
+
+async def test_a_trust_domain_is_added_changed_and_taken_away(tmp_path: Path) -> None:
+    legacy, successor = DevelopmentCA.create(LEGACY), DevelopmentCA.create(LEGACY)
+    async with local_mesh(tmp_path / "mesh") as local:
+        it = await Mesh.start_with_documents(local)
+        roots = local.directory / "control/authority.pem"
+        nightly, renewed = (
+            Certificate(roots, *authority.issue(CALLER).write(local.directory, name))
+            for name, authority in (("nightly", legacy), ("renewed", successor))
+        )
+
+        async def statuses() -> list[str]:
+            return [await status(it.replica.inbound, each) for each in (nightly, renewed)]
+
+        async def are(*expected: str) -> bool:
+            return await statuses() == list(expected)
+
+        mesh, subject = it.documents[0]["spec"], {"workload": {"spiffeId": CALLER}}
+        binding = document("ModelRoleBinding", {"role": "everything", "subjects": [subject]}, "nightly")
+
+        def trust(*authorities: DevelopmentCA) -> None:
+            bundle = "".join(authority.bundle_pem.decode() for authority in authorities)
+            mesh["trustDomains"] = [{"name": LEGACY, "bundle": {"inline": bundle}}]
+            it.write_documents(permits=True)
+
+        assert await are("", "")
+        it.documents.append(binding)
+        trust(legacy)
+        await until(lambda: are("200", ""), 30)
+        trust(successor)
+        await until(lambda: are("", "200"), 30)
+        it.documents.remove(binding)
+        del mesh["trustDomains"]
+        it.write_documents(permits=True)
+        await until(lambda: are("", ""), 30)
+        assert it.replica.said("configuration rejected") == []
+        # A key that slipped into the bundle reaches no sidecar, and is not shown.
+        key: Any = legacy.issue(CALLER).key_pem.decode()
+        mesh["trustDomains"] = [{"name": LEGACY, "bundle": {"inline": legacy.bundle_pem.decode() + key}}]
+        it.write_documents(permits=True)
+        await until(lambda: it.count("documents_in_sync", 0.0), 30)
+        log = "\n".join(it.control.output)
+        assert "holds a private key" in log
+        assert key.splitlines()[1] not in log
