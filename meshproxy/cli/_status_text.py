@@ -140,6 +140,8 @@ def _state(endpoint: dict[str, Any]) -> str:
         found.append(f"breaker {endpoint['breaker'].replace('_', '-')}")
     if endpoint["unavailableModels"]:
         found.append(f"without {', '.join(endpoint['unavailableModels'][:4])}")
+    if endpoint["loadingModels"]:
+        found.append(f"loading {', '.join(endpoint['loadingModels'][:4])}")
     if endpoint["modelBreakers"]:
         found.append(f"breaker open for {', '.join(list(endpoint['modelBreakers'])[:4])}")
     return "; ".join(found) or ("healthy" if endpoint["healthy"] else "ok")

@@ -180,7 +180,8 @@ class Balancing(Part, frozen=True):
     """Endpoints of the Sidecar's own locality get all requests while at least 70 % of them are available."""
     warm_up: DurationOrZero = 10.0
     """Slow start: an endpoint that is added to others begins with a tenth of its share and has all of it after this
-    time, counted from when its model is AVAILABLE, if health is checked, and from its first response otherwise."""
+    time, counted from when its model is AVAILABLE, if health is checked, and from its first response otherwise. An
+    endpoint that loads another version of a model begins anew when it has loaded it (`check: model-status`)."""
 
 
 class BreakerSettings(Part, frozen=True):

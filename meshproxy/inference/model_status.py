@@ -1,4 +1,5 @@
-"""TensorFlow Serving's GetModelStatus: health checks ask it over REST or gRPC for the versions that can be called.
+"""TensorFlow Serving's GetModelStatus: health checks ask it over REST or gRPC for the versions that can be called, and
+whether it is loading one.
 
 It answers 200, or OK, while a model is still LOADING (tensorflow/serving#1754): only the states say that.
 Source: tensorflow_serving/apis/{model,get_model_status}.proto
@@ -16,11 +17,12 @@ import msgspec
 from meshproxy.codec.grpc import frame
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.inference.protobuf import LENGTH, VARINT, FieldWalker, as_int64, malformed
+from meshproxy.inference.surface import ModelVersions
 from meshproxy.inference.tfserving_rest import build_target
 from meshproxy.inference.unary import read_message, write_bytes, write_text
 
 METHOD = b"/tensorflow.serving.ModelService/GetModelStatus"
-AVAILABLE = 30
+LOADING, AVAILABLE = 20, 30
 """ModelVersionStatus.State."""
 
 _VERSION_STATUS = 1 << 3 | LENGTH
@@ -47,15 +49,18 @@ class _Answer(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
-def read_json(body: bytes) -> tuple[str, ...]:
-    """The AVAILABLE versions in an answer over REST, in ascending order.
+def read_json(body: bytes) -> ModelVersions:
+    """An answer over REST.
 
     Raises:
         Refusal: MALFORMED_MESSAGE.
     """
     try:
         statuses = _decode(body).model_version_status
-        return _in_order({int(each.version) for each in statuses if each.state == "AVAILABLE"})
+        return ModelVersions(
+            _in_order({int(each.version) for each in statuses if each.state == "AVAILABLE"}),
+            any(each.state == "LOADING" for each in statuses),
+        )
     except ValueError:  # msgspec's own are, too
         raise malformed("the model's status is not the JSON that it should be") from None
 
@@ -65,14 +70,15 @@ def write_request(model: str) -> bytes:
     return frame(write_bytes(1, write_text(1, model)))
 
 
-def read_response(body: bytes) -> tuple[str, ...]:
-    """The AVAILABLE versions in an answer over gRPC, in ascending order.
+def read_response(body: bytes) -> ModelVersions:
+    """An answer over gRPC.
 
     Raises:
         Refusal: MALFORMED_MESSAGE, SCAN_LIMIT or UNSUPPORTED_ENCODING.
     """
     walker = FieldWalker()
     available: set[int] = set()
+    is_loading = False
     for _, status in walker.read(read_message(body), (_VERSION_STATUS,), 0):
         assert isinstance(status, bytes)
         version = state = 0
@@ -84,7 +90,8 @@ def read_response(body: bytes) -> tuple[str, ...]:
                 state = number
         if state == AVAILABLE:
             available.add(version)
-    return _in_order(available)
+        is_loading |= state == LOADING
+    return ModelVersions(_in_order(available), is_loading)
 
 
 def _in_order(versions: set[int]) -> tuple[str, ...]:

@@ -165,6 +165,16 @@ def no_rest(method: bytes, target: bytes) -> Operation | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class ModelVersions:
+    """What a server says about the versions of one model."""
+
+    available: tuple[str, ...]
+    """Those that can be called, in ascending order."""
+    is_loading: bool = False
+    """It is loading one, with or without others that can be called meanwhile."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StatusProbe:
     """How a health check asks a server which versions of a model can be called, over REST or gRPC."""
@@ -173,12 +183,12 @@ class StatusProbe:
     """What `check` of a ModelServer's `health` calls it."""
     rest_target: Callable[[str], bytes]
     """The model -> the target of a GET."""
-    read_rest: Callable[[bytes], tuple[str, ...]]
-    """The body of a 200 -> the versions that can be called, in ascending order. Raises Refusal (MALFORMED_MESSAGE)."""
+    read_rest: Callable[[bytes], ModelVersions]
+    """The body of a 200 -> what it says. Raises Refusal (MALFORMED_MESSAGE)."""
     grpc_method: bytes
     write_grpc: Callable[[str], bytes]
     """The model -> the request body."""
-    read_grpc: Callable[[bytes], tuple[str, ...]]
+    read_grpc: Callable[[bytes], ModelVersions]
     """The same as `read_rest`, of a gRPC response body. Raises Refusal (also SCAN_LIMIT, UNSUPPORTED_ENCODING)."""
 
 

@@ -12,6 +12,7 @@ import resource
 import time
 from enum import Enum
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
@@ -218,6 +219,9 @@ class ManagedCluster:
         assert health is not None
         for result in results:
             self._observer.checked(cluster.name, endpoint.name, result.problem is None)
+        loading = tuple(result.model for result in results if result.is_loading and result.model is not None)
+        if results and loading != endpoint.loading:
+            self._loading_changed(endpoint, loading)
         if has_changed:
             self._health_changed(endpoint, health, results)
         # Also if nothing changed: now it is known.
@@ -231,11 +235,26 @@ class ManagedCluster:
             "endpoint health changed",
             extra={"fields": {"server": cluster.name, "endpoint": endpoint.name, "problems": problems}},
         )
-        seconds = self._spec.balancing.warm_up
         moments = [since for model in health.settings.models or ("",) if (since := health.since(model)) is not None]
-        if seconds and moments and len(cluster.endpoints) > 1:
-            endpoint.load.warm_up(max(moments), seconds)
+        if moments and not endpoint.loading:
+            self._warm_up(endpoint, max(moments))
         cluster.refresh()
+
+    def _loading_changed(self, endpoint: Endpoint, loading: tuple[str, ...]) -> None:
+        """It is loading versions of other models than before. While there are any, it has the share with which slow
+        start begins: loading takes processor time and memory bandwidth, for seconds or minutes."""
+        had, endpoint.loading = endpoint.loading, loading
+        fields = {"server": self.cluster.name, "endpoint": endpoint.name, "models": loading or had}
+        logger.info("endpoint is loading models" if loading else "endpoint has loaded models", extra={"fields": fields})
+        if bool(had) != bool(loading):
+            self._warm_up(endpoint, inf if loading else self._shared.loop.time())
+
+    def _warm_up(self, endpoint: Endpoint, since: float) -> None:
+        """Slow start, if there are other endpoints; `inf`: it has yet to begin."""
+        seconds = self._spec.balancing.warm_up
+        if seconds and len(self.cluster.endpoints) > 1:
+            endpoint.load.warm_up(since, seconds)
+            endpoint.slow_start = 0.0  # checks say when, not its first response
 
     def _stop(self, endpoint: Endpoint) -> None:
         """Stop the checks of an endpoint, if it has any."""
@@ -443,6 +462,7 @@ def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:
         "takesCalls": endpoint.allows("", now) and not endpoint.is_ejected,
         "healthy": health.is_healthy if health is not None else None,
         "unavailableModels": sorted(health.out) if health is not None else [],
+        "loadingModels": list(endpoint.loading),
         "ejected": endpoint.is_ejected,
         "breaker": own.name.lower() if own is not None else None,
         "modelBreakers": dict(list(failing.items())[:MOST_SHOWN]),

@@ -110,6 +110,7 @@ def _endpoint(group: Sequence[Found]) -> Found:
         "takesCalls": all(each["takesCalls"] for each in group),
         "healthy": all(healths) if healths else None,
         "unavailableModels": sorted({model for each in group for model in each["unavailableModels"]}),
+        "loadingModels": sorted({model for each in group for model in each["loadingModels"]}),
         "ejected": any(each["ejected"] for each in group),
         "breaker": max(breakers, key=_BREAKERS.index, default=None),
         "modelBreakers": {model: state for each in group for model, state in each["modelBreakers"].items()},

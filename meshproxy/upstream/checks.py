@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.headers import ORIGIN_FORM
 from meshproxy.inference import grpc_health
 from meshproxy.inference.grpc_health import Serving
+from meshproxy.inference.surface import ModelVersions
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.refusal import GrpcStatus, Refusal
 from meshproxy.transport.connect_failures import ConnectError
@@ -42,8 +43,9 @@ FIRST_WITHIN = 1.0
 AT_ONCE = 8
 """Concurrent requests to one endpoint."""
 
-Ask = Callable[[str], Awaitable[None]]
-"""Checks one model. Raises ProbeFailed, Refusal (the response cannot be read), Unanswered or Skipped."""
+Ask = Callable[[str], Awaitable["ModelVersions | None"]]
+"""Checks one model; None: it is served, and nothing else is known. Raises ProbeFailed, Refusal (the response cannot be
+read), Unanswered or Skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class CheckResult:
     """None: the endpoint itself."""
     problem: str | None
     """Why the check failed; None: it passed."""
+    is_loading: bool = False
+    """The server is loading a version of the model, which takes from the time that it has for calls."""
 
 
 class Checker:
@@ -167,6 +171,9 @@ class Checker:
                     results.append(CheckResult(model, str(outcome)))
                 elif outcome is None:
                     results.append(CheckResult(model, None))
+                elif isinstance(outcome, ModelVersions):
+                    problem = None if outcome.available else "no version is AVAILABLE"
+                    results.append(CheckResult(model, problem, outcome.is_loading))
                 elif not isinstance(outcome, Skipped):
                     raise outcome
         if results:
@@ -219,27 +226,26 @@ class Checker:
         if status is not Serving.SERVING:
             raise ProbeFailed(status.name)
 
-    async def _ask_rest(self, probe: StatusProbe, model: str) -> None:
+    async def _ask_rest(self, probe: StatusProbe, model: str) -> ModelVersions:
         target = probe.rest_target(model)
         answer = await get(_required(self._rest, "REST"), target, self._settings.timeout)
         if answer.status != 200:
             self.available[model] = ()
             raise ProbeFailed(f"HTTP status {answer.status}")
-        self._note(model, probe.read_rest(answer.body))
+        return self._note(model, probe.read_rest(answer.body))
 
-    async def _ask_grpc(self, probe: StatusProbe, model: str) -> None:
+    async def _ask_grpc(self, probe: StatusProbe, model: str) -> ModelVersions:
         body = probe.write_grpc(model)
         try:
             answer = await call(_required(self._grpc, "gRPC"), probe.grpc_method, body, self._settings.timeout)
         except ProbeFailed:
             self.available[model] = ()
             raise
-        self._note(model, probe.read_grpc(answer))
+        return self._note(model, probe.read_grpc(answer))
 
-    def _note(self, model: str, versions: tuple[str, ...]) -> None:
-        self.available[model] = versions
-        if not versions:
-            raise ProbeFailed("no version is AVAILABLE")
+    def _note(self, model: str, versions: ModelVersions) -> ModelVersions:
+        self.available[model] = versions.available
+        return versions
 
 
 def _required(source: StreamSource | None, surface: str) -> StreamSource:

@@ -48,6 +48,7 @@ class Endpoint:
         "is_sidecar",
         "key",
         "load",
+        "loading",
         "locality",
         "name",
         "record",
@@ -84,6 +85,8 @@ class Endpoint:
         self.load = PeakEwma()
         self.record = Record()
         self.health: Health | None = None
+        self.loading: tuple[str, ...] = ()
+        """Models of which it is loading a version, as far as health checks ask."""
         self.is_ejected = False
         self.slow_start = 0.0
         """Seconds of slow start from its first response on; 0.0: it has its full share."""

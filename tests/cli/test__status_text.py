@@ -102,6 +102,7 @@ def test_everything_that_can_be_wrong_fits_on_a_screen(screen: Any) -> None:
         ({"breaker": None}, "ok"),
         ({"healthy": False, "breaker": "open"}, "unhealthy; breaker open"),
         ({"unavailableModels": ["a", "b"]}, "without a, b"),
+        ({"loadingModels": ["a"], "unavailableModels": ["a"]}, "without a; loading a"),
         ({"modelBreakers": {"m": "open"}}, "breaker open for m"),
     ],
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from meshproxy.codec.grpc import frame
 from meshproxy.devtools import messages
 from meshproxy.inference.model_status import read_json, read_response, rest_target, write_request
+from meshproxy.inference.surface import ModelVersions
 from meshproxy.refusal import Refusal
 
 STATES = ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
@@ -26,16 +27,19 @@ def test_answers_are_protobufs(statuses: list[tuple[int, str]]) -> None:
     answer = messages.GetModelStatusResponse()
     for version, state in statuses:
         answer.model_version_status.add(version=version, state=state).status.SetInParent()
-    expected = tuple(map(str, sorted({version for version, state in statuses if state == "AVAILABLE"})))
+    available = tuple(map(str, sorted({version for version, state in statuses if state == "AVAILABLE"})))
+    expected = ModelVersions(available, is_loading=any(state == "LOADING" for _, state in statuses))
     assert read_response(frame(answer.SerializeToString())) == expected
     listed = [{"version": str(version), "state": state, "status": {}} for version, state in statuses]
     assert read_json(json.dumps({"model_version_status": listed}).encode()) == expected
 
 
 def test_loading_is_not_available() -> None:
-    assert read_json(b'{"model_version_status": [{"version": "3", "state": "LOADING"}]}') == ()
-    assert read_json(b'{"model_version_status": [{"version": 3, "state": "AVAILABLE"}]}') == ("3",)
-    assert read_json(b"{}") == ()
+    loading = b'{"model_version_status": [{"version": "3", "state": "LOADING"}]}'
+    assert read_json(loading) == ModelVersions((), is_loading=True)
+    assert read_json(loading.replace(b"LOADING", b"AVAILABLE")) == ModelVersions(("3",))
+    assert read_json(loading.replace(b"LOADING", b"START")) == ModelVersions(())
+    assert read_json(b"{}") == ModelVersions(())
 
 
 @pytest.mark.parametrize(

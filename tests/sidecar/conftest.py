@@ -15,6 +15,7 @@ def endpoint(name: str = "127.0.0.1:8501", **fields: Any) -> dict[str, Any]:
         "takesCalls": True,
         "healthy": None,
         "unavailableModels": [],
+        "loadingModels": [],
         "ejected": False,
         "breaker": "closed",
         "modelBreakers": {},

@@ -29,6 +29,7 @@ from meshproxy.upstream.breaker import State
 from meshproxy.upstream.checks import CheckResult
 from meshproxy.upstream.cluster import Cluster, Securities
 from meshproxy.upstream.discovery import EndpointAddress
+from meshproxy.upstream.peak_ewma import FIRST_SHARE
 from tests.identity.peers import handshaken
 
 CA = DevelopmentCA.create("dev.example")
@@ -419,6 +420,39 @@ class TestHealth:
         (record,) = [each for each in caplog.records if each.getMessage() == "endpoint health changed"]
         assert record.__dict__["fields"]["problems"] == ["m: no version is AVAILABLE"]
 
+    async def test_an_endpoint_that_loads_a_model_has_a_tenth_of_its_share(
+        self, clusters: Clusters, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        cluster = take(clusters, server("a", 1, 2, health=servers.Health()), routes=(route("r", "m", "n"),))["a"]
+        one, other = cluster.endpoints.values()
+        tell, now = Idle.made[0].tell, asyncio.get_running_loop().time()
+        tell((CheckResult(None, None), CheckResult("m", None, is_loading=True), CheckResult("n", None)), False)
+        assert (one.load.share(now + 3_600.0), other.load.share(now)) == (FIRST_SHARE, 1.0)
+        one.succeeded("n", 0.001, now, one.begin("n", now))
+        tell((CheckResult("m", None, is_loading=True), CheckResult("n", "no version is AVAILABLE", True)), True)
+        tell((), False)  # a round that says nothing
+        assert one.load.share(now + 3_600.0) == FIRST_SHARE
+        assert clusters.overview()["a"]["endpoints"][0]["loadingModels"] == ["m", "n"]  # type: ignore[index]
+        tell((CheckResult("m", None), CheckResult("n", None)), True)
+        assert one.load.share(now) == FIRST_SHARE  # it begins slow start
+        assert one.load.share(now + 3_600.0) == 1.0
+        said = [(each.getMessage(), each.__dict__["fields"].get("models")) for each in caplog.records]
+        assert [each for each in said if "load" in each[0]] == [
+            ("endpoint is loading models", ("m",)),
+            ("endpoint is loading models", ("m", "n")),
+            ("endpoint has loaded models", ("m", "n")),
+        ]
+
+    @pytest.mark.parametrize(("ports", "warm_up"), [((1,), 10.0), ((1, 2), 0.0)])
+    async def test_the_only_one_or_without_slow_start_has_its_share(
+        self, clusters: Clusters, ports: tuple[int, ...], warm_up: float
+    ) -> None:
+        spec = {"health": servers.Health(), "balancing": servers.Balancing(warm_up=warm_up)}
+        cluster = take(clusters, server("a", *ports, **spec), routes=(route("r", "m"),))["a"]
+        Idle.made[0].tell((CheckResult("m", None, is_loading=True),), False)
+        assert cluster.endpoints["rest=127.0.0.1:1"].load.share(0.0) == 1.0
+
     async def test_people_see_how_endpoints_are(self, clusters: Clusters) -> None:
         cluster = take(clusters, server("a", 1, health=servers.Health()), routes=(route("r", "m"),))["a"]
         endpoint = cluster.endpoints["rest=127.0.0.1:1"]
@@ -438,6 +472,7 @@ class TestHealth:
                         "takesCalls": True,
                         "healthy": True,
                         "unavailableModels": ["m"],
+                        "loadingModels": [],
                         "ejected": False,
                         "breaker": "closed",
                         "modelBreakers": {"n": "open"},

@@ -41,7 +41,7 @@ def test_of_endpoints_the_worst_state_and_the_sum_of_the_rest(noon: float) -> No
 
     good = endpoint("a:1", healthy=True, latencySeconds=0.001)
     bad = endpoint("a:1", healthy=False, takesCalls=False, breaker="open", ejected=True, modelBreakers={"m": "open"},
-                   unavailableModels=["m"])  # fmt: skip
+                   unavailableModels=["m"], loadingModels=["m"])  # fmt: skip
     found = merged(noon, serving(good), serving(bad, endpoint("b:1", breaker=None, latencySeconds=None)))
     a, b = found["servers"]["local"]["endpoints"]
     assert a == {**bad, "inFlight": 2, "connections": 4}

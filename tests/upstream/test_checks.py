@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -112,12 +113,21 @@ async def test_each_model_is_asked_for_over_rest(server: Server) -> None:
     assert await checker.check() == (
         ALIVE,
         CheckResult("a", None),
-        CheckResult("b", "no version is AVAILABLE"),
+        CheckResult("b", "no version is AVAILABLE", is_loading=True),
         CheckResult("c", "HTTP status 404"),
         CheckResult("d", "Malformed message: the model's status is not the JSON that it should be."),
     )
     assert checker.available == {"a": ("7",), "b": (), "c": ()}
     assert {address for address, _ in server.asked} == {"10.0.0.1:8501"}
+
+
+async def test_a_model_can_be_called_while_another_version_of_it_is_loading(server: Server) -> None:
+    statuses = [("1", "AVAILABLE"), ("2", "LOADING"), ("0", "END")]
+    body = {"model_version_status": [{"version": version, "state": state} for version, state in statuses]}
+    server.answers = {b"/v1/models/a": Response(200, (), json.dumps(body).encode())}
+    checker = make("model-status", "a")
+    assert await checker.check() == (ALIVE, CheckResult("a", None, is_loading=True))
+    assert checker.available == {"a": ("1",)}
 
 
 @pytest.mark.parametrize(("rest", "grpc"), [(None, GRPC), (GRPC, GRPC)], ids=["no REST address", "a sidecar"])
