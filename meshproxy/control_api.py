@@ -45,6 +45,11 @@ class SidecarReport(msgspec.Struct, frozen=True):
     """The version that was refused, if the newest one was."""
     problems: tuple[str, ...] = ()
     """Why."""
+    host: str = ""
+    """The name of its host, or pod: replicas have the same document and identity."""
+    certificate_issued: float = 0.0
+    """When it got its certificate, seconds since the epoch; 0 if it does not say."""
+    certificate_expires: float = 0.0
 
 
 class DocumentSet(msgspec.Struct, frozen=True):

@@ -9,37 +9,39 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from meshproxy.control.fleet import short_identity
+from meshproxy.telemetry.timestamps import duration
+
 LABEL = 12
 WIDTH = 80
 SHOWN_PROBLEMS = 10
 SHOWN_REFUSALS = 8
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def show(status: dict[str, Any], address: str) -> None:
     """Print a status."""
     now = datetime.now(UTC)
     for label, text in _facts(status, address, now):
-        _line(label, text)
+        print_line(label, text)
     if status["servers"]:
-        _print(_servers(status["servers"]))
+        print_table(_servers(status["servers"]))
     if status["workers"]:
-        _print(_workers(status["workers"]))
+        print_table(_workers(status["workers"]))
     if status["refusals"]["last"]:
-        _print(_refusals(status["refusals"], now))
+        print_table(_refusals(status["refusals"], now))
 
 
-def _line(label: str, text: str) -> None:
+def print_line(label: str, text: str) -> None:
     """A label, and a text that is wrapped beside it."""
     wrapped = click.wrap_text(text, WIDTH, " " * LABEL, " " * LABEL)
     click.echo(f"{label:<{LABEL}}{wrapped[LABEL:]}".rstrip())
 
 
-def _print(table: Table) -> None:
-    """As wide as the terminal, and without trailing spaces."""
+def print_table(table: Table, width: int = WIDTH) -> None:
+    """As wide as the terminal, or else this wide, and without trailing spaces."""
     console = Console()
     if not console.is_terminal:
-        console.width = WIDTH
+        console.width = width
     with console.capture() as captured:
         console.print(table)
     click.echo()
@@ -65,7 +67,7 @@ def _facts(status: dict[str, Any], address: str, now: datetime) -> list[tuple[st
 
 
 def _documents(documents: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
-    counts = ", ".join(_count(count, what[:-1]) for what, count in documents["counts"].items())
+    counts = ", ".join(counted(count, what[:-1]) for what, count in documents["counts"].items())
     lines = [
         ("documents", f"{documents['fingerprint'][:12]}, in use for {_ago(documents['appliedAt'], now)}: {counts}"),
     ]
@@ -84,7 +86,7 @@ def _identity(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     if identity is None:
         return [("identity", "none: mtls is disabled" if status["mtls"] == "disabled" else "not known")]
     ends = datetime.fromisoformat(identity["notAfter"])
-    when = f"expires in {_duration((ends - now).total_seconds())}" if ends > now else "has EXPIRED"
+    when = f"expires in {duration((ends - now).total_seconds())}" if ends > now else "has EXPIRED"
     return [
         ("identity", identity["spiffeId"]),
         ("", f"{when} ({ends:%Y-%m-%d %H:%M:%S} UTC), mtls {status['mtls']}"),
@@ -93,9 +95,9 @@ def _identity(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
 
 def _issuer(issuer: dict[str, Any], now: datetime) -> str:
     fetched = "never fetched" if issuer["fetchedAt"] is None else f"fetched {_ago(issuer['fetchedAt'], now)} ago"
-    failures = _count(issuer["failures"], "attempt")
+    failures = counted(issuer["failures"], "attempt")
     problem = f"; {failures} failed since: {issuer['problem']}" if issuer["problem"] else ""
-    return f"{issuer['name']}: {_count(issuer['keys'], 'key')}, {fetched}{problem}"
+    return f"{issuer['name']}: {counted(issuer['keys'], 'key')}, {fetched}{problem}"
 
 
 def _direction(direction: dict[str, Any]) -> str:
@@ -104,14 +106,14 @@ def _direction(direction: dict[str, Any]) -> str:
     secured = f" of {sum(total.values()):,} so far ({', '.join(shares)})" if shares else ""
     calls = f"{direction['inFlight']:,} calls in flight, {direction['served']:,} served"
     state = "" if direction["state"] == "serving" else f"{direction['state']}, "
-    return f"{direction['address']}, {state}{_count(now, 'connection')}{secured}, {calls}"
+    return f"{direction['address']}, {state}{counted(now, 'connection')}{secured}, {calls}"
 
 
 _SECURITY = {"mtls": "mTLS", "tls": "TLS without certificate", "plaintext": "plain text"}
 
 
 def _servers(servers: dict[str, Any]) -> Table:
-    table = _table("SERVER", "ENDPOINT", "STATE", ">LATENCY", ">FLIGHT", ">CONN", "TLS")
+    table = new_table("SERVER", "ENDPOINT", "STATE", ">LATENCY", ">FLIGHT", ">CONN", "TLS")
     for name, server in servers.items():
         if not server["endpoints"]:
             table.add_row(name, "-", "no endpoints" if server["known"] else "not resolved", "", "", "", "")
@@ -160,7 +162,7 @@ _PROTOCOLS = {"rest": "REST", "grpc": "gRPC"}
 
 
 def _workers(workers: list[dict[str, Any]]) -> Table:
-    table = _table("WORKER", "PID", "STATE", "READY", "ADMIN", "DOCUMENTS")
+    table = new_table("WORKER", "PID", "STATE", "READY", "ADMIN", "DOCUMENTS")
     for worker in workers:
         table.add_row(
             str(worker["number"]),
@@ -181,11 +183,11 @@ def _refusals(refusals: dict[str, Any], now: datetime) -> Table:
             _WAYS[refusal["direction"]],
             refusal["reason"],
             refusal["call"] or "-",
-            _short(refusal["caller"]) or refusal["remote"].rpartition(":")[0],
+            short_identity(refusal["caller"] or "") or refusal["remote"].rpartition(":")[0],
             refusal["policy"] or "-",
         )
         alike.setdefault(key, []).append(refusal)
-    table = _table("AGO", ">N", "", "REFUSED", "CALL", "CALLER", "BY")
+    table = new_table("AGO", ">N", "", "REFUSED", "CALL", "CALLER", "BY")
     for row, group in list(alike.items())[:SHOWN_REFUSALS]:
         table.add_row(_ago(group[0]["at"], now), str(len(group)), *row)
     return table
@@ -194,13 +196,7 @@ def _refusals(refusals: dict[str, Any], now: datetime) -> Table:
 _WAYS = {"inbound": "in", "outbound": "out"}
 
 
-def _short(caller: str | None) -> str:
-    """A SPIFFE ID of the usual form without what is the same for all: NAMESPACE/ACCOUNT."""
-    parts = (caller or "").removeprefix("spiffe://").split("/")
-    return f"{parts[2]}/{parts[4]}" if len(parts) == 5 and parts[1::2] == ["ns", "sa"] else caller or ""
-
-
-def _table(*headings: str) -> Table:
+def new_table(*headings: str) -> Table:
     """A table without lines; `>` before a heading aligns its column to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for heading in headings:
@@ -209,20 +205,9 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _count(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _ago(moment: str, now: datetime) -> str:
-    return _duration((now - datetime.fromisoformat(moment)).total_seconds())
-
-
-def _duration(seconds: float) -> str:
-    """The two largest units: `3h 12m`."""
-    whole = max(0, int(seconds))
-    parts: list[str] = []
-    for size, unit in _UNITS:
-        if whole >= size or (unit == "s" and not parts):
-            parts.append(f"{whole // size}{unit}")
-            whole %= size
-    return " ".join(parts[:2])
+    return duration((now - datetime.fromisoformat(moment)).total_seconds())

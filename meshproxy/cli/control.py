@@ -49,7 +49,7 @@ def command() -> None:
     default="127.0.0.1:18512",
     show_default=True,
     metavar="IP:PORT",
-    help="/livez, /readyz, /metrics and /sidecars.",
+    help="/livez, /readyz and /metrics; /status for this host only.",
 )
 @click.option(
     "--documents",

@@ -8,5 +8,9 @@ issued_keys   keys that have a certificate, of which none gets another
 cluster       the client of the API server of Kubernetes
 documents     the documents in force
 distribution  their way to the sidecars, and which of those has what
+lost          the sidecars that are gone
 store         the folder that is kept
+status        what it says about itself and its sidecars
+fleet         all sidecars of several control planes, and what is wrong with each
+check         what is wrong with a mesh, and what to do next
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import random
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import files_of
@@ -25,7 +28,8 @@ from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import PERIOD as DOCUMENTS_PERIOD
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.issued_keys import IssuedKeys
-from meshproxy.control.store import FolderStore
+from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
+from meshproxy.control.store import FolderStore, StoreError
 from meshproxy.identity.certificates import Credentials, own_identity
 from meshproxy.telemetry import exposition
 from meshproxy.telemetry.control_metrics import ControlMetrics
@@ -37,6 +41,7 @@ from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
     from meshproxy.config.values import Address
+    from meshproxy.control.attestation import JoinToken
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.transport.connection_info import ConnectionInfo
 
@@ -44,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS = 20_000
 """Sidecars that may be connected at once; further ones wait to be accepted."""
+TOKENS_SHOWN = 100
+"""Join tokens on the page /status."""
 MESSAGE_BYTES = 64 << 10
 """Of one message of a sidecar."""
 ISSUED_KEYS = "issued-keys"
@@ -79,6 +86,8 @@ class ControlPlane:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._started_at = time.time()
+        self._own_issued = 0.0
         self.metrics = metrics = ControlMetrics()
         self.store = FolderStore(settings.folder)
         self.authority = self.store.authority(settings.trust_domain, time.time())
@@ -172,6 +181,7 @@ class ControlPlane:
         credentials = Credentials(issued.certificate_pem, private_pem(key), self.authority.bundle_pem)
         # A workload that joins has no certificate yet; whoever shows one must show a good one.
         identity = own_identity(credentials, self._settings.trust_domain, now, calls=False, mtls="permissive")
+        self._own_issued = now
         self.metrics.certificate_expiry.labels().value = issued.not_after
         return identity
 
@@ -196,6 +206,40 @@ class ControlPlane:
 
     # The web port
 
+    async def status(self) -> ControlStatus:
+        """What `meshproxy proxy-status` and `meshproxy check` show."""
+        now = time.time()
+        tokens, problem = await asyncio.to_thread(self._waiting_tokens, now)
+        distribution = self.distribution if self.documents is not None else None
+        return ControlStatus(
+            software=__version__,
+            pid=os.getpid(),
+            started_at=moment(self._started_at),
+            now=moment(now),
+            trust_domain=self._settings.trust_domain,
+            spiffe_id=self._settings.spiffe_id,
+            certificate_issued=moment(self._own_issued),
+            certificate_expires=moment(self.metrics.certificate_expiry.labels().value),
+            authority=hashlib.sha256(self.authority.certificate_pem).hexdigest(),
+            authority_expires=moment(self.authority.not_after),
+            lifetime_seconds=self._settings.lifetime,
+            refusals=tuple(self.service.refusals),
+            waiting_tokens=tuple(
+                WaitingToken(identity=each.identity, expires=moment(each.expires)) for each in tokens[:TOKENS_SHOWN]
+            ),
+            store_problem=problem,
+            documents=distribution.describe() if distribution is not None else None,
+            sidecars=tuple(distribution.entries()) if distribution is not None else (),
+            forgotten=distribution.lost.forgotten if distribution is not None else 0,
+        )
+
+    def _waiting_tokens(self, now: float) -> tuple[list[JoinToken], str]:
+        """The join tokens, or why they cannot be read."""
+        try:
+            return self.store.waiting_tokens(now), ""
+        except StoreError as error:
+            return [], str(error)
+
     def _web(self) -> web.Application:
         async def livez(request: web.Request) -> web.Response:
             return web.Response(text="ok\n")
@@ -206,10 +250,11 @@ class ControlPlane:
             page = b"".join(exposition.render(self.metrics.registry, openmetrics=openmetrics))
             return web.Response(body=page, headers={"content-type": kind.decode()})
 
-        async def sidecars(request: web.Request) -> web.Response:
-            if self.documents is None:
-                raise web.HTTPNotFound(text="this control plane gives no documents: see --documents\n")
-            return web.json_response(self.distribution.describe())
+        async def status(request: web.Request) -> web.Response:
+            if not is_local(request.remote or "", request.host):
+                raise web.HTTPForbidden(text="forbidden: use a loopback connection and the host name localhost\n")
+            page = await asyncio.to_thread(msgspec.json.encode, await self.status())
+            return web.Response(body=page, content_type="application/json")
 
         application = web.Application()
         application.add_routes(
@@ -217,7 +262,7 @@ class ControlPlane:
                 web.get("/livez", livez),
                 web.get("/readyz", livez),
                 web.get("/metrics", metrics),
-                web.get("/sidecars", sidecars),
+                web.get("/status", status),
             ]
         )
         return application

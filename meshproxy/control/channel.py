@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from meshproxy.control.attestation import Shown, attest
 from meshproxy.control.authority import RequestRefused, SigningRequest
+from meshproxy.control.status import Refusal, moment
 from meshproxy.control.store import StoreError
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
 from meshproxy.identity.caller import Workload
@@ -37,6 +38,8 @@ ISSUE_BURST = 10.0
 REFUSAL_RATE = 1.0
 REFUSAL_BURST = 20.0
 """Refused requests from one address; further requests from there without a certificate are not looked at."""
+REFUSALS_KEPT = 64
+"""For people who ask why a workload has no certificate."""
 PACES_KEPT = 20_000
 """Identities and addresses whose rates are remembered."""
 
@@ -66,6 +69,9 @@ class IdentityService:
         lifetime: of a certificate, in seconds.
         metrics: counts what was issued and refused.
         clock: seconds since the epoch.
+
+    Attributes:
+        refusals: the last ones, the newest first.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class IdentityService:
         self._lifetime = lifetime
         self._metrics = metrics
         self._clock = clock
+        self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_KEPT)
         self._issued = Paces(ISSUE_RATE, ISSUE_BURST)
         self._refused = Paces(REFUSAL_RATE, REFUSAL_BURST)
 
@@ -100,6 +107,7 @@ class IdentityService:
             identity, issued = await self._issue(request, workload, address)
         except RequestRefused as refused:
             self._metrics.issuances.labels("refused", refused.reason).value += 1
+            self._remember(refused, call.info.remote, workload)
             logger.warning(
                 "certificate not issued",
                 extra={
@@ -127,6 +135,17 @@ class IdentityService:
         )
         response = IssueResponse(issued.certificate_pem.decode(), self._authority.bundle_pem.decode())
         await call.send(msgspec.json.encode(response))
+
+    def _remember(self, refused: RequestRefused, peer: str, workload: Workload | None) -> None:
+        self.refusals.appendleft(
+            Refusal(
+                at=moment(self._clock()),
+                reason=refused.reason,
+                problem=refused.message,
+                peer=peer,
+                spiffe_id=workload.spiffe_id if workload is not None else None,
+            )
+        )
 
     async def _issue(self, request: IssueRequest, workload: Workload | None, address: str) -> tuple[str, Issued]:
         """The identity and its certificate. Raises RequestRefused."""

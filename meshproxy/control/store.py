@@ -121,8 +121,15 @@ class FolderStore:
             raise StoreError(f"the join token cannot be taken from {self._tokens}: {error.strerror}") from error
         return msgspec.json.decode(content, type=JoinToken)
 
-    def _prune_tokens(self, now: float) -> Iterator[Path]:
-        """The files of tokens that are still valid; others are removed."""
+    def waiting_tokens(self, now: float) -> list[JoinToken]:
+        """The tokens that can still be used, the first to expire first. Raises StoreError."""
+        try:
+            return sorted(self._prune_tokens(now), key=lambda token: token.expires)
+        except OSError as error:
+            raise StoreError(f"the join tokens in {self._tokens} cannot be read: {error.strerror}") from error
+
+    def _prune_tokens(self, now: float) -> Iterator[JoinToken]:
+        """The tokens that are still valid; the files of others are removed."""
         for path in self._tokens.iterdir():
             try:
                 token = msgspec.json.decode(path.read_bytes(), type=JoinToken)
@@ -133,4 +140,4 @@ class FolderStore:
             if token.expires <= now:
                 path.unlink(missing_ok=True)
             else:
-                yield path
+                yield token

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SET_BYTES = 32 << 20
 REPORTED_PROBLEMS = 20
+LEAVE_SECONDS = 1.0
 FILE = "mesh.yaml"
 IN_USE, NEWEST = "documents", "documents-newest"
 """Folders: of the set in use, and of the one that was received last, until it is in use or refused."""
@@ -57,7 +60,7 @@ class ControlDocuments:
         self._paths = list(paths)
         self._in_use, self._newest = folder / IN_USE / FILE, folder / NEWEST / FILE
         self._channel = channel
-        self._report = SidecarReport(name, __version__)
+        self._report = SidecarReport(name, __version__, host=socket.gethostname())
         self._has_news = asyncio.Event()
         """The report is another than the one that was sent."""
         self._has_set = asyncio.Event()
@@ -131,6 +134,10 @@ class ControlDocuments:
         if version:
             self._tell(refused=version, problems=tuple(problems[:REPORTED_PROBLEMS]))
 
+    def tell_certificate(self, issued: float, expires: float) -> None:
+        """Report the certificate that this sidecar has; both in seconds since the epoch."""
+        self._tell(certificate_issued=issued, certificate_expires=expires)
+
     async def apply_alone(self) -> None:
         """For a supervisor, whose workers watch the folder: check each set and keep it, until cancelled."""
         changed = asyncio.Event()
@@ -168,6 +175,9 @@ class ControlDocuments:
                 try:
                     async for message in call:
                         self._take(message)
+                except asyncio.CancelledError:
+                    await _take_leave(call)
+                    raise
                 finally:
                     reporting.cancel()
             return "it ended the stream"
@@ -207,6 +217,13 @@ class ControlDocuments:
     def _tell(self, **changes: object) -> None:
         self._report = msgspec.structs.replace(self._report, **changes)
         self._has_news.set()
+
+
+async def _take_leave(call: Call) -> None:
+    """Tell a control plane that this sidecar stops, by which it knows it from one that is lost."""
+    with suppress(ClientError, TimeoutError):
+        async with asyncio.timeout(LEAVE_SECONDS):
+            await call.done_sending()
 
 
 def _version_in(path: Path) -> str:

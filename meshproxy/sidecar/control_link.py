@@ -37,6 +37,8 @@ class ControlLink:
         self.enrollment = Enrollment(settings, self._channel)
         folder = Path(settings.folder)
         self.documents = ControlDocuments(paths, name, folder, self._channel) if settings.documents else None
+        if self.documents is not None:
+            self.enrollment.renewed = self.documents.tell_certificate
         self._following: asyncio.Task[None] | None = None
 
     async def join(self) -> Documents | None:

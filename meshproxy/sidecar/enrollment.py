@@ -51,6 +51,7 @@ class Enrollment:
     Attributes:
         issued: certificates since the start.
         failed: attempts that failed since the start.
+        renewed: called when the certificate in the folder is another one, with when it was issued and when it expires.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Enrollment:
         self._renewal = Renewal(0.0, 0.0)
         self.issued = 0
         self.failed = 0
+        self.renewed: Callable[[float, float], None] = lambda issued, expires: None
 
     def count(self) -> Rows:
         """How attempts ended, for `metric_table.IDENTITY_ISSUANCES`."""
@@ -134,10 +136,12 @@ class Enrollment:
         return True
 
     def _begin(self, workload: Workload) -> Renewal:
-        """The renewal of the certificate that is in the folder now. Its age is that of the file: a certificate is
-        backdated."""
+        """The renewal of the certificate that is in the folder now, which `renewed` hears of. Its age is that of the
+        file: a certificate is backdated."""
         issued = self._channel.files.certificate.stat().st_mtime
-        return Renewal(min(issued, self._clock()), workload.not_after)
+        renewal = Renewal(min(issued, self._clock()), workload.not_after)
+        self.renewed(renewal.issued, renewal.not_after)
+        return renewal
 
     # How
 

@@ -238,7 +238,7 @@ AUTHORITY_EXPIRY = gauge(
     unit="seconds",
 )
 SIDECARS = gauge(
-    "meshproxy_control_sidecars", "Connected sidecars, by what they have of the documents: in-sync, behind, refused.",
+    "meshproxy_control_sidecars", "Sidecars, by what they have of the documents: in-sync, behind, refused; gone: lost.",
     "state",
 )  # fmt: skip
 DOCUMENTS_IN_SYNC = gauge(

@@ -95,6 +95,11 @@ class ServerCall:
             self._give_credit()
         return message
 
+    @property
+    def has_ended(self) -> bool:
+        """The client has sent its last message, whether it was taken or not; one that is lost has not."""
+        return self._has_ended
+
     async def only_message(self) -> bytes:
         """The message of a unary request. Raises CallFailed if there is none, or another."""
         messages = [message async for message in self]

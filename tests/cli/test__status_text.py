@@ -147,10 +147,3 @@ def test_workers_that_say_nothing(screen: Any) -> None:
 def test_callers(screen: Any, caller: str | None, shown: str) -> None:
     text = screen(refusals={"total": {}, "last": [refusal(caller=caller)]})
     assert f"  {shown}  " in text.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(-5, "0s"), (0.4, "0s"), (59, "59s"), (61, "1m 1s"), (3_600, "1h"), (90_061, "1d 1h")]
-)
-def test_durations(seconds: float, shown: str) -> None:
-    assert _status_text._duration(seconds) == shown

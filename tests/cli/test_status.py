@@ -3,51 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from meshproxy.cli.main import main
+from tests.cli.conftest import Serve
 from tests.sidecar.conftest import status
-
-Serve = Callable[..., str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Answers GET /status; returns its address."""
-    servers: list[ThreadingHTTPServer] = []
-    released = threading.Event()
-
-    def start(answer: object, code: int = 200, *, hangs: bool = False) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if hangs:
-                    released.wait(10)
-                    return
-                body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
-                self.send_response(code if self.path == "/status" else 404)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Nothing."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    released.set()
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def run(address: str, *options: str) -> Result:
@@ -93,7 +55,7 @@ def test_somebody_else_is_there(serve: Serve, answer: object, code: int) -> None
 def test_nothing_comes(serve: Serve) -> None:
     result = run(serve({}, hangs=True), "--timeout", "0.1")
     assert result.exit_code == 1
-    assert "did not answer within 0.1 s" in result.stderr
+    assert "no answer within 0.1 s" in result.stderr
 
 
 @pytest.mark.parametrize(

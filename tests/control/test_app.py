@@ -13,6 +13,7 @@ import pytest
 
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane, Settings
+from meshproxy.control.status import read_status
 from meshproxy.control.store import CERTIFICATE, StoreError
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.peer import PeerRole, read_peer
@@ -49,10 +50,14 @@ async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
         for path in ("/livez", "/readyz"):
             async with web.get(path) as answer:
                 assert (answer.status, await answer.text()) == (200, "ok\n")
-        async with web.get("/sidecars") as answer:
+        async with web.get("/status") as answer:
+            status = read_status(await answer.read())
+        assert (status.spiffe_id, status.documents, status.sidecars, status.store_problem) == (CONTROL, None, (), "")
+        assert status.authority_expires > status.certificate_expires > status.now >= status.certificate_issued
+        async with web.get("/status", headers={"host": "attacker.example"}) as answer:
             assert (answer.status, await answer.text()) == (
-                404,
-                "this control plane gives no documents: see --documents\n",
+                403,
+                "forbidden: use a loopback connection and the host name localhost\n",
             )
         async with web.get("/metrics") as answer:
             page = await answer.text()

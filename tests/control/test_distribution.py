@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from meshproxy.control.distribution import DocumentService, WatcherState
+from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import MeshDocuments
+from meshproxy.control.status import SidecarEntry, SidecarState, moment
 from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
 from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
@@ -33,6 +34,7 @@ class FakeCall:
     def __init__(self, peer: Workload | None) -> None:
         self.info = ConnectionInfo(direction="control", protocol="HTTP/2", remote="10.0.0.1:1", local="", peer=peer)
         self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.has_ended = False
         self.sent: asyncio.Queue[DocumentSet] = asyncio.Queue()
 
     def __aiter__(self) -> FakeCall:
@@ -51,6 +53,7 @@ class FakeCall:
         self.messages.put_nowait(msgspec.json.encode(SidecarReport("resnet", **report)))
 
     def leave(self) -> None:
+        self.has_ended = True
         self.messages.put_nowait(None)
 
     async def given(self) -> DocumentSet:
@@ -98,30 +101,30 @@ async def test_a_sidecar_is_given_what_it_does_not_have(world: World) -> None:
         call.say()
         first = await call.given()
         assert first == world.documents.current
-        assert world.counts() == {"in-sync": 0, "behind": 1, "refused": 0}
+        assert world.counts() == {"in-sync": 0, "behind": 1, "refused": 0, "gone": 0}
         call.say(version=first.version, software="0.1.0")
         await turns()
-        assert world.counts() == {"in-sync": 1, "behind": 0, "refused": 0}
+        assert world.counts() == {"in-sync": 1, "behind": 0, "refused": 0, "gone": 0}
         await world.change()
         second = await call.given()
         assert second.version != first.version
         (watcher,) = world.service.watchers.values()
         assert (watcher.version, watcher.sent) == (first.version, second.version)
-        assert watcher.state(second.version) is WatcherState.BEHIND
-        described = world.service.describe()
-        assert described["version"] == second.version
-        assert described["sidecars"] == [
-            {
-                "sidecar": "resnet",
-                "spiffe_id": "spiffe://m.example/ns/a/sa/b",
-                "state": "behind",
-                "version": first.version,
-                "problems": (),
-                "peer": "10.0.0.1:1",
-                "software": "0.1.0",
-                "connected": "1970-01-01T00:16:40+00:00",
-                "certificate_expires": "1970-01-01T00:17:40+00:00",
-            }
+        assert watcher.state(second.version) is SidecarState.BEHIND
+        assert world.service.describe().version == second.version
+        assert list(world.service.entries()) == [
+            SidecarEntry(
+                sidecar="resnet",
+                spiffe_id="spiffe://m.example/ns/a/sa/b",
+                state=SidecarState.BEHIND,
+                since=moment(NOW),
+                sent_at=moment(NOW),
+                version=first.version,
+                wanted=second.version,
+                peer="10.0.0.1:1",
+                software="0.1.0",
+                certificate_expires=moment(NOW + 60.0),
+            )
         ]
     assert world.service.watchers == {}
 
@@ -143,7 +146,7 @@ async def test_a_refusal_is_logged_and_counted_and_not_repeated(world: World, ca
         given = await call.given()
         call.say(version="older", refused=given.version, problems=("no such server",))
         await turns()
-        assert world.counts() == {"in-sync": 0, "behind": 0, "refused": 1}
+        assert world.counts() == {"in-sync": 0, "behind": 0, "refused": 1, "gone": 0}
         (record,) = caplog.records
         assert record.__dict__["fields"]["problems"] == ("no such server",)
         assert call.sent.empty()
@@ -184,3 +187,39 @@ async def test_a_sidecar_that_leaves(world: World) -> None:
         async with asyncio.timeout(5):
             await task
     assert world.service.watchers == {}
+    assert world.counts()["gone"] == 0
+
+
+async def test_a_sidecar_that_is_lost_is_shown_until_it_is_back(world: World) -> None:
+    async with world.watching(FakeCall(workload())) as task:
+        first = world.service.watchers
+        await turns()
+        assert first == {}  # it has said nothing yet
+        task.cancel()
+    call = FakeCall(workload())
+    async with world.watching(call):
+        call.say(version=world.documents.current.version, host="pod-1", certificate_issued=900.0)
+        call.say(refused="x", problems=("no", "no"), host="pod-1", certificate_expires=9_000.0)
+        await turns()
+    (entry,) = world.service.entries()
+    assert (entry.state, entry.host, entry.since, entry.problems) == (SidecarState.GONE, "pod-1", moment(NOW), ())
+    assert entry.certificate_expires == moment(9_000.0)
+    assert world.counts() == {"in-sync": 0, "behind": 0, "refused": 0, "gone": 1}
+    other, again = FakeCall(workload()), FakeCall(workload())
+    async with world.watching(other), world.watching(again):
+        other.say(host="pod-2")
+        await turns()
+        assert world.counts()["gone"] == 1
+        again.say(host="pod-1")
+        await turns()
+        assert world.counts()["gone"] == 0
+        assert len(list(world.service.entries())) == 2
+
+
+async def test_names_are_cut(world: World) -> None:
+    call = FakeCall(workload())
+    async with world.watching(call):
+        call.say(host="h" * 1_000, software="s" * 1_000)
+        await turns()
+        (entry,) = world.service.entries()
+        assert (len(entry.host), len(entry.software)) == (256, 256)

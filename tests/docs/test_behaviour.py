@@ -19,6 +19,7 @@ from meshproxy.codec.h2.connection import SLICE_FRAMES
 from meshproxy.codec.problem import Malformed
 from meshproxy.config import routes, schema, servers, sidecars
 from meshproxy.config.values import read_duration, read_size
+from meshproxy.control.check import check
 from meshproxy.identity import peer, tokens
 from meshproxy.inference import body_rewrite, body_scan, names, protobuf, surfaces, tfserving_rest
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, MESSAGE_BYTES
@@ -40,6 +41,7 @@ from meshproxy.transport.connection import Times
 from meshproxy.transport.h2 import MOST_PENDING
 from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
+from tests.control import statuses
 
 PAGE = Path(__file__).parents[2] / "docs" / "behaviour.md"
 PACKAGE = Path(meshproxy.__file__).parent
@@ -358,3 +360,11 @@ def test_what_is_fixed_until_a_restart() -> None:
     row = next(row for row in table("changes") if row[1].startswith("refused"))
     fixed = re.findall(r'"(spec\.[A-Za-z.]+)"', inspect.getsource(configuration.check_fixed))
     assert sorted(row[0].split(", ")) == sorted(fixed)
+
+
+def test_the_checks_of_a_mesh() -> None:
+    section = PAGE.read_text().partition("### Looking at a mesh")[2].partition("\n## ")[0]
+    documented = {check for row in re.findall(r"(?m)^\| ([^|]+) \|", section) for check in row.split("; ")}
+    two = [statuses.answer(statuses.status(), address) for address in ("127.0.0.1:1", "127.0.0.1:2")]
+    found = {finding.check.partition(" (")[0] for finding in check(two, "0.1.0")}
+    assert documented - {"check"} == found

@@ -183,7 +183,7 @@ async def test_documents_reach_the_sidecars(tmp_path: Path) -> None:
             assert await status() == "200"
             await until(lambda: it.count('sidecars{state="in-sync"}', 2.0), 60)
             async with RestClient(str(it.control.listening["web"]), None) as web:
-                page = (await web.call("GET", "/sidecars")).body
+                page = (await web.call("GET", "/status")).body
             assert {each["sidecar"] for each in page["sidecars"]} == {"replica", "app"}
             await it.control.kill()
             assert await status() == "200"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from meshproxy import __version__
 from meshproxy.config.load import load
 from meshproxy.config.schema import Documents
 from meshproxy.config.sidecars import ControlPlane
@@ -20,6 +22,7 @@ from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
 from meshproxy.control.app import Settings
 from meshproxy.control.attestation import make_token
+from meshproxy.control.status import moment
 from meshproxy.devtools.local_mesh import document
 from meshproxy.sidecar import control_documents as module
 from meshproxy.sidecar import reconnect
@@ -94,7 +97,7 @@ class World:
 
     async def settled(self, **expected: float) -> None:
         async with asyncio.timeout(20):
-            while self.states() != {"in-sync": 0, "behind": 0, "refused": 0, **expected}:
+            while self.states() != {"in-sync": 0, "behind": 0, "refused": 0, "gone": 0, **expected}:
                 await asyncio.sleep(0.01)
 
 
@@ -284,4 +287,33 @@ async def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch
             await asyncio.sleep(0.01)
     assert endpoint(await source.load()) == "127.0.0.1:8501"
     source.stop()
+    await end(task)
+
+
+async def test_one_that_stops_is_told_from_one_that_is_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    (entry,) = world.process.distribution.entries()
+    assert (entry.host, entry.software) == (socket.gethostname(), __version__)
+    assert entry.certificate_issued is not None
+    assert entry.certificate_issued.timestamp() == pytest.approx(time.time(), abs=30)
+    assert entry.certificate_expires.timestamp() == pytest.approx(time.time() + 86_400, abs=60)
+    await end(task)
+    await world.settled()
+    _, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    monkeypatch.setattr(reconnect, "FIRST_RETRY", 30.0)
+    for connection in list(world.process.listener.connections):
+        connection.abort()
+    await world.settled(gone=1)
+    await end(task)
+
+
+async def test_a_new_certificate_is_reported(world: World) -> None:
+    source, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    source.tell_certificate(1_000.0, 2_000.0)
+    async with asyncio.timeout(10):
+        while [each.certificate_expires for each in world.process.distribution.entries()] != [moment(2_000.0)]:
+            await asyncio.sleep(0.01)
     await end(task)

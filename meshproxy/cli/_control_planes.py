@@ -1,0 +1,68 @@
+"""Asks control planes for their status. What is made of it is decided in `control/fleet.py` and `control/check.py`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from meshproxy.cli._local_page import NoAnswer, get, read_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from meshproxy.control.check import Answer
+
+DEFAULT = "127.0.0.1:18512"
+MARKS = ("√", "‼", "×")
+"""Of the levels of `control.fleet.Level`, as `linkerd check` has them."""
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--control` and `--timeout`."""
+    command = click.option(
+        "--timeout", default=10.0, show_default=True, help="Seconds to wait for the answer of a control plane."
+    )(command)
+    return click.option(
+        "--control",
+        "addresses",
+        multiple=True,
+        default=[DEFAULT],
+        show_default=True,
+        metavar="HOST:PORT",
+        help="The web port of a control plane, on this host or forwarded to it; repeated for each one of the mesh.",
+    )(command)
+
+
+def ask(addresses: Sequence[str], timeout: float) -> list[Answer]:
+    """What each of them says of itself."""
+    where = [read_address(address, "--control", DEFAULT) for address in dict.fromkeys(addresses)]
+    return [_ask(address, timeout) for address in where]
+
+
+def _ask(address: tuple[str, int], timeout: float) -> Answer:
+    from meshproxy.control.check import Answer
+    from meshproxy.control.status import moment, read_status
+
+    name = "{}:{}".format(*address)
+    begun = time.time()
+    try:
+        code, page = get(address, "/status", timeout)
+        # The answer says what was so at some time between.
+        asked = moment((begun + time.time()) / 2)
+        if code != 200:
+            return Answer(name, asked, problem=f"it answers with status {code}: {_line(page)}")
+        status = read_status(page)
+        code, page = get(address, "/readyz", timeout)
+    except NoAnswer as error:
+        return Answer(name, moment(begun), problem=f"nothing answers at {name}: {error}")
+    except ValueError as error:
+        return Answer(name, moment(begun), problem=f"{name} is not the web port of a control plane: {error}")
+    return Answer(name, asked, status, unready="" if code == 200 else f"/readyz answers {code}: {_line(page)}")
+
+
+def _line(page: bytes) -> str:
+    """The beginning of a page."""
+    return " ".join(page[:200].decode("utf-8", "replace").split())

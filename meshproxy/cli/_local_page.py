@@ -1,0 +1,41 @@
+"""Pages of ports that answer clients on the same host only."""
+
+from __future__ import annotations
+
+from http.client import HTTPConnection, HTTPException
+
+import click
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class NoAnswer(Exception):
+    """There is no page. The text says why."""
+
+
+def read_address(address: str, option: str, default: str) -> tuple[str, int]:
+    """The HOST:PORT of an option. Raises BadParameter if it is none, or not on this host."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    if not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise click.BadParameter(f"expected HOST:PORT, such as {default}", param_hint=option)
+    if host not in LOOPBACK:
+        raise click.BadParameter(
+            f"that port answers on loopback only: run this on its host, with 127.0.0.1:{port}", param_hint=option
+        )
+    return host, int(port)
+
+
+def get(address: tuple[str, int], path: str, timeout: float) -> tuple[int, bytes]:
+    """The status and the body of a page. Raises NoAnswer."""
+    connection = HTTPConnection(*address, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except TimeoutError:
+        raise NoAnswer(f"no answer within {timeout:g} s: it hangs, or another process listens there") from None
+    except (OSError, HTTPException) as error:
+        raise NoAnswer(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
+    finally:
+        connection.close()

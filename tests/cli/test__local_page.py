@@ -1,0 +1,42 @@
+"""Pages of ports on this host; what they say is tested with the commands."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from meshproxy.cli._local_page import NoAnswer, get, read_address
+from tests.cli.conftest import Serve
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ("localhost:65535", ("localhost", 65_535)),
+        ("[::1]:80", ("::1", 80)),
+        (":80", ("127.0.0.1", 80)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert read_address(text, "--x", "127.0.0.1:9") == address
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:65536", "10.0.0.1:80"])
+def test_addresses_that_are_none(text: str) -> None:
+    with pytest.raises(click.BadParameter) as caught:
+        read_address(text, "--x", "127.0.0.1:9")
+    assert caught.value.param_hint == "--x"
+
+
+def test_a_page(serve: Serve) -> None:
+    host, _, port = serve("found", 418).rpartition(":")
+    assert get((host, int(port)), "/status", 5.0) == (418, b"found")
+
+
+def test_no_page(serve: Serve) -> None:
+    with pytest.raises(NoAnswer, match="Connection refused"):
+        get(("127.0.0.1", 1), "/", 5.0)
+    host, _, port = serve("", hangs=True).rpartition(":")
+    with pytest.raises(NoAnswer, match=r"no answer within 0\.05 s"):
+        get((host, int(port)), "/", 0.05)
