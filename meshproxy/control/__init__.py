@@ -9,6 +9,7 @@ cluster       the client of the API server of Kubernetes
 documents     the documents in force
 distribution  their way to the sidecars, and which of those has what
 lost          the sidecars that are gone
+reflector     a copy of the objects of one kind in the API server
 store         the folder that is kept
 status        what it says about itself and its sidecars
 fleet         all sidecars of several control planes, and what is wrong with each

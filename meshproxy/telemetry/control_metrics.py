@@ -20,6 +20,8 @@ class ControlMetrics:
         self.authority_expiry = Gauge(registry, metric_table.AUTHORITY_EXPIRY)
         self.sidecars = Gauge(registry, metric_table.SIDECARS)
         self.documents_in_sync = Gauge(registry, metric_table.DOCUMENTS_IN_SYNC)
+        self.cluster_contact = Gauge(registry, metric_table.CLUSTER_CONTACT)
+        self.watch_restarts = Counter(registry, metric_table.WATCH_RESTARTS)
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
         self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)

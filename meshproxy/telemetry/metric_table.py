@@ -245,6 +245,18 @@ DOCUMENTS_IN_SYNC = gauge(
     "meshproxy_control_documents_in_sync",
     "1 if sidecars are given the documents as they are in the files, 0 if those were rejected.",
 )
+CLUSTER_CONTACT = gauge(
+    "meshproxy_control_cluster_contact_timestamp_seconds",
+    "Unix time at which the API server of Kubernetes last told something of this kind; ten minutes ago is too long.",
+    "kind",
+    unit="seconds",
+)
+WATCH_RESTARTS = counter(
+    "meshproxy_control_watch_restarts_total",
+    "Ends of a watch of the API server, each followed by a list: `resync` and `ended` are usual; `expired`, "
+    "`unavailable`, `refused`, `malformed` and `limit` are not.",
+    "kind", "reason",
+)  # fmt: skip
 
 
 TABLES: dict[str, tuple[Metric, ...]] = {
@@ -270,7 +282,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
         PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,
     ),
     "Supervisor": (WORKERS, WORKER_RESTARTS),
-    "Control plane": (ISSUANCES, AUTHORITY_EXPIRY, SIDECARS, DOCUMENTS_IN_SYNC),
+    "Control plane": (ISSUANCES, AUTHORITY_EXPIRY, SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS),
 }  # fmt: skip
 
 

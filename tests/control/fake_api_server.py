@@ -78,6 +78,11 @@ class FakeApiServer:
         path.write_text(json.dumps(content))
         return path
 
+    @property
+    def watching(self) -> int:
+        """Streams that are open."""
+        return len(self._streams)
+
     # Faults
 
     def end_watches(self) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from cryptography import x509
@@ -110,6 +111,12 @@ class Cluster:
             process.kill()
             process.wait()
 
+    def compact(self) -> None:
+        """Let etcd forget what it has been asked to write before."""
+        etcd = f"http://{HOST}:{self._etcd_ports[0]}/v3/kv"
+        revision = _post(f"{etcd}/range", {"key": "AA=="})["header"]["revision"]
+        _post(f"{etcd}/compaction", {"revision": revision, "physical": True})
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """The output of kubectl, as the administrator. Raises CalledProcessError."""
         command = [str(self._binaries / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
@@ -161,6 +168,11 @@ class Cluster:
         (self.folder / "sa.key").write_bytes(private)
         public = tokens.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
         (self.folder / "sa.pub").write_bytes(public)
+
+
+def _post(url: str, body: dict[str, object]) -> Any:
+    with urlopen(url, data=json.dumps(body).encode(), timeout=10.0) as answer:
+        return json.load(answer)
 
 
 def free_port() -> int:
