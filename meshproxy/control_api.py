@@ -6,10 +6,15 @@ plane that is one minor version older or newer.
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 ISSUE = b"/meshproxy.control.v1alpha1.Identity/Issue"
 """Unary: `IssueRequest` -> `IssueResponse`."""
+ROOTS = b"/meshproxy.control.v1alpha1.Identity/Roots"
+"""Streams both ways, over mTLS: `RootsReport` whenever certificate or bundle of the sidecar have changed, the first one
+at once; `Roots` whenever there is another bundle than the sidecar has."""
 WATCH = b"/meshproxy.control.v1alpha1.Documents/Watch"
 """Streams both ways, over mTLS: `SidecarReport` whenever something has changed in the sidecar, the first one at once;
 `DocumentSet` whenever there is another one than the sidecar has."""
@@ -59,3 +64,33 @@ class DocumentSet(msgspec.Struct, frozen=True):
     """Differs when the text does."""
     text: str
     """YAML."""
+
+
+class RootsReport(msgspec.Struct, frozen=True):
+    """What a sidecar has of its identity."""
+
+    sidecar: str
+    """The name of its document."""
+    leaf: str
+    """`leaf_name` of its certificate."""
+    roots: str
+    """`roots_digest` of its trust bundle."""
+    software: str = ""
+    """The version of meshproxy."""
+
+
+class Roots(msgspec.Struct, frozen=True):
+    """The trust bundle."""
+
+    roots: str
+    """PEM."""
+
+
+def leaf_name(der: bytes, not_after: float) -> str:
+    """What both sides call a certificate: when it expires, in seconds since the epoch, and a hash of it."""
+    return f"{int(not_after)}-{hashlib.sha256(der).hexdigest()[:32]}"
+
+
+def roots_digest(roots_pem: bytes) -> str:
+    """What both sides call a trust bundle."""
+    return hashlib.sha256(roots_pem).hexdigest()[:32]

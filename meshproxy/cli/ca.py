@@ -1,20 +1,35 @@
-"""`meshproxy ca`: certificates for development."""
+"""`meshproxy ca`: certificates for development, and the root of a mesh that has a control plane."""
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from meshproxy.cli import _options
+from meshproxy.cli.main import FOUND
+
 if TYPE_CHECKING:
+    from meshproxy.control.rotator import Rotator
     from meshproxy.devtools.ca import DevelopmentCA
+
+LOOK_SECONDS = 1.0
+"""Between two looks whether the next step of a rotation is safe."""
+
+folder_option = click.option(
+    "--folder",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder of the control plane (`meshproxy control run --folder`).",
+)
 
 
 @click.group("ca")
 def command() -> None:
-    """Make certificates for development."""
+    """Make certificates for development, and rotate the root of a control plane."""
 
 
 @command.command("dev", short_help="Issue certificates for a sidecar and its callers.")
@@ -123,6 +138,119 @@ def _authority(directory: Path, trust_domain: str, *, is_new: bool) -> Developme
             "replace it with --new-authority"
         )
     return authority
+
+
+# The root of a control plane
+
+
+@command.command("status", short_help="Show the root of a control plane, and how far its rotation is.")
+@folder_option
+@_options.output
+def status(folder: Path, output: str) -> None:
+    """Show the root of a control plane, how far its rotation is, and who lacks the trust bundle.
+
+    Exit status: 0, or 3 while a rotation is under way whose next step is not safe.
+    """
+    import json
+
+    from meshproxy.cli import _rotation_text
+    from meshproxy.control.store import StoreError
+
+    try:
+        state = _rotator(folder).state()
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
+    if output == "json":
+        click.echo(json.dumps(_rotation_text.describe(state), indent=2))
+    else:
+        for line in _rotation_text.lines(state):
+            click.echo(line)
+    if state.obstacle is not None:
+        sys.exit(FOUND)
+
+
+@command.command("bundle", short_help="Print the trust bundle of a control plane.")
+@folder_option
+def bundle(folder: Path) -> None:
+    """Print the trust bundle in force, PEM.
+
+    Sidecars that are connected have it. It is for the others: the `trustBundle` of sidecars that are yet to join, and
+    workloads whose certificates are not from this control plane.
+    """
+    from meshproxy.control.store import StoreError
+
+    try:
+        click.echo(_rotator(folder).state().authority.bundle_pem.decode(), nl=False)
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@command.command("rotate", short_help="Replace the root of a control plane, step by step.")
+@folder_option
+@click.option("--wait", is_flag=True, help="Take all steps, each as soon as it is safe.")
+@click.option("--undo", is_flag=True, help="Go one step back.")
+@click.option("--force", is_flag=True, help="Take a step that is not safe; what it breaks is printed.")
+def rotate(folder: Path, wait: bool, undo: bool, force: bool) -> None:
+    """Replace the root of a control plane, step by step.
+
+    \b
+    1. A new root is made, and is trusted beside the old one, which signs.
+    2. The new root signs, once every sidecar trusts it.
+    3. The old root is not trusted any more, once no certificate of it is valid.
+    Then the rotation ends, once every sidecar has forgotten the old root.
+
+    Each call takes one step, if it is safe; control planes notice by themselves. It can be interrupted at any time:
+    `meshproxy ca status` shows how far it is, and the next call goes on. Before step 2, give the output of `meshproxy
+    ca bundle` to everything that trusts the old root and is not a connected sidecar.
+
+    Exit status: 0 if the step was taken, 3 if it is not safe yet.
+    """
+    import time
+
+    from meshproxy.cli import _rotation_text
+    from meshproxy.control.rotator import Unsafe
+    from meshproxy.control.store import StoreError
+
+    if wait and (undo or force):
+        raise click.UsageError("--wait takes safe steps forward: it cannot be combined with --undo or --force")
+    rotator = _rotator(folder)
+    waits_for = ""
+    try:
+        while True:
+            try:
+                step = rotator.back if undo else rotator.forward
+                ignored = step(is_forced=force)
+            except Unsafe as unsafe:
+                if not wait:
+                    click.echo("not safe yet, and not done:")
+                    for line in _rotation_text.why(unsafe.obstacle):
+                        click.echo(line)
+                    sys.exit(FOUND)
+                if waits_for != (waits_for := f"{unsafe}: {len(unsafe.obstacle.leaves)}"):
+                    click.echo("waiting:")
+                    for line in _rotation_text.why(unsafe.obstacle):
+                        click.echo(line)
+                time.sleep(LOOK_SECONDS)
+                continue
+            waits_for = ""
+            if ignored is not None:
+                click.echo("forced, and so:")
+                for line in _rotation_text.why(ignored):
+                    click.echo(line)
+            state = rotator.state()
+            for line in _rotation_text.lines(state):
+                click.echo(line)
+            if not wait or state.rotation is None:
+                return
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _rotator(folder: Path) -> Rotator:
+    from meshproxy.control.rotator import Rotator
+    from meshproxy.control.store import FolderStore
+
+    return Rotator(FolderStore(folder))
 
 
 if __name__ == "__main__":

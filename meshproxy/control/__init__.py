@@ -6,6 +6,9 @@ attestation   who asks for a certificate: join tokens, or the certificate that i
 channel       the methods of sidecars that are about identities
 issued_keys   keys that have a certificate, of which none gets another
 cluster       the client of the API server of Kubernetes
+roots         the trust bundle on its way to the sidecars
+leaves        the certificates that are out, and what the holder of each `leaf` has
+root_rotation the steps from one root to the next; `rotator` takes them, `current_authority` notices
 documents     the documents in force
 distribution  their way to the sidecars, and which of those has what
 lost          the sidecars that are gone

@@ -22,15 +22,18 @@ from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import files_of
 from meshproxy.control.attestation import identify_sidecar
-from meshproxy.control.authority import SigningRequest, private_pem
+from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService
+from meshproxy.control.current_authority import CurrentAuthority
 from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import PERIOD as DOCUMENTS_PERIOD
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.issued_keys import IssuedKeys
+from meshproxy.control.leaves import FolderLeaves, Roll
+from meshproxy.control.roots import RootsService
 from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
 from meshproxy.control.store import FolderStore, StoreError
-from meshproxy.identity.certificates import Credentials, own_identity
+from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.telemetry import exposition
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
@@ -57,6 +60,10 @@ ISSUED_KEYS = "issued-keys"
 """Beneath the folder."""
 RENEW_AT = 2 / 3
 """Of its own certificate's life."""
+FLUSH_SECONDS = 0.5
+"""Until what a sidecar says of its certificate is written."""
+PRUNE_SECONDS = 60.0
+"""Between two looks for records of certificates that have expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +97,14 @@ class ControlPlane:
         self._own_issued = 0.0
         self.metrics = metrics = ControlMetrics()
         self.store = FolderStore(settings.folder)
-        self.authority = self.store.authority(settings.trust_domain, time.time())
-        metrics.authority_expiry.labels().value = self.authority.not_after
+        self.authority = CurrentAuthority(self.store, settings.trust_domain, time.time())
+        metrics.authority_expiry.read_from(lambda: [((), self.authority().not_after)])
+        self._leaves = FolderLeaves(settings.folder)
+        self._roll = Roll(self._leaves)
         self._reaper = Reaper(self._loop)
         keys = IssuedKeys(settings.folder / ISSUED_KEYS)
-        self.service = IdentityService(self.authority, self.store, keys, settings.lifetime, metrics)
-        methods = dict(self.service.methods)
+        self.service = IdentityService(self.authority, self.store, keys, self._roll, settings.lifetime, metrics)
+        methods = self.service.methods | RootsService(self.authority, self._roll).methods
         self.documents: MeshDocuments | None = None
         if settings.documents:
             self.documents = documents = MeshDocuments(settings.documents)
@@ -123,6 +132,7 @@ class ControlPlane:
             identify=identify_sidecar,
             max_connections=CONNECTIONS,
         )
+        self.authority.changed = lambda authority: self._show_new()
         self.web_address = ""
 
     async def run(self) -> None:
@@ -131,7 +141,11 @@ class ControlPlane:
             self._loop.add_signal_handler(number, self._stopping.set)
         runner = web.AppRunner(self._web(), access_log=None)
         await runner.setup()
-        tasks = [self._loop.create_task(self._keep_renewing())]
+        tasks = [
+            self._loop.create_task(self._keep_renewing()),
+            self._loop.create_task(self.authority.follow()),
+            self._loop.create_task(self._keep_roll()),
+        ]
         if self.documents is not None:
             tasks.append(self._loop.create_task(self._follow(self.documents)))
         working = asyncio.gather(*tasks)
@@ -175,10 +189,11 @@ class ControlPlane:
         """A new certificate of its own, in its own memory only."""
         now = time.time()
         key = ec.generate_private_key(ec.SECP256R1())
-        issued = self.authority.issue(
+        authority = self.authority()
+        issued = authority.issue(
             SigningRequest(key.public_key(), ()), self._settings.spiffe_id, now, self._settings.lifetime
         )
-        credentials = Credentials(issued.certificate_pem, private_pem(key), self.authority.bundle_pem)
+        credentials = Credentials(issued.certificate_pem, private_pem(key), authority.bundle_pem)
         # A workload that joins has no certificate yet; whoever shows one must show a good one.
         identity = own_identity(credentials, self._settings.trust_domain, now, calls=False, mtls="permissive")
         self._own_issued = now
@@ -188,7 +203,29 @@ class ControlPlane:
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lifetime * RENEW_AT * random.uniform(0.9, 1.0))  # noqa: S311
+            self._show_new()
+
+    def _show_new(self) -> None:
+        """A certificate of the authority in force, to those that connect from now on."""
+        try:
             self.listener.context = self._renew().server
+        except (RequestRefused, CertificateError) as error:
+            logger.error(
+                "no certificate of its own; keeping the previous one", extra={"fields": {"problem": str(error)}}
+            )
+
+    async def _keep_roll(self) -> None:
+        """Write what sidecars have said, and forget certificates that have expired."""
+        pruned = 0.0
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self._roll.flush()
+            if (now := time.time()) >= pruned + PRUNE_SECONDS:
+                pruned = now
+                try:
+                    await asyncio.to_thread(self._leaves.prune, now)
+                except StoreError as error:
+                    logger.error("expired certificates are not removed", extra={"fields": {"problem": str(error)}})
 
     # listener.ListenerEvents
 
@@ -220,8 +257,8 @@ class ControlPlane:
             spiffe_id=self._settings.spiffe_id,
             certificate_issued=moment(self._own_issued),
             certificate_expires=moment(self.metrics.certificate_expiry.labels().value),
-            authority=hashlib.sha256(self.authority.certificate_pem).hexdigest(),
-            authority_expires=moment(self.authority.not_after),
+            authority=hashlib.sha256(self.authority().certificate_pem).hexdigest(),
+            authority_expires=moment(self.authority().not_after),
             lifetime_seconds=self._settings.lifetime,
             refusals=tuple(self.service.refusals),
             waiting_tokens=tuple(

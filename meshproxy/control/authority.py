@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from meshproxy.control_api import leaf_name
 from meshproxy.identity.peer import PeerRefused, read_spiffe_id
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Issued:
     not_after: float
     serial: str
     """Hexadecimal."""
+    name: str
+    """`control_api.leaf_name`."""
 
 
 class Authority:
@@ -109,6 +112,8 @@ class Authority:
 
     Attributes:
         trust_domain: in lower case.
+        id: tells it from others: its key identifier, hexadecimal, which its certificates name.
+        not_after: when its certificate expires, seconds since the epoch.
         bundle_pem: the roots that peers must trust; several while one is replaced.
     """
 
@@ -138,6 +143,7 @@ class Authority:
         self._key = key
         self._intermediates_pem = intermediates_pem
         self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        self.id = _hex(self._key_identifier)
 
     @classmethod
     def create(cls, trust_domain: str, now: float, *, lifetime: timedelta = AUTHORITY_LIFETIME) -> Authority:
@@ -174,6 +180,11 @@ class Authority:
     @property
     def certificate_pem(self) -> bytes:
         return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def chain_pem(self) -> bytes:
+        """Its certificate and those up to the root, as `load` takes them."""
+        return self._intermediates_pem or self.certificate_pem
 
     @property
     def key_pem(self) -> bytes:
@@ -222,7 +233,8 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         leaf = certificate.public_bytes(serialization.Encoding.PEM)
-        return Issued(leaf + self._intermediates_pem, not_before, not_after, f"{certificate.serial_number:x}")
+        name = leaf_name(certificate.public_bytes(serialization.Encoding.DER), not_after)
+        return Issued(leaf + self._intermediates_pem, not_before, not_after, f"{certificate.serial_number:x}", name)
 
     def _check_identity(self, request: SigningRequest, spiffe_id: str) -> None:
         try:
@@ -235,6 +247,19 @@ class Authority:
             raise RequestRefused(
                 "identity", f"the signing request asks for another identity than {spiffe_id}, which was attested"
             )
+
+
+def authority_of(leaf: bytes) -> str:
+    """The `Authority.id` that a certificate, DER, names as its signer; empty if it names none."""
+    try:
+        extensions = x509.load_der_x509_certificate(leaf).extensions
+        return _hex(extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value)
+    except (ValueError, x509.ExtensionNotFound):
+        return ""
+
+
+def _hex(identifier: x509.AuthorityKeyIdentifier) -> str:
+    return (identifier.key_identifier or b"").hex()
 
 
 REASONS = frozenset({"malformed", "signature", "key", "identity", "authority-expired"})

@@ -13,9 +13,10 @@ import msgspec
 
 from meshproxy.control.attestation import Shown, attest
 from meshproxy.control.authority import RequestRefused, SigningRequest
+from meshproxy.control.leaf import Leaf
 from meshproxy.control.status import Refusal, moment
 from meshproxy.control.store import StoreError
-from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
+from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse, leaf_name, roots_digest
 from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.routing.rate_limit import Bucket
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from meshproxy.control.attestation import TokenStore
     from meshproxy.control.authority import Authority, Issued
     from meshproxy.control.issued_keys import IssuedKeys
+    from meshproxy.control.leaves import Roll
     from meshproxy.telemetry.control_metrics import ControlMetrics
     from meshproxy.transport.grpc_server import ServerCall
 
@@ -63,9 +65,10 @@ class IdentityService:
     """Issues certificates to those that attestation knows.
 
     Args:
-        authority: signs.
+        authority: gives the one that signs now.
         tokens: the join tokens.
         keys: those that have a certificate.
+        roll: is told of each certificate before it is given out.
         lifetime: of a certificate, in seconds.
         metrics: counts what was issued and refused.
         clock: seconds since the epoch.
@@ -76,9 +79,10 @@ class IdentityService:
 
     def __init__(
         self,
-        authority: Authority,
+        authority: Callable[[], Authority],
         tokens: TokenStore,
         keys: IssuedKeys,
+        roll: Roll,
         lifetime: float,
         metrics: ControlMetrics,
         clock: Callable[[], float] = time.time,
@@ -86,6 +90,7 @@ class IdentityService:
         self._authority = authority
         self._tokens = tokens
         self._keys = keys
+        self._roll = roll
         self._lifetime = lifetime
         self._metrics = metrics
         self._clock = clock
@@ -104,7 +109,7 @@ class IdentityService:
         workload = call.info.peer if isinstance(call.info.peer, Workload) else None
         address = call.info.remote.rpartition(":")[0]
         try:
-            identity, issued = await self._issue(request, workload, address)
+            identity, issued, authority = await self._issue(request, workload, address)
         except RequestRefused as refused:
             self._metrics.issuances.labels("refused", refused.reason).value += 1
             self._remember(refused, call.info.remote, workload)
@@ -120,6 +125,10 @@ class IdentityService:
                 },
             )
             raise CallFailed(STATUSES[refused.reason], refused.message) from None
+        renewed = workload if isinstance(workload, Shown) and not request.join_token else None
+        replaces = leaf_name(renewed.certificate, renewed.not_after) if renewed is not None else ""
+        digest = roots_digest(authority.bundle_pem)
+        await self._roll.issued(Leaf(issued.name, identity, authority.id, digest, replaces, peer=call.info.remote))
         self._metrics.issuances.labels("ok", "").value += 1
         logger.info(
             "certificate issued",
@@ -133,7 +142,7 @@ class IdentityService:
                 }
             },
         )
-        response = IssueResponse(issued.certificate_pem.decode(), self._authority.bundle_pem.decode())
+        response = IssueResponse(issued.certificate_pem.decode(), authority.bundle_pem.decode())
         await call.send(msgspec.json.encode(response))
 
     def _remember(self, refused: RequestRefused, peer: str, workload: Workload | None) -> None:
@@ -147,8 +156,10 @@ class IdentityService:
             )
         )
 
-    async def _issue(self, request: IssueRequest, workload: Workload | None, address: str) -> tuple[str, Issued]:
-        """The identity and its certificate. Raises RequestRefused."""
+    async def _issue(
+        self, request: IssueRequest, workload: Workload | None, address: str
+    ) -> tuple[str, Issued, Authority]:
+        """The identity, its certificate, and who has signed that. Raises RequestRefused."""
         now = self._clock()
         if workload is None and self._refused.is_exhausted(address, now):
             raise RequestRefused("rate", f"too many requests from {address} were refused: wait a minute")
@@ -165,7 +176,8 @@ class IdentityService:
         if not self._issued.take(identity, now):
             raise RequestRefused("rate", f"too many certificates for {identity}: wait a minute")
         await self._claim(signing.key, workload, now)
-        return identity, self._authority.issue(signing, identity, now, self._lifetime)
+        authority = self._authority()
+        return identity, authority.issue(signing, identity, now, self._lifetime), authority
 
     async def _claim(self, key: bytes, workload: Workload | None, now: float) -> None:
         """Raises RequestRefused for a key that has a certificate, the one that is shown or another."""

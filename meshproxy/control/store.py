@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,20 @@ import msgspec
 
 from meshproxy.control.attestation import JoinToken
 from meshproxy.control.authority import Authority, AuthorityError
+from meshproxy.control.root_rotation import RootRotation
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from meshproxy.control.root_rotation import StoredAuthority
+
 CERTIFICATE, KEY, ROOTS = "authority.pem", "authority-key.pem", "roots.pem"
+ROTATION = "root-rotation.json"
+"""Exists while the root is rotated, and is then all that counts: each step replaces it as a whole."""
 JOIN_TOKENS = "join-tokens"
 LOCK = ".lock"
-"""Held while the authority is made; it stays, empty."""
+"""Held while the authority is made or rotated; it stays, empty."""
 TOKENS_KEPT = 10_000
 """Join tokens that may wait to be used."""
 
@@ -68,34 +74,89 @@ class FolderStore:
         return authority
 
     def find_authority(self) -> Authority | None:
-        """The authority in the folder; None if there is none. Raises StoreError, as `authority`."""
+        """The authority in the folder, as a rotation has it now; None if there is none. Raises StoreError, as
+        `authority`."""
+        if (rotation := self.rotation()) is not None:
+            try:
+                return rotation.authority()
+            except AuthorityError as error:
+                raise StoreError(f"{self.folder / ROTATION} cannot be used: {error}") from error
         certificate, key, roots = (self.folder / name for name in (CERTIFICATE, KEY, ROOTS))
         if not certificate.exists() and not key.exists():
             return None
         try:
-            if (mode := stat.S_IMODE(key.stat().st_mode)) & 0o077:
-                raise StoreError(f"{key} is accessible to other users (mode {mode:04o}): set mode 0600")
+            content = _read_private(key)
             bundle = roots.read_bytes() if roots.exists() else None
-            return Authority.load(certificate.read_bytes(), key.read_bytes(), bundle)
+            return Authority.load(certificate.read_bytes(), content, bundle)
         except OSError as error:
             raise StoreError(f"{error.filename} cannot be read: {error.strerror}") from error
         except AuthorityError as error:
             raise StoreError(f"the authority in {self.folder} cannot be used: {error}") from error
 
+    def stamp(self) -> tuple[object, ...]:
+        """Differs when the authority may be another."""
+        return tuple(_stamp(self.folder / name) for name in (ROTATION, CERTIFICATE, KEY, ROOTS))
+
     def _create_authority(self, trust_domain: str, now: float) -> Authority:
         """Two processes that start at once agree: the second one waits, and finds the authority of the first."""
         authority = Authority.create(trust_domain, now)
+        with self.lock():
+            if (existing := self.find_authority()) is not None:
+                return existing
+            self._write((KEY, authority.key_pem, 0o600), (CERTIFICATE, authority.certificate_pem, 0o644))
+        return authority
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep others from making or rotating the authority meanwhile. Raises StoreError."""
         try:
             descriptor = os.open(self.folder / LOCK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-                if (existing := self.find_authority()) is not None:
-                    return existing
-                replace_file(self.folder / KEY, authority.key_pem, 0o600)
-                replace_file(self.folder / CERTIFICATE, authority.certificate_pem, 0o644)
         except OSError as error:
-            raise StoreError(f"the new authority cannot be stored in {self.folder}: {error.strerror}") from error
-        return authority
+            raise StoreError(f"the folder {self.folder} cannot be locked: {error.strerror}") from error
+        with os.fdopen(descriptor, "wb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            yield
+
+    def _write(self, *files: tuple[str, bytes, int]) -> None:
+        """Raises StoreError."""
+        try:
+            for name, content, mode in files:
+                replace_file(self.folder / name, content, mode)
+        except OSError as error:
+            raise StoreError(f"the authority cannot be stored in {self.folder}: {error.strerror}") from error
+
+    # The rotation of the root
+
+    def rotation(self) -> RootRotation | None:
+        """The rotation that is not over; None if there is none. Raises StoreError."""
+        path = self.folder / ROTATION
+        try:
+            return msgspec.json.decode(_read_private(path), type=RootRotation)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+        except msgspec.DecodeError as error:
+            raise StoreError(f"{path} is not a rotation: {error}") from None
+
+    def save_rotation(self, rotation: RootRotation) -> None:
+        """Take a step: from now on this is what all control planes of the folder do. Raises StoreError."""
+        self._write((ROTATION, msgspec.json.encode(rotation), 0o600))
+
+    def end_rotation(self, authority: StoredAuthority) -> None:
+        """Go on with one of the two authorities alone. Interrupted, the rotation is still where it was. Raises
+        StoreError."""
+        self._write(
+            (KEY, authority.key.encode(), 0o600),
+            (CERTIFICATE, authority.certificate.encode(), 0o644),
+            (ROOTS, authority.roots.encode(), 0o644),
+        )
+        try:
+            if authority.roots == authority.certificate:
+                (self.folder / ROOTS).unlink()
+            (self.folder / ROTATION).unlink()
+        except OSError as error:
+            raise StoreError(f"the rotation in {self.folder} cannot be ended: {error.strerror}") from error
 
     # Join tokens (`attestation.TokenStore`)
 
@@ -141,3 +202,18 @@ class FolderStore:
                 path.unlink(missing_ok=True)
             else:
                 yield token
+
+
+def _read_private(path: Path) -> bytes:
+    """A file with a key. Raises OSError, and StoreError if others may read it."""
+    if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+        raise StoreError(f"{path} is accessible to other users (mode {mode:04o}): set mode 0600")
+    return path.read_bytes()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

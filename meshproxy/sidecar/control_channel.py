@@ -4,7 +4,8 @@ there is one."""
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from meshproxy.config.sidecars import ControlPlane
     from meshproxy.identity.caller import Workload
@@ -48,6 +49,10 @@ class ControlChannel:
         self._clock = clock
         self._shared = own_connections(Times(ping_after=PING_AFTER))
         self._shared.reaper.start()
+        self._streams: H2Channel | None = None
+        self._shown: bytes | None = None
+        """The fingerprint of the credentials that `_streams` shows."""
+        self._users: Counter[H2Channel] = Counter()
 
     def stop(self) -> None:
         """Let go of what connections share."""
@@ -64,6 +69,25 @@ class ControlChannel:
         context = client_context(replace(shown, bundle_pem=self._trusted()), shows_certificate=current is not None)
         target = Target(self.address, PeerSecurity(lambda: context, self._verify))
         return H2Channel(self._shared, target, connect_timeout=CONNECT_SECONDS)
+
+    @asynccontextmanager
+    async def streams(self) -> AsyncIterator[H2Channel]:
+        """As `open`, for streams, which share one connection as long as the certificate is the same."""
+        credentials = self.credentials()
+        shown = credentials.fingerprint if credentials is not None else None
+        if self._streams is None or shown != self._shown:
+            self._streams, self._shown = self.open(), shown
+        channel = self._streams
+        self._users[channel] += 1
+        try:
+            yield channel
+        finally:
+            self._users[channel] -= 1
+            if not self._users[channel]:
+                del self._users[channel]
+                if self._streams is channel:
+                    self._streams = None
+                await channel.close()
 
     def credentials(self) -> Credentials | None:
         """The certificate that was issued, if it is valid at this time."""

@@ -168,7 +168,7 @@ class ControlDocuments:
         """Take what comes on one stream. Returns why it has ended."""
         try:
             async with (
-                self._channel.open() as channel,
+                self._channel.streams() as channel,
                 await open_call(channel, WATCH, max_message_bytes=SET_BYTES) as call,
             ):
                 reporting = asyncio.create_task(self._send_reports(call))

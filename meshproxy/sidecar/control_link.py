@@ -1,4 +1,5 @@
-"""What a sidecar and its control plane do together: the identity, and the documents if they come from there."""
+"""What a sidecar and its control plane do together: the identity with its trust bundle, and the documents if they come
+from there."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.sidecar.control_channel import ControlChannel
 from meshproxy.sidecar.control_documents import ControlDocuments
+from meshproxy.sidecar.control_roots import ControlRoots
 from meshproxy.sidecar.enrollment import Enrollment
 
 if TYPE_CHECKING:
@@ -35,11 +37,16 @@ class ControlLink:
         """
         self._channel = ControlChannel(settings)
         self.enrollment = Enrollment(settings, self._channel)
+        self._roots = ControlRoots(name, self._channel)
+        self.enrollment.renewed = self._renewed
         folder = Path(settings.folder)
         self.documents = ControlDocuments(paths, name, folder, self._channel) if settings.documents else None
-        if self.documents is not None:
-            self.enrollment.renewed = self.documents.tell_certificate
         self._following: asyncio.Task[None] | None = None
+
+    def _renewed(self, issued: float, expires: float) -> None:
+        self._roots.tell()
+        if self.documents is not None:
+            self.documents.tell_certificate(issued, expires)
 
     async def join(self) -> Documents | None:
         """Return when there is a certificate, and documents to start with: None if they are files."""
@@ -50,8 +57,8 @@ class ControlLink:
         return await self.documents.first()
 
     async def run(self) -> None:
-        """Renew the identity and follow the documents until cancelled."""
-        tasks = [asyncio.create_task(self.enrollment.run())]
+        """Renew the identity, follow the trust bundle and the documents until cancelled."""
+        tasks = [asyncio.create_task(self.enrollment.run()), asyncio.create_task(self._roots.run())]
         if self._following is not None:
             tasks.append(self._following)
         try:

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import json
 import ssl
 import stat
 import subprocess
 from pathlib import Path
 from time import time
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from meshproxy.cli.ca import command
+from meshproxy.control.leaf import Leaf
+from meshproxy.control.leaves import FolderLeaves
+from meshproxy.control.root_rotation import SETTLE_SECONDS
+from meshproxy.control.store import CERTIFICATE, FolderStore
+from meshproxy.control_api import leaf_name
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 
 
@@ -104,3 +111,97 @@ def test_the_script_in_the_folder_of_certificates(tmp_path: Path) -> None:
     assert spiffe_id(tmp_path, "server") == "spiffe://dev.example/ns/models/sa/tensorflow-serving"
     der = ssl.PEM_cert_to_DER_cert((tmp_path / "ca.pem").read_text())
     assert der
+
+
+# The root of a control plane
+
+
+def ca(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Path:
+    FolderStore(tmp_path).authority("m.example", time())
+    return tmp_path
+
+
+def settled(folder: Path) -> None:
+    """The last step was taken a while ago."""
+    store = FolderStore(folder)
+    rotation = store.rotation()
+    assert rotation is not None
+    store.save_rotation(msgspec.structs.replace(rotation, since=rotation.since - SETTLE_SECONDS))
+
+
+def test_the_root_is_replaced_step_by_step(control: Path) -> None:
+    folder = ("--folder", str(control))
+    result = ca("status", *folder)
+    assert (result.exit_code, "no rotation is under way" in result.output) == (0, True)
+    before = ca("bundle", *folder).output
+    for step in ("step 1 of 3", "step 2 of 3", "step 3 of 3", "no rotation is under way"):
+        result = ca("rotate", *folder)
+        assert result.exit_code == 0, result.output
+        assert step in result.output
+        if "step" in step:
+            refused = ca("rotate", *folder)
+            assert (refused.exit_code, refused.output.splitlines()[0]) == (3, "not safe yet, and not done:")
+            assert ca("status", *folder).exit_code == 3
+            settled(control)
+            assert ca("status", *folder).exit_code == 0
+    after = ca("bundle", *folder).output
+    assert after == (control / CERTIFICATE).read_text() != before
+
+
+def test_a_sidecar_that_lacks_the_bundle_is_named(control: Path) -> None:
+    folder = ("--folder", str(control))
+    leaf = Leaf(leaf_name(b"x", time() + 60.0), "spiffe://m.example/ns/a/sa/b", "a1", sidecar="replica")
+    FolderLeaves(control).write(leaf)
+    ca("rotate", *folder)
+    settled(control)
+    refused = ca("rotate", *folder)
+    assert refused.exit_code == 3
+    assert "spiffe://m.example/ns/a/sa/b (replica), certificate until" in refused.output
+    page = json.loads(ca("status", "-o", "json", *folder).output)
+    assert [each["sidecar"] for each in page["rotation"]["withoutBundle"]] == ["replica"]
+    forced = ca("rotate", "--force", *folder)
+    assert forced.exit_code == 0
+    assert "forced, and so:" in forced.output
+    assert "step 2 of 3" in forced.output
+
+
+def test_it_waits_for_each_step(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def passes(seconds: float) -> None:
+        settled(control)
+
+    monkeypatch.setattr("time.sleep", passes)
+    result = ca("rotate", "--wait", "--folder", str(control))
+    assert result.exit_code == 0
+    said = [line.partition(",")[0] for line in result.output.splitlines() if line.startswith("step")]
+    assert said == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]
+    assert result.output.count("waiting:") == 3
+    assert "no rotation is under way" in result.output
+
+
+def test_a_rotation_is_undone(control: Path) -> None:
+    folder = ("--folder", str(control))
+    before = (control / CERTIFICATE).read_text()
+    assert "there is nothing to undo" in ca("rotate", "--undo", *folder).output
+    ca("rotate", *folder)
+    settled(control)
+    result = ca("rotate", "--undo", *folder)
+    assert (result.exit_code, "no rotation is under way" in result.output) == (0, True)
+    assert ca("bundle", *folder).output == before
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["bundle"], ["rotate"], ["rotate", "--wait"]])
+def test_a_folder_that_is_no_control_plane(tmp_path: Path, arguments: list[str]) -> None:
+    result = ca(*arguments, "--folder", str(tmp_path))
+    assert result.exit_code == 1
+    assert "start `meshproxy control run` first" in result.output
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / ".lock"])
+
+
+def test_options_that_contradict_each_other(control: Path) -> None:
+    result = ca("rotate", "--wait", "--force", "--folder", str(control))
+    assert (result.exit_code, "cannot be combined" in result.output) == (2, True)

@@ -15,8 +15,10 @@ from meshproxy.control.attestation import Shown, make_token
 from meshproxy.control.authority import Authority
 from meshproxy.control.channel import ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
 from meshproxy.control.issued_keys import IssuedKeys
+from meshproxy.control.leaf import Leaf
+from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.store import StoreError
-from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
+from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse, leaf_name, roots_digest
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import Credentials, own_identity
 from meshproxy.identity.pem import read_certificates
@@ -51,10 +53,13 @@ class World:
         self.now = NOW
         self.tokens = MemoryTokens()
         self.metrics = ControlMetrics()
+        self.authority = Authority.create("m.example", NOW)
+        self.leaves = FolderLeaves(folder)
         self.service = IdentityService(
-            Authority.create("m.example", NOW),
+            lambda: self.authority,
             self.tokens,
             IssuedKeys(folder / "keys"),
+            Roll(self.leaves),
             3_600.0,
             self.metrics,
             lambda: self.now,
@@ -97,6 +102,22 @@ async def test_a_workload_joins_and_renews(world: World, caplog: pytest.LogCaptu
     assert world.counted("ok", "") == 2
     attested = [record.__dict__["fields"]["attested_by"] for record in caplog.records]
     assert attested == ["join token", "certificate"]
+
+
+async def test_a_certificate_is_on_the_roll_before_it_is_given_out(world: World) -> None:
+    """With the bundle that comes with it, and the one that it replaces."""
+    key = make_key()
+    response = await world.issue(make_token(world.tokens, ID, NOW, 60.0), csr=key.csr)
+    (der,) = read_certificates(response.certificate.encode())
+    name, roots = leaf_name(der, NOW + 3_600.0), roots_digest(response.roots.encode())
+    (first,) = world.leaves.valid(NOW)
+    assert first == Leaf(name, ID, world.authority.id, roots, peer="10.0.0.1:40000")
+    shown = Shown(ID, "m.example", "models", "resnet", NOW + 3_600.0, der)
+    world.now += 60.0
+    world.authority = Authority.create("m.example", NOW)  # another root signs
+    await world.issue(peer=shown)
+    first, second = world.leaves.valid(NOW)
+    assert (first.name, second.replaces, second.authority) == (name, name, world.authority.id)
 
 
 async def test_refusals_are_counted_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -122,11 +122,12 @@ class Mesh:
             **more,
         }
 
-    async def start_sidecars(self, **spec: object) -> None:
+    async def start_sidecars(self, grpc: str | None = None, **spec: object) -> None:
+        """`grpc`: of another model server than that of the REST API."""
         model_server = await self.local.model_server()
         own = environment(
             str(model_server.listening["rest"]),
-            str(model_server.listening["grpc"]),
+            grpc or str(model_server.listening["grpc"]),
             sidecar={"controlPlane": self.settings("replica", SERVER), **spec},
         )
         del own[2]["spec"]["identity"]
@@ -154,11 +155,11 @@ def control_command(local: LocalMesh, listen: str, web: str, lifetime: str = "1h
 
 
 @asynccontextmanager
-async def mesh(tmp_path: Path, lifetime: str = "1h", **spec: object) -> AsyncIterator[Mesh]:
+async def mesh(tmp_path: Path, lifetime: str = "1h", *, grpc: str | None = None, **spec: object) -> AsyncIterator[Mesh]:
     """A mesh whose certificates live for `lifetime`; `spec` is more for the Sidecar of the replica."""
     async with local_mesh(tmp_path / "mesh") as local:
         it = await Mesh.start(local, lifetime)
-        await it.start_sidecars(**spec)
+        await it.start_sidecars(grpc, **spec)
         yield it
 
 

@@ -1,0 +1,84 @@
+"""The authority in force, which an operator may rotate at any time: `meshproxy ca rotate` writes into the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from meshproxy.control.store import StoreError
+from meshproxy.control_api import roots_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.control.authority import Authority
+    from meshproxy.control.store import FolderStore
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 0.5
+"""Seconds between two looks at the store."""
+
+
+class CurrentAuthority:
+    """What the store has. Looked at before each certificate, so that none is signed by a root that has just been
+    replaced, and every `PERIOD` for those who wait for another bundle.
+
+    Attributes:
+        changed: called with each new authority.
+    """
+
+    def __init__(self, store: FolderStore, trust_domain: str, now: float) -> None:
+        """Made at the first start where there is none. Raises StoreError."""
+        self._store = store
+        self._stamp: object = store.stamp()  # before the read: a change meanwhile is noticed
+        self._authority = store.authority(trust_domain, now)
+        self._problem = ""
+        self._another = asyncio.Event()
+        self.changed: Callable[[Authority], None] = lambda authority: None
+
+    def __call__(self) -> Authority:
+        """The authority in force; the last good one while the store has none."""
+        stamp = self._store.stamp()
+        if stamp != self._stamp:
+            try:
+                self._take(self._read())
+            except StoreError as error:
+                if str(error) != self._problem:
+                    fields = {"problem": str(error)}
+                    logger.error("authority rejected; keeping the previous one", extra={"fields": fields})
+                self._problem = str(error)
+            else:
+                self._stamp, self._problem = stamp, ""
+        return self._authority
+
+    def _read(self) -> Authority:
+        """Raises StoreError. Never makes one: a folder that has lost its authority is a mistake."""
+        found = self._store.find_authority()
+        if found is None or found.trust_domain != self._authority.trust_domain:
+            raise StoreError(f"{self._store.folder} has no authority of {self._authority.trust_domain} any more")
+        return found
+
+    def _take(self, found: Authority) -> None:
+        before = self._authority
+        if (found.id, found.bundle_pem, found.chain_pem) == (before.id, before.bundle_pem, before.chain_pem):
+            return
+        self._authority = found
+        fields = {"signs": found.id, "trust_bundle": roots_digest(found.bundle_pem)}
+        logger.info("authority changed", extra={"fields": fields})
+        self.changed(found)
+        another, self._another = self._another, asyncio.Event()
+        another.set()
+
+    async def newer(self, digest: str) -> bytes:
+        """The trust bundle in force, as soon as it is another than this."""
+        while roots_digest(self._authority.bundle_pem) == digest:
+            await self._another.wait()
+        return self._authority.bundle_pem
+
+    async def follow(self) -> None:
+        """Look at the store until cancelled."""
+        while True:
+            await asyncio.sleep(PERIOD)
+            self()

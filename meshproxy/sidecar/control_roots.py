@@ -1,0 +1,143 @@
+"""The trust bundle from the control plane: one stream, on which it sends each new one, and is told which one we have.
+
+So a bundle arrives long before the certificate is renewed: when the mesh gets a new root, everybody trusts it before
+anybody shows a certificate of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meshproxy import __version__
+from meshproxy.control_api import ROOTS, Roots, RootsReport, leaf_name, roots_digest
+from meshproxy.identity.certificates import CertificateError, own_identity
+from meshproxy.identity.peer import read_peer
+from meshproxy.identity.pem import read_certificates
+from meshproxy.identity.private_files import replace_file
+from meshproxy.refusal import GrpcStatus
+from meshproxy.sidecar.reconnect import keep_open
+from meshproxy.transport.client import ClientError, ClientFailure, StatusError
+from meshproxy.transport.grpc_stream import open_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.sidecar.control_channel import ControlChannel
+    from meshproxy.transport.grpc_stream import Call
+
+logger = logging.getLogger(__name__)
+
+ROOTS_BYTES = 1 << 20
+OLDER_SECONDS = 600.0
+"""Until a control plane without this stream is asked again: it may have been replaced by a newer one."""
+
+
+class ControlRoots:
+    """Keeps the trust bundle in the folder as the control plane has it.
+
+    Args:
+        name: of the sidecar, for people.
+        channel: to the control plane.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, name: str, channel: ControlChannel, clock: Callable[[], float] = time.time) -> None:
+        self._name = name
+        self._channel = channel
+        self._clock = clock
+        self._has_news = asyncio.Event()
+        """Certificate or bundle may be other ones than was said last."""
+        self._received = 0
+        self._problem = ""
+
+    def tell(self) -> None:
+        """There is another certificate in the folder."""
+        self._has_news.set()
+
+    async def run(self) -> None:
+        """Follow the control plane until cancelled, whatever happens to it."""
+        await keep_open(self._follow, lambda: self._received, self._failed)
+
+    async def _follow(self) -> str:
+        """Take what comes on one stream. Returns why it has ended."""
+        try:
+            async with (
+                self._channel.streams() as channel,
+                await open_call(channel, ROOTS, max_message_bytes=ROOTS_BYTES) as call,
+            ):
+                reporting = asyncio.create_task(self._send_reports(call))
+                try:
+                    async for message in call:
+                        self._take(message)
+                finally:
+                    reporting.cancel()
+            return "it ended the stream"
+        except StatusError as error:
+            if error.grpc_status == GrpcStatus.UNIMPLEMENTED:
+                logger.info("this control plane sends the trust bundle with each certificate only: it is older than we")
+                await asyncio.sleep(OLDER_SECONDS)
+            return str(error)
+        except (ClientError, CertificateError, OSError) as error:
+            return str(error)
+
+    def _failed(self, problem: str) -> None:
+        if problem != self._problem:
+            logger.warning(
+                "no trust bundle from the control plane; trying again",
+                extra={"fields": {"control": self._channel.address, "problem": problem}},
+            )
+        self._problem = problem
+
+    async def _send_reports(self, call: Call) -> None:
+        """Say what we have, at once and whenever it changes."""
+        self._has_news.set()
+        with suppress(ClientError):  # the end of the stream, which `_follow` sees too
+            while True:
+                await self._has_news.wait()
+                self._has_news.clear()
+                if (report := self._report()) is not None:
+                    await call.send(msgspec.json.encode(report))
+
+    def _report(self) -> RootsReport | None:
+        """What is in the folder; None if that has expired."""
+        credentials = self._channel.credentials()
+        if credentials is None:
+            return None
+        leaf = read_certificates(credentials.certificate_pem)[0]
+        name = leaf_name(leaf, read_peer(leaf, self._channel.trust_domain, self._clock()).not_after)
+        return RootsReport(self._name, name, roots_digest(credentials.bundle_pem), __version__)
+
+    def _take(self, message: bytes) -> None:
+        """Put a bundle in the folder, unless our own certificate would not be good with it.
+
+        Raises:
+            ClientError: it cannot be read.
+            OSError: it cannot be written.
+        """
+        try:
+            roots = msgspec.json.decode(message, type=Roots).roots.encode()
+        except msgspec.DecodeError as error:
+            raise ClientError(ClientFailure.PROTOCOL, f"the trust bundle is not understood: {error}") from error
+        self._received += 1
+        self._problem = ""
+        credentials = self._channel.credentials()
+        if credentials is None:
+            return  # with the next certificate comes a bundle
+        try:
+            own_identity(replace(credentials, bundle_pem=roots), self._channel.trust_domain, self._clock())
+        except CertificateError as error:
+            logger.error(
+                "trust bundle rejected; keeping the previous one",
+                extra={"fields": {"reason": error.reason, "problem": error.message}},
+            )
+            return
+        replace_file(self._channel.files.trust_bundle, roots, 0o644)
+        logger.info("trust bundle received", extra={"fields": {"trust_bundle": roots_digest(roots)}})
+        self._has_news.set()
