@@ -22,47 +22,12 @@ import grpc
 
 from meshproxy.devtools.local_mesh import LocalMesh, LocalSidecar, environment, local_mesh
 from meshproxy.devtools.models import predict_request
+from tests.processes.balancer import Balancer
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 LAG = 1.0
 """Seconds until the balancer learns of a drain."""
-
-
-class Balancer:
-    """Forwards connections to `backend`, HOST:PORT; those that exist stay where they are."""
-
-    def __init__(self, backend: str) -> None:
-        self.backend = backend
-        self.address = ""
-        self._pumps: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> asyncio.Server:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.address = "{}:{}".format(*server.sockets[0].getsockname())
-        return server
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = self.backend.rpartition(":")
-        try:
-            far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        except OSError:
-            writer.transport.abort()
-            return
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.ensure_future(self._pump(source, sink))
-            self._pumps.add(task)
-            task.add_done_callback(self._pumps.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65_536):
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            sink.close()
 
 
 async def restart_for_ever(
@@ -73,7 +38,7 @@ async def restart_for_ever(
         new = await start_sidecar(mesh, rest, grpc_address)
         old.child.signal(signal.SIGTERM)
         await asyncio.sleep(LAG)
-        balancer.backend = new.inbound
+        balancer.backends = [new.inbound]
         await old.child.wait()
         old = new
 

@@ -23,6 +23,7 @@ from meshproxy.control.app import ControlPlane as ControlProcess
 from meshproxy.control.app import Settings
 from meshproxy.control.attestation import make_token
 from meshproxy.control.status import moment
+from meshproxy.control_api import WATCH
 from meshproxy.devtools.local_mesh import document
 from meshproxy.sidecar import control_documents as module
 from meshproxy.sidecar import reconnect
@@ -316,4 +317,19 @@ async def test_a_new_certificate_is_reported(world: World) -> None:
     async with asyncio.timeout(10):
         while [each.certificate_expires for each in world.process.distribution.entries()] != [moment(2_000.0)]:
             await asyncio.sleep(0.01)
+    await end(task)
+
+
+async def test_a_control_plane_that_knows_no_such_method(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """An older one, or one without documents: what is kept stays in use."""
+    _, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    await end(task)
+    del world.process.server._methods[WATCH]  # type: ignore[attr-defined]
+    _, documents, task = await started(world.link())
+    assert endpoint(documents) == "127.0.0.1:8501"
+    async with asyncio.timeout(10):
+        while not any("no such method" in str(record.__dict__.get("fields")) for record in caplog.records):
+            await asyncio.sleep(0.01)
+    assert not task.done()
     await end(task)
