@@ -22,7 +22,7 @@ from lightkube.core.exceptions import ApiError, ConfigError
 from meshproxy.control.cluster import WatchEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from lightkube import AsyncClient
     from lightkube.core.resource import NamespacedResourceG
@@ -65,12 +65,12 @@ class ObjectCopies(Generic[T]):
         """Of the newest event for each object; of those that were deleted, too, until the next list."""
         self.values: dict[Key, T] = {}
 
-    def replace(self, listed: Mapping[Key, tuple[int, T]]) -> bool:
-        """Take a list for what there is. True if anything is different."""
+    def replace(self, listed: Mapping[Key, tuple[int, T]]) -> set[Key]:
+        """Take a list for what there is. Returns which are different."""
         before = self.values
         self._versions = {key: version for key, (version, _) in listed.items()}
         self.values = {key: value for key, (_, value) in listed.items()}
-        return self.values != before
+        return {key for key in before.keys() | self.values.keys() if before.get(key) != self.values.get(key)}
 
     def take(self, key: Key, version: int, value: T | None) -> bool:
         """An event of a watch; None for an object that was deleted. True if anything is different. Raises
@@ -108,19 +108,22 @@ class Reflector(Generic[T]):
         client: AsyncClient,
         resource: type[NamespacedResourceG],
         read: Callable[[Any], T],
-        changed: Callable[[], None],
+        changed: Callable[[Collection[Key]], None],
         metrics: ControlMetrics,
         namespace: str | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Args:
         resource: a class of lightkube whose objects are mappings (`create_namespaced_resource`).
         read: what is kept of an object, never None. An error ends the watch, and the copy stays as it was.
-        changed: called when `values` are different, at the first list in any case.
+        changed: called with the keys of `values` that are different, at the first list in any case.
         namespace: None: the client's; `*`: all.
+        labels: only objects with one of these values of each of these labels.
         """
         self._client = client
         self._resource = resource
         self._namespace = namespace
+        self._labels: dict[str, Any] | None = dict(labels) if labels is not None else None
         self._changed = changed
         self._metrics = metrics
         self._kind: str = resource.__name__
@@ -167,17 +170,17 @@ class Reflector(Generic[T]):
     async def _list(self) -> str:
         """Replace the copy. Returns the version of the list."""
         found: dict[Key, tuple[int, T]] = {}
-        listing = self._client.list(self._resource, namespace=self._namespace, chunk_size=PAGE)
+        listing = self._client.list(self._resource, namespace=self._namespace, labels=self._labels, chunk_size=PAGE)
         async for shown in listing:
             key, version = identify(shown)
             found[key] = version, self._read(shown)
             if len(found) > OBJECTS:
                 raise TooManyObjects
-        is_different = self._copies.replace(found)
+        different = self._copies.replace(found)
         self._note_contact()
-        if is_different or not self.synced.is_set():
+        if different or not self.synced.is_set():
             self.synced.set()
-            self._changed()
+            self._changed(different)
         return listing.resourceVersion
 
     async def _watch(self, since: str) -> str:
@@ -188,6 +191,7 @@ class Reflector(Generic[T]):
                 events = self._client.watch(
                     self._resource,
                     namespace=self._namespace,
+                    labels=self._labels,
                     resource_version=since,
                     server_timeout=int(seconds) + 1,
                 )
@@ -198,7 +202,7 @@ class Reflector(Generic[T]):
                         self._note_contact()
                         key, version = identify(shown)
                         if self._copies.take(key, version, None if kind == "DELETED" else self._read(shown)):
-                            self._changed()
+                            self._changed((key,))
         except TimeoutError:
             return "resync"
         except WatchEnded:

@@ -23,6 +23,7 @@ class Event:
     version: int
     key: Key
     line: bytes
+    shown: Object
 
 
 @dataclass
@@ -104,7 +105,7 @@ class FakeApiServer:
     def emit(self, kind: str, key: Key, shown: Object) -> None:
         """Send an event to watches, whatever there is."""
         line = json.dumps({"type": kind, "object": shown}, ensure_ascii=False).encode() + b"\n"
-        self._events.append(Event(self.version, key, line))
+        self._events.append(Event(self.version, key, line, shown))
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -124,7 +125,7 @@ class FakeApiServer:
             return web.json_response(self._put(key, made, "ADDED"), status=201)
         if request.query.get("watch") == "true":
             return await self._watch(request, path)
-        found = [shown for key, shown in sorted(self.objects.items()) if key[0] == path]
+        found = [shown for key, shown in sorted(self.objects.items()) if key[0] == path and _is_asked(request, shown)]
         first = int(request.query.get("continue") or 0)
         end = first + int(request.query.get("limit") or len(found) or 1)
         metadata = {"resourceVersion": str(self.version)} | ({"continue": str(end)} if end < len(found) else {})
@@ -147,7 +148,7 @@ class FakeApiServer:
                 while True:
                     news = self._news
                     for event in self._events[sent:]:
-                        if event.key[0] == path:
+                        if event.key[0] == path and _is_asked(request, event.shown):
                             await response.write(event.line)
                     sent = len(self._events)
                     await news.wait()
@@ -186,6 +187,15 @@ class FakeApiServer:
         self.objects[key] = shown
         self.emit(kind, key, shown)
         return shown
+
+
+def _is_asked(request: web.Request, shown: Object) -> bool:
+    """Whether an object has the labels that are asked for, in the form `LABEL in (ONE,OTHER)`."""
+    selector = request.query.get("labelSelector")
+    if not selector:
+        return True
+    label, _, values = selector.partition(" in ")
+    return (shown["metadata"].get("labels") or {}).get(label) in values.strip("()").split(",")
 
 
 def _status(code: int, message: str) -> web.Response:

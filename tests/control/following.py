@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.control import reflector as module
-from meshproxy.control.reflector import Reflector
+from meshproxy.control.reflector import Key, Reflector
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from tests.processes.waiting import until
 
@@ -45,13 +45,16 @@ class Server(Protocol):
 class Following:
     """Follows the widgets of a namespace, by what they have in `size`."""
 
-    def __init__(self, client: AsyncClient, namespace: str) -> None:
+    def __init__(self, client: AsyncClient, namespace: str, **labels: Sequence[str]) -> None:
         self.metrics = ControlMetrics()
-        self.changes = 0
-        self.reflector = Reflector(client, Widget, lambda shown: shown["size"], self.changed, self.metrics, namespace)
+        self.changed: list[set[str]] = []
+        """The names that each change was said to be of."""
+        self.reflector = Reflector(
+            client, Widget, lambda shown: shown["size"], self.note, self.metrics, namespace, labels or None
+        )
 
-    def changed(self) -> None:
-        self.changes += 1
+    def note(self, keys: Collection[Key]) -> None:
+        self.changed.append({name for _, name in keys})
 
     @property
     def values(self) -> Mapping[str, int]:
@@ -65,8 +68,11 @@ class Following:
 
 
 @asynccontextmanager
-async def following(server: Server, client: AsyncClient | None = None) -> AsyncIterator[Following]:
-    it = Following(client or server.client, server.namespace)
+async def following(
+    server: Server, client: AsyncClient | None = None, **labels: Sequence[str]
+) -> AsyncIterator[Following]:
+    """`labels`: of the widgets that are followed."""
+    it = Following(client or server.client, server.namespace, **labels)
     task = asyncio.create_task(it.reflector.run())
     try:
         yield it
@@ -75,8 +81,8 @@ async def following(server: Server, client: AsyncClient | None = None) -> AsyncI
         await asyncio.gather(task, return_exceptions=True)
 
 
-def widget(namespace: str, name: str, size: int) -> Any:
-    return Widget(metadata=ObjectMeta(name=name, namespace=namespace), size=size)
+def widget(namespace: str, name: str, size: int, **labels: str) -> Any:
+    return Widget(metadata=ObjectMeta(name=name, namespace=namespace, labels=labels), size=size)
 
 
 class FollowingTests:
@@ -102,7 +108,7 @@ class FollowingTests:
             await it.become(a=3, b=2)
             await server.client.delete(Widget, "b", namespace=server.namespace)
             await it.become(a=3)
-            assert it.changes == 4
+            assert it.changed == [{"a"}, {"b"}, {"a"}, {"b"}]
             assert it.metrics.cluster_contact.labels("Widget").value > 0
 
     async def test_a_list_of_several_pages(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +116,17 @@ class FollowingTests:
         await self.create(server, a=1, b=2, c=3, d=4, e=5)
         async with following(server) as it:
             await it.become(a=1, b=2, c=3, d=4, e=5)
-            assert it.changes == 1
+            assert it.changed == [{"a", "b", "c", "d", "e"}]
+
+    async def test_only_those_with_a_label(self, server: Server) -> None:
+        for name, team in (("a", "one"), ("b", "two"), ("c", "three")):
+            await server.client.create(widget(server.namespace, name, 1, team=team))
+        async with following(server, team=["one", "two"]) as it:
+            await it.become(a=1, b=1)
+            await server.client.apply(widget(server.namespace, "c", 2, team="three"), force=True)
+            await server.client.apply(widget(server.namespace, "b", 2, team="two"), force=True)
+            await it.become(a=1, b=2)
+            assert it.changed == [{"a", "b"}, {"b"}]
 
     async def test_no_more_objects_than_the_limit(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "OBJECTS", 2)

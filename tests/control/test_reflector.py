@@ -122,10 +122,10 @@ def test_the_newest_event_counts_whatever_the_order(happened: list[tuple[str, in
 
 def test_a_list_replaces_everything() -> None:
     copies: ObjectCopies[str] = ObjectCopies()
-    assert copies.replace({A: (5, "a"), B: (6, "b")})
-    assert not copies.replace({A: (7, "a"), B: (8, "b")})
+    assert copies.replace({A: (5, "a"), B: (6, "b")}) == {A, B}
+    assert copies.replace({A: (7, "a"), B: (8, "b")}) == set()
     assert not copies.take(A, 7, "older")
-    assert copies.replace({A: (2, "from before")})
+    assert copies.replace({A: (2, "from before")}) == {A, B}
     assert copies.take(A, 3, "newer")  # a restored backup counts from further back
     assert copies.values == {A: "newer"}
 
