@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -q -n auto --dist loadfile
 # to be there (0.65 s of CPU instead of 0.2) and keeps the compiler's memory, which the image's does not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test coverage check format conformance drills e2e figures test-tensorflow bench image clean
+.PHONY: help demo test coverage check format conformance drills e2e spire figures test-tensorflow bench image clean
 
 help:
 	@echo 'make demo             run a mesh on this machine with real traffic through it'
@@ -25,6 +25,7 @@ help:
 	@echo 'make conformance      run third-party suites and clients (h2spec, curl, nghttp) against a sidecar'
 	@echo 'make drills           cut links between network namespaces, rotate identities (needs root)'
 	@echo 'make e2e              run the control plane against a real API server of Kubernetes, built once from source'
+	@echo 'make spire            run sidecars with identities of a real SPIRE, and go-spiffe, built once from source'
 	@echo 'make figures          measure recovery, reloads and goodput under overload; needs a quiet machine'
 	@echo 'make test-tensorflow  call a real SavedModel through a sidecar with the official stubs'
 	@echo 'make bench            measure meshproxy side by side with Envoy'
@@ -140,6 +141,20 @@ e2e-binaries:
 	CGO_ENABLED=0 go build -C tests/e2e/kube -trimpath \
 		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)' -o $(E2E_BIN)/ \
 		k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl k8s.io/kubernetes/cmd/kube-apiserver
+
+# SPIRE and a workload of go-spiffe, pinned and checksummed; kept outside of the checkout too.
+SPIRE_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/spire-$(shell cat tests/spire/build.sh tests/spire/peer/* | sha256sum | cut -c -12)
+spire: $(VENV)/.dev
+	@[ -x $(SPIRE_BIN)/peer ] || $(MAKE) --no-print-directory spire-binaries
+	SPIRE_BIN=$(SPIRE_BIN) $(BIN)/pytest -q -rP -p no:xdist tests/spire
+
+.PHONY: spire-binaries spire-folder
+spire-folder:
+	@echo $(SPIRE_BIN)
+spire-binaries:
+	@command -v go >/dev/null || { echo 'go is needed to build SPIRE and go-spiffe' >&2; exit 1; }
+	@echo 'Building into $(SPIRE_BIN), which takes five minutes.'
+	tests/spire/build.sh $(SPIRE_BIN)
 
 # Latencies and goodput, asserted and printed: not part of CI, whose machine is shared.
 figures: $(VENV)/.dev

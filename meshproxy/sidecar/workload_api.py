@@ -43,8 +43,9 @@ logger = logging.getLogger(__name__)
 FETCH = b"/SpiffeWorkloadAPI/FetchX509SVID"
 METADATA = ((b"workload.spiffe.io", b"true"),)
 """API section 3: against servers of this host that were tricked into sending the request."""
-FIRST_SECONDS = 10.0
-"""The longest wait for the first identity: an agent that has just registered a workload needs some seconds."""
+FIRST_SECONDS = 30.0
+"""The longest wait for the first identity. An agent of SPIRE 1.13 learns of a workload up to 10 s after it is
+registered: server and agent look every 5 s."""
 RESPONSE_BYTES = 4 << 20
 
 _FIELD = {number: number * 8 + LENGTH for number in range(1, 5)}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds spire-server and spire-agent into a folder, from the pinned module and with the modules that its go.sum names.
+# Builds spire-server and spire-agent into a folder, from the pinned module and with the modules that its go.sum names,
+# then `peer`, which is there when all of them are.
 #
 # usage: build.sh FOLDER
 #
@@ -11,6 +12,7 @@ sum=h1:wDTK8tj8ShO5izjue/OFanVaehmjUxSxHtSWxBY+FJQ=
 
 mkdir -p "$1"
 into=$(realpath "$1")
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 sources=$(mktemp -d)
 trap 'rm -rf "$sources"' EXIT
 
@@ -29,4 +31,8 @@ for kind in server/keymanager agent/keymanager server/nodeattestor agent/nodeatt
 done
 gofmt -l -w pkg/server/catalog pkg/agent/catalog >/dev/null
 export GOFLAGS="-trimpath -buildvcs=false" CGO_ENABLED=1
+echo '#include <sqlite3.h>' | ${CC:-cc} -E - >/dev/null ||
+    { echo 'SQLite is missing: on Debian and Ubuntu, apt-get install gcc libsqlite3-dev' >&2; exit 1; }
 nice go build -p "${JOBS:-$(nproc)}" -tags libsqlite3 -ldflags '-s -w' -o "$into/" ./cmd/spire-server ./cmd/spire-agent
+cd "$here/peer"
+nice go build -trimpath -buildvcs=false -ldflags '-s -w' -o "$into/peer" .

@@ -1,7 +1,7 @@
 // A workload that knows nothing of meshproxy: its identity is go-spiffe's, from the Workload API at SPIFFE_ENDPOINT_SOCKET.
 //
-//	peer serve REST-ADDRESS GRPC-ADDRESS          terminates mTLS in front of a model server, HTTP/1.1 and HTTP/2
-//	peer call  ADDRESS SPIFFE-ID REST-BODY MESSAGE calls a model over REST and gRPC until SIGTERM
+//	peer serve CALLER-ID REST-ADDRESS GRPC-ADDRESS  terminates mTLS in front of a model server, HTTP/1.1 and HTTP/2
+//	peer call ADDRESS SERVER-ID REST-BODY MESSAGE   calls a model over REST and gRPC until SIGTERM
 //
 // MESSAGE is base64. Both write a line of JSON when they work; "call" ends with one that counts what became of its calls.
 package main
@@ -47,7 +47,7 @@ func main() {
 	defer source.Close()
 	switch arguments := os.Args[2:]; os.Args[1] {
 	case "serve":
-		serve(ctx, source, arguments[0], arguments[1])
+		serve(ctx, source, spiffeid.RequireFromString(arguments[0]), arguments[1], arguments[2])
 	case "call":
 		call(ctx, source, arguments[0], spiffeid.RequireFromString(arguments[1]), arguments[2], arguments[3])
 	}
@@ -66,11 +66,8 @@ func check(err error) {
 	}
 }
 
-func serve(ctx context.Context, source *workloadapi.X509Source, rest, grpcAddress string) {
-	own, err := source.GetX509SVID()
-	check(err)
-	// Any workload of our trust domain.
-	config := tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeMemberOf(own.ID.TrustDomain()))
+func serve(ctx context.Context, source *workloadapi.X509Source, caller spiffeid.ID, rest, grpcAddress string) {
+	config := tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeID(caller))
 	config.NextProtos = []string{"h2", "http/1.1"}
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", config)
 	check(err)
