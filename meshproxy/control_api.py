@@ -21,11 +21,13 @@ WATCH = b"/meshproxy.control.v1alpha1.Documents/Watch"
 
 
 class IssueRequest(msgspec.Struct, frozen=True):
-    """Asks for a certificate. Whoever has one shows it, over mTLS; whoever has none shows a join token."""
+    """Asks for a certificate. Whoever has one shows it, over mTLS; whoever has none shows one of the tokens."""
 
     csr: bytes
     """A signing request (PKCS #10, DER)."""
     join_token: str = ""
+    service_account_token: str = ""
+    """Of Kubernetes, with audience `identity.meshproxy.dev` and bound to the pod."""
 
 
 class IssueResponse(msgspec.Struct, frozen=True):

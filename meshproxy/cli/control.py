@@ -61,6 +61,29 @@ def command() -> None:
 @click.option(
     "--lifetime", default="24h", show_default=True, metavar="DURATION", help="The lifetime of issued certificates."
 )
+@click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="How the cluster is called.  [default: as a pod in it, or by KUBECONFIG]",
+)
+@click.option(
+    "--token-review",
+    is_flag=True,
+    help="Pods join with the tokens of their service accounts, which the API server of the cluster reviews.",
+)
+@click.option(
+    "--service-account-keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="Pods join with the tokens of their service accounts, which are verified with this key set of the cluster:"
+    " `kubectl get --raw /openid/v1/jwks`.",
+)
+@click.option(
+    "--service-account-issuer",
+    metavar="URL",
+    help="The issuer of those tokens: `kubectl get --raw /.well-known/openid-configuration`.",
+)
 @_options.log_level("The level of the log on standard error.")
 def run(
     folder: Path,
@@ -70,6 +93,10 @@ def run(
     web: str,
     documents: tuple[str, ...],
     lifetime: str,
+    kubeconfig: Path | None,
+    token_review: bool,
+    service_account_keys: Path | None,
+    service_account_issuer: str | None,
     log_level: str,
 ) -> None:
     """Run the control plane.
@@ -90,9 +117,14 @@ def run(
     from meshproxy.config import values
     from meshproxy.config.problems import ConfigError
     from meshproxy.control.app import ControlPlane, Settings
+    from meshproxy.control.offline_tokens import ClusterKeys, KeysUnusable
     from meshproxy.control.store import StoreError
     from meshproxy.telemetry.process_log import open_process_log
 
+    if (service_account_keys is None) != (service_account_issuer is None):
+        raise click.UsageError("--service-account-keys and --service-account-issuer go together")
+    if token_review and service_account_keys is not None:
+        raise click.UsageError("--token-review and --service-account-keys both say who checks tokens: keep one")
     domain = _read(values.read_trust_domain, trust_domain, "--trust-domain")
     settings = Settings(
         folder=folder,
@@ -102,6 +134,11 @@ def run(
         web=_read(values.read_listen_address, web, "--web"),
         lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
         documents=documents,
+        kubeconfig=kubeconfig,
+        token_review=token_review,
+        cluster_keys=ClusterKeys(service_account_issuer, service_account_keys)
+        if service_account_keys is not None and service_account_issuer is not None
+        else None,
     )
     if settings.lifetime < LEAST_LIFETIME:
         raise click.UsageError(f"--lifetime: sidecars need {LEAST_LIFETIME:g} s at least to renew in time")
@@ -118,7 +155,7 @@ def run(
             "documents rejected; not starting", extra={"fields": {"problems": problems}}
         )
         sys.exit(FOUND)
-    except (StoreError, OSError) as error:
+    except (StoreError, KeysUnusable, OSError) as error:
         logging.getLogger("meshproxy.control").error("cannot start: %s", error)
         sys.exit(FAILURE)
 

@@ -77,9 +77,16 @@ class ControlPlane(Part, frozen=True):
     plane. For this sidecar alone, and in memory where there is such a volume."""
     join_token: Path | None = None
     """A file with the token of `meshproxy control join-token`, read when there is no valid certificate in `folder`."""
+    service_account_token: Path | None = None
+    """In Kubernetes, in place of `joinToken`: the file of a projected service-account token with audience
+    `identity.meshproxy.dev`. Read whenever there is no valid certificate in `folder`, as the kubelet replaces it."""
     documents: bool = False
     """Whether it sends all documents but this one, and newer ones at any time (`meshproxy control run --documents`).
     Paths in them are those of this host, and relative ones start in `folder`."""
+
+    def __post_init__(self) -> None:
+        if self.join_token is not None and self.service_account_token is not None:
+            raise ValueError('"joinToken" and "serviceAccountToken" both say how to join: keep one')
 
     @property
     def files(self) -> IdentityFiles:

@@ -2,7 +2,9 @@
 
 app           builds the parts in order, and runs them until the process ends
 authority     signs the certificates of workloads
-attestation   who asks for a certificate: join tokens, or the certificate that is to be renewed
+attestation   who asks for a certificate: a token, or the certificate that is to be renewed
+service_accounts, token_review, offline_tokens
+              which pod shows the token of its service account, by the API server or by the keys of the cluster
 channel       the methods of sidecars that are about identities
 issued_keys   keys that have a certificate, of which none gets another
 cluster       the client of the API server of Kubernetes

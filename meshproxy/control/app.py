@@ -21,7 +21,7 @@ from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import files_of
-from meshproxy.control.attestation import identify_sidecar
+from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService
 from meshproxy.control.current_authority import CurrentAuthority
@@ -30,6 +30,7 @@ from meshproxy.control.documents import PERIOD as DOCUMENTS_PERIOD
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
+from meshproxy.control.offline_tokens import OfflineTokens
 from meshproxy.control.roots import RootsService
 from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
 from meshproxy.control.store import FolderStore, StoreError
@@ -43,8 +44,11 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
+    from lightkube import AsyncClient
+
     from meshproxy.config.values import Address
-    from meshproxy.control.attestation import JoinToken
+    from meshproxy.control.attestation import JoinToken, PodTokens
+    from meshproxy.control.offline_tokens import ClusterKeys
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.transport.connection_info import ConnectionInfo
 
@@ -83,6 +87,12 @@ class Settings:
     """Of certificates, in seconds."""
     documents: tuple[str, ...] = ()
     """Files and folders with the documents for sidecars; empty: they have their own."""
+    kubeconfig: Path | None = None
+    """How the cluster is called, if it is needed; None: as a pod in it, or by the user's own file."""
+    token_review: bool = False
+    """Whether the API server of the cluster checks service-account tokens."""
+    cluster_keys: ClusterKeys | None = None
+    """What checks them otherwise; None: they are refused."""
 
 
 class ControlPlane:
@@ -102,8 +112,10 @@ class ControlPlane:
         self._leaves = FolderLeaves(settings.folder)
         self._roll = Roll(self._leaves)
         self._reaper = Reaper(self._loop)
+        self._client: AsyncClient | None = None
+        attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
         keys = IssuedKeys(settings.folder / ISSUED_KEYS)
-        self.service = IdentityService(self.authority, self.store, keys, self._roll, settings.lifetime, metrics)
+        self.service = IdentityService(self.authority, attestation, keys, self._roll, settings.lifetime, metrics)
         methods = self.service.methods | RootsService(self.authority, self._roll).methods
         self.documents: MeshDocuments | None = None
         if settings.documents:
@@ -169,6 +181,8 @@ class ControlPlane:
             await self.listener.close()
             self._reaper.stop()
             await runner.cleanup()
+            if self._client is not None:
+                await self._client.close()
         logger.info("stopped")
 
     async def _follow(self, documents: MeshDocuments) -> None:
@@ -182,6 +196,25 @@ class ControlPlane:
                 await documents.reload()
         finally:
             self._watch.stop()
+
+    def _pod_tokens(self) -> PodTokens | None:
+        """What checks service-account tokens. Raises KeysUnusable and StoreError."""
+        if self._settings.token_review:
+            from meshproxy.control.token_review import TokenReviewer
+
+            return TokenReviewer(self._cluster())
+        return OfflineTokens(self._settings.cluster_keys) if self._settings.cluster_keys is not None else None
+
+    def _cluster(self) -> AsyncClient:
+        """The client of the API server. Raises StoreError."""
+        from meshproxy.control.cluster import ClusterError, connect  # lightkube, which others do not load
+
+        if self._client is None:
+            try:
+                self._client = connect(self._settings.kubeconfig)
+            except ClusterError as error:
+                raise StoreError(f"the cluster cannot be used: {error}") from error
+        return self._client
 
     # Its own identity
 

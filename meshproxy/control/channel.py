@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from meshproxy.control.attestation import Shown, attest
+from meshproxy.control.attestation import Proof, Shown
 from meshproxy.control.authority import RequestRefused, SigningRequest
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.status import Refusal, moment
@@ -25,7 +25,7 @@ from meshproxy.transport.grpc_server import CallFailed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from meshproxy.control.attestation import TokenStore
+    from meshproxy.control.attestation import Attestation, Attested
     from meshproxy.control.authority import Authority, Issued
     from meshproxy.control.issued_keys import IssuedKeys
     from meshproxy.control.leaves import Roll
@@ -36,10 +36,13 @@ logger = logging.getLogger(__name__)
 
 ISSUE_RATE = 0.2
 ISSUE_BURST = 10.0
-"""Certificates of one identity: this many at once (as many replicas that start together), then one in five seconds."""
+"""Certificates of one identity, or of one pod by its service-account token: this many at once (as many replicas that
+start together), then one in five seconds."""
 REFUSAL_RATE = 1.0
 REFUSAL_BURST = 20.0
 """Refused requests from one address; further requests from there without a certificate are not looked at."""
+ASKING = 8
+"""Requests from one address that are looked at at once: one that knows no token cannot keep the cluster busy."""
 REFUSALS_KEPT = 64
 """For people who ask why a workload has no certificate."""
 PACES_KEPT = 20_000
@@ -52,11 +55,18 @@ STATUSES = {
     "key-reused": GrpcStatus.INVALID_ARGUMENT,
     "identity": GrpcStatus.PERMISSION_DENIED,
     "join-token": GrpcStatus.UNAUTHENTICATED,
+    "token-malformed": GrpcStatus.UNAUTHENTICATED,
+    "token-audience": GrpcStatus.UNAUTHENTICATED,
+    "token-expired": GrpcStatus.UNAUTHENTICATED,
+    "token-not-bound": GrpcStatus.UNAUTHENTICATED,
+    "token-unauthenticated": GrpcStatus.UNAUTHENTICATED,
+    "token-pod": GrpcStatus.UNAUTHENTICATED,
     "unattested": GrpcStatus.UNAUTHENTICATED,
     "expired": GrpcStatus.UNAUTHENTICATED,
     "rate": GrpcStatus.RESOURCE_EXHAUSTED,
     "authority-expired": GrpcStatus.UNAVAILABLE,
     "store": GrpcStatus.UNAVAILABLE,
+    "cluster": GrpcStatus.UNAVAILABLE,
 }
 """The status of each reason for a refusal: a sidecar tries again after UNAVAILABLE and RESOURCE_EXHAUSTED."""
 
@@ -66,7 +76,7 @@ class IdentityService:
 
     Args:
         authority: gives the one that signs now.
-        tokens: the join tokens.
+        attestation: tells who asks.
         keys: those that have a certificate.
         roll: is told of each certificate before it is given out.
         lifetime: of a certificate, in seconds.
@@ -80,7 +90,7 @@ class IdentityService:
     def __init__(
         self,
         authority: Callable[[], Authority],
-        tokens: TokenStore,
+        attestation: Attestation,
         keys: IssuedKeys,
         roll: Roll,
         lifetime: float,
@@ -88,7 +98,7 @@ class IdentityService:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._authority = authority
-        self._tokens = tokens
+        self._attestation = attestation
         self._keys = keys
         self._roll = roll
         self._lifetime = lifetime
@@ -97,6 +107,7 @@ class IdentityService:
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_KEPT)
         self._issued = Paces(ISSUE_RATE, ISSUE_BURST)
         self._refused = Paces(REFUSAL_RATE, REFUSAL_BURST)
+        self._asking: Counter[str] = Counter()
 
     @property
     def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
@@ -109,7 +120,7 @@ class IdentityService:
         workload = call.info.peer if isinstance(call.info.peer, Workload) else None
         address = call.info.remote.rpartition(":")[0]
         try:
-            identity, issued, authority = await self._issue(request, workload, address)
+            attested, issued, authority = await self._issue(request, workload, address)
         except RequestRefused as refused:
             self._metrics.issuances.labels("refused", refused.reason).value += 1
             self._remember(refused, call.info.remote, workload)
@@ -125,20 +136,22 @@ class IdentityService:
                 },
             )
             raise CallFailed(STATUSES[refused.reason], refused.message) from None
-        renewed = workload if isinstance(workload, Shown) and not request.join_token else None
+        renewed = workload if isinstance(workload, Shown) and attested.by is Proof.CERTIFICATE else None
         replaces = leaf_name(renewed.certificate, renewed.not_after) if renewed is not None else ""
         digest = roots_digest(authority.bundle_pem)
-        await self._roll.issued(Leaf(issued.name, identity, authority.id, digest, replaces, peer=call.info.remote))
+        leaf = Leaf(issued.name, attested.spiffe_id, authority.id, digest, replaces, peer=call.info.remote)
+        await self._roll.issued(leaf)
         self._metrics.issuances.labels("ok", "").value += 1
         logger.info(
             "certificate issued",
             extra={
                 "fields": {
-                    "spiffe_id": identity,
+                    "spiffe_id": attested.spiffe_id,
                     "serial": issued.serial,
                     "not_after": issued.not_after,
                     "peer": call.info.remote,
-                    "attested_by": "join token" if request.join_token else "certificate",
+                    "attested_by": attested.by.value,
+                    "pod": str(attested.pod) if attested.pod is not None else None,
                 }
             },
         )
@@ -158,26 +171,35 @@ class IdentityService:
 
     async def _issue(
         self, request: IssueRequest, workload: Workload | None, address: str
-    ) -> tuple[str, Issued, Authority]:
-        """The identity, its certificate, and who has signed that. Raises RequestRefused."""
+    ) -> tuple[Attested, Issued, Authority]:
+        """Who asks, the certificate, and who has signed that. Raises RequestRefused."""
         now = self._clock()
-        if workload is None and self._refused.is_exhausted(address, now):
+        has_proof = workload is not None and not request.service_account_token
+        if not has_proof and self._refused.is_exhausted(address, now):
             raise RequestRefused("rate", f"too many requests from {address} were refused: wait a minute")
+        if self._asking[address] >= ASKING:
+            raise RequestRefused("rate", f"{ASKING} requests from {address} are being looked at: try again")
+        self._asking[address] += 1
         try:
             # Before the token, which a request that cannot be signed must not use up.
             signing = SigningRequest.read(request.csr)
             try:
-                identity = await asyncio.to_thread(attest, self._tokens, workload, request.join_token, now)
+                attested = await self._attestation.attest(request, workload, now)
             except StoreError as error:
                 raise RequestRefused("store", str(error)) from error
-        except RequestRefused:
-            self._refused.charge(address, now)
+        except RequestRefused as refused:
+            if STATUSES[refused.reason] is not GrpcStatus.UNAVAILABLE:  # which is not the fault of whoever asks
+                self._refused.charge(address, now)
             raise
-        if not self._issued.take(identity, now):
-            raise RequestRefused("rate", f"too many certificates for {identity}: wait a minute")
+        finally:
+            self._asking[address] -= 1
+            if not self._asking[address]:
+                del self._asking[address]
+        if not self._issued.take(attested.paced_as, now):
+            raise RequestRefused("rate", f"too many certificates for {attested.paced_as}: wait a minute")
         await self._claim(signing.key, workload, now)
         authority = self._authority()
-        return identity, authority.issue(signing, identity, now, self._lifetime), authority
+        return attested, authority.issue(signing, attested.spiffe_id, now, self._lifetime), authority
 
     async def _claim(self, key: bytes, workload: Workload | None, now: float) -> None:
         """Raises RequestRefused for a key that has a certificate, the one that is shown or another."""

@@ -42,7 +42,7 @@ TOKENS_KEPT = 10_000
 
 
 class StoreError(Exception):
-    """The folder cannot be used. The text says why and what to do."""
+    """The folder, or the cluster, cannot be used. The text says why and what to do."""
 
 
 class FolderStore:

@@ -1,8 +1,8 @@
 """Keeps the sidecar's certificate fresh, from the control plane, in a folder that `FileIdentity` reads.
 
-The first certificate is asked for with a join token, each further one over mTLS with the one before. Each has a new
-key, which never leaves this host. While the control plane is away, the certificate in the folder stays in use, also
-after a restart.
+The first certificate is asked for with a token, each further one over mTLS with the one before, and again with a token
+once that has expired. Each has a new key, which never leaves this host. While the control plane is away, the
+certificate in the folder stays in use, also after a restart.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Enrollment:
         """Nothing is asked for yet.
 
         Args:
-            settings: where the certificate is kept, and the join token.
+            settings: where the certificate is kept, and the token.
             channel: to the control plane.
             clock: seconds since the epoch.
             jitter: 0 to 1.
@@ -147,10 +147,10 @@ class Enrollment:
 
     async def _ask(self) -> Workload:
         """Get a new certificate into the folder: who we are by it. Raises EnrollmentFailed."""
-        token = "" if self._channel.credentials() is not None else self._read_token()
+        tokens = {} if self._channel.credentials() is not None else self._read_token()
         try:
             key = await self._make_key()
-            response = await self._call(IssueRequest(key.csr, token))
+            response = await self._call(IssueRequest(key.csr, **tokens))
         except (KeyFailure, ClientError, CertificateError) as error:
             raise EnrollmentFailed(str(error)) from error
         credentials = Credentials(response.certificate.encode(), key.key_pem, response.roots.encode())
@@ -190,20 +190,24 @@ class Enrollment:
             )
             return None
 
-    def _read_token(self) -> str:
-        """Raises EnrollmentFailed."""
-        if self._settings.join_token is None:
+    def _read_token(self) -> dict[str, str]:
+        """The member of `IssueRequest` with the token, read anew each time. Raises EnrollmentFailed."""
+        settings = self._settings
+        if settings.service_account_token is not None:
+            member, path, name = "service_account_token", settings.service_account_token, "service-account token"
+            hint = "project one with audience identity.meshproxy.dev into the pod"
+        elif settings.join_token is not None:
+            member, path, name = "join_token", settings.join_token, "join token"
+            hint = "make one with `meshproxy control join-token`"
+        else:
             raise EnrollmentFailed(
-                f"there is no valid certificate in {self._settings.folder} and no join token to ask for one: name a"
-                " file with one in spec.controlPlane.joinToken"
+                f"there is no valid certificate in {settings.folder} and no token to ask for one: name a file with one"
+                " in spec.controlPlane.joinToken or serviceAccountToken"
             )
         try:
-            return Path(self._settings.join_token).read_text("ascii", "replace").strip()
+            return {member: Path(path).read_text("ascii", "replace").strip()}
         except OSError as error:
-            raise EnrollmentFailed(
-                f"the join token {self._settings.join_token} cannot be read: {error.strerror}; make one with `meshproxy"
-                " control join-token`"
-            ) from error
+            raise EnrollmentFailed(f"the {name} {path} cannot be read: {error.strerror}; {hint}") from error
 
     def _store(self, credentials: Credentials) -> None:
         """The roots first: a certificate of a new root is of no use before it. Raises OSError."""

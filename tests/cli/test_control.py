@@ -19,6 +19,9 @@ from meshproxy.devtools.child import CONTROL
 ID = "spiffe://m.example/ns/models/sa/resnet"
 
 
+KEYS = ["--trust-domain", "m.example", "--service-account-keys", __file__, "--service-account-issuer", "https://a"]
+
+
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(command, arguments)
 
@@ -64,12 +67,25 @@ def test_a_folder_without_control_plane(tmp_path: Path) -> None:
         (["--trust-domain", "m.example", "--lifetime", "0"], "--lifetime: "),
         (["--trust-domain", "m.example", "--lifetime", "9s"], "10 s at least"),
         (["--trust-domain", "m.example", "--spiffe-id", "spiffe://n.example/a"], "is not in the trust domain"),
+        (["--trust-domain", "m.example", "--service-account-keys", __file__], "go together"),
+        (["--trust-domain", "m.example", "--service-account-issuer", "https://a"], "go together"),
+        (
+            [*KEYS, "--token-review"],
+            "--token-review and --service-account-keys both say who checks tokens: keep one",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, arguments: list[str], says: str) -> None:
     result = run("run", "--folder", str(tmp_path), *arguments)
     assert result.exit_code == 2
     assert says in result.output
+
+
+def failure(*arguments: str) -> str:
+    """What a control plane says that does not start."""
+    refused = subprocess.run([*CONTROL, "run", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    assert refused.returncode == 1
+    return str(json.loads(refused.stderr.splitlines()[-1])["event"])
 
 
 def test_it_serves_until_sigterm(tmp_path: Path) -> None:
@@ -84,13 +100,11 @@ def test_it_serves_until_sigterm(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert json.loads(process.stderr.read().splitlines()[-1])["event"] == "stopped"
-    (tmp_path / "state/authority-key.pem").chmod(0o644)
-    refused = subprocess.run(
-        [*CONTROL, "run", *arguments, *ports],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+    nowhere = tmp_path / "kubeconfig"
+    nowhere.write_text("{}")
+    assert "cannot start: the cluster cannot be used: " in failure(
+        *arguments, *ports, "--token-review", "--kubeconfig", str(nowhere)
     )
-    assert refused.returncode == 1
-    assert "set mode 0600" in json.loads(refused.stderr.splitlines()[-1])["event"]
+    assert "the key set cannot be read: not JSON; write it with `kubectl" in failure(*arguments, *ports, *KEYS)
+    (tmp_path / "state/authority-key.pem").chmod(0o644)
+    assert "set mode 0600" in failure(*arguments, *ports)

@@ -25,6 +25,15 @@ def test_workers_have_admin_ports_of_their_own() -> None:
     assert spec_of(workers=7).worker_ports[-1] == 18509
 
 
+def test_a_sidecar_joins_in_one_way() -> None:
+    address = {"host": "a", "port": 1}
+    control = {"address": address, "spiffeId": "spiffe://d/c", "trustBundle": "b", "folder": "f"}
+    for way in ("serviceAccountToken", "joinToken"):
+        assert spec_of(controlPlane={**control, way: "t"}).control_plane is not None
+    with pytest.raises(msgspec.ValidationError, match="both say how to join: keep one"):
+        spec_of(controlPlane={**control, "serviceAccountToken": "t", "joinToken": "j"})
+
+
 @pytest.mark.parametrize(
     ("given", "worker", "reason"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from meshproxy.control import attestation, authority, channel
-from meshproxy.control.attestation import Shown, make_token
-from meshproxy.control.authority import Authority
-from meshproxy.control.channel import ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
+from meshproxy.control import attestation, authority, channel, service_accounts
+from meshproxy.control.attestation import Attestation, Shown, make_token
+from meshproxy.control.authority import Authority, RequestRefused
+from meshproxy.control.channel import ASKING, ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import FolderLeaves, Roll
+from meshproxy.control.service_accounts import PodIdentity
 from meshproxy.control.store import StoreError
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse, leaf_name, roots_digest
 from meshproxy.identity.caller import Workload
@@ -28,6 +30,7 @@ from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
 from tests.control.test_attestation import MemoryTokens
+from tests.processes.waiting import until
 
 NOW = float(int(time.time()))
 ID = "spiffe://m.example/ns/models/sa/resnet"
@@ -48,16 +51,35 @@ class FakeCall:
         self.sent.append(message)
 
 
+class Pods:
+    """A cluster that knows the uids of pods by their tokens, which are the same."""
+
+    def __init__(self) -> None:
+        self.refusal: RequestRefused | None = None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.asked = 0
+
+    async def identify(self, token: str) -> PodIdentity:
+        self.asked += 1
+        await self.may_answer.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        return PodIdentity("models", "resnet", "resnet-0", token)
+
+
 class World:
     def __init__(self, folder: Path) -> None:
         self.now = NOW
         self.tokens = MemoryTokens()
         self.metrics = ControlMetrics()
+        self.pods = Pods()
+        attestation = Attestation(self.tokens, "m.example", self.pods)
         self.authority = Authority.create("m.example", NOW)
         self.leaves = FolderLeaves(folder)
         self.service = IdentityService(
             lambda: self.authority,
-            self.tokens,
+            attestation,
             IssuedKeys(folder / "keys"),
             Roll(self.leaves),
             3_600.0,
@@ -66,7 +88,7 @@ class World:
         )
 
     async def issue(self, token: str = "", peer: Workload | None = None, **of_call: Any) -> IssueResponse:
-        request = IssueRequest(of_call.pop("csr", None) or make_key().csr, token)
+        request = IssueRequest(of_call.pop("csr", None) or make_key().csr, token, of_call.pop("pod_token", ""))
         call: Any = FakeCall(msgspec.json.encode(request), peer, **of_call)
         await self.service.methods[ISSUE](call)
         (message,) = call.sent
@@ -123,7 +145,7 @@ async def test_a_certificate_is_on_the_roll_before_it_is_given_out(world: World)
 async def test_refusals_are_counted_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert await world.refused() == (
         GrpcStatus.UNAUTHENTICATED,
-        "the request shows neither a certificate nor a join token",
+        "the request shows neither a certificate nor a token",
     )
     assert (await world.refused("mpj1-unknown"))[0] is GrpcStatus.UNAUTHENTICATED
     assert (await world.refused(csr=b"no request"))[0] is GrpcStatus.INVALID_ARGUMENT
@@ -186,6 +208,72 @@ async def test_a_key_that_cannot_be_noted_down_gets_no_certificate(world: World,
         "the key cannot be noted down: File exists",
     )
     assert world.counted("refused", "store") == 1
+
+
+async def test_a_pod_joins_with_the_token_of_its_service_account(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    response = await world.issue(pod_token="uid-of-the-pod")
+    assert response.certificate
+    (record,) = caplog.records
+    fields = record.__dict__["fields"]
+    assert (fields["spiffe_id"], fields["attested_by"]) == (ID, "service-account token")
+    assert fields["pod"] == "models/resnet-0 uid-of-the-pod"
+
+
+async def test_replicas_of_one_account_do_not_wait_for_each_other(world: World) -> None:
+    """But whoever replays the token of one pod waits."""
+    for replica in range(3 * int(ISSUE_BURST)):
+        await world.issue(pod_token=f"replica-{replica}")
+    for _ in range(int(ISSUE_BURST) - 1):
+        await world.issue(pod_token="replica-0")
+    status, message = await world.refused(pod_token="replica-0")
+    assert status is GrpcStatus.RESOURCE_EXHAUSTED
+    assert message == f"too many certificates for {ID} pod replica-0: wait a minute"
+
+
+async def test_each_refusal_of_a_token_is_counted(world: World) -> None:
+    for reason in sorted(service_accounts.REASONS):
+        world.pods.refusal = RequestRefused(reason, "why")
+        assert await world.refused(pod_token="t", remote=f"10.0.1.1:{len(reason)}") == (
+            GrpcStatus.UNAUTHENTICATED,
+            "why",
+        )
+        assert world.counted("refused", reason) == 1
+
+
+async def test_an_api_server_that_is_away_is_nobodys_fault(world: World) -> None:
+    world.pods.refusal = RequestRefused("cluster", "away")
+    for _ in range(2 * int(REFUSAL_BURST)):
+        assert await world.refused(pod_token="t") == (GrpcStatus.UNAVAILABLE, "away")
+    world.pods.refusal = None
+    await world.issue(pod_token="t")
+    assert world.counted("refused", "cluster") == 2 * REFUSAL_BURST
+
+
+async def test_one_address_cannot_keep_the_cluster_busy(world: World) -> None:
+    world.pods.may_answer.clear()
+    asking = [asyncio.create_task(world.issue(pod_token=f"uid-{number}")) for number in range(ASKING)]
+    await until(lambda: world.pods.asked == ASKING)
+    assert await world.refused(pod_token="one more") == (
+        GrpcStatus.RESOURCE_EXHAUSTED,
+        f"{ASKING} requests from 10.0.0.1 are being looked at: try again",
+    )
+    elsewhere = asyncio.create_task(world.issue(pod_token="x", remote="10.0.0.2:1"))
+    await until(lambda: world.pods.asked == ASKING + 1)
+    world.pods.may_answer.set()
+    await asyncio.gather(*asking, elsewhere)
+    await world.issue(pod_token="one more")
+
+
+async def test_a_certificate_does_not_help_with_guesses_of_tokens(world: World) -> None:
+    world.pods.refusal = RequestRefused("token-unauthenticated", "why")
+    peer = Workload(ID, "m.example", "models", "resnet", NOW + 60.0)
+    for _ in range(int(REFUSAL_BURST)):
+        await world.refused(peer=peer, pod_token="guess")
+    assert (await world.refused(peer=peer, pod_token="guess"))[0] is GrpcStatus.RESOURCE_EXHAUSTED
+    await world.issue(peer=peer)
 
 
 async def test_guesses_from_one_address_stop_being_looked_at(world: World) -> None:

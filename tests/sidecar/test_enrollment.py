@@ -18,7 +18,9 @@ from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
 from meshproxy.control.app import Settings
-from meshproxy.control.attestation import make_token
+from meshproxy.control.attestation import Attestation, make_token
+from meshproxy.control.authority import RequestRefused
+from meshproxy.control.service_accounts import PodIdentity
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.sidecar import enrollment as module
@@ -183,10 +185,51 @@ async def test_refusals(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert "the join token is not known, or was used before: make another one" in problems(caplog)[-1]
     token.write_text("")
     assert not await it._attempt()
-    assert "the request shows neither a certificate nor a join token" in problems(caplog)[-1]
+    assert "the request shows neither a certificate nor a token" in problems(caplog)[-1]
     it._settings = msgspec.structs.replace(world.settings, join_token=None)
     assert not await it._attempt()
     assert "spec.controlPlane.joinToken" in problems(caplog)[-1]
+
+
+@dataclass
+class Pods:
+    """A cluster that knows one token."""
+
+    token: str = "token-1"
+
+    async def identify(self, token: str) -> PodIdentity:
+        if token != self.token:
+            raise RequestRefused("token-unauthenticated", "the cluster does not know the token")
+        return PodIdentity("models", "resnet", "resnet-0", "uid")
+
+
+async def test_a_pod_joins_with_its_service_account_token(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It is read at each use, as the kubelet replaces it, and is enough once the certificate has expired."""
+    caplog.set_level(logging.DEBUG)
+    pods = Pods()
+    world.process.service._attestation = Attestation(world.process.store, "m.example", pods)
+    world.process.service._lifetime = 10.0
+    file = world.folder / "sa-token"
+    settings = msgspec.structs.replace(world.settings, join_token=None, service_account_token=str(file))
+    it = enrollment(world, settings)
+    assert not await it._attempt()
+    assert f"the service-account token {file} cannot be read" in problems(caplog)[-1]
+    file.write_text("token-1\n")
+    await it.join()
+    assert own_identity(world.files().read(), "m.example", time.time()).workload.spiffe_id == ID
+    # The kubelet has replaced the token while the certificate expired.
+    pods.token = "token-2"
+    file.write_text("token-2")
+    ahead = enrollment(world, settings, clock=lambda: time.time() + 11.0)
+    ahead._channel._clock = lambda: time.time() + 11.0
+    serial = world.serial()
+    world.process.service._lifetime = 3_600.0
+    await ahead.join()
+    assert world.serial() != serial
+    # While it is valid, it is renewed without one.
+    file.unlink()
+    assert await ahead._attempt()
+    assert "token-1" not in caplog.text + str([record.__dict__ for record in caplog.records])
 
 
 async def test_another_server_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
