@@ -14,7 +14,8 @@ PYTEST_ARGS ?= -q -n auto --dist loadfile
 # to be there (0.65 s of CPU instead of 0.2) and keeps the compiler's memory, which the image's does not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test coverage check format conformance drills e2e spire figures test-tensorflow bench image clean
+.PHONY: help demo test coverage check format conformance drills e2e spire figures test-tensorflow test-containers bench image \
+	lock clean
 
 help:
 	@echo 'make demo             run a mesh on this machine with real traffic through it'
@@ -30,6 +31,7 @@ help:
 	@echo 'make test-tensorflow  call a real SavedModel through a sidecar with the official stubs'
 	@echo 'make bench            measure meshproxy side by side with Envoy'
 	@echo 'make image            build the container image (needs docker or podman)'
+	@echo 'make lock             pin what the images install, with hashes'
 	@echo 'make clean            remove everything that these targets create'
 
 # Makes the environment if there is none, and installs one of the optional dependencies of pyproject.toml into it. pip is
@@ -60,6 +62,10 @@ $(VENV)/.demo: $(BUILT_FROM)
 $(VENV)/.dev: $(BUILT_FROM)
 	$(call install,dev)
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.containers: $(BUILT_FROM)
+	$(call install,containers)
+	@touch $@ $(VENV)/.dev $(VENV)/.demo
 
 $(VENV)/.bench: $(BUILT_FROM)
 	$(call install,bench)
@@ -162,6 +168,22 @@ figures: $(VENV)/.dev
 
 test-tensorflow: .venv-tensorflow/.installed
 	.venv-tensorflow/bin/pytest -q tests/tensorflow
+
+# The base image is made from Debian's packages once, in .cache; everything else is built anew.
+test-containers: $(VENV)/.containers
+	@test "$$(id -u)" = 0 || { echo 'images are built as root here' >&2; exit 1; }
+	@for tool in podman runc mmdebstrap catatonit; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install podman runc netavark aardvark-dns iptables mmdebstrap catatonit" >&2; exit 1; }; done
+	$(BIN)/pytest -q -rP -p no:xdist --timeout 900 tests/containers
+
+# After a change of the dependencies in pyproject.toml, and to take newer releases. Left out are 14 MB that rich loads only
+# to highlight source code and to show Markdown.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --no-python-downloads --generate-hashes --no-header --no-annotate \
+	--no-emit-package pygments --no-emit-package markdown-it-py --no-emit-package mdurl
+lock: $(VENV)/.containers
+	$(LOCK) --extra control pyproject.toml --output-file deploy/image/requirements.txt
+	$(LOCK) --extra control --extra demo pyproject.toml --output-file deploy/image/requirements-development.txt
+	$(LOCK) deploy/image/build.in --output-file deploy/image/requirements-build.txt
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

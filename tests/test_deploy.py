@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from meshproxy.config.load import load
 from meshproxy.identity.caller import Caller, Token, Workload
@@ -115,3 +119,18 @@ def test_the_documents_in_the_manifest_load(tmp_path: Path) -> None:
     }
     (policy,) = (each for each in manifests if each["kind"] == "NetworkPolicy")
     assert [port["port"] for port in policy["spec"]["ingress"][0]["ports"]] == sorted(ports.values())
+
+
+@pytest.mark.parametrize(
+    ("file", "extras"),
+    [("requirements.txt", ("control",)), ("requirements-development.txt", ("control", "demo"))],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_the_images_install_what_the_project_asks_for(file: str, extras: tuple[str, ...]) -> None:
+    """`make lock` brings them up to date."""
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
+    locked = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", (DEPLOY / "image" / file).read_text()))
+    for requirement in map(Requirement, wanted):
+        assert requirement.name in locked
+        assert requirement.specifier.contains(locked[requirement.name])

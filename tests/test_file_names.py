@@ -33,7 +33,18 @@ def test_only_what_exists_and_has_no_test_is_exempt() -> None:
 def test_each_test_file_is_in_the_folder_of_a_package() -> None:
     """A test that is named after a source file must stand where that file is: moved sources take their tests along."""
     folders = {test.parent for test in expected().values()}
-    own = {"benchmarks", "conformance", "docs", "drills", "e2e", "figures", "processes", "spire", "tensorflow"}
+    own = {
+        "benchmarks",
+        "conformance",
+        "containers",
+        "docs",
+        "drills",
+        "e2e",
+        "figures",
+        "processes",
+        "spire",
+        "tensorflow",
+    }
     tests = ROOT / "tests"
     strays = [
         str(path.relative_to(tests))

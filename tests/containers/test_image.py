@@ -1,0 +1,79 @@
+"""The image holds what it needs, and runs under the restrictions that the manifests set."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from meshproxy import __version__
+from tests.containers.conftest import Engine
+
+RESTRICTED = (
+    "podman", "run", "--rm", "--network=none", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges",
+)  # fmt: skip
+MIB = 1024
+"""What `du -sk` counts in."""
+
+# Modules that a sidecar or a control plane imports from their source, since no compiled file lies beside it.
+UNCOMPILED = """
+import importlib.util, os, sys
+import meshproxy.cli.main, meshproxy.control.app, meshproxy.sidecar.app, meshproxy.sidecar.supervisor
+print([name for name, module in sorted(sys.modules.items())
+       if (getattr(module, "__file__", None) or "").endswith(".py")
+       and not os.path.exists(importlib.util.cache_from_source(module.__file__))])
+"""
+INSTALLED = """
+import importlib.metadata, json
+print(json.dumps({each.name.lower(): each.version for each in importlib.metadata.distributions()}))
+"""
+
+
+def python(engine: Engine, code: str) -> str:
+    return engine.run(*RESTRICTED, "--entrypoint=python", "meshproxy:test", "-c", code).strip()
+
+
+def test_it_runs_as_nobody_on_a_read_only_root(engine: Engine) -> None:
+    assert engine.run(*RESTRICTED, "meshproxy:test", "version").startswith(f"meshproxy {__version__} ")
+    status = python(engine, "print(open('/proc/self/status').read())")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert set(fields["Uid"].split()) == {"65532"}
+    assert int(fields["CapEff"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_its_labels_say_what_it_is(engine: Engine) -> None:
+    (image,) = json.loads(engine.run("podman", "inspect", "meshproxy:test"))
+    labels = image["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == "meshproxy"
+    assert labels["org.opencontainers.image.version"] == "test"
+    assert image["Config"]["User"] == "65532:65532"
+    assert image["Config"]["Entrypoint"] == ["meshproxy"]
+
+
+def test_every_module_is_compiled(engine: Engine) -> None:
+    assert python(engine, UNCOMPILED) == "[]"
+
+
+def test_it_has_no_installer_and_is_small(engine: Engine) -> None:
+    assert python(engine, "import importlib.util; print(importlib.util.find_spec('pip'))") == "None"
+    size = int(engine.run(*RESTRICTED, "--entrypoint=du", "meshproxy:test", "-sk", "/opt/meshproxy").split()[0])
+    print(f"/opt/meshproxy: {size / MIB:.1f} MiB")
+    assert size <= 50 * MIB
+
+
+def test_its_bill_of_materials_lists_what_is_installed(engine: Engine) -> None:
+    installed = python(engine, INSTALLED)
+    bill = json.loads(python(engine, "print(open('/opt/meshproxy/sbom.cdx.json').read())"))
+    listed = {each["name"].lower(): each["version"] for each in bill["components"]}
+    # The venv sees nothing of the system's packages.
+    assert listed == json.loads(installed)
+    assert listed["meshproxy"] == __version__
+
+
+@pytest.mark.parametrize(
+    "command", [["sidecar", "--config", "/etc/meshproxy"], ["control", "run", "--help"]], ids=" ".join
+)
+def test_both_commands_are_in_one_image(engine: Engine, command: list[str]) -> None:
+    wrote = engine.run(*RESTRICTED, "meshproxy:test", *command, check=False)
+    assert "Traceback" not in wrote
