@@ -67,6 +67,12 @@ def command() -> None:
     metavar="PATH",
     help="How the cluster is called.  [default: as a pod in it, or by KUBECONFIG]",
 )
+@click.option("--namespace", metavar="NAME", help="Where its own objects are.  [default: where it runs]")
+@click.option(
+    "--authority-secret",
+    metavar="NAME",
+    help="The authority is kept in this Secret, which is made if there is none; the folder has a copy.",
+)
 @click.option(
     "--token-review",
     is_flag=True,
@@ -94,6 +100,8 @@ def run(
     documents: tuple[str, ...],
     lifetime: str,
     kubeconfig: Path | None,
+    namespace: str | None,
+    authority_secret: str | None,
     token_review: bool,
     service_account_keys: Path | None,
     service_account_issuer: str | None,
@@ -104,7 +112,8 @@ def run(
     It issues certificates to sidecars, which renew them by themselves. The first start makes the authority of the trust
     domain in the folder; give its certificate, authority.pem, to the sidecars as their trust bundle. To use an
     authority of your own, put authority.pem and authority-key.pem (mode 0600) there before; below a root that is not in
-    the folder, add the root as roots.pem.
+    the folder, add the root as roots.pem. In Kubernetes, --authority-secret keeps it in a Secret instead, for several
+    control planes.
 
     \b
     Example:
@@ -135,6 +144,8 @@ def run(
         lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
         documents=documents,
         kubeconfig=kubeconfig,
+        namespace=namespace,
+        authority_secret=authority_secret,
         token_review=token_review,
         cluster_keys=ClusterKeys(service_account_issuer, service_account_keys)
         if service_account_keys is not None and service_account_issuer is not None
@@ -145,7 +156,7 @@ def run(
     open_process_log(getattr(logging, log_level.upper()))
 
     async def serve() -> None:
-        await ControlPlane(settings).run()
+        await (await ControlPlane.build(settings)).run()
 
     try:
         uvloop.run(serve())

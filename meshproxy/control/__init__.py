@@ -2,6 +2,8 @@
 
 app           builds the parts in order, and runs them until the process ends
 authority     signs the certificates of workloads
+authority_secret
+              a Secret of Kubernetes with it
 attestation   who asks for a certificate: a token, or the certificate that is to be renewed
 service_accounts, token_review, offline_tokens
               which pod shows the token of its service account, by the API server or by the keys of the cluster

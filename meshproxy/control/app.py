@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from meshproxy.config.values import Address
     from meshproxy.control.attestation import JoinToken, PodTokens
+    from meshproxy.control.authority_secret import AuthoritySecret
     from meshproxy.control.offline_tokens import ClusterKeys
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.transport.connection_info import ConnectionInfo
@@ -89,17 +90,50 @@ class Settings:
     """Files and folders with the documents for sidecars; empty: they have their own."""
     kubeconfig: Path | None = None
     """How the cluster is called, if it is needed; None: as a pod in it, or by the user's own file."""
+    namespace: str | None = None
+    """Where its own objects are; None: where it runs."""
+    authority_secret: str | None = None
+    """The Secret of the cluster that keeps the authority; None: the folder does."""
     token_review: bool = False
     """Whether the API server of the cluster checks service-account tokens."""
     cluster_keys: ClusterKeys | None = None
     """What checks them otherwise; None: they are refused."""
 
+    @property
+    def needs_cluster(self) -> bool:
+        """Whether the API server of a cluster is called."""
+        return self.token_review or self.authority_secret is not None
+
 
 class ControlPlane:
     """One control plane, from its settings to its end."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Build every part. Nothing listens yet. Raises StoreError, and ConfigError for the documents."""
+    @classmethod
+    async def build(cls, settings: Settings) -> ControlPlane:
+        """Build every part, with the authority of the cluster if that keeps it. Nothing listens yet.
+
+        Raises:
+            StoreError, KeysUnusable
+            ConfigError: for the documents.
+        """
+        if not settings.needs_cluster:
+            return cls(settings)
+        client = _connect(settings)
+        try:
+            if settings.authority_secret is not None:
+                await _secret(client, settings).bring(time.time())
+            return cls(settings, client)
+        except BaseException:
+            await client.close()
+            raise
+
+    def __init__(self, settings: Settings, client: AsyncClient | None = None) -> None:
+        """Build every part. Nothing listens yet. Raises as `build`.
+
+        Args:
+            settings: of the operator.
+            client: of the cluster, which is closed in the end; None: it is not needed.
+        """
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -107,12 +141,12 @@ class ControlPlane:
         self._own_issued = 0.0
         self.metrics = metrics = ControlMetrics()
         self.store = FolderStore(settings.folder)
+        self._client = client
         self.authority = CurrentAuthority(self.store, settings.trust_domain, time.time())
         metrics.authority_expiry.read_from(lambda: [((), self.authority().not_after)])
         self._leaves = FolderLeaves(settings.folder)
         self._roll = Roll(self._leaves)
         self._reaper = Reaper(self._loop)
-        self._client: AsyncClient | None = None
         attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
         keys = IssuedKeys(settings.folder / ISSUED_KEYS)
         self.service = IdentityService(self.authority, attestation, keys, self._roll, settings.lifetime, metrics)
@@ -158,6 +192,8 @@ class ControlPlane:
             self._loop.create_task(self.authority.follow()),
             self._loop.create_task(self._keep_roll()),
         ]
+        if self._client is not None and self._settings.authority_secret is not None:
+            tasks.append(self._loop.create_task(_secret(self._client, self._settings).follow()))
         if self.documents is not None:
             tasks.append(self._loop.create_task(self._follow(self.documents)))
         working = asyncio.gather(*tasks)
@@ -198,23 +234,13 @@ class ControlPlane:
             self._watch.stop()
 
     def _pod_tokens(self) -> PodTokens | None:
-        """What checks service-account tokens. Raises KeysUnusable and StoreError."""
+        """What checks service-account tokens. Raises KeysUnusable."""
         if self._settings.token_review:
             from meshproxy.control.token_review import TokenReviewer
 
-            return TokenReviewer(self._cluster())
+            assert self._client is not None
+            return TokenReviewer(self._client)
         return OfflineTokens(self._settings.cluster_keys) if self._settings.cluster_keys is not None else None
-
-    def _cluster(self) -> AsyncClient:
-        """The client of the API server. Raises StoreError."""
-        from meshproxy.control.cluster import ClusterError, connect  # lightkube, which others do not load
-
-        if self._client is None:
-            try:
-                self._client = connect(self._settings.kubeconfig)
-            except ClusterError as error:
-                raise StoreError(f"the cluster cannot be used: {error}") from error
-        return self._client
 
     # Its own identity
 
@@ -336,3 +362,23 @@ class ControlPlane:
             ]
         )
         return application
+
+
+# What follows loads lightkube, which a control plane without a cluster does not.
+
+
+def _connect(settings: Settings) -> AsyncClient:
+    """A client of the API server. Raises StoreError."""
+    from meshproxy.control.cluster import ClusterError, connect
+
+    try:
+        return connect(settings.kubeconfig, settings.namespace)
+    except ClusterError as error:
+        raise StoreError(f"the cluster cannot be used: {error}") from error
+
+
+def _secret(client: AsyncClient, settings: Settings) -> AuthoritySecret:
+    from meshproxy.control.authority_secret import AuthoritySecret
+
+    assert settings.authority_secret is not None
+    return AuthoritySecret(client, settings.authority_secret, FolderStore(settings.folder), settings.trust_domain)

@@ -5,6 +5,7 @@
     roots.pem            the trusted roots; only below an authority that is not one itself
     join-tokens/         a file for each token that was not used yet, named after its SHA-256
     issued-keys/         a file for each key with a certificate (`issued_keys`)
+    authority-copy.json  the authority of a Secret (`authority_secret`), and is then all that counts
 
 Several processes may share the folder: files appear and disappear as a whole, and a token is used by whoever removes
 its file.
@@ -17,23 +18,22 @@ import os
 import stat
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from meshproxy.control.attestation import JoinToken
 from meshproxy.control.authority import Authority, AuthorityError
-from meshproxy.control.root_rotation import RootRotation
+from meshproxy.control.root_rotation import RootRotation, StoredAuthority
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from meshproxy.control.root_rotation import StoredAuthority
-
 CERTIFICATE, KEY, ROOTS = "authority.pem", "authority-key.pem", "roots.pem"
 ROTATION = "root-rotation.json"
 """Exists while the root is rotated, and is then all that counts: each step replaces it as a whole."""
+COPY = "authority-copy.json"
 JOIN_TOKENS = "join-tokens"
 LOCK = ".lock"
 """Held while the authority is made or rotated; it stays, empty."""
@@ -41,8 +41,23 @@ TOKENS_KEPT = 10_000
 """Join tokens that may wait to be used."""
 
 
+Kept = TypeVar("Kept", bound=msgspec.Struct)
+
+
 class StoreError(Exception):
     """The folder, or the cluster, cannot be used. The text says why and what to do."""
+
+
+class AuthorityCopy(msgspec.Struct, frozen=True):
+    """The authority that is kept elsewhere."""
+
+    secret: str
+    """`NAMESPACE/NAME`."""
+    stored: StoredAuthority
+
+    def authority(self) -> Authority:
+        """Raises AuthorityError."""
+        return self.stored.load()
 
 
 class FolderStore:
@@ -64,7 +79,8 @@ class FolderStore:
         except OSError as error:
             raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
         # The certificate is written last: without it, another process may be making the authority, under the lock.
-        found = self.find_authority() if (self.folder / CERTIFICATE).exists() else None
+        is_whole = any((self.folder / name).exists() for name in (COPY, CERTIFICATE))
+        found = self.find_authority() if is_whole else None
         authority = found or self._create_authority(trust_domain, now)
         if authority.trust_domain != trust_domain:
             raise StoreError(
@@ -76,11 +92,12 @@ class FolderStore:
     def find_authority(self) -> Authority | None:
         """The authority in the folder, as a rotation has it now; None if there is none. Raises StoreError, as
         `authority`."""
-        if (rotation := self.rotation()) is not None:
-            try:
-                return rotation.authority()
-            except AuthorityError as error:
-                raise StoreError(f"{self.folder / ROTATION} cannot be used: {error}") from error
+        for name, kept in ((COPY, self.copy()), (ROTATION, self.rotation())):
+            if kept is not None:
+                try:
+                    return kept.authority()
+                except AuthorityError as error:
+                    raise StoreError(f"{self.folder / name} cannot be used: {error}") from error
         certificate, key, roots = (self.folder / name for name in (CERTIFICATE, KEY, ROOTS))
         if not certificate.exists() and not key.exists():
             return None
@@ -93,9 +110,26 @@ class FolderStore:
         except AuthorityError as error:
             raise StoreError(f"the authority in {self.folder} cannot be used: {error}") from error
 
+    def copy(self) -> AuthorityCopy | None:
+        """The authority that is kept in a Secret; None if the folder is its place. Raises StoreError."""
+        return self._read_json(COPY, AuthorityCopy)
+
+    def save_copy(self, copy: AuthorityCopy) -> None:
+        """From now on this is the authority. Raises StoreError."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
+        self._write((COPY, msgspec.json.encode(copy), 0o600))
+
+    def _check_place(self, what: str) -> None:
+        """Raises StoreError if the authority is a copy."""
+        if (copy := self.copy()) is not None:
+            raise StoreError(f"{what}: {self.folder} belongs to one of the control planes that share {copy.secret}")
+
     def stamp(self) -> tuple[object, ...]:
         """Differs when the authority may be another."""
-        return tuple(_stamp(self.folder / name) for name in (ROTATION, CERTIFICATE, KEY, ROOTS))
+        return tuple(_stamp(self.folder / name) for name in (COPY, ROTATION, CERTIFICATE, KEY, ROOTS))
 
     def _create_authority(self, trust_domain: str, now: float) -> Authority:
         """Two processes that start at once agree: the second one waits, and finds the authority of the first."""
@@ -125,22 +159,27 @@ class FolderStore:
         except OSError as error:
             raise StoreError(f"the authority cannot be stored in {self.folder}: {error.strerror}") from error
 
-    # The rotation of the root
-
-    def rotation(self) -> RootRotation | None:
-        """The rotation that is not over; None if there is none. Raises StoreError."""
-        path = self.folder / ROTATION
+    def _read_json(self, name: str, kind: type[Kept]) -> Kept | None:
+        """A file with keys; None if there is none. Raises StoreError."""
+        path = self.folder / name
         try:
-            return msgspec.json.decode(_read_private(path), type=RootRotation)
+            return msgspec.json.decode(_read_private(path), type=kind)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}") from error
         except msgspec.DecodeError as error:
-            raise StoreError(f"{path} is not a rotation: {error}") from None
+            raise StoreError(f"{path} is not a {kind.__name__}: {error}") from None
+
+    # The rotation of the root
+
+    def rotation(self) -> RootRotation | None:
+        """The rotation that is not over; None if there is none. Raises StoreError."""
+        return self._read_json(ROTATION, RootRotation)
 
     def save_rotation(self, rotation: RootRotation) -> None:
         """Take a step: from now on this is what all control planes of the folder do. Raises StoreError."""
+        self._check_place("the root cannot be rotated here")
         self._write((ROTATION, msgspec.json.encode(rotation), 0o600))
 
     def end_rotation(self, authority: StoredAuthority) -> None:
@@ -162,6 +201,7 @@ class FolderStore:
 
     def add_token(self, digest: str, token: JoinToken, now: float) -> None:
         """Keep a token until it is used, or expires. Raises StoreError."""
+        self._check_place("a join token would work with one control plane only")
         waiting = sum(1 for _ in self._prune_tokens(now))
         if waiting >= TOKENS_KEPT:
             raise StoreError(f"{waiting} join tokens wait to be used already: wait until some expire")

@@ -28,7 +28,7 @@ class Event:
 
 @dataclass
 class FakeApiServer:
-    """Serves `/apis/GROUP/VERSION/namespaces/NAMESPACE/PLURAL` and what is below it.
+    """Serves `/apis/GROUP/VERSION/namespaces/NAMESPACE/PLURAL` and what is below it, likewise `/api/v1`.
 
     Attributes:
         objects: what there is.
@@ -55,8 +55,10 @@ class FakeApiServer:
     async def start(self) -> None:
         """Listen; again on the same port after `stop`."""
         application = web.Application()
-        application.router.add_route("*", "/apis/{group}/{version}/namespaces/{namespace}/{plural}", self._collection)
-        application.router.add_route("*", "/apis/{group}/{version}/namespaces/{namespace}/{plural}/{name}", self._one)
+        for group in ("/api/v1", "/apis/{group}/{version}"):
+            path = f"{group}/namespaces/{{namespace}}/{{plural}}"
+            application.router.add_route("*", path, self._collection)
+            application.router.add_route("*", f"{path}/{{name}}", self._one)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
@@ -175,6 +177,9 @@ class FakeApiServer:
             self.emit("DELETED", key, gone)
             return web.json_response({"kind": "Status", "status": "Success"})
         if request.method == "PUT":
+            seen = (await request.json())["metadata"].get("resourceVersion")
+            if seen not in (None, self.objects[key]["metadata"]["resourceVersion"]):
+                return _status(409, "the object has been modified")
             return web.json_response(self._put(key, await request.json(), "MODIFIED"))
         return web.json_response(self.objects[key])
 

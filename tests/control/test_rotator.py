@@ -138,7 +138,7 @@ def test_a_rotation_that_cannot_be_read(world: World) -> None:
         world.rotator.state()
     path.chmod(0o600)
     path.write_text("{")
-    with pytest.raises(StoreError, match="is not a rotation"):
+    with pytest.raises(StoreError, match="is not a RootRotation"):
         world.store.authority("m.example", NOW)
 
 

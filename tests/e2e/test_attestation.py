@@ -26,7 +26,7 @@ async def test_a_pod_joins_and_comes_again_after_its_certificate_expired(
 ) -> None:
     pod = await make_pod(namespace, "resnet-0")
     free = Address("127.0.0.1", 0)
-    process = ControlProcess(
+    process = await ControlProcess.build(
         Settings(
             tmp_path / "control",
             "m.example",
@@ -74,4 +74,5 @@ async def test_a_pod_joins_and_comes_again_after_its_certificate_expired(
         process.listener.stop_accepting()
         await process.server.close()
         await process.listener.close()
-        await process._cluster().close()
+        assert process._client is not None
+        await process._client.close()
