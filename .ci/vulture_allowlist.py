@@ -8,6 +8,7 @@ _.buffer_updated  # asyncio.BufferedProtocol
 _.datagram_received  # asyncio.DatagramProtocol
 traceback  # the third argument of __aexit__
 dev  # click command
+print_crds  # click command
 _.unraisablehook  # sys
 _.num_tickets  # ssl.SSLContext
 _.map_entry  # protobuf descriptors

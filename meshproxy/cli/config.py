@@ -189,6 +189,18 @@ def explain(field: str | None, output: str) -> None:
             _print_field(each, with_name=True)
 
 
+@command.command("crds", short_help="Print the CustomResourceDefinitions for Kubernetes.")
+def print_crds() -> None:
+    """Print the CustomResourceDefinitions of all kinds for Kubernetes.
+
+    \b
+    meshproxy config crds | kubectl apply --server-side -f -
+    """
+    from meshproxy.config import crds
+
+    click.echo(crds.page(), nl=False)
+
+
 def _print_field(field: Field, *, with_name: bool) -> None:
     default = field.default if field.default in ("", "required") else f"default {field.default}"
     kind = f"{field.words}; {default}" if default else field.words

@@ -205,3 +205,9 @@ def test_what_is_not_there_is_called_wrong_usage(path: str, hint: str) -> None:
 def test_the_whole_reference() -> None:
     assert CliRunner().invoke(main, ["config", "explain", "-o", "markdown"]).output == reference.page()
     assert CliRunner().invoke(main, ["config", "explain", "-o", "markdown", "Sidecar"]).exit_code == 2
+
+
+def test_crds_are_printed() -> None:
+    result = CliRunner().invoke(main, ["config", "crds"])
+    assert result.exit_code == 0
+    assert result.output == Path("deploy/kubernetes/crds.yaml").read_text()

@@ -30,6 +30,10 @@ CONTROLLERS = (
 )  # fmt: skip
 
 
+class KubectlError(Exception):
+    """kubectl has failed. The text is what it says."""
+
+
 class Cluster:
     """One cluster in a folder, with its processes.
 
@@ -118,9 +122,12 @@ class Cluster:
         _post(f"{etcd}/compaction", {"revision": revision, "physical": True})
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """The output of kubectl, as the administrator. Raises CalledProcessError."""
+        """The output of kubectl, as the administrator. Raises KubectlError."""
         command = [str(self._binaries / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise KubectlError(done.stderr)
+        return done.stdout
 
     def write_kubeconfig(self, name: str, token: str, namespace: str = "default") -> Path:
         """A file with which whoever has this token calls the API server."""
