@@ -11,6 +11,7 @@ dev  # click command
 print_crds  # click command
 _.unraisablehook  # sys
 _.num_tickets  # ssl.SSLContext
+_.ignore_aliases  # yaml.Dumper
 _.map_entry  # protobuf descriptors
 _.oneof_index  # protobuf descriptors
 _.type_name  # protobuf descriptors

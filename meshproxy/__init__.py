@@ -15,6 +15,7 @@ A **transport** hands bytes to a **codec**; the request's head meets **identity*
     upstream/    model servers: discovery, health, circuit breakers, load balancing and connection pools
     proxy/       the pipeline of a request. READ `proxy/pipeline.py` FIRST
     telemetry/   records of completed exchanges: metrics, access log, audit trail; trace context
+    injection/   how a pod of Kubernetes gets its sidecar. Pure: from a pod to a patch
     control/     the control plane: issues the identities of sidecars. `control_api.py` is what the two say
     sidecar/     the process: assembly of both directions, reload, drain, workers; the admin port
     devtools/    the environment of the demo and the tests: model server, issuer, development CA, load generator

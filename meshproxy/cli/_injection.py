@@ -1,0 +1,111 @@
+"""Options of the commands that put sidecars into pods."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.injection.settings import Settings
+
+CONTROL_PLANE = "meshproxy-control.meshproxy.svc:18510"
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every sidecar has in common; `read_settings` reads them."""
+    options: list[Callable[[Any], Any]] = [
+        click.option("--image", required=True, help="The image of the sidecar."),
+        click.option(
+            "--trust-bundle",
+            required=True,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="PATH",
+            help="The CA certificates of the control plane: authority.pem of its folder.",
+        ),
+        click.option("--trust-domain", required=True, help="The trust domain of the mesh, such as prod.example."),
+        click.option(
+            "--control-plane",
+            default=CONTROL_PLANE,
+            show_default=True,
+            metavar="HOST:PORT",
+            help="Where sidecars find the control plane.",
+        ),
+        click.option(
+            "--control-plane-id",
+            default=None,
+            metavar="SPIFFE-ID",
+            help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/meshproxy/sa/control]",
+        ),
+        click.option(
+            "--control-namespace",
+            default="meshproxy",
+            show_default=True,
+            help="Where it runs: pods of this namespace get no sidecar.",
+        ),
+        click.option(
+            "--server",
+            default="local",
+            show_default=True,
+            help="The ModelServer, among the documents of the control plane, that stands for the one in the same pod.",
+        ),
+        click.option(
+            "--kubernetes",
+            default="1.29",
+            show_default=True,
+            metavar="VERSION",
+            help="The release of the cluster. Before 1.29 sidecars are ordinary containers.",
+        ),
+        click.option(
+            "--listen",
+            type=click.Choice(["[::]", "0.0.0.0"]),
+            default="[::]",
+            show_default=True,
+            help="The address of the sidecars' ports: 0.0.0.0 where nodes have no IPv6 at all.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_settings(
+    *,
+    image: str,
+    trust_bundle: Path,
+    trust_domain: str,
+    control_plane: str,
+    control_plane_id: str | None,
+    control_namespace: str,
+    server: str,
+    kubernetes: str,
+    listen: str,
+) -> Settings:
+    """The settings of these options. Raises UsageError."""
+    from meshproxy.injection.settings import Settings, read_release
+
+    try:
+        return Settings(
+            image=image,
+            trust_bundle=trust_bundle.read_text(),
+            control_plane=control_plane,
+            control_plane_id=control_plane_id or f"spiffe://{trust_domain}/ns/meshproxy/sa/control",
+            namespace=control_namespace,
+            server=server,
+            kubernetes=read_release(kubernetes),
+            listen=listen,
+        )
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+def read_manifests(path: str) -> str:
+    """The text of a file, or of standard input for `-`. Raises ClickException."""
+    try:
+        return (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path}: cannot be read: {error}") from None

@@ -1,0 +1,14 @@
+"""How a pod gets its sidecar. Pure: from a pod and the settings of the mesh to a patch (RFC 6902), a skip or a refusal.
+
+inject        the decision, for one pod
+pod           what is looked at of a pod
+annotations   what a pod may choose: config.meshproxy.dev/*
+sidecar       the container, its volumes and its own document
+drain_hook    how a model server that ignores SIGTERM ends
+probes        probes of the application that would break
+record        what was changed, so that it can be taken back
+settings      what an operator chooses
+objects       pods and pod templates in Kubernetes objects
+yaml_edit     changes of YAML that leave every other byte as it is
+manifests     files of Kubernetes objects, with and without the sidecar
+"""

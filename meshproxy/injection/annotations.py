@@ -1,0 +1,128 @@
+"""What a pod may choose about its sidecar: the annotations `config.meshproxy.dev/*`, all of which are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshproxy.config import values
+from meshproxy.config.problems import closest
+from meshproxy.injection.settings import LOG_LEVELS, Resources, Settings, amount, read_image, read_quantity
+
+PREFIX = "config.meshproxy.dev/"
+WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What one pod has chosen; what it has not is as the operator says."""
+
+    image: str
+    server: str
+    resources: Resources
+    log_level: str
+    drain_timeout: float
+    """Seconds."""
+    has_drain_timeout: bool
+    container: str | None = None
+    """The container of the model server. None: the one that looks like it."""
+    is_inbound: bool | None = None
+    """It has a model server. None: as it looks."""
+    is_outbound: bool | None = None
+    """It calls model servers. None: if it has none itself."""
+    has_drain_hook: bool | None = None
+    """None: if the container could need it and has no `preStop` of its own."""
+    probes_sidecar: bool = False
+    """Probes of the model server go to the sidecar."""
+    access_log: str = "stdout"
+    workers: int = 1
+
+
+def _word(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"expected {' or '.join(words)}, got {values.shown(text)}")
+        return text
+
+    return read
+
+
+def _switch(text: str) -> bool:
+    return _word("enabled", "disabled")(text) == "enabled"
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= WORKERS:
+        raise ValueError(f"expected a whole number from 1 to {WORKERS}, got {values.shown(text)}")
+    return int(text)
+
+
+_READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "access-log": ("access_log", _word("stdout", "off")),
+    "container": ("container", values.read_name),
+    "cpu-limit": ("cpu_limit", read_quantity),
+    "cpu-request": ("cpu_request", read_quantity),
+    "drain-hook": ("has_drain_hook", _switch),
+    "drain-timeout": ("drain_timeout", values.read_duration_or_zero),
+    "image": ("image", read_image),
+    "inbound": ("is_inbound", _switch),
+    "log-level": ("log_level", _word(*LOG_LEVELS)),
+    "memory-limit": ("memory_limit", read_quantity),
+    "memory-request": ("memory_request", read_quantity),
+    "outbound": ("is_outbound", _switch),
+    "probes": ("probes_sidecar", lambda text: _word("keep", "sidecar")(text) == "sidecar"),
+    "server": ("server", values.read_name),
+    "workers": ("workers", _workers),
+}
+NAMES = tuple(_READERS)
+"""What follows the prefix."""
+_RESOURCES = ("cpu_request", "memory_request", "cpu_limit", "memory_limit")
+
+
+def read_choices(annotations: Mapping[str, str], settings: Settings) -> tuple[Choices, list[str]]:
+    """What a pod chooses, and everything that is wrong with it."""
+    problems: list[str] = []
+    found: dict[str, Any] = {}
+    for key, text in annotations.items():
+        if not key.startswith(PREFIX):
+            continue
+        name = key.removeprefix(PREFIX)
+        if name not in _READERS:
+            problems.append(f"{PREFIX}{values.shown(name)[1:-1]}: no such setting{closest(name, NAMES)}")
+            continue
+        field, read = _READERS[name]
+        try:
+            found[field] = read(text)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    if found.get("is_inbound") is False and found.get("is_outbound") is False:
+        problems.append(
+            f"{PREFIX}inbound and {PREFIX}outbound are both disabled: label the pod meshproxy.dev/inject=disabled"
+        )
+    resources = _resources({name: found.pop(name) for name in _RESOURCES if name in found}, settings, problems)
+    has_drain_timeout = "drain_timeout" in found
+    defaults = {
+        "image": settings.image,
+        "server": settings.server,
+        "log_level": settings.log_level,
+        "drain_timeout": settings.drain_timeout,
+    }
+    return Choices(resources=resources, has_drain_timeout=has_drain_timeout, **{**defaults, **found}), problems
+
+
+def _resources(found: dict[str, str], settings: Settings, problems: list[str]) -> Resources:
+    """A limit below the request that the operator chose takes the request with it, and the other way round."""
+    defaults = settings.resources
+    chosen = {name: found.get(name, getattr(defaults, name)) for name in _RESOURCES}
+    for kind in ("cpu", "memory"):
+        request, limit = f"{kind}_request", f"{kind}_limit"
+        if chosen[limit] is None or amount(chosen[request]) <= amount(chosen[limit]):
+            continue
+        if request in found and limit in found:
+            problems.append(f"{PREFIX}{kind}-request: {chosen[request]} is above {PREFIX}{kind}-limit, {chosen[limit]}")
+        elif request in found:
+            chosen[limit] = chosen[request]
+        else:
+            chosen[request] = chosen[limit]
+    return Resources(**chosen)

@@ -1,0 +1,38 @@
+"""How a model server that ignores SIGTERM ends: its `preStop` hook.
+
+TensorFlow Serving does in its image, where the first process is a shell that forwards no signals, and it does not
+drain. A native sidecar is stopped after it. So the hook waits for the endpoint to be removed from the Service, lets the
+sidecar drain, waits until that is done, and ends the model server. Without it the pod hangs until it is killed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from meshproxy.injection.settings import ADMIN
+
+BEFORE = 5
+"""Seconds until every client has heard that the endpoint is gone."""
+AFTER = 10
+"""Seconds for the model server to end, and what is between."""
+POLLS_PER_SECOND = 10
+
+
+def drain_hook(drain_timeout: float) -> dict[str, Any]:
+    """The value of `lifecycle.preStop`. It takes bash, and nothing else of the image."""
+    polls = math.ceil((drain_timeout + BEFORE) * POLLS_PER_SECOND)
+    script = f"""\
+sleep {BEFORE}
+if exec 3<>/dev/tcp/127.0.0.1/{ADMIN}; then
+  printf 'POST /drain HTTP/1.1\\r\\nhost: localhost\\r\\ncontent-length: 0\\r\\n\\r\\n' >&3
+  for _ in {{1..{polls}}}; do (exec 4<>/dev/tcp/127.0.0.1/{ADMIN}) 2>/dev/null || break; sleep 0.1; done
+fi
+kill $(</proc/1/task/1/children)
+"""
+    return {"exec": {"command": ["/bin/bash", "-c", script]}}
+
+
+def grace_period(drain_timeout: float) -> int:
+    """Seconds that the pod must have for its end (`terminationGracePeriodSeconds`)."""
+    return BEFORE + math.ceil(drain_timeout) + AFTER

@@ -1,0 +1,276 @@
+"""One pod: it gets a sidecar, is left alone for a reason, or is refused in words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshproxy.injection import drain_hook
+from meshproxy.injection.annotations import PREFIX, Choices, read_choices
+from meshproxy.injection.draft import Draft, Operation
+from meshproxy.injection.pod import SIDECAR, Container, Mount, Owner, Pod, read_pod
+from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME, rewritten_probes
+from meshproxy.injection.record import STATUS, write_record
+from meshproxy.injection.settings import ADMIN, INBOUND, OUTBOUND, SYSTEM_NAMESPACES, Settings
+from meshproxy.injection.sidecar import (
+    CONFIGURATION,
+    DOCUMENT,
+    IDENTITY,
+    TRUST_BUNDLE,
+    USER,
+    container,
+    document,
+    volumes,
+)
+
+if TYPE_CHECKING:
+    from meshproxy.injection.draft import TextOf
+
+LABEL = "meshproxy.dev/inject"
+"""Of namespaces and pods: `enabled` or `disabled`."""
+MIRROR = "kubernetes.io/config.mirror"
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+NAMES = 253
+GRACE_PERIOD = 30
+"""Seconds: the default of Kubernetes."""
+BEFORE_KILL = 5
+"""Seconds between the end of a drain and the end of the pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """The pod with its sidecar."""
+
+    pod: Any
+    patch: tuple[Operation, ...]
+    """What leads there (RFC 6902)."""
+    warnings: tuple[str, ...] = ()
+    """What the author of the pod should know, each on one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The pod stays as it is."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The pod cannot have the sidecar that it asks for."""
+
+    problems: tuple[str, ...]
+
+
+class _CannotInject(Exception):
+    """The text says why, and what to do."""
+
+
+def inject(
+    content: object, namespace: str, settings: Settings, *, owner: Owner | None = None, text_of: TextOf | None = None
+) -> Injected | Skipped | Refused:
+    """Decide about one pod, and change a copy of it. One that has a sidecar is skipped, so twice is the same as once.
+
+    Args:
+        content: the pod, as the API server sends it, or the template of one.
+        namespace: of the pod.
+        owner: the object that makes pods of this template. None: as the pod says.
+        text_of: how what is replaced is noted down (`Draft`).
+    """
+    try:
+        pod = read_pod(content)
+    except ValueError as error:
+        return Refused((str(error),))
+    if reason := _reason_to_skip(pod, namespace, settings):
+        return Skipped(reason)
+    choices, problems = read_choices(pod.annotations, settings)
+    owner = owner or pod.owner
+    try:
+        plan = _plan(pod, owner.kind, settings, choices)
+    except _CannotInject as error:
+        problems.append(str(error))
+    if problems:
+        return Refused(tuple(problems))
+    return _carry_out(plan, Draft(content, text_of), settings, choices, pod.name or owner.name)
+
+
+def _reason_to_skip(pod: Pod, namespace: str, settings: Settings) -> str:
+    """Why a pod gets no sidecar; empty if it gets one."""
+    if namespace in SYSTEM_NAMESPACES or namespace == settings.namespace:
+        return f"pods in the namespace {namespace} get none"
+    if (pod.meta.labels or {}).get(LABEL) == "disabled":
+        return f"it has the label {LABEL}=disabled"
+    if MIRROR in pod.annotations:
+        return "it is a mirror of a static pod, which only the kubelet can change"
+    if pod.spec.host_network:
+        return "it has hostNetwork: its ports are those of the node"
+    if pod.spec.is_windows:
+        return "its operating system is Windows"
+    if any(each.name == SIDECAR for each in pod.all_containers):
+        return f"it has a container {SIDECAR} already"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    pod: Pod
+    inbound: bool
+    outbound: bool
+    model_server: Container | None
+    has_hook: bool
+    drain: float
+    user: int
+    socket: Mount | None
+    warnings: tuple[str, ...]
+
+
+def _plan(pod: Pod, owner: str, settings: Settings, choices: Choices) -> _Plan:
+    """What to do. Raises _CannotInject."""
+    _check_conflicts(pod)
+    if not settings.is_native and (owner == "Job" or pod.spec.restart_policy in ("Never", "OnFailure")):
+        raise _CannotInject(
+            "the sidecar would keep a pod that is to end running: that takes Kubernetes 1.29; label the pod "
+            f"{LABEL}=disabled to run it without one"
+        )
+    server = _model_server(pod, choices) if choices.is_inbound is not False else None
+    inbound = server is not None
+    outbound = choices.is_outbound if choices.is_outbound is not None else not inbound
+    if not inbound and not outbound:
+        raise _CannotInject(
+            f"no container looks like TensorFlow Serving, and {PREFIX}outbound is disabled: the sidecar would do "
+            f"nothing; name the container in {PREFIX}container"
+        )
+    warnings: list[str] = []
+    has_hook = server is not None and _takes_hook(pod, server, choices, warnings)
+    drain = choices.drain_timeout
+    if not has_hook and not choices.has_drain_timeout:
+        drain = min(drain, max(0.0, _grace_period(pod) - BEFORE_KILL))
+    user, socket = _socket(pod, server)
+    return _Plan(pod, inbound, outbound, server, has_hook, drain, user, socket, tuple(warnings))
+
+
+def _check_conflicts(pod: Pod) -> None:
+    names = [each.name for each in pod.all_containers]
+    if not pod.spec.containers or "" in names or len(set(names)) < len(names):
+        raise _CannotInject("it has no containers, or some without a name of their own")
+    for each in pod.all_containers:
+        for port in each.ports or ():
+            if port.container_port in (INBOUND, OUTBOUND, ADMIN) or port.name in (PORT_NAME, ADMIN_NAME):
+                raise _CannotInject(
+                    f"container {each.name} has the port {port.name or port.container_port}, which is the sidecar's: "
+                    f"the sidecar has {INBOUND} ({PORT_NAME}), {OUTBOUND} and {ADMIN} ({ADMIN_NAME})"
+                )
+    for volume in pod.spec.volumes or ():
+        if volume.name in (CONFIGURATION, IDENTITY):
+            raise _CannotInject(f"the volume {volume.name} has the name of one of the sidecar's: give it another name")
+
+
+def _model_server(pod: Pod, choices: Choices) -> Container | None:
+    """The container of the model server; None if the pod has none."""
+    names = [each.name for each in pod.spec.containers]
+    if choices.container is not None:
+        if choices.container not in names:
+            raise _CannotInject(f"{PREFIX}container: the pod has no container {choices.container}")
+        return pod.spec.containers[names.index(choices.container)]
+    found = [each for each in pod.spec.containers if each.is_model_server]
+    if len(found) > 1:
+        raise _CannotInject(
+            f"the containers {', '.join(each.name for each in found)} all look like TensorFlow Serving: name one in "
+            f"{PREFIX}container"
+        )
+    if not found and choices.is_inbound:
+        if len(names) == 1:
+            return pod.spec.containers[0]
+        raise _CannotInject(f"no container looks like TensorFlow Serving: name it in {PREFIX}container")
+    return found[0] if found else None
+
+
+def _takes_hook(pod: Pod, server: Container, choices: Choices, warnings: list[str]) -> bool:
+    """The model server gets the hook that lets the sidecar drain and then ends it."""
+    has_own = server.lifecycle is not None and server.lifecycle.pre_stop is not None
+    if choices.has_drain_hook is False:
+        return False
+    if has_own:
+        if choices.has_drain_hook:
+            raise _CannotInject(f"{PREFIX}drain-hook: container {server.name} has a preStop of its own")
+        return False
+    if pod.spec.share_process_namespace:
+        if choices.has_drain_hook:
+            raise _CannotInject(f"{PREFIX}drain-hook: with shareProcessNamespace it cannot find the model server")
+        warnings.append(
+            f"container {server.name} got no preStop hook because of shareProcessNamespace: requests in flight may be "
+            "lost when the pod ends"
+        )
+        return False
+    return True
+
+
+def _socket(pod: Pod, server: Container | None) -> tuple[int, Mount | None]:
+    """The user to run as, and the volume of the model server's socket, if it has one. Its mode is 0755, so only the
+    model server's own user can connect."""
+    path = server.flag("grpc_socket_path") if server is not None else None
+    if server is None or not path:
+        return USER, None
+    mounts = [each for each in server.volume_mounts or () if path.startswith(each.mount_path.rstrip("/") + "/")]
+    if not mounts:
+        raise _CannotInject(
+            f"container {server.name} has --grpc_socket_path={path}, which is in none of its volumes: mount an "
+            "emptyDir there, which the sidecar shares"
+        )
+    contexts = (server.security_context, pod.spec.security_context)
+    user = next((each.run_as_user for each in contexts if each is not None and each.run_as_user is not None), None)
+    if not user:
+        raise _CannotInject(
+            f"container {server.name} has --grpc_socket_path, and only its own user can connect there: set its "
+            "securityContext.runAsUser to a user other than root"
+        )
+    return user, max(mounts, key=lambda each: len(each.mount_path))
+
+
+def _grace_period(pod: Pod) -> int:
+    seconds = pod.spec.termination_grace_period_seconds
+    return GRACE_PERIOD if seconds is None else seconds
+
+
+def _carry_out(plan: _Plan, draft: Draft, settings: Settings, choices: Choices, name: str) -> Injected:
+    server, warnings = plan.model_server, list(plan.warnings)
+    if server is not None:
+        at = ("spec", "containers", server.name)
+        for name, probe in rewritten_probes(server, to_sidecar=choices.probes_sidecar).items():
+            draft.put((*at, name), probe)
+            if name == "livenessProbe":
+                warnings.append(
+                    f"the livenessProbe of container {server.name} asks the sidecar: it no longer finds hangs"
+                )
+        if plan.has_hook:
+            draft.put((*at, "lifecycle", "preStop"), drain_hook.drain_hook(plan.drain))
+            needed = drain_hook.grace_period(plan.drain)
+            if _grace_period(plan.pod) < needed:
+                draft.put(("spec", "terminationGracePeriodSeconds"), needed)
+    for volume in reversed(volumes()):
+        draft.insert(("spec", "volumes"), volume)
+    made = container(
+        choices,
+        native=settings.is_native,
+        inbound=plan.inbound,
+        user=plan.user,
+        socket=plan.socket,
+        resources=not plan.pod.spec.resources,
+    )
+    own = document(_name(name), settings, choices, plan.drain, inbound=plan.inbound, outbound=plan.outbound)
+    draft.put(("metadata", "annotations", DOCUMENT), own)
+    if settings.is_native:
+        draft.insert(("spec", "initContainers"), made)
+    else:
+        if DEFAULT_CONTAINER not in plan.pod.annotations:  # kubectl would take the first one
+            draft.put(("metadata", "annotations", DEFAULT_CONTAINER), plan.pod.spec.containers[0].name)
+        draft.insert(("spec", "containers"), made)
+    draft.put(("metadata", "annotations", TRUST_BUNDLE), settings.trust_bundle)
+    draft.put(("metadata", "annotations", STATUS), write_record(draft.undo))
+    return Injected(draft.pod, tuple(draft.patch), tuple(warnings))
+
+
+def _name(text: str) -> str:
+    """A name for the sidecar's document."""
+    return re.sub(r"[^a-z0-9.-]", "-", text.lower())[:NAMES].strip("-.") or "pod"

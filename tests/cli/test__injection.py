@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from meshproxy.cli import _injection
+from tests.injection.pods import SETTINGS
+
+
+@click.command()
+@_injection.settings_options
+def command(**options: Any) -> None:
+    settings = _injection.read_settings(**options)
+    click.echo(f"{settings.image} {settings.control_plane_id} {settings.kubernetes} {settings.is_native}")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "authority.pem"
+    path.write_text(SETTINGS.trust_bundle)
+    return path
+
+
+def run(bundle: Path, *arguments: str) -> str:
+    needed = ["--image", "meshproxy:1", "--trust-domain", "prod.example", "--trust-bundle", str(bundle)]
+    return CliRunner().invoke(command, [*needed, *arguments]).output
+
+
+def test_defaults(bundle: Path) -> None:
+    assert run(bundle) == "meshproxy:1 spiffe://prod.example/ns/meshproxy/sa/control (1, 29) True\n"
+
+
+def test_choices(bundle: Path) -> None:
+    said = run(bundle, "--control-plane-id", "spiffe://a.example/control", "--kubernetes", "v1.28.3")
+    assert said == "meshproxy:1 spiffe://a.example/control (1, 28) False\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--image", "a b"), "expected an image"),
+        (("--kubernetes", "new"), "expected a release of Kubernetes"),
+        (("--control-plane", "here"), 'expected "HOST:PORT"'),
+        (("--trust-domain", "A"), "not a trust domain"),
+        (("--listen", "127.0.0.1"), "is not one of"),
+    ],
+)
+def test_what_is_wrong_is_named(bundle: Path, arguments: tuple[str, str], message: str) -> None:
+    assert message in run(bundle, *arguments)
+
+
+def test_a_bundle_without_certificates(bundle: Path) -> None:
+    bundle.write_text("none")
+    assert "expected certificates in PEM" in run(bundle)
+    bundle.write_bytes(b"\xff")
+    assert "Error: " in run(bundle)
+
+
+def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff")
+    for path in (tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path):
+        with pytest.raises(click.ClickException, match="cannot be read"):
+            _injection.read_manifests(str(path))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.injection.annotations import NAMES, PREFIX, read_choices
+from meshproxy.injection.settings import Resources, amount
+from tests.injection.pods import SETTINGS
+
+
+def test_nothing_chosen_is_what_the_operator_says() -> None:
+    choices, problems = read_choices({"example.com/a": "b"}, SETTINGS)
+    assert problems == []
+    assert (choices.image, choices.server, choices.resources) == (SETTINGS.image, "local", Resources())
+    assert (choices.is_inbound, choices.is_outbound, choices.has_drain_hook) == (None, None, None)
+
+
+def test_a_limit_and_a_request_that_do_not_fit() -> None:
+    """One that is chosen alone takes the operator's other one with it."""
+    small, problems = read_choices({f"{PREFIX}memory-limit": "32Mi"}, SETTINGS)
+    assert not problems
+    assert small.resources == Resources(memory_request="32Mi", memory_limit="32Mi")
+    large, problems = read_choices({f"{PREFIX}memory-request": "1Gi"}, SETTINGS)
+    assert not problems
+    assert large.resources == Resources(memory_request="1Gi", memory_limit="1Gi")
+    _, problems = read_choices({f"{PREFIX}cpu-limit": "1", f"{PREFIX}cpu-request": "2"}, SETTINGS)
+    assert problems == [f"{PREFIX}cpu-request: 2 is above {PREFIX}cpu-limit, 1"]
+
+
+def test_a_name_that_is_none_is_shown_as_text() -> None:
+    _, problems = read_choices({f"{PREFIX}a\nb": "x"}, SETTINGS)
+    assert problems == [f"{PREFIX}a\\nb: no such setting"]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=12) | st.sampled_from(["1", "enabled", "5s", "64Mi"])))
+def test_any_text_is_a_choice_or_a_problem(texts: dict[str, str]) -> None:
+    choices, problems = read_choices({f"{PREFIX}{name}": text for name, text in texts.items()}, SETTINGS)
+    assert all(problem.startswith(PREFIX) and problem.isprintable() for problem in problems)
+    resources = dataclasses.asdict(choices.resources)
+    if not problems:
+        for kind in ("cpu", "memory"):
+            limit = resources[f"{kind}_limit"]
+            assert limit is None or amount(resources[f"{kind}_request"]) <= amount(limit)

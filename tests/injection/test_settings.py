@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from meshproxy.injection.settings import Settings, amount, read_image, read_quantity, read_release
+from tests.injection.pods import SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [("1.37", (1, 37)), ("v1.37.2", (1, 37)), ("1.28+", (1, 28)), ("v1.29.3-gke.1", (1, 29)), ("1.30+k3s1", (1, 30))],
+)
+def test_releases(text: str, release: tuple[int, int]) -> None:
+    assert read_release(text) == release
+
+
+@pytest.mark.parametrize("text", ["", "1", "one.two", "1.37x", "1.37\n"])
+def test_what_is_no_release(text: str) -> None:
+    with pytest.raises(ValueError, match="release of Kubernetes"):
+        read_release(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("50m", 0.05), ("64Mi", 64 << 20), ("1", 1), ("0.5", 0.5), ("2G", 2e9)])
+def test_quantities(text: str, value: float) -> None:
+    assert amount(read_quantity(text)) == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1e3", "64 Mi", "64mi", "Mi", "1\n"])
+def test_what_is_no_quantity(text: str) -> None:
+    with pytest.raises(ValueError, match="expected an amount"):
+        read_quantity(text)
+
+
+def test_images() -> None:
+    assert read_image("registry.example.com:5000/a/b:1.0@sha256:" + 64 * "0")
+    for text in ("", "a b", "-a", "a\n", "a" * 600):
+        with pytest.raises(ValueError, match="expected an image"):
+            read_image(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image", ""),
+        ("trust_bundle", "none"),
+        ("control_plane", "nowhere"),
+        ("control_plane_id", "control"),
+        ("namespace", "A"),
+        ("server", "A"),
+        ("listen", "127.0.0.1"),
+    ],
+)
+def test_settings_are_checked(field: str, value: str) -> None:
+    names = ("image", "trust_bundle", "control_plane", "control_plane_id", "namespace", "server", "listen")
+    values = {name: getattr(SETTINGS, name) for name in names}
+    with pytest.raises(ValueError):
+        Settings(**{**values, field: value})
+
+
+def test_native_sidecars_need_a_release() -> None:
+    assert SETTINGS.is_native
+    values = (SETTINGS.image, SETTINGS.trust_bundle, SETTINGS.control_plane, SETTINGS.control_plane_id)
+    assert not Settings(*values, kubernetes=(1, 28)).is_native
+    assert Settings(*values, kubernetes=(2, 0)).is_native
