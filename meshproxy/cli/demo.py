@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from meshproxy.devtools.demo import Result
     from meshproxy.devtools.demo_mesh import DemoMesh
     from meshproxy.devtools.demo_outbound import Scene
+    from meshproxy.devtools.managed_mesh import ManagedMesh
 
 
 @click.command("demo")
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 def command(keep: bool) -> None:
     """Run a mesh on this machine and send real traffic through it.
 
-    Starts a CA, a token issuer, three model servers with sidecars, and the sidecar of an application, makes calls that
-    must be permitted or denied, and prints each result.
+    Starts a CA, a token issuer, three model servers with sidecars, the sidecar of an application, and a control plane
+    with two sidecars of its own; makes calls that must be permitted or denied, and prints each result.
 
     Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
     "demo": in a clone, pipx install '.[demo]'.
@@ -52,29 +53,34 @@ async def _demo(keep: bool) -> int:
 
     from meshproxy.devtools import demo
     from meshproxy.devtools.demo_mesh import demo_mesh
+    from meshproxy.devtools.managed_mesh import ManagedMesh
 
     # Without a terminal the width is unknown, and a table cut to 80 columns is hard to read.
     console = Console() if sys.stdout.isatty() else Console(width=132)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="meshproxy-demo-") as folder:
         async with demo_mesh(Path(folder), demo.MODELS, demo.CLIENTS) as mesh:
+            managed = await ManagedMesh.start(mesh.local, mesh.rest, mesh.grpc)
             console.print(
                 f"Started in {time.monotonic() - started:.1f} s: a CA, a token issuer, a model server ({mesh.rest}, "
-                f"{mesh.grpc}) with a sidecar ({mesh.sidecar.inbound}), two more replicas of both, and an "
-                f"application's sidecar ({mesh.application.outbound}).\n"
+                f"{mesh.grpc}) with a sidecar ({mesh.sidecar.inbound}), two more replicas of both, an application's "
+                f"sidecar ({mesh.application.outbound}), and a control plane with two more sidecars.\n"
             )
             results, problems = await _call_the_sidecar(console, mesh)
             scenes, more = await _call_as_the_application(console, mesh, len(results) + 1)
             problems += more
+            last, more = await _manage(console, managed, len(results) + len(scenes) + 1)
+            scenes += last
+            problems += more
             await _print_telemetry(console, mesh, results)
             if problems:
-                _print_problems(console, mesh, problems)
+                _print_problems(console, mesh, managed, problems)
             else:
                 calls = len(results) + sum(scene.calls for scene in scenes)
                 seconds = time.monotonic() - started
                 console.print(f"\nAll {calls:,} calls had the expected result, in {seconds:.0f} s.", style="green")
             if keep:
-                await _stay(mesh)
+                await _stay(mesh, managed)
             return 1 if problems else 0
 
 
@@ -105,6 +111,29 @@ async def _call_as_the_application(console: Console, mesh: DemoMesh, first: int)
     return scenes, _problems_of(scenes, first)
 
 
+async def _manage(console: Console, mesh: ManagedMesh, first: int) -> tuple[list[Scene], list[str]]:
+    """Plays and prints the scenes of the third part, as above."""
+    from meshproxy.devtools import demo_control
+
+    console.print("\nA control plane issues the certificates of two more sidecars, and gives them their documents:\n")
+    scenes = [scene async for scene in demo_control.run(mesh)]
+    _print_scenes(console, scenes, first)
+    _show_sidecars(mesh)
+    return scenes, _problems_of(scenes, first)
+
+
+def _show_sidecars(mesh: ManagedMesh) -> None:
+    """What `meshproxy proxy-status` prints."""
+    from meshproxy.cli import _control_planes
+    from meshproxy.cli._proxy_status_text import show
+    from meshproxy.control.fleet import members
+
+    click.echo(f"$ meshproxy proxy-status --control {mesh.web}")
+    answers = _control_planes.ask([mesh.web], 5.0)
+    show(answers, members({each.address: each.status for each in answers if each.status is not None}))
+    click.echo()
+
+
 def _problems_of(rows: Sequence[Result | Scene], first: int) -> list[str]:
     return [f"row {number}: {row.problem}" for number, row in enumerate(rows, first) if row.problem]
 
@@ -120,10 +149,15 @@ async def _print_telemetry(console: Console, mesh: DemoMesh, results: list[Resul
     _print_indented(console, [demo.log_excerpt(result.log) for result in results if result.log])
 
 
-def _print_problems(console: Console, mesh: DemoMesh, problems: list[str]) -> None:
+def _print_problems(console: Console, mesh: DemoMesh, managed: ManagedMesh, problems: list[str]) -> None:
     for problem in problems:
         console.print(f"NOT AS EXPECTED, {problem}", style="bold red", markup=False)
-    for title, sidecar in (("first replica's", mesh.sidecar), ("application's", mesh.application)):
+    for title, sidecar in (
+        ("first replica's", mesh.sidecar),
+        ("application's", mesh.application),
+        ("managed replica's", managed.replica),
+        ("managed application's", managed.application),
+    ):
         console.print(f"\nThe last output of the {title} sidecar:")
         _print_indented(console, sidecar.child.last_output)
 
@@ -177,12 +211,12 @@ def _print_scenes(console: Console, scenes: list[Scene], first: int) -> None:
     console.print(table)
 
 
-async def _stay(mesh: DemoMesh) -> None:
+async def _stay(mesh: DemoMesh, managed: ManagedMesh) -> None:
     """Print what to try, and wait for Ctrl-C."""
     from meshproxy.devtools import demo
 
     certificate = mesh.local.certificate("pricing", "quoter")
-    click.echo(_suggestions(mesh, certificate, await demo.token_of(mesh, demo.QUOTER)))
+    click.echo(_suggestions(mesh, managed, certificate, await demo.token_of(mesh, demo.QUOTER)))
     mesh.sidecar.child.on_line = mesh.application.child.on_line = click.echo
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -190,9 +224,10 @@ async def _stay(mesh: DemoMesh) -> None:
     await stop.wait()
 
 
-def _suggestions(mesh: DemoMesh, certificate: Certificate, token: str | None) -> str:
+def _suggestions(mesh: DemoMesh, managed: ManagedMesh, certificate: Certificate, token: str | None) -> str:
     directory = mesh.local.directory
     files = f"--cacert {certificate.bundle} --cert {certificate.certificate} --key {certificate.key}"
+    meshproxy = Path(sys.argv[0]).resolve()
     paths = [str(path) for path in (certificate.bundle, certificate.certificate, certificate.key)]
     return f"""
 The mesh keeps running. The token is valid for five minutes. The policy is in {directory}/documents:
@@ -224,6 +259,13 @@ Calls of the application, which has two of its three replicas left. Its routes a
 
 curl -d '{{"instances": [1, 2, 5]}}' http://{mesh.application.outbound}/v1/models/half_plus_two:predict
 curl -d '{{"instances": [1]}}' http://{mesh.application.outbound}/v1/models/finance-prod:predict
+
+Calls of the application whose sidecar the control plane manages. What it gives is in
+{directory}/managed/documents, and a change is in use at once:
+
+curl -d '{{"instances": [1, 2, 5]}}' http://{managed.application.outbound}/v1/models/half_plus_two:predict
+{meshproxy} proxy-status --control {managed.web}
+{meshproxy} check --control {managed.web}
 
 curl http://{mesh.application.admin}/metrics
 curl http://{mesh.sidecar.admin}/metrics

@@ -85,12 +85,14 @@ async def demo_mesh(
     async with local_mesh(directory, TRUST_DOMAIN, server=SERVER, client=APPLICATION) as mesh:
         known = [f"--client={client}:{_SECRET}:{','.join(groups)}" for client, groups in clients.items()]
         served = [f"--model={model}" for model in models]
-        issuer, *model_servers = await _all(mesh.issuer(*known), *(mesh.model_server(*served) for _ in range(REPLICAS)))
+        issuer, *model_servers = await all_started(
+            mesh.issuer(*known), *(mesh.model_server(*served) for _ in range(REPLICAS))
+        )
         folders = [
             _replica_documents(directory, number, issuer, model_server)
             for number, model_server in enumerate(model_servers, 1)
         ]
-        sidecars = await _all(*(mesh.sidecar("a replica's sidecar", folder) for folder in folders))
+        sidecars = await all_started(*(mesh.sidecar("a replica's sidecar", folder) for folder in folders))
         folder = write_documents(
             directory / "documents-application",
             documents_directory() / "application",
@@ -115,7 +117,7 @@ def _replica_documents(directory: Path, number: int, issuer: Child, model_server
     )
 
 
-async def _all(*starting: Awaitable[_T]) -> list[_T]:
+async def all_started(*starting: Awaitable[_T]) -> list[_T]:
     """Waits until each has started or failed, so that all that started are stopped later; raises the first failure."""
     ended = await asyncio.gather(*starting, return_exceptions=True)
     for each in ended:

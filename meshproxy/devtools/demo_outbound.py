@@ -59,7 +59,7 @@ async def spread(mesh: DemoMesh, calls: int = 600) -> Scene:
     before = [await each.request_count(model=MODEL) for each in mesh.replicas]
     run = await predict_over_grpc(mesh.application.outbound, 400, calls / 400, REQUEST, name=NAME)
     counts = [await each.request_count(model=MODEL) - known for each, known in zip(mesh.replicas, before, strict=True)]
-    problem = _problem_of(run)
+    problem = problem_of(run)
     # Balancing goes by latency, and the latencies of such a cheap model are random: the counts need not be equal.
     if not problem and not all(counts):
         problem = "a replica got no calls"
@@ -126,7 +126,7 @@ async def kill(mesh: DemoMesh, rate: float = 250, seconds: float = 3) -> Scene:
         int(2 * rate * seconds),
         _failed(rest) + _failed(grpc),
         f"retried {retried}, longest {longest * 1e3:.0f} ms",
-        _problem_of(rest) or _problem_of(grpc),
+        problem_of(rest) or problem_of(grpc),
     )
 
 
@@ -174,7 +174,7 @@ def _failed(run: Run) -> int:
     return run.errors.total() + run.unanswered
 
 
-def _problem_of(run: Run) -> str:
+def problem_of(run: Run) -> str:
     """The first fault of a run; empty if there is none."""
     if run.errors:
         error, count = run.errors.most_common(1)[0]

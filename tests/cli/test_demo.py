@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli.demo import command
-from meshproxy.devtools import demo, demo_mesh, demo_outbound
+from meshproxy.devtools import demo, demo_control, demo_mesh, demo_outbound, managed_mesh
 from meshproxy.devtools.child import ChildFailed
 from meshproxy.devtools.clients import Answer
 
@@ -21,7 +21,13 @@ def sidecar(output: str) -> SimpleNamespace:
     return SimpleNamespace(inbound="h:1", outbound="h:2", admin="h:3", child=SimpleNamespace(last_output=[output]))
 
 
+MANAGED = SimpleNamespace(
+    web="127.0.0.1:1",
+    replica=sidecar("what the managed replica wrote"),
+    application=sidecar("what the managed application wrote"),
+)
 MESH = SimpleNamespace(
+    local=None,
     rest="h:4",
     grpc="h:5",
     sidecar=sidecar("what the sidecar wrote"),
@@ -49,6 +55,15 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
         for scene in SCENES:
             yield scene
 
+    async def fake_last(mesh: Any) -> AsyncIterator[demo_outbound.Scene]:
+        assert mesh is MANAGED
+        for scene in LAST:
+            yield scene
+
+    async def start(local: Any, rest: str, grpc: str) -> SimpleNamespace:
+        assert (rest, grpc) == (MESH.rest, MESH.grpc)
+        return MANAGED
+
     async def heard(rest: str) -> dict[str, int]:
         return {"half_plus_two": 3}
 
@@ -61,12 +76,17 @@ def results(monkeypatch: pytest.MonkeyPatch) -> list[demo.Result]:
     monkeypatch.setattr(demo, "metric_lines", lines)
     monkeypatch.setattr(demo_outbound, "run", fake_scenes)
     monkeypatch.setattr(demo_outbound, "metric_lines", lines)
+    monkeypatch.setattr(demo_control, "run", fake_last)
+    monkeypatch.setattr(managed_mesh.ManagedMesh, "start", start)
     monkeypatch.setattr(sys.modules[__name__], "SCENES", [scene("")])
+    monkeypatch.setattr(sys.modules[__name__], "LAST", [scene("")])
     return made
 
 
 SCENES: list[demo_outbound.Scene] = []
 """What the second part comes out as."""
+LAST: list[demo_outbound.Scene] = []
+"""And the third."""
 
 
 def scene(problem: str) -> demo_outbound.Scene:
@@ -82,8 +102,9 @@ def test_all_well_is_0(results: list[demo.Result]) -> None:
     results.append(permitted(""))
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 0
-    assert "All 1,501 calls had the expected result" in said.output
+    assert "All 3,001 calls had the expected result" in said.output
     assert "retried 4" in said.output
+    assert "$ meshproxy proxy-status --control 127.0.0.1:1\n× control plane 127.0.0.1:1: nothing answers" in said.output
     assert "+0.25" in said.output
     assert "It was never asked for payroll." in said.output
     assert 'meshproxy_requests_total{model="half_plus_two"} 3' in said.output
@@ -105,6 +126,16 @@ def test_a_scene_that_is_not_as_expected_is_named_and_is_1(results: list[demo.Re
     assert said.exit_code == 1
     assert "NOT AS EXPECTED, row 3: 2 calls failed: UNAVAILABLE" in said.output
     assert "what the application's sidecar wrote" in said.output
+
+
+def test_so_is_one_of_the_third_part(results: list[demo.Result]) -> None:
+    results.append(permitted(""))
+    LAST[:] = [scene("no certificate was renewed within 20 s")]
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 1
+    assert "NOT AS EXPECTED, row 3: no certificate was renewed within 20 s" in said.output
+    assert "what the managed replica wrote" in said.output
+    assert "what the managed application wrote" in said.output
 
 
 def test_a_model_server_that_heard_of_the_secret_model_is_1(

@@ -70,10 +70,10 @@ async def test_a_shadow_that_is_seen_or_not_compared_is_noticed(
 
 
 def test_a_run_with_a_fault_says_which() -> None:
-    assert demo_outbound._problem_of(Run(100.0, done=1)) == ""
+    assert demo_outbound.problem_of(Run(100.0, done=1)) == ""
     run = Run(100.0, errors=Counter({"UNAVAILABLE": 3, "closed by the peer": 1}), unanswered=2)
-    assert demo_outbound._problem_of(run) == "3 calls failed: UNAVAILABLE"
-    assert demo_outbound._problem_of(Run(100.0, unanswered=2)) == "2 calls were not answered"
+    assert demo_outbound.problem_of(run) == "3 calls failed: UNAVAILABLE"
+    assert demo_outbound.problem_of(Run(100.0, unanswered=2)) == "2 calls were not answered"
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
