@@ -162,10 +162,10 @@ def own_identity(
     server = client = None
     if serves:
         server = server_context(credentials, mtls=mtls, minimum_version=minimum_version, protocols=server_protocols)
-        server.trust = trust
+        server.trust, server.not_after = trust, workloads[0].not_after
     if calls:
         client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
-        client.trust = trust
+        client.trust, client.not_after = trust, workloads[0].not_after
     if server is not None and client is not None:
         tested = self_test(server, client)
     elif server is not None:

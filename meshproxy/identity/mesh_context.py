@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import sys
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from meshproxy.identity.trust import Trust
@@ -18,14 +19,16 @@ KEPT = 1_024
 
 
 class MeshContext(ssl.SSLContext):
-    """A context with the trust domains whose workloads its handshakes may identify.
+    """A context with the trust domains whose workloads its handshakes may identify, and the end of its certificate.
 
-    The two belong together: a handshake that begins before a change of the trust bundles is verified with the
+    They belong together: a handshake that begins before a change of the trust bundles is verified with the
     authorities of its context, and is judged by the same.
     """
 
     trust = Trust({})
     """Nobody, until it is set."""
+    not_after = inf
+    """When the certificate that it shows expires, seconds since the epoch; infinite if it shows none."""
     _chains: dict[bytes, Sequence[bytes]]
 
     def __init__(self, protocol: int) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,7 @@ class Sidecar:
         outbox = Outbox(loop)
 
         def connections(direction: str, limits: Limits, times: Times) -> ConnectionContext:
-            return ConnectionContext(
+            shared = ConnectionContext(
                 loop=loop,
                 outbox=outbox,
                 reaper=self._reaper,
@@ -127,6 +126,8 @@ class Sidecar:
                 times=times,
                 on_limit=partial(self.limit, direction),
             )
+            shared.on_drained = partial(self.drained, direction or "upstream")
+            return shared
 
         downstream = {
             direction: connections(direction, documents.mesh.spec.limits, times(documents))
@@ -143,7 +144,7 @@ class Sidecar:
         # identity rotates without a reload.
         traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)
         self.identity = IdentityRotation(identity, self.metrics)
-        self.clusters = Clusters(upstream, traffic, traffic, self.identity.client_context, self._valid_until)
+        self.clusters = Clusters(upstream, traffic, traffic, self.identity.client_context)
         self.tokens = Tokens(self.metrics, outbox)
         live = CarriedState()
         self.configuration = Configuration(
@@ -356,15 +357,13 @@ class Sidecar:
         if self.inbound is not None:
             self.inbound.listener.context = identity.server
 
-    def _valid_until(self) -> float:
-        """When the certificate in use expires, in seconds since the epoch."""
-        identity = self.identity.current
-        return identity.workload.not_after if identity is not None else inf
-
     def _health_changed(self, server: str) -> None:
         health = self.configuration.health
         if health is not None and health.cluster.name == server:
             health.changed()
+
+    def drained(self, direction: str, reason: str) -> None:
+        self.metrics.connections_drained.labels(direction, reason).value += 1
 
     def limit(self, direction: str, name: str) -> None:
         self.metrics.limits_exceeded.labels(direction, name).value += 1

@@ -50,9 +50,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_ENDPOINTS_SECONDS = 5.0
 """How long startup waits for endpoints from DNS, before it continues for the sake of other servers."""
-MARGIN_SECONDS = 10.0
-"""Connections take no new calls this long before the certificate they present expires: clocks differ, and calls take
-time."""
 MOST_SHOWN = 100
 """Models of one endpoint that `/config` lists: callers choose names."""
 MAX_PENDING = 1_024
@@ -287,18 +284,15 @@ class Clusters:
         watch: Watch,
         observer: ClusterObserver,
         client_context: Callable[[], ssl.SSLContext],
-        good_until: Callable[[], float],
     ) -> None:
         """
         Args:
             client_context: the TLS context for a connection to another sidecar that is made now.
-            good_until: when the certificate in it expires, in seconds since the epoch.
         """
         self._shared = shared
         self._watch = watch
         self._observer = observer
         self._client_context = client_context
-        self._good_until = good_until
         self._tls = ServerTlsContexts()
         self._alive: dict[object, ManagedCluster] = {}
         self._built: dict[object, ManagedCluster] = {}
@@ -351,13 +345,7 @@ class Clusters:
                 raise PeerRejected(f"the peer is {'unknown' if peer is None else peer.spiffe_id}, expected {wanted}")
             return peer
 
-        return PeerSecurity(self._client_context, verify, self._own_not_after)
-
-    def _own_not_after(self) -> float:
-        """Until when a connection that is opened now takes new calls, as far as our own certificate decides: the other
-        side refuses calls when it has expired, and a rotation does not reach established connections."""
-        ours = self._good_until()
-        return ours - MARGIN_SECONDS if ours - time.time() > MARGIN_SECONDS else ours
+        return PeerSecurity(self._client_context, verify)
 
     async def look_up(self) -> None:
         """Start discovery of new clusters before they are adopted: a server that had endpoints before must not be

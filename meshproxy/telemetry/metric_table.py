@@ -115,6 +115,12 @@ CONNECTIONS = counter(
     "Downstream connections, by how they are secured: mtls (a workload's certificate was verified), tls, plaintext.",
     "direction", "security",
 )  # fmt: skip
+CONNECTIONS_DRAINED = counter(
+    "meshproxy_connections_drained_total",
+    "Connections over mTLS that were given up in time: certificate-age (the peer was asked to leave, or the connection "
+    "took no new calls, before one of its certificates expired), certificate-expired (idle until then, and closed).",
+    "direction", "reason",
+)  # fmt: skip
 HTTP2_STREAM_ERRORS = counter(
     "meshproxy_http2_stream_errors_total",
     "HTTP/2 streams that were reset, refused or rejected, and connections closed because the peer broke the protocol, "
@@ -272,7 +278,8 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Identity and connections": (
         JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS, IDENTITY_IN_SYNC,
-        IDENTITY_ISSUANCES, OPEN_CONNECTIONS, CONNECTIONS, HTTP2_STREAM_ERRORS,
+        IDENTITY_ISSUANCES, OPEN_CONNECTIONS, CONNECTIONS, CONNECTIONS_DRAINED,
+        HTTP2_STREAM_ERRORS,
     ),
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),
     "Telemetry": (

@@ -39,6 +39,7 @@ class SidecarMetrics:
         self.identity_issuances = Counter(registry, metric_table.IDENTITY_ISSUANCES)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
         self.connections = Counter(registry, metric_table.CONNECTIONS)
+        self.connections_drained = Counter(registry, metric_table.CONNECTIONS_DRAINED)
         self._http2_stream_errors = Counter(registry, metric_table.HTTP2_STREAM_ERRORS)
 
         self.config_reloads = Counter(registry, metric_table.CONFIG_RELOADS)

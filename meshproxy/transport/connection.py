@@ -73,6 +73,7 @@ class ConnectionContext:
         "limits",
         "loop",
         "notices",
+        "on_drained",
         "on_limit",
         "outbox",
         "overload",
@@ -98,6 +99,8 @@ class ConnectionContext:
         self.times = times
         self.on_limit = on_limit
         """Called with the name of each limit that a peer exceeds."""
+        self.on_drained: Callable[[str], None] = lambda reason: None
+        """Called for each connection that is given up because of its age, with the reason (`certificate_age`)."""
         self.h2_statistics = Statistics()
         """Of all HTTP/2 connections together."""
         self.notices = Notices()

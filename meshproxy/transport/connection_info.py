@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from math import inf
+
 
 class ConnectionInfo:
     """What all exchanges of one connection share. Fixed when it is established, but for `caller`,
-    `inflating` and `unnamed_bytes`."""
+    `inflating` and `unnamed_bytes`; `leaves_at` and `expires_at` are set with it, and cleared when they have passed."""
 
     __slots__ = (
         "alpn",
         "caller",
         "direction",
+        "expires_at",
         "inflating",
+        "leaves_at",
         "local",
         "original",
         "peer",
@@ -53,6 +57,10 @@ class ConnectionInfo:
         self.original = original
         """`address:port` that the client connected to before the kernel redirected it to us; empty if it was not
         redirected."""
+        self.leaves_at = inf
+        """`loop.time()` at which the client is asked to leave (`certificate_age`)."""
+        self.expires_at = inf
+        """`loop.time()` at which the first of both certificates expires."""
         self.caller: object = None
         """The caller of the last request: a cache, since the next request usually comes from the same one."""
         self.inflating = 0

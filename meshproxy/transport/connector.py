@@ -13,13 +13,13 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import SETTINGS
+from meshproxy.transport.certificate_age import leaves_after, time_left
 from meshproxy.transport.connect_failures import NAMED, SIDECAR, UNIX, ConnectError, ConnectFailure, Hints, explain
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
@@ -51,8 +51,6 @@ class PeerSecurity:
     else `verify` identifies it. Raises OSError, as a connection that fails does."""
     verify: Callable[[ssl.SSLObject], Peer]
     """Tells who the server of a completed handshake is. Raises PeerRejected if that is not the expected one."""
-    own_not_after: Callable[[], float] = lambda: inf
-    """Until when the certificate in `context` is good enough for new requests, seconds since the epoch."""
     server_name: str | None = None
     """A DNS name or IP address: what the context checks, if it does, and SNI. None: the host of the address."""
     hints: Hints = SIDECAR
@@ -226,8 +224,6 @@ class Handshake(Reading):
         self.shared = client.shared
         self._address = address
         self._peer = peer
-        # Read with the context, before anything is awaited: a rotation during the handshake does not reach it.
-        self._own_not_after = peer.own_not_after() if peer is not None else inf
         self._transport: asyncio.Transport | None = None
         self._is_attached = False
         self.outcome: asyncio.Future[ConnectError | None] = client.shared.loop.create_future()
@@ -263,9 +259,9 @@ class Handshake(Reading):
                 f"{self._address} does not agree on HTTP/2 (ALPN {alpn or 'none'}): {peer.hints.port}",
                 ConnectFailure.NOT_HTTP2,
             )
-        not_after = min(identity.not_after or inf, self._own_not_after)
-        if not_after != inf:
-            client.good_until = self.shared.loop.time() + not_after - time.time()
+        left = time_left(tls, identity.not_after)
+        if left != inf:
+            client.good_until = self.shared.loop.time() + leaves_after(left)
 
     def data_received(self, data: bytes) -> None:
         """Pass the first bytes to the client, and see whether SETTINGS was among them."""

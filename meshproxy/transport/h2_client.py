@@ -86,8 +86,8 @@ class H2Client(H2Driver[H2ClientStream]):
         super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
         self.good_until = 0.0
-        """`loop.time()` at which the first of both certificates expires; 0.0 for never. Fixed at the handshake, so that
-        later changes of the wall clock have no effect."""
+        """`loop.time()` until which it takes new streams, well before the first of both certificates expires; 0.0 for
+        ever. Fixed at the handshake, so that later changes of the wall clock have no effect."""
         self._is_doubted = False
         """A PING has not been acknowledged yet."""
         self._pinged = 0.0
@@ -106,6 +106,11 @@ class H2Client(H2Driver[H2ClientStream]):
             and self.codec.can_open
             and (not self.good_until or self.shared.loop.time() < self.good_until)
         )
+
+    @property
+    def is_aged(self) -> bool:
+        """It takes no new streams because one of its certificates expires soon."""
+        return self.good_until != 0.0 and self.shared.loop.time() >= self.good_until
 
     @property
     def refuses_streams(self) -> bool:
@@ -156,7 +161,7 @@ class H2Client(H2Driver[H2ClientStream]):
         super().lost(reason)
 
     def limit_idle_time(self, seconds: float) -> None:
-        """The connection is idle: close it after `seconds` without a request, when the certificate expires, or when an
+        """The connection is idle: close it after `seconds` without a request, when it is `is_aged`, or when an
         earlier PING stays unacknowledged."""
         deadline = self.shared.loop.time() + seconds
         if self._is_doubted:

@@ -15,9 +15,11 @@ import re
 import socket
 import ssl
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
+from meshproxy.transport import certificate_age
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Server
@@ -139,6 +141,7 @@ class Listener:
         self.max_connections = max_connections
         self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
+        self._ages = certificate_age.CertificateAge(self.connections)
         self._detectors: set[ProtocolDetector] = set()
         """Connections whose HTTP version is not known yet."""
         self._is_empty = asyncio.Event()
@@ -358,6 +361,9 @@ class Listener:
         """The HTTP version is known: the connection takes part in drains from now on."""
         connection.on_lost = self.left
         self.connections.add(connection)
+        if connection.info.leaves_at != inf:
+            self._ages.watch(connection.info)
+            self.shared.reaper.add(self._ages)
         self.events.connected(connection.info)
         if self.state is not ListenerState.SERVING:
             delay = STAY_WHILE_DRAINING if self.state is ListenerState.DRAINING else 0.0
@@ -368,6 +374,7 @@ class Listener:
         self.events.disconnected(connection.info)
         if not self.connections:
             self._is_empty.set()
+            self.shared.reaper.discard(self._ages)
 
     def waiting(self, detector: ProtocolDetector) -> None:
         """Wait for the first bytes of a connection."""
@@ -422,6 +429,8 @@ class ProtocolDetector(Reading):
             peer=peer,
             original=self._original,
         )
+        if tls is not None:
+            certificate_age.note(self._info, tls, listener.shared.loop.time())
         if alpn == "h2":
             self._become(H2Server, b"")
         elif alpn == "http/1.1":

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from meshproxy.transport.certificate_age import LEAVING
 from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
 from meshproxy.transport.connector import connect_h1, connect_h2
 from meshproxy.transport.h1 import H1Client
@@ -408,6 +409,8 @@ class H2Pool(Pool[H2Client]):
         """It takes no new streams (`H2Owner`)."""
         if connection in self._usable:
             self._usable.remove(connection)
+            if connection.is_aged:
+                self.shared.on_drained(LEAVING)
             self._grow()
 
     def closed(self, connection: H2Client) -> None:

@@ -1,10 +1,10 @@
-"""Certificates of clients that expire while their connections are open: a real sidecar, and clients that reconnect when
-they are asked to."""
+"""Certificates of clients that expire soon: a real sidecar asks the clients to reconnect in time."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,28 +64,45 @@ async def connect(
     return await asyncio.open_connection("127.0.0.1", running.port, ssl=context, server_hostname=SERVER_NAME)
 
 
-async def test_http1_gets_connection_close_with_the_refusal(running: LocalSidecar) -> None:
+async def test_http1_gets_connection_close_with_an_answer(running: LocalSidecar) -> None:
+    end = time.time() + LIFETIME.total_seconds()
     reader, writer = await connect(running, expiring(running), "http/1.1")
 
     async def ask() -> bytes:
         writer.write(b"GET " + STATUS + b" HTTP/1.1\r\nhost: a\r\n\r\n")
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        assert head.startswith(b"http/1.1 200 ")
         return head
 
-    head = await ask()
-    assert head.startswith(b"http/1.1 200 ")
-    while head.startswith(b"http/1.1 200 "):
-        assert b"\r\nconnection: close\r\n" not in head
+    while b"\r\nconnection: close\r\n" not in await ask():
         await asyncio.sleep(EACH)
-        head = await ask()
-    assert head.startswith(b"http/1.1 401 ")
-    assert b"\r\nconnection: close\r\n" in head
+    assert time.time() < end
     assert await reader.read() == b""
     writer.close()
+    assert await drained(running) == {"certificate-age": 1}
 
 
-async def test_http2_gets_goaway_behind_the_refusal(running: LocalSidecar) -> None:
+async def test_http1_is_closed_if_it_asks_nothing(running: LocalSidecar) -> None:
+    reader, writer = await connect(running, expiring(running), "http/1.1")
+    assert await reader.read() == b""
+    writer.close()
+    assert await drained(running) == {"certificate-age": 1, "certificate-expired": 1}
+
+
+async def drained(running: LocalSidecar) -> dict[str, float]:
+    """Inbound connections that were given up, by reason."""
+    name = "meshproxy_connections_drained_total"
+    page = await running.metrics()
+    found = {
+        reason: page.get(f'{name}{{direction="inbound",reason="certificate-{reason}"}}')
+        for reason in ("age", "expired")
+    }
+    return {f"certificate-{reason}": count for reason, count in found.items() if count is not None}
+
+
+async def test_http2_gets_goaway_between_two_answers(running: LocalSidecar) -> None:
+    end = time.time() + LIFETIME.total_seconds()
     reader, writer = await connect(running, expiring(running), "h2")
     codec = H2Connection(Role.CLIENT, Limits(), 0.0)
     events: list[Event] = []
@@ -104,16 +121,15 @@ async def test_http2_gets_goaway_behind_the_refusal(running: LocalSidecar) -> No
         events.extend(codec.receive(data, 0.0))
         writer.write(codec.take_output())
 
-    status = await ask()
-    assert status == 200
-    while status == 200:
-        assert not any(isinstance(event, GoneAway) for event in events)
+    assert await ask() == 200
+    while not any(isinstance(event, GoneAway) for event in events):
         await asyncio.sleep(EACH)
-        status = await ask()
-    assert status == 401
+        assert await ask() == 200
+    assert time.time() < end
     while len(told := [event.last_stream for event in events if isinstance(event, GoneAway)]) < 2:
         await hear()
     assert told[0] == 2**31 - 1
-    assert told[1] < 1_000  # the refused request, at the end of the round trip
+    assert told[1] < 1_000  # the last request, at the end of the round trip
     assert await reader.read() == b""  # closed by the sidecar
     writer.close()
+    assert await drained(running) == {"certificate-age": 1}

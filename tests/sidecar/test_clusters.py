@@ -122,7 +122,7 @@ async def clusters(told: Told) -> AsyncIterator[Clusters]:
     def no_context() -> Any:
         raise AssertionError("nobody is called")
 
-    made = Clusters(shared, told, told, no_context, lambda: Now.good_until)
+    made = Clusters(shared, told, told, no_context)
     yield made
     await made.close()
 
@@ -553,17 +553,6 @@ class TestPeers:
         past = datetime.now(UTC) - timedelta(hours=1)
         with pytest.raises(PeerRejected, match="expired"):
             self.verify(clusters, CA.issue(TF, not_before=past - timedelta(hours=1), not_after=past).der)
-
-    async def test_a_connection_takes_no_new_calls_shortly_before_our_own_certificate_expires(
-        self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        peer = self.security(clusters)
-        ours = datetime.now(UTC).timestamp() + 60
-        monkeypatch.setattr(Now, "good_until", ours)
-        assert peer.own_not_after() == ours - module.MARGIN_SECONDS
-        ours = datetime.now(UTC).timestamp() + 5
-        monkeypatch.setattr(Now, "good_until", ours)
-        assert peer.own_not_after() == ours
 
     async def test_a_model_server_beside_us_is_not_asked(self, clusters: Clusters) -> None:
         assert take(clusters, server("a"))["a"]._securities == Securities()

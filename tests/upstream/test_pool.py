@@ -67,6 +67,7 @@ class Connection:
     def __init__(self, owner: Any, streams: int = 2) -> None:
         self.owner = owner
         self.is_closing = False
+        self.is_aged = False
         self.deadline = 0.0
         self.most = streams
         self.streams: dict[int, Stream] = {}
@@ -703,6 +704,19 @@ class TestHttp2:
         assert old.is_closing
         old.lose()
         assert pool.size == 1
+
+    def test_a_certificate_that_expires_soon_is_counted(self, network: Network) -> None:
+        pool = make(network, "HTTP/2")
+        told: list[str] = []
+        pool.shared.on_drained = told.append
+        want(pool, 2)
+        for is_aged in (False, True):
+            connection = network.accept(streams=10)
+            connection.is_aged = is_aged
+            pool.retired(connection)
+            pool.retired(connection)
+            want(pool)
+        assert told == ["certificate-age"]
 
     def test_a_server_that_allows_none_is_not_asked_for_more_connections(self, network: Network) -> None:
         """gRPC servers say MAX_CONCURRENT_STREAMS 0 when they want no calls at present."""

@@ -1,0 +1,168 @@
+"""The root of a mesh is replaced under load, with certificates that live for 20 s: nobody notices.
+
+`MESHPROXY_DRILL_SECONDS=300` makes it longer; the rotation takes place in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from meshproxy.devtools.model_server import Grpc, parse_models
+from meshproxy.devtools.model_service import Service
+from meshproxy.devtools.models import Catalogue
+from tests.processes.calls import Load
+from tests.processes.test_control_plane import Mesh, control_command, mesh
+
+SECONDS = float(os.environ.get("MESHPROXY_DRILL_SECONDS", "75"))
+LIFETIME = "20s"
+STREAM_SECONDS = 50.0
+"""Of one stream: the certificates with which it began expire meanwhile."""
+PAUSE = 0.1
+"""Seconds between two messages of a stream."""
+ECHO = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+"""A method that streams both ways and that sidecars let through; what it is called with does not matter to them."""
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(SECONDS + 240)]
+
+
+class Echo(grpc.GenericRpcHandler):
+    """Answers each message with the same."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return grpc.stream_stream_rpc_method_handler(self._echo) if handler_call_details.method == ECHO else None
+
+    async def _echo(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for message in messages:
+            yield message
+
+
+@asynccontextmanager
+async def grpc_server() -> AsyncIterator[str]:
+    """A model server that has streams, in this process. Its address."""
+    server = grpc.aio.server(handlers=[Grpc(Service(Catalogue(parse_models(["half_plus_two"])))), Echo()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+class Streams:
+    """Long streams, one after the other on each of several connections, until they are stopped."""
+
+    def __init__(self, address: str, count: int) -> None:
+        self.messages = 0
+        self.ended = 0
+        """Streams that ended as they should."""
+        self.broken: list[str] = []
+        self._address = address
+        self._begun = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._tasks = [asyncio.ensure_future(self._run()) for _ in range(count)]
+
+    async def _run(self) -> None:
+        async with grpc.aio.insecure_channel(self._address) as channel:
+            while not self._stopping.is_set():
+                try:
+                    await self._stream(channel)
+                except grpc.aio.AioRpcError as error:
+                    self._break(f"{error.code().name}: {error.details()}")
+
+    async def _stream(self, channel: grpc.aio.Channel) -> None:
+        call: Any = channel.stream_stream(ECHO)()
+        end = time.monotonic() + STREAM_SECONDS
+        number = 0
+        while time.monotonic() < end and not self._stopping.is_set():
+            number += 1
+            try:
+                await call.write(b"%d" % number)
+            except asyncio.InvalidStateError:  # grpcio, of a call that has ended
+                self._break(f"before message {number}: {await call.code()}, {await call.details()}")
+                return
+            if (answer := await call.read()) != b"%d" % number:
+                self._break(f"{answer!r} instead of message {number}: {await call.code()}, {await call.details()}")
+                return
+            self.messages += 1
+            await asyncio.sleep(PAUSE)
+        await call.done_writing()
+        if await call.read() is not grpc.aio.EOF or await call.code() is not grpc.StatusCode.OK:
+            self._break(f"it ended with {await call.code()}, {await call.details()}")
+            return
+        self.ended += 1
+
+    def _break(self, why: str) -> None:
+        self.broken.append(f"after {time.monotonic() - self._begun:.1f} s: {why}")
+        self._stopping.set()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+
+async def ca(it: Mesh, *arguments: str) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "meshproxy.cli.ca", *arguments, "--folder", str(it.local.directory / "control"))
+    return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+
+
+async def rotate(it: Mesh) -> str:
+    """The whole rotation: interrupted once, and taken up again. Returns what it said."""
+    first = await ca(it, "rotate", "--wait")
+    assert first.stdout is not None
+    async for line in first.stdout:
+        if b"step 2" in line:
+            first.send_signal(signal.SIGKILL)
+            break
+    await first.wait()
+    again = await ca(it, "rotate", "--wait")
+    said, _ = await again.communicate()
+    assert again.returncode == 0
+    return said.decode()
+
+
+async def test_the_root_is_replaced_under_load(tmp_path: Path) -> None:
+    async with grpc_server() as address, mesh(tmp_path, LIFETIME, grpc=address) as it:
+        roots = it.local.directory / "control/authority.pem"
+        before = roots.read_bytes()
+        # Another control plane over the same folder, for whoever comes from now on.
+        command = control_command(it.local, "127.0.0.1:0", "127.0.0.1:0", LIFETIME)
+        await it.local.start("the other control plane", *command)
+        load = Load(it.application.outbound, None, rest=[True, True, False], grpc=[True, True, False])
+        streams = Streams(it.application.outbound, 4)
+        begun = time.monotonic()
+        await asyncio.sleep(max(5.0, (SECONDS - 60.0) / 2))
+        said = await rotate(it)
+        took = time.monotonic() - begun
+        await asyncio.sleep(max(1.0, SECONDS - took))
+        await streams.stop()
+        assert load.failures == []
+        await load.stop()
+        assert streams.broken == []
+        assert streams.ended >= 4
+        assert streams.messages > 100
+
+        assert "no rotation is under way" in said
+        assert roots.read_bytes() != before
+        for sidecar in (it.replica, it.application):
+            page = await sidecar.metrics()
+            assert page["meshproxy_identity_in_sync"] == 1
+            assert page["meshproxy_identity_cert_expiration_timestamp_seconds"] > time.time()
+            kept = "replica" if sidecar is it.replica else "application"
+            assert (it.local.directory / kept / "roots.pem").read_bytes() == roots.read_bytes()
+            assert sidecar.said("certificate rejected; keeping the previous one") == []
+        print(
+            f"{time.monotonic() - begun:.0f} s, certificates of {LIFETIME}: {load.answered} calls, 0 failed; "
+            f"{streams.ended} streams with {streams.messages} messages, 0 broken; at least {it.rotations()} rotations "
+            f"in each sidecar"
+        )
