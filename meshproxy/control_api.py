@@ -37,6 +37,8 @@ class IssueResponse(msgspec.Struct, frozen=True):
     """PEM: the leaf first, then the intermediate authorities."""
     roots: str
     """PEM: the trust bundle."""
+    now: float = 0.0
+    """The time at the control plane, seconds since the epoch; 0 if it does not say."""
 
 
 class SidecarReport(msgspec.Struct, frozen=True):

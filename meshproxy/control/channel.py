@@ -155,7 +155,8 @@ class IdentityService:
                 }
             },
         )
-        response = IssueResponse(issued.certificate_pem.decode(), authority.bundle_pem.decode())
+        roots = authority.bundle_pem.decode()
+        response = IssueResponse(issued.certificate_pem.decode(), roots, self._clock())
         await call.send(msgspec.json.encode(response))
 
     def _remember(self, refused: RequestRefused, peer: str, workload: Workload | None) -> None:

@@ -100,6 +100,7 @@ class Sidecar:
         watch_process(self.metrics.registry)
         if link is not None:
             self.metrics.identity_issuances.read_from(link.enrollment.count)
+            self.metrics.clock_offset.read_from(link.enrollment.measure)
         clock = UtcClock(time.time() - time.monotonic())
         self._log_sinks: list[LineWriter] = []
         sinks: list[Sink] = [self.metrics.requests.observe]

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0
 RESPONSE_BYTES = 1 << 20
+CLOCK_SECONDS = 60.0
+"""A clock that is off by more is worth a warning: certificates are valid from ten minutes before they are issued."""
 LOOK_SECONDS = 60.0
 """The longest sleep before a renewal: clocks are set, and hosts are suspended."""
 
@@ -51,6 +53,8 @@ class Enrollment:
     Attributes:
         issued: certificates since the start.
         failed: attempts that failed since the start.
+        clock_offset: seconds by which the clock of this host was ahead of the control plane's (negative: behind) when
+            that last issued a certificate; 0 before.
         renewed: called when the certificate in the folder is another one, with when it was issued and when it expires.
     """
 
@@ -78,13 +82,20 @@ class Enrollment:
         self._jitter = jitter
         self._make_key = make_key
         self._renewal = Renewal(0.0, 0.0)
+        self._unstored: Credentials | None = None
+        """Issued while the folder could not be written: not asked for again, as a join token works once."""
         self.issued = 0
         self.failed = 0
+        self.clock_offset = 0.0
         self.renewed: Callable[[float, float], None] = lambda issued, expires: None
 
     def count(self) -> Rows:
         """How attempts ended, for `metric_table.IDENTITY_ISSUANCES`."""
         return [(("ok",), self.issued), (("failed",), self.failed)]
+
+    def measure(self) -> Rows:
+        """The difference of the clocks, for `metric_table.CLOCK_OFFSET`."""
+        return [((), self.clock_offset)]
 
     # When
 
@@ -138,22 +149,16 @@ class Enrollment:
     def _begin(self, workload: Workload) -> Renewal:
         """The renewal of the certificate that is in the folder now, which `renewed` hears of. Its age is that of the
         file: a certificate is backdated."""
-        issued = self._channel.files.certificate.stat().st_mtime
-        renewal = Renewal(min(issued, self._clock()), workload.not_after)
-        self.renewed(renewal.issued, renewal.not_after)
-        return renewal
+        issued = min(self._channel.files.certificate.stat().st_mtime, self._clock())
+        self.renewed(issued, workload.not_after)
+        # To others it expires earlier than it seems to a clock that is behind.
+        return Renewal(issued, workload.not_after + min(0.0, self.clock_offset))
 
     # How
 
     async def _ask(self) -> Workload:
         """Get a new certificate into the folder: who we are by it. Raises EnrollmentFailed."""
-        tokens = {} if self._channel.credentials() is not None else self._read_token()
-        try:
-            key = await self._make_key()
-            response = await self._call(IssueRequest(key.csr, **tokens))
-        except (KeyFailure, ClientError, CertificateError) as error:
-            raise EnrollmentFailed(str(error)) from error
-        credentials = Credentials(response.certificate.encode(), key.key_pem, response.roots.encode())
+        credentials, self._unstored = self._unstored or await self._issue(), None
         try:
             identity = own_identity(credentials, self._channel.trust_domain, self._clock())
         except CertificateError as error:
@@ -161,8 +166,30 @@ class Enrollment:
         try:
             self._store(credentials)
         except OSError as error:
+            self._unstored = credentials
             raise EnrollmentFailed(f"{self._settings.folder} cannot be written: {error.strerror}") from error
         return identity.workload
+
+    async def _issue(self) -> Credentials:
+        """A new certificate, which is nowhere yet. Raises EnrollmentFailed."""
+        tokens = {} if self._channel.credentials() is not None else self._read_token()
+        try:
+            key = await self._make_key()
+            response = await self._call(IssueRequest(key.csr, **tokens))
+        except (KeyFailure, ClientError, CertificateError) as error:
+            raise EnrollmentFailed(str(error)) from error
+        self._compare_clocks(response.now)
+        return Credentials(response.certificate.encode(), key.key_pem, response.roots.encode())
+
+    def _compare_clocks(self, there: float) -> None:
+        """`there`: the time at the control plane; 0 if it does not say."""
+        self.clock_offset = self._clock() - there if there else 0.0
+        if abs(self.clock_offset) > CLOCK_SECONDS:
+            logger.warning(
+                "the clocks of this host and of the control plane differ: set them, or certificates seem not valid yet,"
+                " or expired",
+                extra={"fields": {"ahead_seconds": round(self.clock_offset, 1)}},
+            )
 
     async def _call(self, request: IssueRequest) -> IssueResponse:
         """Raises ClientError or CertificateError."""

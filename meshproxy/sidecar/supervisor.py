@@ -88,6 +88,7 @@ class Supervisor:
         watch_process(registry)
         if link is not None:
             Counter(registry, metric_table.IDENTITY_ISSUANCES).read_from(link.enrollment.count)
+            Gauge(registry, metric_table.CLOCK_OFFSET).read_from(link.enrollment.measure)
         Gauge(registry, metric_table.WORKERS).read_from(self._count_states)
         self._restarts = Counter(registry, metric_table.WORKER_RESTARTS).labels()
 

@@ -109,6 +109,11 @@ IDENTITY_IN_SYNC = gauge(
 IDENTITY_ISSUANCES = counter(
     "meshproxy_identity_issuances_total", "Certificates asked of the control plane, by result: ok, failed.", "result"
 )
+CLOCK_OFFSET = gauge(
+    "meshproxy_identity_clock_offset_seconds",
+    "How far the clock of this host was ahead of the control plane's (negative: behind) at the last issuance.",
+    unit="seconds",
+)
 OPEN_CONNECTIONS = gauge("meshproxy_open_connections", "Open downstream connections.", "direction", "protocol")
 CONNECTIONS = counter(
     "meshproxy_connections_total",
@@ -278,7 +283,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Identity and connections": (
         JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS, IDENTITY_IN_SYNC,
-        IDENTITY_ISSUANCES, OPEN_CONNECTIONS, CONNECTIONS, CONNECTIONS_DRAINED,
+        IDENTITY_ISSUANCES, CLOCK_OFFSET, OPEN_CONNECTIONS, CONNECTIONS, CONNECTIONS_DRAINED,
         HTTP2_STREAM_ERRORS,
     ),
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),

@@ -37,6 +37,7 @@ class SidecarMetrics:
         self.identity_rotations = Counter(registry, metric_table.IDENTITY_ROTATIONS)
         self.identity_in_sync = Gauge(registry, metric_table.IDENTITY_IN_SYNC)
         self.identity_issuances = Counter(registry, metric_table.IDENTITY_ISSUANCES)
+        self.clock_offset = Gauge(registry, metric_table.CLOCK_OFFSET)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
         self.connections = Counter(registry, metric_table.CONNECTIONS)
         self.connections_drained = Counter(registry, metric_table.CONNECTIONS_DRAINED)

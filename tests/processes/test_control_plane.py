@@ -50,6 +50,8 @@ class Mesh:
         self.control = control
         self.lifetime = lifetime
         self.documents: list[Document] = []
+        self.address = ""
+        """Where sidecars connect, if not at the control plane itself."""
         self.replica: LocalSidecar
         self.application: LocalSidecar
 
@@ -114,7 +116,7 @@ class Mesh:
         token = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         (self.local.directory / f"{name}.token").write_text(token)
         return {
-            "address": self.control.listening["control"],
+            "address": self.address or self.control.listening["control"],
             "spiffeId": f"spiffe://{TRUST_DOMAIN}/ns/meshproxy/sa/control",
             "trustBundle": "control/authority.pem",
             "folder": name,

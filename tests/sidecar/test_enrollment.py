@@ -262,13 +262,44 @@ async def test_what_else_can_fail(world: World, caplog: pytest.LogCaptureFixture
 
     it = enrollment(world)
     monkeypatch.setattr(module, "replace_file", full)
-    assert not await it._attempt()
-    assert problems(caplog)[-1] == f"{world.settings.folder} cannot be written: No space left on device"
+    for _ in range(2):
+        assert not await it._attempt()
+        assert problems(caplog)[-1] == f"{world.settings.folder} cannot be written: No space left on device"
     monkeypatch.undo()
+    # It is stored as soon as that is possible, and the join token was used once.
+    assert await it._attempt()
+    assert world.process.metrics.issuances.labels("ok", "").value == 1
+    Path(world.settings.files.certificate).unlink()
     it = enrollment(world, msgspec.structs.replace(world.settings, trust_bundle="/nowhere"))
     world.write_token()
     assert not await it._attempt()
     assert "trust bundle /nowhere cannot be read" in problems(caplog)[-1]
+
+
+@pytest.mark.parametrize("offset", [-300.0, 0.0, 300.0])
+async def test_the_clock_of_this_host_is_off(world: World, offset: float, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told, and the certificate is renewed well before it expires to others, whose clocks are right."""
+    world.write_token()
+    renewals: list[float] = []
+    it = enrollment(world, clock=lambda: time.time() + offset)
+    it.renewed = lambda issued, expires: renewals.append(expires)
+    await it.join()
+    assert it.measure() == [((), pytest.approx(offset, abs=5.0))]
+    warned = [_fields(record)["ahead_seconds"] for record in caplog.records if "clocks" in record.getMessage()]
+    assert warned == [pytest.approx(offset, abs=5.0)] * bool(offset)
+    assert renewals == [pytest.approx(time.time() + 3_600.0, abs=10.0)]
+    assert it._renewal.wait(time.time() + offset, 0.0) == pytest.approx(2_400.0 - max(0.0, offset), abs=10.0)
+
+
+async def test_a_clock_that_is_off_by_more_than_a_certificates_life(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.write_token()
+    it = enrollment(world, clock=lambda: time.time() + 4_000.0)
+    assert not await it._attempt()
+    assert "cannot be used" in problems(caplog)[-1]
+    assert "set them" in caplog.text
+    assert it.failed == 1
 
 
 async def test_a_certificate_of_an_older_trust_domain(world: World, caplog: pytest.LogCaptureFixture) -> None:
