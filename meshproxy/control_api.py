@@ -41,6 +41,15 @@ class IssueResponse(msgspec.Struct, frozen=True):
     """The time at the control plane, seconds since the epoch; 0 if it does not say."""
 
 
+class Scope(msgspec.Struct, frozen=True):
+    """Which documents concern a sidecar, by what it is."""
+
+    server: str = ""
+    """The name of its own ModelServer; empty without an inbound port."""
+    outbound: bool = False
+    """Whether its application makes calls through it."""
+
+
 class SidecarReport(msgspec.Struct, frozen=True):
     """What a sidecar has."""
 
@@ -59,15 +68,31 @@ class SidecarReport(msgspec.Struct, frozen=True):
     certificate_issued: float = 0.0
     """When it got its certificate, seconds since the epoch; 0 if it does not say."""
     certificate_expires: float = 0.0
+    scope: Scope | None = None
+    """It takes `DocumentSet.documents`, and only what is in its scope. None: it takes `DocumentSet.text`."""
+
+
+class SentDocument(msgspec.Struct, frozen=True):
+    """One document."""
+
+    order: str
+    """Documents of one kind are in the order of these texts: it matters to routes and bindings."""
+    document: msgspec.Raw
+    """JSON of the struct in `config.schema`, without defaults: each sidecar has its own."""
 
 
 class DocumentSet(msgspec.Struct, frozen=True):
-    """The documents of the mesh, apart from those of sidecars."""
+    """The documents of the mesh, apart from those of sidecars: `text`, or `documents`."""
 
     version: str
-    """Differs when the text does."""
-    text: str
-    """YAML."""
+    """Differs when the documents do (`config.sent.Total`)."""
+    text: str = ""
+    """YAML: the whole set, for sidecars without a scope."""
+    base: str = ""
+    """The version of the set that `documents` and `removed` change; empty if `documents` is the whole set."""
+    documents: tuple[SentDocument, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Documents that are no longer in the set, as `Kind/name`."""
 
 
 class RootsReport(msgspec.Struct, frozen=True):

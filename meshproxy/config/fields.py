@@ -102,8 +102,8 @@ Action = Annotated[ActionWord, one_of(ActionWord)]
 TlsVersion = Annotated[Literal["1.3", "1.2"], Meta(extra={"words": '"1.3" or "1.2"'})]
 
 
-class Part(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What all structs of documents share."""
+class Part(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """What all structs of documents share. Written out, they leave defaults out: each reader has its own."""
 
 
 class Metadata(Part, frozen=True):

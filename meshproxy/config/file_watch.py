@@ -27,12 +27,15 @@ class FileWatch:
         self._period = period
         self._timer: asyncio.TimerHandle | None = None
         self._changed: Callable[[], None] | None = None
+        self._seen: tuple[object, ...] = ()
         self.mark()
 
-    def mark(self) -> None:
+    def mark(self) -> bool:
         """Take the files as they are now for known: for a reader that is about to read them all anyway. Called before
-        the read, so that a change during it is noticed."""
-        self._seen = tuple(_stat(file) for file in self._files())
+        the read, so that a change during it is noticed. Returns whether anything is different from the last `mark` or
+        look."""
+        before, self._seen = self._seen, tuple(_stat(file) for file in self._files())
+        return self._seen != before
 
     def start(self, changed: Callable[[], None]) -> None:
         """Call `changed` when a look finds anything different from the last `mark` or look."""
@@ -50,9 +53,7 @@ class FileWatch:
     def _look(self) -> None:
         assert self._changed is not None
         self._schedule()
-        before = self._seen
-        self.mark()
-        if self._seen != before:
+        if self.mark():
             self._changed()
 
 

@@ -32,6 +32,8 @@ class Source:
     """Given as a path itself, not found in a folder."""
     is_local: bool = True
     """A file of this host; otherwise it came from standard input."""
+    root: Path | None = None
+    """Where relative paths in it start; None: in its own folder."""
 
     @property
     def name(self) -> str:
@@ -40,16 +42,25 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """The folder that relative paths in the file start from, absolute. Links are not resolved: those of a mounted
-        volume change their target."""
-        return Path.cwd() / self.path.parent
+        """The folder that relative paths in the file start from, absolute unless it is `root`. Links are not resolved:
+        those of a mounted volume change their target."""
+        return Path.cwd() / self.path.parent if self.root is None else self.root
 
 
-def read_files(paths: Paths, problems: list[Problem]) -> list[Source]:
+def read_file(path: Path) -> bytes:
+    """Its content, as far as a byte beyond `FILE_BYTES`. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(FILE_BYTES + 1)
+
+
+def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], bytes] = read_file) -> list[Source]:
     """Every file that the paths select, each once. Files that cannot be read are added to `problems`.
 
     A folder selects its `*.yaml`, `*.yml` and `*.json` files, sorted by name, without its sub-folders. Names that
     begin with a dot are skipped, so the files of a mounted ConfigMap (`x.yaml -> ..data/x.yaml`) are read once.
+
+    Args:
+        read: as `read_file`.
     """
 
     def wrong(path: Path, message: str) -> None:
@@ -67,8 +78,7 @@ def read_files(paths: Paths, problems: list[Problem]) -> list[Source]:
             wrong(path, f"more than {FILES:,} files")
             break
         try:
-            with path.open("rb") as file:
-                content = file.read(FILE_BYTES + 1)
+            content = read(path)
         except OSError as error:
             wrong(path, f"cannot be read: {error.strerror}")
             continue

@@ -14,7 +14,6 @@ from meshproxy.config.check import check_set
 from meshproxy.config.codes import Code
 from meshproxy.config.files import Paths, Source, digest, read_files
 from meshproxy.config.parse import PROBLEMS, Parsed, parse
-from meshproxy.config.problems import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,29 +36,23 @@ def load(paths: Paths) -> schema.Documents:
 
 
 def load_own(paths: Paths) -> schema.Documents | schema.Sidecar:
-    """What a sidecar starts from: all documents, as `load` gives them, or its Sidecar alone if the others are to come
-    from its control plane.
+    """What a sidecar starts from: all documents, as `load` gives them, or its Sidecar alone if the others come from its
+    control plane.
 
     Raises:
         ConfigError: with all problems.
     """
-    try:
-        return load(paths)
-    except ConfigError as error:
-        if all(problem.code is not Code.MISSING_DOCUMENT for problem in error.problems):
-            raise
-        sidecar = _load_sidecar(paths)
-        if sidecar.spec.control_plane is None or not sidecar.spec.control_plane.documents:
-            raise
-        return sidecar
-
-
-def _load_sidecar(paths: Paths) -> schema.Sidecar:
-    """The Sidecar of a set whose other documents are elsewhere. Raises ConfigError with all problems."""
     parsed, _ = parse_set(paths, is_partial=True)
     sidecars = [each.document for each in parsed.placed if isinstance(each.document, schema.Sidecar)]
-    if not parsed.problems and not sidecars:
-        parsed.problems.append(Problem(named(paths), 0, "", "", "there is no Sidecar", Code.MISSING_DOCUMENT))
+    control = sidecars[0].spec.control_plane if sidecars else None
+    if control is None or not control.documents:
+        if {each.kind for each in parsed.placed} == {"Sidecar"}:
+            parsed.raise_problems()  # without those of documents that may be elsewhere
+        return load(paths)
+    for each in parsed.placed:
+        if each.kind != "Sidecar":
+            message = "the control plane sends these documents (spec.controlPlane.documents of the Sidecar)"
+            parsed.problems.append(each.at(each.node, "", message, Code.CONFLICTING_FIELDS))
     parsed.raise_problems()
     return sidecars[0]
 

@@ -19,19 +19,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
-from meshproxy.config.file_watch import FileWatch
-from meshproxy.config.files import files_of
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService
 from meshproxy.control.current_authority import CurrentAuthority
 from meshproxy.control.distribution import DocumentService
-from meshproxy.control.documents import PERIOD as DOCUMENTS_PERIOD
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
 from meshproxy.control.roots import RootsService
+from meshproxy.control.sources import Files
 from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
 from meshproxy.control.store import FolderStore, StoreError
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
@@ -110,25 +108,28 @@ class ControlPlane:
 
     @classmethod
     async def build(cls, settings: Settings) -> ControlPlane:
-        """Build every part, with the authority of the cluster if that keeps it. Nothing listens yet.
+        """Build every part, with the authority of the cluster if that keeps it, and read the documents. Nothing listens
+        yet.
 
         Raises:
             StoreError, KeysUnusable
             ConfigError: for the documents.
         """
-        if not settings.needs_cluster:
-            return cls(settings)
-        client = _connect(settings)
+        client = _connect(settings) if settings.needs_cluster else None
         try:
-            if settings.authority_secret is not None:
+            if client is not None and settings.authority_secret is not None:
                 await _secret(client, settings).bring(time.time())
-            return cls(settings, client)
+            plane = cls(settings, client)
+            if plane.documents is not None:
+                await plane.documents.first()
+            return plane
         except BaseException:
-            await client.close()
+            if client is not None:
+                await client.close()
             raise
 
     def __init__(self, settings: Settings, client: AsyncClient | None = None) -> None:
-        """Build every part. Nothing listens yet. Raises as `build`.
+        """Build every part. Nothing listens yet, and no documents are read. Raises StoreError and KeysUnusable.
 
         Args:
             settings: of the operator.
@@ -153,12 +154,11 @@ class ControlPlane:
         methods = self.service.methods | RootsService(self.authority, self._roll).methods
         self.documents: MeshDocuments | None = None
         if settings.documents:
-            self.documents = documents = MeshDocuments(settings.documents)
+            self.documents = documents = MeshDocuments(Files(settings.documents))
             self.distribution = DocumentService(documents)
             methods |= self.distribution.methods
             metrics.sidecars.read_from(self.distribution.count)
             metrics.documents_in_sync.read_from(lambda: [((), int(not documents.problems))])
-            self._watch = FileWatch(lambda: files_of(settings.documents), DOCUMENTS_PERIOD)
         self.server = GrpcServer(methods, max_message_bytes=MESSAGE_BYTES)
         self.listener = Listener(
             direction="control",
@@ -195,7 +195,7 @@ class ControlPlane:
         if self._client is not None and self._settings.authority_secret is not None:
             tasks.append(self._loop.create_task(_secret(self._client, self._settings).follow()))
         if self.documents is not None:
-            tasks.append(self._loop.create_task(self._follow(self.documents)))
+            tasks.append(self._loop.create_task(self.documents.follow()))
         working = asyncio.gather(*tasks)
         try:
             await web.TCPSite(runner, self._settings.web.host, self._settings.web.port).start()
@@ -220,18 +220,6 @@ class ControlPlane:
             if self._client is not None:
                 await self._client.close()
         logger.info("stopped")
-
-    async def _follow(self, documents: MeshDocuments) -> None:
-        """Read the documents again whenever their files change."""
-        changed = asyncio.Event()
-        self._watch.start(changed.set)
-        try:
-            while True:
-                await changed.wait()
-                changed.clear()
-                await documents.reload()
-        finally:
-            self._watch.stop()
 
     def _pod_tokens(self) -> PodTokens | None:
         """What checks service-account tokens. Raises KeysUnusable."""

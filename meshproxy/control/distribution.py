@@ -1,46 +1,62 @@
-"""Documents on their way to the sidecars: one stream for each, and what each has."""
+"""Documents on their way to the sidecars: one stream for each, and what each has.
+
+Sidecars of one scope are given the same: what concerns them is selected, and encoded, once for all of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshproxy.control.channel import decode
+from meshproxy.codec.grpc import frame
+from meshproxy.control.channel import Paces, decode
 from meshproxy.control.lost import LostSidecars
+from meshproxy.control.scope import Selection
 from meshproxy.control.status import DocumentsEntry, SidecarEntry, SidecarState, moment, moment_or_none
-from meshproxy.control_api import WATCH, SidecarReport
+from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
 from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from meshproxy.control.documents import MeshDocuments
     from meshproxy.control.lost import Key
+    from meshproxy.control.scope import Change
+    from meshproxy.control_api import Scope
     from meshproxy.telemetry.metrics import Rows
     from meshproxy.transport.grpc_server import ServerCall
 
 logger = logging.getLogger(__name__)
 
+KEPT_CHANGES = 64
+"""Of each scope: a sidecar that has missed no more is sent what has changed since, and otherwise everything."""
+REPORT_RATE = 20.0
+REPORT_BURST = 200.0
+"""Streams and reports of one identity at one address, a second: a sidecar reports once for each set."""
+
+
 CHARACTERS = 256
 """Of each name that a sidecar reports."""
 
 
-class Watcher(msgspec.Struct):
+class Watcher(msgspec.Struct, eq=False):
     """A sidecar that is connected."""
 
+    call: ServerCall
     spiffe_id: str
     peer: str
     since: float
     """When it connected, seconds since the epoch."""
     certificate_expires: float
     """Of the certificate that it connected with, unless it reports another."""
+    group: Group
     certificate_issued: float = 0.0
     sidecar: str = ""
     host: str = ""
@@ -67,22 +83,24 @@ class Watcher(msgspec.Struct):
         """What stays the same when it connects again."""
         return self.spiffe_id, self.sidecar, self.host or self.peer.rpartition(":")[0]
 
-    def state(self, version: str) -> SidecarState:
-        """What it has of this version."""
+    @property
+    def state(self) -> SidecarState:
+        """What it has of the documents that concern it."""
+        version = self.group.version
         if self.version == version:
             return SidecarState.IN_SYNC
         return SidecarState.REFUSED if self.refused == version else SidecarState.BEHIND
 
-    def entry(self, version: str) -> SidecarEntry:
-        """How it is shown while this version is in force."""
+    def entry(self) -> SidecarEntry:
+        """How it is shown."""
         return SidecarEntry(
             sidecar=self.sidecar,
             spiffe_id=self.spiffe_id,
-            state=self.state(version),
+            state=self.state,
             since=moment(self.since),
             sent_at=moment_or_none(self.sent_at),
             version=self.version,
-            wanted=version,
+            wanted=self.group.version,
             problems=self.problems,
             peer=self.peer,
             host=self.host,
@@ -92,8 +110,65 @@ class Watcher(msgspec.Struct):
         )
 
 
+class Group:
+    """The sidecars of one scope, and what they are given.
+
+    Attributes:
+        watchers: those that are connected.
+        version: of the documents in the scope.
+    """
+
+    def __init__(self, scope: Scope | None, documents: MeshDocuments) -> None:
+        self._scope = scope
+        self._documents = documents
+        self._selection = Selection(scope, documents.held)
+        self._changes: deque[tuple[str, frozenset[str]]] = deque(maxlen=KEPT_CHANGES)
+        """The version before each of the last changes, and what it changed."""
+        self._messages: dict[str, bytes] = {}
+        """By the version that they change; empty for everything."""
+        self.watchers: set[Watcher] = set()
+        self.version = self._selection.total.version
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """Follow changes of the documents, and wake those whom they concern."""
+        touched = self._selection.apply(changes, self._documents.held)
+        if not touched:
+            return
+        self._changes.append((self.version, touched))
+        self._messages.clear()
+        self.version = self._selection.total.version
+        for watcher in self.watchers:
+            watcher.call.wake()
+
+    def message(self, version: str) -> bytes:
+        """What leads from a version to the one in force, framed."""
+        message = self._messages.get(version)
+        if message is None:
+            missed: set[str] | None = None
+            for before, keys in self._changes:
+                if before == version:
+                    missed = set()
+                if missed is not None:
+                    missed |= keys
+            if missed is None and version:
+                message = self.message("")
+            else:
+                message = frame(msgspec.json.encode(self._set(version, missed)))
+            self._messages[version] = message
+        return message
+
+    def _set(self, base: str, missed: Iterable[str] | None) -> DocumentSet:
+        """`missed`: what has changed since `base`; None for everything."""
+        if self._scope is None:
+            return DocumentSet(self.version, self._documents.text)
+        held = self._selection.documents
+        touched = held if missed is None else missed
+        sent = tuple(held[key].sent for key in touched if key in held)
+        return DocumentSet(self.version, "", base, sent, tuple(key for key in touched if key not in held))
+
+
 class DocumentService:
-    """Gives each sidecar the documents in force.
+    """Gives each sidecar the documents in force that concern it.
 
     Attributes:
         watchers: the sidecars that are connected, in the order in which they came.
@@ -103,8 +178,15 @@ class DocumentService:
     def __init__(self, documents: MeshDocuments, clock: Callable[[], float] = time.time) -> None:
         self._documents = documents
         self._clock = clock
+        self._groups: dict[Scope | None, Group] = {}
+        self._reports = Paces(REPORT_RATE, REPORT_BURST)
         self.watchers: dict[int, Watcher] = {}
         self.lost = LostSidecars()
+        documents.on_change = self._change
+
+    def _change(self, changes: Sequence[Change]) -> None:
+        for group in self._groups.values():
+            group.change(changes)
 
     @property
     def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
@@ -120,61 +202,94 @@ class DocumentService:
         if first is None:
             raise CallFailed(GrpcStatus.INVALID_ARGUMENT, "a sidecar says first what it has")
         now = self._clock()
-        watcher = Watcher(workload.spiffe_id, call.info.remote, now, workload.not_after)
-        watcher.report(decode(first, SidecarReport))
+        report = self._read(call, workload, first)
+        group = self._join(report.scope)
+        watcher = Watcher(call, workload.spiffe_id, call.info.remote, now, workload.not_after, group)
+        watcher.report(report)
+        watcher.sent = watcher.version
+        group.watchers.add(watcher)
         self.watchers[id(watcher)] = watcher
         key = watcher.key
         self.lost.connected(key)
-        giving = asyncio.create_task(self._give(call, watcher))
         try:
             # Whoever is still connected when its certificate expires comes again with the next one.
             async with asyncio.timeout(max(0.0, workload.not_after - now)):
-                async for message in call:
-                    watcher.report(decode(message, SidecarReport))
-                    self._log(watcher)
+                while True:
+                    while (message := call.take()) is not None:
+                        self._take(watcher, self._read(call, workload, message))
+                    if call.has_ended:
+                        break
+                    self._give(watcher)
+                    await call.wait()
         except TimeoutError:
             raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
         finally:
-            giving.cancel()
             del self.watchers[id(watcher)]
             self._ended(watcher, key, is_expected=call.has_ended)
+            self._leave(watcher)
 
-    async def _give(self, call: ServerCall, watcher: Watcher) -> None:
-        """Send each set that the sidecar does not have, until cancelled."""
-        watcher.sent = watcher.version
-        while True:
-            documents = await self._documents.newer(watcher.sent)
-            watcher.sent, watcher.sent_at = documents.version, self._clock()
-            await call.send(msgspec.json.encode(documents))
+    def _give(self, watcher: Watcher) -> None:
+        """Send the set in force, unless the sidecar has been sent it, or has not yet taken what it was sent before."""
+        group = watcher.group
+        if watcher.call.is_drained and watcher.sent != group.version:
+            watcher.call.post(group.message(watcher.sent))
+            watcher.sent, watcher.sent_at = group.version, self._clock()
+
+    def _read(self, call: ServerCall, workload: Workload, message: bytes) -> SidecarReport:
+        """Raises CallFailed."""
+        key = f"{workload.spiffe_id} {call.info.remote.rpartition(':')[0]}"
+        if not self._reports.take(key, self._clock()):
+            raise CallFailed(GrpcStatus.RESOURCE_EXHAUSTED, "too many streams or reports: wait a few seconds")
+        return decode(message, SidecarReport)
+
+    def _take(self, watcher: Watcher, report: SidecarReport) -> None:
+        """What a sidecar says now."""
+        watcher.report(report)
+        if report.refused:
+            fields = {"spiffe_id": watcher.spiffe_id, "version": report.refused, "problems": report.problems}
+            logger.warning("a sidecar refused the documents", extra={"fields": fields})
+        group = self._join(report.scope)
+        if group is not watcher.group:
+            self._leave(watcher)
+            watcher.group, watcher.sent = group, ""
+            group.watchers.add(watcher)
+
+    def _join(self, scope: Scope | None) -> Group:
+        group = self._groups.get(scope)
+        if group is None:
+            group = self._groups[scope] = Group(scope, self._documents)
+        return group
+
+    def _leave(self, watcher: Watcher) -> None:
+        """The last one of a scope takes its group along."""
+        group = watcher.group
+        group.watchers.discard(watcher)
+        if not group.watchers:
+            self._groups = {scope: each for scope, each in self._groups.items() if each is not group}
 
     def _ended(self, watcher: Watcher, key: Key, *, is_expected: bool) -> None:
         if is_expected:
             self.lost.stopped(key)
             return
         now = self._clock()
-        entry = watcher.entry(self._documents.current.version)
+        entry = watcher.entry()
         gone = msgspec.structs.replace(entry, state=SidecarState.GONE, since=moment(now), problems=())
         self.lost.lost(key, gone, now)
 
-    def _log(self, watcher: Watcher) -> None:
-        if watcher.refused:
-            fields = {"spiffe_id": watcher.spiffe_id, "version": watcher.refused, "problems": watcher.problems}
-            logger.warning("a sidecar refused the documents", extra={"fields": fields})
-
     def describe(self) -> DocumentsEntry:
         """The documents in force."""
-        return DocumentsEntry(version=self._documents.current.version, problems=self._documents.problems)
+        return DocumentsEntry(
+            version=self._documents.version, problems=tuple(str(problem) for problem in self._documents.problems)
+        )
 
     def entries(self) -> Iterator[SidecarEntry]:
         """What every sidecar has: those that are connected, and those that are gone."""
-        version = self._documents.current.version
         for watcher in self.watchers.values():
-            yield watcher.entry(version)
+            yield watcher.entry()
         yield from self.lost.entries(self._clock())
 
     def count(self) -> Rows:
         """Sidecars by what they have, for `metric_table.SIDECARS`."""
-        version = self._documents.current.version
-        states = Counter(watcher.state(version) for watcher in self.watchers.values())
+        states = Counter(watcher.state for watcher in self.watchers.values())
         states[SidecarState.GONE] = self.lost.count(self._clock())
         return [((state.value,), states[state]) for state in SidecarState]

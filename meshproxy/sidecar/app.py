@@ -384,7 +384,7 @@ async def run_sidecar(paths: Sequence[str]) -> None:
     if (settings := sidecar.spec.control_plane) is not None:
         from meshproxy.sidecar.control_link import ControlLink  # its memory is for those who have a control plane
 
-        link = ControlLink(paths, sidecar.metadata.name, settings)
+        link = ControlLink(paths, sidecar, settings)
         documents = await link.join() or documents
         source = link.documents or source
     assert documents is not None  # files have them, or the control plane

@@ -1,12 +1,16 @@
-"""Documents from the control plane: one stream, on which it sends each new set, and is told what became of it.
+"""Documents from the control plane: one stream, on which it sends what has changed, and is told what became of it.
 
 A set is taken into use together with the sidecar's own document. Then it is kept in the folder, from which a sidecar
 starts while the control plane is away. One that is refused changes nothing.
+
+A sidecar of one process is sent what concerns it, parsed (`mesh_documents`). One of several workers is sent all of it
+as text, which each of them loads in a child process, from the folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import socket
 from contextlib import suppress
@@ -16,13 +20,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy import __version__
-from meshproxy.config.child import load_in_child
+from meshproxy.config.child import load_in_child, load_own_in_child
+from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import files_of
-from meshproxy.config.problems import ConfigError
-from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
+from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.config.schema import Documents
+from meshproxy.control_api import WATCH, DocumentSet, Scope, SidecarReport
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.private_files import replace_file
+from meshproxy.sidecar.mesh_documents import MeshDocuments, NotAsSent
 from meshproxy.sidecar.reconnect import keep_open
 from meshproxy.transport.client import ClientError, ClientFailure
 from meshproxy.transport.grpc_stream import open_call
@@ -30,7 +37,7 @@ from meshproxy.transport.grpc_stream import open_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from meshproxy.config.schema import Documents
+    from meshproxy.config.schema import Sidecar
     from meshproxy.sidecar.control_channel import ControlChannel
     from meshproxy.transport.grpc_stream import Call
 
@@ -39,11 +46,33 @@ logger = logging.getLogger(__name__)
 SET_BYTES = 32 << 20
 REPORTED_PROBLEMS = 20
 LEAVE_SECONDS = 1.0
-FILE = "mesh.yaml"
+PARSED = "documents.json"
+"""The set in use, if it came parsed."""
+TEXT = "mesh.yaml"
 IN_USE, NEWEST = "documents", "documents-newest"
-"""Folders: of the set in use, and of the one that was received last, until it is in use or refused."""
+"""Folders of sets that came as text: of the one in use, and of the one that was received last, until it is in use or
+refused."""
 VERSION = "# version "
-"""Begins the first line of a set that is kept."""
+"""Begins the first line of a text that is kept."""
+
+
+def scope_of(sidecar: Sidecar) -> Scope | None:
+    """What concerns a sidecar; None: it takes everything, as text."""
+    spec = sidecar.spec
+    if spec.workers > 1:
+        return None
+    return Scope(spec.inbound.server if spec.inbound is not None else "", spec.outbound is not None)
+
+
+class TextSet:
+    """A set that came as text.
+
+    Attributes:
+        version: as the control plane named it.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.version = version
 
 
 class ControlDocuments:
@@ -51,88 +80,125 @@ class ControlDocuments:
 
     Args:
         paths: of the sidecar's own document.
-        name: of the sidecar, for people.
+        own: that document.
         folder: where sets are kept.
         channel: to the control plane.
     """
 
-    def __init__(self, paths: Sequence[str], name: str, folder: Path, channel: ControlChannel) -> None:
+    def __init__(self, paths: Sequence[str], own: Sidecar, folder: Path, channel: ControlChannel) -> None:
         self._paths = list(paths)
-        self._in_use, self._newest = folder / IN_USE / FILE, folder / NEWEST / FILE
+        self._own: Sidecar | None = own
+        """None: its file has changed."""
+        self._folder = folder
+        self._in_use_text, self._newest_text = folder / IN_USE / TEXT, folder / NEWEST / TEXT
         self._channel = channel
-        self._report = SidecarReport(name, __version__, host=socket.gethostname())
+        self._report = SidecarReport(own.metadata.name, __version__, host=socket.gethostname(), scope=scope_of(own))
         self._has_news = asyncio.Event()
         """The report is another than the one that was sent."""
-        self._has_set = asyncio.Event()
-        """There is a set that could be taken into use."""
         self._changed: Callable[[], None] = lambda: None
         self._watch = FileWatch(lambda: files_of(self._paths))
-        self._pending = ""
-        """The version of the set that was received and not yet decided on."""
+        self._in_use: TextSet | MeshDocuments | None = None
+        self._newest: TextSet | MeshDocuments | None = None
+        """What was received last: changes that are sent next are changes of it."""
+        self._is_pending = False
+        """The newest set is not yet decided on."""
+        self._loaded: TextSet | MeshDocuments | None = None
+        """What `load` was about last."""
         self._received = 0
-        """Sets, in all."""
+        """Messages, in all."""
         self._problem = ""
 
     async def first(self) -> Documents:
         """Documents to start with: those that were in use before, or else the first ones from the control plane that
         can be used. Waits for them; `run` must be running."""
-        if version := _version_in(self._in_use):
+        self._in_use = self._read_kept()
+        if self._in_use is not None:
             try:
-                documents = await load_in_child([*self._paths, str(self.kept)])
+                documents = await self.load()
             except ConfigError as error:  # the sidecar's own document has changed
                 self._refuse(error)
             else:
-                self._tell(version=version)
+                self._tell(version=self._in_use.version)
                 return documents
         logger.info("asking the control plane for documents", extra={"fields": {"control": self._channel.address}})
-        while True:
-            await self._has_set.wait()
-            self._has_set.clear()
-            try:
-                documents = await self.load()
-            except ConfigError as error:
-                self._refuse(error)
-            else:
-                self.applied(documents)
-                return documents
+        changed = asyncio.Event()
+        self.start(changed.set)
+        try:
+            while True:
+                if self._is_pending or self._own is None:
+                    try:
+                        documents = await self.load()
+                    except ConfigError as error:
+                        self._refuse(error)
+                    else:
+                        self.applied(documents)
+                        return documents
+                await changed.wait()
+                changed.clear()
+        finally:
+            self.stop()
 
     @property
     def kept(self) -> Path:
-        """The folder of the set in use."""
-        return self._in_use.parent
+        """The folder of the text in use."""
+        return self._in_use_text.parent
 
     # DocumentSource
 
     async def load(self) -> Documents:
-        self._watch.mark()
-        newest = self._newest if self._pending else self._in_use
-        return await load_in_child([*self._paths, str(newest.parent)])
+        if self._watch.mark():
+            self._own = None
+        own = self._own if self._own is not None else await load_own_in_child(self._paths)
+        if isinstance(own, Documents):
+            return own  # it has no control plane any more, which needs a restart
+        self._own = own
+        if (scope := scope_of(own)) != self._report.scope:
+            self._tell(scope=scope)
+        loaded = self._loaded = self._newest if self._is_pending else self._in_use
+        if loaded is None:
+            message = "the control plane has not sent documents that go with it yet"
+            raise ConfigError((Problem("", 0, f"Sidecar/{own.metadata.name}", "", message, Code.MISSING_DOCUMENT),))
+        if isinstance(loaded, MeshDocuments):
+            content = msgspec.msgpack.encode(own) + loaded.version.encode()
+            return loaded.together_with(own, hashlib.sha256(content).hexdigest())
+        text = self._newest_text if self._is_pending else self._in_use_text
+        return await load_in_child([*self._paths, str(text.parent)])
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._watch.start(changed)
+        self._watch.start(self._own_changed)
+
+    def _own_changed(self) -> None:
+        self._own = None
+        self._changed()
 
     def stop(self) -> None:
         self._watch.stop()
         self._changed = lambda: None
 
     def applied(self, documents: Documents) -> None:
-        """The newest set is in use: it is the one to start from."""
-        version, self._pending = self._pending, ""
-        if not version:
+        """The set that was loaded is in use: it is the one to start from."""
+        loaded = self._decided()
+        if loaded is None or loaded is self._in_use:
             return
+        self._in_use = loaded
         try:
-            self._in_use.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._newest.replace(self._in_use)
+            self._keep(loaded)
         except OSError as error:
             logger.error("documents could not be kept", extra={"fields": {"problem": str(error)}})
-        self._tell(version=version, refused="", problems=())
+        self._tell(version=loaded.version, refused="", problems=())
 
     def refused(self, problems: Sequence[str]) -> None:
-        """The newest set is not taken; the one before it stays."""
-        version, self._pending = self._pending, ""
-        if version:
-            self._tell(refused=version, problems=tuple(problems[:REPORTED_PROBLEMS]))
+        """The set that was loaded is not taken; the one before it stays."""
+        loaded = self._decided()
+        if loaded is not None and loaded is not self._in_use:
+            self._tell(refused=loaded.version, problems=tuple(problems[:REPORTED_PROBLEMS]))
+
+    def _decided(self) -> TextSet | MeshDocuments | None:
+        """What was loaded last, about which nothing is left to decide. A newer one may have come meanwhile."""
+        if self._loaded is self._newest:
+            self._is_pending = False
+        return self._loaded
 
     def tell_certificate(self, issued: float, expires: float) -> None:
         """Report the certificate that this sidecar has; both in seconds since the epoch."""
@@ -155,8 +221,35 @@ class ControlDocuments:
 
     def _refuse(self, error: ConfigError) -> None:
         problems = [str(problem) for problem in error.problems]
-        logger.error("documents rejected", extra={"fields": {"version": self._pending, "problems": problems}})
+        logger.error("documents rejected", extra={"fields": {"problems": problems}})
         self.refused(problems)
+
+    # The folder
+
+    def _read_kept(self) -> TextSet | MeshDocuments | None:
+        """The set that was in use before."""
+        if self._report.scope is not None:
+            with suppress(OSError):
+                content = (self._folder / PARSED).read_bytes()
+                try:
+                    return MeshDocuments.kept(content, self._folder)
+                except NotAsSent as error:
+                    logger.warning("the documents in the folder cannot be used: %s", error)
+        version = _version_in(self._in_use_text)
+        return TextSet(version) if version else None
+
+    def _keep(self, received: TextSet | MeshDocuments) -> None:
+        """Keep a set in place of the one before. Raises OSError."""
+        if isinstance(received, MeshDocuments):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(self._folder / PARSED, received.keep(), 0o600)
+            self._in_use_text.unlink(missing_ok=True)
+        else:
+            if _version_in(self._newest_text) != received.version:
+                return  # a newer one has come, which is about to be loaded
+            self._in_use_text.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._newest_text.replace(self._in_use_text)
+            (self._folder / PARSED).unlink(missing_ok=True)
 
     # The stream
 
@@ -174,7 +267,7 @@ class ControlDocuments:
                 reporting = asyncio.create_task(self._send_reports(call))
                 try:
                     async for message in call:
-                        self._take(message)
+                        await self._take(message)
                 except asyncio.CancelledError:
                     await _take_leave(call)
                     raise
@@ -200,19 +293,32 @@ class ControlDocuments:
             self._has_news.clear()
             await call.send(msgspec.json.encode(self._report))
 
-    def _take(self, message: bytes) -> None:
+    async def _take(self, message: bytes) -> None:
         """Raises ClientError or OSError."""
         try:
             received = msgspec.json.decode(message, type=DocumentSet)
         except msgspec.DecodeError as error:
             raise ClientError(ClientFailure.PROTOCOL, f"the documents are not understood: {error}") from error
-        self._newest.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(self._newest, f"{VERSION}{received.version}\n{received.text}".encode(), 0o600)
-        self._pending = received.version
+        if received.text:
+            self._newest_text.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(self._newest_text, f"{VERSION}{received.version}\n{received.text}".encode(), 0o600)
+            self._newest = TextSet(received.version)
+        else:
+            self._newest = await self._add(received)
+        self._is_pending = True
         self._received += 1
         self._problem = ""
-        self._has_set.set()
         self._changed()
+
+    async def _add(self, received: DocumentSet) -> MeshDocuments:
+        """The set after a message. Raises ClientError."""
+        bases = [each for each in (self._newest, self._in_use) if isinstance(each, MeshDocuments)]
+        base = next((each for each in bases if each.version == received.base), None)
+        try:
+            return await MeshDocuments.received(received, base, self._folder)
+        except NotAsSent as error:
+            self._tell(version="")  # the next stream begins with everything
+            raise ClientError(ClientFailure.PROTOCOL, str(error)) from error
 
     def _tell(self, **changes: object) -> None:
         self._report = msgspec.structs.replace(self._report, **changes)

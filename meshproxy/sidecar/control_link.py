@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshproxy.config.schema import Documents
-    from meshproxy.config.sidecars import ControlPlane
+    from meshproxy.config.sidecars import ControlPlane, Sidecar
 
 
 class ControlLink:
@@ -27,20 +27,20 @@ class ControlLink:
         documents: None if they are files.
     """
 
-    def __init__(self, paths: Sequence[str], name: str, settings: ControlPlane) -> None:
+    def __init__(self, paths: Sequence[str], own: Sidecar, settings: ControlPlane) -> None:
         """Nothing is sent yet.
 
         Args:
             paths: of the sidecar's own document.
-            name: of the sidecar.
+            own: that document.
             settings: of its control plane.
         """
         self._channel = ControlChannel(settings)
         self.enrollment = Enrollment(settings, self._channel)
-        self._roots = ControlRoots(name, self._channel)
+        self._roots = ControlRoots(own.metadata.name, self._channel)
         self.enrollment.renewed = self._renewed
         folder = Path(settings.folder)
-        self.documents = ControlDocuments(paths, name, folder, self._channel) if settings.documents else None
+        self.documents = ControlDocuments(paths, own, folder, self._channel) if settings.documents else None
         self._following: asyncio.Task[None] | None = None
 
     def _renewed(self, issued: float, expires: float) -> None:

@@ -52,6 +52,8 @@ class ServerCall:
     Attributes:
         info: of the client's connection; `info.peer` is its identity.
         metadata: the headers of the request.
+        has_ended: the client has sent its last message, whether it was taken or not; one that is lost has not.
+        is_drained: the transport has taken all that was sent.
     """
 
     def __init__(self, stream: Downstream, head: RequestHead, max_message_bytes: int) -> None:
@@ -64,7 +66,7 @@ class ServerCall:
         self._is_over = False
         """Nothing can be sent any more."""
         self._has_head = False
-        self._is_drained = True
+        self.is_drained = True
         # Received.
         self._deframer = Deframer()
         self._pieces: list[bytes] = []
@@ -72,7 +74,7 @@ class ServerCall:
         self._messages: deque[bytes] = deque()
         self._owed = 0
         """Credit that is held back."""
-        self._has_ended = head.end
+        self.has_ended = head.end
         self._failure: CallFailed | None = None
         """Why what the client sends cannot be read any further."""
         self._woken = asyncio.Event()
@@ -84,21 +86,32 @@ class ServerCall:
 
     async def __anext__(self) -> bytes:
         """The next message; ends when the client has sent its last. Raises CallFailed if it cannot be read."""
-        while not self._messages:
+        while (message := self.take()) is None:
+            if self.has_ended:
+                raise StopAsyncIteration
+            await self.wait()
+        return message
+
+    def take(self) -> bytes | None:
+        """A message that has come, or None. Raises CallFailed if it cannot be read."""
+        if not self._messages:
             if self._failure is not None:
                 raise self._failure
-            if self._has_ended:
-                raise StopAsyncIteration
-            await self._wait()
+            return None
         message = self._messages.popleft()
         if not self._messages:
             self._give_credit()
         return message
 
-    @property
-    def has_ended(self) -> bool:
-        """The client has sent its last message, whether it was taken or not; one that is lost has not."""
-        return self._has_ended
+    async def wait(self) -> None:
+        """Return when something has changed: what can be taken, whether all is sent or received, or `wake` was called.
+        For a method that does several things at once."""
+        self._woken.clear()
+        await self._woken.wait()
+
+    def wake(self) -> None:
+        """End `wait`."""
+        self._woken.set()
 
     async def only_message(self) -> bytes:
         """The message of a unary request. Raises CallFailed if there is none, or another."""
@@ -109,16 +122,17 @@ class ServerCall:
 
     async def send(self, message: bytes) -> None:
         """Send one message; returns when the transport has taken it."""
+        self.post(frame(message))
+        while not self.is_drained:
+            await self.wait()
+
+    def post(self, framed: bytes) -> None:
+        """Send one message (`codec.grpc.frame`) without waiting for the transport to take it: `is_drained` says when
+        it has. Until then there must be no other."""
         if not self._has_head:
             self._has_head = True
             self._stream.send_response(200, HEAD, end=False)
-        self._is_drained = self._stream.send_data(frame(message), end=False)
-        while not self._is_drained:
-            await self._wait()
-
-    async def _wait(self) -> None:
-        self._woken.clear()
-        await self._woken.wait()
+        self.is_drained = self._stream.send_data(framed, end=False)
 
     # stream.RequestSink
 
@@ -157,7 +171,7 @@ class ServerCall:
 
     def trailers_received(self, headers: Headers) -> None:
         """The client has sent its last message."""
-        self._has_ended = True
+        self.has_ended = True
         if self._failure is None and not self._deframer.is_idle:
             self._refuse(GrpcStatus.INTERNAL, "the last message of the request is incomplete")
         self._woken.set()
@@ -174,7 +188,7 @@ class ServerCall:
 
     def drained(self) -> None:
         """What was sent has been written."""
-        self._is_drained = True
+        self.is_drained = True
         self._woken.set()
 
     # The end

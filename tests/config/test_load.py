@@ -339,7 +339,7 @@ def test_the_sidecar_of_a_set_whose_rest_is_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="outbund"):
         load_own([path])
     path.write_text("")
-    with pytest.raises(ConfigError, match="there is no Sidecar"):
+    with pytest.raises(ConfigError, match="no Sidecar among"):
         load_own([path])
 
 

@@ -3,58 +3,86 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from meshproxy.control import distribution as module
 from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.status import SidecarEntry, SidecarState, moment
-from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
+from meshproxy.control_api import WATCH, DocumentSet, Scope, SidecarReport
 from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
-from tests.control.test_documents import MESH, SERVER
+from tests.control.test_documents import MESH, ROUTE, SERVER, Texts
 
 NOW = 1_000.0
+INBOUND, OUTBOUND = Scope("s"), Scope(outbound=True)
+OTHER = SERVER.replace("name: s", "name: other")
 
 
-def workload(not_after: float = NOW + 60.0) -> Workload:
-    return Workload("spiffe://m.example/ns/a/sa/b", "m.example", "a", "b", not_after)
+def workload(not_after: float = NOW + 60.0, name: str = "b") -> Workload:
+    return Workload(f"spiffe://m.example/ns/a/sa/{name}", "m.example", "a", name, not_after)
 
 
 class FakeCall:
-    """A stream of a sidecar: what it sends, and what it was sent."""
+    """A stream of a sidecar (`ServerCall`): what it sends, and what it was sent."""
 
-    def __init__(self, peer: Workload | None) -> None:
-        self.info = ConnectionInfo(direction="control", protocol="HTTP/2", remote="10.0.0.1:1", local="", peer=peer)
-        self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+    def __init__(self, peer: Workload | None, address: str = "10.0.0.1:1") -> None:
+        self.info = ConnectionInfo(direction="control", protocol="HTTP/2", remote=address, local="", peer=peer)
+        self.messages: deque[bytes] = deque()
         self.has_ended = False
+        self.is_drained = True
+        self.reads = True
+        """It takes what it is sent."""
         self.sent: asyncio.Queue[DocumentSet] = asyncio.Queue()
+        self._woken = asyncio.Event()
 
     def __aiter__(self) -> FakeCall:
         return self
 
     async def __anext__(self) -> bytes:
-        message = await self.messages.get()
-        if message is None:
-            raise StopAsyncIteration
+        while (message := self.take()) is None:
+            if self.has_ended:
+                raise StopAsyncIteration
+            await self.wait()
         return message
 
-    async def send(self, message: bytes) -> None:
-        self.sent.put_nowait(msgspec.json.decode(message, type=DocumentSet))
+    def take(self) -> bytes | None:
+        return self.messages.popleft() if self.messages else None
 
-    def say(self, **report: Any) -> None:
-        self.messages.put_nowait(msgspec.json.encode(SidecarReport("resnet", **report)))
+    async def wait(self) -> None:
+        self._woken.clear()
+        await self._woken.wait()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def post(self, framed: bytes) -> None:
+        assert self.is_drained
+        self.sent.put_nowait(msgspec.json.decode(framed[5:], type=DocumentSet))
+        self.is_drained = self.reads
+
+    def drained(self) -> None:
+        self.is_drained = self.reads = True
+        self.wake()
+
+    def say(self, scope: Scope | None = INBOUND, **report: Any) -> None:
+        self.send(msgspec.json.encode(SidecarReport("resnet", scope=scope, **report)))
+
+    def send(self, message: bytes) -> None:
+        self.messages.append(message)
+        self.wake()
 
     def leave(self) -> None:
         self.has_ended = True
-        self.messages.put_nowait(None)
+        self.wake()
 
     async def given(self) -> DocumentSet:
         async with asyncio.timeout(5):
@@ -62,15 +90,15 @@ class FakeCall:
 
 
 class World:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "mesh.yaml").write_text(MESH)
-        self.documents = MeshDocuments([str(folder)])
+    def __init__(self) -> None:
+        self.texts = Texts(mesh=MESH, models=SERVER)
+        self.documents = MeshDocuments(self.texts)
         self.service = DocumentService(self.documents, lambda: NOW)
 
-    async def change(self) -> None:
-        (self.folder / "models.yaml").write_text(SERVER)
+    async def change(self, text: str, name: str = "models") -> None:
+        self.texts.write(name, text)
         await self.documents.reload()
+        await turns()
 
     def counts(self) -> dict[str, float]:
         return {labels[0]: value for labels, value in self.service.count()}
@@ -85,14 +113,21 @@ class World:
             await asyncio.gather(task, return_exceptions=True)
 
 
+def keys(received: DocumentSet) -> list[str]:
+    found = [msgspec.json.decode(each.document) for each in received.documents]
+    return sorted(f"{each['kind']}/{each['metadata']['name']}" for each in found)
+
+
 async def turns() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+async def world() -> World:
+    world = World()
+    await world.documents.first()
+    return world
 
 
 async def test_a_sidecar_is_given_what_it_does_not_have(world: World) -> None:
@@ -100,18 +135,18 @@ async def test_a_sidecar_is_given_what_it_does_not_have(world: World) -> None:
     async with world.watching(call):
         call.say()
         first = await call.given()
-        assert first == world.documents.current
+        assert (first.base, first.text, keys(first)) == ("", "", ["MeshConfig/m", "ModelServer/s"])
         assert world.counts() == {"in-sync": 0, "behind": 1, "refused": 0, "gone": 0}
         call.say(version=first.version, software="0.1.0")
         await turns()
         assert world.counts() == {"in-sync": 1, "behind": 0, "refused": 0, "gone": 0}
-        await world.change()
+        await world.change(f"{SERVER}---\n{ROUTE}")
         second = await call.given()
-        assert second.version != first.version
+        assert (second.base, keys(second)) == (first.version, ["ModelRoute/r"])
         (watcher,) = world.service.watchers.values()
         assert (watcher.version, watcher.sent) == (first.version, second.version)
-        assert watcher.state(second.version) is SidecarState.BEHIND
-        assert world.service.describe().version == second.version
+        assert watcher.state is SidecarState.BEHIND
+        assert world.service.describe().version == world.documents.version
         assert list(world.service.entries()) == [
             SidecarEntry(
                 sidecar="resnet",
@@ -126,17 +161,82 @@ async def test_a_sidecar_is_given_what_it_does_not_have(world: World) -> None:
                 certificate_expires=moment(NOW + 60.0),
             )
         ]
+        await world.change(SERVER)
+        third = await call.given()
+        assert (third.version, third.base) == (first.version, second.version)
+        assert (third.documents, third.removed) == ((), ("ModelRoute/r",))
     assert world.service.watchers == {}
 
 
-async def test_one_that_has_it_is_sent_nothing(world: World) -> None:
+async def test_what_does_not_concern_it_is_not_sent(world: World) -> None:
+    replica, application = FakeCall(workload()), FakeCall(workload())
+    async with world.watching(replica), world.watching(application):
+        replica.say()
+        application.say(OUTBOUND)
+        before = await replica.given()
+        await application.given()
+        replica.say(version=before.version)
+        await world.change(f"{SERVER}---\n{OTHER}")
+        assert keys(await application.given()) == ["ModelServer/other"]
+        assert replica.sent.empty()
+        assert world.counts() == {"in-sync": 1, "behind": 1, "refused": 0, "gone": 0}
+
+
+async def test_an_older_one_is_sent_all_of_it_as_text(world: World) -> None:
     call = FakeCall(workload())
     async with world.watching(call):
-        call.say(version=world.documents.current.version)
-        await turns()
+        call.send(b'{"sidecar":"resnet","version":"older"}')
+        assert await call.given() == DocumentSet(world.documents.version, world.documents.text)
+        await world.change(f"{SERVER}---\n{OTHER}")
+        assert (await call.given()).text == f"{MESH}\n---\n{SERVER}---\n{OTHER}"
+
+
+async def test_one_that_has_it_is_sent_nothing(world: World) -> None:
+    first, second = FakeCall(workload()), FakeCall(workload())
+    async with world.watching(first):
+        first.say()
+        version = (await first.given()).version
+        async with world.watching(second):
+            second.say(version=version)
+            await turns()
+            assert second.sent.empty()
+            await world.change(f"{SERVER}---\n{ROUTE}")
+            assert (await second.given()).base == version
+
+
+async def test_one_that_missed_several_changes_is_sent_them_together(world: World) -> None:
+    call, other = FakeCall(workload()), FakeCall(workload())
+    call.reads = False
+    async with world.watching(call), world.watching(other):
+        other.say()
+        call.say()
+        version = (await call.given()).version
+        await world.change(f"{SERVER}---\n{ROUTE}")
+        await world.change(f"{SERVER}---\n{ROUTE.replace('name: r', 'name: t')}")
         assert call.sent.empty()
-        await world.change()
-        assert await call.given() == world.documents.current
+        assert other.sent.qsize() == 3
+        call.drained()
+        received = await call.given()
+        assert (received.base, keys(received), received.removed) == (version, ["ModelRoute/t"], ("ModelRoute/r",))
+    # And one that has missed more, everything.
+    for name in range(module.KEPT_CHANGES + 1):
+        await world.change(f"{SERVER}---\n{ROUTE.replace('name: r', f'name: r{name}')}")
+    async with world.watching(other):
+        other.say(version=version)
+        await turns()
+        assert keys([await other.given() for _ in range(4)][-1])[0] == "MeshConfig/m"
+
+
+async def test_its_own_document_has_changed(world: World) -> None:
+    await world.change(f"{SERVER}---\n{OTHER}")
+    call = FakeCall(workload())
+    async with world.watching(call):
+        call.say()
+        first = await call.given()
+        call.say(Scope("other"), version=first.version)
+        second = await call.given()
+        assert (second.base, keys(second)) == ("", ["MeshConfig/m", "ModelServer/other"])
+        assert list(world.service._groups) == [Scope("other")]
 
 
 async def test_a_refusal_is_logged_and_counted_and_not_repeated(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,14 +257,38 @@ async def test_who_is_not_served(world: World) -> None:
         (None, b"", GrpcStatus.UNAUTHENTICATED),
         (workload(), None, GrpcStatus.INVALID_ARGUMENT),
         (workload(), b"[]", GrpcStatus.INVALID_ARGUMENT),
+        (workload(), b'{"sidecar":"x","scope":"everything"}', GrpcStatus.INVALID_ARGUMENT),
     ):
         call = FakeCall(peer)
-        call.messages.put_nowait(message)
+        if message is None:
+            call.leave()
+        else:
+            call.send(message)
         async with world.watching(call) as task:
             with pytest.raises(CallFailed) as caught:
                 await task
             assert caught.value.status is status
         assert world.service.watchers == {}
+        assert world.service._groups == {}
+
+
+async def test_one_that_says_too_much(world: World) -> None:
+    """The others do not notice."""
+    call, other = FakeCall(workload()), FakeCall(workload(), "10.0.0.2:1")
+    async with world.watching(call) as task:
+        for _ in range(int(module.REPORT_BURST) + 1):
+            call.say()
+        with pytest.raises(CallFailed, match="wait a few seconds") as caught:
+            await task
+    assert caught.value.status is GrpcStatus.RESOURCE_EXHAUSTED
+    again = FakeCall(workload())
+    again.say()
+    async with world.watching(again) as task:
+        with pytest.raises(CallFailed, match="wait a few seconds"):
+            await task
+    async with world.watching(other):
+        other.say()
+        await other.given()
 
 
 async def test_a_stream_ends_with_its_certificate(world: World) -> None:
@@ -198,7 +322,7 @@ async def test_a_sidecar_that_is_lost_is_shown_until_it_is_back(world: World) ->
         task.cancel()
     call = FakeCall(workload())
     async with world.watching(call):
-        call.say(version=world.documents.current.version, host="pod-1", certificate_issued=900.0)
+        call.say(version=world.documents.version, host="pod-1", certificate_issued=900.0)
         call.say(refused="x", problems=("no", "no"), host="pod-1", certificate_expires=9_000.0)
         await turns()
     (entry,) = world.service.entries()

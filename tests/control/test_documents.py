@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from meshproxy.config.problems import ConfigError
+from meshproxy.config.files import Source
+from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.control import documents as module
-from meshproxy.control.documents import MeshDocuments, read_set
+from meshproxy.control.documents import MeshDocuments
+from meshproxy.control.scope import Change
 
 API = "apiVersion: meshproxy.dev/v1alpha1\n"
 MESH = f"{API}kind: MeshConfig\nmetadata: {{name: m}}\nspec: {{trustDomain: m.example}}\n"
@@ -19,68 +22,166 @@ ROUTE = f"{API}kind: ModelRoute\nmetadata: {{name: r}}\nspec: {{models: ['*'], s
 SIDECAR = f"{API}kind: Sidecar\nmetadata: {{name: x}}\nspec: {{inbound: {{server: s}}}}\n"
 
 
+class Texts:
+    """A source of texts in memory (`DocumentSource`)."""
+
+    name = "the texts"
+
+    def __init__(self, **texts: str) -> None:
+        self.sources: dict[str, Source] = {}
+        self.changed: Callable[[], None] = lambda: None
+        for name, text in texts.items():
+            self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        self.sources[name] = Source(Path(name), text.encode(), is_named=True, root=Path())
+        self.changed()
+
+    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
+        return list(self.sources.values()), []
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self.changed = changed
+
+    def stop(self) -> None:
+        self.changed = lambda: None
+
+
+class World:
+    def __init__(self, **texts: str) -> None:
+        self.texts = Texts(**texts)
+        self.documents = MeshDocuments(self.texts)
+        self.changes: list[dict[str, str]] = []
+        self.documents.on_change = lambda changes: self.changes.append({each.key: became(each) for each in changes})
+
+    async def problems(self) -> str:
+        await self.documents.reload()
+        return "\n".join(str(problem) for problem in self.documents.problems)
+
+
+def became(change: Change) -> str:
+    return "new" if change.before is None else "gone" if change.after is None else "changed"
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "mesh.yaml").write_text(MESH)
-    (tmp_path / "models.yaml").write_text(f"{SERVER}---\n{ROUTE}")
-    return tmp_path
+async def world() -> World:
+    world = World(mesh=MESH, models=f"{SERVER}---\n{ROUTE}")
+    await world.documents.first()
+    return world
 
 
-def problems(folder: Path) -> str:
-    with pytest.raises(ConfigError) as caught:
-        read_set([str(folder)])
-    return "\n".join(str(problem) for problem in caught.value.problems)
+async def test_the_first_set(world: World) -> None:
+    everything = {"MeshConfig/m": "new", "ModelServer/s": "new", "ModelRoute/r": "new"}
+    assert world.changes == [everything]
+    assert list(world.documents.held) == list(everything)
+    assert world.documents.text == f"{MESH}\n---\n{SERVER}---\n{ROUTE}"
+    again = World(models=f"{SERVER}---\n{ROUTE}", mesh=MESH)
+    await again.documents.first()
+    assert again.documents.version == world.documents.version
+    assert [each.sent.order for each in world.documents.held.values()] == [
+        "mesh\x00000\x00000000",
+        "models\x00000\x00000000",
+        "models\x00000\x00000001",
+    ]
 
 
-def test_a_set_is_the_text_of_its_files(folder: Path) -> None:
-    found = read_set([str(folder)])
-    assert found.text == f"{MESH}\n---\n{SERVER}---\n{ROUTE}"
-    assert read_set([str(folder)]) == found
-    (folder / "models.yaml").write_text(SERVER)
-    assert read_set([str(folder)]).version != found.version
+async def test_another_control_plane_may_have_them_elsewhere(world: World) -> None:
+    other = World()
+    for name, source in world.texts.sources.items():
+        other.texts.write(f"elsewhere/{name}", source.content.decode())
+    await other.documents.first()
+    assert other.documents.version == world.documents.version
 
 
-def test_what_is_wrong_without_a_sidecar(folder: Path) -> None:
-    (folder / "models.yaml").write_text(ROUTE.replace("server: s", "server: t") + "---\n" + SERVER)
-    assert 'no ModelServer named "t"' in problems(folder)
-    (folder / "models.yaml").write_text(f"{SERVER}---\n{SIDECAR}")
-    assert "a sidecar reads its own document from a file of its own" in problems(folder)
-    (folder / "mesh.yaml").unlink()
-    (folder / "models.yaml").write_text(SERVER)
-    assert "there is no MeshConfig" in problems(folder)
+async def test_texts_of_the_same_name_have_an_order(world: World) -> None:
+    world.texts.write("b/routes", ROUTE)
+    world.texts.write("a/routes", ROUTE.replace("name: r", "name: first").replace("'*'", "a"))
+    world.texts.write("models", SERVER)
+    await world.documents.reload()
+    orders = {key: held.sent.order for key, held in world.documents.held.items()}
+    assert orders["ModelRoute/first"] < orders["ModelRoute/r"]
 
 
-def test_sets_that_are_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_is_what_has_changed(world: World) -> None:
+    first, route = world.documents.version, world.documents.held["ModelRoute/r"]
+    world.texts.write("models", f"{SERVER.replace('a:1', 'a:2')}---\n{ROUTE}")
+    await world.documents.reload()
+    assert world.changes[1:] == [{"ModelServer/s": "changed"}]
+    assert world.documents.held["ModelRoute/r"] is route
+    assert world.documents.version != first
+    world.texts.write("models", f"# for people\n{SERVER}---\n{ROUTE}")
+    await world.documents.reload()
+    assert world.documents.version == first
+    world.texts.write("models", SERVER)
+    world.texts.write("routes", ROUTE)
+    await world.documents.reload()
+    assert world.changes[3:] == [{"ModelRoute/r": "changed"}]  # it has another place among the others
+    del world.texts.sources["routes"]
+    await world.documents.reload()
+    assert world.changes[4:] == [{"ModelRoute/r": "gone"}]
+
+
+async def test_only_texts_that_have_changed_are_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    parse = module.parse  # type: ignore[attr-defined]
+
+    def watched(source: Source, *others: object) -> None:
+        read.append(source.name)
+        parse(source, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "parse", watched)
+    world.texts.write("models", SERVER)
+    await world.documents.reload()
+    await world.documents.reload()
+    assert read == ["models"]
+
+
+async def test_what_is_wrong_without_a_sidecar(world: World) -> None:
+    texts = world.texts
+    texts.write("models", ROUTE.replace("server: s", "server: t") + "---\n" + SERVER)
+    assert 'no ModelServer named "t"' in await world.problems()
+    texts.write("models", f"{SERVER}---\n{SIDECAR}")
+    assert "a sidecar reads its own document from a file of its own" in await world.problems()
+    del texts.sources["mesh"]
+    texts.write("models", SERVER)
+    assert await world.problems() == "the texts: there is no MeshConfig"
+    texts.write("mesh", f"{MESH}---\n{SERVER}")
+    assert "duplicate name, first at mesh:6" in await world.problems()
+    assert world.documents.text == f"{MESH}\n---\n{SERVER}---\n{ROUTE}"
+
+
+async def test_sets_that_are_too_large(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SET_BYTES", 10)
-    assert "larger than 0 MiB" in problems(folder)
+    assert "larger than 0 MiB" in await world.problems()
 
 
-async def test_watchers_get_the_next_good_set(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_last_good_set_stays_in_force(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    it = MeshDocuments([str(folder)])
-    first = it.current
-    assert await it.newer("") == first
-    waiting = [asyncio.create_task(it.newer(first.version)) for _ in range(2)]
-    await it.reload()  # nothing has changed
-    (folder / "models.yaml").write_text("kind: Nothing\n")
-    await it.reload()
-    await it.reload()
-    assert it.current == first
-    assert len(it.problems) > 0
-    assert not any(task.done() for task in waiting)
-    (folder / "models.yaml").write_text(SERVER)
-    await it.reload()
-    assert it.problems == ()
-    async with asyncio.timeout(5):
-        assert await asyncio.gather(*waiting) == [it.current, it.current]
-    assert it.current.version != first.version
+    following = asyncio.create_task(world.documents.follow())
+    await asyncio.sleep(0)
+    version = world.documents.version
+    changed = asyncio.Event()
+    world.documents.on_change = lambda changes: changed.set()
+    world.texts.write("models", "kind: Nothing\n")
+    async with asyncio.timeout(10):
+        while not world.documents.problems:
+            await asyncio.sleep(0)
+    await world.documents.reload()
+    assert world.documents.version == version
+    world.texts.write("models", SERVER)
+    async with asyncio.timeout(10):
+        await changed.wait()
+    await world.documents.reload()
+    assert world.documents.problems == ()
+    assert world.documents.version != version
     assert [record.message for record in caplog.records] == [
         "documents rejected; sidecars keep the previous ones",
         "documents changed",
     ]
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
 
 
-def test_the_first_set_must_be_good(folder: Path) -> None:
-    (folder / "models.yaml").write_text("kind: Nothing\n")
+async def test_the_first_set_must_be_good() -> None:
     with pytest.raises(ConfigError):
-        MeshDocuments([str(folder)])
+        await World(mesh=MESH, models="kind: Nothing\n").documents.first()

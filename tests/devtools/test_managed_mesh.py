@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from meshproxy.config.load import load
-from meshproxy.control.documents import read_set
+from meshproxy.control.documents import MeshDocuments
+from meshproxy.control.sources import Files
 from meshproxy.control.status import DocumentsEntry, SidecarState
 from meshproxy.devtools import managed_mesh
 from meshproxy.devtools.child import ChildFailed
@@ -25,8 +26,10 @@ def mesh_documents(tmp_path: Path) -> Path:
     return write_documents(tmp_path / "documents", SOURCE, **values)
 
 
-def test_the_documents_can_be_given(mesh_documents: Path) -> None:
-    assert read_set([str(mesh_documents)]).version
+async def test_the_documents_can_be_given(mesh_documents: Path) -> None:
+    documents = MeshDocuments(Files([str(mesh_documents)]))
+    await documents.first()
+    assert "ModelServer/models" in documents.held
 
 
 @pytest.mark.parametrize("name", SIDECARS)

@@ -8,35 +8,44 @@ import socket
 import stat
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from meshproxy import __version__
-from meshproxy.config.load import load
-from meshproxy.config.schema import Documents
+from meshproxy.config import file_watch
+from meshproxy.config.load import load, load_own
+from meshproxy.config.problems import ConfigError
+from meshproxy.config.schema import Documents, Sidecar
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
+from meshproxy.control import distribution
 from meshproxy.control.app import ControlPlane as ControlProcess
 from meshproxy.control.app import Settings
 from meshproxy.control.attestation import make_token
 from meshproxy.control.status import moment
-from meshproxy.control_api import WATCH
+from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
 from meshproxy.devtools.local_mesh import document
 from meshproxy.sidecar import control_documents as module
 from meshproxy.sidecar import reconnect
 from meshproxy.sidecar.control_documents import ControlDocuments
 from meshproxy.sidecar.control_link import ControlLink
 from meshproxy.sidecar.document_source import DocumentSource
+from meshproxy.sidecar.mesh_documents import MeshDocuments
 
 ID = "spiffe://m.example/ns/models/sa/resnet"
+ROLE = {"rules": [{"models": ["*"], "verbs": ["predict"]}]}
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
 
 
 class World:
     """A control plane with documents, and the document of one sidecar."""
+
+    workers = 1
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +77,8 @@ class World:
             "folder": self.settings.folder,
             "documents": True,
         }
-        spec = {"inbound": {"listen": "127.0.0.1:0", "server": server}, "controlPlane": control}
+        inbound = {"listen": "127.0.0.1:0", "server": server}
+        spec = {"inbound": inbound, "controlPlane": control, "workers": self.workers}
         self.own.write_text(yaml.safe_dump(document("Sidecar", spec, "resnet-0")))
 
     def write_mesh(self, rest: str, *more: Any) -> None:
@@ -84,12 +94,17 @@ class World:
         assert self.process.documents is not None
         self.write_mesh(rest, *more)
         await self.process.documents.reload()
-        return self.process.documents.current.version
+        return self.process.documents.version
+
+    def sidecar(self) -> Sidecar:
+        own = load_own([str(self.own)])
+        assert isinstance(own, Sidecar)
+        return own
 
     def link(self) -> ControlLink:
         token = make_token(self.process.store, ID, time.time(), 60.0)
         Path(self.settings.join_token or "").write_text(token)
-        link = ControlLink([str(self.own)], "resnet-0", self.settings)
+        link = ControlLink([str(self.own)], self.sidecar(), self.settings)
         self.links.append(link)
         return link
 
@@ -111,9 +126,14 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async def load_here(paths: Any) -> Documents:
         return load(paths)
 
+    async def load_own_here(paths: Any) -> Documents | Sidecar:
+        return load_own(paths)
+
     monkeypatch.setattr(module, "load_in_child", load_here)
+    monkeypatch.setattr(module, "load_own_in_child", load_own_here)
     monkeypatch.setattr(reconnect, "FIRST_RETRY", 0.01)
     world = World(tmp_path)
+    await world.process.documents.first()  # type: ignore[union-attr]
     try:
         yield world
     finally:
@@ -137,11 +157,11 @@ async def end(task: asyncio.Task[None]) -> None:
 
 
 async def test_the_first_set_is_waited_for_and_kept(world: World) -> None:
-    source, documents, task = await started(world.link())
+    _, documents, task = await started(world.link())
     assert documents.sidecar.metadata.name == "resnet-0"
     assert endpoint(documents) == "127.0.0.1:8501"
     await world.settled(**{"in-sync": 1})
-    kept = source.kept / "mesh.yaml"
+    kept = world.folder / "kept/documents.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     (watcher,) = world.process.distribution.watchers.values()
     assert (watcher.sidecar, watcher.spiffe_id) == ("resnet-0", ID)
@@ -165,12 +185,115 @@ async def test_a_change_is_taken_into_use(world: World) -> None:
     await end(task)
 
 
+async def test_a_change_brings_what_has_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[DocumentSet] = []
+    take = MeshDocuments.received
+
+    async def watched(message: DocumentSet, *others: Any) -> MeshDocuments:
+        received.append(message)
+        return await take(message, *others)
+
+    monkeypatch.setattr(MeshDocuments, "received", watched)
+    source, documents, task = await started(world.link())
+    changed = asyncio.Event()
+    source.start(changed.set)
+    version = await world.change("127.0.0.1:8502")
+    async with asyncio.timeout(10):
+        await changed.wait()
+    newer = await source.load()
+    assert [len(message.documents) for message in received] == [2, 1]
+    assert received[1].base == received[0].version
+    assert newer.mesh is documents.mesh
+    assert newer.fingerprint != documents.fingerprint
+    source.applied(newer)
+    await world.settled(**{"in-sync": 1})
+    # What is no longer there is named.
+    await world.change("127.0.0.1:8502", document("ModelRole", ROLE, "r"))
+    await world.change("127.0.0.1:8502")
+    async with asyncio.timeout(10):
+        while received[-1].removed != ("ModelRole/r",):
+            await asyncio.sleep(0.01)
+    assert received[-1].version == version
+    source.stop()
+    await end(task)
+
+
+async def test_a_change_that_does_not_go_with_what_it_has(world: World) -> None:
+    """It asks for everything."""
+    source, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    source.start(lambda: None)
+    source._in_use = source._newest = None
+    version = await world.change("127.0.0.1:8502")
+    async with asyncio.timeout(10):
+        while source._newest is None:
+            await asyncio.sleep(0.01)
+    assert source._newest.version == version
+    assert endpoint(await source.load()) == "127.0.0.1:8502"
+    source.stop()
+    await end(task)
+
+
+async def test_its_own_document_is_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other documents concern it then."""
+    monkeypatch.setattr(file_watch, "PERIOD", 0.01)
+    other = document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:1"}]}, "other")
+    source, _, task = await started(world.link())
+    changed = asyncio.Event()
+    source.start(changed.set)
+    await world.change("127.0.0.1:8501", other)
+    assert source._newest is not None
+    before = source._newest.version
+    world.write_own("other")
+    async with asyncio.timeout(10):
+        while source._newest.version == before:
+            await changed.wait()
+            changed.clear()
+            with suppress(ConfigError):
+                await source.load()
+    documents = await source.load()
+    assert [server.metadata.name for server in documents.servers] == ["other"]
+    source.stop()
+    await end(task)
+
+
+async def test_an_older_control_plane_sends_text(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OlderReport(SidecarReport, frozen=True):
+        def __post_init__(self) -> None:
+            msgspec.structs.force_setattr(self, "scope", None)
+
+    monkeypatch.setattr(distribution, "SidecarReport", OlderReport)
+    _, documents, task = await started(world.link())
+    assert endpoint(documents) == "127.0.0.1:8501"
+    await world.settled(**{"in-sync": 1})
+    assert (world.folder / "kept/documents/mesh.yaml").read_text().startswith("# version ")
+    await end(task)
+    # Kept by an older sidecar, or from an older control plane: it starts from it, and the next set takes its place.
+    monkeypatch.setattr(distribution, "SidecarReport", SidecarReport)
+    world.process.distribution._groups.clear()
+    _, documents, task = await started(world.link())
+    assert endpoint(documents) == "127.0.0.1:8501"
+    await end(task)
+
+
+async def test_what_is_kept_may_be_damaged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    _, _, task = await started(world.link())
+    await end(task)
+    kept = world.folder / "kept/documents.json"
+    kept.write_text(kept.read_text().replace("8501", "8509"))
+    kept.write_text(kept.read_text()[:-10])
+    _, documents, task = await started(world.link())
+    assert endpoint(documents) == "127.0.0.1:8501"
+    assert any("cannot be used" in record.message for record in caplog.records)
+    await end(task)
+
+
 async def test_what_is_refused_changes_nothing(world: World) -> None:
     """Here: the server of this sidecar is gone, which the control plane cannot know."""
     source, _, task = await started(world.link())
     changed = asyncio.Event()
     source.start(changed.set)
-    before = world.process.documents.current.version  # type: ignore[union-attr]
+    before = world.process.documents.version  # type: ignore[union-attr]
     other = document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:1"}]}, "other")
     mesh = document("MeshConfig", {"trustDomain": "m.example"}, "m")
     (world.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump_all([mesh, other]))
@@ -199,7 +322,7 @@ async def test_a_restart_needs_no_control_plane(world: World) -> None:
     world.process.listener.stop_accepting()
     source, documents, task = await started(world.link())
     assert endpoint(documents) == "127.0.0.1:8501"
-    assert source._report.version == world.process.documents.current.version  # type: ignore[union-attr]
+    assert source._report.version == world.process.documents.version  # type: ignore[union-attr]
     await end(task)
 
 
@@ -216,7 +339,7 @@ async def test_a_first_set_that_does_not_fit_is_refused_and_the_next_one_waited_
     async with asyncio.timeout(10):
         documents = await joining
     assert documents is not None
-    assert [server.metadata.name for server in documents.servers] == ["s", "later"]
+    assert [server.metadata.name for server in documents.servers] == ["later"]  # the other one does not concern it
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["documents rejected"]
     running = asyncio.create_task(link.run())
     await asyncio.sleep(0)
@@ -224,7 +347,7 @@ async def test_a_first_set_that_does_not_fit_is_refused_and_the_next_one_waited_
 
 
 async def test_kept_documents_that_no_longer_fit(world: World) -> None:
-    """Its own document was changed while it was down: it waits for documents that go with it."""
+    """Its own document was changed while it was down: it waits until the two go together."""
     _, _, task = await started(world.link())
     await end(task)
     world.write_own("later")
@@ -232,11 +355,10 @@ async def test_kept_documents_that_no_longer_fit(world: World) -> None:
     joining = asyncio.create_task(link.join())
     await world.settled(refused=1)
     world.write_own("s")
-    await world.change("127.0.0.1:8505")
     async with asyncio.timeout(10):
         documents = await joining
     assert documents is not None
-    assert endpoint(documents) == "127.0.0.1:8505"
+    assert endpoint(documents) == "127.0.0.1:8501"
     running = asyncio.create_task(link.run())
     await asyncio.sleep(0)
     await end(running)
@@ -251,7 +373,7 @@ async def test_the_stream_is_opened_again(world: World, caplog: pytest.LogCaptur
     source.start(lambda: None)
     version = await world.change("127.0.0.1:8506")
     async with asyncio.timeout(10):
-        while source._pending != version:
+        while source._newest is None or source._newest.version != version:
             await asyncio.sleep(0.01)
     assert any(record.message.startswith("no documents from the control plane") for record in caplog.records)
     source.stop()
@@ -259,6 +381,8 @@ async def test_the_stream_is_opened_again(world: World, caplog: pytest.LogCaptur
 
 
 async def test_a_supervisor_checks_and_keeps_each_set(world: World) -> None:
+    world.workers = 2
+    world.write_own("s")
     source, _, task = await started(world.link())
     alone = asyncio.create_task(source.apply_alone())
     await asyncio.sleep(0)
@@ -275,6 +399,9 @@ async def test_a_supervisor_checks_and_keeps_each_set(world: World) -> None:
 
 
 async def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """Of a supervisor, whose workers read the set from there."""
+    world.workers = 2
+    world.write_own("s")
     source, _, task = await started(world.link())
 
     def full(*arguments: object) -> None:

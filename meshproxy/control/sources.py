@@ -1,0 +1,85 @@
+"""Where the control plane's documents come from: a folder of files, or anything else that gives texts with a name."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from meshproxy.config.file_watch import FileWatch
+from meshproxy.config.files import Source, files_of, read_file, read_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from meshproxy.config.problems import Problem
+
+PERIOD = 0.1
+"""Seconds between two looks at the files."""
+
+
+class DocumentSource(Protocol):
+    """Gives texts with documents in them, and says when they change."""
+
+    name: str
+    """What to call it in a problem that none of its texts has."""
+
+    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
+        """All texts as they are now, and what could not be read. A text is one file, or one object of an API server:
+        its name is where problems are said to be. Of those that are the same object as before, nothing is read again.
+        """
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever `read` may give something else than it gave last."""
+
+    def stop(self) -> None:
+        """Stop; `changed` is not called any more."""
+
+
+class Files:
+    """Files and folders (`DocumentSource`)."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.name = ", ".join(paths)
+        self._paths = list(paths)
+        self._watch = FileWatch(lambda: files_of(self._paths), PERIOD)
+        self._known: dict[Path, tuple[object, bytes]] = {}
+        """What was read last, with the state of the file at that time."""
+        self._sources: dict[str, Source] = {}
+
+    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
+        self._watch.mark()
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> tuple[list[Source], list[Problem]]:
+        problems: list[Problem] = []
+        found = read_files(self._paths, problems, self._content)
+        sources = [self._same(source) for source in found]
+        self._sources = {source.name: source for source in sources}
+        present = {source.path for source in sources}
+        self._known = {path: known for path, known in self._known.items() if path in present}
+        return sources, problems
+
+    def _content(self, path: Path) -> bytes:
+        status = path.stat()
+        state = status.st_mtime_ns, status.st_size, status.st_ino
+        known = self._known.get(path)
+        if known is not None and known[0] == state:
+            return known[1]
+        content = read_file(path)
+        self._known[path] = state, content
+        return content
+
+    def _same(self, source: Source) -> Source:
+        """As it was given before, if it has not changed. Its paths are those of the sidecars' hosts."""
+        before = self._sources.get(source.name)
+        if before is not None and before.content is source.content:
+            return before
+        return replace(source, root=Path())
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._watch.start(changed)
+
+    def stop(self) -> None:
+        self._watch.stop()

@@ -1,0 +1,55 @@
+"""Where documents come from: files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from meshproxy.control.sources import DocumentSource, Files
+
+
+async def test_what_has_not_changed_stays_the_same(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.yaml").write_text(name)
+    source: DocumentSource = Files([str(tmp_path)])
+    first, problems = await source.read()
+    assert [(each.path.name, each.content) for each in first] == [("a.yaml", b"a"), ("b.yaml", b"b")]
+    assert problems == []
+    (tmp_path / "b.yaml").write_text("B!")
+    second, _ = await source.read()
+    assert second[0] is first[0]
+    assert second[1].content == b"B!"
+    (tmp_path / "a.yaml").unlink()
+    third, _ = await source.read()
+    assert [each.content for each in third] == [b"B!"]
+
+
+async def test_relative_paths_are_those_of_the_sidecars(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a")
+    sources, _ = await Files([str(tmp_path)]).read()
+    assert sources[0].folder / "keys.json" == Path("keys.json")
+
+
+async def test_what_cannot_be_read(tmp_path: Path) -> None:
+    source = Files([str(tmp_path), str(tmp_path / "missing")])
+    assert source.name == f"{tmp_path}, {tmp_path / 'missing'}"
+    sources, problems = await source.read()
+    assert sources == []
+    assert [problem.message.partition(":")[0] for problem in problems] == [
+        "no *.yaml, *.yml or *.json in this folder",
+        "cannot be read",
+    ]
+
+
+async def test_changes_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a")
+    source = Files([str(tmp_path)])
+    changed = asyncio.Event()
+    source.start(changed.set)
+    path.write_text("b")
+    os.utime(path, (1, 1))
+    async with asyncio.timeout(10):
+        await changed.wait()
+    source.stop()
