@@ -67,6 +67,12 @@ RESPONSE_SIZE = histogram(
     buckets=SIZE_BUCKETS,
 )  # fmt: skip
 IN_FLIGHT = gauge("meshproxy_requests_in_flight", "Requests in flight.", "direction", "model")
+CACHE_FILLS = counter(
+    "meshproxy_cache_fills_total",
+    "What inbound requests had to find out: decisions that the policy made, tokens whose signature was verified. All "
+    "others were remembered.",
+    "cache",
+)  # fmt: skip
 DECISIONS = counter(
     "meshproxy_authz_decisions_total",
     "Authorization decisions: allow, deny, or audit for each matching audit binding.",
@@ -272,7 +278,7 @@ WATCH_RESTARTS = counter(
 
 TABLES: dict[str, tuple[Metric, ...]] = {
     "Requests": (
-        REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, DECISIONS, REFUSALS,
+        REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, DECISIONS, CACHE_FILLS, REFUSALS,
         LIMITS_EXCEEDED,
     ),
     "Upstreams and routes": (
