@@ -78,16 +78,9 @@ def before_next(rotation: RootRotation, obstacle: Obstacle | None) -> Iterator[s
     if obstacle is None:
         yield f"next, and safe now: {NEXT[rotation.step]}"
         return
-    yield f"next: {NEXT[rotation.step]}. {when(obstacle)}:"
+    yield f"next: {NEXT[rotation.step]}. Not safe before {_iso(obstacle.until)}, unless sidecars are sooner:"
     # Those without the bundle are listed above.
     yield from why(obstacle, names=obstacle.hindrance is not Hindrance.WITHOUT_BUNDLE)
-
-
-def when(obstacle: Obstacle) -> str:
-    """From when on a step is safe."""
-    if obstacle.hindrance is Hindrance.WITHOUT_BUNDLE:
-        return f"Not safe before all sidecars have the bundle, or {_iso(obstacle.until)}"
-    return f"Not safe before {_iso(obstacle.until)}"
 
 
 def why(obstacle: Obstacle, *, names: bool = True) -> Iterator[str]:

@@ -222,12 +222,12 @@ def rotate(folder: Path, wait: bool, undo: bool, force: bool) -> None:
                 ignored = step(is_forced=force)
             except Unsafe as unsafe:
                 if not wait:
-                    click.echo(f"{_rotation_text.when(unsafe.obstacle)}, and not done:")
+                    click.echo("not safe yet, and not done:")
                     for line in _rotation_text.why(unsafe.obstacle):
                         click.echo(line)
                     sys.exit(FOUND)
                 if waits_for != (waits_for := f"{unsafe}: {len(unsafe.obstacle.leaves)}"):
-                    click.echo(f"{_rotation_text.when(unsafe.obstacle)}; waiting:")
+                    click.echo("waiting:")
                     for line in _rotation_text.why(unsafe.obstacle):
                         click.echo(line)
                 time.sleep(LOOK_SECONDS)

@@ -59,6 +59,12 @@ def command() -> None:
     help="A file of documents for the sidecars, or a folder of them; may be repeated.  [default: none]",
 )
 @click.option(
+    "--cluster-documents",
+    is_flag=True,
+    help="The documents are objects of the cluster, in its namespace (`meshproxy config crds` prints their kinds);"
+    " instead of --documents.",
+)
+@click.option(
     "--lifetime", default="24h", show_default=True, metavar="DURATION", help="The lifetime of issued certificates."
 )
 @click.option(
@@ -98,6 +104,7 @@ def run(
     listen: str,
     web: str,
     documents: tuple[str, ...],
+    cluster_documents: bool,
     lifetime: str,
     kubeconfig: Path | None,
     namespace: str | None,
@@ -130,6 +137,8 @@ def run(
     from meshproxy.control.store import StoreError
     from meshproxy.telemetry.process_log import open_process_log
 
+    if documents and cluster_documents:
+        raise click.UsageError("--documents and --cluster-documents both say where documents come from: keep one")
     if (service_account_keys is None) != (service_account_issuer is None):
         raise click.UsageError("--service-account-keys and --service-account-issuer go together")
     if token_review and service_account_keys is not None:
@@ -143,6 +152,7 @@ def run(
         web=_read(values.read_listen_address, web, "--web"),
         lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
         documents=documents,
+        cluster_documents=cluster_documents,
         kubeconfig=kubeconfig,
         namespace=namespace,
         authority_secret=authority_secret,

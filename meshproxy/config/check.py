@@ -45,7 +45,14 @@ class Placed:
         return Problem(self.file, node.line, self.label, field, message, code)
 
 
-def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str, is_partial: bool = False) -> Iterator[Problem]:
+def check_set(
+    placed: Sequence[Placed],
+    *,
+    is_whole: bool,
+    where: str,
+    is_partial: bool = False,
+    needed: Sequence[str] = ("MeshConfig", "Sidecar"),
+) -> Iterator[Problem]:
     """Problems of the set as a whole.
 
     Args:
@@ -54,6 +61,7 @@ def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str, is_partia
         where: what to call the set in a problem that no file has.
         is_partial: the other documents are elsewhere. What only they could have is not missed: references to kinds of
             which there is no document here are not looked up.
+        needed: kinds that must not be missing, unless it is partial.
     """
     names: dict[str, dict[str, Placed]] = {}
     for each in placed:
@@ -69,7 +77,7 @@ def check_set(placed: Sequence[Placed], *, is_whole: bool, where: str, is_partia
             )
         alike.setdefault(each.name, each)
     if is_whole and not is_partial:
-        for kind in ("MeshConfig", "Sidecar"):
+        for kind in needed:
             if kind not in names:
                 message = f"no {kind} among the documents: exactly one is needed"
                 yield Problem(where, 0, "", "", message, Code.MISSING_DOCUMENT)

@@ -16,6 +16,8 @@ root_rotation the steps from one root to the next; `rotator` takes them, `curren
 documents     the documents in force
 distribution  their way to the sidecars, and which of those has what
 lost          the sidecars that are gone
+objects       the documents that are objects of a cluster
+selection     which versions of them are in force
 reflector     a copy of the objects of one kind in the API server
 store         the folder that is kept
 status        what it says about itself and its sidecars

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from meshproxy.control.attestation import JoinToken, PodTokens
     from meshproxy.control.authority_secret import AuthoritySecret
     from meshproxy.control.offline_tokens import ClusterKeys
+    from meshproxy.control.sources import DocumentSource
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.transport.connection_info import ConnectionInfo
 
@@ -86,6 +87,8 @@ class Settings:
     """Of certificates, in seconds."""
     documents: tuple[str, ...] = ()
     """Files and folders with the documents for sidecars; empty: they have their own."""
+    cluster_documents: bool = False
+    """Whether the objects of the cluster are the documents instead."""
     kubeconfig: Path | None = None
     """How the cluster is called, if it is needed; None: as a pod in it, or by the user's own file."""
     namespace: str | None = None
@@ -100,7 +103,7 @@ class Settings:
     @property
     def needs_cluster(self) -> bool:
         """Whether the API server of a cluster is called."""
-        return self.token_review or self.authority_secret is not None
+        return self.token_review or self.authority_secret is not None or self.cluster_documents
 
 
 class ControlPlane:
@@ -120,7 +123,7 @@ class ControlPlane:
             if client is not None and settings.authority_secret is not None:
                 await _secret(client, settings).bring(time.time())
             plane = cls(settings, client)
-            if plane.documents is not None:
+            if plane.documents is not None and not settings.cluster_documents:  # the cluster may be away
                 await plane.documents.first()
             return plane
         except BaseException:
@@ -153,12 +156,13 @@ class ControlPlane:
         self.service = IdentityService(self.authority, attestation, keys, self._roll, settings.lifetime, metrics)
         methods = self.service.methods | RootsService(self.authority, self._roll).methods
         self.documents: MeshDocuments | None = None
-        if settings.documents:
-            self.documents = documents = MeshDocuments(Files(settings.documents))
+        source = self._source()
+        if source is not None:
+            self.documents = documents = MeshDocuments(source)
             self.distribution = DocumentService(documents)
             methods |= self.distribution.methods
             metrics.sidecars.read_from(self.distribution.count)
-            metrics.documents_in_sync.read_from(lambda: [((), int(not documents.problems))])
+            metrics.documents_in_sync.read_from(lambda: [((), int(bool(documents.held) and not documents.problems))])
         self.server = GrpcServer(methods, max_message_bytes=MESSAGE_BYTES)
         self.listener = Listener(
             direction="control",
@@ -220,6 +224,15 @@ class ControlPlane:
             if self._client is not None:
                 await self._client.close()
         logger.info("stopped")
+
+    def _source(self) -> DocumentSource | None:
+        """Where the documents come from; None: sidecars have their own."""
+        if self._settings.cluster_documents:
+            from meshproxy.control.objects import ClusterObjects
+
+            assert self._client is not None
+            return ClusterObjects(self._client, self._settings.namespace or self._client.namespace, self.metrics)
+        return Files(self._settings.documents) if self._settings.documents else None
 
     def _pod_tokens(self) -> PodTokens | None:
         """What checks service-account tokens. Raises KeysUnusable."""

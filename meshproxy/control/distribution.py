@@ -230,6 +230,8 @@ class DocumentService:
 
     def _give(self, watcher: Watcher) -> None:
         """Send the set in force, unless the sidecar has been sent it, or has not yet taken what it was sent before."""
+        if not self._documents.held:  # until the cluster is known, it keeps what it has
+            return
         group = watcher.group
         if watcher.call.is_drained and watcher.sent != group.version:
             watcher.call.post(group.message(watcher.sent))

@@ -16,7 +16,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import httpx2
-import msgspec
 from lightkube.core.exceptions import ApiError, ConfigError
 
 from meshproxy.control.cluster import WatchEnded
@@ -42,7 +41,8 @@ LAST_PAUSE = 30.0
 PAGE = 100
 """Objects that are received at once: each is smaller than 3 MiB, etcd's limit for a request with what is added."""
 OBJECTS = 20_000
-"""Of one kind."""
+BYTES = 32 << 20
+"""Of one kind: what is kept of the objects, by `weigh`. Twice what a sidecar may be sent."""
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -50,7 +50,7 @@ Key = tuple[str, str]
 
 
 class TooManyObjects(Exception):
-    """More than `OBJECTS`."""
+    """More than `OBJECTS`, or `BYTES`."""
 
 
 class ObjectCopies(Generic[T]):
@@ -60,32 +60,45 @@ class ObjectCopies(Generic[T]):
         values: what is kept of each object.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weigh: Callable[[T], int] = lambda value: 0) -> None:
+        self._weigh = weigh
         self._versions: dict[Key, int] = {}
         """Of the newest event for each object; of those that were deleted, too, until the next list."""
         self.values: dict[Key, T] = {}
+        self._weight = 0
 
     def replace(self, listed: Mapping[Key, tuple[int, T]]) -> set[Key]:
-        """Take a list for what there is. Returns which are different."""
+        """Take a list for what there is. Returns which are different; the others are the same values as before."""
         before = self.values
         self._versions = {key: version for key, (version, _) in listed.items()}
-        self.values = {key: value for key, (_, value) in listed.items()}
-        return {key for key in before.keys() | self.values.keys() if before.get(key) != self.values.get(key)}
+        self.values = {
+            key: known if (known := before.get(key)) == value else value for key, (_, value) in listed.items()
+        }
+        self._weight = sum(map(self._weigh, self.values.values()))
+        return {key for key in before.keys() | self.values.keys() if before.get(key) is not self.values.get(key)}
 
     def take(self, key: Key, version: int, value: T | None) -> bool:
         """An event of a watch; None for an object that was deleted. True if anything is different. Raises
         TooManyObjects."""
         if version <= self._versions.get(key, -1):
             return False
-        if key not in self.values and value is not None and len(self.values) >= OBJECTS:
+        before = self.values.get(key)
+        grown = (0 if value is None else self._weigh(value)) - (0 if before is None else self._weigh(before))
+        if value is not None and (
+            (before is None and len(self.values) >= OBJECTS) or (grown > 0 and self._weight + grown > BYTES)
+        ):
             raise TooManyObjects
         if len(self._versions) >= 2 * OBJECTS:
             self._versions = {kept: self._versions[kept] for kept in self.values}
         self._versions[key] = version
+        if before == value:
+            return False
+        self._weight += grown
         if value is None:
-            return self.values.pop(key, None) is not None
-        before, self.values[key] = self.values.get(key), value
-        return before != value
+            del self.values[key]
+        else:
+            self.values[key] = value
+        return True
 
 
 def identify(shown: Any) -> tuple[Key, int]:
@@ -112,6 +125,7 @@ class Reflector(Generic[T]):
         metrics: ControlMetrics,
         namespace: str | None = None,
         labels: Mapping[str, Sequence[str]] | None = None,
+        weigh: Callable[[T], int] = lambda value: 0,
     ) -> None:
         """Args:
         resource: a class of lightkube whose objects are mappings (`create_namespaced_resource`).
@@ -119,6 +133,7 @@ class Reflector(Generic[T]):
         changed: called with the keys of `values` that are different, at the first list in any case.
         namespace: None: the client's; `*`: all.
         labels: only objects with one of these values of each of these labels.
+        weigh: the bytes of what is kept of an object.
         """
         self._client = client
         self._resource = resource
@@ -128,7 +143,8 @@ class Reflector(Generic[T]):
         self._metrics = metrics
         self._kind: str = resource.__name__
         self._read = read
-        self._copies: ObjectCopies[T] = ObjectCopies()
+        self._weigh = weigh
+        self._copies = ObjectCopies(weigh)
         self._is_away = False
         self.synced = asyncio.Event()
 
@@ -161,20 +177,26 @@ class Reflector(Generic[T]):
             return _refusal(error.response.status_code, error.response.reason_phrase)
         except (httpx2.HTTPError, ConfigError, OSError) as error:
             return "unavailable", f"{type(error).__name__}: {error}".rstrip(": ")
-        except (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return "malformed", f"{type(error).__name__}: {error}"
         except TooManyObjects:
             self._metrics.limits_exceeded.labels("control", "objects").value += 1
-            return "limit", f"there are more than {OBJECTS:,} of them; further ones are not looked at"
+            return (
+                "limit",
+                f"more than {OBJECTS:,} objects or {BYTES >> 20} MiB: changes are not looked at until some are deleted",
+            )
+        except Exception as error:  # whatever lightkube and `read` make of what is no object
+            return "malformed", f"{type(error).__name__}: {error}"
 
     async def _list(self) -> str:
         """Replace the copy. Returns the version of the list."""
         found: dict[Key, tuple[int, T]] = {}
+        weight = 0
         listing = self._client.list(self._resource, namespace=self._namespace, labels=self._labels, chunk_size=PAGE)
         async for shown in listing:
             key, version = identify(shown)
-            found[key] = version, self._read(shown)
-            if len(found) > OBJECTS:
+            value = self._read(shown)
+            found[key] = version, value
+            weight += self._weigh(value)
+            if len(found) > OBJECTS or weight > BYTES:
                 raise TooManyObjects
         different = self._copies.replace(found)
         self._note_contact()

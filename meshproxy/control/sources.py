@@ -24,6 +24,8 @@ class DocumentSource(Protocol):
 
     name: str
     """What to call it in a problem that none of its texts has."""
+    is_whole: bool
+    """Its texts are taken together, or not at all. Otherwise each has an author of its own (`selection`)."""
 
     async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
         """All texts as they are now, and what could not be read. A text is one file, or one object of an API server:
@@ -39,6 +41,8 @@ class DocumentSource(Protocol):
 
 class Files:
     """Files and folders (`DocumentSource`)."""
+
+    is_whole = True
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.name = ", ".join(paths)

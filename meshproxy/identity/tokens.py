@@ -13,7 +13,7 @@ good, because the issuer's own libraries or the next hop may read it the other w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -88,19 +88,14 @@ class Issuer:
 
 
 class TokenVerifier:
-    """Verifies tokens of a fixed set of issuers. Belongs to one snapshot; the issuers' keys live on beyond it.
+    """Verifies tokens of a fixed set of issuers. Belongs to one snapshot; the issuers' keys live on beyond it."""
 
-    Attributes:
-        on_fill: called for each token that was verified by its signature, and is remembered from then on.
-    """
-
-    __slots__ = ("_issuers", "_remembered", "_remembered_bytes", "on_fill")
+    __slots__ = ("_issuers", "_remembered", "_remembered_bytes")
 
     def __init__(self, issuers: Iterable[Issuer]) -> None:
         self._issuers = {issuer.url: issuer for issuer in issuers}
         self._remembered: dict[bytes, tuple[Token, float, Key]] = {}
         self._remembered_bytes = 0
-        self.on_fill: Callable[[], None] = lambda: None
 
     def verify(self, authorization: bytes, now: float) -> Token:
         """The token in the value of an `authorization` field. The same bytes give the same object while remembered.
@@ -170,7 +165,6 @@ class TokenVerifier:
         return token, key, expires + issuer.leeway
 
     def _remember(self, authorization: bytes, token: Token, until: float, key: Key) -> None:
-        self.on_fill()
         self._remembered[authorization] = (token, until, key)
         self._remembered_bytes += token.size
         while len(self._remembered) > REMEMBERED_TOKENS or self._remembered_bytes > REMEMBERED_BYTES:

@@ -9,7 +9,7 @@ has what the conditions are about (`_Asks`) instead, and decisions by that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -104,11 +104,7 @@ class _Asks:
 
 
 class Policy:
-    """Roles and bindings, ready to decide. Made by `compile_policy`; immutable but for its cache.
-
-    Attributes:
-        on_fill: called for each decision that was made, and not found in the cache.
-    """
+    """Roles and bindings, ready to decide. Made by `compile_policy`; immutable but for its cache."""
 
     def __init__(self, roles: Sequence[tuple[str, Sequence[Rule]]], bindings: Sequence[Binding]) -> None:
         """
@@ -121,7 +117,6 @@ class Policy:
         self._memo: dict[object, Permit | _Denial | _Asks] = {}
         self._memo_tokens: set[Token] = set()
         self._memo_bytes = 0
-        self.on_fill: Callable[[], None] = lambda: None
         conditions = [
             subject.conditions
             for binding in self.bindings
@@ -202,7 +197,6 @@ class Policy:
         decision: Permit | _Denial | _Asks,
         headers: Headers = (),
     ) -> None:
-        self.on_fill()
         text = _text(models) + sum([len(name) + len(value) for name, value in headers])
         if len(models) > MEMO_MODELS or text > MEMO_TEXT:
             return

@@ -126,14 +126,11 @@ class Configuration:
         clusters = self._clusters.build(documents)
         health = self._health_service(documents, clusters)
         snapshots = {
-            "inbound": inbound_snapshot(documents, clusters, verifier, self._live, health, self._filled),
+            "inbound": inbound_snapshot(documents, clusters, verifier, self._live, health),
             "outbound": outbound_snapshot(documents, clusters, self._live),
         }
         present = {direction: snapshot for direction, snapshot in snapshots.items() if snapshot is not None}
         return Compiled(documents, present, health)
-
-    def _filled(self, cache: str) -> None:
-        self._metrics.cache_fills.labels(cache).value += 1
 
     def _health_service(self, documents: Documents, clusters: Mapping[str, Cluster]) -> HealthService | None:
         inbound = documents.sidecar.spec.inbound

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from meshproxy.identity.certificates import CertificateError, own_identity
-from meshproxy.identity.expiry import Alarm, Expiry
 from meshproxy.sidecar.identity_source import identity_source
 from meshproxy.transport.connect_failures import NoCredentials
 
@@ -31,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
 """Between two attempts of a worker that is started again and has no certificate to serve with."""
-LOOK_SECONDS = 60.0
-"""The longest sleep before a look at the expiry: clocks are set, and hosts are suspended."""
 RETRY_SECONDS = 10.0
 """Between two attempts while the source has credentials that were rejected: a certificate that is not valid yet by the
 clock of this host becomes valid without any change of the files."""
@@ -156,8 +153,6 @@ class IdentityRotation:
         """Why the source's credentials are not in use; None if they are."""
         self._then: Callable[[], None] | None = None
         """Documents were rejected for the certificate: try them again when a source changes."""
-        self._expiry: Expiry | None = None
-        """Of the certificate in use."""
         self._awaited: IdentitySource | None = None
         """The source that those documents name, if it is another one."""
         if loaded is not None:
@@ -202,42 +197,17 @@ class IdentityRotation:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Rotate whenever the source changes, and every `RETRY_SECONDS` while its credentials are rejected. Tells of a
-        certificate that runs out meanwhile."""
+        """Rotate whenever the source changes, and every `RETRY_SECONDS` while its credentials are rejected."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience()):
+                async with asyncio.timeout(RETRY_SECONDS if self._problem is not None else None):
                     await self._wanted.wait()
             has_changed = self._wanted.is_set()
             self._wanted.clear()
-            if has_changed or self._problem is not None:
-                await self.rotate()
-            self._tell_expiry(time.time())
+            await self.rotate()
             if has_changed and self._then is not None:
                 then, self._then = self._then, None
                 then()
-
-    def _patience(self) -> float | None:
-        """Seconds to wait for a change."""
-        if self._problem is not None:
-            return RETRY_SECONDS
-        left = self._expiry.wait(time.time()) if self._expiry is not None else None
-        return min(left, LOOK_SECONDS) if left is not None else None
-
-    def _tell_expiry(self, now: float) -> None:
-        expiry = self._expiry
-        if expiry is None or (alarm := expiry.alarm(now)) is None:
-            return
-        logger.log(
-            logging.WARNING if alarm is Alarm.SOON else logging.ERROR,
-            "the certificate has expired" if alarm is Alarm.EXPIRED else "the certificate expires soon",
-            extra={
-                "fields": {
-                    "expires_in_seconds": round(expiry.not_after - now, 1),
-                    "problem": self._problem or "its source has not delivered another one: check why",
-                }
-            },
-        )
 
     async def rotate(self) -> None:
         """Take what the source has into use, if that is new and proven. Otherwise nothing changes."""
@@ -280,9 +250,7 @@ class IdentityRotation:
 
     def _report(self, loaded: LoadedIdentity) -> None:
         identity = loaded.identity
-        self._metrics.certificate_expiry.labels().value = not_after = identity.workload.not_after
-        if self._expiry is None or self._expiry.not_after != not_after:
-            self._expiry = Expiry(time.time(), not_after)
+        self._metrics.certificate_expiry.labels().value = identity.workload.not_after
         for warning in identity.warnings:
             logger.warning(warning)
         self._report_problems(loaded.credentials.problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from meshproxy.inference.body_scan import ScanLimits
@@ -17,7 +16,7 @@ from meshproxy.sidecar.clusters import DESCRIPTORS
 from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from meshproxy.codec.events import Headers
     from meshproxy.config.schema import Documents
@@ -71,25 +70,19 @@ def inbound_snapshot(
     verifier: TokenVerifier | None,
     live: CarriedState,
     health: HealthService | None = None,
-    on_fill: Callable[[str], None] = lambda cache: None,
 ) -> Snapshot | None:
     """Compile the inbound snapshot; None if the sidecar has no inbound listener.
 
     Args:
         health: answers grpc.health.v1 for the model server, if it has health checks.
-        on_fill: called with the name of a cache, `tokens` or `decisions`, for each entry that it gets.
     """
     inbound = documents.sidecar.spec.inbound
     if inbound is None:
         return None
     mesh = documents.mesh.spec
-    policy = compile_policy(documents.roles, documents.bindings, mesh.trust_domain)
-    policy.on_fill = partial(on_fill, "decisions")
-    if verifier is not None:
-        verifier.on_fill = partial(on_fill, "tokens")
     return Snapshot(
         verifier=verifier,
-        policy=policy,
+        policy=compile_policy(documents.roles, documents.bindings, mesh.trust_domain),
         routes=compile_routes(
             "inbound", inbound.server, mesh.limits.request_timeout, documents.routes, mesh.trust_domain, live
         ),

@@ -67,12 +67,6 @@ RESPONSE_SIZE = histogram(
     buckets=SIZE_BUCKETS,
 )  # fmt: skip
 IN_FLIGHT = gauge("meshproxy_requests_in_flight", "Requests in flight.", "direction", "model")
-CACHE_FILLS = counter(
-    "meshproxy_cache_fills_total",
-    "What inbound requests had to find out: decisions that the policy made, tokens whose signature was verified. All "
-    "others were remembered.",
-    "cache",
-)  # fmt: skip
 DECISIONS = counter(
     "meshproxy_authz_decisions_total",
     "Authorization decisions: allow, deny, or audit for each matching audit binding.",
@@ -260,7 +254,7 @@ SIDECARS = gauge(
 )  # fmt: skip
 DOCUMENTS_IN_SYNC = gauge(
     "meshproxy_control_documents_in_sync",
-    "1 if sidecars are given the documents as they are in the files, 0 if those were rejected.",
+    "1 if sidecars are given the documents as they are in the files or the cluster, 0 if some were rejected.",
 )
 CLUSTER_CONTACT = gauge(
     "meshproxy_control_cluster_contact_timestamp_seconds",
@@ -278,7 +272,7 @@ WATCH_RESTARTS = counter(
 
 TABLES: dict[str, tuple[Metric, ...]] = {
     "Requests": (
-        REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, DECISIONS, CACHE_FILLS, REFUSALS,
+        REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, DECISIONS, REFUSALS,
         LIMITS_EXCEEDED,
     ),
     "Upstreams and routes": (

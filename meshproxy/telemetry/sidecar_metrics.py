@@ -39,7 +39,6 @@ class SidecarMetrics:
         self.identity_issuances = Counter(registry, metric_table.IDENTITY_ISSUANCES)
         self.clock_offset = Gauge(registry, metric_table.CLOCK_OFFSET)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)
-        self.cache_fills = Counter(registry, metric_table.CACHE_FILLS)
         self.connections = Counter(registry, metric_table.CONNECTIONS)
         self.connections_drained = Counter(registry, metric_table.CONNECTIONS_DRAINED)
         self._http2_stream_errors = Counter(registry, metric_table.HTTP2_STREAM_ERRORS)

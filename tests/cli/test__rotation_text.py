@@ -39,7 +39,7 @@ def test_those_who_lack_the_bundle_are_named() -> None:
         "without it:",
         "  spiffe://m.example/ns/a/sa/s2 (replica, 10.0.0.1:1), certificate until 2001-09-09T01:47:40+00:00",
         "  spiffe://m.example/ns/a/sa/s3, certificate until 2001-09-09T01:47:40+00:00",
-        "next: the new root signs. Not safe before all sidecars have the bundle, or 2001-09-09T01:47:41+00:00:",
+        "next: the new root signs. Not safe before 2001-09-09T01:47:41+00:00, unless sidecars are sooner:",
         "  handshakes of these sidecars with others fail until they have the trust bundle",
     ]
     rotation = describe(state)["rotation"]

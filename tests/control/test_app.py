@@ -10,13 +10,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from lightkube.models.meta_v1 import ObjectMeta
 
+from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane, Settings
+from meshproxy.control.cluster import connect
+from meshproxy.control.objects import resource
 from meshproxy.control.status import read_status
 from meshproxy.control.store import CERTIFICATE, StoreError
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.peer import PeerRole, read_peer
+from tests.control.fake_api_server import FakeApiServer
 from tests.processes.waiting import until
 
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
@@ -121,3 +126,35 @@ async def test_limits_are_counted(tmp_path: Path) -> None:
     control = ControlPlane(settings(tmp_path))
     control.limit("connections")
     assert control.metrics.limits_exceeded.labels("control", "connections").value == 1
+
+
+async def test_documents_of_a_cluster(tmp_path: Path) -> None:
+    """The control plane starts while the API server is away, and has the documents once it is there."""
+    server = FakeApiServer()
+    await server.start()
+    kubeconfig = server.write_kubeconfig(tmp_path, "models")
+    await server.stop()
+    given = Settings(
+        tmp_path / "control", "m.example", CONTROL, listen=Address("127.0.0.1", 0), web=Address("127.0.0.1", 0),
+        cluster_documents=True, kubeconfig=kubeconfig,
+    )  # fmt: skip
+    control = await ControlPlane.build(given)
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.web_address)
+    documents = control.documents
+    assert documents is not None
+    async with aiohttp.ClientSession(f"http://{control.web_address}") as web:
+        async with web.get("/metrics") as answer:
+            assert "meshproxy_control_documents_in_sync 0" in await answer.text()
+        await server.start()
+        client = connect(kubeconfig)
+        spec = {"trustDomain": "m.example"}
+        await client.create(resource(MeshConfig)(metadata=ObjectMeta(name="m"), spec=spec))  # type: ignore[call-arg]
+        await until(lambda: documents.held)
+        async with web.get("/metrics") as answer:
+            assert "meshproxy_control_documents_in_sync 1" in await answer.text()
+    await client.close()
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await running
+    await server.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.control import documents as module
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.scope import Change
+from tests.processes.waiting import until
 
 API = "apiVersion: meshproxy.dev/v1alpha1\n"
 MESH = f"{API}kind: MeshConfig\nmetadata: {{name: m}}\nspec: {{trustDomain: m.example}}\n"
@@ -26,6 +28,7 @@ class Texts:
     """A source of texts in memory (`DocumentSource`)."""
 
     name = "the texts"
+    is_whole = True
 
     def __init__(self, **texts: str) -> None:
         self.sources: dict[str, Source] = {}
@@ -185,3 +188,111 @@ async def test_the_last_good_set_stays_in_force(world: World, caplog: pytest.Log
 async def test_the_first_set_must_be_good() -> None:
     with pytest.raises(ConfigError):
         await World(mesh=MESH, models="kind: Nothing\n").documents.first()
+
+
+ROLE = f"{API}kind: ModelRole\nmetadata: {{name: readers}}\nspec: {{rules: [{{models: [a], verbs: [predict]}}]}}\n"
+BINDING = f"""{API}kind: ModelRoleBinding
+metadata: {{name: b}}
+spec: {{role: readers, subjects: [{{ipBlocks: [10.0.0.0/8]}}]}}
+"""
+
+
+class Objects(World):
+    """The same, of which each text has an author of its own."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self.texts.is_whole = False
+        self.write(*texts)
+
+    def write(self, *texts: str) -> None:
+        for text in texts:
+            kind, name = (re.search(rf"{field}: (\w+)", text) for field in ("kind", "name"))
+            assert kind is not None
+            assert name is not None
+            self.texts.write(f"{kind[1]}/{name[1]}", text)
+
+    def delete(self, name: str) -> None:
+        del self.texts.sources[name]
+
+    async def follow(self) -> str:
+        """The names of what is in force."""
+        await self.documents.reload()
+        return " ".join(sorted(self.documents.held))
+
+    @property
+    def said(self) -> str:
+        return "\n".join(map(str, self.documents.problems))
+
+
+class TestObjects:
+    async def test_a_change_with_a_problem_holds_up_no_other(self, caplog: pytest.LogCaptureFixture) -> None:
+        it = Objects(MESH, SERVER, ROUTE)
+        assert await it.follow() == "MeshConfig/m ModelRoute/r ModelServer/s"
+        route = it.documents.held["ModelRoute/r"]
+        it.write(ROUTE.replace("server: s", "server: t"), SERVER.replace("a:1", "a:2"))
+        assert await it.follow() == "MeshConfig/m ModelRoute/r ModelServer/s"
+        assert it.changes[1:] == [{"ModelServer/s": "changed"}]
+        assert it.documents.held["ModelRoute/r"] is route
+        assert it.documents.held_back == {"ModelRoute/r"}
+        assert 'no ModelServer named "t"' in it.said
+        assert caplog.records[-1].__dict__["fields"]["held_back"] == ["ModelRoute/r"]
+        it.write(SERVER.replace("name: s", "name: t"))
+        assert await it.follow() == "MeshConfig/m ModelRoute/r ModelServer/s ModelServer/t"
+        assert it.documents.problems == ()
+        assert it.documents.held_back == set()
+
+    async def test_what_others_refer_to_stays_in_force_when_it_is_deleted(self) -> None:
+        it = Objects(MESH, ROLE, BINDING)
+        await it.follow()
+        it.delete("ModelRole/readers")
+        it.write(SERVER)
+        assert await it.follow() == "MeshConfig/m ModelRole/readers ModelRoleBinding/b ModelServer/s"
+        assert it.documents.held_back == {"ModelRole/readers"}
+        assert 'no ModelRole named "readers"' in it.said
+        it.delete("ModelRoleBinding/b")
+        assert await it.follow() == "MeshConfig/m ModelServer/s"
+
+    async def test_at_the_start_a_route_may_be_left_out(self) -> None:
+        it = Objects(MESH, ROUTE, ROLE, BINDING.replace("role: readers", "role: writers"))
+        assert await it.follow() == "MeshConfig/m ModelRole/readers"
+        assert it.documents.held_back == {"ModelRoute/r", "ModelRoleBinding/b"}
+
+    @pytest.mark.parametrize(
+        "text",
+        [BINDING.replace("spec: {", "spec: {action: deny, "), ROLE.replace("predict", "guess"), BINDING, "kind: ["],
+        ids=["a denial", "a role", "the only binding", "anything"],
+    )
+    async def test_but_nothing_that_might_deny(self, text: str) -> None:
+        it = Objects(MESH)
+        it.texts.write("ModelRole/x", text)
+        assert await it.follow() == ""
+        assert it.documents.problems != ()
+        it.delete("ModelRole/x")
+        assert await it.follow() == "MeshConfig/m"
+        it.texts.write("ModelRole/x", text)  # what was never in force, later on
+        assert await it.follow() == "MeshConfig/m"
+
+    async def test_without_a_mesh_config_nothing_changes(self) -> None:
+        it = Objects(MESH, SERVER)
+        await it.follow()
+        it.delete("MeshConfig/m")
+        it.delete("ModelServer/s")
+        assert await it.follow() == "MeshConfig/m ModelServer/s"
+        assert it.said == "the texts: there is no MeshConfig"
+
+    async def test_a_second_mesh_config_is_held_back(self) -> None:
+        it = Objects(MESH)
+        await it.follow()
+        it.write(MESH.replace("name: m", "name: a"))
+        assert await it.follow() == "MeshConfig/m"
+        assert it.documents.held_back == {"MeshConfig/a"}
+
+    async def test_they_are_followed_although_the_first_are_of_no_use(self) -> None:
+        it = Objects(SERVER)
+        following = asyncio.create_task(it.documents.follow())
+        await until(lambda: it.documents.problems)
+        it.write(MESH)
+        await until(lambda: it.documents.held)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

@@ -78,6 +78,7 @@ class TestAgainstTheFake(FollowingTests):
             await it.become(a=1, b=2)
             await server.client.delete(Widget, "a", namespace="models")
             await it.become(b=2)
+            await until(lambda: server.fake.watching)
             server.fake.emit("ADDED", (PATH, *A), old)
             server.fake.emit("MODIFIED", (PATH, *A), old)
             server.fake.emit("DELETED", (PATH, *B), {**old, "metadata": {**old["metadata"], "name": "b"}})
@@ -89,6 +90,7 @@ class TestAgainstTheFake(FollowingTests):
         await self.create(server, a=1)
         async with following(server) as it:
             await it.become(a=1)
+            await until(lambda: server.fake.watching)
             server.fake.emit("MODIFIED", (PATH, *A), {"metadata": {"name": "a"}})
             await until(lambda: it.restarts("malformed"))
             assert it.values == {"a": 1}
@@ -141,3 +143,25 @@ def test_what_was_deleted_is_not_remembered_without_end(monkeypatch: pytest.Monk
     with pytest.raises(TooManyObjects):
         copies.take(A, 101, 1)
     assert copies.take(("models", "0"), 101, 7)
+
+
+def test_no_more_bytes_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BYTES", 10)
+    copies: ObjectCopies[str] = ObjectCopies(len)
+    assert copies.take(A, 1, "1234567")
+    assert copies.take(B, 1, "123")
+    with pytest.raises(TooManyObjects):
+        copies.take(B, 2, "1234")
+    assert copies.take(A, 2, "1")
+    assert copies.take(B, 3, "123456789")
+    assert copies.take(A, 3, None)
+    assert copies.take(A, 4, "1")
+
+
+def test_what_is_equal_stays_the_same_value() -> None:
+    copies: ObjectCopies[list[int]] = ObjectCopies()
+    first = [1]
+    copies.replace({A: (1, first)})
+    assert copies.replace({A: (2, [1])}) == set()
+    assert not copies.take(A, 3, [1])
+    assert copies.values[A] is first

@@ -11,10 +11,15 @@ import pytest
 from lightkube import AsyncClient
 from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.models.rbac_v1 import PolicyRule, RoleRef, Subject
 from lightkube.resources.core_v1 import Namespace, ServiceAccount, ServiceAccountToken
+from lightkube.resources.rbac_authorization_v1 import Role, RoleBinding
 
+from meshproxy.config import crds, schema
 from meshproxy.control.cluster import connect
 from tests.e2e.apiserver import Cluster
+
+CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +40,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def controllers(cluster: Cluster) -> None:
     """The controllers of Deployments, Services and so on, for tests that need them."""
     cluster.start_controllers()
+
+
+@pytest.fixture(scope="session")
+def kinds(cluster: Cluster) -> None:
+    """Our definitions, as an operator applies them."""
+    cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
+    names = [f"{crds.plural(kind)}.meshproxy.dev" for kind in schema.KINDS]
+    cluster.kubectl("wait", "--for=condition=Established", "crd", *names)
 
 
 @pytest.fixture
@@ -84,3 +97,35 @@ async def namespace(client: AsyncClient, cluster: Cluster) -> AsyncIterator[Test
     assert made.metadata.name is not None
     yield TestNamespace(made.metadata.name, client, cluster)
     await client.delete(Namespace, made.metadata.name)
+
+
+class RealServer:
+    """`following.Server`."""
+
+    def __init__(self, namespace: TestNamespace) -> None:
+        self.client = namespace.client
+        self.namespace = namespace.name
+        self._namespace = namespace
+
+    async def stop(self) -> None:
+        self._namespace.cluster.stop("kube-apiserver")
+
+    async def start(self) -> None:
+        self._namespace.cluster.start_apiserver()
+
+    async def forget_history(self) -> None:
+        """The API server keeps events in memory for a while, whether etcd has been compacted or not."""
+        self._namespace.cluster.compact()
+        await self.stop()
+        await self.start()
+
+    async def forbid(self) -> AsyncClient:
+        return connect(await self._namespace.kubeconfig("reader"))
+
+    async def allow(self) -> None:
+        metadata = ObjectMeta(name="reader", namespace=self.namespace)
+        rules = [PolicyRule(apiGroups=["tests.example"], resources=["widgets"], verbs=["list", "watch"])]
+        await self.client.create(Role(metadata=metadata, rules=rules))
+        subject = Subject(kind="ServiceAccount", name="reader", namespace=self.namespace)
+        role = RoleRef(apiGroup="rbac.authorization.k8s.io", kind="Role", name="reader")
+        await self.client.create(RoleBinding(metadata=metadata, roleRef=role, subjects=[subject]))

@@ -32,12 +32,7 @@ def documents() -> Iterator[Any]:
             yield pytest.param(each, id=f"{path.relative_to(DEPLOY)}#{number}")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def kinds(cluster: Cluster) -> None:
-    """Our definitions, as an operator applies them."""
-    cluster.kubectl("apply", "--server-side", "-f", str(DEPLOY / "kubernetes" / "crds.yaml"))
-    names = [f"{crds.plural(kind)}.meshproxy.dev" for kind in schema.KINDS]
-    cluster.kubectl("wait", "--for=condition=Established", "crd", *names)
+pytestmark = pytest.mark.usefixtures("kinds")
 
 
 def create(cluster: Cluster, document: dict[str, Any]) -> dict[str, Any]:

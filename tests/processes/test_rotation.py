@@ -119,7 +119,6 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
         load = load_on(running)
         await load.more(100)
         faults = faults_of_children(running.child.pid)
-        found_out = (await running.metrics())['meshproxy_cache_fills_total{cache="decisions"}']
 
         for number in (2, 3):
             issued = issue(running)
@@ -140,8 +139,6 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
         assert page['meshproxy_identity_rotations_total{result="ok"}'] == 3
         assert 'meshproxy_config_reloads_total{result="ok"}' not in page
         assert faults_of_children(running.child.pid) == faults
-        # Decisions that were made before are remembered.
-        assert page['meshproxy_cache_fills_total{cache="decisions"}'] == found_out
 
         # Documents with a mistake, for which a child is started, do not keep the next one out.
         running.path.write_text(running.path.read_text() + "---\nkind: Nothing\n")

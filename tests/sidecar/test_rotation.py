@@ -19,13 +19,11 @@ from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError, Credentials, OwnIdentity, read_bundle
-from meshproxy.identity.expiry import Expiry
 from meshproxy.identity.mesh_context import MeshContext
 from meshproxy.identity.trust import Bundle
 from meshproxy.sidecar import rotation as module
 from meshproxy.sidecar.rotation import IdentityRotation, identity_requirements, load_identity, wait_for_identity
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
-from tests.processes.waiting import until
 
 DOMAIN = "dev.example"
 ID = f"spiffe://{DOMAIN}/ns/a/sa/b"
@@ -282,29 +280,6 @@ class TestRotating:
         rotation.stop()
         assert world.source.changed is None
         task.cancel()
-
-    async def test_a_certificate_that_runs_out_is_told_of(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
-        rotation = await world.start()
-        assert rotation._expiry is not None
-        assert rotation._expiry.not_after == world.metrics.certificate_expiry.labels().value
-        now = time.time()
-        rotation._expiry = Expiry(now - 76.0, now + 24.0)
-        task = asyncio.create_task(rotation.run())
-        await until(lambda: caplog.records)
-        task.cancel()
-        rotation._problem = "no next one"
-        rotation._tell_expiry(now + 16.0)
-        rotation._tell_expiry(now + 24.0)
-        rotation._tell_expiry(now + 25.0)
-        told = [(record.levelname, record.message, record.__dict__["fields"]["problem"]) for record in caplog.records]
-        assert told == [
-            ("WARNING", "the certificate expires soon", "its source has not delivered another one: check why"),
-            ("ERROR", "the certificate expires soon", "no next one"),
-            ("ERROR", "the certificate has expired", "no next one"),
-        ]
-        world.source.change(CA.issue(ID, lifetime=timedelta(hours=7)))
-        await rotation.rotate()
-        assert rotation._expiry.raised == 0  # another certificate, another end
 
     async def test_a_rejected_one_is_tried_again_without_a_change(
         self, world: World, monkeypatch: pytest.MonkeyPatch

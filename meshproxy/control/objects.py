@@ -1,0 +1,113 @@
+"""The documents that are objects in the API server of Kubernetes, in one namespace (`DocumentSource`).
+
+One namespace only: documents refer to each other by name, and decide for the whole mesh, so whoever may write them is a
+matter of RBAC in that namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from lightkube.generic_resource import create_namespaced_resource
+
+from meshproxy.config import crds, schema
+from meshproxy.config.fields import API_VERSION
+from meshproxy.config.files import Source
+from meshproxy.control.reflector import Reflector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from lightkube import AsyncClient
+    from lightkube.core.resource import NamespacedResourceG
+
+    from meshproxy.config.problems import Problem
+    from meshproxy.control.reflector import Key
+    from meshproxy.telemetry.control_metrics import ControlMetrics
+
+SETTLE = 0.05
+"""Seconds until a change is told of: the objects of one `kubectl apply` come one after the other."""
+
+
+def resource(kind: type[msgspec.Struct]) -> type[NamespacedResourceG]:
+    """The class of lightkube for one of our kinds."""
+    group, _, version = API_VERSION.partition("/")
+    made: type[NamespacedResourceG] = create_namespaced_resource(group, version, kind.__name__, crds.plural(kind))
+    return made
+
+
+class ClusterObjects:
+    """The objects of all our kinds in a namespace.
+
+    Attributes:
+        name: what to call them in a problem that none of them has.
+    """
+
+    is_whole = False
+
+    def __init__(self, client: AsyncClient, namespace: str, metrics: ControlMetrics) -> None:
+        self.name = f"namespace {namespace}"
+        self._changed: Callable[[], None] = lambda: None
+        self._reflectors = [
+            Reflector(client, resource(kind), _read, self._note, metrics, namespace, weigh=_weigh)
+            for kind in schema.KINDS
+        ]
+        self._running: list[asyncio.Task[None]] = []
+        self._telling: asyncio.TimerHandle | None = None
+
+    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
+        """Every object as it is now, as JSON, once all kinds have been listed. While the API server is away, as they
+        were."""
+        if not self._running:
+            self._running = [asyncio.create_task(each.run()) for each in self._reflectors]
+        for each in self._reflectors:
+            await each.synced.wait()
+        return [source for each in self._reflectors for source in each.values.values()], ()
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever an object is."""
+        self._changed = changed
+
+    def stop(self) -> None:
+        """Follow nothing any more."""
+        for task in self._running:
+            task.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
+
+    def _note(self, keys: Collection[Key]) -> None:
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(SETTLE, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self._changed()
+
+
+def _read(shown: Any) -> Source:
+    """An object without what the API server and the control plane say of it. It is JSON, which is YAML."""
+    metadata = shown["metadata"]
+    kept = {
+        "apiVersion": API_VERSION,
+        "kind": shown["kind"],
+        "metadata": {"name": metadata["name"]},
+        "spec": shown["spec"],
+    }
+    text = _ODD.sub(_escaped, msgspec.json.encode(kept).decode())
+    return Source(Path(shown["kind"], metadata["name"]), text.encode(), is_named=True, is_local=False, root=Path())
+
+
+# Characters that JSON has as they are, and YAML as escapes only.
+_ODD = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _weigh(source: Source) -> int:
+    return len(source.content)

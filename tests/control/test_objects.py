@@ -1,0 +1,52 @@
+"""Documents that are objects of a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.config.parse import Parsed, parse
+from meshproxy.control.objects import _read
+from tests.control.keeping import KeepingTests
+from tests.control.test_reflector import server as server
+
+
+class TestAgainstTheFake(KeepingTests):
+    """What is in them."""
+
+
+def shown(spec: Any, **metadata: Any) -> dict[str, Any]:
+    """A role as the API server has it."""
+    return {
+        "apiVersion": "meshproxy.dev/v1alpha1",
+        "kind": "ModelRole",
+        "metadata": {"name": "r", "namespace": "models", "uid": "1", "managedFields": [{"f:spec": {}}], **metadata},
+        "spec": spec,
+        "status": {"conditions": None},
+    }
+
+
+RULES = {"rules": [{"models": ["fraud"], "verbs": ["predict"]}]}
+
+
+def test_what_others_say_of_an_object_is_not_kept() -> None:
+    assert _read(shown(RULES)) == _read(shown(RULES, resourceVersion="7", annotations={"a": "b"}))
+    assert _read(shown(RULES)).name == "ModelRole/r"
+    assert _read(shown(RULES)) != _read(shown({"rules": []}))
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1))
+def test_every_text_is_read_as_it_is(text: str) -> None:
+    parsed = Parsed()
+    parse(_read(shown({"rules": [{"models": [text], "verbs": ["predict"]}]})), parsed)
+    (each,) = parsed.placed
+    (model,) = each.node.value["spec"].value["rules"].value[0].value["models"].value  # type: ignore[index]
+    assert model.value == text
+
+
+def test_what_is_no_object_of_ours_is_refused() -> None:
+    with pytest.raises(KeyError):
+        _read({"metadata": {}})
