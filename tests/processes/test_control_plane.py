@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -45,6 +45,9 @@ def spiffe_id(account: tuple[str, str]) -> str:
 class Mesh:
     """A control plane, a replica's sidecar, and the sidecar of an application that calls it."""
 
+    source: Sequence[str] = ("--documents", "documents")
+    """Where the control plane has the documents from."""
+
     def __init__(self, local: LocalMesh, control: Child, lifetime: str = "1h") -> None:
         self.local = local
         self.control = control
@@ -71,7 +74,7 @@ class Mesh:
         it.documents = own[:2]
         it.write_documents(permits=True)
         command = control_command(local, "127.0.0.1:0", "127.0.0.1:0")
-        it.control = await local.start("the control plane", *command, "--documents", "documents")
+        it.control = await local.start("the control plane", *command, *it.source)
         # A fixed port: the sidecar is started again, and the documents name it.
         port = free_port()
         inbound = {"listen": f"127.0.0.1:{port}", "server": "local"}
