@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,9 @@ class ClusterObjects:
         self.name = f"namespace {namespace}"
         self._changed: Callable[[], None] = lambda: None
         self._reflectors = [
-            Reflector(client, resource(kind), _read, self._note, metrics, namespace, weigh=_weigh)
+            Reflector(
+                client, resource(kind), partial(_read, kind.__name__), self._note, metrics, namespace, weigh=_weigh
+            )
             for kind in schema.KINDS
         ]
         self._running: list[asyncio.Task[None]] = []
@@ -88,17 +91,15 @@ class ClusterObjects:
         self._changed()
 
 
-def _read(shown: Any) -> Source:
-    """An object without what the API server and the control plane say of it. It is JSON, which is YAML."""
-    metadata = shown["metadata"]
-    kept = {
-        "apiVersion": API_VERSION,
-        "kind": shown["kind"],
-        "metadata": {"name": metadata["name"]},
-        "spec": shown["spec"],
-    }
+def _read(kind: str, shown: Any) -> Source:
+    """An object without what the API server and the control plane say of it. It is JSON, which is YAML. What is wrong
+    with it is found when it is parsed."""
+    name = shown["metadata"]["name"]
+    kept = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}}
+    if "spec" in shown:
+        kept["spec"] = shown["spec"]
     text = _ODD.sub(_escaped, msgspec.json.encode(kept).decode())
-    return Source(Path(shown["kind"], metadata["name"]), text.encode(), is_named=True, is_local=False, root=Path())
+    return Source(Path(kind, name), text.encode(), is_named=True, is_local=False, root=Path())
 
 
 # Characters that JSON has as they are, and YAML as escapes only.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshproxy.config.files import Source
 from meshproxy.config.parse import Parsed, parse
 from meshproxy.control.objects import _read
 from tests.control.keeping import KeepingTests
@@ -29,24 +29,31 @@ def shown(spec: Any, **metadata: Any) -> dict[str, Any]:
     }
 
 
+def read(role: dict[str, Any]) -> Source:
+    return _read("ModelRole", role)
+
+
 RULES = {"rules": [{"models": ["fraud"], "verbs": ["predict"]}]}
 
 
 def test_what_others_say_of_an_object_is_not_kept() -> None:
-    assert _read(shown(RULES)) == _read(shown(RULES, resourceVersion="7", annotations={"a": "b"}))
-    assert _read(shown(RULES)).name == "ModelRole/r"
-    assert _read(shown(RULES)) != _read(shown({"rules": []}))
+    assert read(shown(RULES)) == read(shown(RULES, resourceVersion="7", annotations={"a": "b"}))
+    assert read(shown(RULES)).name == "ModelRole/r"
+    assert read(shown(RULES)) != read(shown({"rules": []}))
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1))
 def test_every_text_is_read_as_it_is(text: str) -> None:
     parsed = Parsed()
-    parse(_read(shown({"rules": [{"models": [text], "verbs": ["predict"]}]})), parsed)
+    parse(read(shown({"rules": [{"models": [text], "verbs": ["predict"]}]})), parsed)
     (each,) = parsed.placed
     (model,) = each.node.value["spec"].value["rules"].value[0].value["models"].value  # type: ignore[index]
     assert model.value == text
 
 
-def test_what_is_no_object_of_ours_is_refused() -> None:
-    with pytest.raises(KeyError):
-        _read({"metadata": {}})
+def test_an_object_without_a_specification_is_wrong_by_itself() -> None:
+    parsed = Parsed()
+    parse(read({"metadata": {"name": "r"}}), parsed)
+    assert [str(problem) for problem in parsed.problems] == [
+        "ModelRole/r:1: ModelRole/r: spec: is missing: expected mapping"
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from copy import deepcopy
 from pathlib import Path
@@ -13,9 +14,9 @@ from lightkube import AsyncClient
 
 from meshproxy.control import reflector as module
 from meshproxy.control.cluster import connect
-from meshproxy.control.reflector import ObjectCopies, TooManyObjects
+from meshproxy.control.reflector import ObjectCopies, Reflector, TooManyObjects
 from tests.control.fake_api_server import FakeApiServer
-from tests.control.following import FollowingTests, Widget, following
+from tests.control.following import Following, FollowingTests, Widget, following
 from tests.processes.waiting import until
 
 A, B = ("models", "a"), ("models", "b")
@@ -165,3 +166,27 @@ def test_what_is_equal_stays_the_same_value() -> None:
     assert copies.replace({A: (2, [1])}) == set()
     assert not copies.take(A, 3, [1])
     assert copies.values[A] is first
+
+
+async def test_the_pauses_while_the_api_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 12:
+            raise asyncio.CancelledError
+
+    async def fail(self: Reflector[int]) -> tuple[str, str]:
+        return "unavailable", "nobody is there"
+
+    monkeypatch.setattr(Reflector, "_once", fail)
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    kubeconfig = FakeApiServer(url="http://127.0.0.1:1").write_kubeconfig(tmp_path, "models")
+    it = Following(connect(kubeconfig), "models")
+    with pytest.raises(asyncio.CancelledError):
+        await it.reflector.run()
+    for place, seconds in enumerate(pauses, 1):
+        most = min(0.2 * 2**place, 30.0)
+        assert most / 2 <= seconds <= most
+    assert len(set(pauses)) == 12
+    assert it.restarts("unavailable") == 12
