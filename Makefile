@@ -127,6 +127,8 @@ drills: $(VENV)/.dev
 	@test "$$(id -u)" = 0 || { echo 'network namespaces need root' >&2; exit 1; }
 	@for tool in ip nft; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install iproute2 nftables" >&2; exit 1; }; done
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || \
+		{ echo 'libfaketime is missing: on Debian and Ubuntu, apt-get install libfaketime' >&2; exit 1; }
 	$(BIN)/pytest -q -rP -p no:xdist tests/drills
 
 # etcd and the API server, from the pinned, checksummed modules of tests/e2e: 20 minutes of processor time, so they are

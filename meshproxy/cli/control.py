@@ -96,6 +96,15 @@ def command() -> None:
     metavar="URL",
     help="The issuer of those tokens: `kubectl get --raw /.well-known/openid-configuration`.",
 )
+@click.option(
+    "--connection-rate",
+    default=100.0,
+    show_default=True,
+    type=click.FloatRange(0.0),
+    metavar="NUMBER",
+    help="Connections a second from one IP address, and ten times as many at once; sidecars behind a load balancer"
+    " share one.  0: any number.",
+)
 @_options.log_level("The level of the log on standard error.")
 def run(
     folder: Path,
@@ -112,6 +121,7 @@ def run(
     token_review: bool,
     service_account_keys: Path | None,
     service_account_issuer: str | None,
+    connection_rate: float,
     log_level: str,
 ) -> None:
     """Run the control plane.
@@ -151,6 +161,7 @@ def run(
         listen=_read(values.read_listen_address, listen, "--listen"),
         web=_read(values.read_listen_address, web, "--web"),
         lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
+        connection_rate=connection_rate,
         documents=documents,
         cluster_documents=cluster_documents,
         kubeconfig=kubeconfig,

@@ -21,7 +21,7 @@ from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
-from meshproxy.control.channel import IdentityService
+from meshproxy.control.channel import IdentityService, Paces
 from meshproxy.control.current_authority import CurrentAuthority
 from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import MeshDocuments
@@ -50,12 +50,15 @@ if TYPE_CHECKING:
     from meshproxy.control.offline_tokens import ClusterKeys
     from meshproxy.control.sources import DocumentSource
     from meshproxy.identity.certificates import OwnIdentity
+    from meshproxy.telemetry.metrics import Rows
     from meshproxy.transport.connection_info import ConnectionInfo
 
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 20_000
 """Sidecars that may be connected at once; further ones wait to be accepted."""
+CONNECTION_BURST = 10.0
+"""Seconds' worth of connections that one address may open at once."""
 TOKENS_SHOWN = 100
 """Join tokens on the page /status."""
 MESSAGE_BYTES = 64 << 10
@@ -85,6 +88,8 @@ class Settings:
     """Health and metrics."""
     lifetime: float = 86_400.0
     """Of certificates, in seconds."""
+    connection_rate: float = 100.0
+    """Connections a second that one address may open; 0: any number."""
     documents: tuple[str, ...] = ()
     """Files and folders with the documents for sidecars; empty: they have their own."""
     cluster_documents: bool = False
@@ -152,7 +157,8 @@ class ControlPlane:
         self._roll = Roll(self._leaves)
         self._reaper = Reaper(self._loop)
         attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
-        keys = IssuedKeys(settings.folder / ISSUED_KEYS)
+        self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
+        metrics.store_failures.read_from(self._store_failures)
         self.service = IdentityService(self.authority, attestation, keys, self._roll, settings.lifetime, metrics)
         methods = self.service.methods | RootsService(self.authority, self._roll).methods
         self.documents: MeshDocuments | None = None
@@ -181,7 +187,10 @@ class ControlPlane:
             context=self._renew().server,
             identify=identify_sidecar,
             max_connections=CONNECTIONS,
+            admits=self._admits if settings.connection_rate else None,
         )
+        rate = settings.connection_rate
+        self._connections = Paces(rate, rate * CONNECTION_BURST)
         self.authority.changed = lambda authority: self._show_new()
         self.web_address = ""
 
@@ -286,6 +295,14 @@ class ControlPlane:
                     await asyncio.to_thread(self._leaves.prune, now)
                 except StoreError as error:
                     logger.error("expired certificates are not removed", extra={"fields": {"problem": str(error)}})
+
+    def _store_failures(self) -> Rows:
+        """For `metric_table.STORE_FAILURES`."""
+        return [(("certificate",), self._roll.failures), (("key",), self._keys.failures)]
+
+    def _admits(self, address: str) -> bool:
+        """A handshake is the most that a stranger can cost: whoever connects again and again pays for it alone."""
+        return self._connections.take(address, self._loop.time())
 
     # listener.ListenerEvents
 

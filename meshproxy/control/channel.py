@@ -205,12 +205,8 @@ class IdentityService:
     async def _claim(self, key: bytes, workload: Workload | None, now: float) -> None:
         """Raises RequestRefused for a key that has a certificate, the one that is shown or another."""
         is_shown = isinstance(workload, Shown) and key in workload.certificate
-        try:
-            digest = hashlib.sha256(key).hexdigest()
-            is_new = not is_shown and await asyncio.to_thread(self._keys.claim, digest, now + self._lifetime, now)
-        except OSError as error:
-            raise RequestRefused("store", f"the key cannot be noted down: {error.strerror}") from error
-        if not is_new:
+        digest = hashlib.sha256(key).hexdigest()
+        if is_shown or not await asyncio.to_thread(self._keys.claim, digest, now + self._lifetime, now):
             raise RequestRefused("key-reused", "this key has a certificate already: make a new key for each request")
 
 

@@ -2,17 +2,20 @@
 
 A workload makes a new key for each request; one that comes again was copied, or its owner does not rotate it. Each key
 is an empty file, named after its SHA-256, whose modification time is when its certificate expires: a restart forgets
-none, and several processes may share the folder.
+none, and several processes may share the folder. While the disk is full, this process remembers them.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 KEYS_KEPT = 100_000
 """Beyond that, those are forgotten whose certificates expire first."""
@@ -21,11 +24,19 @@ CLAIMS_A_PRUNING = 10_000
 
 
 class IssuedKeys:
-    """The keys of certificates that have not expired, in a folder, which is made if it does not exist."""
+    """The keys of certificates that have not expired, in a folder, which is made if it does not exist.
+
+    Attributes:
+        failures: keys that could not be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._claims = 0
+        self._unwritten: dict[str, float] = {}
+        """When the certificates of those keys expire; oldest first."""
+        self._problem = ""
+        self.failures = 0
 
     def claim(self, digest: str, expires: float, now: float) -> bool:
         """Whether a key may get a certificate; then it cannot get another one until `expires`.
@@ -34,10 +45,31 @@ class IssuedKeys:
             digest: SHA-256 of the public key, hexadecimal.
             expires: when the certificate will, seconds since the epoch.
             now: seconds since the epoch.
-
-        Raises:
-            OSError: the folder cannot be used.
         """
+        if self._unwritten.get(digest, 0.0) > now:
+            return False
+        try:
+            is_new = self._write(digest, expires, now)
+        except OSError as error:
+            self._remember(digest, expires, now)
+            if str(error.strerror) != self._problem:
+                logger.error(
+                    "keys that get certificates cannot be written down; a restart would forget those",
+                    extra={"fields": {"folder": str(self._folder), "problem": error.strerror}},
+                )
+            self._problem = str(error.strerror)
+            return True
+        self._problem = ""
+        return is_new
+
+    def _remember(self, digest: str, expires: float, now: float) -> None:
+        self.failures += 1
+        while self._unwritten and (len(self._unwritten) >= KEYS_KEPT or next(iter(self._unwritten.values())) <= now):
+            del self._unwritten[next(iter(self._unwritten))]
+        self._unwritten[digest] = expires
+
+    def _write(self, digest: str, expires: float, now: float) -> bool:
+        """Raises OSError."""
         if self._claims % CLAIMS_A_PRUNING == 0:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._prune(now)

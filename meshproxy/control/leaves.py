@@ -89,6 +89,8 @@ class Roll:
         self._sightings: dict[str, tuple[Leaf, bool]] = {}
         """By the certificate of the connection: what was said there last, and whether it is about that certificate."""
         self._problem = ""
+        self.failures = 0
+        """Attempts to write that failed."""
 
     async def issued(self, leaf: Leaf) -> None:
         """A certificate that is about to be given out."""
@@ -150,6 +152,7 @@ class Roll:
             self._kept.write(after)
 
     def _failed(self, error: StoreError) -> None:
+        self.failures += 1
         if str(error) != self._problem:
             logger.error(
                 "what certificates are out cannot be written; trying again", extra={"fields": {"problem": str(error)}}

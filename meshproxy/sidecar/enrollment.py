@@ -186,8 +186,7 @@ class Enrollment:
         self.clock_offset = self._clock() - there if there else 0.0
         if abs(self.clock_offset) > CLOCK_SECONDS:
             logger.warning(
-                "the clocks of this host and of the control plane differ: set them, or certificates seem not valid yet,"
-                " or expired",
+                "the clocks of this host and of the control plane differ: set them",
                 extra={"fields": {"ahead_seconds": round(self.clock_offset, 1)}},
             )
 

@@ -18,6 +18,7 @@ class ControlMetrics:
         watch_process(registry)
         self.issuances = Counter(registry, metric_table.ISSUANCES)
         self.authority_expiry = Gauge(registry, metric_table.AUTHORITY_EXPIRY)
+        self.store_failures = Counter(registry, metric_table.STORE_FAILURES)
         self.sidecars = Gauge(registry, metric_table.SIDECARS)
         self.documents_in_sync = Gauge(registry, metric_table.DOCUMENTS_IN_SYNC)
         self.cluster_contact = Gauge(registry, metric_table.CLUSTER_CONTACT)

@@ -248,6 +248,11 @@ AUTHORITY_EXPIRY = gauge(
     "Unix time at which the certificate of the authority expires.",
     unit="seconds",
 )
+STORE_FAILURES = counter(
+    "meshproxy_control_store_failures_total",
+    "Records of certificates and of their keys that could not be written, and are in memory until they can.",
+    "record",
+)  # fmt: skip
 SIDECARS = gauge(
     "meshproxy_control_sidecars", "Sidecars, by what they have of the documents: in-sync, behind, refused; gone: lost.",
     "state",
@@ -294,7 +299,9 @@ TABLES: dict[str, tuple[Metric, ...]] = {
         PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,
     ),
     "Supervisor": (WORKERS, WORKER_RESTARTS),
-    "Control plane": (ISSUANCES, AUTHORITY_EXPIRY, SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS),
+    "Control plane": (
+        ISSUANCES, AUTHORITY_EXPIRY, STORE_FAILURES, SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS,
+    ),
 }  # fmt: skip
 
 

@@ -29,6 +29,8 @@ from meshproxy.transport.original_destination import original_destination
 from meshproxy.transport.server_name import keep_server_name, requested_server_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.stream import Reject, Serve
 
@@ -124,9 +126,11 @@ class Listener:
         context: ssl.SSLContext | None,
         identify: Identify,
         max_connections: int,
+        admits: Callable[[str], bool] | None = None,
         reads_original_destination: bool = False,
     ) -> None:
-        """With `reads_original_destination`, the original destination of redirected connections is recorded
+        """`admits` tells of each IP address that connects whether it may; otherwise the connection is closed, before a
+        handshake. With `reads_original_destination`, the original destination of redirected connections is recorded
         (`ConnectionInfo.original`). Raises ValueError if the port needs a context and has none."""
         if context is None and security is not Security.PLAINTEXT:
             raise ValueError(f"mtls {security.value} needs a certificate")
@@ -139,6 +143,7 @@ class Listener:
         self.context = context
         self.identify = identify
         self.max_connections = max_connections
+        self.admits = admits
         self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
         self._ages = certificate_age.CertificateAge(self.connections)
@@ -272,11 +277,24 @@ class Listener:
                     self._pause("descriptors")
                     return False
                 raise
+            if self.admits is not None and not self.admits(address[0]):
+                client.close()
+                self._turned_away(address[0])
+                continue
             client.setblocking(False)
             task = self._loop.create_task(self._set_up(client, format_address(address)))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
         return True
+
+    def _turned_away(self, address: str) -> None:
+        self.events.limit("connection_rate")
+        self.shared.notices.info(
+            logger,
+            f"{address} connection_rate",
+            self._loop.time(),
+            f"connections from {address} are closed: it opens too many a second",
+        )
 
     def _pause(self, limit: str) -> None:
         """Leave new connections in the kernel's backlog for a moment."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 import ssl
 import time
@@ -119,6 +120,22 @@ async def test_a_workload_of_another_mesh_is_refused(tmp_path: Path) -> None:
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     failed = control.metrics.tls_handshakes.labels("control", "failed", "unknown_authority")
     await until(lambda: failed.value == 1)
+    await control.listener.close()
+
+
+async def test_whoever_connects_again_and_again_is_turned_away(tmp_path: Path) -> None:
+    """Before a handshake; others are not affected."""
+    control = ControlPlane(dataclasses.replace(settings(tmp_path), connection_rate=0.5))
+    control.listener.listen("127.0.0.1", 0)
+    host, _, port = control.listener.address.rpartition(":")
+    for _ in range(5):
+        await shown_certificate(control)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await shown_certificate(control)
+    assert control.metrics.limits_exceeded.labels("control", "connection_rate").value == 1
+    _, writer = await asyncio.open_connection(host, int(port), local_addr=("127.0.0.2", 0))
+    await until(lambda: control.listener.size == 1)
+    writer.close()
     await control.listener.close()
 
 

@@ -200,16 +200,6 @@ async def test_the_key_of_the_certificate_that_is_shown_is_refused_by_whoever_ha
     await other.issue(peer=peer)
 
 
-async def test_a_key_that_cannot_be_noted_down_gets_no_certificate(world: World, tmp_path: Path) -> None:
-    (tmp_path / "keys").touch()
-    peer = Workload(ID, "m.example", "models", "resnet", NOW + 60.0)
-    assert await world.refused(peer=peer) == (
-        GrpcStatus.UNAVAILABLE,
-        "the key cannot be noted down: File exists",
-    )
-    assert world.counted("refused", "store") == 1
-
-
 async def test_a_pod_joins_with_the_token_of_its_service_account(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,7 +47,19 @@ def test_they_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"17", "18", "19", "20"}
 
 
-def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Not a directory"):
-        IssuedKeys(tmp_path / "file/keys").claim("a", NOW + 60.0, NOW)
+def test_while_nothing_can_be_written_they_are_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "KEYS_KEPT", 3)
+    folder = tmp_path / "keys"
+    folder.touch()
+    keys = IssuedKeys(folder)
+    for name in "abcde":
+        assert keys.claim(name, NOW + 60.0, NOW)
+    assert [keys.claim(name, NOW + 90.0, NOW + 30.0) for name in "ecb"] == [False, False, True]
+    assert keys.failures == 6
+    assert [record.__dict__["fields"]["problem"] for record in caplog.records] == ["File exists"]
+    folder.unlink()
+    assert keys.claim("f", NOW + 60.0, NOW + 30.0)
+    assert not IssuedKeys(folder).claim("f", NOW + 60.0, NOW + 30.0)
+    assert not keys.claim("e", NOW + 60.0, NOW + 30.0)  # still known

@@ -127,8 +127,8 @@ class Mesh:
             **more,
         }
 
-    async def start_sidecars(self, grpc: str | None = None, **spec: object) -> None:
-        """`grpc`: of another model server than that of the REST API."""
+    async def start_sidecars(self, grpc: str | None = None, prefix: Sequence[str] = (), **spec: object) -> None:
+        """`grpc`: of another model server than that of the REST API. `prefix`: a command that runs the replica's."""
         model_server = await self.local.model_server()
         own = environment(
             str(model_server.listening["rest"]),
@@ -136,7 +136,7 @@ class Mesh:
             sidecar={"controlPlane": self.settings("replica", SERVER), **spec},
         )
         del own[2]["spec"]["identity"]
-        self.replica = await self.local.sidecar("the replica's sidecar", [*own, *permissive_documents()])
+        self.replica = await self.local.sidecar("the replica's sidecar", [*own, *permissive_documents()], prefix)
         workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
         server = {"endpoints": [{"sidecar": self.replica.inbound}], "workload": workload}
         application = {
@@ -164,7 +164,7 @@ async def mesh(tmp_path: Path, lifetime: str = "1h", *, grpc: str | None = None,
     """A mesh whose certificates live for `lifetime`; `spec` is more for the Sidecar of the replica."""
     async with local_mesh(tmp_path / "mesh") as local:
         it = await Mesh.start(local, lifetime)
-        await it.start_sidecars(grpc, **spec)
+        await it.start_sidecars(grpc, (), **spec)
         yield it
 
 
