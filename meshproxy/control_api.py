@@ -7,6 +7,7 @@ plane that is one minor version older or newer.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 
@@ -18,6 +19,9 @@ at once; `Roots` whenever there is another bundle than the sidecar has."""
 WATCH = b"/meshproxy.control.v1alpha1.Documents/Watch"
 """Streams both ways, over mTLS: `SidecarReport` whenever something has changed in the sidecar, the first one at once;
 `DocumentSet` whenever there is another one than the sidecar has."""
+WATCH_ENDPOINTS = b"/meshproxy.control.v1alpha1.Endpoints/Watch"
+"""Streams both ways, over mTLS: `EndpointsRequest` at once and whenever the sidecar needs others; `ServiceEndpoints` of
+each of these Services whenever they are others than the sidecar has."""
 
 
 class IssueRequest(msgspec.Struct, frozen=True):
@@ -123,3 +127,32 @@ def leaf_name(der: bytes, not_after: float) -> str:
 def roots_digest(roots_pem: bytes) -> str:
     """What both sides call a trust bundle."""
     return hashlib.sha256(roots_pem).hexdigest()[:32]
+
+
+class EndpointsRequest(msgspec.Struct, frozen=True):
+    """The Services whose endpoints a sidecar needs, all of them."""
+
+    services: Mapping[str, str]
+    """`NAMESPACE/NAME` -> the version that it has; empty for none."""
+
+
+class ServiceEndpoint(msgspec.Struct, frozen=True):
+    """One process."""
+
+    address: str
+    """IPv4 or IPv6."""
+    ports: Mapping[str, int]
+    """By the names of the Service's ports."""
+    zone: str = ""
+
+
+class ServiceEndpoints(msgspec.Struct, frozen=True):
+    """The endpoints of one Service that take calls, all of them."""
+
+    service: str
+    """`NAMESPACE/NAME`."""
+    version: str = ""
+    """Differs when the endpoints do. Empty: they are not known, and what was known before stays in use."""
+    endpoints: tuple[ServiceEndpoint, ...] = ()
+    problem: str = ""
+    """Why they are not known, or what is wrong with some."""

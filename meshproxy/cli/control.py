@@ -68,6 +68,12 @@ def command() -> None:
     "--lifetime", default="24h", show_default=True, metavar="DURATION", help="The lifetime of issued certificates."
 )
 @click.option(
+    "--services",
+    is_flag=True,
+    help="Read the endpoints of Kubernetes Services that documents name from the API server of the cluster; without"
+    " saying so with --cluster-documents.",
+)
+@click.option(
     "--kubeconfig",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="PATH",
@@ -115,6 +121,7 @@ def run(
     documents: tuple[str, ...],
     cluster_documents: bool,
     lifetime: str,
+    services: bool,
     kubeconfig: Path | None,
     namespace: str | None,
     authority_secret: str | None,
@@ -149,6 +156,8 @@ def run(
 
     if documents and cluster_documents:
         raise click.UsageError("--documents and --cluster-documents both say where documents come from: keep one")
+    if services and not documents and not cluster_documents:
+        raise click.UsageError("--services are those that documents name: give --documents, too")
     if (service_account_keys is None) != (service_account_issuer is None):
         raise click.UsageError("--service-account-keys and --service-account-issuer go together")
     if token_review and service_account_keys is not None:
@@ -164,6 +173,7 @@ def run(
         connection_rate=connection_rate,
         documents=documents,
         cluster_documents=cluster_documents,
+        services=services or cluster_documents,
         kubeconfig=kubeconfig,
         namespace=namespace,
         authority_secret=authority_secret,

@@ -87,6 +87,7 @@ def check_set(
     yield from _routes(names)
     yield from _hosts(names.get("ModelServer", {}))
     yield from _identity(names)
+    yield from _services(names)
 
 
 def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], is_partial: bool) -> Iterator[Problem]:
@@ -333,6 +334,21 @@ def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
                 yield sidecar.at(spec, "spec.identity", message, Code.NO_IDENTITY)
 
 
+def _services(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
+    """Services whose endpoints nobody sends."""
+    for sidecar in names.get("Sidecar", {}).values():
+        if _value(find(sidecar.node, "spec", "controlPlane", "documents")) is True:
+            continue
+        for server in names.get("ModelServer", {}).values():
+            if (node := find(server.node, "spec", "service")) is not None:
+                message = (
+                    "the control plane sends the endpoints of a Service to sidecars whose documents come from there: "
+                    f'{sidecar.label} has no "controlPlane" with "documents: true"; without one, use "dns" with the '
+                    "name of a headless Service"
+                )
+                yield server.at(node, "spec.service", message, Code.NO_CONTROL_PLANE)
+
+
 def _missing_bundles(mesh: Placed, sidecar: Placed) -> Iterator[Problem]:
     """Trust domains whose bundles nobody delivers."""
     for index, domain in enumerate(items(find(mesh.node, "spec", "trustDomains"))):
@@ -347,8 +363,9 @@ def _sidecars(server: Placed) -> Iterator[tuple[str, Node]]:
     for index, endpoint in enumerate(items(find(server.node, "spec", "endpoints"))):
         if (node := find(endpoint, "sidecar")) is not None:
             yield f"spec.endpoints[{index}].sidecar", node
-    if (node := find(server.node, "spec", "dns", "sidecar")) is not None:
-        yield "spec.dns.sidecar", node
+    for source in ("dns", "service"):
+        if (node := find(server.node, "spec", source, "sidecar")) is not None:
+            yield f"spec.{source}.sidecar", node
     if (node := find(server.node, "spec", "dns", "srv")) is not None and node.value == "sidecar":
         yield "spec.dns.srv", node
 

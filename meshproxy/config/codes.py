@@ -62,6 +62,10 @@ class Code(StrEnum):
     OVERLAP = "MP0304", Severity.ERROR, "Two routes for one pattern, or two servers for one host."
     IMPOSSIBLE = "MP0305", Severity.ERROR, "Something that no call could have or get, or that would do nothing."
     NO_IDENTITY = "MP0306", Severity.ERROR, "`mtls` requires a certificate that the `Sidecar` does not have."
+    NO_CONTROL_PLANE = (
+        "MP0307", Severity.ERROR,
+        "Endpoints of a Kubernetes Service, and a `Sidecar` without a control plane that sends them.",
+    )  # fmt: skip
     # A running sidecar
     NEEDS_RESTART = "MP0401", Severity.ERROR, "A change that a running sidecar cannot take over. Restart it."
     UNUSABLE_KEYS = "MP0402", Severity.ERROR, "The keys of a token issuer cannot be used."

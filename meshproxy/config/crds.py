@@ -54,6 +54,8 @@ _LENGTHS: dict[object, int] = {
     values.read_cookie_name: 256,
     values.read_host_name: 253,
     values.read_dns_name: 254,
+    values.read_label: 63,
+    values.read_port_name: 63,
     values.read_url: 2_048,
     values.read_issuer: 2_048,
     values.read_spiffe_id: 2_048,
@@ -127,9 +129,13 @@ RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
         ("has(self.srv) != (has(self.rest) || has(self.grpc) || has(self.sidecar))",
          "expected rest, grpc or both, or sidecar, or srv, whose records have ports"),
     ),
+    servers.Service: (
+        _SIDECAR_ALONE,
+        ("has(self.rest) || has(self.grpc) || has(self.sidecar)", "expected rest, grpc or both, or sidecar"),
+    ),
     servers.ServerSpec: (
-        ("has(self.dns) != (has(self.endpoints) && size(self.endpoints) > 0)",
-         "expected one endpoint or more under endpoints, or dns"),
+        ("[has(self.dns), has(self.service), has(self.endpoints) && size(self.endpoints) > 0].exists_one(one, one)",
+         "expected one endpoint or more under endpoints, or dns, or service"),
     ),
     sidecars.Identity: (
         ("has(self.files) != has(self.workloadApi)", "expected exactly one of files and workloadApi"),

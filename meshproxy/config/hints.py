@@ -215,7 +215,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "healthChecks": (ENVOY, "`health` of a ModelServer"),
     "health_checks": (ENVOY, "`health` of a ModelServer"),
     "readinessProbe": (KUBERNETES, "`health` of a ModelServer"),
-    "resolution": (ISTIO, "`endpoints` or `dns` of a ModelServer"),
+    "resolution": (ISTIO, "`endpoints`, `dns` or `service` of a ModelServer"),
     "caCertificates": (ISTIO, "`caFile` in `tls: {grpc: ...}` of a ModelServer"),
     "clientCertificate": (ISTIO, "`certificate` in `tls: {grpc: ...}` of a ModelServer"),
     "privateKey": (ISTIO, "`key` in `tls: {grpc: ...}` of a ModelServer"),

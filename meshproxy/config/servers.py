@@ -17,12 +17,14 @@ from meshproxy.config.fields import (
     HeaderName,
     HostName,
     HostPort,
+    Label,
     Metadata,
     MetricsPath,
     Part,
     Path,
     Percent,
     Port,
+    PortName,
     Ratio,
     ServerAddress,
     ServerName,
@@ -73,7 +75,7 @@ class NamedTls(Part, frozen=True):
     """The authorities to trust (PEM), or the server's own self-signed certificate. Left out: the system's."""
     server_name: ServerName | None = None
     """The name, or IP address, that the certificate must have; a name is sent as SNI. Left out: the host of the
-    endpoint, or the name of `dns`. A UNIX socket has no host."""
+    endpoint, the name of `dns`, or `NAME.NAMESPACE.svc` of `service`. A UNIX socket has no host."""
     certificate: Path | None = None
     """Our certificate (PEM), then its intermediates, if the server asks for one (`client_verify` of TensorFlow
     Serving)."""
@@ -131,6 +133,39 @@ class Dns(Part, frozen=True):
             raise ValueError('"sidecar" serves REST and gRPC: leave "rest" and "grpc" out')
         if self.min_refresh > self.max_refresh:
             raise ValueError('"minRefresh" is above "maxRefresh"')
+
+
+class Service(Part, frozen=True):
+    """Endpoints of a Kubernetes Service. The control plane reads its EndpointSlices and sends what changes; the zone of
+    an endpoint is its locality. While the control plane cannot be reached, or the Service does not exist, the last
+    endpoints stay in use. Requires `controlPlane` with `documents: true` in the Sidecar."""
+
+    namespace: Label
+    """The namespace of the Service."""
+    name: Label
+    """The name of the Service, headless or not."""
+    rest: PortName | None = None
+    """The name of the Service's port for REST. `""`: its only port, which has no name."""
+    grpc: PortName | None = None
+    """The name of its port for gRPC."""
+    sidecar: PortName | None = None
+    """The name of its port for the sidecar beside each model server: both REST and gRPC go there."""
+
+    def __post_init__(self) -> None:
+        if self.rest is None and self.grpc is None and self.sidecar is None:
+            raise ValueError('expected "rest", "grpc" or both, or "sidecar"')
+        if self.sidecar is not None and (self.rest is not None or self.grpc is not None):
+            raise ValueError('"sidecar" serves REST and gRPC: leave "rest" and "grpc" out')
+
+    @property
+    def key(self) -> str:
+        """`NAMESPACE/NAME`."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def host(self) -> str:
+        """Its name in DNS, as far as it is the same in every cluster."""
+        return f"{self.name}.{self.namespace}.svc"
 
 
 class Cookie(Part, frozen=True):
@@ -271,9 +306,11 @@ class ServerSpec(Part, frozen=True):
     """A set of model servers."""
 
     endpoints: tuple[Endpoint, ...] = ()
-    """Processes that serve the same models. This, or `dns`."""
+    """Processes that serve the same models. This, or `dns`, or `service`."""
     dns: Dns | None = None
     """Endpoints are resolved by DNS."""
+    service: Service | None = None
+    """Endpoints are those of a Kubernetes Service."""
     tls: ServerTls | None = None
     """TLS to a model server with an ordinary certificate. Left out: plain text to model servers."""
     workload: WorkloadSubject | None = None
@@ -303,12 +340,9 @@ class ServerSpec(Part, frozen=True):
     checked. If none of several passes that check, all of them are called."""
 
     def __post_init__(self) -> None:
-        if (self.dns is not None) == bool(self.endpoints):
-            raise ValueError('expected one endpoint or more under "endpoints", or "dns"')
-        dns = self.dns
-        calls_sidecars = any(endpoint.sidecar is not None for endpoint in self.endpoints) or (
-            dns is not None and (dns.sidecar is not None or dns.srv == "sidecar")
-        )
+        if bool(self.endpoints) + (self.dns is not None) + (self.service is not None) != 1:
+            raise ValueError('expected one endpoint or more under "endpoints", or "dns", or "service"')
+        calls_sidecars = self._serves("sidecar")
         if calls_sidecars and self.workload is None:
             raise ValueError('"workload" is missing: name the workload whose certificate these sidecars present')
         if self.tls is not None:
@@ -319,18 +353,24 @@ class ServerSpec(Part, frozen=True):
                 '"spiffeId"'
             )
 
+    def _serves(self, surface: SurfaceWord) -> bool:
+        """Whether an endpoint has, or may be found to have, an address for this."""
+        written = any(getattr(each, surface) is not None for each in self.endpoints)
+        found = any(getattr(each, surface) is not None for each in (self.dns, self.service) if each is not None)
+        return written or found or (self.dns is not None and self.dns.srv == surface)
+
     def _check_tls(self, tls: ServerTls, calls_sidecars: bool) -> None:
         """Raises ValueError."""
         if calls_sidecars:
             raise ValueError('"tls" is for model servers: sidecars are called over mTLS, as "workload" says')
-        for surface in ("rest", "grpc"):
+        surfaces: tuple[SurfaceWord, ...] = ("rest", "grpc")
+        for surface in surfaces:
             settings: NamedTls | None = getattr(tls, surface)
             if settings is None:
                 continue
-            addresses = [address for each in self.endpoints if (address := getattr(each, surface)) is not None]
-            dns = self.dns
-            if not addresses and (dns is None or (getattr(dns, surface) is None and dns.srv != surface)):
+            if not self._serves(surface):
                 raise ValueError(f'"tls.{surface}": no endpoint has "{surface}"')
+            addresses = [address for each in self.endpoints if (address := getattr(each, surface)) is not None]
             if settings.server_name is None and any(address.startswith("unix:") for address in addresses):
                 raise ValueError(f'"tls.{surface}.serverName" is missing: a UNIX socket has no host')
 

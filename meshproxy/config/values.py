@@ -23,6 +23,7 @@ _SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])i(?:B)?)?")
 _SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
+_LABEL = re.compile(_DNS_LABEL)
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 """RFC 1123, and underscores: Compose services are named like `tf_serving`, and resolvers look such names up."""
 _LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -293,6 +294,21 @@ def read_name(value: object) -> str:
     if isinstance(value, str) and len(value) <= 253 and _DNS_NAME.fullmatch(value):
         return value
     raise ValueError(f'expected a name in lower-case letters, digits, "-" and ".", got {shown(value)}')
+
+
+def read_label(value: object) -> str:
+    """A name as Kubernetes takes it for Services and namespaces: an RFC 1123 label of at most 63 characters."""
+    if isinstance(value, str) and _LABEL.fullmatch(value):
+        return value
+    raise ValueError(f'expected a name in lower-case letters, digits and "-", got {shown(value)}')
+
+
+def read_port_name(value: object) -> str:
+    """The name of a port of a Service; a Service with a single port may leave it without a name."""
+    if isinstance(value, str) and (not value or _LABEL.fullmatch(value)):
+        return value
+    hint = ": the port's name, not its number" if isinstance(value, int) and not isinstance(value, bool) else ""
+    raise ValueError(f'expected the name of a port of the Service, or "" if that has none, got {shown(value)}{hint}')
 
 
 def read_name_glob(value: object) -> str:

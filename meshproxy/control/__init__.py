@@ -18,6 +18,9 @@ distribution  their way to the sidecars, and which of those has what
 lost          the sidecars that are gone
 objects       the documents that are objects of a cluster
 selection     which versions of them are in force
+slices        EndpointSlices -> the endpoints of a Service; `service_watch` follows them
+endpoints     the endpoints of the Services that documents name
+discovery     their way to the sidecars
 reflector     a copy of the objects of one kind in the API server
 store         the folder that is kept
 status        what it says about itself and its sidecars

@@ -23,8 +23,10 @@ from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService, Paces
 from meshproxy.control.current_authority import CurrentAuthority
+from meshproxy.control.discovery import EndpointService
 from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import MeshDocuments
+from meshproxy.control.endpoints import EndpointTable, NamedServices
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from meshproxy.control.attestation import JoinToken, PodTokens
     from meshproxy.control.authority_secret import AuthoritySecret
     from meshproxy.control.offline_tokens import ClusterKeys
+    from meshproxy.control.service_watch import ServiceWatch
     from meshproxy.control.sources import DocumentSource
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.telemetry.metrics import Rows
@@ -94,6 +97,8 @@ class Settings:
     """Files and folders with the documents for sidecars; empty: they have their own."""
     cluster_documents: bool = False
     """Whether the objects of the cluster are the documents instead."""
+    services: bool = False
+    """Whether endpoints of the Services that documents name are read from the API server of the cluster."""
     kubeconfig: Path | None = None
     """How the cluster is called, if it is needed; None: as a pod in it, or by the user's own file."""
     namespace: str | None = None
@@ -108,7 +113,7 @@ class Settings:
     @property
     def needs_cluster(self) -> bool:
         """Whether the API server of a cluster is called."""
-        return self.token_review or self.authority_secret is not None or self.cluster_documents
+        return self.services or self.token_review or self.authority_secret is not None or self.cluster_documents
 
 
 class ControlPlane:
@@ -156,6 +161,7 @@ class ControlPlane:
         self._leaves = FolderLeaves(settings.folder)
         self._roll = Roll(self._leaves)
         self._reaper = Reaper(self._loop)
+        self._services: ServiceWatch | None = None
         attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
         self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
         metrics.store_failures.read_from(self._store_failures)
@@ -169,6 +175,16 @@ class ControlPlane:
             methods |= self.distribution.methods
             metrics.sidecars.read_from(self.distribution.count)
             metrics.documents_in_sync.read_from(lambda: [((), int(bool(documents.held) and not documents.problems))])
+            table = EndpointTable() if settings.services else EndpointTable("its control plane has no --services")
+            documents.listeners.append(NamedServices(table).follow)
+            self.endpoints = EndpointService(table, metrics)
+            methods |= self.endpoints.methods
+            metrics.service_endpoints.read_from(table.counts)
+            if settings.services:
+                from meshproxy.control.service_watch import ServiceWatch  # lightkube, which others do not load
+
+                assert client is not None
+                self._services = ServiceWatch(client, table, metrics)
         self.server = GrpcServer(methods, max_message_bytes=MESSAGE_BYTES)
         self.listener = Listener(
             direction="control",
@@ -209,6 +225,8 @@ class ControlPlane:
             tasks.append(self._loop.create_task(_secret(self._client, self._settings).follow()))
         if self.documents is not None:
             tasks.append(self._loop.create_task(self.documents.follow()))
+        if self._services is not None:
+            tasks.append(self._loop.create_task(self._services.run()))
         working = asyncio.gather(*tasks)
         try:
             await web.TCPSite(runner, self._settings.web.host, self._settings.web.port).start()
@@ -343,6 +361,7 @@ class ControlPlane:
             ),
             store_problem=problem,
             documents=distribution.describe() if distribution is not None else None,
+            services=self.endpoints.entries() if distribution is not None else (),
             sidecars=tuple(distribution.entries()) if distribution is not None else (),
             forgotten=distribution.lost.forgotten if distribution is not None else 0,
         )
@@ -370,6 +389,11 @@ class ControlPlane:
             page = await asyncio.to_thread(msgspec.json.encode, await self.status())
             return web.Response(body=page, content_type="application/json")
 
+        async def endpoints(request: web.Request) -> web.Response:
+            if not is_local(request.remote or "", request.host):
+                raise web.HTTPForbidden(text="forbidden: use a loopback connection and the host name localhost\n")
+            return web.json_response(self.endpoints.describe() if self.documents is not None else {})
+
         application = web.Application()
         application.add_routes(
             [
@@ -377,6 +401,7 @@ class ControlPlane:
                 web.get("/readyz", livez),
                 web.get("/metrics", metrics),
                 web.get("/status", status),
+                web.get("/endpoints", endpoints),
             ]
         )
         return application

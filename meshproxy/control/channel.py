@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, OrderedDict, deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -23,7 +24,7 @@ from meshproxy.routing.rate_limit import Bucket
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from meshproxy.control.attestation import Attestation, Attested
     from meshproxy.control.authority import Authority, Issued
@@ -208,6 +209,26 @@ class IdentityService:
         digest = hashlib.sha256(key).hexdigest()
         if is_shown or not await asyncio.to_thread(self._keys.claim, digest, now + self._lifetime, now):
             raise RequestRefused("key-reused", "this key has a certificate already: make a new key for each request")
+
+
+@asynccontextmanager
+async def certified(call: ServerCall, now: float) -> AsyncIterator[Workload]:
+    """A stream for a sidecar that shows its certificate, until that expires: it comes again with the next one.
+
+    Args:
+        now: seconds since the epoch.
+
+    Raises:
+        CallFailed: it shows none, or its certificate has expired.
+    """
+    workload = call.info.peer
+    if not isinstance(workload, Workload):
+        raise CallFailed(GrpcStatus.UNAUTHENTICATED, "this is for sidecars that show their certificate")
+    try:
+        async with asyncio.timeout(max(0.0, workload.not_after - now)):
+            yield workload
+    except TimeoutError:
+        raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
 
 
 Message = TypeVar("Message", bound=msgspec.Struct)

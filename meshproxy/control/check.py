@@ -96,6 +96,7 @@ def check(answers: Sequence[Answer], software: str) -> list[Finding]:
     if known:
         found.append(_certificates(fleet))
         found += _documents(known, fleet)
+        found += _services(known)
         found += _sidecars(known, fleet)
     return sorted(found, key=lambda finding: (CONTROL, IDENTITIES, DOCUMENTS, SIDECARS).index(finding.section))
 
@@ -237,6 +238,33 @@ def _documents(known: Sequence[Answer], fleet: Sequence[Member]) -> Iterator[Fin
     hint = "mend the documents, or the document of that sidecar (meshproxy config check PATH)"
     yield _of_members(DOCUMENTS, Concern.REFUSED, fleet, hint)
     yield _of_members(DOCUMENTS, Concern.BEHIND, fleet, "see the log of those sidecars")
+
+
+def _services(known: Sequence[Answer]) -> Iterator[Finding]:
+    """Whether sidecars are given endpoints of the Services that documents name. What one control plane knows is enough
+    for the sidecars that are connected to it, so each is looked at."""
+    found = [
+        (f"{answer.address}: " if len(known) > 1 else "", service)
+        for answer in known
+        if answer.status is not None
+        for service in answer.status.services
+    ]
+    if not found:
+        return
+    check = "the endpoints of all Services are known"
+    problems = [where + service.problem for where, service in found if service.problem]
+    if problems:
+        hint = "sidecars keep those that they had; kubectl get endpointslices -A -l kubernetes.io/service-name"
+        yield Finding(DOCUMENTS, check, Level.ERROR, f"{len(problems)}: {_some(problems)}", hint)
+    else:
+        yield Finding(DOCUMENTS, check)
+    check = "all Services have endpoints"
+    empty = [where + service.service for where, service in found if not service.endpoints and not service.problem]
+    if empty:
+        hint = "are their pods ready? kubectl get pods; calls to them are refused (no-upstream)"
+        yield Finding(DOCUMENTS, check, Level.WARNING, f"{len(empty)} have none: {_some(empty)}", hint)
+    else:
+        yield Finding(DOCUMENTS, check)
 
 
 def _sidecars(known: Sequence[Answer], fleet: Sequence[Member]) -> Iterator[Finding]:

@@ -182,7 +182,7 @@ class DocumentService:
         self._reports = Paces(REPORT_RATE, REPORT_BURST)
         self.watchers: dict[int, Watcher] = {}
         self.lost = LostSidecars()
-        documents.on_change = self._change
+        documents.listeners.append(self._change)
 
     def _change(self, changes: Sequence[Change]) -> None:
         for group in self._groups.values():

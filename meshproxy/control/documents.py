@@ -82,7 +82,7 @@ class MeshDocuments:
         held: its documents by `Kind/name`.
         version: of all of them (`sent.Total`).
         problems: of the texts as they are now.
-        on_change: called with the changes whenever another set is in force.
+        listeners: called with the changes whenever another set is in force.
     """
 
     def __init__(self, source: DocumentSource) -> None:
@@ -93,7 +93,7 @@ class MeshDocuments:
         self._total = Total()
         self.held: Mapping[str, Held] = {}
         self.problems: tuple[Problem, ...] = ()
-        self.on_change: Callable[[Sequence[Change]], None] = lambda changes: None
+        self.listeners: list[Callable[[Sequence[Change]], None]] = []
 
     @property
     def version(self) -> str:
@@ -151,7 +151,8 @@ class MeshDocuments:
         changes = self._take(texts)
         if changes:
             logger.info("documents changed", extra={"fields": {"version": self.version, "changed": len(changes)}})
-            self.on_change(changes)
+            for listener in self.listeners:
+                listener(changes)
         return found
 
     def _examine(

@@ -83,6 +83,19 @@ class DocumentsEntry(Page, frozen=True, kw_only=True):
     """Of the files as they are now; until they are mended, sidecars keep the version."""
 
 
+class ServiceEntry(Page, frozen=True, kw_only=True):
+    """A Kubernetes Service that documents name."""
+
+    service: str
+    """`NAMESPACE/NAME`."""
+    endpoints: int
+    """That take calls."""
+    sidecars: int
+    """That need them."""
+    problem: str = ""
+    """Why they are not known, or what is wrong with some."""
+
+
 class ControlStatus(Page, frozen=True, kw_only=True):
     """The page."""
 
@@ -113,6 +126,7 @@ class ControlStatus(Page, frozen=True, kw_only=True):
     """Why what it keeps cannot be read."""
     documents: DocumentsEntry | None = None
     """None: it gives no documents, and knows no sidecars."""
+    services: tuple[ServiceEntry, ...] = ()
     sidecars: tuple[SidecarEntry, ...] = ()
     forgotten: int = 0
     """Sidecars that are gone, and are not in the list because that is full."""

@@ -51,6 +51,8 @@ def _server(name: str, server: dict[str, Any]) -> list[str]:
     endpoints = server["endpoints"]
     if not server["known"]:
         return [f"the endpoints of {name} are not known yet"]
+    if not endpoints:
+        return [f"{name} has no endpoints"]
     away = sum(not each["takesCalls"] or each["breaker"] not in (None, "closed") for each in endpoints)
     found = [f"{away} of {len(endpoints)} endpoints of {name} take no calls, or single ones"] if away else []
     models = sorted({model for endpoint in endpoints for model in endpoint["unavailableModels"]})

@@ -13,6 +13,7 @@ import time
 from enum import Enum
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_ENDPOINTS_SECONDS = 5.0
-"""How long startup waits for endpoints from DNS, before it continues for the sake of other servers."""
+"""How long startup waits for endpoints that are not static, before it continues for the sake of other servers."""
 MOST_SHOWN = 100
 """Models of one endpoint that `/config` lists: callers choose names."""
 MAX_PENDING = 1_024
@@ -69,7 +70,7 @@ class ClusterObserver(Protocol):
     """Receives what discovery and health checks find out, beside `cluster.Watch`."""
 
     def discovery_failed(self, server: str, reason: str) -> None:
-        """A DNS lookup failed; the last good answer stays in use."""
+        """A lookup failed; the last good answer stays in use."""
 
     def checked(self, server: str, endpoint: str, is_good: bool) -> None:
         """A health check completed."""
@@ -83,10 +84,13 @@ class EndpointSource(Enum):
 
     STATIC = "static"
     DNS = "dns"
+    SERVICE = "service"
 
     @classmethod
     def of(cls, spec: ServerSpec) -> EndpointSource:
-        """Which one the document chooses: the schema has `endpoints` or `dns`, never both."""
+        """Which one the document chooses: the schema allows exactly one."""
+        if spec.service is not None:
+            return cls.SERVICE
         return cls.DNS if spec.dns is not None else cls.STATIC
 
 
@@ -122,9 +126,16 @@ class ManagedCluster:
     """A cluster with its discovery, and a health checker for each endpoint."""
 
     def __init__(
-        self, shared: ConnectionContext, spec: ServerSpec, cluster: Cluster, observer: ClusterObserver
+        self,
+        shared: ConnectionContext,
+        spec: ServerSpec,
+        cluster: Cluster,
+        observer: ClusterObserver,
+        folder: str | None = None,
     ) -> None:
+        """`folder`: where what the control plane sends is kept."""
         self.cluster = cluster
+        self._folder = folder
         self._shared = shared
         self._spec = spec
         self._observer = observer
@@ -148,17 +159,22 @@ class ManagedCluster:
             self._discovery.start(self.cluster.set_endpoints)
 
     def _discover(self) -> Discovery:
+        spec = self._spec
+        on_failure = partial(self._observer.discovery_failed, self.cluster.name)
         match self.source:
             case EndpointSource.STATIC:
-                return Static(found(self._spec.endpoints))
+                return Static(found(spec.endpoints))
             case EndpointSource.DNS:
                 from meshproxy.upstream.dns import DnsDiscovery  # only they need dnspython in memory
 
-                name, dns = self.cluster.name, self._spec.dns
-                assert dns is not None
-                return DnsDiscovery(
-                    self._shared.loop, dns, lambda reason: self._observer.discovery_failed(name, reason)
-                )
+                assert spec.dns is not None
+                return DnsDiscovery(self._shared.loop, spec.dns, on_failure)
+            case EndpointSource.SERVICE:
+                from meshproxy.upstream.service import ServiceDiscovery
+
+                assert spec.service is not None
+                assert self._folder is not None  # documents without it are refused (NO_CONTROL_PLANE)
+                return ServiceDiscovery(spec.service, Path(self._folder), on_failure)
 
     def rewrite(self, endpoints: Sequence[WrittenEndpoint]) -> None:
         """A reload brought other static endpoints."""
@@ -310,15 +326,17 @@ class Clusters:
         chosen = {}
         locality = documents.sidecar.spec.locality or ""
         trust_domain = documents.mesh.spec.trust_domain
+        control = documents.sidecar.spec.control_plane
+        folder = control.folder if control is not None else None
         for server in documents.servers:
             name = server.metadata.name
             key = (name, _without_endpoints(server.spec), locality, trust_domain, documents.mesh.spec.mtls)
-            managed = self._alive.get(key) or self._make(server, locality, trust_domain)
+            managed = self._alive.get(key) or self._make(server, locality, trust_domain, folder)
             self._built[key] = managed
             chosen[name] = managed.cluster
         return chosen
 
-    def _make(self, server: ModelServer, locality: str, trust_domain: str) -> ManagedCluster:
+    def _make(self, server: ModelServer, locality: str, trust_domain: str, folder: str | None) -> ManagedCluster:
         spec = server.spec
         cluster = Cluster(
             self._shared,
@@ -328,7 +346,7 @@ class Clusters:
             locality=locality,
             securities=Securities(self._peer(spec, trust_domain), **self._tls.securities(spec)),
         )
-        return ManagedCluster(self._shared, spec, cluster, self._observer)
+        return ManagedCluster(self._shared, spec, cluster, self._observer, folder)
 
     def _peer(self, spec: ServerSpec, trust_domain: str) -> PeerSecurity | None:
         workload = spec.workload

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from meshproxy.config.schema import Sidecar
     from meshproxy.sidecar.control_channel import ControlChannel
+    from meshproxy.sidecar.control_endpoints import ControlEndpoints
     from meshproxy.transport.grpc_stream import Call
 
 logger = logging.getLogger(__name__)
@@ -83,15 +84,24 @@ class ControlDocuments:
         own: that document.
         folder: where sets are kept.
         channel: to the control plane.
+        endpoints: learns which documents are in use, and which may come into use.
     """
 
-    def __init__(self, paths: Sequence[str], own: Sidecar, folder: Path, channel: ControlChannel) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        own: Sidecar,
+        folder: Path,
+        channel: ControlChannel,
+        endpoints: ControlEndpoints,
+    ) -> None:
         self._paths = list(paths)
         self._own: Sidecar | None = own
         """None: its file has changed."""
         self._folder = folder
         self._in_use_text, self._newest_text = folder / IN_USE / TEXT, folder / NEWEST / TEXT
         self._channel = channel
+        self._endpoints = endpoints
         self._report = SidecarReport(own.metadata.name, __version__, host=socket.gethostname(), scope=scope_of(own))
         self._has_news = asyncio.Event()
         """The report is another than the one that was sent."""
@@ -118,6 +128,7 @@ class ControlDocuments:
             except ConfigError as error:  # the sidecar's own document has changed
                 self._refuse(error)
             else:
+                self._endpoints.adopt(documents)
                 self._tell(version=self._in_use.version)
                 return documents
         logger.info("asking the control plane for documents", extra={"fields": {"control": self._channel.address}})
@@ -146,6 +157,11 @@ class ControlDocuments:
     # DocumentSource
 
     async def load(self) -> Documents:
+        documents = await self._load()
+        self._endpoints.prepare(documents)
+        return documents
+
+    async def _load(self) -> Documents:
         if self._watch.mark():
             self._own = None
         own = self._own if self._own is not None else await load_own_in_child(self._paths)
@@ -178,6 +194,7 @@ class ControlDocuments:
 
     def applied(self, documents: Documents) -> None:
         """The set that was loaded is in use: it is the one to start from."""
+        self._endpoints.adopt(documents)
         loaded = self._decided()
         if loaded is None or loaded is self._in_use:
             return

@@ -1,5 +1,5 @@
 """What a sidecar and its control plane do together: the identity with its trust bundle, and the documents if they come
-from there."""
+from there, with the endpoints that they name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from meshproxy.sidecar.control_channel import ControlChannel
 from meshproxy.sidecar.control_documents import ControlDocuments
+from meshproxy.sidecar.control_endpoints import ControlEndpoints
 from meshproxy.sidecar.control_roots import ControlRoots
 from meshproxy.sidecar.enrollment import Enrollment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from meshproxy.config.schema import Documents
     from meshproxy.config.sidecars import ControlPlane, Sidecar
@@ -40,8 +41,13 @@ class ControlLink:
         self._roots = ControlRoots(own.metadata.name, self._channel)
         self.enrollment.renewed = self._renewed
         folder = Path(settings.folder)
-        self.documents = ControlDocuments(paths, own, folder, self._channel) if settings.documents else None
-        self._following: asyncio.Task[None] | None = None
+        self.documents: ControlDocuments | None = None
+        self._streams: list[Callable[[], Coroutine[None, None, None]]] = []
+        if settings.documents:
+            endpoints = ControlEndpoints(folder, self._channel)
+            self.documents = ControlDocuments(paths, own, folder, self._channel, endpoints)
+            self._streams = [self.documents.run, endpoints.run]
+        self._following: list[asyncio.Task[None]] = []
 
     def _renewed(self, issued: float, expires: float) -> None:
         self._roots.tell()
@@ -53,14 +59,12 @@ class ControlLink:
         await self.enrollment.join()
         if self.documents is None:
             return None
-        self._following = asyncio.create_task(self.documents.run())
+        self._following = [asyncio.create_task(run()) for run in self._streams]
         return await self.documents.first()
 
     async def run(self) -> None:
-        """Renew the identity, follow the trust bundle and the documents until cancelled."""
-        tasks = [asyncio.create_task(self.enrollment.run()), asyncio.create_task(self._roots.run())]
-        if self._following is not None:
-            tasks.append(self._following)
+        """Renew the identity, follow the trust bundle, the documents and the endpoints until cancelled."""
+        tasks = [asyncio.create_task(run()) for run in (self.enrollment.run, self._roots.run)] + self._following
         try:
             await asyncio.gather(*tasks)
         finally:

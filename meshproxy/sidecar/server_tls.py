@@ -106,8 +106,12 @@ class ServerTlsContexts:
 
     def securities(self, spec: ServerSpec) -> dict[str, PeerSecurity]:
         """How connections to the endpoints of a server are secured, by surface; without those in plaintext."""
-        # The endpoints of `dns` are addresses.
-        name = spec.dns.name.removesuffix(".") if spec.dns is not None else None
+        # The endpoints of `dns` and `service` are addresses.
+        name = None
+        if spec.dns is not None:
+            name = spec.dns.name.removesuffix(".")
+        elif spec.service is not None:
+            name = spec.service.host
         return {
             surface: named_server(
                 self._built[surface, settings].context, settings.server_name or name, hints=MODEL_SERVER

@@ -23,6 +23,8 @@ class ControlMetrics:
         self.documents_in_sync = Gauge(registry, metric_table.DOCUMENTS_IN_SYNC)
         self.cluster_contact = Gauge(registry, metric_table.CLUSTER_CONTACT)
         self.watch_restarts = Counter(registry, metric_table.WATCH_RESTARTS)
+        self.service_endpoints = Gauge(registry, metric_table.SERVICE_ENDPOINTS)
+        self.endpoint_updates = Counter(registry, metric_table.ENDPOINT_UPDATES)
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
         self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)

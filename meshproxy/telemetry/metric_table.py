@@ -273,6 +273,14 @@ WATCH_RESTARTS = counter(
     "`unavailable`, `refused`, `malformed` and `limit` are not.",
     "kind", "reason",
 )  # fmt: skip
+SERVICE_ENDPOINTS = gauge(
+    "meshproxy_control_service_endpoints",
+    "Endpoints that take calls, of each Service that documents name and that has been read from the cluster.",
+    "service",
+)  # fmt: skip
+ENDPOINT_UPDATES = counter(
+    "meshproxy_control_endpoint_updates_total", "Endpoints of one Service that were sent to one sidecar."
+)
 
 
 TABLES: dict[str, tuple[Metric, ...]] = {
@@ -301,6 +309,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     "Supervisor": (WORKERS, WORKER_RESTARTS),
     "Control plane": (
         ISSUANCES, AUTHORITY_EXPIRY, STORE_FAILURES, SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS,
+        SERVICE_ENDPOINTS, ENDPOINT_UPDATES,
     ),
 }  # fmt: skip
 

@@ -278,7 +278,9 @@ class Cluster:
         one a second."""
         if not members:
             surface = "gRPC" if is_grpc else "REST"
-            known = "no endpoint is known yet" if not self.endpoints else f"no endpoint serves {surface}"
+            known = f"no endpoint serves {surface}" if self.endpoints else "there is no endpoint"
+            if not self.is_discovered:
+                known = "no endpoint is known yet"
             raise NoEndpoint(f"ModelServer {self.name}: {known}")
         if now - self._resorted >= LAST_RESORT_SECONDS:
             for endpoint in sorted(members, key=lambda each: each.retry_at(model)):

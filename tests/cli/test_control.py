@@ -67,6 +67,7 @@ def test_a_folder_without_control_plane(tmp_path: Path) -> None:
         (["--trust-domain", "m.example", "--lifetime", "0"], "--lifetime: "),
         (["--trust-domain", "m.example", "--lifetime", "9s"], "10 s at least"),
         (["--trust-domain", "m.example", "--spiffe-id", "spiffe://n.example/a"], "is not in the trust domain"),
+        (["--trust-domain", "m.example", "--services"], "give --documents, too"),
         (["--trust-domain", "m.example", "--service-account-keys", __file__], "go together"),
         (["--trust-domain", "m.example", "--documents", __file__, "--cluster-documents"], "keep one"),
         (["--trust-domain", "m.example", "--service-account-issuer", "https://a"], "go together"),

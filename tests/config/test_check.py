@@ -243,16 +243,30 @@ def test_a_host_leads_to_one_server() -> None:
         ("{dns: {name: a, sidecar: 1}}", "spec.dns.sidecar"),
         ("{dns: {name: a, srv: sidecar}}", "spec.dns.srv"),
         ("{dns: {name: a, srv: grpc}}", None),
+        ("{service: {name: a, sidecar: mesh}}", "spec.service.sidecar"),
         ("{endpoints: [{rest: x}]}", None),
     ],
 )
 def test_calling_a_sidecar_takes_mtls(spec: str, field: str | None) -> None:
     server = SERVER.replace("{}", spec)
-    assert problems(MESH, SIDECAR, server) == []
+    sidecar = SIDECAR.replace("identity: {}", "controlPlane: {documents: true}")
+    assert problems(MESH, sidecar, server) == []
     disabled = MESH.replace("trustDomain: d", "trustDomain: d, mtls: disabled")
     message = 'a sidecar is called over mTLS, but MeshConfig/m has mtls "disabled"'
     expected = [] if field is None else [f"f:11: ModelServer/local: {field}: {message}"]
-    assert problems(disabled, SIDECAR, server) == expected
+    assert problems(disabled, sidecar, server) == expected
+
+
+def test_endpoints_of_a_service_take_a_control_plane_that_sends_documents() -> None:
+    server = SERVER.replace("{}", "{service: {namespace: a, name: b, grpc: c}}")
+    expected = (
+        "f:11: ModelServer/local: spec.service: the control plane sends the endpoints of a Service to sidecars whose "
+        'documents come from there: Sidecar/s has no "controlPlane" with "documents: true"; without one, use "dns" '
+        "with the name of a headless Service"
+    )
+    for without in ("identity: {}", "controlPlane: {}", "controlPlane: {documents: false}"):
+        assert problems(MESH, SIDECAR.replace("identity: {}", without), server) == [expected]
+    assert problems(MESH, SIDECAR.replace("identity: {}", "controlPlane: {documents: true}"), server) == []
 
 
 def test_broken_documents_do_no_harm() -> None:

@@ -11,6 +11,7 @@ from meshproxy.config import servers
 
 AT = "a:1"
 SIDECAR = {"host": "a", "port": 1}
+SERVICE = {"namespace": "m", "name": "a", "grpc": "grpc"}
 WORKLOAD = {"namespace": "a", "serviceAccount": "b"}
 
 
@@ -30,6 +31,9 @@ def test_defaults_pass_their_own_bounds() -> None:
         (servers.Dns, {"name": "a", "srv": "grpc", "rest": 1}),
         (servers.Dns, {"name": "a", "sidecar": 1, "grpc": 2}),
         (servers.Dns, {"name": "a", "grpc": 2, "minRefresh": 3, "maxRefresh": 2}),
+        (servers.Service, {"namespace": "m", "name": "a"}),
+        (servers.Service, {"namespace": "m", "name": "a", "sidecar": "mesh", "grpc": "grpc"}),
+        (servers.Service, {"name": "a", "grpc": "grpc"}),
         (servers.Key, {"by": "header"}),
         (servers.Key, {"header": "x-user"}),
         (servers.BreakerSettings, {"openFor": 2, "openForMost": 1}),
@@ -38,7 +42,11 @@ def test_defaults_pass_their_own_bounds() -> None:
         (servers.ServerSpec, {}),
         (servers.ServerSpec, {"endpoints": []}),
         (servers.ServerSpec, {"endpoints": [{"rest": AT}], "dns": {"name": "a", "rest": 1}}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}], "service": SERVICE}),
+        (servers.ServerSpec, {"dns": {"name": "a", "rest": 1}, "service": SERVICE}),
         (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}]}),
+        (servers.ServerSpec, {"service": {"namespace": "m", "name": "a", "sidecar": "mesh"}}),
+        (servers.ServerSpec, {"service": SERVICE, "tls": {"rest": {}}}),
         (servers.ServerSpec, {"dns": {"name": "a", "sidecar": 1}}),
         (servers.ServerSpec, {"dns": {"name": "a", "srv": "sidecar"}}),
         (servers.ServerSpec, {"endpoints": [{"sidecar": SIDECAR}], "workload": {"namespace": "a"}}),
@@ -76,6 +84,9 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
         (servers.ServerSpec, {"endpoints": [{"grpc": "unix:/a"}], "tls": {"grpc": {"serverName": "a"}}}),
         (servers.ServerSpec, {"endpoints": [{"rest": "unix:/a", "grpc": AT}], "tls": {"grpc": {}}}),
         (servers.ServerSpec, {"dns": {"name": "a", "srv": "grpc"}, "tls": {"grpc": {}}}),
+        (servers.Service, {"namespace": "m", "name": "a", "grpc": ""}),
+        (servers.ServerSpec, {"service": SERVICE, "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"service": {"namespace": "m", "name": "a", "sidecar": "mesh"}, "workload": WORKLOAD}),
         (servers.NamedTls, {"certificate": "a.pem", "key": "a.pem"}),
     ],
 )
@@ -86,3 +97,8 @@ def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:
 def test_every_field_can_be_sent_to_another_process() -> None:
     spec = servers.ServerSpec(dns=servers.Dns(name="a", rest=1), health=servers.Health())
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=servers.ServerSpec) == spec
+
+
+def test_a_service_by_its_names() -> None:
+    service = servers.Service(namespace="models", name="resnet", grpc="grpc")
+    assert (service.key, service.host) == ("models/resnet", "resnet.models.svc")

@@ -329,6 +329,21 @@ def test_what_cannot_be_looked_up(bad: object) -> None:
         values.read_dns_name(bad)
 
 
+def test_names_of_services_and_their_ports() -> None:
+    for name in ("resnet", "a", "0-9", "a" * 63):
+        assert values.read_label(name) == values.read_port_name(name) == name
+    assert values.read_port_name("") == ""
+    for bad in ("a.b", "-a", "A", "a" * 64, "a/b", "..", "a\n", 1, None):
+        with pytest.raises(ValueError):
+            values.read_label(bad)
+        with pytest.raises(ValueError):
+            values.read_port_name(bad)
+    with pytest.raises(ValueError, match="the port's name, not its number"):
+        values.read_port_name(8500)
+    with pytest.raises(ValueError):
+        values.read_label("")
+
+
 def test_header_names() -> None:
     for name in ("x-tier", "x_1", "a" * 256):
         assert values.read_header_name(name) == name

@@ -35,7 +35,7 @@ class Keeping:
         self.metrics = ControlMetrics()
         self.documents = MeshDocuments(ClusterObjects(server.client, server.namespace, self.metrics))
         self.changes = 0
-        self.documents.on_change = lambda changes: self._count()
+        self.documents.listeners.append(lambda changes: self._count())
 
     def _count(self) -> None:
         self.changes += 1

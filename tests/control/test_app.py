@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -71,6 +72,34 @@ async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
     signal.raise_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         await running
+
+
+MESH = """
+{apiVersion: meshproxy.dev/v1alpha1, kind: MeshConfig, metadata: {name: m}, spec: {trustDomain: m.example}}
+---
+apiVersion: meshproxy.dev/v1alpha1
+kind: ModelServer
+metadata: {name: s}
+spec: {service: {namespace: models, name: resnet, grpc: grpc}}
+"""
+
+
+async def test_services_that_documents_name(tmp_path: Path) -> None:
+    (tmp_path / "mesh.yaml").write_text(MESH)
+    control = await ControlPlane.build(replace(settings(tmp_path / "kept"), documents=(str(tmp_path / "mesh.yaml"),)))
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.web_address)
+    async with aiohttp.ClientSession(f"http://{control.web_address}") as web:
+        async with web.get("/endpoints") as answer:
+            shown = (await answer.json())["models/resnet"]
+        assert (shown["problem"], shown["sidecars"]) == (
+            "Service models/resnet: its control plane has no --services",
+            0,
+        )
+        async with web.get("/endpoints", headers={"host": "attacker.example"}) as answer:
+            assert answer.status == 403
+    control._stopping.set()
+    await running
 
 
 async def test_its_own_certificate_is_renewed(tmp_path: Path) -> None:

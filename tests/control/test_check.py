@@ -9,7 +9,7 @@ import pytest
 
 from meshproxy.control.check import Answer, Finding, check, worst
 from meshproxy.control.fleet import Level
-from meshproxy.control.status import DocumentsEntry, Refusal, SidecarState, WaitingToken
+from meshproxy.control.status import DocumentsEntry, Refusal, ServiceEntry, SidecarState, WaitingToken
 from tests.control.statuses import NOW, VERSION, ago, answer, entry, status
 
 
@@ -153,6 +153,20 @@ def test_a_lost_sidecar_may_be_at_another_control_plane() -> None:
 
 def test_without_documents_there_is_nothing_to_say_of_them() -> None:
     assert bad(answer(status(documents=None))) == []
+
+
+def service(name: str, endpoints: int, problem: str = "") -> ServiceEntry:
+    return ServiceEntry(service=f"models/{name}", endpoints=endpoints, sidecars=1, problem=problem)
+
+
+def test_services() -> None:
+    assert bad(answer(status(entry(), services=(service("a", 1), service("b", 2))))) == []
+    unknown = service("b", 0, "Service models/b: there is none, or it has no EndpointSlice")
+    finding = one(answer(status(entry(), services=(service("a", 1), unknown))))
+    assert (finding.section, finding.level) == ("documents", Level.ERROR)
+    assert finding.problem == "1: Service models/b: there is none, or it has no EndpointSlice"
+    finding = one(answer(status(entry(), services=(service("a", 0), service("b", 1)))))
+    assert (finding.level, finding.problem) == (Level.WARNING, "1 have none: models/a")
 
 
 def test_two_control_planes_that_agree() -> None:

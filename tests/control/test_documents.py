@@ -55,7 +55,9 @@ class World:
         self.texts = Texts(**texts)
         self.documents = MeshDocuments(self.texts)
         self.changes: list[dict[str, str]] = []
-        self.documents.on_change = lambda changes: self.changes.append({each.key: became(each) for each in changes})
+        self.documents.listeners.append(
+            lambda changes: self.changes.append({each.key: became(each) for each in changes})
+        )
 
     async def problems(self) -> str:
         await self.documents.reload()
@@ -164,7 +166,7 @@ async def test_the_last_good_set_stays_in_force(world: World, caplog: pytest.Log
     await asyncio.sleep(0)
     version = world.documents.version
     changed = asyncio.Event()
-    world.documents.on_change = lambda changes: changed.set()
+    world.documents.listeners.append(lambda changes: changed.set())
     world.texts.write("models", "kind: Nothing\n")
     async with asyncio.timeout(10):
         while not world.documents.problems:

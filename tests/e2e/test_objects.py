@@ -56,6 +56,8 @@ class TestServiceAccount:
             (("create", "tokenreviews.authentication.k8s.io"), True),
             (("get", "pods", "--namespace=default"), True),
             (("list", "pods", "--namespace=default"), False),
+            (("watch", "endpointslices.discovery.k8s.io", "--namespace=default"), True),
+            (("update", "endpointslices.discovery.k8s.io", "--namespace=default"), False),
         ],
         ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
     )

@@ -50,6 +50,7 @@ def test_nothing(noon: float) -> None:
             "keys of issuer corp could not be fetched, its tokens are refused: timeout",
         ),
         (server(known=False), "the endpoints of local are not known yet"),
+        (server(), "local has no endpoints"),
         (
             server(endpoint(takesCalls=False), endpoint("b:1")),
             "1 of 2 endpoints of local take no calls, or single ones",

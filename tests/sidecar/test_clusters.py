@@ -6,14 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from meshproxy.codec.limits import Limits
 from meshproxy.config import routes, schema, servers, sidecars
 from meshproxy.config.fields import WorkloadSubject
 from meshproxy.config.values import Address
+from meshproxy.control_api import ServiceEndpoint, ServiceEndpoints
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.caller import Workload
 from meshproxy.routing.failure import Failure
@@ -30,6 +33,7 @@ from meshproxy.upstream.checks import CheckResult
 from meshproxy.upstream.cluster import Cluster, Securities
 from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.peak_ewma import FIRST_SHARE
+from meshproxy.upstream.service import endpoint_file
 from tests.identity.peers import handshaken
 
 CA = DevelopmentCA.create("dev.example")
@@ -129,7 +133,7 @@ async def clusters(told: Told) -> AsyncIterator[Clusters]:
 
 def server(name: str = "a", *ports: int, **changes: Any) -> schema.ModelServer:
     endpoints = tuple(servers.Endpoint(rest=f"127.0.0.1:{port}") for port in ports or (8501,))
-    if "dns" in changes:
+    if "dns" in changes or "service" in changes:
         endpoints = ()
     spec = servers.ServerSpec(**{"endpoints": endpoints, **changes})
     return schema.ModelServer(metadata=schema.Metadata(name), spec=spec)
@@ -272,6 +276,32 @@ class TestAcrossReloads:
         assert all(cluster.is_closed for cluster in built.values())
         assert Idle.made[0].is_closed
         assert Silent.made[0].is_closed
+
+
+class TestOfAService:
+    async def test_endpoints_are_what_the_control_plane_has_sent(
+        self, clusters: Clusters, told: Told, tmp_path: Path
+    ) -> None:
+        control = sidecars.ControlPlane(
+            address=Address("a", 1), spiffe_id=TF, trust_bundle="", folder=str(tmp_path), documents=True
+        )
+        service = server("far", service=servers.Service(namespace="models", name="resnet", grpc="grpc"))
+        take(clusters, server("a"), service, sidecar={"control_plane": control, "locality": "z1"})
+        assert clusters.conditions() == {"endpoints of far are known": False}
+        sent = ServiceEndpoints("models/resnet", "v", (ServiceEndpoint("10.0.0.1", {"grpc": 8500}, "z1"),))
+        path = endpoint_file(tmp_path, "models/resnet")
+        path.parent.mkdir()
+        path.write_bytes(msgspec.json.encode(sent))
+        async with asyncio.timeout(10):
+            await clusters.wait_for_endpoints()
+        shown: Any = clusters.overview()["far"]
+        assert (shown["source"], shown["known"]) == ("service", True)
+        assert [(each["endpoint"], each["locality"]) for each in shown["endpoints"]] == [("10.0.0.1:8500", "z1")]
+        path.write_bytes(b"{}")
+        async with asyncio.timeout(10):
+            while ("failed", "far") not in told.said:
+                await asyncio.sleep(0.01)
+        assert clusters.overview()["far"] == shown
 
 
 class TestLookedUp:

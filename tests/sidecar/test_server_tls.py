@@ -63,11 +63,13 @@ def test_each_surface_has_its_own_protocol_and_name(ca_file: Path) -> None:
     static = server("a", servers.ServerTls(rest=tls, grpc=tls))
     named = server("b", grpc(ca_file, server_name="models.example"))
     looked_up = server("c", grpc(ca_file), endpoints=(), dns=servers.Dns(name="serving.example.", grpc=1))
-    contexts.build(of(static, named, looked_up, server("d", None)))
+    service = servers.Service(namespace="models", name="resnet", grpc="grpc")
+    of_service = server("e", grpc(ca_file), endpoints=(), service=service)
+    contexts.build(of(static, named, looked_up, of_service, server("d", None)))
     assert set(contexts.securities(static.spec)) == {"rest", "grpc"}
     assert contexts.securities(server("d", None).spec) == {}
-    names = [contexts.securities(each.spec)["grpc"].server_name for each in (static, named, looked_up)]
-    assert names == [None, "models.example", "serving.example"]
+    names = [contexts.securities(each.spec)["grpc"].server_name for each in (static, named, looked_up, of_service)]
+    assert names == [None, "models.example", "serving.example", "resnet.models.svc"]
 
 
 def test_what_stays_the_same_keeps_its_context(ca_file: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -350,9 +350,9 @@ async def test_requests_that_the_codec_rejects() -> None:
 
 
 class Port:
-    """A listener for methods, on a free port."""
+    """A listener for methods, on a free port. `peer`: who calls them."""
 
-    def __init__(self, methods: dict[bytes, Method]) -> None:
+    def __init__(self, methods: Mapping[bytes, Method], peer: object = None) -> None:
         self.shared = own_connections()
         self.server = GrpcServer(methods)
         self.listener = Listener(
@@ -363,9 +363,17 @@ class Port:
             events=self,
             security=Security.PLAINTEXT,
             context=None,
-            identify=lambda der: None,
+            identify=lambda der: peer,
             max_connections=10,
         )
+        self.listener.listen("127.0.0.1", 0)
+        self.shared.reaper.start()
+
+    async def close(self) -> None:
+        self.listener.stop_accepting()
+        await self.server.close()
+        await self.listener.close()
+        self.shared.reaper.stop()
 
     def handshake(self, result: str, reason: str) -> None: ...
     def connected(self, info: ConnectionInfo) -> None: ...
@@ -380,15 +388,8 @@ async def fail(call: ServerCall) -> None:
 @pytest.fixture
 async def port() -> AsyncIterator[Port]:
     port = Port({b"/s/Unary": unary, b"/s/Echo": echo, b"/s/Fail": fail})
-    port.listener.listen("127.0.0.1", 0)
-    port.shared.reaper.start()
-    try:
-        yield port
-    finally:
-        port.listener.stop_accepting()
-        await port.server.close()
-        await port.listener.close()
-        port.shared.reaper.stop()
+    yield port
+    await port.close()
 
 
 async def test_our_own_client(port: Port) -> None:

@@ -223,6 +223,9 @@ class TestPick:
         bench = Bench()
         with pytest.raises(NoEndpoint, match="no endpoint is known yet"):
             bench.pick()
+        bench.find()
+        with pytest.raises(NoEndpoint, match="there is no endpoint"):
+            bench.pick()
         bench.find(EndpointAddress(rest="a:1") if is_grpc else EndpointAddress(grpc="a:2"))
         with pytest.raises(NoEndpoint, match=f"no endpoint serves {surface}"):
             bench.pick(is_grpc=is_grpc)

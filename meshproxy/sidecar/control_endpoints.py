@@ -1,0 +1,162 @@
+"""Endpoints of Kubernetes Services from the control plane: one stream, on which it sends those of each Service that the
+documents name whenever they change.
+
+Each Service has a file in the folder, which discovery reads (`upstream.service`): that of this process, or of its
+workers. A Service that the control plane does not know keeps the endpoints that it had, as a name that does not
+resolve; one that has no endpoints has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meshproxy.control_api import WATCH_ENDPOINTS, EndpointsRequest, ServiceEndpoints
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.identity.private_files import replace_file
+from meshproxy.refusal import GrpcStatus
+from meshproxy.sidecar.control_roots import OLDER_SECONDS
+from meshproxy.sidecar.reconnect import keep_open
+from meshproxy.transport.client import ClientError, ClientFailure, StatusError
+from meshproxy.transport.grpc_stream import open_call
+from meshproxy.upstream.service import FOLDER, endpoint_file, read_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from meshproxy.config.schema import Documents
+    from meshproxy.sidecar.control_channel import ControlChannel
+    from meshproxy.transport.grpc_stream import Call
+
+logger = logging.getLogger(__name__)
+
+MESSAGE_BYTES = 1 << 20
+"""Of the endpoints of one Service: a thousand take 100 KB."""
+
+
+def services_of(documents: Documents) -> set[str]:
+    """The Services whose endpoints documents need."""
+    return {server.spec.service.key for server in documents.servers if server.spec.service is not None}
+
+
+class ControlEndpoints:
+    """The endpoints of the Services that documents name.
+
+    Args:
+        folder: where they are kept.
+        channel: to the control plane.
+    """
+
+    def __init__(self, folder: Path, channel: ControlChannel) -> None:
+        self._folder = folder
+        self._channel = channel
+        self._wanted: set[str] = set()
+        self._changed = asyncio.Event()
+        """Others are wanted than were asked for."""
+        self._received = 0
+        """Messages, in all."""
+        self._problems: dict[str, str] = {}
+        """By Service; the stream's own has an empty name."""
+
+    def prepare(self, documents: Documents) -> None:
+        """These documents may come into use: their endpoints are needed, too."""
+        self._want(self._wanted | services_of(documents))
+
+    def adopt(self, documents: Documents) -> None:
+        """These documents are in use."""
+        self._want(services_of(documents))
+
+    def _want(self, services: set[str]) -> None:
+        if services != self._wanted:
+            self._wanted = services
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Follow the control plane until cancelled, whatever happens to it."""
+        await keep_open(self._follow, lambda: self._received, lambda problem: self._note("", problem))
+
+    async def _follow(self) -> str:
+        """Take what comes on one stream, once something is needed. Returns why it has ended."""
+        while not self._wanted:
+            await self._changed.wait()
+            self._changed.clear()
+        try:
+            async with (
+                self._channel.streams() as channel,
+                await open_call(channel, WATCH_ENDPOINTS, max_message_bytes=MESSAGE_BYTES) as call,
+            ):
+                asking = asyncio.create_task(self._ask(call))
+                try:
+                    async for message in call:
+                        await self._take(message)
+                finally:
+                    asking.cancel()
+            return "it ended the stream"
+        except StatusError as error:
+            if error.grpc_status == GrpcStatus.UNIMPLEMENTED:
+                logger.warning(
+                    "this control plane sends no endpoints of Services: it is older than we, or has no documents"
+                )
+                await asyncio.sleep(OLDER_SECONDS)
+            return str(error)
+        except (ClientError, CertificateError, OSError) as error:
+            return str(error)
+
+    async def _ask(self, call: Call) -> None:
+        """Say what is needed, at once and whenever it changes."""
+        with suppress(ClientError):  # the end of the stream, which `_follow` sees too
+            while True:
+                self._changed.clear()
+                services = {service: self._kept_version(service) for service in sorted(self._wanted)}
+                await call.send(msgspec.json.encode(EndpointsRequest(services)))
+                self._forget(services)
+                await self._changed.wait()
+
+    def _kept_version(self, service: str) -> str:
+        with suppress(ValueError):
+            kept = read_kept(endpoint_file(self._folder, service))
+            if kept is not None and not kept.problem:  # otherwise it may be over
+                return kept.version
+        return ""
+
+    def _forget(self, services: Iterable[str]) -> None:
+        """Remove the files of other Services."""
+        needed = {endpoint_file(self._folder, service) for service in services}
+        for path in (self._folder / FOLDER).glob("*.json"):
+            if path not in needed:
+                path.unlink(missing_ok=True)
+
+    async def _take(self, message: bytes) -> None:
+        """Raises ClientError or OSError."""
+        try:
+            received = msgspec.json.decode(message, type=ServiceEndpoints)
+        except msgspec.DecodeError as error:
+            raise ClientError(ClientFailure.PROTOCOL, f"the endpoints are not understood: {error}") from error
+        if received.service in self._wanted:  # and not only before
+            await asyncio.to_thread(self._keep, received)
+            self._note(received.service, received.problem)
+        self._received += 1
+        self._note("", "")
+
+    def _keep(self, received: ServiceEndpoints) -> None:
+        """Write what was received; if that is only that they are not known, beside those of before. Raises OSError."""
+        path = endpoint_file(self._folder, received.service)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not received.version:
+            with suppress(ValueError):
+                if (kept := read_kept(path)) is not None:
+                    received = msgspec.structs.replace(kept, problem=received.problem)
+        replace_file(path, msgspec.json.encode(received), 0o600)
+
+    def _note(self, service: str, problem: str) -> None:
+        """Log a problem when it begins."""
+        if problem and problem != self._problems.get(service):
+            fields = {"control": self._channel.address, "problem": problem}
+            what = f"endpoints of Service {service}" if service else "no endpoints from the control plane; trying again"
+            logger.warning(what, extra={"fields": fields})
+        self._problems[service] = problem
