@@ -75,7 +75,8 @@ class FakeApiServer:
         path = folder / "kubeconfig"
         content = {
             "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+            # Without TLS: there is nothing to verify, so no authorities are read for it.
+            "clusters": [{"name": "fake", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "namespace": namespace}}],
         }
         path.write_text(json.dumps(content))

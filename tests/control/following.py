@@ -85,6 +85,7 @@ def widget(namespace: str, name: str, size: int, **labels: str) -> Any:
     return Widget(metadata=ObjectMeta(name=name, namespace=namespace, labels=labels), size=size)
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # the control plane runs on no other
 class FollowingTests:
     """Whoever inherits from this has the fixture `server`."""
 

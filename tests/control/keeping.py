@@ -70,6 +70,7 @@ async def keeping(server: Server) -> AsyncIterator[Keeping]:
 SPEC = {"endpoints": [{"rest": "a:1"}]}
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # the control plane runs on no other
 class KeepingTests:
     """Whoever inherits from this has the fixture `server`, which knows our kinds."""
 
