@@ -5,6 +5,7 @@ Works on the nodes, not on the finished structs: a document with a wrong field s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFINED_BY = {"issuer": "MeshConfig", "trust domain": "MeshConfig"}
 """Which kind defines what a document refers to by name, where that is no kind of its own."""
+IAM_ROLE = "IAM role"
+"""Is defined by no document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,18 @@ class Placed:
     document: Any = None
     is_local: bool = True
     """A file of this host, so that files which it names should be on this host, too."""
+    _references: tuple[tuple[str, str, Node], ...] | None = dataclasses.field(
+        default=None, init=False, repr=False, compare=False
+    )
+
+    @property
+    def references(self) -> tuple[tuple[str, str, Node], ...]:
+        """Every name that it refers to something by: what, the field, the node. Looked for once: a control plane checks
+        thousands of documents again for each that changes."""
+        if self._references is None:
+            object.__setattr__(self, "_references", tuple(_named(self)))
+        assert self._references is not None
+        return self._references
 
     @property
     def label(self) -> str:
@@ -110,17 +125,17 @@ def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], i
         "issuer": issuers,
     }
     for each in placed:
-        for what, field, node in _named(each):
+        for what, field, node in each.references:
+            if what == IAM_ROLE:
+                if not issuers and "MeshConfig" in names:
+                    message = "no caller can prove an IAM role: the MeshConfig has no issuer"
+                    yield each.at(node, field, message, Code.IMPOSSIBLE)
+                continue
             if is_partial and DEFINED_BY.get(what, what) not in names:
                 continue
             if isinstance(node.value, str) and node.value not in known[what]:
                 hint = closest(node.value, known[what])
                 yield each.at(node, field, f"no {what} named {shown(node.value)}{hint}", Code.UNKNOWN_REFERENCE)
-        for field, subject in subjects(each):
-            role = find(subject, "iamRole")
-            if role is not None and not issuers and "MeshConfig" in names:
-                message = "no caller can prove an IAM role: the MeshConfig has no issuer"
-                yield each.at(role, f"{field}.iamRole", message, Code.IMPOSSIBLE)
 
 
 def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
@@ -143,6 +158,8 @@ def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
     for field, subject in subjects(each):
         if (issuer := find(subject, "token", "issuer")) is not None:
             yield "issuer", f"{field}.token.issuer", issuer
+        if (role := find(subject, "iamRole")) is not None:
+            yield IAM_ROLE, f"{field}.iamRole", role
     for field, workload in workloads(each):
         if (domain := find(workload, "trustDomain")) is not None:
             yield "trust domain", f"{field}.trustDomain", domain

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import random
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ TOKENS_SHOWN = 100
 """Join tokens on the page /status."""
 MESSAGE_BYTES = 64 << 10
 """Of one message of a sidecar."""
+HANDSHAKES = 256
+"""At once: half a second of work."""
+WRITE_BYTES = 2 << 10
+"""Of one write to a sidecar (`ConnectionContext.write_bytes`)."""
 ISSUED_KEYS = "issued-keys"
 """Beneath the folder."""
 RENEW_AT = 2 / 3
@@ -186,16 +191,18 @@ class ControlPlane:
                 assert client is not None
                 self._services = ServiceWatch(client, table, metrics)
         self.server = GrpcServer(methods, max_message_bytes=MESSAGE_BYTES)
+        shared = ConnectionContext(
+            loop=self._loop,
+            outbox=Outbox(self._loop),
+            reaper=self._reaper,
+            limits=Limits(),
+            times=Times(),
+            on_limit=self.limit,
+        )
+        shared.write_bytes = WRITE_BYTES
         self.listener = Listener(
             direction="control",
-            shared=ConnectionContext(
-                loop=self._loop,
-                outbox=Outbox(self._loop),
-                reaper=self._reaper,
-                limits=Limits(),
-                times=Times(),
-                on_limit=self.limit,
-            ),
+            shared=shared,
             serve=self.server.serve,
             reject=self.server.reject,
             events=self,
@@ -203,6 +210,7 @@ class ControlPlane:
             context=self._renew().server,
             identify=identify_sidecar,
             max_connections=CONNECTIONS,
+            max_handshakes=HANDSHAKES,
             admits=self._admits if settings.connection_rate else None,
         )
         rate = settings.connection_rate
@@ -214,6 +222,7 @@ class ControlPlane:
         """Listen and serve until SIGTERM or SIGINT. Raises OSError if a port is taken."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
+        allow_descriptors()
         runner = web.AppRunner(self._web(), access_log=None)
         await runner.setup()
         tasks = [
@@ -425,3 +434,10 @@ def _secret(client: AsyncClient, settings: Settings) -> AuthoritySecret:
 
     assert settings.authority_secret is not None
     return AuthoritySecret(client, settings.authority_secret, FolderStore(settings.folder), settings.trust_domain)
+
+
+def allow_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one: each sidecar has one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

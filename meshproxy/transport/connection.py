@@ -80,6 +80,7 @@ class ConnectionContext:
         "reaper",
         "times",
         "turns",
+        "write_bytes",
     )
 
     def __init__(
@@ -106,6 +107,9 @@ class ConnectionContext:
         self.notices = Notices()
         self.turns = Turns(loop)
         """Connections with more input than is processed at once."""
+        self.write_bytes = sys.maxsize
+        """What one write of an HTTP/2 connection may be at most; more is written in several. For servers of thousands
+        of connections that are idle: TLS keeps as much memory for each as its largest write took."""
         self.overload = Overload(loop, self.turns, self.h2_statistics)
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.grpc import Deframer, Misframed, encode_message, frame, is_grpc, parse_timeout
@@ -56,6 +55,25 @@ class ServerCall:
         is_drained: the transport has taken all that was sent.
     """
 
+    # Thousands of calls wait for most of their life, so each takes as little memory as possible.
+    __slots__ = (
+        "_deframer",
+        "_failure",
+        "_has_head",
+        "_is_over",
+        "_max_message_bytes",
+        "_messages",
+        "_owed",
+        "_pieces",
+        "_stream",
+        "_waiting",
+        "has_ended",
+        "info",
+        "is_drained",
+        "metadata",
+        "task",
+    )
+
     def __init__(self, stream: Downstream, head: RequestHead, max_message_bytes: int) -> None:
         self.info: ConnectionInfo = stream.info
         self.metadata = head.headers
@@ -71,13 +89,13 @@ class ServerCall:
         self._deframer = Deframer()
         self._pieces: list[bytes] = []
         """Of the message that is being received."""
-        self._messages: deque[bytes] = deque()
+        self._messages: list[bytes] = []
         self._owed = 0
         """Credit that is held back."""
         self.has_ended = head.end
         self._failure: CallFailed | None = None
         """Why what the client sends cannot be read any further."""
-        self._woken = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
 
     # For the method
 
@@ -98,7 +116,7 @@ class ServerCall:
             if self._failure is not None:
                 raise self._failure
             return None
-        message = self._messages.popleft()
+        message = self._messages.pop(0)
         if not self._messages:
             self._give_credit()
         return message
@@ -106,12 +124,16 @@ class ServerCall:
     async def wait(self) -> None:
         """Return when something has changed: what can be taken, whether all is sent or received, or `wake` was called.
         For a method that does several things at once."""
-        self._woken.clear()
-        await self._woken.wait()
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
 
     def wake(self) -> None:
         """End `wait`."""
-        self._woken.set()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():  # it may have been cancelled
+                each.set_result(None)
 
     async def only_message(self) -> bytes:
         """The message of a unary request. Raises CallFailed if there is none, or another."""
@@ -160,21 +182,21 @@ class ServerCall:
                 if part.end:
                     self._messages.append(b"".join(self._pieces))
                     self._pieces.clear()
-                    self._woken.set()
+                    self.wake()
                 continue
             return
 
     def _refuse(self, status: GrpcStatus, message: str) -> None:
         self._failure = CallFailed(status, message)
         self._pieces.clear()
-        self._woken.set()
+        self.wake()
 
     def trailers_received(self, headers: Headers) -> None:
         """The client has sent its last message."""
         self.has_ended = True
         if self._failure is None and not self._deframer.is_idle:
             self._refuse(GrpcStatus.INTERNAL, "the last message of the request is incomplete")
-        self._woken.set()
+        self.wake()
 
     def rejected(self, rejected: Rejected) -> None:
         """The rest of the request violates the protocol."""
@@ -189,7 +211,7 @@ class ServerCall:
     def drained(self) -> None:
         """What was sent has been written."""
         self.is_drained = True
-        self._woken.set()
+        self.wake()
 
     # The end
 

@@ -263,7 +263,12 @@ class H2Driver(Connection, Generic[StreamT]):
             return
         output = self.codec.take_output()
         if output:
-            self.transport.write(output)
+            most = self.shared.write_bytes
+            if len(output) <= most:
+                self.transport.write(output)
+            else:
+                for start in range(0, len(output), most):
+                    self.transport.write(output[start : start + most])
             if self.is_paused and self.transport.get_write_buffer_size() > self._most_unread:
                 self.shared.on_limit("unread_bytes")
                 self.abort()

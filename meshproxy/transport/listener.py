@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import ssl
+import sys
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Protocol
@@ -42,6 +43,8 @@ LIKE_A_REQUEST = re.compile(rb"[A-Za-z]{1,32} +(?:/|\*|https?:)")
 """A request line, with a version or without one (HTTP/0.9): it gets a status."""
 ACCEPTS_PER_TURN = 64
 BACKLOG = 1024
+"""Connections that wait in the kernel: 2.5 s of handshakes on one core. With more, the last ones would wait for longer
+than clients do, and be accepted when nobody is there any more."""
 UNSENT = 131_072
 """Unsent bytes that the kernel buffers. Its default is megabytes: the progress of a slow reader would then show in
 jumps of many seconds, which look like a stall, and the memory is not counted."""
@@ -126,12 +129,20 @@ class Listener:
         context: ssl.SSLContext | None,
         identify: Identify,
         max_connections: int,
+        max_handshakes: int = sys.maxsize,
         admits: Callable[[str], bool] | None = None,
         reads_original_destination: bool = False,
     ) -> None:
-        """`admits` tells of each IP address that connects whether it may; otherwise the connection is closed, before a
-        handshake. With `reads_original_destination`, the original destination of redirected connections is recorded
-        (`ConnectionInfo.original`). Raises ValueError if the port needs a context and has none."""
+        """
+        Args:
+            max_handshakes: connections that are set up at once; others wait in the kernel's backlog. If thousands come
+                together, each makes its handshake in time.
+            admits: whether a connection from an IP address is set up; otherwise it is closed, before a handshake.
+            reads_original_destination: of redirected connections (`ConnectionInfo.original`).
+
+        Raises:
+            ValueError: the port needs a context and has none.
+        """
         if context is None and security is not Security.PLAINTEXT:
             raise ValueError(f"mtls {security.value} needs a certificate")
         self.direction = direction
@@ -143,6 +154,7 @@ class Listener:
         self.context = context
         self.identify = identify
         self.max_connections = max_connections
+        self.max_handshakes = max_handshakes
         self.admits = admits
         self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
@@ -157,6 +169,8 @@ class Listener:
         self._pending: set[asyncio.Task[None]] = set()
         self._loop = shared.loop
         self._resume: asyncio.TimerHandle | None = None
+        self._is_holding = False
+        """Nothing is accepted until fewer connections are being set up."""
 
     @property
     def context(self) -> ssl.SSLContext | None:
@@ -267,6 +281,9 @@ class Listener:
             if self.size >= self.max_connections:
                 self._pause("connections")
                 return False
+            if len(self._pending) >= self.max_handshakes:
+                self._hold()
+                return False
             try:
                 client, address = sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -284,8 +301,21 @@ class Listener:
             client.setblocking(False)
             task = self._loop.create_task(self._set_up(client, format_address(address)))
             self._pending.add(task)
-            task.add_done_callback(self._pending.discard)
+            task.add_done_callback(self._set_up_ended)
         return True
+
+    def _hold(self) -> None:
+        """Leave new connections in the kernel's backlog until those that are being set up are fewer by half."""
+        self._is_holding = True
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+
+    def _set_up_ended(self, task: asyncio.Task[None]) -> None:
+        self._pending.discard(task)
+        if self._is_holding and len(self._pending) <= self.max_handshakes // 2:
+            self._is_holding = False
+            if self._resume is None:
+                self._unpause()
 
     def _turned_away(self, address: str) -> None:
         self.events.limit("connection_rate")
@@ -305,6 +335,8 @@ class Listener:
 
     def _unpause(self) -> None:
         self._resume = None
+        if self._is_holding:
+            return
         for sock in self._sockets:
             self._loop.add_reader(sock, self._accept, sock)
 
@@ -448,6 +480,8 @@ class ProtocolDetector(Reading):
             original=self._original,
         )
         if tls is not None:
+            # What asyncio has read of the certificate is 2 KB, and of no use to us.
+            (transport.get_extra_info("peercert") or {}).clear()
             certificate_age.note(self._info, tls, listener.shared.loop.time())
         if alpn == "h2":
             self._become(H2Server, b"")

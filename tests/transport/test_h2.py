@@ -201,6 +201,29 @@ def test_a_client_that_never_reads_is_left(
     assert wire.server_socket.ended == "aborted"
 
 
+def test_what_is_written_at_once_may_be_limited(
+    wire: Any, served: Any, make_sink: Any, shared: ConnectionContext
+) -> None:
+    written: list[int] = []
+    write = wire.server_socket.write
+
+    def watched(data: bytes) -> None:
+        written.append(len(data))
+        write(data)
+
+    wire.server_socket.write = watched
+    shared.write_bytes = 1_000
+    asked = wire.ask(make_sink)
+    wire.settle()
+    stream = served.requests[0].stream
+    stream.send_response(200, (), end=False)
+    stream.send_data(bytes(4_500), end=True)
+    wire.settle()
+    assert max(written) == 1_000
+    assert sum(written) > 4_500
+    assert len(asked.body) == 4_500
+
+
 def test_commands_on_a_dead_stream_do_nothing(wire: Any, served: Any, make_sink: Any) -> None:
     asked = wire.ask(make_sink, end=False)
     wire.settle()

@@ -633,6 +633,23 @@ async def test_a_mistake_of_ours_costs_one_connection_and_no_descriptor(caplog: 
 
 
 class TestHowMany:
+    async def test_beyond_what_is_set_up_at_once_they_wait(self) -> None:
+        """They are neither closed nor counted, and none is begun that could not be completed in time."""
+        async with listening(Security.TLS) as port:
+            port.listener.max_handshakes = 2
+            silent = [await port.connect() for _ in range(2)]
+            third = asyncio.create_task(port.connect(tls_client("http/1.1")))
+            async with asyncio.timeout(10):
+                while not port.listener._is_holding:
+                    await asyncio.sleep(0)
+            assert port.listener.size == 2
+            for _, writer in silent:
+                await leave(writer)
+            reader, writer = await third
+            assert await ask(reader, writer)
+            assert port.counted.limits == []
+            await leave(writer)
+
     async def test_beyond_the_limit_they_wait(self) -> None:
         async with listening(max_connections=2) as port:
             first = await port.connect()

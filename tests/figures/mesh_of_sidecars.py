@@ -1,0 +1,182 @@
+"""A control plane in a process of its own, on one core, and as many simulated sidecars as one likes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meshproxy.devtools.child import CONTROL, Child
+from meshproxy.devtools.local_mesh import document, read_series
+
+ROOT = Path(__file__).parent.parent.parent
+DOMAIN = "figures.example"
+EACH = 5_000
+"""Simulated sidecars in one process."""
+REPLICAS = 100
+"""Sidecars of one model server."""
+PATIENCE = 300.0
+"""Seconds, for anything."""
+
+
+class Simulated:
+    """A process of simulated sidecars."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, folder: Path, control: str, first: int, count: int) -> Simulated:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.figures.simulated_sidecars", str(folder), control, str(first), str(count),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, limit=64 << 20,
+        )  # fmt: skip
+        it = cls(process)
+        await it._answer()
+        return it
+
+    async def ask(self, command: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(command.encode() + b"\n")
+        return await self._answer()
+
+    async def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            found: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        return found
+
+    async def stop(self) -> None:
+        self._process.kill()
+        await self._process.wait()
+
+
+class Mesh:
+    """The control plane and the sidecars.
+
+    Attributes:
+        count: how many sidecars.
+        documents: the folder.
+    """
+
+    def __init__(self, folder: Path, count: int, core: int) -> None:
+        self.folder = folder
+        self.count = count
+        self.documents = folder / "documents"
+        self.documents.mkdir()
+        self._core = core
+        self.control: Child
+        self.simulated: list[Simulated] = []
+
+    async def start(self) -> None:
+        """Start the control plane, where it was before if there was one."""
+        listening = self.control.listening if hasattr(self, "control") else {}
+        listen, web = (listening.get(port, "127.0.0.1:0") for port in ("control", "web"))
+        command = (*CONTROL, "run", "--folder", "control", "--trust-domain", DOMAIN, "--documents", "documents")
+        arguments = (*command, "--listen", listen, "--web", web)
+        self.control = await Child.start("the control plane", *arguments, directory=self.folder)
+        os.sched_setaffinity(self.pid, {self._core})
+
+    @property
+    def pid(self) -> int:
+        return int(self.control.listening["pid"])
+
+    async def simulate(self) -> None:
+        """Make the sidecars; they do not connect yet."""
+        folder, address = self.folder / "control", self.control.listening["control"]
+        starts = range(0, self.count, EACH)
+        self.simulated = await asyncio.gather(
+            *(Simulated.start(folder, address, first, min(EACH, self.count - first)) for first in starts)
+        )
+
+    async def ask(self, command: str) -> list[dict[str, Any]]:
+        return await asyncio.gather(*(each.ask(command) for each in self.simulated))
+
+    async def until_in_sync(self) -> None:
+        """Return when the control plane says that all have what concerns them."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self.series()).get('meshproxy_control_sidecars{state="in-sync"}') != self.count:
+                await asyncio.sleep(0.25)
+
+    async def series(self) -> dict[str, float]:
+        try:
+            return dict(await read_series(self.control.listening["web"], "/metrics"))
+        except OSError:
+            return {}
+
+    def memory(self) -> int:
+        """RSS of the control plane, in KB."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the control plane has taken."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def write(self, name: str, *documents: Any) -> None:
+        path = self.documents / name
+        new = path.with_suffix(".new")
+        new.write_text(yaml.safe_dump_all(documents))
+        new.replace(path)
+
+    def write_models(self, models: int) -> None:
+        """A server, a role, a binding and a route of each model, in a file of its own."""
+        self.write("mesh.yaml", document("MeshConfig", {"trustDomain": DOMAIN}, "mesh"))
+        for number in range(models):
+            name = f"m{number}"
+            self.write(
+                f"{name}.yaml",
+                document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:8501", "grpc": "127.0.0.1:8500"}]}, name),
+                document("ModelRole", {"rules": [{"models": [name], "verbs": ["predict"]}]}, name),
+                document("ModelRoute", {"models": [name], "timeout": "5s", "directions": ["outbound"]}, name),
+                binding(name, "first"),
+            )
+
+    def change(self, caller: str) -> None:
+        """Change one binding: that of a model of its own file."""
+        self.write("changed.yaml", {**binding("m0", caller), "metadata": {"name": "changed"}})
+
+    async def changed(self, caller: str, share: float = 0.99) -> tuple[float, float]:
+        """Change one binding. Returns the seconds until it has reached this share of the sidecars, and the seconds of
+        CPU that the control plane took until it was all done."""
+        await self.ask("forget")
+        cpu, begun = self.cpu(), time.monotonic()
+        self.change(caller)
+        async with asyncio.timeout(PATIENCE):
+            while sum(sum(each["versions"].values()) for each in await self.ask("state")) < self.count:
+                await asyncio.sleep(0.1)
+        await self.until_in_sync()
+        times = sorted(moment for each in await self.ask("times") for moment in each["times"])
+        return times[int(share * len(times)) - 1] - begun, self.cpu() - cpu
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(each.stop() for each in self.simulated))
+        await self.control.stop()
+
+
+def binding(name: str, caller: str) -> Any:
+    subject = {"workload": {"namespace": "callers", "serviceAccount": caller}}
+    return document("ModelRoleBinding", {"role": name, "subjects": [subject]}, name)
+
+
+@asynccontextmanager
+async def mesh_of(folder: Path, count: int, models: int) -> AsyncIterator[Mesh]:
+    """A mesh whose sidecars are not connected yet."""
+    mesh = Mesh(folder, count, core=0)
+    mesh.write_models(models)
+    mesh.change("first")
+    await mesh.start()
+    try:
+        await mesh.simulate()
+        yield mesh
+    finally:
+        await mesh.stop()

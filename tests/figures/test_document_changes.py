@@ -1,0 +1,74 @@
+"""From a change of one binding in a file of the control plane until the sidecar decides by it, asked by real calls, and
+what a sidecar with control plane takes of memory. Printed, and held against docs/behaviour.md. On a quiet machine."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+from meshproxy.devtools.clients import RestClient
+from meshproxy.devtools.local_mesh import local_mesh
+from tests.processes.calls import PATH
+from tests.processes.test_control_plane import Mesh
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(300)]
+
+CHANGES = 120
+SLOWEST = 0.25
+"""Seconds, at the 99th percentile."""
+CONNECTIONS = 100
+MOST_MEMORY = 52.0
+"""MB of RSS."""
+
+
+async def test_a_change_of_one_binding(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path / "mesh") as local:
+        mesh = await Mesh.start_with_documents(local)
+        async with RestClient(mesh.application.outbound, None) as client:
+
+            async def status() -> str:
+                return (await client.call("POST", PATH, {"instances": [2.0]})).status
+
+            assert await status() == "200"
+            took = []
+            for number in range(CHANGES):
+                await asyncio.sleep(random.uniform(0.0, 0.2))  # the control plane looks every 0.1 s
+                permits = number % 2 == 1
+                begun = time.monotonic()
+                mesh.write_documents(permits=permits)
+                while await status() != ("200" if permits else "403"):
+                    await asyncio.sleep(0.001)
+                took.append(time.monotonic() - begun)
+    p50, p99 = statistics.median(took), statistics.quantiles(took, n=100)[98]
+    print(f"{CHANGES} changes: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms, longest {max(took) * 1e3:.0f} ms")
+    assert p99 <= SLOWEST
+
+
+async def test_memory(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path / "mesh") as local:
+        mesh = await Mesh.start_with_documents(local)
+        clients = [RestClient(mesh.application.outbound, None) for _ in range(CONNECTIONS)]
+        answers = await asyncio.gather(*(client.call("POST", PATH, {"instances": [2.0]}) for client in clients))
+        assert {answer.status for answer in answers} == {"200"}
+        for number in range(10):
+            mesh.write_documents(permits=number % 2 == 1)
+            await asyncio.sleep(0.3)
+        used = {
+            name: memory(sidecar.child.pid)
+            for name, sidecar in (("replica", mesh.replica), ("application", mesh.application))
+        }
+        for client in clients:
+            await client.__aexit__(None, None, None)
+    print(f"RSS with {CONNECTIONS} connections and a control plane: {used}")
+    assert max(used.values()) <= MOST_MEMORY
+
+
+def memory(pid: int) -> float:
+    """RSS of a process, in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
