@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from meshproxy.cli import _options
+from meshproxy.cli._webhook import WebhookChoices, webhook_options
 from meshproxy.cli.main import FOUND
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def command() -> None:
 
 
 @command.command("run", short_help="Run the control plane.")
+@webhook_options
 @folder_option
 @click.option("--trust-domain", required=True, help="The trust domain of the mesh, such as prod.example.")
 @click.option(
@@ -113,6 +115,7 @@ def command() -> None:
 )
 @_options.log_level("The level of the log on standard error.")
 def run(
+    webhook: WebhookChoices,
     folder: Path,
     trust_domain: str,
     spiffe_id: str | None,
@@ -163,10 +166,12 @@ def run(
     if token_review and service_account_keys is not None:
         raise click.UsageError("--token-review and --service-account-keys both say who checks tokens: keep one")
     domain = _read(values.read_trust_domain, trust_domain, "--trust-domain")
+    own_id = _read_identity(spiffe_id or f"spiffe://{domain}/ns/meshproxy/sa/control", domain, "--spiffe-id")
     settings = Settings(
         folder=folder,
         trust_domain=domain,
-        spiffe_id=_read_identity(spiffe_id or f"spiffe://{domain}/ns/meshproxy/sa/control", domain, "--spiffe-id"),
+        spiffe_id=own_id,
+        injector=webhook.injector(own_id, namespace or "meshproxy"),
         listen=_read(values.read_listen_address, listen, "--listen"),
         web=_read(values.read_listen_address, web, "--web"),
         lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),

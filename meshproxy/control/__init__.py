@@ -9,6 +9,8 @@ service_accounts, token_review, offline_tokens
               which pod shows the token of its service account, by the API server or by the keys of the cluster
 channel       the methods of sidecars that are about identities
 issued_keys   keys that have a certificate, of which none gets another
+webhook       the port of the injector, for the API server of Kubernetes
+webhook_bundle  the authority by which the API server knows it
 cluster       the client of the API server of Kubernetes
 roots         the trust bundle on its way to the sidecars
 leaves        the certificates that are out, and what the holder of each `leaf` has

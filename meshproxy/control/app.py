@@ -35,6 +35,7 @@ from meshproxy.control.roots import RootsService
 from meshproxy.control.sources import Files
 from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
 from meshproxy.control.store import FolderStore, StoreError
+from meshproxy.control.webhook import Webhook
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.telemetry import exposition
 from meshproxy.telemetry.control_metrics import ControlMetrics
@@ -45,6 +46,8 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightkube import AsyncClient
 
     from meshproxy.config.values import Address
@@ -53,7 +56,10 @@ if TYPE_CHECKING:
     from meshproxy.control.offline_tokens import ClusterKeys
     from meshproxy.control.service_watch import ServiceWatch
     from meshproxy.control.sources import DocumentSource
+    from meshproxy.control.webhook import Injector
+    from meshproxy.control.webhook_bundle import BundleKeeper
     from meshproxy.identity.certificates import OwnIdentity
+    from meshproxy.injection.admission import Outcome
     from meshproxy.telemetry.metrics import Rows
     from meshproxy.transport.connection_info import ConnectionInfo
 
@@ -114,11 +120,15 @@ class Settings:
     """Whether the API server of the cluster checks service-account tokens."""
     cluster_keys: ClusterKeys | None = None
     """What checks them otherwise; None: they are refused."""
+    injector: Injector | None = None
+    """The webhook that puts sidecars into pods; None: there is none."""
 
     @property
     def needs_cluster(self) -> bool:
         """Whether the API server of a cluster is called."""
-        return self.services or self.token_review or self.authority_secret is not None or self.cluster_documents
+        keeps_webhook = self.injector is not None and self.injector.configuration is not None
+        calls = (self.services, self.token_review, self.authority_secret, self.cluster_documents, keeps_webhook)
+        return any(calls)
 
 
 class ControlPlane:
@@ -215,6 +225,11 @@ class ControlPlane:
         )
         rate = settings.connection_rate
         self._connections = Paces(rate, rate * CONNECTION_BURST)
+        self.webhook: Webhook | None = None
+        if settings.injector is not None:
+            self.webhook = Webhook(settings.injector, self._reviewed)
+            self.webhook.present(self._issue(settings.injector.names)[0])
+        self._bundle_keeper = self._keep_bundle()
         self.authority.changed = lambda authority: self._show_new()
         self.web_address = ""
 
@@ -232,6 +247,8 @@ class ControlPlane:
         ]
         if self._client is not None and self._settings.authority_secret is not None:
             tasks.append(self._loop.create_task(_secret(self._client, self._settings).follow()))
+        if self._bundle_keeper is not None:
+            tasks.append(self._loop.create_task(self._bundle_keeper.run()))
         if self.documents is not None:
             tasks.append(self._loop.create_task(self.documents.follow()))
         if self._services is not None:
@@ -242,7 +259,11 @@ class ControlPlane:
             self.web_address = "{}:{}".format(*runner.addresses[0][:2])
             self.listener.listen(self._settings.listen.host, self._settings.listen.port)
             self._reaper.start()
+            if self.webhook is not None:
+                await self.webhook.start()
             fields = {"control": self.listener.address, "web": self.web_address, "pid": os.getpid()}
+            if self.webhook is not None:
+                fields["webhook"] = self.webhook.address
             logger.info("listening", extra={"fields": fields})
             stopping = self._loop.create_task(self._stopping.wait())
             await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -253,6 +274,8 @@ class ControlPlane:
                 task.cancel()
             await asyncio.gather(working, *tasks, return_exceptions=True)
             self.listener.stop_accepting()
+            if self.webhook is not None:
+                await self.webhook.close()
             await self.server.close()
             await self.listener.close()
             self._reaper.stop()
@@ -279,22 +302,39 @@ class ControlPlane:
             return TokenReviewer(self._client)
         return OfflineTokens(self._settings.cluster_keys) if self._settings.cluster_keys is not None else None
 
+    def _keep_bundle(self) -> BundleKeeper | None:
+        """What tells the API server the authority of the webhook."""
+        injector = self._settings.injector
+        if injector is None or injector.configuration is None:
+            return None
+        from meshproxy.control.webhook_bundle import BundleKeeper
+
+        assert self._client is not None
+        return BundleKeeper(self._client, injector.configuration, lambda: self.authority().bundle_pem)
+
     # Its own identity
 
     def _renew(self) -> OwnIdentity:
         """A new certificate of its own, in its own memory only."""
         now = time.time()
-        key = ec.generate_private_key(ec.SECP256R1())
-        authority = self.authority()
-        issued = authority.issue(
-            SigningRequest(key.public_key(), ()), self._settings.spiffe_id, now, self._settings.lifetime
-        )
-        credentials = Credentials(issued.certificate_pem, private_pem(key), authority.bundle_pem)
+        credentials, not_after = self._issue()
         # A workload that joins has no certificate yet; whoever shows one must show a good one.
         identity = own_identity(credentials, self._settings.trust_domain, now, calls=False, mtls="permissive")
         self._own_issued = now
-        self.metrics.certificate_expiry.labels().value = issued.not_after
+        self.metrics.certificate_expiry.labels().value = not_after
         return identity
+
+    def _issue(self, names: Sequence[str] = ()) -> tuple[Credentials, float]:
+        """A certificate, and when it expires.
+
+        Args:
+            names: host names in it, beside the SPIFFE id.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = self.authority()
+        request = SigningRequest(key.public_key(), ())
+        issued = authority.issue(request, self._settings.spiffe_id, time.time(), self._settings.lifetime, dns=names)
+        return Credentials(issued.certificate_pem, private_pem(key), authority.bundle_pem), issued.not_after
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -305,6 +345,10 @@ class ControlPlane:
         """A certificate of the authority in force, to those that connect from now on."""
         try:
             self.listener.context = self._renew().server
+            if self.webhook is not None and self._settings.injector is not None:
+                self.webhook.present(self._issue(self._settings.injector.names)[0])
+            if self._bundle_keeper is not None:
+                self._bundle_keeper.changed()
         except (RequestRefused, CertificateError) as error:
             logger.error(
                 "no certificate of its own; keeping the previous one", extra={"fields": {"problem": str(error)}}
@@ -344,6 +388,9 @@ class ControlPlane:
 
     def limit(self, name: str) -> None:
         self.metrics.limits_exceeded.labels("control", name).value += 1
+
+    def _reviewed(self, outcome: Outcome) -> None:
+        self.metrics.injections.labels(outcome).value += 1
 
     # The web port
 

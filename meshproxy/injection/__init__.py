@@ -8,6 +8,9 @@ drain_hook    how a model server that ignores SIGTERM ends
 probes        probes of the application that would break
 record        what was changed, so that it can be taken back
 settings      what an operator chooses
+admission     reviews of the API server, and answers to them
+webhook_configuration  what makes it ask
+policies, cel  the same without a webhook, and no pods without sidecar
 objects       pods and pod templates in Kubernetes objects
 yaml_edit     changes of YAML that leave every other byte as it is
 manifests     files of Kubernetes objects, with and without the sidecar

@@ -20,6 +20,7 @@ class ControlMetrics:
         self.authority_expiry = Gauge(registry, metric_table.AUTHORITY_EXPIRY)
         self.store_failures = Counter(registry, metric_table.STORE_FAILURES)
         self.sidecars = Gauge(registry, metric_table.SIDECARS)
+        self.injections = Counter(registry, metric_table.INJECTIONS)
         self.documents_in_sync = Gauge(registry, metric_table.DOCUMENTS_IN_SYNC)
         self.cluster_contact = Gauge(registry, metric_table.CLUSTER_CONTACT)
         self.watch_restarts = Counter(registry, metric_table.WATCH_RESTARTS)

@@ -261,6 +261,11 @@ DOCUMENTS_IN_SYNC = gauge(
     "meshproxy_control_documents_in_sync",
     "1 if sidecars are given the documents as they are in the files or the cluster, 0 if some were rejected.",
 )
+INJECTIONS = counter(
+    "meshproxy_control_injections_total",
+    "Reviews of new pods, by what became of them: injected, skipped, refused, unreadable.",
+    "outcome",
+)
 CLUSTER_CONTACT = gauge(
     "meshproxy_control_cluster_contact_timestamp_seconds",
     "Unix time at which the API server of Kubernetes last told something of this kind; ten minutes ago is too long.",
@@ -310,6 +315,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     "Control plane": (
         ISSUANCES, AUTHORITY_EXPIRY, STORE_FAILURES, SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS,
         SERVICE_ENDPOINTS, ENDPOINT_UPDATES,
+        INJECTIONS,
     ),
 }  # fmt: skip
 

@@ -120,7 +120,8 @@ def _containers(draw: st.DrawFn, name: str, *, is_server: bool) -> dict[str, Any
         "securityContext": dict(RESTRICTED),
     }
     if draw(st.booleans()):
-        ports = draw(st.lists(_PORTS if is_server else st.just((9091, None)), unique=True, max_size=3))
+        own = _PORTS if is_server else st.just((9091 if name == "tool" else 9092, None))
+        ports = draw(st.lists(own, unique=True, max_size=3))
         container["ports"] = [
             {"containerPort": number, **({"name": label} if label is not None else {})} for number, label in ports
         ]

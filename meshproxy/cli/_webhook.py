@@ -1,0 +1,133 @@
+"""Options of the injector's webhook."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshproxy.cli._injection import CONTROL_PLANE
+
+if TYPE_CHECKING:
+    from meshproxy.control.webhook import Injector
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookChoices:
+    """What was given on the command line."""
+
+    webhook: str | None
+    webhook_names: tuple[str, ...]
+    webhook_configuration: str | None
+    sidecar_image: str | None
+    sidecar_control_plane: str
+    sidecar_server: str
+    kubernetes: str
+
+    def injector(self, control_plane_id: str, namespace: str) -> Injector | None:
+        """The injector; None if there is to be none. Raises UsageError.
+
+        Args:
+            control_plane_id: the SPIFFE id of the control plane.
+            namespace: where it runs.
+        """
+        from meshproxy.config import values
+        from meshproxy.control.webhook import Injector
+        from meshproxy.injection import settings
+
+        if self.webhook is None:
+            if self.webhook_configuration is not None:
+                raise click.UsageError("--webhook-configuration: there is no webhook without --webhook")
+            return None
+        if self.sidecar_image is None:
+            raise click.UsageError("--webhook: name the image of the sidecars with --sidecar-image")
+        image = _read(settings.read_image, self.sidecar_image, "--sidecar-image")
+        server = _read(values.read_name, self.sidecar_server, "--sidecar-server")
+        release = _read(settings.read_release, self.kubernetes, "--kubernetes")
+        _read(values.read_endpoint_address, self.sidecar_control_plane, "--sidecar-control-plane")
+
+        def sidecars(trust_bundle: str) -> settings.Settings:
+            return settings.Settings(
+                image=image,
+                trust_bundle=trust_bundle,
+                control_plane=self.sidecar_control_plane,
+                control_plane_id=control_plane_id,
+                namespace=namespace,
+                server=server,
+                kubernetes=release,
+            )
+
+        return Injector(
+            listen=_read(values.read_listen_address, self.webhook, "--webhook"),
+            names=tuple(_read(values.read_host_name, name, "--webhook-name") for name in self.webhook_names),
+            sidecars=sidecars,
+            configuration=self.webhook_configuration,
+        )
+
+
+def webhook_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options to a command, which gets them as `webhook`, a `WebhookChoices`."""
+    names = [field.name for field in fields(WebhookChoices)]
+
+    @functools.wraps(command)
+    def with_choices(**options: Any) -> Any:
+        return command(webhook=WebhookChoices(**{name: options.pop(name) for name in names}), **options)
+
+    for option in reversed(_OPTIONS):
+        with_choices = option(with_choices)
+    return with_choices
+
+
+_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option(
+        "--webhook",
+        metavar="IP:PORT",
+        help="The injector's port for the API server, such as 0.0.0.0:18511.  [default: none]",
+    ),
+    click.option(
+        "--webhook-name",
+        "webhook_names",
+        multiple=True,
+        default=["meshproxy-injector.meshproxy.svc"],
+        show_default=True,
+        metavar="HOST",
+        help="The host name by which the API server calls it; may be repeated.",
+    ),
+    click.option(
+        "--webhook-configuration",
+        metavar="NAME",
+        help="The MutatingWebhookConfiguration whose caBundle is kept up to date.  [default: none]",
+    ),
+    click.option("--sidecar-image", metavar="IMAGE", help="The image of injected sidecars; needed with --webhook."),
+    click.option(
+        "--sidecar-control-plane",
+        default=CONTROL_PLANE,
+        show_default=True,
+        metavar="HOST:PORT",
+        help="Where injected sidecars find this control plane.",
+    ),
+    click.option(
+        "--sidecar-server",
+        default="local",
+        show_default=True,
+        metavar="NAME",
+        help="The ModelServer, among the documents, that stands for the one in the pod of an injected sidecar.",
+    ),
+    click.option(
+        "--kubernetes",
+        default="1.29",
+        show_default=True,
+        metavar="VERSION",
+        help="The release of the cluster. Before 1.29 injected sidecars are ordinary containers.",
+    ),
+]
+
+
+def _read(reader: Callable[[str], Any], text: str, option: str) -> Any:
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None

@@ -1,0 +1,122 @@
+"""The injector's port: the API server asks about new pods there, over TLS with a certificate of the authority."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from meshproxy.identity.certificates import TLS_1_2_CIPHERS, load_pair
+from meshproxy.injection.admission import BYTES, Outcome, Verdict, decide, too_large
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.config.values import Address
+    from meshproxy.identity.certificates import Credentials
+    from meshproxy.injection.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0
+"""For reviews that are being answered when it stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injector:
+    """What an operator chooses about it."""
+
+    listen: Address
+    names: tuple[str, ...]
+    """Host names by which the API server calls it."""
+    sidecars: Callable[[str], Settings]
+    """The settings of sidecars, given the trust bundle in PEM."""
+    configuration: str | None = None
+    """The MutatingWebhookConfiguration whose `caBundle` is kept; None: somebody else does."""
+
+
+class Webhook:
+    """The server.
+
+    Args:
+        injector: of the operator.
+        count: is told what became of each review.
+
+    Attributes:
+        address: where it listens; empty before it does.
+    """
+
+    def __init__(self, injector: Injector, count: Callable[[Outcome], None]) -> None:
+        self._injector = injector
+        self._count = count
+        self._context: ssl.SSLContext | None = None
+        self._settings: Settings | None = None
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        self.address = ""
+
+    def present(self, credentials: Credentials) -> None:
+        """Show this certificate to those that connect from now on, and give its trust bundle to new sidecars.
+
+        Raises:
+            CertificateError: it cannot be used.
+        """
+        context = _context(credentials)
+        self._settings = self._injector.sidecars(credentials.bundle_pem.decode())
+        self._context = context
+
+    async def start(self) -> None:
+        """Listen; `present` has been called. Raises OSError."""
+        assert self._context is not None
+        listen = self._injector.listen
+        first = self._context
+        first.sni_callback = self._choose
+        await self._runner.setup()
+        await web.TCPSite(self._runner, listen.host, listen.port, ssl_context=first).start()
+        self.address = "{}:{}".format(*self._runner.addresses[0][:2])
+
+    async def close(self) -> None:
+        """Answer what has been asked, and stop."""
+        await self._runner.cleanup()
+
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, first: ssl.SSLContext) -> None:
+        """Each handshake gets the newest context. OpenSSL asks also where the client names no host."""
+        connection.context = self._context or first
+
+    async def _review(self, request: web.Request) -> web.Response:
+        assert self._settings is not None
+        try:
+            verdict = decide(await request.read(), self._settings)
+        except web.HTTPRequestEntityTooLarge:
+            verdict = too_large()
+        self._tell(verdict)
+        return web.Response(body=verdict.body, content_type="application/json")
+
+    def _tell(self, verdict: Verdict) -> None:
+        self._count(verdict.outcome)
+        is_wrong = verdict.outcome in (Outcome.REFUSED, Outcome.UNREADABLE)
+        logger.log(
+            logging.WARNING if is_wrong else logging.INFO,
+            "pod reviewed",
+            extra={"fields": {"outcome": str(verdict.outcome), **verdict.fields}},
+        )
+
+    def _application(self) -> web.Application:
+        application = web.Application(client_max_size=BYTES)
+        # Whatever the path: the text of a 404 would not reach the user.
+        application.add_routes([web.post("/{path:.*}", self._review)])
+        return application
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    """Raises CertificateError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.set_ciphers(TLS_1_2_CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    load_pair(context, credentials)
+    return context

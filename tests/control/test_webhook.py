@@ -1,0 +1,145 @@
+"""The injector's port over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshproxy.config.values import Address
+from meshproxy.control.app import ControlPlane
+from meshproxy.control.app import Settings as ControlSettings
+from meshproxy.control.authority import Authority, SigningRequest, private_pem
+from meshproxy.control.webhook import Injector, Webhook
+from meshproxy.identity.certificates import CertificateError, Credentials
+from meshproxy.injection.admission import BYTES, Outcome
+from meshproxy.injection.settings import Settings
+from tests.injection.pods import SETTINGS
+from tests.injection.reviews import review
+from tests.processes.waiting import until
+
+NAME = "meshproxy-injector.meshproxy.svc"
+
+
+def credentials(authority: Authority, name: str = NAME) -> Credentials:
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = SigningRequest(key.public_key(), ())
+    own = f"spiffe://{authority.trust_domain}/ns/meshproxy/sa/control"
+    issued = authority.issue(request, own, time.time(), 3_600.0, dns=[name])
+    return Credentials(issued.certificate_pem, private_pem(key), authority.bundle_pem)
+
+
+def sidecars(trust_bundle: str) -> Settings:
+    return Settings(SETTINGS.image, trust_bundle, SETTINGS.control_plane, SETTINGS.control_plane_id)
+
+
+async def ask(webhook: Webhook, bundle: str, body: bytes, path: str = "/inject?timeout=10s") -> Any:
+    """The response to a review, asked as the API server does: by name, with the caBundle only."""
+    context = ssl.create_default_context(cadata=bundle)
+    headers = {"content-type": "application/json"}
+    url = f"https://{webhook.address}{path}"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=io.BytesIO(body), ssl=context, server_hostname=NAME, headers=headers) as answer,
+    ):
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        return (await answer.json())["response"]
+
+
+class Served:
+    """A webhook that listens, and what it has counted."""
+
+    def __init__(self) -> None:
+        self.counted: Counter[Outcome] = Counter()
+        self.authority = Authority.create("m.example", time.time())
+        self.webhook = Webhook(
+            Injector(Address("127.0.0.1", 0), (NAME,), sidecars), lambda outcome: self.counted.update([outcome])
+        )
+        self.webhook.present(credentials(self.authority))
+
+    async def ask(self, body: bytes, path: str = "/inject?timeout=10s", *, authority: Authority | None = None) -> Any:
+        return await ask(self.webhook, (authority or self.authority).bundle_pem.decode(), body, path)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+    await served.webhook.start()
+    yield served
+    await served.webhook.close()
+
+
+async def test_a_pod_is_reviewed(served: Served) -> None:
+    assert (await served.ask(review()))["patchType"] == "JSONPatch"
+    assert (await served.ask(review(namespace="kube-system")))["allowed"]
+    assert served.counted == {Outcome.INJECTED: 1, Outcome.SKIPPED: 1}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", json.dumps("x" * BYTES).encode()], ids=["nothing", "half", "huge"])
+async def test_whatever_comes_is_answered_with_a_review(served: Served, body: bytes) -> None:
+    answer = await served.ask(body, "/")
+    assert not answer["allowed"]
+    assert answer["status"]["message"]
+    assert served.counted == {Outcome.UNREADABLE: 1}
+
+
+async def test_a_new_authority_counts_for_those_that_connect_afterwards(served: Served) -> None:
+    other = Authority.create("m.example", time.time())
+    served.webhook.present(credentials(other))
+    assert (await served.ask(review(), authority=other))["allowed"]
+    with pytest.raises(aiohttp.ClientConnectorCertificateError):
+        await served.ask(review())
+    answer = await served.ask(review(), authority=other)
+    assert answer["patchType"] == "JSONPatch"
+
+
+async def test_a_certificate_that_cannot_be_used_changes_nothing(served: Served) -> None:
+    good = credentials(served.authority)
+    with pytest.raises(CertificateError):
+        served.webhook.present(Credentials(good.certificate_pem, b"", good.bundle_pem))
+    assert (await served.ask(review()))["allowed"]
+
+
+async def test_a_port_that_is_taken(served: Served) -> None:
+    host, _, port = served.webhook.address.rpartition(":")
+    other = Webhook(Injector(Address(host, int(port)), (NAME,), sidecars), lambda outcome: None)
+    other.present(credentials(served.authority))
+    with pytest.raises(OSError):
+        await other.start()
+    await other.close()
+
+
+async def test_the_control_plane_shows_a_certificate_for_its_name_which_is_renewed(tmp_path: Path) -> None:
+    free = Address("127.0.0.1", 0)
+    bundles: list[str] = []
+
+    def told(bundle: str) -> Settings:
+        bundles.append(bundle)
+        return sidecars(bundle)
+
+    own = "spiffe://m.example/ns/meshproxy/sa/control"
+    control = ControlPlane(
+        ControlSettings(
+            tmp_path, "m.example", own, listen=free, web=free, lifetime=3.0, injector=Injector(free, (NAME,), told)
+        )
+    )
+    running = asyncio.create_task(control.run())
+    webhook = control.webhook
+    assert webhook is not None
+    await until(lambda: webhook.address)
+    assert (await ask(webhook, bundles[0], review()))["patchType"] == "JSONPatch"
+    await until(lambda: len(bundles) > 1)
+    assert (await ask(webhook, bundles[0], review()))["patchType"] == "JSONPatch"
+    assert control.metrics.injections.labels("injected").value == 2
+    control._stopping.set()
+    await running

@@ -1,0 +1,312 @@
+"""Sidecars, as the API server of Kubernetes takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from lightkube import AsyncClient
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.admissionregistration_v1 import MutatingWebhookConfiguration
+from lightkube.resources.core_v1 import Namespace, Pod
+
+from meshproxy.config.values import Address
+from meshproxy.control.authority import Authority
+from meshproxy.control.webhook import Injector, Webhook
+from meshproxy.control.webhook_bundle import BundleKeeper
+from meshproxy.injection.inject import LABEL, Injected, inject
+from meshproxy.injection.policies import enforcement_policies, injection_policies
+from meshproxy.injection.webhook_configuration import NAME as CONFIGURATION
+from meshproxy.injection.webhook_configuration import webhook_configuration
+from tests.control.test_webhook import credentials, sidecars
+from tests.e2e.apiserver import Cluster
+from tests.e2e.conftest import TestNamespace
+from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, injected, pod, pods
+from tests.injection.pods import RESTRICTED as RESTRICTED_CONTAINER
+
+POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
+
+
+class Server:
+    """The API server, as the administrator calls it for objects as JSON, none of which are kept."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._token = json.loads(cluster.kubeconfig.read_text())["users"][0]["user"]["token"]
+        self._context = ssl.create_default_context(cafile=str(cluster.ca))
+
+    def create(self, pod: Any) -> Any:
+        """The pod as it would be, with its defaults; there are no warnings. Raises Rejected."""
+        made, warnings = self.post("api/v1", "pods", pod)
+        assert warnings == []
+        return made
+
+    def post(self, version: str, plural: str, content: Any) -> tuple[Any, list[str]]:
+        """An object as it would be, and the warnings. Raises Rejected with the server's own words."""
+        url = f"{self._cluster.url}/{version}/namespaces/{self._namespace}/{plural}?dryRun=All&fieldValidation=Strict"
+        headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
+        try:
+            request = Request(url, json.dumps(content).encode(), headers)
+            with urlopen(request, timeout=20, context=self._context) as response:
+                return json.load(response), response.headers.get_all("warning") or []
+        except HTTPError as error:
+            raise Rejected(json.load(error)["message"]) from None
+
+
+class Rejected(Exception):
+    """The API server does not take a pod."""
+
+
+async def refused(server: Server, pod: Any) -> str:
+    """Why the API server does not take a pod."""
+    with pytest.raises(Rejected) as caught:
+        await asyncio.to_thread(server.create, pod)
+    return str(caught.value)
+
+
+@pytest.fixture
+async def restricted(namespace: TestNamespace) -> TestNamespace:
+    """A namespace that enforces the level `restricted` of the Pod Security Standards."""
+    await namespace.client.patch(Namespace, namespace.name, Namespace(metadata=ObjectMeta(labels=RESTRICTED)))
+    await namespace.token("default")  # its service account
+    return namespace
+
+
+async def test_every_pod_with_a_sidecar_is_accepted(restricted: TestNamespace) -> None:
+    """Unknown fields are errors: one that is misspelt in a webhook's patch would be dropped without a word."""
+    server = Server(restricted.cluster, restricted.name)
+    count = 0
+
+    @given(content=pods())
+    @settings(max_examples=100, suppress_health_check=list(HealthCheck))
+    def each(content: Any) -> None:
+        nonlocal count
+        for at in (SETTINGS, BEFORE_SIDECARS):
+            result = inject(content, restricted.name, at)
+            if isinstance(result, Injected):
+                server.create(result.pod)
+                # What a webhook sees has its defaults already.
+                full = server.create(content)
+                del full["metadata"]["uid"], full["metadata"]["creationTimestamp"]
+                later = inject(full, restricted.name, at)
+                assert isinstance(later, Injected)
+                server.create(apply_patch(full, later.patch))
+                count += 1
+
+    each()
+    assert count > 50
+
+
+NAME = "localhost"
+SILENT: dict[str, Any] = {"automountServiceAccountToken": False}
+"""Without the volume of the API server's token, whose name is made up for each pod."""
+
+
+@pytest.fixture
+async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority]]:
+    """The injector, which the API server asks; its `caBundle` is not there yet."""
+    authority = Authority.create("m.example", time.time())
+    webhook = Webhook(Injector(Address("127.0.0.1", 0), (NAME,), sidecars), lambda outcome: None)
+    webhook.present(credentials(authority, NAME))
+    await webhook.start()
+    url = {"url": f"https://{NAME}:{webhook.address.rpartition(':')[2]}/inject"}
+    configuration = webhook_configuration(url, authority.bundle_pem.decode(), "meshproxy")
+    for each in configuration["webhooks"]:
+        del each["clientConfig"]["caBundle"]
+    await client.create(cast("MutatingWebhookConfiguration", MutatingWebhookConfiguration.from_dict(configuration)))
+    yield webhook, authority
+    await client.delete(MutatingWebhookConfiguration, CONFIGURATION)
+    await webhook.close()
+
+
+async def enable(namespace: TestNamespace) -> None:
+    labels = {LABEL: "enabled", **RESTRICTED}
+    await namespace.client.patch(Namespace, namespace.name, Namespace(metadata=ObjectMeta(labels=labels)))
+    await namespace.token("default")
+
+
+async def create(server: Server, content: Any) -> Any:
+    return await asyncio.to_thread(server.create, content)
+
+
+async def test_the_webhook_of_a_labelled_namespace(
+    webhook: tuple[Webhook, Authority], namespace: TestNamespace
+) -> None:
+    served, authority = webhook
+    server = Server(namespace.cluster, namespace.name)
+    await enable(namespace)
+    content = pod(container={"securityContext": RESTRICTED_CONTAINER})
+    assert "certificate signed by unknown authority" in await refused(server, content)
+    bundles = [authority.bundle_pem]
+    keeper = BundleKeeper(namespace.client, CONFIGURATION, lambda: b"".join(bundles))
+    await keeper.look()
+
+    made = await create(server, content)
+    assert [each["name"] for each in made["spec"]["initContainers"]] == ["meshproxy"]
+    assert made["spec"]["terminationGracePeriodSeconds"] == 40
+    declined = pod(container={"securityContext": RESTRICTED_CONTAINER})
+    declined["metadata"]["labels"] = {LABEL: "disabled"}
+    assert "initContainers" not in (await create(server, declined))["spec"]
+
+    wrong = pod(annotations={"config.meshproxy.dev/workers": "none"})
+    said = await refused(server, wrong)
+    assert "denied the request: the pod web-... cannot have a sidecar: config.meshproxy.dev/workers: expected" in said
+
+    # Another root: first it is trusted beside the old one, then it signs, then the old one goes.
+    other = Authority.create("m.example", time.time())
+    bundles.append(other.bundle_pem)
+    await keeper.look()
+    assert (await create(server, content))["spec"]["initContainers"]
+    served.present(credentials(other, NAME))
+    assert (await create(server, content))["spec"]["initContainers"]
+    del bundles[0]
+    await keeper.look()
+    assert (await create(server, content))["spec"]["initContainers"]
+
+
+@pytest.mark.usefixtures("controllers")
+async def test_a_pod_asks_for_itself_and_workloads_make_theirs(
+    webhook: tuple[Webhook, Authority], namespace: TestNamespace
+) -> None:
+    await BundleKeeper(namespace.client, CONFIGURATION, lambda: webhook[1].bundle_pem).look()
+    await namespace.token("default")
+    server = Server(namespace.cluster, namespace.name)
+    asking = pod()
+    asking["metadata"]["labels"] = {LABEL: "enabled"}
+    assert (await create(server, asking))["spec"]["initContainers"][0]["name"] == "meshproxy"
+    assert "initContainers" not in (await create(server, pod()))["spec"]
+    await enable(namespace)
+    template = {"metadata": {"labels": {"app": "web"}}, "spec": pod(securityContext=POD_SECURITY)["spec"]}
+    template["spec"]["containers"][0]["securityContext"] = RESTRICTED_CONTAINER
+    deployment = {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace.name},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template},
+    }  # fmt: skip
+    job = {
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "nightly", "namespace": namespace.name},
+        "spec": {"template": {"spec": {**template["spec"], "restartPolicy": "Never"}}},
+    }  # fmt: skip
+    for each in (deployment, job):
+        await asyncio.to_thread(namespace.cluster.kubectl, "apply", "-f", "-", stdin=json.dumps(each))
+
+    async def owners() -> list[str]:
+        found = [each async for each in namespace.client.list(Pod, namespace=namespace.name)]
+        for each in found:
+            assert each.spec is not None
+            assert [one.name for one in each.spec.initContainers or ()] == ["meshproxy"]
+        return sorted(
+            owner.kind for each in found if each.metadata is not None for owner in each.metadata.ownerReferences or ()
+        )
+
+    async with asyncio.timeout(30):
+        while await owners() != ["Job", "ReplicaSet", "ReplicaSet"]:
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+def policies(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
+    """What `meshproxy install --injector policy` prints."""
+    path = tmp_path / "policies.yaml"
+    path.write_text(yaml.safe_dump_all([*injection_policies(SETTINGS), *enforcement_policies("meshproxy")]))
+    cluster.kubectl("apply", "-f", str(path))
+    yield
+    cluster.kubectl("delete", "-f", str(path))
+
+
+async def outcome(server: Server, content: Any) -> str:
+    """What the API server says of a pod: why it refuses it, or the names of its init containers."""
+    try:
+        made = await create(server, content)
+    except Rejected as error:
+        return str(error)
+    return " ".join(each["name"] for each in made["spec"].get("initContainers", ()))
+
+
+async def until_outcome(server: Server, content: Any, part: str) -> None:
+    """Wait until the API server says this of a pod: policies count a moment after they were made."""
+    async with asyncio.timeout(30):
+        while part not in await outcome(server, content):
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.usefixtures("policies")
+async def test_the_policy_gives_the_same_sidecar(namespace: TestNamespace) -> None:
+    server = Server(namespace.cluster, namespace.name)
+    await namespace.client.patch(Namespace, namespace.name, Namespace(metadata=ObjectMeta(labels={LABEL: "enabled"})))
+    await namespace.token("default")
+    await until_outcome(server, pod(), "meshproxy")
+    mounted: dict[str, Any] = {
+        "volumes": [{"name": "a", "emptyDir": {}}],
+        "initContainers": [{"name": "b", "image": "x"}],
+    }
+    for content in (
+        pod(**SILENT),
+        pod(annotations={"a/b": "c~"}, **mounted, **SILENT),
+        pod(container={"image": "registry.example.com/app"}, **SILENT),
+        pod(terminationGracePeriodSeconds=100, container={"image": "x", "ports": [{"containerPort": 8501}]}, **SILENT),
+        pod(container={"lifecycle": {"preStop": {"exec": {"command": ["true"]}}}}, **SILENT),
+    ):
+        made = await create(server, content)
+        wanted = injected(content)
+        for found in (made, wanted.pod):
+            del found["metadata"]["annotations"]["sidecar.meshproxy.dev/status"]
+        assert made["metadata"]["annotations"] == wanted.pod["metadata"]["annotations"]
+        direct = await create(server, wanted.pod)  # with the defaults of the API server; the policy leaves it alone
+        assert made["spec"] == direct["spec"]
+    for left in (pod(hostNetwork=True), pod(nodeSelector={"kubernetes.io/os": "windows"})):
+        assert "initContainers" not in (await create(server, left))["spec"]
+    assert "annotations config.meshproxy.dev/* are read by the injector's webhook only" in await refused(
+        server, pod(annotations={"config.meshproxy.dev/workers": "1"})
+    )
+    assert "a container has a port of the sidecar" in await refused(
+        server, pod(container={"ports": [{"containerPort": 18502}]})
+    )
+    socket = pod(container={"args": ["--grpc_socket_path=/run/a"]})
+    assert "needs the injector's webhook" in await refused(server, socket)
+    two = pod()
+    two["spec"]["containers"].append({"name": "other", "image": "tensorflow/serving"})
+    assert "several containers look like TensorFlow Serving" in await refused(server, two)
+
+
+@pytest.mark.usefixtures("policies")
+async def test_a_namespace_that_takes_no_pods_without_sidecar(namespace: TestNamespace) -> None:
+    server = Server(namespace.cluster, namespace.name)
+    labels = {"meshproxy.dev/enforce": "true"}
+    await namespace.client.patch(Namespace, namespace.name, Namespace(metadata=ObjectMeta(labels=labels)))
+    await namespace.token("default")
+    await until_outcome(server, pod(), "has meshproxy.dev/enforce=true, and the pod has no sidecar: label")
+    assert await create(server, injected(pod()).pod)
+    assert await create(server, injected(pod(), BEFORE_SIDECARS).pod)
+    asking = pod()
+    asking["metadata"]["labels"] = {LABEL: "enabled"}
+    await until_outcome(server, asking, "meshproxy")  # the policy that makes sidecars comes before
+
+    async def warned(template: Any) -> str:
+        """What the author of a Deployment with this template is told."""
+        deployment = {
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template},
+        }  # fmt: skip
+        return "".join((await asyncio.to_thread(server.post, "apis/apps/v1", "deployments", deployment))[1])
+
+    template: dict[str, Any] = {"metadata": {"labels": {"app": "web"}}, "spec": pod()["spec"]}
+    assert "its pods will be refused" in await warned(template)
+    template["metadata"]["labels"][LABEL] = "enabled"
+    assert await warned(template) == ""
+    template["spec"]["hostNetwork"] = True
+    assert "its pods will be refused" in await warned(template)
+    del template["spec"]["hostNetwork"], template["metadata"]["labels"][LABEL]
+    template["spec"] = injected(pod()).pod["spec"]
+    assert await warned(template) == ""
