@@ -48,6 +48,8 @@ LABEL org.opencontainers.image.title="meshproxy" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# `nft`, for `meshproxy capture`.
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends nftables && rm -rf /var/lib/apt/lists/*
 # Development certificates are written here; empty otherwise.
 RUN install -d -o 65532 -g 65532 /var/lib/meshproxy
 ENV PATH=/opt/meshproxy/bin:$PATH \

@@ -34,12 +34,6 @@ _.PUSH_PROMISE  # RFC 9113 section 6
 RESULTS  # proxy/mirror: every result has its metric
 max_difference  # inference/answers: how far two answers are apart
 
-# The client of the control channel, the SPIFFE Workload API and OTLP, which are the next to be built. Tested, and not
-# called yet: each line goes with its first caller.
-H2Channel  # transport/channel
-call_unary  # transport/grpc_client
-open_call  # transport/grpc_stream
-_.done_sending  # transport/grpc_stream
 _.__context__  # proxy/client_side, as the next one: cleared, so that no reference circle is left
 _.__traceback__
 _.is_idempotent  # inference/call: config, which lies below, has the same verbs as words; a test compares them

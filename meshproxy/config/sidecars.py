@@ -117,8 +117,8 @@ class Outbound(Part, frozen=True):
     server: Name | None = None
     """The ModelServer of calls that select none and whose model has no route. Left out: they are refused."""
     transparent: bool = False
-    """Connections are redirected here by iptables or nftables: the original destination (SO_ORIGINAL_DST) selects the
-    server, if nothing else does."""
+    """Connections are redirected here by nftables (`meshproxy capture`) or iptables: the original destination
+    (SO_ORIGINAL_DST) selects the server, if nothing else does. `listen` on 127.0.0.1 includes ::1 then."""
 
 
 class Admin(Part, frozen=True):

@@ -13,5 +13,6 @@ webhook_configuration  what makes it ask
 policies, cel  the same without a webhook, and no pods without sidecar
 objects       pods and pod templates in Kubernetes objects
 yaml_edit     changes of YAML that leave every other byte as it is
+capture       rules of nftables that lead connections to the sidecar
 manifests     files of Kubernetes objects, with and without the sidecar
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from meshproxy.transport.listener import Identify, Security
 
 
+WITHOUT_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Why ::1 cannot be bound on a host that has no IPv6: nothing can be redirected there either."""
 SECURITIES = ("mtls", "tls", "plaintext")
 """The values of `ConnectionInfo.security`."""
 
@@ -57,11 +60,18 @@ class Direction:
         )
 
     def listen(self, address: Address, *, shared_port: int | None = None) -> None:
-        """Bind and accept; on a port that is shared with other workers, if one is given. Raises OSError."""
-        if shared_port is None:
-            self.listener.listen(address.host, address.port)
-        else:
-            self.listener.listen(address.host, shared_port, is_shared=True)
+        """Bind and accept; on a port that is shared with other workers, if one is given. Where connections are
+        redirected to 127.0.0.1, those of IPv6 arrive at ::1, so that is listened on, too. Raises OSError."""
+        is_shared = shared_port is not None
+        listener = self.listener
+        listener.listen(address.host, address.port if shared_port is None else shared_port, is_shared=is_shared)
+        if listener.reads_original_destination and address.host == "127.0.0.1":
+            port = int(listener.address.rpartition(":")[2])
+            try:
+                listener.listen("::1", port, is_shared=is_shared)
+            except OSError as error:
+                if error.errno not in WITHOUT_IPV6:
+                    raise
 
     def adopt(self, snapshot: Snapshot, max_connections: int) -> None:
         """Use this configuration for new requests and connections."""

@@ -187,7 +187,8 @@ class Listener:
 
     def listen(self, host: str, port: int, *, is_shared: bool = False) -> None:
         """Bind and accept. With `is_shared` other processes of the same user may listen on the port too, and the kernel
-        distributes the connections (SO_REUSEPORT, socket(7)). Raises OSError."""
+        distributes the connections (SO_REUSEPORT, socket(7)). May be called for several addresses; `address` is the
+        first one. Raises OSError."""
         self._listen(bind(host, port, is_shared=is_shared))
 
     def _listen(self, sock: socket.socket) -> None:
@@ -201,8 +202,9 @@ class Listener:
         except OSError:
             sock.close()
             raise
+        if not self._sockets:
+            self.address = format_address(sock.getsockname())
         self._sockets.append(sock)
-        self.address = format_address(sock.getsockname())
         self._loop.add_reader(sock, self._accept, sock)
 
     def stop_accepting(self) -> None:

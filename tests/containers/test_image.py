@@ -71,6 +71,12 @@ def test_its_bill_of_materials_lists_what_is_installed(engine: Engine) -> None:
     assert listed["meshproxy"] == __version__
 
 
+def test_it_captures_traffic(engine: Engine) -> None:
+    """In a network namespace of its own, with the one capability that this takes."""
+    allowed = ("--user=0", "--cap-add=NET_ADMIN", "meshproxy:test", "capture", "apply")
+    engine.run(*RESTRICTED, *allowed, "--inbound", "8500", "--outbound", "8500")
+
+
 @pytest.mark.parametrize(
     "command", [["sidecar", "--config", "/etc/meshproxy"], ["control", "run", "--help"]], ids=" ".join
 )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from meshproxy.codec.limits import Limits
 from meshproxy.config.values import Address
@@ -95,3 +99,40 @@ async def test_what_happens_at_its_port_is_counted_by_direction() -> None:
     assert metrics.tls_handshakes.labels("outbound", "ok", "").value == 1
     assert metrics.limits_exceeded.labels("outbound", "streams").value == 1
     assert metrics.connections.labels("outbound", "plaintext").value == 2
+
+
+async def test_redirected_connections_of_ipv6_arrive_too() -> None:
+    direction, _, _ = made(is_transparent=True)
+    direction.listen(Address("127.0.0.1", 0))
+    address = direction.listener.address
+    assert address.startswith("127.0.0.1:")
+    port = int(address.rpartition(":")[2])
+    for host in ("127.0.0.1", "::1"):
+        _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+    await direction.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("::1", port)
+
+
+async def test_a_host_without_ipv6_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    direction, _, _ = made(is_transparent=True)
+    listen = direction.listener.listen
+
+    def without_ipv6(host: str, port: int, *, is_shared: bool = False) -> None:
+        if host == "::1":
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        listen(host, port, is_shared=is_shared)
+
+    monkeypatch.setattr(direction.listener, "listen", without_ipv6)
+    direction.listen(Address("127.0.0.1", 0))
+    assert direction.listener.address.startswith("127.0.0.1:")
+    await direction.close()
+
+
+async def test_an_address_that_is_taken_is_an_obstacle() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        direction, _, _ = made(is_transparent=True)
+        with pytest.raises(OSError, match="in use"):
+            direction.listen(Address("127.0.0.1", taken.getsockname()[1]))
+        await direction.close()
