@@ -34,6 +34,7 @@ class EndpointTable:
 
     Attributes:
         named: the Services that documents name.
+        has_names: documents have been read.
         on_change: called with each Service whose endpoints may be others now.
         on_named: called when `named` has changed.
     """
@@ -42,6 +43,9 @@ class EndpointTable:
         """`unread`: why the endpoints of a Service that is named are not known before its first list."""
         self._unread = unread
         self.named: frozenset[str] = frozenset()
+        self.has_names = False
+        self._unanswered: set[str] = set()
+        """What was asked for before there were documents."""
         self.on_change: Callable[[str], None] = lambda service: None
         self.on_named: Callable[[], None] = lambda: None
         self._slices: dict[str, dict[SliceKey, EndpointSlice]] = {}
@@ -52,12 +56,14 @@ class EndpointTable:
 
     def name(self, services: Iterable[str]) -> None:
         """Documents name these Services now. What others had is forgotten."""
+        self.has_names = True
         before, self.named = self.named, frozenset(services)
+        unanswered, self._unanswered = self._unanswered, set()
         for service in before - self.named:
             for key in self._slices.pop(service, ()):
                 del self._service_of[key]
         changed = before ^ self.named
-        for service in sorted(changed):
+        for service in sorted(changed | unanswered):
             self._changed(service)
         if changed:
             self.on_named()
@@ -112,6 +118,9 @@ class EndpointTable:
         return [((service,), len(self.current(service).endpoints.endpoints)) for service in sorted(self._slices)]
 
     def _combine(self, service: str) -> ServiceEndpoints:
+        if not self.has_names:
+            self._unanswered.add(service)
+            return ServiceEndpoints(service, problem=f"Service {service}: the control plane has no documents yet")
         if service not in self.named:
             return ServiceEndpoints(service, problem=f"Service {service}: no ModelServer of the control plane names it")
         slices = self._slices.get(service)
@@ -134,13 +143,14 @@ class NamedServices:
 
     def follow(self, changes: Sequence[Change]) -> None:
         """Documents have changed (`MeshDocuments.listeners`)."""
+        is_touched = not self._table.has_names
         for change in changes:
             for held, step in ((change.before, -1), (change.after, 1)):
                 if held is not None and isinstance(held.document, ModelServer) and held.document.spec.service:
                     self._counts[held.document.spec.service.key] += step
-        named = frozenset(+self._counts)
-        if named != self._table.named:
-            self._table.name(named)
+                    is_touched = True
+        if is_touched:
+            self._table.name(+self._counts)
 
 
 def _key(each: EndpointSlice) -> SliceKey:

@@ -49,6 +49,8 @@ class World:
 
 
 def test_what_is_not_known_has_a_reason_and_no_endpoints() -> None:
+    nothing = EndpointTable().current(A).endpoints
+    assert (nothing.version, nothing.problem) == ("", "Service models/a: the control plane has no documents yet")
     world = World(A)
     assert world.problem() == "Service models/a: the control plane has not read it from the cluster yet"
     assert world.problem(B) == "Service models/b: no ModelServer of the control plane names it"
@@ -57,6 +59,16 @@ def test_what_is_not_known_has_a_reason_and_no_endpoints() -> None:
     assert world.problem(B) == "Service models/b: no ModelServer of the control plane names it"
     assert world.table.counts() == [((A,), 0)]
     assert world.take_changed() == [A]
+
+
+def test_who_asked_before_there_were_documents_is_told_when_there_are() -> None:
+    table = EndpointTable()
+    changed: list[str] = []
+    table.on_change = changed.append
+    table.current(B)
+    table.name([A])
+    assert changed == [A, B]
+    assert table.current(B).endpoints.problem.endswith("no ModelServer of the control plane names it")
 
 
 def test_slices_come_change_and_go() -> None:

@@ -17,8 +17,8 @@ from lightkube.resources.core_v1 import Node, Pod, Service
 from meshproxy.control.reflector import identify
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import local_mesh
-from tests.control.watching_services import Slice, Watching, a_slice, watching
-from tests.e2e.conftest import TestNamespace
+from tests.control.watching_services import Slice, Watching, WatchingTests, a_slice, watching
+from tests.e2e.conftest import RealServer, TestNamespace
 from tests.e2e.test_objects import MANIFEST
 from tests.processes.test_services import sidecar_of_a_service
 
@@ -81,6 +81,14 @@ async def watched(pods: Pods) -> AsyncIterator[Watching]:
     async with watching(pods.client, pods.namespace) as it:
         it.name("resnet")
         yield it
+
+
+class TestAgainstTheRealOne(WatchingTests):
+    """What is in them."""
+
+    @pytest.fixture
+    def server(self, namespace: TestNamespace) -> RealServer:
+        return RealServer(namespace)
 
 
 async def test_pods_of_a_service(pods: Pods, watched: Watching) -> None:
