@@ -105,6 +105,14 @@ def command() -> None:
     help="The issuer of those tokens: `kubectl get --raw /.well-known/openid-configuration`.",
 )
 @click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="DOMAIN=PATH",
+    help="Another trust domain whose sidecars may have the documents, such as SPIRE's, and its bundle (PEM), which is"
+    " read again when it changes; may be repeated.",
+)
+@click.option(
     "--connection-rate",
     default=100.0,
     show_default=True,
@@ -131,6 +139,7 @@ def run(
     token_review: bool,
     service_account_keys: Path | None,
     service_account_issuer: str | None,
+    trusted: tuple[str, ...],
     connection_rate: float,
     log_level: str,
 ) -> None:
@@ -175,6 +184,7 @@ def run(
         listen=_read(values.read_listen_address, listen, "--listen"),
         web=_read(values.read_listen_address, web, "--web"),
         lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
+        trusted=_read_trusted(trusted, domain),
         connection_rate=connection_rate,
         documents=documents,
         cluster_documents=cluster_documents,
@@ -248,6 +258,21 @@ def _read(reader: Callable[[object], T], text: str, option: str) -> T:
         return reader(text)
     except ValueError as error:
         raise click.UsageError(f"{option}: {error}") from None
+
+
+def _read_trusted(given: tuple[str, ...], own: str) -> dict[str, Path]:
+    from meshproxy.config import values
+
+    found: dict[str, Path] = {}
+    for each in given:
+        name, _, path = each.partition("=")
+        domain = _read(values.read_trust_domain, name, "--trust")
+        if not path or domain in (own, *found):
+            raise click.UsageError(f"--trust: expected DOMAIN=PATH once for each domain but {own}, got {each}")
+        if not Path(path).is_file():
+            raise click.UsageError(f"--trust: there is no file {path}")
+        found[domain] = Path(path)
+    return found
 
 
 def _read_identity(text: str, trust_domain: str, option: str) -> str:

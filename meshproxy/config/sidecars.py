@@ -138,7 +138,8 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """The identity of this sidecar. Required unless the mesh has `mtls: disabled`, or there is a `controlPlane`, which
     issues it."""
     control_plane: ControlPlane | None = None
-    """The control plane of this sidecar."""
+    """The control plane of this sidecar. With an `identity` it gives the documents only: it has to trust the domain of
+    that (`meshproxy control run --trust`)."""
     inbound: Inbound | None = None
     """Requests to our model server. Left out: there is none, and `outbound` is required."""
     outbound: Outbound | None = None
@@ -165,7 +166,13 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
         if self.inbound is None and self.outbound is None:
             raise ValueError('expected "inbound", "outbound" or both')
         if self.identity is not None and self.control_plane is not None:
-            raise ValueError('"identity" and "controlPlane" both say where the certificate comes from: keep one')
+            if not self.control_plane.documents:
+                raise ValueError(
+                    '"identity" and "controlPlane" both say where the certificate comes from: keep one, or set'
+                    ' "controlPlane.documents", and only the documents come from there'
+                )
+            if self.control_plane.join_token or self.control_plane.service_account_token:
+                raise ValueError('with "identity", no certificate is asked for: "controlPlane" needs no token')
         taken = {port: f"port {port} is used by the control plane" for port in CONTROL_PLANE_PORTS}
         for name, part in (("inbound", self.inbound), ("outbound", self.outbound), ("admin", self.admin)):
             if part is not None and part.listen.port:
@@ -178,7 +185,9 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     @property
     def own_identity(self) -> Identity | None:
         """Where the identity is read, whoever writes it."""
-        return Identity(files=self.control_plane.files) if self.control_plane is not None else self.identity
+        if self.identity is not None or self.control_plane is None:
+            return self.identity
+        return Identity(files=self.control_plane.files)
 
     @property
     def worker_ports(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import random
 import resource
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService, Paces
@@ -37,6 +38,7 @@ from meshproxy.control.status import ControlStatus, WaitingToken, is_local, mome
 from meshproxy.control.store import FolderStore, StoreError
 from meshproxy.control.webhook import Webhook
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
+from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 from meshproxy.telemetry import exposition
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
@@ -46,7 +48,7 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lightkube import AsyncClient
 
@@ -102,6 +104,8 @@ class Settings:
     """Health and metrics."""
     lifetime: float = 86_400.0
     """Of certificates, in seconds."""
+    trusted: Mapping[str, Path] = field(default_factory=dict)
+    """Trust bundles of other trust domains, whose workloads are given documents."""
     connection_rate: float = 100.0
     """Connections a second that one address may open; 0: any number."""
     documents: tuple[str, ...] = ()
@@ -175,6 +179,8 @@ class ControlPlane:
         metrics.authority_expiry.read_from(lambda: [((), self.authority().not_after)])
         self._leaves = FolderLeaves(settings.folder)
         self._roll = Roll(self._leaves)
+        self._bundles = OtherBundles({name: BundleSource.file(path) for name, path in settings.trusted.items()})
+        self._watch = FileWatch(lambda: self._bundles.paths)
         self._reaper = Reaper(self._loop)
         self._services: ServiceWatch | None = None
         attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
@@ -259,6 +265,7 @@ class ControlPlane:
             self.web_address = "{}:{}".format(*runner.addresses[0][:2])
             self.listener.listen(self._settings.listen.host, self._settings.listen.port)
             self._reaper.start()
+            self._watch.start(self._show_new)
             if self.webhook is not None:
                 await self.webhook.start()
             fields = {"control": self.listener.address, "web": self.web_address, "pid": os.getpid()}
@@ -273,6 +280,7 @@ class ControlPlane:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(working, *tasks, return_exceptions=True)
+            self._watch.stop()
             self.listener.stop_accepting()
             if self.webhook is not None:
                 await self.webhook.close()
@@ -317,7 +325,10 @@ class ControlPlane:
     def _renew(self) -> OwnIdentity:
         """A new certificate of its own, in its own memory only."""
         now = time.time()
-        credentials, not_after = self._issue()
+        own, not_after = self._issue()
+        credentials = self._bundles.add_to(own)
+        for problem in credentials.problems:
+            logger.error("trust bundle rejected", extra={"fields": {"problem": problem}})
         # A workload that joins has no certificate yet; whoever shows one must show a good one.
         identity = own_identity(credentials, self._settings.trust_domain, now, calls=False, mtls="permissive")
         self._own_issued = now

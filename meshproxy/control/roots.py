@@ -42,6 +42,8 @@ class RootsService:
         holder = call.info.peer
         if not isinstance(holder, Shown):
             raise CallFailed(GrpcStatus.UNAUTHENTICATED, "the bundle is for sidecars that show their certificate")
+        if holder.trust_domain != self._authority().trust_domain:
+            raise CallFailed(GrpcStatus.PERMISSION_DENIED, "the bundle is for sidecars with a certificate from here")
         first = await anext(call, None)
         if first is None:
             raise CallFailed(GrpcStatus.INVALID_ARGUMENT, "a sidecar says first what it has")

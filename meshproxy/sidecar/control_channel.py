@@ -36,10 +36,17 @@ class ControlChannel:
     Attributes:
         address: of the control plane.
         files: the certificate that it has issued, with its key, and the roots that it has sent.
-        trust_domain: of both.
+        trust_domain: of the control plane, and of what it issues.
+        credentials: what is shown to it now, if there is a valid certificate.
     """
 
-    def __init__(self, settings: ControlPlane, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: ControlPlane,
+        clock: Callable[[], float] = time.time,
+        shown: Callable[[], Credentials | None] | None = None,
+    ) -> None:
+        """`shown` is the certificate to show, if there is a valid one. Left out: the one that was issued."""
         files = settings.files
         self.address = str(settings.address)
         self.files = IdentityFiles(Path(files.certificate), Path(files.key), Path(files.trust_bundle))
@@ -47,6 +54,7 @@ class ControlChannel:
         self._expected = settings.spiffe_id
         self._trust_bundle = Path(settings.trust_bundle)
         self._clock = clock
+        self.credentials = shown if shown is not None else self._issued
         self._shared = own_connections(Times(ping_after=PING_AFTER))
         self._shared.reaper.start()
         self._streams: H2Channel | None = None
@@ -89,7 +97,7 @@ class ControlChannel:
                     self._streams = None
                 await channel.close()
 
-    def credentials(self) -> Credentials | None:
+    def _issued(self) -> Credentials | None:
         """The certificate that was issued, if it is valid at this time."""
         try:
             credentials = self.files.read()

@@ -12,6 +12,8 @@ from meshproxy.sidecar.control_documents import ControlDocuments
 from meshproxy.sidecar.control_endpoints import ControlEndpoints
 from meshproxy.sidecar.control_roots import ControlRoots
 from meshproxy.sidecar.enrollment import Enrollment
+from meshproxy.sidecar.identity_source import identity_source
+from meshproxy.sidecar.shown_identity import ShownIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -24,7 +26,7 @@ class ControlLink:
     """The link of one sidecar, whether it is one process or several workers.
 
     Attributes:
-        enrollment: renews the identity.
+        enrollment: renews the identity; None if that comes from elsewhere, and the documents alone from here.
         documents: None if they are files.
     """
 
@@ -36,10 +38,18 @@ class ControlLink:
             own: that document.
             settings: of its control plane.
         """
-        self._channel = ControlChannel(settings)
-        self.enrollment = Enrollment(settings, self._channel)
-        self._roots = ControlRoots(own.metadata.name, self._channel)
-        self.enrollment.renewed = self._renewed
+        self.enrollment: Enrollment | None = None
+        self._roots: ControlRoots | None = None
+        self._shown: ShownIdentity | None = None
+        if own.spec.identity is not None:
+            self._shown = ShownIdentity(identity_source(own.spec.identity, ()))
+            self._shown.changed = self._renewed
+            self._channel = ControlChannel(settings, shown=self._shown)
+        else:
+            self._channel = ControlChannel(settings)
+            self.enrollment = Enrollment(settings, self._channel)
+            self._roots = ControlRoots(own.metadata.name, self._channel)
+            self.enrollment.renewed = self._renewed
         folder = Path(settings.folder)
         self.documents: ControlDocuments | None = None
         self._streams: list[Callable[[], Coroutine[None, None, None]]] = []
@@ -50,21 +60,27 @@ class ControlLink:
         self._following: list[asyncio.Task[None]] = []
 
     def _renewed(self, issued: float, expires: float) -> None:
-        self._roots.tell()
+        if self._roots is not None:
+            self._roots.tell()
         if self.documents is not None:
             self.documents.tell_certificate(issued, expires)
 
     async def join(self) -> Documents | None:
         """Return when there is a certificate, and documents to start with: None if they are files."""
-        await self.enrollment.join()
+        if self._shown is not None:
+            self._following.append(asyncio.create_task(self._shown.run()))
+            await self._shown.wait()
+        if self.enrollment is not None:
+            await self.enrollment.join()
         if self.documents is None:
             return None
-        self._following = [asyncio.create_task(run()) for run in self._streams]
+        self._following += [asyncio.create_task(run()) for run in self._streams]
         return await self.documents.first()
 
     async def run(self) -> None:
         """Renew the identity, follow the trust bundle, the documents and the endpoints until cancelled."""
-        tasks = [asyncio.create_task(run()) for run in (self.enrollment.run, self._roots.run)] + self._following
+        parts = (self.enrollment, self._roots)
+        tasks = [asyncio.create_task(each.run()) for each in parts if each is not None] + self._following
         try:
             await asyncio.gather(*tasks)
         finally:

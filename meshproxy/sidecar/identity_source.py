@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.identity.certificates import IdentityFiles
-from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
+from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

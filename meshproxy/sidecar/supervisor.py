@@ -86,7 +86,7 @@ class Supervisor:
 
         self.registry = registry = Registry()
         watch_process(registry)
-        if link is not None:
+        if link is not None and link.enrollment is not None:
             Counter(registry, metric_table.IDENTITY_ISSUANCES).read_from(link.enrollment.count)
             Gauge(registry, metric_table.CLOCK_OFFSET).read_from(link.enrollment.measure)
         Gauge(registry, metric_table.WORKERS).read_from(self._count_states)

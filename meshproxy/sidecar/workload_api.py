@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.identity.certificates import CertificateError, Credentials
 from meshproxy.identity.pem import split_der, to_pem
+from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 from meshproxy.inference.protobuf import LENGTH, FieldWalker
 from meshproxy.refusal import GrpcStatus, Refusal
 from meshproxy.sidecar.reconnect import keep_open
-from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
 from meshproxy.transport.channel import H2Channel, Target, own_connections
 from meshproxy.transport.client import ClientError, StatusError
 from meshproxy.transport.connect_failures import UNIX

@@ -110,3 +110,19 @@ def test_it_serves_until_sigterm(tmp_path: Path) -> None:
     assert "the key set cannot be read: not JSON; write it with `kubectl" in failure(*arguments, *ports, *KEYS)
     (tmp_path / "state/authority-key.pem").chmod(0o644)
     assert "set mode 0600" in failure(*arguments, *ports)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["n.example"], "expected DOMAIN=PATH once for each domain but m.example, got n.example"),
+        (["m.example=b.pem"], "got m.example=b.pem"),
+        ([f"n.example={__file__}", f"n.example={__file__}"], "once for each domain"),
+        (["N=b.pem"], "--trust: "),
+        (["n.example=/nowhere"], "there is no file /nowhere"),
+    ],
+)
+def test_trust_domains_that_make_no_sense(folder: Path, given: list[str], says: str) -> None:
+    options = [part for each in given for part in ("--trust", each)]
+    result = run("run", "--folder", str(folder), "--trust-domain", "m.example", *options)
+    assert (result.exit_code, says in result.output) == (2, True), result.output

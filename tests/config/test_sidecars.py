@@ -34,6 +34,21 @@ def test_a_sidecar_joins_in_one_way() -> None:
         spec_of(controlPlane={**control, "serviceAccountToken": "t", "joinToken": "j"})
 
 
+def test_an_identity_of_another_issuer_leaves_the_documents_to_the_control_plane() -> None:
+    files = {"certificate": "a", "key": "a", "trustBundle": "b"}
+    control = {"address": {"host": "a", "port": 1}, "spiffeId": "spiffe://d/c", "trustBundle": "b", "folder": "f"}
+    spec = spec_of(identity={"files": files}, controlPlane={**control, "documents": True})
+    assert spec.own_identity == spec.identity
+    issued = spec_of(controlPlane={**control, "documents": True}).own_identity
+    assert issued is not None
+    assert issued.files is not None
+    assert issued.files.certificate == "f/identity.pem"
+    with pytest.raises(msgspec.ValidationError, match="keep one, or set"):
+        spec_of(identity={"files": files}, controlPlane=control)
+    with pytest.raises(msgspec.ValidationError, match="no certificate is asked for"):
+        spec_of(identity={"files": files}, controlPlane={**control, "documents": True, "joinToken": "t"})
+
+
 @pytest.mark.parametrize(
     ("given", "worker", "reason"),
     [

@@ -168,6 +168,37 @@ async def test_whoever_connects_again_and_again_is_turned_away(tmp_path: Path) -
     await control.listener.close()
 
 
+async def test_a_trust_domain_whose_bundle_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its workloads are refused until the file has their authority: new connections follow it."""
+    theirs, bundle = DevelopmentCA.create("n.example"), tmp_path / "theirs.pem"
+    bundle.write_bytes(b"nothing yet")
+    trusting = dataclasses.replace(settings(tmp_path / "control"), trusted={"n.example": bundle})
+    control = ControlPlane(trusting)
+    assert "trust domain n.example: " in caplog.records[-1].__dict__["fields"]["problem"]
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.listener.address)
+    context = ssl.create_default_context(cafile=str(control.store.folder / CERTIFICATE))
+    context.check_hostname = False
+    context.load_cert_chain(*theirs.issue("spiffe://n.example/ns/a/sa/b").write(tmp_path, "workload"))
+    handshakes = control.metrics.tls_handshakes
+
+    async def connect() -> None:
+        host, _, port = control.listener.address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+    await connect()
+    await until(lambda: handshakes.labels("control", "failed", "unknown_authority").value == 1)
+    before = control.listener.context
+    bundle.write_bytes(theirs.bundle_pem)
+    await until(lambda: control.listener.context is not before)
+    await connect()
+    await until(lambda: handshakes.labels("control", "ok", "").value == 1)
+    control._stopping.set()
+    await running
+
+
 async def test_limits_are_counted(tmp_path: Path) -> None:
     control = ControlPlane(settings(tmp_path))
     control.limit("connections")

@@ -178,6 +178,14 @@ async def test_one_identity_cannot_ask_without_end(world: World) -> None:
     await world.issue(peer=peer)
 
 
+async def test_a_workload_of_another_trust_domain_gets_no_certificate(world: World) -> None:
+    """The control plane may trust it, for documents."""
+    peer = Workload("spiffe://n.example/ns/a/sa/b", "n.example", "a", "b", NOW + 60.0)
+    status, message = await world.refused(peer=peer)
+    assert status is GrpcStatus.PERMISSION_DENIED
+    assert "is not in the trust domain m.example" in message
+
+
 async def test_a_key_is_good_for_one_certificate(world: World) -> None:
     peer = Workload(ID, "m.example", "models", "resnet", NOW + 60.0)
     csr = make_key().csr

@@ -158,3 +158,13 @@ async def test_a_stream_ends_with_the_certificate_that_it_began_with(world: Worl
         with pytest.raises(CallFailed, match="has expired") as caught:
             await task
     assert caught.value.status is GrpcStatus.UNAVAILABLE
+
+
+async def test_the_bundle_is_not_for_workloads_of_other_trust_domains(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    der = DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b").der
+    call = FakeCall(Shown("spiffe://n.example/ns/a/sa/b", "n.example", "a", "b", NOW + 60.0, der))
+    async with world.watching(call) as task:
+        with pytest.raises(CallFailed) as caught:
+            await task
+    assert caught.value.status is GrpcStatus.PERMISSION_DENIED

@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.devtools.child import CONTROL
 from meshproxy.devtools.clients import Certificate
-from meshproxy.devtools.local_mesh import document, local_mesh
+from meshproxy.devtools.local_mesh import (
+    TRUST_DOMAIN,
+    Document,
+    document,
+    environment,
+    local_mesh,
+    permissive_documents,
+    read_series,
+)
 from tests.processes.calls import PATH
 from tests.processes.test_control_plane import Mesh
 from tests.processes.waiting import until
@@ -85,3 +95,48 @@ async def test_a_trust_domain_is_added_changed_and_taken_away(tmp_path: Path) ->
         log = "\n".join(it.control.output)
         assert "holds a private key" in log
         assert key.splitlines()[1] not in log
+
+
+async def test_sidecars_with_identities_of_another_issuer_have_their_documents_from_here(tmp_path: Path) -> None:
+    """All identities are SPIRE's, say, and the control plane, of a trust domain of its own, sends the documents."""
+    async with local_mesh(tmp_path / "mesh") as local:
+        model_server = await local.model_server()
+        rest, grpc = (str(model_server.listening[name]) for name in ("rest", "grpc"))
+        mesh, server, sidecar = environment(rest, grpc)
+        role, binding = permissive_documents()
+        (local.directory / "documents").mkdir()
+        path = local.directory / "documents/mesh.yaml"
+
+        def write(*documents: Document) -> None:
+            new = path.with_suffix(".new")
+            new.write_text(yaml.safe_dump_all([mesh, server, role, *documents]))
+            new.replace(path)
+
+        write(binding)
+        addresses = ("--listen", "127.0.0.1:0", "--web", "127.0.0.1:0")
+        trust = ("--trust-domain", "control.example", "--trust", f"{TRUST_DOMAIN}=ca.pem")
+        command = (*CONTROL, "run", "--folder", "control", *addresses, *trust, "--documents", "documents")
+        control = await local.start("the control plane", *command)
+        sidecar["spec"]["controlPlane"] = {
+            "address": control.listening["control"],
+            "spiffeId": "spiffe://control.example/ns/meshproxy/sa/control",
+            "trustBundle": "control/authority.pem",
+            "folder": "replica",
+            "documents": True,
+        }
+        replica = await local.sidecar("the replica's sidecar", [sidecar])
+
+        async def answers(expected: str) -> bool:
+            return await status(replica.inbound, local.client) == expected
+
+        assert await answers("200")
+        write()
+        await until(lambda: answers("403"), 30)
+        # With the next certificate of the other issuer, the stream goes on.
+        local.certificate("tests", "server", name="server")
+        await until(lambda: replica.said("certificate rotated"), 30)
+        write(binding)
+        await until(lambda: answers("200"), 30)
+        page = await read_series(str(control.listening["web"]), "/metrics")
+        assert page['meshproxy_control_sidecars{state="in-sync"}'] == 1
+        assert not any(series.startswith("meshproxy_control_issuances_total") for series in page)

@@ -18,6 +18,7 @@ async def test_without_documents_it_only_renews(tmp_path: Path) -> None:
     link = world.link()
     assert link.documents is None
     assert await link.join() is None
+    assert link.enrollment is not None
     assert link.enrollment.issued == 1
     running = asyncio.create_task(link.run())
     await asyncio.sleep(0)
@@ -38,6 +39,7 @@ async def test_a_part_that_ends_ends_the_link(tmp_path: Path, monkeypatch: pytes
 
     world = World(tmp_path)
     link: ControlLink = world.link()
+    assert link.enrollment is not None
     monkeypatch.setattr(link.enrollment, "run", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         await link.run()

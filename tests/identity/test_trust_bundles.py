@@ -6,7 +6,7 @@ from pathlib import Path
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import CertificateError, Credentials, read_bundle
-from meshproxy.sidecar.trust_bundles import BundleSource, OtherBundles
+from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 
 OWN = DevelopmentCA.create("m.example")
 THEIRS = DevelopmentCA.create("theirs.example")
