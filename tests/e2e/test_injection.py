@@ -34,6 +34,8 @@ from tests.e2e.conftest import TestNamespace
 from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, injected, pod, pods
 from tests.injection.pods import RESTRICTED as RESTRICTED_CONTAINER
 
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
+
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
 
