@@ -22,6 +22,8 @@ from meshproxy.upstream.discovery import MOST_ENDPOINTS, is_usable, order
 
 SERVICE_NAME = "kubernetes.io/service-name"
 """The label with the name of the Service. A slice without it belongs to none."""
+MOST_PORTS = 32
+"""Of one slice, by their names: what a sidecar is sent at once stays below 3 MiB."""
 VERSION_BYTES = 8
 
 
@@ -86,12 +88,13 @@ class EndpointSlice(_Part, frozen=True):
         return f"{self.metadata.namespace}/{name}" if name else None
 
     def tcp_ports(self) -> dict[str, int]:
-        """The ports that a connection can be opened to, by name."""
-        return {
+        """The ports that a connection can be opened to, by name; the first `MOST_PORTS`."""
+        found = {
             port.name or "": port.port
             for port in self.ports or ()
             if port.port is not None and 0 < port.port < 65_536 and port.protocol in (None, "TCP")
         }
+        return found if len(found) <= MOST_PORTS else dict(sorted(found.items())[:MOST_PORTS])
 
 
 class Availability(IntEnum):
@@ -131,10 +134,11 @@ def combine(service: str, slices: Iterable[EndpointSlice]) -> ServiceEndpoints:
     address. Endpoints without a usable address or a TCP port are left out.
     """
     processes: dict[tuple[object, ...], _Found] = {}
-    total = 0
+    total = most_ports = 0
     for each in slices:
         total += 1
         ports = each.tcp_ports()
+        most_ports = max(most_ports, len(each.ports or ()))
         for endpoint in each.endpoints or ():
             found = _read(endpoint, ports)
             if found is None:
@@ -152,6 +156,10 @@ def combine(service: str, slices: Iterable[EndpointSlice]) -> ServiceEndpoints:
         key=lambda found: (order(found.address), sorted(found.ports.items())),
     )
     problem = ""
+    if most_ports > MOST_PORTS:
+        problem = (
+            f"Service {service}: of {most_ports} ports no more than {MOST_PORTS} are used, in the order of their names"
+        )
     if len(chosen) > MOST_ENDPOINTS:
         problem = f"Service {service}: of {len(chosen)} endpoints only {MOST_ENDPOINTS} are used"
         del chosen[MOST_ENDPOINTS:]

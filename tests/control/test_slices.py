@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from meshproxy.control import slices as module
 from meshproxy.control.slices import Availability, EndpointSlice, combine
 from meshproxy.control_api import ServiceEndpoint, ServiceEndpoints
+from meshproxy.sidecar.control_endpoints import MESSAGE_BYTES
+from meshproxy.upstream.discovery import MOST_ENDPOINTS
 
 SERVICE = "models/resnet"
 
@@ -180,6 +182,21 @@ def test_more_endpoints_than_a_sidecar_takes(monkeypatch: pytest.MonkeyPatch) ->
     assert [each.address for each in found.endpoints] == ["10.0.0.1", "10.0.0.2"]
     assert found.problem == "Service models/resnet: of 3 endpoints only 2 are used"
     assert found.version
+
+
+def test_more_ports_than_are_sent() -> None:
+    ports = [{"name": f"p{number:02}", "port": number + 1} for number in range(40)]
+    found = combine(SERVICE, [slice_of(endpoint("10.0.0.1"), ports=ports[::-1])])
+    assert list(found.endpoints[0].ports) == [f"p{number:02}" for number in range(module.MOST_PORTS)]
+    assert found.problem == "Service models/resnet: of 40 ports no more than 32 are used, in the order of their names"
+
+
+def test_the_largest_service_fits_into_what_a_sidecar_takes() -> None:
+    ports = [{"name": f"{number:063}", "port": 65_535 - number} for number in range(module.MOST_PORTS)]
+    hosts = [f"2001:db8:1234:5678:9abc:def0:1234:{number + 4096:x}" for number in range(MOST_ENDPOINTS)]
+    found = combine(SERVICE, [slice_of(*(endpoint(host, zone="z" * 63) for host in hosts), ports=ports, kind="IPv6")])
+    assert len(found.endpoints) == MOST_ENDPOINTS
+    assert 2_000_000 < len(msgspec.json.encode(found)) < MESSAGE_BYTES
 
 
 # Any slices that the API server may have
