@@ -14,5 +14,7 @@ policies, cel  the same without a webhook, and no pods without sidecar
 objects       pods and pod templates in Kubernetes objects
 yaml_edit     changes of YAML that leave every other byte as it is
 capture       rules of nftables that lead connections to the sidecar
+capture_container
+              the init container that puts them into force
 manifests     files of Kubernetes objects, with and without the sidecar
 """

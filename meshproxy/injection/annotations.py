@@ -8,6 +8,7 @@ from typing import Any
 
 from meshproxy.config import values
 from meshproxy.config.problems import closest
+from meshproxy.injection.capture import MAX_PORT
 from meshproxy.injection.settings import LOG_LEVELS, Resources, Settings, amount, read_image, read_quantity
 
 PREFIX = "config.meshproxy.dev/"
@@ -35,6 +36,10 @@ class Choices:
     """None: if the container could need it and has no `preStop` of its own."""
     probes_sidecar: bool = False
     """Probes of the model server go to the sidecar."""
+    is_captured: bool = False
+    """Connections are led to the sidecar, whatever they are addressed to."""
+    outbound_ports: tuple[int, ...] = (8500, 8501)
+    """Those of the application that are, by their ports."""
     access_log: str = "stdout"
     workers: int = 1
 
@@ -58,8 +63,16 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _ports(text: str) -> tuple[int, ...]:
+    found = text.split(",")
+    if not all(each.isascii() and each.isdigit() and 1 <= int(each[:6]) <= MAX_PORT for each in found):
+        raise ValueError(f"expected ports, such as 8500,8501, got {values.shown(text)}")
+    return tuple(map(int, found))
+
+
 _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "access-log": ("access_log", _word("stdout", "off")),
+    "capture": ("is_captured", _switch),
     "container": ("container", values.read_name),
     "cpu-limit": ("cpu_limit", read_quantity),
     "cpu-request": ("cpu_request", read_quantity),
@@ -71,6 +84,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "memory-limit": ("memory_limit", read_quantity),
     "memory-request": ("memory_request", read_quantity),
     "outbound": ("is_outbound", _switch),
+    "outbound-ports": ("outbound_ports", _ports),
     "probes": ("probes_sidecar", lambda text: _word("keep", "sidecar")(text) == "sidecar"),
     "server": ("server", values.read_name),
     "workers": ("workers", _workers),
@@ -100,6 +114,8 @@ def read_choices(annotations: Mapping[str, str], settings: Settings) -> tuple[Ch
         problems.append(
             f"{PREFIX}inbound and {PREFIX}outbound are both disabled: label the pod meshproxy.dev/inject=disabled"
         )
+    if "outbound_ports" in found and not found.get("is_captured"):
+        problems.append(f"{PREFIX}outbound-ports: nothing is captured without {PREFIX}capture=enabled")
     resources = _resources({name: found.pop(name) for name in _RESOURCES if name in found}, settings, problems)
     has_drain_timeout = "drain_timeout" in found
     defaults = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshproxy.injection import drain_hook
 from meshproxy.injection.annotations import PREFIX, Choices, read_choices
+from meshproxy.injection.capture_container import CAPTURE, CapturedPorts, capture_container, ports_of
 from meshproxy.injection.draft import Draft, Operation
 from meshproxy.injection.pod import SIDECAR, Container, Mount, Owner, Pod, read_pod
 from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME, rewritten_probes
@@ -107,8 +108,9 @@ def _reason_to_skip(pod: Pod, namespace: str, settings: Settings) -> str:
         return "it has hostNetwork: its ports are those of the node"
     if pod.spec.is_windows:
         return "its operating system is Windows"
-    if any(each.name == SIDECAR for each in pod.all_containers):
-        return f"it has a container {SIDECAR} already"
+    for name in (SIDECAR, CAPTURE):
+        if any(each.name == name for each in pod.all_containers):
+            return f"it has a container {name} already"
     return ""
 
 
@@ -122,6 +124,7 @@ class _Plan:
     drain: float
     user: int
     socket: Mount | None
+    captured: CapturedPorts | None
     warnings: tuple[str, ...]
 
 
@@ -147,7 +150,8 @@ def _plan(pod: Pod, owner: str, settings: Settings, choices: Choices) -> _Plan:
     if not has_hook and not choices.has_drain_timeout:
         drain = min(drain, max(0.0, _grace_period(pod) - BEFORE_KILL))
     user, socket = _socket(pod, server)
-    return _Plan(pod, inbound, outbound, server, has_hook, drain, user, socket, tuple(warnings))
+    captured = _captured(pod, server, user, choices, outbound=outbound) if choices.is_captured else None
+    return _Plan(pod, inbound, outbound, server, has_hook, drain, user, socket, captured, tuple(warnings))
 
 
 def _check_conflicts(pod: Pod) -> None:
@@ -228,6 +232,25 @@ def _socket(pod: Pod, server: Container | None) -> tuple[int, Mount | None]:
     return user, max(mounts, key=lambda each: len(each.mount_path))
 
 
+def _captured(pod: Pod, server: Container | None, user: int, choices: Choices, *, outbound: bool) -> CapturedPorts:
+    try:
+        ports = CapturedPorts(
+            ports_of(server) if server is not None else (), choices.outbound_ports if outbound else ()
+        )
+    except ValueError as error:
+        raise _CannotInject(f"{PREFIX}capture: {error}") from error
+    if not ports.inbound and not ports.outbound:
+        raise _CannotInject(f"{PREFIX}capture: the model server has no port, and {PREFIX}outbound is disabled")
+    if ports.outbound:
+        contexts = (pod.spec.security_context, *(each.security_context for each in pod.all_containers))
+        if any(each is not None and each.run_as_user == user for each in contexts):
+            raise _CannotInject(
+                f"{PREFIX}capture: connections of the sidecar are told by its user, {user}, which another container "
+                "has, too: set another runAsUser there"
+            )
+    return ports
+
+
 def _grace_period(pod: Pod) -> int:
     seconds = pod.spec.termination_grace_period_seconds
     return GRACE_PERIOD if seconds is None else seconds
@@ -237,7 +260,9 @@ def _carry_out(plan: _Plan, draft: Draft, settings: Settings, choices: Choices, 
     server, warnings = plan.model_server, list(plan.warnings)
     if server is not None:
         at = ("spec", "containers", server.name)
-        for name, probe in rewritten_probes(server, to_sidecar=choices.probes_sidecar).items():
+        # The kubelet's probes are captured as well, and it has no certificate.
+        to_sidecar = choices.probes_sidecar or plan.captured is not None
+        for name, probe in rewritten_probes(server, to_sidecar=to_sidecar).items():
             draft.put((*at, name), probe)
             if name == "livenessProbe":
                 warnings.append(
@@ -266,6 +291,9 @@ def _carry_out(plan: _Plan, draft: Draft, settings: Settings, choices: Choices, 
         if DEFAULT_CONTAINER not in plan.pod.annotations:  # kubectl would take the first one
             draft.put(("metadata", "annotations", DEFAULT_CONTAINER), plan.pod.spec.containers[0].name)
         draft.insert(("spec", "containers"), made)
+    if plan.captured is not None:
+        first = capture_container(choices, plan.captured, plan.user, resources=not plan.pod.spec.resources)
+        draft.insert(("spec", "initContainers"), first)
     draft.put(("metadata", "annotations", TRUST_BUNDLE), settings.trust_bundle)
     draft.put(("metadata", "annotations", STATUS), write_record(draft.undo))
     return Injected(draft.pod, tuple(draft.patch), tuple(warnings))

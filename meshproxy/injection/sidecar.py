@@ -49,7 +49,8 @@ def document(name: str, settings: Settings, choices: Choices, drain: float, *, i
     if inbound:
         lines.append(f'  inbound: {{listen: "{settings.listen}:{INBOUND}", server: {json.dumps(choices.server)}}}')
     if outbound:
-        lines.append(f'  outbound: {{listen: "127.0.0.1:{OUTBOUND}"}}')
+        transparent = ", transparent: true" if choices.is_captured else ""
+        lines.append(f'  outbound: {{listen: "127.0.0.1:{OUTBOUND}"{transparent}}}')
     lines += [f'  admin: {{listen: "{settings.listen}:{ADMIN}"}}', f"  drainTimeout: {round(drain, 3):g}s"]
     if choices.access_log != "stdout":
         lines.append(f"  accessLog: {json.dumps(choices.access_log)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from meshproxy.injection.capture_container import CAPTURE
 from meshproxy.injection.draft import Draft, Operation, Path
 from meshproxy.injection.inject import DEFAULT_CONTAINER
 from meshproxy.injection.pod import SIDECAR, read_pod
@@ -17,6 +18,7 @@ _ANNOTATIONS: Path = ("metadata", "annotations")
 _OURS = (DOCUMENT, TRUST_BUNDLE, STATUS)
 _ELEMENTS: tuple[Path, ...] = (
     ("spec", "initContainers", SIDECAR),
+    ("spec", "initContainers", CAPTURE),
     ("spec", "containers", SIDECAR),
     ("spec", "volumes", CONFIGURATION),
     ("spec", "volumes", IDENTITY),
