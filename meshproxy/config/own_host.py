@@ -83,7 +83,8 @@ def misfits(
         if server is not None and server not in names:
             message = f"no ModelServer named {shown(server)}{closest(server, names)}"
             yield problem(sidecar, f"spec.{field}", message, Code.UNKNOWN_REFERENCE)
-    if mesh.spec.mtls != "disabled":
+    has_agent = spec.identity is not None and spec.identity.workload_api is not None
+    if mesh.spec.mtls != "disabled" and not has_agent:
         for index, domain in enumerate(mesh.spec.trust_domains):
             if domain.bundle is None:
                 message = f"is missing: Sidecar/{sidecar.metadata.name} has no workloadApi that delivers it"

@@ -21,7 +21,11 @@ FULL: list[dict[str, Any]] = [
         **META,
         "spec": {
             "trustDomain": "d.example",
-            "trustDomains": [{"name": "e.example", "bundle": {"file": "PATH"}}, {"name": "f.example"}],
+            "trustDomains": [
+                {"name": "e.example", "bundle": {"file": "PATH"}},
+                {"name": "f.example"},
+                {"name": "g.example", "bundle": {"inline": "certificates"}},
+            ],
             "issuers": [
                 {"name": "a", "issuer": "a", "audiences": ["m"], "keys": {"file": "PATH"}},
                 {
@@ -136,6 +140,8 @@ def test_bundles_that_nobody_delivers() -> None:
         "MeshConfig/x: spec.trustDomains[0].bundle: is missing: Sidecar/own has no workloadApi that delivers it"
     ]
     assert found(own, mtls="disabled") == []
+    with_agent = sidecar(outbound={}, identity={"workloadApi": {"socket": "agent.sock"}})
+    assert found(with_agent, trustDomains=other) == []
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from meshproxy.devtools.child import Child
+from meshproxy.devtools.child import CONTROL, Child
 from meshproxy.devtools.local_mesh import (
     TRUST_DOMAIN,
     Document,
@@ -25,6 +26,7 @@ from meshproxy.devtools.local_mesh import (
     environment,
     local_mesh,
     permissive_documents,
+    read_series,
 )
 from tests.processes.calls import REQUEST, Load
 from tests.processes.waiting import until
@@ -33,6 +35,7 @@ from tests.spire.spire import BUILT, Spire
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(400)]
 
 THEIRS = "theirs.example"
+CONTROL_DOMAIN = "control.example"
 PEER = BUILT / "peer"
 ROTATIONS = 2
 """Of each sidecar at least."""
@@ -64,17 +67,42 @@ class World:
         self.peers = {own.domain: own.register("ns/go/sa/peer", PEER, [other]) for own, other in pairs}
         self.replica: LocalSidecar
         self.model_server: Child
+        self.control: Child
+        self.documents: list[Document] = []
 
     def identity(self, spiffe_id: str) -> Document:
         return {"workloadApi": {"socket": self.ours.socket, "spiffeId": spiffe_id}}
 
+    def write_documents(self) -> None:
+        path = self.local.directory / "documents/mesh.yaml"
+        new = path.with_suffix(".new")
+        new.write_text(yaml.safe_dump_all(self.documents))
+        new.replace(path)
+
     async def start_replica(self) -> None:
+        """Its identity comes from the agent, its documents from a control plane of a trust domain of its own."""
         self.model_server = await self.local.model_server()
         rest, grpc = (str(self.model_server.listening[name]) for name in ("rest", "grpc"))
-        own = environment(rest, grpc, mesh=TRUSTED, sidecar={"identity": self.identity(self.server)})
+        mesh, server, sidecar = environment(rest, grpc, mesh=TRUSTED)
         subjects = [{"workload": {"spiffeId": each}} for each in self.peers.values()]
         binding = document("ModelRoleBinding", {"role": "everything", "subjects": subjects}, "peers")
-        self.replica = await self.local.sidecar("the replica's sidecar", [*own, *permissive_documents(), binding])
+        self.documents = [mesh, server, *permissive_documents(), binding]
+        (self.local.directory / "documents").mkdir()
+        self.write_documents()
+        (self.local.directory / "spire.pem").write_text(self.ours.command("bundle", "show"))
+        addresses = ("--listen", "127.0.0.1:0", "--web", "127.0.0.1:0")
+        trust = ("--trust-domain", CONTROL_DOMAIN, "--trust", f"{TRUST_DOMAIN}=spire.pem")
+        command = (*CONTROL, "run", "--folder", "control", *addresses, *trust, "--documents", "documents")
+        self.control = await self.local.start("the control plane", *command)
+        sidecar["spec"]["identity"] = self.identity(self.server)
+        sidecar["spec"]["controlPlane"] = {
+            "address": self.control.listening["control"],
+            "spiffeId": f"spiffe://{CONTROL_DOMAIN}/ns/meshproxy/sa/control",
+            "trustBundle": "control/authority.pem",
+            "folder": "replica",
+            "documents": True,
+        }
+        self.replica = await self.local.sidecar("the replica's sidecar", [sidecar])
 
     async def application(self, address: str, spiffe_id: str) -> LocalSidecar:
         """A sidecar that calls this address, and is sure whom."""
@@ -153,3 +181,14 @@ async def test_identities_rotate_under_load_with_go_spiffe_on_the_other_side(tmp
             page = await sidecar.metrics()
             assert page["meshproxy_identity_in_sync"] == 1
             assert 'meshproxy_identity_rotations_total{result="failed"}' not in page
+        # The stream to the control plane has gone on with each new certificate.
+        del it.documents[-1]
+        it.write_documents()
+        await until(lambda: is_in_sync(it), 30)
+
+
+async def is_in_sync(it: World) -> bool:
+    """Whether the replica uses the documents as they are now."""
+    page = await read_series(str(it.control.listening["web"]), "/metrics")
+    reloads = await it.replica.total("meshproxy_config_reloads_total", 'result="ok"')
+    return reloads == 1 and page['meshproxy_control_sidecars{state="in-sync"}'] == 1
