@@ -145,11 +145,9 @@ class Roll:
             return  # another workload's
         if before.replaces and (replaced := self._kept.read(before.replaces)) is not None:
             self._kept.write(msgspec.structs.replace(replaced, is_replaced=True))
-        after = msgspec.structs.replace(
-            before, roots=seen.roots, sidecar=seen.sidecar, peer=seen.peer, replaces="", is_replaced=False
-        )
-        if after != before:
-            self._kept.write(after)
+        after = msgspec.structs.replace(before, roots=seen.roots, sidecar=seen.sidecar, replaces="", is_replaced=False)
+        if after != before:  # a sidecar that connects again from another port costs no write
+            self._kept.write(msgspec.structs.replace(after, peer=seen.peer))
 
     def _failed(self, error: StoreError) -> None:
         self.failures += 1

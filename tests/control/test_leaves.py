@@ -79,6 +79,19 @@ async def test_what_a_sidecar_says_of_its_certificate(kept: FolderLeaves) -> Non
     await roll.flush()
 
 
+async def test_a_sidecar_that_connects_again_costs_no_write(
+    kept: FolderLeaves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand do so when a control plane is started again."""
+    roll = Roll(kept)
+    await roll.issued(leaf(1, roots="old", sidecar="replica"))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "replace_file", lambda *arguments: pytest.fail("it is known"))
+        roll.seen(leaf(1).name, leaf(1, roots="old", sidecar="replica", peer="10.0.0.1:2"))
+        await roll.flush()
+    assert kept.valid(NOW) == [leaf(1, roots="old", sidecar="replica")]
+
+
 async def test_the_next_certificate_replaces_one_when_it_is_in_use(kept: FolderLeaves) -> None:
     roll = Roll(kept)
     await roll.issued(leaf(1, 10.0))
