@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from meshproxy.config.values import Address
     from meshproxy.control.attestation import JoinToken, PodTokens
+    from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
     from meshproxy.control.offline_tokens import ClusterKeys
     from meshproxy.control.service_watch import ServiceWatch
@@ -187,7 +188,8 @@ class ControlPlane:
         self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
         metrics.store_failures.read_from(self._store_failures)
         self.service = IdentityService(self.authority, attestation, keys, self._roll, settings.lifetime, metrics)
-        methods = self.service.methods | RootsService(self.authority, self._roll).methods
+        self._roots = RootsService(self.authority(), self._roll)
+        methods = self.service.methods | self._roots.methods
         self.documents: MeshDocuments | None = None
         source = self._source()
         if source is not None:
@@ -236,7 +238,7 @@ class ControlPlane:
             self.webhook = Webhook(settings.injector, self._reviewed)
             self.webhook.present(self._issue(settings.injector.names)[0])
         self._bundle_keeper = self._keep_bundle()
-        self.authority.changed = lambda authority: self._show_new()
+        self.authority.changed = self._change_authority
         self.web_address = ""
 
     async def run(self) -> None:
@@ -351,6 +353,10 @@ class ControlPlane:
         while True:
             await asyncio.sleep(self._settings.lifetime * RENEW_AT * random.uniform(0.9, 1.0))  # noqa: S311
             self._show_new()
+
+    def _change_authority(self, authority: Authority) -> None:
+        self._show_new()
+        self._roots.change(authority)
 
     def _show_new(self) -> None:
         """A certificate of the authority in force, to those that connect from now on."""

@@ -23,7 +23,7 @@ PERIOD = 0.5
 
 class CurrentAuthority:
     """What the store has. Looked at before each certificate, so that none is signed by a root that has just been
-    replaced, and every `PERIOD` for those who wait for another bundle.
+    replaced, and every `PERIOD` for those who have the bundle.
 
     Attributes:
         changed: called with each new authority.
@@ -35,7 +35,6 @@ class CurrentAuthority:
         self._stamp: object = store.stamp()  # before the read: a change meanwhile is noticed
         self._authority = store.authority(trust_domain, now)
         self._problem = ""
-        self._another = asyncio.Event()
         self.changed: Callable[[Authority], None] = lambda authority: None
 
     def __call__(self) -> Authority:
@@ -68,14 +67,6 @@ class CurrentAuthority:
         fields = {"signs": found.id, "trust_bundle": roots_digest(found.bundle_pem)}
         logger.info("authority changed", extra={"fields": fields})
         self.changed(found)
-        another, self._another = self._another, asyncio.Event()
-        another.set()
-
-    async def newer(self, digest: str) -> bytes:
-        """The trust bundle in force, as soon as it is another than this."""
-        while roots_digest(self._authority.bundle_pem) == digest:
-            await self._another.wait()
-        return self._authority.bundle_pem
 
     async def follow(self) -> None:
         """Look at the store until cancelled."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from meshproxy.codec.grpc import frame
 from meshproxy.control.attestation import Shown
 from meshproxy.control.authority import authority_of
-from meshproxy.control.channel import decode
+from meshproxy.control.channel import Paces, decode
+from meshproxy.control.distribution import REPORT_BURST, REPORT_RATE
 from meshproxy.control.leaf import Leaf, is_name
 from meshproxy.control_api import ROOTS, Roots, RootsReport, leaf_name, roots_digest
 from meshproxy.refusal import GrpcStatus
@@ -19,7 +21,7 @@ from meshproxy.transport.grpc_server import CallFailed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from meshproxy.control.current_authority import CurrentAuthority
+    from meshproxy.control.authority import Authority
     from meshproxy.control.leaves import Roll
     from meshproxy.transport.grpc_server import ServerCall
 
@@ -27,10 +29,20 @@ if TYPE_CHECKING:
 class RootsService:
     """Gives each sidecar the bundle in force, and notes what it has."""
 
-    def __init__(self, authority: CurrentAuthority, roll: Roll, clock: Callable[[], float] = time.time) -> None:
-        self._authority = authority
+    def __init__(self, authority: Authority, roll: Roll, clock: Callable[[], float] = time.time) -> None:
         self._roll = roll
         self._clock = clock
+        self._reports = Paces(REPORT_RATE, REPORT_BURST)
+        self._calls: set[ServerCall] = set()
+        self.change(authority)
+
+    def change(self, authority: Authority) -> None:
+        """Its bundle is the one in force from now on."""
+        self._trust_domain = authority.trust_domain
+        self._digest = roots_digest(authority.bundle_pem)
+        self._message = frame(msgspec.json.encode(Roots(authority.bundle_pem.decode())))
+        for call in self._calls:
+            call.wake()
 
     @property
     def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
@@ -42,24 +54,32 @@ class RootsService:
         holder = call.info.peer
         if not isinstance(holder, Shown):
             raise CallFailed(GrpcStatus.UNAUTHENTICATED, "the bundle is for sidecars that show their certificate")
-        if holder.trust_domain != self._authority().trust_domain:
+        if holder.trust_domain != self._trust_domain:
             raise CallFailed(GrpcStatus.PERMISSION_DENIED, "the bundle is for sidecars with a certificate from here")
-        first = await anext(call, None)
-        if first is None:
-            raise CallFailed(GrpcStatus.INVALID_ARGUMENT, "a sidecar says first what it has")
-        giving = asyncio.create_task(self._give(call, self._note(call, holder, first)))
+        connection = leaf_name(holder.certificate, holder.not_after)
+        has, sent = "", ""
+        self._calls.add(call)
         try:
             # Whoever is still connected when its certificate expires comes again with the next one.
             async with asyncio.timeout(max(0.0, holder.not_after - self._clock())):
-                async for message in call:
-                    self._note(call, holder, message)
+                while True:
+                    while (message := call.take()) is not None:
+                        has = self._note(call, holder, connection, message)
+                    if call.has_ended:
+                        break
+                    if has and self._digest not in (has, sent) and call.is_drained:
+                        call.post(self._message)
+                        sent = self._digest
+                    await call.wait()
         except TimeoutError:
             raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
         finally:
-            giving.cancel()
+            self._calls.discard(call)
 
-    def _note(self, call: ServerCall, holder: Shown, message: bytes) -> str:
+    def _note(self, call: ServerCall, holder: Shown, connection: str, message: bytes) -> str:
         """The digest of the bundle that the sidecar has. Raises CallFailed."""
+        if not self._reports.take(f"{holder.spiffe_id} {call.info.remote.rpartition(':')[0]}", self._clock()):
+            raise CallFailed(GrpcStatus.RESOURCE_EXHAUSTED, "too many streams or reports: wait a few seconds")
         report = decode(message, RootsReport)
         if not is_name(report.leaf):
             raise CallFailed(GrpcStatus.INVALID_ARGUMENT, "that is not the name of a certificate")
@@ -71,12 +91,5 @@ class RootsService:
             sidecar=report.sidecar,
             peer=call.info.remote,
         )
-        self._roll.seen(leaf_name(holder.certificate, holder.not_after), leaf)
+        self._roll.seen(connection, leaf)
         return report.roots
-
-    async def _give(self, call: ServerCall, digest: str) -> None:
-        """Send each bundle that the sidecar does not have, until cancelled."""
-        while True:
-            bundle = await self._authority.newer(digest)
-            digest = roots_digest(bundle)
-            await call.send(msgspec.json.encode(Roots(bundle.decode())))

@@ -67,17 +67,13 @@ async def test_the_last_good_one_stays(store: FolderStore, caplog: pytest.LogCap
     assert not (store.folder / CERTIFICATE).exists()
 
 
-async def test_who_waits_for_another_bundle(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_looked_at_without_being_asked(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PERIOD", 0.01)
     current = CurrentAuthority(store, "m.example", NOW)
-    first = current().bundle_pem
-    assert await current.newer("another") == first
+    seen = asyncio.Queue[Authority]()
+    current.changed = seen.put_nowait
     following = asyncio.create_task(current.follow())
-    waiting = asyncio.create_task(current.newer(roots_digest(first)))
-    await asyncio.sleep(0.05)
-    assert not waiting.done()
     Rotator(store, lambda: NOW).forward()
     async with asyncio.timeout(5):
-        second = await waiting
-    assert second == current().bundle_pem != first
+        assert await seen.get() is current()
     following.cancel()

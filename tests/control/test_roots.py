@@ -12,8 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from meshproxy.codec.grpc import Deframer, Misframed
 from meshproxy.control.attestation import Shown
 from meshproxy.control.current_authority import CurrentAuthority
+from meshproxy.control.distribution import REPORT_BURST
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.roots import RootsService
@@ -25,6 +27,7 @@ from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
+from tests.processes.waiting import until
 
 NOW = float(int(time.time()))
 ID = "spiffe://m.example/ns/a/sa/b"
@@ -35,27 +38,37 @@ class FakeCall:
 
     def __init__(self, peer: Workload | None) -> None:
         self.info = ConnectionInfo(direction="control", protocol="HTTP/2", remote="10.0.0.1:1", local="", peer=peer)
-        self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.sent: asyncio.Queue[bytes] = asyncio.Queue()
+        self.has_ended = False
+        self.is_drained = True
+        self.sent: list[bytes] = []
+        self._messages: list[bytes] = []
+        self._woken = asyncio.Event()
 
-    def __aiter__(self) -> FakeCall:
-        return self
+    def take(self) -> bytes | None:
+        return self._messages.pop(0) if self._messages else None
 
-    async def __anext__(self) -> bytes:
-        message = await self.messages.get()
-        if message is None:
-            raise StopAsyncIteration
-        return message
+    async def wait(self) -> None:
+        self._woken.clear()
+        await self._woken.wait()
 
-    async def send(self, message: bytes) -> None:
-        self.sent.put_nowait(message)
+    def wake(self) -> None:
+        self._woken.set()
+
+    def post(self, framed: bytes) -> None:
+        (part,) = Deframer().receive(framed)
+        assert not isinstance(part, Misframed)
+        self.sent.append(msgspec.json.decode(part.data, type=Roots).roots.encode())
+
+    def send(self, message: bytes) -> None:
+        self._messages.append(message)
+        self.wake()
 
     def say(self, leaf: str, roots: str) -> None:
-        self.messages.put_nowait(msgspec.json.encode(RootsReport("resnet", leaf, roots, "1.0")))
+        self.send(msgspec.json.encode(RootsReport("resnet", leaf, roots, "1.0")))
 
-    async def given(self) -> bytes:
-        async with asyncio.timeout(5):
-            return msgspec.json.decode(await self.sent.get(), type=Roots).roots.encode()
+    def end(self) -> None:
+        self.has_ended = True
+        self.wake()
 
 
 class World:
@@ -64,7 +77,8 @@ class World:
         self.authority = CurrentAuthority(self.store, "m.example", NOW)
         self.leaves = FolderLeaves(folder)
         self.roll = Roll(self.leaves)
-        self.service = RootsService(self.authority, self.roll, lambda: NOW)
+        self.service = RootsService(self.authority(), self.roll, lambda: NOW)
+        self.authority.changed = self.service.change
         der = DevelopmentCA.create("m.example").issue(ID).der
         self.peer = Shown(ID, "m.example", "a", "b", NOW + 60.0, der)
         self.leaf = leaf_name(der, NOW + 60.0)
@@ -88,26 +102,47 @@ def world(tmp_path: Path) -> World:
 async def test_each_new_bundle_reaches_a_sidecar(world: World) -> None:
     call = FakeCall(world.peer)
     call.say(world.leaf, roots_digest(world.bundle))
-    async with world.watching(call):
+    async with world.watching(call) as task:
         await asyncio.sleep(0)
         Rotator(world.store, lambda: NOW).forward()
         both = world.authority().bundle_pem
-        assert await call.given() == both != world.bundle
-        assert call.sent.empty()
+        await until(lambda: call.sent)
+        assert call.sent == [both] != [world.bundle]
         call.say(world.leaf, roots_digest(both))
-        call.messages.put_nowait(None)
-        await asyncio.sleep(0.01)
+        call.end()
+        await task
+    assert call.sent == [both]
     await world.roll.flush()
     (leaf,) = world.leaves.valid(NOW)
     assert (leaf.name, leaf.spiffe_id, leaf.roots) == (world.leaf, ID, roots_digest(both))
     assert (leaf.sidecar, leaf.peer) == ("resnet", "10.0.0.1:1")
 
 
-async def test_one_that_has_another_bundle_gets_this_one_at_once(world: World) -> None:
+async def test_one_that_has_another_bundle_gets_this_one_at_once_and_once(world: World) -> None:
+    """It may have a reason not to take it."""
     call = FakeCall(world.peer)
+    async with world.watching(call) as task:
+        await asyncio.sleep(0)
+        assert call.sent == []  # it has not said yet what it has
+        call.say(world.leaf, "another")
+        await until(lambda: call.sent)
+        call.say(world.leaf, "another")
+        call.end()
+        await task
+    assert call.sent == [world.bundle]
+
+
+async def test_one_that_does_not_read_is_not_sent_more(world: World) -> None:
+    call = FakeCall(world.peer)
+    call.is_drained = False
     call.say(world.leaf, "another")
     async with world.watching(call):
-        assert await call.given() == world.bundle
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert call.sent == []
+        call.is_drained = True
+        call.wake()
+        await until(lambda: call.sent == [world.bundle])
 
 
 async def test_a_sidecar_that_uses_the_next_certificate_says_so(world: World) -> None:
@@ -117,18 +152,28 @@ async def test_a_sidecar_that_uses_the_next_certificate_says_so(world: World) ->
     await world.roll.issued(following)
     call = FakeCall(world.peer)
     call.say(following.name, "other")
-    async with world.watching(call):
-        await call.given()
+    call.end()
+    async with world.watching(call) as task:
+        await task
     await world.roll.flush()
     first, second = world.leaves.valid(NOW)
     assert (first.is_replaced, second.roots) == (True, "other")
+
+
+async def test_reports_without_end_are_refused(world: World) -> None:
+    call = FakeCall(world.peer)
+    for _ in range(int(REPORT_BURST) + 1):
+        call.say(world.leaf, roots_digest(world.bundle))
+    async with world.watching(call) as task:
+        with pytest.raises(CallFailed, match="too many streams or reports") as caught:
+            await task
+    assert caught.value.status is GrpcStatus.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize(
     ("message", "status", "says"),
     [
         (b"{", GrpcStatus.INVALID_ARGUMENT, "is not a RootsReport"),
-        (None, GrpcStatus.INVALID_ARGUMENT, "says first what it has"),
         (
             msgspec.json.encode(RootsReport("resnet", "../../authority-key.pem", "x")),
             GrpcStatus.INVALID_ARGUMENT,
@@ -136,9 +181,9 @@ async def test_a_sidecar_that_uses_the_next_certificate_says_so(world: World) ->
         ),
     ],
 )
-async def test_what_makes_no_sense(world: World, message: bytes | None, status: GrpcStatus, says: str) -> None:
+async def test_what_makes_no_sense(world: World, message: bytes, status: GrpcStatus, says: str) -> None:
     call = FakeCall(world.peer)
-    call.messages.put_nowait(message)
+    call.send(message)
     async with world.watching(call) as task:
         with pytest.raises(CallFailed, match=says) as caught:
             await task
@@ -149,6 +194,14 @@ async def test_without_a_certificate(world: World) -> None:
     async with world.watching(FakeCall(None)) as task:
         with pytest.raises(CallFailed, match="for sidecars that show their certificate"):
             await task
+
+
+async def test_of_another_trust_domain(world: World) -> None:
+    """It may have documents, and has its bundle from elsewhere."""
+    async with world.watching(FakeCall(Shown(ID, "n.example", "a", "b", NOW + 60.0, world.peer.certificate))) as task:
+        with pytest.raises(CallFailed, match="for sidecars with a certificate from here") as caught:
+            await task
+    assert caught.value.status is GrpcStatus.PERMISSION_DENIED
 
 
 async def test_a_stream_ends_with_the_certificate_that_it_began_with(world: World) -> None:
