@@ -83,6 +83,7 @@ class ControlRoots:
             if error.grpc_status == GrpcStatus.UNIMPLEMENTED:
                 logger.info("this control plane sends the trust bundle with each certificate only: it is older than we")
                 await asyncio.sleep(OLDER_SECONDS)
+                return self._problem  # which is no news
             return str(error)
         except (ClientError, CertificateError, OSError) as error:
             return str(error)
