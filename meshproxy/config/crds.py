@@ -187,6 +187,7 @@ def definition(kind: type[Struct]) -> Schema:
     accepted = '.status.conditions[?(@.type=="Accepted")].'
     columns += [
         {"name": "Accepted", "type": "string", "jsonPath": f"{accepted}status"},
+        {"name": "Sidecars", "type": "integer", "jsonPath": ".status.sidecars.updated"},
         {"name": "Message", "type": "string", "jsonPath": f"{accepted}message", "priority": 1},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]
@@ -246,6 +247,11 @@ def _document(kind: type[Struct]) -> Schema:
                         "items": _CONDITION,
                         "x-kubernetes-list-type": "map",
                         "x-kubernetes-list-map-keys": ["type"],
+                    },
+                    "sidecars": {
+                        "type": "object",
+                        "description": "How many sidecars it concerns, and how many of them use it as it is here.",
+                        "properties": {name: {"type": "integer", "minimum": 0} for name in ("concerned", "updated")},
                     },
                 },
             },

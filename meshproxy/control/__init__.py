@@ -18,6 +18,8 @@ root_rotation the steps from one root to the next; `rotator` takes them, `curren
 documents     the documents in force
 distribution  their way to the sidecars, and which of those has what
 lost          the sidecars that are gone
+election      which control plane leads, by a `lease`
+status_writer tells the objects of the cluster what became of them (`object_status`)
 objects       the documents that are objects of a cluster
 selection     which versions of them are in force
 slices        EndpointSlices -> the endpoints of a Service; `service_watch` follows them

@@ -8,11 +8,13 @@ import logging
 import os
 import random
 import resource
+import secrets
 import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
@@ -48,7 +50,7 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from lightkube import AsyncClient
 
@@ -257,6 +259,8 @@ class ControlPlane:
             tasks.append(self._loop.create_task(_secret(self._client, self._settings).follow()))
         if self._bundle_keeper is not None:
             tasks.append(self._loop.create_task(self._bundle_keeper.run()))
+        if self._client is not None and self._settings.cluster_documents:
+            tasks += [self._loop.create_task(each) for each in _lead(self._client, self)]
         if self.documents is not None:
             tasks.append(self._loop.create_task(self.documents.follow()))
         if self._services is not None:
@@ -481,6 +485,18 @@ class ControlPlane:
 
 
 # What follows loads lightkube, which a control plane without a cluster does not.
+
+
+def _lead(client: AsyncClient, plane: ControlPlane) -> tuple[Coroutine[Any, Any, None], ...]:
+    """Takes part in the election of a leader, who writes what became of the objects of the cluster."""
+    from meshproxy.control.election import Election
+    from meshproxy.control.status_writer import StatusWriter
+
+    assert plane.documents is not None
+    election = Election(client, f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(8)}")
+    plane.metrics.leader.read_from(lambda: [((), int(election.is_leader()))])
+    writer = StatusWriter(client, plane.documents, plane.distribution, election, plane.metrics)
+    return election.run(), writer.run()
 
 
 def _connect(settings: Settings) -> AsyncClient:

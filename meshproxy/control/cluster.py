@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ def connect(kubeconfig: Path | None = None, namespace: str | None = None) -> Asy
         assert config is not None  # there is no default that it could be
         config = config._replace(user=config.user or User())
         context = verify_cluster(config.cluster, config.user or User(), config.abs_file)
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request
         transport = _Transport(verify=context, socket_options=_KEEPALIVE)
         return AsyncClient(
             config,

@@ -24,7 +24,7 @@ from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
     from meshproxy.control.documents import MeshDocuments
     from meshproxy.control.lost import Key
@@ -128,6 +128,11 @@ class Group:
         """By the version that they change; empty for everything."""
         self.watchers: set[Watcher] = set()
         self.version = self._selection.total.version
+
+    @property
+    def keys(self) -> Collection[str]:
+        """Of the documents in the scope, `Kind/name`."""
+        return self._selection.documents.keys()
 
     def change(self, changes: Sequence[Change]) -> None:
         """Follow changes of the documents, and wake those whom they concern."""
@@ -289,6 +294,18 @@ class DocumentService:
         for watcher in self.watchers.values():
             yield watcher.entry()
         yield from self.lost.entries(self._clock())
+
+    def holders(self) -> tuple[Counter[str], Counter[str]]:
+        """How many connected sidecars each document concerns, by `Kind/name`, and how many of them use all of theirs as
+        they are in force."""
+        concerned: Counter[str] = Counter()
+        updated: Counter[str] = Counter()
+        for group in self._groups.values():
+            in_sync = sum(watcher.state is SidecarState.IN_SYNC for watcher in group.watchers)
+            for key in group.keys:
+                concerned[key] += len(group.watchers)
+                updated[key] += in_sync
+        return concerned, updated
 
     def count(self) -> Rows:
         """Sidecars by what they have, for `metric_table.SIDECARS`."""

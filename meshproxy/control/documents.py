@@ -100,6 +100,11 @@ class MeshDocuments:
         return self._total.version
 
     @property
+    def newest(self) -> Mapping[str, Source]:
+        """The texts as they were read last, by name."""
+        return {name: text.source for name, text in self._texts.items()}
+
+    @property
     def held_back(self) -> Collection[str]:
         """The names of the texts of which another version is in force than the newest, or none."""
         names = self._texts.keys() | self._in_force.keys()

@@ -55,7 +55,13 @@ class ClusterObjects:
         self._changed: Callable[[], None] = lambda: None
         self._reflectors = [
             Reflector(
-                client, resource(kind), partial(_read, kind.__name__), self._note, metrics, namespace, weigh=_weigh
+                client,
+                resource(kind),
+                partial(read_object, kind.__name__),
+                self._note,
+                metrics,
+                namespace,
+                weigh=_weigh,
             )
             for kind in schema.KINDS
         ]
@@ -91,7 +97,7 @@ class ClusterObjects:
         self._changed()
 
 
-def _read(kind: str, shown: Any) -> Source:
+def read_object(kind: str, shown: Any) -> Source:
     """An object without what the API server and the control plane say of it. It is JSON, which is YAML. What is wrong
     with it is found when it is parsed."""
     name = shown["metadata"]["name"]

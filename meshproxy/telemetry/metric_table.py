@@ -243,6 +243,12 @@ ISSUANCES = counter(
     "Requests for certificates, issued or refused.",
     "result", "reason",
 )  # fmt: skip
+LEADER = gauge("meshproxy_control_leader", "1 if this control plane leads those of its cluster (Lease), 0 if not.")
+STATUS_WRITES = counter(
+    "meshproxy_control_status_writes_total",
+    "Writes of what became of an object into its status, by result: ok, failed.",
+    "result",
+)
 AUTHORITY_EXPIRY = gauge(
     "meshproxy_control_authority_expiration_timestamp_seconds",
     "Unix time at which the certificate of the authority expires.",
@@ -313,6 +319,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Supervisor": (WORKERS, WORKER_RESTARTS),
     "Control plane": (
+        LEADER, STATUS_WRITES,
         ISSUANCES, AUTHORITY_EXPIRY, STORE_FAILURES, SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS,
         SERVICE_ENDPOINTS, ENDPOINT_UPDATES,
         INJECTIONS,

@@ -59,6 +59,7 @@ class FakeApiServer:
             path = f"{group}/namespaces/{{namespace}}/{{plural}}"
             application.router.add_route("*", path, self._collection)
             application.router.add_route("*", f"{path}/{{name}}", self._one)
+            application.router.add_route("PATCH", f"{path}/{{name}}/status", self._status)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
@@ -184,12 +185,29 @@ class FakeApiServer:
             return web.json_response(self._put(key, await request.json(), "MODIFIED"))
         return web.json_response(self.objects[key])
 
+    async def _status(self, request: web.Request) -> web.Response:
+        """Server-side apply of a status: what is not given, and was by the same manager, goes."""
+        self.requests.append(request)
+        if self.status != 200:
+            return _status(self.status, "as told")
+        path, _, name = request.path.removesuffix("/status").rpartition("/")
+        key = (path, request.match_info["namespace"], name)
+        if key not in self.objects:
+            return _status(404, "not found")
+        before, status = self.objects[key], (await request.json())["status"]
+        if before.get("status") == status:
+            return web.json_response(before)
+        return web.json_response(self._put(key, {**before, "status": status}, "MODIFIED"))
+
     def _put(self, key: Key, written: Mapping[str, Any], kind: str) -> Object:
         self.version += 1
         metadata = dict(written["metadata"])
-        metadata |= {"name": key[2], "namespace": key[1], "resourceVersion": str(self.version), "generation": 1}
+        before = self.objects.get(key, {})
+        generation = before["metadata"]["generation"] + (before.get("spec") != written.get("spec")) if before else 1
+        metadata |= {"name": key[2], "namespace": key[1], "resourceVersion": str(self.version)}
+        metadata["generation"] = generation
         metadata["managedFields"] = [{"manager": "tests", "fieldsV1": {"f:spec": {}}}]
-        shown = {**written, "metadata": metadata}
+        shown = {"status": before.get("status"), **written, "metadata": metadata}
         self.objects[key] = shown
         self.emit(kind, key, shown)
         return shown

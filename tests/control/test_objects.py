@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshproxy.config.files import Source
 from meshproxy.config.parse import Parsed, parse
-from meshproxy.control.objects import _read
+from meshproxy.control.objects import read_object
 from tests.control.keeping import KeepingTests
 from tests.control.test_reflector import server as server
 
@@ -30,7 +30,7 @@ def shown(spec: Any, **metadata: Any) -> dict[str, Any]:
 
 
 def read(role: dict[str, Any]) -> Source:
-    return _read("ModelRole", role)
+    return read_object("ModelRole", role)
 
 
 RULES = {"rules": [{"models": ["fraud"], "verbs": ["predict"]}]}
