@@ -130,7 +130,7 @@ async def test_the_control_plane_shows_a_certificate_for_its_name_which_is_renew
     own = "spiffe://m.example/ns/meshproxy/sa/control"
     control = ControlPlane(
         ControlSettings(
-            tmp_path, "m.example", own, listen=free, web=free, lifetime=3.0, injector=Injector(free, (NAME,), told)
+            tmp_path, "m.example", own, listen=free, web=free, lifetime=1.5, injector=Injector(free, (NAME,), told)
         )
     )
     running = asyncio.create_task(control.run())

@@ -15,7 +15,7 @@ from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, injecte
 
 
 @given(content=pods(), native=st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_it_is_the_inverse(content: Any, native: bool) -> None:
     result = inject(content, "serving", SETTINGS if native else BEFORE_SIDECARS)
     if isinstance(result, Injected):

@@ -138,7 +138,7 @@ _VALUES = st.recursive(
     indent=st.sampled_from([2, 4]),
     newline=st.sampled_from(["\n", "\r\n"]),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_put_in_and_taken_out_is_as_before(
     content: dict[str, Any], value: Any, is_flow: bool | None, indent: int, newline: str
 ) -> None:
