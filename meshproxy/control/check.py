@@ -225,6 +225,15 @@ def _documents(known: Sequence[Answer], fleet: Sequence[Member]) -> Iterator[Fin
         yield Finding(DOCUMENTS, check, Level.ERROR, where + _some(problems), hint)
     else:
         yield Finding(DOCUMENTS, check)
+    check = "the control plane sees changes of the documents"
+    blind = [(address, documents.source_problem) for address, documents in giving if documents.source_problem]
+    if blind:
+        address, problem = blind[0]
+        where = f"at {address}: " if len(known) > 1 else ""
+        hint = "see to the API server, and to the rights and kinds of deploy/kubernetes; what is known stays in force"
+        yield Finding(DOCUMENTS, check, Level.WARNING, where + problem, hint)
+    else:
+        yield Finding(DOCUMENTS, check)
     if len(known) > 1:
         check = "all control planes give the same documents"
         if len(giving) == len(known) and len({documents.version for _, documents in giving}) == 1:

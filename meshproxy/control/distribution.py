@@ -286,7 +286,9 @@ class DocumentService:
     def describe(self) -> DocumentsEntry:
         """The documents in force."""
         return DocumentsEntry(
-            version=self._documents.version, problems=tuple(str(problem) for problem in self._documents.problems)
+            version=self._documents.version,
+            problems=tuple(str(problem) for problem in self._documents.problems),
+            source_problem=self._documents.source_problem,
         )
 
     def entries(self) -> Iterator[SidecarEntry]:

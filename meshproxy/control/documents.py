@@ -105,6 +105,11 @@ class MeshDocuments:
         return {name: text.source for name, text in self._texts.items()}
 
     @property
+    def source_problem(self) -> str:
+        """Why there may be newer texts that are not known; empty if there are none."""
+        return self._source.problem
+
+    @property
     def held_back(self) -> Collection[str]:
         """The names of the texts of which another version is in force than the newest, or none."""
         names = self._texts.keys() | self._in_force.keys()

@@ -68,6 +68,15 @@ class ClusterObjects:
         self._running: list[asyncio.Task[None]] = []
         self._telling: asyncio.TimerHandle | None = None
 
+    @property
+    def problem(self) -> str:
+        """Why objects cannot be followed, each reason with the kinds that have it."""
+        kinds: dict[str, list[str]] = {}
+        for kind, each in zip(schema.KINDS, self._reflectors, strict=True):
+            if each.problem:
+                kinds.setdefault(each.problem, []).append(kind.__name__)
+        return "; ".join(f"{', '.join(names)}: {problem}" for problem, names in kinds.items())
+
     async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
         """Every object as it is now, as JSON, once all kinds have been listed. While the API server is away, as they
         were."""

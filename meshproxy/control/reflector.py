@@ -114,6 +114,7 @@ class Reflector(Generic[T]):
 
     Attributes:
         synced: set once the first list has come.
+        problem: why they cannot be followed now; empty if they can.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Reflector(Generic[T]):
         self._read = read
         self._weigh = weigh
         self._copies = ObjectCopies(weigh)
-        self._is_away = False
+        self.problem = ""
         self.synced = asyncio.Event()
 
     @property
@@ -233,16 +234,16 @@ class Reflector(Generic[T]):
 
     def _note_contact(self) -> None:
         self._metrics.cluster_contact.labels(self._kind).value = time.time()
-        if self._is_away:
-            self._is_away = False
+        if self.problem:
+            self.problem = ""
             logger.info("objects are followed again", extra={"fields": {"kind": self._kind}})
 
     def _note_away(self, reason: str, text: str) -> None:
         """Once for each time that it is away, not for each attempt."""
-        if not self._is_away:
-            self._is_away = True
+        if not self.problem:
             fields = {"kind": self._kind, "reason": reason, "problem": text}
             logger.warning("objects cannot be followed; those known are kept", extra={"fields": fields})
+        self.problem = text
 
 
 def _refusal(code: int, text: str) -> tuple[str, str]:

@@ -27,6 +27,10 @@ class DocumentSource(Protocol):
     is_whole: bool
     """Its texts are taken together, or not at all. Otherwise each has an author of its own (`selection`)."""
 
+    @property
+    def problem(self) -> str:
+        """Why it cannot be read now; empty if it can. What was read before stays."""
+
     async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
         """All texts as they are now, and what could not be read. A text is one file, or one object of an API server:
         its name is where problems are said to be. Of those that are the same object as before, nothing is read again.
@@ -42,6 +46,7 @@ class DocumentSource(Protocol):
 class Files:
     """Files and folders (`DocumentSource`)."""
 
+    problem = ""  # each file has its own
     is_whole = True
 
     def __init__(self, paths: Sequence[str]) -> None:

@@ -81,6 +81,8 @@ class DocumentsEntry(Page, frozen=True, kw_only=True):
     version: str
     problems: tuple[str, ...] = ()
     """Of the files as they are now; until they are mended, sidecars keep the version."""
+    source_problem: str = ""
+    """Why there may be newer ones that are not known."""
 
 
 class ServiceEntry(Page, frozen=True, kw_only=True):

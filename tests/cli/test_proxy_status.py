@@ -57,7 +57,7 @@ def test_json(serve: Serve) -> None:
             "address": address,
             "problem": None,
             "software": "0.1.0",
-            "documents": {"version": VERSION, "problems": []},
+            "documents": {"version": VERSION, "problems": [], "sourceProblem": ""},
             "forgotten": 0,
         }
     ]

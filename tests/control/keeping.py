@@ -138,9 +138,11 @@ class KeepingTests:
             await until(lambda: restarts.value >= 2)
             assert set(it.documents.held) == {"MeshConfig/m"}
             assert it.documents.problems == ()
+            await until(lambda: it.documents.source_problem.startswith("MeshConfig, ModelRole, "))
             await server.start()
             await it.write("ModelServer", "s", SPEC)
             await it.become("MeshConfig/m", "ModelServer/s")
+            await until(lambda: it.documents.source_problem == "")
 
     async def test_a_start_while_the_api_server_is_away(self, server: Server) -> None:
         await Keeping(server).write("MeshConfig", "m", {"trustDomain": "m.example"})

@@ -31,7 +31,7 @@ def test_a_mesh_that_is_well() -> None:
     assert [each.section for each in findings] == sorted(
         (each.section for each in findings), key=["control plane", "identities", "documents", "sidecars"].index
     )
-    assert len({each.check for each in findings}) == len(findings) == 15
+    assert len({each.check for each in findings}) == len(findings) == 16
 
 
 def test_nobody_answers() -> None:
@@ -87,6 +87,10 @@ def test_clocks(seconds: float, level: Level, problem: str) -> None:
         (
             {"documents": DocumentsEntry(version=VERSION, problems=("p1", "p2", "p3", "p4", "p5"))},
             *("the documents", Level.ERROR, "p1; p2; p3; and 2 more"),
+        ),
+        (
+            {"documents": DocumentsEntry(version=VERSION, source_problem="ModelRole: 403 Forbidden")},
+            *("the control plane sees", Level.WARNING, "ModelRole: 403 Forbidden"),
         ),
         ({"forgotten": 4}, "sidecars stay", Level.WARNING, "some were lost; 4 more are not listed any more"),
     ],

@@ -28,6 +28,7 @@ class Texts:
     """A source of texts in memory (`DocumentSource`)."""
 
     name = "the texts"
+    problem = ""
     is_whole = True
 
     def __init__(self, **texts: str) -> None:
