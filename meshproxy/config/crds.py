@@ -79,6 +79,10 @@ _SIDECAR_ALONE = (
     "!(has(self.sidecar) && (has(self.rest) || has(self.grpc)))",
     "sidecar serves REST and gRPC: leave rest and grpc out",
 )
+_HAS_AN_ADDRESS = (
+    "has(self.rest) || has(self.grpc) || has(self.sidecar)",
+    "expected rest, grpc or both, or sidecar",
+)
 RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
     schema.KeySource: (
         ("(has(self.file) ? 1 : 0) + (has(self.url) ? 1 : 0) + (has(self.inline) ? 1 : 0) == 1",
@@ -120,7 +124,7 @@ RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
     ),
     servers.Endpoint: (
         _SIDECAR_ALONE,
-        ("has(self.rest) || has(self.grpc) || has(self.sidecar)", "expected rest, grpc or both, or sidecar"),
+        _HAS_AN_ADDRESS,
     ),
     servers.NamedTls: (("has(self.certificate) == has(self.key)", "certificate and key belong together"),),
     servers.ServerTls: (("has(self.rest) || has(self.grpc)", "expected rest, grpc or both"),),
@@ -129,10 +133,7 @@ RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
         ("has(self.srv) != (has(self.rest) || has(self.grpc) || has(self.sidecar))",
          "expected rest, grpc or both, or sidecar, or srv, whose records have ports"),
     ),
-    servers.Service: (
-        _SIDECAR_ALONE,
-        ("has(self.rest) || has(self.grpc) || has(self.sidecar)", "expected rest, grpc or both, or sidecar"),
-    ),
+    servers.Service: (_SIDECAR_ALONE, _HAS_AN_ADDRESS),
     servers.ServerSpec: (
         ("[has(self.dns), has(self.service), has(self.endpoints) && size(self.endpoints) > 0].exists_one(one, one)",
          "expected one endpoint or more under endpoints, or dns, or service"),
@@ -297,7 +298,17 @@ def _value(kind: inspect.Metadata) -> Schema:
     if reader in _READ_AS:
         known = dict(_READ_AS[reader])
         return known if "x-kubernetes-int-or-string" in known else known | _bounds(kind.type)
-    return {"type": "string", "minLength": 1, "maxLength": _LENGTHS.get(reader, _TEXT_LENGTH)}
+    assert callable(reader)
+    least = {} if _takes(reader, "") else {"minLength": 1}
+    return {"type": "string", **least, "maxLength": _LENGTHS.get(reader, _TEXT_LENGTH)}
+
+
+def _takes(reader: Callable[[object], object], value: object) -> bool:
+    try:
+        reader(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _bounds(kind: inspect.Type) -> Schema:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from msgspec import Struct
+from msgspec import Struct, inspect
 
 from meshproxy.config import crds, schema
+from meshproxy.config.codes import Code
+from meshproxy.config.convert import convert
 from meshproxy.config.files import Source
+from meshproxy.config.nodes import read_documents
 from meshproxy.config.parse import Parsed, parse
+from meshproxy.devtools.ca import DevelopmentCA
 from tests.config.unfit import UNFIT
 
 PAGE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds.yaml"
@@ -56,3 +62,79 @@ def test_what_the_definitions_refuse_is_refused_here(what: str) -> None:
     parse(Source(Path("unfit.json"), json.dumps(document).encode(), is_named=True), parsed)
     assert words.replace("\\", "") in "\n".join(map(str, parsed.problems)).replace('"', "")
     assert len(parsed.problems) == 1
+
+
+# Values of the fields that rules name, where they are not what `value_of` makes of their names.
+WORKLOAD = {"namespace": "n"}
+VALUES: dict[tuple[str, str], Any] = {
+    ("KeySource", "inline"): {"keys": [{"kty": "EC"}]},
+    ("TrustBundle", "inline"): DevelopmentCA.create("n.example").bundle_pem.decode(),
+    ("Subject", "workload"): WORKLOAD,
+    ("BindingSubject", "workload"): WORKLOAD,
+    ("Match", "caller"): {"workload": WORKLOAD},
+    ("ServerTls", "rest"): {},
+    ("ServerTls", "grpc"): {},
+    ("Dns", "rest"): 1,
+    ("Dns", "grpc"): 2,
+    ("Dns", "sidecar"): 3,
+    ("Service", "rest"): "",
+}
+BY_NAME: dict[str, Any] = {
+    "url": "https://a.example", "audiences": ["a"], "requiredClaims": {"a": "b"}, "issuer": "https://a.example",
+    "versions": [1], "labels": ["l"], "models": ["*"], "verbs": ["predict"], "spiffeId": "spiffe://m.example/a",
+    "trustDomain": "m.example", "token": {"issuer": "a"}, "iamRole": "arn:aws:iam::123456789012:role/r",
+    "headers": {"a": "b"}, "ipBlocks": ["10.0.0.0/8"], "notIpBlocks": ["10.0.0.0/8"], "version": 1, "weight": 1,
+    "delay": {"percent": 1, "duration": "1s"}, "abort": {"percent": 1}, "requests": 1, "bytes": 1, "examples": 1,
+    "cors": {"allowOrigins": ["https://a.example"]}, "match": [{"headers": {"a": "b"}}], "rest": "a:1", "grpc": "a:2",
+    "sidecar": "a:3", "srv": "rest", "dns": {"name": "a", "rest": 1}, "endpoints": [{"rest": "a:1"}],
+    "service": {"namespace": "n", "name": "s", "rest": "http"}, "workloadApi": {"socket": "s"},
+    "files": {"certificate": "c", "key": "k", "trustBundle": "b"}, "inbound": {"server": "s"}, "outbound": {},
+    "identity": {"workloadApi": {"socket": "s"}},
+    "controlPlane": {"address": "a:1", "spiffeId": "spiffe://m.example/c", "trustBundle": "b", "folder": "f"},
+}  # fmt: skip
+
+
+def value_of(cls: type[Struct], field: str) -> Any:
+    return VALUES.get((cls.__name__, field), BY_NAME.get(field, "a"))
+
+
+def problems_of(info: inspect.StructType, part: dict[str, Any]) -> list[str]:
+    """What a file that holds this has problems with."""
+    found: list[str] = []
+
+    def report(line: int, field: str, message: str, code: Code) -> None:
+        found.append(message)
+
+    (node,) = read_documents(json.dumps(part), report)
+    convert(node, info, Path(), report)
+    return found
+
+
+def refuses(rule: str, part: dict[str, Any]) -> bool:
+    """Whether CEL would refuse it. Of CEL, what the rules use."""
+    text = rule.replace("__namespace__", "namespace").replace("&&", " and ").replace("||", " or ")
+    text = re.sub(r"\[(.*)\]\.exists_one\(one, one\)", r"sum([\1]) == 1", text)
+    text = re.sub(r"(has\([\w.]+\)) \? 1 : 0", r"int(\1)", text)
+    text = re.sub(r"(has|size)\(self\.(\w+)\)", r"\1('\2')", text)
+    text = re.sub(r"!(?!=)", " not ", text)
+    names = {"has": lambda name: name in part, "size": lambda name: len(part[name]), "int": int, "sum": sum}
+    return not eval(text, {"__builtins__": {}}, names)
+
+
+@pytest.mark.parametrize("cls", crds.RULES, ids=lambda cls: cls.__name__)
+def test_no_rule_refuses_what_a_file_may_hold(cls: type[Struct]) -> None:
+    """Every choice of the fields that the rules name."""
+    info = inspect.type_info(cls)
+    assert isinstance(info, inspect.StructType)
+    required = {field.encode_name for field in info.fields if field.required}
+    named = {name for rule, _ in crds.RULES[cls] for name in re.findall(r"self\.(\w+)", rule)}
+    named = {name.strip("_") for name in named}
+    assert named <= {field.encode_name for field in info.fields}
+    fit = 0
+    for chosen in product([False, True], repeat=len(named)):
+        given = required | {name for name, is_there in zip(sorted(named), chosen, strict=True) if is_there}
+        part = {name: value_of(cls, name) for name in given}
+        problems = problems_of(info, part)
+        fit += not problems
+        assert problems or not any(refuses(rule, part) for rule, _ in crds.RULES[cls]), part
+    assert fit, "the values do not fit"

@@ -74,6 +74,10 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "ports beside SRV": (_server(dns={"name": "a", "srv": "rest", "rest": 1}), "records have ports"),
     "a name without ports": (_server(dns={"name": "a"}), "expected"),
     "a name for both": (_server(dns={"name": "a", "rest": 1, "sidecar": 2}), "leave"),
+    "a Service without ports": (_server(service={"namespace": "n", "name": "s"}), "expected"),
+    "a Service of sidecars and more": (
+        _server(service={"namespace": "n", "name": "s", "sidecar": "a", "rest": ""}), "leave",
+    ),
     "endpoints twice": (_server(endpoints=[API], dns={"name": "a", "rest": 1}), "endpoints"),
     "no endpoints": (_server(), "endpoints"),
     "two identities": (
