@@ -21,7 +21,7 @@ from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoLis
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.configuration import Configuration
 from meshproxy.sidecar.direction import Direction
-from meshproxy.sidecar.document_source import FileDocuments, LastGoodDocuments
+from meshproxy.sidecar.document_source import FileDocuments, LastGoodDocuments, SharedDocuments
 from meshproxy.sidecar.drain import drain
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
 from meshproxy.sidecar.server_tls import check_files
@@ -403,7 +403,8 @@ async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
     Raises:
         ConfigError, CertificateError, OSError: it cannot start.
     """
-    source = LastGoodDocuments(FileDocuments(paths), slot.folder)
+    is_shared = SharedDocuments.are_in(slot.folder)
+    source = LastGoodDocuments(SharedDocuments(slot.folder) if is_shared else FileDocuments(paths), slot.folder)
     documents = read_documents(slot.folder)
     if slot.is_restart:
         # Until it serves there is nothing to drain: it ends at once when its supervisor is gone, as on SIGTERM.

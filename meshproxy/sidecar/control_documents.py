@@ -3,8 +3,8 @@
 A set is taken into use together with the sidecar's own document. Then it is kept in the folder, from which a sidecar
 starts while the control plane is away. One that is refused changes nothing.
 
-A sidecar of one process is sent what concerns it, parsed (`mesh_documents`). One of several workers is sent all of it
-as text, which each of them loads in a child process, from the folder.
+It is sent what concerns it, parsed (`mesh_documents`), or by a control plane of an earlier version all of it as text,
+which is loaded in a child process, from the folder. A sidecar of several workers has one stream, in its supervisor.
 """
 
 from __future__ import annotations
@@ -57,11 +57,9 @@ VERSION = "# version "
 """Begins the first line of a text that is kept."""
 
 
-def scope_of(sidecar: Sidecar) -> Scope | None:
-    """What concerns a sidecar; None: it takes everything, as text."""
+def scope_of(sidecar: Sidecar) -> Scope:
+    """What concerns a sidecar."""
     spec = sidecar.spec
-    if spec.workers > 1:
-        return None
     return Scope(spec.inbound.server if spec.inbound is not None else "", spec.outbound is not None)
 
 
@@ -126,7 +124,7 @@ class ControlDocuments:
             try:
                 documents = await self.load()
             except ConfigError as error:  # the sidecar's own document has changed
-                self._refuse(error)
+                self._refuse([str(problem) for problem in error.problems])
             else:
                 self._endpoints.adopt(documents)
                 self._tell(version=self._in_use.version)
@@ -140,7 +138,7 @@ class ControlDocuments:
                     try:
                         documents = await self.load()
                     except ConfigError as error:
-                        self._refuse(error)
+                        self._refuse([str(problem) for problem in error.problems])
                     else:
                         self.applied(documents)
                         return documents
@@ -148,11 +146,6 @@ class ControlDocuments:
                 changed.clear()
         finally:
             self.stop()
-
-    @property
-    def kept(self) -> Path:
-        """The folder of the text in use."""
-        return self._in_use_text.parent
 
     # DocumentSource
 
@@ -221,8 +214,12 @@ class ControlDocuments:
         """Report the certificate that this sidecar has; both in seconds since the epoch."""
         self._tell(certificate_issued=issued, certificate_expires=expires)
 
-    async def apply_alone(self) -> None:
-        """For a supervisor, whose workers watch the folder: check each set and keep it, until cancelled."""
+    async def apply_alone(self, share: Callable[[Documents], None]) -> None:
+        """For a supervisor: check each set, keep it, and give it to the workers, until cancelled.
+
+        Args:
+            share: gives it to them. Raises OSError.
+        """
         changed = asyncio.Event()
         self.start(changed.set)
         try:
@@ -230,14 +227,18 @@ class ControlDocuments:
                 await changed.wait()
                 changed.clear()
                 try:
-                    self.applied(await self.load())
+                    documents = await self.load()
+                    share(documents)
                 except ConfigError as error:
-                    self._refuse(error)
+                    self._refuse([str(problem) for problem in error.problems])
+                except OSError as error:
+                    self._refuse([f"the workers cannot be given documents: {error}"])
+                else:
+                    self.applied(documents)
         finally:
             self.stop()
 
-    def _refuse(self, error: ConfigError) -> None:
-        problems = [str(problem) for problem in error.problems]
+    def _refuse(self, problems: Sequence[str]) -> None:
         logger.error("documents rejected", extra={"fields": {"problems": problems}})
         self.refused(problems)
 
@@ -245,13 +246,12 @@ class ControlDocuments:
 
     def _read_kept(self) -> TextSet | MeshDocuments | None:
         """The set that was in use before."""
-        if self._report.scope is not None:
-            with suppress(OSError):
-                content = (self._folder / PARSED).read_bytes()
-                try:
-                    return MeshDocuments.kept(content, self._folder)
-                except NotAsSent as error:
-                    logger.warning("the documents in the folder cannot be used: %s", error)
+        with suppress(OSError):
+            content = (self._folder / PARSED).read_bytes()
+            try:
+                return MeshDocuments.kept(content, self._folder)
+            except NotAsSent as error:
+                logger.warning("the documents in the folder cannot be used: %s", error)
         version = _version_in(self._in_use_text)
         return TextSet(version) if version else None
 

@@ -6,10 +6,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from meshproxy.config.child import load_in_child
+from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import files_of
-from meshproxy.sidecar.worker import write_documents
+from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.sidecar.worker import NEWEST, read_documents, write_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
     from meshproxy.config.schema import Documents
 
 logger = logging.getLogger(__name__)
+
+SHARED_PERIOD = 0.05
+"""Seconds between two looks at what the supervisor has stored."""
 
 
 class DocumentSource(Protocol):
@@ -61,6 +68,39 @@ class FileDocuments:
 
     def applied(self, documents: Documents) -> None:
         """Files need no acknowledgement."""
+
+    def refused(self, problems: Sequence[str]) -> None:
+        """The log has the problems."""
+
+
+class SharedDocuments:
+    """What the supervisor of a worker has taken from the control plane (`DocumentSource`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._watch = FileWatch(lambda: [folder / NEWEST], SHARED_PERIOD)
+
+    @staticmethod
+    def are_in(folder: Path) -> bool:
+        """Whether the supervisor has a control plane that sends documents."""
+        return (folder / NEWEST).exists()
+
+    async def load(self) -> Documents:
+        self._watch.mark()
+        try:
+            return read_documents(self._folder, NEWEST)
+        except (OSError, msgspec.DecodeError) as error:
+            message = f"what the supervisor has stored cannot be read: {error}"
+            raise ConfigError((Problem("", 0, "", "", message, Code.NOT_LOADED),)) from error
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._watch.start(changed)
+
+    def stop(self) -> None:
+        self._watch.stop()
+
+    def applied(self, documents: Documents) -> None:
+        """The supervisor has acknowledged them."""
 
     def refused(self, problems: Sequence[str]) -> None:
         """The log has the problems."""

@@ -23,6 +23,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
 from meshproxy.sidecar.merged_status import merge
 from meshproxy.sidecar.worker import (
+    NEWEST,
     WorkersFailed,
     WorkerSlot,
     make_folder,
@@ -71,8 +72,6 @@ class Supervisor:
         """Nothing is started yet. `command` starts a worker; its slot and `paths` are appended as arguments.
         `link` to the control plane is for all of them."""
         self._paths = list(paths)
-        if link is not None and link.documents is not None:
-            self._paths.append(str(link.documents.kept))
         self._documents = documents
         self._command = command
         self._link = link
@@ -141,6 +140,8 @@ class Supervisor:
             self._folder = make_folder()
             try:
                 write_documents(self._folder, self._documents)
+                if self._link is not None and self._link.documents is not None:
+                    self._share(self._documents)
                 self.admin.listen(spec.admin.listen.host, spec.admin.listen.port)
                 self._reaper.start()
                 await self._run_workers(ports, spec.worker_ports)
@@ -187,7 +188,11 @@ class Supervisor:
         if self._link is not None:
             yield self._link.run()
             if self._link.documents is not None:
-                yield self._link.documents.apply_alone()
+                yield self._link.documents.apply_alone(self._share)
+
+    def _share(self, documents: Documents) -> None:
+        """Give documents of the control plane to the workers. Raises OSError."""
+        write_documents(self._folder, documents, NEWEST)
 
     async def _stop(self, keepers: Sequence[asyncio.Task[int]]) -> None:
         """Have the workers drain, and kill those that exceed the grace period."""

@@ -33,6 +33,8 @@ MOST_UNMET = 16
 """Conditions that one report names."""
 NOTE_CHARACTERS = 1_000
 DOCUMENTS = "documents"
+NEWEST = "newest-documents"
+"""What the supervisor has taken from its control plane, if it has one that sends documents."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -149,12 +151,12 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_documents(folder: Path, documents: Documents) -> None:
+def write_documents(folder: Path, documents: Documents, name: str = DOCUMENTS) -> None:
     """Store the documents in use for workers that start later: by then the files may hold a configuration that is
-    rejected. Raises OSError."""
-    replace_file(folder / DOCUMENTS, msgspec.msgpack.encode(documents), 0o600)
+    rejected. Or other ones, under their `name`. Raises OSError."""
+    replace_file(folder / name, msgspec.msgpack.encode(documents), 0o600)
 
 
-def read_documents(folder: Path) -> Documents:
+def read_documents(folder: Path, name: str = DOCUMENTS) -> Documents:
     """The stored documents. Raises OSError or msgspec.DecodeError."""
-    return msgspec.msgpack.decode((folder / DOCUMENTS).read_bytes(), type=Documents)
+    return msgspec.msgpack.decode((folder / name).read_bytes(), type=Documents)

@@ -65,8 +65,8 @@ class Mesh:
         return cls(local, await local.start("the control plane", *command), lifetime)
 
     @classmethod
-    async def start_with_documents(cls, local: LocalMesh) -> Mesh:
-        """All documents but those of the sidecars come from the control plane."""
+    async def start_with_documents(cls, local: LocalMesh, workers: int = 1) -> Mesh:
+        """All documents but those of the sidecars come from the control plane. `workers`: of the replica's."""
         model_server = await local.model_server()
         (local.directory / "documents").mkdir()
         it = cls(local, model_server)
@@ -79,6 +79,7 @@ class Mesh:
         port = free_port()
         inbound = {"listen": f"127.0.0.1:{port}", "server": "local"}
         spec = {**own[2]["spec"], "inbound": inbound, "controlPlane": it.settings("replica", SERVER, documents=True)}
+        spec["workers"] = workers
         del spec["identity"]
         workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
         models = {"endpoints": [{"sidecar": f"127.0.0.1:{port}"}], "workload": workload}
@@ -169,9 +170,12 @@ async def mesh(tmp_path: Path, lifetime: str = "1h", *, grpc: str | None = None,
 
 
 async def test_documents_reach_the_sidecars(tmp_path: Path) -> None:
-    """A role is taken away by editing one file, and given back; the control plane is killed, and nothing happens."""
+    """A role is taken away by editing one file, and given back; the control plane is killed, and nothing happens.
+
+    The replica has two workers, the application one process.
+    """
     async with local_mesh(tmp_path / "mesh") as local:
-        it = await Mesh.start_with_documents(local)
+        it = await Mesh.start_with_documents(local, workers=2)
         async with RestClient(it.application.outbound, None) as client:
 
             async def status() -> str:

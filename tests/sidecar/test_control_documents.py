@@ -37,6 +37,8 @@ from meshproxy.sidecar.control_link import ControlLink
 from meshproxy.sidecar.document_source import DocumentSource
 from meshproxy.sidecar.mesh_documents import MeshDocuments
 
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
+
 ID = "spiffe://m.example/ns/models/sa/resnet"
 ROLE = {"rules": [{"models": ["*"], "verbs": ["predict"]}]}
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
@@ -115,6 +117,13 @@ class World:
         async with asyncio.timeout(20):
             while self.states() != {"in-sync": 0, "behind": 0, "refused": 0, "gone": 0, **expected}:
                 await asyncio.sleep(0.01)
+
+
+class OlderReport(SidecarReport, frozen=True):
+    """As a control plane of an earlier version understands it."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "scope", None)
 
 
 def endpoint(documents: Documents) -> str | None:
@@ -258,10 +267,6 @@ async def test_its_own_document_is_changed(world: World, monkeypatch: pytest.Mon
 
 
 async def test_an_older_control_plane_sends_text(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    class OlderReport(SidecarReport, frozen=True):
-        def __post_init__(self) -> None:
-            msgspec.structs.force_setattr(self, "scope", None)
-
     monkeypatch.setattr(distribution, "SidecarReport", OlderReport)
     _, documents, task = await started(world.link())
     assert endpoint(documents) == "127.0.0.1:8501"
@@ -380,40 +385,66 @@ async def test_the_stream_is_opened_again(world: World, caplog: pytest.LogCaptur
     await end(task)
 
 
-async def test_a_supervisor_checks_and_keeps_each_set(world: World) -> None:
+async def test_a_supervisor_checks_and_shares_each_set(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.workers = 2
     world.write_own("s")
     source, _, task = await started(world.link())
-    alone = asyncio.create_task(source.apply_alone())
+    shared: list[str | None] = []
+    is_full = False
+
+    def share(documents: Documents) -> None:
+        if is_full:
+            raise OSError(28, "No space left on device")
+        shared.append(endpoint(documents))
+
+    alone = asyncio.create_task(source.apply_alone(share))
     await asyncio.sleep(0)
     await world.change("127.0.0.1:8507")
     await world.settled(**{"in-sync": 1})
-    assert "8507" in (source.kept / "mesh.yaml").read_text()
+    assert shared == ["127.0.0.1:8507"]
+    assert "8507" in (world.folder / "kept/documents.json").read_text()
     mesh = document("MeshConfig", {"trustDomain": "m.example"}, "m")
     (world.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump(mesh))
     await world.process.documents.reload()  # type: ignore[union-attr]
     await world.settled(refused=1)
-    assert "8507" in (source.kept / "mesh.yaml").read_text()
+    is_full = True
+    await world.change("127.0.0.1:8508")
+    async with asyncio.timeout(10):
+        while not any("No space left" in str(record.__dict__.get("fields")) for record in caplog.records):
+            await asyncio.sleep(0.01)
+    await world.settled(refused=1)
+    assert shared == ["127.0.0.1:8507"]
+    assert "8507" in (world.folder / "kept/documents.json").read_text()
     await end(alone)
     await end(task)
 
 
-async def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    """Of a supervisor, whose workers read the set from there."""
-    world.workers = 2
-    world.write_own("s")
+@pytest.mark.parametrize("is_older", [False, True], ids=["parsed", "text"])
+async def test_a_disk_that_is_full(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_older: bool
+) -> None:
+    """What is parsed is used, and not kept; text is not taken, as it is loaded from the folder."""
+    if is_older:
+        monkeypatch.setattr(distribution, "SidecarReport", OlderReport)
     source, _, task = await started(world.link())
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "replace_file", full)
-    source.start(lambda: pytest.fail("there is nothing to load"))
+    changed = asyncio.Event()
+    source.start(changed.set)
     await world.change("127.0.0.1:8508")
+    if not is_older:
+        async with asyncio.timeout(10):
+            await changed.wait()
+        source.applied(await source.load())
+        await world.settled(**{"in-sync": 1})
     async with asyncio.timeout(10):
         while not any("No space left" in str(record.__dict__.get("fields")) for record in caplog.records):
             await asyncio.sleep(0.01)
-    assert endpoint(await source.load()) == "127.0.0.1:8501"
+    assert endpoint(await source.load()) == ("127.0.0.1:8501" if is_older else "127.0.0.1:8508")
+    assert "8508" not in "".join(path.read_text() for path in (world.folder / "kept").rglob("*") if path.is_file())
     source.stop()
     await end(task)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
 from meshproxy.devtools.local_mesh import environment
 from meshproxy.sidecar import document_source
-from meshproxy.sidecar.document_source import DocumentSource, FileDocuments, LastGoodDocuments
-from meshproxy.sidecar.worker import read_documents
+from meshproxy.sidecar.document_source import DocumentSource, FileDocuments, LastGoodDocuments, SharedDocuments
+from meshproxy.sidecar.worker import NEWEST, read_documents, write_documents
 
 TEXT = yaml.safe_dump_all(environment("127.0.0.1:1", mtls="disabled"))
 
@@ -129,3 +130,26 @@ class TestLastGood:
         (record,) = caplog.records
         assert record.getMessage().startswith("configuration could not be stored; restarted workers will start")
         assert "No such file" in record.__dict__["fields"]["problem"]
+
+
+class TestShared:
+    async def test_what_the_supervisor_has_stored(self, tmp_path: Path) -> None:
+        assert not SharedDocuments.are_in(tmp_path)
+        expected = documents(tmp_path)
+        write_documents(tmp_path, expected, NEWEST)
+        assert SharedDocuments.are_in(tmp_path)
+        source: DocumentSource = SharedDocuments(tmp_path)
+        assert await source.load() == expected
+        changed = asyncio.Event()
+        source.start(changed.set)
+        write_documents(tmp_path, expected, NEWEST)
+        async with asyncio.timeout(10):
+            await changed.wait()
+        source.applied(expected)
+        source.refused(["no"])
+        source.stop()
+
+    async def test_what_cannot_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / NEWEST).write_bytes(b"")
+        with pytest.raises(ConfigError, match="what the supervisor has stored cannot be read"):
+            await SharedDocuments(tmp_path).load()
