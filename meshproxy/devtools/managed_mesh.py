@@ -52,7 +52,9 @@ class ManagedMesh:
     application: LocalSidecar
 
     @classmethod
-    async def start(cls, local: LocalMesh, rest: str, grpc: str, lifetime: float = LIFETIME) -> ManagedMesh:
+    async def start(
+        cls, local: LocalMesh, rest: str, grpc: str, lifetime: float = LIFETIME, access_log: str = "off"
+    ) -> ManagedMesh:
         """Starts everything. Raises ChildFailed.
 
         Args:
@@ -60,6 +62,7 @@ class ManagedMesh:
             rest: the REST port of the model server, HOST:PORT.
             grpc: its gRPC port.
             lifetime: of certificates, in seconds.
+            access_log: of both sidecars, as `Sidecar` has it.
         """
         folder = local.directory / "managed"
         folder.mkdir(mode=0o700)
@@ -69,7 +72,12 @@ class ManagedMesh:
         control = await _start_control(local, folder, "127.0.0.1:0", "127.0.0.1:0", lifetime)
         address = str(control.listening["control"])
         own = write_documents(
-            folder / "sidecars", source / "sidecars", CONTROL=address, FOLDER=str(folder), REPLICA=replica
+            folder / "sidecars",
+            source / "sidecars",
+            CONTROL=address,
+            FOLDER=str(folder),
+            REPLICA=replica,
+            ACCESS_LOG=access_log,
         )
         for name, (namespace, account) in SIDECARS.items():
             identity = f"spiffe://{local.ca.trust_domain}/ns/{namespace}/sa/{account}"

@@ -35,7 +35,12 @@ async def test_the_documents_can_be_given(mesh_documents: Path) -> None:
 @pytest.mark.parametrize("name", SIDECARS)
 def test_each_sidecar_loads_with_them(mesh_documents: Path, tmp_path: Path, name: str) -> None:
     own = write_documents(
-        tmp_path / "own", SOURCE / "sidecars", CONTROL="127.0.0.1:4", FOLDER=str(tmp_path), REPLICA="127.0.0.1:3"
+        tmp_path / "own",
+        SOURCE / "sidecars",
+        CONTROL="127.0.0.1:4",
+        FOLDER=str(tmp_path),
+        REPLICA="127.0.0.1:3",
+        ACCESS_LOG="off",
     )
     documents = load([str(own / f"{name}.yaml"), str(mesh_documents)])
     assert documents.sidecar.metadata.name == name
