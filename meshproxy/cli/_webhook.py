@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +23,8 @@ class WebhookChoices:
     webhook: str | None
     webhook_names: tuple[str, ...]
     webhook_configuration: str | None
+    webhook_certificate: Path | None
+    webhook_key: Path | None
     sidecar_image: str | None
     sidecar_control_plane: str
     sidecar_server: str
@@ -42,6 +45,12 @@ class WebhookChoices:
             if self.webhook_configuration is not None:
                 raise click.UsageError("--webhook-configuration: there is no webhook without --webhook")
             return None
+        if (self.webhook_certificate is None) != (self.webhook_key is None):
+            raise click.UsageError("--webhook-certificate and --webhook-key go together")
+        if self.webhook_certificate is not None and self.webhook_configuration is not None:
+            raise click.UsageError(
+                "--webhook-configuration: whoever issues --webhook-certificate writes the caBundle: leave it out"
+            )
         if self.sidecar_image is None:
             raise click.UsageError("--webhook: name the image of the sidecars with --sidecar-image")
         image = _read(settings.read_image, self.sidecar_image, "--sidecar-image")
@@ -65,6 +74,9 @@ class WebhookChoices:
             names=tuple(_read(values.read_host_name, name, "--webhook-name") for name in self.webhook_names),
             sidecars=sidecars,
             configuration=self.webhook_configuration,
+            files=(self.webhook_certificate, self.webhook_key)
+            if self.webhook_certificate is not None and self.webhook_key is not None
+            else None,
         )
 
 
@@ -100,6 +112,19 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         "--webhook-configuration",
         metavar="NAME",
         help="The MutatingWebhookConfiguration whose caBundle is kept up to date.  [default: none]",
+    ),
+    click.option(
+        "--webhook-certificate",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="PATH",
+        help="The webhook's certificate, if somebody else issues it, such as cert-manager; read again when it changes."
+        "  [default: by the authority of the mesh]",
+    ),
+    click.option(
+        "--webhook-key",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="PATH",
+        help="The private key of that certificate.",
     ),
     click.option("--sidecar-image", metavar="IMAGE", help="The image of injected sidecars; needed with --webhook."),
     click.option(

@@ -164,6 +164,7 @@ def run(
     from meshproxy.control.app import ControlPlane, Settings
     from meshproxy.control.offline_tokens import ClusterKeys, KeysUnusable
     from meshproxy.control.store import StoreError
+    from meshproxy.identity.certificates import CertificateError
     from meshproxy.telemetry.process_log import open_process_log
 
     if documents and cluster_documents:
@@ -212,7 +213,7 @@ def run(
             "documents rejected; not starting", extra={"fields": {"problems": problems}}
         )
         sys.exit(FOUND)
-    except (StoreError, KeysUnusable, OSError) as error:
+    except (StoreError, KeysUnusable, CertificateError, OSError) as error:
         logging.getLogger("meshproxy.control").error("cannot start: %s", error)
         sys.exit(FAILURE)
 

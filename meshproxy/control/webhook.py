@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from meshproxy.identity.certificates import TLS_1_2_CIPHERS, load_pair
+from meshproxy.config.file_watch import FileWatch
+from meshproxy.identity.certificates import TLS_1_2_CIPHERS, CertificateError, Credentials, load_pair, read_file
 from meshproxy.injection.admission import BYTES, Outcome, Verdict, decide, too_large
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from meshproxy.config.values import Address
-    from meshproxy.identity.certificates import Credentials
     from meshproxy.injection.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Injector:
     """The settings of sidecars, given the trust bundle in PEM."""
     configuration: str | None = None
     """The MutatingWebhookConfiguration whose `caBundle` is kept; None: somebody else does."""
+    files: tuple[Path, Path] | None = None
+    """Certificate and key of somebody else (cert-manager), read again when they change. None: the authority's."""
 
 
 class Webhook:
@@ -54,16 +57,25 @@ class Webhook:
         self._count = count
         self._context: ssl.SSLContext | None = None
         self._settings: Settings | None = None
+        self._credentials: Credentials | None = None
+        self._watch = FileWatch(lambda: injector.files or ())
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
         self.address = ""
 
     def present(self, credentials: Credentials) -> None:
-        """Show this certificate to those that connect from now on, and give its trust bundle to new sidecars.
+        """Show this certificate, or that of the files, to those that connect from now on, and give its trust bundle to
+        new sidecars.
 
         Raises:
             CertificateError: it cannot be used.
         """
-        context = _context(credentials)
+        pair = credentials
+        if self._injector.files is not None:
+            self._watch.mark()
+            certificate, key = self._injector.files
+            pair = Credentials(read_file(certificate, "certificate")[0], read_file(key, "key")[0], b"")
+        context = _context(pair)
+        self._credentials = credentials
         self._settings = self._injector.sidecars(credentials.bundle_pem.decode())
         self._context = context
 
@@ -76,10 +88,25 @@ class Webhook:
         await self._runner.setup()
         await web.TCPSite(self._runner, listen.host, listen.port, ssl_context=first).start()
         self.address = "{}:{}".format(*self._runner.addresses[0][:2])
+        self._watch.start(self._present_again)
 
     async def close(self) -> None:
         """Answer what has been asked, and stop."""
+        self._watch.stop()
         await self._runner.cleanup()
+
+    def _present_again(self) -> None:
+        """The files have changed."""
+        assert self._credentials is not None
+        try:
+            self.present(self._credentials)
+        except CertificateError as error:
+            logger.error(
+                "the webhook's certificate is rejected; keeping the previous one",
+                extra={"fields": {"problem": str(error)}},
+            )
+        else:
+            logger.info("the webhook's certificate is new")
 
     def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, first: ssl.SSLContext) -> None:
         """Each handshake gets the newest context. OpenSSL asks also where the client names no host."""

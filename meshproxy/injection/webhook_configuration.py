@@ -77,6 +77,33 @@ def webhook_configuration(client: dict[str, Any], trust_bundle: str, namespace: 
     }
 
 
+def certified_objects(namespace: str, issuer: str, kind: str) -> list[dict[str, Any]]:
+    """What the injector needs where cert-manager issues its certificate and writes the `caBundle`.
+
+    Args:
+        namespace: of the control plane.
+        issuer: of cert-manager.
+        kind: of the issuer: `Issuer` or `ClusterIssuer`.
+    """
+    service, configuration, *_ = webhook_objects("", namespace, "")
+    configuration["metadata"]["annotations"] = {"cert-manager.io/inject-ca-from": f"{namespace}/{NAME}"}
+    for webhook in configuration["webhooks"]:
+        del webhook["clientConfig"]["caBundle"]
+    certificate = {
+        "apiVersion": "cert-manager.io/v1",
+        "kind": "Certificate",
+        "metadata": {"name": NAME, "namespace": namespace},
+        "spec": {
+            "secretName": NAME,
+            "dnsNames": [f"{NAME}.{namespace}.svc"],
+            "issuerRef": {"group": "cert-manager.io", "kind": kind, "name": issuer},
+            "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+            "usages": ["digital signature", "server auth"],
+        },
+    }
+    return [service, certificate, configuration]
+
+
 def webhook_objects(trust_bundle: str, namespace: str, service_account: str) -> list[dict[str, Any]]:
     """What the injector needs in the cluster: its Service, the configuration, and the right to keep its `caBundle`.
 

@@ -8,6 +8,7 @@ from meshproxy.cli._webhook import WebhookChoices, webhook_options
 from tests.injection.pods import SETTINGS
 
 WEBHOOK = ["--webhook", "127.0.0.1:0", "--sidecar-image", "meshproxy:1"]
+FILES = ["--webhook-certificate", "tls.crt", "--webhook-key", "tls.key"]
 OWN = "spiffe://m.example/ns/mesh/sa/control"
 
 
@@ -21,6 +22,7 @@ def command(webhook: WebhookChoices, other: str | None) -> None:
     else:
         settings = injector.sidecars(SETTINGS.trust_bundle)
         click.echo(f"{injector.listen} {injector.names} {injector.configuration}")
+        click.echo(f"{[str(each) for each in injector.files or ()]}")
         click.echo(f"{settings.image} {settings.control_plane_id} {settings.namespace} {settings.kubernetes}")
 
 
@@ -34,7 +36,8 @@ def test_without_a_webhook() -> None:
 
 def test_with_one() -> None:
     result = run(*WEBHOOK, "--webhook-configuration", "a", "--webhook-name", "b", "--webhook-name", "c")
-    assert result.output.splitlines() == ["127.0.0.1:0 ('b', 'c') a", f"meshproxy:1 {OWN} mesh (1, 29)"]
+    assert result.output.splitlines() == ["127.0.0.1:0 ('b', 'c') a", "[]", f"meshproxy:1 {OWN} mesh (1, 29)"]
+    assert "['tls.crt', 'tls.key']" in run(*WEBHOOK, *FILES).output
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,8 @@ def test_with_one() -> None:
         (["--webhook", "0.0.0.0:0"], "--sidecar-image"),
         (["--webhook-configuration", "a"], "no webhook without --webhook"),
         ([*WEBHOOK, "--webhook", "nowhere"], "--webhook: "),
+        ([*WEBHOOK, "--webhook-key", "a"], "go together"),
+        ([*WEBHOOK, *FILES, "--webhook-configuration", "a"], "leave it out"),
         ([*WEBHOOK, "--webhook-name", "a b"], "--webhook-name: "),
         ([*WEBHOOK, "--sidecar-image", "a b"], "--sidecar-image: "),
         ([*WEBHOOK, "--sidecar-control-plane", "a"], "--sidecar-control-plane: "),

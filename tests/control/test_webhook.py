@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import ssl
 import time
 from collections import Counter
@@ -143,3 +144,41 @@ async def test_the_control_plane_shows_a_certificate_for_its_name_which_is_renew
     assert control.metrics.injections.labels("injected").value == 2
     control._stopping.set()
     await running
+
+
+async def test_a_certificate_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read again when it changes; the sidecars' trust bundle is that of the mesh."""
+    monkeypatch.setattr("meshproxy.config.file_watch.PERIOD", 0.01)
+    mesh, other = Authority.create("m.example", time.time()), Authority.create("other.example", time.time())
+    files = tmp_path / "tls.crt", tmp_path / "tls.key"
+    bundles: list[str] = []
+
+    def told(bundle: str) -> Settings:
+        bundles.append(bundle)
+        return sidecars(bundle)
+
+    def issue(authority: Authority) -> None:
+        issued = credentials(authority)
+        files[1].write_bytes(issued.key_pem)
+        files[1].chmod(0o600)
+        files[0].write_bytes(issued.certificate_pem)
+
+    webhook = Webhook(Injector(Address("127.0.0.1", 0), (NAME,), told, files=files), lambda outcome: None)
+    with pytest.raises(CertificateError, match="No such file"):
+        webhook.present(credentials(mesh))
+    issue(other)
+    webhook.present(credentials(mesh))
+    await webhook.start()
+    assert (await ask(webhook, other.bundle_pem.decode(), review()))["allowed"]
+    assert bundles == [mesh.bundle_pem.decode()]
+    caplog.set_level(logging.INFO)
+    files[0].write_bytes(b"")
+    await until(lambda: "keeping the previous one" in caplog.text)
+    assert (await ask(webhook, other.bundle_pem.decode(), review()))["allowed"]
+    third = Authority.create("third.example", time.time())
+    issue(third)
+    await until(lambda: "certificate is new" in caplog.text)
+    assert (await ask(webhook, third.bundle_pem.decode(), review()))["allowed"]
+    await webhook.close()
