@@ -81,7 +81,7 @@ def test_what_people_see(cluster: Cluster) -> None:
     patch = json.dumps({"status": {"conditions": [condition]}})
     cluster.kubectl("patch", "modelrole", "seen", "--subresource=status", "--type=merge", "-p", patch)
     head, row = cluster.kubectl("get", "modelrole", "seen", "-o", "wide").splitlines()
-    assert head.split() == ["NAME", "MODELS", "ACCEPTED", "MESSAGE", "AGE"]
+    assert head.split() == ["NAME", "MODELS", "ACCEPTED", "SIDECARS", "MESSAGE", "AGE"]
     assert row.split()[:4] == ["seen", '["fraud"]', "False", "why"]
     assert "modelrole.meshproxy.dev/seen" in cluster.kubectl("get", "meshproxy", "-o", "name")
     assert "one of the" in cluster.kubectl("explain", "modelrole.spec.rules")
