@@ -911,7 +911,7 @@ async def test_two_listeners_share_a_port() -> None:
             number = reserved.getsockname()[1]
             for port in (one, other):
                 port.listener.listen("127.0.0.1", number, is_shared=True)
-            pairs = [await one.connect() for _ in range(40)]
+            pairs = [await asyncio.open_connection("127.0.0.1", number) for _ in range(40)]
             for reader, writer in pairs:
                 assert await ask(reader, writer) == b"HTTP/1.1 plain - None"
             assert one.counted.open + other.counted.open == 40
