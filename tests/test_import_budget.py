@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +18,11 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+from meshproxy.control.attestation import make_token
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, environment
+from tests.sidecar.test_control_documents import ID, World
 
 TOOLS = {
     "aiohttp", "click", "google", "grpc", "httpx2", "jinja2", "jwt", "lightkube", "opentelemetry", "requests", "rich",
@@ -29,12 +33,17 @@ TOKENS = {"cryptography"}
 """Only where tokens are verified."""
 RESOLVER = {"dns"}
 """Only where endpoints are looked up by name."""
+LINK = {
+    "meshproxy.control_api", "meshproxy.sidecar.control_channel", "meshproxy.sidecar.control_documents",
+    "meshproxy.sidecar.control_link", "meshproxy.sidecar.enrollment", "meshproxy.sidecar.new_key",
+}  # fmt: skip
+"""Only where there is a control plane: 0.6 MB (`tests/figures/test_memory.py` has the whole)."""
 
 PROGRAM = """
 import json, sys
 from meshproxy.sidecar.__main__ import main
 status = main(sys.argv[1:])
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+print(json.dumps(sorted(sys.modules)))
 sys.exit(status)
 """
 
@@ -44,6 +53,11 @@ def loaded(program: str) -> set[str]:
     program += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
+
+
+def top(names: set[str]) -> set[str]:
+    """The top-level modules of these."""
+    return {name.partition(".")[0] for name in names}
 
 
 def test_the_sidecars_modules_load_none_of_the_tools() -> None:
@@ -152,15 +166,53 @@ def test_a_sidecar_that_has_served_has_loaded_none_of_them(
                 sidecar.send_signal(signal.SIGHUP)
                 logged(sidecar.stderr, "configuration applied")
                 sidecar.send_signal(signal.SIGTERM)
-                modules = set(json.loads(sidecar.stdout.read()))
+                names = set(json.loads(sidecar.stdout.read()))
                 sidecar.stderr.read()
             except BaseException:
                 sidecar.kill()  # or leaving the block would wait for it
                 raise
         assert sidecar.returncode == 0
+    modules = top(names)
+    assert names & LINK == set()
     assert modules & TOOLS == set()
     assert modules & TOKENS == (TOKENS if has_issuer else set())
     assert modules & RESOLVER == (RESOLVER if looks_up else set())
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_a_control_plane_costs_its_client_and_nothing_else(tmp_path: Path) -> None:
+    """The key is made in another process: `cryptography` does not stay."""
+    world = World(tmp_path)
+    assert world.process.documents is not None
+    await world.process.documents.first()
+    (tmp_path / "token").write_text(make_token(world.process.store, ID, time.time(), 60.0))
+    own = yaml.safe_load(world.own.read_text())
+    own["spec"]["controlPlane"]["joinToken"] = str(tmp_path / "token")
+    own["spec"]["admin"] = {"listen": "127.0.0.1:0"}
+    world.own.write_text(yaml.safe_dump(own))
+    pipe = asyncio.subprocess.PIPE
+    sidecar = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, str(world.own)), stdout=pipe, stderr=pipe
+    )
+    try:
+        assert sidecar.stderr is not None
+        async with asyncio.timeout(40):
+            while json.loads(await sidecar.stderr.readline())["event"] != "listening":
+                continue
+        await world.settled(**{"in-sync": 1})
+        sidecar.send_signal(signal.SIGTERM)
+        output, _ = await sidecar.communicate()
+    finally:
+        if sidecar.returncode is None:
+            sidecar.kill()
+            await sidecar.communicate()
+        world.process.listener.stop_accepting()
+        await world.process.server.close()
+        await world.process.listener.close()
+    names = set(json.loads(output))
+    assert names >= LINK
+    assert [name for name in names if name.startswith("meshproxy.control.")] == []
+    assert top(names) & (TOOLS | TOKENS | RESOLVER) == set()
 
 
 def everything_for_routes(looks_up: bool) -> list[dict[str, Any]]:

@@ -65,12 +65,13 @@ class Mesh:
         return cls(local, await local.start("the control plane", *command), lifetime)
 
     @classmethod
-    async def start_with_documents(cls, local: LocalMesh, workers: int = 1) -> Mesh:
-        """All documents but those of the sidecars come from the control plane. `workers`: of the replica's."""
+    async def start_with_documents(cls, local: LocalMesh, workers: int = 1, mesh: Document | None = None) -> Mesh:
+        """All documents but those of the sidecars come from the control plane. `workers`: of the replica's; `mesh`:
+        more for the MeshConfig."""
         model_server = await local.model_server()
         (local.directory / "documents").mkdir()
         it = cls(local, model_server)
-        own = environment(str(model_server.listening["rest"]), str(model_server.listening["grpc"]))
+        own = environment(str(model_server.listening["rest"]), str(model_server.listening["grpc"]), mesh=mesh)
         it.documents = own[:2]
         it.write_documents(permits=True)
         command = control_command(local, "127.0.0.1:0", "127.0.0.1:0")
