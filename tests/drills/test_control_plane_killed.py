@@ -21,7 +21,8 @@ from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
 
-LIFETIME = "20s"
+LIFETIME = "30s"
+"""A third of it is for the control plane to start again, which takes seconds on a busy machine."""
 TRYING = "no certificate from the control plane; trying again"
 REQUEST_TURN = 3
 """A client speaks its ClientHello, then the end of the handshake with its settings, and after those of the server the
