@@ -15,19 +15,20 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
-from lightkube import AsyncClient
+from lightkube import ApiError, AsyncClient
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.admissionregistration_v1 import MutatingWebhookConfiguration
 from lightkube.resources.core_v1 import Namespace, Pod
 
 from meshproxy.config.values import Address
 from meshproxy.control.authority import Authority
+from meshproxy.control.cluster import connect
 from meshproxy.control.webhook import Injector, Webhook
 from meshproxy.control.webhook_bundle import BundleKeeper
 from meshproxy.injection.inject import LABEL, Injected, inject
 from meshproxy.injection.policies import enforcement_policies, injection_policies
 from meshproxy.injection.webhook_configuration import NAME as CONFIGURATION
-from meshproxy.injection.webhook_configuration import webhook_configuration
+from meshproxy.injection.webhook_configuration import webhook_configuration, webhook_objects
 from tests.control.test_webhook import credentials, sidecars
 from tests.e2e.apiserver import Cluster
 from tests.e2e.conftest import TestNamespace
@@ -152,7 +153,12 @@ async def test_the_webhook_of_a_labelled_namespace(
     content = pod(container={"securityContext": RESTRICTED_CONTAINER})
     assert "certificate signed by unknown authority" in await refused(server, content)
     bundles = [authority.bundle_pem]
-    keeper = BundleKeeper(namespace.client, CONFIGURATION, lambda: b"".join(bundles))
+    rights = [each for each in webhook_objects("", namespace.name, "control") if "rbac" in each["apiVersion"]]
+    await asyncio.to_thread(namespace.cluster.kubectl, "apply", "-f", "-", stdin=yaml.safe_dump_all(rights))
+    control = connect(await namespace.kubeconfig("control"))  # with the rights that `meshproxy install` gives
+    with pytest.raises(ApiError, match="forbidden"):
+        await BundleKeeper(control, "another", lambda: b"").look()
+    keeper = BundleKeeper(control, CONFIGURATION, lambda: b"".join(bundles))
     await keeper.look()
 
     made = await create(server, content)
@@ -176,6 +182,7 @@ async def test_the_webhook_of_a_labelled_namespace(
     del bundles[0]
     await keeper.look()
     assert (await create(server, content))["spec"]["initContainers"]
+    await control.close()
 
 
 @pytest.mark.usefixtures("controllers")
@@ -312,3 +319,17 @@ async def test_a_namespace_that_takes_no_pods_without_sidecar(namespace: TestNam
     del template["spec"]["hostNetwork"], template["metadata"]["labels"][LABEL]
     template["spec"] = injected(pod()).pod["spec"]
     assert await warned(template) == ""
+
+
+async def test_a_pod_whose_traffic_is_captured(namespace: TestNamespace) -> None:
+    """Its init container takes a right that only a namespace without level allows."""
+    server = Server(namespace.cluster, namespace.name)
+    await namespace.token("default")
+    captured = injected(pod(annotations={"config.meshproxy.dev/capture": "enabled"})).pod
+    made = await create(server, captured)
+    assert [each["name"] for each in made["spec"]["initContainers"]] == ["meshproxy-capture", "meshproxy"]
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    await namespace.client.patch(Namespace, namespace.name, Namespace(metadata=ObjectMeta(labels=labels)))
+    said = await refused(server, captured)
+    assert 'violates PodSecurity "restricted' in said
+    assert 'container "meshproxy-capture" must not include "NET_ADMIN"' in said
