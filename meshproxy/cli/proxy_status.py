@@ -31,7 +31,7 @@ def command(addresses: tuple[str, ...], timeout: float, output: str) -> None:
     kubectl port-forward deploy/meshproxy-control 18512
 
     \b
-    States: in-sync  it uses the documents in force
+    States: in-sync  it uses the documents in force that are in its scope
             behind   it was given them, and has not answered yet
             refused  it cannot use them, and goes on with the ones before
             gone     it was lost: it did not say that it stops
