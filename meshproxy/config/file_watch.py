@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,16 @@ PERIOD = 0.5
 mounted volume.)"""
 
 
+SHARE = 0.05
+"""Of the time that looks may take: of a thousand files they are fewer."""
+
+
 class FileWatch:
     """Calls back when a file changes, appears or disappears since it was created. Links are followed.
 
     Args:
         files: the files to watch, listed again at every check.
-        period: seconds between two checks; None: `PERIOD`.
+        period: seconds between two checks, or more where they take long; None: `PERIOD`.
     """
 
     def __init__(self, files: Callable[[], Iterable[Path]], period: float | None = None) -> None:
@@ -47,13 +52,20 @@ class FileWatch:
             self._timer.cancel()
             self._timer = None
 
-    def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._period or PERIOD, self._look)
+    def _schedule(self, took: float = 0.0) -> None:
+        """`took`: seconds, the last look."""
+        delay = max(self._period or PERIOD, took / SHARE)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._look)
 
     def _look(self) -> None:
         assert self._changed is not None
-        self._schedule()
-        if self.mark():
+        begun = time.thread_time()
+        is_different = False
+        try:
+            is_different = self.mark()
+        finally:
+            self._schedule(time.thread_time() - begun)
+        if is_different:
             self._changed()
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from meshproxy.config.problems import Problem
 
-PERIOD = 0.1
+PERIOD = 0.05
 """Seconds between two looks at the files."""
 
 

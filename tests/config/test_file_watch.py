@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -89,4 +90,16 @@ async def test_it_looks_by_itself_until_it_is_stopped(tmp_path: Path, monkeypatc
     await asyncio.wait_for(looked.wait(), 10)
     watch.stop()
     assert watch._timer is None
+    watch.stop()
+
+
+async def test_looks_that_take_long_are_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = FileWatch(lambda: [tmp_path], 0.001)
+    watch.start(lambda: None)
+    times = iter((1.0, 3.0))
+    monkeypatch.setattr(time, "thread_time", lambda: next(times))
+    watch.stop()
+    watch._look()
+    assert watch._timer is not None
+    assert watch._timer.when() - asyncio.get_running_loop().time() == pytest.approx(2.0 / file_watch.SHARE, abs=1)
     watch.stop()

@@ -38,7 +38,7 @@ async def test_a_change_of_one_binding(tmp_path: Path, workers: int) -> None:
             assert await status() == "200"
             took = []
             for number in range(CHANGES):
-                await asyncio.sleep(random.uniform(0.0, 0.2))  # the control plane looks every 0.1 s
+                await asyncio.sleep(random.uniform(0.0, 0.2))  # the control plane looks every 0.05 s
                 permits = number % 2 == 1
                 begun = time.monotonic()
                 mesh.write_documents(permits=permits)
