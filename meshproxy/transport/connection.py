@@ -365,8 +365,10 @@ class Connection(Reading):
         self.is_closing = True
         self.deadline = self.shared.loop.time() + self.shared.times.linger
         self.flush()
-        self._left = self.transport.get_write_buffer_size()
-        self.transport.close()
+        # At a second close asyncio's transport over TLS forgets its protocol, and every later question raises.
+        if not self.transport.is_closing():
+            self._left = self.transport.get_write_buffer_size()
+            self.transport.close()
 
     def give_up(self) -> None:
         """Close a connection that was being opened and is not wanted any more, as far as it got. If `create_connection`

@@ -100,6 +100,15 @@ def test_closing_sends_what_was_gathered(connection: Recording, transport: Any) 
     assert (transport.take(), transport.ended) == (b"last words", "closed")
 
 
+def test_a_second_close_leaves_the_transport_alone(connection: Recording, transport: Any) -> None:
+    connection.close()
+    asked: list[str] = []
+    transport.close = lambda: asked.append("close")
+    transport.get_write_buffer_size = lambda: asked.append("size")
+    connection.close()
+    assert asked == []
+
+
 def test_closing_takes_no_longer_than_lingering(connection: Recording, transport: Any, loop: Any) -> None:
     transport.close = lambda: None  # the peer does not take what is still to be sent
     connection.close()
