@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 ISSUE_RATE = 0.2
 ISSUE_BURST = 10.0
-"""Certificates of one identity, or of one pod by its service-account token: this many at once (as many replicas that
-start together), then one in five seconds."""
+"""Certificates of one identity by join tokens, of one identity at one address by the certificates before, or of one pod
+by its service-account token: this many at once, then one in five seconds. Replicas do not wait for each other."""
 REFUSAL_RATE = 1.0
 REFUSAL_BURST = 20.0
 """Refused requests from one address; further requests from there without a certificate are not looked at."""
@@ -197,8 +197,11 @@ class IdentityService:
             self._asking[address] -= 1
             if not self._asking[address]:
                 del self._asking[address]
-        if not self._issued.take(attested.paced_as, now):
-            raise RequestRefused("rate", f"too many certificates for {attested.paced_as}: wait a minute")
+        paced_as = attested.paced_as
+        if attested.by is Proof.CERTIFICATE:
+            paced_as += f" at {address}"
+        if not self._issued.take(paced_as, now):
+            raise RequestRefused("rate", f"too many certificates for {paced_as}: wait a minute")
         await self._claim(signing.key, workload, now)
         authority = self._authority()
         return attested, authority.issue(signing, attested.spiffe_id, now, self._lifetime), authority

@@ -170,8 +170,9 @@ async def test_one_identity_cannot_ask_without_end(world: World) -> None:
     status, message = await world.refused(peer=peer)
     assert (status, message) == (
         GrpcStatus.RESOURCE_EXHAUSTED,
-        f"too many certificates for {ID}: wait a minute",
+        f"too many certificates for {ID} at 10.0.0.1: wait a minute",
     )
+    await world.issue(peer=peer, remote="10.0.0.2:40000")  # another replica
     other = Workload("spiffe://m.example/ns/models/sa/other", "m.example", "models", "other", NOW + 60.0)
     await world.issue(peer=other)
     world.now += 5.0
