@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
     from meshproxy.control.offline_tokens import ClusterKeys
+    from meshproxy.control.root_rotation import RootRotation
     from meshproxy.control.service_watch import ServiceWatch
     from meshproxy.control.sources import DocumentSource
     from meshproxy.control.webhook import Injector
@@ -418,7 +419,7 @@ class ControlPlane:
     async def status(self) -> ControlStatus:
         """What `meshproxy proxy-status` and `meshproxy check` show."""
         now = time.time()
-        tokens, problem = await asyncio.to_thread(self._waiting_tokens, now)
+        tokens, rotation, problem = await asyncio.to_thread(self._kept, now)
         distribution = self.distribution if self.documents is not None else None
         return ControlStatus(
             software=__version__,
@@ -432,6 +433,8 @@ class ControlPlane:
             authority=hashlib.sha256(self.authority().certificate_pem).hexdigest(),
             authority_expires=moment(self.authority().not_after),
             lifetime_seconds=self._settings.lifetime,
+            rotation_step=rotation.step.value if rotation is not None else "",
+            rotation_since=moment(rotation.since) if rotation is not None else None,
             refusals=tuple(self.service.refusals),
             waiting_tokens=tuple(
                 WaitingToken(identity=each.identity, expires=moment(each.expires)) for each in tokens[:TOKENS_SHOWN]
@@ -443,12 +446,12 @@ class ControlPlane:
             forgotten=distribution.lost.forgotten if distribution is not None else 0,
         )
 
-    def _waiting_tokens(self, now: float) -> tuple[list[JoinToken], str]:
-        """The join tokens, or why they cannot be read."""
+    def _kept(self, now: float) -> tuple[list[JoinToken], RootRotation | None, str]:
+        """The join tokens and the rotation of the root, or why they cannot be read."""
         try:
-            return self.store.waiting_tokens(now), ""
+            return self.store.waiting_tokens(now), self.store.rotation(), ""
         except StoreError as error:
-            return [], str(error)
+            return [], None, str(error)
 
     def _web(self) -> web.Application:
         async def livez(request: web.Request) -> web.Response:

@@ -28,6 +28,8 @@ CLOCK_ERROR = 300.0
 """Seconds. Certificates are valid from ten minutes before they are issued; tokens have less."""
 AUTHORITY_WARNING = 30 * 86_400.0
 """Seconds before it expires: replacing it takes a renewal of every certificate."""
+ROTATION_LIVES = 2.0
+"""How long a step of a root rotation takes at most, in lives of a certificate; each waits for all to be renewed."""
 REFUSALS_SECONDS = 600.0
 """How long a refused certificate is news."""
 TOKEN_SECONDS = 120.0
@@ -163,7 +165,7 @@ def _identities(answer: Answer, which: str) -> Iterator[Finding]:
     assert status is not None
     left = (status.authority_expires - status.now).total_seconds()
     check = f"the authority is valid for a month at least{which}"
-    hint = 'replace it: see "Control plane" in docs/behaviour.md'
+    hint = "replace it: meshproxy ca rotate --folder FOLDER (docs/root-rotation.md)"
     if left <= status.lifetime_seconds:
         problem = f"it expired {duration(-left)} ago" if left <= 0 else f"it expires in {duration(left)}"
         yield Finding(IDENTITIES, check, Level.ERROR, f"{problem}: certificates cannot outlive it", hint)
@@ -171,8 +173,21 @@ def _identities(answer: Answer, which: str) -> Iterator[Finding]:
         yield Finding(IDENTITIES, check, Level.WARNING, f"it expires in {duration(left)}", hint)
     else:
         yield Finding(IDENTITIES, check)
+    yield _rotation(status, f"no root rotation is left half done{which}")
     yield _refusals(status, f"no certificate was refused lately{which}")
     yield _tokens(status, f"no join token is about to expire unused{which}")
+
+
+def _rotation(status: ControlStatus, check: str) -> Finding:
+    if status.rotation_since is None:
+        return Finding(IDENTITIES, check)
+    seconds = (status.now - status.rotation_since).total_seconds()
+    if seconds <= ROTATION_LIVES * status.lifetime_seconds:
+        return Finding(IDENTITIES, check)
+    problem = f"it has been at the step {status.rotation_step} for {duration(seconds)}"
+    return Finding(
+        IDENTITIES, check, Level.WARNING, problem, "see what it waits for: meshproxy ca status --folder FOLDER"
+    )
 
 
 def _refusals(status: ControlStatus, check: str) -> Finding:

@@ -120,6 +120,10 @@ class ControlStatus(Page, frozen=True, kw_only=True):
     authority_expires: datetime
     lifetime_seconds: float
     """Of the certificates that it issues."""
+    rotation_step: str = ""
+    """How far the rotation of the root is (`root_rotation.Step`); empty if none is under way."""
+    rotation_since: datetime | None = None
+    """When that step was taken."""
     refusals: tuple[Refusal, ...] = ()
     """The last ones, the newest first."""
     waiting_tokens: tuple[WaitingToken, ...] = ()

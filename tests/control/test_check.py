@@ -31,7 +31,7 @@ def test_a_mesh_that_is_well() -> None:
     assert [each.section for each in findings] == sorted(
         (each.section for each in findings), key=["control plane", "identities", "documents", "sidecars"].index
     )
-    assert len({each.check for each in findings}) == len(findings) == 16
+    assert len({each.check for each in findings}) == len(findings) == 17
 
 
 def test_nobody_answers() -> None:
@@ -39,6 +39,14 @@ def test_nobody_answers() -> None:
     assert (finding.level, finding.check) == (Level.ERROR, "the control plane answers")
     assert "meshproxy control run" in finding.hint
     assert worst([finding]) is Level.ERROR
+
+
+@pytest.mark.parametrize(("seconds", "is_well"), [(86_400, True), (2 * 86_400, True), (2 * 86_400 + 60, False)])
+def test_a_root_rotation(seconds: float, is_well: bool) -> None:
+    found = bad(answer(status(rotation_step="sign", rotation_since=ago(seconds))))
+    assert [(each.level, each.problem) for each in found] == (
+        [] if is_well else [(Level.WARNING, "it has been at the step sign for 2d 1m")]
+    )
 
 
 def test_it_is_not_ready() -> None:
