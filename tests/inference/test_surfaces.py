@@ -165,5 +165,5 @@ def test_a_health_check_finds_its_probe() -> None:
     assert probe is not None
     assert probe.rest_target("m") == b"/v1/models/m"
     assert SURFACES.find_grpc(probe.grpc_method).verb is Verb.STATUS
-    assert probe.read_rest(b'{"model_version_status": [{"version": "2", "state": "AVAILABLE"}]}') == ("2",)
+    assert probe.read_rest(b'{"model_version_status": [{"version": "2", "state": "AVAILABLE"}]}').available == ("2",)
     assert SURFACES.probe("grpc") is None

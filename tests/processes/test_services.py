@@ -105,8 +105,11 @@ async def test_calls_follow_the_endpoints_of_a_service(tmp_path: Path, cluster: 
                 servers = (await admin.call("GET", "/status")).body["servers"]["models"]
             return servers["source"] == "service" and len(servers["endpoints"]) == 2
 
+        async def all_workers_know_it() -> bool:
+            return {await status() for _ in range(8)} == {"200"}
+
         await until(is_served_by_the_second)
-        assert {await status() for _ in range(8)} == {"200"}
+        await until(all_workers_know_it)
         # Both are away: what was kept is enough for a start.
         await it.control.kill()
         await sidecar.child.stop()
