@@ -35,7 +35,7 @@ def serve() -> Iterator[Serve]:
                 """Nothing."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
         return f"127.0.0.1:{server.server_address[1]}"
 

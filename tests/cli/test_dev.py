@@ -24,7 +24,8 @@ def call(url: str) -> int:
             assert json.load(response) == {"predictions": [3.5]}
             return int(response.status)
     except HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 def until(lines: Iterator[str], pattern: str) -> re.Match[str]:

@@ -528,8 +528,8 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     made.again = partial(started, address, is_secure=is_secure)
     async with made.channel:
         yield made
+        await made.server.stop(0)  # before its connection is lost: over TLS grpcio would wait for a second
     shared.reaper.stop()
-    await made.server.stop(0)
 
 
 async def test_unary_with_grpcio(world: World) -> None:
