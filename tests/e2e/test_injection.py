@@ -34,6 +34,7 @@ from tests.e2e.apiserver import Cluster
 from tests.e2e.conftest import TestNamespace
 from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, injected, pod, pods
 from tests.injection.pods import RESTRICTED as RESTRICTED_CONTAINER
+from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -117,6 +118,13 @@ SILENT: dict[str, Any] = {"automountServiceAccountToken": False}
 """Without the volume of the API server's token, whose name is made up for each pod."""
 
 
+def is_connected(port: int) -> bool:
+    """Whether there are connections to a port of this host that are not closed on both sides (proc(5))."""
+    lines = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/self/net", file).read_text().splitlines()]
+    open_states = ("01", "04", "05", "08")  # ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT
+    return any(line[1].endswith(f":{port:04X}") and line[3] in open_states for line in lines)
+
+
 @pytest.fixture
 async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority]]:
     """The injector, which the API server asks; its `caBundle` is not there yet."""
@@ -124,7 +132,8 @@ async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority
     webhook = Webhook(Injector(Address("127.0.0.1", 0), (NAME,), sidecars), lambda outcome: None)
     webhook.present(credentials(authority, NAME))
     await webhook.start()
-    url = {"url": f"https://{NAME}:{webhook.address.rpartition(':')[2]}/inject"}
+    port = int(webhook.address.rpartition(":")[2])
+    url = {"url": f"https://{NAME}:{port}/inject"}
     configuration = webhook_configuration(url, authority.bundle_pem.decode(), "meshproxy")
     for each in configuration["webhooks"]:
         del each["clientConfig"]["caBundle"]
@@ -132,6 +141,8 @@ async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority
     yield webhook, authority
     await client.delete(MutatingWebhookConfiguration, CONFIGURATION)
     await webhook.close()
+    # The API server keeps its connection; over TLS it is closed once both have said so.
+    await until(lambda: not is_connected(port))
 
 
 async def enable(namespace: TestNamespace) -> None:
