@@ -70,6 +70,7 @@ class Pods:
 
 @pytest.fixture
 async def pods(namespace: TestNamespace) -> AsyncIterator[Pods]:
+    await namespace.token("default")  # the service account, which the controllers may not have made yet
     pods = Pods(namespace)
     await pods.create_node()
     yield pods
