@@ -8,12 +8,15 @@ from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from meshproxy.identity.certificates import CertificateError, Credentials, IdentityFiles, client_context, read_file
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer, read_spiffe_id
 from meshproxy.identity.pem import read_certificates
 from meshproxy.transport.channel import H2Channel, Target, own_connections
+from meshproxy.transport.client import ClientError, ClientFailure
 from meshproxy.transport.connection import Times
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
@@ -123,3 +126,14 @@ class ControlChannel:
         if peer.spiffe_id != self._expected:
             raise PeerRejected(f"it is {peer.spiffe_id}, and the control plane is {self._expected} (spec.controlPlane)")
         return peer
+
+
+Message = TypeVar("Message", bound=msgspec.Struct)
+
+
+def read_message(message: bytes, kind: type[Message], what: str) -> Message:
+    """A message of the control plane. Raises ClientError: `what` not understood."""
+    try:
+        return msgspec.json.decode(message, type=kind)
+    except msgspec.DecodeError as error:
+        raise ClientError(ClientFailure.PROTOCOL, f"{what} not understood: {error}") from error

@@ -27,12 +27,12 @@ from meshproxy.config.files import files_of
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
 from meshproxy.control_api import WATCH, DocumentSet, Scope, SidecarReport
-from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.private_files import replace_file
+from meshproxy.sidecar.control_channel import read_message
+from meshproxy.sidecar.control_stream import follow_stream
 from meshproxy.sidecar.mesh_documents import MeshDocuments, NotAsSent
 from meshproxy.sidecar.reconnect import keep_open
 from meshproxy.transport.client import ClientError, ClientFailure
-from meshproxy.transport.grpc_stream import open_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -276,23 +276,9 @@ class ControlDocuments:
 
     async def _follow(self) -> str:
         """Take what comes on one stream. Returns why it has ended."""
-        try:
-            async with (
-                self._channel.streams() as channel,
-                await open_call(channel, WATCH, max_message_bytes=SET_BYTES) as call,
-            ):
-                reporting = asyncio.create_task(self._send_reports(call))
-                try:
-                    async for message in call:
-                        await self._take(message)
-                except asyncio.CancelledError:
-                    await _take_leave(call)
-                    raise
-                finally:
-                    reporting.cancel()
-            return "it ended the stream"
-        except (ClientError, CertificateError, OSError) as error:
-            return str(error)
+        return await follow_stream(
+            self._channel, WATCH, SET_BYTES, talk=self._send_reports, take=self._take, leave=_take_leave
+        )
 
     def _failed(self, problem: str) -> None:
         if problem != self._problem:
@@ -312,10 +298,7 @@ class ControlDocuments:
 
     async def _take(self, message: bytes) -> None:
         """Raises ClientError or OSError."""
-        try:
-            received = msgspec.json.decode(message, type=DocumentSet)
-        except msgspec.DecodeError as error:
-            raise ClientError(ClientFailure.PROTOCOL, f"the documents are not understood: {error}") from error
+        received = read_message(message, DocumentSet, "the documents are")
         if received.text:
             self._newest_text.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(self._newest_text, f"{VERSION}{received.version}\n{received.text}".encode(), 0o600)

@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.control_api import WATCH_ENDPOINTS, EndpointsRequest, ServiceEndpoints
-from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.private_files import replace_file
-from meshproxy.refusal import GrpcStatus
-from meshproxy.sidecar.control_roots import OLDER_SECONDS
+from meshproxy.sidecar.control_channel import read_message
+from meshproxy.sidecar.control_stream import follow_stream
 from meshproxy.sidecar.reconnect import keep_open
-from meshproxy.transport.client import ClientError, ClientFailure, StatusError
-from meshproxy.transport.grpc_stream import open_call
 from meshproxy.upstream.service import FOLDER, endpoint_file, read_kept
 
 if TYPE_CHECKING:
@@ -85,37 +82,18 @@ class ControlEndpoints:
         while not self._wanted:
             await self._changed.wait()
             self._changed.clear()
-        try:
-            async with (
-                self._channel.streams() as channel,
-                await open_call(channel, WATCH_ENDPOINTS, max_message_bytes=MESSAGE_BYTES) as call,
-            ):
-                asking = asyncio.create_task(self._ask(call))
-                try:
-                    async for message in call:
-                        await self._take(message)
-                finally:
-                    asking.cancel()
-            return "it ended the stream"
-        except StatusError as error:
-            if error.grpc_status == GrpcStatus.UNIMPLEMENTED:
-                logger.warning(
-                    "this control plane sends no endpoints of Services: it is older than we, or has no documents"
-                )
-                await asyncio.sleep(OLDER_SECONDS)
-            return str(error)
-        except (ClientError, CertificateError, OSError) as error:
-            return str(error)
+        return await follow_stream(
+            self._channel, WATCH_ENDPOINTS, MESSAGE_BYTES, talk=self._ask, take=self._take, older=_note_older
+        )
 
     async def _ask(self, call: Call) -> None:
         """Say what is needed, at once and whenever it changes."""
-        with suppress(ClientError):  # the end of the stream, which `_follow` sees too
-            while True:
-                self._changed.clear()
-                services = {service: self._kept_version(service) for service in sorted(self._wanted)}
-                await call.send(msgspec.json.encode(EndpointsRequest(services)))
-                self._forget(services)
-                await self._changed.wait()
+        while True:
+            self._changed.clear()
+            services = {service: self._kept_version(service) for service in sorted(self._wanted)}
+            await call.send(msgspec.json.encode(EndpointsRequest(services)))
+            self._forget(services)
+            await self._changed.wait()
 
     def _kept_version(self, service: str) -> str:
         with suppress(ValueError):
@@ -133,10 +111,7 @@ class ControlEndpoints:
 
     async def _take(self, message: bytes) -> None:
         """Raises ClientError or OSError."""
-        try:
-            received = msgspec.json.decode(message, type=ServiceEndpoints)
-        except msgspec.DecodeError as error:
-            raise ClientError(ClientFailure.PROTOCOL, f"the endpoints are not understood: {error}") from error
+        received = read_message(message, ServiceEndpoints, "the endpoints are")
         if received.service in self._wanted:  # and not only before
             await asyncio.to_thread(self._keep, received)
             self._note(received.service, received.problem)
@@ -160,3 +135,8 @@ class ControlEndpoints:
             what = f"endpoints of Service {service}" if service else "no endpoints from the control plane; trying again"
             logger.warning(what, extra={"fields": fields})
         self._problems[service] = problem
+
+
+def _note_older(problem: str) -> str:
+    logger.warning("this control plane sends no endpoints of Services: it is older than we, or has no documents")
+    return problem

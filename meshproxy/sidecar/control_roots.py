@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,9 @@ from meshproxy.identity.certificates import CertificateError, own_identity
 from meshproxy.identity.peer import read_peer
 from meshproxy.identity.pem import read_certificates
 from meshproxy.identity.private_files import replace_file
-from meshproxy.refusal import GrpcStatus
+from meshproxy.sidecar.control_channel import read_message
+from meshproxy.sidecar.control_stream import follow_stream
 from meshproxy.sidecar.reconnect import keep_open
-from meshproxy.transport.client import ClientError, ClientFailure, StatusError
-from meshproxy.transport.grpc_stream import open_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROOTS_BYTES = 1 << 20
-OLDER_SECONDS = 600.0
-"""Until a control plane without this stream is asked again: it may have been replaced by a newer one."""
 
 
 class ControlRoots:
@@ -67,26 +63,13 @@ class ControlRoots:
 
     async def _follow(self) -> str:
         """Take what comes on one stream. Returns why it has ended."""
-        try:
-            async with (
-                self._channel.streams() as channel,
-                await open_call(channel, ROOTS, max_message_bytes=ROOTS_BYTES) as call,
-            ):
-                reporting = asyncio.create_task(self._send_reports(call))
-                try:
-                    async for message in call:
-                        self._take(message)
-                finally:
-                    reporting.cancel()
-            return "it ended the stream"
-        except StatusError as error:
-            if error.grpc_status == GrpcStatus.UNIMPLEMENTED:
-                logger.info("this control plane sends the trust bundle with each certificate only: it is older than we")
-                await asyncio.sleep(OLDER_SECONDS)
-                return self._problem  # which is no news
-            return str(error)
-        except (ClientError, CertificateError, OSError) as error:
-            return str(error)
+        return await follow_stream(
+            self._channel, ROOTS, ROOTS_BYTES, talk=self._send_reports, take=self._take, older=self._note_older
+        )
+
+    def _note_older(self, problem: str) -> str:
+        logger.info("this control plane sends the trust bundle with each certificate only: it is older than we")
+        return self._problem  # which is no news
 
     def _failed(self, problem: str) -> None:
         if problem != self._problem:
@@ -99,12 +82,11 @@ class ControlRoots:
     async def _send_reports(self, call: Call) -> None:
         """Say what we have, at once and whenever it changes."""
         self._has_news.set()
-        with suppress(ClientError):  # the end of the stream, which `_follow` sees too
-            while True:
-                await self._has_news.wait()
-                self._has_news.clear()
-                if (report := self._report()) is not None:
-                    await call.send(msgspec.json.encode(report))
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            if (report := self._report()) is not None:
+                await call.send(msgspec.json.encode(report))
 
     def _report(self) -> RootsReport | None:
         """What is in the folder; None if that has expired."""
@@ -115,17 +97,14 @@ class ControlRoots:
         name = leaf_name(leaf, read_peer(leaf, self._channel.trust_domain, self._clock()).not_after)
         return RootsReport(self._name, name, roots_digest(credentials.bundle_pem), __version__)
 
-    def _take(self, message: bytes) -> None:
+    async def _take(self, message: bytes) -> None:
         """Put a bundle in the folder, unless our own certificate would not be good with it.
 
         Raises:
             ClientError: it cannot be read.
             OSError: it cannot be written.
         """
-        try:
-            roots = msgspec.json.decode(message, type=Roots).roots.encode()
-        except msgspec.DecodeError as error:
-            raise ClientError(ClientFailure.PROTOCOL, f"the trust bundle is not understood: {error}") from error
+        roots = read_message(message, Roots, "the trust bundle is").roots.encode()
         self._received += 1
         self._problem = ""
         credentials = self._channel.credentials()

@@ -20,8 +20,9 @@ from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.identity.private_files import replace_file
 from meshproxy.identity.renewal import Renewal
+from meshproxy.sidecar.control_channel import read_message
 from meshproxy.sidecar.new_key import KeyFailure, new_key
-from meshproxy.transport.client import ClientError, ClientFailure
+from meshproxy.transport.client import ClientError
 from meshproxy.transport.grpc_client import call_unary
 
 if TYPE_CHECKING:
@@ -195,10 +196,7 @@ class Enrollment:
         async with self._channel.open() as channel:
             message = msgspec.json.encode(request)
             answer = await call_unary(channel, ISSUE, message, timeout=CALL_SECONDS, max_message_bytes=RESPONSE_BYTES)
-        try:
-            return msgspec.json.decode(answer, type=IssueResponse)
-        except msgspec.DecodeError as error:
-            raise ClientError(ClientFailure.PROTOCOL, f"the response is not understood: {error}") from error
+        return read_message(answer, IssueResponse, "the response is")
 
     # The folder
 

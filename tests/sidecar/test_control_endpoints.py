@@ -17,7 +17,7 @@ from meshproxy.control.endpoints import EndpointTable
 from meshproxy.control_api import WATCH_ENDPOINTS, ServiceEndpoints
 from meshproxy.identity.private_files import replace_file
 from meshproxy.sidecar import control_endpoints as module
-from meshproxy.sidecar import reconnect
+from meshproxy.sidecar import control_stream, reconnect
 from meshproxy.sidecar.control_endpoints import ControlEndpoints, services_of
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.channel import H2Channel, Target
@@ -230,7 +230,7 @@ async def test_a_control_plane_that_is_not_understood(
 async def test_an_older_control_plane_is_asked_again_later(
     control: Control, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "OLDER_SECONDS", 0.01)
+    monkeypatch.setattr(control_stream, "OLDER_SECONDS", 0.01)
     methods, control.server._methods = control.server._methods, {}
     control.table.replace([A], [a_slice()])
     control.sidecar().adopt(documents(A))

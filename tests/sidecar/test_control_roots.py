@@ -16,7 +16,7 @@ from meshproxy.control.app import ControlPlane as ControlProcess
 from meshproxy.control.rotator import Rotator
 from meshproxy.control_api import ROOTS, Roots, roots_digest
 from meshproxy.devtools.ca import DevelopmentCA
-from meshproxy.sidecar import control_roots as module
+from meshproxy.sidecar import control_stream as module
 from meshproxy.sidecar import reconnect
 from meshproxy.sidecar.control_roots import ControlRoots
 from meshproxy.transport.client import ClientError
@@ -91,7 +91,7 @@ async def test_a_bundle_that_our_certificate_does_not_fit_to(world: World, caplo
     async with followed(world) as roots:
         before = bundle(world)
         for content in (DevelopmentCA.create("m.example").bundle_pem, b"no certificate"):
-            roots._take(msgspec.json.encode(Roots(content.decode())))
+            await roots._take(msgspec.json.encode(Roots(content.decode())))
         assert bundle(world) == before
         rejected = [record for record in caplog.records if "trust bundle rejected" in record.message]
         assert [record.__dict__["fields"]["reason"] for record in rejected] == ["untrusted", "unreadable"]
@@ -100,9 +100,9 @@ async def test_a_bundle_that_our_certificate_does_not_fit_to(world: World, caplo
 async def test_what_is_not_understood_ends_the_stream(world: World) -> None:
     roots = ControlRoots("resnet-0", enrollment(world)._channel)
     with pytest.raises(ClientError, match="the trust bundle is not understood"):
-        roots._take(b"{")
+        await roots._take(b"{")
     # With a certificate that is not there, or has expired, it comes with the next one.
-    roots._take(msgspec.json.encode(Roots("x")))
+    await roots._take(msgspec.json.encode(Roots("x")))
     assert not world.files().trust_bundle.exists()
 
 
