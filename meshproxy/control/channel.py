@@ -7,7 +7,6 @@ import hashlib
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -24,7 +23,8 @@ from meshproxy.routing.rate_limit import Bucket
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
 
     from meshproxy.control.attestation import Attestation, Attested
     from meshproxy.control.authority import Authority, Issued
@@ -214,24 +214,30 @@ class IdentityService:
             raise RequestRefused("key-reused", "this key has a certificate already: make a new key for each request")
 
 
-@asynccontextmanager
-async def certified(call: ServerCall, now: float) -> AsyncIterator[Workload]:
-    """A stream for a sidecar that shows its certificate, until that expires: it comes again with the next one.
+class UntilExpiry:
+    """Ends a stream when the certificate expires that its sidecar shows: it comes again with the next one. Raises
+    CallFailed then. (An object of its own, and no generator, because there is one for each stream.)
 
     Args:
+        workload: the sidecar.
         now: seconds since the epoch.
-
-    Raises:
-        CallFailed: it shows none, or its certificate has expired.
     """
-    workload = call.info.peer
-    if not isinstance(workload, Workload):
-        raise CallFailed(GrpcStatus.UNAUTHENTICATED, "this is for sidecars that show their certificate")
-    try:
-        async with asyncio.timeout(max(0.0, workload.not_after - now)):
-            yield workload
-    except TimeoutError:
-        raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, workload: Workload, now: float) -> None:
+        self._timeout = asyncio.timeout(max(0.0, workload.not_after - now))
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
 
 
 Message = TypeVar("Message", bound=msgspec.Struct)
@@ -256,6 +262,11 @@ class Paces:
     def take(self, key: str, now: float) -> bool:
         """Whether one more is within the rate; then it counts."""
         return self._bucket(key).take(1.0, now) == 0.0
+
+    def check(self, call: ServerCall, workload: Workload, what: str, now: float) -> None:
+        """Count a message of a sidecar, by its identity and address. Raises CallFailed if that is one too many."""
+        if not self.take(f"{workload.spiffe_id} {call.info.remote.rpartition(':')[0]}", now):
+            raise CallFailed(GrpcStatus.RESOURCE_EXHAUSTED, f"too many streams or {what}: wait a few seconds")
 
     def charge(self, key: str, now: float) -> None:
         """Count one more, whether it is within the rate or not."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshproxy.control.channel import Paces, certified, decode
+from meshproxy.control.channel import Paces, UntilExpiry, decode
 from meshproxy.control.status import ServiceEntry
 from meshproxy.control_api import WATCH_ENDPOINTS, EndpointsRequest
+from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.grpc_server import CallFailed
 
@@ -65,24 +66,25 @@ class EndpointService:
 
     async def watch(self, call: ServerCall) -> None:
         """`Endpoints/Watch`."""
-        async with certified(call, self._clock()) as workload:
-            watcher = _Watcher(call)
-            who = f"{workload.spiffe_id} {call.info.remote.rpartition(':')[0]}"
-            try:
+        workload = call.info.peer
+        if not isinstance(workload, Workload):
+            raise CallFailed(GrpcStatus.UNAUTHENTICATED, "endpoints are for sidecars that show their certificate")
+        watcher = _Watcher(call)
+        try:
+            async with UntilExpiry(workload, self._clock()):
                 while True:
                     while (message := call.take()) is not None:
-                        self._ask(watcher, who, decode(message, EndpointsRequest))
+                        self._ask(watcher, workload, decode(message, EndpointsRequest))
                     if call.has_ended:
                         break
                     self._give(watcher)
                     await call.wait()
-            finally:
-                self._forget(watcher, list(watcher.has))
+        finally:
+            self._forget(watcher, list(watcher.has))
 
-    def _ask(self, watcher: _Watcher, who: str, request: EndpointsRequest) -> None:
+    def _ask(self, watcher: _Watcher, workload: Workload, request: EndpointsRequest) -> None:
         """Raises CallFailed."""
-        if not self._requests.take(who, self._clock()):
-            raise CallFailed(GrpcStatus.RESOURCE_EXHAUSTED, "too many streams or requests: wait a few seconds")
+        self._requests.check(watcher.call, workload, "requests", self._clock())
         if len(request.services) > SERVICES:
             self._metrics.limits_exceeded.labels("control", "services").value += 1
             message = f"{len(request.services)} Services are more than the {SERVICES} that one sidecar may need"

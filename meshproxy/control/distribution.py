@@ -5,7 +5,6 @@ Sidecars of one scope are given the same: what concerns them is selected, and en
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter, deque
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.codec.grpc import frame
-from meshproxy.control.channel import Paces, decode
+from meshproxy.control.channel import Paces, UntilExpiry, decode
 from meshproxy.control.lost import LostSidecars
 from meshproxy.control.scope import Selection
 from meshproxy.control.status import DocumentsEntry, SidecarEntry, SidecarState, moment, moment_or_none
@@ -217,8 +216,7 @@ class DocumentService:
         key = watcher.key
         self.lost.connected(key)
         try:
-            # Whoever is still connected when its certificate expires comes again with the next one.
-            async with asyncio.timeout(max(0.0, workload.not_after - now)):
+            async with UntilExpiry(workload, now):
                 while True:
                     while (message := call.take()) is not None:
                         self._take(watcher, self._read(call, workload, message))
@@ -226,8 +224,6 @@ class DocumentService:
                         break
                     self._give(watcher)
                     await call.wait()
-        except TimeoutError:
-            raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
         finally:
             del self.watchers[id(watcher)]
             self._ended(watcher, key, is_expected=call.has_ended)
@@ -244,9 +240,7 @@ class DocumentService:
 
     def _read(self, call: ServerCall, workload: Workload, message: bytes) -> SidecarReport:
         """Raises CallFailed."""
-        key = f"{workload.spiffe_id} {call.info.remote.rpartition(':')[0]}"
-        if not self._reports.take(key, self._clock()):
-            raise CallFailed(GrpcStatus.RESOURCE_EXHAUSTED, "too many streams or reports: wait a few seconds")
+        self._reports.check(call, workload, "reports", self._clock())
         return decode(message, SidecarReport)
 
     def _take(self, watcher: Watcher, report: SidecarReport) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import msgspec
 from meshproxy.codec.grpc import frame
 from meshproxy.control.attestation import Shown
 from meshproxy.control.authority import authority_of
-from meshproxy.control.channel import Paces, decode
+from meshproxy.control.channel import Paces, UntilExpiry, decode
 from meshproxy.control.distribution import REPORT_BURST, REPORT_RATE
 from meshproxy.control.leaf import Leaf, is_name
 from meshproxy.control_api import ROOTS, Roots, RootsReport, leaf_name, roots_digest
@@ -60,8 +59,7 @@ class RootsService:
         has, sent = "", ""
         self._calls.add(call)
         try:
-            # Whoever is still connected when its certificate expires comes again with the next one.
-            async with asyncio.timeout(max(0.0, holder.not_after - self._clock())):
+            async with UntilExpiry(holder, self._clock()):
                 while True:
                     while (message := call.take()) is not None:
                         has = self._note(call, holder, connection, message)
@@ -71,15 +69,12 @@ class RootsService:
                         call.post(self._message)
                         sent = self._digest
                     await call.wait()
-        except TimeoutError:
-            raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
         finally:
             self._calls.discard(call)
 
     def _note(self, call: ServerCall, holder: Shown, connection: str, message: bytes) -> str:
         """The digest of the bundle that the sidecar has. Raises CallFailed."""
-        if not self._reports.take(f"{holder.spiffe_id} {call.info.remote.rpartition(':')[0]}", self._clock()):
-            raise CallFailed(GrpcStatus.RESOURCE_EXHAUSTED, "too many streams or reports: wait a few seconds")
+        self._reports.check(call, holder, "reports", self._clock())
         report = decode(message, RootsReport)
         if not is_name(report.leaf):
             raise CallFailed(GrpcStatus.INVALID_ARGUMENT, "that is not the name of a certificate")
