@@ -27,7 +27,7 @@ endpoints     the endpoints of the Services that documents name
 discovery     their way to the sidecars
 reflector     a copy of the objects of one kind in the API server
 store         the folder that is kept
-status        what it says about itself and its sidecars
+status        what it says about itself and its sidecars; `web_port` shows it
 fleet         all sidecars of several control planes, and what is wrong with each
 check         what is wrong with a mesh, and what to do next
 """

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -36,12 +35,12 @@ from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
 from meshproxy.control.roots import RootsService
 from meshproxy.control.sources import Files
-from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
+from meshproxy.control.status import ControlStatus, WaitingToken, moment
 from meshproxy.control.store import FolderStore, StoreError
+from meshproxy.control.web_port import web_port
 from meshproxy.control.webhook import Webhook
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
-from meshproxy.telemetry import exposition
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.grpc_server import GrpcServer
@@ -249,7 +248,8 @@ class ControlPlane:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         allow_descriptors()
-        runner = web.AppRunner(self._web(), access_log=None)
+        endpoints = self.endpoints.describe if self.documents is not None else dict
+        runner = web.AppRunner(web_port(self.metrics.registry, self.status, endpoints), access_log=None)
         await runner.setup()
         tasks = [
             self._loop.create_task(self._keep_renewing()),
@@ -452,39 +452,6 @@ class ControlPlane:
             return self.store.waiting_tokens(now), self.store.rotation(), ""
         except StoreError as error:
             return [], None, str(error)
-
-    def _web(self) -> web.Application:
-        async def livez(request: web.Request) -> web.Response:
-            return web.Response(text="ok\n")
-
-        async def metrics(request: web.Request) -> web.Response:
-            openmetrics = exposition.wants_openmetrics(request.headers.get("accept", "").encode())
-            kind = exposition.OPENMETRICS if openmetrics else exposition.TEXT
-            page = b"".join(exposition.render(self.metrics.registry, openmetrics=openmetrics))
-            return web.Response(body=page, headers={"content-type": kind.decode()})
-
-        async def status(request: web.Request) -> web.Response:
-            if not is_local(request.remote or "", request.host):
-                raise web.HTTPForbidden(text="forbidden: use a loopback connection and the host name localhost\n")
-            page = await asyncio.to_thread(msgspec.json.encode, await self.status())
-            return web.Response(body=page, content_type="application/json")
-
-        async def endpoints(request: web.Request) -> web.Response:
-            if not is_local(request.remote or "", request.host):
-                raise web.HTTPForbidden(text="forbidden: use a loopback connection and the host name localhost\n")
-            return web.json_response(self.endpoints.describe() if self.documents is not None else {})
-
-        application = web.Application()
-        application.add_routes(
-            [
-                web.get("/livez", livez),
-                web.get("/readyz", livez),
-                web.get("/metrics", metrics),
-                web.get("/status", status),
-                web.get("/endpoints", endpoints),
-            ]
-        )
-        return application
 
 
 # What follows loads lightkube, which a control plane without a cluster does not.
