@@ -114,7 +114,6 @@ class ControlDocuments:
         """What `load` was about last."""
         self._received = 0
         """Messages, in all."""
-        self._problem = ""
 
     async def first(self) -> Documents:
         """Documents to start with: those that were in use before, or else the first ones from the control plane that
@@ -281,12 +280,10 @@ class ControlDocuments:
         )
 
     def _failed(self, problem: str) -> None:
-        if problem != self._problem:
-            logger.warning(
-                "no documents from the control plane; trying again",
-                extra={"fields": {"control": self._channel.address, "problem": problem}},
-            )
-        self._problem = problem
+        logger.warning(
+            "no documents from the control plane; trying again",
+            extra={"fields": {"control": self._channel.address, "problem": problem}},
+        )
 
     async def _send_reports(self, call: Call) -> None:
         """Say what we have, at once and whenever it changes."""
@@ -307,7 +304,6 @@ class ControlDocuments:
             self._newest = await self._add(received)
         self._is_pending = True
         self._received += 1
-        self._problem = ""
         self._changed()
 
     async def _add(self, received: DocumentSet) -> MeshDocuments:

@@ -58,7 +58,7 @@ class ControlEndpoints:
         self._received = 0
         """Messages, in all."""
         self._problems: dict[str, str] = {}
-        """By Service; the stream's own has an empty name."""
+        """Of Services."""
 
     def prepare(self, documents: Documents) -> None:
         """These documents may come into use: their endpoints are needed, too."""
@@ -75,7 +75,7 @@ class ControlEndpoints:
 
     async def run(self) -> None:
         """Follow the control plane until cancelled, whatever happens to it."""
-        await keep_open(self._follow, lambda: self._received, lambda problem: self._note("", problem))
+        await keep_open(self._follow, lambda: self._received, self._failed)
 
     async def _follow(self) -> str:
         """Take what comes on one stream, once something is needed. Returns why it has ended."""
@@ -116,7 +116,6 @@ class ControlEndpoints:
             await asyncio.to_thread(self._keep, received)
             self._note(received.service, received.problem)
         self._received += 1
-        self._note("", "")
 
     def _keep(self, received: ServiceEndpoints) -> None:
         """Write what was received; if that is only that they are not known, beside those of before. Raises OSError."""
@@ -129,12 +128,16 @@ class ControlEndpoints:
         replace_file(path, msgspec.json.encode(received), 0o600)
 
     def _note(self, service: str, problem: str) -> None:
-        """Log a problem when it begins."""
+        """Log a problem of a Service when it begins."""
         if problem and problem != self._problems.get(service):
-            fields = {"control": self._channel.address, "problem": problem}
-            what = f"endpoints of Service {service}" if service else "no endpoints from the control plane; trying again"
-            logger.warning(what, extra={"fields": fields})
+            self._warn(f"endpoints of Service {service}", problem)
         self._problems[service] = problem
+
+    def _failed(self, problem: str) -> None:
+        self._warn("no endpoints from the control plane; trying again", problem)
+
+    def _warn(self, what: str, problem: str) -> None:
+        logger.warning(what, extra={"fields": {"control": self._channel.address, "problem": problem}})
 
 
 def _note_older(problem: str) -> str:

@@ -51,7 +51,6 @@ class ControlRoots:
         self._has_news = asyncio.Event()
         """Certificate or bundle may be other ones than was said last."""
         self._received = 0
-        self._problem = ""
 
     def tell(self) -> None:
         """There is another certificate in the folder."""
@@ -69,15 +68,13 @@ class ControlRoots:
 
     def _note_older(self, problem: str) -> str:
         logger.info("this control plane sends the trust bundle with each certificate only: it is older than we")
-        return self._problem  # which is no news
+        return ""
 
     def _failed(self, problem: str) -> None:
-        if problem != self._problem:
-            logger.warning(
-                "no trust bundle from the control plane; trying again",
-                extra={"fields": {"control": self._channel.address, "problem": problem}},
-            )
-        self._problem = problem
+        logger.warning(
+            "no trust bundle from the control plane; trying again",
+            extra={"fields": {"control": self._channel.address, "problem": problem}},
+        )
 
     async def _send_reports(self, call: Call) -> None:
         """Say what we have, at once and whenever it changes."""
@@ -106,7 +103,6 @@ class ControlRoots:
         """
         roots = read_message(message, Roots, "the trust bundle is").roots.encode()
         self._received += 1
-        self._problem = ""
         credentials = self._channel.credentials()
         if credentials is None:
             return  # with the next certificate comes a bundle

@@ -20,15 +20,20 @@ async def keep_open(
     """Follow a stream until cancelled, whatever happens to it.
 
     Args:
-        follow: takes what comes on one stream, and returns why that has ended.
+        follow: takes what comes on one stream, and returns why that has ended; empty if there is nothing to tell.
         received: how many messages have come in all. A stream that brought one, or lasted, has not come to nothing.
-        failed: called with the reason of each end.
+        failed: called with the reason of an end, unless it is that of the end before and no message has come since.
     """
     loop = asyncio.get_running_loop()
     delay = FIRST_RETRY
+    told = ""
     while True:
         begun, before = loop.time(), received()
-        failed(await follow())
-        was_good = received() != before or loop.time() - begun >= LAST_RETRY
+        problem = await follow()
+        has_brought = received() != before
+        if problem and (has_brought or problem != told):
+            failed(problem)
+            told = problem
+        was_good = has_brought or loop.time() - begun >= LAST_RETRY
         delay = FIRST_RETRY if was_good else min(2 * delay, LAST_RETRY)
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311

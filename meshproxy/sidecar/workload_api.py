@@ -215,9 +215,8 @@ class WorkloadApiIdentity:
 
     def _failed(self, problem: str) -> None:
         """What was delivered stays in use until it expires."""
-        if problem != self._problem:
-            logger.warning(
-                "no identity from the Workload API; trying again",
-                extra={"fields": {"problem": problem, "in_use": self._response is not None}},
-            )
         self._problem = problem
+        logger.warning(
+            "no identity from the Workload API; trying again",
+            extra={"fields": {"problem": problem, "in_use": self._response is not None}},
+        )

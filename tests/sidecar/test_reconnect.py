@@ -19,6 +19,8 @@ class Stream:
         self.received = 0
         self.delays: list[float] = []
         self.reasons: list[str] = []
+        self.problems: list[str] = []
+        """Why streams end, if not each for a reason of its own."""
         self.ends: list[tuple[float, int]] = []
         """How long each stream lasts, and how many messages it brings."""
         monkeypatch.setattr("random.uniform", lambda least, most: most)
@@ -39,7 +41,7 @@ class Stream:
         lasted, messages = self.ends.pop(0)
         self.now += lasted
         self.received += messages
-        return f"end {len(self.reasons)}"
+        return self.problems.pop(0) if self.problems else f"end {len(self.reasons)}"
 
     async def run(self, *ends: tuple[float, int]) -> list[float]:
         self.ends = list(ends)
@@ -61,3 +63,9 @@ async def test_attempts_that_come_to_nothing_back_off(stream: Stream) -> None:
 @pytest.mark.parametrize("good", [(0.1, 1), (LAST_RETRY, 0)], ids=["it brought something", "it lasted"])
 async def test_after_a_good_stream_the_next_one_comes_soon(stream: Stream, good: Any) -> None:
     assert await stream.run((0.1, 0), (0.1, 0), good, (0.1, 0)) == [1.0, 2.0, FIRST_RETRY, 1.0]
+
+
+async def test_a_reason_is_told_once_until_a_message_comes(stream: Stream) -> None:
+    stream.problems = ["a", "a", "b", "", "b", "b", "b"]
+    await stream.run((0.1, 0), (0.1, 0), (0.1, 0), (0.1, 0), (0.1, 0), (0.1, 1), (0.1, 0))
+    assert stream.reasons == ["a", "b", "b"]
