@@ -262,9 +262,9 @@ def _carry_out(plan: _Plan, draft: Draft, settings: Settings, choices: Choices, 
         at = ("spec", "containers", server.name)
         # The kubelet's probes are captured as well, and it has no certificate.
         to_sidecar = choices.probes_sidecar or plan.captured is not None
-        for name, probe in rewritten_probes(server, to_sidecar=to_sidecar).items():
-            draft.put((*at, name), probe)
-            if name == "livenessProbe":
+        for field, probe in rewritten_probes(server, to_sidecar=to_sidecar).items():
+            draft.put((*at, field), probe)
+            if field == "livenessProbe":
                 warnings.append(
                     f"the livenessProbe of container {server.name} asks the sidecar: it no longer finds hangs"
                 )

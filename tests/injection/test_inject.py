@@ -238,6 +238,8 @@ def test_a_name_for_the_document() -> None:
     content["metadata"] = {"name": "A_b." + "x" * 300}
     assert 'metadata: {name: "a-b.xxx' in injected(content).pod["metadata"]["annotations"][DOCUMENT]
     assert 'metadata: {name: "pod"}' in injected({"spec": pod()["spec"]}).pod["metadata"]["annotations"][DOCUMENT]
+    probed = pod(container={"readinessProbe": {"httpGet": {"path": "/", "port": "mesh"}}})
+    assert 'metadata: {name: "web"}' in injected(probed).pod["metadata"]["annotations"][DOCUMENT]
 
 
 @given(content=pods(), native=st.booleans())
