@@ -9,7 +9,7 @@ from typing import Any
 from meshproxy.config import values
 from meshproxy.config.problems import closest
 from meshproxy.injection.capture import MAX_PORT
-from meshproxy.injection.settings import LOG_LEVELS, Resources, Settings, amount, read_image, read_quantity
+from meshproxy.injection.settings import LOG_LEVELS, Resources, Settings, amount, read_image, read_quantity, read_whole
 
 PREFIX = "config.meshproxy.dev/"
 WORKERS = 64
@@ -58,16 +58,14 @@ def _switch(text: str) -> bool:
 
 
 def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= WORKERS:
-        raise ValueError(f"expected a whole number from 1 to {WORKERS}, got {values.shown(text)}")
-    return int(text)
+    return read_whole(text, 1, WORKERS)
 
 
 def _ports(text: str) -> tuple[int, ...]:
-    found = text.split(",")
-    if not all(each.isascii() and each.isdigit() and 1 <= int(each[:6]) <= MAX_PORT for each in found):
-        raise ValueError(f"expected ports, such as 8500,8501, got {values.shown(text)}")
-    return tuple(map(int, found))
+    try:
+        return tuple(read_whole(each, 1, MAX_PORT) for each in text.split(","))
+    except ValueError:
+        raise ValueError(f"expected ports, such as 8500,8501, got {values.shown(text)}") from None
 
 
 _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.injection.capture import MAX_PORT
+from meshproxy.injection.settings import read_whole
 
 if TYPE_CHECKING:
     from meshproxy.injection.annotations import Choices
@@ -29,9 +30,11 @@ def ports_of(server: Container) -> tuple[int, ...]:
     found = []
     for flag, default in _FLAGS.items():
         text = server.flag(flag)
-        if text is not None and not (text.isascii() and text.isdigit() and int(text[:6]) <= MAX_PORT):
-            raise ValueError(f"container {server.name} has --{flag}={text}, which is not a port")
-        if port := default if text is None else int(text):
+        try:
+            port = default if text is None else read_whole(text, 0, MAX_PORT)
+        except ValueError:
+            raise ValueError(f"container {server.name} has --{flag}={text}, which is not a port") from None
+        if port:
             found.append(port)
     return tuple(found)
 

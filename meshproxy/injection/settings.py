@@ -16,6 +16,7 @@ INBOUND, OUTBOUND, ADMIN = 18500, 18501, 18502
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _RELEASE = re.compile(r"v?([0-9]{1,3})\.([0-9]{1,3})(?:[.+-].{0,60})?")
 _UNITS = {
@@ -84,6 +85,13 @@ def read_image(text: str) -> str:
     if not _IMAGE.fullmatch(text):
         raise ValueError(f"expected an image, such as registry.example.com/meshproxy:1.0, got {values.shown(text)}")
     return text
+
+
+def read_whole(text: str, least: int, most: int) -> int:
+    """A whole number, in digits. Raises ValueError."""
+    if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
+        raise ValueError(f"expected a whole number from {least} to {most}, got {values.shown(text)}")
+    return int(text)
 
 
 def read_quantity(text: str) -> str:

@@ -29,6 +29,12 @@ def test_a_limit_and_a_request_that_do_not_fit() -> None:
     assert problems == [f"{PREFIX}cpu-request: 2 is above {PREFIX}cpu-limit, 1"]
 
 
+def test_workers_are_limited_however_the_number_is_written() -> None:
+    for text in ("0", "65", "00019999"):
+        _, problems = read_choices({f"{PREFIX}workers": text}, SETTINGS)
+        assert problems == [f'{PREFIX}workers: expected a whole number from 1 to 64, got "{text}"']
+
+
 def test_a_name_that_is_none_is_shown_as_text() -> None:
     _, problems = read_choices({f"{PREFIX}a\nb": "x"}, SETTINGS)
     assert problems == [f"{PREFIX}a\\nb: no such setting"]

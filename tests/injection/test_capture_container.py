@@ -78,7 +78,9 @@ def test_what_cannot_be_captured() -> None:
     assert "the model server has no port" in refused(container={"args": ["--port=0", "--rest_api_port=0"]})
     outbound = {f"{CONFIG}outbound": "enabled"}
     assert "its user, 65532" in refused(annotations=outbound, securityContext={"runAsUser": 65532})
-    assert "expected ports" in refused(annotations={**outbound, f"{CONFIG}outbound-ports": "8500,x"})
+    assert "which is not a port" in refused(container={"args": ["--port=0000999999"]})
+    for ports in ("8500,x", "8500,", "0", "65536", "00001999999"):
+        assert "expected ports" in refused(annotations={**outbound, f"{CONFIG}outbound-ports": ports})
     assert "nothing is captured" in refused(
         annotations={f"{CONFIG}capture": "disabled", f"{CONFIG}outbound-ports": "8500"}
     )

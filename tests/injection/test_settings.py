@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshproxy.injection.settings import Settings, amount, read_image, read_quantity, read_release
+from meshproxy.injection.settings import Settings, amount, read_image, read_quantity, read_release, read_whole
 from tests.injection.pods import SETTINGS
 
 
@@ -29,6 +29,13 @@ def test_quantities(text: str, value: float) -> None:
 def test_what_is_no_quantity(text: str) -> None:
     with pytest.raises(ValueError, match="expected an amount"):
         read_quantity(text)
+
+
+def test_whole_numbers() -> None:
+    assert (read_whole("0", 0, 9), read_whole("09", 1, 9)) == (0, 9)
+    for text in ("", "0", "10", "+1", " 1", "1\n", "\u0661", "0000000001", "00010", "9" * 9_999):
+        with pytest.raises(ValueError, match="expected a whole number from 1 to 9"):
+            read_whole(text, 1, 9)
 
 
 def test_images() -> None:
