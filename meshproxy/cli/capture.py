@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from meshproxy.injection.capture import USER, Capture, CaptureError, rules
+from meshproxy.injection.capture import Capture, CaptureError, rules
+from meshproxy.injection.settings import INBOUND, OUTBOUND, USER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +49,10 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
                 metavar="PORTS",
                 help="Ports that the application dials elsewhere.  [default: none]",
             ),
-            click.option("--to-inbound", default=18500, show_default=True, help="The inbound port of the sidecar."),
-            click.option("--to-outbound", default=18501, show_default=True, help="The outbound port of the sidecar."),
+            click.option("--to-inbound", default=INBOUND, show_default=True, help="The inbound port of the sidecar."),
+            click.option(
+                "--to-outbound", default=OUTBOUND, show_default=True, help="The outbound port of the sidecar."
+            ),
             click.option(
                 "--exclude",
                 callback=_networks,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
+from meshproxy.injection.settings import INBOUND, OUTBOUND, USER
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TABLE = "meshproxy"
-USER = 65_532
-"""Of the sidecar in the image."""
 MAX_PORT = 65_535
 
 
@@ -36,8 +36,8 @@ class Capture:
     """Ports of the model server. A connection to one of them from another host arrives at `to_inbound`."""
     outbound: tuple[int, ...] = ()
     """Ports elsewhere that the application dials. A connection to one of them arrives at `to_outbound`."""
-    to_inbound: int = 18_500
-    to_outbound: int = 18_501
+    to_inbound: int = INBOUND
+    to_outbound: int = OUTBOUND
     excluded: tuple[IPv4Network | IPv6Network, ...] = ()
     """Destinations of the application that are left alone."""
     user: int = USER

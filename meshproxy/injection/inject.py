@@ -13,17 +13,8 @@ from meshproxy.injection.draft import Draft, Operation
 from meshproxy.injection.pod import SIDECAR, Container, Mount, Owner, Pod, read_pod
 from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME, rewritten_probes
 from meshproxy.injection.record import STATUS, write_record
-from meshproxy.injection.settings import ADMIN, INBOUND, OUTBOUND, SYSTEM_NAMESPACES, Settings
-from meshproxy.injection.sidecar import (
-    CONFIGURATION,
-    DOCUMENT,
-    IDENTITY,
-    TRUST_BUNDLE,
-    USER,
-    container,
-    document,
-    volumes,
-)
+from meshproxy.injection.settings import ADMIN, INBOUND, OUTBOUND, SYSTEM_NAMESPACES, USER, Settings
+from meshproxy.injection.sidecar import CONFIGURATION, DOCUMENT, IDENTITY, TRUST_BUNDLE, container, document, volumes
 
 if TYPE_CHECKING:
     from meshproxy.injection.draft import TextOf

@@ -19,8 +19,6 @@ DOCUMENT, TRUST_BUNDLE = "sidecar.meshproxy.dev/document", "sidecar.meshproxy.de
 AUDIENCE = "identity.meshproxy.dev"
 TOKEN_SECONDS = 600
 """The least that the API server gives. The kubelet replaces it in time."""
-USER = 65532
-"""Of the image."""
 CONFIGURATION, IDENTITY = "meshproxy", "meshproxy-identity"
 """Volumes."""
 _CONFIGURATION_FOLDER, _IDENTITY_FOLDER = "/etc/meshproxy", "/var/run/meshproxy/identity"
