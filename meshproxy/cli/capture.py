@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -55,6 +55,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--exclude",
+                "excluded",
                 callback=_networks,
                 multiple=True,
                 metavar="CIDR",
@@ -67,23 +68,10 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _capture(
-    inbound: tuple[int, ...],
-    outbound: tuple[int, ...],
-    to_inbound: int,
-    to_outbound: int,
-    exclude: tuple[Network, ...],
-    user: int,
-) -> Capture:
+def _rules(options: dict[str, Any]) -> str:
+    """The rules of these options. Raises UsageError."""
     try:
-        return Capture(
-            inbound=inbound,
-            outbound=outbound,
-            to_inbound=to_inbound,
-            to_outbound=to_outbound,
-            excluded=exclude,
-            user=user,
-        )
+        return rules(Capture(**options))
     except CaptureError as error:
         raise click.UsageError(str(error)) from None
 
@@ -98,19 +86,19 @@ def command() -> None:
 
 @command.command("rules", short_help="Print the rules.")
 @_options
-def show(**options: object) -> None:
+def show(**options: Any) -> None:
     """Print the rules, for `nft -f -`.
 
     \b
     Example:
         meshproxy capture rules --inbound 8500,8501 --outbound 8500,8501
     """
-    click.echo(rules(_capture(**options)), nl=False)  # type: ignore[arg-type]
+    click.echo(_rules(options), nl=False)
 
 
 @command.command("apply", short_help="Put the rules into force.")
 @_options
-def apply(**options: object) -> None:
+def apply(**options: Any) -> None:
     """Put the rules into force in this network namespace, instead of those of an earlier run. Needs CAP_NET_ADMIN and
     `nft`, as an init container has that runs before the others; the containers after it need neither.
 
@@ -119,7 +107,7 @@ def apply(**options: object) -> None:
     """
     import subprocess
 
-    program = rules(_capture(**options))  # type: ignore[arg-type]
+    program = _rules(options)
     try:
         ended = subprocess.run(["nft", "-f", "-"], input=program, capture_output=True, text=True, timeout=SECONDS)  # noqa: S607
     except FileNotFoundError:
