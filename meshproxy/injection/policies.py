@@ -6,13 +6,12 @@ go. What needs more than that (choices of a pod, a socket) is refused in words, 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.injection.annotations import PREFIX
 from meshproxy.injection.cel import literal, operation, text
 from meshproxy.injection.drain_hook import grace_period
-from meshproxy.injection.inject import LABEL, MIRROR, Injected, inject
+from meshproxy.injection.inject import GRACE_PERIOD, LABEL, MIRROR, Injected, inject
 from meshproxy.injection.pod import MODEL_SERVER_PORTS, SIDECAR
 from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME
 from meshproxy.injection.settings import ADMIN, INBOUND, OUTBOUND
@@ -115,15 +114,10 @@ def _gets_one() -> dict[str, str]:
 
 def _variables(settings: Settings) -> dict[str, str]:
     """What the expressions say more than once."""
-    ports = literal(sorted(MODEL_SERVER_PORTS))
-    looks = (
-        f"{_CONTAINERS}[i].?image.orValue('').matches({text(_IMAGE)}) || "
-        f"{_CONTAINERS}[i].?ports.orValue([]).exists(p, p.containerPort in {ports})"
-    )
     name = "object.metadata.?name.orValue(object.metadata.?generateName.orValue('pod'))"
     calls, serves = _injected(settings, serves=False), _injected(settings, serves=True)
     return {
-        "servers": f"lists.range(size({_CONTAINERS})).filter(i, {looks})",
+        "servers": f"lists.range(size({_CONTAINERS})).filter(i, {_looks_like_one(f'{_CONTAINERS}[i]')})",
         "serves": "size(variables.servers) > 0",
         "hooked": "variables.serves && !object.spec.?shareProcessNamespace.orValue(false) && "
         f"!has({_CONTAINERS}[variables.servers[0]].lifecycle)",
@@ -131,6 +125,15 @@ def _variables(settings: Settings) -> dict[str, str]:
         "annotations": f"variables.serves ? {_annotations(serves)} : {_annotations(calls)}",
         "sidecar": f"variables.serves ? {_container(serves)} : {_container(calls)}",
     }
+
+
+def _looks_like_one(container: str) -> str:
+    """It is a model server (`Container.is_model_server`)."""
+    ports = literal(sorted(MODEL_SERVER_PORTS))
+    return (
+        f"{container}.?image.orValue('').matches({text(_IMAGE)}) || "
+        f"{container}.?ports.orValue([]).exists(p, p.containerPort in {ports})"
+    )
 
 
 def _injected(settings: Settings, *, serves: bool) -> Any:
@@ -171,7 +174,7 @@ def _mutations(settings: Settings) -> list[str]:
             operation(
                 "add",
                 text("/spec/terminationGracePeriodSeconds"),
-                f"object.spec.?terminationGracePeriodSeconds.orValue(30) < {grace} ? {grace} : "
+                f"object.spec.?terminationGracePeriodSeconds.orValue({GRACE_PERIOD}) < {grace} ? {grace} : "
                 "object.spec.terminationGracePeriodSeconds",
             ),
         )
@@ -192,17 +195,13 @@ def _limits() -> dict[str, str]:
     others = f"{_ALL_CONTAINERS}.filter(c, c.name != {text(SIDECAR)})"
     ports = literal([INBOUND, OUTBOUND, ADMIN])
     names = literal([PORT_NAME, ADMIN_NAME])
-    looks = (
-        f"c.?image.orValue('').matches({text(_IMAGE)}) || "
-        f"c.?ports.orValue([]).exists(p, p.containerPort in {literal(sorted(MODEL_SERVER_PORTS))})"
-    )
     words = "(c.?command.orValue([]) + c.?args.orValue([]))"
     rules = {
         f"annotations {PREFIX}* are read by the injector's webhook only: take them away, or install the webhook": (
             f"!object.metadata.?annotations.orValue({{}}).exists(key, key.startsWith({text(PREFIX)}))"
         ),
         "several containers look like TensorFlow Serving: only the injector's webhook can be told which one it is": (
-            f"size({containers}.filter(c, {looks})) < 2"
+            f"size({containers}.filter(c, {_looks_like_one('c')})) < 2"
         ),
         "--grpc_socket_path needs the injector's webhook: only the user of the socket can connect to it": (
             f"!{containers}.exists(c, {words}.exists(word, word.startsWith('--grpc_socket_path=')))"
@@ -234,7 +233,7 @@ def enforcement_policies(namespace: str) -> list[dict[str, Any]]:
     of_template = f"{template}.?metadata.?labels{label}"
     enabled = f"({of_template} == 'enabled' || namespaceObject.metadata.?labels{label} == 'enabled')"
     will_get = f"{of_template} != 'disabled' && {enabled} && !{template}.spec.?hostNetwork.orValue(false)"
-    template_has = re.sub(r"object\.spec\.", f"{template}.spec.", has_sidecar)
+    template_has = has_sidecar.replace("object.spec.", f"{template}.spec.")
     ignored = (
         f"its pods will be refused, as the namespace has {ENFORCE}=true and they get no sidecar: they or the namespace "
         f"need the label {LABEL}=enabled, and no hostNetwork"
