@@ -29,6 +29,7 @@ _POD = "name-of-the-pod"
 _CONTAINERS = "object.spec.containers"
 _ALL_CONTAINERS = f"(object.spec.?initContainers.orValue([]) + {_CONTAINERS})"
 _IMAGE = r"(^|/)tensorflow/serving([:@]|$)|(^|/)(tensorflow-serving|tf-serving)[^/]*$"
+_PROGRAM = r"(^|/)tensorflow_model_server$"
 _HAS_SIDECAR = f"{_ALL_CONTAINERS}.exists(c, c.name == {text(SIDECAR)})"
 _TEMPLATES = (
     ("apps", ("deployments", "statefulsets", "daemonsets", "replicasets")),
@@ -132,6 +133,7 @@ def _looks_like_one(container: str) -> str:
     ports = literal(sorted(MODEL_SERVER_PORTS))
     return (
         f"{container}.?image.orValue('').matches({text(_IMAGE)}) || "
+        f"{container}.?command[?0].orValue('').matches({text(_PROGRAM)}) || "
         f"{container}.?ports.orValue([]).exists(p, p.containerPort in {ports})"
     )
 

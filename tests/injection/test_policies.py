@@ -43,22 +43,26 @@ def test_it_fails_closed_and_messages_are_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "is_one"),
+    ("image", "program", "is_one"),
     [
-        ("tensorflow/serving", True),
-        ("registry.example.com/tensorflow/serving:2.19.0", True),
-        ("registry.example.com/tensorflow-serving@sha256:0", True),
-        ("tf-serving-resnet:1", True),
-        ("example.com/serving", False),
-        ("tf-serving/tool", False),
+        ("tensorflow/serving", "", True),
+        ("registry.example.com/tensorflow/serving:2.19.0", "", True),
+        ("registry.example.com/tensorflow-serving@sha256:0", "", True),
+        ("tf-serving-resnet:1", "", True),
+        ("example.com/serving", "", False),
+        ("tf-serving/tool", "", False),
+        ("example.com/models", "tensorflow_model_server", True),
+        ("example.com/models", "/usr/bin/tensorflow_model_server", True),
+        ("example.com/models", "/usr/bin/tensorflow_model_server_old", False),
+        ("example.com/models", "my_tensorflow_model_server", False),
     ],
 )
-def test_the_expression_knows_a_model_server_as_the_injector_does(image: str, is_one: bool) -> None:
+def test_the_expression_knows_a_model_server_as_the_injector_does(image: str, program: str, is_one: bool) -> None:
     (policy,) = (each for each in OBJECTS if each["kind"] == "MutatingAdmissionPolicy")
     (servers,) = (each["expression"] for each in policy["spec"]["variables"] if each["name"] == "servers")
-    (pattern,) = re.findall(r'matches\("(.*?)"\)', servers)
-    assert (re.search(pattern, image) is not None) is is_one
-    content: Any = pod(container={"image": image})
+    of_image, of_program = re.findall(r'matches\("(.*?)"\)', servers)
+    assert (re.search(of_image, image) is not None or re.search(of_program, program) is not None) is is_one
+    content: Any = pod(container={"image": image, "command": [program]})
     assert (
         "mesh" in str(injected(content).pod["spec"]["initContainers"][0]["ports"][0]["name"].split("-")[-1])
     ) is is_one
