@@ -44,15 +44,13 @@ def selectors(namespace: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def webhook_configuration(client: dict[str, Any], trust_bundle: str, namespace: str) -> dict[str, Any]:
+def webhook_configuration(client: dict[str, Any], namespace: str) -> dict[str, Any]:
     """The MutatingWebhookConfiguration.
 
     Args:
-        client: how the injector is called: `url` or `service`.
-        trust_bundle: of its certificate, PEM.
+        client: how the injector is called: `url` or `service`, and `caBundle` if nobody else writes it.
         namespace: of the control plane.
     """
-    bundle = base64.b64encode(trust_bundle.encode()).decode()
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -61,7 +59,7 @@ def webhook_configuration(client: dict[str, Any], trust_bundle: str, namespace: 
         "webhooks": [
             {
                 "name": f"{which}.inject.meshproxy.dev",
-                "clientConfig": {**client, "caBundle": bundle},
+                "clientConfig": {**client},
                 "rules": [{**rule, "scope": "Namespaced"}],
                 **selector,
                 "admissionReviewVersions": ["v1"],
@@ -85,10 +83,8 @@ def certified_objects(namespace: str, issuer: str, kind: str) -> list[dict[str, 
         issuer: of cert-manager.
         kind: of the issuer: `Issuer` or `ClusterIssuer`.
     """
-    service, configuration, *_ = webhook_objects("", namespace, "")
+    configuration = webhook_configuration(_client(namespace), namespace)
     configuration["metadata"]["annotations"] = {"cert-manager.io/inject-ca-from": f"{namespace}/{NAME}"}
-    for webhook in configuration["webhooks"]:
-        del webhook["clientConfig"]["caBundle"]
     certificate = {
         "apiVersion": "cert-manager.io/v1",
         "kind": "Certificate",
@@ -101,7 +97,7 @@ def certified_objects(namespace: str, issuer: str, kind: str) -> list[dict[str, 
             "usages": ["digital signature", "server auth"],
         },
     }
-    return [service, certificate, configuration]
+    return [_service(namespace), certificate, configuration]
 
 
 def webhook_objects(trust_bundle: str, namespace: str, service_account: str) -> list[dict[str, Any]]:
@@ -112,20 +108,12 @@ def webhook_objects(trust_bundle: str, namespace: str, service_account: str) -> 
         namespace: of the control plane.
         service_account: of the control plane.
     """
-    service = {"service": {"namespace": namespace, "name": NAME, "port": 443, "path": "/inject"}}
+    bundle = base64.b64encode(trust_bundle.encode()).decode()
     metadata = {"name": f"{NAME}-configuration"}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": metadata["name"]}
     return [
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": NAME, "namespace": namespace},
-            "spec": {
-                "selector": {"app.kubernetes.io/name": "meshproxy-control"},
-                "ports": [{"name": "webhook", "port": 443, "targetPort": PORT, "protocol": "TCP"}],
-            },
-        },
-        webhook_configuration(service, trust_bundle, namespace),
+        _service(namespace),
+        webhook_configuration({**_client(namespace), "caBundle": bundle}, namespace),
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
@@ -147,3 +135,19 @@ def webhook_objects(trust_bundle: str, namespace: str, service_account: str) -> 
             "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": namespace}],
         },
     ]
+
+
+def _client(namespace: str) -> dict[str, Any]:
+    return {"service": {"namespace": namespace, "name": NAME, "port": 443, "path": "/inject"}}
+
+
+def _service(namespace: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": NAME, "namespace": namespace},
+        "spec": {
+            "selector": {"app.kubernetes.io/name": "meshproxy-control"},
+            "ports": [{"name": "webhook", "port": 443, "targetPort": PORT, "protocol": "TCP"}],
+        },
+    }

@@ -134,9 +134,7 @@ async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority
     await webhook.start()
     port = int(webhook.address.rpartition(":")[2])
     url = {"url": f"https://{NAME}:{port}/inject"}
-    configuration = webhook_configuration(url, authority.bundle_pem.decode(), "meshproxy")
-    for each in configuration["webhooks"]:
-        del each["clientConfig"]["caBundle"]
+    configuration = webhook_configuration(url, "meshproxy")
     await client.create(cast("MutatingWebhookConfiguration", MutatingWebhookConfiguration.from_dict(configuration)))
     yield webhook, authority
     await client.delete(MutatingWebhookConfiguration, CONFIGURATION)
