@@ -42,10 +42,9 @@ def command(injector: str, service_account: str, cert_manager: str | None, **opt
         meshproxy install --injector webhook --image registry.example.com/meshproxy:0.1.0 \\
             --trust-domain prod.example --trust-bundle authority.pem | kubectl apply -f -
     """
-    import yaml
-
     from meshproxy.injection.policies import enforcement_policies, injection_policies
     from meshproxy.injection.webhook_configuration import certified_objects, webhook_objects
+    from meshproxy.injection.yaml_edit import as_block
 
     settings = _injection.read_settings(**options)
     if cert_manager is not None:
@@ -60,4 +59,4 @@ def command(injector: str, service_account: str, cert_manager: str | None, **opt
     else:
         objects = injection_policies(settings)
     objects += enforcement_policies(settings.namespace)
-    click.echo(yaml.safe_dump_all(objects, sort_keys=False, width=120, allow_unicode=True), nl=False)
+    click.echo("\n---\n".join(map(as_block, objects)))

@@ -64,7 +64,7 @@ class YamlDocument:
             return
         dash = self._dash(parent.value[0])
         column = self._column(dash)
-        block = _indented(_block([value]), column)
+        block = _indented(as_block([value]), column)
         self._put(self._above_comments(dash, column), f"{block}\n{' ' * column}")
 
     def put(self, path: Path, value: Any, text: str | None = None) -> None:
@@ -86,7 +86,7 @@ class YamlDocument:
         before = _NEIGHBOUR.get(str(key))
         neighbour = next((each for each, _ in parent.value if each.value == before), parent.value[0][0])
         column = neighbour.start_mark.column
-        block = _indented(_block({key: value}), column)
+        block = _indented(as_block({key: value}), column)
         self._put(self._above_comments(neighbour.start_mark.index, column), f"{block}\n{' ' * column}")
 
     def remove(self, path: Path) -> None:
@@ -125,7 +125,7 @@ class YamlDocument:
     def _replace(self, node: yaml.Node, value: Any, text: str | None) -> None:
         start, end = self._range(node)
         if text is None:
-            text = _block(value) if _is_block(node) and isinstance(value, dict | list) else _json(value)
+            text = as_block(value) if _is_block(node) and isinstance(value, dict | list) else _json(value)
         if _is_block(node) and _is_block(yaml.compose(text, Loader=LOADER)):
             text = _indented(text, node.start_mark.column)
         if start == end and text:
@@ -239,8 +239,8 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
-def _block(value: Any) -> str:
-    """YAML in block style."""
+def as_block(value: Any) -> str:
+    """YAML in block style, nothing of it by reference."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1_000_000, allow_unicode=True).rstrip("\n")
 
 

@@ -28,6 +28,7 @@ def run(bundle: Path, *arguments: str) -> Result:
 def test_what_is_printed(bundle: Path, injector: str, kind: str) -> None:
     result = run(bundle, "--injector", injector)
     assert result.exit_code == 0, result.output
+    assert not [token for token in yaml.scan(result.stdout) if isinstance(token, yaml.AliasToken)]
     kinds = [each["kind"] for each in yaml.safe_load_all(result.stdout)]
     assert kind in kinds
     assert "ValidatingAdmissionPolicyBinding" in kinds
