@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import httpx2
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
 
 from meshproxy.control.authority import Authority, AuthorityError
+from meshproxy.control.cluster import FAILURES, http_status, why
 from meshproxy.control.root_rotation import StoredAuthority
 from meshproxy.control.store import AuthorityCopy, StoreError
 from meshproxy.identity.pem import read_certificates
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 CERTIFICATE, KEY, ROOTS = "tls.crt", "tls.key", "ca.crt"
 PERIOD = 10.0
 """Seconds between two looks at the Secret."""
+RIGHTS = "get and create it (deploy/kubernetes)"
 
 
 class AuthoritySecret:
@@ -94,10 +96,10 @@ class AuthoritySecret:
         """None: there is none. Raises _Away."""
         try:
             return await self._client.get(Secret, self._name)
-        except (httpx2.HTTPError, ValueError, LookupError) as error:
-            if _status(error) == 404:
+        except FAILURES as error:
+            if http_status(error) == HTTPStatus.NOT_FOUND:
                 return None
-            raise _Away(_why(error)) from error
+            raise _Away(why(error, RIGHTS)) from error
 
     async def _create(self, now: float) -> Secret | None:
         """None: another control plane has made it. Raises _Away and StoreError."""
@@ -107,10 +109,10 @@ class AuthoritySecret:
         secret = Secret(metadata=ObjectMeta(name=self._name), type="kubernetes.io/tls", data=data)
         try:
             made = await self._client.create(secret)
-        except (httpx2.HTTPError, ValueError, LookupError) as error:
-            if _status(error) == 409:
+        except FAILURES as error:
+            if http_status(error) == HTTPStatus.CONFLICT:
                 return None
-            raise _Away(_why(error)) from error
+            raise _Away(why(error, RIGHTS)) from error
         logger.info("authority stored", extra={"fields": {"secret": self._where, "signs": authority.id}})
         return made
 
@@ -146,15 +148,3 @@ def _content(secret: Secret, name: str) -> bytes:
     if not text:
         raise ValueError(f"it has no {name}")
     return base64.b64decode(text)
-
-
-def _status(error: Exception) -> int | None:
-    return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
-
-
-def _why(error: Exception) -> str:
-    """One line. Texts of libraries may quote what was sent."""
-    status = _status(error)
-    if status == 403:
-        return "this control plane may not get and create it (403): see deploy/kubernetes"
-    return f"the API server answered {status}" if status is not None else f"no answer ({type(error).__name__})"

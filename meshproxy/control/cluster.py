@@ -1,10 +1,12 @@
-"""The client of the API server of Kubernetes, by lightkube. This is the one place where it is made."""
+"""The client of the API server of Kubernetes, by lightkube, and how its calls fail. This is the one place where it is
+made."""
 
 from __future__ import annotations
 
 import logging
 import re
 import socket
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -30,6 +32,10 @@ _KEEPALIVE = (
 )
 """A watch whose other end is gone without a word ends after 25 seconds."""
 
+FAILURES = (httpx2.HTTPError, ConfigError, OSError, ValueError, LookupError, TypeError)
+"""What a call raises that comes to nothing: an answer that is an error (`http_status`), none in time, one that is no
+object, or no credentials to call with (the file of the token, the program that a kubeconfig names)."""
+
 
 class ClusterError(Exception):
     """The API server cannot be called. The text says why and what to do."""
@@ -37,6 +43,25 @@ class ClusterError(Exception):
 
 class WatchEnded(Exception):
     """The API server has ended a watch, as it does now and then."""
+
+
+def http_status(error: Exception) -> int | None:
+    """The HTTP status of an answer that is an error; None if there was no answer, or another one."""
+    return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
+
+
+def why(error: Exception, rights: str) -> str:
+    """Why a call came to nothing, in one line. Texts of libraries may quote what was sent.
+
+    Args:
+        error: one of `FAILURES`.
+        rights: what whoever calls has to be allowed.
+    """
+    status = http_status(error)
+    if status is None:
+        return f"no answer ({type(error).__name__})"
+    hint = f": this control plane may not {rights}" if status == HTTPStatus.FORBIDDEN else ""
+    return f"the API server answered {status}{hint}"
 
 
 def connect(kubeconfig: Path | None = None, namespace: str | None = None) -> AsyncClient:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from lightkube.generic_resource import create_namespaced_resource
 
+from meshproxy.control.cluster import FAILURES, why
 from meshproxy.control.lease import DURATION, RETRY, Candidate, Lease
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Election:
                 await asyncio.wait((attempt,))
             released = self._candidate.release(self._clock())
             if released is not None:
-                with suppress(*_FAILURES):  # then others wait for its end
+                with suppress(*FAILURES):  # then others wait for its end
                     await self._write(released)
 
     async def _attempt(self) -> None:
@@ -103,8 +104,8 @@ class Election:
             proposal = self._candidate.proposal(self._clock())
             if proposal is not None:
                 await self._write(proposal)
-        except _FAILURES as error:
-            problem = _why(error)
+        except FAILURES as error:
+            problem = why(error, "get, create and update the Lease")
             if problem != self.problem:
                 logger.warning("the Lease cannot be kept; trying again", extra={"fields": {"problem": problem}})
             self.problem = problem
@@ -165,15 +166,3 @@ def _object(lease: Lease, found: Mapping[str, Any], now: float) -> Any:
         spec["acquireTime"] = text
     thing: dict[str, Any] = {"metadata": found.get("metadata") or {"name": NAME}, "spec": spec}
     return Resource(**thing)
-
-
-_FAILURES = (httpx2.HTTPError, TimeoutError, ValueError, LookupError)
-
-
-def _why(error: Exception) -> str:
-    """One line. Texts of libraries may quote what was sent."""
-    if isinstance(error, httpx2.HTTPStatusError):
-        status = error.response.status_code
-        hint = ": this control plane may not get, create and update the Lease" if status == HTTPStatus.FORBIDDEN else ""
-        return f"the API server answered {status}{hint}"
-    return f"no answer ({type(error).__name__})"

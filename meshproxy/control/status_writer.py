@@ -17,6 +17,7 @@ import httpx2
 from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.config.schema import KINDS
+from meshproxy.control.cluster import FAILURES, http_status, why
 from meshproxy.control.object_status import Sidecars, Verdict, says, status_of
 from meshproxy.control.objects import read_object, resource
 
@@ -101,9 +102,9 @@ class StatusWriter:
             try:
                 async with asyncio.timeout(CALL_SECONDS):
                     await self._say(name, verdict, sidecars)
-            except (httpx2.HTTPError, TimeoutError, ValueError, LookupError) as error:
+            except FAILURES as error:
                 self._failed(error)
-                if not isinstance(error, httpx2.HTTPStatusError):
+                if http_status(error) is None:
                     return  # the API server is away
                 self._later[name] = self._clock() + AGAIN_AFTER
 
@@ -151,10 +152,7 @@ class StatusWriter:
 
     def _failed(self, error: Exception) -> None:
         self._metrics.status_writes.labels("failed").value += 1
-        status = error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
-        problem = f"the API server answered {status}" if status is not None else f"no answer ({type(error).__name__})"
-        if status == 403:
-            problem += ": this control plane may not get objects and patch their status"
+        problem = why(error, "get objects and patch their status")
         if problem != self._problem:
             logger.warning("the status of objects is not written; trying again", extra={"fields": {"problem": problem}})
         self._problem = problem

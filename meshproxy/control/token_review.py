@@ -11,12 +11,12 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-import httpx2
 from lightkube.models.authentication_v1 import TokenReviewSpec
 from lightkube.resources.authentication_v1 import TokenReview
 from lightkube.resources.core_v1 import Pod
 
 from meshproxy.control.authority import RequestRefused
+from meshproxy.control.cluster import FAILURES, http_status
 from meshproxy.control.service_accounts import AUDIENCE, check_pod, has_expired, judge_review, read_claims
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TokenReviewer:
         review = TokenReview(spec=TokenReviewSpec(audiences=[AUDIENCE], token=token))
         try:
             reviewed = await self._client.create(review)
-        except (httpx2.HTTPError, ValueError, LookupError) as error:
+        except FAILURES as error:
             raise _away("reviewed the token", error, "create tokenreviews.authentication.k8s.io") from None
         return reviewed.status.to_dict() if reviewed.status is not None else None
 
@@ -93,8 +93,8 @@ class TokenReviewer:
         """That the pod is there, if we may read pods. The review has said so, of the last seconds."""
         try:
             pod = (await self._client.get(Pod, identity.pod, namespace=identity.namespace)).to_dict()
-        except (httpx2.HTTPError, ValueError, LookupError) as error:
-            status = _status(error)
+        except FAILURES as error:
+            status = http_status(error)
             if status == 403:
                 self._say_once()
                 return
@@ -114,12 +114,7 @@ class TokenReviewer:
 
 def _away(what: str, error: Exception, permission: str) -> RequestRefused:
     """`error` is logged for operators, by its kind: texts of libraries may quote what was sent."""
-    status = _status(error)
+    status = http_status(error)
     why = f"status {status}" if status is not None else type(error).__name__
     hint = f": this control plane may not {permission}" if status == 403 else ""
     return RequestRefused("cluster", f"the API server has not {what} ({why}){hint}; try again later")
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status of an answer that is an error."""
-    return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None

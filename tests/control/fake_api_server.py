@@ -16,6 +16,8 @@ from aiohttp import web
 Object = dict[str, Any]
 Key = tuple[str, str, str]
 """The path of the collection, the namespace, the name."""
+NO_CREDENTIALS = {"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "false"}}
+"""Of a user whose program that gets a token fails."""
 
 
 @dataclass
@@ -72,13 +74,15 @@ class FakeApiServer:
         self.end_watches()
         await self._runner.cleanup()
 
-    def write_kubeconfig(self, folder: Path, namespace: str) -> Path:
+    def write_kubeconfig(self, folder: Path, namespace: str, user: Object | None = None) -> Path:
+        """`user`: its credentials; None: it has none."""
         path = folder / "kubeconfig"
         content = {
             "current-context": "fake",
             # Without TLS: there is nothing to verify, so no authorities are read for it.
             "clusters": [{"name": "fake", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "namespace": namespace}}],
+            "users": [{"name": "fake", "user": user or {}}],
+            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake", "namespace": namespace}}],
         }
         path.write_text(json.dumps(content))
         return path

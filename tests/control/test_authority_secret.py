@@ -19,7 +19,7 @@ from meshproxy.control.cluster import connect
 from meshproxy.control.root_rotation import RootRotation
 from meshproxy.control.store import FolderStore, StoreError
 from meshproxy.devtools.ca import DevelopmentCA
-from tests.control.fake_api_server import FakeApiServer
+from tests.control.fake_api_server import NO_CREDENTIALS, FakeApiServer
 from tests.processes.waiting import until
 
 KEY = ("/api/v1/namespaces/mesh/secrets", "mesh", "authority")
@@ -106,6 +106,17 @@ async def test_a_start_while_the_api_server_is_away(world: World, caplog: pytest
     world.store("own").authority("m.example", time.time())
     with pytest.raises(StoreError, match="cannot be read"):
         await world.secret("own").bring(time.time())
+
+
+async def test_credentials_that_cannot_be_had(world: World, tmp_path: Path) -> None:
+    await world.secret().bring(time.time())
+    before = world.signs()
+    client = connect(world.server.write_kubeconfig(tmp_path, "mesh", NO_CREDENTIALS))
+    await AuthoritySecret(client, "authority", world.store(), "m.example").bring(time.time())
+    assert world.signs() == before
+    with pytest.raises(StoreError, match=r"cannot be read: no answer \(ConfigError\)"):
+        await AuthoritySecret(client, "authority", world.store("new"), "m.example").bring(time.time())
+    await client.close()
 
 
 async def test_secrets_that_cannot_be_used(world: World) -> None:

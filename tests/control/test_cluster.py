@@ -12,8 +12,8 @@ from lightkube import AsyncClient
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.meta_v1 import ObjectMeta
 
-from meshproxy.control.cluster import ClusterError, WatchEnded, connect
-from tests.control.fake_api_server import FakeApiServer
+from meshproxy.control.cluster import FAILURES, ClusterError, WatchEnded, connect, http_status, why
+from tests.control.fake_api_server import NO_CREDENTIALS, FakeApiServer
 
 Widget = create_namespaced_resource("tests.example", "v1", "Widget", "widgets")
 PATH = "/apis/tests.example/v1/namespaces/models/widgets"
@@ -62,6 +62,37 @@ async def test_line_breaks_that_json_allows_end_no_event(server: FakeApiServer, 
     with pytest.raises(WatchEnded):
         await follow(client, seen, server.end_watches)
     assert [each["note"] for _, each in seen] == [text]
+
+
+@pytest.mark.parametrize(
+    ("user", "says"),
+    [
+        ({}, "the API server answered 500"),
+        (NO_CREDENTIALS, "no answer (ConfigError)"),
+        ({"exec": {**NO_CREDENTIALS["exec"], "command": "./none"}}, "no answer (FileNotFoundError)"),
+        ({"exec": {**NO_CREDENTIALS["exec"], "command": "true"}}, "no answer (JSONDecodeError)"),
+        ({"exec": {**NO_CREDENTIALS["exec"], "command": "echo", "args": ["null"]}}, "no answer (TypeError)"),
+        ({"exec": {**NO_CREDENTIALS["exec"], "command": "echo", "args": ["{}"]}}, "no answer (KeyError)"),
+        ({"tokenFile": "none"}, "no answer (ConfigError)"),
+    ],
+    ids=["an error", "it fails", "it is not there", "it says nothing", "null", "no token", "no file"],
+)
+async def test_calls_that_come_to_nothing(server: FakeApiServer, tmp_path: Path, user: Any, says: str) -> None:
+    """By the credentials of whoever calls."""
+    server.status = 500
+    client = connect(server.write_kubeconfig(tmp_path, "models", user))
+    with pytest.raises(FAILURES) as caught:
+        await client.get(Widget, "a")
+    assert why(caught.value, "get widgets") == says
+    await client.close()
+
+
+async def test_rights_that_are_missing(server: FakeApiServer, client: AsyncClient) -> None:
+    server.status = 403
+    with pytest.raises(FAILURES) as caught:
+        await client.get(Widget, "a")
+    assert http_status(caught.value) == 403
+    assert why(caught.value, "get widgets") == "the API server answered 403: this control plane may not get widgets"
 
 
 def test_a_namespace_of_ones_own(tmp_path: Path) -> None:

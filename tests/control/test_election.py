@@ -13,7 +13,7 @@ from meshproxy.control import election as module
 from meshproxy.control.cluster import connect
 from meshproxy.control.election import Election
 from meshproxy.control.lease import DURATION, LEADS
-from tests.control.fake_api_server import FakeApiServer
+from tests.control.fake_api_server import NO_CREDENTIALS, FakeApiServer
 from tests.processes.waiting import until
 
 KEY = ("/apis/coordination.k8s.io/v1/namespaces/mesh/leases", "mesh", "meshproxy-control")
@@ -109,6 +109,14 @@ async def test_an_api_server_that_is_away_for_a_moment(world: World, caplog: pyt
     await world.server.stop()
     await a._attempt()
     assert re.fullmatch(r"no answer \(\w+\)", a.problem)
+
+
+async def test_credentials_that_cannot_be_had(world: World, tmp_path: Path) -> None:
+    client = connect(world.server.write_kubeconfig(tmp_path, "mesh", NO_CREDENTIALS))
+    a = Election(client, "a")
+    await a._attempt()
+    assert a.problem == "no answer (ConfigError)"
+    await client.close()
 
 
 async def test_of_two_that_write_at_once_one_leads(world: World) -> None:

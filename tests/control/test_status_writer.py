@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from meshproxy.control import status_writer as module
+from meshproxy.control.cluster import connect
 from meshproxy.control.status_writer import StatusWriter
-from tests.control.fake_api_server import FakeApiServer, Key
+from tests.control.fake_api_server import NO_CREDENTIALS, FakeApiServer, Key
 from tests.control.keeping import SPEC, Keeping, keeping
 from tests.control.test_reflector import FakeServer
 from tests.processes.waiting import until
@@ -199,6 +200,14 @@ async def test_an_api_server_that_is_away(world: World) -> None:
     await world.fake.start()
     await world.writer.look()
     assert world.writes() == 3
+
+
+async def test_credentials_that_cannot_be_had(world: World, tmp_path: Path) -> None:
+    world.client = connect(world.fake.write_kubeconfig(tmp_path, world.namespace, NO_CREDENTIALS))
+    await world.another().look()
+    assert world.it.metrics.status_writes.labels("failed").value == 1
+    assert world.writes() == 0
+    await world.client.close()
 
 
 async def test_it_looks_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
