@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ class IssuedKeys:
         self._unwritten: dict[str, float] = {}
         """When the certificates of those keys expire; oldest first."""
         self._problem = ""
+        self._lock = threading.Lock()
+        """Held by one claim at a time: they come from several threads."""
         self.failures = 0
 
     def claim(self, digest: str, expires: float, now: float) -> bool:
@@ -46,6 +49,10 @@ class IssuedKeys:
             expires: when the certificate will, seconds since the epoch.
             now: seconds since the epoch.
         """
+        with self._lock:
+            return self._claim(digest, expires, now)
+
+    def _claim(self, digest: str, expires: float, now: float) -> bool:
         if self._unwritten.get(digest, 0.0) > now:
             return False
         try:

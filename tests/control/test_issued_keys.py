@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +33,25 @@ def test_it_is_remembered_across_a_restart_and_by_whoever_shares_the_folder(tmp_
     assert first.claim("b", NOW + 60.0, NOW)
     assert not first.claim("a", NOW + 60.0, NOW)
     assert not IssuedKeys(tmp_path).claim("b", NOW + 60.0, NOW)
+
+
+def test_of_two_requests_at_once_one_gets_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes while the file of the first is there, and does not say yet when its certificate expires."""
+    keys, claims = IssuedKeys(tmp_path), []
+    later = time.time() + 60.0
+    second = threading.Thread(target=lambda: claims.append(keys.claim("a", later + 60.0, later)))
+    utime = os.utime
+
+    def slow(*arguments: Any) -> None:
+        if second.ident is None:
+            second.start()
+            second.join(0.05)
+        utime(*arguments)
+
+    monkeypatch.setattr(os, "utime", slow)
+    claims.append(keys.claim("a", later + 60.0, later))
+    second.join()
+    assert sorted(claims) == [False, True]
 
 
 def test_keys_whose_certificates_have_expired_are_forgotten(tmp_path: Path) -> None:
