@@ -88,13 +88,12 @@ class EndpointSlice(_Part, frozen=True):
         return f"{self.metadata.namespace}/{name}" if name else None
 
     def tcp_ports(self) -> dict[str, int]:
-        """The ports that a connection can be opened to, by name; the first `MOST_PORTS`."""
-        found = {
+        """The ports that a connection can be opened to, by name."""
+        return {
             port.name or "": port.port
             for port in self.ports or ()
             if port.port is not None and 0 < port.port < 65_536 and port.protocol in (None, "TCP")
         }
-        return found if len(found) <= MOST_PORTS else dict(sorted(found.items())[:MOST_PORTS])
 
 
 class Availability(IntEnum):
@@ -138,7 +137,9 @@ def combine(service: str, slices: Iterable[EndpointSlice]) -> ServiceEndpoints:
     for each in slices:
         total += 1
         ports = each.tcp_ports()
-        most_ports = max(most_ports, len(each.ports or ()))
+        most_ports = max(most_ports, len(ports))
+        if len(ports) > MOST_PORTS:
+            ports = dict(sorted(ports.items())[:MOST_PORTS])
         for endpoint in each.endpoints or ():
             found = _read(endpoint, ports)
             if found is None:

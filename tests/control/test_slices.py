@@ -189,6 +189,8 @@ def test_more_ports_than_are_sent() -> None:
     found = combine(SERVICE, [slice_of(endpoint("10.0.0.1"), ports=ports[::-1])])
     assert list(found.endpoints[0].ports) == [f"p{number:02}" for number in range(module.MOST_PORTS)]
     assert found.problem == "Service models/resnet: of 40 ports no more than 32 are used, in the order of their names"
+    of_udp = [{**port, "protocol": "UDP"} for port in ports[1:]]
+    assert combine(SERVICE, [slice_of(endpoint("10.0.0.1"), ports=[ports[0], *of_udp])]).problem == ""
 
 
 def test_the_largest_service_fits_into_what_a_sidecar_takes() -> None:
