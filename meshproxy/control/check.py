@@ -6,15 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshproxy.control.fleet import (
-    Concern,
-    Level,
-    Member,
-    members,
-    minors_apart,
-    renewal,
-    short_identity,
-)
+from meshproxy.control.fleet import Concern, Level, Member, are_compatible, members, renewal, short_identity
 from meshproxy.telemetry.timestamps import duration
 
 if TYPE_CHECKING:
@@ -22,6 +14,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from meshproxy.control.status import ControlStatus
+
+    Known = Sequence[tuple[str, ControlStatus]]
+    """The control planes that say something, by their addresses."""
 
 CLOCK_WARNING = 30.0
 CLOCK_ERROR = 300.0
@@ -89,12 +84,12 @@ def check(answers: Sequence[Answer], software: str) -> list[Finding]:
     found: list[Finding] = []
     for answer in answers:
         found += _control(answer, f" ({answer.address})" if several else "", software)
-    known = [answer for answer in answers if answer.status is not None]
+    known = [(answer.address, answer.status) for answer in answers if answer.status is not None]
     if len(known) > 1:
         found.append(_same_authority(known))
-    for answer in known:
-        found += _identities(answer, f" ({answer.address})" if several else "")
-    fleet = members({answer.address: answer.status for answer in known if answer.status is not None})
+    for address, status in known:
+        found += _identities(status, f" ({address})" if several else "")
+    fleet = members(dict(known))
     if known:
         found.append(_certificates(fleet))
         found += _documents(known, fleet)
@@ -108,6 +103,11 @@ def worst(findings: Iterable[Finding]) -> Level:
     return max((finding.level for finding in findings), default=Level.WELL)
 
 
+def _finding(section: str, check: str, problem: str, hint: str, level: Level = Level.ERROR) -> Finding:
+    """The result of a check: all is well if there is no problem."""
+    return Finding(section, check, level, problem, hint) if problem else Finding(section, check)
+
+
 def _control(answer: Answer, which: str, software: str) -> Iterator[Finding]:
     """Whether it is there, and in order itself."""
     answers = f"the control plane answers{which}"
@@ -117,27 +117,18 @@ def _control(answer: Answer, which: str, software: str) -> Iterator[Finding]:
         yield Finding(CONTROL, answers, Level.ERROR, answer.problem, hint)
         return
     yield Finding(CONTROL, answers)
-    ready = f"it is ready{which}"
-    if answer.unready:
-        yield Finding(CONTROL, ready, Level.ERROR, answer.unready, "see its log")
-    else:
-        yield Finding(CONTROL, ready)
+    yield _finding(CONTROL, f"it is ready{which}", answer.unready, "see its log")
     yield _clock(answer, status, which)
     level, text = renewal(status.certificate_issued, status.certificate_expires, status.now)
     check = f"its own certificate is renewed in time{which}"
-    yield Finding(CONTROL, check, level, f"it {text}" if text else "", "see its log, and restart it" if text else "")
-    check = f"what it keeps can be read{which}"
-    if status.store_problem:
-        yield Finding(CONTROL, check, Level.ERROR, status.store_problem, "mend the folder of `meshproxy control run`")
-    else:
-        yield Finding(CONTROL, check)
-    apart = minors_apart(software, status.software)
+    yield _finding(CONTROL, check, f"it {text}" if text else "", "see its log, and restart it", level)
+    check, hint = f"what it keeps can be read{which}", "mend the folder of `meshproxy control run`"
+    yield _finding(CONTROL, check, status.store_problem, hint)
     check = f"its version is at most one minor from this command's{which}"
-    if apart is None or apart > 1:
-        problem = f"it is {status.software}, and this command is {software}"
-        yield Finding(CONTROL, check, Level.WARNING, problem, "upgrade the older one; one minor version at a time")
-    else:
-        yield Finding(CONTROL, check)
+    hint = "upgrade the older one; one minor version at a time"
+    apart = f"it is {status.software}, and this command is {software}"
+    problem = "" if are_compatible(software, status.software) else apart
+    yield _finding(CONTROL, check, problem, hint, Level.WARNING)
 
 
 def _clock(answer: Answer, status: ControlStatus, which: str) -> Finding:
@@ -150,19 +141,15 @@ def _clock(answer: Answer, status: ControlStatus, which: str) -> Finding:
     return Finding(CONTROL, check, level, problem, "synchronise both: timedatectl status, chronyc tracking")
 
 
-def _same_authority(known: Sequence[Answer]) -> Finding:
-    check = "all control planes have the same authority"
-    if len({(answer.status.trust_domain, answer.status.authority) for answer in known if answer.status}) == 1:
-        return Finding(CONTROL, check)
-    shown = ", ".join(f"{answer.address} has {answer.status.authority[:8]}" for answer in known if answer.status)
+def _same_authority(known: Known) -> Finding:
+    is_same = len({(status.trust_domain, status.authority) for _, status in known}) == 1
+    problem = "" if is_same else ", ".join(f"{address} has {status.authority[:8]}" for address, status in known)
     hint = "give all of them the same folder: certificates of one are not accepted at the other"
-    return Finding(CONTROL, check, Level.ERROR, shown, hint)
+    return _finding(CONTROL, "all control planes have the same authority", problem, hint)
 
 
-def _identities(answer: Answer, which: str) -> Iterator[Finding]:
+def _identities(status: ControlStatus, which: str) -> Iterator[Finding]:
     """Whether certificates can be issued, and are."""
-    status = answer.status
-    assert status is not None
     left = (status.authority_expires - status.now).total_seconds()
     check = f"the authority is valid for a month at least{which}"
     hint = "replace it: meshproxy ca rotate --folder FOLDER (docs/root-rotation.md)"
@@ -224,78 +211,54 @@ def _certificates(fleet: Sequence[Member]) -> Finding:
     return _of_members(IDENTITIES, Concern.CERTIFICATE, fleet, hint)
 
 
-def _documents(known: Sequence[Answer], fleet: Sequence[Member]) -> Iterator[Finding]:
+def _documents(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
     """Whether what is written is what is in force."""
-    statuses = [(answer.address, answer.status) for answer in known if answer.status is not None]
-    giving = [(address, status.documents) for address, status in statuses if status.documents is not None]
-    check = "the documents have no problems"
+    giving = [(address, status.documents) for address, status in known if status.documents is not None]
     if not giving:
         yield Finding(DOCUMENTS, "the control plane gives documents, or sidecars have their own")
         return
-    broken = [(address, documents.problems) for address, documents in giving if documents.problems]
-    if broken:
-        address, problems = broken[0]
-        where = f"at {address}: " if len(known) > 1 else ""
-        hint = "mend them (meshproxy config check PATH); sidecars keep the previous ones until then"
-        yield Finding(DOCUMENTS, check, Level.ERROR, where + _some(problems), hint)
-    else:
-        yield Finding(DOCUMENTS, check)
+    where = "at {}: " if len(known) > 1 else ""
+    broken = (where.format(address) + _some(each.problems) for address, each in giving if each.problems)
+    hint = "mend them (meshproxy config check PATH); sidecars keep the previous ones until then"
+    yield _finding(DOCUMENTS, "the documents have no problems", next(broken, ""), hint)
+    blind = (where.format(address) + each.source_problem for address, each in giving if each.source_problem)
+    hint = "see to the API server, and to the rights and kinds of deploy/kubernetes; what is known stays in force"
     check = "the control plane sees changes of the documents"
-    blind = [(address, documents.source_problem) for address, documents in giving if documents.source_problem]
-    if blind:
-        address, problem = blind[0]
-        where = f"at {address}: " if len(known) > 1 else ""
-        hint = "see to the API server, and to the rights and kinds of deploy/kubernetes; what is known stays in force"
-        yield Finding(DOCUMENTS, check, Level.WARNING, where + problem, hint)
-    else:
-        yield Finding(DOCUMENTS, check)
+    yield _finding(DOCUMENTS, check, next(blind, ""), hint, Level.WARNING)
     if len(known) > 1:
-        check = "all control planes give the same documents"
-        if len(giving) == len(known) and len({documents.version for _, documents in giving}) == 1:
-            yield Finding(DOCUMENTS, check)
-        else:
-            shown = ", ".join(
-                f"{address} {status.documents.version[:8] if status.documents else 'none'}"
-                for address, status in statuses
-            )
-            yield Finding(DOCUMENTS, check, Level.WARNING, shown, "give all of them the same files (--documents)")
+        versions = [status.documents.version if status.documents is not None else "none" for _, status in known]
+        shown = ", ".join(f"{address} {version[:8]}" for (address, _), version in zip(known, versions, strict=True))
+        problem = shown if len(set(versions)) > 1 else ""
+        hint = "give all of them the same files (--documents)"
+        yield _finding(DOCUMENTS, "all control planes give the same documents", problem, hint, Level.WARNING)
     hint = "mend the documents, or the document of that sidecar (meshproxy config check PATH)"
     yield _of_members(DOCUMENTS, Concern.REFUSED, fleet, hint)
     yield _of_members(DOCUMENTS, Concern.BEHIND, fleet, "see the log of those sidecars")
 
 
-def _services(known: Sequence[Answer]) -> Iterator[Finding]:
+def _services(known: Known) -> Iterator[Finding]:
     """Whether sidecars are given endpoints of the Services that documents name. What one control plane knows is enough
     for the sidecars that are connected to it, so each is looked at."""
     found = [
-        (f"{answer.address}: " if len(known) > 1 else "", service)
-        for answer in known
-        if answer.status is not None
-        for service in answer.status.services
+        (f"{address}: " if len(known) > 1 else "", service) for address, status in known for service in status.services
     ]
     if not found:
         return
-    check = "the endpoints of all Services are known"
     problems = [where + service.problem for where, service in found if service.problem]
-    if problems:
-        hint = "sidecars keep those that they had; kubectl get endpointslices -A -l kubernetes.io/service-name"
-        yield Finding(DOCUMENTS, check, Level.ERROR, f"{len(problems)}: {_some(problems)}", hint)
-    else:
-        yield Finding(DOCUMENTS, check)
-    check = "all Services have endpoints"
+    problem = f"{len(problems)}: {_some(problems)}" if problems else ""
+    hint = "sidecars keep those that they had; kubectl get endpointslices -A -l kubernetes.io/service-name"
+    yield _finding(DOCUMENTS, "the endpoints of all Services are known", problem, hint)
     empty = [where + service.service for where, service in found if not service.endpoints and not service.problem]
-    if empty:
-        hint = "are their pods ready? kubectl get pods; calls to them are refused (no-upstream)"
-        yield Finding(DOCUMENTS, check, Level.WARNING, f"{len(empty)} have none: {_some(empty)}", hint)
-    else:
-        yield Finding(DOCUMENTS, check)
+    problem = f"{len(empty)} have none: {_some(empty)}" if empty else ""
+    hint = "are their pods ready? kubectl get pods; calls to them are refused (no-upstream)"
+    yield _finding(DOCUMENTS, "all Services have endpoints", problem, hint, Level.WARNING)
 
 
-def _sidecars(known: Sequence[Answer], fleet: Sequence[Member]) -> Iterator[Finding]:
+def _sidecars(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
     other = " If there is another control plane, name it too (--control): they may be connected there."
     hint = "look at them: meshproxy proxy-status, then the logs of their hosts."
     found = _of_members(SIDECARS, Concern.GONE, fleet, hint + (other if len(known) == 1 else ""))
-    forgotten = sum(answer.status.forgotten for answer in known if answer.status is not None)
+    forgotten = sum(status.forgotten for _, status in known)
     if forgotten:
         problem = f"{found.problem or 'some were lost'}; {forgotten} more are not listed any more"
         found = Finding(SIDECARS, found.check, Level.WARNING, problem, hint)

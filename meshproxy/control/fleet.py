@@ -23,7 +23,7 @@ GONE_SECONDS = 45.0
 OVERDUE = 1.0 - (RENEW_AT + (1.0 - URGENT - RENEW_AT) / 2)
 """What is left of a certificate's life when its renewal, which was due, has not come: half of the way to `URGENT`."""
 MINORS_APART = 1
-"""How far the versions of sidecars and control plane may differ."""
+"""How far the versions of sidecars, control planes and commands may differ."""
 
 
 class Level(IntEnum):
@@ -127,8 +127,7 @@ def troubles(entry: SidecarEntry, software: str, now: datetime) -> Iterator[Trou
         trouble = _certificate(entry.certificate_issued, entry.certificate_expires, now)
         if trouble is not None:
             yield trouble
-    apart = minors_apart(entry.software, software)
-    if apart is None or apart > MINORS_APART:
+    if not are_compatible(entry.software, software):
         yield Trouble(Concern.VERSION, Level.WARNING, f"it is {entry.software or 'of no known version'}")
 
 
@@ -157,6 +156,12 @@ def minors_apart(one: str, other: str) -> int | None:
     if len(first) != 2 or len(second) != 2 or first[0] != second[0]:
         return None
     return abs(first[1] - second[1])
+
+
+def are_compatible(one: str, other: str) -> bool:
+    """Whether two versions understand each other."""
+    apart = minors_apart(one, other)
+    return apart is not None and apart <= MINORS_APART
 
 
 def short_identity(spiffe_id: str) -> str:
