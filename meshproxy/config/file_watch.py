@@ -39,7 +39,7 @@ class FileWatch:
         """Take the files as they are now for known: for a reader that is about to read them all anyway. Called before
         the read, so that a change during it is noticed. Returns whether anything is different from the last `mark` or
         look."""
-        before, self._seen = self._seen, tuple(_stat(file) for file in self._files())
+        before, self._seen = self._seen, tuple(_seen(file) for file in self._files())
         return self._seen != before
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -69,9 +69,14 @@ class FileWatch:
             self._changed()
 
 
-def _stat(file: Path) -> tuple[object, ...]:
+def state_of(file: Path) -> tuple[int, ...]:
+    """Another one when the file may have another content. Links are followed. Raises OSError."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _seen(file: Path) -> tuple[object, ...]:
     try:
-        status = file.stat()
+        return str(file), *state_of(file)
     except OSError as error:
-        return (str(file), error.errno)
-    return (str(file), status.st_mtime_ns, status.st_size, status.st_ino)
+        return str(file), error.errno

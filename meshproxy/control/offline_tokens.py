@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meshproxy.config.file_watch import state_of
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.service_accounts import AUDIENCE, LEEWAY, has_expired, judge_claims, read_claims
 from meshproxy.identity.jwk import ALGORITHMS, KEY_SET_BYTES
@@ -52,7 +53,7 @@ class OfflineTokens:
         self._verifier = TokenVerifier(
             [Issuer("kubernetes", cluster.issuer, frozenset({AUDIENCE}), self._keys, leeway=LEEWAY)]
         )
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._load()
         if self._keys.problem is not None:
             raise KeysUnusable(
@@ -79,8 +80,7 @@ class OfflineTokens:
     def _load(self) -> None:
         """Read the keys if the file is another one than before; if it cannot be used, those in use stay."""
         try:
-            status = self._path.stat()
-            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            seen = state_of(self._path)
             if seen == self._seen:
                 return
             self._seen = seen

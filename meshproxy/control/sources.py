@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.config.file_watch import FileWatch
+from meshproxy.config.file_watch import FileWatch, state_of
 from meshproxy.config.files import Source, files_of, read_file, read_files
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class Files:
         return sources, problems
 
     def _content(self, path: Path) -> bytes:
-        status = path.stat()
-        state = status.st_mtime_ns, status.st_size, status.st_ino
+        state = state_of(path)
         known = self._known.get(path)
         if known is not None and known[0] == state:
             return known[1]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from meshproxy.config.file_watch import state_of
 from meshproxy.control.attestation import JoinToken
 from meshproxy.control.authority import Authority, AuthorityError
 from meshproxy.control.root_rotation import RootRotation, StoredAuthority
@@ -73,11 +74,7 @@ class FolderStore:
         Raises:
             StoreError: it is incomplete, unreadable, not this trust domain's, or cannot be written.
         """
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._tokens.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
+        self._make(self.folder, self._tokens)
         # The certificate is written last: without it, another process may be making the authority, under the lock.
         is_whole = any((self.folder / name).exists() for name in (COPY, CERTIFICATE))
         found = self.find_authority() if is_whole else None
@@ -116,10 +113,7 @@ class FolderStore:
 
     def save_copy(self, copy: AuthorityCopy) -> None:
         """From now on this is the authority. Raises StoreError."""
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
+        self._make(self.folder)
         self._write((COPY, msgspec.json.encode(copy), 0o600))
 
     def _check_place(self, what: str) -> None:
@@ -150,6 +144,14 @@ class FolderStore:
         with os.fdopen(descriptor, "wb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
             yield
+
+    def _make(self, *folders: Path) -> None:
+        """Raises StoreError."""
+        try:
+            for folder in folders:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
 
     def _write(self, *files: tuple[str, bytes, int]) -> None:
         """Raises StoreError."""
@@ -253,7 +255,6 @@ def _read_private(path: Path) -> bytes:
 
 def _stamp(path: Path) -> tuple[int, ...]:
     try:
-        status = path.stat()
+        return state_of(path)
     except OSError:
         return ()
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
