@@ -85,14 +85,18 @@ def widget(namespace: str, name: str, size: int, **labels: str) -> Any:
     return Widget(metadata=ObjectMeta(name=name, namespace=namespace, labels=labels), size=size)
 
 
-@pytest.mark.asyncio(loop_factories=["uvloop"])  # the control plane runs on no other
-class FollowingTests:
-    """Whoever inherits from this has the fixture `server`."""
+class ReflectorTests:
+    """Of whatever has reflectors: they do not wait long before they try again."""
 
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
         monkeypatch.setattr(module, "LAST_PAUSE", 0.1)
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # the control plane runs on no other
+class FollowingTests(ReflectorTests):
+    """Whoever inherits from this has the fixture `server`."""
 
     async def create(self, server: Server, **sizes: int) -> None:
         for name, size in sizes.items():

@@ -15,12 +15,11 @@ import yaml
 from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.config import schema
-from meshproxy.control import reflector
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.objects import ClusterObjects, resource
 from meshproxy.control.sources import Files
 from meshproxy.telemetry.control_metrics import ControlMetrics
-from tests.control.following import Server
+from tests.control.following import ReflectorTests, Server
 from tests.processes.waiting import until
 
 KINDS = {kind.__name__: kind for kind in schema.KINDS}
@@ -71,13 +70,8 @@ SPEC = {"endpoints": [{"rest": "a:1"}]}
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])  # the control plane runs on no other
-class KeepingTests:
+class KeepingTests(ReflectorTests):
     """Whoever inherits from this has the fixture `server`, which knows our kinds."""
-
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reflector, "FIRST_PAUSE", 0.01)
-        monkeypatch.setattr(reflector, "LAST_PAUSE", 0.1)
 
     async def test_objects_are_the_documents_that_files_are(self, server: Server, tmp_path: Path) -> None:
         documents = [each for each in yaml.safe_load_all(TRAFFIC.read_text()) if each["kind"] != "Sidecar"]

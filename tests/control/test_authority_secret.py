@@ -53,13 +53,10 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    server = FakeApiServer()
-    await server.start()
-    world = World(server, tmp_path)
+async def world(fake: FakeApiServer, tmp_path: Path) -> AsyncIterator[World]:
+    world = World(fake, tmp_path)
     yield world
     await world.client.close()
-    await server.stop()
 
 
 async def test_the_first_start_makes_it_and_others_take_it(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The client of the API server."""
+"""The client of the API fake."""
 
 from __future__ import annotations
 
@@ -20,16 +20,8 @@ PATH = "/apis/tests.example/v1/namespaces/models/widgets"
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeApiServer]:
-    server = FakeApiServer()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def client(server: FakeApiServer, tmp_path: Path) -> AsyncIterator[AsyncClient]:
-    client = connect(server.write_kubeconfig(tmp_path, "models"))
+async def client(fake: FakeApiServer, tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    client = connect(fake.write_kubeconfig(tmp_path, "models"))
     yield client
     await client.close()
 
@@ -41,26 +33,26 @@ async def follow(client: AsyncClient, seen: list[Any], then: Callable[[], object
         then()
 
 
-async def test_nothing_is_compressed(server: FakeApiServer, client: AsyncClient) -> None:
+async def test_nothing_is_compressed(fake: FakeApiServer, client: AsyncClient) -> None:
     assert [each async for each in client.list(Widget)] == []
-    assert [request.headers["accept-encoding"] for request in server.requests] == ["identity"]
+    assert [request.headers["accept-encoding"] for request in fake.requests] == ["identity"]
 
 
-async def test_a_watch_ends_where_the_server_ends_it(server: FakeApiServer, client: AsyncClient) -> None:
+async def test_a_watch_ends_where_the_server_ends_it(fake: FakeApiServer, client: AsyncClient) -> None:
     seen: list[Any] = []
     await client.create(Widget(metadata=ObjectMeta(name="a")))
     with pytest.raises(WatchEnded):
-        await follow(client, seen, server.end_watches)
+        await follow(client, seen, fake.end_watches)
     assert [(kind, each.metadata.name) for kind, each in seen] == [("ADDED", "a")]
-    assert len(server.requests) == 2
+    assert len(fake.requests) == 2
 
 
-async def test_line_breaks_that_json_allows_end_no_event(server: FakeApiServer, client: AsyncClient) -> None:
+async def test_line_breaks_that_json_allows_end_no_event(fake: FakeApiServer, client: AsyncClient) -> None:
     seen: list[Any] = []
     text = "a\u0085b\u2028c\u2029d"
     await client.create(Widget(metadata=ObjectMeta(name="a"), note=text))
     with pytest.raises(WatchEnded):
-        await follow(client, seen, server.end_watches)
+        await follow(client, seen, fake.end_watches)
     assert [each["note"] for _, each in seen] == [text]
 
 
@@ -77,18 +69,18 @@ async def test_line_breaks_that_json_allows_end_no_event(server: FakeApiServer, 
     ],
     ids=["an error", "it fails", "it is not there", "it says nothing", "null", "no token", "no file"],
 )
-async def test_calls_that_come_to_nothing(server: FakeApiServer, tmp_path: Path, user: Any, says: str) -> None:
+async def test_calls_that_come_to_nothing(fake: FakeApiServer, tmp_path: Path, user: Any, says: str) -> None:
     """By the credentials of whoever calls."""
-    server.status = 500
-    client = connect(server.write_kubeconfig(tmp_path, "models", user))
+    fake.status = 500
+    client = connect(fake.write_kubeconfig(tmp_path, "models", user))
     with pytest.raises(FAILURES) as caught:
         await client.get(Widget, "a")
     assert why(caught.value, "get widgets") == says
     await client.close()
 
 
-async def test_rights_that_are_missing(server: FakeApiServer, client: AsyncClient) -> None:
-    server.status = 403
+async def test_rights_that_are_missing(fake: FakeApiServer, client: AsyncClient) -> None:
+    fake.status = 403
     with pytest.raises(FAILURES) as caught:
         await client.get(Widget, "a")
     assert http_status(caught.value) == 403

@@ -33,14 +33,11 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(fake: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(module, "RETRY", 0.01)
-    server = FakeApiServer()
-    await server.start()
-    world = World(server, tmp_path)
+    world = World(fake, tmp_path)
     yield world
     await world.client.close()
-    await server.stop()
 
 
 async def stop(running: asyncio.Task[None]) -> None:

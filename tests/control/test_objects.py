@@ -11,7 +11,6 @@ from meshproxy.config.files import Source
 from meshproxy.config.parse import Parsed, parse
 from meshproxy.control.objects import read_object
 from tests.control.keeping import KeepingTests
-from tests.control.test_reflector import server as server
 
 
 class TestAgainstTheFake(KeepingTests):

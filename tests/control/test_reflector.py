@@ -3,61 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lightkube import AsyncClient
 
 from meshproxy.control import reflector as module
 from meshproxy.control.cluster import connect
 from meshproxy.control.reflector import ObjectCopies, Reflector, TooManyObjects
+from tests.control.conftest import FakeServer
 from tests.control.fake_api_server import FakeApiServer
 from tests.control.following import Following, FollowingTests, Widget, following
 from tests.processes.waiting import until
 
 A, B = ("models", "a"), ("models", "b")
 PATH = "/apis/tests.example/v1/namespaces/models/widgets"
-
-
-class FakeServer:
-    """`following.Server`."""
-
-    namespace = "models"
-
-    def __init__(self, fake: FakeApiServer, folder: Path) -> None:
-        self.fake = fake
-        self.folder = folder
-        self.client = connect(fake.write_kubeconfig(folder, self.namespace))
-
-    async def stop(self) -> None:
-        await self.fake.stop()
-
-    async def start(self) -> None:
-        await self.fake.start()
-
-    async def forget_history(self) -> None:
-        self.fake.compact()
-
-    async def forbid(self) -> AsyncClient:
-        self.fake.status = 403
-        return connect(self.fake.write_kubeconfig(self.folder, self.namespace))
-
-    async def allow(self) -> None:
-        self.fake.status = 200
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[FakeServer]:
-    fake = FakeApiServer()
-    await fake.start()
-    server = FakeServer(fake, tmp_path)
-    yield server
-    await server.client.close()
-    await fake.stop()
 
 
 class TestAgainstTheFake(FollowingTests):

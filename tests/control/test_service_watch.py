@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import msgspec
 import pytest
 
 from meshproxy.control.service_watch import by_namespace, read
-from tests.control.fake_api_server import FakeApiServer
-from tests.control.test_reflector import FakeServer
+from tests.control.conftest import FakeServer
 from tests.control.watching_services import Slice, WatchingTests, a_slice, watching
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[FakeServer]:
-    fake = FakeApiServer()
-    await fake.start()
-    server = FakeServer(fake, tmp_path)
-    yield server
-    await server.client.close()
-    await fake.stop()
 
 
 class TestAgainstTheFake(WatchingTests):

@@ -13,9 +13,9 @@ import pytest
 from meshproxy.control import status_writer as module
 from meshproxy.control.cluster import connect
 from meshproxy.control.status_writer import StatusWriter
-from tests.control.fake_api_server import NO_CREDENTIALS, FakeApiServer, Key
+from tests.control.conftest import FakeServer
+from tests.control.fake_api_server import NO_CREDENTIALS, Key
 from tests.control.keeping import SPEC, Keeping, keeping
-from tests.control.test_reflector import FakeServer
 from tests.processes.waiting import until
 
 
@@ -41,8 +41,8 @@ class Holders:
 
 
 class World:
-    def __init__(self, fake: FakeApiServer, server: FakeServer, it: Keeping) -> None:
-        self.fake, self.it = fake, it
+    def __init__(self, server: FakeServer, it: Keeping) -> None:
+        self.fake, self.it = server.fake, it
         self.now = 1_800_000_000.0
         self.election, self.sidecars = Leads(), Holders()
         self.client = server.client
@@ -72,19 +72,14 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    fake = FakeApiServer()
-    await fake.start()
-    server = FakeServer(fake, tmp_path)
+async def world(server: FakeServer) -> AsyncIterator[World]:
     async with keeping(server) as it:
         await it.write("MeshConfig", "m", {"trustDomain": "m.example"})
         await it.write("ModelServer", "s", SPEC)
         await it.write("ModelRoute", "r", {"models": ["*"], "server": "nobody"})
         await it.become("MeshConfig/m", "ModelServer/s")
         await until(lambda: it.documents.problems)
-        yield World(fake, server, it)
-    await server.client.close()
-    await fake.stop()
+        yield World(server, it)
 
 
 async def test_each_object_is_told_what_became_of_it_once(world: World) -> None:

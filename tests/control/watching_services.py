@@ -6,32 +6,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
-import pytest
 from lightkube import AsyncClient
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.meta_v1 import ObjectMeta
 
-from meshproxy.control import reflector
 from meshproxy.control.endpoints import EndpointTable
 from meshproxy.control.service_watch import ServiceWatch
 from meshproxy.control.slices import SERVICE_NAME
 from meshproxy.telemetry.control_metrics import ControlMetrics
+from tests.control.following import ReflectorTests, Server
 from tests.processes.waiting import until
 
 Slice = create_namespaced_resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
-
-
-class Server(Protocol):
-    """An API server."""
-
-    client: AsyncClient
-    namespace: str
-
-    async def stop(self) -> None: ...
-
-    async def start(self) -> None: ...
 
 
 def a_slice(name: str, service: str, *hosts: str, port: int = 8500) -> Any:
@@ -85,13 +73,8 @@ async def watching(client: AsyncClient, namespace: str) -> AsyncIterator[Watchin
         await asyncio.gather(task, return_exceptions=True)
 
 
-class WatchingTests:
+class WatchingTests(ReflectorTests):
     """Whoever inherits from this has the fixture `server`."""
-
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reflector, "FIRST_PAUSE", 0.01)
-        monkeypatch.setattr(reflector, "LAST_PAUSE", 0.1)
 
     async def test_slices_of_the_services_that_are_named(self, server: Server) -> None:
         async with watching(server.client, server.namespace) as it:
