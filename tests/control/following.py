@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from meshproxy.control import reflector as module
 from meshproxy.control.reflector import Key, Reflector
 from meshproxy.telemetry.control_metrics import ControlMetrics
+from tests.background import running
 from tests.processes.waiting import until
 
 Widget = create_namespaced_resource("tests.example", "v1", "Widget", "widgets")
@@ -73,12 +73,8 @@ async def following(
 ) -> AsyncIterator[Following]:
     """`labels`: of the widgets that are followed."""
     it = Following(client or server.client, server.namespace, **labels)
-    task = asyncio.create_task(it.reflector.run())
-    try:
+    async with running(it.reflector.run()):
         yield it
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def widget(namespace: str, name: str, size: int, **labels: str) -> Any:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.objects import ClusterObjects, resource
 from meshproxy.control.sources import Files
 from meshproxy.telemetry.control_metrics import ControlMetrics
+from tests.background import running
 from tests.control.following import ReflectorTests, Server
 from tests.processes.waiting import until
 
@@ -58,12 +58,8 @@ class Keeping:
 @asynccontextmanager
 async def keeping(server: Server) -> AsyncIterator[Keeping]:
     it = Keeping(server)
-    following = asyncio.create_task(it.documents.follow())
-    try:
+    async with running(it.documents.follow()):
         yield it
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
 
 
 SPEC = {"endpoints": [{"rest": "a:1"}]}

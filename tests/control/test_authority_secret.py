@@ -19,6 +19,7 @@ from meshproxy.control.cluster import connect
 from meshproxy.control.root_rotation import RootRotation
 from meshproxy.control.store import FolderStore, StoreError
 from meshproxy.devtools.ca import DevelopmentCA
+from tests.background import running
 from tests.control.fake_api_server import NO_CREDENTIALS, FakeApiServer
 from tests.processes.waiting import until
 
@@ -138,22 +139,20 @@ async def test_what_others_write_is_copied(
     secret = world.secret()
     await secret.bring(time.time())
     before = world.signs()
-    following = asyncio.create_task(secret.follow())
 
     async def said(text: str) -> None:
         await until(lambda: any(text in str(record.__dict__.get("fields")) for record in caplog.records))
 
-    world.put(b"none", b"none", b"none")
-    await said("is not an authority")
-    world.server.objects.clear()
-    await said("was deleted: create it again")
-    assert world.signs() == before
-    another = Authority.create("m.example", time.time())
-    world.put(another.chain_pem, another.key_pem, another.bundle_pem)
-    await until(lambda: world.signs() == another.id)
+    async with running(secret.follow()):
+        world.put(b"none", b"none", b"none")
+        await said("is not an authority")
+        world.server.objects.clear()
+        await said("was deleted: create it again")
+        assert world.signs() == before
+        another = Authority.create("m.example", time.time())
+        world.put(another.chain_pem, another.key_pem, another.bundle_pem)
+        await until(lambda: world.signs() == another.id)
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2  # each is said once
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_a_copy_is_not_a_place_for_more(world: World) -> None:

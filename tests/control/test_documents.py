@@ -15,6 +15,7 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.control import documents as module
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.scope import Change
+from tests.background import running
 from tests.processes.waiting import until
 
 API = "apiVersion: meshproxy.dev/v1alpha1\n"
@@ -293,9 +294,7 @@ class TestObjects:
 
     async def test_they_are_followed_although_the_first_are_of_no_use(self) -> None:
         it = Objects(SERVER)
-        following = asyncio.create_task(it.documents.follow())
-        await until(lambda: it.documents.problems)
-        it.write(MESH)
-        await until(lambda: it.documents.held)
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        async with running(it.documents.follow()):
+            await until(lambda: it.documents.problems)
+            it.write(MESH)
+            await until(lambda: it.documents.held)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from meshproxy.control import status_writer as module
 from meshproxy.control.cluster import connect
 from meshproxy.control.status_writer import StatusWriter
+from tests.background import running
 from tests.control.conftest import FakeServer
 from tests.control.fake_api_server import NO_CREDENTIALS, Key
 from tests.control.keeping import SPEC, Keeping, keeping
@@ -207,7 +207,5 @@ async def test_credentials_that_cannot_be_had(world: World, tmp_path: Path) -> N
 
 async def test_it_looks_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PERIOD", 0.01)
-    running = asyncio.create_task(world.writer.run())
-    await until(lambda: world.writes() == 3)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    async with running(world.writer.run()):
+        await until(lambda: world.writes() == 3)

@@ -16,6 +16,7 @@ from meshproxy.control.endpoints import EndpointTable
 from meshproxy.control.service_watch import ServiceWatch
 from meshproxy.control.slices import SERVICE_NAME
 from meshproxy.telemetry.control_metrics import ControlMetrics
+from tests.background import running
 from tests.control.following import ReflectorTests, Server
 from tests.processes.waiting import until
 
@@ -65,12 +66,8 @@ class Watching:
 @asynccontextmanager
 async def watching(client: AsyncClient, namespace: str) -> AsyncIterator[Watching]:
     it = Watching(client, namespace)
-    task = asyncio.create_task(it.watch.run())
-    try:
+    async with running(it.watch.run()):
         yield it
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 class WatchingTests(ReflectorTests):

@@ -15,6 +15,7 @@ from meshproxy.control.authority import Authority
 from meshproxy.control.authority_secret import AuthoritySecret
 from meshproxy.control.cluster import connect
 from meshproxy.control.store import FolderStore, StoreError
+from tests.background import running
 from tests.e2e.conftest import TestNamespace
 from tests.processes.waiting import until
 
@@ -48,15 +49,13 @@ async def test_a_secret_that_is_written_anew(
     monkeypatch.setattr(module, "PERIOD", 0.05)
     secret = secret_of(namespace, tmp_path)
     await secret.bring(time.time())
-    following = asyncio.create_task(secret.follow())
     another = Authority.create("m.example", time.time())
     stored = await namespace.client.get(Secret, NAME, namespace=namespace.name)
     content = {"tls.crt": another.chain_pem, "tls.key": another.key_pem, "ca.crt": another.bundle_pem}
     stored.data = {name: base64.b64encode(text).decode() for name, text in content.items()}
-    await namespace.client.replace(stored)
-    await until(lambda: signs(tmp_path) == another.id)
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
+    async with running(secret.follow()):
+        await namespace.client.replace(stored)
+        await until(lambda: signs(tmp_path) == another.id)
     await secret._client.close()
 
 
