@@ -30,9 +30,7 @@ def load(paths: Paths) -> schema.Documents:
     Raises:
         ConfigError: with all problems. Nothing else is raised, whatever the files contain.
     """
-    parsed, sources = parse_set(paths)
-    parsed.raise_problems()
-    return documents(parsed.placed, digest(sources))
+    return _whole(*_read(paths), paths)
 
 
 def load_own(paths: Paths) -> schema.Documents | schema.Sidecar:
@@ -42,40 +40,42 @@ def load_own(paths: Paths) -> schema.Documents | schema.Sidecar:
     Raises:
         ConfigError: with all problems.
     """
-    parsed, _ = parse_set(paths, is_partial=True)
+    parsed, sources = _read(paths)
     sidecars = [each.document for each in parsed.placed if isinstance(each.document, schema.Sidecar)]
     control = sidecars[0].spec.control_plane if sidecars else None
-    if control is None or not control.documents:
-        if {each.kind for each in parsed.placed} == {"Sidecar"}:
-            parsed.raise_problems()  # without those of documents that may be elsewhere
-        return load(paths)
-    for each in parsed.placed:
-        if each.kind != "Sidecar":
+    is_managed = control is not None and control.documents
+    others = [each for each in parsed.placed if each.kind != "Sidecar"]
+    if is_managed or (parsed.placed and not others):
+        _check(parsed, paths, is_partial=True)
+        for each in others:
             message = "the control plane sends these documents (spec.controlPlane.documents of the Sidecar)"
             parsed.problems.append(each.at(each.node, "", message, Code.CONFLICTING_FIELDS))
-    parsed.raise_problems()
-    return sidecars[0]
+        parsed.raise_problems()  # without those of documents that may be elsewhere
+    return sidecars[0] if is_managed else _whole(parsed, sources, paths)
 
 
-def parse_set(paths: Paths, *, is_partial: bool = False) -> tuple[Parsed, list[Source]]:
-    """The documents in the files and folders with all of their problems, and the files.
-
-    Args:
-        is_partial: they are a part of a set (`check_set`).
-    """
+def _read(paths: Paths) -> tuple[Parsed, list[Source]]:
+    """The documents in the files and folders, with the problems of each by itself, and the files."""
     parsed = Parsed()
     sources = read_files(paths, parsed.problems)
     parsed.is_whole = not parsed.problems
     for source in sources:
         parse(source, parsed)
-    found = check_set(parsed.placed, is_whole=parsed.is_whole, where=named(paths), is_partial=is_partial)
-    parsed.problems.extend(islice(found, PROBLEMS))
     return parsed, sources
 
 
-def named(paths: Paths) -> str:
-    """What to call a set in a problem that no file has."""
-    return ", ".join(map(str, paths))
+def _check(parsed: Parsed, paths: Paths, *, is_partial: bool = False) -> None:
+    """Add the problems of the set. `is_partial`: the rest of it is elsewhere (`check_set`)."""
+    where = ", ".join(map(str, paths))
+    found = check_set(parsed.placed, is_whole=parsed.is_whole, where=where, is_partial=is_partial)
+    parsed.problems.extend(islice(found, PROBLEMS))
+
+
+def _whole(parsed: Parsed, sources: Sequence[Source], paths: Paths) -> schema.Documents:
+    """All documents of a set. Raises ConfigError with all problems."""
+    _check(parsed, paths)
+    parsed.raise_problems()
+    return documents(parsed.placed, digest(sources))
 
 
 def documents(placed: Sequence[Placed], fingerprint: str) -> schema.Documents:
