@@ -83,6 +83,10 @@ _HAS_AN_ADDRESS = (
     "has(self.rest) || has(self.grpc) || has(self.sidecar)",
     "expected rest, grpc or both, or sidecar",
 )
+_ONE_SOURCE_OF_THE_CERTIFICATE = (
+    "!has(self.identity) || !has(self.controlPlane) || has(self.controlPlane.documents) && self.controlPlane.documents",
+    "identity and controlPlane both say where the certificate comes from: keep one, or set controlPlane.documents",
+)
 RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
     schema.KeySource: (
         ("(has(self.file) ? 1 : 0) + (has(self.url) ? 1 : 0) + (has(self.inline) ? 1 : 0) == 1",
@@ -143,8 +147,7 @@ RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
     ),
     sidecars.SidecarSpec: (
         ("has(self.inbound) || has(self.outbound)", "expected inbound, outbound or both"),
-        ("!(has(self.identity) && has(self.controlPlane))",
-         "identity and controlPlane both say where the certificate comes from: keep one"),
+        _ONE_SOURCE_OF_THE_CERTIFICATE,
     ),
 }  # fmt: skip
 """Rules of `__post_init__` that cost the API server nothing: CEL, and what it says."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from functools import reduce
 from itertools import product
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import yaml
 from msgspec import Struct, inspect
 
-from meshproxy.config import crds, schema
+from meshproxy.config import crds, schema, sidecars
 from meshproxy.config.codes import Code
 from meshproxy.config.convert import convert
 from meshproxy.config.files import Source
@@ -115,9 +117,18 @@ def refuses(rule: str, part: dict[str, Any]) -> bool:
     text = rule.replace("__namespace__", "namespace").replace("&&", " and ").replace("||", " or ")
     text = re.sub(r"\[(.*)\]\.exists_one\(one, one\)", r"sum([\1]) == 1", text)
     text = re.sub(r"(has\([\w.]+\)) \? 1 : 0", r"int(\1)", text)
-    text = re.sub(r"(has|size)\(self\.(\w+)\)", r"\1('\2')", text)
+    text = re.sub(r"(has|size)\(self\.([\w.]+)\)", r"\1('\2')", text)
+    text = re.sub(r"self\.([\w.]+)", r"value('\1')", text)
     text = re.sub(r"!(?!=)", " not ", text)
-    names = {"has": lambda name: name in part, "size": lambda name: len(part[name]), "int": int, "sum": sum}
+
+    def value(path: str) -> Any:
+        return reduce(getitem, path.split("."), part)
+
+    def has(path: str) -> bool:
+        folder, _, name = path.rpartition(".")
+        return name in (value(folder) if folder else part)
+
+    names = {"has": has, "size": lambda path: len(value(path)), "value": value, "int": int, "sum": sum}
     return not eval(text, {"__builtins__": {}}, names)
 
 
@@ -138,3 +149,13 @@ def test_no_rule_refuses_what_a_file_may_hold(cls: type[Struct]) -> None:
         fit += not problems
         assert problems or not any(refuses(rule, part) for rule, _ in crds.RULES[cls]), part
     assert fit, "the values do not fit"
+
+
+@pytest.mark.parametrize("documents", [True, False])
+def test_a_control_plane_beside_an_identity_gives_the_documents(documents: bool) -> None:
+    info = inspect.type_info(sidecars.SidecarSpec)
+    assert isinstance(info, inspect.StructType)
+    part = {name: value_of(sidecars.SidecarSpec, name) for name in ("inbound", "identity")}
+    part["controlPlane"] = {**BY_NAME["controlPlane"], "documents": documents}
+    refusing = [message for rule, message in crds.RULES[sidecars.SidecarSpec] if refuses(rule, part)]
+    assert bool(problems_of(info, part)) == bool(refusing) == (not documents)
