@@ -124,7 +124,7 @@ async def test_whoever_is_cancelled_leaves_no_child_behind(
     monkeypatch.setattr(asyncio, "create_subprocess_exec", remember)
     loading = asyncio.ensure_future(load_in_child([str(good)]))
     async with asyncio.timeout(20):
-        while not started.exists():
+        while not (started_processes and started.exists()):
             await asyncio.sleep(0.01)
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
