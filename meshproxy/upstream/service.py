@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.config.file_watch import FileWatch
+from meshproxy.config.values import shown
 from meshproxy.control_api import ServiceEndpoints
 from meshproxy.upstream.discovery import (
     MOST_ENDPOINTS,
@@ -102,7 +103,7 @@ def endpoints_of(kept: ServiceEndpoints, settings: servers.Service) -> tuple[End
     for each in kept.endpoints[:MOST_ENDPOINTS]:
         host = ipaddress.ip_address(each.address)
         if not is_usable(host) or not all(0 < port < 65_536 for port in each.ports.values()):
-            raise ValueError(f"nothing can be reached at {each.address}, ports {_shown(each.ports.values())}")
+            raise ValueError(f"nothing can be reached at {each.address}, ports {_listed(each.ports.values())}")
         surfaces = {
             surface: address(host, each.ports[name])
             for surface, name in names.items()
@@ -113,9 +114,9 @@ def endpoints_of(kept: ServiceEndpoints, settings: servers.Service) -> tuple[End
     if kept.endpoints and not found:
         wanted = [name for name in names.values() if name is not None]
         there = sorted({name for each in kept.endpoints for name in each.ports})
-        raise ValueError(f"no endpoint has a port named {_shown(wanted)}; there are {_shown(there)}")
+        raise ValueError(f"no endpoint has a port named {_listed(wanted)}; there are {_listed(there)}")
     return tuple(found)
 
 
-def _shown(items: Iterable[object]) -> str:
-    return ", ".join(f'"{item}"' if isinstance(item, str) else str(item) for item in items)
+def _listed(items: Iterable[object]) -> str:
+    return ", ".join(map(shown, items))

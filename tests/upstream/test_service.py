@@ -125,6 +125,12 @@ def test_what_cannot_be_an_endpoint(wrong: ServiceEndpoint) -> None:
         endpoints_of(ServiceEndpoints(KEY, "v", (ONE, wrong)), SERVER)
 
 
+def test_names_of_ports_stay_on_one_line() -> None:
+    kept = ServiceEndpoints(KEY, "v", (ServiceEndpoint("10.0.0.1", {"a\nb" + "c" * 1_000: 1}),))
+    with pytest.raises(ValueError, match=r'there are "a\\nbc{57}"\.\.\.$'):
+        endpoints_of(kept, SERVER)
+
+
 def test_the_only_port_needs_no_name_and_each_endpoint_counts_once() -> None:
     unnamed = Service(namespace="models", name="resnet", sidecar="")
     kept = ServiceEndpoints(KEY, "v", (ServiceEndpoint("10.0.0.1", {"": 18500}),) * 2)
