@@ -11,6 +11,7 @@ from meshproxy.config.addresses import resolve_server_address
 from meshproxy.config.codes import Code
 from meshproxy.config.problems import Problem, closest
 from meshproxy.config.schema import MeshConfig, ModelServer
+from meshproxy.config.sent import key_of
 from meshproxy.config.values import resolve_path, shown
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def misfits(
     """What is wrong with documents, each of which is good, beside this Sidecar."""
 
     def problem(document: object, field: str, message: str, code: Code) -> Problem:
-        return Problem("", 0, f"{type(document).__name__}/{document.metadata.name}", field, message, code)  # type: ignore[attr-defined]
+        return Problem("", 0, key_of(document), field, message, code)
 
     spec = sidecar.spec
     names = {server.metadata.name for server in servers}

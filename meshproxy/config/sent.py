@@ -53,11 +53,11 @@ class Total:
     __slots__ = ("_sum",)
 
     def __init__(self, total: int = 0) -> None:
-        self._sum = total
+        self._sum = total % (1 << 256)
 
     def changed(self, added: int, removed: int = 0) -> Total:
         """With a document that has the digest `added`, in place of the one that has `removed`; 0 for none."""
-        return Total((self._sum + added - removed) % (1 << 256))
+        return Total(self._sum + added - removed)
 
     @property
     def version(self) -> str:

@@ -160,7 +160,7 @@ class MeshDocuments:
             items = dict(_read(each, int(each.digest, 16), folder) for each in read.documents)
         except ValueError as error:
             raise NotAsSent(f"the documents that were kept are not understood: {error}") from error
-        total = Total(sum(item.digest for item in items.values()) % (1 << 256))
+        total = Total(sum(item.digest for item in items.values()))
         if total.version != read.version:
             raise NotAsSent("the documents that were kept are not complete")
         return cls(items, total)
