@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,13 @@ Document = dict[str, Any]
 def document(kind: str, spec: Document, name: str = "local") -> Document:
     """A meshproxy document around a spec."""
     return {"apiVersion": "meshproxy.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def replace_documents(path: Path, documents: Iterable[Document]) -> None:
+    """Write a file of documents, at once: who watches it must not read half of them."""
+    new = path.with_suffix(".new")
+    new.write_text(yaml.safe_dump_all(documents))
+    new.replace(path)
 
 
 def environment(
@@ -148,10 +155,7 @@ class LocalSidecar:
         """
         before = await self._reloads("ok"), await self._reloads("failed")
         own = [each for each in yaml.safe_load_all(self.path.read_text()) if each["kind"] in ("MeshConfig", "Sidecar")]
-        # Replaced at once: the sidecar watches the file and must not read half of it.
-        new = self.path.with_suffix(".new")
-        new.write_text(yaml.safe_dump_all([*own, *documents]))
-        new.replace(self.path)
+        replace_documents(self.path, [*own, *documents])
         self.child.signal(signal.SIGHUP)
         async with asyncio.timeout(RELOAD_SECONDS):
             while await self._reloads("ok") <= before[0]:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 
 from meshproxy.devtools.child import CONTROL, Child
 from meshproxy.devtools.clients import RestClient
@@ -25,6 +24,7 @@ from meshproxy.devtools.local_mesh import (
     local_mesh,
     permissive_documents,
     read_series,
+    replace_documents,
 )
 from tests.processes.calls import PATH
 from tests.processes.waiting import until
@@ -98,10 +98,8 @@ class Mesh:
 
     def write_documents(self, *, permits: bool) -> None:
         role, binding = permissive_documents()
-        path = self.local.directory / "documents/mesh.yaml"
-        new = path.with_suffix(".new")
-        new.write_text(yaml.safe_dump_all([*self.documents, role, *([binding] if permits else [])]))
-        new.replace(path)
+        documents = [*self.documents, role, *([binding] if permits else [])]
+        replace_documents(self.local.directory / "documents/mesh.yaml", documents)
 
     async def count(self, name: str, expected: float) -> bool:
         """Whether a metric of the control plane has this value."""

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from meshproxy.devtools.ca import DevelopmentCA
-from meshproxy.devtools.child import CONTROL
+from meshproxy.devtools.child import CONTROL, Child
 from meshproxy.devtools.clients import Certificate
 from meshproxy.devtools.local_mesh import (
     TRUST_DOMAIN,
     Document,
+    LocalMesh,
     document,
     environment,
     local_mesh,
     permissive_documents,
     read_series,
+    replace_documents,
 )
 from tests.processes.calls import PATH
 from tests.processes.test_control_plane import Mesh
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 
 BODY = b'{"instances": [2.0]}'
 LEGACY = "legacy.example"
+CONTROL_DOMAIN = "control.example"
 CALLER = f"spiffe://{LEGACY}/ns/batch/sa/nightly"
 
 
@@ -50,6 +52,22 @@ async def status(address: str, certificate: Certificate) -> str:
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     return line.split(b" ")[1].decode() if line else ""
+
+
+async def control_plane_of_its_own(local: LocalMesh, roots: str) -> tuple[Child, Document]:
+    """A control plane of another trust domain, which gives what is in `documents` to sidecars with identities of these
+    roots; and the `controlPlane` of such a sidecar, the replica's."""
+    addresses = ("--listen", "127.0.0.1:0", "--web", "127.0.0.1:0")
+    trust = ("--trust-domain", CONTROL_DOMAIN, "--trust", f"{TRUST_DOMAIN}={roots}")
+    command = (*CONTROL, "run", "--folder", "control", *addresses, *trust, "--documents", "documents")
+    control = await local.start("the control plane", *command)
+    return control, {
+        "address": control.listening["control"],
+        "spiffeId": f"spiffe://{CONTROL_DOMAIN}/ns/meshproxy/sa/control",
+        "trustBundle": "control/authority.pem",
+        "folder": "replica",
+        "documents": True,
+    }
 
 
 async def test_a_trust_domain_is_added_changed_and_taken_away(tmp_path: Path) -> None:
@@ -108,22 +126,10 @@ async def test_sidecars_with_identities_of_another_issuer_have_their_documents_f
         path = local.directory / "documents/mesh.yaml"
 
         def write(*documents: Document) -> None:
-            new = path.with_suffix(".new")
-            new.write_text(yaml.safe_dump_all([mesh, server, role, *documents]))
-            new.replace(path)
+            replace_documents(path, [mesh, server, role, *documents])
 
         write(binding)
-        addresses = ("--listen", "127.0.0.1:0", "--web", "127.0.0.1:0")
-        trust = ("--trust-domain", "control.example", "--trust", f"{TRUST_DOMAIN}=ca.pem")
-        command = (*CONTROL, "run", "--folder", "control", *addresses, *trust, "--documents", "documents")
-        control = await local.start("the control plane", *command)
-        sidecar["spec"]["controlPlane"] = {
-            "address": control.listening["control"],
-            "spiffeId": "spiffe://control.example/ns/meshproxy/sa/control",
-            "trustBundle": "control/authority.pem",
-            "folder": "replica",
-            "documents": True,
-        }
+        control, sidecar["spec"]["controlPlane"] = await control_plane_of_its_own(local, "ca.pem")
         replica = await local.sidecar("the replica's sidecar", [sidecar])
 
         async def answers(expected: str) -> bool:

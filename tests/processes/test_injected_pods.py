@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,9 @@ from meshproxy.injection.settings import Settings
 from tests.control.pod_tokens import ISSUER, PodTokens
 from tests.injection.pods import element, injected, pod
 from tests.processes.calls import PATH
+from tests.processes.test_control_plane import free_port
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Node:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from meshproxy.devtools import messages
 from meshproxy.devtools.child import MODEL_SERVER, Child
@@ -22,6 +21,7 @@ from meshproxy.devtools.local_mesh import (
     local_mesh,
     local_sidecar,
     permissive_documents,
+    replace_documents,
     server_of,
 )
 from meshproxy.devtools.models import predict_request
@@ -88,14 +88,11 @@ class Client:
 
 async def reload_often(running: LocalSidecar, documents: list[dict[str, Any]]) -> None:
     """Every 100 ms another configuration and a SIGHUP; every third has a problem."""
-    path = running.path
     for number in itertools.count(1):
         extra = document("ModelRole", {"rules": [{"models": [f"model-{number}"], "verbs": ["predict"]}]}, "extra")
         if number % 3 == 0:
             extra["spec"]["rulez"] = []
-        new = path.with_suffix(".new")
-        new.write_text(yaml.safe_dump_all([*documents, extra]))
-        new.replace(path)
+        replace_documents(running.path, [*documents, extra])
         running.child.signal(signal.SIGHUP)
         await asyncio.sleep(0.1)
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from meshproxy import __version__
 from meshproxy.cli import _control_planes
@@ -16,7 +15,7 @@ from meshproxy.control.check import Answer, check
 from meshproxy.control.fleet import members
 from meshproxy.control.store import FolderStore
 from meshproxy.devtools.child import Child
-from meshproxy.devtools.local_mesh import TRUST_DOMAIN, Document, LocalMesh, document, local_mesh
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, Document, LocalMesh, document, local_mesh, replace_documents
 from tests.processes.balancer import Balancer
 from tests.processes.test_control_plane import control_command
 from tests.processes.waiting import until
@@ -29,10 +28,7 @@ def write_documents(local: LocalMesh, rest: str) -> None:
         document("MeshConfig", {"trustDomain": TRUST_DOMAIN}),
         document("ModelServer", {"endpoints": [{"rest": rest}]}, "models"),
     ]
-    path = local.directory / "documents/mesh.yaml"
-    new = path.with_suffix(".new")
-    new.write_text(yaml.safe_dump_all(documents))
-    new.replace(path)
+    replace_documents(local.directory / "documents/mesh.yaml", documents)
 
 
 def sidecar_of(local: LocalMesh, name: str, address: str) -> list[Document]:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from meshproxy.devtools.child import CONTROL, Child
+from meshproxy.devtools.child import Child
 from meshproxy.devtools.local_mesh import (
     TRUST_DOMAIN,
     Document,
@@ -27,15 +26,16 @@ from meshproxy.devtools.local_mesh import (
     local_mesh,
     permissive_documents,
     read_series,
+    replace_documents,
 )
 from tests.processes.calls import REQUEST, Load
+from tests.processes.test_federation import control_plane_of_its_own
 from tests.processes.waiting import until
 from tests.spire.spire import BUILT, Spire
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(400)]
 
 THEIRS = "theirs.example"
-CONTROL_DOMAIN = "control.example"
 PEER = BUILT / "peer"
 ROTATIONS = 2
 """Of each sidecar at least."""
@@ -74,10 +74,7 @@ class World:
         return {"workloadApi": {"socket": self.ours.socket, "spiffeId": spiffe_id}}
 
     def write_documents(self) -> None:
-        path = self.local.directory / "documents/mesh.yaml"
-        new = path.with_suffix(".new")
-        new.write_text(yaml.safe_dump_all(self.documents))
-        new.replace(path)
+        replace_documents(self.local.directory / "documents/mesh.yaml", self.documents)
 
     async def start_replica(self) -> None:
         """Its identity comes from the agent, its documents from a control plane of a trust domain of its own."""
@@ -90,18 +87,8 @@ class World:
         (self.local.directory / "documents").mkdir()
         self.write_documents()
         (self.local.directory / "spire.pem").write_text(self.ours.command("bundle", "show"))
-        addresses = ("--listen", "127.0.0.1:0", "--web", "127.0.0.1:0")
-        trust = ("--trust-domain", CONTROL_DOMAIN, "--trust", f"{TRUST_DOMAIN}=spire.pem")
-        command = (*CONTROL, "run", "--folder", "control", *addresses, *trust, "--documents", "documents")
-        self.control = await self.local.start("the control plane", *command)
+        self.control, sidecar["spec"]["controlPlane"] = await control_plane_of_its_own(self.local, "spire.pem")
         sidecar["spec"]["identity"] = self.identity(self.server)
-        sidecar["spec"]["controlPlane"] = {
-            "address": self.control.listening["control"],
-            "spiffeId": f"spiffe://{CONTROL_DOMAIN}/ns/meshproxy/sa/control",
-            "trustBundle": "control/authority.pem",
-            "folder": "replica",
-            "documents": True,
-        }
         self.replica = await self.local.sidecar("the replica's sidecar", [sidecar])
 
     async def application(self, address: str, spiffe_id: str) -> LocalSidecar:
