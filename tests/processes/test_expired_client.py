@@ -94,11 +94,9 @@ async def drained(running: LocalSidecar) -> dict[str, float]:
     """Inbound connections that were given up, by reason."""
     name = "meshproxy_connections_drained_total"
     page = await running.metrics()
-    found = {
-        reason: page.get(f'{name}{{direction="inbound",reason="certificate-{reason}"}}')
-        for reason in ("age", "expired")
-    }
-    return {f"certificate-{reason}": count for reason, count in found.items() if count is not None}
+    reasons = ("certificate-age", "certificate-expired")
+    found = {reason: page.get(f'{name}{{direction="inbound",reason="{reason}"}}') for reason in reasons}
+    return {reason: count for reason, count in found.items() if count is not None}
 
 
 async def test_http2_gets_goaway_between_two_answers(running: LocalSidecar) -> None:

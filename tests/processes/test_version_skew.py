@@ -184,7 +184,7 @@ async def test_an_older_sidecar_with_a_newer_control_plane(tmp_path: Path) -> No
         async with channel.open() as connection, await open_call(connection, wire_0_1.WATCH) as call:
             await say(call)
             first = await given(call)
-            assert (first.version != "", yaml.safe_load_all(first.text) is not None) == (True, True)
+            assert first.version != ""
             assert [each["kind"] for each in yaml.safe_load_all(first.text)] == ["MeshConfig", "ModelServer"]
             assert await states(web) == ["behind"]
             await say(call, version=first.version)
