@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from meshproxy.devtools.local_mesh import local_mesh, read_series
-from tests.drills.small_disk import small_disk
+from tests.drills.small_disk import SmallDisk, small_disk
 from tests.processes.calls import Load
 from tests.processes.test_control_plane import Mesh
 from tests.processes.waiting import until
@@ -21,55 +22,55 @@ KINDS = ("certificate", "key")
 TRYING = "no certificate from the control plane; trying again"
 
 
-async def test_the_sidecars_disk(tmp_path: Path) -> None:
-    """Its certificate comes in time once there is room; the one that could not be stored is not issued again."""
-    with ExitStack() as disks:
-        disk = disks.enter_context(small_disk(tmp_path / "mesh/replica"))
+@asynccontextmanager
+async def mesh_on_a_small_disk(tmp_path: Path, folder: str) -> AsyncIterator[tuple[SmallDisk, Mesh, Load]]:
+    """A mesh under load whose certificates rotate; one of its folders is a disk of its own."""
+    with small_disk(tmp_path / "mesh" / folder) as disk:
         async with local_mesh(tmp_path / "mesh") as local:
             it = await Mesh.start(local, LIFETIME)
             await it.start_sidecars()
             load = Load(it.application.outbound, None, rest=[True] * 2, grpc=[True] * 2)
             await until(lambda: it.rotations() >= 1, 90)
-            disk.fill()
-            issued = await it.replica.total("meshproxy_identity_issuances_total", 'result="ok"')
-            await until(lambda: len(it.replica.said(TRYING)) >= 2, 60)
-            rotations = it.rotations()
-            disk.free()
-            await until(lambda: it.rotations() > rotations, 60)
-            await load.more(50)
-            await load.stop()
-            problems = {line["problem"] for line in it.replica.said(TRYING)}
-            failed = await it.replica.total("meshproxy_identity_issuances_total", 'result="failed"')
-            print(f"{load.answered} calls, 0 failed; {failed:.0f} attempts failed: {problems}")
-            assert failed >= 2
-            assert problems == {f"{local.directory / 'replica'} cannot be written: No space left on device"}
-            assert await it.replica.total("meshproxy_identity_issuances_total", 'result="ok"') > issued
+            yield disk, it, load
+
+
+async def test_the_sidecars_disk(tmp_path: Path) -> None:
+    """Its certificate comes in time once there is room; the one that could not be stored is not issued again."""
+    async with mesh_on_a_small_disk(tmp_path, "replica") as (disk, it, load):
+        disk.fill()
+        issued = await it.replica.total("meshproxy_identity_issuances_total", 'result="ok"')
+        await until(lambda: len(it.replica.said(TRYING)) >= 2, 60)
+        rotations = it.rotations()
+        disk.free()
+        await until(lambda: it.rotations() > rotations, 60)
+        await load.more(50)
+        await load.stop()
+        problems = {line["problem"] for line in it.replica.said(TRYING)}
+        failed = await it.replica.total("meshproxy_identity_issuances_total", 'result="failed"')
+        print(f"{load.answered} calls, 0 failed; {failed:.0f} attempts failed: {problems}")
+        assert failed >= 2
+        assert problems == {f"{it.local.directory / 'replica'} cannot be written: No space left on device"}
+        assert await it.replica.total("meshproxy_identity_issuances_total", 'result="ok"') > issued
 
 
 async def test_the_control_planes_disk(tmp_path: Path) -> None:
     """Certificates are issued all the same."""
-    with ExitStack() as disks:
-        disk = disks.enter_context(small_disk(tmp_path / "mesh/control"))
-        async with local_mesh(tmp_path / "mesh") as local:
-            it = await Mesh.start(local, LIFETIME)
-            await it.start_sidecars()
-            load = Load(it.application.outbound, None, rest=[True] * 2, grpc=[True] * 2)
-            await until(lambda: it.rotations() >= 1, 90)
-            disk.fill()
-            rotations = it.rotations()
-            await until(lambda: it.rotations() > rotations, 60)
-            await load.more(50)
-            page = await read_series(str(it.control.listening["web"]), "/metrics")
-            failures = {kind: page[f'meshproxy_control_store_failures_total{{record="{kind}"}}'] for kind in KINDS}
-            said = [line for line in it.control.output if "No space left on device" in line]
-            print(f"records that could not be written: {failures}; the log has {len(said)} lines about it: {said[0]}")
-            assert min(failures.values()) >= 1
-            assert any("keys that get certificates" in line for line in said)
-            assert any("what certificates are out" in line for line in said)
-            disk.free()
-            await until(lambda: list((disk.folder / "leaves").iterdir()), 60)
-            rotations = it.rotations()
-            await until(lambda: it.rotations() > rotations, 60)
-            await load.stop()
-            print(f"{load.answered} calls, 0 failed")
-            assert it.replica.said(TRYING) == it.application.said(TRYING) == []
+    async with mesh_on_a_small_disk(tmp_path, "control") as (disk, it, load):
+        disk.fill()
+        rotations = it.rotations()
+        await until(lambda: it.rotations() > rotations, 60)
+        await load.more(50)
+        page = await read_series(str(it.control.listening["web"]), "/metrics")
+        failures = {kind: page[f'meshproxy_control_store_failures_total{{record="{kind}"}}'] for kind in KINDS}
+        said = [line for line in it.control.output if "No space left on device" in line]
+        print(f"records that could not be written: {failures}; the log has {len(said)} lines about it: {said[0]}")
+        assert min(failures.values()) >= 1
+        assert any("keys that get certificates" in line for line in said)
+        assert any("what certificates are out" in line for line in said)
+        disk.free()
+        await until(lambda: list((disk.folder / "leaves").iterdir()), 60)
+        rotations = it.rotations()
+        await until(lambda: it.rotations() > rotations, 60)
+        await load.stop()
+        print(f"{load.answered} calls, 0 failed")
+        assert it.replica.said(TRYING) == it.application.said(TRYING) == []
