@@ -12,10 +12,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from benchmarks.processes import cpu_seconds, status_bytes
 from meshproxy.devtools.child import CONTROL, Child
-from meshproxy.devtools.local_mesh import document, read_series
+from meshproxy.devtools.local_mesh import document, read_series, replace_documents
 
 ROOT = Path(__file__).parent.parent.parent
 DOMAIN = "figures.example"
@@ -114,19 +113,14 @@ class Mesh:
 
     def memory(self) -> int:
         """RSS of the control plane, in KB."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+        return status_bytes(self.pid, "VmRSS") // 1024
 
     def cpu(self) -> float:
         """Seconds of CPU that the control plane has taken."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
     def write(self, name: str, *documents: Any) -> None:
-        path = self.documents / name
-        new = path.with_suffix(".new")
-        new.write_text(yaml.safe_dump_all(documents))
-        new.replace(path)
+        replace_documents(self.documents / name, documents)
 
     def write_models(self, models: int) -> None:
         """A server, a role, a binding and a route of each model, in a file of its own."""

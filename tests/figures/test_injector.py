@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from benchmarks.processes import cpu_seconds
 from meshproxy.devtools.child import CONTROL, Child
 from tests.injection.pods import pod
 from tests.injection.reviews import review
@@ -40,11 +41,6 @@ def a_pod() -> Any:
     }  # fmt: skip
     volumes = [{"name": f"volume-{number}", "emptyDir": {}} for number in range(5)]
     return pod(container=server, volumes=volumes, initContainers=[{"name": "fetch", "image": "fetch"}])
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def test_reviews_at_a_hundred_pods_a_second(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from benchmarks.processes import status_bytes
 from meshproxy.control.authority import SigningRequest, private_pem
 from meshproxy.control.store import FolderStore
+from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import CLIENT, LocalMesh, local_mesh
 from tests.processes.calls import PATH
@@ -65,6 +66,14 @@ async def call_often(address: str, context: ssl.SSLContext, token: str | None) -
     return writer
 
 
+async def change_documents(it: Mesh) -> None:
+    """Several times; each reaches the sidecars."""
+    for number in range(CHANGES):
+        applied = len(it.replica.said("configuration applied"))
+        it.write_documents(permits=bool(number % 2))
+        await until(lambda applied=applied: len(it.replica.said("configuration applied")) > applied, 60)
+
+
 async def resident(tmp_path: Path, issuer: DevelopmentIssuer | None) -> tuple[float, float, float]:
     """Megabytes of a replica's sidecar: before the first call, with all connections open, and after `CHANGES`."""
     async with local_mesh(tmp_path / "mesh") as local:
@@ -91,10 +100,7 @@ async def resident(tmp_path: Path, issuer: DevelopmentIssuer | None) -> tuple[fl
         )
         assert await it.count('sidecars{state="in-sync"}', 2.0)
         worked = status_bytes(pid, "VmRSS") / 1e6
-        for number in range(CHANGES):
-            applied = len(it.replica.said("configuration applied"))
-            it.write_documents(permits=bool(number % 2))
-            await until(lambda applied=applied: len(it.replica.said("configuration applied")) > applied, 60)
+        await change_documents(it)
         after = status_bytes(pid, "VmRSS") / 1e6
         for writer in writers:
             writer.transport.abort()
@@ -108,3 +114,20 @@ async def test_a_sidecar_with_a_control_plane(tmp_path: Path, has_tokens: bool) 
     print(f"RSS at start {before:.1f} MB; with {CONNECTIONS} connections, after {calls:,} calls {worked:.1f} MB")
     print(f"and after {CHANGES} changes of the documents {after:.1f} MB")
     assert max(worked, after) <= MEGABYTES
+
+
+async def test_both_sidecars_of_a_call(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path / "mesh") as local:
+        it = await Mesh.start_with_documents(local)
+        clients = [RestClient(it.application.outbound, None) for _ in range(CONNECTIONS)]
+        answers = await asyncio.gather(*(client.call("POST", PATH, {"instances": [2.0]}) for client in clients))
+        assert {answer.status for answer in answers} == {"200"}
+        await change_documents(it)
+        used = {
+            name: status_bytes(sidecar.child.pid, "VmRSS") / 1e6
+            for name, sidecar in (("replica", it.replica), ("application", it.application))
+        }
+        for client in clients:
+            await client.__aexit__(None, None, None)
+    print(f"RSS with {CONNECTIONS} connections and a control plane: {used}")
+    assert max(used.values()) <= MEGABYTES
