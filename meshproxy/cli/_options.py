@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 output = click.option(
     "-o",
@@ -28,3 +30,11 @@ def log_level(text: str) -> Callable[[Any], Any]:
         envvar="MESHPROXY_LOG_LEVEL",
         help=text,
     )
+
+
+def read(reader: Callable[[str], T], text: str, option: str) -> T:
+    """What a reader of `config.values`, or one like it, makes of an option. Raises UsageError, which names it."""
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None

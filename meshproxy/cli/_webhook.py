@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshproxy.cli import _options
 from meshproxy.cli._injection import CONTROL_PLANE
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ class WebhookChoices:
             )
         if self.sidecar_image is None:
             raise click.UsageError("--webhook: name the image of the sidecars with --sidecar-image")
-        image = _read(settings.read_image, self.sidecar_image, "--sidecar-image")
-        server = _read(values.read_name, self.sidecar_server, "--sidecar-server")
-        release = _read(settings.read_release, self.kubernetes, "--kubernetes")
-        _read(values.read_endpoint_address, self.sidecar_control_plane, "--sidecar-control-plane")
+        image = _options.read(settings.read_image, self.sidecar_image, "--sidecar-image")
+        server = _options.read(values.read_name, self.sidecar_server, "--sidecar-server")
+        release = _options.read(settings.read_release, self.kubernetes, "--kubernetes")
+        _options.read(values.read_endpoint_address, self.sidecar_control_plane, "--sidecar-control-plane")
 
         def sidecars(trust_bundle: str) -> settings.Settings:
             return settings.Settings(
@@ -70,8 +71,8 @@ class WebhookChoices:
             )
 
         return Injector(
-            listen=_read(values.read_listen_address, self.webhook, "--webhook"),
-            names=tuple(_read(values.read_host_name, name, "--webhook-name") for name in self.webhook_names),
+            listen=_options.read(values.read_listen_address, self.webhook, "--webhook"),
+            names=tuple(_options.read(values.read_host_name, name, "--webhook-name") for name in self.webhook_names),
             sidecars=sidecars,
             configuration=self.webhook_configuration,
             files=(self.webhook_certificate, self.webhook_key)
@@ -149,10 +150,3 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="The release of the cluster. Before 1.29 injected sidecars are ordinary containers.",
     ),
 ]
-
-
-def _read(reader: Callable[[str], Any], text: str, option: str) -> Any:
-    try:
-        return reader(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,13 +11,9 @@ from meshproxy.cli import _options
 from meshproxy.cli._webhook import WebhookChoices, webhook_options
 from meshproxy.cli.main import FOUND
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 FAILURE = 1
 LEAST_LIFETIME = 10.0
 """Of issued certificates, in seconds."""
-T = TypeVar("T")
 
 folder_option = click.option(
     "--folder",
@@ -175,16 +170,16 @@ def run(
         raise click.UsageError("--service-account-keys and --service-account-issuer go together")
     if token_review and service_account_keys is not None:
         raise click.UsageError("--token-review and --service-account-keys both say who checks tokens: keep one")
-    domain = _read(values.read_trust_domain, trust_domain, "--trust-domain")
+    domain = _options.read(values.read_trust_domain, trust_domain, "--trust-domain")
     own_id = _read_identity(spiffe_id or f"spiffe://{domain}/ns/meshproxy/sa/control", domain, "--spiffe-id")
     settings = Settings(
         folder=folder,
         trust_domain=domain,
         spiffe_id=own_id,
         injector=webhook.injector(own_id, namespace or "meshproxy"),
-        listen=_read(values.read_listen_address, listen, "--listen"),
-        web=_read(values.read_listen_address, web, "--web"),
-        lifetime=_read(values.read_lifetime, lifetime, "--lifetime"),
+        listen=_options.read(values.read_listen_address, listen, "--listen"),
+        web=_options.read(values.read_listen_address, web, "--web"),
+        lifetime=_options.read(values.read_lifetime, lifetime, "--lifetime"),
         trusted=_read_trusted(trusted, domain),
         connection_rate=connection_rate,
         documents=documents,
@@ -239,7 +234,7 @@ def join_token(folder: Path, identity: str, expires: str) -> None:
     from meshproxy.control.attestation import make_token
     from meshproxy.control.store import FolderStore, StoreError
 
-    lifetime = _read(values.read_lifetime, expires, "--expires")
+    lifetime = _options.read(values.read_lifetime, expires, "--expires")
     now = time.time()
     try:
         store = FolderStore(folder)
@@ -254,20 +249,13 @@ def join_token(folder: Path, identity: str, expires: str) -> None:
     click.echo(text)
 
 
-def _read(reader: Callable[[object], T], text: str, option: str) -> T:
-    try:
-        return reader(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None
-
-
 def _read_trusted(given: tuple[str, ...], own: str) -> dict[str, Path]:
     from meshproxy.config import values
 
     found: dict[str, Path] = {}
     for each in given:
         name, _, path = each.partition("=")
-        domain = _read(values.read_trust_domain, name, "--trust")
+        domain = _options.read(values.read_trust_domain, name, "--trust")
         if not path or domain in (own, *found):
             raise click.UsageError(f"--trust: expected DOMAIN=PATH once for each domain but {own}, got {each}")
         if not Path(path).is_file():
@@ -279,7 +267,7 @@ def _read_trusted(given: tuple[str, ...], own: str) -> dict[str, Path]:
 def _read_identity(text: str, trust_domain: str, option: str) -> str:
     from meshproxy.config import values
 
-    identity = _read(values.read_spiffe_id, text, option)
+    identity = _options.read(values.read_spiffe_id, text, option)
     if not identity.startswith(f"spiffe://{trust_domain}/"):
         raise click.UsageError(f"{option}: {identity} is not in the trust domain {trust_domain}")
     return identity

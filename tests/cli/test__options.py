@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli import _options
+from meshproxy.config import values
 
 
 @click.command()
@@ -29,6 +30,12 @@ def test_defaults_and_choices() -> None:
 @pytest.mark.parametrize("arguments", [("-o", "yaml"), ("--log-level", "loud")])
 def test_what_is_none_of_them(arguments: tuple[str, str]) -> None:
     assert "is not one of" in run(*arguments)
+
+
+def test_what_a_reader_refuses_is_a_usage_error_that_names_the_option() -> None:
+    assert _options.read(values.read_lifetime, "1m", "--lifetime") == 60.0
+    with pytest.raises(click.UsageError, match=r"^--lifetime: expected a duration"):
+        _options.read(values.read_lifetime, "soon", "--lifetime")
 
 
 def test_help() -> None:
