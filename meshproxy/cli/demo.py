@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshproxy.cli import _extra
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,12 +36,10 @@ def command(keep: bool) -> None:
     Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
     "demo": in a clone, pipx install '.[demo]'.
     """
-    try:
+    with _extra.demo():
         import aiohttp  # noqa: F401
         import grpc  # noqa: F401
         import rich  # noqa: F401
-    except ImportError as error:
-        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
     from meshproxy.devtools.child import ChildFailed
 
     try:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshproxy.cli import _extra
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -53,11 +55,9 @@ def up(folder: Path | None, models: tuple[str, ...]) -> None:
 
     Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
-    try:
+    with _extra.demo():
         import aiohttp  # noqa: F401
         import grpc  # noqa: F401
-    except ImportError as error:
-        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
     from meshproxy.devtools.child import ChildFailed
 
     if folder is not None and folder.exists():

@@ -6,6 +6,8 @@ import asyncio
 
 import click
 
+from meshproxy.cli import _extra
+
 
 @click.command("issuer", short_help="Run a token issuer, for development.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
@@ -32,10 +34,8 @@ def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[
 
     Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
-    try:
+    with _extra.demo():
         from meshproxy.devtools.issuer import parse_clients, run
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
     try:
         known = parse_clients(clients)
     except ValueError:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from meshproxy.cli import _extra
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -84,12 +86,10 @@ def command(
 
     Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
-    try:
+    with _extra.demo():
         from meshproxy.devtools.model_server import Ports, ServerTls, parse_models, serve
         from meshproxy.devtools.model_service import Service
         from meshproxy.devtools.models import Catalogue
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
     try:
         catalogue = Catalogue(parse_models(models))
     except ValueError:
