@@ -1,4 +1,4 @@
-"""Something that answers as a sidecar or a control plane does, or does not."""
+"""Something that answers as a sidecar or a control plane does, or does not; and what pods with sidecars need."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.injection.pods import SETTINGS
 
 Serve = Callable[..., str]
 
@@ -44,3 +47,16 @@ def serve() -> Iterator[Serve]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A trust bundle."""
+    path = tmp_path / "authority.pem"
+    path.write_text(SETTINGS.trust_bundle)
+    return path
+
+
+def needed(bundle: Path) -> list[str]:
+    """The options that have no default, of commands that put sidecars into pods."""
+    return ["--image", "meshproxy:1", "--trust-domain", "prod.example", "--trust-bundle", str(bundle)]

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli import _injection
-from tests.injection.pods import SETTINGS
+from tests.cli.conftest import needed
 
 
 @click.command()
@@ -18,16 +18,8 @@ def command(**options: Any) -> None:
     click.echo(f"{settings.image} {settings.control_plane_id} {settings.kubernetes} {settings.is_native}")
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    path = tmp_path / "authority.pem"
-    path.write_text(SETTINGS.trust_bundle)
-    return path
-
-
 def run(bundle: Path, *arguments: str) -> str:
-    needed = ["--image", "meshproxy:1", "--trust-domain", "prod.example", "--trust-bundle", str(bundle)]
-    return CliRunner().invoke(command, [*needed, *arguments]).output
+    return CliRunner().invoke(command, [*needed(bundle), *arguments]).output
 
 
 def test_defaults(bundle: Path) -> None:

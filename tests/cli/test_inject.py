@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
 
 from meshproxy.cli.inject import command
-from tests.injection.pods import SETTINGS
+from tests.cli.conftest import needed
 
 POD = """\
 apiVersion: v1
@@ -18,16 +17,8 @@ spec:
 """
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    path = tmp_path / "authority.pem"
-    path.write_text(SETTINGS.trust_bundle)
-    return path
-
-
 def run(bundle: Path, text: str, path: str = "-", *arguments: str) -> Result:
-    needed = ["--image", "meshproxy:1", "--trust-domain", "prod.example", "--trust-bundle", str(bundle)]
-    return CliRunner().invoke(command, [path, *needed, *arguments], input=text.encode())
+    return CliRunner().invoke(command, [path, *needed(bundle), *arguments], input=text.encode())
 
 
 def test_a_pod_from_standard_input_and_from_a_file(bundle: Path, tmp_path: Path) -> None:

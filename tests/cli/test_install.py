@@ -7,19 +7,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from meshproxy.cli.install import command
-from tests.injection.pods import SETTINGS
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    path = tmp_path / "authority.pem"
-    path.write_text(SETTINGS.trust_bundle)
-    return path
+from tests.cli.conftest import needed
 
 
 def run(bundle: Path, *arguments: str) -> Result:
-    needed = ["--image", "meshproxy:1", "--trust-domain", "prod.example", "--trust-bundle", str(bundle)]
-    return CliRunner().invoke(command, [*needed, *arguments])
+    return CliRunner().invoke(command, [*needed(bundle), *arguments])
 
 
 @pytest.mark.parametrize(
