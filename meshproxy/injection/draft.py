@@ -62,18 +62,11 @@ class Draft:
             present.insert(0, item)
             self._add("add", f"{self._pointer(path)}/0", item)
         else:
-            self._make(path, [item])
+            self._set(path, [item], is_made=True)
 
     def put(self, path: Path, value: Any) -> None:
         """Set a member of a mapping, which is made if it is absent or empty."""
-        parent = self.find(path[:-1])
-        if not parent:
-            self._make(path[:-1], {path[-1]: value})
-            return
-        is_there = path[-1] in parent
-        self.undo.was[path] = self._text_of(path) if is_there else None
-        parent[path[-1]] = value
-        self._add("replace" if is_there else "add", self._pointer(path), value)
+        self._set(path, value, is_made=False)
 
     def remove(self, path: Path) -> None:
         """Take an element or a member away."""
@@ -85,20 +78,23 @@ class Draft:
             del parent[path[-1]]
         self.patch.append({"op": "remove", "path": pointer})
 
-    def _make(self, path: Path, value: Any) -> None:
-        """Put a list or a mapping where there is none, or an empty one; with it the mapping that it is in."""
+    def _set(self, path: Path, value: Any, *, is_made: bool) -> None:
+        """Set a member of a mapping; one that is absent or empty is made with this member.
+
+        Args:
+            is_made: the value is a list or a mapping that is there only for what is put in.
+        """
         parent = self.find(path[:-1])
         if not parent:
-            self._make(path[:-1], {path[-1]: value})
+            self._set(path[:-1], {path[-1]: value}, is_made=True)
             return
-        if path[-1] in parent:
-            self.undo.was[path] = self._text_of(path)
-            op = "replace"
-        else:
+        is_there = path[-1] in parent
+        if is_made and not is_there:
             self.undo.made.append(path)
-            op = "add"
+        else:
+            self.undo.was[path] = self._text_of(path) if is_there else None
         parent[path[-1]] = value
-        self._add(op, self._pointer(path), value)
+        self._add("replace" if is_there else "add", self._pointer(path), value)
 
     def _add(self, op: str, pointer: str, value: Any) -> None:
         # What is changed later must not change what was noted down here.
