@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from meshproxy.injection.inject import Injected, Refused, Skipped, inject
-from meshproxy.injection.pod import Metadata, Owner
+from meshproxy.injection.pod import Metadata
 from meshproxy.injection.settings import Settings
 
 VERSION = "admission.k8s.io/v1"
@@ -146,9 +146,8 @@ def _called(content: object) -> str:
         metadata = msgspec.convert(content, _Object).metadata or Metadata()
     except msgspec.ValidationError:
         metadata = Metadata()
-    owner = next(iter(metadata.owner_references or ()), Owner())
     name = metadata.name or (f"{metadata.generate_name}..." if metadata.generate_name else "without a name")
-    return f"the pod {name}" + (f" of {owner.kind} {owner.name}" if owner.name else "")
+    return f"the pod {name}" + (f" of {metadata.owner.kind} {metadata.owner.name}" if metadata.owner.name else "")
 
 
 def _line(text: str, limit: int) -> str:

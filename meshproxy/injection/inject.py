@@ -77,7 +77,7 @@ def inject(
     if reason := _reason_to_skip(pod, namespace, settings):
         return Skipped(reason)
     choices, problems = read_choices(pod.annotations, settings)
-    owner = owner or pod.owner
+    owner = owner or pod.meta.owner
     try:
         plan = _plan(pod, owner.kind, settings, choices)
     except _CannotInject as error:

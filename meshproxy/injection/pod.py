@@ -108,6 +108,11 @@ class Metadata(Part, frozen=True):
     annotations: Mapping[str, str] | None = None
     owner_references: list[Owner] | None = None
 
+    @property
+    def owner(self) -> Owner:
+        """What has made the pod; nameless if nothing has."""
+        return next(iter(self.owner_references or ()), Owner())
+
 
 class Pod(Part, frozen=True):
     """A pod, or the template of one."""
@@ -122,11 +127,6 @@ class Pod(Part, frozen=True):
     @property
     def annotations(self) -> Mapping[str, str]:
         return self.meta.annotations or {}
-
-    @property
-    def owner(self) -> Owner:
-        """What has made it; nameless if nothing has."""
-        return next(iter(self.meta.owner_references or ()), Owner())
 
     @property
     def name(self) -> str:

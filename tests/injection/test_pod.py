@@ -42,7 +42,7 @@ def test_null_is_nothing_and_other_fields_are_ignored() -> None:
         "metadata": None,
     }
     read = read_pod(content)
-    assert (read.annotations, read.owner.kind, read.name) == ({}, "", "")
+    assert (read.annotations, read.meta.owner.kind, read.name) == ({}, "", "")
 
 
 def test_names() -> None:
