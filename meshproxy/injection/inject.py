@@ -108,9 +108,9 @@ def _reason_to_skip(pod: Pod, namespace: str, settings: Settings) -> str:
 @dataclass(frozen=True, slots=True)
 class _Plan:
     pod: Pod
-    inbound: bool
     outbound: bool
     model_server: Container | None
+    """None: it has none, and the sidecar no inbound port."""
     has_hook: bool
     drain: float
     user: int
@@ -128,9 +128,8 @@ def _plan(pod: Pod, owner: str, settings: Settings, choices: Choices) -> _Plan:
             f"{LABEL}=disabled to run it without one"
         )
     server = _model_server(pod, choices) if choices.is_inbound is not False else None
-    inbound = server is not None
-    outbound = choices.is_outbound if choices.is_outbound is not None else not inbound
-    if not inbound and not outbound:
+    outbound = choices.is_outbound if choices.is_outbound is not None else server is None
+    if server is None and not outbound:
         raise _CannotInject(
             f"no container looks like TensorFlow Serving, and {PREFIX}outbound is disabled: the sidecar would do "
             f"nothing; name the container in {PREFIX}container"
@@ -142,7 +141,7 @@ def _plan(pod: Pod, owner: str, settings: Settings, choices: Choices) -> _Plan:
         drain = min(drain, max(0.0, _grace_period(pod) - BEFORE_KILL))
     user, socket = _socket(pod, server)
     captured = _captured(pod, server, user, choices, outbound=outbound) if choices.is_captured else None
-    return _Plan(pod, inbound, outbound, server, has_hook, drain, user, socket, captured, tuple(warnings))
+    return _Plan(pod, outbound, server, has_hook, drain, user, socket, captured, tuple(warnings))
 
 
 def _check_conflicts(pod: Pod) -> None:
@@ -269,12 +268,12 @@ def _carry_out(plan: _Plan, draft: Draft, settings: Settings, choices: Choices, 
     made = container(
         choices,
         native=settings.is_native,
-        inbound=plan.inbound,
+        inbound=server is not None,
         user=plan.user,
         socket=plan.socket,
         resources=not plan.pod.spec.resources,
     )
-    own = document(_name(name), settings, choices, plan.drain, inbound=plan.inbound, outbound=plan.outbound)
+    own = document(_name(name), settings, choices, plan.drain, inbound=server is not None, outbound=plan.outbound)
     draft.put(("metadata", "annotations", DOCUMENT), own)
     if settings.is_native:
         draft.insert(("spec", "initContainers"), made)
