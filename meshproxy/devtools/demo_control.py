@@ -93,7 +93,7 @@ async def _load(mesh: ManagedMesh, seconds: float, meanwhile: Awaitable[None] | 
 
 
 def _scene(what: str, runs: list[Run], seen: str, problem: str) -> Scene:
-    failed = sum(run.errors.total() + run.unanswered for run in runs)
+    failed = sum(run.failed for run in runs)
     return Scene(what, sum(run.done for run in runs) + failed, failed, seen, problem)
 
 

@@ -64,7 +64,7 @@ async def spread(mesh: DemoMesh, calls: int = 600) -> Scene:
     if not problem and not all(counts):
         problem = "a replica got no calls"
     seen = f"replicas {_listed(counts)}"
-    return Scene("one gRPC connection, three replicas", calls, _failed(run), seen, problem)
+    return Scene("one gRPC connection, three replicas", calls, run.failed, seen, problem)
 
 
 async def split(mesh: DemoMesh, calls: int = 1_000) -> Scene:
@@ -124,7 +124,7 @@ async def kill(mesh: DemoMesh, rate: float = 250, seconds: float = 3) -> Scene:
     return Scene(
         f"kill -9 of one of three at {2 * rate:.0f}/s",
         int(2 * rate * seconds),
-        _failed(rest) + _failed(grpc),
+        rest.failed + grpc.failed,
         f"retried {retried}, longest {longest * 1e3:.0f} ms",
         problem_of(rest) or problem_of(grpc),
     )
@@ -168,10 +168,6 @@ async def _ask(mesh: DemoMesh, model: str, calls: int, *, at_once: int = AT_ONCE
     async with RestClient(mesh.application.outbound, None) as client:
         await asyncio.gather(*(ask(client) for _ in range(at_once)))
     return answers
-
-
-def _failed(run: Run) -> int:
-    return run.errors.total() + run.unanswered
 
 
 def problem_of(run: Run) -> str:
