@@ -8,7 +8,6 @@ it gives (`deploy/demo/managed` with addresses filled in), and the sidecars keep
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import yaml
 from meshproxy.control.attestation import make_token
 from meshproxy.control.status import ControlStatus, SidecarState, read_status
 from meshproxy.control.store import FolderStore
-from meshproxy.devtools.child import CONTROL, ChildFailed
+from meshproxy.devtools.child import CONTROL, ChildFailed, free_port
 from meshproxy.devtools.demo_mesh import all_started, documents_directory, write_documents
 from meshproxy.identity.private_files import replace_file
 
@@ -67,7 +66,7 @@ class ManagedMesh:
         folder = local.directory / "managed"
         folder.mkdir(mode=0o700)
         source = documents_directory() / "managed"
-        replica = f"127.0.0.1:{_free_port()}"  # the documents name it before it listens
+        replica = f"127.0.0.1:{free_port()}"  # the documents name it before it listens
         write_documents(folder / "documents", source, REST=rest, GRPC=grpc, REPLICA=replica)
         control = await _start_control(local, folder, "127.0.0.1:0", "127.0.0.1:0", lifetime)
         address = str(control.listening["control"])
@@ -145,9 +144,3 @@ async def _start_control(local: LocalMesh, folder: Path, listen: str, web: str, 
     options = ["--folder", str(folder / "control"), "--documents", str(folder / "documents")]
     options += ["--trust-domain", local.ca.trust_domain, "--listen", listen, "--web", web]
     return await local.start("the control plane", *CONTROL, "run", *options, "--lifetime", f"{lifetime:g}s")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from meshproxy.devtools.child import Child, ChildFailed
+from meshproxy.devtools.child import Child, ChildFailed, free_port
 
 READY = 'print(\'{"event": "listening", "at": "127.0.0.1:1"}\', flush=True)'
 OBEDIENT = f"import signal; print('first', flush=True); {READY}; signal.sigwait([signal.SIGTERM]); print('last words')"
@@ -68,3 +69,8 @@ async def test_further_lines_are_passed_on(tmp_path: Path) -> None:
     child.on_line = lines.append
     assert await child.stop() == 0
     assert lines == ["last words"]
+
+
+def test_a_free_port_can_be_taken() -> None:
+    with socket.create_server(("127.0.0.1", free_port())):
+        pass

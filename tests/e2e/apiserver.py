@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import ssl
 import subprocess
 import time
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.devtools.child import free_port
 
 HOST = "127.0.0.1"
 CONTROLLERS = (
@@ -180,9 +180,3 @@ class Cluster:
 def _post(url: str, body: dict[str, object]) -> Any:
     with urlopen(url, data=json.dumps(body).encode(), timeout=10.0) as answer:
         return json.load(answer)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.devtools.child import CONTROL, Child
+from meshproxy.devtools.child import CONTROL, Child, free_port
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import (
     CLIENT,
@@ -30,12 +29,6 @@ from tests.processes.calls import PATH
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def spiffe_id(account: tuple[str, str]) -> str:

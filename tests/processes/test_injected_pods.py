@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from meshproxy.control.service_accounts import PodIdentity
-from meshproxy.devtools.child import CONTROL
+from meshproxy.devtools.child import CONTROL, free_port
 from meshproxy.devtools.local_mesh import (
     CLIENT,
     SERVER,
@@ -27,7 +27,6 @@ from meshproxy.injection.settings import Settings
 from tests.control.pod_tokens import ISSUER, PodTokens
 from tests.injection.pods import element, injected, pod
 from tests.processes.calls import PATH
-from tests.processes.test_control_plane import free_port
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 

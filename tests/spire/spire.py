@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.processes.test_control_plane import free_port
+from meshproxy.devtools.child import free_port
 from tests.processes.waiting import until
 
 if TYPE_CHECKING:
