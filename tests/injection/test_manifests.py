@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,16 @@ def round_trip(text: str) -> str:
 
 def test_everything_else_stays_byte_for_byte() -> None:
     after = round_trip(MANIFEST)
-    added = iter(after.splitlines(keepends=True))
-    changed = [line for line in MANIFEST.splitlines(keepends=True) if line not in added]
-    assert changed == [
-        '                httpGet: {port: mesh, path: "/v1/models/fraud"}   # REST\n',
-    ] or "terminationGracePeriodSeconds" in "".join(changed)
+    _, _, *changes = difflib.unified_diff(MANIFEST.splitlines(), after.splitlines(), n=0)
+    assert [line[1:] for line in changes if line.startswith("-")] == [
+        '          - image: "tensorflow/serving:2.19.0"  # pinned',  # the hook goes before it, after the dash
+        '                httpGet: {port: mesh, path: "/v1/models/fraud"}   # REST',
+        "                # often",
+        "                periodSeconds:   2",
+        "        terminationGracePeriodSeconds: 010  # octal",
+    ]
+    assert 'image: "tensorflow/serving:2.19.0"  # pinned\n' in after
+    assert "        terminationGracePeriodSeconds: 40  # octal\n" in after
     (_, deployment) = yaml.safe_load_all(after)
     server = deployment["spec"]["template"]["spec"]["containers"][0]
     assert server["readinessProbe"] == {"httpGet": {"path": "/readyz", "port": 18502}, "periodSeconds": 2}
