@@ -22,7 +22,7 @@ def show(status: dict[str, Any], address: str) -> None:
     """Print a status."""
     now = datetime.now(UTC)
     for label, text in _facts(status, address, now):
-        print_line(label, text)
+        _line(label, text)
     if status["servers"]:
         print_table(_servers(status["servers"]))
     if status["workers"]:
@@ -31,7 +31,7 @@ def show(status: dict[str, Any], address: str) -> None:
         print_table(_refusals(status["refusals"], now))
 
 
-def print_line(label: str, text: str) -> None:
+def _line(label: str, text: str) -> None:
     """A label, and a text that is wrapped beside it."""
     wrapped = click.wrap_text(text, WIDTH, " " * LABEL, " " * LABEL)
     click.echo(f"{label:<{LABEL}}{wrapped[LABEL:]}".rstrip())
