@@ -13,7 +13,7 @@ from meshproxy.injection.inject import Injected, Refused, Skipped, inject
 from meshproxy.injection.objects import PodPlace, pods_in
 from meshproxy.injection.pod import Owner
 from meshproxy.injection.uninject import uninject
-from meshproxy.injection.yaml_edit import CannotEdit, YamlDocument
+from meshproxy.injection.yaml_edit import CannotEdit, YamlDocument, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -102,7 +102,7 @@ def _split(text: str) -> Iterator[str]:
         events = yaml.parse(text, Loader=LOADER)
         marks = [event.start_mark for event in events if isinstance(event, yaml.DocumentStartEvent)]
     except (yaml.YAMLError, RecursionError) as error:
-        raise CannotEdit(" ".join(str(error).split())) from error
+        raise CannotEdit(said(error)) from error
     starts = [mark.index for mark in marks[1:] if mark is not None]
     for start, end in pairwise([0, *starts, len(text)]):
         yield text[start:end]

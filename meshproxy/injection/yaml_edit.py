@@ -40,7 +40,7 @@ class YamlDocument:
         try:
             return yaml.load(self.text, Loader=LOADER)  # noqa: S506 a safe one
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise CannotEdit(_said(error)) from error
+            raise CannotEdit(said(error)) from error
 
     def slice(self, path: Path) -> str:
         """The text of a value, without what follows it on its last line, as `put` takes it."""
@@ -149,7 +149,7 @@ class YamlDocument:
         try:
             self._root = yaml.compose(self.text, Loader=LOADER)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise CannotEdit(_said(error)) from error
+            raise CannotEdit(said(error)) from error
 
     def _node(self, path: Path) -> yaml.Node:
         node = self._root
@@ -257,5 +257,6 @@ def _shown(path: Path) -> str:
     return ".".join(map(str, path)) or "the document"
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """Why the parser does not take a text, on one line."""
     return " ".join(str(error).split()) or "too deep"
