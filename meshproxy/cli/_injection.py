@@ -13,33 +13,32 @@ if TYPE_CHECKING:
 
     from meshproxy.injection.settings import Settings
 
-CONTROL_PLANE = "meshproxy-control.meshproxy.svc:18510"
+
+def trust_bundle_option(*, required: bool) -> Callable[[Any], Any]:
+    """The file with the roots of sidecars that are told them."""
+    return click.option(
+        "--trust-bundle",
+        required=required,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="PATH",
+        help="The CA certificates of the control plane: authority.pem of its folder, or ca.crt of its Secret.",
+    )
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every sidecar has in common; `read_settings` reads them."""
+    """What every sidecar has in common, beside the trust bundle; `read_settings` reads them."""
     options: list[Callable[[Any], Any]] = [
-        click.option("--image", required=True, help="The image of the sidecar."),
-        click.option(
-            "--trust-bundle",
-            required=True,
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            metavar="PATH",
-            help="The CA certificates of the control plane: authority.pem of its folder.",
-        ),
+        click.option("--image", required=True, help="The image of meshproxy."),
         click.option("--trust-domain", required=True, help="The trust domain of the mesh, such as prod.example."),
         click.option(
             "--control-plane",
-            default=CONTROL_PLANE,
-            show_default=True,
             metavar="HOST:PORT",
-            help="Where sidecars find the control plane.",
+            help="Where sidecars find the control plane.  [default: meshproxy-control.NAMESPACE.svc:18510]",
         ),
         click.option(
             "--control-plane-id",
-            default=None,
             metavar="SPIFFE-ID",
-            help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/meshproxy/sa/control]",
+            help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/control]",
         ),
         click.option(
             "--control-namespace",
@@ -78,7 +77,7 @@ def read_settings(
     image: str,
     trust_bundle: Path,
     trust_domain: str,
-    control_plane: str,
+    control_plane: str | None,
     control_plane_id: str | None,
     control_namespace: str,
     server: str,
@@ -92,8 +91,8 @@ def read_settings(
         return Settings(
             image=image,
             trust_bundle=trust_bundle.read_text(),
-            control_plane=control_plane,
-            control_plane_id=control_plane_id or f"spiffe://{trust_domain}/ns/meshproxy/sa/control",
+            control_plane=control_plane or f"meshproxy-control.{control_namespace}.svc:18510",
+            control_plane_id=control_plane_id or f"spiffe://{trust_domain}/ns/{control_namespace}/sa/control",
             namespace=control_namespace,
             server=server,
             kubernetes=read_release(kubernetes),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshproxy.cli import _options
-from meshproxy.cli._injection import CONTROL_PLANE
 
 if TYPE_CHECKING:
     from meshproxy.control.webhook import Injector
@@ -29,6 +28,7 @@ class WebhookChoices:
     sidecar_image: str | None
     sidecar_control_plane: str
     sidecar_server: str
+    sidecar_listen: str
     kubernetes: str
 
     def injector(self, control_plane_id: str, namespace: str) -> Injector | None:
@@ -67,6 +67,7 @@ class WebhookChoices:
                 control_plane_id=control_plane_id,
                 namespace=namespace,
                 server=server,
+                listen=self.sidecar_listen,
                 kubernetes=release,
             )
 
@@ -130,7 +131,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--sidecar-image", metavar="IMAGE", help="The image of injected sidecars; needed with --webhook."),
     click.option(
         "--sidecar-control-plane",
-        default=CONTROL_PLANE,
+        default="meshproxy-control.meshproxy.svc:18510",
         show_default=True,
         metavar="HOST:PORT",
         help="Where injected sidecars find this control plane.",
@@ -141,6 +142,13 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         show_default=True,
         metavar="NAME",
         help="The ModelServer, among the documents, that stands for the one in the pod of an injected sidecar.",
+    ),
+    click.option(
+        "--sidecar-listen",
+        type=click.Choice(["[::]", "0.0.0.0"]),
+        default="[::]",
+        show_default=True,
+        help="The address of the ports of injected sidecars: 0.0.0.0 where nodes have no IPv6 at all.",
     ),
     click.option(
         "--kubernetes",

@@ -16,6 +16,7 @@ from meshproxy.cli.main import FOUND
 @click.option(
     "--namespace", default="default", show_default=True, metavar="NAME", help="Of objects that do not name theirs."
 )
+@_injection.trust_bundle_option(required=True)
 @_injection.settings_options
 def command(path: str, namespace: str, **options: Any) -> None:
     """Put sidecars into the pods of FILE, or of standard input.

@@ -2,61 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from meshproxy.cli import _injection
 
+if TYPE_CHECKING:
+    from meshproxy.installation.choices import CertManager
 
-@click.command("install", short_help="Print what the injector needs in a cluster.")
+
+@click.command("install", short_help="Print what a mesh needs in a cluster.")
 @click.option(
     "--injector",
-    type=click.Choice(["webhook", "policy"]),
-    required=True,
+    type=click.Choice(["webhook", "policy", "none"]),
+    default="webhook",
+    show_default=True,
     help="Who puts sidecars into pods: the control plane's webhook, or the API server itself by a policy.",
 )
 @click.option(
-    "--service-account", default="control", show_default=True, metavar="NAME", help="Of the control plane (webhook)."
+    "--only",
+    multiple=True,
+    type=click.Choice(["crds", "control-plane", "injector", "documents"]),
+    help="Print this part; may be repeated.  [default: all but the documents]",
 )
+@click.option("--service-account", default="control", show_default=True, metavar="NAME", help="Of the control plane.")
 @click.option(
     "--cert-manager",
     metavar="[Issuer/|ClusterIssuer/]NAME",
     help="Let this issuer of cert-manager make the webhook's certificate.  [default: the control plane makes it]",
 )
+@_injection.trust_bundle_option(required=False)
 @_injection.settings_options
-def command(injector: str, service_account: str, cert_manager: str | None, **options: Any) -> None:
-    """Print what the injector needs in a cluster, as YAML for kubectl.
+def command(
+    injector: str,
+    only: tuple[str, ...],
+    service_account: str,
+    cert_manager: str | None,
+    image: str,
+    trust_domain: str,
+    trust_bundle: Path | None,
+    control_plane: str | None,
+    control_plane_id: str | None,
+    control_namespace: str,
+    server: str,
+    kubernetes: str,
+    listen: str,
+) -> None:
+    """Print what a mesh needs in a cluster, as YAML for kubectl.
 
-    webhook: its Service and MutatingWebhookConfiguration, and the right of the control plane to keep the caBundle, for
-    `meshproxy control run --webhook ... --webhook-configuration meshproxy-injector`. With --cert-manager a Certificate
-    instead of that right: its Secret is to be mounted for --webhook-certificate and --webhook-key.
+    The kinds of its documents; the control plane, in a namespace of its own, with the rights that it needs; what puts
+    sidecars into the pods of namespaces with the label meshproxy.dev/inject=enabled; and policies that refuse pods
+    without sidecar in namespaces with the label meshproxy.dev/enforce=true.
 
-    policy: a MutatingAdmissionPolicy (Kubernetes 1.36 and newer), which gives every pod the same sidecar without a
-    webhook. It reads no annotations of pods.
+    Then come the documents, your own or the first ones (--only documents): kubectl takes them only once their kinds are
+    there.
 
-    Both: policies that refuse pods without sidecar in namespaces with the label meshproxy.dev/enforce=true.
+    \b
+    webhook  the API server asks the control plane about new pods. With --cert-manager a Certificate is printed, too.
+    policy   a MutatingAdmissionPolicy (Kubernetes 1.36 and newer) adds the same sidecar. It reads no annotations of
+             pods, and holds the trust bundle (--trust-bundle): install with --injector none first, and then read it
+             from the Secret meshproxy-authority, which the control plane makes.
 
     \b
     Example:
-        meshproxy install --injector webhook --image registry.example.com/meshproxy:0.1.0 \\
-            --trust-domain prod.example --trust-bundle authority.pem | kubectl apply -f -
+        meshproxy install --image registry.example.com/meshproxy:0.1.0 --trust-domain prod.example | kubectl apply -f -
     """
-    from meshproxy.injection.policies import enforcement_policies, injection_policies
-    from meshproxy.injection.webhook_configuration import certified_objects, webhook_objects
+    from meshproxy.injection.settings import read_release
     from meshproxy.injection.yaml_edit import as_block
+    from meshproxy.installation.choices import Choices, Injection
+    from meshproxy.installation.parts import INSTALLATION, Part, installation
 
-    settings = _injection.read_settings(**options)
-    if cert_manager is not None:
-        kind, slash, issuer = cert_manager.rpartition("/")
-        if injector != "webhook" or not issuer or (slash and kind not in ("Issuer", "ClusterIssuer")):
-            raise click.UsageError("--cert-manager: expected an issuer such as ClusterIssuer/ca, for the webhook")
-        objects = certified_objects(settings.namespace, issuer, kind or "Issuer")
-    elif injector == "webhook":
-        objects = webhook_objects(settings.trust_bundle, settings.namespace, service_account)
-    elif not settings.is_native:
-        raise click.UsageError("--injector policy: takes native sidecars, and Kubernetes 1.36 or newer")
-    else:
-        objects = injection_policies(settings)
-    objects += enforcement_policies(settings.namespace)
-    click.echo("\n---\n".join(map(as_block, objects)))
+    if trust_bundle is not None and injector != "policy":
+        raise click.UsageError("--trust-bundle: only a policy takes it; the control plane gives it to sidecars itself")
+    try:
+        choices = Choices(
+            image=image,
+            trust_domain=trust_domain,
+            injection=Injection(injector),
+            trust_bundle=trust_bundle.read_text() if trust_bundle is not None else None,
+            cert_manager=_read_issuer(cert_manager),
+            namespace=control_namespace,
+            service_account=service_account,
+            control_plane=control_plane,
+            control_plane_id=control_plane_id,
+            server=server,
+            listen=listen,
+            kubernetes=read_release(kubernetes),
+        )
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from None
+    parts = [Part(each) for each in only] or INSTALLATION
+    click.echo("\n---\n".join(map(as_block, installation(choices, parts))))
+
+
+def _read_issuer(text: str | None) -> CertManager | None:
+    """Raises UsageError."""
+    from meshproxy.installation.choices import CertManager
+
+    if text is None:
+        return None
+    kind, slash, issuer = text.rpartition("/")
+    if not issuer or (slash and kind not in ("Issuer", "ClusterIssuer")):
+        raise click.UsageError("--cert-manager: expected an issuer such as ClusterIssuer/ca")
+    return CertManager(kind or "Issuer", issuer)

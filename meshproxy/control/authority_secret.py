@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 CERTIFICATE, KEY, ROOTS = "tls.crt", "tls.key", "ca.crt"
 PERIOD = 10.0
 """Seconds between two looks at the Secret."""
-RIGHTS = "get and create it (deploy/kubernetes)"
+RIGHTS = "get and create it (`meshproxy install`)"
 
 
 class AuthoritySecret:

@@ -222,7 +222,7 @@ def _documents(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
     hint = "mend them (meshproxy config check PATH); sidecars keep the previous ones until then"
     yield _finding(DOCUMENTS, "the documents have no problems", next(broken, ""), hint)
     blind = (where.format(address) + each.source_problem for address, each in giving if each.source_problem)
-    hint = "see to the API server, and to the rights and kinds of deploy/kubernetes; what is known stays in force"
+    hint = "see to the API server, and apply what `meshproxy install` prints; what is known stays in force"
     check = "the control plane sees changes of the documents"
     yield _finding(DOCUMENTS, check, next(blind, ""), hint, Level.WARNING)
     if len(known) > 1:

@@ -97,17 +97,26 @@ def container(
             "failureThreshold": 3,
         },
         **({"resources": _resources(choices.resources)} if resources else {}),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": user,
-            "runAsGroup": user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": restricted(user),
         "volumeMounts": mounts,
+    }
+
+
+def restricted(user: int) -> dict[str, Any]:
+    """The security context of a container that passes the Pod Security level `restricted`, and writes to volumes only.
+
+    Args:
+        user: its user and group.
+    """
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
 
 

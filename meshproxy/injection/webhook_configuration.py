@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from meshproxy.injection.inject import LABEL
@@ -48,7 +47,7 @@ def webhook_configuration(client: dict[str, Any], namespace: str) -> dict[str, A
     """The MutatingWebhookConfiguration.
 
     Args:
-        client: how the injector is called: `url` or `service`, and `caBundle` if nobody else writes it.
+        client: how the injector is called: `url` or `service`. The control plane or cert-manager writes the `caBundle`.
         namespace: of the control plane.
     """
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}
@@ -100,20 +99,18 @@ def certified_objects(namespace: str, issuer: str, kind: str) -> list[dict[str, 
     return [_service(namespace), certificate, configuration]
 
 
-def webhook_objects(trust_bundle: str, namespace: str, service_account: str) -> list[dict[str, Any]]:
+def webhook_objects(namespace: str, service_account: str) -> list[dict[str, Any]]:
     """What the injector needs in the cluster: its Service, the configuration, and the right to keep its `caBundle`.
 
     Args:
-        trust_bundle: PEM.
         namespace: of the control plane.
         service_account: of the control plane.
     """
-    bundle = base64.b64encode(trust_bundle.encode()).decode()
     metadata = {"name": f"{NAME}-configuration"}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": metadata["name"]}
     return [
         _service(namespace),
-        webhook_configuration({**_client(namespace), "caBundle": bundle}, namespace),
+        webhook_configuration(_client(namespace), namespace),
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",

@@ -12,10 +12,12 @@ from tests.cli.conftest import needed
 
 
 @click.command()
+@_injection.trust_bundle_option(required=True)
 @_injection.settings_options
 def command(**options: Any) -> None:
     settings = _injection.read_settings(**options)
-    click.echo(f"{settings.image} {settings.control_plane_id} {settings.kubernetes} {settings.is_native}")
+    click.echo(f"{settings.image} {settings.control_plane} {settings.control_plane_id}", nl=False)
+    click.echo(f" {settings.kubernetes} {settings.is_native}")
 
 
 def run(bundle: Path, *arguments: str) -> str:
@@ -23,12 +25,16 @@ def run(bundle: Path, *arguments: str) -> str:
 
 
 def test_defaults(bundle: Path) -> None:
-    assert run(bundle) == "meshproxy:1 spiffe://prod.example/ns/meshproxy/sa/control (1, 29) True\n"
+    where = "meshproxy-control.meshproxy.svc:18510 spiffe://prod.example/ns/meshproxy/sa/control"
+    assert run(bundle) == f"meshproxy:1 {where} (1, 29) True\n"
+    assert where.replace("meshproxy.svc", "mesh.svc").replace("ns/meshproxy", "ns/mesh") in run(
+        bundle, "--control-namespace", "mesh"
+    )
 
 
 def test_choices(bundle: Path) -> None:
     said = run(bundle, "--control-plane-id", "spiffe://a.example/control", "--kubernetes", "v1.28.3")
-    assert said == "meshproxy:1 spiffe://a.example/control (1, 28) False\n"
+    assert said.endswith(" spiffe://a.example/control (1, 28) False\n")
 
 
 @pytest.mark.parametrize(

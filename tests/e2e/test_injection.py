@@ -162,7 +162,7 @@ async def test_the_webhook_of_a_labelled_namespace(
     content = pod(container={"securityContext": RESTRICTED_CONTAINER})
     assert "certificate signed by unknown authority" in await refused(server, content)
     bundles = [authority.bundle_pem]
-    rights = [each for each in webhook_objects("", namespace.name, "control") if "rbac" in each["apiVersion"]]
+    rights = [each for each in webhook_objects(namespace.name, "control") if "rbac" in each["apiVersion"]]
     await asyncio.to_thread(namespace.cluster.kubectl, "apply", "-f", "-", stdin=yaml.safe_dump_all(rights))
     control = connect(await namespace.kubeconfig("control"))  # with the rights that `meshproxy install` gives
     with pytest.raises(ApiError, match="forbidden"):

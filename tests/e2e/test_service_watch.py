@@ -4,6 +4,7 @@ would, a Service that selects them, and the EndpointSlice controller."""
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,9 +18,9 @@ from lightkube.resources.core_v1 import Node, Pod, Service
 from meshproxy.control.reflector import identify
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import local_mesh
+from meshproxy.installation.rights import rights
 from tests.control.watching_services import Slice, Watching, WatchingTests, a_slice, watching
 from tests.e2e.conftest import RealServer, TestNamespace
-from tests.e2e.test_objects import MANIFEST
 from tests.processes.test_services import sidecar_of_a_service
 
 pytestmark = pytest.mark.usefixtures("controllers")
@@ -141,10 +142,11 @@ async def test_a_service_that_vanishes_and_comes_back(pods: Pods, watched: Watch
 
 
 async def test_how_long_a_change_takes_to_a_sidecar(namespace: TestNamespace, tmp_path: Path) -> None:
-    """From the request that changes a slice, through the API server, a control plane with the rights that its manifest
-    gives it, and a sidecar."""
-    namespace.cluster.kubectl("apply", "-f", str(MANIFEST))
-    kubeconfig = await TestNamespace("meshproxy", namespace.client, namespace.cluster).kubeconfig("control")
+    """From the request that changes a slice, through the API server, a control plane with the rights that the
+    installation gives it, and a sidecar."""
+    allowed = json.dumps({"apiVersion": "v1", "kind": "List", "items": rights(namespace.name, "control")})
+    namespace.cluster.kubectl("apply", "-f", "-", stdin=allowed)
+    kubeconfig = await namespace.kubeconfig("control")
 
     async def change(address: str) -> None:
         made = a_slice("by-hand", "resnet", address)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.models.rbac_v1 import PolicyRule, RoleRef, Subject
 from lightkube.resources.core_v1 import Secret
@@ -26,6 +25,7 @@ from meshproxy.control.election import NAME, Resource
 from meshproxy.control.lease import DURATION, RETRY
 from meshproxy.control.objects import resource
 from meshproxy.devtools.child import CONTROL
+from meshproxy.installation.rights import SECRET, namespace_rules
 from tests.e2e.conftest import TestNamespace
 from tests.processes.waiting import until
 
@@ -36,8 +36,6 @@ pytestmark = [
 ]
 
 KINDS = {kind.__name__: kind for kind in schema.KINDS}
-MANIFEST = Path(__file__).parents[2] / "deploy" / "kubernetes" / "control-plane.yaml"
-SECRET = "meshproxy-authority"
 
 
 @dataclass
@@ -74,15 +72,14 @@ class World:
         self._namespace = namespace
 
     async def allow(self) -> Path:
-        """A control plane's account in this namespace, with the rights of the manifest."""
+        """A control plane's account in this namespace, with the rights of the installation."""
         name = self._namespace.name
         metadata = ObjectMeta(name="control", namespace=name)
         kubeconfig = await self._namespace.kubeconfig("control")
         subject = Subject(kind="ServiceAccount", name="control", namespace=name)
         role = RoleRef(apiGroup="rbac.authorization.k8s.io", kind="Role", name="control")
         client = self._namespace.client
-        (found,) = (each["rules"] for each in yaml.safe_load_all(MANIFEST.read_text()) if each["kind"] == "Role")
-        rules = [PolicyRule(**rule) for rule in found]
+        rules = [PolicyRule(**rule) for rule in namespace_rules()]
         await client.apply(Role(metadata=metadata, rules=rules), field_manager="e2e")
         await client.apply(RoleBinding(metadata=metadata, roleRef=role, subjects=[subject]), field_manager="e2e")
         return kubeconfig
