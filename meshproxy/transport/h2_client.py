@@ -114,9 +114,9 @@ class H2Client(H2Driver[H2ClientStream]):
 
     @property
     def refuses_streams(self) -> bool:
-        """No stream is open, and the server allows none at present (RFC 9113 section 5.1.2:
-        SETTINGS_MAX_CONCURRENT_STREAMS 0)."""
-        return not self.streams and not self.is_closing and not self.codec.can_open
+        """No stream is open, and the server allows none at present. A GOAWAY says nothing of other connections:
+        requests may wait for the one that replaces this."""
+        return not self.streams and not self.is_closing and self.codec.is_barren
 
     def open(self) -> H2ClientStream:
         """A new stream. It gets its id with the head of the request."""

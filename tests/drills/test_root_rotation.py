@@ -146,7 +146,8 @@ async def test_the_root_is_replaced_under_load(tmp_path: Path) -> None:
         took = time.monotonic() - begun
         await asyncio.sleep(max(1.0, SECONDS - took))
         await streams.stop()
-        assert load.failures == []
+        sidecars = (it.replica, it.application)
+        assert load.failures == [], [line for sidecar in sidecars for line in sidecar.child.last_output]
         await load.stop()
         assert streams.broken == []
         assert streams.ended >= 4
@@ -154,7 +155,7 @@ async def test_the_root_is_replaced_under_load(tmp_path: Path) -> None:
 
         assert "no rotation is under way" in said
         assert roots.read_bytes() != before
-        for sidecar in (it.replica, it.application):
+        for sidecar in sidecars:
             page = await sidecar.metrics()
             assert page["meshproxy_identity_in_sync"] == 1
             assert page["meshproxy_identity_cert_expiration_timestamp_seconds"] > time.time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from meshproxy.devtools.clients import GrpcClient, RestClient
+from meshproxy.devtools.clients import Answer, GrpcClient, RestClient
 from meshproxy.devtools.models import predict_request
 from tests.processes.waiting import until
 
@@ -45,7 +45,7 @@ class Load:
             async with RestClient(self._address, self._certificate) as client:
                 while not self._stopping.is_set():
                     answer = await client.call("POST", PATH, {"instances": [2.0]})
-                    self._count(answer.status, "200")
+                    self._count(answer, "200")
                     if not is_kept:
                         break
 
@@ -54,15 +54,16 @@ class Load:
         while not self._stopping.is_set():
             async with GrpcClient(self._address, self._certificate) as client:
                 while not self._stopping.is_set():
-                    self._count((await client.call(PREDICT, request)).status, "OK")
+                    self._count(await client.call(PREDICT, request), "OK")
                     if not is_kept:
                         break
 
-    def _count(self, status: str, expected: str) -> None:
-        if status == expected:
+    def _count(self, answer: Answer, expected: str) -> None:
+        if answer.status == expected:
             self.answered += 1
         else:
-            self.failures.append(status)
+            by = f"refused by meshproxy as {answer.refusal}" if answer.refusal else "not refused by meshproxy"
+            self.failures.append(f"{answer.status}, {by}, after {answer.seconds:.3f} s: {answer.body!r}")
 
     async def more(self, count: int) -> None:
         """So many calls are answered from now on."""

@@ -338,6 +338,16 @@ def test_a_server_that_allows_no_streams_is_barren_and_not_full(wire: Any, serve
     assert (wire.client.can_open, wire.client.refuses_streams) == (False, False)
 
 
+def test_a_server_that_leaves_an_idle_connection_is_not_barren(wire: Any) -> None:
+    """The pool would fail requests that wait for the connection that replaces this one."""
+    told: list[tuple[bool, bool]] = []
+    wire.pool.on_retired = lambda: told.append((wire.client.can_open, wire.client.refuses_streams))
+    wire.server.codec.go_away(final=True)
+    wire.server.flush()
+    wire.settle()
+    assert told[0] == (False, False)
+
+
 def test_a_server_that_does_not_take_the_head_is_told_of(wire: Any, make_sink: Any) -> None:
     wire.client.codec.receive(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x06\x00\x00\x00\x01", 0.0)
     with pytest.raises(HeadRefused):

@@ -113,6 +113,12 @@ class OutboundFrames:
             and self._next_stream <= frames.MAX_STREAM_ID
         )
 
+    @property
+    def is_barren(self) -> bool:
+        """The peer takes no stream at present, whatever has ended (RFC 9113 section 5.1.2:
+        SETTINGS_MAX_CONCURRENT_STREAMS 0)."""
+        return self._peer_streams == 0
+
     def take_output(self) -> bytes:
         output = b"".join(self.out)
         self.out.clear()
