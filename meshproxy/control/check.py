@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meshproxy.control.finding import Finding, agreeing_clocks, judged, some
 from meshproxy.control.fleet import Concern, Level, Member, are_compatible, members, renewal, short_identity
 from meshproxy.telemetry.timestamps import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from meshproxy.control.status import ControlStatus
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     Known = Sequence[tuple[str, ControlStatus]]
     """The control planes that say something, by their addresses."""
 
-CLOCK_WARNING = 30.0
-CLOCK_ERROR = 300.0
-"""Seconds. Certificates are valid from ten minutes before they are issued; tokens have less."""
 AUTHORITY_WARNING = 30 * 86_400.0
 """Seconds before it expires: replacing it takes a renewal of every certificate."""
 ROTATION_LIVES = 2.0
@@ -29,8 +27,6 @@ REFUSALS_SECONDS = 600.0
 """How long a refused certificate is news."""
 TOKEN_SECONDS = 120.0
 """A join token that lives for less is worth a word: whoever was to use it has not come."""
-NAMED = 3
-"""Sidecars, problems and the like that one finding names."""
 
 CONTROL, IDENTITIES, DOCUMENTS, SIDECARS = "control plane", "identities", "documents", "sidecars"
 
@@ -52,25 +48,6 @@ class Answer:
     status: ControlStatus | None = None
     problem: str = ""
     unready: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        section: what it is about.
-        check: what should be so.
-        level: whether it is.
-        problem: in what way it is not; empty if it is.
-        hint: what to do next.
-    """
-
-    section: str
-    check: str
-    level: Level = Level.WELL
-    problem: str = ""
-    hint: str = ""
 
 
 def check(answers: Sequence[Answer], software: str) -> list[Finding]:
@@ -98,16 +75,6 @@ def check(answers: Sequence[Answer], software: str) -> list[Finding]:
     return sorted(found, key=lambda finding: (CONTROL, IDENTITIES, DOCUMENTS, SIDECARS).index(finding.section))
 
 
-def worst(findings: Iterable[Finding]) -> Level:
-    """The level of the worst finding."""
-    return max((finding.level for finding in findings), default=Level.WELL)
-
-
-def _finding(section: str, check: str, problem: str, hint: str, level: Level = Level.ERROR) -> Finding:
-    """The result of a check: all is well if there is no problem."""
-    return Finding(section, check, level, problem, hint) if problem else Finding(section, check)
-
-
 def _control(answer: Answer, which: str, software: str) -> Iterator[Finding]:
     """Whether it is there, and in order itself."""
     answers = f"the control plane answers{which}"
@@ -117,35 +84,26 @@ def _control(answer: Answer, which: str, software: str) -> Iterator[Finding]:
         yield Finding(CONTROL, answers, Level.ERROR, answer.problem, hint)
         return
     yield Finding(CONTROL, answers)
-    yield _finding(CONTROL, f"it is ready{which}", answer.unready, "see its log")
-    yield _clock(answer, status, which)
+    yield judged(CONTROL, f"it is ready{which}", answer.unready, "see its log")
+    ahead = (status.now - answer.asked).total_seconds()
+    yield agreeing_clocks(CONTROL, f"its clock agrees with this host's{which}", ahead)
     level, text = renewal(status.certificate_issued, status.certificate_expires, status.now)
     check = f"its own certificate is renewed in time{which}"
-    yield _finding(CONTROL, check, f"it {text}" if text else "", "see its log, and restart it", level)
+    yield judged(CONTROL, check, f"it {text}" if text else "", "see its log, and restart it", level)
     check, hint = f"what it keeps can be read{which}", "mend the folder of `meshproxy control run`"
-    yield _finding(CONTROL, check, status.store_problem, hint)
+    yield judged(CONTROL, check, status.store_problem, hint)
     check = f"its version is at most one minor from this command's{which}"
     hint = "upgrade the older one; one minor version at a time"
     apart = f"it is {status.software}, and this command is {software}"
     problem = "" if are_compatible(software, status.software) else apart
-    yield _finding(CONTROL, check, problem, hint, Level.WARNING)
-
-
-def _clock(answer: Answer, status: ControlStatus, which: str) -> Finding:
-    check = f"its clock agrees with this host's{which}"
-    ahead = (status.now - answer.asked).total_seconds()
-    if abs(ahead) < CLOCK_WARNING:
-        return Finding(CONTROL, check)
-    problem = f"it is {duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} this host's"
-    level = Level.ERROR if abs(ahead) >= CLOCK_ERROR else Level.WARNING
-    return Finding(CONTROL, check, level, problem, "synchronise both: timedatectl status, chronyc tracking")
+    yield judged(CONTROL, check, problem, hint, Level.WARNING)
 
 
 def _same_authority(known: Known) -> Finding:
     is_same = len({(status.trust_domain, status.authority) for _, status in known}) == 1
     problem = "" if is_same else ", ".join(f"{address} has {status.authority[:8]}" for address, status in known)
     hint = "give all of them the same folder: certificates of one are not accepted at the other"
-    return _finding(CONTROL, "all control planes have the same authority", problem, hint)
+    return judged(CONTROL, "all control planes have the same authority", problem, hint)
 
 
 def _identities(status: ControlStatus, which: str) -> Iterator[Finding]:
@@ -198,7 +156,7 @@ def _tokens(status: ControlStatus, check: str) -> Finding:
     soon = [token for token in status.waiting_tokens if (token.expires - status.now).total_seconds() < TOKEN_SECONDS]
     if not soon:
         return Finding(IDENTITIES, check)
-    shown = _some(
+    shown = some(
         f"{short_identity(token.identity)} in {duration((token.expires - status.now).total_seconds())}"
         for token in soon
     )
@@ -218,19 +176,19 @@ def _documents(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
         yield Finding(DOCUMENTS, "the control plane gives documents, or sidecars have their own")
         return
     where = "at {}: " if len(known) > 1 else ""
-    broken = (where.format(address) + _some(each.problems) for address, each in giving if each.problems)
+    broken = (where.format(address) + some(each.problems) for address, each in giving if each.problems)
     hint = "mend them (meshproxy config check PATH); sidecars keep the previous ones until then"
-    yield _finding(DOCUMENTS, "the documents have no problems", next(broken, ""), hint)
+    yield judged(DOCUMENTS, "the documents have no problems", next(broken, ""), hint)
     blind = (where.format(address) + each.source_problem for address, each in giving if each.source_problem)
     hint = "see to the API server, and apply what `meshproxy install` prints; what is known stays in force"
     check = "the control plane sees changes of the documents"
-    yield _finding(DOCUMENTS, check, next(blind, ""), hint, Level.WARNING)
+    yield judged(DOCUMENTS, check, next(blind, ""), hint, Level.WARNING)
     if len(known) > 1:
         versions = [status.documents.version if status.documents is not None else "none" for _, status in known]
         shown = ", ".join(f"{address} {version[:8]}" for (address, _), version in zip(known, versions, strict=True))
         problem = shown if len(set(versions)) > 1 else ""
         hint = "give all of them the same files (--documents)"
-        yield _finding(DOCUMENTS, "all control planes give the same documents", problem, hint, Level.WARNING)
+        yield judged(DOCUMENTS, "all control planes give the same documents", problem, hint, Level.WARNING)
     hint = "mend the documents, or the document of that sidecar (meshproxy config check PATH)"
     yield _of_members(DOCUMENTS, Concern.REFUSED, fleet, hint)
     yield _of_members(DOCUMENTS, Concern.BEHIND, fleet, "see the log of those sidecars")
@@ -245,13 +203,13 @@ def _services(known: Known) -> Iterator[Finding]:
     if not found:
         return
     problems = [where + service.problem for where, service in found if service.problem]
-    problem = f"{len(problems)}: {_some(problems)}" if problems else ""
+    problem = f"{len(problems)}: {some(problems)}" if problems else ""
     hint = "sidecars keep those that they had; kubectl get endpointslices -A -l kubernetes.io/service-name"
-    yield _finding(DOCUMENTS, "the endpoints of all Services are known", problem, hint)
+    yield judged(DOCUMENTS, "the endpoints of all Services are known", problem, hint)
     empty = [where + service.service for where, service in found if not service.endpoints and not service.problem]
-    problem = f"{len(empty)} have none: {_some(empty)}" if empty else ""
+    problem = f"{len(empty)} have none: {some(empty)}" if empty else ""
     hint = "are their pods ready? kubectl get pods; calls to them are refused (no-upstream)"
-    yield _finding(DOCUMENTS, "all Services have endpoints", problem, hint, Level.WARNING)
+    yield judged(DOCUMENTS, "all Services have endpoints", problem, hint, Level.WARNING)
 
 
 def _sidecars(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
@@ -271,18 +229,7 @@ def _of_members(section: str, concern: Concern, fleet: Sequence[Member], hint: s
     found = [(member, trouble) for member in fleet for trouble in member.troubles if trouble.concern is concern]
     if not found:
         return Finding(section, concern.value)
-    problem = f"{len(found)} of {len(fleet)} sidecars: " + _some(
+    problem = f"{len(found)} of {len(fleet)} sidecars: " + some(
         f"{member.name}: {trouble.text}" for member, trouble in found
     )
     return Finding(section, concern.value, max(trouble.level for _, trouble in found), problem, hint)
-
-
-def _some(texts: Iterable[str]) -> str:
-    first: list[str] = []
-    more = 0
-    for text in texts:
-        if len(first) < NAMED:
-            first.append(text)
-        else:
-            more += 1
-    return "; ".join(first) + (f"; and {more} more" if more else "")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshproxy.control.check import Answer, Finding, check, worst
+from meshproxy.control.check import Answer, check
+from meshproxy.control.finding import Finding, worst
 from meshproxy.control.fleet import Level
 from meshproxy.control.status import DocumentsEntry, Refusal, ServiceEntry, SidecarState, WaitingToken
 from tests.control.statuses import NOW, VERSION, ago, answer, entry, status
