@@ -1,4 +1,4 @@
-"""The extra "demo", which commands for development need."""
+"""The extras, which some commands need."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 
 
 @contextmanager
-def demo() -> Iterator[None]:
-    """Around imports from the extra. Raises ClickException if one is missing: it says how to install the extra."""
+def needed(extra: str, failure: type[click.ClickException] = click.ClickException) -> Iterator[None]:
+    """Around imports from an extra. Raises `failure` if one is missing: it says how to install the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: in a clone, pipx install --force '.[demo]'") from None
+        raise failure(f"{error.name} is missing: in a clone, pipx install --force '.[{extra}]'") from None

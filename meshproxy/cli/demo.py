@@ -36,7 +36,7 @@ def command(keep: bool) -> None:
     Exit status: 0 if every call had the expected result, 1 if not; the rows that failed are printed. Needs the extra
     "demo": in a clone, pipx install '.[demo]'.
     """
-    with _extra.demo():
+    with _extra.needed("demo"):
         import aiohttp  # noqa: F401
         import grpc  # noqa: F401
         import rich  # noqa: F401

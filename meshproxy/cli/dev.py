@@ -55,7 +55,7 @@ def up(folder: Path | None, models: tuple[str, ...]) -> None:
 
     Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
-    with _extra.demo():
+    with _extra.needed("demo"):
         import aiohttp  # noqa: F401
         import grpc  # noqa: F401
     from meshproxy.devtools.child import ChildFailed

@@ -34,7 +34,7 @@ def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[
 
     Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
-    with _extra.demo():
+    with _extra.needed("demo"):
         from meshproxy.devtools.issuer import parse_clients, run
     try:
         known = parse_clients(clients)

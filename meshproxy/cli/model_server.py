@@ -86,7 +86,7 @@ def command(
 
     Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
-    with _extra.demo():
+    with _extra.needed("demo"):
         from meshproxy.devtools.model_server import Ports, ServerTls, parse_models, serve
         from meshproxy.devtools.model_service import Service
         from meshproxy.devtools.models import Catalogue

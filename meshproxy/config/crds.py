@@ -198,7 +198,7 @@ def definition(kind: type[Struct]) -> Schema:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural(kind)}.{group}"},
+        "metadata": {"name": definition_name(kind)},
         "spec": {
             "group": group,
             "scope": "Namespaced",
@@ -226,6 +226,11 @@ def definition(kind: type[Struct]) -> Schema:
 def plural(kind: type[Struct]) -> str:
     """The name of a kind in the paths of the API server."""
     return f"{kind.__name__.lower()}s"
+
+
+def definition_name(kind: type[Struct]) -> str:
+    """The name of the CustomResourceDefinition of a kind."""
+    return f"{plural(kind)}.{fields.API_VERSION.partition('/')[0]}"
 
 
 def _document(kind: type[Struct]) -> Schema:

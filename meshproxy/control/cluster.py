@@ -6,19 +6,22 @@ from __future__ import annotations
 import logging
 import re
 import socket
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import httpx2
 import yaml
 from lightkube import AsyncClient, KubeConfig
-from lightkube.config.client_adapter import verify_cluster
+from lightkube.config import client_adapter
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from lightkube.config.kubeconfig import SingleConfig
 
 FIELD_MANAGER = "meshproxy"
 """The name by which the API server remembers who wrote a field."""
@@ -78,13 +81,8 @@ def connect(kubeconfig: Path | None = None, namespace: str | None = None) -> Asy
     Raises:
         ClusterError: there is no usable configuration.
     """
-    try:
-        config = (KubeConfig.from_env() if kubeconfig is None else KubeConfig.from_file(kubeconfig)).get()
-        assert config is not None  # there is no default that it could be
-        config = config._replace(user=config.user or User())
-        context = verify_cluster(config.cluster, config.user or User(), config.abs_file)
-        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request
-        transport = _Transport(verify=context, socket_options=_KEEPALIVE)
+    with _usable(kubeconfig):
+        config, transport = _prepared(kubeconfig)
         return AsyncClient(
             config,
             namespace=namespace,
@@ -92,10 +90,46 @@ def connect(kubeconfig: Path | None = None, namespace: str | None = None) -> Asy
             field_manager=FIELD_MANAGER,
             transport=transport,
         )
+
+
+def connect_paths(kubeconfig: Path | None = None, context: str | None = None) -> httpx2.AsyncClient:
+    """A client that takes paths of the API, for commands that look at whatever is there; nothing is sent yet.
+
+    Args:
+        kubeconfig: as for `connect`.
+        context: of the kubeconfig. None: its current one.
+
+    Raises:
+        ClusterError: there is no usable configuration.
+    """
+    with _usable(kubeconfig):
+        config, transport = _prepared(kubeconfig, context)
+        parameters = client_adapter.ConnectionParams(
+            timeout=httpx2.Timeout(TIMEOUT),
+            transport=transport,  # type: ignore[arg-type]  # it names the other kind, and takes both
+        )
+        return client_adapter.AsyncClient(config, parameters)
+
+
+@contextmanager
+def _usable(kubeconfig: Path | None) -> Iterator[None]:
+    """Around what reads a configuration. Raises ClusterError, which says where it is."""
+    try:
+        yield
     except (ConfigError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         what = f"no such entry: {error}" if isinstance(error, KeyError) else error
         where = "neither a service account nor a kubeconfig can be used" if kubeconfig is None else kubeconfig
         raise ClusterError(f"{where}: {what}") from error
+
+
+def _prepared(kubeconfig: Path | None, context: str | None = None) -> tuple[SingleConfig, _Transport]:
+    """Where the API server is, who calls it, and how."""
+    config = (KubeConfig.from_env() if kubeconfig is None else KubeConfig.from_file(kubeconfig)).get(context)
+    assert config is not None  # there is no default that it could be
+    config = config._replace(user=config.user or User())
+    tls = client_adapter.verify_cluster(config.cluster, config.user or User(), config.abs_file)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request
+    return config, _Transport(verify=tls, socket_options=_KEEPALIVE)
 
 
 class _Transport(httpx2.AsyncHTTPTransport):

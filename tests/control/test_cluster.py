@@ -12,7 +12,7 @@ from lightkube import AsyncClient
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.meta_v1 import ObjectMeta
 
-from meshproxy.control.cluster import FAILURES, ClusterError, WatchEnded, connect, http_status, why
+from meshproxy.control.cluster import FAILURES, ClusterError, WatchEnded, connect, connect_paths, http_status, why
 from tests.control.fake_api_server import NO_CREDENTIALS, FakeApiServer
 
 Widget = create_namespaced_resource("tests.example", "v1", "Widget", "widgets")
@@ -85,6 +85,19 @@ async def test_rights_that_are_missing(fake: FakeApiServer, client: AsyncClient)
         await client.get(Widget, "a")
     assert http_status(caught.value) == 403
     assert why(caught.value, "get widgets") == "the API server answered 403: this control plane may not get widgets"
+
+
+async def test_paths(fake: FakeApiServer, tmp_path: Path) -> None:
+    """By the context that is named."""
+    kubeconfig = fake.write_kubeconfig(tmp_path, "models", {"token": "secret"})
+    async with connect_paths(kubeconfig, "fake") as client:
+        assert (await client.get(PATH)).json()["items"] == []
+    (request,) = fake.requests
+    assert (request.headers["authorization"], request.headers["accept-encoding"]) == ("Bearer secret", "identity")
+    with pytest.raises(ClusterError, match="Context 'other' not found"):
+        connect_paths(kubeconfig, "other")
+    with pytest.raises(ClusterError, match="auth-provider not supported"):
+        connect_paths(fake.write_kubeconfig(tmp_path, "models", {"auth-provider": {"name": "x"}}))
 
 
 def test_a_namespace_of_ones_own(tmp_path: Path) -> None:

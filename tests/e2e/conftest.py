@@ -46,7 +46,7 @@ def controllers(cluster: Cluster) -> None:
 def kinds(cluster: Cluster) -> None:
     """Our definitions, as an operator applies them."""
     cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
-    names = [f"{crds.plural(kind)}.meshproxy.dev" for kind in schema.KINDS]
+    names = [crds.definition_name(kind) for kind in schema.KINDS]
     cluster.kubectl("wait", "--for=condition=Established", "crd", *names)
 
 

@@ -1,0 +1,134 @@
+"""The kinds of objects that an installation makes, and the rights that this takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshproxy.injection.settings import NATIVE_SIDECARS
+from meshproxy.installation.choices import Injection
+
+CORE = "v1"
+POLICIES = "admissionregistration.k8s.io/v1"
+RBAC = "rbac.authorization.k8s.io"
+VERBS = ("get", "create", "patch")
+"""What `kubectl apply` does, on the client's side or the server's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """Something that RBAC allows.
+
+    Attributes:
+        group: of the API; empty: the core.
+        resource: its plural name.
+        namespace: where; empty: in the whole cluster.
+    """
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKind:
+    """A kind of objects.
+
+    Attributes:
+        resource: the name in paths.
+    """
+
+    api_version: str
+    kind: str
+    resource: str
+    is_namespaced: bool = False
+
+    @property
+    def group(self) -> str:
+        """The group of the API; empty: the core."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def full_name(self) -> str:
+        """As kubectl names it without doubt."""
+        return f"{self.resource}.{self.group}" if self.group else self.resource
+
+    def right(self, verb: str, namespace: str) -> Right:
+        """The right to do something with objects of it, in a namespace if they have one."""
+        return Right(verb, self.group, self.resource, namespace if self.is_namespaced else "")
+
+
+TOKEN_REVIEWS = ObjectKind("authentication.k8s.io/v1", "TokenReview", "tokenreviews")
+_ALWAYS = (
+    ObjectKind(CORE, "Namespace", "namespaces"),
+    ObjectKind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions"),
+    ObjectKind(CORE, "ServiceAccount", "serviceaccounts", is_namespaced=True),
+    ObjectKind(f"{RBAC}/v1", "Role", "roles", is_namespaced=True),
+    ObjectKind(f"{RBAC}/v1", "RoleBinding", "rolebindings", is_namespaced=True),
+    ObjectKind(f"{RBAC}/v1", "ClusterRole", "clusterroles"),
+    ObjectKind(f"{RBAC}/v1", "ClusterRoleBinding", "clusterrolebindings"),
+    ObjectKind(CORE, "Service", "services", is_namespaced=True),
+    ObjectKind("apps/v1", "Deployment", "deployments", is_namespaced=True),
+    ObjectKind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", is_namespaced=True),
+    ObjectKind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", is_namespaced=True),
+    ObjectKind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses"),
+    ObjectKind(POLICIES, "ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+    ObjectKind(POLICIES, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
+)
+_OF_INJECTORS = {
+    Injection.WEBHOOK: (ObjectKind(POLICIES, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),),
+    Injection.POLICY: (
+        ObjectKind(POLICIES, "MutatingAdmissionPolicy", "mutatingadmissionpolicies"),
+        ObjectKind(POLICIES, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings"),
+    ),
+    Injection.NONE: (),
+}
+_CERT_MANAGER = (ObjectKind("cert-manager.io/v1", "Certificate", "certificates", is_namespaced=True),)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be installed: options of `meshproxy install`.
+
+    Attributes:
+        injection: who puts sidecars into pods.
+        cert_manager: the webhook's certificate is made by cert-manager.
+        namespace: of the control plane.
+        listen: the address of the sidecars' ports.
+        kubernetes: the release that sidecars are made for.
+        capture: pods are to use traffic capture.
+    """
+
+    injection: Injection = Injection.WEBHOOK
+    cert_manager: bool = False
+    namespace: str = "meshproxy"
+    listen: str = "[::]"
+    kubernetes: tuple[int, int] = NATIVE_SIDECARS
+    capture: bool = False
+
+    @property
+    def is_native(self) -> bool:
+        """Sidecars are native ones."""
+        return self.kubernetes >= NATIVE_SIDECARS
+
+
+def kinds(plan: Plan) -> tuple[ObjectKind, ...]:
+    """The kinds that are made."""
+    return _ALWAYS + _OF_INJECTORS[plan.injection] + (_CERT_MANAGER if plan.cert_manager else ())
+
+
+def escalations(namespace: str) -> tuple[Right, ...]:
+    """What whoever grants rights must be allowed who has not all of them: a rule of RBAC itself."""
+    return tuple(
+        Right(verb, RBAC, resource, where)
+        for resource, where in (("clusterroles", ""), ("roles", namespace))
+        for verb in ("escalate", "bind")
+    )
+
+
+def all_rights(plan: Plan) -> tuple[Right, ...]:
+    """The rights that an installation takes."""
+    return (
+        *(kind.right(verb, plan.namespace) for kind in kinds(plan) for verb in VERBS),
+        *escalations(plan.namespace),
+    )
