@@ -8,6 +8,8 @@ ROOT = Path(__file__).parent.parent
 NOT_TESTED = {"__init__.py", "__main__.py"}
 
 DECLARATIONS = {
+    "devtools/node/process.py": "processes in namespaces, which need root: tests/e2e/test_node.py",
+    "devtools/node/worker.py": "pods of a real API server: tests/e2e/test_node.py",
     "proxy/ports.py": "protocols only; tests/proxy/test_fakes.py compares the fakes with them",
 }
 """Files that need no test of their own, and why."""
