@@ -158,7 +158,7 @@ def _container(choices: Choices) -> dict[str, Any]:
         "name": "control",
         "image": choices.image,
         "args": arguments(choices),
-        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "startupProbe": {**_probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},
         "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {**_probe("/livez"), "periodSeconds": 10, "failureThreshold": 3},
