@@ -44,7 +44,6 @@ def test_a_policy_adds_sidecars_with_these_choices() -> None:
         ),
         ({"injection": Injection.NONE, "cert_manager": CertManager("Issuer", "ca")}, "without the webhook"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_used(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
