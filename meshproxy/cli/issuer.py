@@ -12,6 +12,7 @@ from meshproxy.cli import _extra
 @click.command("issuer", short_help="Run a token issuer, for development.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=18520, show_default=True, help="The port to listen on; 0 takes a free one.")
+@click.option("--name", metavar="HOST", help="The host in its URL, which is in its tokens.  [default: the address]")
 @click.option("--audience", default="models", show_default=True, help="The audience of its tokens.")
 @click.option(
     "--algorithm",
@@ -29,7 +30,7 @@ from meshproxy.cli import _extra
     metavar="NAME:SECRET[:GROUP,...]",
     help="A client, its secret and the groups in its tokens; may be repeated.",
 )
-def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[str, ...]) -> None:
+def command(host: str, port: int, name: str | None, audience: str, algorithm: str, clients: tuple[str, ...]) -> None:
     """Run a token issuer for development: OpenID Connect discovery, JWKS, and the client credentials grant.
 
     Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
@@ -40,7 +41,7 @@ def command(host: str, port: int, audience: str, algorithm: str, clients: tuple[
         known = parse_clients(clients)
     except ValueError:
         raise click.BadParameter("expected NAME:SECRET or NAME:SECRET:GROUP,GROUP", param_hint="--client") from None
-    asyncio.run(run(host, port, audience, algorithm, known))
+    asyncio.run(run(host, port, name, audience, algorithm, known))
 
 
 if __name__ == "__main__":

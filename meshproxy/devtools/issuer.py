@@ -253,12 +253,16 @@ def parse_clients(texts: Sequence[str]) -> dict[str, Client]:
     return clients
 
 
-async def run(host: str, port: int, audience: str, algorithm: str, clients: Mapping[str, Client]) -> None:
+async def run(
+    host: str, port: int, name: str | None, audience: str, algorithm: str, clients: Mapping[str, Client]
+) -> None:
     """Runs until SIGTERM or SIGINT. Prints its addresses as one line of JSON."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    serving = DevelopmentIssuer.serve(host=host, port=port, audience=audience, algorithm=algorithm, clients=clients)
+    serving = DevelopmentIssuer.serve(
+        host=host, port=port, name=name, audience=audience, algorithm=algorithm, clients=clients
+    )
     async with serving as issuer:
         sys.stdout.write(json.dumps({"event": "listening", "issuer": issuer.issuer, "keys": issuer.keys_url}) + "\n")
         sys.stdout.flush()

@@ -28,10 +28,11 @@ def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 async def test_as_a_process_it_gives_tokens_to_its_clients_alone(tmp_path: Path) -> None:
-    options = ("--algorithm", "ES256", "--audience", "mine", "--client", "app:word:a,b")
+    options = ("--algorithm", "ES256", "--audience", "mine", "--client", "app:word:a,b", "--name", "localhost")
     child = await Child.start("the issuer", *ISSUER, *options, directory=tmp_path)
     try:
-        issuer = child.listening["issuer"]
+        issuer = str(child.listening["issuer"])
+        assert issuer.startswith("http://localhost:")
         async with aiohttp.ClientSession() as session:
             async with session.get(f"{issuer}/.well-known/openid-configuration") as response:
                 assert (await response.json())["jwks_uri"] == child.listening["keys"]
