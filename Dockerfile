@@ -31,6 +31,7 @@ COPY meshproxy meshproxy
 COPY deploy/demo deploy/demo
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && /build/bin/pip --python /opt/meshproxy install --no-deps --no-index dist/*.whl \
+ && /opt/meshproxy/bin/python -B deploy/image/prune.py \
  && /build/bin/cyclonedx-py environment --output-file /opt/meshproxy/sbom.cdx.json /opt/meshproxy/bin/python \
  && /opt/meshproxy/bin/python -m compileall -q -j 0 /opt/meshproxy/lib
 

@@ -178,10 +178,10 @@ test-containers: $(VENV)/.containers
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install podman runc netavark aardvark-dns iptables mmdebstrap catatonit" >&2; exit 1; }; done
 	$(BIN)/pytest -q -rP -p no:xdist --timeout 900 tests/containers
 
-# After a change of the dependencies in pyproject.toml, and to take newer releases. Left out are 14 MB that rich loads only
-# to highlight source code and to show Markdown.
+# After a change of the dependencies in pyproject.toml, and to take newer releases. Left out are 16 MB that are loaded only
+# by rich to highlight source code and to show Markdown, by httpx2 for HTTP/2 and WebSockets, and by cffi to make modules.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --no-python-downloads --generate-hashes --no-header --no-annotate \
-	--no-emit-package pygments --no-emit-package markdown-it-py --no-emit-package mdurl
+	$(addprefix --no-emit-package ,pygments markdown-it-py mdurl h2 hpack hyperframe wsproto pycparser)
 lock: $(VENV)/.containers
 	$(LOCK) --extra control pyproject.toml --output-file deploy/image/requirements.txt
 	$(LOCK) --extra control --extra demo pyproject.toml --output-file deploy/image/requirements-development.txt
