@@ -14,11 +14,12 @@ PYTEST_ARGS ?= -q -n auto --dist loadfile
 # to be there (0.65 s of CPU instead of 0.2) and keeps the compiler's memory, which the image's does not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test coverage check format conformance drills e2e spire figures test-tensorflow test-containers bench image \
-	lock clean
+.PHONY: help demo dev-up dev-down test coverage check format conformance drills e2e spire figures test-tensorflow \
+	test-containers bench image lock clean
 
 help:
 	@echo 'make demo             run a mesh on this machine with real traffic through it'
+	@echo 'make dev-up           run a mesh as containers (needs docker or podman); make dev-down removes it'
 	@echo 'make test             run the tests, without the suites below'
 	@echo 'make coverage         run the tests and fail if coverage is below the floor'
 	@echo 'make check            format, lint, types, import contracts, dead code, private keys in git'
@@ -82,6 +83,26 @@ $(VENV)/.bench: $(BUILT_FROM)
 
 demo: $(VENV)/.demo
 	@$(BIN)/meshproxy demo $(DEMO_ARGS)
+
+# The Compose file; DEV_ARGS='-f FILE' adds another one.
+define compose
+compose=; for each in 'docker compose' 'podman compose'; do \
+		if $$each version >/dev/null 2>&1; then compose=$$each; break; fi; done; \
+	[ -n "$$compose" ] || { echo 'neither "docker compose" nor "podman compose" works here: install Docker with its Compose' \
+		'plugin, or use .venv/bin/meshproxy dev up, which needs neither' >&2; exit 1; }; \
+	$$compose -f deploy/docker-compose.yaml $(DEV_ARGS)
+endef
+
+dev-up:
+	@$(compose) up --detach --wait || { echo "dev-up: \"$${compose:-compose} -f deploy/docker-compose.yaml logs\" tells more" >&2; exit 1; }
+	@echo 'The mesh is ready; deploy/README.md says what to try.'
+	@echo '  http://localhost:18501   the sidecar of the application: call models there'
+	@echo '  http://localhost:18520   the token issuer'
+	@echo '  http://localhost:9090    Prometheus'
+	@echo 'Documents are in deploy/compose/documents: edit them. make dev-down removes everything.'
+
+dev-down:
+	@$(compose) down --volumes
 
 # Prints how long it took; pytest prints the slowest tests with PYTEST_ARGS='-q --durations=20'.
 test: $(VENV)/.dev
@@ -171,11 +192,12 @@ figures: $(VENV)/.dev
 test-tensorflow: .venv-tensorflow/.installed
 	.venv-tensorflow/bin/pytest -q tests/tensorflow
 
-# The base image is made from Debian's packages once, in .cache; everything else is built anew.
+# The base image, Prometheus and Docker Compose come from Debian's packages, once, in .cache; everything else is built anew.
+# Docker runs in a network namespace.
 test-containers: $(VENV)/.containers
 	@test "$$(id -u)" = 0 || { echo 'images are built as root here' >&2; exit 1; }
-	@for tool in podman runc mmdebstrap catatonit; do command -v $$tool >/dev/null || \
-		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install podman runc netavark aardvark-dns iptables mmdebstrap catatonit" >&2; exit 1; }; done
+	@for tool in podman runc mmdebstrap dockerd docker ip iptables; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install podman runc netavark mmdebstrap docker.io iproute2 iptables" >&2; exit 1; }; done
 	$(BIN)/pytest -q -rP -p no:xdist --timeout 900 tests/containers
 
 # After a change of the dependencies in pyproject.toml, and to take newer releases. Left out are 16 MB that are loaded only

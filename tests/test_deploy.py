@@ -20,10 +20,15 @@ from meshproxy.refusal import Refusal
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
+COMPOSE = DEPLOY / "compose"
+
+
 def test_the_documents_of_the_containers_load() -> None:
-    documents = load([str(DEPLOY / "compose" / "mesh.yaml"), str(DEPLOY / "demo" / "policy.yaml")])
-    assert documents.sidecar.spec.inbound is not None
-    assert documents.sidecar.spec.inbound.listen.port == 18500
+    for sidecar in ("replica", "application"):
+        documents = load([COMPOSE / "documents", COMPOSE / "sidecars" / f"{sidecar}.yaml"])
+        assert documents.sidecar.spec.control_plane is not None
+        assert documents.sidecar.spec.admin.listen.port == 18502
+        assert documents.sidecar.metadata.name == sidecar
 
 
 def test_the_example_of_traffic_loads_and_shows_what_it_says() -> None:
@@ -72,15 +77,39 @@ def test_the_example_of_access_loads_and_decides_as_it_says() -> None:
     assert rule(gateway, "192.0.2.1:1", (b"x-client-tier", b"paid")) == "default-deny"
 
 
-def test_the_containers_mount_files_that_exist_and_publish_the_sidecar_only() -> None:
-    compose = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
-    services: dict[str, Any] = compose["services"]
-    for service in services.values():
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())["services"])
+
+
+def test_the_containers_mount_what_exists_and_publish_on_loopback() -> None:
+    volumes = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())["volumes"]
+    for service in services().values():
         for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
-            assert source in compose["volumes"] or (DEPLOY / source).is_file()
-    assert {name for name, service in services.items() if "ports" in service} == {"sidecar"}
-    assert services["model-server"]["network_mode"] == services["issuer"]["network_mode"] == "service:sidecar"
+            assert source in volumes or (DEPLOY / source).exists()
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    for name in ("model-server", "issuer"):
+        assert services()[name]["network_mode"] == "service:replica"
+        assert services()[name]["depends_on"]["replica"]["restart"]
+
+
+def test_prometheus_scrapes_services_that_there_are() -> None:
+    jobs = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {target for job in jobs for config in job["static_configs"] for target in config["targets"]}
+    assert targets == {"replica:18502", "application:18502", "control:18512"}
+    assert {target.partition(":")[0] for target in targets} <= services().keys()
+
+
+def test_the_development_file_replaces_a_service_that_there_is() -> None:
+    development = yaml.safe_load((COMPOSE / "development.yaml").read_text())["services"]
+    assert development.keys() == {"model-server"}
+    # Both serve the models that the sidecar waits for.
+    served = {each.partition("=")[0] for each in development["model-server"]["command"] if "=" in each}
+    configured = re.findall(r'name: "(.+?)" base_path', (COMPOSE / "models" / "models.config").read_text())
+    documents = load([COMPOSE / "documents", COMPOSE / "sidecars" / "replica.yaml"])
+    (local,) = (each for each in documents.servers if each.metadata.name == "local")
+    assert local.spec.health is not None
+    assert served == set(configured) == set(local.spec.health.models)
 
 
 def test_the_documents_in_the_manifest_load(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# An engine whose Compose plugin works unless a file of its name says otherwise.
+ENGINE = """#!/bin/sh
+name=${0##*/}
+if [ "$2" = version ]; then [ ! -e "$name-has-no-compose" ]; else echo "$name $*" >> log; fi
+"""
+
+
 def make(checkout: Path, target: str) -> tuple[bool, list[str]]:
     """Whether it went well, and what was done for it."""
     (checkout / "log").write_text("")
@@ -80,3 +87,39 @@ def test_what_make_starts_keeps_its_bytecode(checkout: Path, monkeypatch: pytest
     """Otherwise each of the many processes that the tests start compiles every module."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     assert make(checkout, ".venv/.demo") == (True, ["made .venv", "installed .[demo]"])
+
+
+def engine(checkout: Path, target: str, *engines: str, more: str = "") -> tuple[int, str, str]:
+    """The status, the commands and the messages of make on a machine with these engines."""
+    programs = checkout / "programs"
+    programs.mkdir(exist_ok=True)
+    for name in engines:
+        (programs / name).write_text(ENGINE)
+        (programs / name).chmod(0o755)
+    (checkout / "log").write_text("")
+    command = [str(shutil.which("make")), f"PYTHON={checkout}/python", target, f"DEV_ARGS={more}"]
+    # make starts what needs no shell by itself.
+    (programs / "echo").unlink(missing_ok=True)
+    (programs / "echo").symlink_to(str(shutil.which("echo")))
+    env = {"PATH": str(programs)}
+    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
+    return done.returncode, (checkout / "log").read_text(), done.stdout + done.stderr
+
+
+def test_the_mesh_of_containers_takes_the_engine_that_there_is(checkout: Path) -> None:
+    file = "compose -f deploy/docker-compose.yaml"
+    status, commands, said = engine(checkout, "dev-up", "docker", "podman", more="-f other.yaml")
+    assert (status, commands) == (0, f"docker {file} -f other.yaml up --detach --wait\n")
+    assert "http://localhost:18501" in said
+    (checkout / "docker-has-no-compose").touch()
+    assert engine(checkout, "dev-down", "docker", "podman")[:2] == (0, f"podman {file} down --volumes\n")
+    (checkout / "podman-has-no-compose").touch()
+    status, commands, said = engine(checkout, "dev-up", "docker", "podman")
+    assert (status, commands) == (2, "")
+    assert 'neither "docker compose" nor "podman compose" works here: install' in said
+
+
+def test_without_an_engine_it_says_what_needs_none(checkout: Path) -> None:
+    status, commands, said = engine(checkout, "dev-down")
+    assert (status, commands) == (2, "")
+    assert "meshproxy dev up" in said

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.containers.docker import COMPOSE, Docker, running_docker
 
 REPOSITORY = Path(__file__).parents[2]
 CACHE = REPOSITORY / ".cache" / "containers"
-BASE_PACKAGES = "python3,python3-venv,python-is-python3,ca-certificates"
-BASE_SUITE = "trixie"
+SUITE = "trixie"
+BASE = "python:3.13-slim"
+"""The name that the Dockerfile gives it."""
 
 # runc and these limits also work in a container that lacks CAP_SYS_RESOURCE, where crun and the defaults do not.
 SETTINGS = """[containers]
@@ -22,31 +27,19 @@ default_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]
 runtime = "runc"
 """
 
-SHIM = """#!/bin/sh
-# What the page writes for Docker, said to Podman: `docker compose -f FILE ...`.
-[ "$1 $2" = "compose -f" ] || { echo "not understood: docker $*" >&2; exit 64; }
-file=$3 command=$4
-shift 4
-case $command in
-up)  # The images are there already. It knows no --wait: the health check that the file names is asked instead.
-    timeout 60 "$PODMAN_COMPOSE" -f "$file" up --detach >&2 || exit
-    for attempt in $(seq 60); do
-        podman healthcheck run meshproxy_sidecar_1 >&2 && exit
-        sleep 0.5
-    done
-    podman logs meshproxy_sidecar_1 >&2
-    exit 1 ;;
-down) exec "$PODMAN_COMPOSE" -f "$file" down "$@" ;;
-cp) exec podman cp "meshproxy_${1%%:*}_1:${1#*:}" "$2" ;;
-exec) service=$1; shift; exec podman exec "meshproxy_${service}_1" "$@" ;;
-*) echo "not understood: docker compose $command" >&2; exit 64 ;;
+DOCKER = """#!/bin/sh
+# What the page writes for Docker, said to Podman. A build takes the host's network and its certificates, so that it
+# reaches the package indexes.
+case $1 in
+build) shift; exec podman build --network host ${SSL_CERT_FILE:+--secret "id=ca,src=$SSL_CERT_FILE"} "$@" ;;
+*) exec podman "$@" ;;
 esac
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Podman, and what it needs in the environment."""
+    """Podman, and what it needs in the environment. There it is `docker`, too."""
 
     environment: Mapping[str, str]
 
@@ -59,11 +52,22 @@ class Engine:
         return done.stdout
 
     def build(self, target: str, tag: str) -> None:
-        certificates = os.environ.get("SSL_CERT_FILE")
-        secret = ["--secret", f"id=ca,src={certificates}"] if certificates else []
-        arguments = ["--build-arg", "BASE=localhost/meshproxy-base", "--build-arg", "VERSION=test"]
-        # The host's network: a build needs package indexes, and no network of its own.
-        self.run("podman", "build", "--network", "host", *secret, *arguments, "--target", target, "-t", tag, ".")
+        self.run("docker", "build", "--build-arg", "VERSION=test", "--target", target, "-t", tag, ".")
+
+
+def unpacked(suite: str, *packages: str, variant: str = "extract", form: str = "directory") -> Path:
+    """Packages of Debian, and what they need, unpacked in a folder or as a tar; made once."""
+    made = CACHE / f"{suite}-{packages[0]}"
+    if not made.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = made.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        options = [f"--variant={variant}", f"--format={form}", f"--include={','.join(packages)}"]
+        # sid is newer than its mirrors may be.
+        options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+        subprocess.run(["mmdebstrap", *options, suite, str(unfinished)], check=True, capture_output=True)
+        unfinished.rename(made)
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -71,31 +75,44 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Podman with both images."""
     folder = tmp_path_factory.mktemp("podman")
     (folder / "containers.conf").write_text(SETTINGS)
-    (folder / "docker").write_text(SHIM)
+    (folder / "docker").write_text(DOCKER)
     (folder / "docker").chmod(0o755)
     engine = Engine(
         {
             **os.environ,
             "CONTAINERS_CONF": str(folder / "containers.conf"),
-            "PODMAN_COMPOSE": str(REPOSITORY / ".venv" / "bin" / "podman-compose"),
             "PATH": f"{folder}:{os.environ['PATH']}",
         }
     )
-    base = CACHE / f"{BASE_SUITE}.tar"
-    if not base.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        unfinished = base.with_suffix(".unfinished")
-        engine.run(
-            "mmdebstrap",
-            "--variant=minbase",
-            "--format=tar",
-            f"--include={BASE_PACKAGES}",
-            BASE_SUITE,
-            str(unfinished),
-        )
-        unfinished.rename(base)
-    engine.run("podman", "import", str(base), "localhost/meshproxy-base")
+    needed = ("python3", "python3-venv", "python-is-python3", "ca-certificates")
+    base = unpacked(SUITE, *needed, variant="minbase", form="tar")
+    engine.run("podman", "import", str(base), f"docker.io/library/{BASE}")
     engine.build("sidecar", "meshproxy:test")
     engine.build("development", "meshproxy:development")
     yield engine
     engine.run("podman", "rmi", "--force", "meshproxy:test", "meshproxy:development", check=False)
+
+
+@pytest.fixture(scope="session")
+def docker(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """A Docker daemon with all images that the Compose file names: those that come from a registry are stand-ins."""
+    services = yaml.safe_load((REPOSITORY / "deploy" / "docker-compose.yaml").read_text())["services"]
+    context = tmp_path_factory.mktemp("stand-ins")
+    shutil.copytree(Path(__file__).with_name("stand-ins"), context, dirs_exist_ok=True)
+    debian = unpacked("sid", "prometheus", "promtool")
+    for program in ("prometheus", "promtool"):
+        shutil.copy(debian / "usr" / "bin" / program, context)
+    images = {"docker.io/library/meshproxy:development"}
+    engine.run("podman", "tag", "meshproxy:development", *images)
+    for name in ("model-server", "prometheus"):
+        image = f"docker.io/{services[name]['image']}"
+        engine.run("podman", "build", "--target", name, "-t", image, str(context))
+        images.add(image)
+    archive = context / "images.tar"
+    engine.run("podman", "save", "--multi-image-archive", "-o", str(archive), *images)
+    compose = unpacked(SUITE, "docker-compose") / COMPOSE
+    with running_docker(compose) as docker:
+        docker.run("docker", "load", "-i", str(archive))
+        archive.unlink()
+        yield docker
+    engine.run("podman", "rmi", "--force", *images, check=False)

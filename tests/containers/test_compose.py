@@ -1,37 +1,147 @@
-"""deploy/README.md: what it says about containers is done, word by word, with Podman behind the name of Docker."""
+"""deploy/README.md: what it says about containers is done, word by word: the image with Podman behind the name of
+Docker, the Compose file with Docker, and stand-ins for the images of others.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
+from meshproxy import __version__
+from meshproxy.devtools.local_mesh import replace_documents
 from tests.containers.conftest import REPOSITORY, Engine
+from tests.containers.docker import Docker
 
-FILE = "deploy/docker-compose.yaml"
+COMPOSE = ("docker", "compose", "-f", "deploy/docker-compose.yaml")
+BASH = ("bash", "-euo", "pipefail", "-c")
+CALL = ("curl", "--silent", "--show-error", "--write-out", "\n%{http_code}", "--data", '{"instances": [1, 2, 5]}')
+URL = "http://localhost:18501/v1/models/half_plus_two:predict"
+PREDICTED = {"predictions": [2.5, 3.0, 4.5]}
+PATIENCE = 20.0
+"""Seconds that a change of documents, or a scrape, may take."""
 
 
-def commands() -> str:
+def commands(section: str) -> list[str]:
+    """The commands of a section of the page, block by block."""
     page = (REPOSITORY / "deploy" / "README.md").read_text()
-    match = re.search(r"(?s)## Containers\n.*?```sh\n(.*?)```", page)
+    match = re.search(rf"(?s)\n## {section}\n(.*?)\n## ", page)
     assert match is not None
-    return match[1]
+    return re.findall(r"(?s)```sh\n(.*?)```", match[1])
 
 
-@pytest.fixture
-def below(engine: Engine) -> Iterator[Engine]:
-    yield engine
-    engine.run("docker", "compose", "-f", FILE, "down", "--volumes", check=False)
-    shutil.rmtree(Path(REPOSITORY, "certificates"), ignore_errors=True)
+@dataclass(frozen=True)
+class Page:
+    """The mesh that the page starts, from a copy of deploy/ whose documents a test may edit.
+
+    Attributes:
+        wrote: what each block wrote, without the last one, which removes the mesh.
+    """
+
+    docker: Docker
+    folder: Path
+    wrote: list[str]
+
+    def compose(self, *command: str) -> str:
+        return self.docker.run(*COMPOSE, *command, folder=self.folder)
+
+    def call(self) -> int:
+        """The status of a call of the application."""
+        return int(self.docker.run(*CALL, URL).rpartition("\n")[2])
 
 
-def test_the_commands_of_the_page_end_with_a_prediction(below: Engine) -> None:
-    answer = below.run("bash", "-euo", "pipefail", "-c", commands(), seconds=180)
-    # The newest version is 2, and every model computes x / 2 + 1 + version.
-    assert json.loads(answer) == {"predictions": [3.5, 4.0, 5.5]}
-    status = below.run("docker", "compose", "-f", FILE, "exec", "sidecar", "meshproxy", "status")
-    assert "spiffe://demo.example/" in status
+@pytest.fixture(scope="module")
+def page(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    folder = tmp_path_factory.mktemp("compose")
+    shutil.copytree(REPOSITORY / "deploy", folder / "deploy")
+    shutil.copy(REPOSITORY / "Makefile", folder)
+    *blocks, last = commands("Compose")
+    try:
+        yield Page(docker, folder, [docker.run(*BASH, block, folder=folder) for block in blocks])
+    finally:
+        docker.run(*BASH, last, folder=folder)
+    for kind in (["ps", "--all"], ["volume", "ls"]):
+        assert docker.run("docker", *kind, "--quiet") == ""
+
+
+def answer(wrote: str) -> object:
+    """The JSON at the end of an output."""
+    return json.loads(wrote[wrote.index("{") :])
+
+
+def test_the_commands_about_the_image(engine: Engine) -> None:
+    (block,) = commands("The image")
+    wrote = engine.run(*BASH, block)
+    assert f"meshproxy {__version__} " in wrote
+    assert "CycloneDX" in wrote
+
+
+def test_the_commands_about_the_mesh(page: Page) -> None:
+    started, with_token, looked, measured, development = page.wrote
+    # Ready is ready: the first call is answered.
+    assert answer(started) == answer(with_token) == answer(development) == PREDICTED
+    assert "http://localhost:9090" in started
+    assert "0 errors" in looked
+    assert looked.count("in-sync") >= 2
+    assert "state       READY" in looked
+    assert measured.count('"status":"success"') == 2
+
+
+def wait_for_status(page: Page, wanted: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while (status := page.call()) != wanted:
+        assert status in (200, 403)
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+
+
+def test_documents_are_in_force_as_soon_as_they_are_saved(page: Page) -> None:
+    file = page.folder / "deploy" / "compose" / "documents" / "policy.yaml"
+    before = list(yaml.safe_load_all(file.read_text()))
+    assert page.call() == 200
+    replace_documents(file, [each for each in before if each["metadata"]["name"] != "checkout"])
+    wait_for_status(page, 403)
+    replace_documents(file, before)
+    wait_for_status(page, 200)
+
+
+def query(page: Page, words: str) -> dict[str, float]:
+    """The values that Prometheus gives, by instance."""
+    wrote = page.docker.run(
+        "curl", "--silent", "--fail", "--data-urlencode", f"query={words}", "http://localhost:9090/api/v1/query"
+    )
+    return {each["metric"]["instance"]: float(each["value"][1]) for each in json.loads(wrote)["data"]["result"]}
+
+
+def test_prometheus_reads_both_sidecars_and_the_control_plane(page: Page) -> None:
+    assert page.call() == 200
+    calls = 'sum by (instance) (meshproxy_requests_total{model="half_plus_two"})'
+    deadline = time.monotonic() + PATIENCE
+    while query(page, calls).keys() != {"replica:18502", "application:18502"}:
+        assert time.monotonic() < deadline, query(page, calls)
+        time.sleep(0.2)
+    assert query(page, "up") == {"replica:18502": 1, "application:18502": 1, "control:18512": 1}
+    assert query(page, 'meshproxy_control_sidecars{state="in-sync"}') == {"control:18512": 2}
+
+
+def test_sidecars_start_again_with_the_certificates_that_they_have(page: Page) -> None:
+    page.compose("restart", "replica", "application")
+    page.compose("up", "--detach", "--wait")
+    assert page.call() == 200
+
+
+def test_every_container_is_restricted(page: Page) -> None:
+    for name in page.compose("ps", "--all", "--quiet").split():
+        (container,) = json.loads(page.docker.run("docker", "inspect", name))
+        host = container["HostConfig"]
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert {each["HostIp"] for port in host["PortBindings"].values() for each in port} <= {"127.0.0.1"}

@@ -57,7 +57,8 @@ def test_a_command_prints_what_stands_below_it(command: str, output: str) -> Non
 
 
 def test_the_documents_load_beside_those_of_a_sidecar(tmp_path: Path) -> None:
-    files = [REPOSITORY / "deploy" / "compose" / "mesh.yaml"]
+    compose = REPOSITORY / "deploy" / "compose"
+    files = [compose / "documents" / "mesh.yaml", compose / "sidecars" / "replica.yaml"]
     for number, text in enumerate(blocks("yaml")):
         files.append(tmp_path / f"{number}.yaml")
         files[-1].write_text(text)
