@@ -156,9 +156,12 @@ drills: $(VENV)/.dev
 # kept outside of the checkout, by what they were built from.
 E2E_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/e2e-$(shell cat tests/e2e/*/go.mod tests/e2e/*/go.sum | sha256sum | cut -c -12)
 KUBERNETES = $(shell sed -n 's/^.k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' tests/e2e/kube/go.mod)
+# Helm has a folder of its own: three minutes that change apart from those.
+HELM_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/helm-$(shell cat tests/e2e/tools/helm/go.mod tests/e2e/tools/helm/go.sum | sha256sum | cut -c -12)
 e2e: $(VENV)/.dev
 	@[ -x $(E2E_BIN)/etcd ] && [ -x $(E2E_BIN)/kube-apiserver ] || $(MAKE) --no-print-directory e2e-binaries
-	E2E_BIN=$(E2E_BIN) $(BIN)/pytest -q -p no:xdist tests/e2e $(E2E_ARGS)
+	@[ -x $(HELM_BIN)/helm ] || $(MAKE) --no-print-directory e2e-helm
+	E2E_BIN=$(E2E_BIN) HELM_BIN=$(HELM_BIN) $(BIN)/pytest -q -p no:xdist tests/e2e $(E2E_ARGS)
 
 .PHONY: e2e-binaries e2e-folder
 e2e-folder:
@@ -170,6 +173,14 @@ e2e-binaries:
 	CGO_ENABLED=0 go build -C tests/e2e/kube -trimpath \
 		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)' -o $(E2E_BIN)/ \
 		k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl k8s.io/kubernetes/cmd/kube-apiserver
+
+.PHONY: e2e-helm helm-folder
+helm-folder:
+	@echo $(HELM_BIN)
+e2e-helm:
+	@command -v go >/dev/null || { echo 'go is needed to build Helm' >&2; exit 1; }
+	@echo 'Building into $(HELM_BIN), which takes some minutes.'
+	CGO_ENABLED=0 go build -C tests/e2e/tools/helm -trimpath -ldflags '-s -w' -o $(HELM_BIN)/helm helm.sh/helm/v4/cmd/helm
 
 # SPIRE and a workload of go-spiffe, pinned and checksummed; kept outside of the checkout too.
 SPIRE_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/spire-$(shell cat tests/spire/build.sh tests/spire/peer/* | sha256sum | cut -c -12)

@@ -3,13 +3,18 @@ works with the arguments and the rights in it."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from lightkube import AsyncClient
@@ -18,21 +23,28 @@ from lightkube.resources.admissionregistration_v1 import MutatingWebhookConfigur
 from lightkube.resources.core_v1 import Pod, Secret
 
 from meshproxy.cli.install import command
+from meshproxy.config.fields import API_VERSION
+from meshproxy.config.sidecars import ControlPlane
+from meshproxy.config.values import Address
 from meshproxy.control.election import NAME, Resource
 from meshproxy.devtools.child import CONTROL
+from meshproxy.devtools.clients import RestClient
+from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.installation.choices import CertManager, Choices, Injection
 from meshproxy.installation.control_plane import arguments
 from meshproxy.installation.parts import Part, installation
 from meshproxy.installation.rights import SECRET
+from meshproxy.sidecar.control_channel import ControlChannel
+from meshproxy.sidecar.enrollment import Enrollment
 from tests.e2e.apiserver import Cluster, KubectlError
 from tests.e2e.conftest import TestNamespace
+from tests.e2e.pods import make_pod, pod_token
 from tests.injection.pods import SETTINGS
 from tests.processes.waiting import until
 
 pytestmark = [
     pytest.mark.usefixtures("controllers", "installed"),
     pytest.mark.timeout(240),
-    pytest.mark.asyncio(loop_factories=["uvloop"]),
 ]
 
 NAMESPACE = "meshproxy"
@@ -78,6 +90,7 @@ def test_the_api_server_takes_every_field(cluster: Cluster, choices: Choices) ->
     cluster.kubectl(*APPLY, "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-", stdin=text)
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_the_pods_pass_the_restricted_level(client: AsyncClient) -> None:
     """Refused pods would show in the ReplicaSet only."""
 
@@ -92,6 +105,19 @@ async def test_the_pods_pass_the_restricted_level(client: AsyncClient) -> None:
         return len(await names()) == 2
 
     await until(are_there, 60)
+
+
+def listening(log: Path) -> dict[str, Any]:
+    """What the process that writes this log says about itself; empty: nothing yet."""
+    lines = (json.loads(line) for line in log.read_text().splitlines() if line.endswith("}"))
+    return next((line for line in lines if line["event"] == "listening"), {})
+
+
+def memory(log: Path) -> int:
+    """The resident memory of that process, in KiB."""
+    status = Path(f"/proc/{listening(log)['pid']}/status").read_text()
+    (kib,) = re.findall(r"(?m)^VmRSS:\s+([0-9]+) kB$", status)
+    return int(kib)
 
 
 @contextmanager
@@ -112,13 +138,17 @@ def process(folder: Path, kubeconfig: Path) -> Iterator[Path]:
         running.wait()
 
 
-async def test_the_control_plane_needs_no_other_right(client: AsyncClient, cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_the_control_plane_needs_no_other_right(
+    client: AsyncClient, cluster: Cluster, namespace: TestNamespace, tmp_path: Path
+) -> None:
+    """Every right is used: it makes the Secret and the Lease, writes statuses and the caBundle, reads endpoints of
+    Services, and has the token of a pod reviewed."""
     ours = TestNamespace(NAMESPACE, client, cluster)
     kubeconfig = await ours.kubeconfig(CHOICES.service_account)
     with process(tmp_path / "a", kubeconfig) as first, process(tmp_path / "b", kubeconfig) as second:
 
         async def is_written() -> bool:
-            """One leads, the documents are accepted, and the API server knows whom to trust in the webhook."""
             try:
                 secret = await client.get(Secret, SECRET, namespace=NAMESPACE)
                 await client.get(Resource, NAME, namespace=NAMESPACE)
@@ -136,14 +166,51 @@ async def test_the_control_plane_needs_no_other_right(client: AsyncClient, clust
             return all([each["status"] for each in conditions] == ["True"] for conditions in statuses)
 
         await until(is_accepted, 60)
+        service = {"service": {"namespace": NAMESPACE, "name": NAME, "grpc": "control"}}
+        server = {"apiVersion": API_VERSION, "kind": "ModelServer", "metadata": {"name": "far"}, "spec": service}
+        cluster.kubectl(*APPLY, "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps(server))
+        web = listening(first)["web"]
+        async with RestClient(web, None) as page:
+
+            async def is_known() -> bool:
+                return NAME in json.dumps((await page.call("GET", "/endpoints")).body)
+
+            await until(is_known, 60)
+        await join(listening(first)["control"], client, namespace, tmp_path)
         # Applied again it leaves alone what the control plane has written.
         before = await client.get(MutatingWebhookConfiguration, "meshproxy-injector")
         cluster.kubectl(*APPLY, "-f", "-", stdin=printed())
         after = await client.get(MutatingWebhookConfiguration, "meshproxy-injector")
         assert before.webhooks == after.webhooks
-        for log in (first, second):
-            lines: list[Any] = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-            assert [line for line in lines if line["level"] not in ("INFO", "info")] == []
+        said = first.read_text() + second.read_text()
+        assert '"listening"' in said
+        assert "orbidden" not in said, said  # the reason phrase of 403, and how the control plane calls it
+        print(*(f"{memory(log) / 1024:.0f} MiB" for log in (first, second)), "in memory")
+
+
+async def join(control: str, client: AsyncClient, namespace: TestNamespace, folder: Path) -> None:
+    """A pod gets its certificate."""
+    pod = await make_pod(namespace, "resnet-0")
+    (folder / "token").write_text(await pod_token(namespace, pod))
+    roots = ((await client.get(Secret, SECRET, namespace=NAMESPACE)).data or {})["ca.crt"]
+    (folder / "roots.pem").write_bytes(base64.b64decode(roots))
+    host, _, port = control.rpartition(":")
+    settings = ControlPlane(
+        address=Address(host, int(port)),
+        spiffe_id=CHOICES.identity,
+        trust_bundle=str(folder / "roots.pem"),
+        folder=str(folder / "sidecar"),
+        service_account_token=str(folder / "token"),
+    )
+    channel = ControlChannel(settings)
+    try:
+        async with asyncio.timeout(30):
+            await Enrollment(settings, channel).join()
+    finally:
+        channel.stop()
+    files = IdentityFiles(*(Path(each) for each in msgspec.structs.astuple(settings.files)))
+    own = own_identity(files.read(), CHOICES.trust_domain, time.time())
+    assert own.workload.spiffe_id == f"spiffe://{CHOICES.trust_domain}/ns/{namespace.name}/sa/resnet"
 
 
 @pytest.mark.parametrize(
