@@ -1,0 +1,123 @@
+"""`meshproxy check --pre` before a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from meshproxy.cli.main import main
+from meshproxy.config import crds, schema
+from tests.e2e.apiserver import Cluster
+from tests.e2e.conftest import TestNamespace
+
+NODE = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "precheck"},
+    "status": {"nodeInfo": {"kubeletVersion": "v1.37.2"}},
+}
+
+
+def check(kubeconfig: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    """The exit status, and what is found by section and check."""
+    arguments = ["check", "--pre", "-o", "json", "--kubeconfig", str(kubeconfig), *options]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return result.exit_code, json.loads(result.stdout)
+
+
+def bad(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {each["check"]: (each["level"], each["problem"]) for each in found["checks"] if each["level"] != "well"}
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> Iterator[None]:
+    """One whose kubelet is new enough."""
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(NODE))
+    status = json.dumps({"status": NODE["status"]})
+    cluster.kubectl("patch", "node", "precheck", "--subresource=status", "--type=merge", "-p", status)
+    yield
+    cluster.kubectl("delete", "node", "precheck")
+
+
+@pytest.mark.usefixtures("node", "kinds")
+@pytest.mark.parametrize("injector", ["webhook", "policy"])
+def test_a_cluster_that_lacks_nothing(cluster: Cluster, injector: str) -> None:
+    """Our kinds are there already, as the API server keeps them: they are still known for this release's."""
+    status, found = check(cluster.kubeconfig, "--injector", injector)
+    assert bad(found) == {}
+    assert status == 0
+    assert len(found["checks"]) > 25
+
+
+@pytest.mark.usefixtures("node")
+def test_an_api_that_is_not_there(cluster: Cluster) -> None:
+    status, found = check(cluster.kubeconfig, "--cert-manager")
+    missing = ("error", "neither this group nor this version is there")
+    assert bad(found) == {"it serves cert-manager.io/v1": missing}
+    assert status == 2
+
+
+async def test_a_user_without_rights(namespace: TestNamespace) -> None:
+    """Every service account may discover what is served, and ask what it may do: nothing else is known."""
+    status, found = await asyncio.to_thread(check, await namespace.kubeconfig("nobody"))
+    assert status == 2
+    found_bad = bad(found)
+    rights = {check: said for check, said in found_bad.items() if check.startswith("you may apply ")}
+    assert set(rights.values()) == {("error", "not allowed: get, create, patch")}
+    assert len(rights) == len([each for each in found["checks"] if each["check"].startswith("you may apply ")])
+    unknown = {check for check, (level, problem) in found_bad.items() if problem.startswith("not known: ")}
+    definitions = {f"{crds.definition_name(kind)} is not there, or is this release's" for kind in schema.KINDS}
+    assert unknown == definitions | {
+        "it reviews tokens, by which pods get their identities",
+        "the namespace meshproxy can be used",
+        "no other mesh injects where we do",
+        "the kubelets start native sidecars (1.29 and newer)",
+    }
+    assert all(found_bad[check][0] == "warning" for check in unknown)
+    assert (
+        "answered 403: nodes is forbidden: User" in found_bad["the kubelets start native sidecars (1.29 and newer)"][1]
+    )
+
+
+def test_a_token_that_is_none(cluster: Cluster) -> None:
+    status, found = check(cluster.write_kubeconfig("stranger", "not-a-token"))
+    assert (status, len(found["checks"])) == (2, 1)
+    assert bad(found) == {"the API server answers": ("error", "the API server answered 401: Unauthorized")}
+
+
+@pytest.mark.usefixtures("node", "kinds")
+def test_what_is_in_the_way(cluster: Cluster, namespace: TestNamespace) -> None:
+    name = namespace.name
+    labels = ("meshproxy.dev/inject=enabled", "istio-injection=enabled", "pod-security.kubernetes.io/enforce=baseline")
+    cluster.kubectl("label", "namespace", name, *labels)
+    crd = "modelroles.meshproxy.dev"
+    added = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/owner"
+    patch = [{"op": "add", "path": added, "value": {"type": "string"}}]
+    cluster.kubectl("patch", "crd", crd, "--type=json", "-p", json.dumps(patch))
+    try:
+        status, found = check(cluster.kubeconfig, "--capture")
+    finally:
+        cluster.kubectl("patch", "crd", crd, "--type=json", "-p", json.dumps([{"op": "remove", "path": added}]))
+    assert status == 2
+    assert bad(found) == {
+        f"{crd} is not there, or is this release's": (
+            *("warning", "these fields would be dropped from objects: spec.owner"),
+        ),
+        "no other mesh injects where we do": ("warning", f"pods would get two sidecars: {name} (Istio)"),
+        "Pod Security admits pods with traffic capture": (
+            *("error", f"its init container needs NET_ADMIN: {name} enforces baseline"),
+        ),
+    }
+
+
+def test_nothing_is_written(cluster: Cluster) -> None:
+    before = cluster.kubectl("get", "crd,namespaces,clusterroles", "-o", "name")
+    check(cluster.kubeconfig)
+    assert cluster.kubectl("get", "crd,namespaces,clusterroles", "-o", "name") == before
