@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from meshproxy.cli import _injection
-
-if TYPE_CHECKING:
-    from meshproxy.installation.choices import CertManager
+from meshproxy.cli import _installation
 
 
 @click.command("install", short_help="Print what a mesh needs in a cluster.")
-@click.option(
-    "--injector",
-    type=click.Choice(["webhook", "policy", "none"]),
-    default="webhook",
-    show_default=True,
-    help="Who puts sidecars into pods: the control plane's webhook, or the API server itself by a policy.",
-)
-@click.option(
-    "--only",
-    multiple=True,
-    type=click.Choice(["crds", "control-plane", "injector", "documents"]),
-    help="Print this part; may be repeated.  [default: all but the documents]",
-)
-@click.option("--service-account", default="control", show_default=True, metavar="NAME", help="Of the control plane.")
-@click.option(
-    "--cert-manager",
-    metavar="[Issuer/|ClusterIssuer/]NAME",
-    help="Let this issuer of cert-manager make the webhook's certificate.  [default: the control plane makes it]",
-)
-@_injection.trust_bundle_option(required=False)
-@_injection.settings_options
-def command(
-    injector: str,
-    only: tuple[str, ...],
-    service_account: str,
-    cert_manager: str | None,
-    image: str,
-    trust_domain: str,
-    trust_bundle: Path | None,
-    control_plane: str | None,
-    control_plane_id: str | None,
-    control_namespace: str,
-    server: str,
-    kubernetes: str,
-    listen: str,
-) -> None:
+@_installation.options
+def command(**options: Any) -> None:
     """Print what a mesh needs in a cluster, as YAML for kubectl.
 
     The kinds of its documents; the control plane, in a namespace of its own, with the rights that it needs; what puts
@@ -69,41 +31,6 @@ def command(
     Example:
         meshproxy install --image registry.example.com/meshproxy:0.1.0 --trust-domain prod.example | kubectl apply -f -
     """
-    from meshproxy.injection.settings import read_release
     from meshproxy.injection.yaml_edit import as_block
-    from meshproxy.installation.choices import Choices, Injection
-    from meshproxy.installation.parts import INSTALLATION, Part, installation
 
-    if trust_bundle is not None and injector != "policy":
-        raise click.UsageError("--trust-bundle: only a policy takes it; the control plane gives it to sidecars itself")
-    try:
-        choices = Choices(
-            image=image,
-            trust_domain=trust_domain,
-            injection=Injection(injector),
-            trust_bundle=trust_bundle.read_text() if trust_bundle is not None else None,
-            cert_manager=_read_issuer(cert_manager),
-            namespace=control_namespace,
-            service_account=service_account,
-            control_plane=control_plane,
-            control_plane_id=control_plane_id,
-            server=server,
-            listen=listen,
-            kubernetes=read_release(kubernetes),
-        )
-    except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from None
-    parts = [Part(each) for each in only] or INSTALLATION
-    click.echo("\n---\n".join(map(as_block, installation(choices, parts))))
-
-
-def _read_issuer(text: str | None) -> CertManager | None:
-    """Raises UsageError."""
-    from meshproxy.installation.choices import CertManager
-
-    if text is None:
-        return None
-    kind, slash, issuer = text.rpartition("/")
-    if not issuer or (slash and kind not in ("Issuer", "ClusterIssuer")):
-        raise click.UsageError("--cert-manager: expected an issuer such as ClusterIssuer/ca")
-    return CertManager(kind or "Issuer", issuer)
+    click.echo("\n---\n".join(map(as_block, _installation.objects(**options))))

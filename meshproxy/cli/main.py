@@ -5,7 +5,8 @@ imported only when it is called, but `meshproxy --help` imports all of them for 
 inside functions.
 
 Exit statuses of all commands: 0 success, 1 failure, 2 usage error, 3 a negative result (problems in documents, a denied
-call), 130 interrupted. `check` and `proxy-status` grade a mesh instead: 0 well, 1 warnings, 2 errors.
+call), 130 interrupted. `check` and `proxy-status` grade a mesh instead: 0 well, 1 warnings, 2 errors; and
+`upgrade` a change: 0 none, 1 some, 2 dangerous or not possible.
 """
 
 from __future__ import annotations

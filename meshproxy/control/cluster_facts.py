@@ -4,19 +4,21 @@ which the API server answers and does not keep."""
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
 from meshproxy.config import crds, schema
-from meshproxy.control.cluster import FAILURES, http_status
+from meshproxy.control.api_calls import METADATA, CallFailed, Calls, resources, why_not
+from meshproxy.control.cluster import FAILURES
 from meshproxy.control.crd_changes import Definition
-from meshproxy.control.precheck import Facts, Namespace, Node, Unknown
+from meshproxy.control.finding import Unknown
+from meshproxy.control.precheck import Facts, Namespace, Node
 from meshproxy.control.service_accounts import AUDIENCE
-from meshproxy.installation.kinds import CORE, TOKEN_REVIEWS, all_rights, kinds
+from meshproxy.installation.kinds import TOKEN_REVIEWS, all_rights, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,25 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_ONCE = 8
-"""Requests: more would be slowed down by the API server's own fairness."""
-PAGE = 500
-"""Objects of one page of a list, as kubectl has it."""
-_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
 _NOT_A_TOKEN = "meshproxy-check"  # noqa: S105 - it is none
-
-
-def why_not(error: Exception) -> str:
-    """Why a call of a command has come to nothing: what the API server has answered, in its words."""
-    status = http_status(error)
-    if status is None:
-        return f"no answer ({type(error).__name__}: {error})"
-    response: httpx2.Response = error.response  # type: ignore[attr-defined]
-    try:
-        said = msgspec.json.decode(response.content).get("message", "")
-    except (msgspec.DecodeError, AttributeError):
-        said = ""
-    return f"the API server answered {status}" + (f": {said}" if said else "")
 
 
 async def gather(client: httpx2.AsyncClient, plan: Plan, clock: Callable[[], float]) -> Facts | Unknown:
@@ -69,7 +53,7 @@ async def gather(client: httpx2.AsyncClient, plan: Plan, clock: Callable[[], flo
     return Facts(
         release=release,
         clock_ahead=ahead,
-        served=await _each(versions, questions.resources),
+        served=await _each(versions, partial(resources, questions.calls)),
         rights=await _each(rights, questions.is_allowed),
         definitions=await _each(definitions, questions.definition),
         namespaces=await questions.namespaces(),
@@ -85,14 +69,6 @@ async def _each(keys: Sequence[Any], ask: Callable[[Any], Any]) -> dict[Any, Any
 
 class _Version(Struct, frozen=True, rename="camel"):
     git_version: str
-
-
-class _Resource(Struct, frozen=True):
-    name: str
-
-
-class _Resources(Struct, frozen=True):
-    resources: list[_Resource]
 
 
 class _Allowed(Struct, frozen=True):
@@ -148,29 +124,12 @@ class _Object(Struct, frozen=True):
         return [each.address for each in self.status.addresses or ()] + (self.spec.pod_cidrs or [])
 
 
-class _ListMetadata(Struct, frozen=True):
-    more: str = field(default="", name="continue")
-
-
-class _Page(Struct, frozen=True):
-    items: list[_Object]
-    metadata: _ListMetadata = _ListMetadata()
-
-
-@dataclass(slots=True)
-class _Failed(Exception):
-    """A call that came to nothing."""
-
-    unknown: Unknown
-    status: int | None
-
-
 class Questions:
     """What can be asked of an API server; each answer may be Unknown."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self.calls = Calls(client)
 
     async def version(self) -> tuple[str | Unknown, float | None]:
         """The release, and the server's clock in seconds since the epoch: 0 if it does not say, None if it cannot be
@@ -190,14 +149,6 @@ class Questions:
         except FAILURES as error:
             return Unknown(why_not(error)), date
 
-    async def resources(self, api_version: str) -> frozenset[str] | Unknown:
-        """The names of what a version of a group serves; none if it is not there."""
-        path = f"/api/{api_version}" if api_version == CORE else f"/apis/{api_version}"
-        try:
-            return frozenset(each.name for each in (await self._call(_Resources, "GET", path)).resources)
-        except _Failed as failed:
-            return frozenset() if failed.status == 404 else failed.unknown
-
     async def is_allowed(self, right: Right) -> bool | Unknown:
         """Whether whoever asks has a right."""
         attributes = {"verb": right.verb, "group": right.group, "resource": right.resource}
@@ -206,7 +157,7 @@ class Questions:
         spec = {"resourceAttributes": attributes}
         try:
             found = await self._review(_Access, "authorization.k8s.io", "SelfSubjectAccessReview", spec)
-        except _Failed as failed:
+        except CallFailed as failed:
             return failed.unknown
         return found.status.allowed
 
@@ -214,15 +165,15 @@ class Questions:
         """A CustomResourceDefinition; None: there is none."""
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
         try:
-            return await self._call(Definition, "GET", path)
-        except _Failed as failed:
+            return await self.calls.call(Definition, "GET", path)
+        except CallFailed as failed:
             return None if failed.status == 404 else failed.unknown
 
     async def namespaces(self) -> list[Namespace] | Unknown:
         """All of them."""
         try:
-            found = [each.metadata for each in await self._list("/api/v1/namespaces", _METADATA)]
-        except _Failed as failed:
+            found = [each.metadata for each in await self.calls.list(_Object, "/api/v1/namespaces", METADATA)]
+        except CallFailed as failed:
             return failed.unknown
         return [
             Namespace(each.name, each.labels or {}, each.annotations or {}, each.deletion_timestamp is not None)
@@ -232,8 +183,8 @@ class Questions:
     async def nodes(self) -> list[Node] | Unknown:
         """All of them."""
         try:
-            found = await self._list("/api/v1/nodes")
-        except _Failed as failed:
+            found = await self.calls.list(_Object, "/api/v1/nodes")
+        except CallFailed as failed:
             return failed.unknown
         return [
             Node(
@@ -249,31 +200,11 @@ class Questions:
         spec = {"token": _NOT_A_TOKEN, "audiences": [AUDIENCE]}
         try:
             found = await self._review(_Review, "authentication.k8s.io", "TokenReview", spec)
-        except _Failed as failed:
+        except CallFailed as failed:
             return "TokenReviews are not served" if failed.status == 404 else failed.unknown
         return "it takes a text that is no token for one" if found.status.authenticated else ""
 
     async def _review(self, answer: type[T], group: str, kind: str, spec: Mapping[str, Any]) -> T:
-        """The answer to a question that is put as an object. Raises _Failed."""
+        """The answer to a question that is put as an object. Raises CallFailed."""
         body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
-        return await self._call(answer, "POST", f"/apis/{group}/v1/{kind.lower()}s", json=body)
-
-    async def _list(self, path: str, accept: str = "application/json") -> list[_Object]:
-        """All objects, page by page. Raises _Failed."""
-        found: list[_Object] = []
-        query = {"limit": str(PAGE)}
-        while True:
-            page = await self._call(_Page, "GET", path, params=query, headers={"accept": accept})
-            found += page.items
-            if not page.metadata.more:
-                return found
-            query["continue"] = page.metadata.more
-
-    async def _call(self, answer: type[T], method: str, path: str, **more: Any) -> T:
-        """The answer. Raises _Failed."""
-        async with self._turns:
-            try:
-                response = (await self._client.request(method, path, **more)).raise_for_status()
-                return msgspec.json.decode(response.content, type=answer)
-            except FAILURES as error:
-                raise _Failed(Unknown(why_not(error)), http_status(error)) from None
+        return await self.calls.call(answer, "POST", f"/apis/{group}/v1/{kind.lower()}s", json=body)

@@ -37,6 +37,17 @@ class Finding:
     hint: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A fact that could not be found out.
+
+    Attributes:
+        why: what the API server has answered, or that it has not.
+    """
+
+    why: str
+
+
 def worst(findings: Iterable[Finding]) -> Level:
     """The level of the worst finding."""
     return max((finding.level for finding in findings), default=Level.WELL)

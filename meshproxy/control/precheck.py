@@ -9,7 +9,7 @@ import msgspec
 
 from meshproxy.config import crds, schema
 from meshproxy.control.crd_changes import Definition, changes_of
-from meshproxy.control.finding import Finding, agreeing_clocks, judged, some
+from meshproxy.control.finding import Finding, Unknown, agreeing_clocks, judged, some
 from meshproxy.control.fleet import Level
 from meshproxy.injection.inject import LABEL
 from meshproxy.injection.settings import NATIVE_SIDECARS, read_release
@@ -28,17 +28,6 @@ OLDEST_FOR_POLICY = (1, 36)
 LEVEL_LABEL = "pod-security.kubernetes.io/enforce"
 SERVER, RIGHTS, KINDS, NAMESPACES, NODES = "API server", "rights", "our kinds", "namespaces", "nodes"
 _UNKNOWN = "not known"
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A fact that could not be found out.
-
-    Attributes:
-        why: what the API server has answered, or that it has not.
-    """
-
-    why: str
 
 
 @dataclass(frozen=True, slots=True)

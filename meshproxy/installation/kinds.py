@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from meshproxy.config import crds, schema
+from meshproxy.config.fields import API_VERSION
 from meshproxy.injection.settings import NATIVE_SIDECARS
 from meshproxy.installation.choices import Injection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CORE = "v1"
 POLICIES = "admissionregistration.k8s.io/v1"
@@ -53,6 +59,12 @@ class ObjectKind:
         """As kubectl names it without doubt."""
         return f"{self.resource}.{self.group}" if self.group else self.resource
 
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """Where its objects are in the API, or one of them; without a namespace those of all."""
+        prefix = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+        where = f"/namespaces/{namespace}" if namespace and self.is_namespaced else ""
+        return f"{prefix}{where}/{self.resource}" + (f"/{name}" if name else "")
+
     def right(self, verb: str, namespace: str) -> Right:
         """The right to do something with objects of it, in a namespace if they have one."""
         return Right(verb, self.group, self.resource, namespace if self.is_namespaced else "")
@@ -84,6 +96,15 @@ _OF_INJECTORS = {
     Injection.NONE: (),
 }
 _CERT_MANAGER = (ObjectKind("cert-manager.io/v1", "Certificate", "certificates", is_namespaced=True),)
+EVERY = (*_ALWAYS, *(kind for kinds in _OF_INJECTORS.values() for kind in kinds), *_CERT_MANAGER)
+"""Every kind that an installation may make, but documents."""
+_KNOWN = {
+    (kind.api_version, kind.kind): kind
+    for kind in (
+        *EVERY,
+        *(ObjectKind(API_VERSION, each.__name__, crds.plural(each), is_namespaced=True) for each in schema.KINDS),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +131,11 @@ class Plan:
     def is_native(self) -> bool:
         """Sidecars are native ones."""
         return self.kubernetes >= NATIVE_SIDECARS
+
+
+def kind_of(content: Mapping[str, Any]) -> ObjectKind:
+    """The kind of an object that `installation` makes."""
+    return _KNOWN[content["apiVersion"], content["kind"]]
 
 
 def kinds(plan: Plan) -> tuple[ObjectKind, ...]:

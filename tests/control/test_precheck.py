@@ -10,9 +10,9 @@ import pytest
 
 from meshproxy.config import crds, schema
 from meshproxy.control.crd_changes import Definition
-from meshproxy.control.finding import Finding, worst
+from meshproxy.control.finding import Finding, Unknown, worst
 from meshproxy.control.fleet import Level
-from meshproxy.control.precheck import Facts, Namespace, Node, Unknown, notes, precheck
+from meshproxy.control.precheck import Facts, Namespace, Node, notes, precheck
 from meshproxy.installation.choices import Injection
 from meshproxy.installation.kinds import Plan, Right, all_rights
 from tests.control.fake_cluster import served

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshproxy.installation.choices import CertManager, Choices, Injection
-from meshproxy.installation.kinds import VERBS, ObjectKind, Plan, Right, all_rights, escalations, kinds
-from meshproxy.installation.parts import installation
+from meshproxy.installation.kinds import RBAC, VERBS, ObjectKind, Plan, Right, all_rights, escalations, kind_of, kinds
+from meshproxy.installation.parts import Part, installation
 from tests.injection.pods import SETTINGS
 from tests.installation.test_choices import choices
 
@@ -41,3 +41,18 @@ def test_rights() -> None:
     rights = all_rights(plan)
     assert len(rights) == len(set(rights)) == len(kinds(plan)) * len(VERBS) + len(escalations("mesh"))
     assert Right("escalate", "rbac.authorization.k8s.io", "roles", "mesh") in rights
+
+
+def test_paths() -> None:
+    service, role = (
+        kind_of({"apiVersion": version, "kind": kind})
+        for version, kind in (("v1", "Service"), (f"{RBAC}/v1", "ClusterRole"))
+    )
+    assert service.path() == "/api/v1/services"
+    assert service.path("mesh", "x") == "/api/v1/namespaces/mesh/services/x"
+    assert role.path("mesh", "x") == "/apis/rbac.authorization.k8s.io/v1/clusterroles/x"
+
+
+def test_every_object_has_a_kind() -> None:
+    for each in installation(choices(), list(Part)):
+        assert kind_of(each).is_namespaced is ("namespace" in each["metadata"])
