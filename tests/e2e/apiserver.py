@@ -1,6 +1,6 @@
-"""A cluster without nodes: etcd, the API server and the controllers of Kubernetes, on loopback.
+"""A cluster without nodes: etcd, the API server and the controllers of Kubernetes.
 
-There is no scheduler and no kubelet, so pods stay pending.
+There is no scheduler and no kubelet, so pods stay pending, unless `meshproxy.devtools.node` stands in for them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import secrets
 import ssl
 import subprocess
 import time
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -23,10 +23,12 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.child import free_port
 
 HOST = "127.0.0.1"
+SERVICES = "10.0.0.0/24"
+"""Addresses of Services. The first one is the API server's own."""
 CONTROLLERS = (
     "serviceaccount-controller", "serviceaccount-token-controller", "namespace-controller",
     "garbage-collector-controller", "deployment-controller", "replicaset-controller", "endpointslice-controller",
-    "root-ca-certificate-publisher-controller", "job-controller",
+    "root-ca-certificate-publisher-controller", "job-controller", "disruption-controller",
 )  # fmt: skip
 
 
@@ -37,18 +39,22 @@ class KubectlError(Exception):
 class Cluster:
     """One cluster in a folder, with its processes.
 
+    Args:
+        host: the address of the API server. On loopback it has no Service that pods could use.
+
     Attributes:
         url: of the API server.
         ca: the file with its authority.
         kubeconfig: the administrator's.
     """
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path, host: str = HOST) -> None:
         self.folder = folder
+        self._host = host
         self._binaries = binaries
         self._etcd_ports = [free_port(), free_port()]
         self._port = free_port()
-        self.url = f"https://{HOST}:{self._port}"
+        self.url = f"https://{host}:{self._port}"
         self.ca = folder / "ca.pem"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._token = secrets.token_hex()
@@ -93,15 +99,15 @@ class Cluster:
         self._run(
             "kube-apiserver",
             f"--etcd-servers=http://{HOST}:{self._etcd_ports[0]}",
-            f"--bind-address={HOST}",
+            f"--bind-address={self._host}",
             f"--secure-port={self._port}",
-            "--endpoint-reconciler-type=none",  # a loopback address is not advertised
+            *(["--endpoint-reconciler-type=none"] if self._host == HOST else []),  # loopback is not advertised
             "--tls-cert-file=server.pem",
             "--tls-private-key-file=server-key.pem",
             "--token-auth-file=tokens.csv",
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
-            "--service-cluster-ip-range=10.0.0.0/24",
+            f"--service-cluster-ip-range={SERVICES}",
             f"--service-account-issuer={self.url}",
             "--service-account-key-file=sa.pub",
             "--service-account-signing-key-file=sa.key",
@@ -166,7 +172,8 @@ class Cluster:
     def _make_certificates(self) -> None:
         authority = DevelopmentCA.create("e2e.example")
         self.ca.write_bytes(authority.bundle_pem)
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))])
+        own = IPv4Network(SERVICES)[1]
+        names = x509.SubjectAlternativeName([x509.IPAddress(each) for each in (ip_address(self._host), own)])
         authority.issue(extensions=[(names, False)]).write(self.folder, "server")
         (self.folder / "tokens.csv").write_text(f"{self._token},admin,admin,system:masters\n")
         tokens = rsa.generate_private_key(65_537, 2_048)

@@ -27,15 +27,22 @@ class Load:
         certificate: of the caller; None: in plain text.
         rest: whether each of the callers over REST keeps its connection, or makes a new one for each call.
         grpc: the same over gRPC.
+        pause: seconds between two calls of each of them.
     """
 
     def __init__(
-        self, address: str, certificate: Certificate | None, rest: Sequence[bool], grpc: Sequence[bool]
+        self,
+        address: str,
+        certificate: Certificate | None,
+        rest: Sequence[bool],
+        grpc: Sequence[bool],
+        pause: float = 0.0,
     ) -> None:
         self.answered = 0
         self.failures: list[str] = []
         self._address = address
         self._certificate = certificate
+        self._pause = pause
         self._stopping = asyncio.Event()
         self._tasks = [asyncio.ensure_future(self._rest(is_kept=is_kept)) for is_kept in rest]
         self._tasks += [asyncio.ensure_future(self._grpc(is_kept=is_kept)) for is_kept in grpc]
@@ -46,6 +53,7 @@ class Load:
                 while not self._stopping.is_set():
                     answer = await client.call("POST", PATH, {"instances": [2.0]})
                     self._count(answer, "200")
+                    await asyncio.sleep(self._pause)
                     if not is_kept:
                         break
 
@@ -55,6 +63,7 @@ class Load:
             async with GrpcClient(self._address, self._certificate) as client:
                 while not self._stopping.is_set():
                     self._count(await client.call(PREDICT, request), "OK")
+                    await asyncio.sleep(self._pause)
                     if not is_kept:
                         break
 

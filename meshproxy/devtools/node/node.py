@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightkube.generic_resource import create_namespaced_resource
@@ -63,12 +64,12 @@ class Nodes:
         self._services = follow("", "Service", "services", self._note_services)
         self._slices = follow("discovery.k8s.io", "EndpointSlice", "endpointslices", self._note_services)
 
-    def worker(self, pod: str) -> PodWorker:
-        """What runs the pod of this name. Raises KeyError."""
+    def log(self, pod: str, container: str) -> Path | None:
+        """The output of a container. None: no pod of this name is run."""
         for worker in self._workers.values():
             if worker.shown["metadata"]["name"] == pod:
-                return worker
-        raise KeyError(pod)
+                return worker.log(container)
+        return None
 
     async def run(self) -> None:
         """Run pods until cancelled; then they are killed."""

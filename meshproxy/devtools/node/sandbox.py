@@ -30,13 +30,20 @@ class Bind:
 # The scratch memory holds what overlays add.
 _BEGIN = """\
 set -e
+umask 022
 mount -t tmpfs -o mode=755 scratch "$SCRATCH"
+OVERLAID=
 place() {
   [ -d "$1" ] && return
   base=$1; while [ ! -d "$base" ]; do base=$(dirname "$base"); done
+  base=$(readlink -f "$base")
+  for one in $OVERLAID; do
+    case "$base/" in "$one"/*) mkdir -p "$1"; return;; esac
+  done
+  OVERLAID="$OVERLAID $base"
   new=$(mktemp -d -p "$SCRATCH"); mkdir -m 755 "$new/upper" "$new/work"
   mount -t overlay -o "lowerdir=$base,upperdir=$new/upper,workdir=$new/work" overlay "$base"
-  mkdir -p -m 755 "$1"
+  mkdir -p "$1"
 }
 # Programs in a folder that only root may enter, such as a home: the folder is replaced by one with them alone.
 reach() {
@@ -44,7 +51,7 @@ reach() {
   kept=$(mktemp -d -p "$SCRATCH")
   for each; do mkdir -p "$kept$each"; mount --bind "$each" "$kept$each"; done
   mount -t tmpfs -o mode=755 reach "$closed"
-  for each; do mkdir -p -m 755 "$each"; mount --bind "$kept$each" "$each"; done
+  for each; do mkdir -p "$each"; mount --bind "$kept$each" "$each"; done
 }
 """
 
@@ -59,9 +66,10 @@ def script(binds: Iterable[Bind], closed: Mapping[str, Sequence[str]], scratch: 
     """
     lines = [f"SCRATCH={shlex.quote(str(scratch))}", _BEGIN]
     lines += [shlex.join(("reach", folder, *needed)) for folder, needed in closed.items()]
-    for bind in sorted(binds, key=lambda bind: bind.target):
-        if bind.source.is_dir():
-            lines.append(shlex.join(("place", bind.target)))
+    ordered = sorted(binds, key=lambda bind: bind.target)
+    # All folders first: an overlay would hide what is mounted below it.
+    lines += [shlex.join(("place", bind.target)) for bind in ordered if bind.source.is_dir()]
+    for bind in ordered:
         lines.append(shlex.join(("mount", "--bind", str(bind.source), bind.target)))
         if bind.is_read_only:
             lines.append(shlex.join(("mount", "-o", "remount,bind,ro", bind.target)))

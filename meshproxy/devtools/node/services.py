@@ -72,6 +72,7 @@ def rules(ports: Iterable[ServicePort], network: str) -> str:
             match = f"ip daddr {each.address} tcp dport {each.port}"
             lines.append(f"    {match} dnat ip to numgen random mod {count} map {{ {to} }}")
     body = "\n".join(lines)
+    refuse = f"ip daddr {network} meta l4proto tcp reject with tcp reset"
     return f"""\
 table ip {TABLE}
 delete table ip {TABLE}
@@ -81,7 +82,7 @@ table ip {TABLE} {{
   }}
   chain prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
   chain output {{ type nat hook output priority -100; jump services; }}
-  chain forwarded {{ type filter hook forward priority filter; ip daddr {network} reject; }}
-  chain sent {{ type filter hook output priority filter; ip daddr {network} reject; }}
+  chain forwarded {{ type filter hook forward priority filter; {refuse}; }}
+  chain sent {{ type filter hook output priority filter; {refuse}; }}
 }}
 """

@@ -60,6 +60,7 @@ class Site:
         folder: of the pods' files.
         needed: files that programs of images need, wherever they are.
         environment: variables that every container has.
+        killed: containers that did not end within their grace period, as NAMESPACE/POD/CONTAINER.
     """
 
     client: AsyncClient
@@ -68,6 +69,7 @@ class Site:
     folder: Path
     needed: Sequence[Path]
     environment: Mapping[str, str]
+    killed: list[str] = field(default_factory=list)
 
 
 class PodWorker:
@@ -218,6 +220,7 @@ class PodWorker:
         elif do is Do.TERMINATE:
             self._processes[container.name].send(signal.SIGTERM)
         elif do is Do.KILL:
+            self._site.killed.append(f"{self._namespace}/{self._name}/{container.name}")
             self._processes[container.name].send(signal.SIGKILL)
         else:
             self._spawn(self._probe(do, container, starts))

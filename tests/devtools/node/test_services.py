@@ -46,4 +46,4 @@ def test_rules() -> None:
     to = "numgen random mod 2 map { 0 : 10.78.1.1 . 81, 1 : 10.78.1.2 . 82 }"
     assert f"ip daddr 10.0.0.9 tcp dport 80 dnat ip to {to}" in text
     assert "10.0.0.8" not in text, "it is refused, as all addresses of Services that lead nowhere"
-    assert text.count("ip daddr 10.0.0.0/24 reject") == 2
+    assert text.count("ip daddr 10.0.0.0/24 meta l4proto tcp reject with tcp reset") == 2
