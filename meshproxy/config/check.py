@@ -1,12 +1,15 @@
 """Checks across documents: every referenced name exists, and nothing is defined twice.
 
-Works on the nodes, not on the finished structs: a document with a wrong field still has its references looked at.
+Works on the nodes, not on the finished structs: a document with a wrong field still has its references looked at. What
+is wrong with a document depends on itself, and on what `Names.look` says of others: `CheckedSet` looks at it again when
+that changes.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +25,18 @@ DEFINED_BY = {"issuer": "MeshConfig", "trust domain": "MeshConfig"}
 """Which kind defines what a document refers to by name, where that is no kind of its own."""
 IAM_ROLE = "IAM role"
 """Is defined by no document."""
+SINGLE = ("MeshConfig", "Sidecar")
+"""Kinds of which a set has one document."""
+ONE_OF = "the one of a kind"
+"""What documents of these kinds define, whatever their name: it is the kind."""
+HOST, PATTERN = "host", "pattern"
+"""A host that leads to a server; a pattern and a direction in which a route without matches takes it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """A document with its position: its kind and name, its nodes, and the struct unless something is wrong with it."""
+    """A document with its position: its kind and name, its nodes, and the struct unless something is wrong with it.
+    Compared by identity."""
 
     kind: str
     name: str
@@ -35,14 +45,11 @@ class Placed:
     document: Any = None
     is_local: bool = True
     """A file of this host, so that files which it names should be on this host, too."""
-    _references: tuple[tuple[str, str, Node], ...] | None = dataclasses.field(
-        default=None, init=False, repr=False, compare=False
-    )
+    _references: tuple[tuple[str, str, Node], ...] | None = dataclasses.field(default=None, init=False, repr=False)
 
     @property
     def references(self) -> tuple[tuple[str, str, Node], ...]:
-        """Every name that it refers to something by: what, the field, the node. Looked for once: a control plane checks
-        thousands of documents again for each that changes."""
+        """Every name that it refers to something by: what, the field, the node. Looked for once."""
         if self._references is None:
             object.__setattr__(self, "_references", tuple(_named(self)))
         assert self._references is not None
@@ -60,13 +67,79 @@ class Placed:
         return Problem(self.file, node.line, self.label, field, message, code)
 
 
+Defined = tuple[str, Hashable]
+"""What is defined (a kind, or a word of the constants above), and by which name."""
+Look = Callable[[str, Hashable], Sequence[Placed]]
+"""Gives the documents that define something, in the order of their places."""
+
+
+class Names:
+    """Which documents define what."""
+
+    def __init__(self) -> None:
+        self._defined: dict[str, dict[Hashable, list[tuple[Any, Placed]]]] = {}
+
+    def add(self, each: Placed, place: Any) -> set[Defined]:
+        """Take in a document. Returns what it defines.
+
+        Args:
+            place: its own among all documents; less than those of later ones.
+        """
+        defined = set(definitions(each))
+        for what, name in defined:
+            bisect.insort(self._defined.setdefault(what, {}).setdefault(name, []), (place, each))
+        return defined
+
+    def remove(self, each: Placed, place: Any) -> set[Defined]:
+        """The inverse of `add`."""
+        defined = set(definitions(each))
+        for what, name in defined:
+            places = self._defined[what][name]
+            places.remove((place, each))
+            if not places:
+                del self._defined[what][name]
+        return defined
+
+    def look(self, what: str, name: Hashable) -> Sequence[Placed]:
+        """The documents that define something (`Look`)."""
+        return [each for _, each in self._defined.get(what, {}).get(name, ())]
+
+    def has_any(self, what: str) -> bool:
+        """Whether documents define something of this sort."""
+        return bool(self._defined.get(what))
+
+    def hint(self, what: str, word: str) -> str:
+        """Which name is like the one that nothing is defined by (`problems.closest`)."""
+        return closest(word, [name for name in self._defined.get(what, ()) if isinstance(name, str)])
+
+
+def definitions(each: Placed) -> Iterator[Defined]:
+    """What a document defines, some of it perhaps twice."""
+    yield each.kind, each.name
+    if each.kind in SINGLE:
+        yield ONE_OF, each.kind
+    if each.kind == "MeshConfig":
+        for issuer in items(find(each.node, "spec", "issuers")):
+            if isinstance(name := _value(find(issuer, "name")), str):
+                yield "issuer", name
+        for node in (find(each.node, "spec", "trustDomain"), *trusted_domains(each)):
+            if isinstance(domain := _value(node), str):
+                yield "trust domain", domain
+    elif each.kind == "ModelRoute":
+        for _, pattern, direction in _patterns(each):
+            yield PATTERN, (pattern.value, direction)
+    elif each.kind == "ModelServer":
+        for _, node in _hosts(each):
+            yield HOST, _host(node)
+
+
 def check_set(
     placed: Sequence[Placed],
     *,
     is_whole: bool,
     where: str,
     is_partial: bool = False,
-    needed: Sequence[str] = ("MeshConfig", "Sidecar"),
+    needed: Sequence[str] = SINGLE,
 ) -> Iterator[Problem]:
     """Problems of the set as a whole.
 
@@ -78,64 +151,71 @@ def check_set(
             which there is no document here are not looked up.
         needed: kinds that must not be missing, unless it is partial.
     """
-    names: dict[str, dict[str, Placed]] = {}
-    for each in placed:
-        alike = names.setdefault(each.kind, {})
-        if each.kind in ("MeshConfig", "Sidecar") and alike:
-            first = next(iter(alike.values()))
-            yield each.at(
-                each.node, "", f"a second {each.kind}; the first is {first.label} at {first.place}", Code.DUPLICATE
-            )
-        elif each.name in alike:
-            yield each.at(
-                each.node, "metadata.name", f"duplicate name, first at {alike[each.name].place}", Code.DUPLICATE
-            )
-        alike.setdefault(each.name, each)
+    names = Names()
+    for place, each in enumerate(placed):
+        names.add(each, place)
     if is_whole and not is_partial:
         for kind in needed:
-            if kind not in names:
+            if not names.has_any(kind):
                 message = f"no {kind} among the documents: exactly one is needed"
                 yield Problem(where, 0, "", "", message, Code.MISSING_DOCUMENT)
-    if is_whole:
-        yield from _references(placed, names, is_partial)
-    yield from _patterns(names.get("ModelRoute", {}))
-    yield from _routes(names)
-    yield from _hosts(names.get("ModelServer", {}))
-    yield from _identity(names)
-    yield from _services(names)
 
+    def is_elsewhere(what: str) -> bool:
+        return is_partial and not names.has_any(DEFINED_BY.get(what, what))
 
-def _references(placed: Sequence[Placed], names: dict[str, dict[str, Placed]], is_partial: bool) -> Iterator[Problem]:
-    issuers = {
-        name.value
-        for mesh in names.get("MeshConfig", {}).values()
-        for issuer in items(find(mesh.node, "spec", "issuers"))
-        if (name := find(issuer, "name")) is not None and isinstance(name.value, str)
-    }
-    domains = {
-        value
-        for mesh in names.get("MeshConfig", {}).values()
-        for node in (find(mesh.node, "spec", "trustDomain"), *trusted_domains(mesh))
-        if isinstance(value := _value(node), str)
-    }
-    known: dict[str, Collection[str]] = {
-        "trust domain": domains,
-        "ModelRole": names.get("ModelRole", {}),
-        "ModelServer": names.get("ModelServer", {}),
-        "issuer": issuers,
-    }
     for each in placed:
-        for what, field, node in each.references:
-            if what == IAM_ROLE:
-                if not issuers and "MeshConfig" in names:
-                    message = "no caller can prove an IAM role: the MeshConfig has no issuer"
-                    yield each.at(node, field, message, Code.IMPOSSIBLE)
-                continue
-            if is_partial and DEFINED_BY.get(what, what) not in names:
-                continue
-            if isinstance(node.value, str) and node.value not in known[what]:
-                hint = closest(node.value, known[what])
-                yield each.at(node, field, f"no {what} named {shown(node.value)}{hint}", Code.UNKNOWN_REFERENCE)
+        if is_whole:
+            yield from check_references(each, names.look, names.hint, is_elsewhere)
+        yield from check_document(each, names.look)
+
+
+def check_references(
+    each: Placed,
+    look: Look,
+    hint: Callable[[str, str], str],
+    is_elsewhere: Callable[[str], bool] = lambda what: False,
+) -> Iterator[Problem]:
+    """Names that a document refers to and nothing has.
+
+    Args:
+        look: tells who defines what.
+        hint: what to add about a name of some sort, as `Names.hint`.
+        is_elsewhere: whether names of this sort are not missed.
+    """
+    for what, field, node in each.references:
+        if what == IAM_ROLE:
+            if (meshes := look(ONE_OF, "MeshConfig")) and not any(
+                defined == "issuer" for mesh in meshes for defined, _ in definitions(mesh)
+            ):
+                message = "no caller can prove an IAM role: the MeshConfig has no issuer"
+                yield each.at(node, field, message, Code.IMPOSSIBLE)
+        elif not is_elsewhere(what) and isinstance(node.value, str) and not look(what, node.value):
+            message = f"no {what} named {shown(node.value)}{hint(what, node.value)}"
+            yield each.at(node, field, message, Code.UNKNOWN_REFERENCE)
+
+
+def check_document(each: Placed, look: Look) -> Iterator[Problem]:
+    """What is wrong with a document because of others, apart from names that it refers to."""
+    alike = look(each.kind, each.name)
+    single = look(ONE_OF, each.kind) if each.kind in SINGLE else alike
+    if single[0] is not each and single is not alike:
+        first = single[0]
+        yield each.at(
+            each.node, "", f"a second {each.kind}; the first is {first.label} at {first.place}", Code.DUPLICATE
+        )
+    elif alike[0] is not each:
+        yield each.at(each.node, "metadata.name", f"duplicate name, first at {alike[0].place}", Code.DUPLICATE)
+    if alike[0] is not each:
+        return  # nothing further: it may be the same document
+    if each.kind == "ModelRoute":
+        yield from _overlaps(each, look)
+        yield from _impossible(each, look)
+    elif each.kind == "ModelServer":
+        yield from _shared_hosts(each, look)
+        yield from _unproved(each, look)
+        yield from _unsent(each, look)
+    elif each.kind == "Sidecar":
+        yield from _missing_identity(each, look)
 
 
 def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
@@ -191,24 +271,27 @@ def trusted_domains(mesh: Placed) -> list[Node]:
     return [name for name in named if name is not None]
 
 
-def _patterns(routes: dict[str, Placed]) -> Iterator[Problem]:
-    """Of the routes with one pattern in one direction, all but one must have a match."""
-    taken: dict[tuple[str, str], Placed] = {}
-    for route in routes.values():
-        if items(find(route.node, "spec", "match")):
-            continue
+def _patterns(route: Placed) -> Iterator[tuple[int, Node, str]]:
+    """The patterns of a route that takes all of their calls: the index, the node, and each direction."""
+    if not items(find(route.node, "spec", "match")):
         for index, pattern in enumerate(items(find(route.node, "spec", "models"))):
-            if not isinstance(pattern.value, str):
-                continue
-            others = [taken.setdefault((pattern.value, direction), route) for direction in _directions(route)]
-            for first in others:
-                if first is not route:
-                    message = (
-                        f"{shown(pattern.value)} already has a route, {first.label} at {first.place}:"
-                        ' one of the two needs a "match"'
-                    )
-                    yield route.at(pattern, f"spec.models[{index}]", message, Code.OVERLAP)
-                    break
+            if isinstance(pattern.value, str):
+                for direction in _directions(route):
+                    yield index, pattern, direction
+
+
+def _overlaps(route: Placed, look: Look) -> Iterator[Problem]:
+    """Of the routes with one pattern in one direction, all but one must have a match."""
+    reported = set()
+    for index, pattern, direction in _patterns(route):
+        first = look(PATTERN, (pattern.value, direction))[0]
+        if first is not route and index not in reported:
+            reported.add(index)
+            message = (
+                f"{shown(pattern.value)} already has a route, {first.label} at {first.place}:"
+                ' one of the two needs a "match"'
+            )
+            yield route.at(pattern, f"spec.models[{index}]", message, Code.OVERLAP)
 
 
 def _directions(route: Placed) -> list[str]:
@@ -218,36 +301,30 @@ def _directions(route: Placed) -> list[str]:
     return [direction.value for direction in items(given) if isinstance(direction.value, str)]
 
 
-def _routes(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
+def _impossible(route: Placed, look: Look) -> Iterator[Problem]:
     """What a route asks for that no call could get, or that would do nothing."""
-    ours = [
-        server.value
-        for sidecar in names.get("Sidecar", {}).values()
-        if (server := find(sidecar.node, "spec", "inbound", "server")) is not None
-    ]
-    numbered = _numbered(names.get("ModelServer", {}))
-    for route in names.get("ModelRoute", {}).values():
-        directions = _directions(route)
-        if directions and "inbound" not in directions:
-            for field, caller in subjects(route):
-                message = "the caller is known for inbound calls only, but this route is outbound"
-                yield route.at(caller, field, message, Code.IMPOSSIBLE)
-        mirror = find(route.node, "spec", "mirror")
-        own = _value(find(route.node, "spec", "server"))
-        if own is None and "inbound" in directions and ours:
-            own = ours[0]
-        if mirror is not None and _target(mirror, own, _only_model(route)) in _targets(route, own):
-            yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go", Code.IMPOSSIBLE)
-        yield from _text_versions(route, own, numbered)
+    directions = _directions(route)
+    if directions and "inbound" not in directions:
+        for field, caller in subjects(route):
+            message = "the caller is known for inbound calls only, but this route is outbound"
+            yield route.at(caller, field, message, Code.IMPOSSIBLE)
+    mirror = find(route.node, "spec", "mirror")
+    own = _value(find(route.node, "spec", "server"))
+    if own is None and "inbound" in directions:
+        servers = (find(sidecar.node, "spec", "inbound", "server") for sidecar in look(ONE_OF, "Sidecar"))
+        own = next((server.value for server in servers if server is not None), None)
+    if mirror is not None and _target(mirror, own, _only_model(route)) in _targets(route, own):
+        yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go", Code.IMPOSSIBLE)
+    yield from _text_versions(route, own, look)
 
 
-def _text_versions(route: Placed, own: object, numbered: set[str]) -> Iterator[Problem]:
+def _text_versions(route: Placed, own: object, look: Look) -> Iterator[Problem]:
     """Versions that no server of a call can have."""
     for field, node, servers in _asked_versions(route, own):
         version = _version(node)
         if not isinstance(version, str) or is_whole_version(version):
             continue
-        known = [server for server in servers if server in numbered]
+        known = [server for server in servers if _is_numbered(look("ModelServer", server))]
         if known:
             message = (
                 f"{shown(version)} is no version of ModelServer/{known[0]}: its health check is model-status, so it is "
@@ -306,64 +383,70 @@ def _asked_versions(route: Placed, own: object) -> Iterator[tuple[str, Node, lis
             yield f"spec.labels.{label}", node, servers if shares else [own, *servers]
 
 
-def _numbered(servers: dict[str, Placed]) -> set[str]:
-    """Servers that are TensorFlow Serving for sure, whose versions are whole numbers: they are asked for the status of
-    their models."""
-    return {
-        name
-        for name, server in servers.items()
-        if (health := find(server.node, "spec", "health")) is not None
-        and _value(find(health, "check")) in (None, "model-status")
-    }
+def _is_numbered(servers: Sequence[Placed]) -> bool:
+    """It is TensorFlow Serving for sure, whose versions are whole numbers: it is asked for the status of its models."""
+    health = find(servers[0].node, "spec", "health") if servers else None
+    return health is not None and _value(find(health, "check")) in (None, "model-status")
 
 
-def _hosts(servers: dict[str, Placed]) -> Iterator[Problem]:
+def _hosts(server: Placed) -> Iterator[tuple[int, Node]]:
+    for index, node in enumerate(items(find(server.node, "spec", "hosts"))):
+        if isinstance(node.value, str):
+            yield index, node
+
+
+def _host(node: Node) -> str:
+    """A host in its one form."""
+    return str(node.value).lower().removesuffix(".")
+
+
+def _shared_hosts(server: Placed, look: Look) -> Iterator[Problem]:
     """A host leads to one server; the names of servers are hosts, too."""
-    taken = dict(servers)
-    for server in servers.values():
-        for index, node in enumerate(items(find(server.node, "spec", "hosts"))):
-            if not isinstance(node.value, str):
-                continue
-            first = taken.setdefault(node.value.lower().removesuffix("."), server)
-            if first is not server:
-                message = f"{shown(node.value)} already selects {first.label}, at {first.place}"
-                yield server.at(node, f"spec.hosts[{index}]", message, Code.OVERLAP)
+    for index, node in _hosts(server):
+        first = (look("ModelServer", _host(node)) or look(HOST, _host(node)))[0]
+        if first is not server:
+            message = f"{shown(node.value)} already selects {first.label}, at {first.place}"
+            yield server.at(node, f"spec.hosts[{index}]", message, Code.OVERLAP)
 
 
-def _identity(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
-    for mesh in names.get("MeshConfig", {}).values():
+def _unproved(server: Placed, look: Look) -> Iterator[Problem]:
+    """Sidecars that are called without mTLS."""
+    for field, node in _sidecars(server):
+        for mesh in look(ONE_OF, "MeshConfig"):
+            if _value(find(mesh.node, "spec", "mtls")) == "disabled":
+                message = f'a sidecar is called over mTLS, but {mesh.label} has mtls "disabled"'
+                yield server.at(node, field, message, Code.NO_IDENTITY)
+
+
+def _unsent(server: Placed, look: Look) -> Iterator[Problem]:
+    """Services whose endpoints nobody sends."""
+    if (node := find(server.node, "spec", "service")) is None:
+        return
+    for sidecar in look(ONE_OF, "Sidecar"):
+        if _value(find(sidecar.node, "spec", "controlPlane", "documents")) is not True:
+            message = (
+                "the control plane sends the endpoints of a Service to sidecars whose documents come from there: "
+                f'{sidecar.label} has no "controlPlane" with "documents: true"; without one, use "dns" with the '
+                "name of a headless Service"
+            )
+            yield server.at(node, "spec.service", message, Code.NO_CONTROL_PLANE)
+
+
+def _missing_identity(sidecar: Placed, look: Look) -> Iterator[Problem]:
+    """What a sidecar needs for mTLS."""
+    for mesh in look(ONE_OF, "MeshConfig"):
         mode = find(mesh.node, "spec", "mtls")
         if mode is not None and mode.value == "disabled":
-            for server in names.get("ModelServer", {}).values():
-                for field, node in _sidecars(server):
-                    message = f'a sidecar is called over mTLS, but {mesh.label} has mtls "disabled"'
-                    yield server.at(node, field, message, Code.NO_IDENTITY)
             continue
-        for sidecar in names.get("Sidecar", {}).values():
-            if find(sidecar.node, "spec", "identity", "workloadApi") is None:
-                yield from _missing_bundles(mesh, sidecar)
-            spec = find(sidecar.node, "spec")
-            if spec is None or not isinstance(spec.value, dict):
-                continue
-            if find(spec, "identity") is None and find(spec, "controlPlane") is None:
-                word = shown(mode.value) if mode is not None else '"strict"'
-                message = f"is missing: {mesh.label} has mtls {word}, which requires a certificate"
-                yield sidecar.at(spec, "spec.identity", message, Code.NO_IDENTITY)
-
-
-def _services(names: dict[str, dict[str, Placed]]) -> Iterator[Problem]:
-    """Services whose endpoints nobody sends."""
-    for sidecar in names.get("Sidecar", {}).values():
-        if _value(find(sidecar.node, "spec", "controlPlane", "documents")) is True:
+        if find(sidecar.node, "spec", "identity", "workloadApi") is None:
+            yield from _missing_bundles(mesh, sidecar)
+        spec = find(sidecar.node, "spec")
+        if spec is None or not isinstance(spec.value, dict):
             continue
-        for server in names.get("ModelServer", {}).values():
-            if (node := find(server.node, "spec", "service")) is not None:
-                message = (
-                    "the control plane sends the endpoints of a Service to sidecars whose documents come from there: "
-                    f'{sidecar.label} has no "controlPlane" with "documents: true"; without one, use "dns" with the '
-                    "name of a headless Service"
-                )
-                yield server.at(node, "spec.service", message, Code.NO_CONTROL_PLANE)
+        if find(spec, "identity") is None and find(spec, "controlPlane") is None:
+            word = shown(mode.value) if mode is not None else '"strict"'
+            message = f"is missing: {mesh.label} has mtls {word}, which requires a certificate"
+            yield sidecar.at(spec, "spec.identity", message, Code.NO_IDENTITY)
 
 
 def _missing_bundles(mesh: Placed, sidecar: Placed) -> Iterator[Problem]:

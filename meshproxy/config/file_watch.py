@@ -25,6 +25,9 @@ class FileWatch:
     Args:
         files: the files to watch, listed again at every check.
         period: seconds between two checks, or more where they take long; None: `PERIOD`.
+
+    Attributes:
+        seen: each file as it was at the last `mark` or look: its state (`state_of`), or why it has none.
     """
 
     def __init__(self, files: Callable[[], Iterable[Path]], period: float | None = None) -> None:
@@ -32,15 +35,15 @@ class FileWatch:
         self._period = period
         self._timer: asyncio.TimerHandle | None = None
         self._changed: Callable[[], None] | None = None
-        self._seen: tuple[object, ...] = ()
+        self.seen: dict[Path, tuple[object, ...]] = {}
         self.mark()
 
     def mark(self) -> bool:
         """Take the files as they are now for known: for a reader that is about to read them all anyway. Called before
         the read, so that a change during it is noticed. Returns whether anything is different from the last `mark` or
         look."""
-        before, self._seen = self._seen, tuple(_seen(file) for file in self._files())
-        return self._seen != before
+        before, self.seen = self.seen, {file: _seen(file) for file in self._files()}
+        return self.seen != before
 
     def start(self, changed: Callable[[], None]) -> None:
         """Call `changed` when a look finds anything different from the last `mark` or look."""
@@ -77,6 +80,6 @@ def state_of(file: Path) -> tuple[int, ...]:
 
 def _seen(file: Path) -> tuple[object, ...]:
     try:
-        return str(file), *state_of(file)
+        return state_of(file)
     except OSError as error:
-        return str(file), error.errno
+        return (error.errno,)

@@ -69,8 +69,7 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
     sources: list[Source] = []
     seen: set[str] = set()
     left = TOTAL_BYTES
-    for path, is_named in _expand(paths, wrong):
-        real = os.path.realpath(path)
+    for path, real, is_named in _expand(paths, wrong):
         if real in seen:
             continue
         seen.add(real)
@@ -93,30 +92,35 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
     return sources
 
 
-def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[Path, bool]]:
+def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[Path, str, bool]]:
+    """Every file, its real path, and whether it is one of `paths`. No file of a folder costs a system call."""
     for named in paths:
         path = Path(named)
         try:
             if not stat.S_ISDIR(path.stat().st_mode):
-                yield path, True
+                yield path, os.path.realpath(path), True
                 continue
             inside = documents_in(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             wrong(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
             continue
         # A dangling link stays in, so that reading it reports it. A folder or a pipe named x.yaml is not a document.
-        files = [each for each in inside if each.is_file() or not each.exists()]
+        files = [each for each in inside if each.is_file() or not Path(each).exists()]
         if not files:
             folders = sorted(each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
             hint = f": sub-folders are not read, name them ({', '.join(folders[:8])})" if folders else ""
             wrong(path, f"no *.yaml, *.yml or *.json in this folder{hint}")
+        folder = os.path.realpath(path)
         for each in files:
-            yield each, False
+            real = os.path.realpath(each) if each.is_symlink() else f"{folder}{os.sep}{each.name}"
+            yield Path(each), real, False
 
 
-def documents_in(folder: Path) -> list[Path]:
+def documents_in(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder whose names are a document's, sorted. Raises OSError or ValueError."""
-    return sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES and not each.name.startswith("."))
+    with os.scandir(folder) as entries:
+        inside = [each for each in entries if each.name.endswith(SUFFIXES) and not each.name.startswith(".")]
+    return sorted(inside, key=lambda each: each.name)
 
 
 def files_of(paths: Paths) -> Iterator[Path]:
@@ -125,7 +129,7 @@ def files_of(paths: Paths) -> Iterator[Path]:
     for path in map(Path, paths):
         yield path
         with suppress(OSError):  # a file, or a folder that is gone
-            yield from documents_in(path)
+            yield from map(Path, documents_in(path))
 
 
 def digest(sources: Iterable[Source]) -> str:

@@ -1,78 +1,45 @@
 """The documents of the mesh: read from their source, checked as far as that is possible without a sidecar, and kept as
-they are sent. A change costs what it takes to read the texts that have changed, and to check names across all."""
+they are sent. A change costs what it takes to read the texts that have changed, and to check what refers to them."""
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import logging
-from collections import Counter
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import check_set, find
-from meshproxy.config.codes import Code
-from meshproxy.config.parse import PROBLEMS, Parsed, parse
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import KINDS
 from meshproxy.config.sent import Total
 from meshproxy.control.scope import Change, Held
 from meshproxy.control.selection import select
+from meshproxy.control.texts import Text, TextSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from meshproxy.config.check import Placed
     from meshproxy.config.files import Source
     from meshproxy.control.sources import DocumentSource
 
 logger = logging.getLogger(__name__)
 
-SET_BYTES = 16 << 20
-"""Of all texts: what a sidecar may receive at once."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Text:
-    """One text as it was read."""
-
-    source: Source
-    parsed: Parsed
-    order: str
-    """Of its documents among those of other texts: not its folder, which another control plane may call otherwise."""
-    held: dict[str, Held] = field(default_factory=dict)
-    """Its documents; empty if it has problems."""
-
-    @classmethod
-    def read(cls, source: Source, order: str) -> _Text:
-        parsed = Parsed()
-        parse(source, parsed)
-        for each in parsed.placed:
-            if each.kind == "Sidecar":
-                message = "a sidecar reads its own document from a file of its own"
-                parsed.problems.append(each.at(each.node, "", message, Code.CONFLICTING_FIELDS))
-        text = cls(source, parsed, order)
-        if not parsed.problems:
-            for place, each in enumerate(parsed.placed):
-                held = Held.of(each.document, f"{order}\0{place:06}")
-                text.held[held.key] = held
-        return text
-
-    def is_harmless(self, *, is_open: bool) -> bool:
-        """Whether callers cannot do more without it. `is_open`: without it there is no ModelRole."""
-
-        def is_harmless(each: Placed) -> bool:
-            if each.kind == "ModelRoleBinding" and not is_open:
-                action = find(each.node, "spec", "action")
-                return action is None or action.value in ("allow", "audit")
-            return each.kind in ("ModelServer", "ModelRoute", "Sidecar")
-
-        return bool(self.parsed.placed) and all(map(is_harmless, self.parsed.placed))
-
 
 def _rank(name: str) -> int:
     """Documents refer to those of lower rank only. The name begins with the kind."""
     return [kind.__name__ for kind in KINDS].index(name.partition("/")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """What has become of texts that are different, by name; None for those that are gone."""
+
+    newest: dict[str, Text | None]
+    """As they were read last, also those that were held back before."""
+    taken: dict[str, Text | None]
+    """Of the same names, what can be used."""
+    problems: tuple[Problem, ...]
+    is_usable: bool
 
 
 class MeshDocuments:
@@ -82,18 +49,29 @@ class MeshDocuments:
         held: its documents by `Kind/name`.
         version: of all of them (`sent.Total`).
         problems: of the texts as they are now.
+        held_back: the names of the texts of which another version is in force than the newest, or none.
         listeners: called with the changes whenever another set is in force.
     """
 
     def __init__(self, source: DocumentSource) -> None:
         self._source = source
-        self._texts: dict[str, _Text] = {}
+        self._reading = asyncio.Lock()
+        self._texts: dict[str, Text] = {}
         """As they were read last, by name."""
-        self._in_force: dict[str, _Text] = {}
+        self._in_force: dict[str, Text] = {}
+        self._checked = TextSet(source.name)
+        """Those in force, and others while they are examined."""
+        self._namesakes: dict[str, list[str]] = {}
+        """The names of the texts that have one name but for their folder, in order."""
         self._total = Total()
-        self.held: Mapping[str, Held] = {}
+        self._held: dict[str, Held] = {}
+        self.held_back: Collection[str] = frozenset()
         self.problems: tuple[Problem, ...] = ()
         self.listeners: list[Callable[[Sequence[Change]], None]] = []
+
+    @property
+    def held(self) -> Mapping[str, Held]:
+        return self._held
 
     @property
     def version(self) -> str:
@@ -110,16 +88,10 @@ class MeshDocuments:
         return self._source.problem
 
     @property
-    def held_back(self) -> Collection[str]:
-        """The names of the texts of which another version is in force than the newest, or none."""
-        names = self._texts.keys() | self._in_force.keys()
-        return {name for name in names if self._texts.get(name) is not self._in_force.get(name)}
-
-    @property
     def text(self) -> str:
         """All texts of the set in force, as one of YAML."""
-        texts = (text.source.content for text in self._in_force.values())
-        return "\n---\n".join(text.decode("utf-8-sig", "replace") for text in texts)
+        texts = sorted(self._in_force.values(), key=lambda text: text.order)
+        return "\n---\n".join(text.source.content.decode("utf-8-sig", "replace") for text in texts)
 
     async def first(self) -> None:
         """Read the documents. Raises ConfigError."""
@@ -156,88 +128,108 @@ class MeshDocuments:
         Raises:
             ConfigError: nothing can be used.
         """
-        sources, problems = await self._source.read()
-        texts, found = await asyncio.to_thread(self._examine, sources, problems)
-        changes = self._take(texts)
+        async with self._reading:
+            sources, problems = await self._source.read()
+            examined = await asyncio.to_thread(self._examine, sources, problems)
+            for name, text in examined.newest.items():
+                _put(self._texts, name, text)
+            changes = self._take(examined.taken)
+            self.held_back = {name for name in examined.newest if self._texts.get(name) is not self._in_force.get(name)}
         if changes:
             logger.info("documents changed", extra={"fields": {"version": self.version, "changed": len(changes)}})
             for listener in self.listeners:
                 listener(changes)
-        return found
+        if not examined.is_usable:
+            raise ConfigError(examined.problems)
+        return examined.problems
 
-    def _examine(
-        self, sources: Sequence[Source], problems: Sequence[Problem]
-    ) -> tuple[dict[str, _Text], tuple[Problem, ...]]:
-        """The texts that can be used, and what is wrong with the others. Raises ConfigError."""
-        texts = {}
-        namesakes: Counter[str] = Counter()
-        for source in sorted(sources, key=lambda source: (source.path.name, source.name)):
-            name = source.path.name
-            order = f"{name}\0{namesakes[name]:03}"
-            namesakes[name] += 1
-            before = self._texts.get(source.name)
-            is_known = before is not None and before.source is source and before.order == order
-            texts[source.name] = before if is_known and before is not None else _Text.read(source, order)
-        self._texts = texts  # also if something is wrong: what is right in them need not be read again
-        found = (*problems, *self._problems_of(texts))
+    def _examine(self, sources: Mapping[str, Source | None], problems: Sequence[Problem]) -> _Examined:
+        """What can be used of texts that are different, and what is wrong with the others."""
+        newest = {name: self._texts.get(name) for name in self.held_back} | self._parse(sources)
+        in_force = {name: self._in_force.get(name) for name in newest}
+        taken = newest
+        self._checked.put(newest)
+        found = missing = (*problems, *self._checked.problems())
         if found and not self._source.is_whole:
-            texts = self._select(texts)
-            missing = self._problems_of(texts)  # of the set, which is no text's
-        else:
-            missing = found
+            taken = self._select(newest, in_force)
+            self._checked.put(taken)
+            missing = self._checked.problems()  # of the set, which is no text's
+            if not self._in_force and not _is_harmless(newest, taken):
+                missing = found
         if missing:
-            raise ConfigError(tuple(sorted({*found, *missing})))
-        return texts, tuple(sorted(found))
+            taken = in_force
+            self._checked.put(in_force)
+        return _Examined(newest, taken, tuple(sorted({*found, *missing})), not missing)
 
-    def _problems_of(self, texts: Mapping[str, _Text]) -> tuple[Problem, ...]:
-        """What is wrong with texts, each by itself and all together."""
-        where = self._source.name
-        found = [problem for text in texts.values() for problem in text.parsed.problems]
-        is_whole = all(text.parsed.is_whole for text in texts.values())
-        placed = [each for text in texts.values() for each in text.parsed.placed]
-        found += islice(check_set(placed, is_whole=is_whole, where=where, needed=()), PROBLEMS)
-        if is_whole and not any(each.kind == "MeshConfig" for each in placed):
-            found.append(Problem(where, 0, "", "", "there is no MeshConfig", Code.MISSING_DOCUMENT))
-        if sum(len(text.source.content) for text in texts.values()) > SET_BYTES:
-            found.append(Problem(where, 0, "", "", f"larger than {SET_BYTES >> 20} MiB", Code.UNREADABLE))
-        return tuple(found)
+    def _parse(self, sources: Mapping[str, Source | None]) -> dict[str, Text | None]:
+        """Read texts that are different, and those that have another place now."""
+        newest = dict(sources)
+        for name, source in sources.items():
+            known = self._texts[name].source if name in self._texts else None
+            if (source is None) == (known is None):
+                continue
+            path = (source or known).path  # type: ignore[union-attr]
+            namesakes = self._namesakes.setdefault(path.name, [])
+            if source is not None:
+                bisect.insort(namesakes, name)
+            else:
+                namesakes.remove(name)
+            newest |= {each: self._texts[each].source for each in namesakes if each not in sources}
+        return {name: self._read_text(name, source) for name, source in newest.items()}
 
-    def _select(self, newest: Mapping[str, _Text]) -> dict[str, _Text]:
-        """The newest version of each text with which the set has no problems.
+    def _read_text(self, name: str, source: Source | None) -> Text | None:
+        if source is None:
+            return None
+        order = f"{source.path.name}\0{bisect.bisect_left(self._namesakes[source.path.name], name):03}"
+        before = self._texts.get(name)
+        is_known = before is not None and before.source is source and before.order == order
+        return before if is_known else Text.read(source, order)
 
-        Raises:
-            ConfigError: there is no set in force yet, and callers could do more without what would be left out.
-        """
+    def _select(self, newest: Mapping[str, Text | None], in_force: Mapping[str, Text | None]) -> dict[str, Text | None]:
+        """Of texts that are different, the newest version of each with which the set has no problems."""
 
-        def blame(texts: Mapping[str, _Text]) -> set[str]:
-            return {problem.file for problem in self._problems_of(texts) if problem.file in texts}
+        def blame(texts: Mapping[str, Text]) -> Collection[str]:
+            self._checked.put({name: texts.get(name) for name in newest})
+            return self._checked.blamed()
 
-        taken = select(newest, self._in_force, blame, _rank)
-        is_open = not any(each.kind == "ModelRole" for text in taken.values() for each in text.parsed.placed)
-        left_out = [text for name, text in newest.items() if name not in taken]
-        if not self._in_force and not all(text.is_harmless(is_open=is_open) for text in left_out):
-            raise ConfigError(tuple(sorted(self._problems_of(newest))))
-        return dict(sorted(taken.items(), key=lambda item: item[1].order))
+        taken = select(_present(newest), _present(in_force), blame, _rank)
+        return {name: taken.get(name) for name in newest}
 
-    def _take(self, texts: dict[str, _Text]) -> list[Change]:
-        """Put a set into force. Returns what is different from the one before."""
-        old = [text for name, text in self._in_force.items() if texts.get(name) is not text]
-        new = [text for name, text in texts.items() if self._in_force.get(name) is not text]
-        before, after = self.held, dict(self.held)
+    def _take(self, texts: Mapping[str, Text | None]) -> list[Change]:
+        """Put texts into force. Returns what is different from before."""
+        old = [before for name, text in texts.items() if (before := self._in_force.get(name)) and before is not text]
+        new = [text for name, text in texts.items() if text and self._in_force.get(name) is not text]
+        new.sort(key=lambda text: text.order)
+        known = {key: self._held.get(key) for text in (*old, *new) for key in text.held}
         for text in old:
             for key in text.held:
-                after.pop(key, None)
+                self._held.pop(key, None)
         for text in new:
             for key, held in text.held.items():
-                known = before.get(key)
-                after[key] = known if known is not None and known.digest == held.digest else held
-        keys = dict.fromkeys(key for text in (*old, *new) for key in text.held)
-        changes = [
-            Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) is not after.get(key)
-        ]
+                was = known[key]
+                self._held[key] = was if was is not None and was.digest == held.digest else held
+        for name, taken in texts.items():
+            _put(self._in_force, name, taken)
+        changes = [Change(key, was, now) for key, was in known.items() if (now := self._held.get(key)) is not was]
         for change in changes:
             self._total = self._total.changed(
                 change.after.digest if change.after else 0, change.before.digest if change.before else 0
             )
-        self._in_force, self.held = texts, after
         return changes
+
+
+def _is_harmless(newest: Mapping[str, Text | None], taken: Mapping[str, Text | None]) -> bool:
+    """Whether callers cannot do more without what is left out of the first set."""
+    is_open = not any(each.kind == "ModelRole" for text in _present(taken).values() for each in text.parsed.placed)
+    return all(text.is_harmless(is_open=is_open) for name, text in _present(newest).items() if taken[name] is None)
+
+
+def _present(texts: Mapping[str, Text | None]) -> dict[str, Text]:
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _put(texts: dict[str, Text], name: str, text: Text | None) -> None:
+    if text is None:
+        texts.pop(name, None)
+    else:
+        texts[name] = text

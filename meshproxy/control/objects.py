@@ -21,7 +21,7 @@ from meshproxy.config.files import Source
 from meshproxy.control.reflector import Reflector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from lightkube import AsyncClient
     from lightkube.core.resource import NamespacedResourceG
@@ -53,18 +53,20 @@ class ClusterObjects:
     def __init__(self, client: AsyncClient, namespace: str, metrics: ControlMetrics) -> None:
         self.name = f"namespace {namespace}"
         self._changed: Callable[[], None] = lambda: None
-        self._reflectors = [
-            Reflector(
+        self._reflectors = {
+            kind.__name__: Reflector(
                 client,
                 resource(kind),
                 partial(read_object, kind.__name__),
-                self._note,
+                partial(self._note, kind.__name__),
                 metrics,
                 namespace,
                 weigh=_weigh,
             )
             for kind in schema.KINDS
-        ]
+        }
+        self._different: set[tuple[str, Key]] = set()
+        """Kinds and keys of the objects that are others than at the last read."""
         self._running: list[asyncio.Task[None]] = []
         self._telling: asyncio.TimerHandle | None = None
 
@@ -72,19 +74,19 @@ class ClusterObjects:
     def problem(self) -> str:
         """Why objects cannot be followed, each reason with the kinds that have it."""
         kinds: dict[str, list[str]] = {}
-        for kind, each in zip(schema.KINDS, self._reflectors, strict=True):
+        for kind, each in self._reflectors.items():
             if each.problem:
-                kinds.setdefault(each.problem, []).append(kind.__name__)
+                kinds.setdefault(each.problem, []).append(kind)
         return "; ".join(f"{', '.join(names)}: {problem}" for problem, names in kinds.items())
 
-    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
-        """Every object as it is now, as JSON, once all kinds have been listed. While the API server is away, as they
-        were."""
+    async def read(self) -> tuple[Mapping[str, Source | None], Sequence[Problem]]:
+        """Objects that are different, as JSON, once all kinds have been listed. While the API server is away, none."""
         if not self._running:
-            self._running = [asyncio.create_task(each.run()) for each in self._reflectors]
-        for each in self._reflectors:
+            self._running = [asyncio.create_task(each.run()) for each in self._reflectors.values()]
+        for each in self._reflectors.values():
             await each.synced.wait()
-        return [source for each in self._reflectors for source in each.values.values()], ()
+        different, self._different = self._different, set()
+        return {str(_path(kind, key[1])): self._reflectors[kind].values.get(key) for kind, key in different}, ()
 
     def start(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever an object is."""
@@ -97,7 +99,8 @@ class ClusterObjects:
         if self._telling is not None:
             self._telling.cancel()
 
-    def _note(self, keys: Collection[Key]) -> None:
+    def _note(self, kind: str, keys: Collection[Key]) -> None:
+        self._different |= {(kind, key) for key in keys}
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(SETTLE, self._tell)
 
@@ -114,7 +117,12 @@ def read_object(kind: str, shown: Any) -> Source:
     if "spec" in shown:
         kept["spec"] = shown["spec"]
     text = _ODD.sub(_escaped, msgspec.json.encode(kept).decode())
-    return Source(Path(kind, name), text.encode(), is_named=True, is_local=False, root=Path())
+    return Source(_path(kind, name), text.encode(), is_named=True, is_local=False, root=Path())
+
+
+def _path(kind: str, name: str) -> Path:
+    """What an object is called as a text."""
+    return Path(kind, name)
 
 
 # Characters that JSON has as they are, and YAML as escapes only.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 ONE_BY_ONE = 32
-"""Changes that are tried one by one if together they break what is in force; each costs a check of the whole set."""
+"""Changes that are tried one by one if together they break what is in force; each costs a check of what it touches."""
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def select(
     """The set that is as new as it can be without problems.
 
     Args:
-        newest: every object, by name.
+        newest: every object, by name. Those that are the same in `in_force` may be left out of both.
         in_force: the set without problems that is to be replaced.
         blame: the names of the objects of a set that have problems, alone or together; empty if the set has none.
         rank: objects refer to those of lower rank only.

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.config.file_watch import FileWatch, state_of
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import Source, files_of, read_file, read_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from meshproxy.config.problems import Problem
 
@@ -31,10 +31,9 @@ class DocumentSource(Protocol):
     def problem(self) -> str:
         """Why it cannot be read now; empty if it can. What was read before stays."""
 
-    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
-        """All texts as they are now, and what could not be read. A text is one file, or one object of an API server:
-        its name is where problems are said to be. Of those that are the same object as before, nothing is read again.
-        """
+    async def read(self) -> tuple[Mapping[str, Source | None], Sequence[Problem]]:
+        """The texts that are different from those at the last read, by name, and what cannot be read. None: it is gone.
+        A text is one file, or one object of an API server: its name is where problems are said to be."""
 
     def start(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever `read` may give something else than it gave last."""
@@ -57,26 +56,28 @@ class Files:
         """What was read last, with the state of the file at that time."""
         self._sources: dict[str, Source] = {}
 
-    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
+    async def read(self) -> tuple[Mapping[str, Source | None], Sequence[Problem]]:
         self._watch.mark()
         return await asyncio.to_thread(self._read)
 
-    def _read(self) -> tuple[list[Source], list[Problem]]:
+    def _read(self) -> tuple[dict[str, Source | None], list[Problem]]:
         problems: list[Problem] = []
         found = read_files(self._paths, problems, self._content)
-        sources = [self._same(source) for source in found]
-        self._sources = {source.name: source for source in sources}
-        present = {source.path for source in sources}
+        before = self._sources
+        self._sources = {source.name: self._same(source) for source in found}
+        present = {source.path for source in found}
         self._known = {path: known for path, known in self._known.items() if path in present}
-        return sources, problems
+        gone = dict.fromkeys(before.keys() - self._sources.keys())
+        return gone | {name: each for name, each in self._sources.items() if before.get(name) is not each}, problems
 
     def _content(self, path: Path) -> bytes:
-        state = state_of(path)
+        state = self._watch.seen.get(path)
         known = self._known.get(path)
         if known is not None and known[0] == state:
             return known[1]
         content = read_file(path)
-        self._known[path] = state, content
+        if state is not None:  # it has come since: the next look finds it
+            self._known[path] = state, content
         return content
 
     def _same(self, source: Source) -> Source:

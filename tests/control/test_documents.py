@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshproxy.config.files import Source
 from meshproxy.config.problems import ConfigError, Problem
-from meshproxy.control import documents as module
+from meshproxy.control import texts
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.scope import Change
 from tests.background import running
@@ -34,16 +36,26 @@ class Texts:
 
     def __init__(self, **texts: str) -> None:
         self.sources: dict[str, Source] = {}
+        self._different: dict[str, None] = {}
         self.changed: Callable[[], None] = lambda: None
         for name, text in texts.items():
             self.write(name, text)
 
     def write(self, name: str, text: str) -> None:
-        self.sources[name] = Source(Path(name), text.encode(), is_named=True, root=Path())
+        self.put(Source(Path(name), text.encode(), is_named=True, root=Path()))
+
+    def put(self, source: Source) -> None:
+        self.sources[source.name] = source
+        self._different[source.name] = None
         self.changed()
 
-    async def read(self) -> tuple[Sequence[Source], Sequence[Problem]]:
-        return list(self.sources.values()), []
+    def delete(self, name: str) -> None:
+        self.sources.pop(name, None)
+        self._different[name] = None
+
+    async def read(self) -> tuple[Mapping[str, Source | None], Sequence[Problem]]:
+        different, self._different = self._different, {}
+        return {name: self.sources.get(name) for name in different}, []
 
     def start(self, changed: Callable[[], None]) -> None:
         self.changed = changed
@@ -123,20 +135,20 @@ async def test_a_change_is_what_has_changed(world: World) -> None:
     world.texts.write("routes", ROUTE)
     await world.documents.reload()
     assert world.changes[3:] == [{"ModelRoute/r": "changed"}]  # it has another place among the others
-    del world.texts.sources["routes"]
+    world.texts.delete("routes")
     await world.documents.reload()
     assert world.changes[4:] == [{"ModelRoute/r": "gone"}]
 
 
 async def test_only_texts_that_have_changed_are_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    parse = module.parse  # type: ignore[attr-defined]
+    parse = texts.parse  # type: ignore[attr-defined]
 
     def watched(source: Source, *others: object) -> None:
         read.append(source.name)
         parse(source, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "parse", watched)
+    monkeypatch.setattr(texts, "parse", watched)
     world.texts.write("models", SERVER)
     await world.documents.reload()
     await world.documents.reload()
@@ -149,7 +161,7 @@ async def test_what_is_wrong_without_a_sidecar(world: World) -> None:
     assert 'no ModelServer named "t"' in await world.problems()
     texts.write("models", f"{SERVER}---\n{SIDECAR}")
     assert "a sidecar reads its own document from a file of its own" in await world.problems()
-    del texts.sources["mesh"]
+    texts.delete("mesh")
     texts.write("models", SERVER)
     assert await world.problems() == "the texts: there is no MeshConfig"
     texts.write("mesh", f"{MESH}---\n{SERVER}")
@@ -158,7 +170,7 @@ async def test_what_is_wrong_without_a_sidecar(world: World) -> None:
 
 
 async def test_sets_that_are_too_large(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SET_BYTES", 10)
+    monkeypatch.setattr(texts, "SET_BYTES", 10)
     assert "larger than 0 MiB" in await world.problems()
 
 
@@ -194,6 +206,49 @@ async def test_the_first_set_must_be_good() -> None:
         await World(mesh=MESH, models="kind: Nothing\n").documents.first()
 
 
+STEPS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["a/one", "b/one", "two"]),
+        st.none()
+        | st.lists(
+            st.sampled_from(
+                [MESH, SERVER, SERVER.replace("a:1", "a:2"), ROUTE, ROUTE.replace("name: r", "name: q"), "["]
+            ),
+            max_size=3,
+        ).map("---\n".join),
+        min_size=1,
+    ),
+    max_size=6,
+)
+"""Each replaces some texts, or removes them."""
+
+
+@given(STEPS)
+async def test_what_comes_of_changes_is_what_there_is_from_the_start(steps: list[dict[str, str | None]]) -> None:
+    world = World(first=MESH)
+    await world.documents.first()
+    for step in steps:
+        for name, text in step.items():
+            if text is None:
+                world.texts.delete(name)
+            else:
+                world.texts.write(name, text)
+        before = world.documents.version
+        await world.documents.reload()
+        anew = World()
+        for source in world.texts.sources.values():
+            anew.texts.put(source)
+        await anew.documents.reload()
+        assert world.documents.problems == anew.documents.problems
+        assert world.documents.version == (before if anew.documents.problems else anew.documents.version)
+        assert bool(world.documents.held_back) <= bool(anew.documents.problems)
+        if not anew.documents.problems:
+            assert {key: each.sent for key, each in world.documents.held.items()} == {
+                key: each.sent for key, each in anew.documents.held.items()
+            }
+            assert world.documents.text == anew.documents.text
+
+
 ROLE = f"{API}kind: ModelRole\nmetadata: {{name: readers}}\nspec: {{rules: [{{models: [a], verbs: [predict]}}]}}\n"
 BINDING = f"""{API}kind: ModelRoleBinding
 metadata: {{name: b}}
@@ -217,7 +272,7 @@ class Objects(World):
             self.texts.write(f"{kind[1]}/{name[1]}", text)
 
     def delete(self, name: str) -> None:
-        del self.texts.sources[name]
+        self.texts.delete(name)
 
     async def follow(self) -> str:
         """The names of what is in force."""

@@ -9,33 +9,36 @@ from pathlib import Path
 from meshproxy.control.sources import DocumentSource, Files
 
 
-async def test_what_has_not_changed_stays_the_same(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        (tmp_path / f"{name}.yaml").write_text(name)
+async def test_only_what_has_changed_is_given(tmp_path: Path) -> None:
+    a, b = (str(tmp_path / f"{name}.yaml") for name in ("a", "b"))
+    for name in (a, b):
+        Path(name).write_text(name)
     source: DocumentSource = Files([str(tmp_path)])
     first, problems = await source.read()
-    assert [(each.path.name, each.content) for each in first] == [("a.yaml", b"a"), ("b.yaml", b"b")]
+    assert {name: each and each.content for name, each in first.items()} == {a: a.encode(), b: b.encode()}
     assert problems == []
-    (tmp_path / "b.yaml").write_text("B!")
+    Path(b).write_text("B!")
     second, _ = await source.read()
-    assert second[0] is first[0]
-    assert second[1].content == b"B!"
-    (tmp_path / "a.yaml").unlink()
+    assert {name: each and each.content for name, each in second.items()} == {b: b"B!"}
+    Path(a).unlink()
     third, _ = await source.read()
-    assert [each.content for each in third] == [b"B!"]
+    assert third == {a: None}
+    assert await source.read() == ({}, [])
 
 
 async def test_relative_paths_are_those_of_the_sidecars(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a")
     sources, _ = await Files([str(tmp_path)]).read()
-    assert sources[0].folder / "keys.json" == Path("keys.json")
+    (source,) = sources.values()
+    assert source is not None
+    assert source.folder / "keys.json" == Path("keys.json")
 
 
 async def test_what_cannot_be_read(tmp_path: Path) -> None:
     source = Files([str(tmp_path), str(tmp_path / "missing")])
     assert source.name == f"{tmp_path}, {tmp_path / 'missing'}"
     sources, problems = await source.read()
-    assert sources == []
+    assert sources == {}
     assert [problem.message.partition(":")[0] for problem in problems] == [
         "no *.yaml, *.yml or *.json in this folder",
         "cannot be read",

@@ -96,7 +96,7 @@ async def measure(models: int) -> None:
         await mesh.first()
         first = time.process_time() - before
         group = Group(Scope("m0"), mesh)
-        mesh.on_change = group.change
+        mesh.listeners.append(group.change)
         whole = group.message("")
         gc.collect()
         gc.freeze()  # a sidecar has none of what the control plane has read
