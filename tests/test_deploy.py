@@ -93,6 +93,16 @@ def test_the_containers_mount_what_exists_and_publish_on_loopback() -> None:
         assert services()[name]["depends_on"]["replica"]["restart"]
 
 
+def test_the_containers_are_built_from_a_stage_of_the_dockerfile() -> None:
+    for service in services().values():
+        if "build" in service:
+            folder = (DEPLOY / service["build"]["context"]).resolve()
+            assert f" AS {service['build']['target']}\n" in (folder / "Dockerfile").read_text()
+            assert service["image"] == "meshproxy:development"
+        else:  # what is pulled is pinned
+            assert re.search(r":v?[0-9.]+$", service["image"])
+
+
 def test_prometheus_scrapes_services_that_there_are() -> None:
     jobs = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())["scrape_configs"]
     targets = {target for job in jobs for config in job["static_configs"] for target in config["targets"]}

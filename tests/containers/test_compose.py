@@ -137,6 +137,14 @@ def test_sidecars_start_again_with_the_certificates_that_they_have(page: Page) -
     assert page.call() == 200
 
 
+def test_sidecars_without_certificates_join_again(page: Page) -> None:
+    """As after a laptop was closed for longer than they are valid."""
+    page.compose("rm", "--stop", "--force", "replica", "application", "model-server", "issuer")
+    page.docker.run("docker", "volume", "rm", "meshproxy_replica", "meshproxy_application")
+    page.compose("up", "--detach", "--wait")
+    assert page.call() == 200
+
+
 def test_every_container_is_restricted(page: Page) -> None:
     for name in page.compose("ps", "--all", "--quiet").split():
         (container,) = json.loads(page.docker.run("docker", "inspect", name))
