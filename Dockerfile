@@ -18,19 +18,20 @@ ARG PIP_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 # `strip` removes the debugging information of compiled modules, 20 MB.
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
-# pip stays here: what is installed is another environment's, which has none.
+# pip stays here: what is installed is another environment's, which has none. Modules are compiled at the end, when those
+# that are not used are gone.
 RUN python -m venv /build && python -m venv --without-pip /opt/meshproxy
 COPY deploy/image deploy/image
 RUN --mount=type=secret,id=ca,target=/run/ca.pem if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem; fi \
  && /build/bin/pip install --require-hashes -r deploy/image/requirements-build.txt \
- && /build/bin/pip --python /opt/meshproxy install --require-hashes --no-deps --only-binary :all: \
+ && /build/bin/pip --python /opt/meshproxy install --no-compile --require-hashes --no-deps --only-binary :all: \
     -r deploy/image/requirements.txt \
  && find /opt/meshproxy -name '*.so' -exec strip --strip-unneeded {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY meshproxy meshproxy
 COPY deploy/demo deploy/demo
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
- && /build/bin/pip --python /opt/meshproxy install --no-deps --no-index dist/*.whl \
+ && /build/bin/pip --python /opt/meshproxy install --no-compile --no-deps --no-index dist/*.whl \
  && /opt/meshproxy/bin/python -B deploy/image/prune.py \
  && /build/bin/cyclonedx-py environment --output-file /opt/meshproxy/sbom.cdx.json /opt/meshproxy/bin/python \
  && /opt/meshproxy/bin/python -m compileall -q -j 0 /opt/meshproxy/lib
