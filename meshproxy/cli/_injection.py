@@ -64,7 +64,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["[::]", "0.0.0.0"]),
             default="[::]",
             show_default=True,
-            help="The address of the sidecars' ports: 0.0.0.0 where nodes have no IPv6 at all.",
+            help="The address of all ports for others, IPv6 and IPv4: 0.0.0.0 where nodes have no IPv6 at all.",
         ),
     ]
     for option in reversed(options):

@@ -99,7 +99,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--webhook",
         metavar="IP:PORT",
-        help="The injector's port for the API server, such as 0.0.0.0:18511.  [default: none]",
+        help="The injector's port for the API server, such as [::]:18511.  [default: none]",
     ),
     click.option(
         "--webhook-name",

@@ -44,7 +44,7 @@ from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.grpc_server import GrpcServer
-from meshproxy.transport.listener import Listener, Security
+from meshproxy.transport.listener import Listener, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -268,8 +268,8 @@ class ControlPlane:
             tasks.append(self._loop.create_task(self._services.run()))
         working = asyncio.gather(*tasks)
         try:
-            await web.TCPSite(runner, self._settings.web.host, self._settings.web.port).start()
-            self.web_address = "{}:{}".format(*runner.addresses[0][:2])
+            await web.SockSite(runner, bind(self._settings.web.host, self._settings.web.port)).start()
+            self.web_address = format_address(runner.addresses[0])
             self.listener.listen(self._settings.listen.host, self._settings.listen.port)
             self._reaper.start()
             self._watch.start(self._show_new)

@@ -12,6 +12,7 @@ from aiohttp import web
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.identity.certificates import TLS_1_2_CIPHERS, CertificateError, Credentials, load_pair, read_file
 from meshproxy.injection.admission import BYTES, Outcome, Verdict, decide, too_large
+from meshproxy.transport.listener import bind, format_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +87,8 @@ class Webhook:
         first = self._context
         first.sni_callback = self._choose
         await self._runner.setup()
-        await web.TCPSite(self._runner, listen.host, listen.port, ssl_context=first).start()
-        self.address = "{}:{}".format(*self._runner.addresses[0][:2])
+        await web.SockSite(self._runner, bind(listen.host, listen.port), ssl_context=first).start()
+        self.address = format_address(self._runner.addresses[0])
         self._watch.start(self._present_again)
 
     async def close(self) -> None:

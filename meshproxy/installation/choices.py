@@ -57,6 +57,7 @@ class Choices:
     server: str = "local"
     """`injection.settings.Settings.server`."""
     listen: str = "[::]"
+    """The address of all ports for others, as `injection.settings.Settings.listen`."""
     kubernetes: tuple[int, int] = settings.NATIVE_SIDECARS
 
     def __post_init__(self) -> None:

@@ -183,11 +183,12 @@ def arguments(choices: Choices) -> list[str]:
         f"--authority-secret={SECRET}",
         "--cluster-documents",
         "--token-review",
-        f"--web=0.0.0.0:{WEB_PORT}",
+        f"--listen={choices.listen}:{CONTROL_PORT}",
+        f"--web={choices.listen}:{WEB_PORT}",
     ]
     if choices.injection is Injection.WEBHOOK:
         found += [
-            f"--webhook=0.0.0.0:{webhook_configuration.PORT}",
+            f"--webhook={choices.listen}:{webhook_configuration.PORT}",
             f"--webhook-name={webhook_configuration.NAME}.{choices.namespace}.svc",
         ]
         if choices.cert_manager is None:

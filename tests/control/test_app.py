@@ -21,9 +21,11 @@ from meshproxy.control.cluster import connect
 from meshproxy.control.objects import resource
 from meshproxy.control.status import read_status
 from meshproxy.control.store import CERTIFICATE, StoreError
+from meshproxy.control.webhook import Injector
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.peer import PeerRole, read_peer
 from tests.control.fake_api_server import FakeApiServer
+from tests.injection.pods import SETTINGS
 from tests.processes.waiting import until
 
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
@@ -69,6 +71,30 @@ async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
         async with web.get("/metrics") as answer:
             page = await answer.text()
     assert 'meshproxy_tls_handshakes_total{direction="control",result="ok",reason=""} 1' in page
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await running
+
+
+async def test_its_ports_are_those_of_ipv6_and_ipv4(tmp_path: Path) -> None:
+    """As in a pod, whose cluster may have one of them or both."""
+    free = Address("::", 0)
+    injector = Injector(free, ("localhost",), lambda bundle: replace(SETTINGS, trust_bundle=bundle))
+    control = ControlPlane(replace(settings(tmp_path), listen=free, web=free, injector=injector))
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.webhook is not None and control.webhook.address)
+    assert control.webhook is not None
+    for address in (control.listener.address, control.web_address, control.webhook.address):
+        unspecified, _, port = address.rpartition(":")
+        assert unspecified == "[::]"
+        for host in ("127.0.0.1", "::1"):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.close()
+            await writer.wait_closed()
+    # Who comes over IPv4 is on this host, too.
+    port = control.web_address.rpartition(":")[2]
+    async with aiohttp.ClientSession() as web, web.get(f"http://127.0.0.1:{port}/status") as answer:
+        assert answer.status == 200
     signal.raise_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         await running

@@ -124,9 +124,8 @@ def memory(log: Path) -> int:
 def process(folder: Path, kubeconfig: Path) -> Iterator[Path]:
     """A control plane with the arguments of the Deployment, but for addresses and folders; gives its log."""
     folder.mkdir()
-    (webhook,) = (each for each in arguments(CHOICES) if each.startswith("--webhook="))
-    (web,) = (each for each in arguments(CHOICES) if each.startswith("--web="))
-    given = [each for each in arguments(CHOICES)[1:] if each not in (webhook, web)]
+    addresses = ("--listen=", "--web=", "--webhook=")
+    given = [each for each in arguments(CHOICES)[1:] if not each.startswith(addresses)]
     here = ["--folder", str(folder / "state"), "--kubeconfig", str(kubeconfig)]
     ports = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--webhook", "127.0.0.1:0"]
     with (folder / "log").open("w") as log:
