@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -12,6 +13,11 @@ from hypothesis import HealthCheck, settings
 # A shared machine makes single examples slow without anything being wrong; tests bound their work with max_examples.
 settings.register_profile("meshproxy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshproxy")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: tests of whole processes wait a third of their time, for a start or a timer."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_asyncio_loop_factories(
