@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, inspect
 
+from meshproxy import __version__
 from meshproxy.config import addresses, certificates, fields, routes, schema, servers, sidecars, values
 from meshproxy.config.reference import description
 from meshproxy.config.reference import fields as described_fields
@@ -24,6 +25,9 @@ HEADER = """\
 # The kinds of meshproxy for Kubernetes: kubectl apply --server-side -f crds.yaml
 # Made from meshproxy/config by `meshproxy config crds`; a test keeps it up to date.
 """
+
+RELEASE_LABEL = "app.kubernetes.io/version"
+"""The release of meshproxy that an object is of."""
 
 _INT_OR_TEXT: Schema = {"x-kubernetes-int-or-string": True}
 _ANY: Schema = {"x-kubernetes-preserve-unknown-fields": True}
@@ -198,7 +202,7 @@ def definition(kind: type[Struct]) -> Schema:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": definition_name(kind)},
+        "metadata": {"name": definition_name(kind), "labels": {RELEASE_LABEL: __version__}},
         "spec": {
             "group": group,
             "scope": "Namespaced",

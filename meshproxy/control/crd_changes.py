@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from meshproxy.config.crds import RELEASE_LABEL
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-RELEASE_LABEL = "app.kubernetes.io/version"
 _INSIDE = (("items", "[]"), ("additionalProperties", ".*"))
 """Schemas in a schema, and how paths say so."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from meshproxy.config.crds import RELEASE_LABEL
 from meshproxy.control.crd_changes import Definition, changes_of
 from meshproxy.control.field_sets import LAST_APPLIED
 from meshproxy.control.finding import Unknown, some
@@ -248,14 +249,15 @@ def _of_the_control_plane(live: Object, after: Object, software: str) -> Iterato
     for flag in IDENTITY_FLAGS:
         if flag in before and before[flag] != behind.get(flag):
             yield _another_domain(flag, before[flag], behind.get(flag, "nothing"))
-    old, new = _release(before_image), _release(after_image)
-    if new and not are_compatible(new, software):
+    labels = live["metadata"].get("labels") or {}
+    old, new = _release(before_image) or labels.get(RELEASE_LABEL, ""), _release(after_image) or software
+    if not are_compatible(new, software):
         yield Danger(
             Level.WARNING,
             f"the image is of {new}, and these objects are of {software}: they may be more than one minor apart",
             f"use the meshproxy of {new} for them",
         )
-    if old and new and not are_compatible(old, new):
+    if old and not are_compatible(old, new):
         yield Danger(
             Level.ERROR,
             f"the control plane goes from {old} to {new}: sidecars may be one minor version apart from it, no more",

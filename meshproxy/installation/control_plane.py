@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from meshproxy import __version__
+from meshproxy.config.crds import RELEASE_LABEL
 from meshproxy.injection import webhook_configuration
 from meshproxy.injection.settings import USER
 from meshproxy.injection.sidecar import restricted
@@ -110,7 +112,11 @@ def _deployment(choices: Choices) -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": NAME, "namespace": choices.namespace, "labels": _LABELS},
+        "metadata": {
+            "name": NAME,
+            "namespace": choices.namespace,
+            "labels": {**_LABELS, RELEASE_LABEL: __version__},
+        },
         "spec": {
             "replicas": REPLICAS,
             "selector": {"matchLabels": _LABELS},

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from meshproxy import __version__
 from meshproxy.config import crds, schema
 from meshproxy.control.crd_changes import CrdChanges, Definition, changes_of
 
@@ -35,7 +36,7 @@ def add(live: Any, *path: str) -> None:
 
 
 def test_the_same() -> None:
-    assert changes(lambda live: None) == CrdChanges((), (), False, "")
+    assert changes(lambda live: None) == CrdChanges((), (), False, __version__)
 
 
 def test_a_release_is_said_by_its_label() -> None:
@@ -100,4 +101,4 @@ def test_maps_take_any_name() -> None:
 
 def test_a_version_that_is_served_no_more_and_not_stored() -> None:
     found = changes(lambda live: live["spec"]["versions"].append({"name": "v0", "schema": {}}))
-    assert found == CrdChanges((), (), False, "")
+    assert found == CrdChanges((), (), False, __version__)

@@ -56,6 +56,12 @@ def applied(live: Any, wanted: Any) -> Upgrade:
     return judge(wanted, Applied(live, wanted))
 
 
+def test_a_control_plane_without_a_version() -> None:
+    before = deployment(image=f"{IMAGE}:latest")
+    del before["metadata"]["labels"]
+    assert upgrade([deployment()], [Applied(before, deployment())], [], "0.9.0").dangers == ()
+
+
 def one(found: Upgrade) -> Danger:
     (danger,) = found.dangers
     return danger
@@ -172,11 +178,13 @@ def test_fields_that_objects_lose() -> None:
         ("1.0.0", "0.9.0", "0.9.0", "the control plane goes from 1.0.0 to 0.9.0", Level.ERROR),
         ("v0.1.0@sha256:00", "v0.3.0@sha256:00", "0.3.0", "the control plane goes from 0.1.0 to 0.3.0", Level.ERROR),
         ("0.3.0", "0.3.0", "0.1.0", "the image is of 0.3.0, and these objects are of 0.1.0", Level.WARNING),
-        ("latest", "main", "0.1.0", None, None),
+        ("latest", "main", "0.2.0", None, None),
+        ("latest", "main", "0.3.0", "the control plane goes from 0.1.0 to 0.3.0", Level.ERROR),  # by its label
     ],
 )
 def test_versions(live: str, wanted: str, software: str, says: str | None, level: Level | None) -> None:
     before, after = (deployment(image=f"{IMAGE}:{tag}") for tag in (live, wanted))
+    before["metadata"]["labels"]["app.kubernetes.io/version"] = "0.1.0"
     found = upgrade([after], [Applied(before, after)], [], software)
     assert [each.level for each in found.dangers] == ([level] if level else [])
     assert all(each.text.startswith(says or "-") for each in found.dangers)

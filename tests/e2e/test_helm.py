@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from meshproxy.cli.upgrade import command as upgrade
 from meshproxy.installation.choices import CertManager, Choices, Injection
 from meshproxy.installation.parts import Part, installation
 from tests.e2e.apiserver import Cluster
@@ -132,3 +134,18 @@ def test_it_is_installed_and_removed(helm: Helm, cluster: Cluster, tmp_path: Pat
     assert shown["spec"]["mtls"] == "permissive"
     helm("uninstall", "mesh", *where)
     assert "meshproxy" not in cluster.kubectl("get", "clusterroles,mutatingwebhookconfigurations", "-o", "name")
+
+
+@pytest.mark.usefixtures("controllers")
+def test_an_upgrade_knows_what_helm_adds(helm: Helm, cluster: Cluster, tmp_path: Path, ready_namespace: str) -> None:
+    """`meshproxy upgrade` finds the namespace alone, which somebody else has made."""
+    where = ("--namespace", ready_namespace, "--kubeconfig", str(cluster.kubeconfig))
+    helm("install", "mesh", str(CHART), *where, *values(tmp_path / "values.json"))
+    try:
+        options = ("--image", CHOICES.image, "--trust-domain", CHOICES.trust_domain, "-o", "json")
+        found = CliRunner().invoke(upgrade, ["--kubeconfig", str(cluster.kubeconfig), *options])
+        changes = [each for each in json.loads(found.stdout)["changes"] if each["action"] != "unchanged"]
+        assert [(each["action"], each["kind"]) for each in changes] == [("change", "namespaces")]
+        assert found.exit_code == 1
+    finally:
+        helm("uninstall", "mesh", *where)

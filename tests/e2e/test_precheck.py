@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from meshproxy import __version__
 from meshproxy.cli.main import main
 from meshproxy.config import crds, schema
 from tests.e2e.apiserver import Cluster
@@ -108,7 +109,8 @@ def test_what_is_in_the_way(cluster: Cluster, namespace: TestNamespace) -> None:
     assert status == 2
     assert bad(found) == {
         f"{crd} is not there, or is this release's": (
-            *("warning", "these fields would be dropped from objects: spec.owner"),
+            "warning",
+            f"these fields would be dropped from objects: spec.owner (it has the label of {__version__})",
         ),
         "no other mesh injects where we do": ("warning", f"pods would get two sidecars: {name} (Istio)"),
         "Pod Security admits pods with traffic capture": (
