@@ -143,7 +143,7 @@ def test_what_changes_and_what_is_left_over(cluster: Cluster) -> None:
     assert status == 1
     text = texts(page, "change")[DEPLOYMENT]
     assert "\n-  replicas: 5\n+  replicas: 2\n" in text
-    assert "\n-        - --webhook=0.0.0.0:18511\n" in text
+    assert "\n-        - --webhook=[::]:18511\n" in text
     assert "\n-          containerPort: 18511\n" in text
     assert "managedFields" not in text
     assert set(texts(page, "left over")) == {
