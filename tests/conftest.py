@@ -15,6 +15,7 @@ settings.register_profile("meshproxy", deadline=None, suppress_health_check=[Hea
 settings.load_profile("meshproxy")
 
 
+@pytest.hookimpl(optionalhook=True)  # suites that run alone leave xdist out
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than there are cores: tests of whole processes wait a third of their time, for a start or a timer."""
     return len(os.sched_getaffinity(0)) + 1
