@@ -322,7 +322,11 @@ async def test_a_namespace_that_takes_no_pods_without_sidecar(namespace: TestNam
         return "".join((await asyncio.to_thread(server.post, "apis/apps/v1", "deployments", deployment))[1])
 
     template: dict[str, Any] = {"metadata": {"labels": {"app": "web"}}, "spec": pod()["spec"]}
-    assert "its pods will be refused" in await warned(template)
+
+    async def is_warned() -> bool:
+        return "its pods will be refused" in await warned(template)
+
+    await until(is_warned)  # by a policy of its own, which counts a moment after it was made
     template["metadata"]["labels"][LABEL] = "enabled"
     assert await warned(template) == ""
     template["spec"]["hostNetwork"] = True

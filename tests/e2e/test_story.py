@@ -76,6 +76,21 @@ class Story:
         found = json.loads(await self.kubectl("-n", "serving", "get", "pods", "-l", "app=models", "-o", "json"))
         return list(found["items"])
 
+    async def check_node(self) -> None:
+        """What the nodes did for a pod of anybody's."""
+
+        async def runner() -> Any:
+            return json.loads(await self.kubectl("-n", "plain", "get", "pod", "runner", "-o", "json"))["status"]
+
+        async def is_restarted() -> bool:
+            status = (await runner()).get("containerStatuses") or [{}]
+            return bool(status[0].get("restartCount") == 1 and status[0]["ready"])
+
+        await until(is_restarted, 60)
+        line = f"hello sesame red {(await runner())['podIP']}\n"
+        assert self.cluster.log("runner", "runner").count(line) == 2
+        await self.kubectl("-n", "plain", "delete", "pod", "runner", "--timeout=30s")
+
     def called(self) -> Any:
         """What the caller has said last."""
         lines = self.cluster.log("caller", "caller").splitlines()
@@ -113,6 +128,7 @@ async def test_a_mesh_in_a_cluster(tmp_path: Path) -> None:
         assert [each["name"] for each in pod["status"]["initContainerStatuses"]] == ["meshproxy"]
         story.tell("the model server is ready, with a sidecar")
 
+        await kubectl("apply", "-f", str(FOLDER / "story-node.yaml"))
         await kubectl("apply", "-f", str(FOLDER / "story-callers.yaml"))
         await until(lambda: story.called()["answered"], 60)
         await story.called_on(200, "an application calls")
@@ -125,6 +141,9 @@ async def test_a_mesh_in_a_cluster(tmp_path: Path) -> None:
             ["PERMISSION_DENIED", "permission-denied"],
         ]
         story.tell("another one is refused, and its pod has ended with its sidecar")
+
+        await story.check_node()
+        story.tell("a pod without sidecar has its volumes, and was started again")
 
         await kubectl("-n", "serving", "set", "env", "deployment/models", "RELEASE=2")
         await story.serve()
