@@ -30,6 +30,7 @@ help:
 	@echo 'make spire            run sidecars with identities of a real SPIRE, and go-spiffe, built once from source'
 	@echo 'make figures          measure recovery, reloads and goodput under overload; needs a quiet machine'
 	@echo 'make test-tensorflow  call a real SavedModel through a sidecar with the official stubs'
+	@echo 'make test-containers  build the images and run them, with a Docker of its own (needs root)'
 	@echo 'make bench            measure meshproxy side by side with Envoy'
 	@echo 'make image            build the container image (needs docker or podman)'
 	@echo 'make lock             pin what the images install, with hashes'

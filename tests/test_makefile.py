@@ -33,10 +33,10 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# An engine whose Compose plugin works unless a file of its name says otherwise.
+# An engine whose Compose plugin works, and whose containers start, unless files say otherwise.
 ENGINE = """#!/bin/sh
 name=${0##*/}
-if [ "$2" = version ]; then [ ! -e "$name-has-no-compose" ]; else echo "$name $*" >> log; fi
+if [ "$2" = version ]; then [ ! -e "$name-has-no-compose" ]; else echo "$name $*" >> log; [ ! -e unhealthy ]; fi
 """
 
 
@@ -111,6 +111,12 @@ def test_the_mesh_of_containers_takes_the_engine_that_there_is(checkout: Path) -
     status, commands, said = engine(checkout, "dev-up", "docker", "podman", more="-f other.yaml")
     assert (status, commands) == (0, f"docker {file} -f other.yaml up --detach --wait\n")
     assert "http://localhost:18501" in said
+    (checkout / "unhealthy").touch()
+    status, _, said = engine(checkout, "dev-up", "docker")
+    assert status == 2
+    assert f'"docker {file} logs" tells more' in said
+    assert "http://localhost:18501" not in said
+    (checkout / "unhealthy").unlink()
     (checkout / "docker-has-no-compose").touch()
     assert engine(checkout, "dev-down", "docker", "podman")[:2] == (0, f"podman {file} down --volumes\n")
     (checkout / "podman-has-no-compose").touch()

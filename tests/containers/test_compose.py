@@ -112,6 +112,22 @@ def test_documents_are_in_force_as_soon_as_they_are_saved(page: Page) -> None:
     wait_for_status(page, 200)
 
 
+def test_wrong_documents_are_kept_out_and_shown(page: Page) -> None:
+    file = page.folder / "deploy" / "compose" / "documents" / "policy.yaml"
+    before = list(yaml.safe_load_all(file.read_text()))
+    wrong = [each | {"spec": each["spec"] | {"role": "nobody"}} for each in before if "role" in each["spec"]]
+    replace_documents(file, wrong)
+    deadline = time.monotonic() + PATIENCE
+    while "nobody" not in (said := page.compose("exec", "control", "sh", "-c", "meshproxy check || true")):
+        assert time.monotonic() < deadline, said
+    assert "1 error," in said
+    assert page.call() == 200
+    replace_documents(file, before)
+    deadline = time.monotonic() + PATIENCE
+    while page.compose("exec", "control", "sh", "-c", "meshproxy check >&2 && echo well || true") != "well\n":
+        assert time.monotonic() < deadline
+
+
 def query(page: Page, words: str) -> dict[str, float]:
     """The values that Prometheus gives, by instance."""
     wrote = page.docker.run(
@@ -149,6 +165,7 @@ def test_every_container_is_restricted(page: Page) -> None:
     for name in page.compose("ps", "--all", "--quiet").split():
         (container,) = json.loads(page.docker.run("docker", "inspect", name))
         host = container["HostConfig"]
+        assert container["Config"]["User"] in ("65532:65532", "nobody")
         assert host["ReadonlyRootfs"]
         assert host["CapDrop"] == ["ALL"]
         assert host["SecurityOpt"] == ["no-new-privileges:true"]
