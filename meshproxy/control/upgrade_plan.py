@@ -196,7 +196,7 @@ def diff(live: Object, after: Object) -> str:
 
 
 def _written(content: Object) -> dict[str, Any]:
-    """An object without what the API server and controllers say of it."""
+    """An object without what the API server and controllers say of it, in the order in which kubectl prints it."""
     metadata = {name: each for name, each in content["metadata"].items() if name not in _ADDED_BY_THE_SERVER}
     annotations = {
         name: each for name, each in (metadata.pop("annotations", None) or {}).items() if name != LAST_APPLIED
@@ -204,7 +204,14 @@ def _written(content: Object) -> dict[str, Any]:
     if annotations:
         metadata["annotations"] = annotations
     kept = {name: each for name, each in content.items() if name != "status"}
-    return {**kept, "metadata": metadata}
+    ordered: dict[str, Any] = _ordered({**kept, "metadata": metadata})
+    return ordered
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _ordered(value[name]) for name in sorted(value)}
+    return [_ordered(each) for each in value] if isinstance(value, list) else value
 
 
 def _masked(content: dict[str, Any], other: dict[str, Any], which: str) -> dict[str, Any]:

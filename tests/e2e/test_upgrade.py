@@ -53,23 +53,21 @@ def printed(*options: str) -> str:
     return page
 
 
-def remove(cluster: Cluster) -> None:
-    for injector in ("webhook", "none"):
-        given = ("--only", "injector", "--only", "control-plane", "--injector", injector)
-        cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=printed(*OPTIONS, *given))
-
-
-@pytest.fixture(params=[(), ("--server-side",)], ids=["client", "server"])
+@pytest.fixture(scope="module", params=[(), ("--server-side",)], ids=["client", "server"])
 def installed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[tuple[str, ...]]:
     """Applied on the client's side, as deploy/README.md has it, and on the server's; gives how."""
     how: tuple[str, ...] = request.param
-    if how:
-        # The definitions of `kinds` are already applied by the same manager.
-        cluster.kubectl("apply", *how, "-f", "-", stdin=printed())
-    else:
-        cluster.kubectl("apply", "-f", "-", stdin=printed(*OPTIONS, "--only", "control-plane", "--only", "injector"))
+    apply(cluster, *how)
     yield how
-    remove(cluster)
+    for part in ("injector", "control-plane"):
+        cluster.kubectl("delete", "-f", "-", stdin=printed(*OPTIONS, "--only", part))
+
+
+def apply(cluster: Cluster, *how: str) -> None:
+    """All but the kinds, which are applied already."""
+    force = ("--force-conflicts",) if how else ()
+    parts = ("--only", "control-plane", "--only", "injector")
+    cluster.kubectl("apply", *how, *force, "-f", "-", stdin=printed(*OPTIONS, *parts))
 
 
 def test_nothing_is_there_but_the_kinds(cluster: Cluster) -> None:
@@ -80,6 +78,52 @@ def test_nothing_is_there_but_the_kinds(cluster: Cluster) -> None:
     assert DEPLOYMENT in texts(page, "create")
     assert page["dangers"] == []
     assert NAMESPACE not in cluster.kubectl("get", "namespaces", "-o", "name")
+
+
+def test_another_root(cluster: Cluster, tmp_path: Path) -> None:
+    """Of a policy, which holds the roots."""
+    for name in ("old", "new"):
+        (tmp_path / name).write_bytes(DevelopmentCA.create("prod.example").bundle_pem)
+    part = (*OPTIONS, "--only", "injector", "--injector", "policy", "--trust-bundle")
+    old, new = str(tmp_path / "old"), str(tmp_path / "new")
+    cluster.kubectl("apply", "-f", "-", stdin=printed(*part, old))
+    try:
+        assert upgrade(cluster.kubeconfig, *part, old)[0] == 0
+        status, page = upgrade(cluster.kubeconfig, *part, new)
+        assert status == 2
+        assert page["dangers"][0]["text"].startswith("MutatingAdmissionPolicy: roots of trust go (")
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=printed(*part, old))
+
+
+def test_a_version_that_is_still_stored(cluster: Cluster) -> None:
+    crd = "modelroles.meshproxy.dev"
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    older = {"name": "v0", "served": True, "storage": False, "schema": schema}
+    add = [{"op": "add", "path": "/spec/versions/-", "value": older}]
+    cluster.kubectl("patch", "crd", crd, "--type=json", "-p", json.dumps(add))
+    stored = {"status": {"storedVersions": ["v1alpha1", "v0"]}}
+    cluster.kubectl("patch", "crd", crd, "--subresource=status", "--type=merge", "-p", json.dumps(stored))
+    try:
+        status, page = upgrade(cluster.kubeconfig, *OPTIONS, "--only", "crds")
+    finally:
+        only = {"status": {"storedVersions": ["v1alpha1"]}}
+        cluster.kubectl("patch", "crd", crd, "--subresource=status", "--type=merge", "-p", json.dumps(only))
+        gone = [{"op": "remove", "path": "/spec/versions/1"}]
+        cluster.kubectl("patch", "crd", crd, "--type=json", "-p", json.dumps(gone))
+    assert status == 2
+    assert "storedVersions" in texts(page, "refused")["customresourcedefinitions.apiextensions.k8s.io", crd]
+    (danger,) = page["dangers"]
+    assert danger["text"] == f"{crd}: objects are stored as v0, which this release does not have"
+
+
+async def test_a_user_without_rights(namespace: TestNamespace) -> None:
+    status, page = await asyncio.to_thread(upgrade, await namespace.kubeconfig("nobody"))
+    assert status == 2
+    assert {each["action"] for each in page["changes"]} == {"not known"}
+    assert all("answered 403: " in each["text"] for each in page["changes"])
+    (danger,) = page["dangers"]
+    assert danger["text"].startswith("whether there are objects that this release does not have any more is not known:")
 
 
 @pytest.mark.usefixtures("installed")
@@ -122,6 +166,7 @@ def test_what_is_said_is_what_kubectl_does(cluster: Cluster, installed: tuple[st
         if _fields(answer.live) != _fields(answer.after):
             changed.add(each["kind"])
     assert changed == {"Deployment", "NetworkPolicy"}
+    apply(cluster, *installed)
 
 
 def _fields(content: Any) -> Any:
@@ -135,8 +180,7 @@ def _fields(content: Any) -> Any:
     return rest, metadata.get("labels"), annotations
 
 
-@pytest.mark.usefixtures("installed")
-def test_what_changes_and_what_is_left_over(cluster: Cluster) -> None:
+def test_what_changes_and_what_is_left_over(cluster: Cluster, installed: tuple[str, ...]) -> None:
     cluster.kubectl("scale", "deployment", "meshproxy-control", "--namespace", NAMESPACE, "--replicas=5")
     status, page = upgrade(cluster.kubeconfig, *OPTIONS, "--injector", "none")
     assert (texts(page, "refused"), texts(page, "not known"), page["dangers"]) == ({}, {}, [])
@@ -144,7 +188,7 @@ def test_what_changes_and_what_is_left_over(cluster: Cluster) -> None:
     text = texts(page, "change")[DEPLOYMENT]
     assert "\n-  replicas: 5\n+  replicas: 2\n" in text
     assert "\n-        - --webhook=[::]:18511\n" in text
-    assert "\n-          containerPort: 18511\n" in text
+    assert "\n-          name: webhook\n" in text
     assert "managedFields" not in text
     assert set(texts(page, "left over")) == {
         ("services", "meshproxy-injector"),
@@ -159,6 +203,7 @@ def test_what_changes_and_what_is_left_over(cluster: Cluster) -> None:
         "get", "deployment", "meshproxy-control", "-n", NAMESPACE, "-o", "jsonpath={.spec.replicas}"
     )
     assert replicas == "5"
+    apply(cluster, *installed)
 
 
 @pytest.mark.usefixtures("installed")
@@ -174,50 +219,3 @@ def test_dangers(cluster: Cluster, options: tuple[str, ...], says: str) -> None:
     status, page = upgrade(cluster.kubeconfig, *OPTIONS, *options)
     assert status == 2
     assert any(each["level"] == "error" and each["text"].startswith(says) for each in page["dangers"])
-
-
-def test_another_root(cluster: Cluster, tmp_path: Path) -> None:
-    """Of a policy, which holds the roots."""
-    for name in ("old", "new"):
-        (tmp_path / name).write_bytes(DevelopmentCA.create("prod.example").bundle_pem)
-    part = (*OPTIONS, "--only", "injector", "--injector", "policy", "--trust-bundle")
-    old, new = str(tmp_path / "old"), str(tmp_path / "new")
-    cluster.kubectl("apply", "-f", "-", stdin=printed(*part, old))
-    try:
-        assert upgrade(cluster.kubeconfig, *part, old)[0] == 0
-        status, page = upgrade(cluster.kubeconfig, *part, new)
-        assert status == 2
-        assert page["dangers"][0]["text"].startswith("MutatingAdmissionPolicy: roots of trust go (")
-    finally:
-        cluster.kubectl("delete", "-f", "-", stdin=printed(*part, old))
-
-
-def test_a_version_that_is_still_stored(cluster: Cluster) -> None:
-    crd = "modelroles.meshproxy.dev"
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    older = {"name": "v0", "served": True, "storage": False, "schema": schema}
-    add = [{"op": "add", "path": "/spec/versions/-", "value": older}]
-    cluster.kubectl("patch", "crd", crd, "--type=json", "-p", json.dumps(add))
-    stored = {"status": {"storedVersions": ["v1alpha1", "v0"]}}
-    cluster.kubectl("patch", "crd", crd, "--subresource=status", "--type=merge", "-p", json.dumps(stored))
-    try:
-        status, page = upgrade(cluster.kubeconfig, *OPTIONS, "--only", "crds")
-    finally:
-        only = {"status": {"storedVersions": ["v1alpha1"]}}
-        cluster.kubectl("patch", "crd", crd, "--subresource=status", "--type=merge", "-p", json.dumps(only))
-        gone = [{"op": "remove", "path": "/spec/versions/1"}]
-        cluster.kubectl("patch", "crd", crd, "--type=json", "-p", json.dumps(gone))
-    assert status == 2
-    assert "storedVersions" in texts(page, "refused")["customresourcedefinitions.apiextensions.k8s.io", crd]
-    (danger,) = page["dangers"]
-    assert danger["text"] == f"{crd}: objects are stored as v0, which this release does not have"
-
-
-@pytest.mark.usefixtures("installed")
-async def test_a_user_without_rights(namespace: TestNamespace) -> None:
-    status, page = await asyncio.to_thread(upgrade, await namespace.kubeconfig("nobody"))
-    assert status == 2
-    assert {each["action"] for each in page["changes"]} == {"not known"}
-    assert all("answered 403: " in each["text"] for each in page["changes"])
-    (danger,) = page["dangers"]
-    assert danger["text"].startswith("whether there are objects that this release does not have any more is not known:")
