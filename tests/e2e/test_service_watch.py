@@ -141,12 +141,17 @@ async def test_a_service_that_vanishes_and_comes_back(pods: Pods, watched: Watch
     await watched.become("resnet", "10.1.0.1")
 
 
-async def test_how_long_a_change_takes_to_a_sidecar(namespace: TestNamespace, tmp_path: Path) -> None:
-    """From the request that changes a slice, through the API server, a control plane with the rights that the
-    installation gives it, and a sidecar."""
+@pytest.fixture
+async def kubeconfig(namespace: TestNamespace) -> AsyncIterator[Path]:
+    """Of a control plane with the rights that the installation gives it."""
     allowed = json.dumps({"apiVersion": "v1", "kind": "List", "items": rights(namespace.name, "control")})
     namespace.cluster.kubectl("apply", "-f", "-", stdin=allowed)
-    kubeconfig = await namespace.kubeconfig("control")
+    yield await namespace.kubeconfig("control")
+    namespace.cluster.kubectl("delete", "-f", "-", stdin=allowed)
+
+
+async def test_how_long_a_change_takes_to_a_sidecar(namespace: TestNamespace, kubeconfig: Path, tmp_path: Path) -> None:
+    """From the request that changes a slice, through the API server and a control plane, to a sidecar."""
 
     async def change(address: str) -> None:
         made = a_slice("by-hand", "resnet", address)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
+import meshproxy
 from meshproxy.installation.chart import template
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "meshproxy"
@@ -28,3 +31,11 @@ def test_every_if_has_its_end() -> None:
         assert depth >= 0
         assert line != "{{- else }}" or depth
     assert depth == 0
+
+
+def test_the_chart_has_the_version_of_the_product() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == meshproxy.__version__
+    assert set(yaml.safe_load((CHART / "values.yaml").read_text())) <= set(
+        yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]
+    )
