@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
+from meshproxy.control.allocator import map_large_buffers
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService, Paces
@@ -248,6 +249,7 @@ class ControlPlane:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         allow_descriptors()
+        map_large_buffers()
         endpoints = self.endpoints.describe if self.documents is not None else dict
         runner = web.AppRunner(web_port(self.metrics.registry, self.status, endpoints), access_log=None)
         await runner.setup()

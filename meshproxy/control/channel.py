@@ -24,7 +24,6 @@ from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from meshproxy.control.attestation import Attestation, Attested
     from meshproxy.control.authority import Authority, Issued
@@ -214,32 +213,6 @@ class IdentityService:
             raise RequestRefused("key-reused", "this key has a certificate already: make a new key for each request")
 
 
-class UntilExpiry:
-    """Ends a stream when the certificate expires that its sidecar shows: it comes again with the next one. Raises
-    CallFailed then. (An object of its own, and no generator, because there is one for each stream.)
-
-    Args:
-        workload: the sidecar.
-        now: seconds since the epoch.
-    """
-
-    __slots__ = ("_timeout",)
-
-    def __init__(self, workload: Workload, now: float) -> None:
-        self._timeout = asyncio.timeout(max(0.0, workload.not_after - now))
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, traceback)
-        except TimeoutError:
-            raise CallFailed(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired") from None
-
-
 Message = TypeVar("Message", bound=msgspec.Struct)
 
 
@@ -252,7 +225,8 @@ def decode(message: bytes, kind: type[Message]) -> Message:
 
 
 class Paces:
-    """A rate for each key; the keys that were seen last are remembered."""
+    """A rate for each key. Keys are forgotten that have not used any of it, or whose turn was the longest ago if there
+    are too many."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -261,7 +235,7 @@ class Paces:
 
     def take(self, key: str, now: float) -> bool:
         """Whether one more is within the rate; then it counts."""
-        return self._bucket(key).take(1.0, now) == 0.0
+        return self._bucket(key, now).take(1.0, now) == 0.0
 
     def check(self, call: ServerCall, workload: Workload, what: str, now: float) -> None:
         """Count a message of a sidecar, by its identity and address. Raises CallFailed if that is one too many."""
@@ -270,14 +244,14 @@ class Paces:
 
     def charge(self, key: str, now: float) -> None:
         """Count one more, whether it is within the rate or not."""
-        self._bucket(key).charge(1.0, now)
+        self._bucket(key, now).charge(1.0, now)
 
     def is_exhausted(self, key: str, now: float) -> bool:
         """Whether one more would exceed the rate."""
         bucket = self._buckets.get(key)
         return bucket is not None and bucket.wait(1.0, now) > 0.0
 
-    def _bucket(self, key: str) -> Bucket:
+    def _bucket(self, key: str, now: float) -> Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(self._rate, self._burst)
@@ -285,4 +259,6 @@ class Paces:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(key)
+        while (oldest := next(iter(self._buckets))) != key and self._buckets[oldest].full_at <= now:
+            del self._buckets[oldest]
         return bucket

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshproxy.control.channel import Paces, UntilExpiry, decode
+from meshproxy.control.channel import Paces, decode
+from meshproxy.control.expiries import Expiries
 from meshproxy.control.status import ServiceEntry
 from meshproxy.control_api import WATCH_ENDPOINTS, EndpointsRequest
 from meshproxy.identity.caller import Workload
@@ -55,6 +56,7 @@ class EndpointService:
         self._metrics = metrics
         self._clock = clock
         self._requests = Paces(REQUEST_RATE, REQUEST_BURST)
+        self._expiries = Expiries()
         self._watchers: dict[str, set[_Watcher]] = {}
         """By Service."""
         table.on_change = self._changed
@@ -70,17 +72,18 @@ class EndpointService:
         if not isinstance(workload, Workload):
             raise CallFailed(GrpcStatus.UNAUTHENTICATED, "endpoints are for sidecars that show their certificate")
         watcher = _Watcher(call)
+        self._expiries.add(call, workload, self._clock())
         try:
-            async with UntilExpiry(workload, self._clock()):
-                while True:
-                    while (message := call.take()) is not None:
-                        self._ask(watcher, workload, decode(message, EndpointsRequest))
-                    if call.has_ended:
-                        break
-                    self._give(watcher)
-                    await call.wait()
+            while True:
+                while (message := call.take()) is not None:
+                    self._ask(watcher, workload, decode(message, EndpointsRequest))
+                if call.has_ended:
+                    break
+                self._give(watcher)
+                await call.wait()
         finally:
             self._forget(watcher, list(watcher.has))
+            self._expiries.discard(call)
 
     def _ask(self, watcher: _Watcher, workload: Workload, request: EndpointsRequest) -> None:
         """Raises CallFailed."""

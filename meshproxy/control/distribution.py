@@ -6,6 +6,7 @@ Sidecars of one scope are given the same: what concerns them is selected, and en
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.codec.grpc import frame
-from meshproxy.control.channel import Paces, UntilExpiry, decode
+from meshproxy.control.channel import Paces, decode
+from meshproxy.control.expiries import Expiries
 from meshproxy.control.lost import LostSidecars
 from meshproxy.control.scope import Selection
 from meshproxy.control.status import DocumentsEntry, SidecarEntry, SidecarState, moment, moment_or_none
@@ -72,7 +74,9 @@ class Watcher(msgspec.Struct, eq=False):
     def report(self, report: SidecarReport) -> None:
         """What it says about itself."""
         self.sidecar, self.host = report.sidecar[:CHARACTERS], report.host[:CHARACTERS]
-        self.software, self.version = report.software[:CHARACTERS], report.version[:CHARACTERS]
+        # Most say the same of these, and need not have a copy each.
+        self.software = sys.intern(report.software[:CHARACTERS])
+        self.version = sys.intern(report.version[:CHARACTERS])
         self.refused, self.problems = report.refused, report.problems
         self.certificate_issued = report.certificate_issued
         self.certificate_expires = report.certificate_expires or self.certificate_expires
@@ -184,6 +188,7 @@ class DocumentService:
         self._clock = clock
         self._groups: dict[Scope | None, Group] = {}
         self._reports = Paces(REPORT_RATE, REPORT_BURST)
+        self._expiries = Expiries()
         self.watchers: dict[int, Watcher] = {}
         self.lost = LostSidecars()
         documents.listeners.append(self._change)
@@ -203,9 +208,31 @@ class DocumentService:
         if not isinstance(workload, Workload):
             raise CallFailed(GrpcStatus.UNAUTHENTICATED, "documents are for sidecars that show their certificate")
         first = await anext(call, None)
+        now = self._clock()
+        watcher = self._begin(call, workload, first, now)
+        del first
+        key = watcher.key
+        self.lost.connected(key)
+        self._expiries.add(call, workload, now)
+        try:
+            while True:
+                while (message := call.take()) is not None:
+                    self._take(watcher, self._read(call, workload, message))
+                if call.has_ended:
+                    break
+                self._give(watcher)
+                await call.wait()
+        finally:
+            del self.watchers[id(watcher)]
+            self._expiries.discard(call)
+            self._ended(watcher, key, is_expected=call.has_ended)
+            self._leave(watcher)
+
+    def _begin(self, call: ServerCall, workload: Workload, first: bytes | None, now: float) -> Watcher:
+        """Who is there now, by the first message. Not in `watch`, which would keep all of this for as long as the
+        stream lasts. Raises CallFailed."""
         if first is None:
             raise CallFailed(GrpcStatus.INVALID_ARGUMENT, "a sidecar says first what it has")
-        now = self._clock()
         report = self._read(call, workload, first)
         group = self._join(report.scope)
         watcher = Watcher(call, workload.spiffe_id, call.info.remote, now, workload.not_after, group)
@@ -213,21 +240,7 @@ class DocumentService:
         watcher.sent = watcher.version
         group.watchers.add(watcher)
         self.watchers[id(watcher)] = watcher
-        key = watcher.key
-        self.lost.connected(key)
-        try:
-            async with UntilExpiry(workload, now):
-                while True:
-                    while (message := call.take()) is not None:
-                        self._take(watcher, self._read(call, workload, message))
-                    if call.has_ended:
-                        break
-                    self._give(watcher)
-                    await call.wait()
-        finally:
-            del self.watchers[id(watcher)]
-            self._ended(watcher, key, is_expected=call.has_ended)
-            self._leave(watcher)
+        return watcher
 
     def _give(self, watcher: Watcher) -> None:
         """Send the set in force, unless the sidecar has been sent it, or has not yet taken what it was sent before."""

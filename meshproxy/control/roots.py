@@ -10,8 +10,9 @@ import msgspec
 from meshproxy.codec.grpc import frame
 from meshproxy.control.attestation import Shown
 from meshproxy.control.authority import authority_of
-from meshproxy.control.channel import Paces, UntilExpiry, decode
+from meshproxy.control.channel import Paces, decode
 from meshproxy.control.distribution import REPORT_BURST, REPORT_RATE
+from meshproxy.control.expiries import Expiries
 from meshproxy.control.leaf import Leaf, is_name
 from meshproxy.control_api import ROOTS, Roots, RootsReport, leaf_name, roots_digest
 from meshproxy.refusal import GrpcStatus
@@ -33,6 +34,7 @@ class RootsService:
         self._clock = clock
         self._reports = Paces(REPORT_RATE, REPORT_BURST)
         self._calls: set[ServerCall] = set()
+        self._expiries = Expiries()
         self.change(authority)
 
     def change(self, authority: Authority) -> None:
@@ -58,19 +60,20 @@ class RootsService:
         connection = leaf_name(holder.certificate, holder.not_after)
         has, sent = "", ""
         self._calls.add(call)
+        self._expiries.add(call, holder, self._clock())
         try:
-            async with UntilExpiry(holder, self._clock()):
-                while True:
-                    while (message := call.take()) is not None:
-                        has = self._note(call, holder, connection, message)
-                    if call.has_ended:
-                        break
-                    if has and self._digest not in (has, sent) and call.is_drained:
-                        call.post(self._message)
-                        sent = self._digest
-                    await call.wait()
+            while True:
+                while (message := call.take()) is not None:
+                    has = self._note(call, holder, connection, message)
+                if call.has_ended:
+                    break
+                if has and self._digest not in (has, sent) and call.is_drained:
+                    call.post(self._message)
+                    sent = self._digest
+                await call.wait()
         finally:
             self._calls.discard(call)
+            self._expiries.discard(call)
 
     def _note(self, call: ServerCall, holder: Shown, connection: str, message: bytes) -> str:
         """The digest of the bundle that the sidecar has. Raises CallFailed."""

@@ -50,7 +50,6 @@ class ServerCall:
 
     Attributes:
         info: of the client's connection; `info.peer` is its identity.
-        metadata: the headers of the request.
         has_ended: the client has sent its last message, whether it was taken or not; one that is lost has not.
         is_drained: the transport has taken all that was sent.
     """
@@ -70,13 +69,11 @@ class ServerCall:
         "has_ended",
         "info",
         "is_drained",
-        "metadata",
         "task",
     )
 
     def __init__(self, stream: Downstream, head: RequestHead, max_message_bytes: int) -> None:
         self.info: ConnectionInfo = stream.info
-        self.metadata = head.headers
         self._stream = stream
         self._max_message_bytes = max_message_bytes
         self.task: asyncio.Task[None] | None = None
@@ -95,7 +92,7 @@ class ServerCall:
         self.has_ended = head.end
         self._failure: CallFailed | None = None
         """Why what the client sends cannot be read any further."""
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: tuple[asyncio.Future[None], ...] = ()
 
     # For the method
 
@@ -121,16 +118,16 @@ class ServerCall:
             self._give_credit()
         return message
 
-    async def wait(self) -> None:
-        """Return when something has changed: what can be taken, whether all is sent or received, or `wake` was called.
-        For a method that does several things at once."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        await waiting
+    def wait(self) -> asyncio.Future[None]:
+        """Awaited, returns when something has changed: what can be taken, whether all is sent or received, or `wake`
+        was called. For a method that does several things at once."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting += (waiting,)
+        return waiting
 
     def wake(self) -> None:
         """End `wait`."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, ()
         for each in waiting:
             if not each.done():  # it may have been cancelled
                 each.set_result(None)
@@ -147,6 +144,12 @@ class ServerCall:
         self.post(frame(message))
         while not self.is_drained:
             await self.wait()
+
+    def fail(self, status: GrpcStatus, message: str) -> None:
+        """Have `take` raise CallFailed once all is taken that has come so far: nothing further is read."""
+        self._failure = CallFailed(status, message)
+        self._pieces.clear()
+        self.wake()
 
     def post(self, framed: bytes) -> None:
         """Send one message (`codec.grpc.frame`) without waiting for the transport to take it: `is_drained` says when
@@ -171,12 +174,12 @@ class ServerCall:
     def _read(self, data: bytes) -> None:
         for part in self._deframer.receive(data):
             if isinstance(part, Misframed):
-                self._refuse(GrpcStatus.INTERNAL, part.reason)
+                self.fail(GrpcStatus.INTERNAL, part.reason)
             elif part.compressed:
-                self._refuse(GrpcStatus.UNIMPLEMENTED, COMPRESSED)
+                self.fail(GrpcStatus.UNIMPLEMENTED, COMPRESSED)
             elif part.size > self._max_message_bytes:
                 limit = self._max_message_bytes
-                self._refuse(GrpcStatus.RESOURCE_EXHAUSTED, f"a message of {part.size} bytes exceeds {limit} bytes")
+                self.fail(GrpcStatus.RESOURCE_EXHAUSTED, f"a message of {part.size} bytes exceeds {limit} bytes")
             else:
                 self._pieces.append(part.data)
                 if part.end:
@@ -186,21 +189,16 @@ class ServerCall:
                 continue
             return
 
-    def _refuse(self, status: GrpcStatus, message: str) -> None:
-        self._failure = CallFailed(status, message)
-        self._pieces.clear()
-        self.wake()
-
     def trailers_received(self, headers: Headers) -> None:
         """The client has sent its last message."""
         self.has_ended = True
         if self._failure is None and not self._deframer.is_idle:
-            self._refuse(GrpcStatus.INTERNAL, "the last message of the request is incomplete")
+            self.fail(GrpcStatus.INTERNAL, "the last message of the request is incomplete")
         self.wake()
 
     def rejected(self, rejected: Rejected) -> None:
         """The rest of the request violates the protocol."""
-        self._refuse(GrpcStatus.INTERNAL, rejected.reason)
+        self.fail(GrpcStatus.INTERNAL, rejected.reason)
 
     def reset_received(self, code: int, reason: str) -> None:
         """The client has cancelled, or is gone."""
@@ -218,18 +216,14 @@ class ServerCall:
     async def run(self, method: Callable[[ServerCall], Awaitable[None]], timeout: float | None) -> None:
         """Call the method, and end the call as it ended."""
         try:
-            async with asyncio.timeout(timeout) as deadline:
-                await method(self)
+            await (method(self) if timeout is None else _within(timeout, method(self)))
         except CallFailed as failed:
             self.end(failed.status, failed.message)
         except asyncio.CancelledError:
             self.end(GrpcStatus.UNAVAILABLE, "the server stops")  # unless the client has left
-        except Exception as error:
-            if isinstance(error, TimeoutError) and deadline.expired():
-                self.end(GrpcStatus.DEADLINE_EXCEEDED, "the deadline of the call has passed")
-            else:
-                logger.exception("a method failed")
-                self.end(GrpcStatus.INTERNAL, "the server has a defect: see its log")
+        except Exception:
+            logger.exception("a method failed")
+            self.end(GrpcStatus.INTERNAL, "the server has a defect: see its log")
         else:
             self.end(GrpcStatus.OK, "")
 
@@ -272,6 +266,7 @@ class GrpcServer:
         self._max_message_bytes = max_message_bytes
         self._loop = asyncio.get_running_loop()
         self._calls: set[asyncio.Task[None]] = set()
+        self._ended = self._calls.discard
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Begin a call (`stream.Serve`)."""
@@ -289,7 +284,7 @@ class GrpcServer:
         timeout = fields.get(b"grpc-timeout")
         call.task = self._loop.create_task(call.run(method, parse_timeout(timeout) if timeout is not None else None))
         self._calls.add(call.task)
-        call.task.add_done_callback(self._calls.discard)
+        call.task.add_done_callback(self._ended)
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec rejected (`stream.Reject`)."""
@@ -304,6 +299,17 @@ class GrpcServer:
         for task in calls:
             task.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def _within(seconds: float, method: Awaitable[None]) -> None:
+    """A method that has a deadline. Raises CallFailed."""
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            await method
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise CallFailed(GrpcStatus.DEADLINE_EXCEEDED, "the deadline of the call has passed") from None
 
 
 class _Ignoring:

@@ -312,3 +312,14 @@ def test_paces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [paces.take(key, 0.0) for key in "abc"] == [True] * 3
     assert not paces.is_exhausted("a", 0.0)  # forgotten
     assert paces.is_exhausted("c", 0.0)
+
+
+def test_a_key_that_has_used_nothing_is_forgotten() -> None:
+    paces = Paces(1.0, 5.0)
+    paces.take("a", 0.0)
+    paces.charge("b", 0.0)
+    paces.charge("b", 0.0)
+    assert paces.take("c", 1.5)
+    assert list(paces._buckets) == ["b", "c"]
+    assert paces.take("c", 9.0)
+    assert list(paces._buckets) == ["c"]

@@ -37,6 +37,7 @@ class FakeCall:
     def __init__(self, peer: Workload | None, address: str = "10.0.0.1:1") -> None:
         self.info = ConnectionInfo(direction="control", protocol="HTTP/2", remote=address, local="", peer=peer)
         self.messages: deque[bytes] = deque()
+        self.failure: CallFailed | None = None
         self.has_ended = False
         self.is_drained = True
         self.reads = True
@@ -55,7 +56,13 @@ class FakeCall:
         return message
 
     def take(self) -> bytes | None:
+        if not self.messages and self.failure is not None:
+            raise self.failure
         return self.messages.popleft() if self.messages else None
+
+    def fail(self, status: GrpcStatus, message: str) -> None:
+        self.failure = CallFailed(status, message)
+        self.wake()
 
     async def wait(self) -> None:
         self._woken.clear()

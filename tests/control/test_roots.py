@@ -42,10 +42,17 @@ class FakeCall:
         self.is_drained = True
         self.sent: list[bytes] = []
         self._messages: list[bytes] = []
+        self.failure: CallFailed | None = None
         self._woken = asyncio.Event()
 
     def take(self) -> bytes | None:
+        if not self._messages and self.failure is not None:
+            raise self.failure
         return self._messages.pop(0) if self._messages else None
+
+    def fail(self, status: GrpcStatus, message: str) -> None:
+        self.failure = CallFailed(status, message)
+        self.wake()
 
     async def wait(self) -> None:
         self._woken.clear()
