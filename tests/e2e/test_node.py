@@ -110,6 +110,22 @@ async def test_the_first_process_of_a_container(pods: Pods) -> None:
         await pods.start(PodNetwork("nothing", ADDRESS), "true")
 
 
+async def test_a_start_that_is_cancelled_leaves_nothing(pods: Pods) -> None:
+    network = pods.machine.add_pod()
+    command = sandbox.first_process(network.path, "sleep 60; echo >&0")
+    start = asyncio.ensure_future(ContainerProcess.start(command, {"PATH": "/usr/bin:/bin"}, pods.log))
+
+    def processes() -> str:
+        listed = subprocess.run(["ip", "netns", "pids", network.name], capture_output=True, text=True, check=True)
+        return listed.stdout
+
+    await until(processes)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    await until(lambda: not processes())
+
+
 async def test_addresses_of_services(pods: Pods) -> None:
     """From the machine and from pods; one that has no endpoint refuses."""
     server, client = pods.machine.add_pod(), pods.machine.add_pod()

@@ -30,7 +30,8 @@ async def probe(what: Probe, container: Container, address: str, run: Run) -> bo
     assert what.tcp_socket is not None
     host, port = what.tcp_socket.get("host") or address, container.port(what.tcp_socket["port"])
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout)
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(host, port)
     except OSError:  # TimeoutError is one
         return False
     writer.close()

@@ -48,7 +48,13 @@ class ContainerProcess:
                     )
             finally:
                 os.close(writing)
-            if not await asyncio.to_thread(os.read, reading, 1):
+            try:
+                is_running = await asyncio.to_thread(os.read, reading, 1)
+            except asyncio.CancelledError:
+                unshare.kill()
+                await unshare.wait()
+                raise
+            if not is_running:
                 raise OSError(f"{log}: ended with {await unshare.wait()} before it ran")
         finally:
             os.close(reading)
@@ -88,7 +94,8 @@ class ContainerProcess:
             env=dict(self._environment),
         )
         try:
-            return await asyncio.wait_for(process.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                return await process.wait()
         except TimeoutError:
             return None
         finally:

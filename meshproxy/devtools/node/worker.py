@@ -204,7 +204,8 @@ class PodWorker:
                 return
             wait = None if step.wake_at is None else max(0.0, step.wake_at - time.time())
             try:
-                event = await asyncio.wait_for(self._events.get(), wait)
+                async with asyncio.timeout(wait):  # wait_for of Python 3.11 may swallow the cancellation of this task
+                    event = await self._events.get()
             except TimeoutError:
                 continue
             pod = lifecycle.observe(self._spec, pod, event, time.time())
