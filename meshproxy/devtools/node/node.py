@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightkube.generic_resource import create_namespaced_resource
-from lightkube.models.core_v1 import NodeCondition, NodeStatus, ObjectReference
+from lightkube.models.core_v1 import NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Node, Pod
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HOSTNAME = "kubernetes.io/hostname"
+KUBELET = "v1.37.0"
+"""The release of the kubelet that is stood in for: with native sidecars."""
 PAUSE = 0.5
 """Seconds until pods that no node takes are looked at again."""
 
@@ -40,6 +43,23 @@ def choose(nodes: Iterable[Mapping[str, Any]], pods: Iterable[Mapping[str, Any]]
         if name in counts:
             counts[name] += 1
     return min(counts, key=lambda name: (counts[name], name), default=None)
+
+
+def _information() -> NodeSystemInfo:
+    """What a node says about itself. The API server takes none of these left out."""
+    system = os.uname()
+    return NodeSystemInfo(
+        architecture=system.machine,
+        bootID="",
+        containerRuntimeVersion="process://1",
+        kernelVersion=system.release,
+        kubeProxyVersion="",
+        kubeletVersion=KUBELET,
+        machineID="",
+        operatingSystem="linux",
+        osImage="",
+        systemUUID="",
+    )
 
 
 class Nodes:
@@ -92,7 +112,7 @@ class Nodes:
         await client.create(Node(metadata=ObjectMeta(name=name, labels={HOSTNAME: name})))
         conditions = [NodeCondition(type="Ready", status="True")]
         capacity: Any = {"cpu": "8", "memory": "16Gi", "pods": "110"}
-        status = NodeStatus(conditions=conditions, capacity=capacity, allocatable=capacity)
+        status = NodeStatus(conditions=conditions, capacity=capacity, allocatable=capacity, nodeInfo=_information())
         await client.patch(Node.Status, name, {"status": status.to_dict()})
         # What the API server puts on each new node, and the controller of nodes takes away once it is ready.
         await client.patch(Node, name, {"spec": {"taints": None}})

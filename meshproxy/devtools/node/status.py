@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 
 def pod_status(
-    spec: Spec, pod: Pod, address: str, host: str, conditions: Sequence[Mapping[str, Any]], now: float
+    spec: Spec,
+    pod: Pod,
+    address: str,
+    host: str,
+    processes: Mapping[str, int],
+    conditions: Sequence[Mapping[str, Any]],
+    now: float,
 ) -> dict[str, Any]:
     """The `status`.
 
     Args:
         address: of the pod.
         host: the address of the node.
+        processes: the first process of each container that has one, as this machine counts.
         conditions: those reported before; what has not changed keeps its time.
         now: seconds since the epoch, as are all times of the pod.
     """
@@ -30,6 +37,10 @@ def pod_status(
         for container in spec.all_containers
         if container.is_sidecar or container not in spec.init_containers
     )
+
+    def shown(containers: Sequence[Container]) -> list[dict[str, Any]]:
+        return [_container(each, pod.containers[each.name], processes.get(each.name)) for each in containers]
+
     facts = {
         "PodScheduled": True,
         "Initialized": is_initialized(spec, pod),
@@ -42,8 +53,8 @@ def pod_status(
         "podIP": address,
         "podIPs": [{"ip": address}],
         "conditions": [_condition(kind, conditions, is_so=is_so, now=now) for kind, is_so in facts.items()],
-        "initContainerStatuses": [_container(each, pod.containers[each.name]) for each in spec.init_containers],
-        "containerStatuses": [_container(each, pod.containers[each.name]) for each in spec.containers],
+        "initContainerStatuses": shown(spec.init_containers),
+        "containerStatuses": shown(spec.containers),
     }
 
 
@@ -62,7 +73,7 @@ def _condition(kind: str, before: Sequence[Mapping[str, Any]], *, is_so: bool, n
     return {"type": kind, "status": str(is_so), "lastTransitionTime": timestamp(now)}
 
 
-def _container(container: Container, state: State) -> dict[str, Any]:
+def _container(container: Container, state: State, process: int | None) -> dict[str, Any]:
     ended = {"exitCode": state.code, "finishedAt": timestamp(state.since), "startedAt": timestamp(state.began)}
     if state.run is Run.RUNNING:
         shown: dict[str, Any] = {"running": {"startedAt": timestamp(state.began)}}
@@ -75,6 +86,7 @@ def _container(container: Container, state: State) -> dict[str, Any]:
         "name": container.name,
         "image": container.image,
         "imageID": "",
+        **({"containerID": f"process://{process}"} if process is not None else {}),
         "ready": state.is_ready or is_through,
         "started": state.is_started,
         "restartCount": max(0, state.starts - 1),

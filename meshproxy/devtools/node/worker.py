@@ -199,7 +199,8 @@ class PodWorker:
                 await self._do(do, self._container(name), pod.containers[name].starts)
             assert self._network is not None
             before = self._status.get("conditions", ())
-            self._say(pod_status(self._spec, pod, self._network.address, ADDRESS, before, time.time()))
+            processes = {name: each.pid for name, each in self._processes.items() if each.pid is not None}
+            self._say(pod_status(self._spec, pod, self._network.address, ADDRESS, processes, before, time.time()))
             if step.is_over:
                 return
             wait = None if step.wake_at is None else max(0.0, step.wake_at - time.time())

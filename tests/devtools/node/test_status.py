@@ -16,7 +16,7 @@ DONE = State(run=Run.ENDED, since=20.0, began=10.0, starts=1, code=0)
 
 def shown(states: dict[str, State], spec: Spec = SPEC, deadline: float | None = None, before: Any = ()) -> Any:
     pod = Pod({**begin(spec).containers, **states}, deadline)
-    return pod_status(spec, pod, "10.78.1.1", "10.78.0.1", before, 30.0)
+    return pod_status(spec, pod, "10.78.1.1", "10.78.0.1", {"a": 17}, before, 30.0)
 
 
 def conditions(status: Any) -> dict[str, str]:
@@ -39,7 +39,8 @@ def test_a_pod_that_serves() -> None:
     assert [each["ready"] for each in status["initContainerStatuses"]] == [True, True]
     assert status["containerStatuses"] == [
         {
-            "name": "a", "image": "i:1", "imageID": "", "ready": True, "started": True, "restartCount": 0,
+            "name": "a", "image": "i:1", "imageID": "", "containerID": "process://17", "ready": True, "started": True,
+            "restartCount": 0,
             "state": {"running": {"startedAt": "1970-01-01T00:00:10Z"}},
         }
     ]  # fmt: skip
