@@ -5,7 +5,6 @@ Docker, the Compose file with Docker, and stand-ins for the images of others.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import yaml
 
 from meshproxy import __version__
 from meshproxy.devtools.local_mesh import replace_documents
+from tests import pages
 from tests.containers.conftest import REPOSITORY, Engine
 from tests.containers.docker import Docker
 
@@ -32,9 +32,7 @@ PATIENCE = 20.0
 def commands(section: str) -> list[str]:
     """The commands of a section of the page, block by block."""
     page = (REPOSITORY / "deploy" / "README.md").read_text()
-    match = re.search(rf"(?s)\n## {section}\n(.*?)\n## ", page)
-    assert match is not None
-    return re.findall(r"(?s)```sh\n(.*?)```", match[1])
+    return [block.text for block in pages.blocks(pages.section(page, section), "sh")]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshproxy.config.load import load
+from tests import pages
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
@@ -20,28 +21,14 @@ STATUSES = {"authz": 3}
 """Of the commands that do not end with 0: `authz check` says by its status that a call is denied."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"(?s)```{language}\n(.*?)```", README)
-
-
-def commands() -> list[tuple[str, str]]:
-    """Each command after a `$`, its continued lines joined, with what is printed below it."""
-    found = []
-    for block in blocks("console"):
-        for shown in re.split(r"(?m)^\$ ", block)[1:]:
-            command, _, output = shown.replace("\\\n", "").partition("\n")
-            found.append((command, output))
-    return found
-
-
 def test_there_are_commands_and_documents() -> None:
-    assert len(commands()) >= 2
-    assert len(blocks("yaml")) >= 2
+    assert len(pages.prompted(README)) >= 2
+    assert len(pages.blocks(README, "yaml")) >= 2
 
 
-@pytest.mark.parametrize(("command", "output"), commands(), ids=lambda text: " ".join(text.split()[:3]))
-def test_a_command_prints_what_stands_below_it(command: str, output: str) -> None:
-    program, *arguments = command.split()
+@pytest.mark.parametrize("block", pages.prompted(README), ids=lambda block: " ".join(block.text.split()[:3]))
+def test_a_command_prints_what_stands_below_it(block: pages.Block) -> None:
+    program, *arguments = block.text.split()
     assert program == "meshproxy"
     found = subprocess.run(
         [Path(sys.executable).with_name(program), *arguments],
@@ -52,16 +39,17 @@ def test_a_command_prints_what_stands_below_it(command: str, output: str) -> Non
         text=True,
         check=False,
     )
-    assert found.stdout[: len(output)] == output
+    assert block.shown
+    assert found.stdout.startswith(block.shown)
     assert found.returncode == STATUSES.get(arguments[0], 0)
 
 
 def test_the_documents_load_beside_those_of_a_sidecar(tmp_path: Path) -> None:
     compose = REPOSITORY / "deploy" / "compose"
     files = [compose / "documents" / "mesh.yaml", compose / "sidecars" / "replica.yaml"]
-    for number, text in enumerate(blocks("yaml")):
+    for number, block in enumerate(pages.blocks(README, "yaml")):
         files.append(tmp_path / f"{number}.yaml")
-        files[-1].write_text(text)
+        files[-1].write_text(block.text)
     documents = load(files)
     assert documents.roles
     assert documents.routes
