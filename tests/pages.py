@@ -57,14 +57,9 @@ def is_as_shown(shown: str, printed: str) -> bool:
 
 
 def are_lines_as_shown(shown: str, printed: str) -> bool:
-    """The same, with each line of the page compared for itself, and as another line, in whatever order they are."""
-    left = printed.splitlines()
-    for line in shown.splitlines():
-        found = next((one for one in left if is_as_shown(line, one)), None)
-        if found is None:
-            return False
-        left.remove(found)
-    return True
+    """Whether each line that the page shows is among those that are printed, in whatever order, and however often."""
+    lines = printed.splitlines()
+    return all(any(is_as_shown(line, one) for one in lines) for line in shown.splitlines() if line)
 
 
 def _squeezed(text: str) -> str:

@@ -73,5 +73,5 @@ def test_comparison(shown: str, printed: str, expected: bool) -> None:
 
 
 def test_comparison_by_lines() -> None:
-    assert are_lines_as_shown("a …\n\nb\n", "b\n\nmore\na 1\n")
-    assert not are_lines_as_shown("a …\na …\n", "b\na 1\n")
+    assert are_lines_as_shown("a …\n\nb\na …\n", "b\nmore\na 1\n")
+    assert not are_lines_as_shown("a …\nc …\n", "b\na 1\n")

@@ -20,13 +20,15 @@ NODES = ("node-1", "node-2")
 API_SERVER = str(IPv4Network(SERVICES)[1])
 MESHPROXY = str(Path(sys.executable).with_name("meshproxy"))
 """The command, installed."""
+PATH = "/usr/local/bin:/usr/bin:/bin"
 
 IMAGES = {
-    "registry.example.com/meshproxy": Image((MESHPROXY,)),
+    "registry.example.com/meshproxy": Image((MESHPROXY,), {"PATH": f"{Path(MESHPROXY).parent}:{PATH}"}),
     # As in TensorFlow Serving's image, the first process is a shell that forwards no signals.
     "tensorflow/serving": Image(
-        ("/bin/bash", "-c", f'{MESHPROXY} model-server --host 0.0.0.0 "$@"; exit $?', "serving")
+        ("/bin/bash", "-c", f'{MESHPROXY} model-server --host 0.0.0.0 --model half_plus_two=1 "$@"; exit $?', "serving")
     ),
+    "curlimages/curl": Image(("/usr/bin/curl",)),
     "registry.example.com/caller": Image((sys.executable, "-m", "tests.e2e.caller"), {"PYTHONPATH": str(ROOT)}),
 }
 
@@ -67,7 +69,7 @@ async def standing(folder: Path, binaries: Path) -> AsyncIterator[Standing]:
                 folder / "pods",
                 [Path(sys.base_prefix), Path(sys.prefix), ROOT],
                 {
-                    "PATH": "/usr/local/bin:/usr/bin:/bin",
+                    "PATH": PATH,
                     "PYTHONUNBUFFERED": "1",
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "KUBERNETES_SERVICE_HOST": API_SERVER,

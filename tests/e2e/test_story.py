@@ -1,4 +1,5 @@
 """A mesh in a cluster, from `meshproxy install` to a drained node, with calls all the while, none of which may fail.
+Before, the quickstart is followed in the same cluster, from nothing to nothing.
 
 The API server, the controllers and kubectl are those of Kubernetes; the nodes are `meshproxy.devtools.node`.
 """
@@ -9,18 +10,21 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from meshproxy.devtools.local_mesh import read_series
 from meshproxy.injection.inject import LABEL
 from tests.e2e.apiserver import KubectlError
-from tests.e2e.standing import MESHPROXY, NODES, Standing, standing
+from tests.e2e.quickstart import Reader
+from tests.e2e.standing import MESHPROXY, NODES, ROOT, Standing, standing
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module", loop_factories=["uvloop"]), pytest.mark.timeout(400)]
 
 FOLDER = Path(__file__).parent
 INSTALL = ("install", "--image", "registry.example.com/meshproxy:0.1.0", "--trust-domain", "prod.example")
@@ -111,58 +115,68 @@ class Story:
         return str(caught.value)
 
 
-async def test_a_mesh_in_a_cluster(tmp_path: Path) -> None:
-    async with standing(tmp_path, Path(os.environ["E2E_BIN"])) as cluster:
-        story = Story(cluster)
-        kubectl = story.kubectl
-        await story.install()
-        story.tell("meshproxy is installed")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Standing]:
+    async with standing(tmp_path_factory.mktemp("story"), Path(os.environ["E2E_BIN"])) as cluster:
+        yield cluster
 
-        said = await story.refused(WRONG)
-        assert 'ModelServer "wrong" is invalid' in said
-        assert "expected one endpoint or more under endpoints, or dns, or service" in said
 
-        await kubectl("apply", "-f", str(FOLDER / "story.yaml"))
+async def test_the_quickstart_is_followed(cluster: Standing, tmp_path: Path) -> None:
+    await Reader(cluster, tmp_path).follow((ROOT / "docs" / "quickstart-kubernetes.md").read_text())
+    assert cluster.site.killed == [], "they did not end by themselves"
+
+
+async def test_a_mesh_in_a_cluster(cluster: Standing) -> None:
+    story = Story(cluster)
+    kubectl = story.kubectl
+    await story.install()
+    story.tell("meshproxy is installed")
+
+    said = await story.refused(WRONG)
+    assert 'ModelServer "wrong" is invalid' in said
+    assert "expected one endpoint or more under endpoints, or dns, or service" in said
+
+    await kubectl("apply", "-f", str(FOLDER / "story.yaml"))
+    await story.serve()
+    (pod,) = await story.pods()
+    assert [each["name"] for each in pod["status"]["initContainerStatuses"]] == ["meshproxy"]
+    story.tell("the model server is ready, with a sidecar")
+
+    await kubectl("apply", "-f", str(FOLDER / "story-node.yaml"))
+    await kubectl("apply", "-f", str(FOLDER / "story-callers.yaml"))
+    await until(lambda: story.called()["answered"], 60)
+    await story.called_on(200, "an application calls")
+    metrics = await read_series(f"{pod['status']['podIP']}:18502", "/metrics")
+    assert metrics['meshproxy_connections_total{direction="inbound",security="mtls"}'] >= 1
+
+    await kubectl("-n", "shop", "wait", "pod/stranger", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+    assert json.loads(cluster.log("stranger", "caller")) == [
+        ["403", "permission-denied"],
+        ["PERMISSION_DENIED", "permission-denied"],
+    ]
+    story.tell("another one is refused, and its pod has ended with its sidecar")
+
+    await story.check_node()
+    story.tell("a pod without sidecar has its volumes, and was started again")
+
+    await kubectl("-n", "serving", "set", "env", "deployment/models", "RELEASE=2")
+    await story.serve()
+    await story.called_on(200, "rolling update")
+    for replicas in (3, 1):
+        await kubectl("-n", "serving", "scale", "deployment/models", f"--replicas={replicas}")
         await story.serve()
-        (pod,) = await story.pods()
-        assert [each["name"] for each in pod["status"]["initContainerStatuses"]] == ["meshproxy"]
-        story.tell("the model server is ready, with a sidecar")
+        await story.called_on(200, f"{replicas} replicas")
 
-        await kubectl("apply", "-f", str(FOLDER / "story-node.yaml"))
-        await kubectl("apply", "-f", str(FOLDER / "story-callers.yaml"))
-        await until(lambda: story.called()["answered"], 60)
-        await story.called_on(200, "an application calls")
-        metrics = await read_series(f"{pod['status']['podIP']}:18502", "/metrics")
-        assert metrics['meshproxy_connections_total{direction="inbound",security="mtls"}'] >= 1
+    await kubectl("-n", "meshproxy", "delete", "pods", "--all", "--wait=true")
+    await story.called_on(200, "the control planes are deleted")
+    await story.control_planes()
+    await kubectl("-n", "serving", "scale", "deployment/models", "--replicas=2")
+    await story.serve()
+    await story.called_on(200, "they were made again, and give a replica its identity")
 
-        await kubectl("-n", "shop", "wait", "pod/stranger", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
-        assert json.loads(cluster.log("stranger", "caller")) == [
-            ["403", "permission-denied"],
-            ["PERMISSION_DENIED", "permission-denied"],
-        ]
-        story.tell("another one is refused, and its pod has ended with its sidecar")
-
-        await story.check_node()
-        story.tell("a pod without sidecar has its volumes, and was started again")
-
-        await kubectl("-n", "serving", "set", "env", "deployment/models", "RELEASE=2")
-        await story.serve()
-        await story.called_on(200, "rolling update")
-        for replicas in (3, 1):
-            await kubectl("-n", "serving", "scale", "deployment/models", f"--replicas={replicas}")
-            await story.serve()
-            await story.called_on(200, f"{replicas} replicas")
-
-        await kubectl("-n", "meshproxy", "delete", "pods", "--all", "--wait=true")
-        await story.called_on(200, "the control planes are deleted")
-        await story.control_planes()
-        await kubectl("-n", "serving", "scale", "deployment/models", "--replicas=2")
-        await story.serve()
-        await story.called_on(200, "they were made again, and give a replica its identity")
-
-        await kubectl("drain", NODES[0], "--delete-emptydir-data", "--timeout=60s")
-        await story.serve()
-        assert {each["spec"]["nodeName"] for each in await story.pods()} == {NODES[1]}
-        await story.called_on(200, "a node is drained")
-        await story.called_on(max(0, CALLS - story.called()["answered"]), "at the end")
-        assert cluster.site.killed == [], "they did not end by themselves"
+    await kubectl("drain", NODES[0], "--delete-emptydir-data", "--timeout=60s")
+    await story.serve()
+    assert {each["spec"]["nodeName"] for each in await story.pods()} == {NODES[1]}
+    await story.called_on(200, "a node is drained")
+    await story.called_on(max(0, CALLS - story.called()["answered"]), "at the end")
+    assert cluster.site.killed == [], "they did not end by themselves"
