@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from meshproxy.control.leaf import Leaf
+    from meshproxy.control.plane import Plane
     from meshproxy.control.root_rotation import Obstacle, RootRotation
     from meshproxy.control.rotator import State
 
@@ -50,6 +51,7 @@ def describe(state: State) -> dict[str, object]:
             "nextStepIsSafe": obstacle is None,
             "obstacle": None if obstacle is None else obstacle.hindrance.name.lower().replace("_", "-"),
             "concerned": [] if obstacle is None else [_leaf(leaf) for leaf in obstacle.leaves],
+            "controlPlanes": [] if obstacle is None else [_plane(plane) for plane in obstacle.planes],
             "until": None if obstacle is None else _iso(obstacle.until),
         }
     return described
@@ -78,7 +80,8 @@ def before_next(rotation: RootRotation, obstacle: Obstacle | None) -> Iterator[s
     if obstacle is None:
         yield f"next, and safe now: {NEXT[rotation.step]}"
         return
-    yield f"next: {NEXT[rotation.step]}. Not safe before {_iso(obstacle.until)}, unless sidecars are sooner:"
+    sooner = "control planes" if obstacle.planes else "sidecars"
+    yield f"next: {NEXT[rotation.step]}. Not safe before {_iso(obstacle.until)}, unless {sooner} are sooner:"
     # Those without the bundle are listed above.
     yield from why(obstacle, names=obstacle.hindrance is not Hindrance.WITHOUT_BUNDLE)
 
@@ -86,9 +89,11 @@ def before_next(rotation: RootRotation, obstacle: Obstacle | None) -> Iterator[s
 def why(obstacle: Obstacle, *, names: bool = True) -> Iterator[str]:
     """What a step would break, and for whom."""
     has_names = names and obstacle.leaves
-    yield f"  {obstacle.hindrance.value}{':' if has_names else ''}"
+    yield f"  {obstacle.hindrance.value}{':' if has_names or obstacle.planes else ''}"
     if has_names:
         yield from _list(obstacle.leaves)
+    for plane in obstacle.planes:
+        yield f"  control plane {plane.name}, last heard of {_iso(plane.confirmed)}"
 
 
 def _list(leaves: Sequence[Leaf]) -> Iterator[str]:
@@ -97,6 +102,10 @@ def _list(leaves: Sequence[Leaf]) -> Iterator[str]:
         yield f"  {leaf.spiffe_id}{f' ({where})' if where else ''}, certificate until {_iso(leaf.not_after)}"
     if len(leaves) > LISTED:
         yield f"  ... and {len(leaves) - LISTED} more (-o json)"
+
+
+def _plane(plane: Plane) -> dict[str, str]:
+    return {"name": plane.name, "lastHeardOf": _iso(plane.confirmed), "over": _iso(plane.over)}
 
 
 def _leaf(leaf: Leaf) -> dict[str, str]:

@@ -5,26 +5,48 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshproxy.cli import _options
+from meshproxy.cli import _cluster, _extra, _options
 from meshproxy.cli.main import FOUND
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshproxy.control.rotator import Rotator
     from meshproxy.devtools.ca import DevelopmentCA
 
 LOOK_SECONDS = 1.0
 """Between two looks whether the next step of a rotation is safe."""
 
-folder_option = click.option(
-    "--folder",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder of the control plane (`meshproxy control run --folder`).",
-)
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the authority is kept; `_rotator` reads them."""
+    options: list[Callable[[Any], Any]] = [
+        click.option(
+            "--folder",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="The folder of the control plane (`meshproxy control run --folder`).",
+        ),
+        click.option(
+            "--authority-secret",
+            metavar="NAME",
+            help="The Secret with the authority, in a cluster (`meshproxy control run --authority-secret`).",
+        ),
+        click.option(
+            "--namespace",
+            default="meshproxy",
+            show_default=True,
+            metavar="NAME",
+            help="Of the Secret: where the control plane runs.",
+        ),
+        _cluster.options,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.group("ca")
@@ -144,9 +166,9 @@ def _authority(directory: Path, trust_domain: str, *, is_new: bool) -> Developme
 
 
 @command.command("status", short_help="Show the root of a control plane, and how far its rotation is.")
-@folder_option
+@place_options
 @_options.output
-def status(folder: Path, output: str) -> None:
+def status(output: str, **place: Any) -> None:
     """Show the root of a control plane, how far its rotation is, and who lacks the trust bundle.
 
     Exit status: 0, or 3 while a rotation is under way whose next step is not safe.
@@ -157,7 +179,7 @@ def status(folder: Path, output: str) -> None:
     from meshproxy.control.store import StoreError
 
     try:
-        state = _rotator(folder).state()
+        state = _rotator(**place).state()
     except StoreError as error:
         raise click.ClickException(str(error)) from None
     if output == "json":
@@ -170,8 +192,8 @@ def status(folder: Path, output: str) -> None:
 
 
 @command.command("bundle", short_help="Print the trust bundle of a control plane.")
-@folder_option
-def bundle(folder: Path) -> None:
+@place_options
+def bundle(**place: Any) -> None:
     """Print the trust bundle in force, PEM.
 
     Sidecars that are connected have it. It is for the others: the `trustBundle` of sidecars that are yet to join, and
@@ -180,17 +202,17 @@ def bundle(folder: Path) -> None:
     from meshproxy.control.store import StoreError
 
     try:
-        click.echo(_rotator(folder).state().authority.bundle_pem.decode(), nl=False)
+        click.echo(_rotator(**place).state().authority.bundle_pem.decode(), nl=False)
     except StoreError as error:
         raise click.ClickException(str(error)) from None
 
 
 @command.command("rotate", short_help="Replace the root of a control plane, step by step.")
-@folder_option
+@place_options
 @click.option("--wait", is_flag=True, help="Take all steps, each as soon as it is safe.")
 @click.option("--undo", is_flag=True, help="Go one step back.")
 @click.option("--force", is_flag=True, help="Take a step that is not safe; what it breaks is printed.")
-def rotate(folder: Path, wait: bool, undo: bool, force: bool) -> None:
+def rotate(wait: bool, undo: bool, force: bool, **place: Any) -> None:
     """Replace the root of a control plane, step by step.
 
     \b
@@ -213,7 +235,7 @@ def rotate(folder: Path, wait: bool, undo: bool, force: bool) -> None:
 
     if wait and (undo or force):
         raise click.UsageError("--wait takes safe steps forward: it cannot be combined with --undo or --force")
-    rotator = _rotator(folder)
+    rotator = _rotator(**place)
     waits_for = ""
     try:
         while True:
@@ -246,11 +268,33 @@ def rotate(folder: Path, wait: bool, undo: bool, force: bool) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def _rotator(folder: Path) -> Rotator:
+def _rotator(
+    *, folder: Path | None, authority_secret: str | None, namespace: str, kubeconfig: Path | None, context: str | None
+) -> Rotator:
+    """Raises UsageError and ClickException."""
+    from meshproxy.control.leaves import FolderLeaves
     from meshproxy.control.rotator import Rotator
     from meshproxy.control.store import FolderStore
 
-    return Rotator(FolderStore(folder))
+    if (folder is None) == (authority_secret is None):
+        raise click.UsageError(
+            "give --folder, or --authority-secret for an authority that is in a cluster: one of them"
+        )
+    if folder is not None:
+        return Rotator(FolderStore(folder), FolderLeaves(folder))
+    assert authority_secret is not None
+    with _extra.needed("control"):
+        from meshproxy.control.cluster import ClusterError, connect_blocking
+        from meshproxy.control.secret_place import SecretPlace
+        from meshproxy.control.shared_leaves import SharedLeaves
+        from meshproxy.control.shared_objects import SharedObjects
+
+    try:
+        objects = SharedObjects(connect_blocking(kubeconfig, context), namespace, "you")
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from None
+    click.get_current_context().call_on_close(objects.close)
+    return Rotator(SecretPlace(objects, authority_secret), SharedLeaves(objects, authority_secret))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from meshproxy.control.endpoints import EndpointTable, NamedServices
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
+from meshproxy.control.root_rotation import in_force
 from meshproxy.control.roots import RootsService
 from meshproxy.control.sources import Files
 from meshproxy.control.status import ControlStatus, WaitingToken, moment
@@ -58,9 +59,12 @@ if TYPE_CHECKING:
     from meshproxy.control.attestation import JoinToken, PodTokens
     from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
+    from meshproxy.control.leaves import Leaves
     from meshproxy.control.offline_tokens import ClusterKeys
-    from meshproxy.control.root_rotation import RootRotation
+    from meshproxy.control.presence import Presence
+    from meshproxy.control.root_rotation import Step
     from meshproxy.control.service_watch import ServiceWatch
+    from meshproxy.control.shared_objects import SharedObjects
     from meshproxy.control.sources import DocumentSource
     from meshproxy.control.webhook import Injector
     from meshproxy.control.webhook_bundle import BundleKeeper
@@ -153,9 +157,11 @@ class ControlPlane:
         """
         client = _connect(settings) if settings.needs_cluster else None
         try:
+            secret = None
             if client is not None and settings.authority_secret is not None:
-                await _secret(client, settings).bring(time.time())
-            plane = cls(settings, client)
+                secret = _secret(client, settings)
+                await secret.bring(time.time())
+            plane = cls(settings, client, secret)
             if plane.documents is not None and not settings.cluster_documents:  # the cluster may be away
                 await plane.documents.first()
             return plane
@@ -164,12 +170,15 @@ class ControlPlane:
                 await client.close()
             raise
 
-    def __init__(self, settings: Settings, client: AsyncClient | None = None) -> None:
+    def __init__(
+        self, settings: Settings, client: AsyncClient | None = None, secret: AuthoritySecret | None = None
+    ) -> None:
         """Build every part. Nothing listens yet, and no documents are read. Raises StoreError and KeysUnusable.
 
         Args:
             settings: of the operator.
             client: of the cluster, which is closed in the end; None: it is not needed.
+            secret: that keeps the authority, which was brought from there; None: the folder does.
         """
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -181,8 +190,15 @@ class ControlPlane:
         self._client = client
         self.authority = CurrentAuthority(self.store, settings.trust_domain, time.time())
         metrics.authority_expiry.read_from(lambda: [((), self.authority().not_after)])
-        self._leaves = FolderLeaves(settings.folder)
-        self._roll = Roll(self._leaves)
+        self._secret = secret
+        in_folder = FolderLeaves(settings.folder)
+        self._leaves: Leaves = in_folder
+        self._presence: Presence | None = None
+        self._objects: SharedObjects | None = None
+        if client is not None and secret is not None:
+            self._objects = _share(settings, client)
+            self._leaves, self._presence = _records(self._objects, settings)
+        self._roll = Roll(self._leaves, in_folder if secret is not None else None, time.time())
         self._bundles = OtherBundles({name: BundleSource.file(path) for name, path in settings.trusted.items()})
         self._watch = FileWatch(lambda: self._bundles.paths)
         self._reaper = Reaper(self._loop)
@@ -190,7 +206,7 @@ class ControlPlane:
         attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
         self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
         metrics.store_failures.read_from(self._store_failures)
-        self.service = IdentityService(self.authority, attestation, keys, self._roll, settings.lifetime, metrics)
+        self.service = IdentityService(self._signer, attestation, keys, self._roll, settings.lifetime, metrics)
         self._roots = RootsService(self.authority(), self._roll)
         methods = self.service.methods | self._roots.methods
         self.documents: MeshDocuments | None = None
@@ -251,6 +267,9 @@ class ControlPlane:
         allow_descriptors()
         map_large_buffers()
         endpoints = self.endpoints.describe if self.documents is not None else dict
+        if self._presence is not None:
+            await self._roll.flush()
+            await self._presence.first(*self._truth(), time.time())
         runner = web.AppRunner(web_port(self.metrics.registry, self.status, endpoints), access_log=None)
         await runner.setup()
         tasks = [
@@ -258,8 +277,8 @@ class ControlPlane:
             self._loop.create_task(self.authority.follow()),
             self._loop.create_task(self._keep_roll()),
         ]
-        if self._client is not None and self._settings.authority_secret is not None:
-            tasks.append(self._loop.create_task(_secret(self._client, self._settings).follow()))
+        if self._secret is not None:
+            tasks.append(self._loop.create_task(self._secret.follow()))
         if self._bundle_keeper is not None:
             tasks.append(self._loop.create_task(self._bundle_keeper.run()))
         if self._client is not None and self._settings.cluster_documents:
@@ -297,6 +316,12 @@ class ControlPlane:
             await self.listener.close()
             self._reaper.stop()
             await runner.cleanup()
+            if self._presence is not None:
+                await self._roll.flush()
+                if self._roll.is_written:
+                    await self._presence.end()
+            if self._objects is not None:
+                self._objects.close()
             if self._client is not None:
                 await self._client.close()
         logger.info("stopped")
@@ -384,12 +409,29 @@ class ControlPlane:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self._roll.flush()
+            if self._presence is not None:
+                await self._presence.tell(*self._truth())
             if (now := time.time()) >= pruned + PRUNE_SECONDS:
                 pruned = now
                 try:
                     await asyncio.to_thread(self._leaves.prune, now)
+                    if self._presence is not None:
+                        await asyncio.to_thread(self._presence.prune, now)
                 except StoreError as error:
                     logger.error("expired certificates are not removed", extra={"fields": {"problem": str(error)}})
+
+    def _signer(self) -> Authority:
+        """Who signs certificates. Raises RequestRefused while nobody could know of them."""
+        if self._presence is not None and not self._presence.may_sign(time.time()):
+            raise RequestRefused("store", "this control plane has been cut off from the API server for a day")
+        return self.authority()
+
+    def _truth(self) -> tuple[str, float]:
+        """By what it signs, and when it had read that; 0 if it has given out a certificate without a record."""
+        assert self._secret is not None
+        read_at = self._secret.read_at  # before the authority, which may be a later one
+        signs_by = in_force(self.authority())
+        return signs_by, read_at if self._roll.is_written else 0.0
 
     def _store_failures(self) -> Rows:
         """For `metric_table.STORE_FAILURES`."""
@@ -421,7 +463,7 @@ class ControlPlane:
     async def status(self) -> ControlStatus:
         """What `meshproxy proxy-status` and `meshproxy check` show."""
         now = time.time()
-        tokens, rotation, problem = await asyncio.to_thread(self._kept, now)
+        tokens, progress, problem = await asyncio.to_thread(self._kept, now)
         distribution = self.distribution if self.documents is not None else None
         return ControlStatus(
             software=__version__,
@@ -435,8 +477,8 @@ class ControlPlane:
             authority=hashlib.sha256(self.authority().certificate_pem).hexdigest(),
             authority_expires=moment(self.authority().not_after),
             lifetime_seconds=self._settings.lifetime,
-            rotation_step=rotation.step.value if rotation is not None else "",
-            rotation_since=moment(rotation.since) if rotation is not None else None,
+            rotation_step=progress[0].value if progress is not None else "",
+            rotation_since=moment(progress[1]) if progress is not None else None,
             refusals=tuple(self.service.refusals),
             waiting_tokens=tuple(
                 WaitingToken(identity=each.identity, expires=moment(each.expires)) for each in tokens[:TOKENS_SHOWN]
@@ -448,10 +490,10 @@ class ControlPlane:
             forgotten=distribution.lost.forgotten if distribution is not None else 0,
         )
 
-    def _kept(self, now: float) -> tuple[list[JoinToken], RootRotation | None, str]:
+    def _kept(self, now: float) -> tuple[list[JoinToken], tuple[Step, float] | None, str]:
         """The join tokens and the rotation of the root, or why they cannot be read."""
         try:
-            return self.store.waiting_tokens(now), self.store.rotation(), ""
+            return self.store.waiting_tokens(now), self.store.progress(), ""
         except StoreError as error:
             return [], None, str(error)
 
@@ -479,6 +521,28 @@ def _connect(settings: Settings) -> AsyncClient:
         return connect(settings.kubeconfig, settings.namespace)
     except ClusterError as error:
         raise StoreError(f"the cluster cannot be used: {error}") from error
+
+
+def _share(settings: Settings, client: AsyncClient) -> SharedObjects:
+    """What control planes that share a Secret tell each other. Raises StoreError."""
+    from meshproxy.control.cluster import ClusterError, connect_blocking
+    from meshproxy.control.shared_objects import SharedObjects
+
+    try:
+        return SharedObjects(connect_blocking(settings.kubeconfig), settings.namespace or client.namespace)
+    except ClusterError as error:
+        raise StoreError(f"the cluster cannot be used: {error}") from error
+
+
+def _records(objects: SharedObjects, settings: Settings) -> tuple[Leaves, Presence]:
+    """Of the certificates that are out, and of this control plane. Raises StoreError."""
+    from meshproxy.control.plane_records import PlaneRecords
+    from meshproxy.control.presence import Presence
+    from meshproxy.control.shared_leaves import SharedLeaves
+
+    assert settings.authority_secret is not None
+    records = PlaneRecords(objects, settings.authority_secret)
+    return SharedLeaves(objects, settings.authority_secret), Presence(records, settings.folder, settings.lifetime)
 
 
 def _secret(client: AsyncClient, settings: Settings) -> AuthoritySecret:

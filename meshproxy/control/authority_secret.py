@@ -1,44 +1,56 @@
 """The authority of a mesh in a Secret of Kubernetes, so that every control plane in the cluster has the same one.
 
-The Secret is of type kubernetes.io/tls, as cert-manager makes them: `tls.crt` is the certificate of the authority, then
-those up to its root; `tls.key` is its key; `ca.crt` are the trusted roots. The folder of a control plane has a copy, so
-that it can start again while the API server is away.
+What it contains is in `secret_content`. The folder of a control plane has a copy, so that it can start again while the
+API server is away.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
 
-from meshproxy.control.authority import Authority, AuthorityError
+from meshproxy.control.authority import Authority
 from meshproxy.control.cluster import FAILURES, http_status, why
 from meshproxy.control.root_rotation import StoredAuthority
+from meshproxy.control.secret_content import Content, data_of, read_content
 from meshproxy.control.store import AuthorityCopy, StoreError
-from meshproxy.identity.pem import read_certificates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightkube import AsyncClient
 
     from meshproxy.control.store import FolderStore
 
 logger = logging.getLogger(__name__)
 
-CERTIFICATE, KEY, ROOTS = "tls.crt", "tls.key", "ca.crt"
-PERIOD = 10.0
-"""Seconds between two looks at the Secret."""
+PERIOD = 1.0
+"""Seconds between two looks at the Secret, which has a few kilobytes. A watch would say sooner what has changed, but
+not that nothing has, which is what a control plane has to know and to say before a step of a rotation (`presence`)."""
 RIGHTS = "get and create it (`meshproxy install`)"
 
 
 class AuthoritySecret:
-    """One Secret, and the folder with its copy."""
+    """One Secret, and the folder with its copy.
 
-    def __init__(self, client: AsyncClient, name: str, store: FolderStore, trust_domain: str) -> None:
+    Attributes:
+        read_at: when the question was sent whose answer the folder has, seconds since the epoch; 0: none has come.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        name: str,
+        store: FolderStore,
+        trust_domain: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Nothing is asked yet.
 
         Args:
@@ -46,7 +58,10 @@ class AuthoritySecret:
             name: of the Secret.
             store: the folder that gets the copy.
             trust_domain: of the authority.
+            clock: seconds since the epoch.
         """
+        self.read_at = 0.0
+        self._clock = clock
         self._client = client
         self._name = name
         self._where = f"{client.namespace}/{name}"
@@ -61,6 +76,7 @@ class AuthoritySecret:
         Raises:
             StoreError: the Secret cannot be used, or the API server is away and the folder has no copy.
         """
+        asked = self._clock()
         try:
             secret = await self._read() or await self._create(now) or await self._read()
         except _Away as error:
@@ -72,18 +88,19 @@ class AuthoritySecret:
             return
         if secret is None:
             raise StoreError(f"the Secret {self._where} was deleted while it was made: start again")
-        await self._copy(secret)
+        await self._copy(secret, asked)
 
     async def follow(self) -> None:
         """Copy what others write into the Secret, until cancelled."""
         problem = ""
         while True:
             await asyncio.sleep(PERIOD)
+            asked = self._clock()
             try:
                 secret = await self._read()
                 if secret is None:
                     raise StoreError(f"the Secret {self._where} was deleted: create it again")
-                await self._copy(secret)
+                await self._copy(secret, asked)
             except (StoreError, _Away) as error:
                 if str(error) != problem:
                     fields = {"secret": self._where, "problem": str(error)}
@@ -104,8 +121,7 @@ class AuthoritySecret:
     async def _create(self, now: float) -> Secret | None:
         """None: another control plane has made it. Raises _Away and StoreError."""
         authority = await asyncio.to_thread(self._store.find_authority) or Authority.create(self._trust_domain, now)
-        content = {CERTIFICATE: authority.chain_pem, KEY: authority.key_pem, ROOTS: authority.bundle_pem}
-        data = {name: base64.b64encode(text).decode() for name, text in content.items()}
+        data = {name: text for name, text in data_of(Content(authority)).items() if text is not None}
         secret = Secret(metadata=ObjectMeta(name=self._name), type="kubernetes.io/tls", data=data)
         try:
             made = await self._client.create(secret)
@@ -116,35 +132,25 @@ class AuthoritySecret:
         logger.info("authority stored", extra={"fields": {"secret": self._where, "signs": authority.id}})
         return made
 
-    async def _copy(self, secret: Secret) -> None:
+    async def _copy(self, secret: Secret, asked: float) -> None:
         """Write the folder if the Secret is another than before. Raises StoreError."""
         version = secret.metadata.resourceVersion if secret.metadata is not None else None
-        if version is not None and version == self._version:
-            return
-        try:
-            certificate, key, roots = (_content(secret, name) for name in (CERTIFICATE, KEY, ROOTS))
-            authority = Authority.load(certificate, key, roots)
-            if not read_certificates(roots):
-                raise ValueError(f"{ROOTS} has no certificate")
-        except (AuthorityError, ValueError) as error:
-            raise StoreError(f"the Secret {self._where} is not an authority: {error}") from None
-        if authority.trust_domain != self._trust_domain:
-            raise StoreError(
-                f"the Secret {self._where} is the authority of trust domain {authority.trust_domain}, not of"
-                f" {self._trust_domain}: use another Secret"
-            )
-        copy = AuthorityCopy(self._where, StoredAuthority.of(authority))
-        await asyncio.to_thread(self._store.save_copy, copy)
-        self._version = version
+        if version is None or version != self._version:
+            content = read_content(secret.data or {}, f"the Secret {self._where}")
+            authority, rotation = content.authority, content.rotation
+            if authority.trust_domain != self._trust_domain:
+                raise StoreError(
+                    f"the Secret {self._where} is the authority of trust domain {authority.trust_domain}, not of"
+                    f" {self._trust_domain}: use another Secret"
+                )
+            stored = StoredAuthority.of(authority)
+            copy = AuthorityCopy(self._where, stored)
+            if rotation is not None:
+                copy = AuthorityCopy(self._where, stored, rotation.step, rotation.since)
+            await asyncio.to_thread(self._store.save_copy, copy)
+            self._version = version
+        self.read_at = asked
 
 
 class _Away(Exception):
     """The API server does not say, or may not."""
-
-
-def _content(secret: Secret, name: str) -> bytes:
-    """Raises ValueError."""
-    text = (secret.data or {}).get(name)
-    if not text:
-        raise ValueError(f"it has no {name}")
-    return base64.b64decode(text)

@@ -118,9 +118,8 @@ class IdentityService:
         """`Identity/Issue`."""
         request = decode(await call.only_message(), IssueRequest)
         workload = call.info.peer if isinstance(call.info.peer, Workload) else None
-        address = call.info.remote.rpartition(":")[0]
         try:
-            attested, issued, authority = await self._issue(request, workload, address)
+            attested, issued, authority = await self._issue(request, workload, call.info.remote)
         except RequestRefused as refused:
             self._metrics.issuances.labels("refused", refused.reason).value += 1
             self._remember(refused, call.info.remote, workload)
@@ -136,11 +135,6 @@ class IdentityService:
                 },
             )
             raise CallFailed(STATUSES[refused.reason], refused.message) from None
-        renewed = workload if isinstance(workload, Shown) and attested.by is Proof.CERTIFICATE else None
-        replaces = leaf_name(renewed.certificate, renewed.not_after) if renewed is not None else ""
-        digest = roots_digest(authority.bundle_pem)
-        leaf = Leaf(issued.name, attested.spiffe_id, authority.id, digest, replaces, peer=call.info.remote)
-        await self._roll.issued(leaf)
         self._metrics.issuances.labels("ok", "").value += 1
         logger.info(
             "certificate issued",
@@ -171,10 +165,11 @@ class IdentityService:
         )
 
     async def _issue(
-        self, request: IssueRequest, workload: Workload | None, address: str
+        self, request: IssueRequest, workload: Workload | None, peer: str
     ) -> tuple[Attested, Issued, Authority]:
         """Who asks, the certificate, and who has signed that. Raises RequestRefused."""
         now = self._clock()
+        address = peer.rpartition(":")[0]
         has_proof = workload is not None and not request.service_account_token
         if not has_proof and self._refused.is_exhausted(address, now):
             raise RequestRefused("rate", f"too many requests from {address} were refused: wait a minute")
@@ -202,8 +197,18 @@ class IdentityService:
         if not self._issued.take(paced_as, now):
             raise RequestRefused("rate", f"too many certificates for {paced_as}: wait a minute")
         await self._claim(signing.key, workload, now)
-        authority = self._authority()
-        return attested, authority.issue(signing, attested.spiffe_id, now, self._lifetime), authority
+        renewed = workload if isinstance(workload, Shown) and attested.by is Proof.CERTIFICATE else None
+        replaces = leaf_name(renewed.certificate, renewed.not_after) if renewed is not None else ""
+        while True:
+            authority = self._authority()
+            issued = authority.issue(signing, attested.spiffe_id, now, self._lifetime)
+            digest = roots_digest(authority.bundle_pem)
+            leaf = Leaf(issued.name, attested.spiffe_id, authority.id, digest, replaces, peer=peer)
+            await self._roll.issued(leaf)
+            # Whoever has noticed a step of a rotation gives out nothing more of the step before.
+            if self._authority() is authority:
+                return attested, issued, authority
+            await self._roll.issued(msgspec.structs.replace(leaf, is_replaced=True))  # nobody has it
 
     async def _claim(self, key: bytes, workload: Workload | None, now: float) -> None:
         """Raises RequestRefused for a key that has a certificate, the one that is shown or another."""

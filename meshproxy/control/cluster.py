@@ -27,6 +27,8 @@ FIELD_MANAGER = "meshproxy"
 """The name by which the API server remembers who wrote a field."""
 TIMEOUT = 10.0
 """Seconds for a connection, and between two pieces of a response; a watch may be silent."""
+BLOCKING_TIMEOUT = 3.0
+"""Of `connect_blocking`: sidecars wait meanwhile for their certificates."""
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -53,17 +55,18 @@ def http_status(error: Exception) -> int | None:
     return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
 
 
-def why(error: Exception, rights: str) -> str:
+def why(error: Exception, rights: str, who: str = "this control plane") -> str:
     """Why a call came to nothing, in one line. Texts of libraries may quote what was sent.
 
     Args:
         error: one of `FAILURES`.
         rights: what whoever calls has to be allowed.
+        who: calls.
     """
     status = http_status(error)
     if status is None:
         return f"no answer ({type(error).__name__})"
-    hint = f": this control plane may not {rights}" if status == HTTPStatus.FORBIDDEN else ""
+    hint = f": {who} may not {rights}" if status == HTTPStatus.FORBIDDEN else ""
     return f"the API server answered {status}{hint}"
 
 
@@ -111,6 +114,17 @@ def connect_paths(kubeconfig: Path | None = None, context: str | None = None) ->
         return client_adapter.AsyncClient(config, parameters)
 
 
+def connect_blocking(kubeconfig: Path | None = None, context: str | None = None) -> httpx2.Client:
+    """As `connect_paths`, for threads and for commands that ask one thing after another; several threads may share it.
+
+    Raises:
+        ClusterError: there is no usable configuration.
+    """
+    with _usable(kubeconfig):
+        parameters = client_adapter.ConnectionParams(timeout=httpx2.Timeout(BLOCKING_TIMEOUT))
+        return client_adapter.Client(_configuration(kubeconfig, context), parameters)
+
+
 @contextmanager
 def _usable(kubeconfig: Path | None) -> Iterator[None]:
     """Around what reads a configuration. Raises ClusterError, which says where it is."""
@@ -124,12 +138,17 @@ def _usable(kubeconfig: Path | None) -> Iterator[None]:
 
 def _prepared(kubeconfig: Path | None, context: str | None = None) -> tuple[SingleConfig, _Transport]:
     """Where the API server is, who calls it, and how."""
+    config = _configuration(kubeconfig, context)
+    tls = client_adapter.verify_cluster(config.cluster, config.user or User(), config.abs_file)
+    return config, _Transport(verify=tls, socket_options=_KEEPALIVE)
+
+
+def _configuration(kubeconfig: Path | None, context: str | None = None) -> SingleConfig:
+    """Where the API server is, and who calls it."""
     config = (KubeConfig.from_env() if kubeconfig is None else KubeConfig.from_file(kubeconfig)).get(context)
     assert config is not None  # there is no default that it could be
-    config = config._replace(user=config.user or User())
-    tls = client_adapter.verify_cluster(config.cluster, config.user or User(), config.abs_file)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request
-    return config, _Transport(verify=tls, socket_options=_KEEPALIVE)
+    return config._replace(user=config.user or User())
 
 
 class _Transport(httpx2.AsyncHTTPTransport):

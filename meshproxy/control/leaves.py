@@ -1,4 +1,4 @@
-"""The certificates that are out: a file for each, until it expires.
+"""The certificates that are out: a file for each, until it expires. (`shared_leaves` has them in a cluster.)
 
 From them one knows, whichever control plane has issued them and whether their holders are connected or not, who may
 still lack a trust bundle, and when the last certificate of an authority is over.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,7 +17,7 @@ from meshproxy.control.store import StoreError
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -27,19 +27,80 @@ UNWRITTEN = 100_000
 """Certificates that a control plane remembers while its disk is full."""
 
 
+class Sighting(NamedTuple):
+    """What a sidecar says of its certificate."""
+
+    leaf: Leaf
+    is_proven: bool
+    """It is the certificate of the connection."""
+
+
+def merged(sighting: Sighting, read: Callable[[str], Leaf | None]) -> Iterator[Leaf]:
+    """The records that are other ones by what a sidecar says.
+
+    Args:
+        sighting: what it says.
+        read: the record of a certificate; None if there is none.
+    """
+    seen = sighting.leaf
+    before = read(seen.name)
+    if before is None:
+        if sighting.is_proven:
+            yield seen
+        return
+    if before.spiffe_id != seen.spiffe_id:
+        return  # another workload's
+    if before.replaces and (replaced := read(before.replaces)) is not None:
+        yield msgspec.structs.replace(replaced, is_replaced=True)
+    after = msgspec.structs.replace(before, roots=seen.roots, sidecar=seen.sidecar, replaces="", is_replaced=False)
+    if after != before:  # a sidecar that connects again from another port costs no write
+        yield msgspec.structs.replace(after, peer=seen.peer)
+
+
+class Leaves(Protocol):
+    """The records, wherever they are kept. Every call blocks, and raises StoreError."""
+
+    def write(self, leaves: Iterable[Leaf]) -> None:
+        """Keep certificates that are new."""
+
+    def note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
+        """Keep certificates that were given out before they could be kept, and what sidecars say of themselves."""
+
+    def valid(self, now: float) -> list[Leaf]:
+        """Those that have not expired."""
+
+    def prune(self, now: float) -> None:
+        """Remove those that have expired."""
+
+
 class FolderLeaves:
     """One file a certificate, replaced as a whole: several processes may share the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / FOLDER
 
-    def write(self, leaf: Leaf) -> None:
-        """Keep a certificate, or what is known of it now. Raises StoreError."""
+    def write(self, leaves: Iterable[Leaf]) -> None:
+        """Keep certificates, or what is known of them now. Raises StoreError."""
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            replace_file(self.folder / leaf.name, msgspec.json.encode(leaf), 0o600)
+            for leaf in leaves:
+                replace_file(self.folder / leaf.name, msgspec.json.encode(leaf), 0o600)
         except OSError as error:
             raise StoreError(f"{self.folder} cannot be written: {error.strerror}") from error
+
+    def note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
+        """Of a late one more may be known by now. Raises StoreError."""
+        self.write(leaf for leaf in late if self.read(leaf.name) is None)
+        for sighting in sightings:
+            self.write(merged(sighting, self.read))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget these. Raises StoreError."""
+        try:
+            for name in names:
+                (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.folder} cannot be pruned: {error.strerror}") from error
 
     def read(self, name: str) -> Leaf | None:
         """What is known of one. Raises StoreError."""
@@ -60,12 +121,7 @@ class FolderLeaves:
 
     def prune(self, now: float) -> None:
         """Remove those that have expired. Raises StoreError."""
-        for name in self._names():
-            if not Leaf(name, "", "").is_valid(now):
-                try:
-                    (self.folder / name).unlink(missing_ok=True)
-                except OSError as error:
-                    raise StoreError(f"{self.folder} cannot be pruned: {error.strerror}") from error
+        self.remove(name for name in self._names() if not Leaf(name, "", "").is_valid(now))
 
     def _names(self) -> Iterator[str]:
         try:
@@ -79,28 +135,56 @@ class FolderLeaves:
 class Roll:
     """What one control plane tells of the certificates that it issues and sees in use.
 
-    A new one is written before it is given out. What sidecars say of themselves is written a moment later, since it
-    only ever adds to what they have. While the disk is full both are kept here, and certificates are issued.
+    A new one is written before it is given out; those that are asked for meanwhile are written together. What sidecars
+    say of themselves is written a moment later, since it only ever adds to what they have. While nothing can be written
+    both are kept here, and certificates are issued.
     """
 
-    def __init__(self, kept: FolderLeaves) -> None:
+    def __init__(self, kept: Leaves, spare: FolderLeaves | None = None, now: float = 0.0) -> None:
+        """Args:
+            kept: the records.
+            spare: where those are meanwhile that cannot be written, if they are not kept in a folder anyway: a control
+                plane that is killed writes them when it starts again.
+            now: seconds since the epoch.
+
+        Raises:
+            StoreError: the spare ones cannot be read.
+        """
         self._kept = kept
-        self._unwritten: dict[str, Leaf] = {}
-        self._sightings: dict[str, tuple[Leaf, bool]] = {}
-        """By the certificate of the connection: what was said there last, and whether it is about that certificate."""
+        self._spare = spare
+        self._new: dict[str, Leaf] = {}
+        self._writing = asyncio.Lock()
+        self._unwritten: dict[str, Leaf] = {leaf.name: leaf for leaf in spare.valid(now)} if spare is not None else {}
+        self._sightings: dict[str, Sighting] = {}
+        """By the certificate of the connection: what was said there last."""
         self._problem = ""
         self.failures = 0
         """Attempts to write that failed."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether there is a record of every certificate that was given out."""
+        return not self._unwritten
+
     async def issued(self, leaf: Leaf) -> None:
         """A certificate that is about to be given out."""
-        try:
-            await asyncio.to_thread(self._kept.write, leaf)
-        except StoreError as error:
-            self._failed(error)
-            self._unwritten[leaf.name] = leaf
-            if len(self._unwritten) > UNWRITTEN:
-                del self._unwritten[next(iter(self._unwritten))]
+        self._new[leaf.name] = leaf
+        async with self._writing:
+            if leaf.name not in self._new:
+                return  # written with the one before
+            batch, self._new = self._new, {}
+            try:
+                await asyncio.to_thread(self._kept.write, batch.values())
+            except StoreError as error:
+                self._failed(error)
+                self._unwritten |= batch
+                while len(self._unwritten) > UNWRITTEN:
+                    del self._unwritten[next(iter(self._unwritten))]
+                if self._spare is not None:
+                    try:
+                        await asyncio.to_thread(self._spare.write, batch.values())
+                    except StoreError as error:
+                        self._failed(error)
 
     def seen(self, connection: str, leaf: Leaf) -> None:
         """A sidecar has this certificate and this bundle, it says.
@@ -109,45 +193,29 @@ class Roll:
             connection: the name of the certificate with which it is connected.
             leaf: what it says. Of one that is not known, it is believed if that is the certificate of the connection.
         """
-        self._sightings[connection] = leaf, leaf.name == connection
+        self._sightings[connection] = Sighting(leaf, leaf.name == connection)
 
     async def flush(self) -> None:
         """Write what is not written yet."""
         if not self._sightings and not self._unwritten:
             return
-        unwritten, self._unwritten = self._unwritten, {}
+        late = dict(self._unwritten)
         sightings, self._sightings = self._sightings, {}
         try:
-            await asyncio.to_thread(self._write, unwritten, sightings)
+            await asyncio.to_thread(self._note, late, sightings)
         except StoreError as error:
             self._failed(error)
+            self._sightings = sightings | self._sightings
         else:
             self._problem = ""
-        self._unwritten = unwritten | self._unwritten
-        self._sightings = sightings | self._sightings
+            for name in late:
+                self._unwritten.pop(name, None)
 
-    def _write(self, unwritten: dict[str, Leaf], sightings: dict[str, tuple[Leaf, bool]]) -> None:
-        """Empties both as far as it comes. Raises StoreError."""
-        for name in list(unwritten):
-            self._kept.write(unwritten[name])
-            del unwritten[name]
-        for connection in list(sightings):
-            self._merge(*sightings[connection])
-            del sightings[connection]
-
-    def _merge(self, seen: Leaf, is_proven: bool) -> None:
-        before = self._kept.read(seen.name)
-        if before is None:
-            if is_proven:
-                self._kept.write(seen)
-            return
-        if before.spiffe_id != seen.spiffe_id:
-            return  # another workload's
-        if before.replaces and (replaced := self._kept.read(before.replaces)) is not None:
-            self._kept.write(msgspec.structs.replace(replaced, is_replaced=True))
-        after = msgspec.structs.replace(before, roots=seen.roots, sidecar=seen.sidecar, replaces="", is_replaced=False)
-        if after != before:  # a sidecar that connects again from another port costs no write
-            self._kept.write(msgspec.structs.replace(after, peer=seen.peer))
+    def _note(self, late: dict[str, Leaf], sightings: dict[str, Sighting]) -> None:
+        """Raises StoreError."""
+        self._kept.note(late.values(), sightings.values())
+        if self._spare is not None:
+            self._spare.remove(late)
 
     def _failed(self, error: StoreError) -> None:
         self.failures += 1

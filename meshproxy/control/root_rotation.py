@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from meshproxy.control.leaf import Leaf
+    from meshproxy.control.plane import Plane
 
 SETTLE_SECONDS = 10.0
 """How long a step lasts at least: until every control plane has noticed it, has ended the calls that began before, and
@@ -100,9 +101,16 @@ class RootRotation(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, step=STEPS[position], since=now) if 0 <= position < len(STEPS) else None
 
 
+def in_force(authority: Authority) -> str:
+    """Who signs, and what is trusted: differs from step to step."""
+    return f"{authority.id} {roots_digest(authority.bundle_pem)}"
+
+
 class Hindrance(Enum):
     """Why a step is not safe; the value says what it would break."""
 
+    UNNOTICED = "these control planes may still sign as before the last step: nobody knows what they have issued"
+    NOBODY = "no control plane says that it follows this authority: nobody gives sidecars the trust bundle"
     UNSETTLED = "the last step has just been taken: a control plane may not have noticed it yet"
     WITHOUT_BUNDLE = "handshakes of these sidecars with others fail until they have the trust bundle"
     STILL_VALID = "nobody accepts these certificates any more, until their holders have renewed them"
@@ -117,6 +125,8 @@ class Obstacle:
     """The certificates that are concerned."""
     until: float = 0.0
     """When it passes without anybody's doing, at the latest: seconds since the epoch."""
+    planes: tuple[Plane, ...] = ()
+    """The control planes that are concerned."""
 
 
 def with_bundle(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> tuple[list[Leaf], list[Leaf]]:
@@ -126,28 +136,57 @@ def with_bundle(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> t
     return [leaf for leaf in in_use if leaf.roots == digest], [leaf for leaf in in_use if leaf.roots != digest]
 
 
-def before_next(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> Obstacle | None:
-    """Why the next step is not safe; None if it is. Raises AuthorityError."""
-    if now < rotation.since + SETTLE_SECONDS:
-        return _unsettled(rotation)
+def before_next(
+    rotation: RootRotation, leaves: Iterable[Leaf], now: float, planes: Iterable[Plane] | None = None
+) -> Obstacle | None:
+    """Why the next step is not safe; None if it is.
+
+    Args:
+        rotation: that is under way.
+        leaves: the certificates that are out.
+        now: seconds since the epoch.
+        planes: the control planes. None: they share a folder, and look at it before each certificate.
+
+    Raises:
+        AuthorityError: its authorities cannot be used.
+    """
+    early = _unsettled(rotation, planes, now)
+    if early is not None:
+        return early
     if rotation.step is Step.SIGN:
         return _still_valid(rotation.ids()[0], leaves, now)
     return _without_bundle(rotation, leaves, now)
 
 
-def before_undo(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> Obstacle | None:
-    """Why the step before is not safe. Raises AuthorityError."""
+def before_undo(
+    rotation: RootRotation, leaves: Iterable[Leaf], now: float, planes: Iterable[Plane] | None = None
+) -> Obstacle | None:
+    """Why the step before is not safe. Arguments and errors are those of `before_next`."""
     if rotation.step is Step.RETIRE:
         return None  # to trust more than before breaks nothing
-    if now < rotation.since + SETTLE_SECONDS:
-        return _unsettled(rotation)
+    early = _unsettled(rotation, planes, now)
+    if early is not None:
+        return early
     if rotation.step is Step.SIGN:
         return _without_bundle(rotation, leaves, now)  # some may not have the old root back yet
     return _still_valid(rotation.ids()[1], leaves, now)
 
 
-def _unsettled(rotation: RootRotation) -> Obstacle:
-    return Obstacle(Hindrance.UNSETTLED, until=rotation.since + SETTLE_SECONDS)
+def _unsettled(rotation: RootRotation, planes: Iterable[Plane] | None, now: float) -> Obstacle | None:
+    """Why control planes may not have taken the last step yet. Raises AuthorityError."""
+    settled = rotation.since + SETTLE_SECONDS
+    if now < settled:
+        return Obstacle(Hindrance.UNSETTLED, until=settled)
+    if planes is None:
+        return None
+    alive = [plane for plane in planes if now < plane.over]
+    if not alive:
+        return Obstacle(Hindrance.NOBODY, until=now)
+    expected = in_force(rotation.authority())
+    behind = tuple(plane for plane in alive if plane.signs_by != expected)
+    if not behind:
+        return None
+    return Obstacle(Hindrance.UNNOTICED, planes=behind, until=max(plane.over for plane in behind))
 
 
 def _without_bundle(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> Obstacle | None:

@@ -25,7 +25,7 @@ import msgspec
 from meshproxy.config.file_watch import state_of
 from meshproxy.control.attestation import JoinToken
 from meshproxy.control.authority import Authority, AuthorityError
-from meshproxy.control.root_rotation import RootRotation, StoredAuthority
+from meshproxy.control.root_rotation import RootRotation, Step, StoredAuthority
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
@@ -49,12 +49,20 @@ class StoreError(Exception):
     """The folder, or the cluster, cannot be used. The text says why and what to do."""
 
 
+class Changed(StoreError):
+    """Somebody else has written meanwhile: nothing was done. Read again, and decide again."""
+
+
 class AuthorityCopy(msgspec.Struct, frozen=True):
     """The authority that is kept elsewhere."""
 
     secret: str
     """`NAMESPACE/NAME`."""
     stored: StoredAuthority
+    step: Step | None = None
+    """How far the rotation of the root is; None if none is under way."""
+    since: float = 0.0
+    """When that step was taken, seconds since the epoch."""
 
     def authority(self) -> Authority:
         """Raises AuthorityError."""
@@ -179,9 +187,25 @@ class FolderStore:
         """The rotation that is not over; None if there is none. Raises StoreError."""
         return self._read_json(ROTATION, RootRotation)
 
+    def progress(self) -> tuple[Step, float] | None:
+        """The step of the rotation that is under way, here or where the authority is copied from, and when it was
+        taken. Raises StoreError."""
+        if (copy := self.copy()) is not None:
+            return (copy.step, copy.since) if copy.step is not None else None
+        rotation = self.rotation()
+        return (rotation.step, rotation.since) if rotation is not None else None
+
+    @property
+    def where(self) -> str:
+        """For people (`rotator.Place`)."""
+        return str(self.folder)
+
+    def planes(self) -> None:
+        """All control planes of a folder look at it before each certificate (`rotator.Place`)."""
+
     def save_rotation(self, rotation: RootRotation) -> None:
         """Take a step: from now on this is what all control planes of the folder do. Raises StoreError."""
-        self._check_place("the root cannot be rotated here")
+        self._check_place("the root cannot be rotated here (use --authority-secret)")
         self._write((ROTATION, msgspec.json.encode(rotation), 0o600))
 
     def end_rotation(self, authority: StoredAuthority) -> None:

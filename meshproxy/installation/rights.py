@@ -14,6 +14,7 @@ NAME = "meshproxy-control"
 """Of the Deployment, the Service, the Lease and the ClusterRole."""
 SECRET = "meshproxy-authority"  # noqa: S105
 """Holds the authority of the mesh: its certificate, key and roots."""
+DIGITS = "0123456789abcdef"
 _RBAC = "rbac.authorization.k8s.io"
 
 
@@ -54,7 +55,25 @@ def namespace_rules() -> list[dict[str, Any]]:
         # --authority-secret. RBAC cannot tell which Secret is created; it is the only one here that matters.
         _rule("", ["secrets"], ["create"]),
         _rule("", ["secrets"], ["get"], [SECRET]),
+        # What control planes with the same authority tell each other, and whoever rotates its root.
+        _rule("", ["configmaps"], ["create"]),
+        _rule("", ["configmaps"], ["get", "patch"], record_names(SECRET)),
     ]
+
+
+def record_names(secret: str) -> list[str]:
+    """The ConfigMaps beside the Secret of an authority: control planes, and certificates that are out."""
+    return [control_planes_name(secret), *(certificates_name(secret, digit) for digit in DIGITS)]
+
+
+def control_planes_name(secret: str) -> str:
+    """Of the ConfigMap with an entry for each control plane."""
+    return f"{secret}-control-planes"
+
+
+def certificates_name(secret: str, digit: str) -> str:
+    """Of the ConfigMap with the certificates whose digests begin with this digit."""
+    return f"{secret}-certificates-{digit}"
 
 
 def cluster_rules() -> list[dict[str, Any]]:

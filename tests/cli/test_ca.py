@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import stat
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import time
 
@@ -12,12 +14,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meshproxy.cli.ca import command
+from meshproxy.control.authority_secret import AuthoritySecret
+from meshproxy.control.cluster import connect, connect_blocking
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import FolderLeaves
-from meshproxy.control.root_rotation import SETTLE_SECONDS
+from meshproxy.control.plane import Plane
+from meshproxy.control.plane_records import PlaneRecords
+from meshproxy.control.root_rotation import SETTLE_SECONDS, in_force
+from meshproxy.control.secret_place import SecretPlace
+from meshproxy.control.shared_objects import SharedObjects
 from meshproxy.control.store import CERTIFICATE, FolderStore
 from meshproxy.control_api import leaf_name
 from meshproxy.identity.certificates import IdentityFiles, own_identity
+from tests.control.fake_api_server import FakeApiServer
 
 
 def run(directory: Path, *arguments: str) -> Result:
@@ -156,7 +165,7 @@ def test_the_root_is_replaced_step_by_step(control: Path) -> None:
 def test_a_sidecar_that_lacks_the_bundle_is_named(control: Path) -> None:
     folder = ("--folder", str(control))
     leaf = Leaf(leaf_name(b"x", time() + 60.0), "spiffe://m.example/ns/a/sa/b", "a1", sidecar="replica")
-    FolderLeaves(control).write(leaf)
+    FolderLeaves(control).write([leaf])
     ca("rotate", *folder)
     settled(control)
     refused = ca("rotate", *folder)
@@ -205,3 +214,72 @@ def test_a_folder_that_is_no_control_plane(tmp_path: Path, arguments: list[str])
 def test_options_that_contradict_each_other(control: Path) -> None:
     result = ca("rotate", "--wait", "--force", "--folder", str(control))
     assert (result.exit_code, "cannot be combined" in result.output) == (2, True)
+
+
+# The root of a control plane in a cluster
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeApiServer]:
+    fake = FakeApiServer()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+async def test_the_root_in_a_secret_is_replaced_step_by_step(
+    fake: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts and the exit status are those of a folder, but for the control planes."""
+    kubeconfig = fake.write_kubeconfig(tmp_path, "elsewhere")
+    client = connect(kubeconfig, "mesh")
+    await AuthoritySecret(client, "authority", FolderStore(tmp_path / "a"), "m.example").bring(time())
+    await client.close()
+    objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
+    secret = ("--authority-secret", "authority", "--namespace", "mesh", "--kubeconfig", str(kubeconfig))
+    monkeypatch.setattr("meshproxy.control.root_rotation.SETTLE_SECONDS", 0.0)
+
+    def steps() -> None:
+        before = ca("bundle", *secret).output
+        assert "no rotation is under way" in ca("status", *secret).output
+        place = SecretPlace(objects, "authority")
+        for step in ("step 1 of 3", "step 2 of 3", "step 3 of 3", "no rotation is under way"):
+            result = ca("rotate", *secret)
+            assert (result.exit_code, step in result.output) == (0, True), result.output
+            if "step" not in step:
+                break
+            PlaneRecords(objects, "authority").write(Plane("plane-1", "what was before", time(), 60.0))
+            refused = ca("rotate", *secret)
+            assert (refused.exit_code, refused.output.splitlines()[0]) == (3, "not safe yet, and not done:")
+            assert "control plane plane-1, last heard of" in refused.output
+            assert "unless control planes are sooner" in ca("status", *secret).output
+            page = json.loads(ca("status", "-o", "json", *secret).output)["rotation"]
+            assert (page["obstacle"], page["controlPlanes"][0]["name"]) == ("unnoticed", "plane-1")
+            place.rotation()
+            authority = place.find_authority()
+            assert authority is not None
+            PlaneRecords(objects, "authority").write(Plane("plane-1", in_force(authority), time(), 60.0))
+            assert ca("status", *secret).exit_code == 0
+        assert ca("bundle", *secret).output != before
+
+    await asyncio.to_thread(steps)
+    fake.status = 403
+    result = await asyncio.to_thread(ca, "rotate", *secret)
+    assert result.exit_code == 1
+    assert "Error: the Secret mesh/authority cannot be read: the API server answered 403: you may not get it" in (
+        result.output
+    )
+    objects.close()
+
+
+@pytest.mark.parametrize("more", [[], ["--folder", ".", "--authority-secret", "authority"]])
+def test_one_place_is_named(more: list[str]) -> None:
+    result = ca("status", *more)
+    assert (result.exit_code, "one of them" in result.output) == (2, True)
+
+
+def test_a_cluster_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text("{")
+    result = ca("status", "--authority-secret", "authority", "--kubeconfig", str(path))
+    assert (result.exit_code, str(path) in result.output) == (1, True)

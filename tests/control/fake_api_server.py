@@ -171,6 +171,8 @@ class FakeApiServer:
             return _status(self.status, "as told")
         path, _, name = request.path.rpartition("/")
         key = (path, request.match_info["namespace"], name)
+        if request.method == "PATCH" and request.content_type == "application/merge-patch+json":
+            return self._merge(key, await request.json())
         if request.method == "PATCH":  # server-side apply
             kind = "MODIFIED" if key in self.objects else "ADDED"
             return web.json_response(self._put(key, await request.json(), kind))
@@ -188,6 +190,17 @@ class FakeApiServer:
                 return _status(409, "the object has been modified")
             return web.json_response(self._put(key, await request.json(), "MODIFIED"))
         return web.json_response(self.objects[key])
+
+    def _merge(self, key: Key, patch: Object) -> web.Response:
+        """A merge patch (RFC 7386) of `data`, on a version if it says one."""
+        if key not in self.objects:
+            return _status(404, "not found")
+        shown = self.objects[key]
+        if patch.get("metadata", {}).get("resourceVersion") not in (None, shown["metadata"]["resourceVersion"]):
+            return _status(409, "the object has been modified")
+        data = {**(shown.get("data") or {}), **patch["data"]}
+        merged = {**shown, "data": {name: text for name, text in data.items() if text is not None}}
+        return web.json_response(self._put(key, merged, "MODIFIED"))
 
     async def _status(self, request: web.Request) -> web.Response:
         """Server-side apply of a status: what is not given, and was by the same manager, goes."""

@@ -17,8 +17,15 @@ from lightkube.models.meta_v1 import ObjectMeta
 from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane, Settings
-from meshproxy.control.cluster import connect
+from meshproxy.control.authority import RequestRefused
+from meshproxy.control.cluster import connect, connect_blocking
 from meshproxy.control.objects import resource
+from meshproxy.control.plane_records import PlaneRecords
+from meshproxy.control.root_rotation import in_force
+from meshproxy.control.rotator import Rotator
+from meshproxy.control.secret_place import SecretPlace
+from meshproxy.control.shared_leaves import SharedLeaves
+from meshproxy.control.shared_objects import SharedObjects
 from meshproxy.control.status import read_status
 from meshproxy.control.store import CERTIFICATE, StoreError
 from meshproxy.control.webhook import Injector
@@ -260,4 +267,42 @@ async def test_documents_of_a_cluster(tmp_path: Path) -> None:
     signal.raise_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         await running
+    await server.stop()
+
+
+async def test_an_authority_that_several_control_planes_share(tmp_path: Path) -> None:
+    """Each says by which authority it signs before it listens, and after each step; until it stops."""
+    server = FakeApiServer()
+    await server.start()
+    kubeconfig = server.write_kubeconfig(tmp_path, "mesh")
+    given = replace(settings(tmp_path / "control"), kubeconfig=kubeconfig, authority_secret="authority")
+    control = await ControlPlane.build(given)
+    objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
+    place, records = SecretPlace(objects, "authority"), PlaneRecords(objects, "authority")
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.web_address)
+    (said,) = await asyncio.to_thread(records.read)
+    assert said.signs_by == in_force(control.authority())
+    operator = Rotator(place, SharedLeaves(objects, "authority"))
+    await asyncio.to_thread(operator.forward)
+
+    rotation = await asyncio.to_thread(place.rotation)
+    assert rotation is not None
+
+    async def noticed() -> bool:
+        return [each.signs_by for each in await asyncio.to_thread(records.read)] == [in_force(rotation.authority())]
+
+    await until(noticed)
+    status = await control.status()
+    assert (status.rotation_step, status.store_problem) == ("distribute", "")
+    # Cut off for a day, it signs no more: nobody could know of it.
+    assert control._signer() is control.authority()
+    assert control._presence is not None
+    control._presence.may_sign = lambda now: False  # type: ignore[method-assign]
+    with pytest.raises(RequestRefused, match="cut off from the API server for a day"):
+        control._signer()
+    control._stopping.set()
+    await running
+    assert await asyncio.to_thread(records.read) == []
+    objects.close()
     await server.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from meshproxy.control import attestation, authority, channel, service_accounts
 from meshproxy.control.attestation import Attestation, Shown, make_token
-from meshproxy.control.authority import Authority, RequestRefused
+from meshproxy.control.authority import Authority, RequestRefused, authority_of
 from meshproxy.control.channel import ASKING, ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaf import Leaf
@@ -140,6 +141,25 @@ async def test_a_certificate_is_on_the_roll_before_it_is_given_out(world: World)
     await world.issue(peer=shown)
     first, second = world.leaves.valid(NOW)
     assert (first.name, second.replaces, second.authority) == (name, name, world.authority.id)
+
+
+async def test_nothing_is_given_out_of_an_authority_that_was_replaced_meanwhile(world: World) -> None:
+    """A control plane that says that it has noticed a step of a rotation has nothing left of the step before."""
+    old, new = world.authority, Authority.create("m.example", NOW)
+    write = world.leaves.write
+
+    def rotated(leaves: Iterable[Leaf]) -> None:
+        world.authority = new
+        write(leaves)
+
+    world.leaves.write = rotated  # type: ignore[method-assign]
+    response = await world.issue(make_token(world.tokens, ID, NOW, 60.0))
+    (der,) = read_certificates(response.certificate.encode())
+    assert authority_of(der) == new.id
+    assert response.roots == new.bundle_pem.decode()
+    left, given = sorted(world.leaves.valid(NOW), key=lambda leaf: leaf.authority != old.id)
+    assert (left.authority, left.is_replaced) == (old.id, True)
+    assert (given.name, given.is_replaced) == (leaf_name(der, NOW + 3_600.0), False)
 
 
 async def test_refusals_are_counted_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:

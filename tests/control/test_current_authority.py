@@ -11,6 +11,7 @@ import pytest
 from meshproxy.control import current_authority as module
 from meshproxy.control.authority import Authority
 from meshproxy.control.current_authority import CurrentAuthority
+from meshproxy.control.leaves import FolderLeaves
 from meshproxy.control.rotator import Rotator
 from meshproxy.control.store import CERTIFICATE, ROTATION, FolderStore
 from meshproxy.control_api import roots_digest
@@ -30,7 +31,7 @@ async def test_it_is_what_the_store_has_at_this_moment(store: FolderStore, caplo
     current.changed = seen.append
     first = current()
     assert current() is first
-    Rotator(store, lambda: NOW).forward()
+    Rotator(store, FolderLeaves(store.folder), lambda: NOW).forward()
     second = current()
     assert (second.id, seen) == (first.id, [second])
     assert second.bundle_pem != first.bundle_pem
@@ -38,7 +39,7 @@ async def test_it_is_what_the_store_has_at_this_moment(store: FolderStore, caplo
         "signs": first.id,
         "trust_bundle": roots_digest(second.bundle_pem),
     }
-    Rotator(store, lambda: NOW + 60.0).forward()
+    Rotator(store, FolderLeaves(store.folder), lambda: NOW + 60.0).forward()
     assert current().id != first.id
 
 
@@ -73,7 +74,7 @@ async def test_it_is_looked_at_without_being_asked(store: FolderStore, monkeypat
     seen = asyncio.Queue[Authority]()
     current.changed = seen.put_nowait
     following = asyncio.create_task(current.follow())
-    Rotator(store, lambda: NOW).forward()
+    Rotator(store, FolderLeaves(store.folder), lambda: NOW).forward()
     async with asyncio.timeout(5):
         assert await seen.get() is current()
     following.cancel()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_they_are_kept_until_they_expire(kept: FolderLeaves) -> None:
     kept.prune(NOW)
     short, long = leaf(1, 10.0, sidecar="replica"), leaf(2, 20.0)
     for each in (long, short):
-        kept.write(each)
+        kept.write([each])
     assert kept.valid(NOW) == [short, long]
     assert kept.read(short.name) == short
     assert kept.read(leaf(3).name) is None
@@ -46,7 +48,7 @@ def test_they_are_kept_until_they_expire(kept: FolderLeaves) -> None:
 
 
 def test_other_files_are_left_alone(kept: FolderLeaves) -> None:
-    kept.write(leaf(1))
+    kept.write([leaf(1)])
     (kept.folder / f".{leaf(2).name}.7.new").write_text("half")
     assert kept.valid(NOW) == [leaf(1)]
     kept.prune(NOW + 1_000.0)
@@ -59,7 +61,7 @@ def test_other_files_are_left_alone(kept: FolderLeaves) -> None:
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / FOLDER).touch()
     kept = FolderLeaves(tmp_path)
-    for action in (lambda: kept.write(leaf(1)), lambda: kept.valid(NOW), lambda: kept.prune(NOW)):
+    for action in (lambda: kept.write([leaf(1)]), lambda: kept.valid(NOW), lambda: kept.prune(NOW)):
         with pytest.raises(StoreError, match="cannot be"):
             action()
     with pytest.raises(StoreError, match="cannot be read: Not a directory"):
@@ -147,3 +149,19 @@ async def test_a_full_disk_keeps_nobody_from_a_certificate(
     monkeypatch.setattr(module, "replace_file", replace_file)
     await roll.flush()
     assert {each.name: each.roots for each in kept.valid(NOW)} == {leaf(2).name: "", leaf(3).name: "new"}
+
+
+async def test_certificates_that_are_asked_for_meanwhile_are_written_together(kept: FolderLeaves) -> None:
+    """In a cluster each write is a call of the API server."""
+    batches: list[int] = []
+
+    class Counting(FolderLeaves):
+        def write(self, leaves: Iterable[Leaf]) -> None:
+            found = list(leaves)
+            batches.append(len(found))
+            super().write(found)
+
+    roll = Roll(Counting(kept.folder.parent))
+    await asyncio.gather(*(roll.issued(leaf(number)) for number in range(20)))
+    assert batches == [1, 19]
+    assert len(kept.valid(NOW)) == 20

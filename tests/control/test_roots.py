@@ -111,7 +111,7 @@ async def test_each_new_bundle_reaches_a_sidecar(world: World) -> None:
     call.say(world.leaf, roots_digest(world.bundle))
     async with world.watching(call) as task:
         await asyncio.sleep(0)
-        Rotator(world.store, lambda: NOW).forward()
+        Rotator(world.store, world.leaves, lambda: NOW).forward()
         both = world.authority().bundle_pem
         await until(lambda: call.sent)
         assert call.sent == [both] != [world.bundle]

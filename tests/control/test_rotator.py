@@ -27,7 +27,7 @@ class World:
         self.now = NOW
         self.store = FolderStore(folder)
         self.first = self.store.authority("m.example", NOW)
-        self.rotator = Rotator(self.store, lambda: self.now)
+        self.rotator = Rotator(self.store, FolderLeaves(folder), lambda: self.now)
 
     @property
     def authority(self) -> Authority:
@@ -96,7 +96,7 @@ def test_what_is_not_safe_is_not_done_unless_forced(world: World) -> None:
         world.rotator.forward()
     assert caught.value.obstacle.hindrance is Hindrance.UNSETTLED
     leaf = Leaf(leaf_name(b"x", NOW + 60.0), "spiffe://m.example/ns/a/sa/b", world.first.id, "other")
-    FolderLeaves(world.store.folder).write(leaf)
+    FolderLeaves(world.store.folder).write([leaf])
     world.now += SETTLE_SECONDS
     with pytest.raises(Unsafe) as caught:
         world.rotator.forward()
@@ -124,7 +124,7 @@ def test_undoing_every_step(world: World) -> None:
 
 
 def test_a_folder_without_authority(tmp_path: Path) -> None:
-    rotator = Rotator(FolderStore(tmp_path))
+    rotator = Rotator(FolderStore(tmp_path), FolderLeaves(tmp_path))
     for action in (rotator.state, rotator.forward):
         with pytest.raises(StoreError, match="start `meshproxy control run` first"):
             action()

@@ -15,8 +15,8 @@ def test_no_right_is_wider_than_a_verb_of_a_resource() -> None:
     rules = [*namespace_rules(), *cluster_rules()]
     for rule in rules:
         assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
-    # Nothing is written but statuses, the Lease and one Secret, and nothing in other namespaces but the question
-    # whether a token is good.
+    # Nothing is written but statuses, the Lease, one Secret and the records beside it, and nothing in other namespaces
+    # but the question whether a token is good.
     writes = {
         (resource.rpartition("/")[2], verb)
         for rule in rules
@@ -25,6 +25,7 @@ def test_no_right_is_wider_than_a_verb_of_a_resource() -> None:
         if verb not in ("get", "list", "watch")
     }
     expected = {("status", "patch"), ("leases", "create"), ("leases", "update"), ("secrets", "create")}
+    expected |= {("configmaps", "create"), ("configmaps", "patch")}
     assert writes == expected | {("tokenreviews", "create")}
     assert len(namespace_rules()[0]["resources"]) == len(schema.KINDS)
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from meshproxy.control.app import ControlPlane as ControlProcess
+from meshproxy.control.leaves import FolderLeaves
 from meshproxy.control.rotator import Rotator
 from meshproxy.control_api import ROOTS, Roots, roots_digest
 from meshproxy.devtools.ca import DevelopmentCA
@@ -65,7 +66,7 @@ async def test_a_new_root_arrives_before_the_next_certificate(world: World, capl
             return await noted(world.process) == {"resnet-0": roots_digest(content)}
 
         await until(lambda: says(first))
-        Rotator(world.process.store).forward()
+        Rotator(world.process.store, FolderLeaves(world.process.store.folder)).forward()
         both = world.process.authority().bundle_pem
         await until(lambda: bundle(world) == both != first)
         await until(lambda: says(both))

@@ -1,0 +1,50 @@
+"""The control planes that share a Secret: an entry for each in one ConfigMap, which only its owner writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meshproxy.control.plane import Plane
+from meshproxy.control.store import StoreError
+from meshproxy.installation.rights import control_planes_name
+
+if TYPE_CHECKING:
+    from meshproxy.control.shared_objects import SharedObjects
+
+
+class PlaneRecords:
+    """The entries. Every call blocks, and raises StoreError.
+
+    Args:
+        objects: of the cluster.
+        secret: the name of the Secret that they share.
+    """
+
+    def __init__(self, objects: SharedObjects, secret: str) -> None:
+        self._objects = objects
+        self._name = control_planes_name(secret)
+
+    def read(self) -> list[Plane]:
+        """All of them; one that cannot be understood is an error, since nobody knows by what it signs."""
+        content, _ = self._objects.read("configmaps", self._name)
+        try:
+            return [msgspec.json.decode(text, type=Plane) for _, text in sorted(content.items())]
+        except msgspec.DecodeError as error:
+            where = self._objects.where("configmaps", self._name)
+            raise StoreError(f"an entry of {where} is not of a control plane of this version: {error}") from None
+
+    def write(self, plane: Plane) -> None:
+        """Its own entry."""
+        self._objects.write("configmaps", self._name, {plane.name: msgspec.json.encode(plane).decode()})
+
+    def remove(self, name: str) -> None:
+        """It signs nothing any more, and what it has issued is recorded."""
+        self._objects.write("configmaps", self._name, {name: None})
+
+    def prune(self, now: float) -> None:
+        """Remove those of which no certificate can be valid any more."""
+        over: dict[str, str | None] = {plane.name: None for plane in self.read() if plane.over < now}
+        if over:
+            self._objects.write("configmaps", self._name, over)

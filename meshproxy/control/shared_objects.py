@@ -1,0 +1,113 @@
+"""ConfigMaps and a Secret that several control planes and commands share: read, and written on what was read.
+
+Whoever writes says which version it has read; the API server refuses if somebody has written meanwhile. So a decision
+is never carried out on something else than it was made of: read again, and decide again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from meshproxy.control.cluster import FAILURES, why
+from meshproxy.control.store import Changed, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MERGE_PATCH = {"content-type": "application/merge-patch+json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Of an object, as it was read."""
+
+    text: str
+    """`resourceVersion`; empty: the object did not exist."""
+
+
+class SharedObjects:
+    """The objects of one namespace. Every call blocks, and raises StoreError.
+
+    Args:
+        client: `cluster.connect_blocking`.
+        namespace: of the objects.
+        who: whose rights an error is about.
+    """
+
+    def __init__(self, client: httpx2.Client, namespace: str, who: str = "this control plane") -> None:
+        self._client = client
+        self.namespace = namespace
+        self._who = who
+
+    def read(self, plural: str, name: str) -> tuple[dict[str, str], Version]:
+        """The `data` of an object, and its version; nothing if there is none.
+
+        Args:
+            plural: `configmaps` or `secrets`.
+            name: of the object.
+        """
+        answer = self._call("get", plural, name)
+        if answer is None:
+            return {}, Version("")
+        return dict(answer.get("data") or {}), Version(str(answer["metadata"]["resourceVersion"]))
+
+    def write(self, plural: str, name: str, changes: Mapping[str, str | None], version: Version | None = None) -> None:
+        """Set some entries of `data`, and remove those that are None. A ConfigMap that does not exist is made.
+
+        Args:
+            plural: `configmaps` or `secrets`.
+            name: of the object.
+            changes: by the names of entries.
+            version: that the object must have. None: any, since the entries are the caller's own.
+
+        Raises:
+            Changed: it has another version.
+        """
+        if version is None or version.text:
+            metadata = {"resourceVersion": version.text} if version is not None else {}
+            if self._call("patch", plural, name, {"metadata": metadata, "data": dict(changes)}) is not None:
+                return
+            if version is not None:
+                raise Changed(f"{self.where(plural, name)} was deleted meanwhile")
+        data = {entry: text for entry, text in changes.items() if text is not None}
+        if not data:
+            return
+        try:
+            self._call("create", plural, name, {"metadata": {"name": name}, "data": data})
+        except Changed:
+            if version is not None:
+                raise
+            self._call("patch", plural, name, {"data": dict(changes)})
+
+    def close(self) -> None:
+        """Nothing can be asked any more."""
+        self._client.close()
+
+    def where(self, plural: str, name: str) -> str:
+        """For people."""
+        return f"the {'Secret' if plural == 'secrets' else 'ConfigMap'} {self.namespace}/{name}"
+
+    def _call(self, verb: str, plural: str, name: str, body: Mapping[str, object] | None = None) -> Any:
+        """The object; None if there is none. Raises StoreError."""
+        path = f"/api/v1/namespaces/{self.namespace}/{plural}"
+        try:
+            if verb == "create":
+                answer = self._client.post(path, json=body)
+            elif verb == "patch":
+                answer = self._client.patch(f"{path}/{name}", json=body, headers=MERGE_PATCH)
+            else:
+                answer = self._client.get(f"{path}/{name}")
+            if answer.status_code == HTTPStatus.NOT_FOUND and verb != "create":
+                return None
+            if answer.status_code == HTTPStatus.CONFLICT:
+                raise Changed(f"others write {self.where(plural, name)} all the time: try again")
+            answer.raise_for_status()
+            return answer.json()
+        except FAILURES as error:
+            doing = "read" if verb == "get" else "written"
+            problem = why(error, f"{verb} it (`meshproxy install` prints the rights)", self._who)
+            raise StoreError(f"{self.where(plural, name)} cannot be {doing}: {problem}") from error

@@ -1,0 +1,69 @@
+"""Objects that several control planes write, of an API server that is made up; tests/e2e has a real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshproxy.control.cluster import connect_blocking
+from meshproxy.control.shared_objects import SharedObjects, Version
+from meshproxy.control.store import Changed, StoreError
+from tests.control.fake_api_server import FakeApiServer
+
+in_thread = asyncio.to_thread
+NAME = "records"
+KEY = ("/api/v1/namespaces/mesh/configmaps", "mesh", NAME)
+
+
+@pytest.fixture
+async def objects(fake: FakeApiServer, tmp_path: Path) -> AsyncIterator[SharedObjects]:
+    objects = SharedObjects(connect_blocking(fake.write_kubeconfig(tmp_path, "mesh")), "mesh")
+    yield objects
+    objects.close()
+
+
+async def test_entries_are_set_and_removed(objects: SharedObjects) -> None:
+    assert await in_thread(objects.read, "configmaps", NAME) == ({}, Version(""))
+    await in_thread(objects.write, "configmaps", NAME, {"gone": None})
+    assert (await in_thread(objects.read, "configmaps", NAME))[1] == Version("")
+    await in_thread(objects.write, "configmaps", NAME, {"a": "1", "b": "2", "gone": None})
+    await in_thread(objects.write, "configmaps", NAME, {"a": None, "c": "3"})
+    found, version = await in_thread(objects.read, "configmaps", NAME)
+    assert found == {"b": "2", "c": "3"}
+    assert version.text
+
+
+async def test_a_write_on_a_version(objects: SharedObjects, fake: FakeApiServer) -> None:
+    await in_thread(objects.write, "configmaps", NAME, {"a": "1"}, Version(""))
+    with pytest.raises(Changed):  # somebody has made it meanwhile
+        await in_thread(objects.write, "configmaps", NAME, {"a": "2"}, Version(""))
+    _, version = await in_thread(objects.read, "configmaps", NAME)
+    await in_thread(objects.write, "configmaps", NAME, {"a": "3"}, version)
+    with pytest.raises(Changed, match="ConfigMap mesh/records"):
+        await in_thread(objects.write, "configmaps", NAME, {"a": "4"}, version)
+    assert fake.objects[KEY]["data"] == {"a": "3"}
+    del fake.objects[KEY]
+    with pytest.raises(Changed, match="was deleted meanwhile"):
+        await in_thread(objects.write, "configmaps", NAME, {"a": "5"}, version)
+
+
+async def test_two_that_make_it_at_once(objects: SharedObjects, fake: FakeApiServer) -> None:
+    """Each has its own entries: both are there."""
+    writes = [in_thread(objects.write, "configmaps", NAME, {str(number): "x"}) for number in range(8)]
+    await asyncio.gather(*writes)
+    assert len(fake.objects[KEY]["data"]) == 8
+
+
+async def test_calls_that_fail(objects: SharedObjects, fake: FakeApiServer) -> None:
+    fake.status = 403
+    with pytest.raises(StoreError, match=r"mesh/records cannot be read: .* this control plane may not get it"):
+        await in_thread(objects.read, "configmaps", NAME)
+    with pytest.raises(StoreError, match=r"the Secret mesh/records cannot be written: .* may not patch it"):
+        await in_thread(objects.write, "secrets", NAME, {"a": "1"})
+    await fake.stop()
+    with pytest.raises(StoreError, match=r"no answer \(ConnectError\)"):
+        await in_thread(objects.read, "configmaps", NAME)
+    await fake.start()

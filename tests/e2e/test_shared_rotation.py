@@ -1,0 +1,146 @@
+"""The root of a mesh is replaced whose authority is in a Secret of a real API server, with two control planes that
+share no folder and certificates that live for 20 s: no call fails, though sidecars go from one to the other."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from lightkube.resources.core_v1 import ConfigMap, Secret
+
+from meshproxy.control.attestation import make_token
+from meshproxy.control.store import FolderStore
+from meshproxy.devtools.local_mesh import CLIENT, SERVER, TRUST_DOMAIN, Document, LocalMesh, local_mesh
+from meshproxy.installation.rights import SECRET, control_planes_name
+from tests.e2e.conftest import TestNamespace
+from tests.e2e.test_two_control_planes import World
+from tests.processes.balancer import Balancer
+from tests.processes.calls import Load
+from tests.processes.test_control_plane import Mesh, control_command, spiffe_id
+from tests.processes.waiting import until
+
+LIFETIME = "20s"
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_factories=["uvloop"])]
+
+
+class SharedMesh(Mesh):
+    """Its sidecars have been given join tokens in the folder whose authority the Secret has got."""
+
+    def settings(self, name: str, account: tuple[str, str], **more: object) -> Document:
+        control = f"spiffe://{TRUST_DOMAIN}/ns/meshproxy/sa/control"
+        return {
+            "address": self.address or self.control.listening["control"],
+            "spiffeId": control,
+            "trustBundle": "control/authority.pem",
+            "folder": name,
+            "joinToken": f"{name}.token",
+            **more,
+        }
+
+    def invite(self, name: str, account: tuple[str, str]) -> None:
+        store = FolderStore(self.local.directory / "control")
+        store.authority(TRUST_DOMAIN, time.time())
+        token = make_token(store, spiffe_id(account), time.time(), 600.0)
+        (self.local.directory / f"{name}.token").write_text(token)
+
+
+async def rotate(namespace: TestNamespace, kubeconfig: Path, *arguments: str) -> asyncio.subprocess.Process:
+    where = ("--authority-secret", SECRET, "--namespace", namespace.name, "--kubeconfig", str(kubeconfig))
+    command = (sys.executable, "-m", "meshproxy.cli.ca", *arguments, *where)
+    return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+
+
+def command(local: LocalMesh, folder: str, namespace: TestNamespace, kubeconfig: Path) -> Sequence[str]:
+    started = control_command(local, "127.0.0.1:0", "127.0.0.1:0", LIFETIME)
+    started[started.index("--folder") + 1] = str(local.directory / folder)
+    where = ["--authority-secret", SECRET, "--namespace", namespace.name, "--kubeconfig", str(kubeconfig)]
+    return [*started, *where]
+
+
+async def said(process: asyncio.subprocess.Process) -> str:
+    out, _ = await process.communicate()
+    return out.decode()
+
+
+async def test_the_root_is_replaced_under_load(namespace: TestNamespace, tmp_path: Path) -> None:
+    kubeconfig = await World(namespace).allow()
+    admin = namespace.cluster.kubeconfig
+    async with local_mesh(tmp_path / "mesh") as local:
+        # As an installation that moves into the cluster, with sidecars that join by tokens made before.
+        it = SharedMesh(local, await local.model_server())
+        it.invite("replica", SERVER)
+        it.invite("application", CLIENT)
+        a = it.control = await local.start("a", *command(local, "control", namespace, kubeconfig))
+        b = await local.start("b", *command(local, "other", namespace, kubeconfig))
+        balancer = Balancer(a.listening["control"])
+        async with await balancer.start():
+            it.address = balancer.address
+            await it.start_sidecars()
+            balancer.backends.append(b.listening["control"])
+            load = Load(it.application.outbound, None, rest=[True, False], grpc=[True, False])
+            await load.more(100)
+            before = (local.directory / "control/authority.pem").read_text()
+
+            begun = time.monotonic()
+            first = await rotate(namespace, admin, "rotate", "--wait")
+            assert first.stdout is not None
+            async for line in first.stdout:
+                if b"step 2" in line:
+                    first.kill()
+                    break
+            await first.wait()
+            again = await rotate(namespace, admin, "rotate", "--wait")
+            assert "no rotation is under way" in await said(again)
+            assert again.returncode == 0
+            took = time.monotonic() - begun
+            bundle = await said(await rotate(namespace, admin, "bundle"))
+            assert bundle.count("BEGIN") == 1
+            assert bundle != before
+            for folder in ("replica", "application"):
+                assert (local.directory / folder / "roots.pem").read_text() == bundle
+            secret = await namespace.client.get(Secret, SECRET, namespace=namespace.name)
+            assert sorted(secret.data or {}) == ["ca.crt", "tls.crt", "tls.key"]
+            await load.more(100)
+            answered = load.answered
+
+            # One that is gone without a word may still sign, for all that anybody knows: the step waits for it.
+            records = await namespace.client.get(ConfigMap, control_planes_name(SECRET), namespace=namespace.name)
+            assert len(records.data or {}) == 2
+            await b.kill()
+            balancer.backends = [a.listening["control"]]
+            assert (await said(await rotate(namespace, admin, "rotate"))).startswith("step 1 of 3")
+
+            async def waits_for_it() -> bool:
+                status = await rotate(namespace, admin, "status")
+                text = await said(status)
+                return status.returncode == 3 and "may still sign as before" in text and "\n  control plane " in text
+
+            await until(waits_for_it, 60)
+            refused = await rotate(namespace, admin, "rotate")
+            await refused.wait()
+            assert refused.returncode == 3
+            b = await local.start("b again", *command(local, "other", namespace, kubeconfig))
+
+            async def is_safe() -> bool:
+                status = await rotate(namespace, admin, "status")
+                return "next, and safe now: the new root signs" in await said(status)
+
+            await until(is_safe, 60)
+            undone = await rotate(namespace, admin, "rotate", "--undo")
+            assert "no rotation is under way" in await said(undone)
+            await load.stop()
+            # Whoever stops takes its entry along.
+            await b.stop()
+            records = await namespace.client.get(ConfigMap, control_planes_name(SECRET), namespace=namespace.name)
+            assert len(records.data or {}) == 1
+        rotations = it.rotations()
+        print(
+            f"{took:.0f} s for a whole rotation, certificates of {LIFETIME}: {answered} calls meanwhile,"
+            f" {load.answered} in all, 0 failed; at least {rotations} rotations of certificates in each sidecar"
+        )
+        assert rotations >= 3
