@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
-from meshproxy.control.allocator import map_large_buffers
+from meshproxy.control.allocator import give_back, map_large_buffers
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService, Paces
@@ -93,6 +93,8 @@ RENEW_AT = 2 / 3
 """Of its own certificate's life."""
 FLUSH_SECONDS = 0.5
 """Until what a sidecar says of its certificate is written."""
+TRIM_SECONDS = 5.0
+"""Between two times that memory is returned to the kernel, while connections come."""
 PRUNE_SECONDS = 60.0
 """Between two looks for records of certificates that have expired."""
 
@@ -237,6 +239,7 @@ class ControlPlane:
             on_limit=self.limit,
         )
         shared.write_bytes = WRITE_BYTES
+        shared.remembers_heads = False
         self.listener = Listener(
             direction="control",
             shared=shared,
@@ -251,6 +254,8 @@ class ControlPlane:
             admits=self._admits if settings.connection_rate else None,
         )
         rate = settings.connection_rate
+        self._has_grown = False
+        """Connections have come since memory was returned to the kernel last."""
         self._connections = Paces(rate, rate * CONNECTION_BURST)
         self.webhook: Webhook | None = None
         if settings.injector is not None:
@@ -405,13 +410,17 @@ class ControlPlane:
 
     async def _keep_roll(self) -> None:
         """Write what sidecars have said, and forget certificates that have expired."""
-        pruned = 0.0
+        pruned = trimmed = 0.0
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self._roll.flush()
             if self._presence is not None:
                 await self._presence.tell(*self._truth())
-            if (now := time.time()) >= pruned + PRUNE_SECONDS:
+            now = time.time()
+            if self._has_grown and now >= trimmed + TRIM_SECONDS:
+                self._has_grown, trimmed = False, now
+                await asyncio.to_thread(give_back)
+            if now >= pruned + PRUNE_SECONDS:
                 pruned = now
                 try:
                     await asyncio.to_thread(self._leaves.prune, now)
@@ -447,6 +456,7 @@ class ControlPlane:
         self.metrics.tls_handshakes.labels("control", result, reason).value += 1
 
     def connected(self, info: ConnectionInfo) -> None:
+        self._has_grown = True
         self.metrics.open_connections.labels("control", info.protocol).value += 1
 
     def disconnected(self, info: ConnectionInfo) -> None:

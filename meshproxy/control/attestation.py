@@ -37,10 +37,14 @@ TOKEN_CHARACTERS = 128
 
 @dataclass(frozen=True, slots=True)
 class Shown(Workload):
-    """A workload with the certificate that its connection was made with."""
+    """A workload with the connection that it has shown its certificate on."""
 
-    certificate: bytes
-    """DER."""
+    tls: ssl.SSLObject
+
+    @property
+    def certificate(self) -> bytes:
+        """DER. TLS has it anyway: a copy for each of thousands of connections takes 0.5 KB."""
+        return self.tls.getpeercert(binary_form=True) or b""
 
 
 def identify_sidecar(tls: ssl.SSLObject | None) -> Shown | None:
@@ -49,7 +53,7 @@ def identify_sidecar(tls: ssl.SSLObject | None) -> Shown | None:
     if tls is None or workload is None:
         return None
     known = {field.name: getattr(workload, field.name) for field in fields(workload)}
-    return Shown(**known, certificate=tls.getpeercert(binary_form=True) or b"")
+    return Shown(**known, tls=tls)
 
 
 class JoinToken(msgspec.Struct, frozen=True):

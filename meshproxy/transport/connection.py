@@ -78,6 +78,7 @@ class ConnectionContext:
         "outbox",
         "overload",
         "reaper",
+        "remembers_heads",
         "times",
         "turns",
         "write_bytes",
@@ -110,6 +111,8 @@ class ConnectionContext:
         self.write_bytes = sys.maxsize
         """What one write of an HTTP/2 connection may be at most; more is written in several. For servers of thousands
         of connections that are idle: TLS keeps as much memory for each as its largest write took."""
+        self.remembers_heads = True
+        """Heads of HTTP/2 are kept for clients that repeat them. Not for thousands that send two or three in all."""
         self.overload = Overload(loop, self.turns, self.h2_statistics)
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""

@@ -140,6 +140,8 @@ class H2Driver(Connection, Generic[StreamT]):
         self.scheme = b"http"
         """`:scheme` of requests that we send (RFC 9113 section 8.3.1)."""
         self.codec = H2Connection(role, shared.limits, self.last_read, shared.h2_statistics)
+        if not shared.remembers_heads:
+            self.codec.remember_nothing()
         self.streams: dict[int, StreamT] = {}
         self.waiting: list[StreamT] = []
         """Streams whose data is framed, to be reported as drained once the socket accepts output again."""

@@ -33,3 +33,28 @@ def mapped(how: str) -> int:
 def test_large_buffers_are_mapped() -> None:
     assert mapped("as it is") == 0
     assert mapped("mapped") == 10
+
+
+FREED = """
+import ctypes
+from pathlib import Path
+from meshproxy.control.allocator import give_back
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype, libc.free.argtypes = [ctypes.c_size_t], ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+pieces = [libc.malloc(8_192) for _ in range(4_000)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 8_192)
+for number, piece in enumerate(pieces):
+    if number % 100:  # some in between stay
+        libc.free(piece)
+before = resident()
+give_back()
+print(before - resident())
+"""
+
+
+def test_free_pages_are_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 5_000  # of 8,000

@@ -30,6 +30,7 @@ from meshproxy.sidecar.new_key import make_key
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
+from tests.control.shown import shown_tls
 from tests.control.test_attestation import MemoryTokens
 from tests.processes.waiting import until
 
@@ -135,7 +136,7 @@ async def test_a_certificate_is_on_the_roll_before_it_is_given_out(world: World)
     name, roots = leaf_name(der, NOW + 3_600.0), roots_digest(response.roots.encode())
     (first,) = world.leaves.valid(NOW)
     assert first == Leaf(name, ID, world.authority.id, roots, peer="10.0.0.1:40000")
-    shown = Shown(ID, "m.example", "models", "resnet", NOW + 3_600.0, der)
+    shown = Shown(ID, "m.example", "models", "resnet", NOW + 3_600.0, shown_tls(der))
     world.now += 60.0
     world.authority = Authority.create("m.example", NOW)  # another root signs
     await world.issue(peer=shown)
@@ -223,7 +224,9 @@ async def test_the_key_of_the_certificate_that_is_shown_is_refused_by_whoever_ha
 ) -> None:
     key = make_key()
     issued = await world.issue(make_token(world.tokens, ID, NOW, 60.0), csr=key.csr)
-    peer = Shown(ID, "m.example", "models", "resnet", NOW + 60.0, read_certificates(issued.certificate.encode())[0])
+    peer = Shown(
+        ID, "m.example", "models", "resnet", NOW + 60.0, shown_tls(read_certificates(issued.certificate.encode())[0])
+    )
     other = World(tmp_path / "other")  # has never seen the key
     assert "make a new key" in (await other.refused(peer=peer, csr=key.csr))[1]
     await other.issue(peer=peer)

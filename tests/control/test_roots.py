@@ -27,6 +27,7 @@ from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
+from tests.control.shown import shown_tls
 from tests.processes.waiting import until
 
 NOW = float(int(time.time()))
@@ -87,7 +88,7 @@ class World:
         self.service = RootsService(self.authority(), self.roll, lambda: NOW)
         self.authority.changed = self.service.change
         der = DevelopmentCA.create("m.example").issue(ID).der
-        self.peer = Shown(ID, "m.example", "a", "b", NOW + 60.0, der)
+        self.peer = Shown(ID, "m.example", "a", "b", NOW + 60.0, shown_tls(der))
         self.leaf = leaf_name(der, NOW + 60.0)
         self.bundle = self.authority().bundle_pem
 
@@ -205,14 +206,14 @@ async def test_without_a_certificate(world: World) -> None:
 
 async def test_of_another_trust_domain(world: World) -> None:
     """It may have documents, and has its bundle from elsewhere."""
-    async with world.watching(FakeCall(Shown(ID, "n.example", "a", "b", NOW + 60.0, world.peer.certificate))) as task:
+    async with world.watching(FakeCall(Shown(ID, "n.example", "a", "b", NOW + 60.0, world.peer.tls))) as task:
         with pytest.raises(CallFailed, match="for sidecars with a certificate from here") as caught:
             await task
     assert caught.value.status is GrpcStatus.PERMISSION_DENIED
 
 
 async def test_a_stream_ends_with_the_certificate_that_it_began_with(world: World) -> None:
-    call = FakeCall(Shown(ID, "m.example", "a", "b", NOW - 1.0, world.peer.certificate))
+    call = FakeCall(Shown(ID, "m.example", "a", "b", NOW - 1.0, world.peer.tls))
     call.say(world.leaf, roots_digest(world.bundle))
     async with world.watching(call) as task:
         with pytest.raises(CallFailed, match="has expired") as caught:
@@ -223,7 +224,7 @@ async def test_a_stream_ends_with_the_certificate_that_it_began_with(world: Worl
 async def test_the_bundle_is_not_for_workloads_of_other_trust_domains(tmp_path: Path) -> None:
     world = World(tmp_path)
     der = DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b").der
-    call = FakeCall(Shown("spiffe://n.example/ns/a/sa/b", "n.example", "a", "b", NOW + 60.0, der))
+    call = FakeCall(Shown("spiffe://n.example/ns/a/sa/b", "n.example", "a", "b", NOW + 60.0, shown_tls(der)))
     async with world.watching(call) as task:
         with pytest.raises(CallFailed) as caught:
             await task

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 SIDECARS = int(os.environ.get("SIDECARS", "10000"))
 MODELS = 100
 CHANGES = 5
-MOST_MEMORY = 62.0
+MOST_MEMORY = 50.0
 """KB of RSS a sidecar."""
 MOST_CPU = 200e-6
 """Seconds of CPU a sidecar for a change that concerns it, with its answer."""
@@ -35,7 +35,7 @@ async def test_ten_thousand_sidecars(tmp_path: Path) -> None:
         await mesh.until_in_sync()
         connecting = mesh.cpu() - cpu
         print(f"{SIDECARS} sidecars connected in {time.monotonic() - begun:.1f} s, {connecting:.1f} s of CPU")
-        await asyncio.sleep(5)  # at rest
+        await asyncio.sleep(10)  # at rest; by then memory has been given back (`control.app.TRIM_SECONDS`)
         each = (mesh.memory() - memory) / SIDECARS
         print(f"memory: {each:.1f} KB a sidecar")
         changes = [await mesh.changed(f"caller-{number}") for number in range(CHANGES)]

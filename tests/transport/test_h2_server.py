@@ -349,6 +349,23 @@ def test_a_connection_at_rest_serves(wire: Any, served: Any, make_sink: Any, sha
     assert wire.server_socket.ended == "closed"
 
 
+@pytest.mark.parametrize("remembers", [True, False])
+def test_heads_are_kept_for_clients_that_repeat_them(
+    shared: ConnectionContext, served: Any, wire: Any, remembers: bool
+) -> None:
+    shared.remembers_heads = remembers
+    info = ConnectionInfo(direction="inbound", protocol="HTTP/2", remote="", local="")
+    server = H2Server(shared, info, served.serve, served.reject)
+    server.attach(wire.server_socket)
+    server.data_received(frames.PREFACE + frames.settings([]) + frames.SETTINGS_ACK)
+    encoder = hpack.Encoder()
+    for number in (1, 3, 5):
+        server.data_received(frames.header_frames(number, encoder.encode(POST), True, frames.DEFAULT_FRAME_BYTES))
+    first, second, third = (request.head.headers for request in served.requests)
+    assert first == second == third
+    assert bool(server.codec._reader._requests) == remembers
+
+
 @pytest.mark.parametrize("calls", [1, 40])
 def test_what_a_connection_at_rest_holds(wire: Any, served: Any, shared: ConnectionContext, calls: int) -> None:
     """Bytes of our objects for each connection, after calls with thirty fields that no other call had."""

@@ -75,6 +75,10 @@ class ControlFrames(OutboundFrames):
         self._reader.rest()
         self._history.rest()
 
+    def remember_nothing(self) -> None:
+        """Few heads are expected in all, either way: do not keep what would spare work if they were repeated."""
+        self._encoder.remembers = self._reader.remembers = False
+
     # Budgets
 
     def _spend_control(self) -> None:

@@ -39,7 +39,7 @@ class HeadTooLarge(LocalProtocolError):
 class Encoder:
     """Encodes the heads of one connection."""
 
-    __slots__ = ("_blocks", "_fields", "_is_first", "_most")
+    __slots__ = ("_blocks", "_fields", "_is_first", "_most", "remembers")
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[object, ...], tuple[bytes, int]] = {}
@@ -47,6 +47,8 @@ class Encoder:
         self._fields: dict[tuple[bytes, bytes], bytes] = {}
         self._is_first = True
         self._most: int | None = None
+        self.remembers = True
+        """Blocks and fields are kept, as we are expected to repeat ourselves."""
 
     def limit(self, header_bytes: int) -> None:
         """The peer's SETTINGS_MAX_HEADER_LIST_SIZE: bytes as RFC 9113 section 10.5.1 counts them."""
@@ -133,7 +135,7 @@ class Encoder:
 
     def _keep_field(self, field: tuple[bytes, bytes]) -> bytes:
         piece = _encode(field)
-        if len(piece) <= KEPT_FIELD_BYTES:
+        if len(piece) <= KEPT_FIELD_BYTES and self.remembers:
             if len(self._fields) >= KEPT_FIELDS:
                 self._fields.clear()
             self._fields[field] = piece
@@ -141,7 +143,7 @@ class Encoder:
 
     def _keep(self, key: tuple[object, ...], block: bytes, size: int) -> tuple[bytes, int]:
         kept = (block, size)
-        if len(block) <= KEPT_BLOCK_BYTES:
+        if len(block) <= KEPT_BLOCK_BYTES and self.remembers:
             if len(self._blocks) >= KEPT_BLOCKS:
                 self._blocks.clear()
             self._blocks[key] = kept

@@ -94,6 +94,7 @@ class HeadReader:
         "_responses",
         "_traced",
         "_trailers",
+        "remembers",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -106,6 +107,8 @@ class HeadReader:
         self._responses: dict[bytes, ParsedResponse] = {}
         self._trailers: dict[bytes, Headers] = {}
         self._kept_bytes = 0
+        self.remembers = True
+        """Heads are kept, as the peer is expected to repeat itself."""
 
     def allow_table(self, table_bytes: int) -> None:
         """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE."""
@@ -194,7 +197,7 @@ class HeadReader:
 
     def _keep(self, kept: dict[bytes, Head], key: bytes, head: Head, count: int) -> None:
         """`count`: of its fields."""
-        if len(key) > KEPT_BLOCK_BYTES:
+        if len(key) > KEPT_BLOCK_BYTES or not self.remembers:
             return
         size = 256 + 3 * len(key) + 100 * count
         if len(kept) >= KEPT_HEADS or self._kept_bytes + size > KEPT_BYTES:

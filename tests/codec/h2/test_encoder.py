@@ -90,6 +90,15 @@ def test_a_trace_context_is_put_behind_what_is_kept() -> None:
             encoder.request(b"POST", b"http", b"a", b"/x", GRPC, None, value)
 
 
+def test_nothing_is_kept_where_nothing_is_repeated() -> None:
+    encoder = Encoder()
+    encoder.remembers = False
+    headers = ((b"x-a", b"b"),)
+    assert read(encoder.response(200, headers, None)) == read(encoder.response(200, headers, None))
+    assert not encoder._blocks
+    assert not encoder._fields
+
+
 def test_what_is_kept_is_bounded() -> None:
     encoder = Encoder()
     for number in range(500):

@@ -292,6 +292,15 @@ def test_a_repeated_head_is_shared_until_the_table_changes() -> None:
         reader.request(block)
 
 
+def test_nothing_is_kept_of_a_peer_that_does_not_repeat_itself() -> None:
+    encoder, reader = hpack.Encoder(), HeadReader(Limits())
+    reader.remembers = False
+    reader.request(encoder.encode(HEAD))
+    block = encoder.encode(HEAD)
+    assert reader.request(block) == reader.request(block)
+    assert reader._requests == {}
+
+
 def test_kept_responses_and_trailers_are_forgotten_as_well() -> None:
     encoder = hpack.Encoder()
     reader = HeadReader(Limits())
