@@ -163,7 +163,8 @@ class MeshDocuments:
 
     def _parse(self, sources: Mapping[str, Source | None]) -> dict[str, Text | None]:
         """Read texts that are different, and those that have another place now."""
-        newest = dict(sources)
+        # In the order of all texts, whatever the source gives first: who reads them may take the first ones.
+        newest = dict(sorted(sources.items(), key=lambda item: (item[0].rpartition("/")[2], item[0])))
         for name, source in sources.items():
             known = self._texts[name].source if name in self._texts else None
             if (source is None) == (known is None):
