@@ -52,13 +52,14 @@ class Reader:
         print(f"$ {block.text}", end="", flush=True)
         # Which pod of a loop prints what says nothing: sidecars choose their control planes at random.
         compare = pages.are_lines_as_shown if block.text.startswith("for ") else pages.is_as_shown
-        deadline = time.monotonic() + (PATIENCE if " exec " in block.text else 0.0)
+        began = time.monotonic()
+        deadline = began + (PATIENCE if " exec " in block.text else 0.0)
         while True:
             printed = await self._run(block.text)
             if block.shown is None or compare(block.shown, printed):
                 break
             assert time.monotonic() < deadline, f"the page shows\n{block.shown}\nbut it is\n{printed}"
-        print(printed, flush=True)
+        print(f"{printed}({time.monotonic() - began:.1f} s)\n", flush=True)
 
     async def _run(self, command: str) -> str:
         """What it prints, if it ends well."""

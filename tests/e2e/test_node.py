@@ -99,7 +99,8 @@ async def test_the_first_process_of_a_container(pods: Pods) -> None:
     assert await process.run(["sh", "-c", "test $(id -u) = 0 && test $(cat /proc/1/comm) = sh"]) == 0
     assert await process.run(["sleep", "60"], timeout=0.1) is None
     # As the hook of a model server does.
-    assert await process.run(["bash", "-c", "kill $(</proc/1/task/1/children)"]) == 0
+    hook = await process.run(["bash", "-c", "kill $(</proc/1/task/1/children)"])
+    assert hook in (0, -signal.SIGKILL)  # the first process may end, and this one with it, before it has ended itself
     assert await process.wait() == 7
     assert await process.run(["true"]) != 0
 
