@@ -3,6 +3,7 @@ made."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import socket
@@ -11,10 +12,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import httpx2
+import msgspec
 import yaml
 from lightkube import AsyncClient, KubeConfig
 from lightkube.config import client_adapter
-from lightkube.config.models import User
+from lightkube.config.models import NameValue, User
 from lightkube.core.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -130,10 +132,26 @@ def _usable(kubeconfig: Path | None) -> Iterator[None]:
     """Around what reads a configuration. Raises ClusterError, which says where it is."""
     try:
         yield
-    except (ConfigError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        what = f"no such entry: {error}" if isinstance(error, KeyError) else error
-        where = "neither a service account nor a kubeconfig can be used" if kubeconfig is None else kubeconfig
-        raise ClusterError(f"{where}: {what}") from error
+    except (
+        ConfigError, OSError, KeyError, TypeError, ValueError, AttributeError, msgspec.MsgspecError, yaml.YAMLError
+    ) as error:  # fmt: skip
+        where, hint = str(kubeconfig), ""
+        if kubeconfig is None:
+            where = "neither a service account nor a kubeconfig can be used"
+            hint = ": name a file with --kubeconfig or KUBECONFIG"
+        raise ClusterError(f"{where}: {_unusable(error)}{hint}") from error
+
+
+def _unusable(error: Exception) -> str:
+    """What is wrong with a configuration."""
+    match error:
+        case KeyError():
+            return f"no such entry: {error}"
+        case AttributeError() | TypeError() | msgspec.MsgspecError() | yaml.YAMLError():
+            return f"this is no kubeconfig: {error}"
+        case OSError(filename=None):
+            return f"a certificate or key that it names cannot be read: {error}"
+    return str(error)
 
 
 def _prepared(kubeconfig: Path | None, context: str | None = None) -> tuple[SingleConfig, _Transport]:
@@ -147,8 +165,37 @@ def _configuration(kubeconfig: Path | None, context: str | None = None) -> Singl
     """Where the API server is, and who calls it."""
     config = (KubeConfig.from_env() if kubeconfig is None else KubeConfig.from_file(kubeconfig)).get(context)
     assert config is not None  # there is no default that it could be
+    _check_address(config.cluster.server)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request
-    return config._replace(user=config.user or User())
+    return config._replace(user=_with_program(config.user or User()))
+
+
+def _check_address(server: str) -> None:
+    """Raises ConfigError: the client would fail in the middle of a call, and say less."""
+    try:
+        url = httpx2.URL(server)
+        is_address = url.scheme in ("https", "http") and bool(url.host) and (url.port is None or 0 < url.port < 65536)
+    except httpx2.InvalidURL:
+        is_address = False
+    if not is_address:
+        raise ConfigError(f"server: expected an address such as https://10.0.0.1:6443, got {server!r}")
+
+
+def _with_program(user: User) -> User:
+    """With what a program that gets a token is told (KUBERNETES_EXEC_INFO), which lightkube leaves out; of the version
+    `client.authentication.k8s.io/v1`, which it does not know, the answer is the one of v1beta1."""
+    if user.exec is None:
+        return user
+    version = user.exec.apiVersion
+    told = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False}}
+    return msgspec.structs.replace(
+        user,
+        exec=msgspec.structs.replace(
+            user.exec,
+            apiVersion=f"{version}beta1" if version == "client.authentication.k8s.io/v1" else version,
+            env=[*(user.exec.env or ()), NameValue(name="KUBERNETES_EXEC_INFO", value=json.dumps(told))],
+        ),
+    )
 
 
 class _Transport(httpx2.AsyncHTTPTransport):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,34 @@ async def test_paths(fake: FakeApiServer, tmp_path: Path) -> None:
         connect_paths(fake.write_kubeconfig(tmp_path, "models", {"auth-provider": {"name": "x"}}))
 
 
+async def test_a_program_that_gets_a_token(fake: FakeApiServer, tmp_path: Path) -> None:
+    """It is told which version is asked for; kubeconfigs of clouds have either."""
+    program = tmp_path / "token"
+    program.write_text(
+        "import json, os\n"
+        'told = json.loads(os.environ["KUBERNETES_EXEC_INFO"])\n'
+        'assert told["kind"] == "ExecCredential" and not told["spec"]["interactive"]\n'
+        'print(json.dumps({**told, "status": {"token": os.environ["PREFIX"] + told["apiVersion"].rpartition("/")[2]}}))'
+    )
+    for version in ("v1beta1", "v1"):
+        run = {
+            "apiVersion": f"client.authentication.k8s.io/{version}",
+            "command": sys.executable,
+            "args": [str(program)],
+            "env": [{"name": "PREFIX", "value": "of-"}],
+        }
+        async with connect_paths(fake.write_kubeconfig(tmp_path, "models", {"exec": run})) as client:
+            await client.get(PATH)
+        assert fake.requests[-1].headers["authorization"] == f"Bearer of-{version}"
+
+
+@pytest.mark.parametrize("server", ["", "10.0.0.1:6443", "not a url", "https://", "https://h:99999", "ftp://h"])
+def test_addresses_that_are_none(tmp_path: Path, server: str) -> None:
+    path = FakeApiServer(url=server).write_kubeconfig(tmp_path, "models")
+    with pytest.raises(ClusterError, match="server: expected an address such as https"):
+        connect(path)
+
+
 def test_a_namespace_of_ones_own(tmp_path: Path) -> None:
     path = FakeApiServer(url="http://127.0.0.1:1").write_kubeconfig(tmp_path, "models")
     assert (connect(path).namespace, connect(path, "other").namespace) == ("models", "other")
@@ -111,6 +140,10 @@ def test_a_namespace_of_ones_own(tmp_path: Path) -> None:
         (None, "not found"),
         ("{", "expected"),
         ("{}", "no such entry: 'clusters'"),
+        ("hello", "this is no kubeconfig"),
+        ("[]", "this is no kubeconfig"),
+        ('{"clusters": "c", "contexts": []}', "this is no kubeconfig"),
+        ('{"clusters": [{"name": "c", "cluster": {"server": 1}}], "contexts": []}', "this is no kubeconfig"),
         (json.dumps({"clusters": [], "contexts": []}), "No current context"),
         (
             json.dumps(
@@ -122,10 +155,20 @@ def test_a_namespace_of_ones_own(tmp_path: Path) -> None:
                     "contexts": [{"name": "c", "context": {"cluster": "c"}}],
                 }
             ),
-            "No such file",
+            "a certificate or key that it names cannot be read: .*No such file",
         ),
     ],
-    ids=["no file", "not YAML", "no clusters", "no context", "no authority"],
+    ids=[
+        "no file",
+        "not YAML",
+        "no clusters",
+        "a word",
+        "a list",
+        "clusters are a word",
+        "a server is a number",
+        "no context",
+        "no authority",
+    ],
 )
 def test_what_cannot_be_used(tmp_path: Path, content: str | None, problem: str) -> None:
     path = tmp_path / "kubeconfig"
