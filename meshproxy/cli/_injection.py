@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshproxy.cli import _options
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -87,19 +89,54 @@ def read_settings(
     """The settings of these options. Raises UsageError."""
     from meshproxy.injection.settings import Settings, read_release
 
+    check_settings(image, trust_domain, control_plane, control_plane_id, control_namespace, server)
     try:
         return Settings(
             image=image,
-            trust_bundle=trust_bundle.read_text(),
+            trust_bundle=read_bundle(trust_bundle),
             control_plane=control_plane or f"meshproxy-control.{control_namespace}.svc:18510",
             control_plane_id=control_plane_id or f"spiffe://{trust_domain}/ns/{control_namespace}/sa/control",
             namespace=control_namespace,
             server=server,
-            kubernetes=read_release(kubernetes),
+            kubernetes=_options.read(read_release, kubernetes, "--kubernetes"),
             listen=listen,
         )
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def check_settings(
+    image: str,
+    trust_domain: str,
+    control_plane: str | None,
+    control_plane_id: str | None,
+    control_namespace: str,
+    server: str,
+) -> None:
+    """Each option by itself. Raises UsageError, which names the option."""
+    from meshproxy.config import values
+    from meshproxy.injection.settings import read_image
+
+    _options.read(read_image, image, "--image")
+    _options.read(values.read_trust_domain, trust_domain, "--trust-domain")
+    if control_plane is not None:
+        _options.read(values.read_endpoint_address, control_plane, "--control-plane")
+    if control_plane_id is not None:
+        _options.read(values.read_spiffe_id, control_plane_id, "--control-plane-id")
+    _options.read(values.read_name, control_namespace, "--control-namespace")
+    _options.read(values.read_name, server, "--server")
+
+
+def read_bundle(path: Path) -> str:
+    """The file of `--trust-bundle`. Raises UsageError, which names it."""
+    from meshproxy.config.certificates import read_certificates
+
+    try:
+        text = path.read_text()
+        read_certificates(text)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"--trust-bundle {path}: {error}") from None
+    return text
 
 
 def read_manifests(path: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshproxy.cli import _injection
+from meshproxy.cli import _injection, _options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,18 +64,26 @@ def objects(
     listen: str,
 ) -> list[dict[str, Any]]:
     """The objects of these options. Raises UsageError."""
+    from meshproxy.config import values
     from meshproxy.injection.settings import read_release
     from meshproxy.installation.choices import Choices, Injection
     from meshproxy.installation.parts import INSTALLATION, Part, installation
 
     if trust_bundle is not None and injector != "policy":
         raise click.UsageError("--trust-bundle: only a policy takes it; the control plane gives it to sidecars itself")
+    if trust_bundle is None and injector == "policy":
+        raise click.UsageError(
+            "--injector policy holds the trust bundle of the sidecars that it adds: name the file with --trust-bundle "
+            "(ca.crt of the Secret meshproxy-authority, after an installation with --injector none)"
+        )
+    _injection.check_settings(image, trust_domain, control_plane, control_plane_id, control_namespace, server)
+    _options.read(values.read_name, service_account, "--service-account")
     try:
         choices = Choices(
             image=image,
             trust_domain=trust_domain,
             injection=Injection(injector),
-            trust_bundle=trust_bundle.read_text() if trust_bundle is not None else None,
+            trust_bundle=_injection.read_bundle(trust_bundle) if trust_bundle is not None else None,
             cert_manager=_read_issuer(cert_manager),
             namespace=control_namespace,
             service_account=service_account,
@@ -83,9 +91,9 @@ def objects(
             control_plane_id=control_plane_id,
             server=server,
             listen=listen,
-            kubernetes=read_release(kubernetes),
+            kubernetes=_options.read(read_release, kubernetes, "--kubernetes"),
         )
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise click.UsageError(str(error)) from None
     parts = [Part(each) for each in only] or INSTALLATION
     return installation(choices, parts)

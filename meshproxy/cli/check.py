@@ -63,8 +63,10 @@ def _refuse(ctx: click.Context, names: Sequence[str], pre: bool) -> None:
     for parameter in ctx.command.params:
         assert parameter.name is not None
         if parameter.name in names and ctx.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
-            why = "asks the API server, not a control plane" if pre else "takes --pre"
-            raise click.UsageError(f"{'--pre' if pre else parameter.opts[0]} {why}: leave {parameter.opts[0]} out")
+            option = parameter.opts[0]
+            if pre:
+                raise click.UsageError(f"--pre asks the API server, not a control plane: leave {option} out")
+            raise click.UsageError(f"{option} takes --pre: add --pre to ask a cluster, or leave {option} out")
 
 
 def _print_text(findings: Sequence[Finding], notes: Sequence[Note]) -> None:

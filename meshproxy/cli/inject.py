@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from meshproxy.cli import _injection
+from meshproxy.cli import _injection, _options
 from meshproxy.cli.main import FOUND
 
 
@@ -30,12 +30,15 @@ def command(path: str, namespace: str, **options: Any) -> None:
         meshproxy inject deployment.yaml --image registry.example.com/meshproxy:0.1.0 \\
             --trust-domain prod.example --trust-bundle authority.pem | kubectl apply -f -
 
-    Exit status: 3 if a pod cannot have a sidecar; nothing is printed then.
+    Exit status: 3 if a pod cannot have a sidecar, 1 if FILE cannot be read or has something else in it than objects;
+    nothing is printed then.
     """
+    from meshproxy.config import values
     from meshproxy.injection.inject import Injected, Refused, Skipped
     from meshproxy.injection.manifests import inject_text
     from meshproxy.injection.yaml_edit import CannotEdit
 
+    _options.read(values.read_name, namespace, "--namespace")
     settings = _injection.read_settings(**options)
     try:
         text, outcomes = inject_text(_injection.read_manifests(path), namespace, settings)

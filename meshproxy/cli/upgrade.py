@@ -44,6 +44,7 @@ def command(kubeconfig: Path | None, context: str | None, output: str, only: tup
     """
     with _extra.needed("control", _cluster.CannotAsk):
         from meshproxy.control import upgrade_facts
+    from meshproxy.control.finding import Unknown
     from meshproxy.control.upgrade_plan import upgrade
 
     wanted = _installation.objects(only=only, **options)
@@ -54,6 +55,9 @@ def command(kubeconfig: Path | None, context: str | None, output: str, only: tup
         return answers, [] if only else await upgrade_facts.left_over(client, wanted)
 
     answers, left_over = _cluster.ask(kubeconfig, context, ask)
+    unknown = {answer.why if isinstance(answer, Unknown) else "" for answer in answers}
+    if len(unknown) == 1 and (reason := unknown.pop()):  # nobody answers: said once, not of each object
+        raise _cluster.CannotAsk(f"{reason}: look at --kubeconfig and --context: kubectl cluster-info")
     found = upgrade(wanted, answers, left_over, __version__)
     if output == "json":
         _print_json(found)

@@ -162,7 +162,7 @@ class Rotator:
         authority = self._place.find_authority()
         if authority is None:
             raise StoreError(
-                f"{self._place.where} has no authority, so no control plane uses it: start `meshproxy control run`"
-                " first"
+                f"{self._place.where} has no authority, so no control plane uses it: name the one of `meshproxy control"
+                " run`, which makes it at its first start"
             )
         return authority

@@ -86,7 +86,12 @@ def _each_pod(text: str, change: Callable[[YamlDocument, PodPlace], None]) -> st
     written = []
     for part in _split(text.removeprefix(mark)):
         document = YamlDocument(part)
-        places = list(pods_in(document.content()))
+        content = document.content()
+        if not isinstance(content, dict | None):
+            raise CannotEdit(
+                "expected objects of Kubernetes, which begin with apiVersion and kind; this is another text"
+            )
+        places = list(pods_in(content))
         for place in places:
             try:
                 change(document, place)

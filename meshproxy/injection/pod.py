@@ -147,4 +147,6 @@ def read_pod(content: object) -> Pod:
     try:
         return msgspec.convert(content, Pod)
     except msgspec.ValidationError as error:
-        raise ValueError(f"this is no pod: {error}") from error
+        is_number = str(error).endswith(("at `$.metadata.annotations[...]`", "at `$.metadata.labels[...]`"))
+        hint = '; write numbers, true and false in quotes there, such as "4"' if is_number else ""
+        raise ValueError(f"this is no pod: {error}{hint}") from error

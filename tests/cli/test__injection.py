@@ -40,10 +40,10 @@ def test_choices(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--image", "a b"), "expected an image"),
+        (("--image", "a b"), "--image: expected an image"),
         (("--kubernetes", "new"), "expected a release of Kubernetes"),
         (("--control-plane", "here"), 'expected "HOST:PORT"'),
-        (("--trust-domain", "A"), "not a trust domain"),
+        (("--trust-domain", "A"), "--trust-domain: expected a trust domain"),
         (("--listen", "127.0.0.1"), "is not one of"),
     ],
 )

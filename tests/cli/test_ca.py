@@ -207,7 +207,7 @@ def test_a_rotation_is_undone(control: Path) -> None:
 def test_a_folder_that_is_no_control_plane(tmp_path: Path, arguments: list[str]) -> None:
     result = ca(*arguments, "--folder", str(tmp_path))
     assert result.exit_code == 1
-    assert "start `meshproxy control run` first" in result.output
+    assert "name the one of `meshproxy control run`" in result.output
     assert list(tmp_path.iterdir()) in ([], [tmp_path / ".lock"])
 
 

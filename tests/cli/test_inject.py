@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from meshproxy.cli.inject import command
@@ -62,3 +63,41 @@ def test_what_cannot_be_read(bundle: Path) -> None:
     result = run(bundle, "a: [")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Error: -: while parsing" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["hello\n", "- a\n", f"{POD}---\nhello\n"])
+def test_what_is_no_object(bundle: Path, text: str) -> None:
+    """Such as the message of a command before it: kubectl would refuse it later, and say less."""
+    result = run(bundle, text)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Error: -: expected objects of Kubernetes" in result.stderr
+
+
+def test_annotations_are_text(bundle: Path) -> None:
+    result = run(bundle, POD.replace("{name: a}", "{name: a, annotations: {config.meshproxy.dev/workers: 4}}"))
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert 'write numbers, true and false in quotes there, such as "4"' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--image", "a b"),
+        ("--trust-domain", "A B"),
+        ("--control-plane", "here"),
+        ("--control-plane-id", "me"),
+        ("--control-namespace", "A B"),
+        ("--server", "A B"),
+        ("--namespace", "A B"),
+        ("--kubernetes", "new"),
+    ],
+)
+def test_a_wrong_value_names_its_option(bundle: Path, option: str, value: str) -> None:
+    result = run(bundle, POD, "-", option, value)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Error: {option}: expected" in result.stderr
+
+
+def test_a_wrong_trust_bundle_is_named(bundle: Path) -> None:
+    bundle.write_text("nothing")
+    assert f"Error: --trust-bundle {bundle}: expected certificates in PEM" in run(bundle, POD).stderr

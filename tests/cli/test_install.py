@@ -70,8 +70,10 @@ def test_a_certificate_of_cert_manager() -> None:
         (("--cert-manager", "Other/ca"), "expected an issuer"),
         (("--cert-manager", "Issuer/"), "expected an issuer"),
         (("--injector", "none", "--cert-manager", "ca"), "without the webhook"),
-        (("--control-plane", "here"), 'expected "HOST:PORT"'),
-        (("--kubernetes", "new"), "expected a release"),
+        (("--control-plane", "here"), '--control-plane: expected "HOST:PORT"'),
+        (("--kubernetes", "new"), "--kubernetes: expected a release"),
+        (("--service-account", "A B"), "--service-account: expected a name"),
+        (("--injector", "policy"), "name the file with --trust-bundle"),
     ],
 )
 def test_what_cannot_be_used(arguments: tuple[str, ...], message: str) -> None:

@@ -108,3 +108,17 @@ def test_options_that_do_not_fit() -> None:
     result = run("--trust-domain", "/")
     assert result.exit_code == 2
     assert "Usage: " in result.stderr
+
+
+def test_an_api_server_that_does_not_answer_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("connection refused", request=request)
+
+    def connect(*_: object) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url="https://cluster.example", transport=httpx2.MockTransport(answer))
+
+    monkeypatch.setattr("meshproxy.control.cluster.connect_paths", connect)
+    result = run()
+    assert (result.exit_code, result.stdout) == (2, "")
+    why = "no answer (ConnectError: connection refused)"
+    assert result.stderr == f"Error: {why}: look at --kubeconfig and --context: kubectl cluster-info\n"

@@ -126,7 +126,7 @@ def test_undoing_every_step(world: World) -> None:
 def test_a_folder_without_authority(tmp_path: Path) -> None:
     rotator = Rotator(FolderStore(tmp_path), FolderLeaves(tmp_path))
     for action in (rotator.state, rotator.forward):
-        with pytest.raises(StoreError, match="start `meshproxy control run` first"):
+        with pytest.raises(StoreError, match="name the one of `meshproxy control run`"):
             action()
 
 
