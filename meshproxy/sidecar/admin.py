@@ -229,7 +229,7 @@ def _json(document: dict[str, object]) -> bytes:
 
 
 def _is_loopback(info: ConnectionInfo) -> bool:
-    return info.remote.startswith(("127.", "[::1]:", "[::ffff:127."))
+    return info.remote.startswith(("127.", "[::1]:"))
 
 
 class NoListenerEvents:

@@ -99,7 +99,7 @@ async def test_addresses_of_both_families(tmp_path: Path) -> None:
         assert await curl(sidecar, "127.0.0.1", "-H", "x-forwarded-for: 127.0.0.1", source="127.0.0.65") == "403"
         seen, *denied = await audited(sidecar, 4)
         assert (seen["type"], seen["policy"], seen["policy_audits"]) == ("audited", "loopback", ["watched"])
-        assert seen["downstream_remote_address"].startswith("[::ffff:127.0.0.2]:")
+        assert seen["downstream_remote_address"].startswith("127.0.0.2:")
         allowed = "loopback: ipBlocks 127.0.0.0/8, ::1/128; notIpBlocks 127.0.0.64/26"
         assert seen["policy_conditions"] == [allowed, "watched: ipBlocks 127.0.0.2/32"]
         assert [(each["policy"], each["policy_conditions"]) for each in denied[:2]] == [

@@ -223,7 +223,7 @@ class TestSwitches:
     @pytest.mark.parametrize(
         "authority", [b"localhost:18502", b"LocalHost", b"127.0.0.1:18502", b"[::1]:18502", b"[::1]"]
     )
-    @pytest.mark.parametrize("remote", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"])
+    @pytest.mark.parametrize("remote", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"])
     def test_this_host_may_by_its_own_name(self, ask: Any, process: Process, authority: bytes, remote: str) -> None:
         stream = ask(b"/config", authority=authority, stream=FakeStream(remote))
         assert json.loads(stream.body) == {"fingerprint": "abc", "issuers": ["corp"]}

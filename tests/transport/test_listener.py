@@ -925,7 +925,13 @@ async def test_two_listeners_share_a_port() -> None:
 
 @pytest.mark.parametrize(
     ("address", "text"),
-    [(("127.0.0.1", 80), "127.0.0.1:80"), (("::1", 80, 0, 0), "[::1]:80"), ("/run/socket", "/run/socket")],
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80, 0, 0), "[::1]:80"),
+        (("::ffff:127.0.0.1", 80, 0, 0), "127.0.0.1:80"),
+        (("::ffff:0:a:b", 80, 0, 0), "[::ffff:0:a:b]:80"),  # another block (RFC 2765 section 2.1)
+        ("/run/socket", "/run/socket"),
+    ],
 )
 def test_addresses(address: object, text: str) -> None:
     assert format_address(address) == text
