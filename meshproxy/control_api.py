@@ -52,6 +52,8 @@ class Scope(msgspec.Struct, frozen=True):
     """The name of its own ModelServer; empty without an inbound port."""
     outbound: bool = False
     """Whether its application makes calls through it."""
+    outbound_server: str | None = None
+    """Where those go that nothing else selects a server for; empty if nowhere, None from a sidecar that does not say."""
 
 
 class SidecarReport(msgspec.Struct, frozen=True):

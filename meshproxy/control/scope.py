@@ -2,7 +2,8 @@
 
 A sidecar decides the same with the documents in its scope as with all of them; where that could be in doubt, a document
 is in the scope. Calls of an application are not authorised by its own sidecar, so without an inbound port no role and
-no binding matters; model names are chosen by callers, so with one all of them do.
+no binding matters; model names are chosen by callers, so with one all of them do. An application may call any server, except one
+that is beside another sidecar: on this sidecar's loopback there would be something else, or nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from meshproxy.config.sent import SentKind
     from meshproxy.control_api import Scope, SentDocument
+
+
+_OWN_HOST = ("127.", "localhost:", "[::1]:", "unix:")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +118,19 @@ class Selection:
                 return (bool(scope.server) and "inbound" in directions) or (scope.outbound and "outbound" in directions)
             case ModelServer():
                 name = document.metadata.name
-                return scope.outbound or name == scope.server or self._routed[name] > 0
+                if name in (scope.server, scope.outbound_server) or self._routed[name] > 0:
+                    return True
+                return scope.outbound and (scope.outbound_server is None or not _is_beside_its_sidecar(document))
+
+
+def _is_beside_its_sidecar(server: ModelServer) -> bool:
+    """It has no sidecar to call, and no address but on the loopback, or UNIX sockets, of whoever is told of it."""
+    endpoints = server.spec.endpoints
+    return bool(endpoints) and all(
+        endpoint.sidecar is None
+        and all(address.startswith(_OWN_HOST) for address in (endpoint.rest, endpoint.grpc) if address is not None)
+        for endpoint in endpoints
+    )
 
 
 def servers_of(route: ModelRoute) -> set[str]:

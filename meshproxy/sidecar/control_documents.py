@@ -60,7 +60,11 @@ VERSION = "# version "
 def scope_of(sidecar: Sidecar) -> Scope:
     """What concerns a sidecar."""
     spec = sidecar.spec
-    return Scope(spec.inbound.server if spec.inbound is not None else "", spec.outbound is not None)
+    return Scope(
+        spec.inbound.server if spec.inbound is not None else "",
+        spec.outbound is not None,
+        (spec.outbound.server or "") if spec.outbound is not None else "",
+    )
 
 
 class TextSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from meshproxy.config.fields import BindingSubject, Metadata, TextMatch, Workloa
 from meshproxy.config.own_host import misfits
 from meshproxy.config.routes import Destination, Fallback, Match, Mirror, ModelRoute, RouteSpec
 from meshproxy.config.schema import BindingSpec, MeshConfig, MeshSpec, ModelRole, ModelRoleBinding, RoleSpec, Rule
-from meshproxy.config.servers import Endpoint, ModelServer, ServerSpec
+from meshproxy.config.servers import Endpoint, ModelServer, ServerSpec, Service
 from meshproxy.config.sidecars import Inbound, Outbound, Sidecar, SidecarSpec
 from meshproxy.control.scope import Change, Held, Selection, servers_of
 from meshproxy.control_api import Scope
@@ -104,7 +105,16 @@ def meshes(draw: st.DrawFn) -> dict[str, Held]:
 
 
 scopes = st.sampled_from(
-    [Scope("s1"), Scope("s1", outbound=True), Scope("s2"), Scope(outbound=True), Scope("missing"), Scope()]
+    [
+        Scope("s1"),
+        Scope("s1", True),
+        Scope("s1", True, ""),
+        Scope("s2"),
+        Scope("", True),
+        Scope("", True, "s2"),
+        Scope("missing"),
+        Scope(),
+    ]
 )
 
 
@@ -226,6 +236,7 @@ def test_what_does_not_concern_a_sidecar_is_left_out() -> None:
     assert keys(Scope("s1")) == {"MeshConfig/m", "ModelRoute/in", "ModelServer/s1", "ModelServer/s2", *policy}
     assert keys(Scope("s1", outbound=True)) == set(mesh)
     assert keys(Scope(outbound=True)) == set(mesh) - policy - {"ModelRoute/in"}
+    assert keys(Scope("", True, "s4")) == keys(Scope("", True))
     # A change of one that is not in the scope is none.
     selection = Selection(Scope("s1"), mesh)
     other = Held.of(server("s3", "changed"), "9")
@@ -239,3 +250,32 @@ def test_the_servers_that_a_route_names() -> None:
     )
     assert servers_of(ModelRoute(**named("r"), spec=spec)) == set(SERVERS)
     assert servers_of(ModelRoute(**named("r"), spec=RouteSpec(("a",)))) == set()
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "is_in"),
+    [
+        ((Endpoint(rest="127.0.0.1:8501", grpc="127.0.0.1:8500"),), False),
+        ((Endpoint(rest="localhost:8501", grpc="unix:/run/grpc.sock"), Endpoint(grpc="[::1]:8500")), False),
+        ((Endpoint(rest="127.0.0.1:8501"), Endpoint(rest="10.0.0.1:8501")), True),
+        ((Endpoint(rest="localhost.example:8501"),), True),
+        ((Endpoint(sidecar="127.0.0.1:18500"),), True),
+        ((), True),  # by DNS, or a Service
+    ],
+)
+def test_a_server_beside_another_sidecar_is_no_server_to_call(endpoints: tuple[Endpoint, ...], is_in: bool) -> None:
+    """Without this an application's sidecar checks the health of what its pod does not have."""
+    service = None if endpoints else Service(namespace="n", name="s", sidecar="mesh")
+    spec = ServerSpec(endpoints, service=service, workload=WorkloadSubject(namespace="n", service_account="s"))
+    mesh = held(MeshConfig(**named("m"), spec=MeshSpec(DOMAIN)), ModelServer(**named("local"), spec=spec))
+
+    def has_it(scope: Scope) -> bool:
+        return "ModelServer/local" in Selection(scope, mesh).documents
+
+    assert has_it(Scope("", True, "")) is is_in
+    assert has_it(Scope("other", True, "other")) is is_in
+    assert has_it(Scope("local", True, ""))
+    assert has_it(Scope("", True, "local"))
+    assert has_it(Scope("", True)), "an older sidecar does not say where its calls go"
+    route = Held.of(ModelRoute(**named("r"), spec=RouteSpec(("a",), directions=("outbound",), server="local")), "9")
+    assert "ModelServer/local" in Selection(Scope("", True, ""), {**mesh, route.key: route}).documents
