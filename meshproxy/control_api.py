@@ -53,7 +53,7 @@ class Scope(msgspec.Struct, frozen=True):
     outbound: bool = False
     """Whether its application makes calls through it."""
     outbound_server: str | None = None
-    """Where those go that nothing else selects a server for; empty if nowhere, None from a sidecar that does not say."""
+    """Where those go that nothing else selects a server for. Empty: nowhere; None: the sidecar does not say."""
 
 
 class SidecarReport(msgspec.Struct, frozen=True):

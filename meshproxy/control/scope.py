@@ -2,8 +2,8 @@
 
 A sidecar decides the same with the documents in its scope as with all of them; where that could be in doubt, a document
 is in the scope. Calls of an application are not authorised by its own sidecar, so without an inbound port no role and
-no binding matters; model names are chosen by callers, so with one all of them do. An application may call any server, except one
-that is beside another sidecar: on this sidecar's loopback there would be something else, or nothing.
+no binding matters; model names are chosen by callers, so with one all of them do. An application may call any server,
+except one that is beside another sidecar: on this sidecar's loopback there would be something else, or nothing.
 """
 
 from __future__ import annotations

@@ -558,8 +558,8 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
 def format_address(address: object) -> str:
     """`host:port` of a socket address, `[host]:port` for IPv6, the path of a UNIX socket.
 
-    An IPv4 client of a socket that takes both has an IPv4-mapped address (RFC 4291 section 2.5.5.2): it is written as the
-    IPv4 address that everything else knows.
+    An IPv4 client of a socket that takes both has an IPv4-mapped address (RFC 4291 section 2.5.5.2): it is written as
+    the IPv4 address that everything else knows.
     """
     if isinstance(address, tuple):
         host, port = address[0], address[1]
