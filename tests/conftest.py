@@ -10,6 +10,8 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+import meshproxy.devtools  # noqa: F401 - tells grpcio about processes that tests start
+
 # A shared machine makes single examples slow without anything being wrong; tests bound their work with max_examples.
 settings.register_profile("meshproxy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshproxy")
