@@ -157,13 +157,15 @@ drills: $(VENV)/.dev
 # kept outside of the checkout, by what they were built from.
 E2E_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/e2e-$(shell cat tests/e2e/*/go.mod tests/e2e/*/go.sum | sha256sum | cut -c -12)
 KUBERNETES = $(shell sed -n 's/^.k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' tests/e2e/kube/go.mod)
+# Most of the time of a test is waited for leases, grace periods and probes. Each worker has a cluster of its own.
+E2E_WORKERS ?= -n 3 --dist loadfile
 # Helm has a folder of its own: three minutes that change apart from those.
 HELM_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/helm-$(shell cat tests/e2e/tools/helm/go.mod tests/e2e/tools/helm/go.sum | sha256sum | cut -c -12)
 e2e: $(VENV)/.dev
 	@[ -x $(E2E_BIN)/etcd ] && [ -x $(E2E_BIN)/kube-apiserver ] || $(MAKE) --no-print-directory e2e-binaries
 	@[ -x $(HELM_BIN)/helm ] || $(MAKE) --no-print-directory e2e-helm
 	@[ "$$(id -u)" = 0 ] || echo 'without pods: they are processes in namespaces, which need root'
-	E2E_BIN=$(E2E_BIN) HELM_BIN=$(HELM_BIN) $(BIN)/pytest -q -p no:xdist tests/e2e $(E2E_ARGS) \
+	E2E_BIN=$(E2E_BIN) HELM_BIN=$(HELM_BIN) $(BIN)/pytest -q $(E2E_WORKERS) tests/e2e $(E2E_ARGS) \
 		$$([ "$$(id -u)" = 0 ] || echo --ignore tests/e2e/test_story.py --ignore tests/e2e/test_node.py)
 
 .PHONY: e2e-binaries e2e-folder

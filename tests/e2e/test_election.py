@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
 from lightkube import AsyncClient
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.models.rbac_v1 import PolicyRule, RoleRef, Subject
@@ -29,6 +30,7 @@ async def allowed(namespace: TestNamespace) -> AsyncClient:
     return connect(kubeconfig)
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # 20 s, most of which is the time that a Lease lasts
 async def test_one_leads_hands_over_and_is_followed_when_it_is_gone(namespace: TestNamespace) -> None:
     client = await allowed(namespace)
     elections = {name: Election(client, name) for name in "abc"}

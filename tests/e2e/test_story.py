@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -95,6 +96,12 @@ class Story:
         assert self.cluster.log("runner", "runner").count(line) == 2
         await self.kubectl("-n", "plain", "delete", "pod", "runner", "--timeout=30s")
 
+    async def servers(self, name: str) -> set[str]:
+        """The model servers that the sidecar of a pod of the shop knows."""
+        address = await self.kubectl("-n", "shop", "get", "pod", name, "-o", "jsonpath={.status.podIP}")
+        metrics = await read_series(f"{address}:18502", "/metrics")
+        return set(re.findall(r'meshproxy_endpoints\{server="([^"]*)"', "\n".join(metrics)))
+
     def called(self) -> Any:
         """What the caller has said last."""
         lines = self.cluster.log("caller", "caller").splitlines()
@@ -148,6 +155,7 @@ async def test_a_mesh_in_a_cluster(cluster: Standing) -> None:
     await story.called_on(200, "an application calls")
     metrics = await read_series(f"{pod['status']['podIP']}:18502", "/metrics")
     assert metrics['meshproxy_connections_total{direction="inbound",security="mtls"}'] >= 1
+    assert await story.servers("caller") == {"models"}
 
     await kubectl("-n", "shop", "wait", "pod/stranger", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
     assert json.loads(cluster.log("stranger", "caller")) == [
