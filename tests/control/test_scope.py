@@ -15,6 +15,7 @@ from meshproxy.config.routes import Destination, Fallback, Match, Mirror, ModelR
 from meshproxy.config.schema import BindingSpec, MeshConfig, MeshSpec, ModelRole, ModelRoleBinding, RoleSpec, Rule
 from meshproxy.config.servers import Endpoint, ModelServer, ServerSpec, Service
 from meshproxy.config.sidecars import Inbound, Outbound, Sidecar, SidecarSpec
+from meshproxy.config.values import Address
 from meshproxy.control.scope import Change, Held, Selection, servers_of
 from meshproxy.control_api import Scope
 from meshproxy.identity.caller import ANONYMOUS, Caller, Workload
@@ -259,7 +260,7 @@ def test_the_servers_that_a_route_names() -> None:
         ((Endpoint(rest="localhost:8501", grpc="unix:/run/grpc.sock"), Endpoint(grpc="[::1]:8500")), False),
         ((Endpoint(rest="127.0.0.1:8501"), Endpoint(rest="10.0.0.1:8501")), True),
         ((Endpoint(rest="localhost.example:8501"),), True),
-        ((Endpoint(sidecar="127.0.0.1:18500"),), True),
+        ((Endpoint(sidecar=Address("127.0.0.1", 18500)),), True),
         ((), True),  # by DNS, or a Service
     ],
 )
