@@ -147,7 +147,9 @@ def _unusable(error: Exception) -> str:
     match error:
         case KeyError():
             return f"no such entry: {error}"
-        case AttributeError() | TypeError() | msgspec.MsgspecError() | yaml.YAMLError():
+        case AttributeError() | TypeError():
+            return "this is no kubeconfig: expected clusters, contexts and users, as `kubectl config view` shows them"
+        case msgspec.MsgspecError() | yaml.YAMLError():
             return f"this is no kubeconfig: {error}"
         case OSError(filename=None):
             return f"a certificate or key that it names cannot be read: {error}"

@@ -140,10 +140,10 @@ def test_a_namespace_of_ones_own(tmp_path: Path) -> None:
         (None, "not found"),
         ("{", "expected"),
         ("{}", "no such entry: 'clusters'"),
-        ("hello", "this is no kubeconfig"),
-        ("[]", "this is no kubeconfig"),
+        ("hello", "this is no kubeconfig: expected clusters, contexts and users"),
+        ("[]", "this is no kubeconfig: expected clusters, contexts and users"),
         ('{"clusters": "c", "contexts": []}', "this is no kubeconfig"),
-        ('{"clusters": [{"name": "c", "cluster": {"server": 1}}], "contexts": []}', "this is no kubeconfig"),
+        ('{"clusters": [{"name": "c", "cluster": {"server": 1}}], "contexts": []}', "this is no kubeconfig: Expected"),
         (json.dumps({"clusters": [], "contexts": []}), "No current context"),
         (
             json.dumps(
