@@ -540,7 +540,7 @@ def _set(ready: asyncio.Future[None]) -> None:
 
 
 def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
-    """A bound TCP socket that does not listen yet. Raises OSError."""
+    """A bound TCP socket that does not listen yet. Raises OSError, with the address as its `filename`."""
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = infos[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -549,8 +549,9 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
         if is_shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
-    except OSError:
+    except OSError as error:
         sock.close()
+        error.filename = format_address(address)
         raise
     return sock
 

@@ -901,7 +901,7 @@ def test_a_port_is_shared_by_those_who_say_so() -> None:
         number = first.getsockname()[1]
         with bind("127.0.0.1", number, is_shared=True) as second:
             second.listen()
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=f"in use: '127.0.0.1:{number}'"):
             bind("127.0.0.1", number)
 
 
