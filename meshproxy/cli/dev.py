@@ -60,8 +60,13 @@ def up(folder: Path | None, models: tuple[str, ...]) -> None:
         import grpc  # noqa: F401
     from meshproxy.devtools.child import ChildFailed
 
-    if folder is not None and folder.exists():
-        raise click.UsageError(f"{folder} exists already: name a new folder")
+    if folder is not None:
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise click.UsageError(f"{folder} exists already: name a new folder") from None
+        except OSError as error:
+            raise click.UsageError(f"--folder {folder}: it cannot be made: {error.strerror}") from None
     try:
         with tempfile.TemporaryDirectory(prefix="meshproxy-dev-") as temporary:
             asyncio.run(_up(folder.absolute() if folder is not None else Path(temporary) / "mesh", models))

@@ -78,6 +78,13 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert "exists already" in result.output
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "mesh"
+    result = CliRunner().invoke(command, ["up", "--folder", str(path)])
+    assert result.exit_code == 2
+    assert f"Error: --folder {path}: it cannot be made: No such file or directory" in result.output
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
