@@ -169,8 +169,14 @@ class Roll:
     async def issued(self, leaf: Leaf) -> None:
         """A certificate that is about to be given out."""
         self._new[leaf.name] = leaf
+        writing = asyncio.ensure_future(self._write(leaf.name))
+        # Others wait for the same write, which must not end with the call of whoever has begun it.
+        await asyncio.shield(writing)
+
+    async def _write(self, name: str) -> None:
+        """All that are new, if this one still is."""
         async with self._writing:
-            if leaf.name not in self._new:
+            if name not in self._new:
                 return  # written with the one before
             batch, self._new = self._new, {}
             try:
