@@ -65,7 +65,7 @@ class SharedObjects:
             version: that the object must have. None: any, since the entries are the caller's own.
 
         Raises:
-            Changed: it has another version.
+            Changed: it has another version, or others make and delete it meanwhile.
         """
         if version is None or version.text:
             metadata = {"resourceVersion": version.text} if version is not None else {}
@@ -81,7 +81,8 @@ class SharedObjects:
         except Changed:
             if version is not None:
                 raise
-            self._call("patch", plural, name, {"data": dict(changes)})
+            if self._call("patch", plural, name, {"data": dict(changes)}) is None:
+                raise Changed(f"{self.where(plural, name)} is made and deleted all the time: try again") from None
 
     def close(self) -> None:
         """Nothing can be asked any more."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from meshproxy.control.cluster import connect_blocking
@@ -55,6 +56,17 @@ async def test_two_that_make_it_at_once(objects: SharedObjects, fake: FakeApiSer
     writes = [in_thread(objects.write, "configmaps", NAME, {str(number): "x"}) for number in range(8)]
     await asyncio.gather(*writes)
     assert len(fake.objects[KEY]["data"]) == 8
+
+
+def test_one_that_comes_and_goes() -> None:
+    """It is not there, is made by another, and is deleted again: nothing was written, and that is said."""
+    answers = iter([404, 409, 404])
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(next(answers), json={}))
+    with httpx2.Client(transport=transport, base_url="http://cluster") as client:
+        objects = SharedObjects(client, "mesh")
+        with pytest.raises(Changed, match="made and deleted all the time"):
+            objects.write("configmaps", NAME, {"a": "1"})
+    assert next(answers, None) is None
 
 
 async def test_calls_that_fail(objects: SharedObjects, fake: FakeApiServer) -> None:
