@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from meshproxy.control.plane import Plane
-from meshproxy.control.store import StoreError
+from meshproxy.control.store import Changed, StoreError
 from meshproxy.installation.rights import control_planes_name
 
 if TYPE_CHECKING:
-    from meshproxy.control.shared_objects import SharedObjects
+    from meshproxy.control.shared_objects import SharedObjects, Version
 
 
 class PlaneRecords:
@@ -28,12 +29,7 @@ class PlaneRecords:
 
     def read(self) -> list[Plane]:
         """All of them; one that cannot be understood is an error, since nobody knows by what it signs."""
-        content, _ = self._objects.read("configmaps", self._name)
-        try:
-            return [msgspec.json.decode(text, type=Plane) for _, text in sorted(content.items())]
-        except msgspec.DecodeError as error:
-            where = self._objects.where("configmaps", self._name)
-            raise StoreError(f"an entry of {where} is not of a control plane of this version: {error}") from None
+        return self._read()[0]
 
     def write(self, plane: Plane) -> None:
         """Its own entry."""
@@ -44,7 +40,18 @@ class PlaneRecords:
         self._objects.write("configmaps", self._name, {name: None})
 
     def prune(self, now: float) -> None:
-        """Remove those of which no certificate can be valid any more."""
-        over: dict[str, str | None] = {plane.name: None for plane in self.read() if plane.over < now}
+        """Remove those of which no certificate can be valid any more; another time, if others write meanwhile: one of
+        them may have come back."""
+        planes, version = self._read()
+        over: dict[str, str | None] = {plane.name: None for plane in planes if plane.over < now}
         if over:
-            self._objects.write("configmaps", self._name, over)
+            with suppress(Changed):
+                self._objects.write("configmaps", self._name, over, version)
+
+    def _read(self) -> tuple[list[Plane], Version]:
+        content, version = self._objects.read("configmaps", self._name)
+        try:
+            return [msgspec.json.decode(text, type=Plane) for _, text in sorted(content.items())], version
+        except msgspec.DecodeError as error:
+            where = self._objects.where("configmaps", self._name)
+            raise StoreError(f"an entry of {where} is not of a control plane of this version: {error}") from None

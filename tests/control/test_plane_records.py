@@ -28,6 +28,24 @@ def test_each_has_an_entry() -> None:
     assert records.read() == []
 
 
+def test_one_that_comes_back_while_it_is_removed() -> None:
+    objects = Memory()
+    records = PlaneRecords(objects, "authority")
+    gone = Plane("a", "x", NOW, 60.0)
+    records.write(gone)
+    back = Plane("a", "x", gone.over, 60.0)
+
+    def come_back() -> None:
+        objects.before_write = lambda: None
+        records.write(back)
+
+    objects.before_write = come_back
+    records.prune(gone.over + 1.0)
+    assert records.read() == [back]
+    records.prune(back.over + 1.0)
+    assert records.read() == []
+
+
 def test_an_entry_that_nobody_understands_is_no_consent() -> None:
     objects = Memory()
     objects.write("configmaps", control_planes_name("authority"), {"a": '{"name": "a"}'})
