@@ -6,6 +6,7 @@ import base64
 import difflib
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -162,6 +163,7 @@ def upgrade(
     else:
         changes += [_left_over(each) for each in left_over]
         dangers += [_of_a_kind(each) for each in left_over if each.kind.kind == DEFINITION]
+        dangers += [_of_another_mesh(each) for each in left_over if (each.kind.kind, each.name) == ("Deployment", NAME)]
     return Upgrade(tuple(changes), tuple(dangers))
 
 
@@ -317,7 +319,8 @@ def roots_in(value: Any) -> frozenset[str]:
         for match in _CERTIFICATE.finditer(text):
             # Line breaks are escaped where the text is in another one: a JSON document, an expression of CEL.
             body = re.sub(r"\\+n|[^A-Za-z0-9+/=]", "", match[1])
-            found.add(hashlib.sha256(base64.b64decode(body)).hexdigest()[:16])
+            with suppress(ValueError):  # what cannot be read is no root
+                found.add(hashlib.sha256(base64.b64decode(body)).hexdigest()[:16])
     return frozenset(found)
 
 
@@ -337,4 +340,13 @@ def _of_a_kind(each: LeftOver) -> Danger:
         Level.WARNING,
         f"{each.name} is no kind of this release: its objects are not read",
         "leave it unless you are sure: with the definition all its objects are deleted",
+    )
+
+
+def _of_another_mesh(each: LeftOver) -> Danger:
+    return Danger(
+        Level.ERROR,
+        f"the control plane in namespace {each.namespace} is not the one of these options: with its namespace goes the"
+        " Secret with the root of its mesh, and without it no sidecar gets a certificate",
+        f"if that is the mesh to upgrade: --control-namespace {each.namespace}",
     )

@@ -148,6 +148,14 @@ def test_a_kind_that_is_left_over_is_not_to_be_deleted_lightly() -> None:
     assert danger.text.startswith("modelrollouts.meshproxy.dev is no kind of this release")
 
 
+def test_a_control_plane_in_another_namespace_is_not_to_be_deleted() -> None:
+    """Whoever forgets --control-namespace would be told to delete the mesh."""
+    found = upgrade([], [], [LeftOver(kind_of(deployment()), "meshproxy-control", "mesh")], "0.1.0")
+    danger = one(found)
+    assert (danger.level, found.status) == (Level.ERROR, 2)
+    assert danger.hint.endswith("--control-namespace mesh")
+
+
 def test_nobody_knows_what_is_left_over() -> None:
     found = upgrade([], [], Unknown("the API server answered 403"), "0.1.0")
     assert (one(found).level, found.status) == (Level.ERROR, 2)
@@ -264,3 +272,5 @@ def test_roots_of_a_policy() -> None:
 
 def test_a_bundle_that_is_none() -> None:
     assert roots_in({"caBundle": "%", "other": [1, None, {"caBundle": "AA=="}]}) == frozenset()
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    assert roots_in({"text": f"{begin}AAAAA{end}"}) == frozenset()
