@@ -1,6 +1,6 @@
 """How fast and how well calls are served while replicas die, hang, are slow or get too much: figures, printed and held
-against bounds. They need a quiet machine, so they are no part of `make test`, which asserts that nothing is lost
-meanwhile (`tests/processes/test_replicas.py`, `test_outbound.py`)."""
+against bounds. They need a quiet machine, so they are no part of `make test` and `make drills`, which assert that
+nothing is lost meanwhile (`tests/processes/test_outbound.py`, `tests/drills/test_replicas.py`)."""
 
 from __future__ import annotations
 

@@ -219,8 +219,9 @@ async def test_shadows_that_disagree_are_counted(tmp_path: Path) -> None:
         await until_mirrored(application, 200)
         found = await mirrored(application)
         print("what became of the shadows:", found)
-        # Comparing takes a twentieth of the time at most: what comes closer together is answered, and not compared.
-        assert set(found) <= {"differs", "answered"}
+        # Comparing takes a twentieth of the time at most: what comes closer together is answered, and not compared. On
+        # a busy machine more come together than may be in flight.
+        assert set(found) <= {"differs", "answered", "limited"}
         assert found["differs"] >= 1
         assert sum(found.values()) == 200
         again = server_of([replica], "again")
