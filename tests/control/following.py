@@ -153,10 +153,10 @@ class FollowingTests(ReflectorTests):
             await server.client.delete(Widget, "b", namespace=server.namespace)
             await self.create(server, c=3)
             await it.become(a=1, c=3)
-        assert [record.message for record in caplog.records if record.name.startswith("meshproxy")] == [
-            "objects cannot be followed; those known are kept",
-            "objects are followed again",
-        ]
+        said = [record.message for record in caplog.records if record.name.startswith("meshproxy")]
+        once = ["objects cannot be followed; those known are kept", "objects are followed again"]
+        # The real one answers for a moment, and not again, before it has read the definitions of its kinds.
+        assert said in (once, once * 2)
 
     async def test_a_version_that_expires_between_list_and_watch(
         self, server: Server, monkeypatch: pytest.MonkeyPatch
