@@ -299,7 +299,8 @@ def _kind_and_name(node: Node) -> tuple[str, str]:
         readable = read_name(name.value) if name is not None else ""
     except ValueError:
         readable = ""
-    return kind.value if kind is not None and kind.value in _kinds() else "", readable
+    named = kind.value if kind is not None else None
+    return named if isinstance(named, str) and named in _kinds() else "", readable
 
 
 def _is_key_set(node: Node) -> bool:

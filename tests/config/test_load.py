@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshproxy.config.fields import API_VERSION
@@ -294,6 +294,7 @@ def mutate(text: str, cuts: list[tuple[int, int, str]]) -> str:
         max_size=4,
     ).map(lambda cuts: mutate(FIRST.read_text(), cuts))
 )
+@example("apiVersion: meshproxy.dev/v1alpha1\nkind: {a: b}\n")
 def test_any_text_gives_documents_or_problems(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
