@@ -135,7 +135,9 @@ class Attempt:
         "grpc_status",
         "pool",
         "sent",
+        "span_id",
         "state",
+        "status",
         "takes_more",
         "timer",
         "upstream",
@@ -175,6 +177,10 @@ class Attempt:
         self.sent = 0.0
         """When the request's head was written."""
         self.first_byte = 0.0
+        self.span_id = b""
+        """Of its client span; empty without one."""
+        self.status = 0
+        """HTTP status of the answer."""
         self.grpc_status: int | None = None
         """What a gRPC call ended with."""
         self._head: ResponseHead | None = None
@@ -240,6 +246,7 @@ class Attempt:
                     self._listener.interim(self, head)
                 return
             self.first_byte = self._now()
+            self.status = status
             if self.timer is not None:
                 self.timer.cancel()
             if not self._is_grpc or status != 200:
@@ -398,7 +405,18 @@ class Attempt:
             endpoint.failed(self._model, failure, now, token, is_slow)
         self._listener.reported(
             self,
-            AttemptRecord(self.pool.address, self._started, self.sent, self.first_byte, now, failure, is_cancelled),
+            AttemptRecord(
+                self.pool.address,
+                self._started,
+                self.sent,
+                self.first_byte,
+                now,
+                failure,
+                is_cancelled,
+                self.status,
+                self.grpc_status,
+                self.span_id,
+            ),
         )
 
 

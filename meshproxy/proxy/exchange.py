@@ -60,7 +60,18 @@ NO_FLAGS = ResponseFlags(0)
 class AttemptRecord:
     """One attempt at an endpoint, written when its outcome has been reported to the endpoint."""
 
-    __slots__ = ("ended", "endpoint", "failure", "first_byte", "is_cancelled", "sent", "started")
+    __slots__ = (
+        "ended",
+        "endpoint",
+        "failure",
+        "first_byte",
+        "grpc_status",
+        "is_cancelled",
+        "sent",
+        "span_id",
+        "started",
+        "status",
+    )
 
     def __init__(
         self,
@@ -71,6 +82,9 @@ class AttemptRecord:
         ended: float,
         failure: Failure | None,
         is_cancelled: bool,
+        status: int = 0,
+        grpc_status: int | None = None,
+        span_id: bytes = b"",
     ) -> None:
         self.endpoint = endpoint
         """Its address."""
@@ -85,6 +99,13 @@ class AttemptRecord:
         """What the endpoint was blamed for; None: nothing."""
         self.is_cancelled = is_cancelled
         """The answer was not wanted any more before it was known how it went."""
+        self.status = status
+        """HTTP status of the answer; 0 if there was none."""
+        self.grpc_status = grpc_status
+        """What a gRPC call ended with, as far as that was known by then."""
+        self.span_id = span_id
+        """The client span that the endpoint saw as its parent, 16 hex digits; empty if nothing was sent, or spans are
+        not exported."""
 
 
 class Exchange:
@@ -142,7 +163,7 @@ class Exchange:
         self.is_refused_remotely = False
         """The answer is a refusal of the sidecar in front of the model server (`x-meshproxy-refusal`)."""
         self.trace: TraceContext | None = None
-        """None if the request brought no valid one."""
+        """None if the request brought no valid one, and none was begun for it."""
         self.route = ""
         """The `ModelRoute` that matched; empty if none did."""
         self.server = ""
@@ -191,9 +212,10 @@ class TraceContext:
         self.trace_id = trace_id
         """32 lower-case hex digits."""
         self.parent_id = parent_id
-        """The caller's span, 16 hex digits."""
+        """The caller's span, 16 hex digits; empty if the trace begins here."""
         self.span_id = span_id
-        """The sidecar's server span: what the model server sees as its parent."""
+        """The sidecar's server span. The model server sees it as its parent, or the span of the attempt where spans are
+        exported."""
         self.sampled = sampled
         self.state = state
         """The value of `tracestate` to forward; empty if there is none."""

@@ -30,6 +30,8 @@ SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
 REFUSAL_HEADER = b"x-meshproxy-refusal"
 TRACE_STATE = b"tracestate"
+OTHER_TRACES = frozenset({b"b3", b"x-b3-traceid", b"x-b3-sampled"})
+"""Fields of traces in Zipkin's format, which is passed on and not read."""
 
 
 class RequestHeaders:
@@ -40,6 +42,7 @@ class RequestHeaders:
         "encoding",
         "forward",
         "forward_with_token",
+        "has_other_trace",
         "is_grpc",
         "server",
         "timeout",
@@ -55,6 +58,8 @@ class RequestHeaders:
         content_types: list[bytes] = []
         trace_states: list[bytes] = []
         forward: list[tuple[bytes, bytes]] = []
+        self.has_other_trace = False
+        """A trace in another format: a second one, begun here, would decide about its sampling."""
         for field in headers:
             name, value = field
             if name == b"authorization":
@@ -78,6 +83,8 @@ class RequestHeaders:
             elif name == TRACE_STATE:
                 trace_states.append(value)
                 continue
+            elif name in OTHER_TRACES:
+                self.has_other_trace = True
             forward.append(field)
         self.is_grpc = len(content_types) == 1 and is_grpc(content_types[0])
         self.authorization = authorization

@@ -63,6 +63,8 @@ class ActiveRequest(Relay):
         self.forward = forward
         if head.trace is not None:
             self._carry_trace(head.trace, fields)
+        if self.trace is None and context.tracer.is_recording and not fields.has_other_trace:
+            self.trace, self.trace_parent = context.tracer.begin()
         if self.snapshot.routes.has_cors and not fields.is_grpc and answers_preflight(self):
             return
         if fields.timeout is not None:

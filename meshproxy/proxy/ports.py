@@ -61,6 +61,15 @@ class Observer(Protocol):
 class Tracer(Protocol):
     """Continues a trace (`telemetry.trace`)."""
 
+    is_recording: bool
+    """Spans are exported: requests without a trace begin one, and each attempt has a span of its own."""
+
+    def begin(self) -> tuple[TraceContext, bytes]:
+        """A trace that begins here, and the `traceparent` to forward."""
+
+    def attempt(self, trace: TraceContext) -> tuple[bytes, bytes]:
+        """The id of an attempt's span, and the `traceparent` that names it."""
+
     def carry(self, parent: bytes, states: Sequence[bytes]) -> tuple[TraceContext, bytes] | None:
         """The context, and the `traceparent` to forward; None if `parent` is invalid. `parent` and `states`: the values
         of `traceparent` and `tracestate`."""

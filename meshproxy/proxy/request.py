@@ -190,8 +190,8 @@ class Request(ClientSide):
 
     # What is forwarded
 
-    def forwarded_head(self, now: float, address: str) -> RequestHead:
-        """The head to send to the endpoint at `address`."""
+    def forwarded_head(self, now: float, address: str, trace_parent: bytes | None = None) -> RequestHead:
+        """The head to send to the endpoint at `address`. `trace_parent`: of the attempt's own span, if it has one."""
         head = self.head
         headers = self.forward
         if self.snapshot.forwards_identity:
@@ -216,7 +216,7 @@ class Request(ClientSide):
             head.end,
             length,
             False,
-            self.trace_parent,
+            trace_parent or self.trace_parent,
         )
 
     def mirrored_head(self) -> RequestHead:

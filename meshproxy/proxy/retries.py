@@ -181,7 +181,10 @@ class Retries:
         if not request.connected:
             request.connected = now
         request.upstream = address = stream.address
-        stream.send_request(request.forwarded_head(now, address))
+        parent = None
+        if request.trace is not None and request.context.tracer.is_recording:
+            attempt.span_id, parent = request.context.tracer.attempt(request.trace)
+        stream.send_request(request.forwarded_head(now, address, parent))
         if route.try_timeout is not None:
             attempt.timer = request.context.loop.call_at(now + route.try_timeout, attempt.time_out)
         takes_more = True

@@ -1,8 +1,8 @@
-"""W3C Trace Context: a caller's trace is continued with a span of ours. Without one nothing is added.
+"""W3C Trace Context: a caller's trace is continued with a span of ours.
 
-https://www.w3.org/TR/trace-context/ (Recommendation, version 00). The sidecar samples no traces itself. A request
-without a trace must stay without one: the sampled flag of a `traceparent` that we made up would decide for every
-parent-based sampler behind us, also where the trace is in another format (`b3`). What cannot be read exactly is
+https://www.w3.org/TR/trace-context/ (Recommendation, version 00). Where spans are not exported, a request without a
+trace stays without one: the sampled flag of a `traceparent` that we made up would decide for every parent-based sampler
+behind us. Where they are, the sidecar is the one that samples, and begins the trace. What cannot be read exactly is
 dropped, as section 3.2.2.3 asks.
 """
 
@@ -10,13 +10,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from meshproxy.proxy.exchange import TraceContext
+
+if TYPE_CHECKING:
+    from meshproxy.config.telemetry import Traces
+    from meshproxy.telemetry.sampling import Sampler
 
 HEX = b"0123456789abcdef"
 ZERO_TRACE = b"0" * 32
 ZERO_SPAN = b"0" * 16
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+
+SAMPLED = b"00-%b-%b-01"
+NOT_SAMPLED = b"00-%b-%b-00"
 
 STATE_BYTES = 512
 """What section 3.3.1.5 asks to carry at least, and all that we carry."""
@@ -38,9 +49,15 @@ STATE_MEMBER = re.compile(
 
 
 class Tracer:
-    """Continues the traces of requests."""
+    """Continues the traces of requests, and begins them where there is a sampler.
 
-    def __init__(self) -> None:
+    Args:
+        sampler: decides which traces are sampled; None: spans are not exported, and the caller's flag is passed on.
+    """
+
+    def __init__(self, sampler: Sampler | None = None) -> None:
+        self._sampler = sampler
+        self.is_recording = sampler is not None
         self._digits = b""
         self._left = 0
         """Span ids that `_digits` still holds."""
@@ -58,16 +75,40 @@ class Tracer:
         """
         if not _is_valid(parent):
             return None
+        span_id = self.span_id()
+        trace_id = parent[3:35]
+        sampled = parent[54] in b"13579bdf"
+        if self._sampler is not None:
+            sampled = self._sampler.decide(trace_id, sampled)
+        state = _read_state(states) if states else b""
+        own = SAMPLED if sampled else NOT_SAMPLED
+        return TraceContext(trace_id, parent[36:52], span_id, sampled, state), own % (trace_id, span_id)
+
+    def begin(self) -> tuple[TraceContext, bytes]:
+        """Begin a trace with a span of ours. Returns as `carry`; it needs a sampler."""
+        assert self._sampler is not None
+        if self._left < 3:
+            self._fetch()
+        self._left -= 3
+        begin = self._left * SPAN
+        digits = self._digits[begin : begin + 3 * SPAN]
+        trace_id, span_id = digits[: 2 * SPAN], digits[2 * SPAN :]
+        sampled = self._sampler.decide(trace_id, None)
+        own = SAMPLED if sampled else NOT_SAMPLED
+        return TraceContext(trace_id, b"", span_id, sampled), own % (trace_id, span_id)
+
+    def attempt(self, trace: TraceContext) -> tuple[bytes, bytes]:
+        """The id of an attempt's span, and the `traceparent` that names it as the parent."""
+        span_id = self.span_id()
+        return span_id, (SAMPLED if trace.sampled else NOT_SAMPLED) % (trace.trace_id, span_id)
+
+    def span_id(self) -> bytes:
+        """The random id of another span, 16 hex digits."""
         if not self._left:
             self._fetch()
         self._left -= 1
         begin = self._left * SPAN
-        span_id = self._digits[begin : begin + SPAN]
-        trace_id = parent[3:35]
-        sampled = parent[54] in b"13579bdf"
-        state = _read_state(states) if states else b""
-        own = b"00-%b-%b-01" if sampled else b"00-%b-%b-00"
-        return TraceContext(trace_id, parent[36:52], span_id, sampled, state), own % (trace_id, span_id)
+        return self._digits[begin : begin + SPAN]
 
     def _fetch(self) -> None:
         digits = ZERO_SPAN
@@ -75,6 +116,11 @@ class Tracer:
             digits = os.urandom(POOL_BYTES).hex().encode()
         self._digits = digits
         self._left = POOL_BYTES * 2 // SPAN
+
+
+def is_wanted(traces: Traces | None, environ: Mapping[str, str]) -> bool:
+    """Whether a collector is named, by the mesh or in the environment: otherwise nothing of the export is loaded."""
+    return traces is not None or bool(environ.get(ENDPOINT) or environ.get(TRACES_ENDPOINT))
 
 
 def _is_valid(parent: bytes) -> bool:

@@ -553,9 +553,18 @@ class FakeVerifier:
 
 
 class FakeTracer:
-    """Continues every trace with the same ids (`ports.Tracer`)."""
+    """Continues every trace with the same ids, and begins some where it records (`ports.Tracer`)."""
 
     FOR_TESTS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self) -> None:
+        self.is_recording = False
+
+    def begin(self) -> tuple[TraceContext, bytes]:
+        return TraceContext(b"n" * 32, b"", b"s" * 16, True), b"begun"
+
+    def attempt(self, trace: TraceContext) -> tuple[bytes, bytes]:
+        return b"a" * 16, b"attempt of " + trace.trace_id
 
     def carry(self, parent: bytes, states: Sequence[bytes]) -> tuple[TraceContext, bytes] | None:
         if parent == b"invalid":

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from meshproxy.codec.events import Rejected
+from meshproxy.config.routes import Retries
 from meshproxy.refusal import Reason
+from meshproxy.telemetry.sampling import Sampler
+from meshproxy.telemetry.trace import Tracer
 
 CANCEL = 0x8
 
@@ -59,3 +64,71 @@ def test_those_in_flight_are_known(world: Any) -> None:
     assert (len(world.pipeline.live), world.pipeline.served) == (2, 0)
     world.cluster.streams[0].respond()
     assert (len(world.pipeline.live), world.pipeline.served) == (1, 1)
+
+
+class TestTraces:
+    """What a request's trace becomes: `telemetry.trace` has what is in it."""
+
+    PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+    def record(self, world: Any, ratio: float = 1.0) -> None:
+        world.pipeline.tracer = Tracer(Sampler(ratio))
+
+    def test_without_export_the_server_span_is_the_parent_of_every_attempt(self, world: Any) -> None:
+        world.pipeline.tracer = Tracer()
+        world.serve(2, retries=Retries())
+        world.rest(trace=self.PARENT)
+        world.cluster.streams[0].respond(status=503)
+        first, second = (stream.head.trace for stream in world.cluster.streams)
+        assert first == second
+        world.cluster.streams[1].respond()
+        (exchange,) = world.finished
+        assert first == b"00-4bf92f3577b34da6a3ce929d0e0e4736-" + exchange.trace.span_id + b"-01"
+        assert [attempt.span_id for attempt in exchange.attempts] == [b"", b""]
+
+    def test_without_export_nothing_is_added(self, world: Any) -> None:
+        world.rest()
+        assert world.cluster.streams[0].head.trace is None
+
+    def test_each_attempt_has_a_span_of_its_own(self, world: Any) -> None:
+        self.record(world)
+        world.serve(2, retries=Retries())
+        world.rest(trace=self.PARENT, headers=((b"tracestate", b"vendor=1"),))
+        world.cluster.streams[0].respond(status=503)
+        world.cluster.streams[1].respond()
+        (exchange,) = world.finished
+        assert exchange.trace.parent_id == b"00f067aa0ba902b7"
+        spans = [attempt.span_id for attempt in exchange.attempts]
+        assert len({*spans, exchange.trace.span_id}) == 3
+        for stream, span in zip(world.cluster.streams, spans, strict=True):
+            assert stream.head.trace == b"00-4bf92f3577b34da6a3ce929d0e0e4736-" + span + b"-01"
+            assert (b"tracestate", b"vendor=1") in stream.head.headers
+        assert [(attempt.status, attempt.grpc_status) for attempt in exchange.attempts] == [(503, None), (200, None)]
+
+    @pytest.mark.parametrize(("ratio", "flags"), [(1.0, b"01"), (0.0, b"00")])
+    @pytest.mark.parametrize("trace", [None, b"malformed"])
+    def test_a_trace_begins_here_if_there_is_none(
+        self, world: Any, ratio: float, flags: bytes, trace: bytes | None
+    ) -> None:
+        self.record(world, ratio)
+        world.rest(trace=trace)
+        world.cluster.streams[0].respond()
+        (exchange,) = world.finished
+        assert exchange.trace.parent_id == b""
+        (attempt,) = exchange.attempts
+        sent = world.cluster.streams[0].head.trace
+        assert sent == b"00-" + exchange.trace.trace_id + b"-" + attempt.span_id + b"-" + flags
+
+    @pytest.mark.parametrize("name", [b"b3", b"x-b3-traceid", b"x-b3-sampled"])
+    def test_no_second_trace_begins_beside_one_of_zipkin(self, world: Any, name: bytes) -> None:
+        self.record(world)
+        world.rest(headers=((name, b"1"),))
+        assert world.cluster.streams[0].head.trace is None
+        assert (name, b"1") in world.cluster.streams[0].head.headers
+
+    def test_what_a_call_over_grpc_ended_with(self, world: Any, wire: Any) -> None:
+        self.record(world)
+        world.grpc(wire.spec(b"open"))
+        world.cluster.streams[0].fail_grpc(b"5")
+        (exchange,) = world.finished
+        assert [(attempt.status, attempt.grpc_status) for attempt in exchange.attempts] == [(200, 5)]

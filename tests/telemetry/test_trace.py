@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.proxy.exchange import TraceContext
+from meshproxy.telemetry.sampling import Sampler
 from meshproxy.telemetry.trace import POOL_BYTES, Tracer
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
@@ -161,3 +162,41 @@ def test_whatever_comes_one_valid_parent_goes_on_or_none(parent: bytes, states: 
     assert int(match[1], 16) > 0
     assert int(match[2], 16) > 0
     assert (parent[3:35], parent[36:52]) == (context.trace_id, context.parent_id)
+
+
+@pytest.mark.parametrize(("ratio", "sampled"), [(0.0, False), (1.0, True)])
+def test_a_trace_begins_where_spans_are_exported(ratio: float, sampled: bool) -> None:
+    tracer = Tracer(Sampler(ratio))
+    assert tracer.is_recording
+    seen = set()
+    for _ in range(3 * POOL_BYTES // 8):  # more than are fetched at once
+        context, forward = tracer.begin()
+        assert re.fullmatch(rb"[0-9a-f]{32}", context.trace_id)
+        assert re.fullmatch(rb"[0-9a-f]{16}", context.span_id)
+        assert (context.parent_id, context.sampled, context.state) == (b"", sampled, b"")
+        assert forward == b"00-%b-%b-%b" % (context.trace_id, context.span_id, b"01" if sampled else b"00")
+        seen |= {context.trace_id, context.span_id}
+    assert len(seen) == 2 * 3 * POOL_BYTES // 8
+
+
+def test_an_attempt_is_another_span_of_the_trace() -> None:
+    tracer = Tracer(Sampler(1.0))
+    context, _ = tracer.begin()
+    span_id, forward = tracer.attempt(context)
+    assert span_id != context.span_id
+    assert forward == b"00-%b-%b-01" % (context.trace_id, span_id)
+
+
+@pytest.mark.parametrize(
+    ("flags", "follows", "sampled"), [(b"00", True, False), (b"01", True, True), (b"01", False, False)]
+)
+def test_a_sampler_may_follow_the_caller_or_not(flags: bytes, follows: bool, sampled: bool) -> None:
+    carried = Tracer(Sampler(0.0, follows)).carry(PARENT[:-2] + flags)
+    assert carried is not None
+    context, forward = carried
+    assert context.sampled is sampled
+    assert forward.endswith(b"-01" if sampled else b"-00")
+
+
+def test_without_a_sampler_nothing_begins() -> None:
+    assert not Tracer().is_recording

@@ -1,0 +1,61 @@
+"""`MeshConfig.spec.telemetry`: where spans go, and of which requests."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from msgspec import Meta
+
+from meshproxy.config.fields import Duration, Part, Ratio
+from meshproxy.config.values import shown
+
+_COLLECTOR = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?(/[!-~]*)?")
+
+
+def read_collector(value: object) -> str:
+    """The base URL of an OTLP/HTTP collector: `http://otel-collector.observability:4318`. Without a slash at its end:
+    `/v1/traces` is appended, and a collector answers `//v1/traces` with a redirect. Raises ValueError."""
+    match = _COLLECTOR.fullmatch(value) if isinstance(value, str) else None
+    if not isinstance(value, str) or match is None or len(value) > 1_024 or not set("?#").isdisjoint(value):
+        raise ValueError(f'expected a URL such as "http://otel-collector:4318", got {shown(value)}')
+    if match[1] is not None and not 0 < int(match[1]) < 65_536:
+        raise ValueError(f"{shown(value)} has no port from 1 to 65535")
+    return value.rstrip("/")
+
+
+Collector = Annotated[str, Meta(extra={"read": read_collector, "words": "URL"})]
+
+
+class Keep(Part, frozen=True):
+    """Requests whose spans are exported although their trace is not sampled, decided when the response is complete: at
+    most 100 a second of each process."""
+
+    errors: bool = True
+    """Those that failed: HTTP status 5xx, the gRPC statuses that are errors of a server, and responses that broke
+    off."""
+    refusals: bool = True
+    """Those that a sidecar refused."""
+    slower_than: Duration | None = None
+    """Those that took longer. Left out: none are kept because of their duration."""
+
+
+class Traces(Part, frozen=True):
+    """Spans of requests and of their attempts, exported over OTLP/HTTP."""
+
+    endpoint: Collector
+    """The base URL of the collector, such as `http://otel-collector.observability:4318`; `/v1/traces` is appended. The
+    variables `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` of the sidecar's container replace
+    it."""
+    ratio: Ratio = 0.01
+    """The share of traces that is sampled, of those that begin at a sidecar. For others the `sampled` flag of
+    `traceparent` decides. `OTEL_TRACES_SAMPLER` replaces it."""
+    keep: Keep = Keep()
+    """Requests that are exported anyway."""
+
+
+class Telemetry(Part, frozen=True):
+    """What sidecars export."""
+
+    traces: Traces | None = None
+    """Spans. Left out: none, unless the environment of a sidecar names a collector (`OTEL_EXPORTER_OTLP_ENDPOINT`)."""

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from meshproxy.config.telemetry import Keep, Traces, read_collector
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("http://otel-collector:4318", "http://otel-collector:4318"),
+        ("https://collector.example", "https://collector.example"),
+        ("http://[::1]:4318/", "http://[::1]:4318"),
+        ("http://gateway:80/otlp//", "http://gateway:80/otlp"),
+    ],
+)
+def test_a_collector_is_a_url_without_a_slash_at_its_end(text: str, read: str) -> None:
+    """`//v1/traces` is answered with a redirect by a collector, and the spans would be lost."""
+    assert read_collector(text) == read
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        4318,
+        "",
+        "otel-collector:4318",
+        "grpc://otel-collector:4317",
+        "http://user@otel-collector",
+        "http://otel collector",
+        "http://otel-collector:0",
+        "http://otel-collector:65536",
+        "http://otel-collector/?a=b",
+        "http://otel-collector/#a",
+        "http://otel-collector/\r\nx: y",
+        "http://" + "a/" * 600,
+    ],
+)
+def test_other_texts_are_none(value: object) -> None:
+    with pytest.raises(ValueError):
+        read_collector(value)
+
+
+def test_failures_and_refusals_are_kept_unless_told_otherwise() -> None:
+    assert Traces(endpoint="http://c").keep == Keep(errors=True, refusals=True, slower_than=None)
