@@ -160,6 +160,13 @@ TELEMETRY_FAILURES = counter(
     "Requests that a telemetry sink failed to record because of a bug; please report it.",
     "sink",
 )
+SPANS_EXPORTED = counter("meshproxy_spans_exported_total", "Spans that the collector has taken.")
+SPANS_DROPPED = counter(
+    "meshproxy_spans_dropped_total",
+    "Spans that were lost, by reason: queue-full, keep-limit (more than 100 unsampled requests a second would be kept),"
+    " failed (the collector did not take them in time), rejected (by the collector), shutdown, internal.",
+    "reason",
+)
 METRIC_LINES = gauge("meshproxy_metric_lines", "Lines of all stored series on this page; at most 10,000.")
 SERIES_CAPPED = counter(
     "meshproxy_metric_series_capped_total",
@@ -312,7 +319,8 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),
     "Telemetry": (
-        ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
+        ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, SPANS_EXPORTED, SPANS_DROPPED,
+        METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
     ),
     "Process": (
         PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,

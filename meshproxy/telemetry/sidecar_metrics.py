@@ -51,6 +51,8 @@ class SidecarMetrics:
         self.audit_events = Counter(registry, metric_table.AUDIT_EVENTS)
         self.audit_dropped = Counter(registry, metric_table.AUDIT_DROPPED)
         self.telemetry_failures = Counter(registry, metric_table.TELEMETRY_FAILURES)
+        self.spans_exported = Counter(registry, metric_table.SPANS_EXPORTED)
+        self.spans_dropped = Counter(registry, metric_table.SPANS_DROPPED)
         Gauge(registry, metric_table.METRIC_LINES).read_from(lambda: [((), registry.lines)])
         Counter(registry, metric_table.SERIES_CAPPED).read_from(lambda: [((), registry.capped)])
         build = Gauge(registry, metric_table.BUILD_INFO)

@@ -1,0 +1,206 @@
+"""How spans are exported: `telemetry.traces` of the mesh, and before it the variables that OpenTelemetry specifies.
+
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/. The environment belongs to one process and is the more
+special of the two. A value that cannot be used is a problem that is reported and otherwise ignored, as the
+specification asks: telemetry keeps no sidecar from serving.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from meshproxy.config.telemetry import Keep, read_collector
+from meshproxy.telemetry.sampling import Sampler
+from meshproxy.telemetry.trace import ENDPOINT, TRACES_ENDPOINT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from meshproxy.config.telemetry import Traces
+
+PATH = "/v1/traces"
+RATIO = 1.0
+"""Where only the environment names a collector: the default of `OTEL_TRACES_SAMPLER` is `parentbased_always_on`."""
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_FORBIDDEN = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "content-type", "content-encoding"}
+)
+_SAMPLERS = {
+    "always_on": (1.0, False),
+    "always_off": (0.0, False),
+    "traceidratio": (None, False),
+    "parentbased_always_on": (1.0, True),
+    "parentbased_always_off": (0.0, True),
+    "parentbased_traceidratio": (None, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """Everything about the export that is decided when a process starts."""
+
+    url: str
+    """Of the collector, with its path."""
+    sampler: Sampler
+    keep: Keep
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    certificate: str | None = None
+    """A file of authorities (PEM) to trust instead of the system's."""
+    timeout: float = 10.0
+    """Seconds of one export, with its retries."""
+    is_compressed: bool = False
+    resource: tuple[tuple[str, str], ...] = ()
+    max_queue: int = 2_048
+    """Exchanges that wait."""
+    max_batch: int = 512
+    """Exchanges of one request."""
+    delay: float = 5.0
+    """Seconds between two exports while there is no full batch."""
+
+
+def read_settings(
+    traces: Traces | None, environ: Mapping[str, str], defaults: Mapping[str, str]
+) -> tuple[ExportSettings | None, list[str]]:
+    """Read both sources.
+
+    Args:
+        traces: of the mesh.
+        environ: the variables of the process. Empty ones count as not set.
+        defaults: attributes of the resource, which `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` replace.
+
+    Returns:
+        The settings, None where nothing is exported; and what cannot be used, each with what to do.
+    """
+    reader = _Reader({name: value.strip() for name, value in environ.items() if value.strip()})
+    if reader.text("OTEL_SDK_DISABLED").lower() == "true" or reader.text("OTEL_TRACES_EXPORTER") == "none":
+        return None, []
+    url = reader.url(traces)
+    if url is None:
+        return None, reader.problems
+    exporter = reader.text("OTEL_TRACES_EXPORTER") or "otlp"
+    if exporter != "otlp":
+        reader.problems.append(f"OTEL_TRACES_EXPORTER is {exporter!r}, spans are exported over otlp: set otlp or none")
+    protocol = reader.either("PROTOCOL") or "http/protobuf"
+    if protocol != "http/protobuf":
+        reader.problems.append(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}: http/protobuf is used, so name the collector's port for that"
+        )
+    compression = reader.either("COMPRESSION") or "none"
+    if compression not in ("none", "gzip"):
+        reader.problems.append(f"OTEL_EXPORTER_OTLP_COMPRESSION is {compression!r}: set none or gzip")
+    queue = reader.count("OTEL_BSP_MAX_QUEUE_SIZE", 2_048)
+    settings = ExportSettings(
+        url,
+        reader.sampler(traces),
+        traces.keep if traces is not None else Keep(),
+        reader.headers(),
+        reader.either("CERTIFICATE") or None,
+        reader.milliseconds(("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"), 10.0),
+        compression == "gzip",
+        reader.resource(defaults),
+        queue,
+        min(queue, reader.count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)),
+        reader.milliseconds(("OTEL_BSP_SCHEDULE_DELAY",), 5.0),
+    )
+    return settings, reader.problems
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str:
+        return self._environ.get(name, "")
+
+    def either(self, name: str) -> str:
+        """The variable of traces, or else that of all signals."""
+        return self.text(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or self.text(f"OTEL_EXPORTER_OTLP_{name}")
+
+    def url(self, traces: Traces | None) -> str | None:
+        own = self.text(TRACES_ENDPOINT)
+        for name, text, path in ((TRACES_ENDPOINT, own, ""), (ENDPOINT, self.text(ENDPOINT), PATH)):
+            if text:
+                try:
+                    read = read_collector(text)
+                except ValueError as error:
+                    self.problems.append(f"{name}: {error}")
+                    continue
+                # That of traces is used as it is, with the root path if it has none.
+                return read + path if path else text if "/" in text.partition("://")[2] else text + "/"
+        return traces.endpoint + PATH if traces is not None else None
+
+    def sampler(self, traces: Traces | None) -> Sampler:
+        ratio = traces.ratio if traces is not None else RATIO
+        word = self.text("OTEL_TRACES_SAMPLER")
+        if not word:
+            return Sampler(ratio)
+        if word not in _SAMPLERS:
+            self.problems.append(f"OTEL_TRACES_SAMPLER is {word!r}: set one of {', '.join(_SAMPLERS)}")
+            return Sampler(ratio)
+        fixed, follows = _SAMPLERS[word]
+        return Sampler(self._ratio() if fixed is None else fixed, follows)
+
+    def _ratio(self) -> float:
+        text = self.text("OTEL_TRACES_SAMPLER_ARG") or "1.0"
+        try:
+            ratio = float(text)
+        except ValueError:
+            ratio = -1.0
+        if not 0 <= ratio <= 1:
+            self.problems.append(f"OTEL_TRACES_SAMPLER_ARG is {text!r}, 1.0 is used: set a number from 0 to 1")
+            return 1.0
+        return ratio
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        found = []
+        for name, value in self._pairs(self.either("HEADERS"), "OTEL_EXPORTER_OTLP_HEADERS"):
+            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or name.lower() in _FORBIDDEN:
+                # Its value is often a secret: not shown.
+                self.problems.append(f"OTEL_EXPORTER_OTLP_HEADERS: {name!r} cannot be sent, leave it out")
+                continue
+            found.append((name.lower().encode(), value.encode()))
+        return tuple(found)
+
+    def resource(self, defaults: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        found = dict(defaults)
+        found.update(self._pairs(self.text("OTEL_RESOURCE_ATTRIBUTES"), "OTEL_RESOURCE_ATTRIBUTES"))
+        if name := self.text("OTEL_SERVICE_NAME"):
+            found["service.name"] = name
+        return tuple(found.items())
+
+    def _pairs(self, text: str, name: str) -> list[tuple[str, str]]:
+        """`key1=value1,key2=value2`, percent-encoded (W3C Baggage). All of it counts, or nothing."""
+        pairs = []
+        for part in text.split(",") if text else ():
+            key, equals, value = part.partition("=")
+            if not equals or not key.strip():
+                self.problems.append(f"{name} is not like key1=value1,key2=value2: it is ignored")
+                return []
+            pairs.append((unquote(key.strip()), unquote(value.strip())))
+        return pairs
+
+    def count(self, name: str, default: int) -> int:
+        text = self.text(name)
+        if not text:
+            return default
+        if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= 65_536 or len(text) > 9:
+            self.problems.append(f"{name} is {text!r}, {default} is used: set a number from 1 to 65536")
+            return default
+        return int(text)
+
+    def milliseconds(self, names: tuple[str, ...], default: float) -> float:
+        name = next((each for each in names if self.text(each)), names[0])
+        text = self.text(name)
+        if not text:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 7 or int(text) == 0:
+            self.problems.append(f"{name} is {text!r}, {default * 1000:g} is used: set milliseconds above 0")
+            return default
+        return int(text) / 1000
