@@ -44,6 +44,7 @@ from meshproxy.config.fields import Metadata as Metadata
 from meshproxy.config.routes import ModelRoute as ModelRoute
 from meshproxy.config.servers import ModelServer as ModelServer
 from meshproxy.config.sidecars import Sidecar as Sidecar
+from meshproxy.config.telemetry import Telemetry
 from meshproxy.config.values import shown
 
 # --- MeshConfig ------------------------------------------------------------------------------------------------------
@@ -226,6 +227,8 @@ class MeshSpec(Part, frozen=True):
     """Limits of clients and requests. The defaults fit almost everyone."""
     tls: Tls = Tls()
     """TLS between workloads."""
+    telemetry: Telemetry = Telemetry()
+    """What sidecars export. A change needs a restart of the sidecars."""
 
     def __post_init__(self) -> None:
         if self.trust_domains and self.mtls == "disabled":

@@ -36,7 +36,7 @@ from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
-from meshproxy.telemetry.trace import Tracer
+from meshproxy.telemetry.trace import Tracer, is_wanted
 from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.listener import Listener, Security
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.control_link import ControlLink
     from meshproxy.sidecar.document_source import DocumentSource
     from meshproxy.sidecar.rotation import LoadedIdentity
+    from meshproxy.sidecar.span_exporter import SpanExporter
     from meshproxy.sidecar.worker import WorkerSlot
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,6 @@ class Sidecar:
             self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
             self._log_sinks.append(audit)
             sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
-        observer = Observer(self.metrics.telemetry_failures, sinks)
 
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
@@ -159,7 +159,18 @@ class Sidecar:
             identity=self.identity,
         )
         compiled = self.configuration.compile(documents)
+
+        # Spans, where there is a collector: what exports them is loaded for it only.
         tracer = Tracer()
+        self._spans: SpanExporter | None = None
+        if is_wanted(documents.mesh.spec.telemetry.traces, os.environ):
+            from meshproxy.sidecar.span_export import open_export
+
+            own = connections("", Limits(), Times())
+            if (export := open_export(documents, os.environ, own, self.metrics, lambda: clock.offset)) is not None:
+                tracer, self._spans = export.tracer, export.exporter
+                sinks.append(export.record)
+        observer = Observer(self.metrics.telemetry_failures, sinks)
 
         def pipeline(direction: str, snapshot: Snapshot) -> Pipeline:
             return Pipeline(
@@ -278,6 +289,8 @@ class Sidecar:
             tasks.append(self._loop.create_task(send_reports(self._report)))
         if self._link is not None:
             tasks.append(self._loop.create_task(self._link.run()))
+        if self._spans is not None:
+            tasks.append(self._loop.create_task(self._spans.run()))
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -328,6 +341,8 @@ class Sidecar:
         # Requests that were aborted are yet to be logged.
         for _ in range(PARTING_TURNS):
             await asyncio.sleep(0)
+        if self._spans is not None:
+            await self._spans.close()
         await self.tokens.close()
         await self.clusters.close()
         self._reaper.stop()

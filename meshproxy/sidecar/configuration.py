@@ -263,6 +263,7 @@ def check_fixed(old: Documents, new: Documents) -> None:
         ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
         ("spec.controlPlane", old.sidecar.spec.control_plane, new.sidecar.spec.control_plane),
         ("spec.identity", *(each.spec.control_plane and each.spec.identity for each in (old.sidecar, new.sidecar))),
+        ("spec.telemetry", old.mesh.spec.telemetry, new.mesh.spec.telemetry),
         ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
     )
     problems = tuple(

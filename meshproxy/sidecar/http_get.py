@@ -48,14 +48,19 @@ class Url:
     @classmethod
     def read(cls, text: str) -> Url:
         """Raises FetchError unless it is https, or http to the loopback interface, which cannot be intercepted."""
+        url = cls.read_any(text)
+        if not url.is_tls and url.host not in LOOPBACK:
+            raise FetchError("it would be fetched without TLS: use https")
+        return url
+
+    @classmethod
+    def read_any(cls, text: str) -> Url:
+        """The same with http to any address. Raises FetchError."""
         match = _URL.fullmatch(text)
         port = int(match[3] or (443 if match[1] == "https" else 80)) if match else 0
         if match is None or "#" in text or not 0 < port < 65_536:
             raise FetchError("it is not an https URL")
-        host = match[2].strip("[]").lower()
-        if match[1] == "http" and host not in LOOPBACK:
-            raise FetchError("it would be fetched without TLS: use https")
-        return cls(match[1] == "https", host, port, match[4] or "/")
+        return cls(match[1] == "https", match[2].strip("[]").lower(), port, match[4] or "/")
 
     @property
     def address(self) -> str:
@@ -97,7 +102,7 @@ async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) 
     """
     security = None
     if url.is_tls:
-        context = _context(access.ca_file)
+        context = trusting(access.ca_file)
         security = named_server(lambda: context)
     headers: list[tuple[bytes, bytes]] = [(b"accept", accept), (b"user-agent", b"meshproxy")]
     if access.token_file is not None:
@@ -142,8 +147,9 @@ def _read_token(path: Path) -> bytes:
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-def _context(ca_file: Path | None) -> ssl.SSLContext:
-    """The TLS context for an issuer. A CA file is short and may change: it is read again for each connection."""
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """The TLS context for a server that has a name, such as an issuer's. A CA file is short and may change: it is
+    read again for each connection. Raises FetchError."""
     if ca_file is None:
         return _system_context()
     context = _bare_context()

@@ -8,15 +8,19 @@ import pytest
 
 from meshproxy.config import routes, schema, sidecars
 from meshproxy.config.problems import ConfigError
+from meshproxy.config.telemetry import Telemetry, Traces
 from meshproxy.config.values import Address
 from meshproxy.sidecar.configuration import check_fixed, mentioned
 
 
-def documents(mtls: Any = "strict", sets: dict[str, Any] | None = None, **sidecar: Any) -> schema.Documents:
+def documents(
+    mtls: Any = "strict", sets: dict[str, Any] | None = None, mesh: dict[str, Any] | None = None, **sidecar: Any
+) -> schema.Documents:
     spec = {"inbound": sidecars.Inbound(server="local"), **sidecar}
     return schema.Documents(
         mesh=schema.MeshConfig(
-            metadata=schema.Metadata("mesh"), spec=schema.MeshSpec(trust_domain="dev.example", mtls=mtls)
+            metadata=schema.Metadata("mesh"),
+            spec=schema.MeshSpec(trust_domain="dev.example", mtls=mtls, **(mesh or {})),
         ),
         sidecar=schema.Sidecar(metadata=schema.Metadata("own"), spec=sidecars.SidecarSpec(**spec)),
         fingerprint="",
@@ -38,6 +42,7 @@ HERE = Address("127.0.0.1", 1)
         (documents(access_log="off"), "spec.accessLog"),
         (documents(audit_log="stdout"), "spec.auditLog"),
         (documents(mtls="permissive"), "spec.mtls"),
+        (documents(mesh={"telemetry": Telemetry(Traces(endpoint="http://collector"))}), "spec.telemetry"),
     ],
 )
 def test_what_sockets_and_files_depend_on_needs_a_restart(changed: schema.Documents, field: str) -> None:

@@ -77,6 +77,12 @@ def test_urls_that_are_not_fetched(text: str) -> None:
         Url.read(text)
 
 
+def test_any_host_may_be_called_in_plain_text_where_that_is_meant() -> None:
+    assert Url.read_any("http://collector:4318/v1/traces") == Url(False, "collector", 4318, "/v1/traces")
+    with pytest.raises(FetchError):
+        Url.read_any("http://user@collector/")
+
+
 @asynccontextmanager
 async def answering(answer: bytes, *, stays: bool = False) -> AsyncIterator[Url]:
     """A server that gives every request the same response."""

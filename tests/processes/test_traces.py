@@ -1,0 +1,142 @@
+"""Spans of real processes: two hops with a retry are one tree, and what is kept although nobody sampled it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import grpc.aio
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from meshproxy.devtools.local_mesh import (
+    Document,
+    LocalMesh,
+    LocalSidecar,
+    Replica,
+    document,
+    environment,
+    local_mesh,
+    permissive_documents,
+    server_of,
+)
+from tests.collector import Collector, collecting
+from tests.processes.calls import PATH, PREDICT, REQUEST
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+
+TRACES = "4bf92f3577b34da6a3ce929d0e0e4736", "4bf92f3577b34da6a3ce929d0e0e4737"
+PARENT = "00f067aa0ba902b7"
+
+
+@asynccontextmanager
+async def two_hops(
+    tmp_path: Path, collector: Collector, *documents: Document, **keep: object
+) -> AsyncIterator[LocalSidecar]:
+    """The sidecar of an application, and another before the model server. Both export. Of two endpoints that get calls
+    in turn, one is nowhere."""
+    telemetry: Document = {"telemetry": {"traces": {"endpoint": collector.url, "ratio": 0, "keep": keep}}}
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await _replica(mesh, telemetry)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            nowhere = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = server_of([replica], balancing={"policy": "round-robin"}, health={"enabled": False})
+        server["spec"]["endpoints"].insert(0, {"sidecar": nowhere})
+        yield await mesh.application([server, *documents], mesh=telemetry, outbound={"server": "models"})
+
+
+async def _replica(mesh: LocalMesh, telemetry: Document) -> Replica:
+    model_server = await mesh.model_server()
+    ports = str(model_server.listening["rest"]), str(model_server.listening["grpc"])
+    own = environment(*ports, mesh=telemetry)
+    return Replica(model_server, await mesh.sidecar("the sidecar", [*own, *permissive_documents()]))
+
+
+async def post(address: str, path: str, headers: dict[str, str]) -> int:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}{path}", json={"instances": [1.0]}, headers=headers) as response,
+    ):
+        await response.read()
+        return response.status
+
+
+def by_parent(spans: list[Span], parent: str) -> list[Span]:
+    return sorted(
+        (span for span in spans if span.parent_span_id.hex() == parent), key=lambda span: span.start_time_unix_nano
+    )
+
+
+def attributes(span: Span) -> dict[str, object]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value") or "") for each in span.attributes}
+
+
+async def test_two_hops_with_a_retry_are_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    async with collecting() as collector:
+        route = document("ModelRoute", {"models": ["half_plus_two"], "server": "models", "retries": {"attempts": 3}})
+        async with two_hops(tmp_path, collector, route) as application:
+            for trace in TRACES:
+                headers = {"traceparent": f"00-{trace}-{PARENT}-01", "tracestate": "vendor=1"}
+                assert await post(application.outbound, PATH, headers) == 200
+            await collector.until(lambda: len(collector.spans) >= 9)
+    # The first or the second call was tried nowhere before, or both.
+    spans = max(([span for span in collector.spans if span.trace_id.hex() == trace] for trace in TRACES), key=len)
+    assert len(spans) == 5
+    assert {span.trace_state for span in spans} == {"vendor=1"}
+    (root,) = by_parent(spans, PARENT)
+    assert (root.kind, root.name) == (Span.SPAN_KIND_SERVER, "POST /v1/models/{model}:predict")
+    assert [event.name for event in root.events] == ["meshproxy.retry"]
+    failed, sent = by_parent(spans, root.span_id.hex())
+    assert (failed.kind, sent.kind) == (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_CLIENT)
+    assert failed.status.code == Status.STATUS_CODE_ERROR
+    assert attributes(failed)["error.type"] == "connect-failure"
+    assert attributes(sent)["http.request.resend_count"] == 1
+    (inbound,) = by_parent(spans, sent.span_id.hex())
+    assert inbound.kind == Span.SPAN_KIND_SERVER
+    assert attributes(inbound)["meshproxy.direction"] == "inbound"
+    assert attributes(inbound)["meshproxy.model.name"] == "half_plus_two"
+    (model,) = by_parent(spans, inbound.span_id.hex())
+    assert model.kind == Span.SPAN_KIND_CLIENT
+    assert attributes(model)["http.response.status_code"] == 200
+    assert root.start_time_unix_nano <= failed.start_time_unix_nano <= sent.start_time_unix_nano
+    assert root.end_time_unix_nano >= sent.end_time_unix_nano
+
+
+async def test_what_fails_is_kept_and_what_is_well_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    async with collecting() as collector:
+        route = document("ModelRoute", {"models": ["half_plus_two"], "server": "models", "retries": {"attempts": 3}})
+        async with two_hops(tmp_path, collector, route) as application:
+            parent = f"00-{TRACES[0]}-{PARENT}-00"
+            assert await post(application.outbound, PATH, {"traceparent": parent}) == 200
+            assert await post(application.outbound, "/v1/models/half_plus_two/nothing:of", {}) == 400
+            await collector.until(lambda: bool(collector.spans))
+        (root,) = collector.spans
+    assert root.trace_id.hex() not in TRACES
+    assert not root.parent_span_id
+    assert root.flags & 1 == 0
+    assert [event.name for event in root.events] == ["meshproxy.refusal"]
+
+
+async def test_a_call_over_grpc_is_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    async with collecting() as collector:
+        route = document("ModelRoute", {"models": ["half_plus_two"], "server": "models", "retries": {"attempts": 3}})
+        async with two_hops(tmp_path, collector, route) as application:
+            async with grpc.aio.insecure_channel(application.outbound) as channel:
+                metadata = (("traceparent", f"00-{TRACES[0]}-{PARENT}-01"),)
+                assert await channel.unary_unary(PREDICT)(REQUEST, metadata=metadata)
+            await collector.until(lambda: len(collector.spans) >= 4)
+        spans = collector.spans
+    chain = by_parent(spans, PARENT)
+    while found := by_parent(spans, chain[-1].span_id.hex()):
+        chain.append(found[-1])  # an attempt that failed is the one before it
+    server, client = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT
+    assert [span.kind for span in chain] == [server, client, server, client]
+    assert {span.name for span in chain} == {PREDICT.removeprefix("/")}
+    assert [attributes(span)["rpc.status_code"] for span in chain] == ["OK"] * 4
+    assert attributes(chain[2])["meshproxy.model.name"] == "half_plus_two"
