@@ -228,7 +228,7 @@ class MeshSpec(Part, frozen=True):
     tls: Tls = Tls()
     """TLS between workloads."""
     telemetry: Telemetry = Telemetry()
-    """What sidecars export. A change needs a restart of the sidecars."""
+    """What sidecars export."""
 
     def __post_init__(self) -> None:
         if self.trust_domains and self.mtls == "disabled":

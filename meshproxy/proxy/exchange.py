@@ -6,6 +6,7 @@ record once, at its end. Times are `time.monotonic()` seconds; 0.0 means that th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntFlag
 
 from meshproxy.codec.events import RequestHead
@@ -206,9 +207,17 @@ class LiveExchange(Exchange):
 class TraceContext:
     """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): the caller's, with our span."""
 
-    __slots__ = ("parent_id", "sampled", "span_id", "state", "trace_id")
+    __slots__ = ("parent_id", "record", "sampled", "span_id", "state", "trace_id")
 
-    def __init__(self, trace_id: bytes, parent_id: bytes, span_id: bytes, sampled: bool, state: bytes = b"") -> None:
+    def __init__(
+        self,
+        trace_id: bytes,
+        parent_id: bytes,
+        span_id: bytes,
+        sampled: bool,
+        state: bytes = b"",
+        record: Callable[[Exchange], None] | None = None,
+    ) -> None:
         self.trace_id = trace_id
         """32 lower-case hex digits."""
         self.parent_id = parent_id
@@ -219,3 +228,6 @@ class TraceContext:
         self.sampled = sampled
         self.state = state
         """The value of `tracestate` to forward; empty if there is none."""
+        self.record = record
+        """Gets the exchange when it has ended, whatever a reload has changed meanwhile; None: spans are not
+        exported."""

@@ -182,7 +182,7 @@ class Retries:
             request.connected = now
         request.upstream = address = stream.address
         parent = None
-        if request.trace is not None and request.context.tracer.is_recording:
+        if request.trace is not None and request.trace.record is not None:
             attempt.span_id, parent = request.context.tracer.attempt(request.trace)
         stream.send_request(request.forwarded_head(now, address, parent))
         if route.try_timeout is not None:

@@ -28,6 +28,7 @@ from meshproxy.sidecar.server_tls import check_files
 from meshproxy.sidecar.snapshots import times
 from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
+from meshproxy.sidecar.tracing import Tracing
 from meshproxy.sidecar.worker import Report, read_documents, send_reports, watch_supervisor
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.audit import AuditLog
@@ -36,7 +37,7 @@ from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
-from meshproxy.telemetry.trace import Tracer, is_wanted
+from meshproxy.telemetry.trace import Tracer, record_trace
 from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.listener import Listener, Security
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.control_link import ControlLink
     from meshproxy.sidecar.document_source import DocumentSource
     from meshproxy.sidecar.rotation import LoadedIdentity
-    from meshproxy.sidecar.span_exporter import SpanExporter
     from meshproxy.sidecar.worker import WorkerSlot
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,9 @@ class Sidecar:
         self.identity = IdentityRotation(identity, self.metrics)
         self.clusters = Clusters(upstream, traffic, traffic, self.identity.client_context)
         self.tokens = Tokens(self.metrics, outbox)
+        self.tracing = Tracing(
+            os.environ, partial(connections, "", Limits(), Times()), self.metrics, lambda: clock.offset
+        )
         live = CarriedState()
         self.configuration = Configuration(
             source,
@@ -156,20 +159,12 @@ class Sidecar:
             clusters=self.clusters,
             live=live,
             tokens=self.tokens,
+            tracing=self.tracing,
             identity=self.identity,
         )
         compiled = self.configuration.compile(documents)
 
-        # Spans, where there is a collector: what exports them is loaded for it only.
-        tracer = Tracer()
-        self._spans: SpanExporter | None = None
-        if is_wanted(documents.mesh.spec.telemetry.traces, os.environ):
-            from meshproxy.sidecar.span_export import open_export
-
-            own = connections("", Limits(), Times())
-            if (export := open_export(documents, os.environ, own, self.metrics, lambda: clock.offset)) is not None:
-                tracer, self._spans = export.tracer, export.exporter
-                sinks.append(export.record)
+        sinks.append(record_trace)
         observer = Observer(self.metrics.telemetry_failures, sinks)
 
         def pipeline(direction: str, snapshot: Snapshot) -> Pipeline:
@@ -180,7 +175,7 @@ class Sidecar:
                 reaper=self._reaper,
                 snapshot=snapshot,
                 observer=observer,
-                tracer=tracer,
+                tracer=Tracer(),  # until the configuration is taken into use
                 refresh_keys=self.tokens.refresh,
                 on_limit=partial(self.limit, direction),
                 traffic=traffic,
@@ -289,8 +284,6 @@ class Sidecar:
             tasks.append(self._loop.create_task(send_reports(self._report)))
         if self._link is not None:
             tasks.append(self._loop.create_task(self._link.run()))
-        if self._spans is not None:
-            tasks.append(self._loop.create_task(self._spans.run()))
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -341,8 +334,7 @@ class Sidecar:
         # Requests that were aborted are yet to be logged.
         for _ in range(PARTING_TURNS):
             await asyncio.sleep(0)
-        if self._spans is not None:
-            await self._spans.close()
+        await self.tracing.close()
         await self.tokens.close()
         await self.clusters.close()
         self._reaper.stop()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.document_source import DocumentSource
     from meshproxy.sidecar.rotation import IdentityRotation
     from meshproxy.sidecar.tokens import Tokens
+    from meshproxy.sidecar.tracing import Tracing
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.connection import ConnectionContext
     from meshproxy.upstream.cluster import Cluster
@@ -95,6 +96,7 @@ class Configuration:
         clusters: Clusters,
         live: CarriedState,
         tokens: Tokens,
+        tracing: Tracing,
         identity: IdentityRotation,
     ) -> None:
         self.documents = documents
@@ -108,6 +110,7 @@ class Configuration:
         self._clusters = clusters
         self._live = live
         self._tokens = tokens
+        self._tracing = tracing
         self._identity = identity
         self._directions: Sequence[Direction] = ()
         self._wanted = asyncio.Event()
@@ -123,6 +126,7 @@ class Configuration:
         # Only inbound calls are authenticated: without them no issuer's keys are needed.
         inbound = documents.sidecar.spec.inbound
         verifier = self._tokens.build(documents.mesh.spec.issuers if inbound is not None else ())
+        self._tracing.build(documents)
         clusters = self._clusters.build(documents)
         health = self._health_service(documents, clusters)
         snapshots = {
@@ -240,6 +244,9 @@ class Configuration:
         self._clusters.adopt(documents)
         self._live.adopt()
         self._tokens.adopt()
+        tracer = self._tracing.adopt()
+        for direction in self._directions:
+            direction.pipeline.tracer = tracer
         for shared in self._downstream:
             shared.reaper.keep(shortest_time_limit(documents))
         self._metrics.requests.mention(*mentioned(documents))
@@ -263,7 +270,6 @@ def check_fixed(old: Documents, new: Documents) -> None:
         ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
         ("spec.controlPlane", old.sidecar.spec.control_plane, new.sidecar.spec.control_plane),
         ("spec.identity", *(each.spec.control_plane and each.spec.identity for each in (old.sidecar, new.sidecar))),
-        ("spec.telemetry", old.mesh.spec.telemetry, new.mesh.spec.telemetry),
         ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
     )
     problems = tuple(

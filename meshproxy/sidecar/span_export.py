@@ -1,4 +1,4 @@
-"""The export of spans, put together: settings, tracer, recorder, exporter. Loaded only where there is a collector."""
+"""The export of spans, put together: settings, tracer, exporter. Loaded only where there is a collector."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.connection import ConnectionContext
 
+INSTANCE = str(uuid.uuid4())
+"""`service.instance.id`: of this process, whatever settings it has."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,8 +30,7 @@ class SpanExport(NamedTuple):
     """What a sidecar needs of it."""
 
     tracer: Tracer
-    record: SpanRecorder
-    """A sink of finished exchanges."""
+    """Its traces are recorded and exported."""
     exporter: SpanExporter
 
 
@@ -51,7 +53,7 @@ def open_export(
     """
     defaults = {
         "service.name": documents.sidecar.metadata.name,
-        "service.instance.id": str(uuid.uuid4()),
+        "service.instance.id": INSTANCE,
         "telemetry.sdk.name": "meshproxy",
         "telemetry.sdk.language": "python",
         "telemetry.sdk.version": __version__,
@@ -61,7 +63,6 @@ def open_export(
         logger.warning("setting of the export of spans ignored", extra={"fields": {"problem": problem}})
     if settings is None:
         return None
-    tracer = Tracer(settings.sampler)
     try:
         exporter = SpanExporter(
             settings,
@@ -69,9 +70,10 @@ def open_export(
             exported=metrics.spans_exported,
             dropped=metrics.spans_dropped,
             offset=offset,
-            new_id=tracer.span_id,
+            new_id=Tracer().span_id,
         )
     except FetchError as error:
         logger.error("spans are not exported", extra={"fields": {"collector": settings.url, "problem": str(error)}})
         return None
-    return SpanExport(tracer, SpanRecorder(settings.keep, exporter.take, exporter.limited), exporter)
+    record = SpanRecorder(settings.keep, exporter.take, exporter.limited)
+    return SpanExport(Tracer(settings.sampler, record), exporter)

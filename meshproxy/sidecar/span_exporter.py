@@ -44,7 +44,7 @@ BATCH_BYTES = 2 << 20
 """Of a body before it is compressed. Collectors take 20 MiB, and some gateways before them 4."""
 RESPONSE_BYTES = 65_536
 CLOSE_SECONDS = 2.0
-"""For what is left when the process ends."""
+"""For what is left when the process ends, or another exporter has taken over."""
 SECONDS_BETWEEN_MESSAGES = 60.0
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class SpanExporter:
         """There is a batch."""
         self._batch: asyncio.Task[None] | None = None
         """What is on its way."""
+        self._is_closed = False
         self._logged = -SECONDS_BETWEEN_MESSAGES
         url = Url.read_any(settings.url)
         security = None
@@ -107,6 +108,9 @@ class SpanExporter:
     def take(self, record: SpanRecord) -> None:
         """Queue a record (`span_record.SpanRecorder`)."""
         queue = self._queue
+        if self._is_closed:
+            self._drop("shutdown", record.spans)
+            return
         if len(queue) >= self._settings.max_queue:
             self._drop("queue-full", record.spans)
             return
@@ -131,7 +135,9 @@ class SpanExporter:
             await asyncio.shield(batch)
 
     async def close(self) -> None:
-        """Export what is on its way and what is left, for a moment, after `run` has ended."""
+        """Export what is on its way and what is left, for a moment, after `run` has ended. What comes later is counted
+        and dropped."""
+        self._is_closed = True
         due = time.monotonic() + CLOSE_SECONDS
         if self._batch is not None and not self._batch.done():
             await asyncio.wait((self._batch,), timeout=CLOSE_SECONDS)

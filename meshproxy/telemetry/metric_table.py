@@ -164,7 +164,8 @@ SPANS_EXPORTED = counter("meshproxy_spans_exported_total", "Spans that the colle
 SPANS_DROPPED = counter(
     "meshproxy_spans_dropped_total",
     "Spans that were lost, by reason: queue-full, keep-limit (more than 100 unsampled requests a second would be kept),"
-    " failed (the collector did not take them in time), rejected (by the collector), shutdown, internal.",
+    " failed (the collector did not take them in time), rejected (by the collector), shutdown (of the process, or of an"
+    " export that a reload has replaced), internal.",
     "reason",
 )
 METRIC_LINES = gauge("meshproxy_metric_lines", "Lines of all stored series on this page; at most 10,000.")

@@ -43,7 +43,7 @@ _SAMPLERS = {
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
-    """Everything about the export that is decided when a process starts."""
+    """Everything about the export that is decided before it begins."""
 
     url: str
     """Of the collector, with its path."""

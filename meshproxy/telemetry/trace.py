@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from meshproxy.proxy.exchange import TraceContext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from meshproxy.config.telemetry import Traces
+    from meshproxy.proxy.exchange import Exchange
     from meshproxy.telemetry.sampling import Sampler
 
 HEX = b"0123456789abcdef"
@@ -53,10 +55,12 @@ class Tracer:
 
     Args:
         sampler: decides which traces are sampled; None: spans are not exported, and the caller's flag is passed on.
+        record: gets the exchanges of the traces that this tracer continues or begins; with a sampler only.
     """
 
-    def __init__(self, sampler: Sampler | None = None) -> None:
+    def __init__(self, sampler: Sampler | None = None, record: Callable[[Exchange], None] | None = None) -> None:
         self._sampler = sampler
+        self._record = record
         self.is_recording = sampler is not None
         self._digits = b""
         self._left = 0
@@ -82,7 +86,7 @@ class Tracer:
             sampled = self._sampler.decide(trace_id, sampled)
         state = _read_state(states) if states else b""
         own = SAMPLED if sampled else NOT_SAMPLED
-        return TraceContext(trace_id, parent[36:52], span_id, sampled, state), own % (trace_id, span_id)
+        return TraceContext(trace_id, parent[36:52], span_id, sampled, state, self._record), own % (trace_id, span_id)
 
     def begin(self) -> tuple[TraceContext, bytes]:
         """Begin a trace with a span of ours. Returns as `carry`; it needs a sampler."""
@@ -95,7 +99,7 @@ class Tracer:
         trace_id, span_id = digits[: 2 * SPAN], digits[2 * SPAN :]
         sampled = self._sampler.decide(trace_id, None)
         own = SAMPLED if sampled else NOT_SAMPLED
-        return TraceContext(trace_id, b"", span_id, sampled), own % (trace_id, span_id)
+        return TraceContext(trace_id, b"", span_id, sampled, b"", self._record), own % (trace_id, span_id)
 
     def attempt(self, trace: TraceContext) -> tuple[bytes, bytes]:
         """The id of an attempt's span, and the `traceparent` that names it as the parent."""
@@ -116,6 +120,13 @@ class Tracer:
             digits = os.urandom(POOL_BYTES).hex().encode()
         self._digits = digits
         self._left = POOL_BYTES * 2 // SPAN
+
+
+def record_trace(exchange: Exchange) -> None:
+    """Pass an exchange to whoever records its trace (`observer.Sink`)."""
+    trace = exchange.trace
+    if trace is not None and trace.record is not None:
+        trace.record(exchange)
 
 
 def is_wanted(traces: Traces | None, environ: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,10 @@ from pathlib import Path
 import aiohttp
 import grpc.aio
 import pytest
+import yaml
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import (
     Document,
     LocalMesh,
@@ -21,10 +24,12 @@ from meshproxy.devtools.local_mesh import (
     environment,
     local_mesh,
     permissive_documents,
+    replace_documents,
     server_of,
 )
 from tests.collector import Collector, collecting
 from tests.processes.calls import PATH, PREDICT, REQUEST
+from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
@@ -140,3 +145,46 @@ async def test_a_call_over_grpc_is_one_tree(tmp_path: Path, monkeypatch: pytest.
     assert {span.name for span in chain} == {PREDICT.removeprefix("/")}
     assert [attributes(span)["rpc.status_code"] for span in chain] == ["OK"] * 4
     assert attributes(chain[2])["meshproxy.model.name"] == "half_plus_two"
+
+
+async def change(sidecar: LocalSidecar, traces: Document | None) -> None:
+    """Another `telemetry.traces` in its MeshConfig, in force."""
+    documents = list(yaml.safe_load_all(sidecar.path.read_text()))
+    (mesh,) = [each for each in documents if each["kind"] == "MeshConfig"]
+    mesh["spec"]["telemetry"] = {"traces": traces} if traces is not None else {}
+    before = len(sidecar.said("configuration applied"))
+    replace_documents(sidecar.path, documents)
+    sidecar.child.signal(signal.SIGHUP)
+    await until(lambda: len(sidecar.said("configuration applied")) > before)
+    assert sidecar.said("configuration rejected; keeping the previous one") == []
+
+
+async def test_a_change_of_the_mesh_counts_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On, to another collector, off, and on again; each request is told to the collector of its time."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    async with collecting() as first, collecting() as second, local_mesh(tmp_path / "mesh") as mesh:
+        sidecar = await _replica(mesh, {})
+        running = sidecar.sidecar
+        assert running is not None
+
+        async def ask(trace: int) -> None:
+            headers = {"traceparent": f"00-{trace:032x}-{PARENT}-01"}
+            async with RestClient(running.inbound, running.client) as client:
+                assert (await client.call("POST", PATH, {"instances": [1.0]}, headers)).status == "200"
+
+        await ask(1)
+        await change(running, {"endpoint": first.url})
+        await ask(2)
+        await change(running, {"endpoint": second.url})
+        await ask(3)
+        await change(running, None)
+        await ask(4)
+        await change(running, {"endpoint": first.url, "ratio": 1.0})
+        await ask(5)
+        await first.until(lambda: len(first.spans) >= 4)
+        await second.until(lambda: len(second.spans) >= 2)
+        assert {int(span.trace_id.hex(), 16) for span in first.spans} == {2, 5}
+        assert {int(span.trace_id.hex(), 16) for span in second.spans} == {3}
+        assert await running.total("meshproxy_spans_exported_total") == 6
+        assert await running.total("meshproxy_spans_dropped_total") == 0
+        assert await running.total("meshproxy_config_in_sync") == 1

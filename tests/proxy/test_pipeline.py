@@ -72,7 +72,7 @@ class TestTraces:
     PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
     def record(self, world: Any, ratio: float = 1.0) -> None:
-        world.pipeline.tracer = Tracer(Sampler(ratio))
+        world.pipeline.tracer = Tracer(Sampler(ratio), lambda exchange: None)
 
     def test_without_export_the_server_span_is_the_parent_of_every_attempt(self, world: Any) -> None:
         world.pipeline.tracer = Tracer()
@@ -104,6 +104,24 @@ class TestTraces:
             assert stream.head.trace == b"00-4bf92f3577b34da6a3ce929d0e0e4736-" + span + b"-01"
             assert (b"tracestate", b"vendor=1") in stream.head.headers
         assert [(attempt.status, attempt.grpc_status) for attempt in exchange.attempts] == [(503, None), (200, None)]
+
+    def test_a_request_keeps_what_it_began_with(self, world: Any) -> None:
+        """Between two attempts a reload turns the export off, and for another request on."""
+        self.record(world)
+        world.serve(2, retries=Retries())
+        world.rest(trace=self.PARENT)
+        world.pipeline.tracer = Tracer()
+        world.rest(trace=self.PARENT)
+        self.record(world)
+        for stream in world.cluster.streams[:2]:
+            stream.respond(status=503)
+        for stream in world.cluster.streams[2:]:
+            stream.respond()
+        recorded, other = world.finished
+        assert recorded.trace.record is not None
+        assert all(attempt.span_id for attempt in recorded.attempts)
+        assert other.trace.record is None
+        assert [attempt.span_id for attempt in other.attempts] == [b"", b""]
 
     @pytest.mark.parametrize(("ratio", "flags"), [(1.0, b"01"), (0.0, b"00")])
     @pytest.mark.parametrize("trace", [None, b"malformed"])

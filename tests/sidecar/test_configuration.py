@@ -42,7 +42,6 @@ HERE = Address("127.0.0.1", 1)
         (documents(access_log="off"), "spec.accessLog"),
         (documents(audit_log="stdout"), "spec.auditLog"),
         (documents(mtls="permissive"), "spec.mtls"),
-        (documents(mesh={"telemetry": Telemetry(Traces(endpoint="http://collector"))}), "spec.telemetry"),
     ],
 )
 def test_what_sockets_and_files_depend_on_needs_a_restart(changed: schema.Documents, field: str) -> None:
@@ -55,6 +54,7 @@ def test_what_sockets_and_files_depend_on_needs_a_restart(changed: schema.Docume
 def test_everything_else_may_change() -> None:
     files = sidecars.IdentityFiles(certificate="/a", key="/b", trust_bundle="/c")
     check_fixed(documents(), documents(drain_timeout=1.0, identity=sidecars.Identity(files=files)))
+    check_fixed(documents(), documents(mesh={"telemetry": Telemetry(Traces(endpoint="http://collector"))}))
 
 
 def test_models_versions_and_labels_that_documents_name() -> None:

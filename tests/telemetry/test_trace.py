@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.proxy.exchange import TraceContext
+from meshproxy.proxy.exchange import Exchange, TraceContext
 from meshproxy.telemetry.sampling import Sampler
-from meshproxy.telemetry.trace import POOL_BYTES, Tracer
+from meshproxy.telemetry.trace import POOL_BYTES, Tracer, record_trace
+from tests.telemetry.conftest import MakeExchange
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = b"00f067aa0ba902b7"
@@ -196,6 +197,20 @@ def test_a_sampler_may_follow_the_caller_or_not(flags: bytes, follows: bool, sam
     context, forward = carried
     assert context.sampled is sampled
     assert forward.endswith(b"-01" if sampled else b"-00")
+
+
+def test_an_exchange_is_recorded_by_the_tracer_of_its_trace(make_exchange: MakeExchange) -> None:
+    seen: list[Exchange] = []
+    tracer = Tracer(Sampler(0.0), seen.append)
+    carried = tracer.carry(PARENT)
+    assert carried is not None
+    for context in (carried[0], tracer.begin()[0]):
+        exchange = make_exchange(trace=context)
+        record_trace(exchange)
+        assert seen.pop() is exchange
+    record_trace(make_exchange(trace=carry(PARENT)[0]))
+    record_trace(make_exchange(trace=None))
+    assert seen == []
 
 
 def test_without_a_sampler_nothing_begins() -> None:
