@@ -185,6 +185,10 @@ async def test_a_change_of_the_mesh_counts_without_a_restart(tmp_path: Path, mon
         await second.until(lambda: len(second.spans) >= 2)
         assert {int(span.trace_id.hex(), 16) for span in first.spans} == {2, 5}
         assert {int(span.trace_id.hex(), 16) for span in second.spans} == {3}
-        assert await running.total("meshproxy_spans_exported_total") == 6
+
+        async def are_counted() -> bool:
+            return await running.total("meshproxy_spans_exported_total") == 6
+
+        await until(are_counted)
         assert await running.total("meshproxy_spans_dropped_total") == 0
         assert await running.total("meshproxy_config_in_sync") == 1

@@ -40,6 +40,7 @@ from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.transport.listener import Listener, ListenerState, PeerRejected
 from meshproxy.transport.reaper import PERIOD
+from tests.collector import collecting
 from tests.identity.peers import handshaken
 
 CA = DevelopmentCA.create(TRUST_DOMAIN)
@@ -555,6 +556,23 @@ class TestReloading:
             assert len(other.heads) == 1
             model.release.set()
             assert (await slow)[0] == b"200"
+
+    async def test_its_spans_too_go_where_it_began(self, tmp_path: Path) -> None:
+        """The export is off by the time it ends, and so is the sidecar soon after."""
+        async with collecting() as collector:
+            exports = {"telemetry": {"traces": {"endpoint": collector.url, "ratio": 1.0}}}
+            async with model_server() as model, running(tmp_path, model, mesh=exports) as it:
+                slow = asyncio.ensure_future(it.ask(b"/v1/models/slow"))
+                await model.asked.wait()
+                it.write(made(model))
+                await it.sidecar.configuration.reload()
+                assert it.sidecar.metrics.config_reloads.labels("ok").value == 1
+                assert (await it.ask())[0] == b"200"
+                assert b"traceparent" not in model.heads[-1]
+                model.release.set()
+                assert (await slow)[0] == b"200"
+            assert len({span.trace_id for span in collector.spans}) == 1
+            assert len(collector.spans) == 2
 
     @pytest.mark.parametrize("what", ["documents", "mistake", "system"])
     async def test_a_bad_one_changes_nothing_and_is_told(
