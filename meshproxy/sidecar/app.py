@@ -113,6 +113,8 @@ class Sidecar:
             self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
             self._log_sinks.append(audit)
             sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
+        sinks.append(record_trace)
+        observer = Observer(self.metrics.telemetry_failures, sinks)
 
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
@@ -163,9 +165,6 @@ class Sidecar:
             identity=self.identity,
         )
         compiled = self.configuration.compile(documents)
-
-        sinks.append(record_trace)
-        observer = Observer(self.metrics.telemetry_failures, sinks)
 
         def pipeline(direction: str, snapshot: Snapshot) -> Pipeline:
             return Pipeline(
