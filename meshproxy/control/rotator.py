@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.control.authority import Authority
 from meshproxy.control.root_rotation import RootRotation, before_next, before_undo, with_bundle
-from meshproxy.control.store import Changed, StoreError
+from meshproxy.control.store import StoreError, until_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from meshproxy.control.leaves import Leaves
     from meshproxy.control.plane import Plane
     from meshproxy.control.root_rotation import Obstacle, StoredAuthority
-
-ATTEMPTS = 10
-"""To decide anew, because somebody has written meanwhile."""
 
 
 class Place(Protocol):
@@ -117,14 +114,13 @@ class Rotator:
         return self._decide(lambda: self._back(is_forced))
 
     def _decide(self, step: Callable[[], Obstacle | None]) -> Obstacle | None:
-        """As often as somebody else is quicker."""
-        for _ in range(ATTEMPTS):
-            try:
-                with self._place.lock():
-                    return step()
-            except Changed as changed:
-                last = changed
-        raise last
+        """Under the lock, as often as somebody else is quicker."""
+
+        def locked() -> Obstacle | None:
+            with self._place.lock():
+                return step()
+
+        return until_unchanged(locked)
 
     def _forward(self, is_forced: bool) -> Obstacle | None:
         now = self._clock()

@@ -14,7 +14,7 @@ import msgspec
 
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import merged
-from meshproxy.control.store import Changed, StoreError
+from meshproxy.control.store import StoreError, until_unchanged
 from meshproxy.installation.rights import DIGITS, certificates_name
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from meshproxy.control.leaves import Sighting
     from meshproxy.control.shared_objects import SharedObjects, Version
-
-ATTEMPTS = 10
-"""To write on what was read, while others write, too."""
 
 
 class SharedLeaves:
@@ -47,13 +44,7 @@ class SharedLeaves:
     def note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
         """Of a late one another control plane may know more by now. Raises StoreError."""
         late, sightings = list(late), list(sightings)
-        for _ in range(ATTEMPTS):
-            try:
-                self._note(late, sightings)
-                return
-            except Changed as changed:
-                last = changed
-        raise last
+        until_unchanged(lambda: self._note(late, sightings))
 
     def _note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
         """Raises Changed, and StoreError."""

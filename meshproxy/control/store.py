@@ -29,7 +29,7 @@ from meshproxy.control.root_rotation import RootRotation, Step, StoredAuthority
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CERTIFICATE, KEY, ROOTS = "authority.pem", "authority-key.pem", "roots.pem"
 ROTATION = "root-rotation.json"
@@ -40,8 +40,10 @@ LOCK = ".lock"
 """Held while the authority is made or rotated; it stays, empty."""
 TOKENS_KEPT = 10_000
 """Join tokens that may wait to be used."""
+ATTEMPTS = 10
+"""To decide anew, because somebody has written meanwhile."""
 
-
+Result = TypeVar("Result")
 Kept = TypeVar("Kept", bound=msgspec.Struct)
 
 
@@ -50,7 +52,18 @@ class StoreError(Exception):
 
 
 class Changed(StoreError):
-    """Somebody else has written meanwhile: nothing was done. Read again, and decide again."""
+    """Somebody else has written meanwhile: nothing was done. Read again, and decide again (`until_unchanged`)."""
+
+
+def until_unchanged(decide: Callable[[], Result]) -> Result:
+    """Read, decide and write, as often as somebody else is quicker. Raises Changed after `ATTEMPTS`, and whatever else
+    `decide` does."""
+    for _ in range(ATTEMPTS):
+        try:
+            return decide()
+        except Changed as changed:
+            last = changed
+    raise last
 
 
 class AuthorityCopy(msgspec.Struct, frozen=True):

@@ -10,7 +10,17 @@ import pytest
 
 from meshproxy.control import store as module
 from meshproxy.control.attestation import JoinToken, make_token, redeem_token
-from meshproxy.control.store import CERTIFICATE, JOIN_TOKENS, KEY, ROOTS, FolderStore, StoreError
+from meshproxy.control.store import (
+    ATTEMPTS,
+    CERTIFICATE,
+    JOIN_TOKENS,
+    KEY,
+    ROOTS,
+    Changed,
+    FolderStore,
+    StoreError,
+    until_unchanged,
+)
 from meshproxy.devtools.ca import DevelopmentCA
 
 NOW = 1_000_000_000.0
@@ -140,3 +150,23 @@ def test_one_of_several_takers_gets_the_token(store: FolderStore) -> None:
         thread.join()
     assert text
     assert [token for token in taken if token is not None] == [JoinToken(ID, NOW + 60.0)]
+
+
+def test_whoever_is_overtaken_decides_again() -> None:
+    outcomes: list[StoreError] = []
+
+    def decide() -> str:
+        if outcomes:
+            raise outcomes.pop()
+        return "decided"
+
+    outcomes[:] = [Changed("somebody is quicker")] * (ATTEMPTS - 1)
+    assert until_unchanged(decide) == "decided"
+    outcomes[:] = [Changed("somebody is quicker")] * ATTEMPTS
+    with pytest.raises(Changed, match="quicker"):
+        until_unchanged(decide)
+    assert outcomes == []
+    outcomes[:] = [StoreError("it is away")] * 2
+    with pytest.raises(StoreError, match="away"):
+        until_unchanged(decide)
+    assert len(outcomes) == 1
