@@ -5,10 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from meshproxy.control.plane import Plane
-from meshproxy.control.store import Changed, StoreError
+from meshproxy.control.store import Changed
 from meshproxy.installation.rights import control_planes_name
 
 if TYPE_CHECKING:
@@ -29,29 +27,25 @@ class PlaneRecords:
 
     def read(self) -> list[Plane]:
         """All of them; one that cannot be understood is an error, since nobody knows by what it signs."""
-        return self._read()[0]
+        planes, _ = self._read()
+        return [planes[name] for name in sorted(planes)]
 
     def write(self, plane: Plane) -> None:
         """Its own entry."""
-        self._objects.write("configmaps", self._name, {plane.name: msgspec.json.encode(plane).decode()})
+        self._objects.write_structs(self._name, {plane.name: plane})
 
     def remove(self, name: str) -> None:
         """It signs nothing any more, and what it has issued is recorded."""
-        self._objects.write("configmaps", self._name, {name: None})
+        self._objects.write_structs(self._name, {name: None})
 
     def prune(self, now: float) -> None:
         """Remove those of which no certificate can be valid any more; another time, if others write meanwhile: one of
         them may have come back."""
         planes, version = self._read()
-        over: dict[str, str | None] = {plane.name: None for plane in planes if plane.over < now}
+        over = [name for name, plane in planes.items() if plane.over < now]
         if over:
             with suppress(Changed):
-                self._objects.write("configmaps", self._name, over, version)
+                self._objects.write_structs(self._name, dict.fromkeys(over), version)
 
-    def _read(self) -> tuple[list[Plane], Version]:
-        content, version = self._objects.read("configmaps", self._name)
-        try:
-            return [msgspec.json.decode(text, type=Plane) for _, text in sorted(content.items())], version
-        except msgspec.DecodeError as error:
-            where = self._objects.where("configmaps", self._name)
-            raise StoreError(f"an entry of {where} is not of a control plane of this version: {error}") from None
+    def _read(self) -> tuple[dict[str, Plane], Version]:
+        return self._objects.read_structs(self._name, Plane, "of a control plane of this version")

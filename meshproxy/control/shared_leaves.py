@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import merged
-from meshproxy.control.store import StoreError, until_unchanged
+from meshproxy.control.store import until_unchanged
 from meshproxy.installation.rights import DIGITS, certificates_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from meshproxy.control.leaves import Sighting
     from meshproxy.control.shared_objects import SharedObjects, Version
@@ -38,8 +36,8 @@ class SharedLeaves:
 
     def write(self, leaves: Iterable[Leaf]) -> None:
         """Keep certificates that are new. Raises StoreError."""
-        for digit, changes in _by_digit({leaf.name: leaf for leaf in leaves}).items():
-            self._objects.write("configmaps", certificates_name(self._secret, digit), changes)
+        for digit, changes in _by_digit(leaves).items():
+            self._objects.write_structs(self._name(digit), changes)
 
     def note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
         """Of a late one another control plane may know more by now. Raises StoreError."""
@@ -49,15 +47,15 @@ class SharedLeaves:
     def _note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
         """Raises Changed, and StoreError."""
         shards: dict[str, tuple[dict[str, Leaf], Version]] = {}
-        changes: dict[str, Leaf | None] = {}
+        changes: dict[str, Leaf] = {}
 
         def read(name: str) -> Leaf | None:
-            if name not in changes:
-                digit = _digit(name)
-                if digit not in shards:
-                    shards[digit] = self._read(digit)
-                return shards[digit][0].get(name)
-            return changes[name]
+            if name in changes:
+                return changes[name]
+            digit = _digit(name)
+            if digit not in shards:
+                shards[digit] = self._read(digit)
+            return shards[digit][0].get(name)
 
         for leaf in late:
             if read(leaf.name) is None:
@@ -65,9 +63,8 @@ class SharedLeaves:
         for sighting in sightings:
             for leaf in merged(sighting, read):
                 changes[leaf.name] = leaf
-        for digit, texts in _by_digit(changes).items():
-            read_first = shards[digit][1]
-            self._objects.write("configmaps", certificates_name(self._secret, digit), texts, read_first)
+        for digit, changed in _by_digit(changes.values()).items():
+            self._objects.write_structs(self._name(digit), changed, shards[digit][1])
 
     def valid(self, now: float) -> list[Leaf]:
         """Those that have not expired. Raises StoreError."""
@@ -79,26 +76,22 @@ class SharedLeaves:
         for digit in DIGITS:
             over = [leaf.name for leaf in self._read(digit)[0].values() if not leaf.is_valid(now)]
             if over:
-                self._objects.write("configmaps", certificates_name(self._secret, digit), dict.fromkeys(over))
+                self._objects.write_structs(self._name(digit), dict.fromkeys(over))
 
     def _read(self, digit: str) -> tuple[dict[str, Leaf], Version]:
         """Raises StoreError."""
-        name = certificates_name(self._secret, digit)
-        content, version = self._objects.read("configmaps", name)
-        try:
-            leaves = {key: msgspec.json.decode(text, type=Leaf) for key, text in content.items()}
-        except msgspec.DecodeError as error:
-            where = self._objects.where("configmaps", name)
-            raise StoreError(f"an entry of {where} is not the record of a certificate: remove it ({error})") from None
-        return leaves, version
+        return self._objects.read_structs(self._name(digit), Leaf, "the record of a certificate: remove it")
+
+    def _name(self, digit: str) -> str:
+        return certificates_name(self._secret, digit)
 
 
 def _digit(name: str) -> str:
     return name.partition("-")[2][0]
 
 
-def _by_digit(changes: Mapping[str, Leaf | None]) -> dict[str, dict[str, str | None]]:
-    found: dict[str, dict[str, str | None]] = defaultdict(dict)
-    for name, leaf in changes.items():
-        found[_digit(name)][name] = msgspec.json.encode(leaf).decode() if leaf is not None else None
+def _by_digit(leaves: Iterable[Leaf]) -> dict[str, dict[str, Leaf]]:
+    found: dict[str, dict[str, Leaf]] = defaultdict(dict)
+    for leaf in leaves:
+        found[_digit(leaf.name)][leaf.name] = leaf
     return found

@@ -11,9 +11,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import msgspec
 
 from meshproxy.control.cluster import FAILURES, why
-from meshproxy.control.store import Changed, StoreError
+from meshproxy.control.store import Changed, Kept, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,30 @@ class SharedObjects:
                 raise
             if self._call("patch", plural, name, {"data": dict(changes)}) is None:
                 raise Changed(f"{self.where(plural, name)} is made and deleted all the time: try again") from None
+
+    def read_structs(self, name: str, kind: type[Kept], what: str) -> tuple[dict[str, Kept], Version]:
+        """The entries of a ConfigMap that `write_structs` has written, and its version.
+
+        Args:
+            name: of the ConfigMap.
+            kind: of each entry.
+            what: an entry should be, and what to do with one that is not.
+        """
+        content, version = self.read("configmaps", name)
+        try:
+            return {entry: msgspec.json.decode(text, type=kind) for entry, text in content.items()}, version
+        except msgspec.DecodeError as error:
+            raise StoreError(f"an entry of {self.where('configmaps', name)} is not {what} ({error})") from None
+
+    def write_structs(
+        self, name: str, changes: Mapping[str, msgspec.Struct | None], version: Version | None = None
+    ) -> None:
+        """As `write`, to a ConfigMap whose entries are structs, as JSON."""
+        texts = {
+            entry: msgspec.json.encode(struct).decode() if struct is not None else None
+            for entry, struct in changes.items()
+        }
+        self.write("configmaps", name, texts, version)
 
     def close(self) -> None:
         """Nothing can be asked any more."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 
 from meshproxy.control.cluster import connect_blocking
@@ -35,6 +36,23 @@ async def test_entries_are_set_and_removed(objects: SharedObjects) -> None:
     found, version = await in_thread(objects.read, "configmaps", NAME)
     assert found == {"b": "2", "c": "3"}
     assert version.text
+
+
+class Entry(msgspec.Struct):
+    name: str
+
+
+async def test_entries_that_are_structs(objects: SharedObjects, fake: FakeApiServer) -> None:
+    await in_thread(objects.write_structs, NAME, {"a": Entry("1"), "b": Entry("2")})
+    _, version = await in_thread(objects.read_structs, NAME, Entry, "an entry")
+    await in_thread(objects.write_structs, NAME, {"a": None, "c": Entry("3")}, version)
+    assert fake.objects[KEY]["data"] == {"b": '{"name":"2"}', "c": '{"name":"3"}'}
+    assert (await in_thread(objects.read_structs, NAME, Entry, "an entry"))[0] == {"b": Entry("2"), "c": Entry("3")}
+    with pytest.raises(Changed):
+        await in_thread(objects.write_structs, NAME, {"b": None}, version)
+    await in_thread(objects.write, "configmaps", NAME, {"d": "{}"})
+    with pytest.raises(StoreError, match=r"^an entry of the ConfigMap mesh/records is not an entry \(.*`name`"):
+        await in_thread(objects.read_structs, NAME, Entry, "an entry")
 
 
 async def test_a_write_on_a_version(objects: SharedObjects, fake: FakeApiServer) -> None:
