@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from meshproxy.control.leaf import Leaf, is_name
-from meshproxy.control.store import StoreError
+from meshproxy.control.store import StoreError, read_record
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
@@ -104,15 +104,7 @@ class FolderLeaves:
 
     def read(self, name: str) -> Leaf | None:
         """What is known of one. Raises StoreError."""
-        path = self.folder / name
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Leaf)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-        except msgspec.DecodeError:
-            raise StoreError(f"{path} is not the record of a certificate: remove it") from None
+        return read_record(self.folder / name, Leaf, "the record of a certificate: remove it")
 
     def valid(self, now: float) -> list[Leaf]:
         """Those that have not expired. Raises StoreError."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.control.plane import SIGNS_ON, Plane
-from meshproxy.control.store import StoreError
+from meshproxy.control.store import StoreError, read_record
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Presence:
         self._lock = threading.Lock()
         """Held by one call at a time: one that nobody waits for any more must not come after the end."""
         self._has_ended = False
-        self._said = self._read() or _Said(f"{socket.gethostname()}-{secrets.token_hex(4)}")
+        said = read_record(self._path, _Said, "the record of a control plane: remove it")
+        self._said = said or _Said(f"{socket.gethostname()}-{secrets.token_hex(4)}")
 
     @property
     def name(self) -> str:
@@ -137,17 +138,6 @@ class Presence:
             except StoreError:
                 self._write(self._said)
                 raise
-
-    def _read(self) -> _Said | None:
-        """None: this is a new control plane. Raises StoreError."""
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_Said)
-        except FileNotFoundError:
-            return None
-        except msgspec.DecodeError:
-            raise StoreError(f"{self._path} is not the record of a control plane: remove it") from None
-        except OSError as error:
-            raise StoreError(f"{self._path} cannot be read: {error.strerror}") from error
 
     def _write(self, said: _Said) -> None:
         """Raises StoreError."""

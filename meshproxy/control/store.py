@@ -66,6 +66,30 @@ def until_unchanged(decide: Callable[[], Result]) -> Result:
     raise last
 
 
+def read_record(
+    path: Path, kind: type[Kept], what: str, read: Callable[[Path], bytes] = Path.read_bytes
+) -> Kept | None:
+    """A file with a struct as JSON; None if there is none.
+
+    Args:
+        path: of the file.
+        kind: of the struct.
+        what: the file should be, and what to do with one that is not.
+        read: gives what is in it. Raises OSError, and StoreError.
+
+    Raises:
+        StoreError: it cannot be read, or is something else.
+    """
+    try:
+        return msgspec.json.decode(read(path), type=kind)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{path} is not {what} ({error})") from None
+
+
 class AuthorityCopy(msgspec.Struct, frozen=True):
     """The authority that is kept elsewhere."""
 
@@ -184,15 +208,7 @@ class FolderStore:
 
     def _read_json(self, name: str, kind: type[Kept]) -> Kept | None:
         """A file with keys; None if there is none. Raises StoreError."""
-        path = self.folder / name
-        try:
-            return msgspec.json.decode(_read_private(path), type=kind)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-        except msgspec.DecodeError as error:
-            raise StoreError(f"{path} is not a {kind.__name__}: {error}") from None
+        return read_record(self.folder / name, kind, f"a {kind.__name__}", _read_private)
 
     # The rotation of the root
 
