@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from meshproxy.config.check import Names, check_document, check_references, definitions
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
     from meshproxy.config.check import Defined, Placed
     from meshproxy.config.problems import Problem
@@ -26,14 +26,13 @@ class CheckedSet:
         self._askers: dict[Defined, dict[Placed, None]] = {}
         self._faulty: set[Placed] = set()
 
-    def change(self, gone: Mapping[Placed, Any], come: Mapping[Placed, Any]) -> None:
+    def change(self, gone: Iterable[Placed], come: Mapping[Placed, Any]) -> None:
         """Documents are gone, others have come, with their places (`Names.add`). One that moves is in both."""
         touched: set[Defined] = set()
-        for each, place in gone.items():
-            touched |= self._names.remove(each, place)
+        for each in gone:
+            touched |= self._names.remove(each, self._places.pop(each))
             self._forget(each)
             self._faulty.discard(each)
-            del self._places[each]
         for each, place in come.items():
             touched |= self._names.add(each, place)
             self._places[each] = place

@@ -76,31 +76,26 @@ class TextSet:
         self._documents = CheckedSet()
         self._faulty: dict[str, Text] = {}
         """Those with problems of their own."""
-        self._cut: set[str] = set()
-        """Those that could not be read to their end."""
         self._bytes = 0
 
     def put(self, texts: Mapping[str, Text | None]) -> None:
         """Replace texts; None takes one out."""
-        gone: dict[Placed, str] = {}
+        gone: list[Placed] = []
         come: dict[Placed, str] = {}
         for name, text in texts.items():
             before = self._texts.get(name)
             if before is text:
                 continue
             if before is not None:
-                gone |= before.places()
+                gone += before.parsed.placed
                 self._bytes -= len(self._texts.pop(name).source.content)
                 self._faulty.pop(name, None)
-                self._cut.discard(name)
             if text is not None:
                 come |= text.places()
                 self._bytes += len(text.source.content)
                 self._texts[name] = text
                 if text.parsed.problems:
                     self._faulty[name] = text
-                if not text.parsed.is_whole:
-                    self._cut.add(name)
         self._documents.change(gone, come)
 
     def blamed(self) -> set[str]:
@@ -109,7 +104,7 @@ class TextSet:
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with them, in the order of their names and lines."""
-        is_whole = not self._cut
+        is_whole = all(text.parsed.is_whole for text in self._faulty.values())
         found = [problem for text in self._faulty.values() for problem in text.parsed.problems]
         found += islice(self._documents.problems(is_whole=is_whole), PROBLEMS)
         if is_whole and not self._documents.has_any("MeshConfig"):

@@ -76,7 +76,7 @@ def placed(given: Any) -> Placed:
 
 def change(checked: CheckedSet, there: dict[int, Placed], step: dict[int, Any]) -> None:
     """Take a step, in the set and in what is in it."""
-    gone = {there.pop(place): place for place in step if place in there}
+    gone = [there.pop(place) for place in step if place in there]
     come = {place: placed(given) for place, given in step.items() if given is not None}
     there.update(come)
     checked.change(gone, {each: place for place, each in come.items()})
@@ -120,13 +120,13 @@ def test_a_change_costs_what_it_touches(monkeypatch: pytest.MonkeyPatch) -> None
         everything[f"b{number}"] = placed(document("ModelRole", {}, name))
         everything[f"c{number}"] = placed(document("ModelRoleBinding", {"role": name}, name))
         everything[f"d{number}"] = placed(document("ModelRoute", {"models": [name], "server": name}, name))
-    checked.change({}, {each: place for place, each in everything.items()})
+    checked.change([], {each: place for place, each in everything.items()})
     assert len(seen) == len(everything)
     seen.clear()
     changed = placed(document("ModelServer", {"hosts": ["h"]}, "m7"))
-    checked.change({everything["a7"]: "a7"}, {changed: "a7"})
+    checked.change([everything["a7"]], {changed: "a7"})
     assert sorted(seen) == ["ModelRoute/m7", "ModelServer/m7"]
     seen.clear()
-    checked.change({everything["b7"]: "b7"}, {})
+    checked.change([everything["b7"]], {})
     assert seen == ["ModelRoleBinding/m7"]
     assert [problem.document for problem in checked.problems(is_whole=True)] == ["ModelRoleBinding/m7"]
