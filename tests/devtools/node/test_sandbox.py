@@ -12,12 +12,12 @@ def test_volumes_are_mounted_in_order_and_then_the_command_runs(tmp_path: Path) 
     file.touch()
     text = script(
         [inner, Bind(file, "/etc/a.conf", is_read_only=False)],
-        {"/root": ["/root/x", "/root/y"]},
+        {"/srv": ["/srv/x", "/srv/y"]},
         tmp_path,
         ["a b", "c"],
     )
     *_, reach, place, bind, mount, remount, home, tell, closed, command = text.splitlines()
-    assert reach == "reach /root /root/x /root/y"
+    assert reach == "reach /srv /srv/x /srv/y"
     assert bind == f"mount --bind {file} /etc/a.conf"
     assert (place, mount) == ("place /etc/a/b", f"mount --bind {tmp_path} /etc/a/b")
     assert remount == "mount -o remount,bind,ro /etc/a/b"
