@@ -221,10 +221,8 @@ def test_options_that_contradict_each_other(control: Path) -> None:
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeApiServer]:
-    fake = FakeApiServer()
-    await fake.start()
-    yield fake
-    await fake.stop()
+    async with FakeApiServer() as fake:
+        yield fake
 
 
 async def test_the_root_in_a_secret_is_replaced_step_by_step(

@@ -14,10 +14,8 @@ from tests.control.fake_api_server import FakeApiServer
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeApiServer]:
-    fake = FakeApiServer()
-    await fake.start()
-    yield fake
-    await fake.stop()
+    async with FakeApiServer() as fake:
+        yield fake
 
 
 class FakeServer:
