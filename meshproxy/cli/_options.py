@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they print."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
@@ -18,6 +18,16 @@ output = click.option(
     default="text",
     help="The format of the output.  [default: text]",
 )
+
+
+def print_page(kind: str, content: Mapping[str, object]) -> None:
+    """What a command that grades a mesh or a cluster prints for `-o json`."""
+    import msgspec
+
+    from meshproxy.control.status import API_VERSION
+
+    page = {"apiVersion": API_VERSION, "kind": kind, **content}
+    click.echo(msgspec.json.format(msgspec.json.encode(page), indent=2).decode())
 
 
 def log_level(text: str) -> Callable[[Any], Any]:

@@ -97,14 +97,9 @@ def _heading(text: str) -> str:
 
 
 def _print_json(findings: Sequence[Finding], notes: Sequence[Note]) -> None:
-    import msgspec
-
     from meshproxy.control.finding import worst
-    from meshproxy.control.status import API_VERSION
 
     page = {
-        "apiVersion": API_VERSION,
-        "kind": "MeshCheck",
         "result": worst(findings).name.lower(),
         "checks": [
             {
@@ -119,4 +114,4 @@ def _print_json(findings: Sequence[Finding], notes: Sequence[Note]) -> None:
     }
     if notes:
         page["notChecked"] = [{"check": note.what, "text": note.text} for note in notes]
-    click.echo(msgspec.json.format(msgspec.json.encode(page), indent=2).decode())
+    _options.print_page("MeshCheck", page)

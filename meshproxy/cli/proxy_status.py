@@ -61,11 +61,7 @@ def _problems(status: ControlStatus) -> tuple[str, ...]:
 def _print_json(answers: Sequence[Answer], found: Sequence[Member]) -> None:
     import msgspec
 
-    from meshproxy.control.status import API_VERSION
-
     page = {
-        "apiVersion": API_VERSION,
-        "kind": "ProxyStatus",
         "controlPlanes": [
             {
                 "address": answer.address,
@@ -89,4 +85,4 @@ def _print_json(answers: Sequence[Answer], found: Sequence[Member]) -> None:
             for member in found
         ],
     }
-    click.echo(msgspec.json.format(msgspec.json.encode(page), indent=2).decode())
+    _options.print_page("ProxyStatus", page)

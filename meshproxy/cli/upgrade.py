@@ -92,13 +92,7 @@ def _below(change: Change) -> list[str]:
 
 
 def _print_json(found: Upgrade) -> None:
-    import msgspec
-
-    from meshproxy.control.status import API_VERSION
-
     page = {
-        "apiVersion": API_VERSION,
-        "kind": "MeshUpgrade",
         "status": found.status,
         "changes": [
             {
@@ -114,4 +108,4 @@ def _print_json(found: Upgrade) -> None:
             {"level": danger.level.name.lower(), "text": danger.text, "hint": danger.hint} for danger in found.dangers
         ],
     }
-    click.echo(msgspec.json.format(msgspec.json.encode(page), indent=2).decode())
+    _options.print_page("MeshUpgrade", page)

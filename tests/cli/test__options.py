@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they print."""
 
 from __future__ import annotations
 
@@ -36,6 +36,18 @@ def test_what_a_reader_refuses_is_a_usage_error_that_names_the_option() -> None:
     assert _options.read(values.read_lifetime, "1m", "--lifetime") == 60.0
     with pytest.raises(click.UsageError, match=r"^--lifetime: expected a duration"):
         _options.read(values.read_lifetime, "soon", "--lifetime")
+
+
+def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    _options.print_page("MeshCheck", {"checks": []})
+    expected = """\
+{
+  "apiVersion": "meshproxy.dev/v1alpha1",
+  "kind": "MeshCheck",
+  "checks": []
+}
+"""
+    assert capsys.readouterr().out == expected
 
 
 def test_help() -> None:
