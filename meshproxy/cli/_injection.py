@@ -27,6 +27,21 @@ def trust_bundle_option(*, required: bool) -> Callable[[Any], Any]:
     )
 
 
+def namespace_option(text: str) -> Callable[[Any], Any]:
+    """`--control-namespace`, with this help."""
+    return click.option("--control-namespace", default="meshproxy", show_default=True, help=text)
+
+
+def kubernetes_option(text: str) -> Callable[[Any], Any]:
+    """`--kubernetes`, with this help; `injection.settings.read_release` reads it."""
+    return click.option("--kubernetes", default="1.29", show_default=True, metavar="VERSION", help=text)
+
+
+def listen_option(text: str, name: str = "--listen") -> Callable[[Any], Any]:
+    """The address of ports that others connect to, with this help."""
+    return click.option(name, type=click.Choice(["[::]", "0.0.0.0"]), default="[::]", show_default=True, help=text)
+
+
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every sidecar has in common, beside the trust bundle; `read_settings` reads them."""
     options: list[Callable[[Any], Any]] = [
@@ -42,32 +57,15 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SPIFFE-ID",
             help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/control]",
         ),
-        click.option(
-            "--control-namespace",
-            default="meshproxy",
-            show_default=True,
-            help="Where it runs: pods of this namespace get no sidecar.",
-        ),
+        namespace_option("Where it runs: pods of this namespace get no sidecar."),
         click.option(
             "--server",
             default="local",
             show_default=True,
             help="The ModelServer, among the documents of the control plane, that stands for the one in the same pod.",
         ),
-        click.option(
-            "--kubernetes",
-            default="1.29",
-            show_default=True,
-            metavar="VERSION",
-            help="The release of the cluster. Before 1.29 sidecars are ordinary containers.",
-        ),
-        click.option(
-            "--listen",
-            type=click.Choice(["[::]", "0.0.0.0"]),
-            default="[::]",
-            show_default=True,
-            help="The address of all ports for others, IPv6 and IPv4: 0.0.0.0 where nodes have no IPv6 at all.",
-        ),
+        kubernetes_option("The release of the cluster. Before 1.29 sidecars are ordinary containers."),
+        listen_option("The address of all ports for others, IPv6 and IPv4: 0.0.0.0 where nodes have no IPv6 at all."),
     ]
     for option in reversed(options):
         command = option(command)

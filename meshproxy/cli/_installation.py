@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from meshproxy.installation.choices import CertManager
 
 
+def injector_option(text: str) -> Callable[[Any], Any]:
+    """`--injector`, with this help."""
+    return click.option(
+        "--injector", type=click.Choice(["webhook", "policy", "none"]), default="webhook", show_default=True, help=text
+    )
+
+
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The choices; `objects` reads them."""
     made: list[Callable[[Any], Any]] = [
-        click.option(
-            "--injector",
-            type=click.Choice(["webhook", "policy", "none"]),
-            default="webhook",
-            show_default=True,
-            help="Who puts sidecars into pods: the control plane's webhook, or the API server itself by a policy.",
+        injector_option(
+            "Who puts sidecars into pods: the control plane's webhook, or the API server itself by a policy."
         ),
         click.option(
             "--only",

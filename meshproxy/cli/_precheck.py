@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshproxy.cli import _cluster, _extra, _options
+from meshproxy.cli import _cluster, _extra, _injection, _installation, _options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,34 +23,11 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What is to be installed, as for `meshproxy install`, and where."""
     made: list[Callable[[Any], Any]] = [
         _cluster.options,
-        click.option(
-            "--injector",
-            type=click.Choice(["webhook", "policy", "none"]),
-            default="webhook",
-            show_default=True,
-            help="--pre: who is to put sidecars into pods.",
-        ),
+        _installation.injector_option("--pre: who is to put sidecars into pods."),
         click.option("--cert-manager", is_flag=True, help="--pre: cert-manager is to make the webhook's certificate."),
-        click.option(
-            "--control-namespace",
-            default="meshproxy",
-            show_default=True,
-            help="--pre: where the control plane is to run.",
-        ),
-        click.option(
-            "--kubernetes",
-            default="1.29",
-            show_default=True,
-            metavar="VERSION",
-            help="--pre: the release that sidecars are to be made for.",
-        ),
-        click.option(
-            "--listen",
-            type=click.Choice(["[::]", "0.0.0.0"]),
-            default="[::]",
-            show_default=True,
-            help="--pre: the address of the sidecars' ports.",
-        ),
+        _injection.namespace_option("--pre: where the control plane is to run."),
+        _injection.kubernetes_option("--pre: the release that sidecars are to be made for."),
+        _injection.listen_option("--pre: the address of the sidecars' ports."),
         click.option("--capture", is_flag=True, help="--pre: pods are to use traffic capture."),
     ]
     for option in reversed(made):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshproxy.cli import _options
+from meshproxy.cli import _injection, _options
 
 if TYPE_CHECKING:
     from meshproxy.control.webhook import Injector
@@ -143,18 +143,8 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         metavar="NAME",
         help="The ModelServer, among the documents, that stands for the one in the pod of an injected sidecar.",
     ),
-    click.option(
-        "--sidecar-listen",
-        type=click.Choice(["[::]", "0.0.0.0"]),
-        default="[::]",
-        show_default=True,
-        help="The address of the ports of injected sidecars: 0.0.0.0 where nodes have no IPv6 at all.",
+    _injection.listen_option(
+        "The address of the ports of injected sidecars: 0.0.0.0 where nodes have no IPv6 at all.", "--sidecar-listen"
     ),
-    click.option(
-        "--kubernetes",
-        default="1.29",
-        show_default=True,
-        metavar="VERSION",
-        help="The release of the cluster. Before 1.29 injected sidecars are ordinary containers.",
-    ),
+    _injection.kubernetes_option("The release of the cluster. Before 1.29 injected sidecars are ordinary containers."),
 ]
