@@ -13,7 +13,7 @@ from meshproxy.installation.choices import Injection
 from meshproxy.installation.control_plane import control_plane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from meshproxy.installation.choices import Choices
 
@@ -39,9 +39,9 @@ INSTALLATION = (Part.CRDS, Part.CONTROL_PLANE, Part.INJECTOR)
 documents only once their kinds are there."""
 
 
-def installation(choices: Choices, parts: Iterable[Part] = INSTALLATION) -> list[dict[str, Any]]:
+def installation(choices: Choices, parts: Collection[Part] = INSTALLATION) -> list[dict[str, Any]]:
     """The objects of these parts, in an order in which they can be made."""
-    return [each for part in Part if part in tuple(parts) for each in _objects(part, choices)]
+    return [each for part in Part if part in parts for each in _objects(part, choices)]
 
 
 def _objects(part: Part, choices: Choices) -> list[dict[str, Any]]:
