@@ -86,14 +86,15 @@ def read_settings(
 ) -> Settings:
     """The settings of these options. Raises UsageError."""
     from meshproxy.injection.settings import Settings, read_release
+    from meshproxy.installation.choices import account_identity, service_address
 
     check_settings(image, trust_domain, control_plane, control_plane_id, control_namespace, server)
     try:
         return Settings(
             image=image,
             trust_bundle=read_bundle(trust_bundle),
-            control_plane=control_plane or f"meshproxy-control.{control_namespace}.svc:18510",
-            control_plane_id=control_plane_id or f"spiffe://{trust_domain}/ns/{control_namespace}/sa/control",
+            control_plane=control_plane or service_address(control_namespace),
+            control_plane_id=control_plane_id or account_identity(trust_domain, control_namespace),
             namespace=control_namespace,
             server=server,
             kubernetes=_options.read(read_release, kubernetes, "--kubernetes"),

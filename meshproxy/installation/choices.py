@@ -10,6 +10,8 @@ from meshproxy.injection import settings
 
 CONTROL_PORT = 18510
 """Of the control plane, for sidecars."""
+SERVICE_ACCOUNT = "control"
+"""Of the control plane, unless another one is chosen."""
 
 
 class Injection(Enum):
@@ -21,6 +23,16 @@ class Injection(Enum):
     """The API server itself."""
     NONE = "none"
     """Nobody, or `meshproxy inject`."""
+
+
+def service_address(namespace: str) -> str:
+    """`HOST:PORT` of the control plane's Service."""
+    return f"meshproxy-control.{namespace}.svc:{CONTROL_PORT}"
+
+
+def account_identity(trust_domain: str, namespace: str, service_account: str = SERVICE_ACCOUNT) -> str:
+    """The SPIFFE ID of a control plane with this service account."""
+    return f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,7 @@ class Choices:
     cert_manager: CertManager | None = None
     """None: the control plane makes the webhook's certificate."""
     namespace: str = "meshproxy"
-    service_account: str = "control"
+    service_account: str = SERVICE_ACCOUNT
     control_plane: str | None = None
     """`HOST:PORT`, as sidecars call it; None: its Service."""
     control_plane_id: str | None = None
@@ -76,13 +88,12 @@ class Choices:
     @property
     def address(self) -> str:
         """`HOST:PORT` of the control plane, as sidecars call it."""
-        return self.control_plane or f"meshproxy-control.{self.namespace}.svc:{CONTROL_PORT}"
+        return self.control_plane or service_address(self.namespace)
 
     @property
     def identity(self) -> str:
         """The SPIFFE ID of the control plane."""
-        account = f"ns/{self.namespace}/sa/{self.service_account}"
-        return self.control_plane_id or f"spiffe://{self.trust_domain}/{account}"
+        return self.control_plane_id or account_identity(self.trust_domain, self.namespace, self.service_account)
 
     def sidecars(self) -> settings.Settings:
         """The settings of the sidecars that a policy adds. Raises ValueError."""
