@@ -14,7 +14,8 @@ from meshproxy.control.fleet import Level
 from meshproxy.injection.inject import LABEL
 from meshproxy.injection.settings import NATIVE_SIDECARS, read_release
 from meshproxy.installation.choices import Injection
-from meshproxy.installation.kinds import POLICIES, RBAC, TOKEN_REVIEWS, VERBS, Right, escalations, kinds
+from meshproxy.installation.kinds import POLICIES, TOKEN_REVIEWS, VERBS, Right, escalations, kinds
+from meshproxy.installation.rights import RBAC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

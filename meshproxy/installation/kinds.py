@@ -9,13 +9,13 @@ from meshproxy.config import crds, schema
 from meshproxy.config.fields import API_VERSION
 from meshproxy.injection.settings import NATIVE_SIDECARS
 from meshproxy.installation.choices import Injection
+from meshproxy.installation.rights import RBAC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CORE = "v1"
 POLICIES = "admissionregistration.k8s.io/v1"
-RBAC = "rbac.authorization.k8s.io"
 VERBS = ("get", "create", "patch")
 """What `kubectl apply` does, on the client's side or the server's."""
 

@@ -15,7 +15,8 @@ NAME = "meshproxy-control"
 SECRET = "meshproxy-authority"  # noqa: S105
 """Holds the authority of the mesh: its certificate, key and roots."""
 DIGITS = "0123456789abcdef"
-_RBAC = "rbac.authorization.k8s.io"
+RBAC = "rbac.authorization.k8s.io"
+"""The group of the API."""
 
 
 def rights(namespace: str, service_account: str) -> list[dict[str, Any]]:
@@ -35,9 +36,9 @@ def rights(namespace: str, service_account: str) -> list[dict[str, Any]]:
             # Pods of the control plane ask for the token themselves; others in this namespace get none by this account.
             "automountServiceAccountToken": False,
         },
-        {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": here, "rules": namespace_rules()},
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": here, "rules": namespace_rules()},
         _binding("Role", here, subject),
-        {"apiVersion": f"{_RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": NAME}, "rules": cluster_rules()},
+        {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": NAME}, "rules": cluster_rules()},
         _binding("ClusterRole", {"name": NAME}, subject),
     ]
 
@@ -94,9 +95,9 @@ def _rule(group: str, resources: list[str], verbs: list[str], names: list[str] |
 
 def _binding(kind: str, metadata: dict[str, str], subject: dict[str, str]) -> dict[str, Any]:
     return {
-        "apiVersion": f"{_RBAC}/v1",
+        "apiVersion": f"{RBAC}/v1",
         "kind": f"{kind}Binding",
         "metadata": metadata,
-        "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": metadata["name"]},
+        "roleRef": {"apiGroup": RBAC, "kind": kind, "name": metadata["name"]},
         "subjects": [subject],
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from meshproxy.installation.choices import CertManager, Choices, Injection
-from meshproxy.installation.kinds import RBAC, VERBS, ObjectKind, Plan, Right, all_rights, escalations, kind_of, kinds
+from meshproxy.installation.kinds import VERBS, ObjectKind, Plan, Right, all_rights, escalations, kind_of, kinds
 from meshproxy.installation.parts import Part, installation
+from meshproxy.installation.rights import RBAC
 from tests.injection.pods import SETTINGS
 from tests.installation.test_choices import choices
 
