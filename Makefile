@@ -153,14 +153,21 @@ drills: $(VENV)/.dev
 		{ echo 'libfaketime is missing: on Debian and Ubuntu, apt-get install libfaketime' >&2; exit 1; }
 	$(BIN)/pytest -q -rP -p no:xdist tests/drills
 
-# etcd and the API server, from the pinned, checksummed modules of tests/e2e: 20 minutes of processor time, so they are
-# kept outside of the checkout, by what they were built from.
-E2E_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/e2e-$(shell cat tests/e2e/*/go.mod tests/e2e/*/go.sum | sha256sum | cut -c -12)
+# Programs of others that tests start, from pinned, checksummed modules: they are kept outside of the checkout, by what
+# they were built from.
+built_from = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/$(1)-$(shell cat $(2) | sha256sum | cut -c -12)
+define will_build
+@command -v go >/dev/null || { echo 'go is needed to build $(1)' >&2; exit 1; }
+@echo 'Building into $(2), which takes $(3).'
+endef
+
+# etcd and the API server take 20 minutes of processor time.
+E2E_BIN = $(call built_from,e2e,tests/e2e/*/go.mod tests/e2e/*/go.sum)
 KUBERNETES = $(shell sed -n 's/^.k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' tests/e2e/kube/go.mod)
 # Most of the time of a test is waited for leases, grace periods and probes. Each worker has a cluster of its own.
 E2E_WORKERS ?= -n 3 --dist loadfile
 # Helm has a folder of its own: three minutes that change apart from those.
-HELM_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/helm-$(shell cat tests/e2e/tools/helm/go.mod tests/e2e/tools/helm/go.sum | sha256sum | cut -c -12)
+HELM_BIN = $(call built_from,helm,tests/e2e/tools/helm/go.mod tests/e2e/tools/helm/go.sum)
 e2e: $(VENV)/.dev
 	@[ -x $(E2E_BIN)/etcd ] && [ -x $(E2E_BIN)/kube-apiserver ] || $(MAKE) --no-print-directory e2e-binaries
 	@[ -x $(HELM_BIN)/helm ] || $(MAKE) --no-print-directory e2e-helm
@@ -172,8 +179,7 @@ e2e: $(VENV)/.dev
 e2e-folder:
 	@echo $(E2E_BIN)
 e2e-binaries:
-	@command -v go >/dev/null || { echo 'go is needed to build etcd and the API server of Kubernetes' >&2; exit 1; }
-	@echo 'Building into $(E2E_BIN), which takes ten minutes or more.'
+	$(call will_build,etcd and the API server of Kubernetes,$(E2E_BIN),ten minutes or more)
 	CGO_ENABLED=0 go build -C tests/e2e/etcd -trimpath -ldflags '-s -w' -o $(E2E_BIN)/etcd go.etcd.io/etcd/server/v3
 	CGO_ENABLED=0 go build -C tests/e2e/kube -trimpath \
 		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)' -o $(E2E_BIN)/ \
@@ -183,12 +189,11 @@ e2e-binaries:
 helm-folder:
 	@echo $(HELM_BIN)
 e2e-helm:
-	@command -v go >/dev/null || { echo 'go is needed to build Helm' >&2; exit 1; }
-	@echo 'Building into $(HELM_BIN), which takes some minutes.'
+	$(call will_build,Helm,$(HELM_BIN),some minutes)
 	CGO_ENABLED=0 go build -C tests/e2e/tools/helm -trimpath -ldflags '-s -w' -o $(HELM_BIN)/helm helm.sh/helm/v4/cmd/helm
 
-# SPIRE and a workload of go-spiffe, pinned and checksummed; kept outside of the checkout too.
-SPIRE_BIN = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/spire-$(shell cat tests/spire/build.sh tests/spire/peer/* | sha256sum | cut -c -12)
+# SPIRE and a workload of go-spiffe.
+SPIRE_BIN = $(call built_from,spire,tests/spire/build.sh tests/spire/peer/*)
 spire: $(VENV)/.dev
 	@[ -x $(SPIRE_BIN)/peer ] || $(MAKE) --no-print-directory spire-binaries
 	SPIRE_BIN=$(SPIRE_BIN) $(BIN)/pytest -q -rP -p no:xdist tests/spire
@@ -197,8 +202,7 @@ spire: $(VENV)/.dev
 spire-folder:
 	@echo $(SPIRE_BIN)
 spire-binaries:
-	@command -v go >/dev/null || { echo 'go is needed to build SPIRE and go-spiffe' >&2; exit 1; }
-	@echo 'Building into $(SPIRE_BIN), which takes five minutes.'
+	$(call will_build,SPIRE and go-spiffe,$(SPIRE_BIN),five minutes)
 	tests/spire/build.sh $(SPIRE_BIN)
 
 # Latencies and goodput, asserted and printed: not part of CI, whose machine is shared.
