@@ -177,8 +177,7 @@ def observe(spec: Spec, pod: Pod, event: Event, now: float) -> Pod:
         if state.stop is Stop.HOOK:
             state = replace(state, stop=Stop.TURN)
     else:
-        container = next(each for each in spec.all_containers if each.name == event.name)
-        probe = probe_of(container, event.kind)
+        probe = probe_of(spec.container(event.name), event.kind)
         assert probe is not None
         probing = took(state.probes[event.kind], probe, is_success=event.is_success, now=now)
         state = replace(state, probes={**state.probes, event.kind: probing})

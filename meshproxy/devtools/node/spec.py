@@ -110,6 +110,10 @@ class Spec(Part, frozen=True):
         """In the order in which they start."""
         return (*self.init_containers, *self.containers)
 
+    def container(self, name: str) -> Container:
+        """The one of this name; there is one."""
+        return next(each for each in self.all_containers if each.name == name)
+
 
 def read_spec(content: object) -> Spec:
     """The spec of a pod as the API server has it, with defaults. Raises ValueError."""

@@ -196,7 +196,7 @@ class PodWorker:
             step = lifecycle.decide(self._spec, pod, time.time())
             pod = step.pod
             for do, name in step.actions:
-                await self._do(do, self._container(name), pod.containers[name].starts)
+                await self._do(do, self._spec.container(name), pod.containers[name].starts)
             assert self._network is not None
             before = self._status.get("conditions", ())
             processes = {name: each.pid for name, each in self._processes.items() if each.pid is not None}
@@ -210,9 +210,6 @@ class PodWorker:
             except TimeoutError:
                 continue
             pod = lifecycle.observe(self._spec, pod, event, time.time())
-
-    def _container(self, name: str) -> Container:
-        return next(each for each in self._spec.all_containers if each.name == name)
 
     async def _do(self, do: Do, container: Container, starts: int) -> None:
         if do is Do.START:

@@ -234,7 +234,7 @@ class Rules:
 
     def __call__(self, do: Do, name: str, after: Pod) -> None:
         states = self.world.pod.containers  # as before this decision
-        container = next(each for each in self.spec.all_containers if each.name == name)
+        container = self.spec.container(name)
         run = (name, states[name].starts)
         if do is Do.START:
             assert self.world.pod.deadline is None
