@@ -52,8 +52,8 @@ class State:
     """A container.
 
     Attributes:
-        since: when it was started, or has ended.
         began: when it was started last.
+        ended: when it ended last.
         starts: how often it was.
         code: its exit status, of the last run that has ended; None if none has.
         deadline: when its grace period is over.
@@ -61,8 +61,8 @@ class State:
     """
 
     run: Run = Run.WAITING
-    since: float = 0.0
     began: float = 0.0
+    ended: float = 0.0
     starts: int = 0
     code: int | None = None
     stop: Stop = Stop.NO
@@ -170,7 +170,7 @@ def observe(spec: Spec, pod: Pod, event: Event, now: float) -> Pod:
         return replace(pod, deadline=deadline if pod.deadline is None else min(deadline, pod.deadline))
     state = pod.containers[event.name]
     if isinstance(event, Ended):
-        state = replace(state, run=Run.ENDED, since=now, code=event.code, stop=Stop.NO, probes={})
+        state = replace(state, run=Run.ENDED, ended=now, code=event.code, stop=Stop.NO, probes={})
     elif event.starts != state.starts or state.run is not Run.RUNNING:
         return pod
     elif isinstance(event, HookEnded):
@@ -270,7 +270,7 @@ class _Deciding:
         state = self.states[container.name]
         if state.run is Run.RUNNING or (state.run is Run.ENDED and not _is_restarted(policy, state)):
             return
-        if state.run is Run.ENDED and not self._is_time(state.since + pause_before(state.starts)):
+        if state.run is Run.ENDED and not self._is_time(state.ended + pause_before(state.starts)):
             return
         probes = {
             kind: Probing(self.now + probe.initial_delay_seconds)
@@ -280,7 +280,6 @@ class _Deciding:
         self.states[container.name] = replace(
             state,
             run=Run.RUNNING,
-            since=self.now,
             began=self.now,
             starts=state.starts + 1,
             stop=Stop.NO,

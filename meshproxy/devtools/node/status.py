@@ -74,7 +74,7 @@ def _condition(kind: str, before: Sequence[Mapping[str, Any]], *, is_so: bool, n
 
 
 def _container(container: Container, state: State, process: int | None) -> dict[str, Any]:
-    ended = {"exitCode": state.code, "finishedAt": timestamp(state.since), "startedAt": timestamp(state.began)}
+    ended = {"exitCode": state.code, "finishedAt": timestamp(state.ended), "startedAt": timestamp(state.began)}
     if state.run is Run.RUNNING:
         shown: dict[str, Any] = {"running": {"startedAt": timestamp(state.began)}}
     elif state.run is Run.ENDED:

@@ -10,8 +10,8 @@ from meshproxy.devtools.node.spec import Container, Spec
 from meshproxy.devtools.node.status import pod_status, timestamp
 
 SPEC = Spec((Container("a", image="i:1"),), (Container("first"), Container("sidecar", restart_policy="Always")))
-RUNNING = State(run=Run.RUNNING, since=10.0, began=10.0, starts=1)
-DONE = State(run=Run.ENDED, since=20.0, began=10.0, starts=1, code=0)
+RUNNING = State(run=Run.RUNNING, began=10.0, starts=1)
+DONE = State(run=Run.ENDED, began=10.0, ended=20.0, starts=1, code=0)
 
 
 def shown(states: dict[str, State], spec: Spec = SPEC, deadline: float | None = None, before: Any = ()) -> Any:
@@ -56,7 +56,7 @@ def test_a_sidecar_counts_like_a_container(name: str) -> None:
 @pytest.mark.parametrize(("code", "phase"), [(0, "Succeeded"), (1, "Failed")])
 def test_a_pod_that_has_ended(code: int, phase: str) -> None:
     spec = Spec((Container("a"),), restart_policy="Never")
-    ended = State(run=Run.ENDED, since=20.0, began=10.0, starts=2, code=code)
+    ended = State(run=Run.ENDED, began=10.0, ended=20.0, starts=2, code=code)
     status = shown({"a": ended}, spec)
     assert status["phase"] == phase
     (container,) = status["containerStatuses"]
