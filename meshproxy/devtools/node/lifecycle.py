@@ -282,7 +282,6 @@ class _Deciding:
             run=Run.RUNNING,
             began=self.now,
             starts=state.starts + 1,
-            stop=Stop.NO,
             probes=probes,
         )
         self.actions.append((Do.START, container.name))
@@ -291,19 +290,17 @@ class _Deciding:
         state = self.states[container.name]
         if state.run is not Run.RUNNING:
             return
-        liveness = state.probes.get(Kind.LIVENESS)
-        startup = state.probes.get(Kind.STARTUP)
-        if self.pod.deadline is None and any(
-            each is not None and each.is_passed is False for each in (startup, liveness)
-        ):
+        has_failed = any(
+            probing.is_passed is False for kind, probing in state.probes.items() if kind is not Kind.READINESS
+        )
+        if has_failed and self.pod.deadline is None:
             self._end(container, self.now + self.spec.termination_grace_period_seconds)
             return
-        for kind in Kind:
-            probing = state.probes.get(kind)
-            is_wanted = kind is Kind.STARTUP if not state.is_started else kind is not Kind.STARTUP
+        for kind, probing in state.probes.items():
+            is_wanted = state.is_started == (kind is not Kind.STARTUP)
             if self.pod.deadline is not None and kind is not Kind.READINESS:
                 is_wanted = False
-            if probing is None or probing.is_running or not is_wanted or not self._is_time(probing.next_at):
+            if probing.is_running or not is_wanted or not self._is_time(probing.next_at):
                 continue
             state = replace(state, probes={**state.probes, kind: replace(probing, next_at=self.now, is_running=True)})
             self.states[container.name] = state

@@ -36,9 +36,6 @@ class Probing:
     count: int = 0
     last: bool | None = None
 
-    def is_due(self, now: float) -> bool:
-        return not self.is_running and now >= self.next_at
-
 
 def probe_of(container: Container, kind: Kind) -> Probe | None:
     """The probe of this kind; None if the container has none."""
