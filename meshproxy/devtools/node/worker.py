@@ -90,8 +90,8 @@ class PodWorker:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._processes: dict[str, ContainerProcess] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._found: dict[Needed, tuple[float, Mapping[str, bytes]]] = {}
-        """What volumes are made of, and when it has to be asked for again."""
+        self._tokens: dict[Needed, tuple[float, bytes]] = {}
+        """Each with the time at which it is to be renewed."""
         self._status: dict[str, Any] = {}
         self._is_reported = asyncio.Event()
         self._is_reported.set()
@@ -167,28 +167,29 @@ class PodWorker:
                 volumes.write(self._volume(volume["name"]), volumes.files(volume, self.shown, found))
 
     async def _find(self, needed: Needed) -> Mapping[str, bytes]:
-        until, found = self._found.get(needed, (0.0, {}))
-        if time.time() < until:
-            return found
-        client = self._site.client
+        """What a volume is made of. Raises one of FAILURES."""
         if needed.kind == "token":
+            return {"token": await self._token(needed)}
+        kind: Any = ConfigMap if needed.kind == "configMap" else Secret
+        shown = await self._site.client.get(kind, needed.name, namespace=self._namespace)
+        return volumes.contents({**shown.to_dict(), "kind": kind.__name__})
+
+    async def _token(self, needed: Needed) -> bytes:
+        renewed_at, token = self._tokens.get(needed, (0.0, b""))
+        if time.time() >= renewed_at:
             bound = BoundObjectReference(apiVersion="v1", kind="Pod", name=self._name, uid=self._uid)
             audiences = [needed.name] if needed.name else []
             spec = TokenRequestSpec(audiences=audiences, boundObjectRef=bound, expirationSeconds=needed.seconds)
-            made = await client.create(
+            made = await self._site.client.create(
                 ServiceAccountToken(metadata=ObjectMeta(), spec=spec),
                 self._spec.service_account_name,
                 namespace=self._namespace,
             )
             assert made.status is not None
             assert made.status.token is not None
-            found, until = {"token": made.status.token.encode()}, time.time() + RENEWED_AFTER * needed.seconds
-        else:
-            kind: Any = ConfigMap if needed.kind == "configMap" else Secret
-            shown = await client.get(kind, needed.name, namespace=self._namespace)
-            found, until = volumes.contents({**shown.to_dict(), "kind": kind.__name__}), 0.0
-        self._found[needed] = until, found
-        return found
+            token = made.status.token.encode()
+            self._tokens[needed] = time.time() + RENEWED_AFTER * needed.seconds, token
+        return token
 
     async def _live(self) -> None:
         pod = lifecycle.begin(self._spec)
