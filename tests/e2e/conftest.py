@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from lightkube import AsyncClient
-from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.models.rbac_v1 import PolicyRule, RoleRef, Subject
-from lightkube.resources.core_v1 import Namespace, ServiceAccount, ServiceAccountToken
+from lightkube.resources.core_v1 import Namespace, ServiceAccount
 from lightkube.resources.rbac_authorization_v1 import Role, RoleBinding
 
 from meshproxy.config import crds, schema
 from meshproxy.control.cluster import connect
+from meshproxy.devtools.node.tokens import request_token
 from tests.e2e.apiserver import Cluster
 
 CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds.yaml"
@@ -77,13 +77,7 @@ class TestNamespace:
         await self.client.apply(
             ServiceAccount(metadata=ObjectMeta(name=account, namespace=self.name)), field_manager="e2e"
         )
-        spec = TokenRequestSpec(audiences=[audience] if audience else [], expirationSeconds=seconds)
-        made = await self.client.create(
-            ServiceAccountToken(metadata=ObjectMeta(), spec=spec), account, namespace=self.name
-        )
-        assert made.status is not None
-        assert made.status.token is not None
-        return made.status.token
+        return await request_token(self.client, self.name, account, audience=audience, seconds=seconds)
 
     async def kubeconfig(self, account: str) -> Path:
         """A file with which a service account calls the API server."""

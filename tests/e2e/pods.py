@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequestSpec
 from lightkube.models.core_v1 import Container, PodSpec
 from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.core_v1 import Pod, ServiceAccount, ServiceAccountToken
+from lightkube.resources.core_v1 import Pod, ServiceAccount
 
 from meshproxy.control.service_accounts import AUDIENCE, PodIdentity
+from meshproxy.devtools.node.tokens import request_token
 from tests.e2e.conftest import TestNamespace
 
 
@@ -24,11 +24,5 @@ async def make_pod(namespace: TestNamespace, name: str, account: str = "resnet")
 
 async def pod_token(namespace: TestNamespace, pod: PodIdentity, audience: str = AUDIENCE) -> str:
     """What the kubelet projects into a pod."""
-    bound = BoundObjectReference(apiVersion="v1", kind="Pod", name=pod.pod, uid=pod.pod_uid)
-    spec = TokenRequestSpec(audiences=[audience], boundObjectRef=bound, expirationSeconds=600)
-    made = await namespace.client.create(
-        ServiceAccountToken(metadata=ObjectMeta(), spec=spec), pod.service_account, namespace=namespace.name
-    )
-    assert made.status is not None
-    assert made.status.token is not None
-    return made.status.token
+    bound = (pod.pod, pod.pod_uid)
+    return await request_token(namespace.client, namespace.name, pod.service_account, audience=audience, pod=bound)

@@ -7,6 +7,7 @@ the place of containers.
     status.py       one pod: what is reported of it. Pure
     fields.py       values that a pod has from its own object: environment, downward API. Pure
     volumes.py      the files of a volume
+    tokens.py       tokens of service accounts
     sandbox.py      the command that runs a container in namespaces of its own. Pure
     services.py     addresses of Services to those of pods, as rules of nftables. Pure
     names.py        names of Services, by DNS

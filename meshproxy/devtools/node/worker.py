@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequestSpec
-from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.core_v1 import ConfigMap, Pod, Secret, ServiceAccountToken
+from lightkube.resources.core_v1 import ConfigMap, Pod, Secret
 
 from meshproxy.control.cluster import FAILURES, http_status
 from meshproxy.devtools.node import lifecycle, names, probes, sandbox, volumes
@@ -26,6 +24,7 @@ from meshproxy.devtools.node.probing import probe_of
 from meshproxy.devtools.node.process import ContainerProcess
 from meshproxy.devtools.node.spec import Container, not_possible, read_spec
 from meshproxy.devtools.node.status import pod_status
+from meshproxy.devtools.node.tokens import request_token
 from meshproxy.devtools.node.volumes import Needed
 
 if TYPE_CHECKING:
@@ -177,17 +176,15 @@ class PodWorker:
     async def _token(self, needed: Needed) -> bytes:
         renewed_at, token = self._tokens.get(needed, (0.0, b""))
         if time.time() >= renewed_at:
-            bound = BoundObjectReference(apiVersion="v1", kind="Pod", name=self._name, uid=self._uid)
-            audiences = [needed.name] if needed.name else []
-            spec = TokenRequestSpec(audiences=audiences, boundObjectRef=bound, expirationSeconds=needed.seconds)
-            made = await self._site.client.create(
-                ServiceAccountToken(metadata=ObjectMeta(), spec=spec),
+            made = await request_token(
+                self._site.client,
+                self._namespace,
                 self._spec.service_account_name,
-                namespace=self._namespace,
+                audience=needed.name,
+                seconds=needed.seconds,
+                pod=(self._name, self._uid),
             )
-            assert made.status is not None
-            assert made.status.token is not None
-            token = made.status.token.encode()
+            token = made.encode()
             self._tokens[needed] = time.time() + RENEWED_AFTER * needed.seconds, token
         return token
 
