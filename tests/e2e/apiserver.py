@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.child import free_port
+from meshproxy.devtools.node.network import SERVICES
 
 HOST = "127.0.0.1"
-SERVICES = "10.0.0.0/24"
-"""Addresses of Services. The first one is the API server's own."""
+OWN_SERVICE = IPv4Network(SERVICES)[1]
+"""The first of their addresses is the API server's own."""
 CONTROLLERS = (
     "serviceaccount-controller", "serviceaccount-token-controller", "namespace-controller",
     "garbage-collector-controller", "deployment-controller", "replicaset-controller", "endpointslice-controller",
@@ -172,8 +173,7 @@ class Cluster:
     def _make_certificates(self) -> None:
         authority = DevelopmentCA.create("e2e.example")
         self.ca.write_bytes(authority.bundle_pem)
-        own = IPv4Network(SERVICES)[1]
-        names = x509.SubjectAlternativeName([x509.IPAddress(each) for each in (ip_address(self._host), own)])
+        names = x509.SubjectAlternativeName([x509.IPAddress(each) for each in (ip_address(self._host), OWN_SERVICE)])
         authority.issue(extensions=[(names, False)]).write(self.folder, "server")
         (self.folder / "tokens.csv").write_text(f"{self._token},admin,admin,system:masters\n")
         tokens = rsa.generate_private_key(65_537, 2_048)

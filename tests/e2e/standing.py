@@ -6,18 +6,16 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Network
 from pathlib import Path
 
 from meshproxy.control.cluster import connect
 from meshproxy.devtools.node.network import ADDRESS, Machine
 from meshproxy.devtools.node.node import Nodes, nodes
 from meshproxy.devtools.node.worker import Image, Site
-from tests.e2e.apiserver import SERVICES, Cluster
+from tests.e2e.apiserver import OWN_SERVICE, Cluster
 
 ROOT = Path(__file__).parents[2]
 NODES = ("node-1", "node-2")
-API_SERVER = str(IPv4Network(SERVICES)[1])
 MESHPROXY = str(Path(sys.executable).with_name("meshproxy"))
 """The command, installed."""
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -72,7 +70,7 @@ async def standing(folder: Path, binaries: Path) -> AsyncIterator[Standing]:
                     "PATH": PATH,
                     "PYTHONUNBUFFERED": "1",
                     "PYTHONDONTWRITEBYTECODE": "1",
-                    "KUBERNETES_SERVICE_HOST": API_SERVER,
+                    "KUBERNETES_SERVICE_HOST": str(OWN_SERVICE),
                     "KUBERNETES_SERVICE_PORT": "443",
                 },
             )
