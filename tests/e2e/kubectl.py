@@ -1,8 +1,8 @@
 """kubectl, for commands that a page shows. All but one are kubectl's own.
 
-`kubectl exec` needs the streams of a kubelet, which the stand-in for nodes has not: the same words run the command in
-the namespaces, as the user and with the environment of the container's first process, whose number is in the status of
-the pod (`containerID`).
+`kubectl exec` needs the streams of a kubelet, which the stand-in for nodes has not: the same words run the command as
+the stand-in runs a probe, in the namespaces and with the environment of the container's first process, whose number is
+in the status of the pod (`containerID`).
 
 The real kubectl is the one in E2E_BIN.
 """
@@ -16,6 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from meshproxy.devtools.node.sandbox import as_user, further_process
+from meshproxy.devtools.node.spec import read_spec
 
 KUBECTL = str(Path(os.environ["E2E_BIN"]) / "kubectl")
 
@@ -39,10 +42,9 @@ def execute(words: list[str]) -> None:
     # The first one by default: those of the pod itself come before native sidecars.
     container = next(each for each in containers if options.container in (None, each["name"]))
     process = int(container["containerID"].removeprefix("process://"))
-    namespaces = ("nsenter", f"--target={process}", "--mount", "--net", "--pid", "--wdns=/")
-    user, group = (owner(process, kind) for kind in ("Uid", "Gid"))
+    spec = read_spec(pod["spec"])
+    command = further_process(process, as_user(spec, spec.container(container["name"]), words[at + 1 :]))
     environment = Path(f"/proc/{process}/environ").read_text().rstrip("\0").split("\0")
-    command = (*namespaces, "setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *words[at + 1 :])
     os.execvpe(command[0], command, dict(each.split("=", 1) for each in environment))
 
 
@@ -60,12 +62,6 @@ def find_pod(namespace: str, target: str) -> Any:
 def get(namespace: str, *what: str) -> Any:
     command = [KUBECTL, "--namespace", namespace, "get", *what, "--output=json"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-
-
-def owner(process: int, kind: str) -> str:
-    """The effective user or group of a process."""
-    status = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(line.split()[2] for line in status if line.startswith(f"{kind}:"))
 
 
 main(sys.argv[1:])
