@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.drills.conftest import run
+from meshproxy.devtools.network_namespaces import run
 
 KIB, INODES = 256, 128
 

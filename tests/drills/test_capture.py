@@ -21,7 +21,8 @@ from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
 from meshproxy.devtools.load.target import PREDICT
 from meshproxy.devtools.local_mesh import local_mesh, server_of
 from meshproxy.devtools.models import predict_request
-from tests.drills.conftest import MODELS, run
+from meshproxy.devtools.network_namespaces import run
+from tests.drills.conftest import MODELS
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(90)]
 

@@ -6,21 +6,19 @@ pods send, and what comes back.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
+from meshproxy.devtools.network_namespaces import NetworkNamespaces, enter, path_of, run
+
 ADDRESS = "10.78.0.1"
 """Of the machine: of its API server, its name server, and the gateway of its pods."""
 SERVICES = "10.0.0.0/24"
 """Addresses of Services."""
 _PODS_A_BLOCK = 250
-_NAMES = Path("/run/netns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class PodNetwork:
     @property
     def path(self) -> Path:
         """Of the namespace."""
-        return _NAMES / self.name
+        return path_of(self.name)
 
 
 def pod_address(number: int) -> str:
@@ -68,7 +66,7 @@ class Machine:
 
     def __init__(self) -> None:
         self._prefix = f"meshproxy-{os.getpid()}"
-        self._made: list[str] = []
+        self._namespaces = NetworkNamespaces()
         self._count = 0
 
     @contextmanager
@@ -78,55 +76,32 @@ class Machine:
         Raises:
             OSError: only root can, and it takes iproute2 and nftables.
         """
-        home = os.open(f"/proc/{os.getpid()}/task/{os.getpid()}/ns/net", os.O_RDONLY)
-        try:
-            name = self._make("node")
-            _enter(_NAMES / name)
-            _run("ip", "link", "set", "lo", "up")
-            _run("ip", "addr", "add", f"{ADDRESS}/32", "dev", "lo")
+        with self._namespaces.stand():
+            enter(self._make("node"))
+            run("ip", "link", "set", "lo", "up")
+            run("ip", "addr", "add", f"{ADDRESS}/32", "dev", "lo")
             # Only until a rule has replaced the address: without a route there would be nothing to replace it in.
-            _run("ip", "route", "add", SERVICES, "dev", "lo", "src", ADDRESS)
+            run("ip", "route", "add", SERVICES, "dev", "lo", "src", ADDRESS)
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
             yield self
-        finally:
-            _enter(Path(f"/proc/self/fd/{home}"))
-            os.close(home)
-            for name in self._made:
-                _run("ip", "netns", "del", name)
 
     def add_pod(self) -> PodNetwork:
         """Make the network of a pod. Raises OSError."""
         number, self._count = self._count, self._count + 1
         name = self._make(f"pod{number}")
-        _run("ip", "-batch", "-", text=machine_links(name, number))
-        _run("ip", "-n", name, "-batch", "-", text=pod_links(number))
+        run("ip", "-batch", "-", text=machine_links(name, number))
+        run("ip", "-n", name, "-batch", "-", text=pod_links(number))
         return PodNetwork(name, pod_address(number))
 
     def remove_pod(self, network: PodNetwork) -> None:
         """Its processes have ended."""
-        self._made.remove(network.name)
-        _run("ip", "netns", "del", network.name)
+        self._namespaces.remove(network.name)
 
     def translate(self, rules: str) -> None:
         """Rules of nftables for the machine. Raises OSError."""
-        _run("nft", "-f", "-", text=rules)
+        run("nft", "-f", "-", text=rules)
 
     def _make(self, name: str) -> str:
         name = f"{self._prefix}-{name}"
-        _run("ip", "netns", "add", name)
-        self._made.append(name)
+        self._namespaces.make(name)
         return name
-
-
-def _run(*command: str, text: str = "") -> None:
-    ended = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    if ended.returncode != 0:
-        raise OSError(f"{' '.join(command)}: {ended.stderr.strip()}")
-
-
-def _enter(path: Path) -> None:
-    """Moves this thread into a network namespace (setns(2); Python has it from 3.12 on)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with path.open("rb") as file:
-        if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {path}")
