@@ -20,10 +20,10 @@ from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
 from meshproxy.devtools.load.target import PREDICT
 from meshproxy.devtools.local_mesh import LocalSidecar, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
+from tests.drills.conftest import MODELS
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
-MODELS = "10.77.0.2"
 REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 CUT = 10.0
 """Seconds."""

@@ -15,10 +15,10 @@ from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
 from meshproxy.devtools.load.target import PREDICT
 from meshproxy.devtools.local_mesh import local_mesh, server_of
 from meshproxy.devtools.models import predict_request
+from tests.drills.conftest import MODELS
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
-MODELS = "10.77.0.2"
 SO_MARK = 36
 """socket(7); Python has no name for it before 3.13."""
 MARK = 7
