@@ -5,33 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from meshproxy.devtools.clients import GrpcClient
-from meshproxy.devtools.load.generator import Run
-from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
-from meshproxy.devtools.local_mesh import LocalMesh, LocalSidecar, Replica, document, local_mesh, server_of
-from tests.processes.calls import PREDICT, REQUEST
+from meshproxy.devtools.load.predict import predict_over_grpc
+from meshproxy.devtools.local_mesh import Document, LocalMesh, LocalSidecar, Replica, document, local_mesh, server_of
+from tests.processes.calls import REQUEST
+from tests.processes.replicas import CHECKED, after, all_away, both
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
 
 async def trio(mesh: LocalMesh, *arguments: str) -> list[Replica]:
     """Three replicas with sidecars, which look after the health of their model servers."""
-    health = {"health": {"check": "model-status", "models": ["half_plus_two"]}}
-    return list(await asyncio.gather(*(mesh.replica(*arguments, server=health) for _ in range(3))))
-
-
-async def both(application: LocalSidecar, rate: float, seconds: float) -> tuple[Run, Run]:
-    """The same rate over REST and over one connection of gRPC, at the same time."""
-    return await asyncio.gather(
-        predict_over_rest(application.outbound, rate, seconds),
-        predict_over_grpc(application.outbound, rate, seconds, REQUEST),
-    )
+    return list(await asyncio.gather(*(mesh.replica(*arguments, server=CHECKED) for _ in range(3))))
 
 
 async def until_unhealthy(application: LocalSidecar) -> None:
@@ -39,13 +27,6 @@ async def until_unhealthy(application: LocalSidecar) -> None:
     async with asyncio.timeout(30):
         while await application.total("meshproxy_endpoints", 'state="unhealthy"') != 1:
             await asyncio.sleep(0.02)
-
-
-async def after(seconds: float, action: Any) -> Any:
-    """Something that happens in the middle of a load, whose clock is what it is timed by."""
-    await asyncio.sleep(seconds)
-    found = action()
-    return await found if asyncio.iscoroutine(found) else found
 
 
 async def test_one_connection_of_grpc_reaches_every_replica_and_a_killed_one_fails_no_call(tmp_path: Path) -> None:
@@ -126,30 +107,7 @@ async def test_a_replica_that_fails_half_of_the_time_is_made_up_for_within_the_b
         assert failed * 0.9 <= retries <= 0.2 * calls + 10 * max(run.seconds for run in runs) + 10
 
 
-@pytest.mark.parametrize(
-    "more",
-    [{}, {"health": {"check": "model-status", "models": ["half_plus_two"]}}],
-    ids=["breakers alone", "with checks"],
-)
-async def test_when_all_were_away_calls_are_answered_once_the_first_is_back(
-    more: dict[str, Any], tmp_path: Path
-) -> None:
-    async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await mesh.bare_each((), ())
-        application = await mesh.application([server_of(replicas, **more)])
-        ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
-        async with GrpcClient(application.outbound, None) as client:
-            headers = {"x-model-server": "models"}
-            assert (await client.call(PREDICT, REQUEST, headers)).status == "OK"
-            await asyncio.gather(*(replica.kill() for replica in replicas))
-            refused = []
-            # Long enough for breakers to have opened for as long as they do.
-            until = time.monotonic() + 3
-            while time.monotonic() < until:
-                refused.append(await client.call(PREDICT, REQUEST, headers, timeout=20))
-                await asyncio.sleep(0.02)
-            assert {answer.status for answer in refused} == {"UNAVAILABLE"}
-            await mesh.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
-            async with asyncio.timeout(30):
-                while (await client.call(PREDICT, REQUEST, headers, timeout=20)).status != "OK":
-                    await asyncio.sleep(0.01)
+@pytest.mark.parametrize("more", [{}, CHECKED], ids=["breakers alone", "with checks"])
+async def test_when_all_were_away_calls_are_answered_once_the_first_is_back(more: Document, tmp_path: Path) -> None:
+    outage = await all_away(tmp_path / "mesh", more, timeout=20)
+    assert {answer.status for answer in outage.answers} == {"UNAVAILABLE"}

@@ -8,25 +8,21 @@ import asyncio
 import signal
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshproxy.devtools.clients import GrpcClient
 from meshproxy.devtools.load.generator import Driver, Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest, target_of
 from meshproxy.devtools.load.target import grpc_slots, open_grpc
-from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, server_of
-from meshproxy.devtools.models import predict_request
+from meshproxy.devtools.local_mesh import Document, document, local_mesh, server_of
+from tests.processes.calls import REQUEST
+from tests.processes.replicas import CHECKED, after, all_away, both
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
-
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
-CHECKED = {"health": {"check": "model-status", "models": ["half_plus_two"]}}
 
 
 def percentile(run: Run, share: float) -> float:
@@ -44,22 +40,6 @@ def show(title: str, run: Run) -> None:
 
 def route(**spec: Any) -> Document:
     return document("ModelRoute", {"models": ["half_plus_two"], "server": "models", **spec})
-
-
-async def both(application: LocalSidecar, rate: float, seconds: float) -> tuple[Run, Run]:
-    """The same rate over REST and over one connection of gRPC, at the same time."""
-    rest, grpc = await asyncio.gather(
-        predict_over_rest(application.outbound, rate, seconds),
-        predict_over_grpc(application.outbound, rate, seconds, REQUEST),
-    )
-    show("REST", rest)
-    show("gRPC", grpc)
-    return rest, grpc
-
-
-async def after(seconds: float, action: Callable[[], object]) -> None:
-    await asyncio.sleep(seconds)
-    action()
 
 
 async def test_calls_of_one_connection_are_spread_evenly(tmp_path: Path) -> None:
@@ -86,6 +66,8 @@ async def test_a_hung_replica_delays_calls_by_less_than_a_second(tmp_path: Path)
         application = await mesh.application([server_of(replicas, health=health), retried])
         hung = replicas[0]
         runs, _ = await asyncio.gather(both(application, 150, 4), after(1, lambda: hung.signal(signal.SIGSTOP)))
+        for title, run in zip(("REST", "gRPC"), runs, strict=True):
+            show(title, run)
         hung.signal(signal.SIGCONT)
         timeouts = await application.total("meshproxy_retries_total", 'reason="timeout"')
         print(f"{timeouts:.0f} calls timed out at the hung replica and were tried elsewhere")
@@ -111,33 +93,15 @@ async def test_a_slow_replica_gets_a_small_share(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, CHECKED], ids=["breakers alone", "with checks"])
-async def test_calls_are_answered_soon_after_a_replica_is_back(more: dict[str, Any], tmp_path: Path) -> None:
-    async with local_mesh(tmp_path / "mesh") as mesh:
-        replicas = await mesh.bare_each((), ())
-        application = await mesh.application([server_of(replicas, **more)])
-        ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
-        async with GrpcClient(application.outbound, None) as client:
-            headers = {"x-model-server": "models"}
-            assert (await client.call(PREDICT, REQUEST, headers)).status == "OK"
-            await asyncio.gather(*(replica.kill() for replica in replicas))
-            refused = []
-            # Long enough for breakers to have opened for as long as they do.
-            until = time.monotonic() + 3
-            while time.monotonic() < until:
-                refused.append(await client.call(PREDICT, REQUEST, headers, timeout=2))
-                await asyncio.sleep(0.02)
-            slowest = max(answer.seconds for answer in refused)
-            await mesh.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
-            back = time.monotonic()
-            while (await client.call(PREDICT, REQUEST, headers, timeout=2)).status != "OK":
-                await asyncio.sleep(0.01)
-            seconds = time.monotonic() - back
-        print(
-            f"{len(refused)} calls were refused, the slowest after {slowest * 1e3:.1f} ms; answered {seconds:.2f} s "
-            "after the first was back"
-        )
-        assert {answer.status for answer in refused} == {"UNAVAILABLE"}
-        assert seconds < 2
+async def test_calls_are_answered_soon_after_a_replica_is_back(more: Document, tmp_path: Path) -> None:
+    outage = await all_away(tmp_path / "mesh", more, timeout=2)
+    slowest = max(answer.seconds for answer in outage.answers)
+    print(
+        f"{len(outage.answers)} calls were refused, the slowest after {slowest * 1e3:.1f} ms; answered "
+        f"{outage.seconds:.2f} s after the first was back"
+    )
+    assert {answer.status for answer in outage.answers} == {"UNAVAILABLE"}
+    assert outage.seconds < 2
 
 
 async def test_a_reload_takes_less_than_a_second_under_load(tmp_path: Path) -> None:
