@@ -8,6 +8,7 @@ instead of 52.4.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 
 M_MMAP_THRESHOLD = -3
@@ -15,6 +16,8 @@ M_MMAP_THRESHOLD = -3
 THRESHOLD = 128 << 10
 """Bytes: its default, which is fixed once it is set. A process may have 65,536 mappings of this kind; the rest comes
 from the heap."""
+PERIOD = 5.0
+"""Seconds between two times that memory is returned to the kernel, while connections come."""
 
 
 def map_large_buffers() -> bool:
@@ -29,3 +32,22 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class FreePages:
+    """Those that connections have left are given back while they come."""
+
+    def __init__(self) -> None:
+        self._used = asyncio.Event()
+
+    def used(self) -> None:
+        """There may be more of them."""
+        self._used.set()
+
+    async def follow(self) -> None:
+        """Give them back now and then, until cancelled."""
+        while True:
+            await self._used.wait()
+            await asyncio.sleep(PERIOD)
+            self._used.clear()
+            await asyncio.to_thread(give_back)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
-from meshproxy.control.allocator import give_back, map_large_buffers
+from meshproxy.control.allocator import FreePages, map_large_buffers
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService, Paces
@@ -93,8 +93,6 @@ RENEW_AT = 2 / 3
 """Of its own certificate's life."""
 FLUSH_SECONDS = 0.5
 """Until what a sidecar says of its certificate is written."""
-TRIM_SECONDS = 5.0
-"""Between two times that memory is returned to the kernel, while connections come."""
 PRUNE_SECONDS = 60.0
 """Between two looks for records of certificates that have expired."""
 
@@ -204,6 +202,7 @@ class ControlPlane:
         self._bundles = OtherBundles({name: BundleSource.file(path) for name, path in settings.trusted.items()})
         self._watch = FileWatch(lambda: self._bundles.paths)
         self._reaper = Reaper(self._loop)
+        self._free_pages = FreePages()
         self._services: ServiceWatch | None = None
         attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
         self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
@@ -254,8 +253,6 @@ class ControlPlane:
             admits=self._admits if settings.connection_rate else None,
         )
         rate = settings.connection_rate
-        self._has_grown = False
-        """Connections have come since memory was returned to the kernel last."""
         self._connections = Paces(rate, rate * CONNECTION_BURST)
         self.webhook: Webhook | None = None
         if settings.injector is not None:
@@ -281,6 +278,7 @@ class ControlPlane:
             self._loop.create_task(self._keep_renewing()),
             self._loop.create_task(self.authority.follow()),
             self._loop.create_task(self._keep_roll()),
+            self._loop.create_task(self._free_pages.follow()),
         ]
         if self._secret is not None:
             tasks.append(self._loop.create_task(self._secret.follow()))
@@ -410,17 +408,13 @@ class ControlPlane:
 
     async def _keep_roll(self) -> None:
         """Write what sidecars have said, and forget certificates that have expired."""
-        pruned = trimmed = 0.0
+        pruned = 0.0
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self._roll.flush()
             if self._presence is not None:
                 await self._presence.tell(*self._truth())
-            now = time.time()
-            if self._has_grown and now >= trimmed + TRIM_SECONDS:
-                self._has_grown, trimmed = False, now
-                await asyncio.to_thread(give_back)
-            if now >= pruned + PRUNE_SECONDS:
+            if (now := time.time()) >= pruned + PRUNE_SECONDS:
                 pruned = now
                 try:
                     await asyncio.to_thread(self._leaves.prune, now)
@@ -456,7 +450,7 @@ class ControlPlane:
         self.metrics.tls_handshakes.labels("control", result, reason).value += 1
 
     def connected(self, info: ConnectionInfo) -> None:
-        self._has_grown = True
+        self._free_pages.used()
         self.metrics.open_connections.labels("control", info.protocol).value += 1
 
     def disconnected(self, info: ConnectionInfo) -> None:

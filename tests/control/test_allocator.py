@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+
+import pytest
+
+from meshproxy.control import allocator as module
+from meshproxy.control.allocator import FreePages
+from tests.background import running
 
 PROGRAM = """
 import ctypes, sys
@@ -58,3 +65,17 @@ print(before - resident())
 def test_free_pages_are_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 5_000  # of 8,000
+
+
+async def test_they_are_given_back_while_connections_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, given = asyncio.get_running_loop(), asyncio.Semaphore(0)
+    monkeypatch.setattr(module, "PERIOD", 0.0)
+    monkeypatch.setattr(module, "give_back", lambda: loop.call_soon_threadsafe(given.release))
+    pages = FreePages()
+    async with asyncio.timeout(10), running(pages.follow()):
+        for _ in range(3):
+            pages.used()
+            pages.used()
+            await given.acquire()
+        await asyncio.sleep(0.01)  # time for what should not be
+        assert given.locked()  # nobody has come since

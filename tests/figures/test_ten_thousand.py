@@ -35,7 +35,7 @@ async def test_ten_thousand_sidecars(tmp_path: Path) -> None:
         await mesh.until_in_sync()
         connecting = mesh.cpu() - cpu
         print(f"{SIDECARS} sidecars connected in {time.monotonic() - begun:.1f} s, {connecting:.1f} s of CPU")
-        await asyncio.sleep(10)  # at rest; by then memory has been given back (`control.app.TRIM_SECONDS`)
+        await asyncio.sleep(10)  # at rest; by then memory has been given back (`control.allocator.PERIOD`)
         each = (mesh.memory() - memory) / SIDECARS
         print(f"memory: {each:.1f} KB a sidecar")
         changes = [await mesh.changed(f"caller-{number}") for number in range(CHANGES)]
