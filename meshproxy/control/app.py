@@ -34,7 +34,7 @@ from meshproxy.control.endpoints import EndpointTable, NamedServices
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
-from meshproxy.control.root_rotation import in_force
+from meshproxy.control.records import Records
 from meshproxy.control.roots import RootsService
 from meshproxy.control.sources import Files
 from meshproxy.control.status import ControlStatus, WaitingToken, moment
@@ -91,10 +91,6 @@ ISSUED_KEYS = "issued-keys"
 """Beneath the folder."""
 RENEW_AT = 2 / 3
 """Of its own certificate's life."""
-FLUSH_SECONDS = 0.5
-"""Until what a sidecar says of its certificate is written."""
-PRUNE_SECONDS = 60.0
-"""Between two looks for records of certificates that have expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +187,16 @@ class ControlPlane:
         self.authority = CurrentAuthority(self.store, settings.trust_domain, time.time())
         metrics.authority_expiry.read_from(lambda: [((), self.authority().not_after)])
         self._secret = secret
-        in_folder = FolderLeaves(settings.folder)
-        self._leaves: Leaves = in_folder
-        self._presence: Presence | None = None
         self._objects: SharedObjects | None = None
+        in_folder = FolderLeaves(settings.folder)
         if client is not None and secret is not None:
             self._objects = _share(settings, client)
-            self._leaves, self._presence = _records(self._objects, settings)
-        self._roll = Roll(self._leaves, in_folder if secret is not None else None, time.time())
+            leaves, presence = _records(self._objects, settings)
+            self._roll = Roll(leaves, in_folder, time.time())
+            self._records = Records(self.authority, leaves, self._roll, presence, lambda: secret.read_at)
+        else:
+            self._roll = Roll(in_folder)
+            self._records = Records(self.authority, in_folder, self._roll)
         self._bundles = OtherBundles({name: BundleSource.file(path) for name, path in settings.trusted.items()})
         self._watch = FileWatch(lambda: self._bundles.paths)
         self._reaper = Reaper(self._loop)
@@ -207,7 +205,7 @@ class ControlPlane:
         attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
         self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
         metrics.store_failures.read_from(self._store_failures)
-        self.service = IdentityService(self._signer, attestation, keys, self._roll, settings.lifetime, metrics)
+        self.service = IdentityService(self._records.signer, attestation, keys, self._roll, settings.lifetime, metrics)
         self._roots = RootsService(self.authority(), self._roll)
         methods = self.service.methods | self._roots.methods
         self.documents: MeshDocuments | None = None
@@ -269,15 +267,13 @@ class ControlPlane:
         allow_descriptors()
         map_large_buffers()
         endpoints = self.endpoints.describe if self.documents is not None else dict
-        if self._presence is not None:
-            await self._roll.flush()
-            await self._presence.first(*self._truth(), time.time())
+        await self._records.begin()
         runner = web.AppRunner(web_port(self.metrics.registry, self.status, endpoints), access_log=None)
         await runner.setup()
         tasks = [
             self._loop.create_task(self._keep_renewing()),
             self._loop.create_task(self.authority.follow()),
-            self._loop.create_task(self._keep_roll()),
+            self._loop.create_task(self._records.follow()),
             self._loop.create_task(self._free_pages.follow()),
         ]
         if self._secret is not None:
@@ -319,10 +315,7 @@ class ControlPlane:
             await self.listener.close()
             self._reaper.stop()
             await runner.cleanup()
-            if self._presence is not None:
-                await self._roll.flush()
-                if self._roll.is_written:
-                    await self._presence.end()
+            await self._records.end()
             if self._objects is not None:
                 self._objects.close()
             if self._client is not None:
@@ -405,36 +398,6 @@ class ControlPlane:
             logger.error(
                 "no certificate of its own; keeping the previous one", extra={"fields": {"problem": str(error)}}
             )
-
-    async def _keep_roll(self) -> None:
-        """Write what sidecars have said, and forget certificates that have expired."""
-        pruned = 0.0
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            await self._roll.flush()
-            if self._presence is not None:
-                await self._presence.tell(*self._truth())
-            if (now := time.time()) >= pruned + PRUNE_SECONDS:
-                pruned = now
-                try:
-                    await asyncio.to_thread(self._leaves.prune, now)
-                    if self._presence is not None:
-                        await asyncio.to_thread(self._presence.prune, now)
-                except StoreError as error:
-                    logger.error("expired certificates are not removed", extra={"fields": {"problem": str(error)}})
-
-    def _signer(self) -> Authority:
-        """Who signs certificates. Raises RequestRefused while nobody could know of them."""
-        if self._presence is not None and not self._presence.may_sign(time.time()):
-            raise RequestRefused("store", "this control plane has been cut off from the API server for a day")
-        return self.authority()
-
-    def _truth(self) -> tuple[str, float]:
-        """By what it signs, and when it had read that; 0 if it has given out a certificate without a record."""
-        assert self._secret is not None
-        read_at = self._secret.read_at  # before the authority, which may be a later one
-        signs_by = in_force(self.authority())
-        return signs_by, read_at if self._roll.is_written else 0.0
 
     def _store_failures(self) -> Rows:
         """For `metric_table.STORE_FAILURES`."""

@@ -296,11 +296,11 @@ async def test_an_authority_that_several_control_planes_share(tmp_path: Path) ->
     status = await control.status()
     assert (status.rotation_step, status.store_problem) == ("distribute", "")
     # Cut off for a day, it signs no more: nobody could know of it.
-    assert control._signer() is control.authority()
-    assert control._presence is not None
-    control._presence.may_sign = lambda now: False  # type: ignore[method-assign]
+    assert control._records.signer() is control.authority()
+    assert control._records._presence is not None
+    control._records._presence.may_sign = lambda now: False  # type: ignore[method-assign]
     with pytest.raises(RequestRefused, match="cut off from the API server for a day"):
-        control._signer()
+        control._records.signer()
     control._stopping.set()
     await running
     assert await asyncio.to_thread(records.read) == []

@@ -54,7 +54,7 @@ def bundle(world: World) -> bytes:
 async def noted(process: ControlProcess) -> dict[str, str]:
     """Who has which bundle, as the control plane has written it."""
     await process._roll.flush()
-    return {leaf.sidecar: leaf.roots for leaf in process._leaves.valid(0.0) if leaf.sidecar}
+    return {leaf.sidecar: leaf.roots for leaf in process._records._leaves.valid(0.0) if leaf.sidecar}
 
 
 async def test_a_new_root_arrives_before_the_next_certificate(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -83,7 +83,7 @@ async def test_it_says_when_another_certificate_is_in_use(world: World) -> None:
 
         async def first_is_replaced() -> bool:
             await world.process._roll.flush()
-            return sorted(leaf.is_replaced for leaf in world.process._leaves.valid(0.0)) == [False, True]
+            return sorted(leaf.is_replaced for leaf in world.process._records._leaves.valid(0.0)) == [False, True]
 
         await until(first_is_replaced)
 
