@@ -41,12 +41,12 @@ async def gather(client: httpx2.AsyncClient, plan: Plan, clock: Callable[[], flo
     """
     questions = Questions(client)
     begun = clock()
-    release, date = await questions.version()
-    if date is None:
-        assert isinstance(release, Unknown)
-        return release
+    version = await questions.version()
+    if isinstance(version, Unknown):
+        return version
+    release, date = version
     # The header has whole seconds, of some moment between.
-    ahead = date + 0.5 - (begun + clock()) / 2 if date else Unknown("the response has no Date")
+    ahead = date if isinstance(date, Unknown) else date + 0.5 - (begun + clock()) / 2
     rights = all_rights(plan)
     versions = list(dict.fromkeys(kind.api_version for kind in (*kinds(plan), TOKEN_REVIEWS)))
     definitions = [crds.definition_name(kind) for kind in schema.KINDS]
@@ -131,19 +131,19 @@ class Questions:
         self._client = client
         self.calls = Calls(client)
 
-    async def version(self) -> tuple[str | Unknown, float | None]:
-        """The release, and the server's clock in seconds since the epoch: 0 if it does not say, None if it cannot be
-        asked."""
+    async def version(self) -> tuple[str | Unknown, float | Unknown] | Unknown:
+        """The release, and the server's clock in seconds since the epoch; Unknown if it cannot be asked."""
         try:
             response = await self._client.get("/version")
             if response.status_code == 401:
                 response.raise_for_status()
         except FAILURES as error:
-            return Unknown(why_not(error)), None
+            return Unknown(why_not(error))
+        date: float | Unknown
         try:
             date = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
         except ValueError:
-            date = 0.0
+            date = Unknown("the response has no Date")
         try:
             return msgspec.json.decode(response.raise_for_status().content, type=_Version).git_version, date
         except FAILURES as error:
