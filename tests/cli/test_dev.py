@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
@@ -17,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli.dev import command, readable
+from tests.processes.waiting import look_until
 
 
 def call(url: str) -> int:
@@ -52,10 +52,8 @@ def test_documents_are_edited_while_it_runs(tmp_path: Path) -> None:
             text = policy.read_text()
             policy.write_text(text.replace("models: [half_plus_two]", "models: [another]"))
             until(lines, r"replica  configuration applied")
-            deadline = time.monotonic() + 20
-            while call(url) != 403:  # what is applied first may be the file as it was half written
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            # What is applied first may be the file as it was half written.
+            look_until(lambda: call(url), lambda status: status == 403, 20)
             policy.write_text("kind: ModelRoll")
             until(lines, r"control  ERROR documents rejected")
             assert call(url) == 403

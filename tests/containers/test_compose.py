@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from meshproxy.devtools.local_mesh import replace_documents
 from tests import pages
 from tests.containers.conftest import REPOSITORY, Engine
 from tests.containers.docker import Docker
+from tests.processes.waiting import look_until
 
 COMPOSE = ("docker", "compose", "-f", "deploy/docker-compose.yaml")
 BASH = ("bash", "-euo", "pipefail", "-c")
@@ -93,11 +94,12 @@ def test_the_commands_about_the_mesh(page: Page) -> None:
 
 
 def wait_for_status(page: Page, wanted: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while (status := page.call()) != wanted:
+    def look() -> int:
+        status = page.call()
         assert status in (200, 403)
-        assert time.monotonic() < deadline, status
-        time.sleep(0.05)
+        return status
+
+    look_until(look, lambda status: status == wanted, PATIENCE)
 
 
 def test_documents_are_in_force_as_soon_as_they_are_saved(page: Page) -> None:
@@ -115,15 +117,12 @@ def test_wrong_documents_are_kept_out_and_shown(page: Page) -> None:
     before = list(yaml.safe_load_all(file.read_text()))
     wrong = [each | {"spec": each["spec"] | {"role": "nobody"}} for each in before if "role" in each["spec"]]
     replace_documents(file, wrong)
-    deadline = time.monotonic() + PATIENCE
-    while "nobody" not in (said := page.compose("exec", "control", "sh", "-c", "meshproxy check || true")):
-        assert time.monotonic() < deadline, said
+    look = partial(page.compose, "exec", "control", "sh", "-c")
+    said = look_until(lambda: look("meshproxy check || true"), lambda said: "nobody" in said, PATIENCE)
     assert "1 error," in said
     assert page.call() == 200
     replace_documents(file, before)
-    deadline = time.monotonic() + PATIENCE
-    while page.compose("exec", "control", "sh", "-c", "meshproxy check >&2 && echo well || true") != "well\n":
-        assert time.monotonic() < deadline
+    look_until(lambda: look("meshproxy check >&2 && echo well || true"), lambda said: said == "well\n", PATIENCE)
 
 
 def query(page: Page, words: str) -> dict[str, float]:
@@ -137,10 +136,8 @@ def query(page: Page, words: str) -> dict[str, float]:
 def test_prometheus_reads_both_sidecars_and_the_control_plane(page: Page) -> None:
     assert page.call() == 200
     calls = 'sum by (instance) (meshproxy_requests_total{model="half_plus_two"})'
-    deadline = time.monotonic() + PATIENCE
-    while query(page, calls).keys() != {"replica:18502", "application:18502"}:
-        assert time.monotonic() < deadline, query(page, calls)
-        time.sleep(0.2)
+    both = {"replica:18502", "application:18502"}
+    look_until(lambda: query(page, calls), lambda found: found.keys() == both, PATIENCE)
     assert query(page, "up") == {"replica:18502": 1, "application:18502": 1, "control:18512": 1}
     assert query(page, 'meshproxy_control_sidecars{state="in-sync"}') == {"control:18512": 2}
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 async def until(condition: Callable[[], Awaitable[object]] | Callable[[], object], seconds: float = 30) -> None:
@@ -14,3 +18,13 @@ async def until(condition: Callable[[], Awaitable[object]] | Callable[[], object
             if await found if isinstance(found, Awaitable) else found:
                 return
             await asyncio.sleep(0.01)
+
+
+def look_until(look: Callable[[], T], is_wanted: Callable[[T], bool], seconds: float) -> T:
+    """What is seen, once it is as wanted; for tests without an event loop. Raises AssertionError with what was seen
+    last."""
+    deadline = time.monotonic() + seconds
+    while not is_wanted(seen := look()):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.05)
+    return seen
