@@ -6,13 +6,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import re
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -22,12 +19,12 @@ from lightkube.core.exceptions import ApiError
 from lightkube.resources.admissionregistration_v1 import MutatingWebhookConfiguration
 from lightkube.resources.core_v1 import Pod, Secret
 
+from benchmarks.processes import status_bytes
 from meshproxy.cli.install import command
 from meshproxy.config.fields import API_VERSION
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.election import NAME, Resource
-from meshproxy.devtools.child import CONTROL
 from meshproxy.devtools.clients import RestClient
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.installation.choices import CertManager, Choices, Injection
@@ -38,6 +35,7 @@ from meshproxy.sidecar.control_channel import ControlChannel
 from meshproxy.sidecar.enrollment import Enrollment
 from tests.e2e.apiserver import Cluster, KubectlError
 from tests.e2e.conftest import TestNamespace
+from tests.e2e.planes import Plane, control_plane
 from tests.e2e.pods import make_pod, pod_token
 from tests.injection.pods import SETTINGS
 from tests.processes.waiting import until
@@ -107,34 +105,11 @@ async def test_the_pods_pass_the_restricted_level(client: AsyncClient) -> None:
     await until(are_there, 60)
 
 
-def listening(log: Path) -> dict[str, Any]:
-    """What the process that writes this log says about itself; empty: nothing yet."""
-    lines = (json.loads(line) for line in log.read_text().splitlines() if line.endswith("}"))
-    return next((line for line in lines if line["event"] == "listening"), {})
-
-
-def memory(log: Path) -> int:
-    """The resident memory of that process, in KiB."""
-    status = Path(f"/proc/{listening(log)['pid']}/status").read_text()
-    (kib,) = re.findall(r"(?m)^VmRSS:\s+([0-9]+) kB$", status)
-    return int(kib)
-
-
-@contextmanager
-def process(folder: Path, kubeconfig: Path) -> Iterator[Path]:
-    """A control plane with the arguments of the Deployment, but for addresses and folders; gives its log."""
-    folder.mkdir()
+def as_installed(folder: Path, kubeconfig: Path) -> AbstractContextManager[Plane]:
+    """A control plane with the arguments of the Deployment, but for addresses and folders."""
     addresses = ("--listen=", "--web=", "--webhook=")
-    given = [each for each in arguments(CHOICES)[1:] if not each.startswith(addresses)]
-    here = ["--folder", str(folder / "state"), "--kubeconfig", str(kubeconfig)]
-    ports = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--webhook", "127.0.0.1:0"]
-    with (folder / "log").open("w") as log:
-        running = subprocess.Popen([*CONTROL, *given, *here, *ports], stderr=log, text=True)
-    try:
-        yield folder / "log"
-    finally:
-        running.kill()
-        running.wait()
+    given = [each for each in arguments(CHOICES)[2:] if not each.startswith(addresses)]
+    return control_plane(folder, kubeconfig, *given, "--webhook", "127.0.0.1:0")
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -145,7 +120,7 @@ async def test_the_control_plane_needs_no_other_right(
     Services, and has the token of a pod reviewed."""
     ours = TestNamespace(NAMESPACE, client, cluster)
     kubeconfig = await ours.kubeconfig(CHOICES.service_account)
-    with process(tmp_path / "a", kubeconfig) as first, process(tmp_path / "b", kubeconfig) as second:
+    with as_installed(tmp_path / "a", kubeconfig) as first, as_installed(tmp_path / "b", kubeconfig) as second:
 
         async def is_written() -> bool:
             try:
@@ -168,23 +143,24 @@ async def test_the_control_plane_needs_no_other_right(
         service = {"service": {"namespace": NAMESPACE, "name": NAME, "grpc": "control"}}
         server = {"apiVersion": API_VERSION, "kind": "ModelServer", "metadata": {"name": "far"}, "spec": service}
         cluster.kubectl(*APPLY, "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps(server))
-        web = listening(first)["web"]
-        async with RestClient(web, None) as page:
+        (listening,) = first.said("listening")
+        async with RestClient(listening["web"], None) as page:
 
             async def is_known() -> bool:
                 return NAME in json.dumps((await page.call("GET", "/endpoints")).body)
 
             await until(is_known, 60)
-        await join(listening(first)["control"], client, namespace, tmp_path)
+        await join(listening["control"], client, namespace, tmp_path)
         # Applied again it leaves alone what the control plane has written.
         before = await client.get(MutatingWebhookConfiguration, "meshproxy-injector")
         cluster.kubectl(*APPLY, "-f", "-", stdin=printed())
         after = await client.get(MutatingWebhookConfiguration, "meshproxy-injector")
         assert before.webhooks == after.webhooks
-        said = first.read_text() + second.read_text()
+        said = first.log.read_text() + second.log.read_text()
         assert '"listening"' in said
         assert "orbidden" not in said, said  # the reason phrase of 403, and how the control plane calls it
-        print(*(f"{memory(log) / 1024:.0f} MiB" for log in (first, second)), "in memory")
+        resident = [status_bytes(plane.process.pid, "VmRSS") for plane in (first, second)]
+        print(*(f"{each / 2**20:.0f} MiB" for each in resident), "in memory")
 
 
 async def join(control: str, client: AsyncClient, namespace: TestNamespace, folder: Path) -> None:

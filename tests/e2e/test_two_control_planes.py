@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +20,10 @@ from meshproxy.config import schema
 from meshproxy.control.election import NAME, Resource
 from meshproxy.control.lease import DURATION, RETRY
 from meshproxy.control.objects import resource
-from meshproxy.devtools.child import CONTROL
 from meshproxy.installation.rights import SECRET, namespace_rules
+from tests.e2e import planes
 from tests.e2e.conftest import TestNamespace
+from tests.e2e.planes import Plane
 from tests.processes.waiting import until
 
 pytestmark = [
@@ -38,31 +35,9 @@ pytestmark = [
 KINDS = {kind.__name__: kind for kind in schema.KINDS}
 
 
-@dataclass
-class Plane:
-    """A process."""
-
-    process: subprocess.Popen[str]
-    log: Path
-
-    def said(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
-
-
-@contextmanager
-def control_plane(folder: Path, namespace: TestNamespace, kubeconfig: Path) -> Iterator[Plane]:
-    folder.mkdir()
-    options = ["--folder", str(folder / "state"), "--trust-domain", "m.example", "--authority-secret", SECRET]
-    where = ["--kubeconfig", str(kubeconfig), "--namespace", namespace.name, "--cluster-documents"]
-    ports = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*CONTROL, "run", *options, *where, *ports], stderr=log, text=True)
-    try:
-        yield Plane(process, folder / "log")
-    finally:
-        process.kill()
-        process.wait()
+def control_plane(folder: Path, namespace: TestNamespace, kubeconfig: Path) -> AbstractContextManager[Plane]:
+    options = ("--trust-domain", "m.example", "--authority-secret", SECRET, "--namespace", namespace.name)
+    return planes.control_plane(folder, kubeconfig, *options, "--cluster-documents")
 
 
 class World:
@@ -122,14 +97,14 @@ async def test_one_leads_and_writes_and_the_other_takes_over(namespace: TestName
         control_plane(tmp_path / "a", namespace, kubeconfig) as a,
         control_plane(tmp_path / "b", namespace, kubeconfig) as b,
     ):
-        planes = {plane.process.pid: plane for plane in (a, b)}
+        both = {plane.process.pid: plane for plane in (a, b)}
         await told("ModelServer", "s", "True", "Accepted", 1)
         await told("ModelRoute", "r", "False", "Invalid", 1)
-        leader = planes[await world.leader()]
-        (other,) = (plane for plane in planes.values() if plane is not leader)
+        leader = both[await world.leader()]
+        (other,) = (plane for plane in both.values() if plane is not leader)
         assert [len(plane.said("leader")) for plane in (leader, other)] == [1, 0]
         # They agree about the authority, which one of them has made.
-        assert sum(len(plane.said("authority stored")) for plane in planes.values()) == 1
+        assert sum(len(plane.said("authority stored")) for plane in both.values()) == 1
         await namespace.client.get(Secret, SECRET, namespace=namespace.name)
         # Nothing is written again.
         before = {name: (await world.shown(*name))["metadata"]["resourceVersion"] for name in (("ModelServer", "s"),)}
