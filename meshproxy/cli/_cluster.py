@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from meshproxy.cli import _extra
+from meshproxy.cli import _extra, _options
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,17 +23,16 @@ class CannotAsk(click.ClickException):
     exit_code = 2
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--kubeconfig` and `--context`."""
-    command = click.option(
-        "--context", metavar="NAME", help="The context of the kubeconfig.  [default: its current one]"
-    )(command)
-    return click.option(
+options = _options.together(
+    click.option(
         "--kubeconfig",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="PATH",
         help="How the cluster is called.  [default: as a pod in it, or by KUBECONFIG, or ~/.kube/config]",
-    )(command)
+    ),
+    click.option("--context", metavar="NAME", help="The context of the kubeconfig.  [default: its current one]"),
+)
+"""`--kubeconfig` and `--context`."""
 
 
 def ask(kubeconfig: Path | None, context: str | None, questions: Callable[[httpx2.AsyncClient], Awaitable[T]]) -> T:

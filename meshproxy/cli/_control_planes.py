@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshproxy.cli import _options
 from meshproxy.cli._local_page import NoAnswer, get, read_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
     from meshproxy.control.check import Answer
 
@@ -20,12 +20,8 @@ MARKS = ("√", "‼", "×")
 """Of the levels of `control.fleet.Level`, as `linkerd check` has them."""
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--control` and `--timeout`."""
-    command = click.option(
-        "--timeout", default=10.0, show_default=True, help="Seconds to wait for the answer of a control plane."
-    )(command)
-    return click.option(
+options = _options.together(
+    click.option(
         "--control",
         "addresses",
         multiple=True,
@@ -33,7 +29,12 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         metavar="HOST:PORT",
         help="The web port of a control plane, on this host or forwarded to it; repeated for each one of the mesh.",
-    )(command)
+    ),
+    click.option(
+        "--timeout", default=10.0, show_default=True, help="Seconds to wait for the answer of a control plane."
+    ),
+)
+"""`--control` and `--timeout`."""
 
 
 def ask(addresses: Sequence[str], timeout: float) -> list[Answer]:

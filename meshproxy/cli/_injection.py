@@ -42,34 +42,30 @@ def listen_option(text: str, name: str = "--listen") -> Callable[[Any], Any]:
     return click.option(name, type=click.Choice(["[::]", "0.0.0.0"]), default="[::]", show_default=True, help=text)
 
 
-def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every sidecar has in common, beside the trust bundle; `read_settings` reads them."""
-    options: list[Callable[[Any], Any]] = [
-        click.option("--image", required=True, help="The image of meshproxy."),
-        click.option("--trust-domain", required=True, help="The trust domain of the mesh, such as prod.example."),
-        click.option(
-            "--control-plane",
-            metavar="HOST:PORT",
-            help="Where sidecars find the control plane.  [default: meshproxy-control.NAMESPACE.svc:18510]",
-        ),
-        click.option(
-            "--control-plane-id",
-            metavar="SPIFFE-ID",
-            help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/control]",
-        ),
-        namespace_option("Where it runs: pods of this namespace get no sidecar."),
-        click.option(
-            "--server",
-            default="local",
-            show_default=True,
-            help="The ModelServer, among the documents of the control plane, that stands for the one in the same pod.",
-        ),
-        kubernetes_option("The release of the cluster. Before 1.29 sidecars are ordinary containers."),
-        listen_option("The address of all ports for others, IPv6 and IPv4: 0.0.0.0 where nodes have no IPv6 at all."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+settings_options = _options.together(
+    click.option("--image", required=True, help="The image of meshproxy."),
+    click.option("--trust-domain", required=True, help="The trust domain of the mesh, such as prod.example."),
+    click.option(
+        "--control-plane",
+        metavar="HOST:PORT",
+        help="Where sidecars find the control plane.  [default: meshproxy-control.NAMESPACE.svc:18510]",
+    ),
+    click.option(
+        "--control-plane-id",
+        metavar="SPIFFE-ID",
+        help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/control]",
+    ),
+    namespace_option("Where it runs: pods of this namespace get no sidecar."),
+    click.option(
+        "--server",
+        default="local",
+        show_default=True,
+        help="The ModelServer, among the documents of the control plane, that stands for the one in the same pod.",
+    ),
+    kubernetes_option("The release of the cluster. Before 1.29 sidecars are ordinary containers."),
+    listen_option("The address of all ports for others, IPv6 and IPv4: 0.0.0.0 where nodes have no IPv6 at all."),
+)
+"""What every sidecar has in common, beside the trust bundle; `read_settings` reads them."""
 
 
 def read_settings(

@@ -22,32 +22,26 @@ def injector_option(text: str) -> Callable[[Any], Any]:
     )
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The choices; `objects` reads them."""
-    made: list[Callable[[Any], Any]] = [
-        injector_option(
-            "Who puts sidecars into pods: the control plane's webhook, or the API server itself by a policy."
-        ),
-        click.option(
-            "--only",
-            multiple=True,
-            type=click.Choice(["crds", "control-plane", "injector", "documents"]),
-            help="This part; may be repeated.  [default: all but the documents]",
-        ),
-        click.option(
-            "--service-account", default="control", show_default=True, metavar="NAME", help="Of the control plane."
-        ),
-        click.option(
-            "--cert-manager",
-            metavar="[Issuer/|ClusterIssuer/]NAME",
-            help="Let this issuer of cert-manager make the webhook's certificate.  [default: the control plane does]",
-        ),
-        _injection.trust_bundle_option(required=False),
-        _injection.settings_options,
-    ]
-    for option in reversed(made):
-        command = option(command)
-    return command
+options = _options.together(
+    injector_option("Who puts sidecars into pods: the control plane's webhook, or the API server itself by a policy."),
+    click.option(
+        "--only",
+        multiple=True,
+        type=click.Choice(["crds", "control-plane", "injector", "documents"]),
+        help="This part; may be repeated.  [default: all but the documents]",
+    ),
+    click.option(
+        "--service-account", default="control", show_default=True, metavar="NAME", help="Of the control plane."
+    ),
+    click.option(
+        "--cert-manager",
+        metavar="[Issuer/|ClusterIssuer/]NAME",
+        help="Let this issuer of cert-manager make the webhook's certificate.  [default: the control plane does]",
+    ),
+    _injection.trust_bundle_option(required=False),
+    _injection.settings_options,
+)
+"""The choices; `objects` reads them."""
 
 
 def objects(

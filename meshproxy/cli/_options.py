@@ -11,6 +11,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds these options to a command, which shows them in this order."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 output = click.option(
     "-o",
     "--output",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from meshproxy.cli import _cluster, _extra, _injection, _installation, _options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from meshproxy.control.finding import Finding
@@ -19,20 +18,16 @@ if TYPE_CHECKING:
 NAMES = ("kubeconfig", "context", "injector", "cert_manager", "control_namespace", "kubernetes", "listen", "capture")
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What is to be installed, as for `meshproxy install`, and where."""
-    made: list[Callable[[Any], Any]] = [
-        _cluster.options,
-        _installation.injector_option("--pre: who is to put sidecars into pods."),
-        click.option("--cert-manager", is_flag=True, help="--pre: cert-manager is to make the webhook's certificate."),
-        _injection.namespace_option("--pre: where the control plane is to run."),
-        _injection.kubernetes_option("--pre: the release that sidecars are to be made for."),
-        _injection.listen_option("--pre: the address of the sidecars' ports."),
-        click.option("--capture", is_flag=True, help="--pre: pods are to use traffic capture."),
-    ]
-    for option in reversed(made):
-        command = option(command)
-    return command
+options = _options.together(
+    _cluster.options,
+    _installation.injector_option("--pre: who is to put sidecars into pods."),
+    click.option("--cert-manager", is_flag=True, help="--pre: cert-manager is to make the webhook's certificate."),
+    _injection.namespace_option("--pre: where the control plane is to run."),
+    _injection.kubernetes_option("--pre: the release that sidecars are to be made for."),
+    _injection.listen_option("--pre: the address of the sidecars' ports."),
+    click.option("--capture", is_flag=True, help="--pre: pods are to use traffic capture."),
+)
+"""What is to be installed, as for `meshproxy install`, and where."""
 
 
 def precheck(

@@ -90,12 +90,10 @@ def webhook_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_choices(**options: Any) -> Any:
         return command(webhook=WebhookChoices(**{name: options.pop(name) for name in names}), **options)
 
-    for option in reversed(_OPTIONS):
-        with_choices = option(with_choices)
-    return with_choices
+    return _OPTIONS(with_choices)
 
 
-_OPTIONS: list[Callable[[Any], Any]] = [
+_OPTIONS = _options.together(
     click.option(
         "--webhook",
         metavar="IP:PORT",
@@ -147,4 +145,4 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         "The address of the ports of injected sidecars: 0.0.0.0 where nodes have no IPv6 at all.", "--sidecar-listen"
     ),
     _injection.kubernetes_option("The release of the cluster. Before 1.29 injected sidecars are ordinary containers."),
-]
+)

@@ -13,8 +13,6 @@ from meshproxy.cli import _cluster, _extra, _options
 from meshproxy.cli.main import FOUND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from meshproxy.control.rotator import Rotator
     from meshproxy.devtools.ca import DevelopmentCA
 
@@ -22,31 +20,27 @@ LOOK_SECONDS = 1.0
 """Between two looks whether the next step of a rotation is safe."""
 
 
-def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the authority is kept; `_rotator` reads them."""
-    options: list[Callable[[Any], Any]] = [
-        click.option(
-            "--folder",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="The folder of the control plane (`meshproxy control run --folder`).",
-        ),
-        click.option(
-            "--authority-secret",
-            metavar="NAME",
-            help="The Secret with the authority, in a cluster (`meshproxy control run --authority-secret`).",
-        ),
-        click.option(
-            "--namespace",
-            default="meshproxy",
-            show_default=True,
-            metavar="NAME",
-            help="Of the Secret: where the control plane runs.",
-        ),
-        _cluster.options,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+place_options = _options.together(
+    click.option(
+        "--folder",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="The folder of the control plane (`meshproxy control run --folder`).",
+    ),
+    click.option(
+        "--authority-secret",
+        metavar="NAME",
+        help="The Secret with the authority, in a cluster (`meshproxy control run --authority-secret`).",
+    ),
+    click.option(
+        "--namespace",
+        default="meshproxy",
+        show_default=True,
+        metavar="NAME",
+        help="Of the Secret: where the control plane runs.",
+    ),
+    _cluster.options,
+)
+"""Where the authority is kept; `_rotator` reads them."""
 
 
 @click.group("ca")

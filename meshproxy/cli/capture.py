@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import click
 
+from meshproxy.cli import _options
 from meshproxy.injection.capture import Capture, CaptureError, rules
 from meshproxy.injection.settings import INBOUND, OUTBOUND, USER
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Network: TypeAlias = IPv4Network | IPv6Network
 SECONDS = 10.0
@@ -32,40 +30,33 @@ def _networks(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
         raise click.BadParameter(f"{error}; write an address block such as 10.0.0.0/8") from None
 
 
-def _options(function: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(
-        (
-            click.option(
-                "--inbound",
-                callback=_ports,
-                default="",
-                metavar="PORTS",
-                help="Ports of the model server, separated by commas.  [default: none]",
-            ),
-            click.option(
-                "--outbound",
-                callback=_ports,
-                default="",
-                metavar="PORTS",
-                help="Ports that the application dials elsewhere.  [default: none]",
-            ),
-            click.option("--to-inbound", default=INBOUND, show_default=True, help="The inbound port of the sidecar."),
-            click.option(
-                "--to-outbound", default=OUTBOUND, show_default=True, help="The outbound port of the sidecar."
-            ),
-            click.option(
-                "--exclude",
-                "excluded",
-                callback=_networks,
-                multiple=True,
-                metavar="CIDR",
-                help="Destinations that are left alone; may be repeated.  [default: none]",
-            ),
-            click.option("--user", default=USER, show_default=True, help="The user id of the sidecar."),
-        )
-    ):
-        function = option(function)
-    return function
+_capture_options = _options.together(
+    click.option(
+        "--inbound",
+        callback=_ports,
+        default="",
+        metavar="PORTS",
+        help="Ports of the model server, separated by commas.  [default: none]",
+    ),
+    click.option(
+        "--outbound",
+        callback=_ports,
+        default="",
+        metavar="PORTS",
+        help="Ports that the application dials elsewhere.  [default: none]",
+    ),
+    click.option("--to-inbound", default=INBOUND, show_default=True, help="The inbound port of the sidecar."),
+    click.option("--to-outbound", default=OUTBOUND, show_default=True, help="The outbound port of the sidecar."),
+    click.option(
+        "--exclude",
+        "excluded",
+        callback=_networks,
+        multiple=True,
+        metavar="CIDR",
+        help="Destinations that are left alone; may be repeated.  [default: none]",
+    ),
+    click.option("--user", default=USER, show_default=True, help="The user id of the sidecar."),
+)
 
 
 def _rules(options: dict[str, Any]) -> str:
@@ -85,7 +76,7 @@ def command() -> None:
 
 
 @command.command("rules", short_help="Print the rules.")
-@_options
+@_capture_options
 def show(**options: Any) -> None:
     """Print the rules, for `nft -f -`.
 
@@ -97,7 +88,7 @@ def show(**options: Any) -> None:
 
 
 @command.command("apply", short_help="Put the rules into force.")
-@_options
+@_capture_options
 def apply(**options: Any) -> None:
     """Put the rules into force in this network namespace, instead of those of an earlier run. Needs CAP_NET_ADMIN and
     `nft`, as an init container has that runs before the others; the containers after it need neither.

@@ -38,6 +38,15 @@ def test_what_a_reader_refuses_is_a_usage_error_that_names_the_option() -> None:
         _options.read(values.read_lifetime, "soon", "--lifetime")
 
 
+def test_several_are_shown_in_their_order() -> None:
+    both = _options.together(
+        click.option("--first"), _options.together(click.option("--second"), click.option("--third"))
+    )
+    command = click.command()(both(lambda **given: click.echo(str(given))))
+    assert [each.name for each in command.params] == ["first", "second", "third"]
+    assert CliRunner().invoke(command, ["--second", "x"]).output == "{'second': 'x', 'first': None, 'third': None}\n"
+
+
 def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     _options.print_page("MeshCheck", {"checks": []})
     expected = """\
