@@ -290,6 +290,7 @@ class LocalMesh:
         *arguments: str,
         listen: str = "127.0.0.1:0",
         server: Document | None = None,
+        mesh: Document | None = None,
         sidecar: Document | None = None,
         documents: Sequence[Document] = (),
         prefix: Sequence[str] = (),
@@ -300,6 +301,7 @@ class LocalMesh:
             arguments: of the model server.
             listen: where the sidecar listens.
             server: more for its ModelServer, such as `health`.
+            mesh: more for its MeshConfig.
             sidecar: more for its Sidecar.
             documents: more documents for it, such as routes.
             prefix: a command that runs both.
@@ -308,6 +310,7 @@ class LocalMesh:
         own = environment(
             str(model_server.listening["rest"]),
             str(model_server.listening["grpc"]),
+            mesh=mesh,
             sidecar={"inbound": {"listen": listen, "server": "local"}, **(sidecar or {})},
         )
         own[1]["spec"].update(server or {})

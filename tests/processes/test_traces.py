@@ -15,18 +15,7 @@ import yaml
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.local_mesh import (
-    Document,
-    LocalMesh,
-    LocalSidecar,
-    Replica,
-    document,
-    environment,
-    local_mesh,
-    permissive_documents,
-    replace_documents,
-    server_of,
-)
+from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, replace_documents, server_of
 from tests.collector import Collector, collecting
 from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
@@ -45,19 +34,12 @@ async def two_hops(
     in turn, one is nowhere."""
     telemetry: Document = {"telemetry": {"traces": {"endpoint": collector.url, "ratio": 0, "keep": keep}}}
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replica = await _replica(mesh, telemetry)
+        replica = await mesh.replica(mesh=telemetry)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             nowhere = f"127.0.0.1:{taken.getsockname()[1]}"
         server = server_of([replica], balancing={"policy": "round-robin"}, health={"enabled": False})
         server["spec"]["endpoints"].insert(0, {"sidecar": nowhere})
         yield await mesh.application([server, *documents], mesh=telemetry, outbound={"server": "models"})
-
-
-async def _replica(mesh: LocalMesh, telemetry: Document) -> Replica:
-    model_server = await mesh.model_server()
-    ports = str(model_server.listening["rest"]), str(model_server.listening["grpc"])
-    own = environment(*ports, mesh=telemetry)
-    return Replica(model_server, await mesh.sidecar("the sidecar", [*own, *permissive_documents()]))
 
 
 async def post(address: str, path: str, headers: dict[str, str]) -> int:
@@ -163,8 +145,7 @@ async def test_a_change_of_the_mesh_counts_without_a_restart(tmp_path: Path, mon
     """On, to another collector, off, and on again; each request is told to the collector of its time."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     async with collecting() as first, collecting() as second, local_mesh(tmp_path / "mesh") as mesh:
-        sidecar = await _replica(mesh, {})
-        running = sidecar.sidecar
+        running = (await mesh.replica()).sidecar
         assert running is not None
 
         async def ask(trace: int) -> None:
