@@ -105,6 +105,11 @@ class LocalSidecar:
     path: Path
 
     @property
+    def documents(self) -> list[Document]:
+        """What its file holds now."""
+        return list(yaml.safe_load_all(self.path.read_text()))
+
+    @property
     def client(self) -> Certificate:
         return self.mesh.client
 
@@ -153,17 +158,18 @@ class LocalSidecar:
             ChildFailed: it refuses them.
             TimeoutError: it does neither within `RELOAD_SECONDS`.
         """
-        before = await self._reloads("ok"), await self._reloads("failed")
-        own = [each for each in yaml.safe_load_all(self.path.read_text()) if each["kind"] in ("MeshConfig", "Sidecar")]
+        before = await self.reloads("ok"), await self.reloads("failed")
+        own = [each for each in self.documents if each["kind"] in ("MeshConfig", "Sidecar")]
         replace_documents(self.path, [*own, *documents])
         self.child.signal(signal.SIGHUP)
         async with asyncio.timeout(RELOAD_SECONDS):
-            while await self._reloads("ok") <= before[0]:
-                if await self._reloads("failed") > before[1]:
+            while await self.reloads("ok") <= before[0]:
+                if await self.reloads("failed") > before[1]:
                     raise ChildFailed("\n".join(["the sidecar refused the documents:", *self.child.last_output]))
                 await asyncio.sleep(0.01)
 
-    async def _reloads(self, result: str) -> float:
+    async def reloads(self, result: str) -> float:
+        """How many reloads came to this: `ok` or `failed`."""
         return await self.total("meshproxy_config_reloads_total", f'result="{result}"')
 
 
@@ -391,6 +397,17 @@ async def local_sidecar(directory: Path, documents: Sequence[Document]) -> Async
     """A mesh of one sidecar. Raises as `local_mesh` does."""
     async with local_mesh(directory) as mesh:
         yield await mesh.sidecar("the sidecar", documents)
+
+
+@asynccontextmanager
+async def local_replica(
+    directory: Path, *arguments: str, mesh: Document | None = None, sidecar: Document | None = None
+) -> AsyncIterator[LocalSidecar]:
+    """The sidecar of a mesh of one replica; see `LocalMesh.replica`. Raises as `local_mesh` does."""
+    async with local_mesh(directory) as standing:
+        replica = await standing.replica(*arguments, mesh=mesh, sidecar=sidecar)
+        assert replica.sidecar is not None
+        yield replica.sidecar
 
 
 async def read_series(address: str, path: str) -> dict[str, float]:

@@ -7,20 +7,16 @@ import itertools
 import signal
 import ssl
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from meshproxy.devtools import messages
-from meshproxy.devtools.child import MODEL_SERVER, Child
 from meshproxy.devtools.clients import SERVER_NAME, Certificate, GrpcClient, RestClient, tls_context
 from meshproxy.devtools.local_mesh import (
     LocalSidecar,
     document,
-    environment,
     local_mesh,
-    local_sidecar,
-    permissive_documents,
+    local_replica,
     replace_documents,
     server_of,
 )
@@ -86,8 +82,9 @@ class Client:
         return closes
 
 
-async def reload_often(running: LocalSidecar, documents: list[dict[str, Any]]) -> None:
+async def reload_often(running: LocalSidecar) -> None:
     """Every 100 ms another configuration and a SIGHUP; every third has a problem."""
+    documents = running.documents
     for number in itertools.count(1):
         extra = document("ModelRole", {"rules": [{"models": [f"model-{number}"], "verbs": ["predict"]}]}, "extra")
         if number % 3 == 0:
@@ -97,66 +94,46 @@ async def reload_often(running: LocalSidecar, documents: list[dict[str, Any]]) -
         await asyncio.sleep(0.1)
 
 
-async def reloads(running: LocalSidecar) -> dict[str, float]:
-    """How many reloads went well and how many did not."""
-    async with RestClient(running.admin, None) as admin:
-        page = str((await admin.call("GET", "/metrics")).body)
-    lines = (line for line in page.splitlines() if line.startswith("meshproxy_config_reloads_total{"))
-    return {line.partition('"')[2].partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
-
-
 async def test_no_request_is_lost_to_reloads_and_a_drain(tmp_path: Path) -> None:
-    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
-    documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
-    documents += permissive_documents()
-    try:
-        async with local_sidecar(tmp_path / "sidecar", documents) as running:
-            client = Client(running.port, tls_context(running.client))
-            stopping = asyncio.Event()
-            reloading = asyncio.ensure_future(reload_often(running, documents))
-            workers = [asyncio.ensure_future(client.run(stopping)) for _ in range(CONNECTIONS)]
-            while client.answered < REQUESTS and not client.failures:
-                await asyncio.sleep(0.01)
-            # However fast the machine is, some reloads of either kind must have been under way.
-            while min((seen := await reloads(running)).get("ok", 0), seen.get("failed", 0)) < 2:
-                await asyncio.sleep(0.05)
-            reloading.cancel()
-            stopping.set()
-            running.child.signal(signal.SIGTERM)
-            await asyncio.wait_for(asyncio.gather(*workers), 30)
-            assert await asyncio.wait_for(running.child.wait(), 30) == 0
-            assert client.failures == []
-            assert client.answered >= REQUESTS
-            assert client.told_to_close == CONNECTIONS
-    finally:
-        await model_server.stop()
+    async with local_replica(tmp_path / "mesh") as running:
+        client = Client(running.port, tls_context(running.client))
+        stopping = asyncio.Event()
+        reloading = asyncio.ensure_future(reload_often(running))
+        workers = [asyncio.ensure_future(client.run(stopping)) for _ in range(CONNECTIONS)]
+        while client.answered < REQUESTS and not client.failures:
+            await asyncio.sleep(0.01)
+        # However fast the machine is, some reloads of either kind must have been under way.
+        while min(await running.reloads("ok"), await running.reloads("failed")) < 2:
+            await asyncio.sleep(0.05)
+        reloading.cancel()
+        stopping.set()
+        running.child.signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*workers), 30)
+        assert await asyncio.wait_for(running.child.wait(), 30) == 0
+        assert client.failures == []
+        assert client.answered >= REQUESTS
+        assert client.told_to_close == CONNECTIONS
 
 
 async def test_calls_under_way_are_finished_before_the_end(tmp_path: Path) -> None:
-    model_server = await Child.start("the model server", *MODEL_SERVER, "--latency-ms=1000", directory=tmp_path)
-    documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
-    documents += permissive_documents()
-    try:
-        async with (
-            local_sidecar(tmp_path / "sidecar", documents) as running,
-            GrpcClient(running.inbound, running.client) as grpc,
-            RestClient(running.inbound, running.client) as rest,
-        ):
-            request = predict_request("half_plus_two", [2.0]).SerializeToString()
-            calls = [asyncio.ensure_future(grpc.call(PREDICT, request)) for _ in range(20)]
-            calls += [
-                asyncio.ensure_future(rest.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]}))
-                for _ in range(20)
-            ]
-            while await running.total("meshproxy_requests_in_flight") < len(calls):
-                await asyncio.sleep(0.02)
-            running.child.signal(signal.SIGTERM)
-            answers = await asyncio.gather(*calls)
-            assert [answer.status for answer in answers] == ["OK"] * 20 + ["200"] * 20
-            assert list(messages.PredictResponse.FromString(answers[0].body).outputs["y"].float_val) == [4.0]
-            assert await asyncio.wait_for(running.child.wait(), 30) == 0
-    finally:
-        await model_server.stop()
+    async with (
+        local_replica(tmp_path / "mesh", "--latency-ms=1000") as running,
+        GrpcClient(running.inbound, running.client) as grpc,
+        RestClient(running.inbound, running.client) as rest,
+    ):
+        request = predict_request("half_plus_two", [2.0]).SerializeToString()
+        calls = [asyncio.ensure_future(grpc.call(PREDICT, request)) for _ in range(20)]
+        calls += [
+            asyncio.ensure_future(rest.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]}))
+            for _ in range(20)
+        ]
+        while await running.total("meshproxy_requests_in_flight") < len(calls):
+            await asyncio.sleep(0.02)
+        running.child.signal(signal.SIGTERM)
+        answers = await asyncio.gather(*calls)
+        assert [answer.status for answer in answers] == ["OK"] * 20 + ["200"] * 20
+        assert list(messages.PredictResponse.FromString(answers[0].body).outputs["y"].float_val) == [4.0]
+        assert await asyncio.wait_for(running.child.wait(), 30) == 0
 
 
 class GrpcCallers:
@@ -222,25 +199,17 @@ class GrpcCallers:
 
 async def test_no_call_is_lost_while_grpc_clients_keep_coming(tmp_path: Path) -> None:
     """Connections that are made during the drain are served, and the port is closed before the drain is cut."""
-    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
-    documents = environment(
-        model_server.listening["rest"], model_server.listening["grpc"], sidecar={"drainTimeout": "5s"}
-    )
-    documents += permissive_documents()
-    try:
-        async with local_sidecar(tmp_path / "sidecar", documents) as running:
-            callers = GrpcCallers(running.inbound, running.client)
-            calling = asyncio.ensure_future(callers.run())
-            await callers.more(100)
-            running.child.signal(signal.SIGTERM)
-            before = callers.answered
-            assert await asyncio.wait_for(running.child.wait(), 30) == 0
-            await asyncio.wait_for(calling, 30)
-            assert callers.failures == []
-            assert callers.answered > before + 100
-            assert not any("aborting in-flight requests" in line for line in running.child.output)
-    finally:
-        await model_server.stop()
+    async with local_replica(tmp_path / "mesh", sidecar={"drainTimeout": "5s"}) as running:
+        callers = GrpcCallers(running.inbound, running.client)
+        calling = asyncio.ensure_future(callers.run())
+        await callers.more(100)
+        running.child.signal(signal.SIGTERM)
+        before = callers.answered
+        assert await asyncio.wait_for(running.child.wait(), 30) == 0
+        await asyncio.wait_for(calling, 30)
+        assert callers.failures == []
+        assert callers.answered > before + 100
+        assert not any("aborting in-flight requests" in line for line in running.child.output)
 
 
 async def test_an_outbound_port_loses_no_call_when_a_replica_or_itself_drains(tmp_path: Path) -> None:

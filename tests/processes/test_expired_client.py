@@ -16,16 +16,8 @@ from meshproxy.codec.events import Event, GoneAway, ResponseHead
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
-from meshproxy.devtools.child import MODEL_SERVER, Child
 from meshproxy.devtools.clients import SERVER_NAME, Certificate, tls_context
-from meshproxy.devtools.local_mesh import (
-    CLIENT,
-    TRUST_DOMAIN,
-    LocalSidecar,
-    environment,
-    local_sidecar,
-    permissive_documents,
-)
+from meshproxy.devtools.local_mesh import CLIENT, TRUST_DOMAIN, LocalSidecar, local_replica
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
@@ -37,14 +29,8 @@ EACH = 0.1
 
 @pytest_asyncio.fixture(loop_scope="function")
 async def running(tmp_path: Path) -> AsyncIterator[LocalSidecar]:
-    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
-    documents = environment(model_server.listening["rest"], model_server.listening["grpc"])
-    documents += permissive_documents()
-    try:
-        async with local_sidecar(tmp_path / "sidecar", documents) as sidecar:
-            yield sidecar
-    finally:
-        await model_server.stop()
+    async with local_replica(tmp_path / "mesh") as sidecar:
+        yield sidecar
 
 
 def expiring(running: LocalSidecar) -> Certificate:

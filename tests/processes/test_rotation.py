@@ -13,16 +13,8 @@ from typing import Any
 import pytest
 
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
-from meshproxy.devtools.child import MODEL_SERVER, Child
 from meshproxy.devtools.clients import SERVER_NAME, RestClient, tls_context
-from meshproxy.devtools.local_mesh import (
-    TRUST_DOMAIN,
-    LocalSidecar,
-    environment,
-    local_sidecar,
-    permissive_documents,
-    read_series,
-)
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, LocalSidecar, local_replica, read_series
 from tests.processes.calls import Load
 from tests.processes.waiting import until
 
@@ -34,27 +26,17 @@ ID = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
 @asynccontextmanager
 async def sidecar(tmp_path: Path, **spec: Any) -> AsyncIterator[LocalSidecar]:
     """A sidecar whose identity lies in `identity/` as the kubelet mounts a secret of cert-manager."""
-    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
     files = {"certificate": "identity/tls.crt", "key": "identity/tls.key", "trustBundle": "identity/ca.crt"}
-    documents = environment(
-        model_server.listening["rest"],
-        model_server.listening["grpc"],
-        sidecar={"identity": {"files": files}, **spec},
-    )
-    documents += permissive_documents()
-    directory = tmp_path / "sidecar"
+    directory = tmp_path / "mesh"
     directory.mkdir(mode=0o700)
     (directory / "identity").mkdir()
     first = DevelopmentCA.create(TRUST_DOMAIN)
     mount(directory, "..0", first, first.issue(ID))
-    try:
-        async with local_sidecar(directory, documents) as running:
-            # Its callers are of another authority than the certificate that it began with.
-            mount(directory, "..1", running.mesh.ca, issue(running))
-            await rotated(running, processes(spec))
-            yield running
-    finally:
-        await model_server.stop()
+    async with local_replica(directory, sidecar={"identity": {"files": files}, **spec}) as running:
+        # Its callers are of another authority than the certificate that it began with.
+        mount(directory, "..1", running.mesh.ca, issue(running))
+        await rotated(running, processes(spec))
+        yield running
 
 
 def processes(spec: dict[str, Any]) -> int:

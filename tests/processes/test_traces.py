@@ -11,11 +11,18 @@ from pathlib import Path
 import aiohttp
 import grpc.aio
 import pytest
-import yaml
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, replace_documents, server_of
+from meshproxy.devtools.local_mesh import (
+    Document,
+    LocalSidecar,
+    document,
+    local_mesh,
+    local_replica,
+    replace_documents,
+    server_of,
+)
 from tests.collector import Collector, collecting
 from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
@@ -131,7 +138,7 @@ async def test_a_call_over_grpc_is_one_tree(tmp_path: Path, monkeypatch: pytest.
 
 async def change(sidecar: LocalSidecar, traces: Document | None) -> None:
     """Another `telemetry.traces` in its MeshConfig, in force."""
-    documents = list(yaml.safe_load_all(sidecar.path.read_text()))
+    documents = sidecar.documents
     (mesh,) = [each for each in documents if each["kind"] == "MeshConfig"]
     mesh["spec"]["telemetry"] = {"traces": traces} if traces is not None else {}
     before = len(sidecar.said("configuration applied"))
@@ -144,9 +151,7 @@ async def change(sidecar: LocalSidecar, traces: Document | None) -> None:
 async def test_a_change_of_the_mesh_counts_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On, to another collector, off, and on again; each request is told to the collector of its time."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-    async with collecting() as first, collecting() as second, local_mesh(tmp_path / "mesh") as mesh:
-        running = (await mesh.replica()).sidecar
-        assert running is not None
+    async with collecting() as first, collecting() as second, local_replica(tmp_path / "mesh") as running:
 
         async def ask(trace: int) -> None:
             headers = {"traceparent": f"00-{trace:032x}-{PARENT}-01"}

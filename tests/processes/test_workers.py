@@ -7,23 +7,16 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from meshproxy.devtools.child import MODEL_SERVER, Child, ChildFailed
+from meshproxy.devtools.child import ChildFailed
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.local_mesh import (
-    LocalSidecar,
-    document,
-    environment,
-    local_sidecar,
-    permissive_documents,
-)
+from meshproxy.devtools.local_mesh import LocalSidecar, document, local_replica
 from meshproxy.telemetry import metric_table
 from tests.processes.waiting import until
 
@@ -33,18 +26,8 @@ CONNECTIONS = 40
 """One of two workers gets all of them once in 2^39 runs."""
 
 
-@asynccontextmanager
-async def two_workers(tmp_path: Path) -> AsyncIterator[tuple[LocalSidecar, list[dict[str, Any]]]]:
-    model_server = await Child.start("the model server", *MODEL_SERVER, directory=tmp_path)
-    documents = environment(
-        model_server.listening["rest"], model_server.listening["grpc"], mtls="permissive", sidecar={"workers": 2}
-    )
-    documents += permissive_documents()
-    try:
-        async with local_sidecar(tmp_path / "sidecar", documents) as running:
-            yield running, documents
-    finally:
-        await model_server.stop()
+def two_workers(tmp_path: Path) -> AbstractAsyncContextManager[LocalSidecar]:
+    return local_replica(tmp_path / "mesh", mesh={"mtls": "permissive"}, sidecar={"workers": 2})
 
 
 async def page(address: str, path: str) -> str:
@@ -81,7 +64,7 @@ async def ask_on_new_connections(running: LocalSidecar, count: int) -> list[str]
 
 
 async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: Path) -> None:
-    async with two_workers(tmp_path) as (running, documents):
+    async with two_workers(tmp_path) as running:
         async with RestClient(running.admin, None) as admin:
             assert (await admin.call("GET", "/readyz")).status == "200"
         assert await ask_on_new_connections(running, CONNECTIONS) == ["200"] * CONNECTIONS
@@ -116,7 +99,7 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
         # A reload reaches both.
         extra = document("ModelRole", {"rules": [{"models": ["more"], "verbs": ["predict"]}]}, "extra")
         path = running.path
-        path.write_text(yaml.safe_dump_all([*documents, extra]))
+        path.write_text(yaml.safe_dump_all([*running.documents, extra]))
         running.child.signal(signal.SIGHUP)
 
         async def is_reloaded() -> bool:
@@ -154,7 +137,7 @@ async def test_workers_share_the_traffic_and_drain_and_reload_as_one(tmp_path: P
 
 async def test_workers_do_not_outlive_their_supervisor(tmp_path: Path) -> None:
     async def end_it_hard() -> None:
-        async with two_workers(tmp_path) as (running, _):
+        async with two_workers(tmp_path) as running:
             pids = [worker["pid"] for worker in (await configuration(running))["workers"]]
             running.child.signal(signal.SIGKILL)
 
