@@ -175,6 +175,8 @@ class MeshDocuments:
                 bisect.insort(namesakes, name)
             else:
                 namesakes.remove(name)
+                if not namesakes:
+                    del self._namesakes[path.name]
             newest |= {each: self._texts[each].source for each in namesakes if each not in sources}
         return {name: self._read_text(name, source) for name, source in newest.items()}
 

@@ -242,6 +242,7 @@ async def test_what_comes_of_changes_is_what_there_is_from_the_start(steps: list
         assert world.documents.problems == anew.documents.problems
         assert world.documents.version == (before if anew.documents.problems else anew.documents.version)
         assert bool(world.documents.held_back) <= bool(anew.documents.problems)
+        assert world.documents._namesakes == anew.documents._namesakes  # nothing is remembered of what is gone
         if not anew.documents.problems:
             assert {key: each.sent for key, each in world.documents.held.items()} == {
                 key: each.sent for key, each in anew.documents.held.items()
