@@ -25,58 +25,29 @@ from meshproxy.control_api import ROOTS, Roots, RootsReport, leaf_name, roots_di
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
-from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
 from tests.control.shown import shown_tls
+from tests.control.test_distribution import FakeCall
 from tests.processes.waiting import until
 
 NOW = float(int(time.time()))
 ID = "spiffe://m.example/ns/a/sa/b"
 
 
-class FakeCall:
-    """A stream of a sidecar: what it sends, and what it was sent."""
+class Call(FakeCall):
+    """The stream of a sidecar, and the bundles that it was sent."""
 
     def __init__(self, peer: Workload | None) -> None:
-        self.info = ConnectionInfo(direction="control", protocol="HTTP/2", remote="10.0.0.1:1", local="", peer=peer)
-        self.has_ended = False
-        self.is_drained = True
-        self.sent: list[bytes] = []
-        self._messages: list[bytes] = []
-        self.failure: CallFailed | None = None
-        self._woken = asyncio.Event()
-
-    def take(self) -> bytes | None:
-        if not self._messages and self.failure is not None:
-            raise self.failure
-        return self._messages.pop(0) if self._messages else None
-
-    def fail(self, status: GrpcStatus, message: str) -> None:
-        self.failure = CallFailed(status, message)
-        self.wake()
-
-    async def wait(self) -> None:
-        self._woken.clear()
-        await self._woken.wait()
-
-    def wake(self) -> None:
-        self._woken.set()
+        super().__init__(peer)
+        self.bundles: list[bytes] = []
 
     def post(self, framed: bytes) -> None:
         (part,) = Deframer().receive(framed)
         assert not isinstance(part, Misframed)
-        self.sent.append(msgspec.json.decode(part.data, type=Roots).roots.encode())
+        self.bundles.append(msgspec.json.decode(part.data, type=Roots).roots.encode())
 
-    def send(self, message: bytes) -> None:
-        self._messages.append(message)
-        self.wake()
-
-    def say(self, leaf: str, roots: str) -> None:
+    def report(self, leaf: str, roots: str) -> None:
         self.send(msgspec.json.encode(RootsReport("resnet", leaf, roots, "1.0")))
-
-    def end(self) -> None:
-        self.has_ended = True
-        self.wake()
 
 
 class World:
@@ -108,18 +79,18 @@ def world(tmp_path: Path) -> World:
 
 
 async def test_each_new_bundle_reaches_a_sidecar(world: World) -> None:
-    call = FakeCall(world.peer)
-    call.say(world.leaf, roots_digest(world.bundle))
+    call = Call(world.peer)
+    call.report(world.leaf, roots_digest(world.bundle))
     async with world.watching(call) as task:
         await asyncio.sleep(0)
         Rotator(world.store, world.leaves, lambda: NOW).forward()
         both = world.authority().bundle_pem
-        await until(lambda: call.sent)
-        assert call.sent == [both] != [world.bundle]
-        call.say(world.leaf, roots_digest(both))
-        call.end()
+        await until(lambda: call.bundles)
+        assert call.bundles == [both] != [world.bundle]
+        call.report(world.leaf, roots_digest(both))
+        call.leave()
         await task
-    assert call.sent == [both]
+    assert call.bundles == [both]
     await world.roll.flush()
     (leaf,) = world.leaves.valid(NOW)
     assert (leaf.name, leaf.spiffe_id, leaf.roots) == (world.leaf, ID, roots_digest(both))
@@ -128,29 +99,29 @@ async def test_each_new_bundle_reaches_a_sidecar(world: World) -> None:
 
 async def test_one_that_has_another_bundle_gets_this_one_at_once_and_once(world: World) -> None:
     """It may have a reason not to take it."""
-    call = FakeCall(world.peer)
+    call = Call(world.peer)
     async with world.watching(call) as task:
         await asyncio.sleep(0)
-        assert call.sent == []  # it has not said yet what it has
-        call.say(world.leaf, "another")
-        await until(lambda: call.sent)
-        call.say(world.leaf, "another")
-        call.end()
+        assert call.bundles == []  # it has not said yet what it has
+        call.report(world.leaf, "another")
+        await until(lambda: call.bundles)
+        call.report(world.leaf, "another")
+        call.leave()
         await task
-    assert call.sent == [world.bundle]
+    assert call.bundles == [world.bundle]
 
 
 async def test_one_that_does_not_read_is_not_sent_more(world: World) -> None:
-    call = FakeCall(world.peer)
+    call = Call(world.peer)
     call.is_drained = False
-    call.say(world.leaf, "another")
+    call.report(world.leaf, "another")
     async with world.watching(call):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert call.sent == []
+        assert call.bundles == []
         call.is_drained = True
         call.wake()
-        await until(lambda: call.sent == [world.bundle])
+        await until(lambda: call.bundles == [world.bundle])
 
 
 async def test_a_sidecar_that_uses_the_next_certificate_says_so(world: World) -> None:
@@ -158,9 +129,9 @@ async def test_a_sidecar_that_uses_the_next_certificate_says_so(world: World) ->
     following = Leaf(leaf_name(b"next", NOW + 120.0), ID, "a1", replaces=world.leaf)
     await world.roll.issued(Leaf(world.leaf, ID, "a1"))
     await world.roll.issued(following)
-    call = FakeCall(world.peer)
-    call.say(following.name, "other")
-    call.end()
+    call = Call(world.peer)
+    call.report(following.name, "other")
+    call.leave()
     async with world.watching(call) as task:
         await task
     await world.roll.flush()
@@ -169,9 +140,9 @@ async def test_a_sidecar_that_uses_the_next_certificate_says_so(world: World) ->
 
 
 async def test_reports_without_end_are_refused(world: World) -> None:
-    call = FakeCall(world.peer)
+    call = Call(world.peer)
     for _ in range(int(REPORT_BURST) + 1):
-        call.say(world.leaf, roots_digest(world.bundle))
+        call.report(world.leaf, roots_digest(world.bundle))
     async with world.watching(call) as task:
         with pytest.raises(CallFailed, match="too many streams or reports") as caught:
             await task
@@ -190,7 +161,7 @@ async def test_reports_without_end_are_refused(world: World) -> None:
     ],
 )
 async def test_what_makes_no_sense(world: World, message: bytes, status: GrpcStatus, says: str) -> None:
-    call = FakeCall(world.peer)
+    call = Call(world.peer)
     call.send(message)
     async with world.watching(call) as task:
         with pytest.raises(CallFailed, match=says) as caught:
@@ -199,22 +170,22 @@ async def test_what_makes_no_sense(world: World, message: bytes, status: GrpcSta
 
 
 async def test_without_a_certificate(world: World) -> None:
-    async with world.watching(FakeCall(None)) as task:
+    async with world.watching(Call(None)) as task:
         with pytest.raises(CallFailed, match="for sidecars that show their certificate"):
             await task
 
 
 async def test_of_another_trust_domain(world: World) -> None:
     """It may have documents, and has its bundle from elsewhere."""
-    async with world.watching(FakeCall(Shown(ID, "n.example", "a", "b", NOW + 60.0, world.peer.tls))) as task:
+    async with world.watching(Call(Shown(ID, "n.example", "a", "b", NOW + 60.0, world.peer.tls))) as task:
         with pytest.raises(CallFailed, match="for sidecars with a certificate from here") as caught:
             await task
     assert caught.value.status is GrpcStatus.PERMISSION_DENIED
 
 
 async def test_a_stream_ends_with_the_certificate_that_it_began_with(world: World) -> None:
-    call = FakeCall(Shown(ID, "m.example", "a", "b", NOW - 1.0, world.peer.tls))
-    call.say(world.leaf, roots_digest(world.bundle))
+    call = Call(Shown(ID, "m.example", "a", "b", NOW - 1.0, world.peer.tls))
+    call.report(world.leaf, roots_digest(world.bundle))
     async with world.watching(call) as task:
         with pytest.raises(CallFailed, match="has expired") as caught:
             await task
@@ -224,7 +195,7 @@ async def test_a_stream_ends_with_the_certificate_that_it_began_with(world: Worl
 async def test_the_bundle_is_not_for_workloads_of_other_trust_domains(tmp_path: Path) -> None:
     world = World(tmp_path)
     der = DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b").der
-    call = FakeCall(Shown("spiffe://n.example/ns/a/sa/b", "n.example", "a", "b", NOW + 60.0, shown_tls(der)))
+    call = Call(Shown("spiffe://n.example/ns/a/sa/b", "n.example", "a", "b", NOW + 60.0, shown_tls(der)))
     async with world.watching(call) as task:
         with pytest.raises(CallFailed) as caught:
             await task

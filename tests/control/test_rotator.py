@@ -18,6 +18,7 @@ from meshproxy.control.store import CERTIFICATE, KEY, ROOTS, ROTATION, FolderSto
 from meshproxy.control_api import leaf_name
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.private_files import replace_file
+from tests.control.shared import Killed
 
 NOW = 1_000_000_000.0
 
@@ -140,10 +141,6 @@ def test_a_rotation_that_cannot_be_read(world: World) -> None:
     path.write_text("{")
     with pytest.raises(StoreError, match="is not a RootRotation"):
         world.store.authority("m.example", NOW)
-
-
-class Killed(BaseException):
-    """The process ends: nothing after it runs."""
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]:
