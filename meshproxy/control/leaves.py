@@ -35,13 +35,24 @@ class Sighting(NamedTuple):
     """It is the certificate of the connection."""
 
 
-def merged(sighting: Sighting, read: Callable[[str], Leaf | None]) -> Iterator[Leaf]:
-    """The records that are other ones by what a sidecar says.
+def noted(late: Iterable[Leaf], sightings: Iterable[Sighting], read: Callable[[str], Leaf | None]) -> Iterator[Leaf]:
+    """The records that are new, or other ones, by what is to be noted (`Leaves.note`). Each has to be there before the
+    next one is asked for.
 
     Args:
-        sighting: what it says.
+        late: certificates that could not be kept before. Of one, more may be known by now.
+        sightings: what sidecars say.
         read: the record of a certificate; None if there is none.
     """
+    for leaf in late:
+        if read(leaf.name) is None:
+            yield leaf
+    for sighting in sightings:
+        yield from _merged(sighting, read)
+
+
+def _merged(sighting: Sighting, read: Callable[[str], Leaf | None]) -> Iterator[Leaf]:
+    """Those that are other ones by what a sidecar says."""
     seen = sighting.leaf
     before = read(seen.name)
     if before is None:
@@ -89,10 +100,8 @@ class FolderLeaves:
             raise StoreError(f"{self.folder} cannot be written: {error.strerror}") from error
 
     def note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
-        """Of a late one more may be known by now. Raises StoreError."""
-        self.write(leaf for leaf in late if self.read(leaf.name) is None)
-        for sighting in sightings:
-            self.write(merged(sighting, self.read))
+        """Write those that `noted` finds, one after the other. Raises StoreError."""
+        self.write(noted(late, sightings, self.read))
 
     def remove(self, names: Iterable[str]) -> None:
         """Forget these. Raises StoreError."""

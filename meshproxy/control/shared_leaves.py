@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from meshproxy.control.leaf import Leaf
-from meshproxy.control.leaves import merged
+from meshproxy.control.leaves import noted
 from meshproxy.control.store import until_unchanged
 from meshproxy.installation.rights import DIGITS, certificates_name
 
@@ -57,12 +57,8 @@ class SharedLeaves:
                 shards[digit] = self._read(digit)
             return shards[digit][0].get(name)
 
-        for leaf in late:
-            if read(leaf.name) is None:
-                changes[leaf.name] = leaf
-        for sighting in sightings:
-            for leaf in merged(sighting, read):
-                changes[leaf.name] = leaf
+        for leaf in noted(late, sightings, read):
+            changes[leaf.name] = leaf
         for digit, changed in _by_digit(changes.values()).items():
             self._objects.write_structs(self._name(digit), changed, shards[digit][1])
 
