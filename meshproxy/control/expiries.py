@@ -52,4 +52,4 @@ class Expiries:
         for call in [call for call, due in self._due.items() if due <= now]:
             del self._due[call]
             call.fail(GrpcStatus.UNAVAILABLE, "the certificate of this connection has expired")
-        self._schedule(max(min(self._due.values(), default=inf), now + SPACING) if self._due else inf)
+        self._schedule(max(min(self._due.values(), default=inf), now + SPACING))
