@@ -3,7 +3,8 @@
 //	peer serve CALLER-ID REST-ADDRESS GRPC-ADDRESS  terminates mTLS in front of a model server, HTTP/1.1 and HTTP/2
 //	peer call ADDRESS SERVER-ID REST-BODY MESSAGE   calls a model over REST and gRPC until SIGTERM
 //
-// MESSAGE is base64. Both write a line of JSON when they work; "call" ends with one that counts what became of its calls.
+// MESSAGE is base64. Both write a line of JSON when they work; "call" writes one for each certificate that it is shown,
+// and ends with one that counts what became of its calls.
 package main
 
 import (
@@ -117,7 +118,10 @@ func (t *tally) count(kind string, err error) {
 func (t *tally) shown(state tls.ConnectionState) error {
 	t.Lock()
 	defer t.Unlock()
-	t.Shown[state.PeerCertificates[0].SerialNumber.String()] = true
+	if serial := state.PeerCertificates[0].SerialNumber.String(); !t.Shown[serial] {
+		t.Shown[serial] = true
+		say(map[string]any{"event": "certificate shown", "serial": serial})
+	}
 	return nil
 }
 
@@ -147,7 +151,7 @@ func call(ctx context.Context, source *workloadapi.X509Source, address string, p
 		}()
 	}
 	callers.Wait()
-	say(map[string]any{"answered": tally.Answered, "failures": tally.Failures, "certificates": len(tally.Shown)})
+	say(map[string]any{"answered": tally.Answered, "failures": tally.Failures})
 }
 
 type closer func()
