@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Write JSON, tables and pictures into this folder.  [default, if everything is run: benchmarks/results]",
 )
+@click.option(
+    "--vary/--identical",
+    "varies",
+    default=True,
+    show_default=True,
+    help="Whether requests differ from one another, in length, x-request-id and traceparent, as those of clients do.",
+)
 @click.option("--profile", type=click.Path(path_type=Path), help="Let py-spy record meshproxy: .svg or .json.")
 @click.option("--list", "is_list", is_flag=True, help="List the works and exit.")
 def main(
@@ -52,6 +59,7 @@ def main(
     warm_up: float | None,
     quick: bool,
     output: Path | None,
+    varies: bool,
     profile: Path | None,
     is_list: bool,
 ) -> None:
@@ -75,13 +83,16 @@ def main(
     if output is None and not wanted and not wanted_peers and not quick:
         output = REPOSITORY / "benchmarks" / "results"
     machine = describe()
-    settings = {"rounds": rounds, "duration": duration, "warm_up": warm_up}
+    settings = {"rounds": rounds, "duration": duration, "warm_up": warm_up, "varies": varies}
     click.echo(heading(machine, settings) + "\n")
     # Ended from outside, a run still takes its processes and files with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results: list[Measured] = []
     try:
-        with Context() as context, progress(sum(min(rounds, work.at_most_rounds or rounds) for work in works)) as show:
+        with (
+            Context(varies=varies) as context,
+            progress(sum(min(rounds, work.at_most_rounds or rounds) for work in works)) as show,
+        ):
             profiler = Profiler(profile) if profile else None
             runner = Runner(context, peers, rounds, Pace(duration, warm_up), show, profiler)
             for work in works:

@@ -32,7 +32,9 @@ class Upstream:
 class Context(AbstractContextManager["Context"]):
     """Owns every process and file of a run; all are removed at the end, also after an error."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, varies: bool = True) -> None:
+        """`varies`: no two requests of a load are alike (`devtools.load.varied`)."""
+        self.varies = varies
         self._stack = ExitStack()
         self._upstreams: dict[int, Upstream] = {}
         self._started = 0

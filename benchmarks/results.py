@@ -68,7 +68,8 @@ def heading(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return (
         f"{machine['date']}, commit {machine['commit']}{changes}, {machine['processor']}, {machine['cores']} cores, "
         f"Linux {machine['kernel']}, Python {machine['python']}\n"
-        f"{settings['rounds']} rounds of {settings['duration']:g} s; median (lowest-highest round)"
+        f"{settings['rounds']} rounds of {settings['duration']:g} s; median (lowest-highest round); "
+        f"{'requests differ from one another' if settings['varies'] else 'all requests are alike'}"
     )
 
 

@@ -37,7 +37,8 @@ _BAD = {
 
 @dataclass(frozen=True, slots=True)
 class CrosscheckWork(Work):
-    """The same closed loop from our generator and from the other tool, one after the other."""
+    """The same closed loop from our generator and from the other tool, one after the other. The other tool's requests
+    are all alike: compare with `--identical`."""
 
     headline = ("cpu_us", "other_cpu_us", "per_second", "other_per_second")
     is_plain: ClassVar[bool] = True

@@ -129,10 +129,13 @@ class Load:
         traffic, target = self.traffic, self.target
         if traffic.protocol == "rest":
             request = rest_request(target, PREDICT_PATH, rest_body(traffic.size))
-            self.connections = await open_rest(target, request, traffic.connections, self.driver)
+            varies = self.context.varies
+            self.connections = await open_rest(target, request, traffic.connections, self.driver, varies=varies)
         else:
             message = grpc_request(MODEL, traffic.size)
-            self.connections = await open_grpc(target, message, traffic.connections, traffic.streams, self.driver)
+            self.connections = await open_grpc(
+                target, message, traffic.connections, traffic.streams, self.driver, varies=self.context.varies
+            )
         return self
 
     async def __aexit__(

@@ -21,7 +21,7 @@ MACHINE = {
     "kernel": "6",
     "python": "3.11",
 }
-SETTINGS = {"rounds": 3, "duration": 5.0}
+SETTINGS = {"rounds": 3, "duration": 5.0, "varies": True}
 
 
 def cpu() -> Measured:
@@ -83,7 +83,9 @@ def test_tables_and_pictures_are_written_where_there_is_data(tmp_path: Path) -> 
 
 
 def test_a_heading_says_when_where_and_how_long() -> None:
-    assert heading(MACHINE, SETTINGS).endswith("3 rounds of 5 s; median (lowest-highest round)")
+    rounds = "3 rounds of 5 s; median (lowest-highest round); "
+    assert heading(MACHINE, SETTINGS).endswith(rounds + "requests differ from one another")
+    assert heading(MACHINE, {**SETTINGS, "varies": False}).endswith(rounds + "all requests are alike")
 
 
 def test_a_curve_is_in_milliseconds_and_ends_where_it_knows_no_more() -> None:

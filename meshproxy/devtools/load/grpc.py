@@ -28,11 +28,15 @@ from meshproxy.devtools.load.frames import (
     small_data,
     window_update,
 )
+from meshproxy.devtools.load.varied import vary_message
 from meshproxy.refusal import GrpcStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshproxy.codec.events import Headers
     from meshproxy.devtools.load.generator import Finished
+    from meshproxy.devtools.load.varied import Ids
 
 USER_AGENT = b"meshproxy-bench"
 OK = (b"grpc-status", b"0")
@@ -109,12 +113,28 @@ class GrpcSlot:
 class GrpcConnection(FramedConnection):
     """The connection. A call has succeeded when a message came and the stream ended with status OK."""
 
-    def __init__(self, blocks: tuple[bytes, bytes], message: bytes, streams: int, finished: Finished) -> None:
+    def __init__(
+        self,
+        blocks: tuple[bytes, bytes],
+        message: bytes,
+        streams: int,
+        finished: Finished,
+        make: Callable[[], Ids] | None = None,
+    ) -> None:
+        """
+        Args:
+            blocks: see `call_blocks`.
+            message: of each call.
+            finished: called with a slot and None, or with what went wrong.
+            make: makes the ids of each call, which has another length then, too; None: all are alike.
+        """
         super().__init__()
         self.slots = [GrpcSlot(self) for _ in range(streams)]
         self._first_block: bytes | None = blocks[0]
         self._block = blocks[1]
+        self._message = message
         self._body = grpc_message(message)
+        self._make = make
         self._finished = finished
         self._under_way: dict[int, GrpcSlot] = {}
         self._next_stream = 1
@@ -136,6 +156,8 @@ class GrpcConnection(FramedConnection):
         self._under_way[stream] = slot
         slot.answered = 0
         slot.has_head = False
+        if self._make is not None:
+            self._vary(*self._make())
         head = self._head
         if self._first_block is not None:
             head = self._head_frame(self._first_block)
@@ -147,6 +169,14 @@ class GrpcConnection(FramedConnection):
         else:
             self.send(b"".join((head[:5], number, head[9:])))
             self.send_body(stream, self._body, b"")
+
+    def _vary(self, number: int, request_id: bytes, trace: bytes) -> None:
+        """The ids are literals that enter no table, as gRPC's C core sends metadata of the application."""
+        fields = ((b"x-request-id", request_id), (b"traceparent", trace))
+        literals = b"".join(b"\x00" + string(name) + string(value) for name, value in fields)
+        self._head = self._head_frame(self._block + literals)
+        self._body = grpc_message(vary_message(self._message, number))
+        self._data = small_data(END_STREAM, self._body)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -10,6 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshproxy.devtools.load.generator import Finished
 
 PIECE = 262_144
@@ -88,16 +90,18 @@ def chunks_end(data: bytes) -> int:
 class RestConnection(asyncio.Protocol):
     """A connection, and at the same time its only slot (see `generator.Slot`)."""
 
-    def __init__(self, request: bytes, finished: Finished) -> None:
+    def __init__(self, request: bytes, finished: Finished, make: Callable[[], bytes] | None = None) -> None:
         """
         Args:
             request: head and body as they go on the wire.
             finished: called with this slot and None, or with what went wrong.
+            make: makes each request instead; None: all are alike.
         """
         self.transport: asyncio.Transport
         self.begun = 0.0
         self.is_open = False
         self._request = request
+        self._make = make
         self._finished = finished
         self._unsent = memoryview(b"")
         self._closed_because = "the connection was never opened"
@@ -116,6 +120,8 @@ class RestConnection(asyncio.Protocol):
             self._finished(self, self._closed_because)
             return
         self._is_busy = True
+        if self._make is not None:
+            self._request = self._make()
         if len(self._request) <= PIECE:
             self.transport.write(self._request)
         else:

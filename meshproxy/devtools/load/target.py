@@ -10,6 +10,7 @@ from pathlib import Path
 from meshproxy.devtools.load.generator import Driver
 from meshproxy.devtools.load.grpc import GrpcConnection, GrpcSlot, call_blocks
 from meshproxy.devtools.load.rest import RestConnection
+from meshproxy.devtools.load.varied import ids, vary_rest
 
 PREDICT = b"/tensorflow.serving.PredictionService/Predict"
 
@@ -70,16 +71,22 @@ def rest_request(target: Target, path: str, body: bytes) -> bytes:
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
-async def open_rest(target: Target, request: bytes, connections: int, driver: Driver) -> list[RestConnection]:
+async def open_rest(
+    target: Target, request: bytes, connections: int, driver: Driver, *, varies: bool = False
+) -> list[RestConnection]:
     """Opens keep-alive connections; each is one slot.
+
+    Args:
+        varies: no two requests are alike (`varied`).
 
     Raises:
         OSError: a connection cannot be opened (`ssl.SSLError` among them), or the server has another identity.
     """
     opened = []
+    make = vary_rest(request, ids()) if varies else None
     for _ in range(connections):
         _transport, connection = await asyncio.get_running_loop().create_connection(
-            lambda: RestConnection(request, driver.finished),
+            lambda: RestConnection(request, driver.finished, make),
             target.host,
             target.port,
             ssl=_with_alpn(target.tls, "http/1.1"),
@@ -91,9 +98,19 @@ async def open_rest(target: Target, request: bytes, connections: int, driver: Dr
 
 
 async def open_grpc(
-    target: Target, message: bytes, connections: int, streams: int, driver: Driver, path: bytes = PREDICT
+    target: Target,
+    message: bytes,
+    connections: int,
+    streams: int,
+    driver: Driver,
+    path: bytes = PREDICT,
+    *,
+    varies: bool = False,
 ) -> list[GrpcConnection]:
     """Opens HTTP/2 connections of `streams` slots each, ready to call.
+
+    Args:
+        varies: no two calls are alike (`varied`); `message` is a PredictRequest then.
 
     Raises:
         OSError: a connection cannot be opened, or its server speaks no HTTP/2.
@@ -103,9 +120,10 @@ async def open_grpc(
         metadata = (*metadata, (b"grpc-timeout", b"%dm" % target.timeout_ms))
     blocks = call_blocks(path, target.authority.encode(), metadata, is_tls=target.tls is not None)
     opened = []
+    make = ids() if varies else None
     for _ in range(connections):
         _transport, connection = await asyncio.get_running_loop().create_connection(
-            lambda: GrpcConnection(blocks, message, streams, driver.finished),
+            lambda: GrpcConnection(blocks, message, streams, driver.finished, make),
             target.host,
             target.port,
             ssl=_with_alpn(target.tls, "h2"),
