@@ -128,7 +128,6 @@ class Attempt:
         "_now",
         "_owed",
         "_sink",
-        "_started",
         "_token",
         "endpoint",
         "first_byte",
@@ -136,6 +135,7 @@ class Attempt:
         "pool",
         "sent",
         "span_id",
+        "started",
         "state",
         "status",
         "takes_more",
@@ -160,7 +160,6 @@ class Attempt:
         self._listener = listener
         self._model = model
         self._is_grpc = is_grpc
-        self._started = started
         self._now = now
         self.endpoint = endpoint
         self._token: int | None = endpoint.begin(model, started)
@@ -174,6 +173,7 @@ class Attempt:
         """The stream; None before there is one, and when it is broken."""
         self.takes_more = True
         """All that was sent has been written."""
+        self.started = started
         self.sent = 0.0
         """When the request's head was written."""
         self.first_byte = 0.0
@@ -407,7 +407,7 @@ class Attempt:
             self,
             AttemptRecord(
                 self.pool.address,
-                self._started,
+                self.started,
                 self.sent,
                 self.first_byte,
                 now,

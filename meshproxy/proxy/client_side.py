@@ -290,6 +290,7 @@ class ClientSide(LiveExchange):
         # Its frames refer to this request: a reference circle, which would have to wait for the garbage collector.
         refusal.__traceback__ = refusal.__cause__ = refusal.__context__ = None
         self.refusal = refusal
+        self.refused = self.context.now()
         if self.caller is ANONYMOUS and isinstance(self.connection.peer, Workload):
             self.caller = Caller(self.connection.peer)  # a bad token leaves the certificate's identity known
         if refusal.audits:

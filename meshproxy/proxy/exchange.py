@@ -123,6 +123,7 @@ class Exchange:
         "connected",
         "connection",
         "decided",
+        "dequeued",
         "finished",
         "first_byte",
         "flags",
@@ -132,7 +133,12 @@ class Exchange:
         "is_grpc",
         "is_refused_remotely",
         "permit_audits",
+        "read",
+        "reading",
+        "received",
         "refusal",
+        "refused",
+        "retried",
         "route",
         "rule",
         "server",
@@ -179,12 +185,25 @@ class Exchange:
         self.flags = NO_FLAGS
         self.bytes_received = 0
         self.bytes_sent = 0
+        # Points in time, in this order. `time_split` says where the time between them went.
         self.started = started
         """The head had been read."""
+        self.reading = 0.0
+        """The caller was known, and the body was needed to know the model; 0.0 if method and path name it."""
+        self.read = 0.0
+        """The body had named the model."""
         self.decided = 0.0
         """Caller, model, policy and route were known."""
+        self.dequeued = 0.0
+        """A wait for its turn was over, in the queue of `concurrency` or for an injected delay; 0.0: there was none."""
+        self.retried = 0.0
+        """The last attempt began, if it was not the first; once the model server answers, the one that is answered."""
         self.connected = 0.0
-        """An upstream connection was available and the request's head was written to it."""
+        """An upstream connection was available to that attempt, and the request's head was written to it."""
+        self.received = 0.0
+        """The request's body had been read to its end; 0.0 if that was before `connected`, infinity if it never was."""
+        self.refused = 0.0
+        """The sidecar was to answer itself, with `refusal`."""
         self.first_byte = 0.0
         """The upstream's response head had been read."""
         self.finished = 0.0

@@ -119,6 +119,7 @@ class ActiveRequest(Relay):
         else:
             assert operation.scan is not None  # the body names the model
             self._scan = operation.scan(fields.encoding, snapshot.limits.scan)
+            self.reading = self.context.now()
             if head.end:
                 self.take(b"", 0, True)
             elif head.expects_continue:

@@ -73,6 +73,8 @@ class Relay(Request):
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         self.bytes_received += len(data)
         self.request_ended = end
+        if end and self.received:
+            self.received = self.context.now()
         try:  # as `guarded`, without its call
             self.take(data, flow, end)
         except Exception as error:
@@ -82,6 +84,8 @@ class Relay(Request):
     def trailers_received(self, headers: Headers) -> None:
         """The request ended with fields. Neither gRPC nor REST has a use for them: only the end is passed on."""
         self.request_ended = True
+        if self.received:
+            self.received = self.context.now()
         self.take(b"", 0, True)
 
     def take(self, data: bytes, flow: int, end: bool) -> None:
@@ -100,6 +104,8 @@ class Relay(Request):
             if scan.is_behind:
                 self._unread = [(data, flow, end)]
             if call is not None:
+                if not self.read:
+                    self.read = self.context.now()
                 self.peeked = data
                 self.named(call)
                 self.peeked = b""
@@ -134,6 +140,8 @@ class Relay(Request):
             if scan.is_inflating is not self._is_inflating:
                 self._count_inflating(scan.is_inflating)
             if call is not None:
+                if not self.read:
+                    self.read = self.context.now()
                 self.named(call)
             if scan.is_behind:
                 self._wait_for_turn()

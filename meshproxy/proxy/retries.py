@@ -7,7 +7,7 @@ of those all requests of a route may make together.
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.h2.errors import ErrorCode
@@ -136,6 +136,8 @@ class Retries:
             message = f"No model server can be called: {none}{self._note}."
             request.refuse(Refusal(Reason.NO_UPSTREAM, message, retry_after=max(1, ceil(none.retry_after))))
             return
+        if self.count:
+            request.retried = now
         self.count += 1
         self.current = attempt = Attempt(self, endpoint, self._model, request.is_grpc, now, request.context.now)
         attempt.pool.acquire(attempt)
@@ -178,8 +180,10 @@ class Retries:
         """A stream is at hand: send the head, and what of the body was sent before."""
         request, route = self._request, self._route
         attempt.sent = now = request.context.now()
-        if not request.connected:
+        if attempt is self.current:
             request.connected = now
+            if not request.request_ended:
+                request.received = inf
         request.upstream = address = stream.address
         parent = None
         if request.trace is not None and request.trace.record is not None:
@@ -223,8 +227,10 @@ class Retries:
             self._stop_timer()
         if self._hedge is not None:
             self._drop_other(attempt)
-        if self.count > 1 and attempt.upstream is not None:
-            request.upstream = attempt.upstream.address
+        if self.count > 1:
+            request.retried, request.connected = attempt.started, attempt.sent
+            if attempt.upstream is not None:
+                request.upstream = attempt.upstream.address
         if self._replay is not None:  # `_drop_replay`, without its call
             request.context.replay_bytes -= self._replay_bytes
             self._replay_bytes = 0
@@ -329,6 +335,7 @@ class Retries:
         if other is not None:
             self.current, self._hedge = other, None
             self.upstream = other.upstream
+            self._request.retried, self._request.connected = other.started, other.sent
             return
         self.current = self._hedge = self.upstream = None
         if self._timer is not None:

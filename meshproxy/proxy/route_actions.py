@@ -176,6 +176,7 @@ class RouteActions:
     @guarded
     def _delayed(self) -> None:
         self._timer = None
+        self._request.dequeued = self._request.context.now()
         fault = self._route.fault
         assert fault is not None
         self._abort_or_choose(fault)
@@ -302,11 +303,13 @@ class RouteActions:
     @guarded
     def admitted(self) -> None:
         """It is this request's turn (`admission.Waiter`)."""
+        self._request.dequeued = self._request.context.now()
         self._go()
 
     @guarded
     def rejected(self, why: Entry) -> None:
         """It will not be this request's turn (`admission.Waiter`)."""
+        self._request.dequeued = self._request.context.now()
         self.state = PROCEEDING
         self._admission = None
         raise self._rejection(why)
@@ -358,6 +361,9 @@ class RouteActions:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        request = self._request
+        if self.is_waiting:
+            request.dequeued = request.context.now()
         admission, self._admission = self._admission, None
         if admission is None:
             return
@@ -365,7 +371,6 @@ class RouteActions:
             self.state = PROCEEDING
             admission.withdraw(self)
             return
-        request = self._request
         now = request.context.now()
         is_ok = self._was_successful(is_whole)
         if is_ok is None:

@@ -13,6 +13,7 @@ from meshproxy.inference.surfaces import SURFACES
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
+from meshproxy.proxy.time_split import split_time
 from meshproxy.routing.retry import INBOUND_RETRIES, RetryRule
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.reaper import PERIOD, Reaper
@@ -110,6 +111,7 @@ class World:
         """Every exchange is over and has left nothing; each endpoint heard once how each attempt went."""
         pipeline = self.pipeline
         assert pipeline.live == set()
+        self.assert_times_add_up()
         assert (pipeline.scan_buffer.total, pipeline.replay_bytes, pipeline.response_buffer.total) == (0, 0, 0)
         assert (len(pipeline.scan_buffer), len(pipeline.response_buffer)) == (0, 0)
         assert (pipeline.mirrors.in_flight, pipeline.mirrors.live) == ({}, set())
@@ -119,6 +121,13 @@ class World:
             began = sum(report.startswith("begin") for report in endpoint.reports)
             assert len(endpoint.reports) == 2 * began, endpoint.reports
             assert endpoint.pool.waiting == []
+
+    def assert_times_add_up(self) -> None:
+        """All the time of every exchange went somewhere."""
+        for exchange in self.finished:
+            parts = [part for part in split_time(exchange) if part is not None]
+            assert sum(parts) == pytest.approx(exchange.finished - exchange.started, abs=1e-9)
+            assert min(parts) >= -1e-9, parts
 
     def rest(
         self,

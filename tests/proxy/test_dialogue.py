@@ -694,6 +694,7 @@ class Chain:
         for cluster in self.old:
             assert all(endpoint.load.in_flight == 0 for endpoint in cluster.endpoints.values())
         assert len(world.finished) == world.pipeline.served
+        world.assert_times_add_up()
         clusters = len(self.clusters)
         clusters += bool(list(pipeline.admissions.rows()))
         assert len(self.reaper) == sum(not server.is_lost for server in self.servers) + clusters

@@ -56,7 +56,7 @@ def make_exchange() -> MakeExchange:
         exchange.trace = TraceContext(b"4bf92f3577b34da6a3ce929d0e0e4736", b"", b"53995c3f42cd8ad8", False)
         exchange.upstream = "127.0.0.1:8500"
         exchange.attempts = (
-            AttemptRecord("127.0.0.1:8500", 1_000.0003, 1_000.0005, 1_000.0025, 1_000.003, None, False),
+            AttemptRecord("127.0.0.1:8500", 1_000.0003, 1_000.0005, 1_000.0025, 1_000.0029, None, False),
         )
         exchange.status = 200
         exchange.grpc_status = 0

@@ -14,7 +14,7 @@ from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import Exchange, ResponseFlags, TraceContext
 from meshproxy.refusal import Reason, Refusal
-from meshproxy.telemetry.access_log import MEMO_ENTRIES, AccessLog
+from meshproxy.telemetry.access_log import MEMO_ENTRIES, PARTS, AccessLog
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, UtcClock
 from meshproxy.transport.connection_info import ConnectionInfo
@@ -74,10 +74,14 @@ def test_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
         "bytes_received": 60,
         "bytes_sent": 300,
         "duration": 3.0,
+        "read_time": 0.0,
         "decide_time": 0.25,
+        "queue_time": 0.0,
+        "retry_time": 0.0,
         "connect_time": 0.25,
         "upstream_service_time": 2.0,
-        "write_time": 0.5,
+        "upstream_body_time": 0.4,
+        "write_time": 0.1,
         "upstream_host": "127.0.0.1:8500",
         "upstream_cluster": "local",
         "route_name": "canary",
@@ -120,13 +124,14 @@ def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) ->
     exchange = Exchange(RequestHead(1, b"", b"", b"", (), True), info, 1_000.0)
     exchange.refusal = Refusal(Reason.BAD_REQUEST, 'Bad request: a "quote"', limit="header_bytes")
     exchange.status = 400
+    exchange.refused = 1_000.000_1
     exchange.finished = 1_000.000_5
     found = read(log.format(exchange))
-    assert found["duration"] == 0.5
+    assert (found["duration"], found["decide_time"], found["write_time"]) == (0.5, 0.1, 0.4)
     assert found["response_code_details"] == 'Bad request: a "quote"'
     assert found["refusal"] == "bad-request"
     not_known = {
-        *("grpc_status", "decide_time", "connect_time", "upstream_service_time", "write_time", "upstream_host"),
+        *("grpc_status", *PARTS[2:-1], "upstream_host"),
         *("requested_server_name", "tls_version", "peer_spiffe_id", "jwt_issuer", "jwt_sub", "iam_role", "model"),
         *(
             "model_version",
@@ -148,17 +153,16 @@ def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) ->
 @pytest.mark.parametrize(
     ("fields", "missing"),
     [
-        ({"first_byte": 0.0}, {"upstream_service_time", "write_time"}),
-        ({"connected": 0.0, "first_byte": 0.0}, {"connect_time", "upstream_service_time", "write_time"}),
-        ({"finished": 0.0}, {"duration", "write_time"}),
+        ({"first_byte": 0.0}, {"upstream_body_time", "write_time"}),
+        ({"first_byte": 0.0, "connected": 0.0}, {"upstream_service_time", "upstream_body_time", "write_time"}),
+        ({"first_byte": 0.0, "connected": 0.0, "refused": 1_000.002}, {"upstream_service_time", "upstream_body_time"}),
     ],
 )
 def test_times_that_were_never_reached_are_null(
     log: AccessLog, make_exchange: MakeExchange, fields: dict[str, float], missing: set[str]
 ) -> None:
     found = read(log.format(make_exchange(**fields)))
-    times = {"duration", "decide_time", "connect_time", "upstream_service_time", "write_time"}
-    assert {name for name in times if found[name] is None} == missing
+    assert {name for name in ("duration", *PARTS) if found[name] is None} == missing
 
 
 def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(
