@@ -3,9 +3,13 @@
     GET  /livez     200 while the event loop runs
     GET  /readyz    200 while new requests are accepted; ?verbose lists the conditions
     GET  /metrics   Prometheus text, or OpenMetrics if the scraper asks for it
+    GET  /scaling   the load of the model server by model, for what adds and removes replicas
     GET  /config    the configuration in use: fingerprint, documents, identity (loopback only)
     GET  /status    what `meshproxy status` shows (loopback only)
     POST /drain     the same as SIGTERM (loopback only; not on the admin port of a worker)
+
+`/scaling` says nothing that `/metrics` does not, and is read like it: by another pod, which knows the address of this
+one and has no credentials.
 
 `/config`, `/status` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can
 send requests to them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made
@@ -24,7 +28,7 @@ from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.telemetry.metrics import Registry
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 READ_ONLY = frozenset(
-    {b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/config", b"/status"}
+    {b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/scaling", b"/config", b"/status"}
 )
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 ANSWER_SECONDS = 30.0
@@ -59,6 +63,9 @@ class AdminTarget(Protocol):
 
     async def status(self) -> dict[str, object]:
         """The state of every part, without secrets."""
+
+    async def scaling(self) -> dict[str, object] | None:
+        """The load of the model server (`scaling.Scaling.page`); None if it is not known."""
 
     def drain(self) -> None:
         """Begin a graceful shutdown."""
@@ -97,10 +104,13 @@ class Admin:
             reply_ready(stream, head, self._target.readiness(), verbose=is_verbose, notes=notes)
         elif path == b"/metrics":
             self._metrics(stream, sink, head)
+        elif path == b"/scaling":
+            self._begin(self._show_scaling(stream, head))
         elif path in (b"/config", b"/status", b"/drain"):
             self._operate(stream, head, path)
         else:
-            reply(stream, head, 404, b"not found: expected /livez, /readyz, /metrics, /config, /status or /drain\n")
+            paths = b"/livez, /readyz, /metrics, /scaling, /config, /status or /drain"
+            reply(stream, head, 404, b"not found: expected " + paths + b"\n")
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec rejected (`h1.Reject`)."""
@@ -129,12 +139,26 @@ class Admin:
         else:
             sink.then = partial(self._send_pieces, stream, sink, pieces)
 
+    def _begin(self, answer: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(answer)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _show_status(self, stream: Downstream, head: RequestHead) -> None:
         """A supervisor asks its workers, which takes time."""
         status = await self._target.status()
-        sink = stream.sink
-        if not isinstance(sink, DiscardingSink) or not sink.is_gone:
+        if not _is_gone(stream):
             reply(stream, head, 200, _json(status), JSON)
+
+    async def _show_scaling(self, stream: Downstream, head: RequestHead) -> None:
+        """An error rather than too little: with less than there is, replicas would be taken away."""
+        page = await self._target.scaling()
+        if _is_gone(stream):
+            return
+        if page is None:
+            reply(stream, head, 503, b"not known: there is no inbound port, or a worker does not answer\n")
+        else:
+            reply(stream, head, 200, _json(page), JSON)
 
     def _operate(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
         if not _is_local(stream, head):
@@ -142,9 +166,7 @@ class Admin:
         elif path == b"/config":
             reply(stream, head, 200, _json(self._target.configuration()), JSON)
         elif path == b"/status":
-            task = self._loop.create_task(self._show_status(stream, head))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._show_status(stream, head))
         elif self._is_worker:
             reply(stream, head, 404, b"a worker is not drained by itself: use the admin port of the sidecar\n")
         elif head.method != b"POST":
@@ -211,6 +233,11 @@ def reply(stream: Downstream, head: RequestHead | None, status: int, body: bytes
         stream.send_response(status, headers, end=False, length=len(body))
         stream.send_data(body, end=True)
     stream.stop_receiving()
+
+
+def _is_gone(stream: Downstream) -> bool:
+    sink = stream.sink
+    return isinstance(sink, DiscardingSink) and sink.is_gone
 
 
 def _host(authority: bytes) -> bytes:

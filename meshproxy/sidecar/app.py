@@ -36,6 +36,7 @@ from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
+from meshproxy.telemetry.scaling import Scaling
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer, record_trace
 from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
@@ -218,6 +219,10 @@ class Sidecar:
                 each for direction in self.directions for each in direction.pipeline.live
             )
         )
+        scaling: Scaling | None = None
+        if self.inbound is not None:
+            scaling = Scaling(self.metrics.registry, self.metrics.requests, self.inbound.pipeline, time.monotonic)
+            self._reaper.add(scaling)
         traffic.watch(self.clusters.all, {direction.name: direction.pipeline for direction in self.directions})
         traffic.on_health.append(self._health_changed)
         self.configuration.begin(compiled, self.directions)
@@ -229,6 +234,7 @@ class Sidecar:
             self.directions,
             is_draining=self._stopping.is_set,
             drain=self.drain,
+            scaling=scaling,
             metrics=self.metrics,
         )
         page = Admin(loop, self.metrics.registry, status, is_worker=slot is not None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.direction import Direction
     from meshproxy.sidecar.rotation import IdentityRotation
     from meshproxy.sidecar.tokens import Tokens
+    from meshproxy.telemetry.scaling import Scaling
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
@@ -28,6 +29,7 @@ class Status:
     Args:
         is_draining: whether the sidecar shuts down.
         drain: begins to shut down.
+        scaling: the load of the model server; None without an inbound port.
         metrics: of the sidecar, for what only they count.
     """
 
@@ -41,6 +43,7 @@ class Status:
         *,
         is_draining: Callable[[], bool],
         drain: Callable[[], None],
+        scaling: Scaling | None,
         metrics: SidecarMetrics,
     ) -> None:
         self._configuration = configuration
@@ -50,11 +53,16 @@ class Status:
         self._directions = directions
         self._is_draining = is_draining
         self._drain = drain
+        self._scaling = scaling
         self._metrics = metrics
         self._started_at = time.time()
 
     def drain(self) -> None:
         self._drain()
+
+    async def scaling(self) -> dict[str, object] | None:
+        """What `/scaling` answers."""
+        return self._scaling.page() if self._scaling is not None else None
 
     def readiness(self) -> dict[str, bool]:
         """Each condition for being ready, and whether it holds."""

@@ -35,6 +35,7 @@ from meshproxy.sidecar.worker_process import MOST_EARLY_EXITS, RestartBackoff, W
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
+from meshproxy.telemetry.scaling import PERIOD, add_up
 from meshproxy.telemetry.timestamps import timestamp
 from meshproxy.transport.client import ClientError
 from meshproxy.transport.connection import ConnectionContext
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 STATUS_BYTES = 8 << 20
-"""Of the status of one worker: a thousand endpoints take 300 KB."""
+"""Of a page of one worker: a status with a thousand endpoints takes 300 KB."""
 EXIT_GRACE = 5.0
 """Seconds that workers get to exit in addition to the drain timeout."""
 
@@ -82,6 +83,9 @@ class Supervisor:
         """Where the workers listen, by direction."""
         self.workers: list[Worker] = []
         self._started_at = time.time()
+        self._asked: asyncio.Task[dict[str, object] | None] | None = None
+        """For their load, at this `loop.time()`."""
+        self._asked_at = 0.0
 
         self.registry = registry = Registry()
         watch_process(registry)
@@ -295,7 +299,7 @@ class Supervisor:
     async def status(self) -> dict[str, object]:
         """The status of all workers together: each is asked at its own admin port."""
         conditions = self.readiness()
-        asked = await asyncio.gather(*(_ask(worker) for worker in self.workers))
+        asked = await asyncio.gather(*(_ask(worker, "/status") for worker in self.workers))
         own = {
             "version": __version__,
             "pid": os.getpid(),
@@ -305,6 +309,19 @@ class Supervisor:
         }
         workers = [worker.describe() for worker in self.workers]
         return merge(own, workers, [status for status in asked if status is not None], time.time())
+
+    async def scaling(self) -> dict[str, object] | None:
+        """The load that all workers share; None if one of them does not tell its own. They are asked once a second at
+        most, whoever asks for it."""
+        now = self._loop.time()
+        if self._asked is None or now - self._asked_at >= PERIOD:
+            self._asked, self._asked_at = self._loop.create_task(self._add_up()), now
+        return await asyncio.shield(self._asked)
+
+    async def _add_up(self) -> dict[str, object] | None:
+        pages = await asyncio.gather(*(_ask(worker, "/scaling") for worker in self.workers))
+        known = [page for page in pages if page is not None]
+        return add_up(known) if known and len(known) == len(pages) else None
 
     def configuration(self) -> dict[str, object]:
         """Which documents the workers use. What they say in detail is on /config of each worker's own admin port."""
@@ -320,17 +337,17 @@ class Supervisor:
         }
 
 
-async def _ask(worker: Worker) -> dict[str, Any] | None:
-    """The status of one worker; None if it does not answer."""
+async def _ask(worker: Worker, path: str) -> dict[str, Any] | None:
+    """A page of one worker; None if it does not answer."""
     if worker.report is None:
         return None
     from meshproxy.sidecar.http_get import Access, FetchError, Url, fetch  # its memory is for those who ask
 
     try:
-        url = Url.read(f"http://{_loopback(worker.report.admin)}/status")
+        url = Url.read(f"http://{_loopback(worker.report.admin)}{path}")
         found = json.loads(await fetch(url, STATUS_BYTES, Access()))
     except (FetchError, ClientError, ValueError) as error:
-        logger.warning("worker %d does not tell its status: %s", worker.slot.number, error)
+        logger.warning("worker %d does not answer %s: %s", worker.slot.number, path, error)
         return None
     return found if isinstance(found, dict) else None
 

@@ -67,6 +67,12 @@ RESPONSE_SIZE = histogram(
     buckets=SIZE_BUCKETS,
 )  # fmt: skip
 IN_FLIGHT = gauge("meshproxy_requests_in_flight", "Requests in flight.", "direction", "model")
+IN_FLIGHT_TIME = counter(
+    "meshproxy_requests_in_flight_seconds_total",
+    "Time that completed requests were in flight, added up: its rate is the mean number in flight.",
+    "direction", "model",
+    unit="seconds",
+)  # fmt: skip
 DECISIONS = counter(
     "meshproxy_authz_decisions_total",
     "Authorization decisions: allow, deny, or audit for each matching audit binding.",
@@ -239,6 +245,29 @@ CONCURRENCY_LIMIT = gauge(
     "meshproxy_concurrency_limit", "The concurrency limit: configured or adaptive.", "direction", "route", "model"
 )
 
+# --- Scaling
+
+SCALING_CONCURRENCY = gauge(
+    "meshproxy_scaling_concurrency",
+    "Inbound requests in flight, with those in the queue: the mean of the last minute.",
+    "model",
+)
+SCALING_QUEUE = gauge(
+    "meshproxy_scaling_queue_depth",
+    "Inbound requests that the concurrency limit made wait: the mean of the last minute.",
+    "model",
+)
+SCALING_RATE = gauge(
+    "meshproxy_scaling_request_rate",
+    "Inbound requests a second, without those that access control refused: the mean of the last minute.",
+    "model",
+)
+SCALING_SATURATION = gauge(
+    "meshproxy_scaling_saturation",
+    "The concurrency of the last minute by the concurrency limit: above 1, requests wait. Absent without a limit.",
+    "model",
+)
+
 # --- Supervisor
 
 WORKERS = gauge("meshproxy_workers", "Worker processes, by state: starting, serving, waiting to be restarted.", "state")
@@ -304,8 +333,8 @@ ENDPOINT_UPDATES = counter(
 
 TABLES: dict[str, tuple[Metric, ...]] = {
     "Requests": (
-        REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, DECISIONS, REFUSALS,
-        LIMITS_EXCEEDED,
+        REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, IN_FLIGHT_TIME, DECISIONS,
+        REFUSALS, LIMITS_EXCEEDED,
     ),
     "Upstreams and routes": (
         RETRIES, RETRIES_SKIPPED, RETRY_BUDGET_EXHAUSTED, HEDGES, FALLBACKS, MIRRORED, CONNECT_FAILURES,
@@ -313,6 +342,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
         CIRCUIT_STATE, EJECTIONS, ENDPOINTS, ENDPOINT_CHANGES, DISCOVERY_FAILURES, HEALTH_CHECKS, QUEUE_DEPTH,
         CONCURRENCY_LIMIT,
     ),
+    "Scaling": (SCALING_CONCURRENCY, SCALING_QUEUE, SCALING_RATE, SCALING_SATURATION),
     "Identity and connections": (
         JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS, IDENTITY_IN_SYNC,
         IDENTITY_ISSUANCES, CLOCK_OFFSET, OPEN_CONNECTIONS, CONNECTIONS, CONNECTIONS_DRAINED,

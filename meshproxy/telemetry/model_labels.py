@@ -74,6 +74,10 @@ class ModelLabels:
         """The value of the label `model` for a name, which is not learned."""
         return model if self._knows_model(model, learns=False) else OTHER
 
+    def known(self, most: int) -> frozenset[str]:
+        """The names that have series of their own, without those of documents if they mention more than `most`."""
+        return self._mentioned.union(self._served) if len(self._mentioned) <= most else frozenset(self._served)
+
     def _knows_model(self, name: str, learns: bool) -> bool:
         if name in self._mentioned or name in self._served:
             return True

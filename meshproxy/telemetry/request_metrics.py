@@ -50,6 +50,7 @@ class RequestMetrics:
         self.request_size = Histogram(registry, metric_table.REQUEST_SIZE)
         self.response_size = Histogram(registry, metric_table.RESPONSE_SIZE)
         self.in_flight = Gauge(registry, metric_table.IN_FLIGHT)
+        self.in_flight_time = Counter(registry, metric_table.IN_FLIGHT_TIME)
         self.decisions = Counter(registry, metric_table.DECISIONS)
         self.refusals = Counter(registry, metric_table.REFUSALS)
         self._memo: dict[tuple[object, ...], _ExchangeSeries] = {}
@@ -105,9 +106,10 @@ class RequestMetrics:
         else:
             key = ()
             series = None
-        requests, duration, overhead, request_size, response_size = series or self._find_series(exchange, key)
+        requests, time, duration, overhead, request_size, response_size = series or self._find_series(exchange, key)
 
         requests.value += 1
+        time.value += exchange.finished - exchange.started
         refusal = exchange.refusal
         if exchange.first_byte and refusal is None and not exchange.is_refused_remotely:
             duration.observe(exchange.finished - exchange.started)
@@ -155,6 +157,7 @@ class RequestMetrics:
                 _code_label(exchange.status),
                 _grpc_status_label(exchange),
             ),
+            self.in_flight_time.labels(direction, model),
             self.duration.labels(direction, model, version, _verb_label(verb)),
             self.overhead.labels(direction),
             self.request_size.labels(direction, model),
@@ -200,7 +203,9 @@ def read_audits(exchange: Exchange) -> tuple[str, ...]:
     return (refusal.audits if refusal is not None else ()) or exchange.permit_audits
 
 
-_ExchangeSeries = tuple[CounterSeries, HistogramSeries, HistogramSeries, HistogramSeries, HistogramSeries]
+_ExchangeSeries = tuple[
+    CounterSeries, CounterSeries, HistogramSeries, HistogramSeries, HistogramSeries, HistogramSeries
+]
 
 
 def _verb_label(verb: Verb | None) -> str:

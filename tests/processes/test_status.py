@@ -84,6 +84,12 @@ async def test_one_screen_for_one_sidecar_and_a_reload_that_goes_wrong(tmp_path:
         assert max(map(len, text.splitlines())) <= 80
         assert "pricing/quoter" in text
 
+        # Its load, of the model that was called; access control is no load.
+        load = json.loads(await page(sidecar, "/scaling"))["models"]["half_plus_two"]
+        assert load["requestRate"] > 0
+        assert load["concurrency"] > 0
+        assert load["inFlight"] == 0
+
         # A reload that goes wrong.
         replace(sidecar, "trustDomain:", "trustDomian:")
         reason = f'{sidecar.path}:7: MeshConfig/local: spec.trustDomian: no such field (did you mean "trustDomain"?)'

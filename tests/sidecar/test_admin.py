@@ -90,6 +90,7 @@ class Process:
     def __init__(self) -> None:
         self.conditions = {"configured": True, "not draining": True}
         self.noted: list[str] = []
+        self.load: dict[str, object] | None = {"models": {}}
         self.drains = 0
 
     def readiness(self) -> dict[str, bool]:
@@ -103,6 +104,9 @@ class Process:
 
     async def status(self) -> dict[str, object]:
         return {"kind": "SidecarStatus"}
+
+    async def scaling(self) -> dict[str, object] | None:
+        return self.load
 
     def drain(self) -> None:
         self.drains += 1
@@ -321,3 +325,15 @@ class TestTime:
         ((_, give_up),) = loop.timers
         give_up()
         assert stream.reset_code is None
+
+
+def test_the_load_is_read_by_other_pods_and_is_never_less_than_there_is(ask: Any, process: Process) -> None:
+    answer = ask(b"/scaling", authority=b"10.0.0.7:18502", stream=FakeStream("10.9.9.9:40000"))
+    assert (answer.status, json.loads(answer.body)) == (200, {"models": {}})
+    assert ask(b"/scaling", method=b"POST").status == 405
+    process.load = None
+    answer = ask(b"/scaling")
+    assert (answer.status, answer.body) == (
+        503,
+        b"not known: there is no inbound port, or a worker does not answer\n",
+    )

@@ -35,6 +35,7 @@ class World:
             [],
             is_draining=lambda: self.is_draining,
             drain=self.drain,
+            scaling=None,
             metrics=SidecarMetrics(),
         )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -18,6 +19,7 @@ from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.metric_table import TABLES
 from meshproxy.telemetry.metrics import HistogramSeries, Metric, Registry, Type
 from meshproxy.telemetry.process import watch_process
+from meshproxy.telemetry.scaling import Scaling
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.upstream_metrics import UpstreamMetrics
 
@@ -34,6 +36,8 @@ def sidecar() -> SidecarMetrics:
     metrics = SidecarMetrics()
     watch_process(metrics.registry)
     UpstreamMetrics(metrics.registry, metrics.requests.model_labels)
+    pipeline: Any = SimpleNamespace(live=set(), admissions=SimpleNamespace(rows=list))
+    Scaling(metrics.registry, metrics.requests, pipeline, lambda: 0.0)
     return metrics
 
 

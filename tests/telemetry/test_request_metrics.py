@@ -40,6 +40,7 @@ def test_one_exchange(metrics: RequestMetrics, make_exchange: MakeExchange) -> N
         '{direction="inbound",model="half_plus_two",version="latest",verb="predict",'
         'protocol="HTTP/2",code="200",grpc_status="OK"}': 1
     }
+    assert metrics.in_flight_time.labels("inbound", "half_plus_two").value == pytest.approx(0.003)
     duration = metrics.duration.labels("inbound", "half_plus_two", "latest", "predict")
     assert duration.counts[2] == 1  # 3 ms: above 2.5, up to 5
     assert duration.sum == pytest.approx(0.003)
@@ -191,8 +192,8 @@ def test_what_clients_choose_makes_no_series(metrics: RequestMetrics, make_excha
                 grpc_status=7,
             )
         )
-    # One requests_total, one duration, and the two sizes of `_other`.
-    assert metrics.total.registry.lines - before <= 1 + 18 + 2 * 12
+    # One requests_total, one time in flight, one duration, and the two sizes of `_other`.
+    assert metrics.total.registry.lines - before <= 1 + 1 + 18 + 2 * 12
     assert len(metrics._memo) <= 1
 
 
