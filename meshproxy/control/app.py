@@ -91,6 +91,7 @@ ISSUED_KEYS = "issued-keys"
 """Beneath the folder."""
 RENEW_AT = 2 / 3
 """Of its own certificate's life."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +262,37 @@ class ControlPlane:
         self.web_address = ""
 
     async def run(self) -> None:
-        """Listen and serve until SIGTERM or SIGINT. Raises OSError if a port is taken."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Listen and serve until SIGTERM or SIGINT.
+
+        Raises:
+            StoreError: nothing may be issued.
+            OSError: a port is taken.
+        """
+        for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stopping.set)
-        allow_descriptors()
-        map_large_buffers()
+        try:
+            allow_descriptors()
+            map_large_buffers()
+            await self._records.begin()
+            try:
+                if self._secret is not None:
+                    # A step that was taken before others knew of this control plane did not wait for it.
+                    await self._secret.bring(time.time())
+                await self._serve()
+            finally:
+                await self._records.end()
+        finally:
+            for number in STOP_SIGNALS:
+                self._loop.remove_signal_handler(number)
+            if self._objects is not None:
+                self._objects.close()
+            if self._client is not None:
+                await self._client.close()
+        logger.info("stopped")
+
+    async def _serve(self) -> None:
+        """Until it is to stop. Raises OSError if a port is taken."""
         endpoints = self.endpoints.describe if self.documents is not None else dict
-        await self._records.begin()
         runner = web.AppRunner(web_port(self.metrics.registry, self.status, endpoints), access_log=None)
         await runner.setup()
         tasks = [
@@ -315,12 +340,6 @@ class ControlPlane:
             await self.listener.close()
             self._reaper.stop()
             await runner.cleanup()
-            await self._records.end()
-            if self._objects is not None:
-                self._objects.close()
-            if self._client is not None:
-                await self._client.close()
-        logger.info("stopped")
 
     def _source(self) -> DocumentSource | None:
         """Where the documents come from; None: sidecars have their own."""

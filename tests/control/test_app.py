@@ -156,6 +156,8 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     )
     with pytest.raises(OSError, match="in use"):
         await other.run()
+    for number in (signal.SIGTERM, signal.SIGINT):  # whoever started it is told of signals again
+        assert not asyncio.get_running_loop().remove_signal_handler(number)
     await control.listener.close()
 
 
@@ -306,3 +308,44 @@ async def test_an_authority_that_several_control_planes_share(tmp_path: Path) ->
     assert await asyncio.to_thread(records.read) == []
     objects.close()
     await server.stop()
+
+
+async def test_a_step_that_is_taken_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knew of it, so the step did not wait: nothing is issued before it has been noticed."""
+    async with FakeApiServer() as server:
+        kubeconfig = server.write_kubeconfig(tmp_path, "mesh")
+        given = replace(settings(tmp_path / "control"), kubeconfig=kubeconfig, authority_secret="authority")
+        control = await ControlPlane.build(given)
+        objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
+        place = SecretPlace(objects, "authority")
+        begin = control._records.begin
+
+        async def begin_late() -> None:
+            await asyncio.to_thread(Rotator(place, SharedLeaves(objects, "authority")).forward)
+            await begin()
+
+        monkeypatch.setattr(control._records, "begin", begin_late)
+        running = asyncio.create_task(control.run())
+        await until(lambda: control.listener.address)
+        rotation = await asyncio.to_thread(place.rotation)
+        assert rotation is not None
+        assert in_force(control.authority()) == in_force(rotation.authority())
+        control._stopping.set()
+        await running
+        objects.close()
+
+
+async def test_a_start_that_may_issue_nothing(tmp_path: Path) -> None:
+    """It says why, and leaves nothing behind: no entry, no client, no handler of signals."""
+    async with FakeApiServer() as server:
+        kubeconfig = server.write_kubeconfig(tmp_path, "mesh")
+        given = replace(settings(tmp_path / "control"), kubeconfig=kubeconfig, authority_secret="authority")
+        control = await ControlPlane.build(given)
+        server.status = 403
+        with pytest.raises(StoreError, match="authority-control-planes cannot be written"):
+            await control.run()
+        server.status = 200
+        assert control._objects is not None
+        with pytest.raises(RuntimeError, match="closed"):
+            control._objects.read("secrets", "authority")
+        assert not asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
