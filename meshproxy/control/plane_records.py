@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from meshproxy.control.plane import Plane
+from meshproxy.control.plane import Plane, Planes
 from meshproxy.control.store import Changed
 from meshproxy.installation.rights import control_planes_name
 
@@ -25,10 +25,10 @@ class PlaneRecords:
         self._objects = objects
         self._name = control_planes_name(secret)
 
-    def read(self) -> list[Plane]:
+    def read(self) -> Planes:
         """All of them; one that cannot be understood is an error, since nobody knows by what it signs."""
-        planes, _ = self._read()
-        return [planes[name] for name in sorted(planes)]
+        planes, version = self._read()
+        return Planes([planes[name] for name in sorted(planes)], version.created)
 
     def write(self, plane: Plane) -> None:
         """Its own entry."""

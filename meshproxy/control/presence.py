@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshproxy.control.plane import SIGNS_ON, Plane
+from meshproxy.control.plane import SIGNS_ON, TELLS_EVERY, Plane
 from meshproxy.control.store import StoreError, read_record
 from meshproxy.identity.private_files import replace_file
 
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 FILE = "control-plane.json"
 """In its folder: under which name it has said something, and when. A restart goes on with that."""
-PERIOD = 30.0
-"""Seconds after which it is said again that nothing has changed."""
 
 
 class _Said(msgspec.Struct, frozen=True):
@@ -81,7 +79,7 @@ class Presence:
         """
         if not read_at:
             return
-        if signs_by == self._signs_by and read_at < self._said.confirmed + PERIOD:
+        if signs_by == self._signs_by and read_at < self._said.confirmed + TELLS_EVERY:
             return
         plane = Plane(self.name, signs_by, read_at, self._lifetime)
         try:

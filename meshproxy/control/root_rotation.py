@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.control.authority import Authority
+from meshproxy.control.plane import TELLS_EVERY
 from meshproxy.control_api import roots_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from meshproxy.control.leaf import Leaf
-    from meshproxy.control.plane import Plane
+    from meshproxy.control.plane import Plane, Planes
 
 SETTLE_SECONDS = 10.0
 """How long a step lasts at least: until every control plane has noticed it, has ended the calls that began before, and
@@ -111,6 +112,7 @@ class Hindrance(Enum):
 
     UNNOTICED = "these control planes may still sign as before the last step: nobody knows what they have issued"
     NOBODY = "no control plane says that it follows this authority: nobody gives sidecars the trust bundle"
+    UNTOLD = "the record of control planes has just been made: one may not have said by which authority it signs"
     UNSETTLED = "the last step has just been taken: a control plane may not have noticed it yet"
     WITHOUT_BUNDLE = "handshakes of these sidecars with others fail until they have the trust bundle"
     STILL_VALID = "nobody accepts these certificates any more, until their holders have renewed them"
@@ -137,7 +139,7 @@ def with_bundle(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> t
 
 
 def before_next(
-    rotation: RootRotation, leaves: Iterable[Leaf], now: float, planes: Iterable[Plane] | None = None
+    rotation: RootRotation, leaves: Iterable[Leaf], now: float, planes: Planes | None = None
 ) -> Obstacle | None:
     """Why the next step is not safe; None if it is.
 
@@ -159,7 +161,7 @@ def before_next(
 
 
 def before_undo(
-    rotation: RootRotation, leaves: Iterable[Leaf], now: float, planes: Iterable[Plane] | None = None
+    rotation: RootRotation, leaves: Iterable[Leaf], now: float, planes: Planes | None = None
 ) -> Obstacle | None:
     """Why the step before is not safe. Arguments and errors are those of `before_next`."""
     if rotation.step is Step.RETIRE:
@@ -172,21 +174,22 @@ def before_undo(
     return _still_valid(rotation.ids()[1], leaves, now)
 
 
-def _unsettled(rotation: RootRotation, planes: Iterable[Plane] | None, now: float) -> Obstacle | None:
+def _unsettled(rotation: RootRotation, planes: Planes | None, now: float) -> Obstacle | None:
     """Why control planes may not have taken the last step yet. Raises AuthorityError."""
     settled = rotation.since + SETTLE_SECONDS
     if now < settled:
         return Obstacle(Hindrance.UNSETTLED, until=settled)
     if planes is None:
         return None
-    alive = [plane for plane in planes if now < plane.over]
+    alive = [plane for plane in planes.entries if now < plane.over]
     if not alive:
         return Obstacle(Hindrance.NOBODY, until=now)
     expected = in_force(rotation.authority())
     behind = tuple(plane for plane in alive if plane.signs_by != expected)
-    if not behind:
-        return None
-    return Obstacle(Hindrance.UNNOTICED, planes=behind, until=max(plane.over for plane in behind))
+    if behind:
+        return Obstacle(Hindrance.UNNOTICED, planes=behind, until=max(plane.over for plane in behind))
+    told = planes.since + TELLS_EVERY + SETTLE_SECONDS
+    return Obstacle(Hindrance.UNTOLD, until=told) if now < told else None
 
 
 def _without_bundle(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> Obstacle | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from meshproxy.control.leaf import Leaf
     from meshproxy.control.leaves import Leaves
-    from meshproxy.control.plane import Plane
+    from meshproxy.control.plane import Planes
     from meshproxy.control.root_rotation import Obstacle, StoredAuthority
 
 
@@ -48,7 +48,7 @@ class Place(Protocol):
     def end_rotation(self, authority: StoredAuthority) -> None:
         """Go on with one of the two authorities alone."""
 
-    def planes(self) -> list[Plane] | None:
+    def planes(self) -> Planes | None:
         """The control planes; None: they are known to notice by themselves."""
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from meshproxy.control.authority import Authority
-    from meshproxy.control.plane import Plane
+    from meshproxy.control.plane import Planes
     from meshproxy.control.root_rotation import RootRotation, StoredAuthority
     from meshproxy.control.shared_objects import SharedObjects, Version
 
@@ -67,7 +67,7 @@ class SecretPlace:
         except AuthorityError as error:
             raise StoreError(f"the rotation in {self.where} cannot be ended: {error}") from error
 
-    def planes(self) -> list[Plane]:
+    def planes(self) -> Planes:
         """The control planes that follow it. Raises StoreError."""
         return self._planes.read()
 

@@ -7,6 +7,7 @@ is never carried out on something else than it was made of: read again, and deci
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ class Version:
 
     text: str
     """`resourceVersion`; empty: the object did not exist."""
+    created: float = 0.0
+    """When it was made, by the clock of the API server: seconds since the epoch."""
 
 
 class SharedObjects:
@@ -54,7 +57,9 @@ class SharedObjects:
         answer = self._call("get", plural, name)
         if answer is None:
             return {}, Version("")
-        return dict(answer.get("data") or {}), Version(str(answer["metadata"]["resourceVersion"]))
+        metadata = answer["metadata"]
+        created = datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
+        return dict(answer.get("data") or {}), Version(str(metadata["resourceVersion"]), created)
 
     def write(self, plural: str, name: str, changes: Mapping[str, str | None], version: Version | None = None) -> None:
         """Set some entries of `data`, and remove those that are None. A ConfigMap that does not exist is made.

@@ -236,6 +236,7 @@ async def test_the_root_in_a_secret_is_replaced_step_by_step(
     objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
     secret = ("--authority-secret", "authority", "--namespace", "mesh", "--kubeconfig", str(kubeconfig))
     monkeypatch.setattr("meshproxy.control.root_rotation.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("meshproxy.control.root_rotation.TELLS_EVERY", 0.0)
 
     def steps() -> None:
         before = ca("bundle", *secret).output

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -230,6 +231,8 @@ class FakeApiServer:
         generation = before["metadata"]["generation"] + (before.get("spec") != written.get("spec")) if before else 1
         metadata |= {"name": key[2], "namespace": key[1], "resourceVersion": str(self.version)}
         metadata["generation"] = generation
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata["creationTimestamp"] = before["metadata"]["creationTimestamp"] if before else now
         metadata["managedFields"] = [{"manager": "tests", "fieldsV1": {"f:spec": {}}}]
         shown = {"status": before.get("status"), **written, "metadata": metadata}
         self.objects[key] = shown

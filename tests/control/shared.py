@@ -21,6 +21,7 @@ class Memory(SharedObjects):
         data: of each object, by its kind and name.
         writes: the objects that were written, by kind and name.
         is_away: the API server is.
+        created: when objects are made, from now on.
         kill_at: the process ends at this write of a Secret: before it, or, if negative, after it.
         before_write: called before each write, as somebody who is quicker.
     """
@@ -30,6 +31,7 @@ class Memory(SharedObjects):
         self.data: dict[tuple[str, str], dict[str, str]] = {}
         self.writes: list[tuple[str, str]] = []
         self.is_away = False
+        self.created = 0.0
         self.kill_at = 0
         self.before_write: Callable[[], None] = lambda: None
         self._versions: dict[tuple[str, str], Version] = {}
@@ -44,7 +46,8 @@ class Memory(SharedObjects):
         self._check()
         self.before_write()
         key = plural, name
-        if version not in (None, self._versions.get(key, Version(""))):
+        before = self._versions.get(key, Version(""))
+        if version not in (None, before):
             raise Changed(f"others write {self.where(plural, name)} all the time")
         self.writes.append(key)
         number = sum(written == "secrets" for written, _ in self.writes) if plural == "secrets" else 0
@@ -52,14 +55,18 @@ class Memory(SharedObjects):
             raise Killed
         data = {**self.data.get(key, {}), **changes}
         self.data[key] = {entry: text for entry, text in data.items() if text is not None}
-        self._versions[key] = Version(str(next(self._next)))
+        self._versions[key] = Version(str(next(self._next)), before.created if before.text else self.created)
         if number and number == -self.kill_at:
             raise Killed
 
     def touch(self) -> None:
         """Somebody writes every object anew, with the same content."""
-        for key in self._versions:
-            self._versions[key] = Version(str(next(self._next)))
+        for key, before in self._versions.items():
+            self._versions[key] = Version(str(next(self._next)), before.created)
+
+    def delete(self, plural: str, name: str) -> None:
+        """Somebody deletes an object."""
+        del self.data[plural, name], self._versions[plural, name]
 
     def _check(self) -> None:
         if self.is_away:

@@ -283,7 +283,7 @@ async def test_an_authority_that_several_control_planes_share(tmp_path: Path) ->
     place, records = SecretPlace(objects, "authority"), PlaneRecords(objects, "authority")
     running = asyncio.create_task(control.run())
     await until(lambda: control.web_address)
-    (said,) = await asyncio.to_thread(records.read)
+    (said,) = (await asyncio.to_thread(records.read)).entries
     assert said.signs_by == in_force(control.authority())
     operator = Rotator(place, SharedLeaves(objects, "authority"))
     await asyncio.to_thread(operator.forward)
@@ -292,7 +292,8 @@ async def test_an_authority_that_several_control_planes_share(tmp_path: Path) ->
     assert rotation is not None
 
     async def noticed() -> bool:
-        return [each.signs_by for each in await asyncio.to_thread(records.read)] == [in_force(rotation.authority())]
+        said = await asyncio.to_thread(records.read)
+        return [each.signs_by for each in said.entries] == [in_force(rotation.authority())]
 
     await until(noticed)
     status = await control.status()
@@ -305,7 +306,7 @@ async def test_an_authority_that_several_control_planes_share(tmp_path: Path) ->
         control._records.signer()
     control._stopping.set()
     await running
-    assert await asyncio.to_thread(records.read) == []
+    assert (await asyncio.to_thread(records.read)).entries == []
     objects.close()
     await server.stop()
 

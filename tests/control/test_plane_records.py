@@ -15,17 +15,17 @@ NOW = 1_000_000_000.0
 
 def test_each_has_an_entry() -> None:
     records = PlaneRecords(Memory(), "authority")
-    assert records.read() == []
+    assert records.read().entries == []
     a, b = Plane("a", "x", NOW, 60.0), Plane("b", "x", NOW + 10.0, 60.0)
     records.write(b)
     records.write(a)
-    assert records.read() == [a, b]
+    assert records.read().entries == [a, b]
     records.prune(a.over)
-    assert records.read() == [a, b]
+    assert records.read().entries == [a, b]
     records.prune(a.over + 0.1)
-    assert records.read() == [b]
+    assert records.read().entries == [b]
     records.remove("b")
-    assert records.read() == []
+    assert records.read().entries == []
 
 
 def test_one_that_comes_back_while_it_is_removed() -> None:
@@ -41,9 +41,9 @@ def test_one_that_comes_back_while_it_is_removed() -> None:
 
     objects.before_write = come_back
     records.prune(gone.over + 1.0)
-    assert records.read() == [back]
+    assert records.read().entries == [back]
     records.prune(back.over + 1.0)
-    assert records.read() == []
+    assert records.read().entries == []
 
 
 def test_an_entry_that_nobody_understands_is_no_consent() -> None:

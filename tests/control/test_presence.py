@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.control.plane import SIGNS_ON, Plane
+from meshproxy.control.plane import SIGNS_ON, TELLS_EVERY, Plane
 from meshproxy.control.plane_records import PlaneRecords
-from meshproxy.control.presence import FILE, PERIOD, Presence
+from meshproxy.control.presence import FILE, Presence
 from meshproxy.control.store import StoreError
 from tests.control.shared import Memory
 
@@ -35,23 +35,23 @@ async def test_what_is_new_is_said_at_once_and_the_rest_now_and_then(world: Worl
     presence = world.presence()
     assert not presence.may_sign(NOW)
     await presence.first("x", NOW, NOW)
-    assert world.records.read() == [Plane(presence.name, "x", NOW, 60.0)]
-    await presence.tell("x", NOW + PERIOD - 1.0)
-    assert world.records.read()[0].confirmed == NOW
-    await presence.tell("x", NOW + PERIOD)
-    assert world.records.read()[0].confirmed == NOW + PERIOD
-    await presence.tell("y", NOW + PERIOD + 1.0)
-    assert world.records.read() == [Plane(presence.name, "y", NOW + PERIOD + 1.0, 60.0)]
+    assert world.records.read().entries == [Plane(presence.name, "x", NOW, 60.0)]
+    await presence.tell("x", NOW + TELLS_EVERY - 1.0)
+    assert world.records.read().entries[0].confirmed == NOW
+    await presence.tell("x", NOW + TELLS_EVERY)
+    assert world.records.read().entries[0].confirmed == NOW + TELLS_EVERY
+    await presence.tell("y", NOW + TELLS_EVERY + 1.0)
+    assert world.records.read().entries == [Plane(presence.name, "y", NOW + TELLS_EVERY + 1.0, 60.0)]
     # It has read nothing, or has something that is not recorded: then it says nothing.
     await presence.tell("z", 0.0)
-    assert world.records.read()[0].signs_by == "y"
+    assert world.records.read().entries[0].signs_by == "y"
 
 
 async def test_it_signs_for_a_day_after_it_was_heard_of(world: World, caplog: pytest.LogCaptureFixture) -> None:
     presence = world.presence()
     await presence.first("x", NOW, NOW)
     world.objects.is_away = True
-    for later in (PERIOD, SIGNS_ON - 1.0):
+    for later in (TELLS_EVERY, SIGNS_ON - 1.0):
         await presence.tell("x", NOW + later)
     assert len(caplog.records) == 1
     assert presence.may_sign(NOW + SIGNS_ON - 1.0)
@@ -64,7 +64,7 @@ async def test_it_signs_for_a_day_after_it_was_heard_of(world: World, caplog: py
         await world.presence().first("x", 0.0, NOW + SIGNS_ON)
     world.objects.is_away = False
     await again.first("x", NOW + SIGNS_ON, NOW + SIGNS_ON)
-    assert [plane.name for plane in world.records.read()] == [presence.name]
+    assert [plane.name for plane in world.records.read().entries] == [presence.name]
 
 
 async def test_a_start_without_the_right_to_say_so(world: World) -> None:
@@ -77,7 +77,7 @@ async def test_one_that_stops_is_not_waited_for(world: World) -> None:
     presence = world.presence()
     await presence.first("x", NOW, NOW)
     await presence.end()
-    assert world.records.read() == []
+    assert world.records.read().entries == []
     assert not world.presence().may_sign(NOW)  # nobody would know of it
 
 
@@ -87,15 +87,15 @@ async def test_one_that_cannot_say_that_it_stops(world: World) -> None:
     world.objects.is_away = True
     await presence.end()
     world.objects.is_away = False
-    assert len(world.records.read()) == 1
+    assert len(world.records.read().entries) == 1
     assert world.presence().may_sign(NOW)
 
 
 async def test_entries_of_those_that_are_over(world: World) -> None:
     presence = world.presence()
     await presence.first("x", NOW, NOW)
-    presence.prune(world.records.read()[0].over + 1.0)
-    assert world.records.read() == []
+    presence.prune(world.records.read().entries[0].over + 1.0)
+    assert world.records.read().entries == []
 
 
 def test_a_record_that_is_none(world: World) -> None:
@@ -112,4 +112,4 @@ async def test_a_folder_that_cannot_be_written(world: World) -> None:
     presence = Presence(world.records, world.folder / "none", 60.0)
     with pytest.raises(StoreError, match="cannot be written"):
         await presence.first("x", NOW, NOW)
-    assert world.records.read() == []  # nobody hears of a name that the next start does not know
+    assert world.records.read().entries == []  # nobody hears of a name that the next start does not know

@@ -13,9 +13,9 @@ from meshproxy.control import records as module
 from meshproxy.control.authority import Authority, RequestRefused
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import FolderLeaves, Roll
-from meshproxy.control.plane import SIGNS_ON
+from meshproxy.control.plane import SIGNS_ON, TELLS_EVERY
 from meshproxy.control.plane_records import PlaneRecords
-from meshproxy.control.presence import PERIOD, Presence
+from meshproxy.control.presence import Presence
 from meshproxy.control.records import PRUNE_SECONDS, Records
 from meshproxy.control.root_rotation import in_force
 from meshproxy.control.shared_leaves import SharedLeaves
@@ -60,7 +60,7 @@ class World:
             yield
 
     def said(self) -> list[tuple[str, float]]:
-        return [(plane.signs_by, plane.confirmed) for plane in self.planes.read()]
+        return [(plane.signs_by, plane.confirmed) for plane in self.planes.read().entries]
 
 
 @pytest.fixture
@@ -92,14 +92,14 @@ async def test_it_says_nothing_while_a_certificate_has_no_record(world: World) -
     with world.is_full():
         await world.roll.issued(leaf(1))
         failures = world.roll.failures
-        world.authority, world.read_at = Authority.create("m.example", NOW), NOW + PERIOD
+        world.authority, world.read_at = Authority.create("m.example", NOW), NOW + TELLS_EVERY
         async with running(world.records.follow()):
             await until(lambda: world.roll.failures > failures + 2)
     assert world.said() == before
     async with running(world.records.follow()):
         await until(lambda: world.said() != before)
     assert world.leaves.valid(NOW) == [leaf(1)]
-    assert world.said() == [(in_force(world.authority), NOW + PERIOD)]
+    assert world.said() == [(in_force(world.authority), NOW + TELLS_EVERY)]
 
 
 async def test_the_end_is_said_once_all_is_recorded(world: World) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from meshproxy.control.authority import Authority
 from meshproxy.control.leaf import Leaf
-from meshproxy.control.plane import Plane
+from meshproxy.control.plane import TELLS_EVERY, Plane
 from meshproxy.control.plane_records import PlaneRecords
 from meshproxy.control.root_rotation import SETTLE_SECONDS, Hindrance, Step, in_force
 from meshproxy.control.rotator import Rotator, Unsafe
@@ -15,6 +15,7 @@ from meshproxy.control.secret_place import SecretPlace
 from meshproxy.control.shared_leaves import SharedLeaves
 from meshproxy.control.store import Changed, StoreError
 from meshproxy.control_api import leaf_name
+from meshproxy.installation.rights import control_planes_name
 from tests.control.shared import Killed, Memory
 
 NOW = 1_000_000_000.0
@@ -104,7 +105,7 @@ def test_each_step_waits_for_every_control_plane(world: World) -> None:
 def test_one_that_is_gone_is_waited_for_until_nothing_of_it_is_valid(world: World) -> None:
     world.notice("a", "gone")
     world.rotator.forward()
-    (gone,) = (plane for plane in world.planes.read() if plane.name == "gone")
+    (gone,) = (plane for plane in world.planes.read().entries if plane.name == "gone")
     world.now = gone.over - 1.0
     world.notice("a")
     with pytest.raises(Unsafe):
@@ -121,6 +122,25 @@ def test_without_control_planes_nobody_gives_out_the_bundle(world: World) -> Non
         world.rotator.forward()
     assert caught.value.obstacle.hindrance is Hindrance.NOBODY
     assert world.rotator.forward(is_forced=True) == caught.value.obstacle
+
+
+def test_a_record_of_control_planes_that_was_deleted(world: World) -> None:
+    """Until each has spoken again, one that is silent may sign as before: the one that has spoken is not all."""
+    world.notice("a", "b")
+    world.rotator.forward()
+    world.now += SETTLE_SECONDS
+    world.notice("a")
+    world.objects.delete("configmaps", control_planes_name(NAME))
+    world.objects.created = world.now
+    world.now += 1.0
+    world.notice("a")
+    with pytest.raises(Unsafe) as caught:
+        world.rotator.forward()
+    assert caught.value.obstacle.hindrance is Hindrance.UNTOLD
+    assert caught.value.obstacle.until == world.objects.created + TELLS_EVERY + SETTLE_SECONDS
+    world.now = caught.value.obstacle.until
+    world.rotator.forward()
+    assert world.step() is Step.SIGN
 
 
 def test_certificates_of_all_control_planes_count(world: World) -> None:

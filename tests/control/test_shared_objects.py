@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ async def test_entries_are_set_and_removed(objects: SharedObjects) -> None:
     found, version = await in_thread(objects.read, "configmaps", NAME)
     assert found == {"b": "2", "c": "3"}
     assert version.text
+    assert time.time() - 60.0 < version.created <= time.time()
 
 
 class Entry(msgspec.Struct):
