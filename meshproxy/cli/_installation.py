@@ -22,6 +22,15 @@ def injector_option(text: str) -> Callable[[Any], Any]:
     )
 
 
+def cert_manager_option(text: str) -> Callable[[Any], Any]:
+    """`--cert-manager`, with this help; `read_issuer` reads it."""
+    return click.option(
+        "--cert-manager",
+        metavar="[Issuer/|ClusterIssuer/]NAME",
+        help=f"{text}  [default: the control plane does]",
+    )
+
+
 options = _options.together(
     injector_option("Who puts sidecars into pods: the control plane's webhook, or the API server itself by a policy."),
     click.option(
@@ -33,11 +42,7 @@ options = _options.together(
     click.option(
         "--service-account", default="control", show_default=True, metavar="NAME", help="Of the control plane."
     ),
-    click.option(
-        "--cert-manager",
-        metavar="[Issuer/|ClusterIssuer/]NAME",
-        help="Let this issuer of cert-manager make the webhook's certificate.  [default: the control plane does]",
-    ),
+    cert_manager_option("Let this issuer of cert-manager make the webhook's certificate."),
     _injection.trust_bundle_option(required=False),
     _injection.settings_options,
 )
@@ -81,7 +86,7 @@ def objects(
             trust_domain=trust_domain,
             injection=Injection(injector),
             trust_bundle=_injection.read_bundle(trust_bundle) if trust_bundle is not None else None,
-            cert_manager=_read_issuer(cert_manager),
+            cert_manager=read_issuer(cert_manager),
             namespace=control_namespace,
             service_account=service_account,
             control_plane=control_plane,
@@ -96,8 +101,8 @@ def objects(
     return installation(choices, parts)
 
 
-def _read_issuer(text: str | None) -> CertManager | None:
-    """Raises UsageError."""
+def read_issuer(text: str | None) -> CertManager | None:
+    """The value of `--cert-manager`. Raises UsageError."""
     from meshproxy.installation.choices import CertManager
 
     if text is None:

@@ -21,7 +21,7 @@ NAMES = ("kubeconfig", "context", "injector", "cert_manager", "control_namespace
 options = _options.together(
     _cluster.options,
     _installation.injector_option("--pre: who is to put sidecars into pods."),
-    click.option("--cert-manager", is_flag=True, help="--pre: cert-manager is to make the webhook's certificate."),
+    _installation.cert_manager_option("--pre: the issuer of cert-manager that is to make the webhook's certificate."),
     _injection.namespace_option("--pre: where the control plane is to run."),
     _injection.kubernetes_option("--pre: the release that sidecars are to be made for."),
     _injection.listen_option("--pre: the address of the sidecars' ports."),
@@ -35,7 +35,7 @@ def precheck(
     kubeconfig: Path | None,
     context: str | None,
     injector: str,
-    cert_manager: bool,
+    cert_manager: str | None,
     control_namespace: str,
     kubernetes: str,
     listen: str,
@@ -47,11 +47,12 @@ def precheck(
     from meshproxy.installation.choices import Injection
     from meshproxy.installation.kinds import Plan
 
-    if cert_manager and injector != "webhook":
+    issuer = _installation.read_issuer(cert_manager)
+    if issuer is not None and injector != "webhook":
         raise click.UsageError("--cert-manager is for the webhook")
     plan = Plan(
         injection=Injection(injector),
-        cert_manager=cert_manager,
+        cert_manager=issuer is not None,
         namespace=_options.read(values.read_name, control_namespace, "--control-namespace"),
         listen=listen,
         kubernetes=_options.read(read_release, kubernetes, "--kubernetes"),

@@ -9,38 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshproxy.cli import _cluster, _extra, _options
+from meshproxy.cli import _authority, _options
 from meshproxy.cli.main import FOUND
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from meshproxy.control.rotator import Rotator
     from meshproxy.devtools.ca import DevelopmentCA
 
 LOOK_SECONDS = 1.0
 """Between two looks whether the next step of a rotation is safe."""
-
-
-place_options = _options.together(
-    click.option(
-        "--folder",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="The folder of the control plane (`meshproxy control run --folder`).",
-    ),
-    click.option(
-        "--authority-secret",
-        metavar="NAME",
-        help="The Secret with the authority, in a cluster (`meshproxy control run --authority-secret`).",
-    ),
-    click.option(
-        "--namespace",
-        default="meshproxy",
-        show_default=True,
-        metavar="NAME",
-        help="Of the Secret: where the control plane runs.",
-    ),
-    _cluster.options,
-)
-"""Where the authority is kept; `_rotator` reads them."""
 
 
 @click.group("ca")
@@ -112,7 +91,7 @@ def dev(
         f"spiffe://{trust_domain}/ns/batch/sa/nightly",
     )
     names = _file_names(trust_domain, server, clients)
-    authority = _authority(directory, trust_domain, is_new=new_authority)
+    authority = _development_ca(directory, trust_domain, is_new=new_authority)
     written = [authority.write(directory)]
     for name, spiffe_id in names.items():
         issued = authority.issue(spiffe_id, dns=dns if name == "server" else (), lifetime=timedelta(days=days))
@@ -138,7 +117,7 @@ def _file_names(trust_domain: str, server: str, clients: tuple[str, ...]) -> dic
     return names
 
 
-def _authority(directory: Path, trust_domain: str, *, is_new: bool) -> DevelopmentCA:
+def _development_ca(directory: Path, trust_domain: str, *, is_new: bool) -> DevelopmentCA:
     """The CA in the folder, or a new one."""
     from meshproxy.devtools.ca import DevelopmentCA
 
@@ -160,7 +139,7 @@ def _authority(directory: Path, trust_domain: str, *, is_new: bool) -> Developme
 
 
 @command.command("status", short_help="Show the root of a control plane, and how far its rotation is.")
-@place_options
+@_authority.options
 @_options.output
 def status(output: str, **place: Any) -> None:
     """Show the root of a control plane, how far its rotation is, and who lacks the trust bundle.
@@ -186,7 +165,7 @@ def status(output: str, **place: Any) -> None:
 
 
 @command.command("bundle", short_help="Print the trust bundle of a control plane.")
-@place_options
+@_authority.options
 def bundle(**place: Any) -> None:
     """Print the trust bundle in force, PEM.
 
@@ -202,7 +181,7 @@ def bundle(**place: Any) -> None:
 
 
 @command.command("rotate", short_help="Replace the root of a control plane, step by step.")
-@place_options
+@_authority.options
 @click.option("--wait", is_flag=True, help="Take all steps, each as soon as it is safe.")
 @click.option("--undo", is_flag=True, help="Go one step back.")
 @click.option("--force", is_flag=True, help="Take a step that is not safe; what it breaks is printed.")
@@ -221,74 +200,88 @@ def rotate(wait: bool, undo: bool, force: bool, **place: Any) -> None:
 
     Exit status: 0 if the step was taken, 3 if it is not safe yet.
     """
-    import time
-
-    from meshproxy.cli import _rotation_text
-    from meshproxy.control.rotator import Unsafe
     from meshproxy.control.store import StoreError
 
     if wait and (undo or force):
         raise click.UsageError("--wait takes safe steps forward: it cannot be combined with --undo or --force")
     rotator = _rotator(**place)
-    waits_for = ""
     try:
-        while True:
-            try:
-                step = rotator.back if undo else rotator.forward
-                ignored = step(is_forced=force)
-            except Unsafe as unsafe:
-                if not wait:
-                    click.echo("not safe yet, and not done:")
-                    for line in _rotation_text.why(unsafe.obstacle):
-                        click.echo(line)
-                    sys.exit(FOUND)
-                if waits_for != (waits_for := f"{unsafe}: {len(unsafe.obstacle.leaves)}"):
-                    click.echo("waiting:")
-                    for line in _rotation_text.why(unsafe.obstacle):
-                        click.echo(line)
-                time.sleep(LOOK_SECONDS)
-                continue
-            waits_for = ""
-            if ignored is not None:
-                click.echo("forced, and so:")
-                for line in _rotation_text.why(ignored):
-                    click.echo(line)
-            state = rotator.state()
-            for line in _rotation_text.lines(state):
-                click.echo(line)
-            if not wait or state.rotation is None:
-                return
+        if wait:
+            _take_all_steps(rotator)
+        else:
+            _take_one_step(rotator, undo=undo, force=force)
     except StoreError as error:
         raise click.ClickException(str(error)) from None
 
 
-def _rotator(
-    *, folder: Path | None, authority_secret: str | None, namespace: str, kubeconfig: Path | None, context: str | None
-) -> Rotator:
-    """Raises UsageError and ClickException."""
-    from meshproxy.control.leaves import FolderLeaves
-    from meshproxy.control.rotator import Rotator
-    from meshproxy.control.store import FolderStore
+def _take_one_step(rotator: Rotator, *, undo: bool, force: bool) -> None:
+    """Raises StoreError, and ends the command if the step is not safe."""
+    from meshproxy.cli import _rotation_text
+    from meshproxy.control.rotator import Unsafe
 
-    if (folder is None) == (authority_secret is None):
-        raise click.UsageError(
-            "give --folder, or --authority-secret for an authority that is in a cluster: one of them"
-        )
-    if folder is not None:
-        return Rotator(FolderStore(folder), FolderLeaves(folder))
-    assert authority_secret is not None
-    with _extra.needed("control"):
-        from meshproxy.control.cluster import ClusterError, connect_blocking
-        from meshproxy.control.secret_place import SecretPlace
-        from meshproxy.control.shared_leaves import SharedLeaves
-        from meshproxy.control.shared_objects import SharedObjects
-
+    step = rotator.back if undo else rotator.forward
     try:
-        objects = SharedObjects(connect_blocking(kubeconfig, context), namespace, "you")
-    except ClusterError as error:
-        raise click.ClickException(str(error)) from None
-    click.get_current_context().call_on_close(objects.close)
-    return Rotator(SecretPlace(objects, authority_secret), SharedLeaves(objects, authority_secret))
+        ignored = step(is_forced=force)
+    except Unsafe as unsafe:
+        _say("not safe yet, and not done:", _rotation_text.why(unsafe.obstacle))
+        sys.exit(FOUND)
+    if ignored is not None:
+        _say("forced, and so:", _rotation_text.why(ignored))
+    _say(*_rotation_text.lines(rotator.state()))
+
+
+def _take_all_steps(rotator: Rotator) -> None:
+    """Each as soon as it is safe, also if the API server of the cluster is away in between. Raises StoreError."""
+    import time
+
+    from meshproxy.cli import _rotation_text
+    from meshproxy.control.rotator import Unsafe
+    from meshproxy.control.store import Unreachable
+
+    is_under_way = is_other = False
+    said = ""
+    while True:
+        try:
+            if is_other:
+                state = rotator.state()
+                _say(*_rotation_text.lines(state))
+                if state.rotation is None:
+                    return
+                is_other = False
+            rotator.forward()
+            is_under_way = is_other = True
+            said = ""
+            continue
+        except Unsafe as unsafe:
+            is_under_way = True
+            what = f"{unsafe}: {len(unsafe.obstacle.leaves)}"
+            why = list(_rotation_text.why(unsafe.obstacle))
+        except Unreachable as error:
+            if not is_under_way:
+                raise
+            is_other = True  # the step may have been taken all the same, and may have been the last one
+            what = str(error)
+            why = [f"  {error}"]
+        if what != said:
+            _say("waiting:", why)
+        said = what
+        time.sleep(LOOK_SECONDS)
+
+
+def _say(first: str, *more: str | Iterable[str]) -> None:
+    """Lines, and groups of lines."""
+    click.echo(first)
+    for each in more:
+        for line in [each] if isinstance(each, str) else each:
+            click.echo(line)
+
+
+def _rotator(**place: Any) -> Rotator:
+    """Raises UsageError and ClickException."""
+    from meshproxy.control.rotator import Rotator
+
+    kept = _authority.find(**place)
+    return Rotator(kept.place, kept.leaves)
 
 
 if __name__ == "__main__":

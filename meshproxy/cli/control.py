@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from meshproxy.cli import _options
+from meshproxy.cli import _authority, _options
 from meshproxy.cli._webhook import WebhookChoices, webhook_options
 from meshproxy.cli.main import FOUND
 
 FAILURE = 1
 LEAST_LIFETIME = 10.0
 """Of issued certificates, in seconds."""
-
-folder_option = click.option(
-    "--folder",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the authority and the join tokens are kept; it is created if it does not exist.",
-)
 
 
 @click.group("control")
@@ -30,7 +24,12 @@ def command() -> None:
 
 @command.command("run", short_help="Run the control plane.")
 @webhook_options
-@folder_option
+@click.option(
+    "--folder",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the authority and the join tokens are kept; it is created if it does not exist.",
+)
 @click.option("--trust-domain", required=True, help="The trust domain of the mesh, such as prod.example.")
 @click.option(
     "--spiffe-id",
@@ -80,7 +79,8 @@ def command() -> None:
 @click.option(
     "--authority-secret",
     metavar="NAME",
-    help="The authority is kept in this Secret, which is made if there is none; the folder has a copy.",
+    help="The authority is kept in this Secret, which is made if there is none, and join tokens beside it; the folder"
+    " has a copy.",
 )
 @click.option(
     "--token-review",
@@ -214,7 +214,7 @@ def run(
 
 
 @command.command("join-token", short_help="Make a token with which one workload joins the mesh.")
-@folder_option
+@_authority.options
 @click.option(
     "--identity",
     required=True,
@@ -222,28 +222,36 @@ def run(
     help="The SPIFFE id that the workload gets, such as spiffe://prod.example/ns/models/sa/resnet.",
 )
 @click.option("--expires", default="10m", show_default=True, metavar="DURATION", help="How long the token can be used.")
-def join_token(folder: Path, identity: str, expires: str) -> None:
+def join_token(identity: str, expires: str, **place: Any) -> None:
     """Make a token with which one workload joins the mesh.
 
-    It works once. Write it into a file that the sidecar's document names (spec.controlPlane.joinToken); from then on
-    the sidecar renews its certificate by itself. It prints the token only.
+    It works once, with any control plane of the mesh. Write it into a file that the sidecar's document names
+    (spec.controlPlane.joinToken); from then on the sidecar renews its certificate by itself. It prints the token only.
+
+    With --authority-secret you need the rights to get the Secret of the authority, and to get and patch the one beside
+    it, NAME-join-tokens (the first token makes it: create).
+
+    \b
+    Example:
+        meshproxy control join-token --folder /var/lib/meshproxy --identity spiffe://prod.example/ns/models/sa/resnet
     """
     import time
 
     from meshproxy.config import values
     from meshproxy.control.attestation import make_token
-    from meshproxy.control.store import FolderStore, StoreError
+    from meshproxy.control.store import StoreError
 
+    kept = _authority.find(**place)
     lifetime = _options.read(values.read_lifetime, expires, "--expires")
     now = time.time()
     try:
-        store = FolderStore(folder)
-        authority = store.find_authority()
-        if authority is None:  # a token in another folder would never be found
+        kept.place.rotation()  # with which the authority is read
+        authority = kept.place.find_authority()
+        if authority is None:  # a token in another place would never be found
             raise click.ClickException(
-                f"{folder} has no authority, so it is no control plane's folder: start `meshproxy control run` first"
+                f"{kept.place.where} has no authority, so no control plane uses it: start `meshproxy control run` first"
             )
-        text = make_token(store, _read_identity(identity, authority.trust_domain, "--identity"), now, lifetime)
+        text = make_token(kept.tokens, _read_identity(identity, authority.trust_domain, "--identity"), now, lifetime)
     except StoreError as error:
         raise click.ClickException(str(error)) from None
     click.echo(text)

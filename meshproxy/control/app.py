@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from lightkube import AsyncClient
 
     from meshproxy.config.values import Address
-    from meshproxy.control.attestation import JoinToken, PodTokens
+    from meshproxy.control.attestation import JoinToken, PodTokens, TokenStore
     from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
     from meshproxy.control.leaves import Leaves
@@ -189,10 +189,11 @@ class ControlPlane:
         metrics.authority_expiry.read_from(lambda: [((), self.authority().not_after)])
         self._secret = secret
         self._objects: SharedObjects | None = None
+        self._tokens: TokenStore = self.store
         in_folder = FolderLeaves(settings.folder)
         if client is not None and secret is not None:
             self._objects = _share(settings, client)
-            leaves, presence = _records(self._objects, settings)
+            leaves, presence, self._tokens = _records(self._objects, settings)
             self._roll = Roll(leaves, in_folder, time.time())
             self._records = Records(self.authority, leaves, self._roll, presence, lambda: secret.read_at)
         else:
@@ -203,7 +204,7 @@ class ControlPlane:
         self._reaper = Reaper(self._loop)
         self._free_pages = FreePages()
         self._services: ServiceWatch | None = None
-        attestation = Attestation(self.store, settings.trust_domain, self._pod_tokens())
+        attestation = Attestation(self._tokens, settings.trust_domain, self._pod_tokens())
         self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
         metrics.store_failures.read_from(self._store_failures)
         self.service = IdentityService(self._records.signer, attestation, keys, self._roll, settings.lifetime, metrics)
@@ -479,7 +480,7 @@ class ControlPlane:
     def _kept(self, now: float) -> tuple[list[JoinToken], tuple[Step, float] | None, str]:
         """The join tokens and the rotation of the root, or why they cannot be read."""
         try:
-            return self.store.waiting_tokens(now), self.store.progress(), ""
+            return self._tokens.waiting_tokens(now), self.store.progress(), ""
         except StoreError as error:
             return [], None, str(error)
 
@@ -520,15 +521,17 @@ def _share(settings: Settings, client: AsyncClient) -> SharedObjects:
         raise StoreError(f"the cluster cannot be used: {error}") from error
 
 
-def _records(objects: SharedObjects, settings: Settings) -> tuple[Leaves, Presence]:
-    """Of the certificates that are out, and of this control plane. Raises StoreError."""
+def _records(objects: SharedObjects, settings: Settings) -> tuple[Leaves, Presence, TokenStore]:
+    """Of the certificates that are out, of this control plane, and of join tokens. Raises StoreError."""
     from meshproxy.control.plane_records import PlaneRecords
     from meshproxy.control.presence import Presence
     from meshproxy.control.shared_leaves import SharedLeaves
+    from meshproxy.control.shared_tokens import SharedTokens
 
-    assert settings.authority_secret is not None
-    records = PlaneRecords(objects, settings.authority_secret)
-    return SharedLeaves(objects, settings.authority_secret), Presence(records, settings.folder, settings.lifetime)
+    secret = settings.authority_secret
+    assert secret is not None
+    presence = Presence(PlaneRecords(objects, secret), settings.folder, settings.lifetime)
+    return SharedLeaves(objects, secret), presence, SharedTokens(objects, secret)
 
 
 def _secret(client: AsyncClient, settings: Settings) -> AuthoritySecret:

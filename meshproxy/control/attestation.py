@@ -66,12 +66,16 @@ class JoinToken(msgspec.Struct, frozen=True):
 
 
 class TokenStore(Protocol):
-    """Keeps join tokens by the SHA-256 of their text."""
+    """Keeps join tokens by the SHA-256 of their text. Every call blocks, and raises StoreError."""
 
-    def add_token(self, digest: str, token: JoinToken, now: float) -> None: ...
+    def add_token(self, digest: str, token: JoinToken, now: float) -> None:
+        """Keep a token until it is used, or expires."""
 
     def take_token(self, digest: str) -> JoinToken | None:
         """The token, which nobody can take again; None if there is none."""
+
+    def waiting_tokens(self, now: float) -> list[JoinToken]:
+        """The tokens that can still be used, the first to expire first."""
 
 
 def make_token(store: TokenStore, identity: str, now: float, lifetime: float) -> str:

@@ -28,6 +28,8 @@ REFUSALS_SECONDS = 600.0
 TOKEN_SECONDS = 120.0
 """A join token that lives for less is worth a word: whoever was to use it has not come."""
 
+WHERE = "with --folder or --authority-secret"
+
 CONTROL, IDENTITIES, DOCUMENTS, SIDECARS = "control plane", "identities", "documents", "sidecars"
 
 
@@ -90,7 +92,10 @@ def _control(answer: Answer, which: str, software: str) -> Iterator[Finding]:
     level, text = renewal(status.certificate_issued, status.certificate_expires, status.now)
     check = f"its own certificate is renewed in time{which}"
     yield judged(CONTROL, check, f"it {text}" if text else "", "see its log, and restart it", level)
-    check, hint = f"what it keeps can be read{which}", "mend the folder of `meshproxy control run`"
+    check, hint = (
+        f"what it keeps can be read{which}",
+        "mend the folder of `meshproxy control run`, or see to the API server of the cluster",
+    )
     yield judged(CONTROL, check, status.store_problem, hint)
     check = f"its version is at most one minor from this command's{which}"
     hint = "upgrade the older one; one minor version at a time"
@@ -110,7 +115,7 @@ def _identities(status: ControlStatus, which: str) -> Iterator[Finding]:
     """Whether certificates can be issued, and are."""
     left = (status.authority_expires - status.now).total_seconds()
     check = f"the authority is valid for a month at least{which}"
-    hint = "replace it: meshproxy ca rotate --folder FOLDER (docs/root-rotation.md)"
+    hint = f"replace it: meshproxy ca rotate {WHERE} (docs/root-rotation.md)"
     if left <= status.lifetime_seconds:
         problem = f"it expired {duration(-left)} ago" if left <= 0 else f"it expires in {duration(left)}"
         yield Finding(IDENTITIES, check, Level.ERROR, f"{problem}: certificates cannot outlive it", hint)
@@ -131,7 +136,11 @@ def _rotation(status: ControlStatus, check: str) -> Finding:
         return Finding(IDENTITIES, check)
     problem = f"it has been at the step {status.rotation_step} for {duration(seconds)}"
     return Finding(
-        IDENTITIES, check, Level.WARNING, problem, "see what it waits for: meshproxy ca status --folder FOLDER"
+        IDENTITIES,
+        check,
+        Level.WARNING,
+        problem,
+        f"see what it waits for: meshproxy ca status {WHERE}",
     )
 
 
@@ -148,7 +157,7 @@ def _refusals(status: ControlStatus, check: str) -> Finding:
 
 def _hint_of_refusal(reason: str) -> str:
     if reason in ("join-token", "unattested", "expired"):
-        return "make it a new join token: meshproxy control join-token --folder FOLDER --identity SPIFFE-ID"
+        return f"make it a new join token: meshproxy control join-token --identity SPIFFE-ID, {WHERE}"
     return "see the log of that sidecar and of the control plane"
 
 

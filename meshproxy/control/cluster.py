@@ -67,9 +67,32 @@ def why(error: Exception, rights: str, who: str = "this control plane") -> str:
     """
     status = http_status(error)
     if status is None:
-        return f"no answer ({type(error).__name__})"
+        return _no_answer(error)
     hint = f": {who} may not {rights}" if status == HTTPStatus.FORBIDDEN else ""
     return f"the API server answered {status}{hint}"
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same call may succeed later, without anybody's doing: the API server is away, or has too much to do.
+
+    Args:
+        error: one of `FAILURES`.
+    """
+    status = http_status(error)
+    if status is None:
+        return isinstance(error, httpx2.TransportError)
+    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _no_answer(error: Exception) -> str:
+    """Where none came from, and why, as far as that is known."""
+    name = type(error).__name__
+    if not isinstance(error, httpx2.TransportError):
+        return f"no answer ({name})"
+    url = error.request.url
+    # Nothing was sent yet that its text could quote.
+    reason = f": {error}" if isinstance(error, httpx2.ConnectError) else ""
+    return f"no answer from {url.scheme}://{url.netloc.decode()} ({name}{reason})"
 
 
 def connect(kubeconfig: Path | None = None, namespace: str | None = None) -> AsyncClient:

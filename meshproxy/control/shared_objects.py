@@ -1,4 +1,4 @@
-"""ConfigMaps and a Secret that several control planes and commands share: read, and written on what was read.
+"""ConfigMaps and Secrets that several control planes and commands share: read, and written on what was read.
 
 Whoever writes says which version it has read; the API server refuses if somebody has written meanwhile. So a decision
 is never carried out on something else than it was made of: read again, and decide again.
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import msgspec
 
-from meshproxy.control.cluster import FAILURES, why
-from meshproxy.control.store import Changed, Kept, StoreError
+from meshproxy.control.cluster import FAILURES, passes, why
+from meshproxy.control.store import Changed, Kept, StoreError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ class SharedObjects:
         return dict(answer.get("data") or {}), Version(str(metadata["resourceVersion"]), created)
 
     def write(self, plural: str, name: str, changes: Mapping[str, str | None], version: Version | None = None) -> None:
-        """Set some entries of `data`, and remove those that are None. A ConfigMap that does not exist is made.
+        """Set some entries of `data`, and remove those that are None. An object that does not exist is made.
 
         Args:
             plural: `configmaps` or `secrets`.
@@ -141,4 +141,5 @@ class SharedObjects:
         except FAILURES as error:
             doing = "read" if verb == "get" else "written"
             problem = why(error, f"{verb} it (`meshproxy install` prints the rights)", self._who)
-            raise StoreError(f"{self.where(plural, name)} cannot be {doing}: {problem}") from error
+            kind = Unreachable if passes(error) else StoreError
+            raise kind(f"{self.where(plural, name)} cannot be {doing}: {problem}") from error

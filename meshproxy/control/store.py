@@ -51,6 +51,10 @@ class StoreError(Exception):
     """The folder, or the cluster, cannot be used. The text says why and what to do."""
 
 
+class Unreachable(StoreError):
+    """The cluster does not answer now: what was to be written may have been, or not. It may answer later."""
+
+
 class Changed(StoreError):
     """Somebody else has written meanwhile: nothing was done. Read again, and decide again (`until_unchanged`)."""
 
@@ -164,7 +168,10 @@ class FolderStore:
     def _check_place(self, what: str) -> None:
         """Raises StoreError if the authority is a copy."""
         if (copy := self.copy()) is not None:
-            raise StoreError(f"{what}: {self.folder} belongs to one of the control planes that share {copy.secret}")
+            raise StoreError(
+                f"{what}: {self.folder} belongs to one of the control planes that share"
+                f" {copy.secret} (use --authority-secret)"
+            )
 
     def stamp(self) -> tuple[object, ...]:
         """Differs when the authority may be another."""
@@ -234,7 +241,7 @@ class FolderStore:
 
     def save_rotation(self, rotation: RootRotation) -> None:
         """Take a step: from now on this is what all control planes of the folder do. Raises StoreError."""
-        self._check_place("the root cannot be rotated here (use --authority-secret)")
+        self._check_place("the root cannot be rotated here")
         self._write((ROTATION, msgspec.json.encode(rotation), 0o600))
 
     def end_rotation(self, authority: StoredAuthority) -> None:
@@ -252,7 +259,7 @@ class FolderStore:
         except OSError as error:
             raise StoreError(f"the rotation in {self.folder} cannot be ended: {error.strerror}") from error
 
-    # Join tokens (`attestation.TokenStore`)
+    # Join tokens (`attestation.TokenStore`; `shared_tokens` has them in a cluster)
 
     def add_token(self, digest: str, token: JoinToken, now: float) -> None:
         """Keep a token until it is used, or expires. Raises StoreError."""

@@ -53,9 +53,11 @@ def namespace_rules() -> list[dict[str, Any]]:
         _rule("meshproxy.dev", [f"{kind}/status" for kind in kinds], ["patch"]),
         _rule("coordination.k8s.io", ["leases"], ["create"]),
         _rule("coordination.k8s.io", ["leases"], ["get", "update"], [NAME]),
-        # --authority-secret. RBAC cannot tell which Secret is created; it is the only one here that matters.
+        # --authority-secret. RBAC cannot tell which Secret is created.
         _rule("", ["secrets"], ["create"]),
         _rule("", ["secrets"], ["get"], [SECRET]),
+        # A join token is taken from there by the control plane to which it is shown.
+        _rule("", ["secrets"], ["get", "patch"], [join_tokens_name(SECRET)]),
         # What control planes with the same authority tell each other, and whoever rotates its root.
         _rule("", ["configmaps"], ["create"]),
         _rule("", ["configmaps"], ["get", "patch"], record_names(SECRET)),
@@ -65,6 +67,11 @@ def namespace_rules() -> list[dict[str, Any]]:
 def record_names(secret: str) -> list[str]:
     """The ConfigMaps beside the Secret of an authority: control planes, and certificates that are out."""
     return [control_planes_name(secret), *(certificates_name(secret, digit) for digit in DIGITS)]
+
+
+def join_tokens_name(secret: str) -> str:
+    """Of the Secret with the join tokens that nobody has used yet."""
+    return f"{secret}-join-tokens"
 
 
 def control_planes_name(secret: str) -> str:

@@ -27,7 +27,7 @@ def run(*arguments: str) -> Result:
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("options", [(), ("--injector", "policy"), ("--cert-manager", "--capture")])
+@pytest.mark.parametrize("options", [(), ("--injector", "policy"), ("--cert-manager", "ClusterIssuer/ca", "--capture")])
 def test_a_cluster_that_lacks_nothing(options: tuple[str, ...]) -> None:
     result = run(*options)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -88,7 +88,8 @@ def test_nobody_answers(tmp_path: Path) -> None:
         (("--pre", "--timeout", "1"), "leave --timeout out"),
         (("--capture",), "--capture takes --pre"),
         (("--context", "x"), "--context takes --pre"),
-        (("--pre", "--injector", "policy", "--cert-manager"), "--cert-manager is for the webhook"),
+        (("--pre", "--injector", "policy", "--cert-manager", "ca"), "--cert-manager is for the webhook"),
+        (("--pre", "--cert-manager", "Other/ca"), "expected an issuer"),
         (("--pre", "--kubernetes", "new"), "--kubernetes: expected a release"),
         (("--pre", "--control-namespace", "A"), "--control-namespace: "),
     ],

@@ -8,12 +8,14 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from time import time
+from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from meshproxy.cli.ca import command
+from meshproxy.control.authority import Authority
 from meshproxy.control.authority_secret import AuthoritySecret
 from meshproxy.control.cluster import connect, connect_blocking
 from meshproxy.control.leaf import Leaf
@@ -21,12 +23,16 @@ from meshproxy.control.leaves import FolderLeaves
 from meshproxy.control.plane import Plane
 from meshproxy.control.plane_records import PlaneRecords
 from meshproxy.control.root_rotation import SETTLE_SECONDS, in_force
+from meshproxy.control.rotator import Rotator
+from meshproxy.control.secret_content import Content, data_of, read_content
 from meshproxy.control.secret_place import SecretPlace
+from meshproxy.control.shared_leaves import SharedLeaves
 from meshproxy.control.shared_objects import SharedObjects
-from meshproxy.control.store import CERTIFICATE, FolderStore
+from meshproxy.control.store import CERTIFICATE, FolderStore, Unreachable
 from meshproxy.control_api import leaf_name
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from tests.control.fake_api_server import FakeApiServer
+from tests.control.shared import Memory
 
 
 def run(directory: Path, *arguments: str) -> Result:
@@ -234,7 +240,7 @@ async def test_the_root_in_a_secret_is_replaced_step_by_step(
     await AuthoritySecret(client, "authority", FolderStore(tmp_path / "a"), "m.example").bring(time())
     await client.close()
     objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
-    secret = ("--authority-secret", "authority", "--namespace", "mesh", "--kubeconfig", str(kubeconfig))
+    secret = ("--authority-secret", "authority", "--control-namespace", "mesh", "--kubeconfig", str(kubeconfig))
     monkeypatch.setattr("meshproxy.control.root_rotation.SETTLE_SECONDS", 0.0)
     monkeypatch.setattr("meshproxy.control.root_rotation.TELLS_EVERY", 0.0)
 
@@ -271,14 +277,82 @@ async def test_the_root_in_a_secret_is_replaced_step_by_step(
     objects.close()
 
 
-@pytest.mark.parametrize("more", [[], ["--folder", ".", "--authority-secret", "authority"]])
-def test_one_place_is_named(more: list[str]) -> None:
-    result = ca("status", *more)
-    assert (result.exit_code, "one of them" in result.output) == (2, True)
+class Gone:
+    """A cluster that does not answer now and then."""
+
+    def __init__(self, place: SecretPlace) -> None:
+        self._place = place
+        self.fails: list[str] = []
+        """The next calls that fail, by their names; `+` before one that is carried out all the same."""
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._place, name)
+
+        def call(*arguments: Any) -> Any:
+            if self.fails and self.fails[0].lstrip("+") == name:
+                if self.fails.pop(0).startswith("+"):
+                    real(*arguments)
+                raise Unreachable("the Secret mesh/authority cannot be read: no answer")
+            return real(*arguments)
+
+        return call if callable(real) else real
 
 
-def test_a_cluster_that_cannot_be_used(tmp_path: Path) -> None:
+def waiting(monkeypatch: pytest.MonkeyPatch, *fails: str) -> tuple[Result, Memory]:
+    """`rotate --wait` with control planes that notice each step, and calls that fail after the first step."""
+    objects = Memory()
+    data = {name: text for name, text in data_of(Content(Authority.create("m.example", time()))).items() if text}
+    objects.write("secrets", "authority", data)
+    place = Gone(SecretPlace(objects, "authority"))
+    now = [time()]
+
+    def notice() -> None:
+        content = read_content(objects.data["secrets", "authority"], "it")
+        if content.rotation is not None:
+            plane = Plane("a", in_force(content.authority), now[0], 60.0)
+            PlaneRecords(objects, "authority").write(plane)
+
+    def passes(seconds: float) -> None:
+        if not is_failing:
+            is_failing.append(True)
+            place.fails += fails
+        now[0] += SETTLE_SECONDS
+        notice()
+
+    is_failing: list[bool] = []
+    kept = SharedLeaves(objects, "authority")
+    monkeypatch.setattr("meshproxy.cli.ca._rotator", lambda **_: Rotator(place, kept, lambda: now[0]))
+    monkeypatch.setattr("time.sleep", passes)
+    return ca("rotate", "--wait"), objects
+
+
+@pytest.mark.parametrize(
+    "fails", [(), ("rotation",), ("rotation", "rotation", "rotation"), ("save_rotation",), ("+save_rotation",)]
+)
+def test_an_api_server_that_is_away_while_it_waits(fails: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    result, objects = waiting(monkeypatch, *fails)
+    assert result.exit_code == 0, result.output
+    assert "rotation.json" not in objects.data["secrets", "authority"]
+    assert result.output.count("no rotation is under way") == 1
+    assert result.output.count("waiting:\n  the Secret mesh/authority cannot be read: no answer\n") == bool(fails)
+
+
+def test_a_last_step_whose_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken: no other rotation is begun."""
+    result, objects = waiting(monkeypatch, "+end_rotation")
+    assert result.exit_code == 0, result.output
+    assert "rotation.json" not in objects.data["secrets", "authority"]
+    assert result.output.count("step 1 of 3") == 1
+
+
+def test_an_api_server_that_is_away_from_the_beginning(tmp_path: Path) -> None:
+    server = {"current-context": "a", "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}]}
+    cluster = {
+        "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "a", "user": {}}],
+    }
     path = tmp_path / "kubeconfig"
-    path.write_text("{")
-    result = ca("status", "--authority-secret", "authority", "--kubeconfig", str(path))
-    assert (result.exit_code, str(path) in result.output) == (1, True)
+    path.write_text(json.dumps(server | cluster))
+    result = ca("rotate", "--wait", "--authority-secret", "authority", "--kubeconfig", str(path))
+    assert result.exit_code == 1
+    assert "no answer from http://127.0.0.1:9 (ConnectError: " in result.output

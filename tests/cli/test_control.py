@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -13,8 +14,13 @@ from click.testing import CliRunner, Result
 
 from meshproxy.cli.control import command
 from meshproxy.control.attestation import redeem_token
+from meshproxy.control.authority_secret import AuthoritySecret
+from meshproxy.control.cluster import connect, connect_blocking
+from meshproxy.control.shared_objects import SharedObjects
+from meshproxy.control.shared_tokens import SharedTokens
 from meshproxy.control.store import FolderStore
 from meshproxy.devtools.child import CONTROL
+from tests.control.fake_api_server import FakeApiServer
 
 ID = "spiffe://m.example/ns/models/sa/resnet"
 
@@ -54,9 +60,32 @@ def test_join_tokens_that_make_no_sense(folder: Path, arguments: list[str], says
 
 def test_a_folder_without_control_plane(tmp_path: Path) -> None:
     result = run("join-token", "--folder", str(tmp_path / "typo"), "--identity", ID)
-    assert result.exit_code == 1
-    assert "start `meshproxy control run` first" in result.output
+    assert (result.exit_code, "does not exist" in result.output) == (2, True)
     assert not (tmp_path / "typo").exists()
+    result = run("join-token", "--folder", str(tmp_path), "--identity", ID)
+    assert (result.exit_code, "start `meshproxy control run` first" in result.output) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_join_token_in_a_cluster(tmp_path: Path) -> None:
+    async with FakeApiServer() as fake:
+        kubeconfig = fake.write_kubeconfig(tmp_path, "elsewhere")
+        where = ("--authority-secret", "authority", "--control-namespace", "mesh", "--kubeconfig", str(kubeconfig))
+        make = ("join-token", *where, "--identity", ID)
+        without = await asyncio.to_thread(run, *make)
+        assert (without.exit_code, "the Secret mesh/authority has no authority" in without.output) == (1, True)
+        assert fake.objects == {}
+        client = connect(kubeconfig, "mesh")
+        await AuthoritySecret(client, "authority", FolderStore(tmp_path / "a"), "m.example").bring(time.time())
+        await client.close()
+        made = await asyncio.to_thread(run, *make)
+        assert made.exit_code == 0, made.output
+        objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
+        tokens, text = SharedTokens(objects, "authority"), made.output.strip()
+        assert await asyncio.to_thread(redeem_token, tokens, text, time.time() + 299.0) == ID
+        other = await asyncio.to_thread(run, *make[:-1], "spiffe://n.example/a")
+        assert (other.exit_code, "is not in the trust domain m.example" in other.output) == (2, True)
+        objects.close()
 
 
 @pytest.mark.parametrize(

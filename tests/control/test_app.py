@@ -17,6 +17,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane, Settings
+from meshproxy.control.attestation import make_token
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.cluster import connect, connect_blocking
 from meshproxy.control.objects import resource
@@ -26,6 +27,7 @@ from meshproxy.control.rotator import Rotator
 from meshproxy.control.secret_place import SecretPlace
 from meshproxy.control.shared_leaves import SharedLeaves
 from meshproxy.control.shared_objects import SharedObjects
+from meshproxy.control.shared_tokens import SharedTokens
 from meshproxy.control.status import read_status
 from meshproxy.control.store import CERTIFICATE, StoreError
 from meshproxy.control.webhook import Injector
@@ -296,8 +298,11 @@ async def test_an_authority_that_several_control_planes_share(tmp_path: Path) ->
         return [each.signs_by for each in said.entries] == [in_force(rotation.authority())]
 
     await until(noticed)
+    tokens = SharedTokens(objects, "authority")
+    await asyncio.to_thread(make_token, tokens, "spiffe://m.example/ns/a/sa/b", time.time(), 60.0)
     status = await control.status()
     assert (status.rotation_step, status.store_problem) == ("distribute", "")
+    assert [token.identity for token in status.waiting_tokens] == ["spiffe://m.example/ns/a/sa/b"]
     # Cut off for a day, it signs no more: nobody could know of it.
     assert control._records.signer() is control.authority()
     assert control._records._presence is not None

@@ -29,6 +29,9 @@ class MemoryTokens:
     def take_token(self, digest: str) -> JoinToken | None:
         return self.tokens.pop(digest, None)
 
+    def waiting_tokens(self, now: float) -> list[JoinToken]:
+        return [token for token in self.tokens.values() if token.expires > now]
+
 
 def workload(not_after: float = 2_000.0) -> Workload:
     return Workload(ID, "m.example", "models", "resnet", not_after)

@@ -13,7 +13,7 @@ import pytest
 
 from meshproxy.control.cluster import connect_blocking
 from meshproxy.control.shared_objects import SharedObjects, Version
-from meshproxy.control.store import Changed, StoreError
+from meshproxy.control.store import Changed, StoreError, Unreachable
 from tests.control.fake_api_server import FakeApiServer
 
 in_thread = asyncio.to_thread
@@ -96,6 +96,6 @@ async def test_calls_that_fail(objects: SharedObjects, fake: FakeApiServer) -> N
     with pytest.raises(StoreError, match=r"the Secret mesh/records cannot be written: .* may not patch it"):
         await in_thread(objects.write, "secrets", NAME, {"a": "1"})
     await fake.stop()
-    with pytest.raises(StoreError, match=r"no answer \(ConnectError\)"):
+    with pytest.raises(Unreachable, match=r"no answer from http://127\.0\.0\.1:\d+ \(ConnectError: "):
         await in_thread(objects.read, "configmaps", NAME)
     await fake.start()

@@ -195,6 +195,8 @@ async def join(control: str, client: AsyncClient, namespace: TestNamespace, fold
         (("watch", "meshconfigs.meshproxy.dev", "--namespace=meshproxy"), True),
         (("create", "secrets", "--namespace=meshproxy"), True),
         (("get", "secret/meshproxy-authority", "--namespace=meshproxy"), True),
+        (("patch", "secret/meshproxy-authority", "--namespace=meshproxy"), False),
+        (("patch", "secret/meshproxy-authority-join-tokens", "--namespace=meshproxy"), True),
         (("get", "secret/another", "--namespace=meshproxy"), False),
         (("list", "secrets", "--namespace=meshproxy"), False),
         (("create", "modelrolebindings.meshproxy.dev", "--namespace=meshproxy"), False),

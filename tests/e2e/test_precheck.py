@@ -59,7 +59,7 @@ def test_a_cluster_that_lacks_nothing(cluster: Cluster, injector: str) -> None:
 
 @pytest.mark.usefixtures("node")
 def test_an_api_that_is_not_there(cluster: Cluster) -> None:
-    status, found = check(cluster.kubeconfig, "--cert-manager")
+    status, found = check(cluster.kubeconfig, "--cert-manager", "ClusterIssuer/ca")
     missing = ("error", "neither this group nor this version is there")
     assert bad(found) == {"it serves cert-manager.io/v1": missing}
     assert status == 2

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from lightkube.resources.core_v1 import ConfigMap, Secret
 
-from meshproxy.control.attestation import make_token
 from meshproxy.control.store import FolderStore
 from meshproxy.devtools.local_mesh import CLIENT, SERVER, TRUST_DOMAIN, Document, LocalMesh, local_mesh
-from meshproxy.installation.rights import SECRET, control_planes_name
+from meshproxy.installation.rights import SECRET, control_planes_name, join_tokens_name
 from tests.e2e.conftest import TestNamespace
 from tests.e2e.test_two_control_planes import World
 from tests.processes.balancer import Balancer
@@ -29,7 +28,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_factories=["uvl
 
 
 class SharedMesh(Mesh):
-    """Its sidecars have been given join tokens in the folder whose authority the Secret has got."""
+    """Its sidecars are given join tokens beforehand."""
 
     def settings(self, name: str, account: tuple[str, str], **more: object) -> Document:
         control = f"spiffe://{TRUST_DOMAIN}/ns/meshproxy/sa/control"
@@ -42,17 +41,23 @@ class SharedMesh(Mesh):
             **more,
         }
 
-    def invite(self, name: str, account: tuple[str, str]) -> None:
-        store = FolderStore(self.local.directory / "control")
-        store.authority(TRUST_DOMAIN, time.time())
-        token = make_token(store, spiffe_id(account), time.time(), 600.0)
-        (self.local.directory / f"{name}.token").write_text(token)
 
-
-async def rotate(namespace: TestNamespace, kubeconfig: Path, *arguments: str) -> asyncio.subprocess.Process:
-    where = ("--authority-secret", SECRET, "--namespace", namespace.name, "--kubeconfig", str(kubeconfig))
-    command = (sys.executable, "-m", "meshproxy.cli.ca", *arguments, *where)
+async def run(module: str, namespace: TestNamespace, *arguments: str) -> asyncio.subprocess.Process:
+    """A command on the authority in the cluster, as the administrator."""
+    kubeconfig = str(namespace.cluster.kubeconfig)
+    where = ("--authority-secret", SECRET, "--control-namespace", namespace.name, "--kubeconfig", kubeconfig)
+    command = (sys.executable, "-m", module, *arguments, *where)
     return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+
+
+async def rotate(namespace: TestNamespace, *arguments: str) -> asyncio.subprocess.Process:
+    return await run("meshproxy.cli.ca", namespace, *arguments)
+
+
+async def invite(local: LocalMesh, namespace: TestNamespace, name: str, account: tuple[str, str]) -> None:
+    """Make a join token for a sidecar."""
+    token = await run("meshproxy.cli.control", namespace, "join-token", "--identity", spiffe_id(account))
+    (local.directory / f"{name}.token").write_text(await said(token))
 
 
 def command(local: LocalMesh, folder: str, namespace: TestNamespace, kubeconfig: Path) -> Sequence[str]:
@@ -69,36 +74,41 @@ async def said(process: asyncio.subprocess.Process) -> str:
 
 async def test_the_root_is_replaced_under_load(namespace: TestNamespace, tmp_path: Path) -> None:
     kubeconfig = await World(namespace).allow()
-    admin = namespace.cluster.kubeconfig
     async with local_mesh(tmp_path / "mesh") as local:
-        # As an installation that moves into the cluster, with sidecars that join by tokens made before.
+        # As an installation that moves into the cluster.
+        FolderStore(local.directory / "control").authority(TRUST_DOMAIN, time.time())
         it = SharedMesh(local, await local.model_server())
-        it.invite("replica", SERVER)
-        it.invite("application", CLIENT)
         a = it.control = await local.start("a", *command(local, "control", namespace, kubeconfig))
         b = await local.start("b", *command(local, "other", namespace, kubeconfig))
-        balancer = Balancer(a.listening["control"])
+        # Whichever control plane a token is shown to takes it from the Secret, where nobody finds it again.
+        for name, account in (("replica", SERVER), ("application", CLIENT)):
+            await invite(local, namespace, name, account)
+        tokens = await namespace.client.get(Secret, join_tokens_name(SECRET), namespace=namespace.name)
+        assert len(tokens.data or {}) == 2
+        balancer = Balancer(b.listening["control"])
         async with await balancer.start():
             it.address = balancer.address
             await it.start_sidecars()
-            balancer.backends.append(b.listening["control"])
+            tokens = await namespace.client.get(Secret, join_tokens_name(SECRET), namespace=namespace.name)
+            assert not tokens.data
+            balancer.backends.append(a.listening["control"])
             load = Load(it.application.outbound, None, rest=[True, False], grpc=[True, False])
             await load.more(100)
             before = (local.directory / "control/authority.pem").read_text()
 
             begun = time.monotonic()
-            first = await rotate(namespace, admin, "rotate", "--wait")
+            first = await rotate(namespace, "rotate", "--wait")
             assert first.stdout is not None
             async for line in first.stdout:
                 if b"step 2" in line:
                     first.kill()
                     break
             await first.wait()
-            again = await rotate(namespace, admin, "rotate", "--wait")
+            again = await rotate(namespace, "rotate", "--wait")
             assert "no rotation is under way" in await said(again)
             assert again.returncode == 0
             took = time.monotonic() - begun
-            bundle = await said(await rotate(namespace, admin, "bundle"))
+            bundle = await said(await rotate(namespace, "bundle"))
             assert bundle.count("BEGIN") == 1
             assert bundle != before
             for folder in ("replica", "application"):
@@ -113,25 +123,25 @@ async def test_the_root_is_replaced_under_load(namespace: TestNamespace, tmp_pat
             assert len(records.data or {}) == 2
             await b.kill()
             balancer.backends = [a.listening["control"]]
-            assert (await said(await rotate(namespace, admin, "rotate"))).startswith("step 1 of 3")
+            assert (await said(await rotate(namespace, "rotate"))).startswith("step 1 of 3")
 
             async def waits_for_it() -> bool:
-                status = await rotate(namespace, admin, "status")
+                status = await rotate(namespace, "status")
                 text = await said(status)
                 return status.returncode == 3 and "may still sign as before" in text and "\n  control plane " in text
 
             await until(waits_for_it, 60)
-            refused = await rotate(namespace, admin, "rotate")
+            refused = await rotate(namespace, "rotate")
             await refused.wait()
             assert refused.returncode == 3
             b = await local.start("b again", *command(local, "other", namespace, kubeconfig))
 
             async def is_safe() -> bool:
-                status = await rotate(namespace, admin, "status")
+                status = await rotate(namespace, "status")
                 return "next, and safe now: the new root signs" in await said(status)
 
             await until(is_safe, 60)
-            undone = await rotate(namespace, admin, "rotate", "--undo")
+            undone = await rotate(namespace, "rotate", "--undo")
             assert "no rotation is under way" in await said(undone)
             await load.stop()
             # Whoever stops takes its entry along.

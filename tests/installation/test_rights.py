@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from meshproxy.config import schema
 from meshproxy.control import election
-from meshproxy.installation.rights import NAME, cluster_rules, namespace_rules, rights
+from meshproxy.installation.rights import NAME, SECRET, cluster_rules, join_tokens_name, namespace_rules, rights
 
 
 def test_the_names_are_those_that_the_control_plane_uses() -> None:
@@ -15,8 +15,8 @@ def test_no_right_is_wider_than_a_verb_of_a_resource() -> None:
     rules = [*namespace_rules(), *cluster_rules()]
     for rule in rules:
         assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
-    # Nothing is written but statuses, the Lease, one Secret and the records beside it, and nothing in other namespaces
-    # but the question whether a token is good.
+    # Nothing is written but statuses, the Lease, one Secret and what is recorded beside it, and nothing in other
+    # namespaces but the question whether a token is good.
     writes = {
         (resource.rpartition("/")[2], verb)
         for rule in rules
@@ -25,8 +25,16 @@ def test_no_right_is_wider_than_a_verb_of_a_resource() -> None:
         if verb not in ("get", "list", "watch")
     }
     expected = {("status", "patch"), ("leases", "create"), ("leases", "update"), ("secrets", "create")}
-    expected |= {("configmaps", "create"), ("configmaps", "patch")}
+    expected |= {("configmaps", "create"), ("configmaps", "patch"), ("secrets", "patch")}
     assert writes == expected | {("tokenreviews", "create")}
+    # The authority itself is made, and not changed.
+    secrets = {
+        name: rule["verbs"]
+        for rule in rules
+        for name in rule.get("resourceNames", [])
+        if "secrets" in rule["resources"]
+    }
+    assert secrets == {SECRET: ["get"], join_tokens_name(SECRET): ["get", "patch"]}
     assert len(namespace_rules()[0]["resources"]) == len(schema.KINDS)
 
 
