@@ -132,16 +132,44 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Programs of others that tests start, from pinned, checksummed modules: they are kept outside of the checkout, by what
+# they were built from.
+built_from = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/$(1)-$(shell cat $(2) | sha256sum | cut -c -12)
+define will_build
+@command -v go >/dev/null || { echo 'go is needed to build $(1)' >&2; exit 1; }
+@echo 'Building into $(2), which takes $(3).'
+endef
+
 # Built from the pinned, checksummed modules of tests/conformance/h2spec/go.mod.
 .cache/bin/h2spec: tests/conformance/h2spec/go.mod tests/conformance/h2spec/go.sum
 	@command -v go >/dev/null || { echo 'go is needed to build h2spec' >&2; exit 1; }
 	cd tests/conformance/h2spec && go build -o ../../../$@ github.com/summerwind/h2spec/cmd/h2spec
 
-conformance: $(VENV)/.dev .cache/bin/h2spec
+# Prometheus and promtool without the discoveries of clouds and without the pages for a browser.
+PROMETHEUS_BIN = $(call built_from,prometheus,tests/conformance/prometheus/go.mod tests/conformance/prometheus/go.sum)
+PROMETHEUS = github.com/prometheus/prometheus/cmd
+.PHONY: prometheus-binaries prometheus-folder
+prometheus-folder:
+	@echo $(PROMETHEUS_BIN)
+prometheus-binaries:
+	$(call will_build,Prometheus and promtool,$(PROMETHEUS_BIN),ten minutes or more)
+	nice go build -C tests/conformance/prometheus -tags remove_all_sd -trimpath -ldflags '-s -w' -o $(PROMETHEUS_BIN)/ \
+		$(PROMETHEUS)/prometheus $(PROMETHEUS)/promtool
+
+# The release that the distribution has, unpacked: years older, with other rules for what it scrapes.
+.cache/prometheus/usr/bin/prometheus:
+	mkdir -p .cache/prometheus
+	cd .cache/prometheus && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } \
+		&& dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+
+conformance: $(VENV)/.dev .cache/bin/h2spec $(shell command -v apt-get >/dev/null && echo .cache/prometheus/usr/bin/prometheus)
+	@[ -x $(PROMETHEUS_BIN)/prometheus ] && [ -x $(PROMETHEUS_BIN)/promtool ] || $(MAKE) --no-print-directory prometheus-binaries
 	@for tool in curl nghttp; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install curl nghttp2-client" >&2; exit 1; }; done
 	@command -v chromium >/dev/null || echo 'without a browser: on Debian and Ubuntu, apt-get install chromium'
-	$(BIN)/pytest -q tests/conformance $$(command -v chromium >/dev/null || echo --ignore tests/conformance/test_browser.py)
+	@command -v apt-get >/dev/null || echo 'without an older Prometheus: it is a package of Debian'
+	PROMETHEUS_BIN=$(PROMETHEUS_BIN) $(BIN)/pytest -q tests/conformance $(CONFORMANCE_ARGS) \
+		$$(command -v chromium >/dev/null || echo --ignore tests/conformance/test_browser.py)
 
 # Each host is a network namespace that the test creates: nothing outside of them is changed. The figures of
 # test_resilience_figures.py need no root, but a machine that does nothing else.
@@ -152,14 +180,6 @@ drills: $(VENV)/.dev
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || \
 		{ echo 'libfaketime is missing: on Debian and Ubuntu, apt-get install libfaketime' >&2; exit 1; }
 	$(BIN)/pytest -q -rP -p no:xdist tests/drills
-
-# Programs of others that tests start, from pinned, checksummed modules: they are kept outside of the checkout, by what
-# they were built from.
-built_from = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshproxy/$(1)-$(shell cat $(2) | sha256sum | cut -c -12)
-define will_build
-@command -v go >/dev/null || { echo 'go is needed to build $(1)' >&2; exit 1; }
-@echo 'Building into $(2), which takes $(3).'
-endef
 
 # etcd and the API server take 20 minutes of processor time.
 E2E_BIN = $(call built_from,e2e,tests/e2e/*/go.mod tests/e2e/*/go.sum)
