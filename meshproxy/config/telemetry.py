@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -52,6 +52,10 @@ class Traces(Part, frozen=True):
     `traceparent` decides. `OTEL_TRACES_SAMPLER` replaces it."""
     keep: Keep = Keep()
     """Requests that are exported anyway."""
+    b3: Literal["none", "single", "multi"] = "none"
+    """Propagation in Zipkin's format beside W3C Trace Context: a request without `traceparent` continues the trace of
+    its `b3` or `x-b3-*` fields, and servers are sent the field `b3` (`single`) or several (`multi`). `none`: such
+    fields are passed on, and a request that has nothing else is not traced. `OTEL_PROPAGATORS` replaces it."""
 
 
 class Telemetry(Part, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntFlag
 
-from meshproxy.codec.events import RequestHead
+from meshproxy.codec.events import Headers, RequestHead
 from meshproxy.identity.caller import ANONYMOUS, Caller
 from meshproxy.inference.call import Call
 from meshproxy.refusal import Refusal
@@ -226,7 +226,7 @@ class LiveExchange(Exchange):
 class TraceContext:
     """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): the caller's, with our span."""
 
-    __slots__ = ("parent_id", "record", "sampled", "span_id", "state", "trace_id")
+    __slots__ = ("inject", "parent_id", "record", "sampled", "span_id", "state", "trace_id")
 
     def __init__(
         self,
@@ -236,6 +236,7 @@ class TraceContext:
         sampled: bool,
         state: bytes = b"",
         record: Callable[[Exchange], None] | None = None,
+        inject: Callable[[Headers, bytes], Headers] | None = None,
     ) -> None:
         self.trace_id = trace_id
         """32 lower-case hex digits."""
@@ -250,3 +251,6 @@ class TraceContext:
         self.record = record
         """Gets the exchange when it has ended, whatever a reload has changed meanwhile; None: spans are not
         exported."""
+        self.inject = inject
+        """Adds the trace in another format to the fields of a forwarded head, given its `traceparent`; None: in
+        none."""

@@ -30,8 +30,8 @@ SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
 REFUSAL_HEADER = b"x-meshproxy-refusal"
 TRACE_STATE = b"tracestate"
-OTHER_TRACES = frozenset({b"b3", b"x-b3-traceid", b"x-b3-sampled"})
-"""Fields of traces in Zipkin's format, which is passed on and not read."""
+B3_FIELDS = frozenset({b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags"})
+"""Fields of traces in Zipkin's format (`telemetry.b3`)."""
 
 
 class RequestHeaders:
@@ -39,10 +39,10 @@ class RequestHeaders:
 
     __slots__ = (
         "authorization",
+        "b3",
         "encoding",
         "forward",
         "forward_with_token",
-        "has_other_trace",
         "is_grpc",
         "server",
         "timeout",
@@ -58,8 +58,7 @@ class RequestHeaders:
         content_types: list[bytes] = []
         trace_states: list[bytes] = []
         forward: list[tuple[bytes, bytes]] = []
-        self.has_other_trace = False
-        """A trace in another format: a second one, begun here, would decide about its sampling."""
+        b3: list[tuple[bytes, bytes]] = []
         for field in headers:
             name, value = field
             if name == b"authorization":
@@ -83,9 +82,11 @@ class RequestHeaders:
             elif name == TRACE_STATE:
                 trace_states.append(value)
                 continue
-            elif name in OTHER_TRACES:
-                self.has_other_trace = True
+            elif name in B3_FIELDS:
+                b3.append(field)
             forward.append(field)
+        self.b3: Headers = tuple(b3)
+        """A trace in Zipkin's format; forwarded like other fields, but where B3 is configured."""
         self.is_grpc = len(content_types) == 1 and is_grpc(content_types[0])
         self.authorization = authorization
         """Every value: two are one too many, which the station that reads them must see."""

@@ -63,8 +63,9 @@ class ActiveRequest(Relay):
         self.forward = forward
         if head.trace is not None:
             self._carry_trace(head.trace, fields)
-        if self.trace is None and context.tracer.is_recording and not fields.has_other_trace:
-            self.trace, self.trace_parent = context.tracer.begin()
+        tracer = context.tracer
+        if self.trace is None and tracer.is_recording and (not fields.b3 or tracer.reads_b3):
+            self.trace, self.trace_parent = tracer.begin(fields.b3)
         if self.snapshot.routes.has_cors and not fields.is_grpc and answers_preflight(self):
             return
         if fields.timeout is not None:

@@ -64,8 +64,12 @@ class Tracer(Protocol):
     is_recording: bool
     """Spans are exported: requests without a trace begin one, and each attempt has a span of its own."""
 
-    def begin(self) -> tuple[TraceContext, bytes]:
-        """A trace that begins here, and the `traceparent` to forward."""
+    reads_b3: bool
+    """Where they are not, no trace begins beside one of Zipkin: it would decide about the sampling of that one."""
+
+    def begin(self, b3: Headers) -> tuple[TraceContext, bytes]:
+        """The context of a request without a valid `traceparent`, and that to forward. `b3`: its fields of that
+        format, if they are read."""
 
     def attempt(self, trace: TraceContext) -> tuple[bytes, bytes]:
         """The id of an attempt's span, and the `traceparent` that names it."""

@@ -194,6 +194,9 @@ class Request(ClientSide):
         """The head to send to the endpoint at `address`. `trace_parent`: of the attempt's own span, if it has one."""
         head = self.head
         headers = self.forward
+        parent = trace_parent or self.trace_parent
+        if parent is not None and self.trace is not None and self.trace.inject is not None:
+            headers = self.trace.inject(headers, parent)
         if self.snapshot.forwards_identity:
             headers = (*headers, *identity_headers(self.caller))
         if self.due:
@@ -216,12 +219,12 @@ class Request(ClientSide):
             head.end,
             length,
             False,
-            trace_parent or self.trace_parent,
+            parent,
         )
 
     def mirrored_head(self) -> RequestHead:
         """The head of a copy: without the caller's identity and deadline, which are for the server of the request."""
-        head = self.head
-        return RequestHead(
-            0, head.method, head.authority, self.target, self.forward, False, None, False, self.trace_parent
-        )
+        head, headers, parent = self.head, self.forward, self.trace_parent
+        if parent is not None and self.trace is not None and self.trace.inject is not None:
+            headers = self.trace.inject(headers, parent)
+        return RequestHead(0, head.method, head.authority, self.target, headers, False, None, False, parent)

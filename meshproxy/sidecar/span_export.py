@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from meshproxy import __version__
 from meshproxy.sidecar.http_get import FetchError
 from meshproxy.sidecar.span_exporter import SpanExporter
+from meshproxy.telemetry.b3 import B3Propagator
 from meshproxy.telemetry.otlp_settings import read_settings
 from meshproxy.telemetry.span_record import SpanRecorder
 from meshproxy.telemetry.trace import Tracer
@@ -76,4 +77,5 @@ def open_export(
         logger.error("spans are not exported", extra={"fields": {"collector": settings.url, "problem": str(error)}})
         return None
     record = SpanRecorder(settings.keep, exporter.take, exporter.limited)
-    return SpanExport(Tracer(settings.sampler, record), exporter)
+    b3 = B3Propagator(settings.b3) if settings.b3 else None
+    return SpanExport(Tracer(settings.sampler, record, b3), exporter)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from meshproxy.config.telemetry import Keep, read_collector
+from meshproxy.telemetry.b3 import B3Format
 from meshproxy.telemetry.sampling import Sampler
 from meshproxy.telemetry.trace import ENDPOINT, TRACES_ENDPOINT
 
@@ -39,6 +40,8 @@ _SAMPLERS = {
     "parentbased_always_off": (0.0, True),
     "parentbased_traceidratio": (None, True),
 }
+_PROPAGATORS = {"tracecontext": None, "baggage": None, "b3": B3Format.SINGLE, "b3multi": B3Format.MULTI}
+"""The first two are always passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class ExportSettings:
     """Exchanges of one request."""
     delay: float = 5.0
     """Seconds between two exports while there is no full batch."""
+    b3: frozenset[B3Format] = frozenset()
+    """The formats of Zipkin that traces are written in, beside `traceparent`; empty: they are not read either."""
 
 
 def read_settings(
@@ -107,6 +112,7 @@ def read_settings(
         queue,
         min(queue, reader.count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)),
         reader.milliseconds(("OTEL_BSP_SCHEDULE_DELAY",), 5.0),
+        reader.b3(traces),
     )
     return settings, reader.problems
 
@@ -157,6 +163,16 @@ class _Reader:
             self.problems.append(f"OTEL_TRACES_SAMPLER_ARG is {text!r}, 1.0 is used: set a number from 0 to 1")
             return 1.0
         return ratio
+
+    def b3(self, traces: Traces | None) -> frozenset[B3Format]:
+        words = [word.strip() for word in self.text("OTEL_PROPAGATORS").split(",")]
+        if words == [""]:
+            return frozenset({B3Format(traces.b3)} if traces is not None and traces.b3 != "none" else ())
+        unknown = [word for word in words if word not in _PROPAGATORS]
+        if unknown:
+            known = ", ".join(_PROPAGATORS)
+            self.problems.append(f"OTEL_PROPAGATORS has {', '.join(unknown)!r}, which is left out: set some of {known}")
+        return frozenset(found for word in words if (found := _PROPAGATORS.get(word)) is not None)
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         found = []

@@ -17,8 +17,10 @@ from meshproxy.proxy.exchange import TraceContext
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from meshproxy.codec.events import Headers
     from meshproxy.config.telemetry import Traces
     from meshproxy.proxy.exchange import Exchange
+    from meshproxy.telemetry.b3 import B3Propagator
     from meshproxy.telemetry.sampling import Sampler
 
 HEX = b"0123456789abcdef"
@@ -56,12 +58,21 @@ class Tracer:
     Args:
         sampler: decides which traces are sampled; None: spans are not exported, and the caller's flag is passed on.
         record: gets the exchanges of the traces that this tracer continues or begins; with a sampler only.
+        b3: how traces of Zipkin's format are read and written; None: their fields are passed on. With a sampler only.
     """
 
-    def __init__(self, sampler: Sampler | None = None, record: Callable[[Exchange], None] | None = None) -> None:
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        record: Callable[[Exchange], None] | None = None,
+        b3: B3Propagator | None = None,
+    ) -> None:
         self._sampler = sampler
         self._record = record
+        self._b3 = b3
+        self._inject = b3.write if b3 is not None else None
         self.is_recording = sampler is not None
+        self.reads_b3 = b3 is not None
         self._digits = b""
         self._left = 0
         """Span ids that `_digits` still holds."""
@@ -86,20 +97,36 @@ class Tracer:
             sampled = self._sampler.decide(trace_id, sampled)
         state = _read_state(states) if states else b""
         own = SAMPLED if sampled else NOT_SAMPLED
-        return TraceContext(trace_id, parent[36:52], span_id, sampled, state, self._record), own % (trace_id, span_id)
+        context = TraceContext(trace_id, parent[36:52], span_id, sampled, state, self._record, self._inject)
+        return context, own % (trace_id, span_id)
 
-    def begin(self) -> tuple[TraceContext, bytes]:
-        """Begin a trace with a span of ours. Returns as `carry`; it needs a sampler."""
+    def begin(self, b3: Headers = ()) -> tuple[TraceContext, bytes]:
+        """Begin a trace with a span of ours, or continue one of B3; it needs a sampler.
+
+        Args:
+            b3: the fields of that format. What cannot be read of them begins a trace of its own.
+        """
         assert self._sampler is not None
+        parent = None
+        inject = self._inject
+        if b3 and self._b3 is not None:
+            parent = self._b3.read(b3)
+            if parent is not None and parent.is_debug:
+                inject = self._b3.write_debug
         if self._left < 3:
             self._fetch()
         self._left -= 3
         begin = self._left * SPAN
         digits = self._digits[begin : begin + 3 * SPAN]
-        trace_id, span_id = digits[: 2 * SPAN], digits[2 * SPAN :]
-        sampled = self._sampler.decide(trace_id, None)
+        trace_id, parent_id, span_id = digits[: 2 * SPAN], b"", digits[2 * SPAN :]
+        if parent is None:
+            sampled = self._sampler.decide(trace_id, None)
+        else:
+            trace_id, parent_id = parent.trace_id or trace_id, parent.span_id
+            sampled = parent.is_debug or self._sampler.decide(trace_id, parent.sampled)
         own = SAMPLED if sampled else NOT_SAMPLED
-        return TraceContext(trace_id, b"", span_id, sampled, b"", self._record), own % (trace_id, span_id)
+        context = TraceContext(trace_id, parent_id, span_id, sampled, b"", self._record, inject)
+        return context, own % (trace_id, span_id)
 
     def attempt(self, trace: TraceContext) -> tuple[bytes, bytes]:
         """The id of an attempt's span, and the `traceparent` that names it as the parent."""

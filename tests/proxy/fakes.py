@@ -559,8 +559,9 @@ class FakeTracer:
 
     def __init__(self) -> None:
         self.is_recording = False
+        self.reads_b3 = False
 
-    def begin(self) -> tuple[TraceContext, bytes]:
+    def begin(self, b3: Headers) -> tuple[TraceContext, bytes]:
         return TraceContext(b"n" * 32, b"", b"s" * 16, True), b"begun"
 
     def attempt(self, trace: TraceContext) -> tuple[bytes, bytes]:

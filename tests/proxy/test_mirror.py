@@ -18,6 +18,9 @@ from meshproxy.proxy.exchange import Exchange
 from meshproxy.proxy.mirror import DONE, RECORDING, RESULTS, SENT, MirroredRequest, Mirrors
 from meshproxy.routing.routes import Route
 from meshproxy.routing.split import Arm, Split
+from meshproxy.telemetry.b3 import B3Format, B3Propagator
+from meshproxy.telemetry.sampling import Sampler
+from meshproxy.telemetry.trace import Tracer
 from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.stream import HeadRefused
 from tests.proxy.fakes import FakeDownstream, FakeUpstream, Surroundings, full_upstream
@@ -420,6 +423,16 @@ class TestGoesOut:
         assert results(world) == ["answered"]
         assert world.other.reports == ["begin open", "cancelled"]  # no blame
         world.assert_let_go()
+
+    def test_with_the_trace_in_zipkins_format_too(self, world: Any) -> None:
+        world.pipeline.tracer = Tracer(Sampler(1.0), None, B3Propagator({B3Format.SINGLE}))
+        cluster = mirrored(world)
+        world.rest(headers=((b"b3", b"0"),))
+        cluster.streams[0].respond()
+        (copy,) = world.other.streams
+        (exchange,) = world.finished
+        b3 = exchange.trace.trace_id + b"-" + exchange.trace.span_id + b"-0"
+        assert [value for name, value in copy.head.headers if name == b"b3"] == [b3]
 
     def test_grpc_too(self, world: Any, wire: Any) -> None:
         cluster = mirrored(world)

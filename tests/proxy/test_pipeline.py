@@ -8,7 +8,9 @@ import pytest
 
 from meshproxy.codec.events import Rejected
 from meshproxy.config.routes import Retries
+from meshproxy.proxy.headers import B3_FIELDS
 from meshproxy.refusal import Reason
+from meshproxy.telemetry.b3 import B3Format, B3Propagator
 from meshproxy.telemetry.sampling import Sampler
 from meshproxy.telemetry.trace import Tracer
 
@@ -137,12 +139,41 @@ class TestTraces:
         sent = world.cluster.streams[0].head.trace
         assert sent == b"00-" + exchange.trace.trace_id + b"-" + attempt.span_id + b"-" + flags
 
-    @pytest.mark.parametrize("name", [b"b3", b"x-b3-traceid", b"x-b3-sampled"])
+    @pytest.mark.parametrize("name", sorted(B3_FIELDS))
     def test_no_second_trace_begins_beside_one_of_zipkin(self, world: Any, name: bytes) -> None:
         self.record(world)
         world.rest(headers=((name, b"1"),))
         assert world.cluster.streams[0].head.trace is None
         assert (name, b"1") in world.cluster.streams[0].head.headers
+
+    def test_zipkins_trace_goes_on_where_that_is_configured(self, world: Any) -> None:
+        """The endpoint sees the attempt as its parent, in both formats, and nothing of what the caller sent."""
+        world.pipeline.tracer = Tracer(Sampler(0.0), lambda exchange: None, B3Propagator({B3Format.SINGLE}))
+        world.serve(2, retries=Retries())
+        trace = b"4bf92f3577b34da6a3ce929d0e0e4736"
+        sent = ((b"x-b3-traceid", trace), (b"x-b3-spanid", b"00f067aa0ba902b7"), (b"x-b3-sampled", b"1"))
+        world.rest(headers=sent)
+        world.cluster.streams[0].respond(status=503)
+        world.cluster.streams[1].respond()
+        (exchange,) = world.finished
+        assert (exchange.trace.trace_id, exchange.trace.parent_id) == (trace, b"00f067aa0ba902b7")
+        for stream, attempt in zip(world.cluster.streams, exchange.attempts, strict=True):
+            assert stream.head.trace == b"00-" + trace + b"-" + attempt.span_id + b"-01"
+            b3 = [field for field in stream.head.headers if field[0] in B3_FIELDS]
+            assert b3 == [(b"b3", trace + b"-" + attempt.span_id + b"-1")]
+
+    def test_traceparent_comes_before_zipkins_fields(self, world: Any) -> None:
+        world.pipeline.tracer = Tracer(Sampler(0.0), lambda exchange: None, B3Propagator({B3Format.MULTI}))
+        world.rest(trace=self.PARENT, headers=((b"b3", b"1" * 32 + b"-" + b"2" * 16 + b"-0"),))
+        world.cluster.streams[0].respond()
+        (exchange,) = world.finished
+        assert exchange.trace.trace_id == self.PARENT[3:35]
+        (attempt,) = exchange.attempts
+        assert [field for field in world.cluster.streams[0].head.headers if field[0] in B3_FIELDS] == [
+            (b"x-b3-traceid", self.PARENT[3:35]),
+            (b"x-b3-spanid", attempt.span_id),
+            (b"x-b3-sampled", b"1"),
+        ]
 
     def test_what_a_call_over_grpc_ended_with(self, world: Any, wire: Any) -> None:
         self.record(world)

@@ -42,6 +42,17 @@ async def test_the_parts_fit(caplog: pytest.LogCaptureFixture) -> None:
     await export.exporter.close()
 
 
+async def test_zipkins_format_is_written_where_that_is_asked_for() -> None:
+    for traces, environ in ((msgspec.structs.replace(MESH, b3="single"), {}), (MESH, {"OTEL_PROPAGATORS": "b3"})):
+        export = opened(traces, **environ)
+        assert export is not None
+        assert export.tracer.reads_b3
+        context, parent = export.tracer.begin()
+        assert context.inject is not None
+        assert context.inject((), parent) == ((b"b3", parent[3:52] + b"-1"),)
+        await export.exporter.close()
+
+
 async def test_the_environment_turns_it_off() -> None:
     assert opened(MESH, OTEL_SDK_DISABLED="true") is None
     assert opened(None) is None

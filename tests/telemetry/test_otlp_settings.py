@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from meshproxy.config.telemetry import Keep, Traces
+from meshproxy.telemetry.b3 import B3Format
 from meshproxy.telemetry.otlp_settings import ExportSettings, read_settings
 from meshproxy.telemetry.trace import is_wanted
 
@@ -98,6 +101,29 @@ def test_samplers(name: str, ratio: float, follows: bool) -> None:
 def test_without_an_argument_or_a_document_all_are_sampled() -> None:
     assert read(None, OTEL_EXPORTER_OTLP_ENDPOINT="http://env").sampler.ratio == 1.0
     assert read(OTEL_TRACES_SAMPLER="parentbased_traceidratio").sampler.ratio == 1.0
+
+
+@pytest.mark.parametrize(
+    ("b3", "environ", "expected"),
+    [
+        ("none", "", set()),
+        ("single", "", {B3Format.SINGLE}),
+        ("multi", " ", {B3Format.MULTI}),
+        ("none", "tracecontext, b3", {B3Format.SINGLE}),
+        ("none", "b3,b3multi", {B3Format.SINGLE, B3Format.MULTI}),
+        ("multi", "tracecontext,baggage", set()),
+    ],
+)
+def test_formats_of_zipkin(b3: Literal["none", "single", "multi"], environ: str, expected: set[B3Format]) -> None:
+    assert read(Traces(endpoint="http://mesh:4318", b3=b3), OTEL_PROPAGATORS=environ).b3 == expected
+    assert read(None, OTEL_EXPORTER_OTLP_ENDPOINT="http://env", OTEL_PROPAGATORS="b3").b3 == {B3Format.SINGLE}
+
+
+def test_a_propagator_that_is_not_known_is_said() -> None:
+    settings, (problem,) = read_settings(MESH, {"OTEL_PROPAGATORS": "b3,jaeger,none"}, NAMES)
+    assert settings is not None
+    assert settings.b3 == {B3Format.SINGLE}
+    assert "'jaeger, none'" in problem
 
 
 def test_headers_are_decoded_and_those_of_traces_come_first() -> None:
