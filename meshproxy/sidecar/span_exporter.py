@@ -43,6 +43,8 @@ SLICE = 16
 BATCH_BYTES = 2 << 20
 """Of a body before it is compressed. Collectors take 20 MiB, and some gateways before them 4."""
 RESPONSE_BYTES = 65_536
+RETRY_AFTER_BYTES = 64
+"""A date of HTTP has 29."""
 CLOSE_SECONDS = 2.0
 """For what is left when the process ends, or another exporter has taken over."""
 SECONDS_BETWEEN_MESSAGES = 60.0
@@ -214,9 +216,9 @@ class SpanExporter:
                 problem = f"the response has status {response.status}"
                 if response.status not in RETRIED:
                     raise ExportFailed(problem + _advice(response.status))
-                wait = retry_after(response.headers)
-            if wait is None:
-                wait = backoff(tries, self._draw)
+                wait = retry_after(response.headers, time.monotonic() + self._offset())
+            # A collector that asks for no wait at all is not asked again and again.
+            wait = max(wait, FIRST_WAIT) if wait is not None else backoff(tries, self._draw)
             tries += 1
             if time.monotonic() + wait >= due:
                 raise ExportFailed(f"{problem}, and {tries} tries were all that the time limit allows")
@@ -248,12 +250,22 @@ def backoff(tries: int, draw: Callable[[], float]) -> float:
     return wait * (0.8 + 0.4 * draw())
 
 
-def retry_after(headers: Headers) -> float | None:
-    """The seconds of `retry-after` (RFC 9110 section 10.2.3); None without one, or with a date."""
+def retry_after(headers: Headers, now: float) -> float | None:
+    """The seconds of `retry-after` (RFC 9110 section 10.2.3), or those until its date; None without one that can be
+    read. `now`: seconds since the epoch."""
     values = [value for name, value in headers if name == b"retry-after"]
-    if len(values) != 1 or not values[0].isdigit() or len(values[0]) > 9:
+    if len(values) != 1 or len(values[0]) > RETRY_AFTER_BYTES:
         return None
-    return float(values[0])
+    if values[0].isdigit():
+        return float(values[0])
+    from email.utils import parsedate_to_datetime  # 0.2 MB for what hardly any collector sends
+
+    try:
+        date = parsedate_to_datetime(values[0].decode("ascii"))
+    except ValueError:
+        return None
+    # Only GMT is a date of HTTP: what names no zone would be read as local time.
+    return max(0.0, date.timestamp() - now) if date.tzinfo is not None else None
 
 
 def _headers(settings: ExportSettings) -> Headers:

@@ -28,6 +28,7 @@ from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.span_record import SpanRecord, record_of
 from meshproxy.transport.channel import own_connections
 from tests.collector import TAKEN, collecting
+from tests.processes.waiting import until
 from tests.telemetry.conftest import make_exchange as make_exchange
 
 TRACE = TraceContext(b"1" * 32, b"2" * 16, b"3" * 16, True)
@@ -69,9 +70,7 @@ class Export:
 
     async def settled(self, spans: int) -> None:
         """Wait until it is known what became of so many."""
-        async with asyncio.timeout(20):
-            while self.exported + sum(map(self.dropped, ("failed", "rejected", "internal"))) < spans:
-                await asyncio.sleep(0.001)
+        await until(lambda: self.exported + sum(map(self.dropped, ("failed", "rejected", "internal"))) >= spans)
 
 
 @asynccontextmanager
@@ -272,10 +271,9 @@ async def test_a_bug_in_the_export_ends_no_sidecar(
         export = Export(collector.url)
         with monkeypatch.context() as patch:
             patch.setattr(span_exporter, "exchange", None)
-            async with asyncio.timeout(20):
-                export.exporter.take(record)
-                task = asyncio.ensure_future(export.exporter.run())
-                await export.settled(2)
+            export.exporter.take(record)
+            task = asyncio.ensure_future(export.exporter.run())
+            await export.settled(2)
         assert export.dropped("internal") == 2
         assert "spans were not exported" in caplog.text
         export.exporter.take(record)
@@ -317,9 +315,42 @@ def test_waits_grow_within_bounds(tries: int, chance: float) -> None:
     assert 0.8 * middle <= wait < 1.2 * middle + 1e-9
 
 
+NOW = 1_796_000_400.0
+"""Mon, 30 Nov 2026 01:00:00 GMT"""
+
+
 @pytest.mark.parametrize(
     ("values", "seconds"),
-    [([], None), ([b"7"], 7.0), ([b"1", b"2"], None), ([b"Mon, 30 Nov 2026 01:00:00 GMT"], None), ([b"9" * 12], None)],
+    [
+        ([], None),
+        ([b"7"], 7.0),
+        ([b"1", b"2"], None),
+        ([b"Mon, 30 Nov 2026 01:00:09 GMT"], 9.0),
+        ([b"Monday, 30-Nov-26 01:00:09 GMT"], 9.0),
+        ([b"Mon Nov 30 01:00:09 2026"], None),
+        ([b"Mon, 30 Nov 2026 00:59:00 GMT"], 0.0),
+        ([b"Mon, 31 Nov 2026 00:59:00 GMT"], None),
+        ([b"soon"], None),
+        ([b"\xff"], None),
+        ([b"9" * 65], None),
+    ],
 )
 def test_retry_after(values: list[bytes], seconds: float | None) -> None:
-    assert retry_after(tuple((b"retry-after", value) for value in values)) == seconds
+    assert retry_after(tuple((b"retry-after", value) for value in values), NOW) == seconds
+
+
+@given(st.binary(max_size=64) | st.text("MonNv0123456789 ,:GMT+-", max_size=64).map(str.encode))
+def test_whatever_it_says_is_a_wait_or_none(value: bytes) -> None:
+    wait = retry_after(((b"retry-after", value),), NOW)
+    assert wait is None or wait >= 0
+
+
+async def test_no_wait_at_all_is_not_taken_at_its_word(record: SpanRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_exporter, "FIRST_WAIT", 0.2)
+    async with collecting() as collector:
+        collector.answers += [(503, {"retry-after": "0"}, b"")] * 100
+        export = Export(collector.url, timeout=0.5)
+        async with running(export):
+            export.exporter.take(record)
+            await export.settled(2)
+        assert collector.tries <= 3
