@@ -416,6 +416,7 @@ class Attempt:
                 self.status,
                 self.grpc_status,
                 self.span_id,
+                self.pool.is_tls,
             ),
         )
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from meshproxy.codec.grpc import encode_message, grpc_status
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.identity.caller import ANONYMOUS, Caller, Workload
-from meshproxy.proxy.exchange import Exchange, LiveExchange, ResponseFlags
+from meshproxy.proxy.exchange import Exchange, Happening, LiveExchange, ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import REFUSAL_HEADER
 from meshproxy.refusal import Reason, Refusal
@@ -240,6 +240,7 @@ class ClientSide(LiveExchange):
     def evicted(self) -> None:
         """Of all clients that do not read, this one has not done so for longest (`byte_budget.Evictable`)."""
         self.context.on_limit("response_buffer_total_bytes")
+        self.note(self.context.now(), Happening.LIMIT, ("limit", "response_buffer_total_bytes"))
         self.give_up()
 
     def give_up(self) -> None:

@@ -7,7 +7,8 @@ record once, at its end. Times are `time.monotonic()` seconds; 0.0 means that th
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntFlag
+from enum import Enum, IntFlag
+from typing import NamedTuple
 
 from meshproxy.codec.events import Headers, RequestHead
 from meshproxy.identity.caller import ANONYMOUS, Caller
@@ -58,6 +59,25 @@ NO_FLAGS = ResponseFlags(0)
 """Compare with `is`: an IntFlag's truth costs a Python call."""
 
 
+class Happening(Enum):
+    """What else happened to a request, beside its attempts and its refusal."""
+
+    ENDPOINTS_SKIPPED = "endpoints.skipped"
+    """An endpoint was picked, or none was, while some could not be (`Cluster.skipped`)."""
+    RETRY_SKIPPED = "retry.skipped"
+    """An attempt failed in a way that is retried, and was not."""
+    LIMIT = "limit"
+    """A limit was reached after the answer had begun: it was broken off."""
+
+
+class Note(NamedTuple):
+    """Something that happened."""
+
+    at: float
+    what: Happening
+    facts: tuple[tuple[str, str | int], ...]
+
+
 class AttemptRecord:
     """One attempt at an endpoint, written when its outcome has been reported to the endpoint."""
 
@@ -68,6 +88,7 @@ class AttemptRecord:
         "first_byte",
         "grpc_status",
         "is_cancelled",
+        "is_tls",
         "sent",
         "span_id",
         "started",
@@ -86,6 +107,7 @@ class AttemptRecord:
         status: int = 0,
         grpc_status: int | None = None,
         span_id: bytes = b"",
+        is_tls: bool = False,
     ) -> None:
         self.endpoint = endpoint
         """Its address."""
@@ -107,6 +129,7 @@ class AttemptRecord:
         self.span_id = span_id
         """The client span that the endpoint saw as its parent, 16 hex digits; empty if nothing was sent, or spans are
         not exported."""
+        self.is_tls = is_tls
 
 
 class Exchange:
@@ -132,6 +155,7 @@ class Exchange:
         "head",
         "is_grpc",
         "is_refused_remotely",
+        "notes",
         "permit_audits",
         "read",
         "reading",
@@ -144,6 +168,7 @@ class Exchange:
         "server",
         "started",
         "status",
+        "target",
         "trace",
         "upstream",
     )
@@ -157,6 +182,8 @@ class Exchange:
         """The call as the client made it; None if the request was refused before that was known."""
         self.forwarded: Call | None = None
         """The call as it goes to the model server: `asked`, or with the version that the route chose."""
+        self.target = head.target
+        """The path to forward, rebuilt from what was authorised."""
         self.arm: Arm | None = None
         """The arm of the route's split that was chosen; None if there is no split."""
         self.rule = ""
@@ -179,6 +206,8 @@ class Exchange:
         """Address of the endpoint that answered, or was tried last."""
         self.attempts: tuple[AttemptRecord, ...] = ()
         """Those that were made, in the order in which they ended."""
+        self.notes: tuple[Note, ...] = ()
+        """What else happened, of what seldom does."""
         self.status = 0
         """HTTP status sent to the client; 0 if the client left before there was one."""
         self.grpc_status: int | None = None
@@ -208,6 +237,10 @@ class Exchange:
         """The upstream's response head had been read."""
         self.finished = 0.0
         """The last byte had been handed to the client's connection."""
+
+    def note(self, at: float, what: Happening, *facts: tuple[str, str | int]) -> None:
+        """Note that something has happened."""
+        self.notes = (*self.notes, Note(at, what, facts))
 
 
 class LiveExchange(Exchange):

@@ -201,5 +201,7 @@ class Pipeline(ProxyContext):
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec refused (`h1.Reject`); all that is known of it is that it failed."""
-        head = RequestHead(rejected.stream, b"", b"", b"", (), end=True)
-        ActiveRequest(self, stream, head).rejected(rejected)
+        request = ActiveRequest(self, stream, RequestHead(rejected.stream, b"", b"", b"", (), end=True))
+        if self.tracer.is_recording:
+            request.trace, _ = self.tracer.begin(())
+        request.rejected(rejected)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.proxy.client_side import BEGUN, LOOKS, NONE, OVER, SHORTEST_LOOK
-from meshproxy.proxy.exchange import ResponseFlags
+from meshproxy.proxy.exchange import Happening, ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.held_body import HeldBody, Piece
 from meshproxy.proxy.request import Request
@@ -313,6 +313,7 @@ class Relay(Request):
 
     def _response_unread(self) -> None:
         self.context.on_limit("body_stall_time")
+        self.note(self.context.now(), Happening.LIMIT, ("limit", "body_stall_time"))
         self.give_up()
 
     def _response_stalled(self) -> None:

@@ -36,7 +36,6 @@ class Request(ClientSide):
         "peeked",
         "rewrites_body",
         "set_cookies",
-        "target",
         "trace_parent",
     )
 
@@ -52,8 +51,6 @@ class Request(ClientSide):
         """The issuer's keys were fetched for it: once is enough."""
         self.operation: Operation | None = None
         """What the wire surface made of method and path."""
-        self.target = head.target
-        """The path to forward, rebuilt from what was authorised."""
         self.matched: Route | None = None
         """The route."""
         self.peeked = b""

@@ -14,7 +14,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.pieces import join
 from meshproxy.proxy.attempt import WHOLE, Attempt
 from meshproxy.proxy.client_side import OVER
-from meshproxy.proxy.exchange import ResponseFlags
+from meshproxy.proxy.exchange import Happening, ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import has_refusal
 from meshproxy.refusal import Reason, Refusal
@@ -128,6 +128,7 @@ class Retries:
         try:
             endpoint = self._cluster.pick(request.is_grpc, self._model, now, self._key, self._tried, has_fallback)
         except NoEndpoint as none:
+            self._note_skipped(now)
             if has_fallback:
                 if not self._fall_back(now):
                     self._attempt(now)  # as without one: breakers choose between endpoints, and refuse nothing
@@ -138,9 +139,19 @@ class Retries:
             return
         if self.count:
             request.retried = now
+        if request.trace is not None and (request.trace.sampled or self.count):
+            self._note_skipped(now)
         self.count += 1
         self.current = attempt = Attempt(self, endpoint, self._model, request.is_grpc, now, request.context.now)
         attempt.pool.acquire(attempt)
+
+    def _note_skipped(self, now: float) -> None:
+        """Note which endpoints could not be picked: for spans, as it takes a look at each."""
+        request = self._request
+        if request.trace is not None and request.trace.record is not None:
+            skipped = self._cluster.skipped(request.is_grpc, self._model, now)
+            if skipped:
+                request.note(now, Happening.ENDPOINTS_SKIPPED, *skipped)
 
     # The request (what the body goes through)
 
@@ -308,6 +319,8 @@ class Retries:
             request.context.traffic.retried(request, failure)
         elif self._route.retry.attempts > 1 and skip is not Skip.REASON:
             request.context.traffic.retry_skipped(request, failure, skip)
+            facts = ("reason", failure.value), ("skip", skip.value)
+            request.note(request.context.now(), Happening.RETRY_SKIPPED, *facts)
         return skip is None
 
     def _why_not(self, failure: Failure) -> Skip | None:

@@ -1,7 +1,7 @@
 """Spans as an `ExportTraceServiceRequest` in protobuf, and what a collector answers.
 
 https://github.com/open-telemetry/opentelemetry-proto, `trace/v1/trace.proto` and `collector/trace/v1`. Only what a span
-of ours has is written: seventeen fields, which need no library (docs/decisions).
+of ours has is written: nineteen fields, which need no library (docs/decisions).
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ class Span(NamedTuple):
     """Why it failed; may be empty. None: its status is not set."""
 
 
+_SCHEMA_URL = write_bytes(3, b"https://opentelemetry.io/schemas/1.45.0")
+"""Of `ScopeSpans` and `ResourceSpans`: which release of the semantic conventions gave the names."""
+
+
 def _number(number: int, value: int) -> bytes:
     return write_varint(number << 3 | VARINT) + write_varint(value & _INT64)
 
@@ -140,7 +144,8 @@ def encode_request(resource: bytes, scope: bytes, spans: Iterable[bytes]) -> byt
         scope: `encode_scope` of the instrumentation.
         spans: of `encode_span`.
     """
-    return write_bytes(1, write_bytes(1, resource) + write_bytes(2, write_bytes(1, scope) + b"".join(spans)))
+    scope_spans = write_bytes(1, scope) + b"".join(spans) + _SCHEMA_URL
+    return write_bytes(1, write_bytes(1, resource) + write_bytes(2, scope_spans) + _SCHEMA_URL)
 
 
 def encode_scope(name: str, version: str) -> bytes:

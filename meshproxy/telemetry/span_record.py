@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from meshproxy.config.telemetry import Keep
     from meshproxy.identity.caller import Caller
     from meshproxy.inference.call import Call
-    from meshproxy.proxy.exchange import AttemptRecord, Exchange, ResponseFlags, TraceContext
+    from meshproxy.proxy.exchange import AttemptRecord, Exchange, Note, ResponseFlags, TraceContext
     from meshproxy.refusal import Refusal
     from meshproxy.routing.split import Arm
 
@@ -36,12 +36,16 @@ class SpanRecord(NamedTuple):
 
     trace: TraceContext
     started: float
+    decided: float
+    dequeued: float
     finished: float
     is_grpc: bool
     has_failed: bool
     method: bytes
     path: bytes
     """Without its query."""
+    target: bytes
+    """The path that was forwarded; without its query."""
     authority: bytes
     direction: str
     protocol: str
@@ -59,6 +63,7 @@ class SpanRecord(NamedTuple):
     flags: ResponseFlags
     refusal: Refusal | None
     attempts: tuple[AttemptRecord, ...]
+    notes: tuple[Note, ...]
 
     @property
     def spans(self) -> int:
@@ -101,14 +106,18 @@ class SpanRecorder:
 def record_of(exchange: Exchange, trace: TraceContext) -> SpanRecord:
     """What is kept of it."""
     head, connection = exchange.head, exchange.connection
+    path = _path(head.target)
     return SpanRecord(
         trace,
         exchange.started,
+        exchange.decided,
+        exchange.dequeued,
         exchange.finished,
         exchange.is_grpc,
         has_failed(exchange),
         head.method[:METHOD_BYTES],
-        head.target.partition(b"?")[0][:PATH_BYTES],
+        path,
+        path if exchange.target is head.target else _path(exchange.target),
         head.authority[:AUTHORITY_BYTES],
         connection.direction,
         connection.protocol,
@@ -126,4 +135,9 @@ def record_of(exchange: Exchange, trace: TraceContext) -> SpanRecord:
         exchange.flags,
         exchange.refusal,
         exchange.attempts,
+        exchange.notes,
     )
+
+
+def _path(target: bytes) -> bytes:
+    return target.partition(b"?")[0][:PATH_BYTES]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OTHER = "_OTHER"
 """The conventions' word for methods that are not known: names of spans are few, whatever is asked for."""
-METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"})
+METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"QUERY"})
 ACTIONS = {Verb.PREDICT: ":predict", Verb.CLASSIFY: ":classify", Verb.REGRESS: ":regress", Verb.METADATA: "/metadata"}
 """How paths of TensorFlow Serving's REST API end."""
 
@@ -56,13 +56,25 @@ def _server_span(record: SpanRecord, name: str, request: Found, attempts: list[A
     if record.has_failed:
         error = refusal.message if refusal is not None else ""
         attributes.append(("error.type", _error_type(record)))
-    events = [
+    events = []
+    if record.dequeued:
+        events.append(Event(_nanoseconds(record.decided, offset), "meshproxy.queued"))
+        events.append(Event(_nanoseconds(record.dequeued, offset), "meshproxy.dequeued"))
+    events += [
         Event(
             _nanoseconds(attempt.started, offset),
             "meshproxy.hedge" if before.ended > attempt.started else "meshproxy.retry",
             (("meshproxy.reason", before.failure.value),) if before.failure is not None else (),
         )
         for before, attempt in pairwise(attempts)
+    ]
+    events += [
+        Event(
+            _nanoseconds(note.at, offset),
+            f"meshproxy.{note.what.value}",
+            tuple([(f"meshproxy.{name}", value) for name, value in note.facts]),
+        )
+        for note in record.notes
     ]
     if refusal is not None:
         said: Found = [("meshproxy.refusal", refusal.reason.label), ("meshproxy.message", refusal.message)]
@@ -95,11 +107,14 @@ def _client_span(
         attributes += [("rpc.system.name", "grpc"), ("rpc.method", name)]
         failed = attempt.grpc_status not in (None, 0)
     else:
-        attributes.append(("http.request.method", _method(record)))
+        attributes += [("http.request.method", _method(record)), ("url.full", _url(record, attempt))]
+        if template := _route(record):
+            attributes.append(("url.template", template))
         if number:
             attributes.append(("http.request.resend_count", number))
         failed = attempt.status >= 400
-    attributes += _address("server", attempt.endpoint)
+    attributes += _server_address(record, attempt)
+    attributes += _address("network.peer", attempt.endpoint)
     attributes += _response_attributes(record.is_grpc, attempt.status, attempt.grpc_status)
     error = None
     if failed or failure is not None:
@@ -139,7 +154,7 @@ def _request_attributes(record: SpanRecord) -> tuple[str, Found]:
         is_known = record.asked is not None and record.asked.verb is not Verb.UNLISTED
         name = method if is_known else OTHER
         attributes = [("rpc.system.name", "grpc"), ("rpc.method", name)]
-        if not is_known:
+        if not is_known and method:
             attributes.append(("rpc.method_original", method))
     else:
         word = _method(record)
@@ -147,11 +162,12 @@ def _request_attributes(record: SpanRecord) -> tuple[str, Found]:
         name = "HTTP" if word == OTHER else word
         attributes = [
             ("http.request.method", word),
-            ("url.path", record.path.decode("utf-8", "replace")),
             ("url.scheme", "https" if record.is_tls else "http"),
             ("network.protocol.version", record.protocol.removeprefix("HTTP/")),
         ]
-        if word == OTHER:
+        if record.path:  # of a head that could not be read nothing is known
+            attributes.append(("url.path", record.path.decode("utf-8", "replace")))
+        if word == OTHER and record.method:
             attributes.append(("http.request.method_original", record.method.decode("utf-8", "replace")))
         if route:
             name = f"{name} {route}"
@@ -224,13 +240,28 @@ def _arm(*parts: str | None) -> str:
 
 
 def _address(prefix: str, address: str) -> Found:
-    """`prefix.address` and `prefix.port` of `host:port`."""
+    """`prefix.address` and `prefix.port` of `host:port`; of a UNIX socket its path."""
     if not address:
         return []
+    if address.startswith("unix:"):
+        return [(f"{prefix}.address", address.removeprefix("unix:"))]
     host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
         return [(f"{prefix}.address", address.strip("[]"))]
     return [(f"{prefix}.address", host.strip("[]")), (f"{prefix}.port", int(port))]
+
+
+def _url(record: SpanRecord, attempt: AttemptRecord) -> str:
+    """The absolute URL of an attempt, without its query."""
+    authority = record.authority.decode("utf-8", "replace") or attempt.endpoint
+    return f"{'https' if attempt.is_tls else 'http'}://{authority}{record.target.decode('utf-8', 'replace')}"
+
+
+def _server_address(record: SpanRecord, attempt: AttemptRecord) -> Found:
+    """Of an attempt: the host that it asks for, and the port; the endpoint's where the request names none."""
+    host = _address("server", record.authority.decode("utf-8", "replace"))
+    endpoint = _address("server", attempt.endpoint)
+    return host + endpoint[1:] if len(host) == 1 else host or endpoint
 
 
 def _nanoseconds(moment: float, offset: float) -> int:

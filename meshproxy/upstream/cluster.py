@@ -268,6 +268,20 @@ class Cluster:
         members = self._grpc_members if is_grpc else self._rest_members
         return any(each.allows(model, now) or each.may_answer(model) for each in members)
 
+    def skipped(self, is_grpc: bool, model: str, now: float) -> list[tuple[str, int]]:
+        """How many endpoints a call would not go to, by the reason."""
+        counts = dict.fromkeys(("ejected", "circuit_open", "unhealthy"), 0)
+        for each in self.endpoints.values():
+            if (each.grpc if is_grpc else each.rest) is None:
+                continue
+            if each.is_ejected:
+                counts["ejected"] += 1
+            elif each.health is not None and not each.health.allows(model):
+                counts["unhealthy"] += 1
+            elif not each.allows(model, now):
+                counts["circuit_open"] += 1
+        return [(reason, count) for reason, count in counts.items() if count]
+
     def pick_clean(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
         """The endpoint for a call that must do no harm (mirroring): one whose breakers are closed and that is healthy,
         never as a probe or as a last resort."""

@@ -85,6 +85,7 @@ class Pool(Generic[ConnectionT]):
         self.address = address
         self.settings = settings
         self.peer = peer
+        self.is_tls = peer is not None
         self.on_failure: Callable[[ConnectError], None] = lambda error: None
         """Called for each attempt that failed."""
         self._draw = draw

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import signal
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import grpc.aio
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -18,61 +14,24 @@ from meshproxy.devtools.local_mesh import (
     Document,
     LocalSidecar,
     document,
-    local_mesh,
     local_replica,
     replace_documents,
-    server_of,
 )
-from tests.collector import Collector, collecting
+from tests.collector import collecting
 from tests.processes.calls import PATH, PREDICT, REQUEST
+from tests.processes.two_hops import PARENT, attributes, by_parent, post, two_hops
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 
 TRACES = "4bf92f3577b34da6a3ce929d0e0e4736", "4bf92f3577b34da6a3ce929d0e0e4737"
-PARENT = "00f067aa0ba902b7"
-
-
-@asynccontextmanager
-async def two_hops(
-    tmp_path: Path, collector: Collector, *documents: Document, **keep: object
-) -> AsyncIterator[LocalSidecar]:
-    """The sidecar of an application, and another before the model server. Both export. Of two endpoints that get calls
-    in turn, one is nowhere."""
-    telemetry: Document = {"telemetry": {"traces": {"endpoint": collector.url, "ratio": 0, "keep": keep}}}
-    async with local_mesh(tmp_path / "mesh") as mesh:
-        replica = await mesh.replica(mesh=telemetry)
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            nowhere = f"127.0.0.1:{taken.getsockname()[1]}"
-        server = server_of([replica], balancing={"policy": "round-robin"}, health={"enabled": False})
-        server["spec"]["endpoints"].insert(0, {"sidecar": nowhere})
-        yield await mesh.application([server, *documents], mesh=telemetry, outbound={"server": "models"})
-
-
-async def post(address: str, path: str, headers: dict[str, str]) -> int:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"http://{address}{path}", json={"instances": [1.0]}, headers=headers) as response,
-    ):
-        await response.read()
-        return response.status
-
-
-def by_parent(spans: list[Span], parent: str) -> list[Span]:
-    return sorted(
-        (span for span in spans if span.parent_span_id.hex() == parent), key=lambda span: span.start_time_unix_nano
-    )
-
-
-def attributes(span: Span) -> dict[str, object]:
-    return {each.key: getattr(each.value, each.value.WhichOneof("value") or "") for each in span.attributes}
 
 
 async def test_two_hops_with_a_retry_are_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     async with collecting() as collector:
         route = document("ModelRoute", {"models": ["half_plus_two"], "server": "models", "retries": {"attempts": 3}})
-        async with two_hops(tmp_path, collector, route) as application:
+        async with two_hops(tmp_path, collector.url, route) as application:
             for trace in TRACES:
                 headers = {"traceparent": f"00-{trace}-{PARENT}-01", "tracestate": "vendor=1"}
                 assert await post(application.outbound, PATH, headers) == 200
@@ -104,7 +63,7 @@ async def test_what_fails_is_kept_and_what_is_well_is_not(tmp_path: Path, monkey
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     async with collecting() as collector:
         route = document("ModelRoute", {"models": ["half_plus_two"], "server": "models", "retries": {"attempts": 3}})
-        async with two_hops(tmp_path, collector, route) as application:
+        async with two_hops(tmp_path, collector.url, route) as application:
             parent = f"00-{TRACES[0]}-{PARENT}-00"
             assert await post(application.outbound, PATH, {"traceparent": parent}) == 200
             assert await post(application.outbound, "/v1/models/half_plus_two/nothing:of", {}) == 400
@@ -120,7 +79,7 @@ async def test_a_call_over_grpc_is_one_tree(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     async with collecting() as collector:
         route = document("ModelRoute", {"models": ["half_plus_two"], "server": "models", "retries": {"attempts": 3}})
-        async with two_hops(tmp_path, collector, route) as application:
+        async with two_hops(tmp_path, collector.url, route) as application:
             async with grpc.aio.insecure_channel(application.outbound) as channel:
                 metadata = (("traceparent", f"00-{TRACES[0]}-{PARENT}-01"),)
                 assert await channel.unary_unary(PREDICT)(REQUEST, metadata=metadata)

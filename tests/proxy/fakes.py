@@ -319,6 +319,7 @@ class FakePool:
 
     def __init__(self, make_stream: Callable[[], FakeUpstream] = FakeUpstream) -> None:
         self.address = "127.0.0.1:8500"
+        self.is_tls = False
         self.make_stream = make_stream
         self.is_ready = True
         """False: those that come wait until `give`."""
@@ -466,6 +467,9 @@ class FakeCluster:
 
     def can_call(self, is_grpc: bool, model: str, now: float) -> bool:
         return self.allows(is_grpc, model, now)
+
+    def skipped(self, is_grpc: bool, model: str, now: float) -> list[tuple[str, int]]:
+        return [("circuit_open", len(self.out))] if self.out else []
 
     def pick_clean(self, is_grpc: bool, model: str, now: float) -> Endpoint | None:
         return next((endpoint.real for endpoint in self.all if endpoint.key not in self.out), None)

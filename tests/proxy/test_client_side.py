@@ -15,6 +15,7 @@ import meshproxy.proxy
 from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.proxy.client_side import BEGUN, NONE, OVER, REFUSED, REFUSING, WHOLE, ClientSide, ResponseState
+from meshproxy.proxy.exchange import Happening
 from meshproxy.refusal import Reason, Refusal
 
 every_reason = pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.label)
@@ -197,6 +198,7 @@ class TestAnswers:
         assert [side.answer for side in sides] == [OVER, BEGUN]
         assert str(sides[0].flags) == "DT"
         assert world.limits_hit == ["response_buffer_total_bytes"]
+        assert [note[1:] for note in sides[0].notes] == [(Happening.LIMIT, (("limit", "response_buffer_total_bytes"),))]
 
 
 class TestTime:

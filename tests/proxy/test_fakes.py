@@ -42,7 +42,6 @@ PAIRS: list[tuple[object, type]] = [
     (FakeLoop(), asyncio.AbstractEventLoop),
     (FakeDownstream(), Downstream),
     (FakeUpstream(), Upstream),
-    (FakePool(), StreamSource),
     (FakePool(), Pool),
     (FakePool(), H1Pool),
     (FakePool(), H2Pool),

@@ -8,6 +8,7 @@ import pytest
 
 from meshproxy.codec.events import Rejected
 from meshproxy.config.routes import Retries
+from meshproxy.proxy.exchange import Happening
 from meshproxy.proxy.headers import B3_FIELDS
 from meshproxy.refusal import Reason
 from meshproxy.telemetry.b3 import B3Format, B3Propagator
@@ -174,6 +175,44 @@ class TestTraces:
             (b"x-b3-spanid", attempt.span_id),
             (b"x-b3-sampled", b"1"),
         ]
+
+    def test_a_head_that_was_refused_has_a_trace_of_its_own(self, world: Any, wire: Any) -> None:
+        """Nothing is known of it, so nothing of it is in the span."""
+        self.record(world, 0.0)
+        world.pipeline.reject(wire.client("HTTP/1.1"), Rejected(1, 400, "the head is malformed"))
+        (exchange,) = world.finished
+        assert (exchange.trace.parent_id, exchange.trace.record is not None) == (b"", True)
+        world.pipeline.tracer = Tracer()
+        world.pipeline.reject(wire.client("HTTP/1.1"), Rejected(1, 400, "the head is malformed"))
+        assert world.finished[1].trace is None
+
+    def test_endpoints_that_are_skipped_are_noted_for_spans(self, world: Any) -> None:
+        """For sampled traces, and for others once something has gone wrong: it takes a look at each endpoint."""
+        world.serve(3, retries=Retries()).out = {"endpoint-1"}
+        world.rest(trace=self.PARENT)
+        self.record(world)
+        world.rest(trace=self.PARENT)
+        world.rest(trace=self.PARENT[:-1] + b"0")
+        world.cluster.streams[2].respond(status=503)
+        for stream in (*world.cluster.streams[:2], world.cluster.streams[3]):
+            stream.respond()
+        skipped = (Happening.ENDPOINTS_SKIPPED, (("circuit_open", 1),))
+        assert [[note[1:] for note in exchange.notes] for exchange in world.finished] == [[], [skipped], [skipped]]
+
+    def test_no_endpoint_at_all_is_noted_too(self, world: Any) -> None:
+        world.cluster.out = {"endpoint-0"}
+        self.record(world, 0.0)
+        world.rest()
+        assert [note.what for note in world.finished[0].notes] == [Happening.ENDPOINTS_SKIPPED]
+
+    def test_a_retry_that_is_not_made_is_noted(self, world: Any) -> None:
+        world.serve(2, retries=Retries(attempts=2))
+        world.rest()
+        for stream in world.cluster.streams:
+            stream.respond(status=503)
+        (note,) = world.finished[0].notes
+        facts = ("reason", "gateway-error"), ("skip", "attempts")
+        assert note == (world.loop.now, Happening.RETRY_SKIPPED, facts)
 
     def test_what_a_call_over_grpc_ended_with(self, world: Any, wire: Any) -> None:
         self.record(world)

@@ -17,6 +17,7 @@ from meshproxy.identity.caller import Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.proxy.client_side import LOOKS
+from meshproxy.proxy.exchange import Happening
 from meshproxy.proxy.relay import INFLATING_BODIES
 from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
@@ -671,7 +672,9 @@ class TestTime:
             world.loop.advance(world.snapshot.limits.stall + 0.1)
             world.reaper.sweep(world.loop.now)
         assert client.reset_code == CANCEL
-        assert str(world.finished[0].flags) == "DT"
+        (exchange,) = world.finished
+        assert str(exchange.flags) == "DT"
+        assert [note[1:] for note in exchange.notes] == [(Happening.LIMIT, (("limit", "body_stall_time"),))]
 
     def test_a_model_may_think(self, world: Any) -> None:
         client = world.rest()

@@ -30,6 +30,8 @@ from meshproxy.telemetry.otlp import (
     read_response,
 )
 
+SCHEMA = "https://opentelemetry.io/schemas/1.45.0"
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 values: st.SearchStrategy[Value] = st.one_of(texts, st.booleans(), st.integers(-(2**63), 2**63 - 1))
 attribute_lists: st.SearchStrategy[Attributes] = st.lists(st.tuples(texts, values), max_size=4).map(tuple)
@@ -109,9 +111,12 @@ def test_a_request_is_what_the_official_messages_say(some: list[Span], resource:
                 resource=Resource(attributes=official_attributes(resource)),
                 scope_spans=[
                     trace_pb2.ScopeSpans(
-                        scope=InstrumentationScope(name="meshproxy", version="1"), spans=map(official, some)
+                        scope=InstrumentationScope(name="meshproxy", version="1"),
+                        spans=map(official, some),
+                        schema_url=SCHEMA,
                     )
                 ],
+                schema_url=SCHEMA,
             )
         ]
     )

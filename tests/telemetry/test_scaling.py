@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshproxy.codec.events import RequestHead
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.refusal import Reason, Refusal
@@ -83,7 +84,7 @@ def test_the_mean_concurrency_is_exact_whatever_happens_between_two_looks(
 
 def request(model: str, started: float, finished: float) -> Exchange:
     connection: Any = SimpleNamespace(direction="inbound", protocol="HTTP/2")
-    record = Exchange(None, connection, started)  # type: ignore[arg-type]
+    record = Exchange(RequestHead(1, b"POST", b"", b"", (), False), connection, started)
     record.forwarded = Call(Verb.PREDICT, (ModelRef(model, None, None, ""),))
     record.status = 200
     record.finished = finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.proxy.exchange import AttemptRecord, ResponseFlags, TraceContext
+from meshproxy.proxy.exchange import AttemptRecord, Happening, Note, ResponseFlags, TraceContext
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.split import Arm
@@ -26,10 +26,11 @@ def attempt(
     status: int = 200,
     grpc: int | None = 0,
     span: bytes = b"4" * 16,
+    is_tls: bool = False,
 ) -> AttemptRecord:
     is_sent = bool(span)
     times = (started + 0.1, started + 0.2) if is_sent else (0.0, 0.0)
-    return AttemptRecord("[::1]:8500", started, *times, ended, failure, False, status, grpc, span)
+    return AttemptRecord("[::1]:8500", started, *times, ended, failure, False, status, grpc, span, is_tls)
 
 
 def spans(make_exchange: MakeExchange, **fields: object) -> list[Span]:
@@ -70,8 +71,10 @@ def test_a_call_over_grpc(make_exchange: MakeExchange) -> None:
     assert dict(client.attributes) == {
         "rpc.system.name": "grpc",
         "rpc.method": "tensorflow.serving.PredictionService/Predict",
-        "server.address": "::1",
-        "server.port": 8500,
+        "server.address": "models",
+        "server.port": 18500,
+        "network.peer.address": "::1",
+        "network.peer.port": 8500,
         "rpc.status_code": "OK",
     }
     assert client.events == (
@@ -122,6 +125,90 @@ def test_what_nobody_knows_makes_no_names(make_exchange: MakeExchange) -> None:
         (server,) = spans(make_exchange, target=b"/any.Service/Method", call=call, attempts=())
         assert server.name == "_OTHER"
         assert dict(server.attributes)["rpc.method_original"] == "any.Service/Method"
+
+
+def test_a_call_over_rest_says_where_it_went(make_exchange: MakeExchange) -> None:
+    record = record_of(
+        make_exchange(
+            is_grpc=False,
+            target=b"/v1/models/m:predict?key=secret",
+            attempts=(attempt(1_000.0, 1_000.5, is_tls=True),),
+            call=Call(Verb.PREDICT, (ModelRef("m"),)),
+        ),
+        TRACE,
+    )
+    client = spans_of(record._replace(target=b"/v1/models/m/versions/3:predict"), OFFSET, lambda: NEW)[1]
+    assert dict(client.attributes) == {
+        "http.request.method": "POST",
+        "url.full": "https://models:18500/v1/models/m/versions/3:predict",
+        "url.template": "/v1/models/{model}:predict",
+        "server.address": "models",
+        "server.port": 18500,
+        "network.peer.address": "::1",
+        "network.peer.port": 8500,
+        "http.response.status_code": 200,
+    }
+
+
+@pytest.mark.parametrize(
+    ("authority", "endpoint", "expected"),
+    [
+        (b"models", "10.0.0.1:8501", ("http://models/v1/models/m", "models", 8501, "10.0.0.1", 8501)),
+        (b"", "10.0.0.1:8501", ("http://10.0.0.1:8501/v1/models/m", "10.0.0.1", 8501, "10.0.0.1", 8501)),
+        (b"a:80", "unix:/run/rest.sock", ("http://a:80/v1/models/m", "a", 80, "/run/rest.sock", None)),
+        (b"a", "unix:/run/rest.sock", ("http://a/v1/models/m", "a", None, "/run/rest.sock", None)),
+    ],
+)
+def test_the_server_is_who_is_asked_for_and_the_peer_who_was_reached(
+    make_exchange: MakeExchange, authority: bytes, endpoint: str, expected: tuple[object, ...]
+) -> None:
+    made = attempt(1_000.0, 1_000.5)
+    made.endpoint = endpoint
+    exchange = make_exchange(is_grpc=False, target=b"/v1/models/m", attempts=(made,))
+    exchange.head.authority = authority
+    client = spans_of(record_of(exchange, TRACE), OFFSET, lambda: NEW)[1]
+    names = "url.full", "server.address", "server.port", "network.peer.address", "network.peer.port"
+    assert tuple(map(dict(client.attributes).get, names)) == expected
+
+
+def test_of_a_head_that_was_refused_nothing_is_said(make_exchange: MakeExchange) -> None:
+    refusal = Refusal(Reason.BAD_REQUEST, "Bad request: the head is malformed.")
+    for is_grpc, name in ((False, "HTTP"), (True, "_OTHER")):
+        exchange = make_exchange(
+            is_grpc=is_grpc, target=b"", call=None, status=400, grpc_status=3, refusal=refusal, attempts=()
+        )
+        exchange.head.method = exchange.head.authority = b""
+        (server,) = spans_of(record_of(exchange, TRACE), OFFSET, lambda: NEW)
+        assert server.name == name
+        assert {key for key, _ in server.attributes if key.startswith(("http", "url", "rpc", "server"))} == (
+            {"rpc.system.name", "rpc.method", "rpc.status_code"}
+            if is_grpc
+            else {"http.request.method", "url.scheme", "http.response.status_code"}
+        )
+
+
+def test_a_wait_for_its_turn_has_two_ends(make_exchange: MakeExchange) -> None:
+    server = spans(make_exchange, decided=1_000.001, dequeued=1_000.002)[0]
+    assert server.events == (
+        Event(1_001_000_001_000_000, "meshproxy.queued"),
+        Event(1_001_000_002_000_000, "meshproxy.dequeued"),
+    )
+
+
+def test_what_else_happened_is_an_event(make_exchange: MakeExchange) -> None:
+    notes = (
+        Note(1_000.001, Happening.ENDPOINTS_SKIPPED, (("circuit_open", 2),)),
+        Note(1_000.002, Happening.RETRY_SKIPPED, (("reason", "gateway-error"), ("skip", "budget"))),
+    )
+    server = spans(make_exchange, notes=notes)[0]
+    assert server.events == (
+        Event(1_001_000_001_000_000, "meshproxy.endpoints.skipped", (("meshproxy.circuit_open", 2),)),
+        Event(
+            1_001_000_002_000_000,
+            "meshproxy.retry.skipped",
+            (("meshproxy.reason", "gateway-error"), ("meshproxy.skip", "budget")),
+        ),
+    )
 
 
 def test_a_retry_is_a_span_and_an_event(make_exchange: MakeExchange) -> None:

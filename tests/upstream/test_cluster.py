@@ -415,6 +415,17 @@ class TestLastResort:
         with pytest.raises(NoEndpoint, match="health check"):
             bench.pick()
 
+    def test_those_that_are_skipped_are_counted_by_why(self) -> None:
+        bench = Bench()
+        bench.find("a", "b", "c", "d")
+        assert bench.cluster.skipped(True, "m", bench.now) == []
+        bench.at("a").health = Health(CheckSettings(("m",)), begins_unhealthy=True)
+        bench.fail("a")
+        bench.fail("b")
+        bench.fail("c")
+        bench.at("d").is_ejected = True
+        assert bench.cluster.skipped(True, "m", bench.now) == [("ejected", 1), ("circuit_open", 2), ("unhealthy", 1)]
+
     def test_a_copy_is_no_resort_and_no_probe(self) -> None:
         bench = Bench()
         bench.find("a", "b")
