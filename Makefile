@@ -162,13 +162,23 @@ prometheus-binaries:
 	cd .cache/prometheus && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } \
 		&& dpkg -x prometheus_*.deb . && rm prometheus_*.deb
 
+# An OpenTelemetry Collector with what the tests need of it.
+COLLECTOR_BIN = $(call built_from,collector,tests/conformance/collector/*)
+.PHONY: collector-binaries collector-folder
+collector-folder:
+	@echo $(COLLECTOR_BIN)
+collector-binaries:
+	$(call will_build,an OpenTelemetry Collector,$(COLLECTOR_BIN),five minutes)
+	CGO_ENABLED=0 nice go build -C tests/conformance/collector -trimpath -ldflags '-s -w' -o $(COLLECTOR_BIN)/collector .
+
 conformance: $(VENV)/.dev .cache/bin/h2spec $(shell command -v apt-get >/dev/null && echo .cache/prometheus/usr/bin/prometheus)
 	@[ -x $(PROMETHEUS_BIN)/prometheus ] && [ -x $(PROMETHEUS_BIN)/promtool ] || $(MAKE) --no-print-directory prometheus-binaries
+	@[ -x $(COLLECTOR_BIN)/collector ] || $(MAKE) --no-print-directory collector-binaries
 	@for tool in curl nghttp; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install curl nghttp2-client" >&2; exit 1; }; done
 	@command -v chromium >/dev/null || echo 'without a browser: on Debian and Ubuntu, apt-get install chromium'
 	@command -v apt-get >/dev/null || echo 'without an older Prometheus: it is a package of Debian'
-	PROMETHEUS_BIN=$(PROMETHEUS_BIN) $(BIN)/pytest -q tests/conformance $(CONFORMANCE_ARGS) \
+	PROMETHEUS_BIN=$(PROMETHEUS_BIN) COLLECTOR_BIN=$(COLLECTOR_BIN) $(BIN)/pytest -q tests/conformance $(CONFORMANCE_ARGS) \
 		$$(command -v chromium >/dev/null || echo --ignore tests/conformance/test_browser.py)
 
 # Each host is a network namespace that the test creates: nothing outside of them is changed. The figures of
