@@ -16,6 +16,7 @@ A **transport** hands bytes to a **codec**; the request's head meets **identity*
     proxy/       the pipeline of a request. READ `proxy/pipeline.py` FIRST
     telemetry/   records of completed exchanges: metrics, access log, audit trail; trace context
     injection/   how a pod of Kubernetes gets its sidecar. Pure: from a pod to a patch
+    monitoring/   alert rules and Grafana boards, generated into deploy/. Pure
     installation/ what a mesh needs in a cluster, as objects of Kubernetes. Pure
     control/     the control plane: issues the identities of sidecars. `control_api.py` is what the two say
     sidecar/     the process: assembly of both directions, reload, drain, workers; the admin port

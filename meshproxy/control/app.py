@@ -382,6 +382,7 @@ class ControlPlane:
         # A workload that joins has no certificate yet; whoever shows one must show a good one.
         identity = own_identity(credentials, self._settings.trust_domain, now, calls=False, mtls="permissive")
         self._own_issued = now
+        self.metrics.certificate_start.labels().value = identity.not_before
         self.metrics.certificate_expiry.labels().value = not_after
         return identity
 

@@ -20,7 +20,7 @@ from typing import Literal, NoReturn
 
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.mesh_context import MeshContext
-from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer
+from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer, read_start
 from meshproxy.identity.pem import find_private_key, read_certificates
 from meshproxy.identity.trust import Bundle, Trust, contains_authority
 
@@ -115,6 +115,8 @@ class OwnIdentity:
 
     workload: Workload
     """The SPIFFE id, and in `not_after` when the certificate expires."""
+    not_before: float
+    """From when on the certificate is valid, in seconds since the epoch."""
     serial: str
     """The certificate's serial number, hexadecimal."""
     server: ssl.SSLContext | None
@@ -181,7 +183,7 @@ def own_identity(
         )
     if len(trust.bundles) > 1 and not contains_authority(tested.chain, trust.bundles[trust_domain]):
         raise _untrusted()
-    return OwnIdentity(workloads[0], tested.serial, server, client, credentials.warnings)
+    return OwnIdentity(workloads[0], read_start(leaf), tested.serial, server, client, credentials.warnings)
 
 
 def _read_own(leaf: bytes, trust_domain: str, now: float, role: PeerRole, use: str) -> Workload:

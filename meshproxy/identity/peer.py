@@ -101,6 +101,11 @@ def read_peer(der: bytes, trust_domain: str, now: float, role: PeerRole = PeerRo
     return workload
 
 
+def read_start(der: bytes) -> float:
+    """When a certificate that has been read before became valid (notBefore), in seconds since the epoch."""
+    return _read_certificate(der)[0]
+
+
 def other_trust_domain(named: str, trusted: Iterable[str]) -> PeerRefused:
     """The refusal of a certificate whose trust domain is not among those that are trusted."""
     return PeerRefused(

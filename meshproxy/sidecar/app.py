@@ -100,6 +100,8 @@ class Sidecar:
         # Telemetry: everything below reports to it.
         self.metrics = SidecarMetrics()
         watch_process(self.metrics.registry)
+        if link is not None:
+            self.metrics.control_connected.read_from(link.connected)
         if link is not None and link.enrollment is not None:
             self.metrics.identity_issuances.read_from(link.enrollment.count)
             self.metrics.clock_offset.read_from(link.enrollment.measure)

@@ -41,6 +41,7 @@ class ControlChannel:
         files: the certificate that it has issued, with its key, and the roots that it has sent.
         trust_domain: of the control plane, and of what it issues.
         credentials: what is shown to it now, if there is a valid certificate.
+        open_calls: streams from it that are open.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ControlChannel:
         self.credentials = shown if shown is not None else self._issued
         self._shared = own_connections(Times(ping_after=PING_AFTER))
         self._shared.reaper.start()
+        self.open_calls = 0
         self._streams: H2Channel | None = None
         self._shown: bytes | None = None
         """The fingerprint of the credentials that `_streams` shows."""

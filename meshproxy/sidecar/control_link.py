@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from meshproxy.config.schema import Documents
     from meshproxy.config.sidecars import ControlPlane, Sidecar
+    from meshproxy.telemetry.metrics import Rows
 
 
 class ControlLink:
@@ -64,6 +65,10 @@ class ControlLink:
             self._roots.tell()
         if self.documents is not None:
             self.documents.tell_certificate(issued, expires)
+
+    def connected(self) -> Rows:
+        """Whether a stream from the control plane is open, as a metric."""
+        return [((), int(self._channel.open_calls > 0))]
 
     async def join(self) -> Documents | None:
         """Return when there is a certificate, and documents to start with: None if they are files."""

@@ -41,7 +41,11 @@ async def follow_stream(
             why the stream has ended.
     """
     try:
-        async with channel.streams() as h2, await open_call(h2, method, max_message_bytes=max_message_bytes) as call:
+        async with (
+            channel.streams() as h2,
+            await open_call(h2, method, max_message_bytes=max_message_bytes) as call,
+        ):
+            channel.open_calls += 1
             talking = asyncio.create_task(_talk(talk, call))
             try:
                 async for message in call:
@@ -51,6 +55,7 @@ async def follow_stream(
                     await leave(call)
                 raise
             finally:
+                channel.open_calls -= 1
                 talking.cancel()
         return "it ended the stream"
     except (ClientError, CertificateError, OSError) as error:

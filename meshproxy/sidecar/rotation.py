@@ -250,6 +250,7 @@ class IdentityRotation:
 
     def _report(self, loaded: LoadedIdentity) -> None:
         identity = loaded.identity
+        self._metrics.certificate_start.labels().value = identity.not_before
         self._metrics.certificate_expiry.labels().value = identity.workload.not_after
         for warning in identity.warnings:
             logger.warning(warning)

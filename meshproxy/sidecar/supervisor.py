@@ -89,6 +89,8 @@ class Supervisor:
 
         self.registry = registry = Registry()
         watch_process(registry)
+        if link is not None:
+            Gauge(registry, metric_table.CONTROL_CONNECTED).read_from(link.connected)
         if link is not None and link.enrollment is not None:
             Counter(registry, metric_table.IDENTITY_ISSUANCES).read_from(link.enrollment.count)
             Gauge(registry, metric_table.CLOCK_OFFSET).read_from(link.enrollment.measure)

@@ -28,6 +28,7 @@ class ControlMetrics:
         self.endpoint_updates = Counter(registry, metric_table.ENDPOINT_UPDATES)
         self.leader = Gauge(registry, metric_table.LEADER)
         self.status_writes = Counter(registry, metric_table.STATUS_WRITES)
+        self.certificate_start = Gauge(registry, metric_table.CERTIFICATE_START)
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
         self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
         self.open_connections = Gauge(registry, metric_table.OPEN_CONNECTIONS)

@@ -103,6 +103,11 @@ CERTIFICATE_EXPIRY = gauge(
     "Unix time at which the sidecar's own certificate expires.",
     unit="seconds",
 )
+CERTIFICATE_START = gauge(
+    "meshproxy_identity_cert_not_before_timestamp_seconds",
+    "Unix time from which on the sidecar's own certificate is valid.",
+    unit="seconds",
+)
 IDENTITY_ROTATIONS = counter(
     "meshproxy_identity_rotations_total",
     "Attempts to apply new credentials of the sidecar.",
@@ -150,6 +155,11 @@ CONFIG_LOADED = gauge(
     "meshproxy_config_last_reload_success_timestamp_seconds",
     "Unix time at which the running configuration was applied.",
     unit="seconds",
+)
+
+CONTROL_CONNECTED = gauge(
+    "meshproxy_control_plane_connected",
+    "1 while a stream from the control plane is open, 0 while there is none. Absent in a sidecar without one.",
 )
 
 # --- Telemetry
@@ -344,11 +354,11 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Scaling": (SCALING_CONCURRENCY, SCALING_QUEUE, SCALING_RATE, SCALING_SATURATION),
     "Identity and connections": (
-        JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS, IDENTITY_IN_SYNC,
-        IDENTITY_ISSUANCES, CLOCK_OFFSET, OPEN_CONNECTIONS, CONNECTIONS, CONNECTIONS_DRAINED,
+        JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_START, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS,
+        IDENTITY_IN_SYNC, IDENTITY_ISSUANCES, CLOCK_OFFSET, OPEN_CONNECTIONS, CONNECTIONS, CONNECTIONS_DRAINED,
         HTTP2_STREAM_ERRORS,
     ),
-    "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED),
+    "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED, CONTROL_CONNECTED),
     "Telemetry": (
         ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, SPANS_EXPORTED, SPANS_DROPPED,
         METRIC_LINES, SERIES_CAPPED, BUILD_INFO,

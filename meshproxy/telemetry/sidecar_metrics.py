@@ -33,6 +33,7 @@ class SidecarMetrics:
         self.jwks_refresh = Counter(registry, metric_table.JWKS_REFRESH)
         self.jwks_age = Gauge(registry, metric_table.JWKS_AGE)
         self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
+        self.certificate_start = Gauge(registry, metric_table.CERTIFICATE_START)
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
         self.identity_rotations = Counter(registry, metric_table.IDENTITY_ROTATIONS)
         self.identity_in_sync = Gauge(registry, metric_table.IDENTITY_IN_SYNC)
@@ -46,6 +47,8 @@ class SidecarMetrics:
         self.config_reloads = Counter(registry, metric_table.CONFIG_RELOADS)
         self.config_in_sync = Gauge(registry, metric_table.CONFIG_IN_SYNC)
         self.config_loaded = Gauge(registry, metric_table.CONFIG_LOADED)
+        self.control_connected = Gauge(registry, metric_table.CONTROL_CONNECTED)
+        self.control_connected.read_from(list)  # until there is a link to one
 
         self.access_log_dropped = Counter(registry, metric_table.ACCESS_LOG_DROPPED)
         self.audit_events = Counter(registry, metric_table.AUDIT_EVENTS)

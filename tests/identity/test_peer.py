@@ -22,6 +22,7 @@ from meshproxy.identity.peer import (
     PeerRole,
     read_peer,
     read_spiffe_id,
+    read_start,
 )
 
 DOMAIN = "dev.example"
@@ -167,6 +168,7 @@ def test_validity_is_inclusive() -> None:
     assert refusal(der, now=start.timestamp() - 0.001) == "not-yet-valid"
     assert read_peer(der, DOMAIN, start.timestamp()).not_after == end.timestamp()
     assert read_peer(der, DOMAIN, end.timestamp()).not_after == end.timestamp()
+    assert read_start(der) == start.timestamp()
     assert refusal(der, now=end.timestamp() + 0.001) == "expired"
 
 

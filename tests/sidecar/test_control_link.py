@@ -20,8 +20,11 @@ async def test_without_documents_it_only_renews(tmp_path: Path) -> None:
     assert await link.join() is None
     assert link.enrollment is not None
     assert link.enrollment.issued == 1
+    assert link.connected() == [((), 0)]
     running = asyncio.create_task(link.run())
-    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while link.connected() != [((), 1)]:  # the trust bundle is followed
+            await asyncio.sleep(0.001)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

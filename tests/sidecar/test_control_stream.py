@@ -27,6 +27,8 @@ class Played:
         self.said: list[bytes] = []
         self.heard: list[bytes] = []
         self.left = False
+        self.open_calls = 0
+        self.open_while_taking: list[int] = []
 
     @asynccontextmanager
     async def streams(self) -> AsyncIterator[Any]:
@@ -52,6 +54,7 @@ class Played:
 
     async def take(self, message: bytes) -> None:
         self.heard.append(message)
+        self.open_while_taking.append(self.open_calls)
 
     async def leave(self, call: Any) -> None:
         self.left = True
@@ -77,6 +80,7 @@ async def test_messages_are_taken_until_it_ends(caplog: pytest.LogCaptureFixture
     played = Played(b"one", b"two")
     assert await played.follow(leave=played.leave) == "it ended the stream"
     assert (played.said, played.heard, played.left) == ([b"hello"], [b"one", b"two"], False)
+    assert (played.open_while_taking, played.open_calls) == ([1, 1], 0)
     assert not caplog.records  # that nothing could be said is no news of its own
 
 
@@ -92,7 +96,9 @@ async def test_messages_are_taken_until_it_ends(caplog: pytest.LogCaptureFixture
     ids=lambda error: type(error).__name__,
 )
 async def test_why_it_ended(error: Exception) -> None:
-    assert await Played(b"one", error).follow() == str(error)
+    played = Played(b"one", error)
+    assert await played.follow() == str(error)
+    assert played.open_calls == 0
 
 
 async def test_an_older_control_plane_is_left_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:

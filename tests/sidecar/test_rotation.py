@@ -181,6 +181,7 @@ class TestStarting:
         assert rotation.current.server.verify_mode is mode
         assert (world.in_sync, world.exchanged) == (1, [])
         assert world.metrics.certificate_expiry.labels().value == rotation.current.workload.not_after
+        assert world.metrics.certificate_start.labels().value == rotation.current.not_before < time.time()
         with pytest.raises(OSError, match="no certificate for calls"):
             rotation.client_context()
 

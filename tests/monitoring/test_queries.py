@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from meshproxy.monitoring.queries import FAILED_STATUSES, failures, requests, selected
+from meshproxy.refusal import GrpcStatus
+from tests.promql import problems
+
+
+def test_they_name_what_pages_have() -> None:
+    assert problems(requests("5m", "model", 'direction="inbound"')) == []
+    assert problems(failures("5m", "model", 'direction="inbound"')) == []
+    assert selected("up") == "up"
+
+
+def test_statuses_are_called_as_in_metrics() -> None:
+    assert set(FAILED_STATUSES.split("|")) <= {status.name for status in GrpcStatus}
