@@ -11,7 +11,6 @@ import io
 import json
 import re
 import urllib.parse
-from collections import Counter
 from typing import Any
 
 from aiohttp import web
@@ -46,7 +45,7 @@ class Rest:
     async def answer(self, method: str, target: str, body: bytes) -> web.Response:
         """The answer to a request; the target is path and query as they were sent."""
         if target == self._metrics_path:
-            return web.Response(text=metrics_page(self._service.counts), content_type="text/plain")
+            return web.Response(text=self._service.metrics.page(), content_type="text/plain")
         if not target.lower().startswith("/v1/"):
             return web.Response(status=404, text="<HTML><HEAD><TITLE>404 Not Found</TITLE></HEAD></HTML>\n")
         try:
@@ -62,7 +61,8 @@ class Rest:
                 raise malformed
             spec = _spec(name, version, label)
             work = self._predict if verb == "predict" else self._classify if verb == "classify" else self._regress
-            return await self._service.serve(spec.name, lambda content: work(spec, content), body)
+            api = verb.capitalize()
+            return await self._service.serve(spec.name, lambda content: work(spec, content), body, api)
         if method == "GET" and (match := _STATUS_PATH.fullmatch(target)):
             name, version, label, metadata = match.groups()
             if name is None:
@@ -154,12 +154,3 @@ def _json(content: Any, status: int) -> web.Response:
     # aiohttp wants to be given anything larger than 1 MiB as a file.
     body = text if len(text) < 1 << 20 else io.BytesIO(text)
     return web.Response(status=status, body=body, content_type="application/json")
-
-
-def metrics_page(counts: Counter[tuple[str, str]]) -> str:
-    """The page that TensorFlow Serving shows Prometheus, cut down to the counter of requests."""
-    lines = ["# TYPE :tensorflow:serving:request_count counter"]
-    for (model, status), count in sorted(counts.items()):
-        name = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        lines.append(f':tensorflow:serving:request_count{{model_name="{name}",status="{status}"}} {count}')
-    return "\n".join(lines) + "\n"

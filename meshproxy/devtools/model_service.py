@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+import time
 from collections.abc import Callable
 from typing import Any
 
 from meshproxy.devtools import messages
+from meshproxy.devtools.model_metrics import ModelMetrics
 from meshproxy.devtools.models import Catalogue, Servable, ServingError
 from meshproxy.refusal import GrpcStatus
 
@@ -20,7 +21,7 @@ class Service:
     """The verbs of PredictionService and ModelService, message in, message out. Raises ServingError.
 
     Attributes:
-        counts: (model, status word) -> requests, as `:tensorflow:serving:request_count` counts them.
+        metrics: what was counted.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Service:
         seed: int | None = None,
     ) -> None:
         self.catalogue = catalogue
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.metrics = ModelMetrics()
         self._latency = latency
         self._failure_rate = failure_rate
         # Further calls wait in order, and those beyond the queue are UNAVAILABLE at once, as in a batching queue.
@@ -54,13 +55,16 @@ class Service:
 
     async def call(self, verb: str, request: Any) -> Any:
         """Runs a verb by its gRPC name, after the configured latency, unless a failure is injected."""
-        return await self.serve(_model_of(request), self._verbs[verb], request)
+        return await self.serve(_model_of(request), self._verbs[verb], request, verb, "GRPC")
 
-    async def serve(self, model: str, work: Callable[[Any], Any], request: Any) -> Any:
+    async def serve(
+        self, model: str, work: Callable[[Any], Any], request: Any, api: str = "", entrypoint: str = "REST"
+    ) -> Any:
         """Applies latency, injected failures and counting to a request of either protocol."""
+        started = time.monotonic()
         if self._room is not None:
             if self._present == self._most:
-                self.counts[model, GrpcStatus.UNAVAILABLE.name] += 1
+                self.metrics.record(model, GrpcStatus.UNAVAILABLE.name, api, entrypoint, 0.0)
                 raise ServingError(
                     GrpcStatus.UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full"
                 )
@@ -81,7 +85,7 @@ class Service:
             status = error.status
             raise
         finally:
-            self.counts[model, status.name] += 1
+            self.metrics.record(model, status.name, api, entrypoint, time.monotonic() - started)
 
     def predict(self, request: Any) -> Any:
         servable = self.catalogue.servable(request.model_spec)

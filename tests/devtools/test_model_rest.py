@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from meshproxy.devtools.model_rest import METRICS_PATH, Rest, metrics_page
+from meshproxy.devtools.model_rest import METRICS_PATH, Rest
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue, Model
 
@@ -101,5 +100,16 @@ async def test_paths_outside_of_v1_are_not_found() -> None:
 
 async def test_metrics_page() -> None:
     assert await ask("GET", METRICS_PATH) == (200, "# TYPE :tensorflow:serving:request_count counter\n")
-    page = metrics_page(Counter({('a"b\n', "OK"): 2}))
-    assert page.splitlines()[1] == ':tensorflow:serving:request_count{model_name="a\\"b\\n",status="OK"} 2'
+
+
+async def test_latencies_are_those_of_rest() -> None:
+    rest = Rest(Service(Catalogue([Model("m", (1,))])))
+    await rest.answer("POST", "/v1/models/m:predict", b'{"instances": [1]}')
+    await rest.answer("POST", "/v1/models/m:regress", b'{"examples": [{"x": 1.0}]}')
+    await rest.answer("GET", "/v1/models/m", b"")
+    page: Any = await rest.answer("GET", METRICS_PATH, b"")
+    counted = [line for line in page.text.splitlines() if "request_latency_count" in line]
+    assert counted == [
+        f':tensorflow:serving:request_latency_count{{model_name="m",API="{api}",entrypoint="REST"}} 1'
+        for api in ("Predict", "Regress")
+    ]

@@ -93,7 +93,7 @@ async def test_requests_are_counted_by_model_and_status() -> None:
     await counted.call("Predict", predict())
     with pytest.raises(ServingError):
         await counted.call("Predict", predict("none"))
-    assert counted.counts == {("m", "OK"): 1, ("none", "NOT_FOUND"): 1}
+    assert counted.metrics.requests == {("m", "OK"): 1, ("none", "NOT_FOUND"): 1}
 
 
 async def test_failures_can_be_ordered_and_repeat_with_the_seed() -> None:
@@ -104,7 +104,7 @@ async def test_failures_can_be_ordered_and_repeat_with_the_seed() -> None:
         outcomes.append(
             [isinstance(each, ServingError) for each in await asyncio.gather(*calls, return_exceptions=True)]
         )
-        assert unlucky.counts["m", "UNAVAILABLE"] == sum(outcomes[-1])
+        assert unlucky.metrics.requests["m", "UNAVAILABLE"] == sum(outcomes[-1])
     assert outcomes[0] == outcomes[1]
     assert 2 < sum(outcomes[0]) < 18
 
@@ -113,7 +113,7 @@ async def test_calls_beyond_its_queue_are_unavailable_at_once() -> None:
     full = service(latency=0.01, concurrency=1, queue=1)
     results = await asyncio.gather(*(full.call("Predict", predict()) for _ in range(3)), return_exceptions=True)
     assert [getattr(result, "status", None) for result in results] == [None, None, GrpcStatus.UNAVAILABLE]
-    assert full.counts == {("m", "OK"): 2, ("m", "UNAVAILABLE"): 1}
+    assert full.metrics.requests == {("m", "OK"): 2, ("m", "UNAVAILABLE"): 1}
     await full.call("Predict", predict())
 
 
