@@ -58,8 +58,19 @@ class Traces(Part, frozen=True):
     fields are passed on, and a request that has nothing else is not traced. `OTEL_PROPAGATORS` replaces it."""
 
 
+class ServerMetrics(Part, frozen=True):
+    """The metrics page of the model server (`metricsPath` of its ModelServer, on the port of REST), read by the sidecar
+    in front of it. TensorFlow Serving has one if `--monitoring_config_file` says so."""
+
+    interval: Annotated[Duration, Meta(ge=1, le=300)] = 15.0
+    """How often it is read, with 10 % jitter: from `1s` to `5m`."""
+
+
 class Telemetry(Part, frozen=True):
     """What sidecars export."""
 
     traces: Traces | None = None
     """Spans. Left out: none, unless the environment of a sidecar names a collector (`OTEL_EXPORTER_OTLP_ENDPOINT`)."""
+    model_server: ServerMetrics | None = None
+    """Compares what calls took with what the model server says they took: the hop lag, and an alarm when it rises
+    (docs/hop-lag.md). `{}` has the defaults. Left out: the page is not read. Not with several `workers`."""

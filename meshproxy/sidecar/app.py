@@ -24,6 +24,7 @@ from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments, LastGoodDocuments, SharedDocuments
 from meshproxy.sidecar.drain import drain
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
+from meshproxy.sidecar.server_metrics import ServerMetrics
 from meshproxy.sidecar.server_tls import check_files
 from meshproxy.sidecar.snapshots import times
 from meshproxy.sidecar.status import Status
@@ -227,6 +228,8 @@ class Sidecar:
             self._reaper.add(scaling)
         traffic.watch(self.clusters.all, {direction.name: direction.pipeline for direction in self.directions})
         traffic.on_health.append(self._health_changed)
+        self.server_metrics = ServerMetrics(self.clusters, self.metrics, observer, is_worker=slot is not None)
+        self.configuration.on_adopted.append(self.server_metrics.adopt)
         self.configuration.begin(compiled, self.directions)
         self._status = status = Status(
             self.configuration,
@@ -238,6 +241,7 @@ class Sidecar:
             drain=self.drain,
             scaling=scaling,
             metrics=self.metrics,
+            server_metrics=self.server_metrics,
         )
         page = Admin(loop, self.metrics.registry, status, is_worker=slot is not None)
         self.admin = Listener(
@@ -341,6 +345,7 @@ class Sidecar:
         # Requests that were aborted are yet to be logged.
         for _ in range(PARTING_TURNS):
             await asyncio.sleep(0)
+        await self.server_metrics.close()
         await self.tracing.close()
         await self.tokens.close()
         await self.clusters.close()

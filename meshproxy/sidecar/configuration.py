@@ -23,7 +23,7 @@ from meshproxy.sidecar.snapshots import (
 from meshproxy.upstream.serving import HealthService
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from meshproxy.config.routes import ModelRoute
     from meshproxy.config.schema import Documents
@@ -104,6 +104,8 @@ class Configuration:
         """When they were taken into use, in seconds since the epoch."""
         self.last_reload: Reload | None = None
         self.health: HealthService | None = None
+        self.on_adopted: list[Callable[[Documents], None]] = []
+        """Called with documents that have been taken into use."""
         self._source = source
         self._metrics = metrics
         self._downstream = downstream
@@ -253,6 +255,8 @@ class Configuration:
         self._metrics.requests.keep_policies(binding.metadata.name for binding in documents.bindings)
         self._metrics.config_in_sync.labels().value = 1
         self.applied_at = self._metrics.config_loaded.labels().value = time.time()
+        for listener in self.on_adopted:
+            listener(documents)
 
 
 def check_fixed(old: Documents, new: Documents) -> None:

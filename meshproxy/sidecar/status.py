@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.configuration import Configuration
     from meshproxy.sidecar.direction import Direction
     from meshproxy.sidecar.rotation import IdentityRotation
+    from meshproxy.sidecar.server_metrics import ServerMetrics
     from meshproxy.sidecar.tokens import Tokens
     from meshproxy.telemetry.scaling import Scaling
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -45,6 +46,7 @@ class Status:
         drain: Callable[[], None],
         scaling: Scaling | None,
         metrics: SidecarMetrics,
+        server_metrics: ServerMetrics,
     ) -> None:
         self._configuration = configuration
         self._identity = identity
@@ -55,6 +57,7 @@ class Status:
         self._drain = drain
         self._scaling = scaling
         self._metrics = metrics
+        self._server_metrics = server_metrics
         self._started_at = time.time()
 
     def drain(self) -> None:
@@ -85,7 +88,7 @@ class Status:
             notes += [f"configuration rejected, the previous one is in use: {each}" for each in last.problems]
         if problem is not None:
             notes.append(f"certificate rejected, the previous one is in use: {problem}")
-        return notes
+        return [*notes, *self._server_metrics.notes()]
 
     def _reload(self) -> dict[str, object]:
         """Since when the documents are in use, and how the last attempt to replace them went."""
@@ -136,7 +139,8 @@ class Status:
             },
             "workers": [],
         }
-        return {**HEAD, **found, "attention": attention(found, time.time())}
+        complaints = attention(found, time.time()) + self._server_metrics.notes()
+        return {**HEAD, **found, "attention": complaints}
 
     def _shown_identity(self) -> dict[str, object] | None:
         identity = self._identity.current

@@ -189,6 +189,35 @@ SERIES_CAPPED = counter(
     "meshproxy_metric_series_capped_total",
     "Label sets counted in the shared series `_other` because the page had reached its maximum.",
 )
+HOP_LAG = gauge(
+    "meshproxy_hop_lag_seconds",
+    "What a call took beyond what the model server says it took (network, kernels, its HTTP or gRPC code), on average "
+    "in the last reading. Missing while it is not known.",
+    "model", unit="seconds",
+)  # fmt: skip
+HOP_LAG_EXPECTED = gauge(
+    "meshproxy_hop_lag_expected_seconds",
+    "The hop lag that is normal, by the last hour's readings.",
+    "model", unit="seconds",
+)  # fmt: skip
+HOP_LAG_ALARM = gauge("meshproxy_hop_lag_alarm", "1 while the hop lag is above what is normal, 0 otherwise.", "model")
+CALL_TIME_RATIO = gauge(
+    "meshproxy_call_time_ratio",
+    "Where the time of a call went in the last reading, as shares that add up to 1: model (as the model server says), "
+    "network (the hop lag, and the rest of the response), proxy (the sidecar), client (waiting for its body).",
+    "model", "part", unit="ratio",
+)  # fmt: skip
+UNMATCHED_CALLS = counter(
+    "meshproxy_hop_lag_unmatched_calls_total",
+    "Calls that only one of model server and sidecar has counted, so that the hop lag is not known: the model server "
+    "has other callers.",
+    "model",
+)  # fmt: skip
+SERVER_PAGES = counter(
+    "meshproxy_model_server_pages_total",
+    "Attempts to read the model server's metrics page, by result: ok, absent (404: it has none), failed, unusable.",
+    "result",
+)  # fmt: skip
 BUILD_INFO = gauge("meshproxy_build_info", "Always 1; the labels give the versions.", "version", "python")
 
 # --- Process
@@ -362,6 +391,9 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     "Telemetry": (
         ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, SPANS_EXPORTED, SPANS_DROPPED,
         METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
+    ),
+    "Model server": (
+        HOP_LAG, HOP_LAG_EXPECTED, HOP_LAG_ALARM, CALL_TIME_RATIO, UNMATCHED_CALLS, SERVER_PAGES,
     ),
     "Process": (
         PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,

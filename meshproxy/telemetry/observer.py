@@ -43,6 +43,14 @@ class Observer:
             except Exception as error:
                 self._report(sink, error)
 
+    def add(self, sink: Sink) -> None:
+        """Another consumer, from the next exchange on."""
+        self._sinks = (*self._sinks, sink)
+
+    def remove(self, sink: Sink) -> None:
+        """One consumer less."""
+        self._sinks = tuple(each for each in self._sinks if each != sink)
+
     def _report(self, sink: Sink, error: Exception) -> None:
         # The qualified name of a method or function, or the class of a callable object.
         name = getattr(sink, "__qualname__", type(sink).__name__)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from meshproxy.config.telemetry import Keep, Traces, read_collector
+from meshproxy.config.telemetry import Keep, ServerMetrics, Traces, read_collector
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,10 @@ def test_other_texts_are_none(value: object) -> None:
 
 def test_failures_and_refusals_are_kept_unless_told_otherwise() -> None:
     assert Traces(endpoint="http://c").keep == Keep(errors=True, refusals=True, slower_than=None)
+
+
+def test_the_interval_of_the_model_servers_page_is_bounded() -> None:
+    assert msgspec.convert({}, ServerMetrics).interval == 15.0
+    for seconds in (0.5, 301.0):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"interval": seconds}, ServerMetrics)

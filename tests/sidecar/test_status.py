@@ -20,6 +20,7 @@ class World:
         self.configuration: Any = SimpleNamespace(health=None, last_reload=None)
         self.tokens: Any = SimpleNamespace(are_known=True)
         self.clusters: Any = SimpleNamespace(conditions=lambda: {"endpoints of a are known": True})
+        self.server_metrics: Any = SimpleNamespace(notes=list)
         self.is_draining = False
         self.drained = 0
 
@@ -37,6 +38,7 @@ class World:
             drain=self.drain,
             scaling=None,
             metrics=SidecarMetrics(),
+            server_metrics=self.server_metrics,
         )
 
     @property
@@ -91,3 +93,9 @@ def test_what_was_rejected_is_noted() -> None:
 def test_what_is_kept_of_rejected_documents_is_bounded() -> None:
     kept = Reload.rejected(["x" * 10_000] * 1_000).problems
     assert kept == ("x" * PROBLEM_CHARACTERS,) * MOST_PROBLEMS
+
+
+def test_models_whose_hop_lag_has_risen_are_noted() -> None:
+    world = World()
+    world.server_metrics.notes = lambda: ["the hop lag of these models has risen: m"]
+    assert world.status().notes() == ["the hop lag of these models has risen: m"]

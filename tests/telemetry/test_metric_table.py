@@ -52,9 +52,9 @@ def test_names_follow_the_conventions_of_prometheus(metric: Metric) -> None:
     """https://prometheus.io/docs/practices/naming/"""
     assert re.fullmatch(r"(meshproxy|process)_[a-z0-9_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.type is Type.COUNTER)
-    assert metric.unit in ("", "seconds", "bytes")
+    assert metric.unit in ("", "seconds", "bytes", "ratio")
     stem = metric.name.removesuffix("_total")
-    assert metric.unit == next((unit for unit in ("seconds", "bytes") if stem.endswith("_" + unit)), "")
+    assert metric.unit == next((unit for unit in ("seconds", "bytes", "ratio") if stem.endswith("_" + unit)), "")
     assert metric.help[0].isupper() or metric.help[0].isdigit()
     assert metric.help.endswith(".")
     assert "|" not in metric.help

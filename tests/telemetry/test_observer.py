@@ -33,6 +33,18 @@ def test_everyone_is_shown_the_exchange_once_in_order(make_exchange: MakeExchang
     assert sum(series.value for series in metrics.requests.total.series.values()) == 1
 
 
+def test_a_sink_comes_and_goes(make_exchange: MakeExchange) -> None:
+    seen: list[Exchange] = []
+    observer = Observer(SidecarMetrics().telemetry_failures, [])
+    observer(make_exchange())
+    observer.add(seen.append)
+    exchange = make_exchange()
+    observer(exchange)
+    observer.remove(seen.append)
+    observer(make_exchange())
+    assert seen == [exchange]
+
+
 def test_a_sink_that_fails_is_counted_and_harms_nobody(
     make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,86 @@
+"""The model server's metrics as the documents in use want them: whether its page is read, and how a reload changes
+that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshproxy.config.schema import Documents
+    from meshproxy.config.telemetry import ServerMetrics as Settings
+    from meshproxy.sidecar.clusters import Clusters
+    from meshproxy.sidecar.hop_watch import HopWatch
+    from meshproxy.telemetry.observer import Observer
+    from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
+
+logger = logging.getLogger(__name__)
+
+
+class ServerMetrics:
+    """The watch in use, if there is one.
+
+    Args:
+        clusters: have the model server's endpoints.
+        observer: gets a further sink while there is a watch.
+        is_worker: this is one of several workers. The model server's page is of all of them together, and each of them
+            sees its own calls only: nothing is watched.
+    """
+
+    def __init__(self, clusters: Clusters, metrics: SidecarMetrics, observer: Observer, *, is_worker: bool) -> None:
+        self._clusters = clusters
+        self._metrics = metrics
+        self._observer = observer
+        self._is_worker = is_worker
+        self._settings: tuple[Settings, str, str] | None = None
+        self._watch: HopWatch | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._ended: set[asyncio.Task[None]] = set()
+
+    def adopt(self, documents: Documents) -> None:
+        """Documents are in use."""
+        settings, inbound = documents.mesh.spec.telemetry.model_server, documents.sidecar.spec.inbound
+        wanted = None
+        if settings is not None and inbound is not None:
+            paths = {server.metadata.name: server.spec.metrics_path for server in documents.servers}
+            wanted = settings, inbound.server, paths[inbound.server]
+        if wanted == self._settings:
+            return
+        self._stop()
+        self._settings = wanted
+        if wanted is None:
+            return
+        if self._is_worker:
+            logger.warning("hop lag is not measured by a sidecar with several workers")
+            return
+        from meshproxy.sidecar.hop_watch import HopWatch  # its memory is for those who want it
+
+        watch = self._watch = HopWatch(*wanted, self._clusters.all, self._metrics)
+        self._observer.add(watch.calls.observe)
+        self._running = asyncio.get_running_loop().create_task(watch.run())
+        self._running.add_done_callback(_report)
+
+    def notes(self) -> list[str]:
+        """What an operator should look at."""
+        return self._watch.notes() if self._watch is not None else []
+
+    def _stop(self) -> None:
+        watch, self._watch = self._watch, None
+        task, self._running = self._running, None
+        if watch is None or task is None:
+            return
+        self._observer.remove(watch.calls.observe)
+        task.cancel()
+        self._ended.add(task)
+        task.add_done_callback(self._ended.discard)
+        watch.forget()
+
+    async def close(self) -> None:
+        self._stop()
+        await asyncio.gather(*self._ended, return_exceptions=True)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("internal error: the hop lag is not measured any longer", exc_info=error)

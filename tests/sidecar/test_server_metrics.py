@@ -1,0 +1,98 @@
+"""Whether the model server is watched, as documents change."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meshproxy.config import telemetry
+from meshproxy.config.schema import Documents
+from meshproxy.sidecar.server_metrics import ServerMetrics
+from meshproxy.telemetry.observer import Observer
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
+
+
+def documents(interval: float | None, server: str | None = "local", path: str = "/metrics") -> Documents:
+    settings = None if interval is None else telemetry.ServerMetrics(interval=interval)
+    inbound = None if server is None else SimpleNamespace(server=server)
+    made: Any = SimpleNamespace(
+        mesh=SimpleNamespace(spec=SimpleNamespace(telemetry=telemetry.Telemetry(model_server=settings))),
+        sidecar=SimpleNamespace(spec=SimpleNamespace(inbound=inbound)),
+        servers=[SimpleNamespace(metadata=SimpleNamespace(name="local"), spec=SimpleNamespace(metrics_path=path))],
+    )
+    found: Documents = made
+    return found
+
+
+class World:
+    def __init__(self, *, is_worker: bool = False) -> None:
+        self.metrics = SidecarMetrics()
+        self.observer = Observer(self.metrics.telemetry_failures, [])
+        clusters: Any = SimpleNamespace(all=list)
+        self.server = ServerMetrics(clusters, self.metrics, self.observer, is_worker=is_worker)
+
+    @property
+    def sinks(self) -> tuple[Any, ...]:
+        return self.observer._sinks
+
+
+async def test_nothing_is_watched_unless_documents_say_so() -> None:
+    world = World()
+    world.server.adopt(documents(None))
+    world.server.adopt(documents(10.0, server=None))
+    assert world.sinks == ()
+    assert world.server.notes() == []
+    await world.server.close()
+
+
+async def test_the_watch_begins_changes_and_ends_with_the_documents() -> None:
+    world = World()
+    world.server.adopt(documents(10.0))
+    (first,) = world.sinks
+    world.server.adopt(documents(10.0))
+    assert world.sinks == (first,)
+    assert world.server.notes() == []
+    world.server.adopt(documents(20.0))
+    (second,) = world.sinks
+    assert second != first
+    world.server.adopt(documents(20.0, path="/elsewhere"))
+    assert world.sinks != (second,)
+    world.server.adopt(documents(None))
+    assert world.sinks == ()
+    await world.server.close()
+
+
+async def test_it_ends_with_the_sidecar() -> None:
+    world = World()
+    world.server.adopt(documents(10.0))
+    await world.server.close()
+    assert world.sinks == ()
+
+
+async def test_a_worker_sees_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(is_worker=True)
+    world.server.adopt(documents(10.0))
+    assert world.sinks == ()
+    assert "several workers" in caplog.text
+    await world.server.close()
+
+
+async def test_a_watch_that_fails_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from meshproxy.sidecar.hop_watch import HopWatch
+
+    async def run(self: HopWatch) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(HopWatch, "run", run)
+    world = World()
+    world.server.adopt(documents(10.0))
+    task = world.server._running
+    assert task is not None
+    with pytest.raises(RuntimeError):
+        await task
+    await world.server.close()
+    assert "the hop lag is not measured any longer" in caplog.text
