@@ -1,4 +1,4 @@
-"""Two kinds of pictures as SVG, written by hand: enough for a README, and no plotting library to install.
+"""Three kinds of pictures as SVG, written by hand: enough for a README, and no plotting library to install.
 
 They follow the reader's light or dark setting, and every number in them is in `latest.txt` too.
 """
@@ -116,6 +116,52 @@ def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], capti
             at -= 15
         labels.append(at)
         parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{at:.1f}" style="fill:{shade}">{escape(name)}</text>')
+    return _page(title, caption, top + height + 34, parts)
+
+
+def over_time(
+    title: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    marked: Mapping[str, tuple[float, float]],
+    caption: str,
+) -> str:
+    """Milliseconds over the hours of a day, from zero. `marked`: spans of hours by name, from when to when."""
+    left, right, top, height = 70, 120, 60, 260
+    width = WIDTH - left - right
+    first = min(at for line in lines.values() for at, _ in line)
+    last = max(at for line in lines.values() for at, _ in line)
+    highest = max(value for line in lines.values() for _, value in line) * 1.05
+
+    def x(at: float) -> float:
+        return left + (at - first) / (last - first) * width
+
+    def y(value: float) -> float:
+        return top + height * (1 - value / highest)
+
+    parts = []
+    for position, (name, (start, end)) in enumerate(marked.items()):
+        shade = OTHERS[position % len(OTHERS)]
+        parts.append(
+            f'<rect x="{x(start):.1f}" y="{top}" width="{max(1.0, x(end) - x(start)):.1f}" height="{height}" '
+            f'fill="{shade}" opacity="0.25"/>'
+        )
+        height_of = top + 14 + 16 * position
+        right_of = max(x(each) for _, each in marked.values()) + 6
+        parts.append(f'<text x="{right_of:.1f}" y="{height_of}" style="fill:{shade}">{escape(name)}</text>')
+    step = max(1, math.ceil((last - first) / 12))
+    for hour in range(math.ceil(first / step) * step, math.floor(last) + 1, step):
+        parts.append(_line(x(hour), top, x(hour), top + height))
+        parts.append(_text(x(hour), top + height + 18, f"{hour % 24}:00", "small", "middle"))
+    for part in range(5):
+        value = highest * part / 5
+        parts.append(_line(left, y(value), left + width, y(value)))
+        parts.append(_text(left - 8, y(value) + 4, f"{value:.2g} ms", "small", "end"))
+    for position, (name, line) in enumerate(lines.items()):
+        shade = tuple(COLOURS.values())[position]
+        path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in line)
+        parts.append(f'<polyline fill="none" stroke="{shade}" stroke-width="1.5" points="{path}"/>')
+        at = y(line[-1][1]) + 4 - 16 * position
+        parts.append(f'<text x="{x(last) + 8:.1f}" y="{at:.1f}" style="fill:{shade}">{escape(name)}</text>')
     return _page(title, caption, top + height + 34, parts)
 
 

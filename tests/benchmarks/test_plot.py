@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
-from benchmarks.plot import Bar, bars, colour, curves
+from benchmarks.plot import Bar, bars, colour, curves, over_time
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -57,3 +57,12 @@ def test_no_lines_are_still_a_picture() -> None:
 def test_a_peer_has_one_colour_in_every_picture() -> None:
     assert colour("meshproxy", 0) == colour("meshproxy", 3)
     assert colour("another", 0) != colour("another", 1)
+
+
+def test_spans_and_lines_over_time() -> None:
+    lines = {"lag": [(8.0, 0.5), (9.0, 2.5), (10.0, 0.5)], "expected": [(8.0, 0.5), (10.0, 0.5)]}
+    picture = over_time("A morning", lines, {"the rise": (8.5, 9.5)}, "made up")
+    root = ElementTree.fromstring(picture)
+    texts = [each.text for each in root.iter() if each.tag.endswith("text")]
+    assert {"A morning", "made up", "lag", "expected", "the rise", "8:00", "10:00"} <= set(texts)
+    assert sum(each.tag.endswith("polyline") for each in root.iter()) == 2
