@@ -82,3 +82,18 @@ def test_a_metric_that_cannot_be_counted_breaks_nothing(
     Observer(metrics.telemetry_failures, [metrics.requests.observe])(make_exchange(finished="never"))
     assert metrics.telemetry_failures.labels("RequestMetrics.observe").value == 1
     assert "RequestMetrics.observe" in caplog.text
+
+
+def test_a_sink_for_a_while(make_exchange: MakeExchange) -> None:
+    seen: list[Exchange] = []
+    others: list[Exchange] = []
+    observer = Observer(SidecarMetrics().telemetry_failures, [others.append])
+    first, second, third = make_exchange(), make_exchange(), make_exchange()
+    observer(first)
+    watch = seen.append
+    observer.add(watch)
+    observer(second)
+    observer.remove(watch)
+    observer(third)
+    assert seen == [second]
+    assert others == [first, second, third]

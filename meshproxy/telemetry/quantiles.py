@@ -1,0 +1,40 @@
+"""Quantiles of durations that were counted in buckets.
+
+The bounds of the buckets grow by a tenth from 50 us to 98 s, so a quantile is at most 10 % away from the exact one. It
+is interpolated as `histogram_quantile` of Prometheus does it for classic histograms
+(https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+BOUNDS = tuple(round(50e-6 * 1.1**step, 9) for step in range(153))
+"""Upper bounds in seconds, inclusive, ascending. Bucket `len(BOUNDS)` counts what is above the last one."""
+
+
+def quantile(share: float, counts: Mapping[int, int], bounds: Sequence[float] = BOUNDS) -> float | None:
+    """The duration that `share` of the counted ones do not exceed.
+
+    Args:
+        share: above 0, at most 1: 0.99 for the 99th percentile.
+        counts: durations in each bucket, by the bucket's index in `bounds`; empty ones may be missing.
+        bounds: as `BOUNDS`.
+
+    Returns:
+        Seconds; the last bound if it is above that; None if nothing was counted.
+    """
+    total = sum(counts.values())
+    if not total:
+        return None
+    rank = share * total
+    below = 0
+    for index in sorted(counts):
+        count = counts[index]
+        if count and below + count >= rank:
+            if index >= len(bounds):
+                break
+            lower = bounds[index - 1] if index else 0.0
+            return lower + (bounds[index] - lower) * (rank - below) / count
+        below += count
+    return bounds[-1]
