@@ -51,6 +51,12 @@ HOP = {
 }  # fmt: skip
 """Only where the model server's metrics page is read."""
 
+LIVE = {
+    "meshproxy.sidecar.live_pages", "meshproxy.telemetry.call_facts", "meshproxy.telemetry.call_filter",
+    "meshproxy.telemetry.call_stats", "meshproxy.telemetry.quantiles", "meshproxy.telemetry.tap",
+}  # fmt: skip
+"""Only where somebody looks (`meshproxy tap`, `stat`, `top`)."""
+
 PROGRAM = """
 import json, sys
 from meshproxy.sidecar.__main__ import main
@@ -185,7 +191,7 @@ def test_a_sidecar_that_has_served_has_loaded_none_of_them(
                 raise
         assert sidecar.returncode == 0
     modules = top(names)
-    assert names & (LINK | EXPORT | HOP) == set()
+    assert names & (LINK | EXPORT | HOP | LIVE) == set()
     assert modules & TOOLS == set()
     assert modules & TOKENS == (TOKENS if has_issuer else set())
     assert modules & RESOLVER == (RESOLVER if looks_up else set())

@@ -6,14 +6,16 @@
     GET  /scaling   the load of the model server by model, for what adds and removes replicas
     GET  /config    the configuration in use: fingerprint, documents, identity (loopback only)
     GET  /status    what `meshproxy status` shows (loopback only)
+    GET  /tap       a line of each call that ends (loopback only, `live_pages`)
+    GET  /stat      counts of calls, every second (loopback only, `live_pages`)
     POST /drain     the same as SIGTERM (loopback only; not on the admin port of a worker)
 
 `/scaling` says nothing that `/metrics` does not, and is read like it: by another pod, which knows the address of this
 one and has no credentials.
 
-`/config`, `/status` and `/drain` answer loopback peers that name a loopback host: a page in a browser on this host can
-send requests to them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made
-to (CVE-2024-40632).
+The last five answer loopback peers that name a loopback host: a page in a browser on this host can send requests to
+them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made to
+(CVE-2024-40632).
 """
 
 from __future__ import annotations
@@ -33,16 +35,18 @@ if TYPE_CHECKING:
     from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.telemetry.metrics import Registry
     from meshproxy.transport.connection_info import ConnectionInfo
-    from meshproxy.transport.stream import Downstream
+    from meshproxy.transport.stream import Downstream, Serve
 
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 READ_ONLY = frozenset(
     {b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/scaling", b"/config", b"/status"}
 )
+LIVE = frozenset({b"/tap", b"/stat"})
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 ANSWER_SECONDS = 30.0
 """How long a client may take to read a response: this port has few connections, and the kubelet needs one."""
+NOT_FOUND = b"not found: expected /livez, /readyz, /metrics, /scaling, /config, /status, /tap, /stat or /drain\n"
 NOTE_ELSEWHERE = "something needs attention: ask from this host, or use meshproxy status"
 ADMIN_CONNECTIONS = 64
 ADMIN_TIMES = Times(head=2.0, idle=5.0)
@@ -75,23 +79,34 @@ class Admin:
     """Serves the admin port.
 
     Args:
+        serve_live: serves `/tap` and `/stat` to clients on this host.
         is_worker: this is one of several workers, which is not drained by itself.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, registry: Registry, target: AdminTarget, *, is_worker: bool = False
+        self,
+        loop: asyncio.AbstractEventLoop,
+        registry: Registry,
+        target: AdminTarget,
+        serve_live: Serve,
+        *,
+        is_worker: bool = False,
     ) -> None:
         self._loop = loop
         self._registry = registry
         self._target = target
+        self._serve_live = serve_live
         self._is_worker = is_worker
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
         """Answer one request (`stream.Serve`)."""
+        path, _, query = head.target.partition(b"?")
+        if path in LIVE and _is_local(stream, head):
+            self._serve_live(stream, head)
+            return
         sink = stream.sink = DiscardingSink(stream)
         self._loop.call_later(ANSWER_SECONDS, sink.give_up)
-        path, _, query = head.target.partition(b"?")
         if path in READ_ONLY and head.method not in (b"GET", b"HEAD"):
             reply(stream, head, 405, b"use GET\n", (*TEXT, (b"allow", b"GET")))
         elif path in (b"/livez", b"/live"):
@@ -106,11 +121,10 @@ class Admin:
             self._metrics(stream, sink, head)
         elif path == b"/scaling":
             self._begin(self._show_scaling(stream, head))
-        elif path in (b"/config", b"/status", b"/drain"):
+        elif path in (b"/config", b"/status", b"/drain", *LIVE):
             self._operate(stream, head, path)
         else:
-            paths = b"/livez, /readyz, /metrics, /scaling, /config, /status or /drain"
-            reply(stream, head, 404, b"not found: expected " + paths + b"\n")
+            reply(stream, head, 404, NOT_FOUND)
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec rejected (`h1.Reject`)."""

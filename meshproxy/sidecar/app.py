@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.sidecar.control_link import ControlLink
     from meshproxy.sidecar.document_source import DocumentSource
+    from meshproxy.sidecar.live_pages import LivePages
     from meshproxy.sidecar.rotation import LoadedIdentity
     from meshproxy.sidecar.worker import WorkerSlot
 
@@ -243,7 +244,28 @@ class Sidecar:
             metrics=self.metrics,
             server_metrics=self.server_metrics,
         )
-        page = Admin(loop, self.metrics.registry, status, is_worker=slot is not None)
+
+        @cache
+        def live_pages() -> LivePages:
+            from meshproxy.sidecar.live_pages import LivePages  # its memory is for those who look
+
+            return LivePages(
+                loop,
+                observer,
+                self.metrics,
+                mode=lambda: self.configuration.documents.mesh.spec.telemetry.tap,
+                line_of=AccessLog(LineWriter.file(Path(os.devnull)), clock).format,
+                clock=time.monotonic,
+                on_limit=partial(self.limit, "admin"),
+            )
+
+        page = Admin(
+            loop,
+            self.metrics.registry,
+            status,
+            lambda stream, head: live_pages().serve(stream, head),
+            is_worker=slot is not None,
+        )
         self.admin = Listener(
             direction="admin",
             shared=connections("admin", Limits(), ADMIN_TIMES),

@@ -47,9 +47,11 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from meshproxy.codec.events import RequestHead
     from meshproxy.config.schema import Documents
     from meshproxy.sidecar.control_link import ControlLink
     from meshproxy.transport.listener import ListenerEvents
+    from meshproxy.transport.stream import Downstream
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class Supervisor:
         self._restarts = Counter(registry, metric_table.WORKER_RESTARTS).labels()
 
         self._reaper = Reaper(loop)
-        page = Admin(loop, registry, self)
+        page = Admin(loop, registry, self, self._point_to_workers)
         events: ListenerEvents = NoListenerEvents()
         self.admin = Listener(
             direction="admin",
@@ -324,6 +326,13 @@ class Supervisor:
         pages = await asyncio.gather(*(_ask(worker, "/scaling") for worker in self.workers))
         known = [page for page in pages if page is not None]
         return add_up(known) if known and len(known) == len(pages) else None
+
+    def _point_to_workers(self, stream: Downstream, head: RequestHead) -> None:
+        """`/tap` and `/stat` are on the admin ports of the workers, which carry the calls."""
+        from meshproxy.sidecar.live_pages import point_to_workers  # its memory is for those who look
+
+        reports = [worker.report for worker in self.workers]
+        point_to_workers(stream, head, [_loopback(report.admin) for report in reports if report is not None])
 
     def configuration(self) -> dict[str, object]:
         """Which documents the workers use. What they say in detail is on /config of each worker's own admin port."""

@@ -176,6 +176,14 @@ TELEMETRY_FAILURES = counter(
     "Requests that a telemetry sink failed to record because of a bug; please report it.",
     "sink",
 )
+LIVE_READERS = gauge(
+    "meshproxy_live_readers", "Clients that read /tap or /stat at the moment (`meshproxy tap`, `stat`, `top`).", "page"
+)
+TAP_DROPPED = counter(
+    "meshproxy_tap_dropped_total",
+    "Calls that a tap did not show, by reason: rate, or reader where it did not read. Counted when the tap ends.",
+    "reason",
+)
 SPANS_EXPORTED = counter("meshproxy_spans_exported_total", "Spans that the collector has taken.")
 SPANS_DROPPED = counter(
     "meshproxy_spans_dropped_total",
@@ -390,7 +398,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED, CONTROL_CONNECTED),
     "Telemetry": (
         ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, SPANS_EXPORTED, SPANS_DROPPED,
-        METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
+        LIVE_READERS, TAP_DROPPED, METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
     ),
     "Model server": (
         HOP_LAG, HOP_LAG_EXPECTED, HOP_LAG_ALARM, CALL_TIME_RATIO, UNMATCHED_CALLS, SERVER_PAGES,

@@ -62,6 +62,12 @@ class SidecarMetrics:
         self.call_time_ratio = Gauge(registry, metric_table.CALL_TIME_RATIO)
         self.unmatched_calls = Counter(registry, metric_table.UNMATCHED_CALLS)
         self.server_pages = Counter(registry, metric_table.SERVER_PAGES)
+        self.live_readers = Gauge(registry, metric_table.LIVE_READERS)
+        self.tap_dropped = Counter(registry, metric_table.TAP_DROPPED)
+        for page in ("tap", "stat"):
+            self.live_readers.labels(page)
+        for reason in ("rate", "reader"):
+            self.tap_dropped.labels(reason)
         Gauge(registry, metric_table.METRIC_LINES).read_from(lambda: [((), registry.lines)])
         Counter(registry, metric_table.SERIES_CAPPED).read_from(lambda: [((), registry.capped)])
         build = Gauge(registry, metric_table.BUILD_INFO)

@@ -34,7 +34,7 @@ from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing import rate_limit
 from meshproxy.routing import routes as model_routes
 from meshproxy.routing import servers as routing_servers
-from meshproxy.sidecar import clusters, configuration
+from meshproxy.sidecar import clusters, configuration, live_pages
 from meshproxy.telemetry import endpoint_labels, request_metrics, upstream_metrics
 from meshproxy.transport.connect_failures import ConnectFailure
 from meshproxy.transport.connection import Times
@@ -228,6 +228,7 @@ def test_the_limits_that_are_fixed() -> None:
         "inflating_bodies": relay.INFLATING_BODIES,
         "max_pending": clusters.MAX_PENDING,
         "health_request": health_call.REQUEST_BYTES,
+        "live_readers": live_pages.MOST_READERS,
     }
     assert (said["scan_buffer_connection_bytes"], CONNECTION_SHARE) == ("twice scanBufferBytes", 2)
     assert DEFAULT_LIMITS.unnamed_bytes == schema.MeshLimits().scan_buffer_bytes

@@ -92,6 +92,10 @@ class Process:
         self.noted: list[str] = []
         self.load: dict[str, object] | None = {"models": {}}
         self.drains = 0
+        self.live: list[bytes] = []
+
+    def serve_live(self, stream: Any, head: RequestHead) -> None:
+        self.live.append(head.target)
 
     def readiness(self) -> dict[str, bool]:
         return self.conditions
@@ -128,7 +132,7 @@ def admin(loop: FakeLoop, process: Process) -> Admin:
     requests = Counter(registry, counter("meshproxy_requests_total", "Requests.", "model"))
     for number in range(2_000):
         requests.labels(f"m{number}").value = number
-    return Admin(loop, registry, process)  # type: ignore[arg-type]
+    return Admin(loop, registry, process, process.serve_live)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -252,15 +256,27 @@ class TestSwitches:
         """DNS rebinding: the browser is on this host, the name is theirs."""
         assert ask(b"/config", authority=authority).status == 403
         assert ask(b"/status", authority=authority).status == 403
+        assert ask(b"/tap?rate=1", authority=authority).status == 403
+        assert ask(b"/stat", authority=authority).status == 403
         assert ask(b"/drain", b"POST", authority=authority).status == 403
         assert process.drains == 0
+        assert process.live == []
 
     @pytest.mark.parametrize("remote", ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1", "128.0.0.1:1"])
     def test_another_host_may_not(self, ask: Any, process: Process, remote: str) -> None:
         assert ask(b"/config", stream=FakeStream(remote)).status == 403
         assert ask(b"/status", stream=FakeStream(remote)).status == 403
+        assert ask(b"/tap", stream=FakeStream(remote)).status == 403
+        assert ask(b"/stat", stream=FakeStream(remote)).status == 403
         assert ask(b"/drain", b"POST", stream=FakeStream(remote)).status == 403
         assert process.drains == 0
+
+    def test_live_pages_are_served_to_this_host_without_a_time_limit(
+        self, ask: Any, process: Process, loop: FakeLoop
+    ) -> None:
+        assert ask(b"/tap?model=a").status == ask(b"/stat").status == 0
+        assert process.live == [b"/tap?model=a", b"/stat"]
+        assert loop.timers == []
 
     @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT"])
     def test_a_link_does_not_drain(self, ask: Any, process: Process, method: bytes) -> None:
