@@ -33,9 +33,14 @@ def get(address: tuple[str, int], path: str, timeout: float) -> tuple[int, bytes
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()
-    except TimeoutError:
-        raise NoAnswer(f"no answer within {timeout:g} s: it hangs, or another process listens there") from None
     except (OSError, HTTPException) as error:
-        raise NoAnswer(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
+        raise NoAnswer(failure(error, timeout)) from None
     finally:
         connection.close()
+
+
+def failure(error: OSError | HTTPException, timeout: float) -> str:
+    """Why there is no answer."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {timeout:g} s: it hangs, or another process listens there"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

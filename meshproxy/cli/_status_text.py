@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from meshproxy.control.fleet import short_identity
 from meshproxy.telemetry.timestamps import duration
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
 
 LABEL = 12
 WIDTH = 80
@@ -197,11 +200,12 @@ _WAYS = {"inbound": "in", "outbound": "out"}
 
 
 def new_table(*headings: str) -> Table:
-    """A table without lines; `>` before a heading aligns its column to the right."""
+    """A table without lines; `>` before a heading is for numbers: to the right, and not folded where it is narrow."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for heading in headings:
         is_right = heading.startswith(">")
-        table.add_column(heading.lstrip(">"), justify="right" if is_right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if is_right else "left"
+        table.add_column(heading.lstrip(">"), justify=justify, overflow="fold", no_wrap=is_right)
     return table
 
 

@@ -60,3 +60,83 @@ def bundle(tmp_path: Path) -> Path:
 def needed(bundle: Path) -> list[str]:
     """The options that have no default, of commands that put sidecars into pods."""
     return ["--image", "meshproxy:1", "--trust-domain", "prod.example", "--trust-bundle", str(bundle)]
+
+
+Lines = Callable[..., str]
+
+
+@pytest.fixture
+def live() -> Iterator[Lines]:
+    """Serves lines at a path, as /tap and /stat of a sidecar do; returns its address."""
+    servers: list[ThreadingHTTPServer] = []
+    released = threading.Event()
+
+    def start(lines: list[object], *, code: int = 200, is_open: bool = False, asked: list[str] | None = None) -> str:
+        """`is_open`: nothing follows the lines, and the response does not end."""
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if asked is not None:
+                    asked.append(self.path)
+                self.send_response(code)
+                self.send_header("transfer-encoding", "chunked")
+                self.end_headers()
+                for line in lines:
+                    data = (line if isinstance(line, str) else json.dumps(line)).encode() + b"\n"
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+                if is_open:
+                    released.wait(10)
+                self.wfile.write(b"0\r\n\r\n")
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return f"127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    released.set()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def call(**fields: object) -> dict[str, Any]:
+    """A line of the access log."""
+    return {
+        "start_time": "2026-01-31T12:00:00.123456Z",
+        "method": "POST",
+        "response_code": 200,
+        "response_flags": "-",
+        "refusal": None,
+        "grpc_status": None,
+        "bytes_received": 60,
+        "bytes_sent": 3_000,
+        "duration": 1.234,
+        "upstream_host": "127.0.0.1:8501",
+        "route_name": None,
+        "attempts": 1,
+        "direction": "inbound",
+        "downstream_remote_address": "10.0.0.1:40000",
+        "peer_spiffe_id": "spiffe://dev.example/ns/pricing/sa/quoter",
+        "jwt_issuer": None,
+        "jwt_sub": None,
+        "model": "resnet",
+        "model_version": None,
+        "verb": "predict",
+        "forwarded_model": None,
+        "forwarded_version": None,
+        "trace_id": None,
+        **fields,
+    }
+
+
+def counts(seconds: float = 1.0, model: str = "resnet", **fields: object) -> dict[str, Any]:
+    """A line of /stat: one group of ten calls of a millisecond."""
+    group = {"names": {"direction": "inbound", "model": model, "version": "latest"}, "calls": 10, "buckets": {"32": 10}}
+    return {"seconds": seconds, "groups": [{**group, **fields}]}

@@ -1,0 +1,285 @@
+"""What `tap`, `stat` and `top` share: their filters, and the lines that a sidecar sends, of all its workers."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import click
+
+from meshproxy.cli import _options
+from meshproxy.cli._local_page import failure, read_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from meshproxy.cli._call_rows import Row, Window
+
+DEFAULT = "127.0.0.1:18502"
+WAITING_LINES = 1_000
+"""Read and not shown yet. Beyond that the sidecar is not read, and counts what it drops."""
+
+SHORTEST, LONGEST = 1.0, 3_600.0
+"""Seconds; a sidecar ends a page after an hour."""
+INTERRUPTED = 130
+"""Exit status of a program that SIGINT ended."""
+
+Fields = list[tuple[str, str]]
+
+
+def read_fields(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the values of a filter as the sidecar does. Raises BadParameter."""
+    from meshproxy.telemetry.call_filter import CallFilter
+
+    name = str(parameter.name)
+    try:
+        CallFilter((name, value) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(str(error).removeprefix(f"{name}: ")) from None
+    return values
+
+
+def _filter(name: str, metavar: str, text: str) -> Callable[[Any], Any]:
+    return click.option(f"--{name}", multiple=True, metavar=metavar, callback=read_fields, help=text)
+
+
+def read_seconds(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """A duration of one second to one hour. Raises BadParameter."""
+    from meshproxy.telemetry.call_filter import read_time
+
+    try:
+        seconds = read_time(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if not SHORTEST <= seconds <= LONGEST:
+        raise click.BadParameter(f"expected 1s to 1h, got {value}")
+    return seconds
+
+
+def time_window(text: str) -> Callable[[Any], Any]:
+    """`--time-window`, with this help."""
+    return click.option(
+        "-t",
+        "--time-window",
+        "window",
+        default="10s",
+        show_default=True,
+        callback=read_seconds,
+        metavar="TIME",
+        help=text,
+    )
+
+
+GROUPS = ["model", "version", "verb", "caller", "route", "server", "endpoint", "code", "protocol"]
+
+by = click.option(
+    "--by",
+    multiple=True,
+    default=("model", "version"),
+    type=click.Choice(GROUPS),
+    help="What the calls of one row have in common; may be repeated.  [default: model, version]",
+)
+
+FILTERS = ("model", "version", "verb", "caller", "code", "outcome", "direction", "route", "server", "slower")
+
+options = _options.together(
+    click.option(
+        "--admin",
+        "address",
+        default=DEFAULT,
+        show_default=True,
+        metavar="HOST:PORT",
+        help="The sidecar's admin port on this host (spec.admin.listen).",
+    ),
+    _filter("model", "GLOB", "Calls of these models, as asked or as forwarded."),
+    _filter("version", "GLOB", 'Calls of these versions or labels; "latest" if none is named.'),
+    _filter("verb", "VERB", "A verb, as in a ModelRole: predict, classify, ..."),
+    _filter("caller", "GLOB", 'A SPIFFE ID, NAMESPACE/ACCOUNT, a token\'s subject, an IAM role, or "anonymous".'),
+    _filter("code", "CODE", "503, 5xx, 400-499, or the name of a gRPC status."),
+    _filter("outcome", "WORD", "ok, failed, refused or denied."),
+    _filter("direction", "WORD", "inbound or outbound."),
+    _filter("route", "GLOB", "Calls of these ModelRoutes."),
+    _filter("server", "GLOB", "Calls to these ModelServers."),
+    _filter("slower", "TIME", "Calls that took this long or longer, such as 250ms."),
+)
+"""The sidecar, and the filters; an option may be repeated, and one of its values has to match."""
+
+output = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json"]),
+    help="The format of the output; json is one object per line.  [default: table on a terminal, otherwise json]",
+)
+
+
+def chosen(output: str | None) -> str:
+    """The format of the output."""
+    return output or ("table" if sys.stdout.isatty() else "json")
+
+
+def filter_fields(filters: Mapping[str, tuple[str, ...]]) -> Fields:
+    """The query of the filters that are given."""
+    return [(name, value) for name in FILTERS for value in filters[name]]
+
+
+class Ended(click.ClickException):
+    """A page has ended, or there is none. The text says why."""
+
+
+class Lines:
+    """The lines of a live page, of each worker as they come.
+
+    Args:
+        address: of the sidecar, or of the supervisor of several workers.
+        target: path and query of the page.
+        timeout: seconds for the first answer.
+
+    Attributes:
+        sources: the addresses that are read.
+    """
+
+    def __init__(self, address: tuple[str, int], target: str, timeout: float) -> None:
+        """Raises Ended: nobody answers, or the sidecar refuses."""
+        self._queue: queue.Queue[tuple[str, bytes | None]] = queue.Queue(WAITING_LINES)
+        self._reading: list[tuple[socket.socket, threading.Thread]] = []
+        self._is_closed = threading.Event()
+        self.sources: list[str] = []
+        workers = self._open(address, target, timeout)
+        for worker in workers:
+            self._open(read_address(worker, "--admin", DEFAULT), target, timeout)
+
+    def _open(self, address: tuple[str, int], target: str, timeout: float) -> list[str]:
+        """Begin to read; the addresses of the workers if these have to be asked instead."""
+        where = "{}:{}".format(*address)
+        connection = HTTPConnection(*address, timeout=timeout)
+        try:
+            connection.connect()
+            sock = connection.sock
+            connection.request("GET", target)
+            response = connection.getresponse()
+            if response.status != 200:
+                with closing(connection):
+                    return _refused(where, response.status, response.read())
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise Ended(
+                f"no sidecar answers at {where}: {failure(error, timeout)}. Is it running, with this "
+                "spec.admin.listen? (--admin HOST:PORT)"
+            ) from None
+        sock.settimeout(None)
+        thread = threading.Thread(target=self._read, args=(where, connection, response), daemon=True)
+        self._reading.append((sock, thread))
+        self.sources.append(where)
+        thread.start()
+        return []
+
+    def _read(self, where: str, connection: HTTPConnection, response: HTTPResponse) -> None:
+        with closing(connection), closing(response):
+            try:
+                for line in response:
+                    self._put((where, line))
+            except (OSError, HTTPException):
+                pass  # the sidecar has ended, or it was closed here
+        self._put((where, None))
+
+    def _put(self, item: tuple[str, bytes | None]) -> None:
+        while not self._is_closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def next(self, timeout: float | None = None) -> tuple[str, dict[str, Any] | None] | None:
+        """The next line, and where it comes from; None for the end of that page. Returns None if none comes in time.
+
+        Raises:
+            Ended: it is no line of a sidecar.
+        """
+        try:
+            where, line = self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if line is None:
+            self.sources.remove(where)
+            return where, None
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Ended(f"{where} has sent a line that is no JSON object: it is no sidecar of this version")
+        return where, found
+
+    def close(self) -> None:
+        """Read no more."""
+        self._is_closed.set()
+        for sock, thread in self._reading:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # its thread is reading
+            thread.join(1.0)
+
+
+def _refused(where: str, status: int, body: bytes) -> list[str]:
+    """The workers to ask. Raises Ended."""
+    text = body.decode(errors="replace").strip()
+    if status == 421 and text.startswith("{"):
+        found = json.loads(text).get("workers")
+        if not found:
+            raise Ended(f"the workers of the sidecar at {where} have not started: try again")
+        return list(found)
+    if status in (404, 421):
+        raise Ended(f"{where} has no such page: it is not the admin port of a sidecar of this version")
+    raise Ended(f"the sidecar at {where} refuses: {text}")
+
+
+@contextmanager
+def opened(address: str, path: str, fields: Sequence[tuple[str, str]], timeout: float) -> Iterator[Lines]:
+    """The lines of a live page. Raises Ended."""
+    where = read_address(address, "--admin", DEFAULT)
+    lines = Lines(where, f"{path}?{urlencode(fields)}" if fields else path, timeout)
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+def collect(lines: Lines, seen: Window, until: float, enough: float | None = None) -> None:
+    """Add what comes until then (`time.monotonic()`), or until `seen` is so many seconds long. Raises Ended."""
+    from msgspec import convert
+
+    from meshproxy.telemetry.call_stats import Interval
+
+    while (left := until - time.monotonic()) > 0:
+        found = lines.next(left)
+        if found is None:
+            return
+        where, line = found
+        if line is not None:
+            seen.add(where, convert(line, Interval, strict=False))
+            if enough is not None and seen.spans(lines.sources, enough):
+                return
+            continue
+        seen.forget(where)
+        if not lines.sources:
+            raise Ended(f"the sidecar at {where} has ended")
+
+
+def document(seen: Window, rows: Sequence[Row]) -> dict[str, object]:
+    """One line of `-o json`."""
+    from meshproxy.control.status import API_VERSION
+
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "CallStats",
+        "seconds": round(seen.seconds, 3),
+        "groups": [row.document() for row in rows],
+    }

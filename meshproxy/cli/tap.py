@@ -1,0 +1,115 @@
+"""`meshproxy tap`: the calls of one running sidecar, as they end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshproxy.cli import _live
+
+if TYPE_CHECKING:
+    from meshproxy.cli._live import Lines
+
+
+@click.command("tap", short_help="Show the calls of a running sidecar as they end.")
+@_live.options
+@click.option(
+    "--max-rps", default=100, show_default=True, type=click.IntRange(1, 1_000), help="Calls a second at most."
+)
+@click.option("--hide-callers", is_flag=True, help="Without callers and addresses.")
+@click.option("-n", "--count", type=click.IntRange(1), help="End after so many calls.")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the sidecar.")
+@_live.output
+def command(
+    address: str,
+    max_rps: int,
+    hide_callers: bool,
+    count: int | None,
+    timeout: float,
+    output: str | None,
+    **filters: tuple[str, ...],
+) -> None:
+    """Show the calls of a running sidecar as they end, one line for each: as the access log has them, also where that
+    is off. It never shows tokens, queries or bodies.
+
+    \b
+    meshproxy tap --model 'resnet*' --outcome failed
+    meshproxy tap --caller 'pricing/*' --slower 250ms -o wide
+    kubectl exec POD -c meshproxy -- meshproxy tap --code 5xx -n 20
+
+    The sidecar never waits for a tap: calls above --max-rps, and those that are not read in time, are left out and
+    counted; the counts are printed at the end. With several workers --max-rps holds for each.
+
+    Filters may be repeated: one value of each has to match.
+
+    Exit status: 0 after --count calls, 1 if no sidecar answers or it has ended, 130 after Ctrl-C.
+    """
+    fields = [*_live.filter_fields(filters), ("rate", str(max_rps))]
+    if hide_callers:
+        fields.append(("identities", "hidden"))
+    shown = _Shown(_live.chosen(output))
+    with _live.opened(address, "/tap", fields, timeout) as lines:
+        try:
+            shown.run(lines, count)
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # after ^C
+            sys.exit(_live.INTERRUPTED)
+        finally:
+            shown.summary()
+
+
+class _Shown:
+    """What a tap has printed, and what it was told that it missed."""
+
+    def __init__(self, output: str) -> None:
+        self._calls = 0
+        self._missed: dict[str, tuple[int, int]] = {}
+        """By source: calls above the rate, and calls that were not read in time."""
+        self._console: Any = None
+        if output != "json":
+            from rich.console import Console
+
+            from meshproxy.cli._live_text import TapLines
+
+            self._console = Console(highlight=False)
+            self._lines = TapLines(self._console.width, wide=output == "wide")
+
+    def run(self, lines: Lines, count: int | None) -> None:
+        """Print calls until there are so many. Raises Ended."""
+        if self._console is not None:
+            self._print(self._lines.heading())
+        while count is None or self._calls < count:
+            where, line = lines.next() or ("", {})
+            if line is None:
+                if not lines.sources:
+                    raise _live.Ended(f"the sidecar at {where} has ended")
+                click.echo(f"the worker at {where} has ended", err=True)
+            elif (told := line.get("tap")) is not None:
+                self._missed[where] = told["overRate"], told["unread"]
+            else:
+                self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        self._calls += 1
+        if self._console is None:
+            click.echo(json.dumps(line))
+        else:
+            self._print(self._lines.line(line))
+
+    def _print(self, text: Any) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def summary(self) -> None:
+        """How many were shown, and how many were not."""
+        over_rate = sum(missed[0] for missed in self._missed.values())
+        unread = sum(missed[1] for missed in self._missed.values())
+        text = f"{self._calls:,} calls shown"
+        if over_rate:
+            text += f", {over_rate:,} left out as they were more than --max-rps"
+        if unread:
+            text += f", {unread:,} left out as they were not read in time"
+        click.echo(text, err=True)

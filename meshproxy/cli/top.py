@@ -1,0 +1,110 @@
+"""`meshproxy top`: `meshproxy stat`, again and again."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshproxy.cli import _live
+
+if TYPE_CHECKING:
+    from meshproxy.cli._call_rows import Window
+    from meshproxy.cli._live import Lines
+
+SORTS = ("rps", "p99", "success", "failed", "denied")
+REFRESH_SECONDS = 1.0
+
+
+@click.command("top", short_help="Show the busiest models of a running sidecar, live.")
+@_live.by
+@_live.time_window("Of how long the numbers are.")
+@click.option("--sort", type=click.Choice(SORTS), default="rps", show_default=True, help="What comes first.")
+@_live.options
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the sidecar.")
+@_live.output
+def command(
+    by: tuple[str, ...],
+    window: float,
+    sort: str,
+    address: str,
+    timeout: float,
+    output: str | None,
+    **filters: tuple[str, ...],
+) -> None:
+    """Show what `meshproxy stat` shows of the last seconds, refreshed every second.
+
+    \b
+    meshproxy top --by caller --sort denied
+    kubectl exec -it POD -c meshproxy -- meshproxy top
+
+    On a terminal: s sorts by the next column, q ends it. Elsewhere, and with -o json: one line every second.
+
+    Filters may be repeated: one value of each has to match.
+
+    Exit status: 0 after q, 1 if no sidecar answers or it has ended, 130 after Ctrl-C.
+    """
+    from meshproxy.cli._call_rows import Window
+
+    seen = Window(max(1, round(window / REFRESH_SECONDS)))
+    fields = [("by", name) for name in by] + _live.filter_fields(filters)
+    chosen = _live.chosen(output)
+    try:
+        with _live.opened(address, "/stat", fields, timeout) as lines:
+            if chosen == "json":
+                _print_lines(lines, seen)
+            else:
+                _show(lines, seen, by, sort, wide=chosen == "wide")
+    except KeyboardInterrupt:
+        sys.exit(_live.INTERRUPTED)
+
+
+def _print_lines(lines: Lines, seen: Window) -> None:
+    while True:
+        _live.collect(lines, seen, time.monotonic() + REFRESH_SECONDS)
+        if seen.seconds:
+            click.echo(json.dumps(_live.document(seen, seen.rows())))
+
+
+def _show(lines: Lines, seen: Window, by: tuple[str, ...], sort: str, *, wide: bool) -> None:
+    """Until q is pressed."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from meshproxy.cli._keys import Keys
+
+    console = Console(highlight=False)
+    with Keys() as keys, Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        while True:
+            live.update(_screen(seen, by, sort, wide=wide, height=console.height), refresh=True)
+            until = time.monotonic() + REFRESH_SECONDS
+            while (left := until - time.monotonic()) > 0:
+                _live.collect(lines, seen, time.monotonic() + min(left, 0.1))
+                key = keys.pressed()
+                if key == "q":
+                    return
+                if key == "s":
+                    sort = SORTS[(SORTS.index(sort) + 1) % len(SORTS)]
+                    break
+
+
+def _screen(seen: Window, by: tuple[str, ...], sort: str, *, wide: bool, height: int) -> Any:
+    """One line on everything, and the rows that there is room for."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from meshproxy.cli import _call_rows
+    from meshproxy.cli._live_text import rate, table
+
+    rows = _call_rows.sort(seen.rows(), sort)
+    room = max(1, height - 5)
+    total = sum(row.rate for row in rows)
+    what = f"{rate(total)} calls/s in the last {seen.seconds:.3g} s" if seen.seconds else "waiting for the first second"
+    head = Text(f"{what}, sorted by {sort} (s: next, q: end)")
+    parts: list[Any] = [head, Text(), table(rows[:room], by, wide=wide)]
+    if len(rows) > room:
+        parts.append(Text(f"... and {len(rows) - room} more"))
+    return Group(*parts)
