@@ -14,7 +14,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -59,12 +59,13 @@ if TYPE_CHECKING:
     from meshproxy.control.attestation import JoinToken, PodTokens, TokenStore
     from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
-    from meshproxy.control.leaves import Leaves
     from meshproxy.control.offline_tokens import ClusterKeys
     from meshproxy.control.presence import Presence
     from meshproxy.control.root_rotation import Step
     from meshproxy.control.service_watch import ServiceWatch
+    from meshproxy.control.shared_leaves import SharedLeaves
     from meshproxy.control.shared_objects import SharedObjects
+    from meshproxy.control.shared_tokens import SharedTokens
     from meshproxy.control.sources import DocumentSource
     from meshproxy.control.webhook import Injector
     from meshproxy.control.webhook_bundle import BundleKeeper
@@ -189,13 +190,17 @@ class ControlPlane:
         metrics.authority_expiry.read_from(lambda: [((), self.authority().not_after)])
         self._secret = secret
         self._objects: SharedObjects | None = None
+        self._shared: SharedRecords | None = None
         self._tokens: TokenStore = self.store
         in_folder = FolderLeaves(settings.folder)
         if client is not None and secret is not None:
             self._objects = _share(settings, client)
-            leaves, presence, self._tokens = _records(self._objects, settings)
+            self._shared = _records(self._objects, settings)
+            leaves, presence, self._tokens = self._shared
             self._roll = Roll(leaves, in_folder, time.time())
             self._records = Records(self.authority, leaves, self._roll, presence, lambda: secret.read_at)
+            metrics.records_used.read_from(lambda: [((), leaves.used)])
+            metrics.issues_until.read_from(lambda: [((), presence.signs_until)])
         else:
             self._roll = Roll(in_folder)
             self._records = Records(self.authority, in_folder, self._roll)
@@ -453,6 +458,7 @@ class ControlPlane:
         now = time.time()
         tokens, progress, problem = await asyncio.to_thread(self._kept, now)
         distribution = self.distribution if self.documents is not None else None
+        shared = self._shared
         return ControlStatus(
             software=__version__,
             pid=os.getpid(),
@@ -467,6 +473,8 @@ class ControlPlane:
             lifetime_seconds=self._settings.lifetime,
             rotation_step=progress[0].value if progress is not None else "",
             rotation_since=moment(progress[1]) if progress is not None else None,
+            records_used=shared.leaves.used if shared is not None else None,
+            issues_until=moment(shared.presence.signs_until) if shared is not None else None,
             refusals=tuple(self.service.refusals),
             waiting_tokens=tuple(
                 WaitingToken(identity=each.identity, expires=moment(each.expires)) for each in tokens[:TOKENS_SHOWN]
@@ -522,8 +530,16 @@ def _share(settings: Settings, client: AsyncClient) -> SharedObjects:
         raise StoreError(f"the cluster cannot be used: {error}") from error
 
 
-def _records(objects: SharedObjects, settings: Settings) -> tuple[Leaves, Presence, TokenStore]:
-    """Of the certificates that are out, of this control plane, and of join tokens. Raises StoreError."""
+class SharedRecords(NamedTuple):
+    """What control planes with the same authority have in common."""
+
+    leaves: SharedLeaves
+    presence: Presence
+    tokens: SharedTokens
+
+
+def _records(objects: SharedObjects, settings: Settings) -> SharedRecords:
+    """Raises StoreError."""
     from meshproxy.control.plane_records import PlaneRecords
     from meshproxy.control.presence import Presence
     from meshproxy.control.shared_leaves import SharedLeaves
@@ -532,7 +548,7 @@ def _records(objects: SharedObjects, settings: Settings) -> tuple[Leaves, Presen
     secret = settings.authority_secret
     assert secret is not None
     presence = Presence(PlaneRecords(objects, secret), settings.folder, settings.lifetime)
-    return SharedLeaves(objects, secret), presence, SharedTokens(objects, secret)
+    return SharedRecords(SharedLeaves(objects, secret), presence, SharedTokens(objects, secret))
 
 
 def _secret(client: AsyncClient, settings: Settings) -> AuthoritySecret:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.control.finding import Finding, agreeing_clocks, judged, some
 from meshproxy.control.fleet import Concern, Level, Member, are_compatible, members, renewal, short_identity
+from meshproxy.control.plane import SIGNS_ON
 from meshproxy.telemetry.timestamps import duration
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ REFUSALS_SECONDS = 600.0
 TOKEN_SECONDS = 120.0
 """A join token that lives for less is worth a word: whoever was to use it has not come."""
 
+SILENT_SECONDS = 300.0
+"""For which what is issued may not be recorded: an API server that is replaced is away for less."""
+ROOM_WARNING, ROOM_ERROR = 0.8, 0.95
+"""Of a ConfigMap."""
 WHERE = "with --folder or --authority-secret"
 
 CONTROL, IDENTITIES, DOCUMENTS, SIDECARS = "control plane", "identities", "documents", "sidecars"
@@ -124,6 +129,10 @@ def _identities(status: ControlStatus, which: str) -> Iterator[Finding]:
     else:
         yield Finding(IDENTITIES, check)
     yield _rotation(status, f"no root rotation is left half done{which}")
+    if status.issues_until is not None:
+        yield _recording(status, status.issues_until, f"what it issues is recorded{which}")
+    if status.records_used is not None:
+        yield _room(status.records_used, f"there is room for the records of certificates{which}")
     yield _refusals(status, f"no certificate was refused lately{which}")
     yield _tokens(status, f"no join token is about to expire unused{which}")
 
@@ -142,6 +151,29 @@ def _rotation(status: ControlStatus, check: str) -> Finding:
         problem,
         f"see what it waits for: meshproxy ca status {WHERE}",
     )
+
+
+def _recording(status: ControlStatus, until: datetime, check: str) -> Finding:
+    """Others can know of what it issues; one that cannot say so issues for a day."""
+    left = (until - status.now).total_seconds()
+    silent = SIGNS_ON - left
+    if silent < SILENT_SECONDS:
+        return Finding(IDENTITIES, check)
+    what = f"in {duration(left)} it issues nothing" if left > 0 else "it issues nothing any more"
+    level = Level.WARNING if left > SIGNS_ON / 2 else Level.ERROR
+    hint = "see its log: the API server is away, or the ConfigMaps beside the Secret are full or may not be written"
+    return Finding(IDENTITIES, check, level, f"not for {duration(silent)}; {what}", hint)
+
+
+def _room(used: float, check: str) -> Finding:
+    if used < ROOM_WARNING:
+        return Finding(IDENTITIES, check)
+    level = Level.WARNING if used < ROOM_ERROR else Level.ERROR
+    hint = (
+        "restart the control planes with a shorter --lifetime: certificates of workloads that are gone take a place"
+        " until they expire"
+    )
+    return Finding(IDENTITIES, check, level, f"the fullest ConfigMap is {used:.0%} full", hint)
 
 
 def _refusals(status: ControlStatus, check: str) -> Finding:

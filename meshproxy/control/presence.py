@@ -66,9 +66,14 @@ class Presence:
         """Of the entry."""
         return self._said.name
 
+    @property
+    def signs_until(self) -> float:
+        """Until when others can know of what is signed, in seconds since the epoch."""
+        return self._said.confirmed + SIGNS_ON
+
     def may_sign(self, now: float) -> bool:
         """Whether others can know of what is signed at this time, in seconds since the epoch."""
-        return now < self._said.confirmed + SIGNS_ON
+        return now < self.signs_until
 
     async def tell(self, signs_by: str, read_at: float) -> None:
         """Say by which authority it signs, if that is news.

@@ -2,7 +2,8 @@
 
 There are sixteen, by the first digit of the certificate's digest, with an entry for each certificate: a write sends
 what has changed, and the API server stores a sixteenth of all. One entry takes about 350 bytes, so that 40,000 valid
-certificates find a place, which are those of 25,000 sidecars; beyond that, control planes say so and no step is safe.
+certificates find a place, which are those of 25,000 sidecars; beyond that, control planes say so, no step is safe, and
+a day later nothing is issued.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import noted
-from meshproxy.control.store import until_unchanged
+from meshproxy.control.shared_objects import MOST_BYTES, Full
+from meshproxy.control.store import StoreError, until_unchanged
 from meshproxy.installation.rights import DIGITS, certificates_name
 
 if TYPE_CHECKING:
@@ -21,23 +23,36 @@ if TYPE_CHECKING:
     from meshproxy.control.leaves import Sighting
     from meshproxy.control.shared_objects import SharedObjects, Version
 
+SHORTER = (
+    "Restart the control planes with a shorter --lifetime: certificates of workloads that are gone take a place until"
+    " they expire"
+)
+
 
 class SharedLeaves:
-    """`leaves.Leaves` in a cluster. Every call blocks.
-
-    Args:
-        objects: of the cluster.
-        secret: the name of the Secret with the authority.
-    """
+    """`leaves.Leaves` in a cluster. Every call blocks."""
 
     def __init__(self, objects: SharedObjects, secret: str) -> None:
+        """Nothing is read yet.
+
+        Args:
+            objects: of the cluster.
+            secret: the name of the Secret with the authority.
+        """
         self._objects = objects
         self._secret = secret
+        self._sizes = dict.fromkeys(DIGITS, 0)
+        """Of the entries, in bytes, as they were read last."""
+
+    @property
+    def used(self) -> float:
+        """How full the fullest ConfigMap is: 1 is full. Known since the last `prune`."""
+        return max(self._sizes.values()) / MOST_BYTES
 
     def write(self, leaves: Iterable[Leaf]) -> None:
         """Keep certificates that are new. Raises StoreError."""
         for digit, changes in _by_digit(leaves).items():
-            self._objects.write_structs(self._name(digit), changes)
+            self._write(digit, changes)
 
     def note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
         """Of a late one another control plane may know more by now. Raises StoreError."""
@@ -60,7 +75,7 @@ class SharedLeaves:
         for leaf in noted(late, sightings, read):
             changes[leaf.name] = leaf
         for digit, changed in _by_digit(changes.values()).items():
-            self._objects.write_structs(self._name(digit), changed, shards[digit][1])
+            self._write(digit, changed, shards[digit][1])
 
     def valid(self, now: float) -> list[Leaf]:
         """Those that have not expired. Raises StoreError."""
@@ -76,7 +91,16 @@ class SharedLeaves:
 
     def _read(self, digit: str) -> tuple[dict[str, Leaf], Version]:
         """Raises StoreError."""
-        return self._objects.read_structs(self._name(digit), Leaf, "the record of a certificate: remove it")
+        found = self._objects.read_structs(self._name(digit), Leaf, "the record of a certificate: remove it")
+        self._sizes[digit] = found[1].size
+        return found
+
+    def _write(self, digit: str, leaves: dict[str, Leaf], version: Version | None = None) -> None:
+        """Raises Changed, and StoreError."""
+        try:
+            self._objects.write_structs(self._name(digit), leaves, version)
+        except Full as error:
+            raise StoreError(f"{error}. {SHORTER}; unless there is room within a day, nothing is issued") from None
 
     def _name(self, digit: str) -> str:
         return certificates_name(self._secret, digit)

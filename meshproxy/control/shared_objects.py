@@ -20,17 +20,25 @@ from meshproxy.control.store import Changed, Kept, StoreError, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MOST_BYTES = 1 << 20
+"""Of the entries of an object (`MaxSecretSize` of Kubernetes)."""
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Of an object, as it was read."""
+    """Of an object, and what was seen with it."""
 
     text: str
     """`resourceVersion`; empty: the object did not exist."""
     created: float = 0.0
     """When it was made, by the clock of the API server: seconds since the epoch."""
+    size: int = 0
+    """Bytes of its entries without their names: of a ConfigMap, what counts towards `MOST_BYTES`."""
+
+
+class Full(StoreError):
+    """An object takes no more; nothing was written."""
 
 
 class SharedObjects:
@@ -59,7 +67,9 @@ class SharedObjects:
             return {}, Version("")
         metadata = answer["metadata"]
         created = datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
-        return dict(answer.get("data") or {}), Version(str(metadata["resourceVersion"]), created)
+        data: dict[str, str] = dict(answer.get("data") or {})
+        size = sum(len(text.encode()) for text in data.values())
+        return data, Version(str(metadata["resourceVersion"]), created, size)
 
     def write(self, plural: str, name: str, changes: Mapping[str, str | None], version: Version | None = None) -> None:
         """Set some entries of `data`, and remove those that are None. An object that does not exist is made.
@@ -136,6 +146,8 @@ class SharedObjects:
                 return None
             if answer.status_code == HTTPStatus.CONFLICT:
                 raise Changed(f"others write {self.where(plural, name)} all the time: try again")
+            if answer.status_code == HTTPStatus.UNPROCESSABLE_ENTITY and b"Too long" in answer.content:
+                raise Full(f"{self.where(plural, name)} is full: an object takes {MOST_BYTES >> 20} MiB")
             answer.raise_for_status()
             return answer.json()
         except FAILURES as error:

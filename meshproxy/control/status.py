@@ -128,6 +128,10 @@ class ControlStatus(Page, frozen=True, kw_only=True):
     """The last ones, the newest first."""
     waiting_tokens: tuple[WaitingToken, ...] = ()
     """The ones that expire first."""
+    records_used: float | None = None
+    """How full the ConfigMaps with the certificates that are out are, from 0 to 1; None: they are in a folder."""
+    issues_until: datetime | None = None
+    """A day after all that it has issued could last be recorded; None: the records are in a folder."""
     store_problem: str = ""
     """Why what it keeps cannot be read."""
     documents: DocumentsEntry | None = None

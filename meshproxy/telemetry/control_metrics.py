@@ -19,6 +19,8 @@ class ControlMetrics:
         self.issuances = Counter(registry, metric_table.ISSUANCES)
         self.authority_expiry = Gauge(registry, metric_table.AUTHORITY_EXPIRY)
         self.store_failures = Counter(registry, metric_table.STORE_FAILURES)
+        self.records_used = Gauge(registry, metric_table.RECORDS_USED)
+        self.issues_until = Gauge(registry, metric_table.ISSUES_UNTIL)
         self.sidecars = Gauge(registry, metric_table.SIDECARS)
         self.injections = Counter(registry, metric_table.INJECTIONS)
         self.documents_in_sync = Gauge(registry, metric_table.DOCUMENTS_IN_SYNC)

@@ -343,6 +343,17 @@ STORE_FAILURES = counter(
     "Records of certificates and of their keys that could not be written, and are in memory until they can.",
     "record",
 )  # fmt: skip
+RECORDS_USED = gauge(
+    "meshproxy_control_certificate_records_used_ratio",
+    "With --authority-secret: how full the fullest ConfigMap of the certificates that are out is; at 1 none can be"
+    " recorded.",
+)
+ISSUES_UNTIL = gauge(
+    "meshproxy_control_issues_until_timestamp_seconds",
+    "With --authority-secret: Unix time until which certificates are issued; a day after all that were could last be"
+    " recorded.",
+    unit="seconds",
+)
 SIDECARS = gauge(
     "meshproxy_control_sidecars", "Sidecars, by what they have of the documents: in-sync, behind, refused; gone: lost.",
     "state",
@@ -409,7 +420,8 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     "Supervisor": (WORKERS, WORKER_RESTARTS),
     "Control plane": (
         LEADER, STATUS_WRITES,
-        ISSUANCES, AUTHORITY_EXPIRY, STORE_FAILURES, SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS,
+        ISSUANCES, AUTHORITY_EXPIRY, STORE_FAILURES, RECORDS_USED, ISSUES_UNTIL,
+        SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS,
         SERVICE_ENDPOINTS, ENDPOINT_UPDATES,
         INJECTIONS,
     ),

@@ -4,6 +4,7 @@ tests/control/test_shared_objects.py and tests/e2e show."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 
 from meshproxy.control.shared_objects import SharedObjects, Version
@@ -55,14 +56,15 @@ class Memory(SharedObjects):
             raise Killed
         data = {**self.data.get(key, {}), **changes}
         self.data[key] = {entry: text for entry, text in data.items() if text is not None}
-        self._versions[key] = Version(str(next(self._next)), before.created if before.text else self.created)
+        created = before.created if before.text else self.created
+        self._versions[key] = Version(str(next(self._next)), created, sum(map(len, self.data[key].values())))
         if number and number == -self.kill_at:
             raise Killed
 
     def touch(self) -> None:
         """Somebody writes every object anew, with the same content."""
         for key, before in self._versions.items():
-            self._versions[key] = Version(str(next(self._next)), before.created)
+            self._versions[key] = replace(before, text=str(next(self._next)))
 
     def delete(self, plural: str, name: str) -> None:
         """Somebody deletes an object."""

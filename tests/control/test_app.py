@@ -21,6 +21,7 @@ from meshproxy.control.attestation import make_token
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.cluster import connect, connect_blocking
 from meshproxy.control.objects import resource
+from meshproxy.control.plane import SIGNS_ON
 from meshproxy.control.plane_records import PlaneRecords
 from meshproxy.control.root_rotation import in_force
 from meshproxy.control.rotator import Rotator
@@ -276,44 +277,49 @@ async def test_documents_of_a_cluster(tmp_path: Path) -> None:
 
 async def test_an_authority_that_several_control_planes_share(tmp_path: Path) -> None:
     """Each says by which authority it signs before it listens, and after each step; until it stops."""
-    server = FakeApiServer()
-    await server.start()
-    kubeconfig = server.write_kubeconfig(tmp_path, "mesh")
-    given = replace(settings(tmp_path / "control"), kubeconfig=kubeconfig, authority_secret="authority")
-    control = await ControlPlane.build(given)
-    objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
-    place, records = SecretPlace(objects, "authority"), PlaneRecords(objects, "authority")
-    running = asyncio.create_task(control.run())
-    await until(lambda: control.web_address)
-    (said,) = (await asyncio.to_thread(records.read)).entries
-    assert said.signs_by == in_force(control.authority())
-    operator = Rotator(place, SharedLeaves(objects, "authority"))
-    await asyncio.to_thread(operator.forward)
+    async with FakeApiServer() as server:
+        kubeconfig = server.write_kubeconfig(tmp_path, "mesh")
+        given = replace(settings(tmp_path / "control"), kubeconfig=kubeconfig, authority_secret="authority")
+        control = await ControlPlane.build(given)
+        objects = SharedObjects(connect_blocking(kubeconfig), "mesh")
+        place, records = SecretPlace(objects, "authority"), PlaneRecords(objects, "authority")
+        running = asyncio.create_task(control.run())
+        await until(lambda: control.web_address)
+        (said,) = (await asyncio.to_thread(records.read)).entries
+        assert said.signs_by == in_force(control.authority())
+        operator = Rotator(place, SharedLeaves(objects, "authority"))
+        await asyncio.to_thread(operator.forward)
 
-    rotation = await asyncio.to_thread(place.rotation)
-    assert rotation is not None
+        rotation = await asyncio.to_thread(place.rotation)
+        assert rotation is not None
 
-    async def noticed() -> bool:
-        said = await asyncio.to_thread(records.read)
-        return [each.signs_by for each in said.entries] == [in_force(rotation.authority())]
+        async def noticed() -> bool:
+            said = await asyncio.to_thread(records.read)
+            return [each.signs_by for each in said.entries] == [in_force(rotation.authority())]
 
-    await until(noticed)
-    tokens = SharedTokens(objects, "authority")
-    await asyncio.to_thread(make_token, tokens, "spiffe://m.example/ns/a/sa/b", time.time(), 60.0)
-    status = await control.status()
-    assert (status.rotation_step, status.store_problem) == ("distribute", "")
-    assert [token.identity for token in status.waiting_tokens] == ["spiffe://m.example/ns/a/sa/b"]
-    # Cut off for a day, it signs no more: nobody could know of it.
-    assert control._records.signer() is control.authority()
-    assert control._records._presence is not None
-    control._records._presence.may_sign = lambda now: False  # type: ignore[method-assign]
-    with pytest.raises(RequestRefused, match="cut off from the API server for a day"):
-        control._records.signer()
-    control._stopping.set()
-    await running
-    assert (await asyncio.to_thread(records.read)).entries == []
-    objects.close()
-    await server.stop()
+        await until(noticed)
+        tokens = SharedTokens(objects, "authority")
+        await asyncio.to_thread(make_token, tokens, "spiffe://m.example/ns/a/sa/b", time.time(), 60.0)
+        status = await control.status()
+        assert (status.rotation_step, status.store_problem) == ("distribute", "")
+        assert status.records_used == 0.0
+        assert status.issues_until is not None
+        assert 0.0 < (status.issues_until - status.now).total_seconds() <= SIGNS_ON
+        async with aiohttp.ClientSession(f"http://{control.web_address}") as web, web.get("/metrics") as answer:
+            page = await answer.text()
+        assert "meshproxy_control_certificate_records_used_ratio 0.0\n" in page
+        assert "meshproxy_control_issues_until_timestamp_seconds " in page
+        assert [token.identity for token in status.waiting_tokens] == ["spiffe://m.example/ns/a/sa/b"]
+        # Cut off for a day, it signs no more: nobody could know of it.
+        assert control._records.signer() is control.authority()
+        assert control._records._presence is not None
+        control._records._presence.may_sign = lambda now: False  # type: ignore[method-assign]
+        with pytest.raises(RequestRefused, match="cut off from the API server for a day"):
+            control._records.signer()
+        control._stopping.set()
+        await running
+        assert (await asyncio.to_thread(records.read)).entries == []
+        objects.close()
 
 
 async def test_a_step_that_is_taken_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,36 @@ def test_a_root_rotation(seconds: float, is_well: bool) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("silent", "level", "problem"),
+    [
+        (299, Level.WELL, ""),
+        (300, Level.WARNING, "not for 5m; in 23h 55m it issues nothing"),
+        (43_199, Level.WARNING, "not for 11h 59m; in 12h 1s it issues nothing"),
+        (43_200, Level.ERROR, "not for 12h; in 12h it issues nothing"),
+        (86_400, Level.ERROR, "not for 1d; it issues nothing any more"),
+        (90_000, Level.ERROR, "not for 1d 1h; it issues nothing any more"),
+    ],
+)
+def test_what_it_issues_is_recorded(silent: float, level: Level, problem: str) -> None:
+    page = status(issues_until=ago(silent - 86_400), records_used=0.0)
+    finding = next(each for each in check([answer(page)], "0.1.0") if "is recorded" in each.check)
+    assert (finding.level, finding.problem) == (level, problem)
+
+
+@pytest.mark.parametrize(
+    ("used", "level", "problem"),
+    [
+        (0.79, Level.WELL, ""),
+        (0.8, Level.WARNING, "the fullest ConfigMap is 80% full"),
+        (0.95, Level.ERROR, "the fullest ConfigMap is 95% full"),
+    ],
+)
+def test_room_for_records(used: float, level: Level, problem: str) -> None:
+    finding = next(each for each in check([answer(status(records_used=used))], "0.1.0") if "room" in each.check)
+    assert (finding.level, finding.problem) == (level, problem)
+
+
 def test_it_is_not_ready() -> None:
     finding = one(answer(status(), unready="/readyz answers 503: no authority"))
     assert (finding.level, finding.problem) == (Level.ERROR, "/readyz answers 503: no authority")

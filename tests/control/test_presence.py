@@ -54,6 +54,7 @@ async def test_it_signs_for_a_day_after_it_was_heard_of(world: World, caplog: py
     for later in (TELLS_EVERY, SIGNS_ON - 1.0):
         await presence.tell("x", NOW + later)
     assert len(caplog.records) == 1
+    assert presence.signs_until == NOW + SIGNS_ON
     assert presence.may_sign(NOW + SIGNS_ON - 1.0)
     assert not presence.may_sign(NOW + SIGNS_ON)
     # So does the next process in its folder, under the same name.

@@ -9,6 +9,7 @@ import pytest
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import FolderLeaves, Roll, Sighting
 from meshproxy.control.shared_leaves import SharedLeaves
+from meshproxy.control.shared_objects import MOST_BYTES, Full
 from meshproxy.control.store import Changed, StoreError
 from meshproxy.control_api import leaf_name
 from meshproxy.installation.rights import record_names
@@ -110,3 +111,24 @@ async def test_what_cannot_be_recorded_is_written_when_it_can_be(
     assert again.is_written
     assert kept.valid(NOW) == [leaf(1)]
     assert spare.valid(NOW) == []
+
+
+def test_how_full_the_records_are(kept: SharedLeaves, objects: Memory) -> None:
+    assert kept.used == 0.0
+    kept.write([leaf(1), leaf(2)])
+    kept.prune(NOW)
+    most = max(sum(map(len, data.values())) for data in objects.data.values())
+    assert kept.used == most / MOST_BYTES
+
+
+def test_records_that_are_full(kept: SharedLeaves, objects: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the log knows what to do, and until when."""
+
+    def refuse(*_: object) -> None:
+        raise Full("the ConfigMap mesh/x is full: an object takes 1 MiB")
+
+    monkeypatch.setattr(objects, "write", refuse)
+    with pytest.raises(StoreError, match=r"MiB\. Restart .* --lifetime: .* within a day, nothing is issued"):
+        kept.write([leaf(1)])
+    with pytest.raises(StoreError, match=r"MiB\. Restart "):
+        kept.note([leaf(1)], [])

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from meshproxy.control.cluster import connect_blocking
-from meshproxy.control.shared_objects import SharedObjects, Version
+from meshproxy.control.shared_objects import Full, SharedObjects, Version
 from meshproxy.control.store import Changed, StoreError, Unreachable
 from tests.control.fake_api_server import FakeApiServer
 
@@ -38,6 +38,7 @@ async def test_entries_are_set_and_removed(objects: SharedObjects) -> None:
     assert found == {"b": "2", "c": "3"}
     assert version.text
     assert time.time() - 60.0 < version.created <= time.time()
+    assert version.size == len("23")
 
 
 class Entry(msgspec.Struct):
@@ -95,7 +96,21 @@ async def test_calls_that_fail(objects: SharedObjects, fake: FakeApiServer) -> N
         await in_thread(objects.read, "configmaps", NAME)
     with pytest.raises(StoreError, match=r"the Secret mesh/records cannot be written: .* may not patch it"):
         await in_thread(objects.write, "secrets", NAME, {"a": "1"})
+    fake.status = 503
+    with pytest.raises(Unreachable, match="answered 503"):
+        await in_thread(objects.read, "configmaps", NAME)
     await fake.stop()
     with pytest.raises(Unreachable, match=r"no answer from http://127\.0\.0\.1:\d+ \(ConnectError: "):
         await in_thread(objects.read, "configmaps", NAME)
     await fake.start()
+
+
+def test_an_object_that_is_full() -> None:
+    """As the API server says it (tests/e2e has a real one)."""
+    message = 'ConfigMap "records" is invalid: []: Too long: may not be more than 1048576 bytes'
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(422, json={"message": message}))
+    with httpx2.Client(transport=transport, base_url="http://cluster") as client:
+        objects = SharedObjects(client, "mesh")
+        for version in (None, Version("1")):
+            with pytest.raises(Full, match="the ConfigMap mesh/records is full: an object takes 1 MiB"):
+                objects.write("configmaps", NAME, {"a": "1"}, version)
