@@ -125,6 +125,8 @@ class Policy:
         ]
         self._has_conditions = bool(conditions)
         self._header_values = exact_values(conditions)
+        self.headers = frozenset(self._header_values)
+        """Names of the headers, `spelled`, that a decision may depend on."""
         # Rules by what they are found by: a name, or a glob. Each different glob is matched once for a name.
         self._by_name: dict[str, list[tuple[int, Rule]]] = {}
         by_glob: dict[str, list[tuple[int, Rule]]] = {}

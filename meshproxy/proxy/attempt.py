@@ -151,18 +151,21 @@ class Attempt:
         is_grpc: bool,
         started: float,
         now: Callable[[], float],
+        token: int | None = None,
     ) -> None:
         """
         Args:
             model: what the endpoint's breakers and latencies go by.
-            started: the time now.
+            started: the time now; with a `token`, that of its beginning.
+            token: of the endpoint, if the call was begun there.
         """
         self._listener = listener
         self._model = model
         self._is_grpc = is_grpc
+        self._token: int | None
         self._now = now
         self.endpoint = endpoint
-        self._token: int | None = endpoint.begin(model, started)
+        self._token = endpoint.begin(model, started) if token is None else token
         """Of the endpoint, until it has been told how it went."""
         self.state = ACQUIRING
         pool = endpoint.grpc if is_grpc else endpoint.rest

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.proxy.admissions import Admissions
 from meshproxy.proxy.byte_budget import ByteBudget
+from meshproxy.proxy.express_outcome import new_tally
 from meshproxy.proxy.headers import HeaderReader
 from meshproxy.transport.turns import Turns
 
@@ -63,6 +64,8 @@ class ProxyContext:
         reaper.watch(self.live)
         self.turns = Turns(loop)
         """Bodies that are read in slices."""
+        self.express = new_tally()
+        """What became of the requests that the express lane looked at."""
         self.served = 0
         """Exchanges that have ended."""
         self.scan_buffer = ByteBudget()

@@ -19,6 +19,9 @@ Below the stations, each a file and each knowing only those under it:
     retries       attempts: retry, hedge, fall back
     route_actions rate limits, faults, split, concurrency, mirror
     relay         the body in, the answer through, stalls
+
+Requests of HTTP/1.1 that repeat earlier ones do not come here: `express` has their way, until something happens to one
+(`ActiveRequest.unfold`).
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.identity.caller import Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
-from meshproxy.proxy.client_side import OVER
+from meshproxy.proxy.client_side import LOOKS, OVER
 from meshproxy.proxy.context import ProxyContext
 from meshproxy.proxy.cross_origin import answers_preflight
+from meshproxy.proxy.exchange import Exchange
+from meshproxy.proxy.express.lane import Lane
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import TRACE_STATE
 from meshproxy.proxy.health_call import HealthCall
@@ -39,12 +44,17 @@ from meshproxy.proxy.mirror import Mirrors
 from meshproxy.proxy.relay import Relay
 from meshproxy.proxy.route_actions import RouteActions
 from meshproxy.refusal import Reason, Refusal
+from meshproxy.transport.h1 import H1Server
 
 if TYPE_CHECKING:
     from meshproxy.identity.caller import Token
     from meshproxy.inference.call import Call
+    from meshproxy.proxy.express.ride import Ride
     from meshproxy.proxy.headers import RequestHeaders
     from meshproxy.transport.stream import Downstream
+
+
+RECORD = frozenset(Exchange.__slots__) - {"head"}
 
 
 class ActiveRequest(Relay):
@@ -148,6 +158,32 @@ class ActiveRequest(Relay):
 
     # `send_to` (relay): the server is known, endpoints are tried until one answers.
 
+    def unfold(self, ride: Ride) -> None:
+        """All of the stations, passed by the express lane: note what they would have noted, and what was sent."""
+        plan, stall = ride.plan, ride.plan.snapshot.limits.stall
+        for name in RECORD:
+            setattr(self, name, getattr(ride, name))
+        self.snapshot = plan.snapshot
+        self.request_ended = True
+        self.moved = self.started
+        self.look_at(self.started + stall / LOOKS)
+        self.fields = fields = self.context.headers.read(self.head.headers)
+        self.forward = fields.forward_with_token if self.snapshot.forwards_token else fields.forward
+        if self.trace is not None and self.trace.state:
+            self.forward = (*self.forward, (TRACE_STATE, self.trace.state))
+        self.trace_parent = ride.trace_parent
+        self.sharing = plan.sharing
+        if fields.timeout is not None:
+            self.limit_time(fields.timeout)
+        self.operation = plan.operation
+        self.target = plan.operation.target
+        self.matched = route = plan.matched
+        self.idle_timeout = route.idle_timeout
+        if route.timeout is not None:
+            self.limit_time(route.timeout)
+        body = ride.data[len(ride.data) - ride.bytes_received :]
+        self.resume_on(ride.endpoint, ride.token, ride.upstream_connection, ride.span_id, body)
+
     # What seldom happens on the way
 
     def _renamed(self, is_same_route: bool, call: Call) -> None:
@@ -192,12 +228,28 @@ class Pipeline(ProxyContext):
         return Mirrors(self)
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
-        """Take a request (`stream.Serve`)."""
+        """Take a request (`stream.Serve`). From its second one on, a connection of HTTP/1.1 has an express lane."""
+        if head.stream == 2 and type(stream) is H1Server and self.snapshot.is_express:
+            stream.lane = Lane(self, self._unfold)
         request = ActiveRequest(self, stream, head)
         try:
             request.begin()
         except Exception as error:
             request.crashed(error)
+
+    def _unfold(self, ride: Ride) -> ActiveRequest:
+        """A ride becomes an ordinary request. What its connections' codecs missed passes them now."""
+        downstream, upstream = ride.downstream, ride.upstream_connection
+        request = ActiveRequest(self, downstream, downstream.unfold(ride.data))
+        upstream.ride = None
+        queued = upstream.queued
+        try:
+            request.unfold(ride)
+        except Exception as error:
+            request.crashed(error)
+            upstream.abort()
+        upstream.take_back(queued)
+        return request
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec refused (`h1.Reject`); all that is known of it is that it failed."""

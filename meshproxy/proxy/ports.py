@@ -28,6 +28,9 @@ class Verifies(Protocol):
 class Decides(Protocol):
     """Decides whether a caller may make a call (`policy.decide.Policy`)."""
 
+    headers: frozenset[bytes]
+    """Names of the headers that a decision may depend on."""
+
     def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
         """Raises Refusal."""
 
@@ -37,6 +40,8 @@ class FindsRoute(Protocol):
 
     has_cors: bool
     """A route says what browsers are told."""
+    headers: frozenset[bytes]
+    """Names of the headers that the choice of a route may depend on."""
 
     def match(self, call: Call, headers: Headers, caller: Caller) -> Route:
         """The first route that matches; the default route if none does."""

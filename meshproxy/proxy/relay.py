@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.proxy.health_call import HealthCall
     from meshproxy.proxy.route_actions import RouteActions
-    from meshproxy.transport.stream import Downstream
+    from meshproxy.transport.stream import Downstream, Upstream
+    from meshproxy.upstream.endpoint import Endpoint
 
 
 INFLATING_BODIES = 200
@@ -204,6 +205,13 @@ class Relay(Request):
         fallback = clusters[route.fallback.server or server] if route.fallback is not None else None
         retries = self._retries = Retries(self, route, cluster, fallback, key)
         retries.begin(self.context.now())
+
+    def resume_on(self, endpoint: Endpoint, token: int, stream: Upstream, span_id: bytes, body: bytes) -> None:
+        """As after `send_to`, when all was sent (`Retries.resume`)."""
+        route = self.matched
+        assert route is not None
+        self._retries = retries = Retries(self, route, self.snapshot.clusters[self.server], None, None)
+        retries.resume(endpoint, token, stream, span_id, body)
 
     def fall_back(self) -> bool:
         return self._actions is None or self._actions.fall_back()

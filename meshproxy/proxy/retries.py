@@ -153,6 +153,21 @@ class Retries:
             if skipped:
                 request.note(now, Happening.ENDPOINTS_SKIPPED, *skipped)
 
+    def resume(self, endpoint: Endpoint, token: int, stream: Upstream, span_id: bytes, body: bytes) -> None:
+        """As after `begin` and `send`: the request has been sent whole to `endpoint`, over `stream`, which takes it
+        again without sending it (`express.ride.Ride`)."""
+        request = self._request
+        self.count = 1
+        self.current = attempt = Attempt(
+            self, endpoint, self._model, request.is_grpc, request.decided, request.context.now, token
+        )
+        attempt.span_id = span_id
+        sent = request.connected
+        attempt.acquired(stream)
+        attempt.sent = request.connected = sent
+        if body:
+            self.send(body, True)
+
     # The request (what the body goes through)
 
     def send(self, data: bytes, end: bool) -> bool:
@@ -197,7 +212,7 @@ class Retries:
                 request.received = inf
         request.upstream = address = stream.address
         parent = None
-        if request.trace is not None and request.trace.record is not None:
+        if request.trace is not None and request.trace.record is not None and not attempt.span_id:
             attempt.span_id, parent = request.context.tracer.attempt(request.trace)
         stream.send_request(request.forwarded_head(now, address, parent))
         if route.try_timeout is not None:

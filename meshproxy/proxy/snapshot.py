@@ -52,5 +52,7 @@ class Snapshot:
     """For outbound calls: which ModelServer an application selected."""
     surfaces: Surfaces = SURFACES
     """The wire surfaces that requests are read by."""
+    is_express: bool = True
+    """Requests that repeat earlier ones take the express lane."""
     metrics_paths: Mapping[str, bytes] = field(default_factory=dict)
     """For outbound calls: where the metrics page of each ModelServer is, if that differs between them."""

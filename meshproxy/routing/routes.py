@@ -142,7 +142,7 @@ class Routes:
     Reading a dozen headers costs 2 us.
     """
 
-    __slots__ = ("_choices", "_default", "_fixed", "_globs", "_is_empty", "_known", "_named", "has_cors")
+    __slots__ = ("_choices", "_default", "_fixed", "_globs", "_is_empty", "_known", "_named", "has_cors", "headers")
 
     def __init__(self, default: Route, patterns: Sequence[tuple[str, tuple[Condition, ...], Route]] = ()) -> None:
         """
@@ -163,6 +163,10 @@ class Routes:
             (compile_glob(pattern), found[pattern]) for pattern in globs
         ]
         self._fixed = {name: first[0][1] for name, first in self._named.items() if not first[0][0]}
+        self.headers = frozenset(
+            rule.spelled for _, conditions, _ in patterns for condition in conditions for rule in condition.headers
+        )
+        """Names of the headers, `spelled`, that a choice may depend on."""
         self.has_cors = any(route.cors is not None for _, _, route in patterns)
         # Names looked at so far, bounded: the caller chooses them.
         self._known: dict[str, Route] = {}

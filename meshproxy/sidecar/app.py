@@ -217,6 +217,7 @@ class Sidecar:
                 is_transparent=spec.outbound.transparent,
             )
         self.directions = [direction for direction in (self.inbound, self.outbound) if direction is not None]
+        self.metrics.watch_express({direction.name: direction.pipeline.express for direction in self.directions})
         self.identity.on_exchange = self._exchange_context
         self.metrics.requests.in_flight.read_from(
             lambda: self.metrics.requests.count_in_flight(

@@ -88,6 +88,7 @@ def inbound_snapshot(
         ),
         clusters=clusters,
         limits=body_limits(documents),
+        is_express=documents.sidecar.spec.express_lane,
         surfaces=surfaces(each.spec.metrics_path for each in documents.servers if each.metadata.name == inbound.server),
         forwards_identity=inbound.forward_identity,
         forwards_token=inbound.forward_token,
@@ -110,6 +111,7 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
         routes=compile_routes("outbound", None, mesh.limits.request_timeout, documents.routes, mesh.trust_domain, live),
         clusters=clusters,
         limits=body_limits(documents),
+        is_express=documents.sidecar.spec.express_lane,
         forwards_identity=False,
         forwards_token=True,
         server=outbound.server,
@@ -123,6 +125,7 @@ class PermitAll:
     """The policy of outbound calls: the sidecar at the other end authorises them (`snapshot.Decides`)."""
 
     _PERMIT = Permit("")
+    headers: frozenset[bytes] = frozenset()
 
     def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
         """Permit every call."""

@@ -89,6 +89,13 @@ LIMITS_EXCEEDED = counter(
     "direction", "limit",
 )  # fmt: skip
 
+EXPRESS_REQUESTS = counter(
+    "meshproxy_express_requests_total",
+    "REST requests of connections that have an express lane: carried from end to end; missed, so that they took the "
+    "ordinary way; or unfolded into it, after they had been sent. The reason says why.",
+    "direction", "result", "reason",
+)  # fmt: skip
+
 # --- Identity and connections
 
 JWKS_REFRESH = counter("meshproxy_jwks_refresh_total", "Attempts to fetch a token issuer's keys.", "issuer", "result")
@@ -392,7 +399,7 @@ ENDPOINT_UPDATES = counter(
 TABLES: dict[str, tuple[Metric, ...]] = {
     "Requests": (
         REQUESTS, REQUEST_DURATION, OVERHEAD, REQUEST_SIZE, RESPONSE_SIZE, IN_FLIGHT, IN_FLIGHT_TIME, DECISIONS,
-        REFUSALS, LIMITS_EXCEEDED,
+        REFUSALS, LIMITS_EXCEEDED, EXPRESS_REQUESTS,
     ),
     "Upstreams and routes": (
         RETRIES, RETRIES_SKIPPED, RETRY_BUDGET_EXHAUSTED, HEDGES, FALLBACKS, MIRRORED, CONNECT_FAILURES,

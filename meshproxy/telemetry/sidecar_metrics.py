@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from meshproxy import __version__
 from meshproxy.codec.h2.budgets import Statistics
+from meshproxy.proxy.express_outcome import Tally
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.model_labels import ModelLabels
@@ -29,6 +30,7 @@ class SidecarMetrics:
         self.registry = registry = registry if registry is not None else Registry()
         self.requests = RequestMetrics(registry, model_labels if model_labels is not None else ModelLabels())
         self.limits_exceeded = Counter(registry, metric_table.LIMITS_EXCEEDED)
+        self._express_requests = Counter(registry, metric_table.EXPRESS_REQUESTS)
 
         self.jwks_refresh = Counter(registry, metric_table.JWKS_REFRESH)
         self.jwks_age = Gauge(registry, metric_table.JWKS_AGE)
@@ -72,6 +74,16 @@ class SidecarMetrics:
         Counter(registry, metric_table.SERIES_CAPPED).read_from(lambda: [((), registry.capped)])
         build = Gauge(registry, metric_table.BUILD_INFO)
         build.labels(__version__, platform.python_version()).value = 1
+
+    def watch_express(self, tallies: Mapping[str, Tally]) -> None:
+        """Read at scrape time what became of the requests that the express lanes looked at, by direction."""
+        self._express_requests.read_from(
+            lambda: [
+                ((direction, *outcome.value), count)
+                for direction, tally in tallies.items()
+                for outcome, count in tally.items()
+            ]
+        )
 
     def watch_http2(self, *, downstream: Mapping[str, Statistics], upstream: Statistics) -> None:
         """Read the stream errors of HTTP/2 connections at scrape time. `downstream`: by direction."""

@@ -346,6 +346,15 @@ class Connection(Reading):
         if not self.is_dirty:
             self.touch()
 
+    @property
+    def queued(self) -> int:
+        """How many pieces of output wait for the end of the batch."""
+        return len(self._gathered)
+
+    def take_back(self, queued: int) -> None:
+        """Drop what was written since there were so many pieces: it had been written before."""
+        del self._gathered[queued:]
+
     def touch(self) -> None:
         """There is output to be flushed at the end of the batch."""
         if not self.is_dirty:

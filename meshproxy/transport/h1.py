@@ -20,6 +20,34 @@ if TYPE_CHECKING:
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Reject, Serve
 
+
+class Ride(Protocol):
+    """An exchange that passes both its connections without their codecs (`proxy.express`). It is the `ride` of both;
+    whatever happens but a whole answer makes an ordinary exchange of it, with `H1Server.unfold` and a sink for each."""
+
+    def answered(self, data: bytes) -> bool:
+        """The server sent this. False: the ride has unfolded, and `data` is for the ordinary exchange."""
+
+    def client_acted(self) -> None:
+        """Unfold: the client sent something, or is gone."""
+
+    def client_leaves(self) -> None:
+        """Unfold: the client is to be asked to leave."""
+
+    def server_left(self) -> None:
+        """Unfold: the connection to the server has ended."""
+
+
+class Lane(Protocol):
+    """Carries requests of one client's connection past its codec."""
+
+    def carry(self, downstream: H1Server, data: bytes) -> bool:
+        """Between two requests the client sent this. False: it is for the codec."""
+
+    def follow(self, downstream: H1Server) -> None:
+        """What `carry` did not take has passed the codec."""
+
+
 SinkT = TypeVar("SinkT", bound=Sink)
 
 LONG = 16_384
@@ -29,13 +57,15 @@ LONG = 16_384
 class H1Driver(Connection, Generic[SinkT]):
     """What both roles have in common: one sink at a time, backpressure by pausing the socket."""
 
-    __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "_window", "sink")
+    __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "_window", "ride", "sink")
 
     def __init__(self, role: Role, shared: ConnectionContext, info: ConnectionInfo) -> None:
         super().__init__(shared, info)
         self._codec = H1Connection(role, shared.limits)
         self.sink: SinkT | None = None
         """Reads the current message; None between exchanges."""
+        self.ride: Ride | None = None
+        """The exchange that passes the codec by."""
         self._owed = 0
         # One read returns up to 96 KiB, so more than this may be received; an HTTP/2 window cannot be exceeded.
         self._window = shared.limits.stream_window // 4
@@ -147,14 +177,16 @@ class H1Server(H1Driver[RequestSink]):
     A client that is asked to leave (`drain`) learns it from `connection: close` in the next response head.
     """
 
-    __slots__ = ("_has_come", "_is_leaving", "_leaves_at", "_lingers_until", "_reject", "_serve", "_state")
+    __slots__ = ("_has_come", "_leaves_at", "_lingers_until", "_reject", "_serve", "_state", "is_leaving", "lane")
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
         super().__init__(Role.SERVER, shared, info)
         self._serve = serve
         self._reject = reject
         self._state = _IDLE
-        self._is_leaving = False
+        self.lane: Lane | None = None
+        self.is_leaving = False
+        """The next response asks the client to leave."""
         self._leaves_at = inf
         """`loop.time()` from which the client is asked to leave."""
         self._has_come = False
@@ -172,12 +204,18 @@ class H1Server(H1Driver[RequestSink]):
         """Dispatch the events of `data`. The codec holds back pipelined requests."""
         if self.is_closing:
             return
-        codec = self._codec
+        codec, lane = self._codec, self.lane
+        if self.ride is not None:
+            self.ride.client_acted()
+        elif lane is not None and self._state is _IDLE and codec.is_fresh and lane.carry(self, data):
+            return
         self._dispatch(codec.receive(data))
         if codec.held:
             self._next()
         elif self._state is _IDLE:
             self._look_for_head()
+        if lane is not None:
+            lane.follow(self)
 
     def _look_for_head(self) -> None:
         """If part of the next head has been received, start its time limit; later parts do not restart it."""
@@ -223,18 +261,45 @@ class H1Server(H1Driver[RequestSink]):
 
     def receive_eof(self) -> None:
         """The client closed its half: abandon the request, since the response would not be read."""
+        if self.ride is not None:
+            self.ride.client_acted()
         self._end_sink(ErrorCode.CANCEL, "the client closed the connection")
         self.close()
 
     def lost(self, reason: str) -> None:
+        if self.ride is not None:
+            self.ride.client_acted()
         self._end_sink(ErrorCode.CANCEL, reason)
+
+    # A ride
+
+    def ride_over(self, answer: bytes, now: float) -> int:
+        """Write the whole answer of the ride: the connection is idle, as after `_message_sent`. Returns the number of
+        the request."""
+        self.ride = None
+        self.deadline = now + self.shared.times.idle
+        if now >= self._leaves_at:
+            self.is_leaving = True
+        if self.is_paused:
+            self._stop_reading()
+        self.write(answer)
+        return self._codec.count_exchange()
+
+    def unfold(self, data: bytes) -> RequestHead:
+        """The ride becomes an ordinary exchange. `data`: its request, as it came. Returns the head; the body has been
+        received, and its credit returned."""
+        self.ride = None
+        self._state = _SERVING
+        head = self._codec.receive(data)[0]
+        assert type(head) is RequestHead
+        return head
 
     # Commands
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         """Write a head (`stream.Downstream`). A client that pipelines is asked to leave with the last answer."""
         if not self.is_closing:
-            if self._is_leaving and status >= 200 and not self._codec.held:
+            if self.is_leaving and status >= 200 and not self._codec.held:
                 self._codec.close_after_message()
             self.write(self._codec.send_response(status, headers, end, length))
             if end:
@@ -250,26 +315,29 @@ class H1Server(H1Driver[RequestSink]):
 
     def close_connection(self) -> None:
         """`connection: close` in the response that is about to be written (`stream.Downstream`)."""
-        self._is_leaving = True
+        self.is_leaving = True
 
     def drain(self, delay: float = 0.0, patience: float = 0.0) -> None:
         """The process is shutting down: after `delay` seconds, the next response asks the client to leave. There is no
         better moment to be patient for, as with HTTP/2."""
+        if self.ride is not None:
+            self.ride.client_leaves()
         if delay:
             self._leaves_at = self.shared.loop.time() + delay
         else:
-            self._is_leaving = True
+            self.is_leaving = True
 
     @property
     def is_announced(self) -> bool:
         """The client knows that it should send no more requests."""
-        return self._is_leaving and self._codec.must_close
+        return self.is_leaving and self._codec.must_close
 
     @property
     def is_idle(self) -> bool:
         """No request is being received or served, none is pipelined, and every response has been written."""
         return (
             self.sink is None
+            and self.ride is None
             and self._state is not _HEAD
             and not self._codec.held
             and not self.transport.get_write_buffer_size()
@@ -292,7 +360,7 @@ class H1Server(H1Driver[RequestSink]):
             now = self.shared.loop.time()
             self.deadline = now + self.shared.times.idle
             if now >= self._leaves_at:
-                self._is_leaving = True
+                self.is_leaving = True
             if self.is_paused:
                 self._stop_reading()
             if codec.held:
@@ -378,7 +446,7 @@ class H1Client(H1Driver[ResponseSink]):
 
     def receive(self, data: bytes) -> None:
         """Dispatch the events of `data`. On an idle connection, data is a violation: the connection is aborted."""
-        if self.is_closing:
+        if self.is_closing or (self.ride is not None and self.ride.answered(data)):
             return
         if self.sink is None:
             self.abort()
@@ -424,6 +492,8 @@ class H1Client(H1Driver[ResponseSink]):
     def receive_eof(self) -> None:
         """The server closed its half: the end of a close-delimited body, of an idle connection, or an error."""
         if not self.is_closing:
+            if self.ride is not None:
+                self.ride.server_left()
             self._dispatch(self._codec.receive_eof())
             self._end_sink(ErrorCode.CANCEL, "the server closed the connection before its answer was complete")
             self.close()
@@ -432,12 +502,19 @@ class H1Client(H1Driver[ResponseSink]):
         """asyncio: the connection was lost. If a write failed, because the server has closed, its response may still be
         unread: a server that answers before the end of a request often does so."""
         try:
+            if self.ride is not None:
+                self.ride.server_left()
             if exc is not None and self.sink is not None and not self.is_closing:
                 self._codec.close_after_message()  # it must not return to the pool
                 for data in read_rest(self.transport):
                     self.data_received(data)
         finally:
             super().connection_lost(exc)
+
+    def ride_over(self) -> None:
+        """The ride's answer has come whole: the connection is free, as after `_complete`."""
+        self.ride = None
+        self._owner.released(self)
 
     def lost(self, reason: str) -> None:
         self._owner.closed(self)
@@ -460,5 +537,5 @@ class H1Client(H1Driver[ResponseSink]):
 
     def overdue(self) -> None:
         """The idle time limit was exceeded: close before the server does."""
-        if self.sink is None:
+        if self.sink is None and self.ride is None:
             self.close()

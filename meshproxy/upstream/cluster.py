@@ -258,6 +258,12 @@ class Cluster:
             endpoint = balancer.pick(now, key, lambda each: each.may_answer(model))
         return endpoint if endpoint is not None else self._last_resort(is_grpc, members, model, now)
 
+    def only(self, model: str, now: float) -> Endpoint | None:
+        """The endpoint for the next REST call, if there is no other, and it is available."""
+        members = self._rest_members
+        is_only = len(members) == len(self.endpoints) == 1
+        return members[0] if is_only and members[0].allows(model, now) else None
+
     def allows(self, is_grpc: bool, model: str, now: float, tried: Sequence[Endpoint] = ()) -> bool:
         """Whether an endpoint that was not tried is available."""
         members = self._grpc_members if is_grpc else self._rest_members

@@ -312,6 +312,10 @@ class H1Pool(Pool[H1Client]):
                 return connection
         return None
 
+    def take_idle(self) -> H1Client | None:
+        """An idle connection, if there is one and nobody waits."""
+        return None if self._waiting else self._take()
+
     def _wanted(self) -> int:
         return len(self._waiting)
 

@@ -29,7 +29,9 @@ from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.policy import decide
 from meshproxy.proxy import admissions, client_side, headers, health_call, relay
+from meshproxy.proxy.express import plan, shape
 from meshproxy.proxy.held_body import CONNECTION_SHARE
+from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing import rate_limit
 from meshproxy.routing import routes as model_routes
@@ -370,3 +372,12 @@ def test_the_checks_of_a_mesh() -> None:
     two = [statuses.answer(page, address) for address in ("127.0.0.1:1", "127.0.0.1:2")]
     found = {finding.check.partition(" (")[0] for finding in check(two, "0.1.0")}
     assert documented - {"check"} == found
+
+
+def test_fields_that_may_differ_on_the_express_lane() -> None:
+    names = [re.sub(r",.*", "", row[0]).encode() for row in table("field that may differ")]
+    assert names == [shape.LENGTH, shape.REQUEST_ID, shape.TRACE, shape.TIMEOUT, shape.DATE]
+    assert plan.MOST_BODY == 16 << 10
+    assert shape.MOST_HEAD == 4 << 10
+    assert client_side.TIMER_SECONDS == 0.5
+    assert BodyLimits().stall / client_side.LOOKS == 1.5

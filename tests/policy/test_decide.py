@@ -797,3 +797,9 @@ def test_no_deny_that_cannot_be_evaluated_lets_through(claims: dict[str, Any], w
     except Refusal:
         return
     assert refused(policy, caller, call("a")).rule == "no"
+
+
+def test_the_headers_that_a_decision_depends_on_are_known() -> None:
+    bindings = (bind("b", "r", of(headers={"x-tenant": "a"})), bind("c", "r", NS, of(headers={"x_team": "b"})))
+    assert compile_policy((role("r", rule("*")),), bindings, "dev.example").headers == {b"x-tenant", b"x-team"}
+    assert compile_policy((role("r", rule("*")),), (bind("b", "r", NS),), "dev.example").headers == frozenset()

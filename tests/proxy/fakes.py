@@ -528,6 +528,7 @@ class FakePolicy:
     def __init__(self) -> None:
         self.asked: list[tuple[Caller, Call]] = []
         self.told: list[tuple[str, Headers]] = []
+        self.headers: frozenset[bytes] = frozenset()
         self.conditions: tuple[str, ...] = ()
         self.permits: Callable[[Call], bool] = lambda call: all(model.name.startswith("open") for model in call.models)
 

@@ -85,6 +85,12 @@ def test_a_name_beats_a_glob_and_of_two_globs_the_longer_wins(model: str, expect
     assert match(routes, model).name == expected  # remembered
 
 
+def test_the_headers_that_a_choice_depends_on_are_known() -> None:
+    first = document("a", "m", match=(Match(headers={"x-tier": "gold"}), Match(headers={"x_team": "a"})))
+    assert compiled(first, document("b", "m")).headers == {b"x-tier", b"x-team"}
+    assert compiled(document("b", "m")).headers == frozenset()
+
+
 def test_one_route_may_name_many_models() -> None:
     routes = compiled(document("r", "a", "b*", "a"))
     assert [match(routes, name).name for name in ("a", "b1", "c")] == ["r", "r", ""]

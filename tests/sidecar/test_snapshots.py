@@ -41,6 +41,7 @@ def documents(
     inbound: dict[str, Any] | None = {},  # noqa: B006
     outbound: dict[str, Any] | None = None,
     mesh: dict[str, Any] | None = None,
+    sidecar: dict[str, Any] | None = None,
     **sets: Any,
 ) -> schema.Documents:
     return schema.Documents(
@@ -54,6 +55,7 @@ def documents(
                 identity=identity,
                 inbound=None if inbound is None else sidecars.Inbound(server="local", **inbound),
                 outbound=None if outbound is None else sidecars.Outbound(**outbound),
+                **(sidecar or {}),
             ),
         ),
         **{"servers": (server(),), "fingerprint": "", **sets},
@@ -209,3 +211,13 @@ def test_budgets_are_kept_and_each_direction_has_its_own() -> None:
     first = compile_both()
     assert first[0] is not first[1]
     assert compile_both() == first
+
+
+@pytest.mark.parametrize(("sidecar", "expected"), [({}, True), ({"express_lane": False}, False)])
+def test_the_express_lane_can_be_closed(sidecar: dict[str, Any], expected: bool) -> None:
+    found = documents(outbound={}, sidecar=sidecar)
+    inbound = inbound_snapshot(found, {}, None, CarriedState())
+    outbound = outbound_snapshot(found, {}, CarriedState())
+    assert inbound is not None
+    assert outbound is not None
+    assert inbound.is_express is outbound.is_express is expected

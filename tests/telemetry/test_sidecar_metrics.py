@@ -8,6 +8,7 @@ from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
+from meshproxy.proxy.express_outcome import Outcome, new_tally
 from meshproxy.telemetry.exposition import render
 from meshproxy.telemetry.metrics import Registry
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -58,3 +59,15 @@ def test_stream_errors_of_live_connections_are_counted_by_side() -> None:
     shown = lines(metrics, "meshproxy_http2_stream_errors_total")
     assert shown['{direction="inbound",side="downstream",kind="reset_received"}'] == 2
     assert sum(shown.values()) == 2
+
+
+def test_what_became_of_requests_on_the_express_lane_is_shown() -> None:
+    metrics = SidecarMetrics()
+    tally = new_tally()
+    metrics.watch_express({"inbound": tally})
+    tally[Outcome.CARRIED] += 7
+    tally[Outcome.BUSY] += 2
+    found = lines(metrics, "meshproxy_express_requests_total")
+    assert len(found) == len(Outcome)
+    assert found['{direction="inbound",result="carried",reason=""}'] == 7
+    assert found['{direction="inbound",result="missed",reason="connection"}'] == 2

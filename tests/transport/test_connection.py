@@ -61,6 +61,16 @@ def test_what_a_small_read_leaves_is_written_when_all_sockets_have_been_read(
     assert transport.written == [b"answer to aanswer to b"]
 
 
+def test_what_was_written_since_then_can_be_taken_back(connection: Recording, transport: Any, loop: Any) -> None:
+    connection.write(b"kept")
+    queued = connection.queued
+    connection.write(b"taken ")
+    connection.write(b"back")
+    connection.take_back(queued)
+    loop.turn()
+    assert transport.written == [b"kept"]
+
+
 def test_what_a_large_read_leaves_is_written_at_once(connection: Recording, transport: Any, loop: Any) -> None:
     connection.data_received(b"a")
     connection.data_received(b"b" * LARGE_READ)

@@ -218,6 +218,16 @@ class TestPick:
         assert bench.picked(is_grpc=False) == {"a", "b"}
         assert bench.picked(is_grpc=True) == {"a", "c"}
 
+    def test_the_only_one_is_known_without_a_choice(self) -> None:
+        bench = Bench()
+        assert bench.cluster.only("m", bench.now) is None
+        bench.find("a")
+        assert bench.cluster.only("m", bench.now) is bench.at("a")
+        bench.fail("a")
+        assert bench.cluster.only("m", bench.now) is None
+        bench.find("a", "b")
+        assert bench.cluster.only("m", bench.now) is None
+
     @pytest.mark.parametrize(("is_grpc", "surface"), [(True, "gRPC"), (False, "REST")])
     def test_nobody_speaks_it(self, is_grpc: bool, surface: str) -> None:
         bench = Bench()

@@ -630,6 +630,17 @@ class TestHttp1:
         give_back(pool, second)
         assert want(pool)[0].stream is second.stream
 
+    def test_an_idle_connection_is_given_at_once_or_not_at_all(self, network: Network) -> None:
+        pool = make(network, "HTTP/1.1")
+        assert isinstance(pool, H1Pool)
+        assert pool.take_idle() is None
+        assert network.dials == []
+        (waiter,) = want(pool)
+        network.accept()
+        give_back(pool, waiter)
+        assert pool.take_idle() is waiter.stream
+        assert pool.take_idle() is None
+
     def test_a_connection_that_comes_back_is_taken_before_a_new_one(self, network: Network) -> None:
         pool = make(network, "HTTP/1.1")
         (first,) = want(pool)

@@ -101,6 +101,11 @@ class H1Connection:
         return asks is HEAD and answers is IDLE and not self._partial and not self.held
 
     @property
+    def is_fresh(self) -> bool:
+        """As server: nothing has been received since the last exchange, and another one may begin."""
+        return self.is_idle and not self.must_close and not self._has_skipped_blank
+
+    @property
     def is_over(self) -> bool:
         """As server: no exchange is in progress. Input of the next request may be held."""
         return self._ours is IDLE or self._ours is BROKEN
@@ -175,6 +180,11 @@ class H1Connection:
         if self._is_server and self._theirs is HEAD and self._partial:
             self._refuse(Unacceptable(status, reason, limit), events)
         return events
+
+    def count_exchange(self) -> int:
+        """As server, `is_fresh`: an exchange has passed the codec by. Returns the number of its request."""
+        self._stream += 1
+        return self._stream
 
     # Commands, each returns the bytes to write
 

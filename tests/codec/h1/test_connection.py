@@ -52,6 +52,25 @@ def test_a_connection_is_kept_alive() -> None:
         assert not connection.must_close
 
 
+def test_it_is_fresh_between_two_requests_only() -> None:
+    connection = server()
+    assert connection.is_fresh
+    connection.receive(b"\r\n")
+    assert not connection.is_fresh
+    connection.receive(GET)
+    assert not connection.is_fresh
+    connection.send_response(200, (), True)
+    assert connection.is_fresh
+    connection.receive(GET[:3])
+    assert not connection.is_fresh
+
+
+def test_an_exchange_that_passed_it_by_is_counted() -> None:
+    connection = server()
+    assert connection.count_exchange() == 1
+    assert connection.receive(GET) == [RequestHead(2, b"GET", b"a", b"/", (), True)]
+
+
 @pytest.mark.parametrize("step", [1, 2, 4, 5, 100])
 def test_a_body_of_a_length_that_comes_in_pieces(step: int) -> None:
     connection = server(POST)

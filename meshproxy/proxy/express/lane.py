@@ -1,0 +1,291 @@
+"""The express lane of one client's connection: makes plans of requests that went well, and carries those like them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshproxy.codec.events import RequestHead
+from meshproxy.identity.tokens import KeysWanted
+from meshproxy.proxy.client_side import TIMER_SECONDS
+from meshproxy.proxy.express.plan import ABSENT, NO_LIMIT, Plan, plan_answer, plan_request, went_well
+from meshproxy.proxy.express.ride import HEAD_END, Ride
+from meshproxy.proxy.express.shape import MOST_HEAD, REQUEST_ID, TIMEOUT, shape_of, split_answer, split_request
+from meshproxy.proxy.express_outcome import Outcome
+from meshproxy.proxy.request import Request
+from meshproxy.refusal import Refusal
+from meshproxy.routing.deadline import format_rest
+from meshproxy.upstream.pool import H1Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.codec.limits import Limits
+    from meshproxy.proxy.context import ProxyContext
+    from meshproxy.proxy.exchange import LiveExchange
+    from meshproxy.proxy.express.shape import Shape
+    from meshproxy.transport.h1 import H1Server
+
+logger = logging.getLogger(__name__)
+
+MOST_PLANS = 4
+"""Of one connection; all are forgotten for another one. A plan takes some kilobytes, and most clients send one
+shape."""
+MOST_SEEN = 8
+"""Shapes that came once; all are forgotten for another one."""
+MOST_ANSWERS = 4
+"""Shapes of answers that a plan knows; all are forgotten for another one."""
+PATIENCE = 64
+"""Requests in a row that could not be carried, after which the connection does without its lane: looking costs 3 us."""
+WASTED = 8
+"""Rides in a row that unfolded since the answer could not be planned, after which it does so, too."""
+
+
+class _Candidate(NamedTuple):
+    """An exchange that may become a plan once it is over."""
+
+    request: Request
+    head: bytes
+    """Of the request, or of the answer."""
+    limits: Limits
+    """Of the connection that this head came over."""
+    plan: Plan | None
+    """Of the request, if the head is that of its answer."""
+
+
+class Lane:
+    """The lane of one connection (`h1.Lane`)."""
+
+    __slots__ = ("_candidate", "_followed", "_plans", "_resume", "_seen", "_unused", "_wasted", "context")
+
+    def __init__(self, context: ProxyContext, resume: Callable[[Ride], Request]) -> None:
+        """
+        Args:
+            resume: makes an ordinary request of a ride.
+        """
+        self.context = context
+        self._resume = resume
+        self._plans: dict[Shape, Plan] = {}
+        self._seen: set[int] = set()
+        """Hashes of shapes that came once: one that comes twice will come again."""
+        self._followed = b""
+        """The head of the request that is about to take the ordinary way, if a plan may come of it."""
+        self._candidate: _Candidate | None = None
+        self._unused = 0
+        """Requests in a row that were not carried, and why was not a matter of the moment."""
+        self._wasted = 0
+        """Rides in a row that unfolded because of an answer of an unknown shape."""
+
+    # Requests (h1.Lane)
+
+    def carry(self, downstream: H1Server, data: bytes) -> bool:
+        """Carry the request that `data` is, if it is all of one that a plan is for. Called between two requests. False:
+        nothing has happened."""
+        try:
+            if self._candidate is not None:
+                self._learn(downstream)
+            end = data.find(HEAD_END) + 4
+            if not len(HEAD_END) <= end <= MOST_HEAD:
+                return self._cannot(downstream, Outcome.NOT_WHOLE)
+            parts = split_request(data[:end])
+            values = parts[2::3]
+            del parts[2::3]
+            shape = tuple(parts)
+            plan = self._plans.get(shape)
+            if plan is None:
+                self._met(shape, data[:end])
+                return self._cannot(downstream, Outcome.UNKNOWN)
+            return self._ride(downstream, plan, values, data, end)
+        except Exception:
+            logger.exception("internal error in the express lane")
+            downstream.lane = None
+            return self._missed(Outcome.DEFECT)
+
+    def _ride(self, downstream: H1Server, plan: Plan, values: list[bytes], data: bytes, end: int) -> bool:
+        context, snapshot = self.context, plan.snapshot
+        if snapshot is not context.snapshot or plan.tracer is not context.tracer:
+            self._plans.clear()
+            return self._missed(Outcome.CHANGED)
+        values.append(b"")  # of slots that are absent
+        length = values[plan.length]
+        size = len(data) - end
+        if size != (int(length) if length else 0) or size > plan.most_body:
+            return self._cannot(downstream, Outcome.NOT_WHOLE)
+        if downstream.is_leaving:
+            return self._missed(Outcome.LEAVING)
+
+        # May they, still?
+        wall_clock = context.wall_clock()
+        if wall_clock >= plan.not_after:
+            return self._missed(Outcome.CALLER)
+        if plan.authorization is not None and snapshot.verifier is not None:
+            try:
+                token = snapshot.verifier.verify(plan.authorization, wall_clock)
+            except (Refusal, KeysWanted):
+                return self._missed(Outcome.CALLER)
+            if token is not plan.caller.token:
+                self._plans.clear()
+                return self._missed(Outcome.CALLER)
+
+        # Until when?
+        started = context.now()
+        seconds = plan.seconds
+        if said := values[plan.timeout]:
+            seconds = min(seconds, int(said) / 1000)
+        if seconds <= TIMER_SECONDS:
+            return self._missed(Outcome.SHORT)
+
+        # Where to?
+        endpoint = snapshot.clusters[plan.server].only(plan.model, started)
+        if endpoint is None:
+            return self._missed(Outcome.ENDPOINT)
+        pool = endpoint.rest
+        if type(pool) is not H1Pool:
+            return self._cannot(downstream, Outcome.ENDPOINT)
+        upstream = pool.take_idle()
+        if upstream is None:
+            return self._missed(Outcome.BUSY)
+
+        # Whose trace?
+        tracer, traced = plan.tracer, None
+        if plan.trace != ABSENT:
+            traced = tracer.carry(values[plan.trace], plan.fields.trace_states)
+        elif plan.is_traced:
+            traced = tracer.begin(())
+        if (traced is not None) is not plan.is_traced:
+            pool.released(upstream)
+            return self._missed(Outcome.UNKNOWN)
+
+        # From here on it is carried.
+        headers = plan.headers
+        if plan.id_field != ABSENT:
+            at = plan.id_field
+            headers = (*headers[:at], (REQUEST_ID, values[plan.request_id]), *headers[at + 1 :])
+        if said:
+            at = plan.timeout_field
+            headers = (*headers[:at], (TIMEOUT, said), *headers[at + 1 :])
+        head = RequestHead(
+            0,
+            plan.method,
+            plan.authority,
+            plan.target,
+            headers,
+            not size,
+            size if length else plan.declared,
+            False,
+            values[plan.trace] if plan.trace != ABSENT else None,
+        )
+        now = context.now()
+        due = started + seconds if seconds != NO_LIMIT else 0.0
+        ride = Ride(self, plan, downstream, upstream, endpoint, pool, head, data, started, now, due)
+        ride.bytes_received = size
+        if size:
+            ride.received = now
+        parent = b""
+        if traced is not None:
+            ride.trace, parent = traced
+            ride.trace_parent = parent
+            if ride.trace.record is not None:
+                ride.span_id, parent = tracer.attempt(ride.trace)
+        if size <= plan.most_replayed and context.replay_bytes + size <= snapshot.limits.replay_buffer_total:
+            ride.replayed = size
+            context.replay_bytes += size
+        plan.matched.budget.deposit(now)
+        context.live.add(ride)
+        downstream.ride = upstream.ride = ride
+        downstream.deadline = upstream.deadline = 0.0
+        to_id, to_left, to_length, to_trace, behind = plan.pieces
+        upstream.write(
+            b"".join(
+                (
+                    to_id,
+                    values[plan.request_id],
+                    to_left,
+                    format_rest(due - now) if due else b"",
+                    to_length,
+                    length,
+                    to_trace,
+                    parent,
+                    behind,
+                    data[end:],
+                )
+            )
+        )
+        self._unused = 0
+        return True
+
+    def _missed(self, why: Outcome) -> bool:
+        """For the time being the ordinary way is the only one."""
+        self.context.express[why] += 1
+        return False
+
+    def _cannot(self, downstream: H1Server, why: Outcome) -> bool:
+        """The same; if it always is, looking is a waste of time."""
+        self._unused += 1
+        if self._unused >= PATIENCE:
+            downstream.lane = None
+        return self._missed(why)
+
+    # What happens to a ride (ride.RideOwner)
+
+    def completed(self) -> None:
+        """An answer was carried, too."""
+        self._wasted = 0
+
+    def unfold(self, ride: Ride, why: Outcome, answer: bytes = b"") -> LiveExchange:
+        """Make an ordinary request of it, which goes on with what happened. Returns it.
+
+        Args:
+            answer: the head of an answer that no plan knows.
+        """
+        self.context.express[why] += 1
+        self.context.live.discard(ride)
+        self.context.replay_bytes -= ride.replayed
+        ride.replayed = 0
+        request = self._resume(ride)
+        if answer:
+            limits = ride.upstream_connection.shared.limits
+            self._candidate = _Candidate(request, answer, limits, ride.plan)
+        return request
+
+    # Plans
+
+    def _met(self, shape: Shape, head: bytes) -> None:
+        seen = hash(shape)
+        if seen in self._seen:
+            self._followed = head
+            return
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(seen)
+
+    def follow(self, downstream: H1Server) -> None:
+        """What `carry` has left has begun on the ordinary way (`h1.Lane`)."""
+        head, self._followed = self._followed, b""
+        request: object = downstream.sink
+        if head and isinstance(request, Request) and request.request_ended:
+            self._candidate = _Candidate(request, head, downstream.shared.limits, None)
+
+    def _learn(self, downstream: H1Server) -> None:
+        """The candidate is over: make a plan of it, if it went well."""
+        candidate, self._candidate = self._candidate, None
+        assert candidate is not None
+        request, head, limits, plan = candidate
+        context = self.context
+        if not went_well(request) or request.snapshot is not context.snapshot:
+            return
+        if plan is None:
+            made = plan_request(request, head, limits, context.tracer) if context.snapshot.is_express else None
+            if made is not None:
+                if len(self._plans) >= MOST_PLANS:
+                    self._plans.clear()
+                self._plans[shape_of(split_request(head))] = made
+            return
+        answer = plan_answer(request, head, limits, context.headers.clean, context.observer)
+        if answer is not None:
+            if len(plan.answers) >= MOST_ANSWERS:
+                plan.answers.clear()
+            plan.answers[shape_of(split_answer(head))] = answer
+        self._wasted += 1
+        if self._wasted >= WASTED:
+            downstream.lane = None

@@ -1,0 +1,304 @@
+"""What was decided about the requests of one shape, and about the answers of one shape.
+
+Made of exchanges that went well, and of the bytes that began them. Pure: neither clocks nor connections.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from meshproxy.codec.h1.head import parse_request, parse_response
+from meshproxy.codec.h1.write import frame_request, write_request_head, write_response_head
+from meshproxy.codec.problem import MessageProblem
+from meshproxy.proxy.client_side import OVER, TIMER_SECONDS
+from meshproxy.proxy.exchange import NO_FLAGS
+from meshproxy.proxy.express.shape import (
+    DATE,
+    LENGTH,
+    REQUEST_ID,
+    ROOM,
+    TIMEOUT,
+    TRACE,
+    slots_of,
+    split_answer,
+    split_request,
+)
+from meshproxy.routing.cors import share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.codec.events import Headers
+    from meshproxy.codec.limits import Limits
+    from meshproxy.proxy.exchange import Exchange
+    from meshproxy.proxy.ports import Tracer
+    from meshproxy.proxy.request import Request
+
+MOST_BODY = 16_384
+"""Bytes of a body: more may not fit into the buffers of the server's socket (`h1.LONG`)."""
+NO_LIMIT = inf
+"""Seconds of an exchange that may take as long as it takes."""
+ABSENT = -1
+"""The place of a slot that a head does not have: of the empty value that is put behind all others."""
+
+# Put for values where bytes are cut: the codec lets no control character through, so they occur nowhere else.
+_ID, _LEFT, _SIZE, _TRACE_VALUE = b"\x01", b"\x02", b"\x03", b"\x04"
+_CONTENT_LENGTH = b"content-length: " + _SIZE + b"\r\n"
+
+Pieces = tuple[bytes, ...]
+"""Bytes, cut where values go."""
+
+
+class AnswerPlan:
+    """What answers of one shape have in common."""
+
+    __slots__ = ("date", "length", "observe", "pieces", "status")
+
+    def __init__(
+        self, status: int, length: int, date: int, pieces: Pieces, observe: Callable[[Exchange], None]
+    ) -> None:
+        self.status = status
+        self.length = length
+        """The place of the slot among the values."""
+        self.date = date
+        self.pieces = pieces
+        """What is written to the client: date and length go in between, the body behind."""
+        self.observe = observe
+        """Takes the record in the end."""
+
+
+class Plan:
+    """What requests of one shape have in common: all that the stations found out about one of them."""
+
+    __slots__ = (
+        "answers",
+        "asked",
+        "authority",
+        "authorization",
+        "caller",
+        "conditions",
+        "declared",
+        "fields",
+        "forward",
+        "headers",
+        "id_field",
+        "is_traced",
+        "length",
+        "matched",
+        "method",
+        "model",
+        "most_body",
+        "most_replayed",
+        "not_after",
+        "operation",
+        "permit_audits",
+        "pieces",
+        "request_id",
+        "rule",
+        "seconds",
+        "server",
+        "sharing",
+        "snapshot",
+        "target",
+        "timeout",
+        "timeout_field",
+        "trace",
+        "tracer",
+    )
+
+    def __init__(
+        self, request: Request, slots: dict[bytes, int], pieces: Pieces, most_body: int, tracer: Tracer
+    ) -> None:
+        # Not the request itself: it refers to the connection, which refers to its lane.
+        operation, route, fields, asked = request.operation, request.matched, request.fields, request.asked
+        assert operation is not None
+        assert route is not None
+        assert fields is not None
+        assert asked is not None
+        self.snapshot = request.snapshot
+        self.tracer = tracer
+        self.caller = request.caller
+        self.asked = asked
+        self.rule = request.rule
+        self.permit_audits = request.permit_audits
+        self.conditions = request.conditions
+        self.operation = operation
+        self.matched = route
+        self.server = request.server
+        self.fields = fields
+        self.forward = request.forward
+        self.sharing = request.sharing
+        head = request.head
+        self.method = head.method
+        self.authority = head.authority
+        self.target = head.target
+        self.headers = head.headers
+        self.declared = head.length
+        """The length that the head declares where that is no slot: 0, or None."""
+        self.is_traced = request.trace is not None
+        self.pieces = pieces
+        """What is written to the model server: request id, time left, length and trace context go in between, the body
+        behind."""
+        self.most_body = most_body
+        self.answers: dict[tuple[bytes, ...], AnswerPlan] = {}
+        """By their shape."""
+        self.authorization = fields.authorization[0] if fields.authorization else None
+        workload = request.caller.workload
+        self.not_after = workload.not_after if workload is not None else inf
+        """When the client's certificate stops being valid, seconds since the epoch."""
+        self.seconds = route.timeout if route.timeout is not None else NO_LIMIT
+        """How long the exchange may take, but for what the client says."""
+        self.most_replayed = route.retry.replay_bytes if route.retry.attempts > 1 else -1
+        """Bytes of a body that is kept for another attempt."""
+        self.model = asked.models[0].name if asked.models else ""
+        """What breakers go by."""
+        # Places of slots among the values of a head, and of those that are fields among its fields.
+        self.length = slots.get(LENGTH, ABSENT)
+        self.request_id = slots.get(REQUEST_ID, ABSENT)
+        self.trace = slots.get(TRACE, ABSENT)
+        self.timeout = slots.get(TIMEOUT, ABSENT)
+        names = [name for name, _ in head.headers]
+        self.id_field = names.index(REQUEST_ID) if REQUEST_ID in slots else ABSENT
+        self.timeout_field = names.index(TIMEOUT) if TIMEOUT in slots else ABSENT
+
+
+def went_well(request: Request) -> bool:
+    """Whether the exchange is over and had nothing about it that a plan does not foresee."""
+    return (
+        request.answer is OVER
+        and request.refusal is None
+        and request.flags is NO_FLAGS
+        and request.status == 200
+        and request.request_ended
+        and len(request.attempts) == 1
+        and request.attempts[0].failure is None
+        and not request.attempts[0].is_cancelled
+    )
+
+
+def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) -> Plan | None:
+    """The plan for requests with the shape of `head`. None: they are not all treated alike, or not in one step.
+
+    Args:
+        request: what became of it. It went well.
+        limits: those of the client's connection.
+        tracer: the one in use now.
+    """
+    operation, route, fields, snapshot = request.operation, request.matched, request.fields, request.snapshot
+    parts = split_request(head)
+    slots = slots_of(parts)
+    values = parts[2::3]
+    if operation is None or route is None or fields is None or slots is None:
+        return None
+    if (
+        not (operation.call is not None and operation.call is request.asked is request.forwarded)
+        or operation.is_health
+        or not route.is_plain
+        or route.fallback is not None
+        or route.try_timeout is not None
+        or route.refuses_late
+        or route.retry.hedge_after is not None
+        or (route.timeout is not None and route.timeout <= TIMER_SECONDS)
+        or snapshot.clusters[request.server].key is not None
+        or request.rewrites_body
+        or request.set_cookies
+        or len(fields.authorization) > 1
+    ):
+        return None
+    # Who may call, and where to, must not depend on what differs from one request to the next.
+    if not snapshot.policy.headers.isdisjoint(slots) or not snapshot.routes.headers.isdisjoint(slots):
+        return None
+    try:
+        parsed = parse_request(head, limits)
+    except MessageProblem:
+        return None
+    names = [name for name, _ in parsed.headers]
+    if (
+        (parsed.length != int(values[slots[LENGTH]]) if LENGTH in slots else parsed.length)
+        or parsed.chunked
+        or parsed.closes
+        or parsed.is_http10
+        or parsed.expects_continue
+        or parsed.headers != request.head.headers
+        or parsed.trace != (values[slots[TRACE]] if TRACE in slots else None)
+        or any(names.count(name) != 1 for name in (REQUEST_ID, TIMEOUT) if name in slots)
+        or len(head) + 32 * len(names) + ROOM > limits.header_bytes
+    ):
+        return None
+    is_begun = tracer.is_recording and not fields.b3  # what is read of Zipkin's fields differs each time
+    if (request.trace is not None) is not (TRACE in slots or is_begun):
+        return None
+    if request.trace is not None and request.trace.inject is not None:
+        return None
+    most = MOST_BODY if limits.body_bytes is None else min(MOST_BODY, limits.body_bytes)
+    return Plan(request, slots, _cut_request(request, slots), most, tracer)
+
+
+def _cut_request(request: Request, slots: dict[bytes, int]) -> Pieces:
+    """What was written to the model server, cut into five."""
+    trace = None if request.trace is None else _TRACE_VALUE
+    head = request.forwarded_head(request.connected, request.upstream, trace)
+    headers = list(head.headers)
+    if request.due:
+        headers[-1] = (headers[-1][0], _LEFT)
+    if REQUEST_ID in slots:
+        headers = [(name, _ID if name == REQUEST_ID else value) for name, value in headers]
+    framing = _CONTENT_LENGTH if LENGTH in slots else frame_request(head.method, head.end, head.length)[0]
+    written = write_request_head(head.method, head.target, head.authority, tuple(headers), framing, trace)
+    return _cut(written, (_ID, _LEFT, _SIZE, _TRACE_VALUE))
+
+
+def plan_answer(
+    request: Request,
+    head: bytes,
+    limits: Limits,
+    clean: Callable[[Headers], Headers],
+    observe: Callable[[Exchange], None],
+) -> AnswerPlan | None:
+    """The plan for answers with the shape of `head`; None: there is none.
+
+    Args:
+        request: whose answer it was. It went well.
+        limits: those of the connection to the model server.
+        clean: what of an answer's fields goes to clients.
+        observe: takes records that are like that of `request` but for times, sizes, trace and slots.
+    """
+    parts = split_answer(head)
+    slots = slots_of(parts)
+    if slots is None or LENGTH not in slots:
+        return None
+    values = parts[2::3]
+    try:
+        parsed = parse_response(head, limits)
+    except MessageProblem:
+        return None
+    names = [name for name, _ in parsed.headers]
+    if (
+        parsed.status != 200
+        or parsed.length != int(values[slots[LENGTH]])
+        or parsed.chunked
+        or parsed.closes
+        or request.head.method == b"HEAD"
+        or limits.body_bytes is not None
+        or names.count(DATE) != (DATE in slots)
+        or len(head) + 32 * len(names) + ROOM > limits.header_bytes
+    ):
+        return None
+    headers = clean(parsed.headers)
+    if request.sharing is not None:
+        headers = share(headers, request.sharing)
+    if DATE in slots:
+        headers = tuple([(name, _ID if name == DATE else value) for name, value in headers])
+    written = write_response_head(200, headers, _CONTENT_LENGTH)
+    return AnswerPlan(200, slots[LENGTH], slots.get(DATE, ABSENT), _cut(written, (_ID, _SIZE)), observe)
+
+
+def _cut(written: bytes, marks: tuple[bytes, ...]) -> Pieces:
+    """What stands before each mark, and what is left; where a mark is missing, an empty piece stands for it."""
+    pieces = []
+    for mark in marks:
+        before, found, after = written.partition(mark)
+        pieces.append(before if found else b"")
+        written = after if found else written
+    return (*pieces, written)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from meshproxy.proxy.express.lane import MOST_ANSWERS, MOST_PLANS, MOST_SEEN, PATIENCE, WASTED, Lane
+from meshproxy.proxy.express.ride import Ride
+from meshproxy.proxy.express_outcome import Outcome
+from meshproxy.proxy.pipeline import ActiveRequest
+from meshproxy.transport.h1 import H1Server
+from tests.proxy.express.rig import Rig, answer, request
+
+TRACE = b"00-0123456789abcdef0123456789abcdef-%016x-%02x"
+
+
+def warm(rig: Rig, trace: bytes | None = None, body: bytes = b"x") -> None:
+    """Requests until the next one of their shape rides from end to end."""
+    for number in range(5):
+        own = None if trace is None else TRACE % (number + 1, 1)
+        rig.ask(request(body * (number + 1), request_id=b"warm-%d" % number, trace=own))
+        rig.answer(answer())
+
+
+def test_a_plan_is_made_of_the_fourth_request_and_of_the_answer_to_the_fifth() -> None:
+    rig = Rig()
+    warm(rig)
+    assert rig.outcomes == {Outcome.UNKNOWN: 2, Outcome.ANSWER: 1}
+    rig.ask(request(b"other body", request_id=b"5"))
+    rig.answer(answer(b"another answer"))
+    assert rig.outcomes == {Outcome.UNKNOWN: 2, Outcome.ANSWER: 1, Outcome.CARRIED: 1}
+
+
+def test_shapes_that_take_turns_all_get_a_plan() -> None:
+    rig = Rig()
+    for number in range(8):
+        for target in (b"/v1/models/open-a:predict", b"/v1/models/open-b:predict"):
+            rig.ask(request(request_id=b"%d" % number, target=target))
+            rig.answer(answer())
+    assert rig.count(Outcome.CARRIED) >= 6
+
+
+def test_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    for number in range(3 * MOST_PLANS):
+        for _ in range(6):
+            rig.ask(request(target=b"/v1/models/open-%d:predict" % number))
+            rig.answer(answer())
+    lane = rig.server.lane
+    assert isinstance(lane, Lane)
+    assert 0 < len(lane._plans) <= MOST_PLANS
+    assert len(lane._seen) <= MOST_SEEN
+
+
+def test_shapes_of_answers_are_bounded() -> None:
+    rig = Rig()
+    for number in range(3 * MOST_ANSWERS):
+        for _ in range(3):
+            rig.ask(request())
+            rig.answer(answer(more=b"server: %d\r\n" % number))
+    lane = rig.server.lane
+    assert isinstance(lane, Lane)
+    (plan,) = lane._plans.values()
+    assert 0 < len(plan.answers) <= MOST_ANSWERS
+
+
+def test_a_connection_whose_requests_are_all_different_does_without() -> None:
+    rig = Rig()
+    for number in range(PATIENCE + 2):
+        rig.ask(request(target=b"/v1/models/open-%d:predict" % number))
+        rig.answer(answer())
+    assert rig.server.lane is None
+    assert rig.count(Outcome.UNKNOWN) == PATIENCE
+
+
+def test_a_connection_whose_answers_cannot_be_planned_does_without() -> None:
+    rig = Rig()
+    for _ in range(WASTED + 5):
+        rig.ask(request())
+        rig.answer(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    assert rig.server.lane is None
+    assert rig.count(Outcome.ANSWER) == WASTED + 1
+
+
+def test_the_first_request_of_a_connection_makes_no_lane_and_a_document_can_forbid_it() -> None:
+    rig = Rig()
+    rig.ask(request())
+    rig.answer(answer())
+    assert rig.server.lane is None
+    rig.ask(request())
+    assert rig.server.lane is not None
+    ordinary = Rig(is_express=False)
+    for _ in range(3):
+        ordinary.ask(request())
+        ordinary.answer(answer())
+    assert ordinary.server.lane is None
+
+
+def test_a_defect_closes_the_lane_and_the_request_takes_the_ordinary_way(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig()
+    warm(rig)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(type(rig.cluster), "only", fail)
+    rig.ask(request(b"x", request_id=b"a"))
+    rig.answer(answer())
+    assert "internal error in the express lane" in caplog.text
+    assert rig.server.lane is None
+    assert rig.wire.written.count(b"200 OK") == 6
+
+
+def test_nothing_of_a_finished_exchange_is_kept_once_a_plan_was_made() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(each) is H1Server for each in gc.get_objects())
+        rig = Rig()
+        warm(rig)
+        rig.ask(request(b"x", request_id=b"a"))
+        rig.answer(answer())
+        assert rig.count(Outcome.CARRIED) == 1
+        rig.records.clear()
+        assert not any(type(each) in (ActiveRequest, Ride) for each in gc.get_objects())
+        rig.leave(is_eof=True)
+        rig.server = None  # type: ignore[assignment]
+        assert sum(type(each) is H1Server for each in gc.get_objects()) == before
+    finally:
+        gc.enable()
