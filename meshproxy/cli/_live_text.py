@@ -11,7 +11,7 @@ from rich.text import Text
 from meshproxy.cli._status_text import new_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.table import Table
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 WAYS = {"inbound": "in", "outbound": "out"}
 MOST_COLUMNS = 1_000
+SHORTEST_NAME = 8
+"""Characters to which names are cut where there is no room."""
+FEWEST_NUMBERS = 2
+"""Columns: success and rate."""
 GOOD, POOR = 0.999, 0.99
 """Shares of success below which a number is yellow, and red."""
 
@@ -64,38 +68,93 @@ def size(number: float) -> str:
     return f"{number:.3g}GiB"
 
 
+def _denied(row: Row) -> Text:
+    denied = row.group.denied
+    return Text(f"{denied:,}", style="red" if denied else "")
+
+
+def _per_second(number: int, row: Row) -> Text:
+    return Text(f"{size(number / row.span if row.span else 0)}/s")
+
+
+_NUMBERS: tuple[tuple[str, Callable[[Row], Text]], ...] = (
+    ("SUCCESS", lambda row: share(row.success)),
+    ("RPS", lambda row: Text(rate(row.rate))),
+    ("P50", lambda row: Text(span(row.quantile(0.5)))),
+    ("P95", lambda row: Text(span(row.quantile(0.95)))),
+    ("P99", lambda row: Text(span(row.quantile(0.99)))),
+    ("RETRIES", lambda row: Text(f"{row.group.retries:,}")),
+    ("DENIED", _denied),
+)
+_MORE_NUMBERS: tuple[tuple[str, Callable[[Row], Text]], ...] = (
+    ("REFUSED", lambda row: Text(f"{row.group.refused:,}")),
+    ("FAILED", lambda row: Text(f"{row.group.failed:,}")),
+    ("CALLS", lambda row: Text(f"{row.group.calls:,}")),
+    ("MEAN", lambda row: Text(span(row.mean))),
+    ("IN", lambda row: _per_second(row.group.received, row)),
+    ("OUT", lambda row: _per_second(row.group.sent, row)),
+)
+
+
 def table(rows: Sequence[Row], by: Iterable[str], *, wide: bool) -> Table:
     """A line for each group of calls."""
-    by = list(by)
-    is_both = len({row.names["direction"] for row in rows}) > 1
-    headings = [*(["DIR"] if is_both or wide else []), *(name.upper() for name in by)]
-    headings += [">SUCCESS", ">RPS", ">P50", ">P95", ">P99", ">RETRIES", ">DENIED"]
-    if wide:
-        headings += [">REFUSED", ">FAILED", ">CALLS", ">MEAN", ">IN", ">OUT"]
-    found = new_table(*headings)
-    for row in rows:
-        group = row.group
-        names = [short_caller(row.names[name]) if name == "caller" else row.names[name] for name in by]
-        cells = [Text(WAYS.get(row.names["direction"], ""))] if is_both or wide else []
-        cells += [Text(printable(name)) for name in names]
-        cells += [share(row.success), Text(rate(row.rate))]
-        cells += [Text(span(row.quantile(each))) for each in (0.5, 0.95, 0.99)]
-        cells += [Text(f"{group.retries:,}"), Text(f"{group.denied:,}", style="red" if group.denied else "")]
-        if wide:
-            cells += [Text(f"{number:,}") for number in (group.refused, group.failed, group.calls)]
-            cells.append(Text(span(row.mean)))
-            cells += [
-                Text(f"{size(number / row.span if row.span else 0)}/s") for number in (group.received, group.sent)
-            ]
-        found.add_row(*cells)
+    lines = _names(rows, list(by), wide=wide)
+    return _table(lines, rows, (*_NUMBERS, *_MORE_NUMBERS) if wide else _NUMBERS)
+
+
+def fitting_table(rows: Sequence[Row], by: Iterable[str], *, wide: bool, width: int) -> Table:
+    """The same with as many columns as there is room for, and names that are cut if need be."""
+    lines = _names(rows, list(by), wide=wide)
+    numbers = (*_NUMBERS, *_MORE_NUMBERS) if wide else _NUMBERS
+    while (excess := _width(found := _table(lines, rows, numbers)) - width) > 0 and len(numbers) > FEWEST_NUMBERS:
+        if len(numbers) <= len(_NUMBERS) and (cut := _cut_names(lines, excess)) is not None:
+            return _table(cut, rows, numbers)
+        numbers = numbers[:-1]
     return found
+
+
+def _cut_names(lines: list[list[str]], excess: int) -> list[list[str]] | None:
+    """Shorter by so many characters in all, the longest first; None if there are not so many."""
+    limits = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    while excess > 0:
+        longest = max(limits)
+        if longest <= SHORTEST_NAME:
+            return None
+        limits[limits.index(longest)] -= 1
+        excess -= 1
+    return [[_cut(word, limit) for word, limit in zip(line, limits, strict=True)] for line in lines]
+
+
+def _names(rows: Sequence[Row], by: list[str], *, wide: bool) -> list[list[str]]:
+    """The headings of the columns before the numbers, and their words in each row."""
+    has_direction = wide or len({row.names["direction"] for row in rows}) > 1
+    lines = [["DIR"] * has_direction + [name.upper() for name in by]]
+    for row in rows:
+        names = [short_caller(row.names[name]) if name == "caller" else row.names[name] for name in by]
+        lines.append([WAYS.get(row.names["direction"], "-")] * has_direction + [printable(name) for name in names])
+    return lines
+
+
+def _table(
+    lines: Sequence[Sequence[str]], rows: Sequence[Row], numbers: Sequence[tuple[str, Callable[[Row], Text]]]
+) -> Table:
+    headings, *words = lines
+    found = new_table(*headings, *(f">{heading}" for heading, _ in numbers))
+    for line, row in zip(words, rows, strict=True):
+        found.add_row(*map(Text, line), *(cell(row) for _, cell in numbers))
+    return found
+
+
+def _width(table: Table) -> int:
+    """Of a table that nothing is folded in."""
+    return Console(width=MOST_COLUMNS).measure(table).maximum
 
 
 def print_table(table: Table, *, wide: bool) -> None:
     """A wide table is as wide as it needs to be, as those of kubectl are."""
     console = Console(highlight=False)
     if wide or not console.is_terminal:
-        console.width = max(console.width, Console(width=MOST_COLUMNS).measure(table).maximum)
+        console.width = max(console.width, _width(table))
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():

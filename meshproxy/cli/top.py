@@ -12,6 +12,8 @@ import click
 from meshproxy.cli import _live
 
 if TYPE_CHECKING:
+    from rich.console import ConsoleDimensions
+
     from meshproxy.cli._call_rows import Window
     from meshproxy.cli._live import Lines
 
@@ -79,7 +81,7 @@ def _show(lines: Lines, seen: Window, by: tuple[str, ...], sort: str, *, wide: b
     console = Console(highlight=False)
     with Keys() as keys, Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
-            live.update(_screen(seen, by, sort, wide=wide, height=console.height), refresh=True)
+            live.update(_screen(seen, by, sort, wide=wide, size=console.size), refresh=True)
             until = time.monotonic() + REFRESH_SECONDS
             while (left := until - time.monotonic()) > 0:
                 _live.collect(lines, seen, time.monotonic() + min(left, 0.1))
@@ -91,20 +93,20 @@ def _show(lines: Lines, seen: Window, by: tuple[str, ...], sort: str, *, wide: b
                     break
 
 
-def _screen(seen: Window, by: tuple[str, ...], sort: str, *, wide: bool, height: int) -> Any:
-    """One line on everything, and the rows that there is room for."""
+def _screen(seen: Window, by: tuple[str, ...], sort: str, *, wide: bool, size: ConsoleDimensions) -> Any:
+    """One line on everything, and the rows and columns that there is room for."""
     from rich.console import Group
     from rich.text import Text
 
     from meshproxy.cli import _call_rows
-    from meshproxy.cli._live_text import rate, table
+    from meshproxy.cli._live_text import fitting_table, rate
 
     rows = _call_rows.sort(seen.rows(), sort)
-    room = max(1, height - 5)
+    room = max(1, size.height - 5)
     total = sum(row.rate for row in rows)
     what = f"{rate(total)} calls/s in the last {seen.seconds:.3g} s" if seen.seconds else "waiting for the first second"
-    head = Text(f"{what}, sorted by {sort} (s: next, q: end)")
-    parts: list[Any] = [head, Text(), table(rows[:room], by, wide=wide)]
+    head = Text(f"{what}, sorted by {sort} (s: next, q: end)", no_wrap=True, overflow="ellipsis")
+    parts: list[Any] = [head, Text(), fitting_table(rows[:room], by, wide=wide, width=size.width)]
     if len(rows) > room:
         parts.append(Text(f"... and {len(rows) - room} more"))
     return Group(*parts)

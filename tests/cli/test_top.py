@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console, ConsoleDimensions
 
 from meshproxy.cli import _call_rows, top
 from meshproxy.cli._call_rows import Window
@@ -13,6 +14,8 @@ from meshproxy.cli._keys import Keys
 from meshproxy.cli.main import main
 from meshproxy.telemetry.call_stats import Group, Interval
 from tests.cli.conftest import Lines, counts
+
+SIZE = ConsoleDimensions(80, 24)
 
 
 def run(address: str, *options: str) -> Result:
@@ -54,18 +57,39 @@ def test_the_orders_are_those_that_rows_have() -> None:
 
 
 def test_a_screen_has_no_more_rows_than_there_is_room() -> None:
-    from rich.console import Console
-
     window = Window(10)
     window.add("x", Interval(1.0, [Group({"direction": "inbound", "model": f"m{n}"}, calls=n) for n in range(40)]))
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(top._screen(window, ("model",), "rps", wide=False, height=24))
+        console.print(top._screen(window, ("model",), "rps", wide=False, size=SIZE))
     lines = captured.get().splitlines()
     assert len(lines) == 23
     assert lines[0].startswith("780.0 calls/s in the last 1 s, sorted by rps")
     assert lines[3].startswith("m39 ")
     assert lines[-1].strip() == "... and 21 more"
     assert "waiting for the first second" in str(
-        top._screen(Window(1), ("model",), "rps", wide=False, height=24).renderables[0]
+        top._screen(Window(1), ("model",), "rps", wide=False, size=SIZE).renderables[0]
     )
+
+
+def test_a_wide_screen_has_the_columns_that_there_is_room_for() -> None:
+    window = Window(10)
+    names = {"direction": "inbound", "model": "half_plus_two"}
+    window.add("x", Interval(1.0, [Group(names, calls=4, seconds=0.2, buckets={32: 4})]))
+    headings = {}
+    for width in (40, 60, 70, 80, 200):
+        console = Console(width=width)
+        with console.capture() as captured:
+            size = ConsoleDimensions(width, 24)
+            console.print(top._screen(window, ("model",), "rps", wide=True, size=size))
+        lines = captured.get().splitlines()
+        assert len(lines) == 4
+        assert max(map(len, lines)) <= width
+        headings[width] = lines[2].split()[-1], lines[3].split()[1]
+    assert headings == {
+        40: ("P50", "half_plus_two"),
+        60: ("RETRIES", "half_pl…"),
+        70: ("DENIED", "half_plus…"),
+        80: ("DENIED", "half_plus_two"),
+        200: ("OUT", "half_plus_two"),
+    }
