@@ -239,20 +239,23 @@ class Reader(DiscardingSink):
     def _pulse(self) -> None:
         """Pass on what is due, unless the client has not read what came before."""
         now = self._clock()
-        why = "" if self._is_allowed() else "spec.telemetry.tap of the MeshConfig has changed"
-        if self._paused_at is not None:
-            if why or now - self._paused_at >= STALL_SECONDS:
-                self._stream.reset(ErrorCode.CANCEL)
-                self._finish(why or f"it was not read for {STALL_SECONDS:g} s")
-                return
-        elif why or now >= self._ends_at:
+        if not self._is_allowed():
+            self._stream.reset(ErrorCode.CANCEL)  # what waits may not be shown any more
+            self._finish("spec.telemetry.tap of the MeshConfig has changed")
+        elif self._paused_at is not None and now - self._paused_at >= STALL_SECONDS:
+            self._stream.reset(ErrorCode.CANCEL)
+            self._finish(f"it was not read for {STALL_SECONDS:g} s")
+        elif self._paused_at is None and now >= self._ends_at:
             self._stream.send_data(self.view.end(now), end=True)
-            self._finish(why or f"it was open for {MOST_SECONDS:g} s")
-            return
-        elif (lines := self.view.take(now)) and not self._stream.send_data(lines, end=False):
+            self._finish(f"it was open for {MOST_SECONDS:g} s")
+        elif self._paused_at is None and not self._send(self.view.take(now)):
             self._paused_at = now
         if not self.is_gone:
             self._timer = self._loop.call_later(PULSE_SECONDS, self._pulse)
+
+    def _send(self, lines: bytes) -> bool:
+        """Whether the client takes more."""
+        return not lines or self._stream.send_data(lines, end=False)
 
     def drained(self) -> None:
         """The client has read what was sent."""

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from meshproxy.proxy.exchange import Exchange
 
 MOST_VALUES = 32
-"""Of one field: each is compared with every call."""
+"""Of all fields together: each is compared with every call."""
 MOST_CHARACTERS = 256
-"""Of one value."""
+"""Of one value, and of what it is compared with: names of callers are cut."""
+MOST_STARS = 8
+"""Of one glob, which takes as many steps for each character."""
 
 Predicate = Callable[["Exchange"], bool]
 
@@ -68,15 +70,14 @@ class CallFilter:
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields: dict[str, list[str]] = {}
-        for name, value in fields:
+        for number, (name, value) in enumerate(fields, 1):
+            if number > MOST_VALUES:
+                raise ValueError(f"expected at most {MOST_VALUES} values of all fields together")
             if name not in _FIELDS:
                 raise ValueError(f"there is no field {shown(name)}{closest(name, _FIELDS)}: expected {_LISTED}")
             if not value or len(value) > MOST_CHARACTERS:
                 raise ValueError(f"{name}: expected 1 to {MOST_CHARACTERS} characters")
-            values = self._fields.setdefault(name, [])
-            values.append(value)
-            if len(values) > MOST_VALUES:
-                raise ValueError(f"{name}: expected at most {MOST_VALUES} values")
+            self._fields.setdefault(name, []).append(value)
         self.takes = _all([_read(name, values) for name, values in self._fields.items()])
 
     @property
@@ -112,11 +113,16 @@ def _all(predicates: list[Predicate]) -> Predicate:
 
 
 def _one_of(texts: list[str]) -> Callable[[str], bool]:
-    """One of the globs matches a text."""
+    """One of the globs matches a text. Raises ValueError."""
+    for text in texts:
+        if text.count("*") > MOST_STARS:
+            raise ValueError(f"expected at most {MOST_STARS} stars, got {shown(text)}")
     names = frozenset(text for text in texts if is_literal(text))
     globs = [compile_glob(text) for text in texts if not is_literal(text)]
 
     def matches(text: str) -> bool:
+        if len(text) > MOST_CHARACTERS:
+            text = text[:MOST_CHARACTERS]
         if text in names:
             return True
         for glob in globs:  # noqa: SIM110

@@ -252,15 +252,16 @@ class TestModes:
         assert b"alice" not in stream.body
         assert len(lines(stream)) == 1
 
-    def test_other_documents_end_what_they_do_not_allow(self, world: World) -> None:
+    def test_other_documents_end_what_they_do_not_allow(self, world: World, make_exchange: MakeExchange) -> None:
         stream = world.ask("/tap")
         paused = world.ask("/stat")
         paused.is_full = True
         world.pass_time(2)
+        world.observer(make_exchange(finished=world.now))
         world.mode = "anonymous"
         world.pass_time(PULSE_SECONDS)
-        assert stream.ended
-        assert paused.reset_code == ErrorCode.CANCEL
+        assert stream.body == b""  # the line that waited names the caller
+        assert stream.reset_code == paused.reset_code == ErrorCode.CANCEL
         assert world.observer._sinks == ()
 
 

@@ -12,7 +12,7 @@ from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
-from meshproxy.telemetry.call_filter import MOST_CHARACTERS, MOST_VALUES, CallFilter, Outcome, read_time
+from meshproxy.telemetry.call_filter import MOST_CHARACTERS, CallFilter, Outcome, read_time
 
 if TYPE_CHECKING:
     from meshproxy.proxy.exchange import Exchange
@@ -128,6 +128,13 @@ def test_the_model_as_asked_and_as_forwarded(make_exchange: MakeExchange) -> Non
     assert not takes(exchange, ("version", "latest"))
 
 
+def test_names_are_cut_before_they_are_compared(make_exchange: MakeExchange) -> None:
+    """So that a call with a name of 64 KiB costs no more than others."""
+    exchange = make_exchange(model="m" * MOST_CHARACTERS + "x" * 65_536)
+    assert takes(exchange, ("model", "m" * MOST_CHARACTERS))
+    assert not takes(exchange, ("model", "*x"))
+
+
 def test_a_call_without_a_model_has_none(make_exchange: MakeExchange) -> None:
     assert not takes(make_exchange(call=None), ("model", "*"))
     assert takes(make_exchange(caller=ANONYMOUS), ("caller", "anonymous"))
@@ -139,7 +146,8 @@ def test_a_call_without_a_model_has_none(make_exchange: MakeExchange) -> None:
         ([("modle", "x")], 'there is no field "modle" (did you mean "model"?): expected model, version, '),
         ([("model", "")], "model: expected 1 to 256 characters"),
         ([("model", "x" * (MOST_CHARACTERS + 1))], "model: expected 1 to 256 characters"),
-        ([("model", "x")] * (MOST_VALUES + 1), "model: expected at most 32 values"),
+        ([("model", "x"), ("code", "5xx")] * 17, "expected at most 32 values of all fields together"),
+        ([("caller", "*" * 9)], 'caller: expected at most 8 stars, got "*********"'),
         ([("verb", "predit")], 'verb: expected one of predict, .*, got "predit" (did you mean "predict"?)'),
         ([("direction", "in")], 'direction: expected one of inbound, outbound, got "in"'),
         ([("outcome", "bad")], "outcome: expected one of ok, failed, refused, denied"),
