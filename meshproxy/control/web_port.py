@@ -35,8 +35,11 @@ def web_port(
     async def metrics_page(request: web.Request) -> web.Response:
         openmetrics = exposition.wants_openmetrics(request.headers.get("accept", "").encode())
         kind = exposition.OPENMETRICS if openmetrics else exposition.TEXT
-        page = b"".join(exposition.render(registry, openmetrics=openmetrics))
-        return web.Response(body=page, headers={"content-type": kind.decode()})
+        page = bytearray()
+        for piece in exposition.render(registry, openmetrics=openmetrics):
+            page += piece
+            await asyncio.sleep(0)  # whatever else there is to do comes first
+        return web.Response(body=bytes(page), headers={"content-type": kind.decode()})
 
     async def status_page(request: web.Request) -> web.Response:
         _check_local(request)

@@ -71,6 +71,14 @@ class ExampleCounter(Protocol):
         """Bytes of the body, cut anywhere. Nothing is raised: what cannot be read counts as 1."""
 
 
+class VersionReader(Protocol):
+    """Finds the version that answered in one response body while the body passes."""
+
+    def feed(self, data: bytes) -> str:
+        """A piece of the body -> the version, once it has come; empty until then, and if there is none. Raises nothing,
+        whatever it holds."""
+
+
 class OneExample:
     """The count of a request whose operation cannot count examples: 1."""
 
@@ -149,6 +157,8 @@ class Operation:
     compare: Callable[[bytes, bytes, Tolerance], Comparison | None] | None = None
     """Compares two whole response bodies of status 200, uncompressed; None: that would take too long. Raises nothing,
     whatever they hold."""
+    read_version: Callable[[], VersionReader] | None = None
+    """Makes the reader of one response; None: responses name no version."""
     affinity_key: Callable[[bytes], bytes | None] | None = None
     """What keeps the requests of one client together, from the beginning of a request body; None if it is not there."""
     is_health: bool = False

@@ -14,15 +14,16 @@ model_management,prediction_service,model_service}.proto, tensorflow_serving/con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from meshproxy.codec.grpc import PREFIX_BYTES
+from meshproxy.inference.answer_version import BehindOutputs, InFront
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, malformed
-from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Tolerance
+from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Tolerance, VersionReader
 from meshproxy.inference.tfserving_version import write_number
 from meshproxy.inference.unary import read_text, write_bytes, write_varint
 from meshproxy.refusal import Reason, Refusal
@@ -273,6 +274,15 @@ def _rewrite(
     return MessageRewriter(kind, call, chosen, limit, encoding, limits)
 
 
+_VERSION_READERS: dict[Verb, Callable[[], VersionReader]] = {
+    Verb.PREDICT: BehindOutputs,
+    Verb.CLASSIFY: BehindOutputs,
+    Verb.REGRESS: BehindOutputs,
+    Verb.MULTI_INFERENCE: partial(InFront, 2),
+    Verb.METADATA: partial(InFront, 1),
+}
+
+
 def _operation(path: bytes, kind: BodyKind) -> Operation:
     return Operation(
         kind.verb,
@@ -282,6 +292,7 @@ def _operation(path: bytes, kind: BodyKind) -> Operation:
         rewrite_body=partial(_rewrite, kind) if kind.replace is not None else None,
         count_examples=partial(_count_examples, kind.verb) if kind.verb.is_inference else None,
         compare=partial(_compare, kind.verb) if kind.verb.is_inference else None,
+        read_version=_VERSION_READERS.get(kind.verb),
         affinity_key=client_id if kind.verb is Verb.PREDICT else None,
     )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead
+    from meshproxy.inference.surface import VersionReader
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.proxy.mirror import MirroredRequest
     from meshproxy.proxy.snapshot import Snapshot
@@ -96,6 +97,7 @@ class ClientSide(LiveExchange):
         "sharing",
         "snapshot",
         "stream",
+        "version_reader",
     )
 
     def __init__(self, context: ProxyContext, stream: Downstream, head: RequestHead) -> None:
@@ -116,6 +118,8 @@ class ClientSide(LiveExchange):
         """Set when `due` is near."""
         self.mirrored: MirroredRequest | None = None
         """The copy that is sent elsewhere."""
+        self.version_reader: VersionReader | None = None
+        """Finds the version that answered in the body of the answer."""
         self.sharing: Headers | None = None
         """What browsers are told with the answer; None where no `cors` applies."""
         self.idle_timeout: float | None = None
@@ -202,6 +206,8 @@ class ClientSide(LiveExchange):
         self.bytes_sent += len(data)
         if self.mirrored is not None:
             self.mirrored.take_answer(data)
+        if self.version_reader is not None and not self.effective_version:
+            self.effective_version = self.version_reader.feed(data)
         if end:
             self.answer = WHOLE
         if not self.stream.send_data(data, end):

@@ -147,6 +147,7 @@ class Exchange:
         "connection",
         "decided",
         "dequeued",
+        "effective_version",
         "finished",
         "first_byte",
         "flags",
@@ -184,6 +185,9 @@ class Exchange:
         """The call as it goes to the model server: `asked`, or with the version that the route chose."""
         self.target = head.target
         """The path to forward, rebuilt from what was authorised."""
+        self.effective_version = ""
+        """The version that the answer names, where `forwarded` names none; empty where it names none either, or was not
+        one of gRPC."""
         self.arm: Arm | None = None
         """The arm of the route's split that was chosen; None if there is no split."""
         self.rule = ""
@@ -259,7 +263,7 @@ class LiveExchange(Exchange):
 class TraceContext:
     """W3C Trace Context of one exchange (https://www.w3.org/TR/trace-context/): the caller's, with our span."""
 
-    __slots__ = ("inject", "parent_id", "record", "sampled", "span_id", "state", "trace_id")
+    __slots__ = ("inject", "is_exported", "parent_id", "record", "sampled", "span_id", "state", "trace_id")
 
     def __init__(
         self,
@@ -287,3 +291,5 @@ class TraceContext:
         self.inject = inject
         """Adds the trace in another format to the fields of a forwarded head, given its `traceparent`; None: in
         none."""
+        self.is_exported = False
+        """Its spans wait to be exported: who looks for the trace will find it."""

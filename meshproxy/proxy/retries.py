@@ -268,6 +268,15 @@ class Retries:
             request.is_refused_remotely = has_refusal(headers)
         if request.set_cookies:
             headers = (*headers, *request.set_cookies)
+        operation, call = request.operation, request.forwarded
+        if (
+            operation is not None
+            and operation.read_version is not None
+            and call is not None
+            and call.models
+            and call.models[0].version is None
+        ):
+            request.version_reader = operation.read_version()
         request.begin_answer(head.status, headers, attempt.first_byte, head.end, head.length)
         return request if request.answer is not OVER else None
 

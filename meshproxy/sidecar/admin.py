@@ -148,7 +148,7 @@ class Admin:
         piece = next(pieces, None)
         if piece is None:
             stream.send_data(b"", end=True)
-        elif stream.send_data(piece, end=False):
+        elif not piece or stream.send_data(piece, end=False):  # an empty chunk would end the response
             self._loop.call_soon(self._send_pieces, stream, sink, pieces)
         else:
             sink.then = partial(self._send_pieces, stream, sink, pieces)

@@ -109,7 +109,8 @@ class Sidecar:
             self.metrics.clock_offset.read_from(link.enrollment.measure)
         clock = UtcClock(time.time() - time.monotonic())
         self._log_sinks: list[LineWriter] = []
-        sinks: list[Sink] = [self.metrics.requests.observe]
+        # Spans first: metrics name the traces of those that are exported.
+        sinks: list[Sink] = [record_trace, self.metrics.requests.observe]
         if (access := _open_sink(spec.access_log)) is not None:
             self.metrics.access_log_dropped.read_from(lambda: [((), access.dropped)])
             self._log_sinks.append(access)
@@ -118,7 +119,6 @@ class Sidecar:
             self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
             self._log_sinks.append(audit)
             sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
-        sinks.append(record_trace)
         observer = Observer(self.metrics.telemetry_failures, sinks)
 
         # Sockets: the settings that connections share.

@@ -117,6 +117,7 @@ class SpanExporter:
             self._drop("queue-full", record.spans)
             return
         queue.append(record)
+        record.trace.is_exported = True
         if len(queue) >= self._settings.max_batch:
             self._full.set()
 

@@ -11,12 +11,13 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 from meshproxy.telemetry.metrics import (
     AnyFamily,
     AnySeries,
+    Exemplar,
     Histogram,
     HistogramSeries,
     Metric,
@@ -44,11 +45,11 @@ def wants_openmetrics(accept: bytes | None) -> bool:
 
 
 def render(registry: Registry, *, openmetrics: bool = False) -> Iterator[bytes]:
-    """The page in pieces of about `PIECE_LINES` lines. Counting continues between pieces: a series is consistent in
-    itself, the page as a whole is not a snapshot."""
+    """The page in pieces of about `PIECE_LINES` lines, and of none where a source pauses. Counting continues between
+    pieces: a series is consistent in itself, the page as a whole is not a snapshot."""
     for family in tuple(registry.families.values()):
         if family.source is not None:
-            yield _read_source(family, openmetrics)
+            yield from _read_source(family, openmetrics)
         else:
             yield from _render_series(family, openmetrics)
     if openmetrics:
@@ -64,28 +65,34 @@ def _render_series(family: AnyFamily, openmetrics: bool) -> Iterator[bytes]:
         series.text = text
         if isinstance(series, HistogramSeries):
             cumulative = tuple(accumulate(series.counts))
-            piece.append(text % (*cumulative, _format_number(series.sum), cumulative[-1]))
+            filled = text % (*cumulative, _format_number(series.sum), cumulative[-1])
+            piece.append(_add_exemplars(filled, series.exemplars) if openmetrics and series.exemplars else filled)
         else:
             piece.append(f"{text}{_format_number(series.value)}\n")
         if number % series_in_piece == 0:
             yield "".join(piece).encode()
             piece.clear()
-    if piece:  # an empty chunk would end the response
+    if piece:
         yield "".join(piece).encode()
 
 
-def _read_source(family: AnyFamily, openmetrics: bool) -> bytes:
+def _read_source(family: AnyFamily, openmetrics: bool) -> Iterator[bytes]:
     assert family.source is not None
     piece = [_header(family.metric, openmetrics)]
     try:
-        for labels, value in family.source():
-            values = tuple(printable(label) for label in labels)
-            piece.append(f"{_prepare(family, values)}{_format_number(value)}\n")
+        for row in family.source():
+            if row is not None:
+                labels, value = row
+                values = tuple(printable(label) for label in labels)
+                piece.append(f"{_prepare(family, values)}{_format_number(value)}\n")
+            if row is None or len(piece) >= PIECE_LINES:
+                yield "".join(piece).encode()
+                piece.clear()
     except Exception:
         # One failing source must not fail the whole page.
         logger.exception("internal error in reading metric %s", family.metric.name)
-        return piece[0].encode()
-    return "".join(piece).encode()
+    if piece:
+        yield "".join(piece).encode()
 
 
 def _header(metric: Metric, openmetrics: bool) -> str:
@@ -109,6 +116,16 @@ def _prepare(family: AnyFamily, values: tuple[str, ...]) -> str:
     lines.append(f'{name}_bucket{{{more}le="+Inf"}} %d\n')
     own = f"{{{fixed}}}" if fixed else ""
     return "".join(lines) + f"{name}_sum{own} %s\n{name}_count{own} %d\n"
+
+
+def _add_exemplars(text: str, exemplars: Mapping[int, Exemplar]) -> str:
+    """The lines of a histogram, in which the buckets come first, with the exemplars of these buckets. Names and values
+    of an exemplar's labels have 63 characters; 128 are allowed."""
+    lines = text.split("\n")
+    for bucket, (value, timestamp, trace_id, span_id) in exemplars.items():
+        labels = f'trace_id="{trace_id.decode()}",span_id="{span_id.decode()}"'
+        lines[bucket] += f" # {{{labels}}} {_format_number(value)} {timestamp:.3f}"
+    return "\n".join(lines)
 
 
 def _escape(value: str) -> str:

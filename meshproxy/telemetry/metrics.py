@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 OTHER = "_other"
 """The label value for all values without their own series."""
@@ -22,8 +22,15 @@ OTHER = "_other"
 MAX_LINES = 10_000
 """Lines of one scrape: 20 models in 3 versions make about 7,000, and 10,000 are 5 MB."""
 
-Rows = Iterable[tuple[tuple[str, ...], float]]
-"""Label values and their number: what the source of a family returns."""
+Row = tuple[tuple[str, ...], float]
+"""Label values and their number."""
+Rows = Iterable[Row]
+"""What the source of a family returns."""
+PausingRows = Iterable[Row | None]
+"""The same from a source that takes long. None: whatever else there is to do may come first, so such a source must not
+iterate over what may change meanwhile."""
+PAUSE_STEPS = 1_000
+"""Steps of a source between two pauses: half a millisecond."""
 
 
 class CounterSeries:
@@ -49,10 +56,25 @@ class GaugeSeries:
         self.text = ""
 
 
+class Exemplar(NamedTuple):
+    """A value whose trace can be looked at.
+
+    Attributes:
+        timestamp: seconds since the epoch.
+        trace_id: 32 hex digits.
+        span_id: 16 hex digits.
+    """
+
+    value: float
+    timestamp: float
+    trace_id: bytes
+    span_id: bytes
+
+
 class HistogramSeries:
     """The number of values in each bucket, and their sum."""
 
-    __slots__ = ("bounds", "counts", "labels", "sum", "text")
+    __slots__ = ("bounds", "counts", "exemplars", "labels", "sum", "text")
 
     def __init__(self, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
         self.labels = labels
@@ -60,12 +82,20 @@ class HistogramSeries:
         self.counts = [0] * (len(bounds) + 1)
         """Not cumulative; the last one counts values above every bound."""
         self.sum: float = 0
+        self.exemplars: dict[int, Exemplar] | None = None
+        """The newest of each bucket that has one, by its place in `counts`."""
         self.text = ""
 
     def observe(self, value: float) -> None:
         """Count one value. A bound belongs to the bucket below it (`le`)."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def exemplify(self, exemplar: Exemplar) -> None:
+        """Show the trace of a value that was observed. OpenMetrics allows one for each bucket."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
 
 
 SeriesT = TypeVar("SeriesT", CounterSeries, GaugeSeries, HistogramSeries)
@@ -118,7 +148,7 @@ class Family(Generic[SeriesT]):
         self.registry = registry
         self.metric = metric
         self.series: dict[tuple[str, ...], SeriesT] = {}
-        self.source: Callable[[], Rows] | None = None
+        self.source: Callable[[], PausingRows] | None = None
         self._other: SeriesT | None = None
         registry.add(self)
         if not metric.labels:
@@ -138,7 +168,7 @@ class Family(Generic[SeriesT]):
         if self.series.pop(values, None) is not None:
             self.registry.lines -= self.lines_per_series
 
-    def read_from(self, source: Callable[[], Rows]) -> None:
+    def read_from(self, source: Callable[[], PausingRows]) -> None:
         """Take the values from `source` at every scrape: for what another component counts anyway."""
         self.source = source
 

@@ -15,7 +15,7 @@ from meshproxy.telemetry.metrics import OTHER
 NONE = "_none"
 """The request names no model, or was refused before its model was known."""
 LATEST = "latest"
-"""The request names no version: the model server uses the latest."""
+"""The request names no version, so that the model server uses the latest, and its answer does not name that."""
 
 MAX_SERVED_MODELS = 200
 """Served names that the documents do not mention: a role for `*` must not allow filling the memory."""
@@ -48,10 +48,11 @@ class ModelLabels:
         for gone in self._served_versions.keys() - self._mentioned - self._served:
             del self._served_versions[gone]
 
-    def read(self, call: Call | None, *, was_served: bool) -> tuple[str, str]:
+    def read(self, call: Call | None, *, was_served: bool, effective: str = "") -> tuple[str, str]:
         """The values of the two labels for one call.
 
         Args:
+            effective: the version that answered, where the call names none; empty if that is not known.
             was_served: it was allowed and the model server answered with success, so its labels are learned.
         """
         if call is None or not call.models:
@@ -66,6 +67,8 @@ class ModelLabels:
             version = model.version
         elif model.label is not None:
             version = model.label
+        elif effective:
+            version = effective
         else:
             return model.name, LATEST
         return model.name, version if self._knows_version(model.name, version, learns) else OTHER

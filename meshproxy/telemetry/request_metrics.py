@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from meshproxy.inference.call import Verb
 from meshproxy.policy.decide import DEFAULT_DENY, NO_ROLES, SEVERAL
@@ -10,7 +11,18 @@ from meshproxy.proxy.exchange import Exchange
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.last_refusals import LastRefusals
-from meshproxy.telemetry.metrics import OTHER, Counter, CounterSeries, Gauge, Histogram, HistogramSeries, Registry, Rows
+from meshproxy.telemetry.metrics import (
+    OTHER,
+    PAUSE_STEPS,
+    Counter,
+    CounterSeries,
+    Exemplar,
+    Gauge,
+    Histogram,
+    HistogramSeries,
+    PausingRows,
+    Registry,
+)
 from meshproxy.telemetry.model_labels import NONE, ModelLabels
 
 SMALL = 65_536
@@ -40,10 +52,12 @@ class RequestMetrics:
     Args:
         registry: where the metrics are exposed.
         model_labels: which models and versions have their own series.
+        now: seconds since the epoch, for exemplars.
     """
 
-    def __init__(self, registry: Registry, model_labels: ModelLabels) -> None:
+    def __init__(self, registry: Registry, model_labels: ModelLabels, now: Callable[[], float] = time.time) -> None:
         self.model_labels = model_labels
+        self._now = now
         self.total = Counter(registry, metric_table.REQUESTS)
         self.duration = Histogram(registry, metric_table.REQUEST_DURATION)
         self.overhead = Histogram(registry, metric_table.OVERHEAD)
@@ -91,6 +105,9 @@ class RequestMetrics:
             series = self._memo.get(key)
         elif len(call.models) == 1:
             model = call.models[0]
+            version = model.version
+            if version is None and model.label is None:
+                version = exchange.effective_version or None
             key = (
                 connection.direction,
                 connection.protocol,
@@ -99,7 +116,7 @@ class RequestMetrics:
                 grpc_status,
                 call.verb,
                 model.name,
-                model.version,
+                version,
                 model.label,
             )
             series = self._memo.get(key)
@@ -112,7 +129,11 @@ class RequestMetrics:
         time.value += exchange.finished - exchange.started
         refusal = exchange.refusal
         if exchange.first_byte and refusal is None and not exchange.is_refused_remotely:
-            duration.observe(exchange.finished - exchange.started)
+            seconds = exchange.finished - exchange.started
+            duration.observe(seconds)
+            trace = exchange.trace
+            if trace is not None and trace.is_exported:
+                duration.exemplify(Exemplar(seconds, self._now(), trace.trace_id, trace.span_id))
             received = exchange.bytes_received
             request_size.observe(received)
             sent = exchange.bytes_sent
@@ -128,14 +149,16 @@ class RequestMetrics:
             for rule in read_audits(exchange):
                 self.decisions.labels(connection.direction, "audit", rule, "").value += 1
 
-    def count_in_flight(self, exchanges: Iterable[Exchange]) -> Rows:
+    def count_in_flight(self, exchanges: Iterable[Exchange]) -> PausingRows:
         """The rows of `meshproxy_requests_in_flight` for these exchanges."""
         counts: dict[tuple[str, ...], int] = {}
-        for exchange in exchanges:
+        for number, exchange in enumerate(tuple(exchanges), 1):
             model, _ = self.model_labels.read(exchange.forwarded, was_served=False)
             labels = (exchange.connection.direction, model)
             counts[labels] = counts.get(labels, 0) + 1
-        return counts.items()
+            if number % PAUSE_STEPS == 0:
+                yield None
+        yield from counts.items()
 
     def _find_series(self, exchange: Exchange, key: tuple[object, ...]) -> _ExchangeSeries:
         call = exchange.forwarded
@@ -144,7 +167,7 @@ class RequestMetrics:
             and 200 <= exchange.status < 300
             and (exchange.grpc_status == 0 if exchange.is_grpc else True)
         )
-        model, version = self.model_labels.read(call, was_served=was_served)
+        model, version = self.model_labels.read(call, was_served=was_served, effective=exchange.effective_version)
         verb = call.verb if call is not None else None
         direction = exchange.connection.direction
         series = (

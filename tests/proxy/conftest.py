@@ -176,9 +176,11 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def spec(name: bytes) -> bytes:
-    """`model_spec { name: ... }`, field 1 of a PredictRequest."""
+def spec(name: bytes, version: int | None = None) -> bytes:
+    """`model_spec { name: ..., version { value: ... } }`, field 1 of a PredictRequest."""
     inner = b"\x0a" + bytes([len(name)]) + name
+    if version is not None:
+        inner += b"\x12\x02\x08" + bytes([version])
     return b"\x0a" + bytes([len(inner)]) + inner
 
 
@@ -210,5 +212,6 @@ def wire() -> Any:
     Wire.framed = staticmethod(framed)  # type: ignore[attr-defined]
     Wire.spec = staticmethod(spec)  # type: ignore[attr-defined]
     Wire.tensor = staticmethod(tensor)  # type: ignore[attr-defined]
+    Wire.varint = staticmethod(varint)  # type: ignore[attr-defined]
     Wire.client = FakeDownstream  # type: ignore[attr-defined]
     return Wire

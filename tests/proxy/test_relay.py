@@ -198,6 +198,25 @@ class TestGrpc:
         assert exchange.grpc_status == GrpcStatus.OK
         assert exchange.forwarded.models == (ModelRef("open", signature="serving_default"),)
 
+    def test_the_answer_of_a_call_without_version_names_it(self, world: Any, wire: Any) -> None:
+        """In `model_spec`, behind the outputs; here they are longer than a piece."""
+        body = wire.framed(b"\x0a" + wire.varint(300) + bytes(300) + b"\x12\x04\x12\x02\x08\x07")
+        client = world.grpc(wire.spec(b"open"))
+        (server,) = world.cluster.streams
+        server.reader.head_received(ResponseHead(0, 200, ((b"content-type", b"application/grpc"),), end=False))
+        for piece in (body[:100], body[100:]):
+            server.reader.data_received(piece, len(piece), False)
+        server.reader.trailers_received(((b"grpc-status", b"0"),))
+        assert client.body == body
+        (exchange,) = world.finished
+        assert exchange.effective_version == "7"
+        assert exchange.forwarded.models[0].version is None
+
+    def test_a_call_that_names_its_version_is_not_looked_up_in_the_answer(self, world: Any, wire: Any) -> None:
+        world.grpc(wire.spec(b"open", version=3))
+        world.cluster.streams[0].respond_grpc(wire.framed(b"\x12\x04\x12\x02\x08\x07"))
+        assert (world.finished[0].effective_version, world.finished[0].forwarded.models[0].version) == ("", "3")
+
     def test_a_denied_call_is_answered_in_trailers_only(self, world: Any, wire: Any) -> None:
         client = world.grpc(wire.spec(b"closed"))
         assert world.cluster.streams == []

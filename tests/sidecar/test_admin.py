@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from meshproxy.codec.events import Headers, Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin
-from meshproxy.telemetry.metric_table import counter
-from meshproxy.telemetry.metrics import Counter, Registry
+from meshproxy.telemetry.exposition import PIECE_LINES
+from meshproxy.telemetry.metric_table import counter, gauge
+from meshproxy.telemetry.metrics import Counter, Gauge, Registry
 from meshproxy.transport.connection_info import ConnectionInfo
 
 LOOPBACK = "127.0.0.1:40000"
@@ -217,6 +219,35 @@ class TestMetrics:
         loop.turn()
         assert stream.ended
         assert stream.body.count(b"meshproxy_requests_total{") == 2_000
+
+    def test_two_scrapers_take_turns_with_everything_else(self, admin: Admin, loop: FakeLoop) -> None:
+        streams: list[Any] = [FakeStream(), FakeStream()]
+        grown: list[list[int]] = []
+
+        def look() -> None:
+            grown.append([stream.body.count(b"\n") for stream in streams])
+            if not all(stream.ended for stream in streams):
+                loop.call_soon(look)
+
+        for stream in streams:
+            admin.serve(stream, RequestHead(1, b"GET", b"x", b"/metrics", (), end=True))
+        loop.call_soon(look)
+        loop.turn()
+        assert streams[0].body == streams[1].body
+        assert len(grown) >= 10
+        for before, after in pairwise(grown):
+            assert all(now - then <= PIECE_LINES + 2 for then, now in zip(before, after, strict=True))
+
+    def test_a_source_that_pauses_does_not_end_the_page(self, loop: FakeLoop, process: Process) -> None:
+        registry = Registry()
+        Gauge(registry, gauge("a", "A.", "b")).read_from(lambda: [None, None, (("x",), 1.0), None])
+        stream: Any = FakeStream()
+        Admin(loop, registry, process, process.serve_live).serve(  # type: ignore[arg-type]
+            stream, RequestHead(1, b"GET", b"x", b"/metrics", (), end=True)
+        )
+        loop.turn()
+        assert stream.body.endswith(b'a{b="x"} 1.0\n')
+        assert stream.ended
 
     def test_a_scraper_that_leaves_gets_nothing_more(self, admin: Admin, loop: FakeLoop) -> None:
         stream: Any = FakeStream()

@@ -111,6 +111,16 @@ async def test_a_full_batch_does_not_wait(record: SpanRecord) -> None:
         assert [len(request.resource_spans[0].scope_spans[0].spans) for _, request in collector.requests] == [40, 40]
 
 
+async def test_a_record_says_whether_its_spans_are_on_their_way(record: SpanRecord) -> None:
+    """Exemplars name no trace that nobody will find."""
+    export = Export("http://127.0.0.1:9/v1/traces", max_queue=1)
+    taken, lost = (record._replace(trace=TraceContext(b"a" * 32, b"", b"c" * 16, True)) for _ in range(2))
+    assert not taken.trace.is_exported
+    for each in (taken, lost):
+        export.exporter.take(each)
+    assert (taken.trace.is_exported, lost.trace.is_exported) == (True, False)
+
+
 async def test_batches_are_bounded_in_bytes(record: SpanRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """BATCH_BYTES: a collector refuses requests above 20 MiB, gateways smaller ones."""
     monkeypatch.setattr(span_exporter, "BATCH_BYTES", 2_000)

@@ -371,7 +371,9 @@ async def test_ages_are_those_of_the_keys_in_use(in_file: schema.KeySource) -> N
         tokens.adopt()
         await tokens.wait_for_keys()
         assert tokens._metrics.jwks_age.source is not None
-        ((labels, age),) = tokens._metrics.jwks_age.source()
+        (row,) = tokens._metrics.jwks_age.source()
+        assert row is not None
+        labels, age = row
         assert labels == ("corp",)
         assert 0 <= age < 60
 

@@ -10,8 +10,17 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from meshproxy.telemetry import metric_table as table
-from meshproxy.telemetry.exposition import render, wants_openmetrics
-from meshproxy.telemetry.metrics import Counter, Gauge, Histogram, Registry
+from meshproxy.telemetry.exposition import PIECE_LINES, render, wants_openmetrics
+from meshproxy.telemetry.metrics import (
+    MAX_LINES,
+    Counter,
+    Exemplar,
+    Gauge,
+    Histogram,
+    HistogramSeries,
+    PausingRows,
+    Registry,
+)
 
 
 def page(registry: Registry, *, openmetrics: bool = False) -> str:
@@ -110,19 +119,82 @@ def test_a_broken_source_costs_its_own_rows_only(caplog: pytest.LogCaptureFixtur
     assert "internal error in reading metric a" in caplog.text
 
 
-def test_pieces_are_small_and_none_is_empty() -> None:
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_pieces_of_a_full_page_are_small(openmetrics: bool) -> None:
     registry = Registry()
     counter = Counter(registry, table.counter("a_total", "A.", "b"))
-    histogram = Histogram(
-        registry, table.histogram("c", "C.", "b", buckets=tuple(float(bound) for bound in range(1, 16)))
-    )
-    for number in range(1_000):
-        counter.labels(str(number)).value += 1
-    for number in range(100):
+    histogram = Histogram(registry, table.histogram("c", "C.", "b", buckets=tuple(map(float, range(1, 16)))))
+    Gauge(registry, table.gauge("d", "D.", "b")).read_from(lambda: [((str(number),), 1) for number in range(1_000)])
+    for number in range(300):
         histogram.labels(str(number)).observe(number)
-    pieces = list(render(registry))
-    assert all(0 < piece.count(b"\n") <= 210 for piece in pieces)
-    assert len(pieces) >= 14
+        histogram.labels(str(number)).exemplify(Exemplar(number, 1.0, b"1" * 32, b"2" * 16))
+    while not registry.capped:
+        counter.labels(str(registry.lines)).value += 1
+    for _ in range(2):  # the first page makes the texts
+        pieces = list(render(registry, openmetrics=openmetrics))
+        assert sum(piece.count(b"\n") for piece in pieces) >= MAX_LINES
+        assert all(0 < piece.count(b"\n") <= PIECE_LINES + 3 for piece in pieces)
+
+
+def test_a_source_that_takes_long_pauses() -> None:
+    registry = Registry()
+
+    def rows() -> PausingRows:
+        for number in range(3):
+            yield None
+            yield (str(number),), number
+
+    Gauge(registry, table.gauge("a", "A.", "b")).read_from(rows)
+    assert list(render(registry)) == [
+        b"# HELP a A.\n# TYPE a gauge\n", b'a{b="0"} 0\n', b'a{b="1"} 1\n', b'a{b="2"} 2\n',
+    ]  # fmt: skip
+
+
+def traced(registry: Registry) -> HistogramSeries:
+    return Histogram(registry, table.histogram("a_seconds", "A.", "b", buckets=(0.5, 1.0), unit="seconds")).labels("x")
+
+
+def test_exemplars_are_in_openmetrics_only() -> None:
+    registry = Registry()
+    series = traced(registry)
+    for value, trace in ((0.25, b"1"), (0.5, b"2"), (7.0, b"3")):
+        series.observe(value)
+        series.exemplify(Exemplar(value, 1_700_000_000.1234, trace * 32, b"c" * 16))
+    assert "trace_id" not in page(registry)
+    buckets = [line for line in page(registry, openmetrics=True).splitlines() if "_bucket" in line]
+    assert buckets == [
+        f'a_seconds_bucket{{b="x",le="0.5"}} 2 # {{trace_id="{"2" * 32}",span_id="{"c" * 16}"}} 0.5 1700000000.123',
+        'a_seconds_bucket{b="x",le="1.0"} 2',
+        f'a_seconds_bucket{{b="x",le="+Inf"}} 3 # {{trace_id="{"3" * 32}",span_id="{"c" * 16}"}} 7.0 1700000000.123',
+    ]
+
+
+@settings(max_examples=50)
+@given(values=st.lists(st.floats(0, 10), min_size=1, max_size=20))
+def test_another_implementation_reads_exemplars(values: list[float]) -> None:
+    registry = Registry()
+    series = traced(registry)
+    for number, value in enumerate(values):
+        series.observe(value)
+        series.exemplify(Exemplar(value, number, b"%032x" % number, b"%016x" % number))
+    (family,) = parse_openmetrics(page(registry, openmetrics=True))  # type: ignore[no-untyped-call]
+    for sample in family.samples:
+        if sample.name != "a_seconds_bucket":
+            continue
+        bound = float(sample.labels["le"])
+        newest = [number for number, value in enumerate(values) if bucket_of(value) == bound]
+        if not newest:
+            assert sample.exemplar is None
+            continue
+        found = sample.exemplar
+        assert found is not None
+        assert (found.value, float(found.timestamp)) == (values[newest[-1]], newest[-1])
+        assert found.labels == {"trace_id": f"{newest[-1]:032x}", "span_id": f"{newest[-1]:016x}"}
+        assert sum(map(len, (*found.labels, *found.labels.values()))) <= 128
+
+
+def bucket_of(value: float) -> float:
+    return 0.5 if value <= 0.5 else 1.0 if value <= 1.0 else float("inf")
 
 
 def test_series_may_be_added_between_pieces() -> None:

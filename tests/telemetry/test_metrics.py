@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from meshproxy.telemetry import metric_table as table
-from meshproxy.telemetry.metrics import OTHER, Counter, Gauge, Histogram, Registry
+from meshproxy.telemetry.metrics import OTHER, Counter, Exemplar, Gauge, Histogram, Registry
 
 
 def test_a_series_is_the_same_object_ever_after() -> None:
@@ -56,6 +56,16 @@ def test_beyond_the_bound_label_sets_share_a_series() -> None:
     assert len(histogram.series) == 2
     assert len(counter.series) == 4
     assert registry.capped == 5
+
+
+def test_the_newest_exemplar_of_each_bucket_is_kept() -> None:
+    series = Histogram(Registry(), table.histogram("a", "A.", buckets=(1.0, 2.0))).labels()
+    assert series.exemplars is None
+    made = [Exemplar(value, 1.0, b"1" * 32, b"2" * 16) for value in (0.5, 1.0, 1.5, 9.0)]
+    for exemplar in made:
+        series.exemplify(exemplar)
+    assert series.exemplars == {0: made[1], 1: made[2], 2: made[3]}
+    assert series.counts == [0, 0, 0]
 
 
 def test_values_that_utf8_cannot_say_are_spelled_out_and_stay_one_series() -> None:

@@ -70,6 +70,17 @@ def test_several_models_have_no_label_unless_they_are_one() -> None:
     assert labels.read(same, was_served=True) == ("a", LATEST)
 
 
+def test_the_version_that_answered_is_that_of_a_call_which_names_none() -> None:
+    labels = ModelLabels()
+    labels.mention(["a"])
+    assert labels.read(predict("a"), was_served=False, effective="7") == ("a", OTHER)
+    assert labels.read(predict("a"), was_served=True, effective="7") == ("a", "7")
+    assert labels.read(predict("a"), was_served=False, effective="7") == ("a", "7")
+    assert labels.read(predict("a", "5"), was_served=True, effective="7") == ("a", "5")
+    assert labels.read(predict("a", label="stable"), was_served=True, effective="7") == ("a", "stable")
+    assert labels.read(predict("b"), was_served=False, effective="7") == (OTHER, OTHER)
+
+
 def test_a_reload_replaces_what_is_mentioned_and_keeps_what_was_served() -> None:
     labels = ModelLabels()
     labels.mention(["old"], ["1"])

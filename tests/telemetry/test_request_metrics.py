@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.proxy.exchange import TraceContext
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry.exposition import render
-from meshproxy.telemetry.metrics import Registry
-from meshproxy.telemetry.model_labels import ModelLabels
+from meshproxy.telemetry.metrics import Exemplar, Registry
+from meshproxy.telemetry.model_labels import MAX_SERVED_VERSIONS, ModelLabels
 from meshproxy.telemetry.request_metrics import RequestMetrics
 
 if TYPE_CHECKING:
@@ -197,6 +198,33 @@ def test_what_clients_choose_makes_no_series(metrics: RequestMetrics, make_excha
     assert len(metrics._memo) <= 1
 
 
+def test_the_version_that_answered_is_the_label_where_none_was_named(
+    metrics: RequestMetrics, make_exchange: MakeExchange
+) -> None:
+    for fields in (
+        {"effective_version": "7"},
+        {"effective_version": "7"},
+        {"effective_version": ""},
+        {"label": "stable", "effective_version": "7"},
+        {"version": "7"},
+    ):
+        metrics.observe(make_exchange(**fields))
+    counted = lines(metrics, "meshproxy_request_duration_seconds_count")
+    assert {re.findall('version="([^"]*)"', labels)[0]: value for labels, value in counted.items()} == {
+        "7": 3,
+        "latest": 1,
+        "stable": 1,
+    }
+
+
+def test_a_model_server_cannot_name_versions_without_end(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
+    for number in range(1_000):
+        metrics.observe(make_exchange(effective_version=str(number)))
+    counted = lines(metrics, "meshproxy_request_duration_seconds_count")
+    assert len(counted) == MAX_SERVED_VERSIONS + 1
+    assert [value for labels, value in counted.items() if 'version="_other"' in labels] == [1_000 - MAX_SERVED_VERSIONS]
+
+
 def test_a_reload_keeps_the_counts_and_forgets_the_names(metrics: RequestMetrics, make_exchange: MakeExchange) -> None:
     metrics.observe(make_exchange(grpc_status=14))
     metrics.mention(["other"])
@@ -223,6 +251,25 @@ def test_what_is_in_flight_is_counted_by_model(metrics: RequestMetrics, make_exc
         '{direction="inbound",model="_other"}': 1,
         '{direction="inbound",model="_none"}': 1,
     }
+
+
+def test_the_trace_of_a_call_whose_spans_are_exported_is_an_exemplar(make_exchange: MakeExchange) -> None:
+    metrics = RequestMetrics(Registry(), ModelLabels(), now=lambda: 1_700_000_000.5)
+    metrics.mention(["half_plus_two"])
+    metrics.observe(make_exchange(trace=None))
+    passed_on = TraceContext(b"a" * 32, b"b" * 16, b"c" * 16, True)
+    metrics.observe(make_exchange(trace=passed_on))
+    duration = metrics.duration.labels("inbound", "half_plus_two", "latest", "predict")
+    assert duration.exemplars is None
+    passed_on.is_exported = True
+    exchange = make_exchange(trace=passed_on)
+    metrics.observe(exchange)
+    kept = {2: Exemplar(exchange.finished - exchange.started, 1_700_000_000.5, b"a" * 32, b"c" * 16)}
+    assert duration.exemplars == kept
+    # What the model server did not answer has no latency, and so no exemplar.
+    refused = make_exchange(trace=passed_on, refusal=Refusal(Reason.OVERLOADED, "No."), finished=1_009.0)
+    metrics.observe(refused)
+    assert duration.exemplars == kept
 
 
 def test_many_models_stay_below_the_bound(make_exchange: MakeExchange) -> None:

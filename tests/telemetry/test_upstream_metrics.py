@@ -11,6 +11,7 @@ from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import Skip
 from meshproxy.telemetry.endpoint_labels import MOST_ENDPOINTS
 from meshproxy.telemetry.exposition import render
+from meshproxy.telemetry.metrics import PAUSE_STEPS
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.upstream_metrics import MOST_CIRCUITS, UpstreamMetrics
 from meshproxy.transport.connect_failures import ConnectFailure
@@ -225,6 +226,23 @@ class TestBounds:
         assert len(rows) == MOST_CIRCUITS + 1
         assert rows['{server="a",model="_any",endpoint="last"}'] == 2
         assert rows['{server="a",model="_other",endpoint="_other"}'] == 0
+
+
+def test_nothing_waits_for_a_page_of_many_breakers(metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
+    """Endpoints that come and go meanwhile do no harm."""
+    models = {f"m{number}": State.CLOSED for number in range(500)}
+    metrics.requests.mention(models)
+    endpoints = [Endpoint(f"e{number}", models) for number in range(40)]
+    clusters = [cluster("a", *endpoints)]
+    traffic.watch(lambda: clusters, {})
+    pieces = []
+    for piece in render(metrics.registry):
+        pieces.append(piece)
+        if not piece:
+            clusters[0].endpoints[f"new{len(pieces)}"] = Endpoint("new", {})
+    assert len([piece for piece in pieces if not piece]) > 20_000 // PAUSE_STEPS + 10
+    rows = lines(metrics, "meshproxy_circuit_state")
+    assert len(rows) == MOST_CIRCUITS + 1
 
 
 def test_places_of_all_models_in_a_series_add_up(metrics: SidecarMetrics, traffic: UpstreamMetrics) -> None:
