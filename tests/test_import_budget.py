@@ -46,8 +46,9 @@ EXPORT = {
 """Only where spans are exported: 0.4 MB."""
 
 HOP = {
-    "meshproxy.inference.tfserving_metrics", "meshproxy.sidecar.hop_watch", "meshproxy.telemetry.change_detector",
-    "meshproxy.telemetry.hop_lag",
+    "meshproxy.inference.tfserving_metrics", "meshproxy.sidecar.hop_watch", "meshproxy.sidecar.server_page",
+    "meshproxy.sidecar.server_relay", "meshproxy.telemetry.change_detector", "meshproxy.telemetry.hop_lag",
+    "meshproxy.telemetry.relayed_page",
 }  # fmt: skip
 """Only where the model server's metrics page is read."""
 

@@ -64,6 +64,10 @@ class ServerMetrics(Part, frozen=True):
 
     interval: Annotated[Duration, Meta(ge=1, le=300)] = 15.0
     """How often it is read, with 10 % jitter: from `1s` to `5m`."""
+    relay: bool = False
+    """`true`: `/metrics` of the sidecar has the page at its end, for clients to which a binding permits the verb
+    `metrics` by their address alone (`ipBlocks`), as the admin port knows no identities. For one endpoint; of several
+    `workers` the first does it."""
 
 
 Tap = Literal["full", "anonymous", "off"]

@@ -31,8 +31,8 @@ class Decides(Protocol):
     headers: frozenset[bytes]
     """Names of the headers that a decision may depend on."""
 
-    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
-        """Raises Refusal."""
+    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit:
+        """`headers`: of the request; None if they are not known. Raises Refusal."""
 
 
 class FindsRoute(Protocol):

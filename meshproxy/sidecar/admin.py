@@ -2,7 +2,8 @@
 
     GET  /livez     200 while the event loop runs
     GET  /readyz    200 while new requests are accepted; ?verbose lists the conditions
-    GET  /metrics   Prometheus text, or OpenMetrics if the scraper asks for it
+    GET  /metrics   Prometheus text, or OpenMetrics if the scraper asks for it; with the model server's page, if that is
+                    relayed to this client
     GET  /scaling   the load of the model server by model, for what adds and removes replicas
     GET  /config    the configuration in use: fingerprint, documents, identity (loopback only)
     GET  /status    what `meshproxy status` shows (loopback only)
@@ -21,6 +22,7 @@ them under the name of the attacker's site (DNS rebinding), and a server that fe
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,10 +32,11 @@ from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.telemetry.metrics import Registry
+    from meshproxy.telemetry.relayed_page import RelayedPage
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Downstream, Serve
 
@@ -75,12 +78,21 @@ class AdminTarget(Protocol):
         """Begin a graceful shutdown."""
 
 
+Relay = Callable[[str], "Awaitable[RelayedPage | None] | None"]
+"""The model server's metrics page for a client, by its address `HOST:PORT`; None: there is none for it."""
+
+
+def _relays_nothing(remote: str) -> None:
+    return None
+
+
 class Admin:
     """Serves the admin port.
 
     Args:
         serve_live: serves `/tap` and `/stat` to clients on this host.
         is_worker: this is one of several workers, which is not drained by itself.
+        relay: gives the page to append to `/metrics`.
     """
 
     def __init__(
@@ -91,12 +103,14 @@ class Admin:
         serve_live: Serve,
         *,
         is_worker: bool = False,
+        relay: Relay = _relays_nothing,
     ) -> None:
         self._loop = loop
         self._registry = registry
         self._target = target
         self._serve_live = serve_live
         self._is_worker = is_worker
+        self._relay = relay
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
@@ -135,10 +149,23 @@ class Admin:
         accept = next((value for name, value in head.headers if name == b"accept"), None)
         openmetrics = exposition.wants_openmetrics(accept)
         headers = ((b"content-type", exposition.OPENMETRICS if openmetrics else exposition.TEXT), TEXT[1])
-        has_body = head.method != b"HEAD"
-        stream.send_response(200, headers, end=not has_body)
-        if has_body:
+        if head.method == b"HEAD":
+            stream.send_response(200, headers, end=True)
+            return
+        stream.send_response(200, headers, end=False)
+        relayed = self._relay(stream.info.remote)
+        if relayed is None:
             self._send_pieces(stream, sink, exposition.render(self._registry, openmetrics=openmetrics))
+        else:
+            self._begin(self._send_both(stream, sink, relayed, openmetrics=openmetrics))
+
+    async def _send_both(
+        self, stream: Downstream, sink: DiscardingSink, relayed: Awaitable[RelayedPage | None], *, openmetrics: bool
+    ) -> None:
+        """The sidecar's metrics, then the model server's, if there are any."""
+        page = await relayed
+        more = page.render(openmetrics=openmetrics) if page is not None else ()
+        self._send_pieces(stream, sink, exposition.render(self._registry, openmetrics=openmetrics, more=more))
 
     def _send_pieces(self, stream: Downstream, sink: DiscardingSink, pieces: Iterator[bytes]) -> None:
         """One piece in each turn of the event loop, so that requests are served in between, and the next one only once

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from meshproxy.codec.limits import Limits
 from meshproxy.config.child import load_own_in_child
 from meshproxy.config.schema import Documents
+from meshproxy.inference.call import Call, Verb
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.shed import SHED_GRPC, SHED_REST
 from meshproxy.routing.carried_state import CarriedState
@@ -230,7 +231,13 @@ class Sidecar:
             self._reaper.add(scaling)
         traffic.watch(self.clusters.all, {direction.name: direction.pipeline for direction in self.directions})
         traffic.on_health.append(self._health_changed)
-        self.server_metrics = ServerMetrics(self.clusters, self.metrics, observer, is_worker=slot is not None)
+        self.server_metrics = ServerMetrics(
+            self.clusters,
+            self.metrics,
+            observer,
+            lambda remote: self.inbound is not None and self.inbound.permits(Call(Verb.METRICS), remote),
+            worker=slot.number if slot is not None else None,
+        )
         self.configuration.on_adopted.append(self.server_metrics.adopt)
         self.configuration.begin(compiled, self.directions)
         self._status = status = Status(
@@ -266,6 +273,7 @@ class Sidecar:
             status,
             lambda stream, head: live_pages().serve(stream, head),
             is_worker=slot is not None,
+            relay=self.server_metrics.relay,
         )
         self.admin = Listener(
             direction="admin",

@@ -6,12 +6,15 @@ import errno
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from meshproxy.identity.caller import ANONYMOUS
+from meshproxy.refusal import Refusal
 from meshproxy.transport.listener import Listener
 
 if TYPE_CHECKING:
     import ssl
 
     from meshproxy.config.values import Address
+    from meshproxy.inference.call import Call
     from meshproxy.proxy.pipeline import Pipeline
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -72,6 +75,15 @@ class Direction:
             except OSError as error:
                 if error.errno not in WITHOUT_IPV6:
                     raise
+
+    def permits(self, call: Call, remote: str) -> bool:
+        """Whether the policy in use permits a call to someone without an identity, by the address `HOST:PORT` alone:
+        a condition on headers counts as one that cannot be evaluated."""
+        try:
+            self.pipeline.snapshot.policy.decide(ANONYMOUS, call, remote, None)
+        except Refusal:
+            return False
+        return True
 
     def adopt(self, snapshot: Snapshot, max_connections: int) -> None:
         """Use this configuration for new requests and connections."""

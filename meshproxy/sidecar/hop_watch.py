@@ -10,13 +10,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from meshproxy.codec.events import RequestHead
 from meshproxy.inference.tfserving_metrics import NO_TIME, PageError, TimesReader
+from meshproxy.sidecar.server_page import NoPage, feed, read_page
 from meshproxy.telemetry.change_detector import ChangeDetector, State
 from meshproxy.telemetry.hop_lag import MOST_SECONDS, PARTS, CallTimes, Doubt, Pairing, Reading
 from meshproxy.telemetry.metrics import OTHER
-from meshproxy.transport.channel import H1Channel, Target, own_connections
-from meshproxy.transport.client import ClientError, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,29 +26,11 @@ if TYPE_CHECKING:
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
 
-PAGE_SECONDS = 5.0
-"""From opening the connection to the last byte."""
-PAGE_BYTES = 4 << 20
-"""A hundred models, each called over REST and gRPC, make 1.5 MB."""
-SLICE = 250
-"""Lines that are read in one turn of the event loop: 0.05 ms, and 1 ms if every one of them matters."""
 JITTER = 0.1
 MOST_NAMED = 8
 """Models that one note names."""
 
 logger = logging.getLogger(__name__)
-
-
-class NoPage(Exception):
-    """The page cannot be had, or cannot be used. The message says why.
-
-    Attributes:
-        result: the label of `meshproxy_model_server_pages_total`.
-    """
-
-    def __init__(self, result: str, message: str) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 @dataclass(slots=True)
@@ -140,12 +120,10 @@ class HopWatch:
             raise NoPage("failed", "the model server has no endpoints")
         total: dict[str, ServerTime] = {}
         for endpoint in endpoints:
-            lines = (await self._read_page(endpoint, self._path)).split(b"\n")
+            page = await self._read_page(endpoint, self._path)
             reader = TimesReader()
             try:
-                for start in range(0, len(lines), SLICE):
-                    reader.feed(lines[start : start + SLICE])
-                    await asyncio.sleep(0)
+                await feed(reader, page)
                 times = reader.times()
             except PageError as error:
                 raise NoPage("unusable", str(error)) from error
@@ -249,24 +227,3 @@ class HopWatch:
         else:
             fields = {"server": self._server, "problem": problem}
             logger.warning("the model server's metrics page cannot be used", extra={"fields": fields})
-
-
-async def read_page(endpoint: Endpoint, path: bytes) -> bytes:
-    """GET the page of one model server, on a connection of its own. Raises NoPage."""
-    rest = endpoint.rest
-    if rest is None or endpoint.is_sidecar:
-        raise NoPage("absent", f"{endpoint.name} has no address for REST, where the page is")
-    channel = H1Channel(own_connections(), Target(rest.address, rest.peer), connect_timeout=PAGE_SECONDS)
-    head = RequestHead(0, b"GET", b"", path, ((b"accept", b"text/plain"), (b"user-agent", b"meshproxy")), end=True)
-    try:
-        response = await exchange(channel, head, timeout=PAGE_SECONDS, max_body_bytes=PAGE_BYTES)
-    except ClientError as error:
-        raise NoPage("failed", str(error)) from error
-    finally:
-        channel.abort()
-    if response.status == 404:
-        advice = "start it with --monitoring_config_file, or set metricsPath of its ModelServer"
-        raise NoPage("absent", f"{endpoint.name} has no such page: {advice}")
-    if response.status != 200:
-        raise NoPage("failed", f"the response has status {response.status}")
-    return response.body

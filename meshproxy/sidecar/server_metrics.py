@@ -1,5 +1,5 @@
-"""The model server's metrics as the documents in use want them: whether its page is read, and how a reload changes
-that."""
+"""The model server's metrics as the documents in use want them: whether its page is read and relayed, and how a reload
+changes that."""
 
 from __future__ import annotations
 
@@ -8,33 +8,48 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from meshproxy.config.schema import Documents
     from meshproxy.config.telemetry import ServerMetrics as Settings
     from meshproxy.sidecar.clusters import Clusters
     from meshproxy.sidecar.hop_watch import HopWatch
+    from meshproxy.sidecar.server_relay import ServerRelay
     from meshproxy.telemetry.observer import Observer
+    from meshproxy.telemetry.relayed_page import RelayedPage
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 logger = logging.getLogger(__name__)
 
 
 class ServerMetrics:
-    """The watch in use, if there is one.
+    """The watch and the relay in use, if there are any.
 
     Args:
         clusters: have the model server's endpoints.
         observer: gets a further sink while there is a watch.
-        is_worker: this is one of several workers. The model server's page is of all of them together, and each of them
-            sees its own calls only: nothing is watched.
+        permits: whether the policy permits the verb `metrics` to someone without an identity at an address.
+        worker: which of several workers this is. The model server's page is of all of them together, and each of them
+            sees its own calls only: nothing is watched, and the first one relays the page.
     """
 
-    def __init__(self, clusters: Clusters, metrics: SidecarMetrics, observer: Observer, *, is_worker: bool) -> None:
+    def __init__(
+        self,
+        clusters: Clusters,
+        metrics: SidecarMetrics,
+        observer: Observer,
+        permits: Callable[[str], bool],
+        *,
+        worker: int | None = None,
+    ) -> None:
         self._clusters = clusters
         self._metrics = metrics
         self._observer = observer
-        self._is_worker = is_worker
+        self._permits = permits
+        self._worker = worker
         self._settings: tuple[Settings, str, str] | None = None
         self._watch: HopWatch | None = None
+        self._relay: ServerRelay | None = None
         self._running: asyncio.Task[None] | None = None
         self._ended: set[asyncio.Task[None]] = set()
 
@@ -51,21 +66,31 @@ class ServerMetrics:
         self._settings = wanted
         if wanted is None:
             return
-        if self._is_worker:
+        settings, server, path = wanted
+        if settings.relay and not self._worker:
+            from meshproxy.sidecar.server_relay import ServerRelay  # its memory is for those who want it
+
+            self._relay = ServerRelay(server, path, self._clusters.all, self._permits, self._metrics.server_relays)
+        if self._worker is not None:
             logger.warning("hop lag is not measured by a sidecar with several workers")
             return
-        from meshproxy.sidecar.hop_watch import HopWatch  # its memory is for those who want it
+        from meshproxy.sidecar.hop_watch import HopWatch
 
-        watch = self._watch = HopWatch(*wanted, self._clusters.all, self._metrics)
+        watch = self._watch = HopWatch(settings, server, path, self._clusters.all, self._metrics)
         self._observer.add(watch.calls.observe)
         self._running = asyncio.get_running_loop().create_task(watch.run())
         self._running.add_done_callback(_report)
+
+    def relay(self, remote: str) -> Awaitable[RelayedPage | None] | None:
+        """The model server's page for a scraper (`admin.Relay`); None: it is not relayed."""
+        return self._relay.page(remote) if self._relay is not None else None
 
     def notes(self) -> list[str]:
         """What an operator should look at."""
         return self._watch.notes() if self._watch is not None else []
 
     def _stop(self) -> None:
+        self._relay = None
         watch, self._watch = self._watch, None
         task, self._running = self._running, None
         if watch is None or task is None:

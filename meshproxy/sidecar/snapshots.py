@@ -127,6 +127,6 @@ class PermitAll:
     _PERMIT = Permit("")
     headers: frozenset[bytes] = frozenset()
 
-    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
+    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit:
         """Permit every call."""
         return self._PERMIT

@@ -11,7 +11,7 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from meshproxy.telemetry.metrics import (
@@ -44,14 +44,15 @@ def wants_openmetrics(accept: bytes | None) -> bool:
     return accept is not None and b"application/openmetrics-text" in accept.lower()
 
 
-def render(registry: Registry, *, openmetrics: bool = False) -> Iterator[bytes]:
-    """The page in pieces of about `PIECE_LINES` lines, and of none where a source pauses. Counting continues between
-    pieces: a series is consistent in itself, the page as a whole is not a snapshot."""
+def render(registry: Registry, *, openmetrics: bool = False, more: Iterable[bytes] = ()) -> Iterator[bytes]:
+    """The page in pieces of about `PIECE_LINES` lines, and of none where a source pauses, with `more` at its end.
+    Counting continues between pieces: a series is consistent in itself, the page as a whole is not a snapshot."""
     for family in tuple(registry.families.values()):
         if family.source is not None:
             yield from _read_source(family, openmetrics)
         else:
             yield from _render_series(family, openmetrics)
+    yield from more
     if openmetrics:
         yield b"# EOF\n"
 

@@ -233,6 +233,12 @@ SERVER_PAGES = counter(
     "Attempts to read the model server's metrics page, by result: ok, absent (404: it has none), failed, unusable.",
     "result",
 )  # fmt: skip
+SERVER_RELAYS = counter(
+    "meshproxy_model_server_relays_total",
+    "Requests for this page to which the model server's was to be appended, by result: ok, denied (the client may not "
+    "read it), absent, failed, unusable.",
+    "result",
+)  # fmt: skip
 BUILD_INFO = gauge("meshproxy_build_info", "Always 1; the labels give the versions.", "version", "python")
 
 # --- Process
@@ -420,6 +426,7 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Model server": (
         HOP_LAG, HOP_LAG_EXPECTED, HOP_LAG_ALARM, CALL_TIME_RATIO, UNMATCHED_CALLS, SERVER_PAGES,
+        SERVER_RELAYS,
     ),
     "Process": (
         PROCESS_CPU, PROCESS_RESIDENT, PROCESS_VIRTUAL, PROCESS_OPEN_FDS, PROCESS_MAX_FDS, PROCESS_START,

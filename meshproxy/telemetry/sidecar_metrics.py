@@ -70,6 +70,7 @@ class SidecarMetrics:
             self.live_readers.labels(page)
         for reason in ("rate", "reader"):
             self.tap_dropped.labels(reason)
+        self.server_relays = Counter(registry, metric_table.SERVER_RELAYS)
         Gauge(registry, metric_table.METRIC_LINES).read_from(lambda: [((), registry.lines)])
         Counter(registry, metric_table.SERIES_CAPPED).read_from(lambda: [((), registry.capped)])
         build = Gauge(registry, metric_table.BUILD_INFO)

@@ -73,3 +73,29 @@ async def test_an_application_gets_the_page_of_each_server_where_that_has_it(tmp
             for name, path in (("elsewhere", DEFAULT), ("usual", "/metrics")):
                 page = await client.call("GET", path, headers={"host": name})
                 assert (page.status, page.refusal) == ("404", "bad-request")
+
+
+async def test_a_scraper_reads_both_pages_at_one_port(tmp_path: Path) -> None:
+    """If a binding permits that to its address: the admin port knows no identities."""
+    relay = {"telemetry": {"modelServer": {"relay": True}}}
+    scraper = [
+        document("ModelRole", {"rules": [{"models": ["*"], "verbs": ["metrics"]}]}, "scrape"),
+        document("ModelRoleBinding", {"role": "scrape", "subjects": [{"ipBlocks": ["127.0.0.0/8"]}]}, "scraper"),
+    ]
+    async with local_mesh(tmp_path / "m") as mesh:
+        replica = await mesh.replica(mesh=relay)
+        sidecar = replica.sidecar
+        assert sidecar is not None
+        async with RestClient(sidecar.inbound, mesh.client) as client:
+            assert (await client.call("POST", "/v1/models/half_plus_two:predict", {"instances": [1.0]})).status == "200"
+        assert not any(series.startswith(":") for series in await sidecar.metrics())
+        assert await sidecar.total("meshproxy_model_server_relays_total", 'result="denied"') >= 1
+        everyone = [each for each in sidecar.documents if each["kind"] not in ("MeshConfig", "Sidecar")]
+        await sidecar.reload([*everyone, *scraper])
+        page = await sidecar.metrics()
+        assert page[':tensorflow:serving:request_count{model_name="half_plus_two",status="OK"}'] == 1
+        assert page['meshproxy_model_server_relays_total{result="ok"}'] >= 1
+        await replica.model_server.stop()
+        page = await sidecar.metrics()
+        assert not any(series.startswith(":") for series in page)
+        assert "meshproxy_config_in_sync" in page

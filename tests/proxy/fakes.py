@@ -527,12 +527,12 @@ class FakePolicy:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Caller, Call]] = []
-        self.told: list[tuple[str, Headers]] = []
+        self.told: list[tuple[str, Headers | None]] = []
         self.headers: frozenset[bytes] = frozenset()
         self.conditions: tuple[str, ...] = ()
         self.permits: Callable[[Call], bool] = lambda call: all(model.name.startswith("open") for model in call.models)
 
-    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers) -> Permit:
+    def decide(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit:
         self.asked.append((caller, call))
         self.told.append((remote, headers))
         if self.permits(call):

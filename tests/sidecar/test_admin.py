@@ -15,6 +15,7 @@ from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin
 from meshproxy.telemetry.exposition import PIECE_LINES
 from meshproxy.telemetry.metric_table import counter, gauge
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry
+from meshproxy.telemetry.relayed_page import RelayedPage
 from meshproxy.transport.connection_info import ConnectionInfo
 
 LOOPBACK = "127.0.0.1:40000"
@@ -256,6 +257,54 @@ class TestMetrics:
         stream.sink.reset_received(ErrorCode.CANCEL, "gone")
         loop.turn()
         assert len(stream.body) == first
+
+
+class TestRelay:
+    """The model server's page at the end of the sidecar's."""
+
+    @staticmethod
+    def ask(admin: Admin, loop: FakeLoop, *headers: tuple[bytes, bytes], method: bytes = b"GET") -> FakeStream:
+        stream: Any = FakeStream("10.0.0.1:5000")
+        admin.serve(stream, RequestHead(1, method, b"x", b"/metrics", headers, end=True))
+        loop.turn()
+        made: FakeStream = stream
+        return made
+
+    @staticmethod
+    def relaying(loop: FakeLoop, page: RelayedPage | None, asked: list[str]) -> Admin:
+        async def relayed() -> RelayedPage | None:
+            return page
+
+        def relay(remote: str) -> Any:
+            asked.append(remote)
+            return relayed()
+
+        registry = Registry()
+        Counter(registry, counter("meshproxy_requests_total", "Requests.")).labels().value = 7
+        process = Process()
+        return Admin(loop, registry, process, process.serve_live, relay=relay)  # type: ignore[arg-type]
+
+    def test_both_pages_are_one(self, loop: FakeLoop) -> None:
+        page = RelayedPage()
+        asked: list[str] = []
+        page.feed([b"# TYPE :a counter", b":a 1"])
+        admin = self.relaying(loop, page, asked)
+        stream = self.ask(admin, loop)
+        assert stream.body.endswith(b"meshproxy_requests_total 7\n# TYPE :a counter\n:a 1\n")
+        assert stream.ended
+        assert asked == ["10.0.0.1:5000"]
+        stream = self.ask(admin, loop, (b"accept", b"application/openmetrics-text"))
+        assert stream.body.endswith(b"meshproxy_requests_total 7\n# TYPE :a unknown\n:a 1\n# EOF\n")
+
+    def test_without_the_other_its_own_is_there(self, loop: FakeLoop) -> None:
+        stream = self.ask(self.relaying(loop, None, []), loop)
+        assert stream.body.endswith(b"meshproxy_requests_total 7\n")
+        assert stream.ended
+
+    def test_a_head_asks_for_neither(self, loop: FakeLoop) -> None:
+        asked: list[str] = []
+        stream = self.ask(self.relaying(loop, None, asked), loop, method=b"HEAD")
+        assert (stream.status, stream.body, asked) == (200, b"", [])
 
 
 class TestSwitches:

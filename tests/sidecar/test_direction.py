@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from meshproxy.codec.limits import Limits
+from meshproxy.config.fields import BindingSubject, Metadata, WorkloadSubject
+from meshproxy.config.schema import BindingSpec, ModelRole, ModelRoleBinding, RoleSpec, Rule
 from meshproxy.config.values import Address
+from meshproxy.inference.call import Call, Verb
+from meshproxy.policy.compile import compile_policy
 from meshproxy.sidecar.direction import Direction
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
@@ -136,3 +140,20 @@ async def test_an_address_that_is_taken_is_an_obstacle() -> None:
         with pytest.raises(OSError, match="in use"):
             direction.listen(Address("127.0.0.1", taken.getsockname()[1]))
         await direction.close()
+
+
+async def test_what_is_permitted_to_nobody_in_particular() -> None:
+    """By the address alone: a header that a stranger may send is none."""
+    direction, pipeline, _ = made()
+    role = ModelRole(metadata=Metadata("scrape"), spec=RoleSpec((Rule(("*",), ("metrics",)),)))
+    subjects = (
+        BindingSubject(ip_blocks=("10.0.0.0/8",)),
+        BindingSubject(headers={"x-scraper": "yes"}),
+        BindingSubject(workload=WorkloadSubject("a", "b")),
+    )
+    binding = ModelRoleBinding(metadata=Metadata("scrape"), spec=BindingSpec("scrape", subjects))
+    policy = compile_policy([role], [binding], "dev.example")
+    pipeline.snapshot = SimpleNamespace(policy=policy)  # type: ignore[assignment]
+    assert direction.permits(Call(Verb.METRICS), "10.0.0.1:4000")
+    assert not direction.permits(Call(Verb.METRICS), "11.0.0.1:4000")
+    assert not direction.permits(Call(Verb.RELOAD), "10.0.0.1:4000")

@@ -10,12 +10,9 @@ import pytest
 
 from meshproxy.config.telemetry import ServerMetrics
 from meshproxy.devtools.model_metrics import ModelMetrics
-from meshproxy.devtools.model_server import ModelServer, Ports
-from meshproxy.devtools.model_service import Service
-from meshproxy.devtools.models import Catalogue, Model
 from meshproxy.inference.tfserving_metrics import MOST_LINE_BYTES
-from meshproxy.sidecar import hop_watch
-from meshproxy.sidecar.hop_watch import HopWatch, NoPage, read_page
+from meshproxy.sidecar.hop_watch import HopWatch
+from meshproxy.sidecar.server_page import SLICE, NoPage
 from meshproxy.telemetry.change_detector import LEAST_READINGS
 from meshproxy.telemetry.hop_lag import MOST_SECONDS, MOST_UNEQUAL
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -225,7 +222,7 @@ async def test_nothing_is_left_when_it_ends(world: World) -> None:
 
 
 async def test_requests_are_served_while_a_page_is_read(world: World) -> None:
-    world.pages["a"] = b"# a comment\n" * 10 * hop_watch.SLICE
+    world.pages["a"] = b"# a comment\n" * 10 * SLICE
     turns = 0
 
     async def count() -> None:
@@ -258,35 +255,3 @@ async def test_it_looks_at_an_interval_with_jitter(
         await world.watch.run()
     assert slept == [pytest.approx(16.5)] * 3
     assert world.pages_read == {"ok": 2}
-
-
-# The page of a real server
-
-
-def endpoint(rest: str | None, *, is_sidecar: bool = False) -> Any:
-    pool = SimpleNamespace(address=rest, peer=None) if rest is not None else None
-    return SimpleNamespace(name="e", rest=pool, is_sidecar=is_sidecar)
-
-
-async def test_a_page_over_a_connection_of_its_own() -> None:
-    server = await ModelServer.start(Service(Catalogue([Model("m", (1,))])), Ports())
-    try:
-        page = await read_page(endpoint(server.rest), PATH.encode())
-        assert page == b"# TYPE :tensorflow:serving:request_count counter\n"
-        with pytest.raises(NoPage, match="--monitoring_config_file") as caught:
-            await read_page(endpoint(server.rest), b"/elsewhere")
-        assert caught.value.result == "absent"
-        with pytest.raises(NoPage, match="status 400") as caught:
-            await read_page(endpoint(server.rest), b"/v1/elsewhere")
-        assert caught.value.result == "failed"
-    finally:
-        await server.stop()
-    with pytest.raises(NoPage, match="Connection refused"):
-        await read_page(endpoint(server.rest), PATH.encode())
-
-
-@pytest.mark.parametrize("where", [endpoint(None), endpoint("127.0.0.1:1", is_sidecar=True)])
-async def test_an_endpoint_without_rest_has_none(where: Any) -> None:
-    with pytest.raises(NoPage, match="no address for REST") as caught:
-        await read_page(where, PATH.encode())
-    assert caught.value.result == "absent"

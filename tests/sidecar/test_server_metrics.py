@@ -14,8 +14,10 @@ from meshproxy.telemetry.observer import Observer
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
-def documents(interval: float | None, server: str | None = "local", path: str = "/metrics") -> Documents:
-    settings = None if interval is None else telemetry.ServerMetrics(interval=interval)
+def documents(
+    interval: float | None, server: str | None = "local", path: str = "/metrics", *, relay: bool = False
+) -> Documents:
+    settings = None if interval is None else telemetry.ServerMetrics(interval=interval, relay=relay)
     inbound = None if server is None else SimpleNamespace(server=server)
     made: Any = SimpleNamespace(
         mesh=SimpleNamespace(spec=SimpleNamespace(telemetry=telemetry.Telemetry(model_server=settings))),
@@ -27,11 +29,11 @@ def documents(interval: float | None, server: str | None = "local", path: str = 
 
 
 class World:
-    def __init__(self, *, is_worker: bool = False) -> None:
+    def __init__(self, worker: int | None = None) -> None:
         self.metrics = SidecarMetrics()
         self.observer = Observer(self.metrics.telemetry_failures, [])
         clusters: Any = SimpleNamespace(all=list)
-        self.server = ServerMetrics(clusters, self.metrics, self.observer, is_worker=is_worker)
+        self.server = ServerMetrics(clusters, self.metrics, self.observer, lambda remote: False, worker=worker)
 
     @property
     def sinks(self) -> tuple[Any, ...]:
@@ -72,11 +74,35 @@ async def test_it_ends_with_the_sidecar() -> None:
 
 
 async def test_a_worker_sees_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
-    world = World(is_worker=True)
+    world = World(worker=0)
     world.server.adopt(documents(10.0))
     assert world.sinks == ()
     assert "several workers" in caplog.text
     await world.server.close()
+
+
+async def test_the_page_is_relayed_if_documents_say_so() -> None:
+    world = World()
+    world.server.adopt(documents(10.0))
+    assert world.server.relay("10.0.0.1:1") is None
+    world.server.adopt(documents(10.0, relay=True))
+    relayed = world.server.relay("10.0.0.1:1")
+    assert relayed is not None
+    assert await relayed is None  # it is not permitted
+    world.server.adopt(documents(None))
+    assert world.server.relay("10.0.0.1:1") is None
+    await world.server.close()
+
+
+async def test_of_several_workers_the_first_relays_it() -> None:
+    for worker, does in ((0, True), (1, False)):
+        world = World(worker)
+        world.server.adopt(documents(10.0, relay=True))
+        relayed = world.server.relay("10.0.0.1:1")
+        assert (relayed is not None) is does
+        if relayed is not None:
+            assert await relayed is None
+        await world.server.close()
 
 
 async def test_a_watch_that_fails_is_reported(
