@@ -360,6 +360,7 @@ RECORDS_USED = gauge(
     "meshproxy_control_certificate_records_used_ratio",
     "With --authority-secret: how full the fullest ConfigMap of the certificates that are out is; at 1 none can be"
     " recorded.",
+    unit="ratio",
 )
 ISSUES_UNTIL = gauge(
     "meshproxy_control_issues_until_timestamp_seconds",
