@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -q -n auto --dist loadfile
 # to be there (0.65 s of CPU instead of 0.2) and keeps the compiler's memory, which the image's does not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev-up dev-down test coverage check format conformance drills e2e spire figures test-tensorflow \
+.PHONY: help demo dev-up dev-down test coverage check format conformance boards drills e2e spire figures test-tensorflow \
 	test-containers bench image lock clean
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make check            format, lint, types, import contracts, dead code, private keys in git'
 	@echo 'make format           format the code and apply safe lint fixes'
 	@echo 'make conformance      run third-party suites and clients (h2spec, curl, nghttp) against a sidecar'
+	@echo 'make boards           draw the Grafana boards, from a real Prometheus that scrapes a mesh under load'
 	@echo 'make drills           cut links between network namespaces, rotate identities (needs root)'
 	@echo 'make e2e              run a mesh in a real cluster but for the containers, built once from source'
 	@echo 'make spire            run sidecars with identities of a real SPIRE, and go-spiffe, built once from source'
@@ -180,6 +181,12 @@ conformance: $(VENV)/.dev .cache/bin/h2spec $(shell command -v apt-get >/dev/nul
 	@command -v apt-get >/dev/null || echo 'without an older Prometheus: it is a package of Debian'
 	PROMETHEUS_BIN=$(PROMETHEUS_BIN) COLLECTOR_BIN=$(COLLECTOR_BIN) $(BIN)/pytest -q tests/conformance $(CONFORMANCE_ARGS) \
 		$$(command -v chromium >/dev/null || echo --ignore tests/conformance/test_browser.py)
+
+# Draws the boards of deploy/grafana as they look in a run of a minute, for docs/boards.md.
+boards: $(VENV)/.dev
+	@[ -x $(PROMETHEUS_BIN)/prometheus ] || $(MAKE) --no-print-directory prometheus-binaries
+	mkdir -p docs/boards
+	BOARD_PICTURES=docs/boards PROMETHEUS_BIN=$(PROMETHEUS_BIN) $(BIN)/pytest -q tests/conformance/test_boards.py
 
 # Each host is a network namespace that the test creates: nothing outside of them is changed. The figures of
 # test_resilience_figures.py need no root, but a machine that does nothing else.

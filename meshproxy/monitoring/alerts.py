@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshproxy.injection.yaml_edit import as_block
-from meshproxy.monitoring.queries import failures, requests
+from meshproxy.monitoring.queries import NAMED, failures, requests
 
 RUNBOOK = "docs/alerts.md"
 HEADER = """\
@@ -22,7 +22,6 @@ OBJECTIVE = 0.999
 FEWEST_FAILURES = 10
 """In the long window: below, a share says nothing."""
 BY = "namespace, direction, model"
-NAMED = 'model!="_none"'
 WINDOWS = {"5m": 300, "30m": 1_800, "1h": 3_600, "6h": 21_600, "3d": 259_200}
 
 PAGE, TICKET = "page", "ticket"
