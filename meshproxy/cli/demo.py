@@ -267,6 +267,8 @@ curl -d '{{"instances": [1, 2, 5]}}' http://{managed.application.outbound}/v1/mo
 {meshproxy} proxy-status --control {managed.web}
 {meshproxy} check --control {managed.web}
 
+{meshproxy} top --admin {mesh.sidecar.admin}
+{meshproxy} tap --admin {mesh.application.admin}
 curl http://{mesh.application.admin}/metrics
 curl http://{mesh.sidecar.admin}/metrics
 tail -f {mesh.access_log}
