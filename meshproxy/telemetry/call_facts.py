@@ -43,16 +43,19 @@ def model(exchange: Exchange) -> str:
 
 
 def version(exchange: Exchange) -> str:
-    """The version or label that was asked of the model server; `latest` if none, `_other` if there are several."""
+    """The version or label that was asked of the model server, or else that which its answer names; `latest` if neither
+    is known, `_other` if there are several models."""
     models = models_of(exchange)
     if not models:
         return NONE
-    return version_of(models[0])[:CHARACTERS] if len(models) == 1 else OTHER
+    return (
+        (named_version(models[0]) or exchange.effective_version or LATEST)[:CHARACTERS] if len(models) == 1 else OTHER
+    )
 
 
-def version_of(reference: ModelRef) -> str:
+def named_version(reference: ModelRef) -> str | None:
     """The version or label that it names."""
-    return reference.version or reference.label or LATEST
+    return reference.version or reference.label
 
 
 def verb(exchange: Exchange) -> str:

@@ -17,6 +17,7 @@ from meshproxy.config.values import read_duration, shown
 from meshproxy.inference.call import Verb
 from meshproxy.refusal import GrpcStatus
 from meshproxy.telemetry import call_facts
+from meshproxy.telemetry.model_labels import LATEST
 from meshproxy.telemetry.sampling import has_failed
 
 if TYPE_CHECKING:
@@ -150,8 +151,15 @@ def _models(values: list[str]) -> Predicate:
 
 
 def _versions(values: list[str]) -> Predicate:
+    """By versions and labels that are named, and by the version that answered where none is."""
     matches = _one_of(values)
-    return lambda exchange: _any_model(exchange, lambda model: matches(call_facts.version_of(model)))
+
+    def has_version(exchange: Exchange) -> bool:
+        if exchange.effective_version and matches(exchange.effective_version):
+            return True
+        return _any_model(exchange, lambda model: matches(call_facts.named_version(model) or LATEST))
+
+    return has_version
 
 
 def _callers(values: list[str]) -> Predicate:

@@ -55,6 +55,11 @@ def test_what_was_forwarded_counts(make_exchange: MakeExchange) -> None:
     assert (call_facts.model(exchange), call_facts.version(exchange)) == ("half_plus_two", "latest")
 
 
+def test_the_version_that_answered(make_exchange: MakeExchange) -> None:
+    assert call_facts.version(make_exchange(effective_version="7")) == "7"
+    assert call_facts.version(make_exchange(effective_version="7", label="stable")) == "stable"
+
+
 def test_several_models_are_one_word(make_exchange: MakeExchange) -> None:
     models = tuple(ModelRef(f"m{number}") for number in range(6))
     exchange = make_exchange(call=Call(Verb.MULTI_INFERENCE, models))

@@ -128,6 +128,13 @@ def test_the_model_as_asked_and_as_forwarded(make_exchange: MakeExchange) -> Non
     assert not takes(exchange, ("version", "latest"))
 
 
+def test_the_version_that_answered(make_exchange: MakeExchange) -> None:
+    exchange = make_exchange(effective_version="7")
+    assert takes(exchange, ("version", "7"))
+    assert takes(exchange, ("version", "latest"))  # so it was asked for
+    assert not takes(exchange, ("version", "8"))
+
+
 def test_names_are_cut_before_they_are_compared(make_exchange: MakeExchange) -> None:
     """So that a call with a name of 64 KiB costs no more than others."""
     exchange = make_exchange(model="m" * MOST_CHARACTERS + "x" * 65_536)
