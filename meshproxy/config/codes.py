@@ -123,6 +123,10 @@ class Code(StrEnum):
         "MP0606", Severity.WARNING,
         "A model that inbound routes or health checks name, and no role that is allowed covers: nobody may call it.",
     )  # fmt: skip
+    SERVER_METRICS = (
+        "MP0607", Severity.WARNING,
+        "`telemetry.modelServer`, and a page that cannot be read or relayed: several workers, no `rest`, no permit.",
+    )  # fmt: skip
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

@@ -21,6 +21,7 @@ from meshproxy.config.parse import PROBLEMS, Parsed, parse
 from meshproxy.config.policy_warnings import warn_of_policy
 from meshproxy.config.problems import Problem
 from meshproxy.config.schema import KINDS
+from meshproxy.config.telemetry_warnings import warn_of_telemetry
 from meshproxy.config.traffic_warnings import warn_of_traffic
 from meshproxy.config.warnings import warn
 
@@ -92,6 +93,7 @@ def _suspicions(parsed: Parsed, where: str, *, is_partial: bool) -> Iterator[Pro
     yield from warn(placed)
     yield from warn_of_policy(placed, is_partial=is_partial)
     yield from warn_of_traffic(placed)
+    yield from warn_of_telemetry(placed, is_partial=is_partial)
     yield from warn_of_files(placed)
     yield from _others(parsed.others)
     if is_partial:
