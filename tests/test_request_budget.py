@@ -139,6 +139,7 @@ class Bench:
             reaper=self.shared.reaper,
             snapshot=snapshot,
             observer=observer,
+            repeat=observer.repeat,
             tracer=Tracer(),
             refresh_keys=lambda issuer, then: None,
             on_limit=lambda name: None,

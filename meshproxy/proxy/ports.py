@@ -83,6 +83,9 @@ class Tracer(Protocol):
         """The context, and the `traceparent` to forward; None if `parent` is invalid. `parent` and `states`: the values
         of `traceparent` and `tracestate`."""
 
+    def go_on(self, parent: bytes, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
+        """The same, of a valid one."""
+
 
 class RefreshKeys(Protocol):
     """Fetches an issuer's keys."""

@@ -184,6 +184,7 @@ class Sidecar:
                 refresh_keys=self.tokens.refresh,
                 on_limit=partial(self.limit, direction),
                 traffic=traffic,
+                repeat=observer.repeat,
             )
 
         for shared in downstream.values():

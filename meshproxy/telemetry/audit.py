@@ -6,6 +6,8 @@ when, from where, the outcome, the rule and the reason; a gap in the sequence nu
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from meshproxy.inference.call import ModelRef
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.telemetry.access_log import format_caller
@@ -13,6 +15,9 @@ from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import NULL, UtcClock, quote
 from meshproxy.telemetry.metrics import Counter
 from meshproxy.telemetry.request_metrics import ACCESS_REASONS, read_audits
+
+if TYPE_CHECKING:
+    from meshproxy.telemetry.observer import Sink
 
 MAX_CONDITION = 1_024
 """Characters of one condition."""
@@ -45,6 +50,10 @@ class AuditLog:
         elif read_audits(exchange):
             self._audited.value += 1
             self._write(exchange, "audited")
+
+    def repeat(self, exchange: Exchange) -> Sink | None:
+        """A sink for exchanges that repeat this one (`Observer.repeat`)."""
+        return None if exchange.refusal is None and not exchange.permit_audits else self
 
     def _write(self, exchange: Exchange, kind: str) -> None:
         self._sequence += 1

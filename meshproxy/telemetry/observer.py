@@ -43,6 +43,29 @@ class Observer:
             except Exception as error:
                 self._report(sink, error)
 
+    def repeat(self, exchange: Exchange) -> Sink:
+        """An observer of exchanges that repeat this one: in nothing do they differ but in times, sizes, ids and trace.
+        Sinks that have a method `repeat` prepare what stays the same; it returns None if there is nothing to do."""
+        sinks = self._sinks
+        prepared = []
+        for sink in sinks:
+            prepare = getattr(getattr(sink, "__self__", sink), "repeat", None)
+            made: Sink | None = sink if prepare is None else prepare(exchange)
+            if made is not None:
+                prepared.append((made, sink))
+
+        def observe(exchange: Exchange) -> None:
+            if self._sinks is not sinks:
+                self(exchange)
+                return
+            for made, sink in prepared:
+                try:
+                    made(exchange)
+                except Exception as error:
+                    self._report(sink, error)
+
+        return observe
+
     def add(self, sink: Sink) -> None:
         """Another consumer, from the next exchange on."""
         self._sinks = (*self._sinks, sink)

@@ -123,24 +123,13 @@ class RequestMetrics:
         else:
             key = ()
             series = None
-        requests, time, duration, overhead, request_size, response_size = series or self._find_series(exchange, key)
+        series = series or self._find_series(exchange, key)
 
-        requests.value += 1
-        time.value += exchange.finished - exchange.started
         refusal = exchange.refusal
         if exchange.first_byte and refusal is None and not exchange.is_refused_remotely:
-            seconds = exchange.finished - exchange.started
-            duration.observe(seconds)
-            trace = exchange.trace
-            if trace is not None and trace.is_exported:
-                duration.exemplify(Exemplar(seconds, self._now(), trace.trace_id, trace.span_id))
-            received = exchange.bytes_received
-            request_size.observe(received)
-            sent = exchange.bytes_sent
-            response_size.observe(sent)
-            if received <= SMALL and sent <= SMALL:
-                overhead.observe(exchange.decided - exchange.started + exchange.finished - exchange.first_byte)
-
+            self._count_answer(series, exchange)
+        series[0].value += 1
+        series[1].value += exchange.finished - exchange.started
         if refusal is not None:
             self._count_refusal(exchange, refusal)
         elif exchange.rule:
@@ -148,6 +137,39 @@ class RequestMetrics:
         if refusal is not None or exchange.permit_audits:
             for rule in read_audits(exchange):
                 self.decisions.labels(connection.direction, "audit", rule, "").value += 1
+
+    def repeat(self, exchange: Exchange) -> Callable[[Exchange], None]:
+        """A sink for exchanges that repeat this one (`Observer.repeat`), which the model server answered: the series
+        are looked up once."""
+        series = self._find_series(exchange, ())
+        if OTHER in series[0].labels or exchange.permit_audits:
+            return self.observe  # what they stand for may change
+        requests, time = series[0], series[1]
+        allowed = self._allowed[exchange.connection.direction, exchange.rule] if exchange.rule else None
+
+        def observe(exchange: Exchange) -> None:
+            self._count_answer(series, exchange)
+            requests.value += 1
+            time.value += exchange.finished - exchange.started
+            if allowed is not None:
+                allowed.value += 1
+
+        return observe
+
+    def _count_answer(self, series: _ExchangeSeries, exchange: Exchange) -> None:
+        """An answer of the model server."""
+        _, _, duration, overhead, request_size, response_size = series
+        seconds = exchange.finished - exchange.started
+        duration.observe(seconds)
+        trace = exchange.trace
+        if trace is not None and trace.is_exported:
+            duration.exemplify(Exemplar(seconds, self._now(), trace.trace_id, trace.span_id))
+        received = exchange.bytes_received
+        request_size.observe(received)
+        sent = exchange.bytes_sent
+        response_size.observe(sent)
+        if received <= SMALL and sent <= SMALL:
+            overhead.observe(exchange.decided - exchange.started + exchange.finished - exchange.first_byte)
 
     def count_in_flight(self, exchanges: Iterable[Exchange]) -> PausingRows:
         """The rows of `meshproxy_requests_in_flight` for these exchanges."""

@@ -88,8 +88,10 @@ class Tracer:
             The context, and the value of the `traceparent` to forward: it names our span. None if `parent` is invalid:
             there is no trace, and neither field may be forwarded.
         """
-        if not _is_valid(parent):
-            return None
+        return self.go_on(parent, states) if _is_valid(parent) else None
+
+    def go_on(self, parent: bytes, states: Sequence[bytes] = ()) -> tuple[TraceContext, bytes]:
+        """As `carry`, for a `parent` that is known to be valid."""
         span_id = self.span_id()
         trace_id = parent[3:35]
         sampled = parent[54] in b"13579bdf"

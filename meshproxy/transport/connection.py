@@ -343,8 +343,9 @@ class Connection(Reading):
     def write(self, data: bytes) -> None:
         """Queue `data` to be written at the end of the batch."""
         self._gathered.append(data)
-        if not self.is_dirty:
-            self.touch()
+        if not self.is_dirty:  # `touch`, without its call
+            self.is_dirty = True
+            self.shared.outbox.add(self)
 
     @property
     def queued(self) -> int:

@@ -314,7 +314,11 @@ class H1Pool(Pool[H1Client]):
 
     def take_idle(self) -> H1Client | None:
         """An idle connection, if there is one and nobody waits."""
-        return None if self._waiting else self._take()
+        idle = self._idle
+        if not idle or self._waiting:
+            return None
+        connection = idle.pop()
+        return self._take() if connection.is_closing else connection
 
     def _wanted(self) -> int:
         return len(self._waiting)

@@ -523,12 +523,13 @@ class FakeCluster:
 class FakePolicy:
     """Permits every model whose name begins with `open` (`ports.Decides`)."""
 
-    FOR_TESTS: ClassVar = frozenset({"asked", "conditions", "permits", "told"})
+    FOR_TESTS: ClassVar = frozenset({"asked", "audits", "conditions", "permits", "told"})
 
     def __init__(self) -> None:
         self.asked: list[tuple[Caller, Call]] = []
         self.told: list[tuple[str, Headers | None]] = []
         self.headers: frozenset[bytes] = frozenset()
+        self.audits: tuple[str, ...] = ("watched",)
         self.conditions: tuple[str, ...] = ()
         self.permits: Callable[[Call], bool] = lambda call: all(model.name.startswith("open") for model in call.models)
 
@@ -536,7 +537,7 @@ class FakePolicy:
         self.asked.append((caller, call))
         self.told.append((remote, headers))
         if self.permits(call):
-            return Permit("binding", ("watched",), self.conditions)
+            return Permit("binding", self.audits, self.conditions)
         raise Refusal(Reason.PERMISSION_DENIED, "not permitted", rule="default-deny")
 
 
@@ -575,6 +576,9 @@ class FakeTracer:
     def carry(self, parent: bytes, states: Sequence[bytes]) -> tuple[TraceContext, bytes] | None:
         if parent == b"invalid":
             return None
+        return self.go_on(parent, states)
+
+    def go_on(self, parent: bytes, states: Sequence[bytes]) -> tuple[TraceContext, bytes]:
         return TraceContext(b"t" * 32, b"p" * 16, b"s" * 16, False, b",".join(states)), b"ours"
 
 

@@ -144,3 +144,10 @@ def test_the_version_that_a_route_chose_is_told_beside_the_one_that_was_asked(
     (record,) = trail.read()
     assert record["models"] == [{"name": "a", "version": None, "label": None, "signature": None}]
     assert record["forwarded_as"] == {"name": "a", "version": "4", "label": None, "signature": None}
+
+
+def test_of_what_repeats_only_what_an_auditing_binding_matched_is_looked_at(
+    trail: Trail, make_exchange: MakeExchange
+) -> None:
+    assert trail.log.repeat(make_exchange()) is None
+    assert trail.log.repeat(make_exchange(permit_audits=("watched",))) is trail.log

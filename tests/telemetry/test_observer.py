@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.telemetry.observer import Observer
+from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 if TYPE_CHECKING:
@@ -97,3 +97,55 @@ def test_a_sink_for_a_while(make_exchange: MakeExchange) -> None:
     observer(third)
     assert seen == [second]
     assert others == [first, second, third]
+
+
+class Counting:
+    """A sink that prepares for what repeats."""
+
+    def __init__(self, *, is_idle: bool = False) -> None:
+        self.is_idle = is_idle
+        self.calls: list[str] = []
+
+    def __call__(self, exchange: Exchange) -> None:
+        self.calls.append("ordinary")
+
+    def repeat(self, exchange: Exchange) -> Sink | None:
+        self.calls.append("prepared")
+        return None if self.is_idle else lambda repeated: self.calls.append("repeated")
+
+
+def test_sinks_prepare_for_exchanges_that_repeat_one(make_exchange: MakeExchange) -> None:
+    prepares, idle, seen = Counting(), Counting(is_idle=True), list[Exchange]()
+    observer = Observer(SidecarMetrics().telemetry_failures, [prepares, idle, seen.append])
+    exchange = make_exchange()
+    repeated = observer.repeat(exchange)
+    repeated(exchange)
+    assert (prepares.calls, idle.calls, seen) == (["prepared", "repeated"], ["prepared"], [exchange])
+
+
+def test_once_other_sinks_look_nothing_is_prepared_any_more(make_exchange: MakeExchange) -> None:
+    prepares, late = Counting(), list[Exchange]()
+    observer = Observer(SidecarMetrics().telemetry_failures, [prepares])
+    exchange = make_exchange()
+    repeated = observer.repeat(exchange)
+    observer.add(late.append)
+    repeated(exchange)
+    assert (prepares.calls, late) == (["prepared", "ordinary"], [exchange])
+
+
+def test_a_prepared_sink_that_fails_is_counted_under_its_own_name(
+    make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(exchange: Exchange) -> None:
+        raise RuntimeError("sensor")
+
+    class Failing(Counting):
+        def repeat(self, exchange: Exchange) -> Sink:
+            return fail
+
+    metrics, seen = SidecarMetrics(), list[Exchange]()
+    observer = Observer(metrics.telemetry_failures, [Failing(), seen.append])
+    exchange = make_exchange()
+    observer.repeat(exchange)(exchange)
+    assert seen == [exchange]
+    assert [series.labels for series in metrics.telemetry_failures.series.values() if series.value] == [("Failing",)]

@@ -280,3 +280,26 @@ def test_many_models_stay_below_the_bound(make_exchange: MakeExchange) -> None:
     assert metrics.total.registry.lines <= 1_000
     assert sum(series.value for series in metrics.total.series.values()) == 500
     assert metrics.total.registry.capped > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"rule": ""},
+        {"permit_audits": ("watched",)},
+        {"forwarded": Call(Verb.PREDICT, (ModelRef("never-heard-of"),))},
+        {"forwarded": Call(Verb.STATUS)},
+    ],
+)
+def test_what_repeats_is_counted_as_if_it_did_not(make_exchange: MakeExchange, fields: dict[str, object]) -> None:
+    repeating, ordinary = RequestMetrics(Registry(), ModelLabels()), RequestMetrics(Registry(), ModelLabels())
+    for metrics in (repeating, ordinary):
+        metrics.mention(["half_plus_two"])
+        metrics.observe(make_exchange(**fields))
+    repeat = repeating.repeat(make_exchange(**fields))
+    for size in (10, 100, 70_000):
+        exchange = make_exchange(**fields, bytes_received=size, bytes_sent=2 * size, finished=100.5 + size)
+        repeat(exchange)
+        ordinary.observe(exchange)
+    assert b"".join(render(repeating.total.registry)) == b"".join(render(ordinary.total.registry))

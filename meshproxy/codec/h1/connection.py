@@ -103,7 +103,14 @@ class H1Connection:
     @property
     def is_fresh(self) -> bool:
         """As server: nothing has been received since the last exchange, and another one may begin."""
-        return self.is_idle and not self.must_close and not self._has_skipped_blank
+        return (
+            self._theirs is HEAD
+            and self._ours is IDLE
+            and not self._partial
+            and not self.held
+            and not self.must_close
+            and not self._has_skipped_blank
+        )
 
     @property
     def is_over(self) -> bool:

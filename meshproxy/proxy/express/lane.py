@@ -56,7 +56,7 @@ class _Candidate(NamedTuple):
 class Lane:
     """The lane of one connection (`h1.Lane`)."""
 
-    __slots__ = ("_candidate", "_followed", "_plans", "_resume", "_seen", "_unused", "_wasted", "context")
+    __slots__ = ("_candidate", "_followed", "_plans", "_resume", "_seen", "_unused", "context", "wasted")
 
     def __init__(self, context: ProxyContext, resume: Callable[[Ride], Request]) -> None:
         """
@@ -73,7 +73,7 @@ class Lane:
         self._candidate: _Candidate | None = None
         self._unused = 0
         """Requests in a row that were not carried, and why was not a matter of the moment."""
-        self._wasted = 0
+        self.wasted = 0
         """Rides in a row that unfolded because of an answer of an unknown shape."""
 
     # Requests (h1.Lane)
@@ -146,73 +146,57 @@ class Lane:
         if upstream is None:
             return self._missed(Outcome.BUSY)
 
-        # Whose trace?
-        tracer, traced = plan.tracer, None
-        if plan.trace != ABSENT:
-            traced = tracer.carry(values[plan.trace], plan.fields.trace_states)
-        elif plan.is_traced:
-            traced = tracer.begin(())
-        if (traced is not None) is not plan.is_traced:
-            pool.released(upstream)
-            return self._missed(Outcome.UNKNOWN)
+        try:
+            head = _read_head(plan, values, size)
+            now = context.now()
+            due = started + seconds if seconds != NO_LIMIT else 0.0
+            ride = Ride(self, plan, downstream, upstream, endpoint, pool, head, data, started, now, due)
+            self._send(ride, values, data[end:])
+        except Exception:
+            downstream.ride = upstream.ride = None
+            upstream.abort()  # nobody knows what it was sent
+            raise
+        self._unused = 0
+        return True
 
-        # From here on it is carried.
-        headers = plan.headers
-        if plan.id_field != ABSENT:
-            at = plan.id_field
-            headers = (*headers[:at], (REQUEST_ID, values[plan.request_id]), *headers[at + 1 :])
-        if said:
-            at = plan.timeout_field
-            headers = (*headers[:at], (TIMEOUT, said), *headers[at + 1 :])
-        head = RequestHead(
-            0,
-            plan.method,
-            plan.authority,
-            plan.target,
-            headers,
-            not size,
-            size if length else plan.declared,
-            False,
-            values[plan.trace] if plan.trace != ABSENT else None,
-        )
-        now = context.now()
-        due = started + seconds if seconds != NO_LIMIT else 0.0
-        ride = Ride(self, plan, downstream, upstream, endpoint, pool, head, data, started, now, due)
-        ride.bytes_received = size
-        if size:
-            ride.received = now
+    def _send(self, ride: Ride, values: list[bytes], body: bytes) -> None:
+        """What the stations would do from here on: trace, retries, and the bytes to the model server."""
+        context, plan, size, now = self.context, ride.plan, len(body), ride.connected
         parent = b""
-        if traced is not None:
+        if plan.is_traced:
+            tracer, trace = plan.tracer, ride.head.trace
+            traced = tracer.begin(()) if trace is None else tracer.go_on(trace, plan.fields.trace_states)
             ride.trace, parent = traced
             ride.trace_parent = parent
             if ride.trace.record is not None:
                 ride.span_id, parent = tracer.attempt(ride.trace)
-        if size <= plan.most_replayed and context.replay_bytes + size <= snapshot.limits.replay_buffer_total:
-            ride.replayed = size
-            context.replay_bytes += size
         plan.matched.budget.deposit(now)
-        context.live.add(ride)
-        downstream.ride = upstream.ride = ride
-        downstream.deadline = upstream.deadline = 0.0
         to_id, to_left, to_length, to_trace, behind = plan.pieces
-        upstream.write(
+        ride.upstream_connection.write(
             b"".join(
                 (
                     to_id,
                     values[plan.request_id],
                     to_left,
-                    format_rest(due - now) if due else b"",
+                    format_rest(ride.due - now) if ride.due else b"",
                     to_length,
-                    length,
+                    values[plan.length],
                     to_trace,
                     parent,
                     behind,
-                    data[end:],
+                    body,
                 )
             )
         )
-        self._unused = 0
-        return True
+        ride.bytes_received = size
+        if size:
+            ride.received = now
+        if size <= plan.most_replayed and context.replay_bytes + size <= plan.snapshot.limits.replay_buffer_total:
+            ride.replayed = size
+            context.replay_bytes += size
+        ride.downstream.ride = ride.upstream_connection.ride = ride
+        ride.downstream.deadline = ride.upstream_connection.deadline = 0.0
+        context.live.add(ride)
 
     def _missed(self, why: Outcome) -> bool:
         """For the time being the ordinary way is the only one."""
@@ -227,10 +211,6 @@ class Lane:
         return self._missed(why)
 
     # What happens to a ride (ride.RideOwner)
-
-    def completed(self) -> None:
-        """An answer was carried, too."""
-        self._wasted = 0
 
     def unfold(self, ride: Ride, why: Outcome, answer: bytes = b"") -> LiveExchange:
         """Make an ordinary request of it, which goes on with what happened. Returns it.
@@ -281,11 +261,25 @@ class Lane:
                     self._plans.clear()
                 self._plans[shape_of(split_request(head))] = made
             return
-        answer = plan_answer(request, head, limits, context.headers.clean, context.observer)
+        answer = plan_answer(request, head, limits, context.headers.clean, context.repeat)
         if answer is not None:
             if len(plan.answers) >= MOST_ANSWERS:
                 plan.answers.clear()
             plan.answers[shape_of(split_answer(head))] = answer
-        self._wasted += 1
-        if self._wasted >= WASTED:
+        self.wasted += 1
+        if self.wasted >= WASTED:
             downstream.lane = None
+
+
+def _read_head(plan: Plan, values: list[bytes], size: int) -> RequestHead:
+    """What the codec would read of a head with these values of its slots."""
+    headers = plan.headers
+    if plan.id_field != ABSENT:
+        at = plan.id_field
+        headers = (*headers[:at], (REQUEST_ID, values[plan.request_id]), *headers[at + 1 :])
+    if plan.timeout_field != ABSENT:
+        at = plan.timeout_field
+        headers = (*headers[:at], (TIMEOUT, values[plan.timeout]), *headers[at + 1 :])
+    length = size if plan.length != ABSENT else plan.declared
+    trace = values[plan.trace] if plan.trace != ABSENT else None
+    return RequestHead(0, plan.method, plan.authority, plan.target, headers, not size, length, False, trace)

@@ -194,6 +194,7 @@ def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) 
     if (
         not (operation.call is not None and operation.call is request.asked is request.forwarded)
         or operation.is_health
+        or operation.read_version is not None
         or not route.is_plain
         or route.fallback is not None
         or route.try_timeout is not None
@@ -254,7 +255,7 @@ def plan_answer(
     head: bytes,
     limits: Limits,
     clean: Callable[[Headers], Headers],
-    observe: Callable[[Exchange], None],
+    repeat: Callable[[Exchange], Callable[[Exchange], None]],
 ) -> AnswerPlan | None:
     """The plan for answers with the shape of `head`; None: there is none.
 
@@ -262,7 +263,7 @@ def plan_answer(
         request: whose answer it was. It went well.
         limits: those of the connection to the model server.
         clean: what of an answer's fields goes to clients.
-        observe: takes records that are like that of `request` but for times, sizes, trace and slots.
+        repeat: makes what takes the records of exchanges that repeat `request` (`ProxyContext.repeat`).
     """
     parts = split_answer(head)
     slots = slots_of(parts)
@@ -291,7 +292,7 @@ def plan_answer(
     if DATE in slots:
         headers = tuple([(name, _ID if name == DATE else value) for name, value in headers])
     written = write_response_head(200, headers, _CONTENT_LENGTH)
-    return AnswerPlan(200, slots[LENGTH], slots.get(DATE, ABSENT), _cut(written, (_ID, _SIZE)), observe)
+    return AnswerPlan(200, slots[LENGTH], slots.get(DATE, ABSENT), _cut(written, (_ID, _SIZE)), repeat(request))
 
 
 def _cut(written: bytes, marks: tuple[bytes, ...]) -> Pieces:

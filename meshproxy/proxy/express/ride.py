@@ -27,9 +27,8 @@ class RideOwner(Protocol):
     """The lane that a ride is on (`lane.Lane`)."""
 
     context: ProxyContext
-
-    def completed(self) -> None:
-        """A ride has ended, with its answer carried."""
+    wasted: int
+    """Rides in a row whose answers have unfolded them."""
 
     def unfold(self, ride: Ride, why: Outcome, answer: bytes = b"") -> LiveExchange:
         """Make an ordinary request of it, and return that. `answer`: the head of one that no plan knows."""
@@ -149,7 +148,7 @@ class Ride(LiveExchange):
             self.head.stream = downstream.ride_over(
                 b"".join((before, values[answer.date], between, values[answer.length], behind, data[end:])), first_byte
             )
-            lane.completed()
+            lane.wasted = 0
             context.live.discard(self)
             context.replay_bytes -= self.replayed
             context.served += 1

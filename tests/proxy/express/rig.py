@@ -142,7 +142,7 @@ class Spans(Tracer):
 class Rig:
     """One sidecar."""
 
-    def __init__(self, *, is_express: bool = True, records: bool = False, **route: Any) -> None:
+    def __init__(self, *, is_express: bool = True, records: bool = False, audits: bool = False, **route: Any) -> None:
         self.loop = Loop()
         self.is_express = is_express
         loop = cast("asyncio.AbstractEventLoop", self.loop)
@@ -176,6 +176,7 @@ class Rig:
         (self.endpoint,) = self.cluster.endpoints.values()
         self.verifier = Verifier()
         self.policy = FakePolicy()
+        self.policy.audits = ("watched",) if audits else ()
         self.traffic = FakeTraffic()
         self.spans = Spans(Sampler(1.0) if records else None)
         self.route = {"timeout": 60.0, "retry": INBOUND_RETRIES, **route}
@@ -190,6 +191,7 @@ class Rig:
             refresh_keys=lambda issuer, then: None,
             on_limit=lambda name: None,
             traffic=self.traffic,
+            repeat=self.observer.repeat,
             draw=lambda: 0.5,
         )
         self.wire = Wire()

@@ -126,9 +126,11 @@ WARM = [step for number in range(5) for step in exchange(number)]
 ASK = exchange(9)[0]
 
 
-def test_what_goes_well_rides() -> None:
-    lane = play(WARM + [step for number in range(10, 15) for step in exchange(number)])
+@pytest.mark.parametrize("audits", [False, True])
+def test_what_goes_well_rides(audits: bool) -> None:
+    lane = play(WARM + [step for number in range(10, 15) for step in exchange(number)], audits=audits)
     assert lane.count(Outcome.CARRIED) == 5
+    assert len(lane.audit.lines) == (10 if audits else 0)
 
 
 @pytest.mark.parametrize("records", [False, True])
@@ -315,6 +317,76 @@ def test_no_plan_is_made_where_a_slot_decides(field: bytes) -> None:
     assert rig.outcomes == {Outcome.UNKNOWN: 7}
 
 
+# What is hostile, once there is a plan
+
+LIKE: bytes = ASK[1][0]
+HIDDEN = b"POST /v1/models/open:predict HTTP/1.1\r\nHost: models\r\nContent-Length: 2\r\n\r\n{}"
+FRAGMENTS = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\n\r\n",
+    b"\0",
+    b" ",
+    b"\t",
+    b"0",
+    b"1",
+    b"9",
+    b"-",
+    b":",
+    b"Content-Length: 1\r\n",
+    b"content-length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"connection: close\r\n",
+    b"connection: x-request-id\r\n",
+    b"x-request-id: twice\r\n",
+    b"traceparent: rubbish\r\n",
+    b"authorization: Bearer bad\r\n",
+    b"x-meshproxy-caller: admin\r\n",
+    b"Host: elsewhere\r\n",
+    HIDDEN,
+]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LIKE + HIDDEN,
+        LIKE[:-1] + HIDDEN,
+        LIKE.replace(b"Content-Length: ", b"Content-Length: 0"),
+        LIKE.replace(b"Content-Length: ", b"Content-Length: +"),
+        LIKE.replace(b"Content-Length: ", b"Content-Length:"),
+        LIKE.replace(b"\r\nContent-Length", b"\nContent-Length"),
+        LIKE.replace(b"\r\nauthorization", b"\r\n authorization"),
+        LIKE.replace(b"id-9", b"id\x009"),
+        LIKE.replace(b"id-9", b"id-9\r\nTransfer-Encoding: chunked"),
+        LIKE.replace(b"open", b"closed"),
+        LIKE.replace(b"good", b"bad"),
+        request(b"a: b\r\nContent-Length: 1\r\n\r\n" + HIDDEN, request_id=b"id-9", trace=TRACE % (10, 1)),
+    ],
+)
+def test_what_only_looks_alike_is_read_as_ever(data: bytes) -> None:
+    play([*WARM, ("ask", (data,)), ("answer", (answer(),)), ("answer", (answer(),)), *exchange(10)])
+
+
+pieces = st.one_of(st.just(()), st.tuples(st.integers(1, 200)))
+changes = st.tuples(st.integers(0, len(LIKE)), st.integers(0, 20), st.sampled_from(FRAGMENTS))
+
+
+def changed(parts: list[tuple[int, int, bytes]]) -> bytes:
+    """A request that has a plan, with some of its bytes replaced."""
+    data = LIKE
+    for at, length, fragment in parts:
+        data = data[:at] + fragment + data[at + length :]
+    return data
+
+
+@settings(max_examples=EXAMPLES // 4, suppress_health_check=[HealthCheck.too_slow])
+@given(st.builds(changed, st.lists(changes, min_size=1, max_size=3)), pieces)
+def test_random_changes_of_a_request_that_has_a_plan(data: bytes, places: tuple[int, ...]) -> None:
+    play([*WARM, ("ask", cut(data, *places)), ("answer", (answer(),)), ("answer", (answer(),))])
+
+
 # Random scripts
 
 requests = st.builds(
@@ -332,7 +404,6 @@ answers = st.builds(
     status=st.sampled_from([b"200 OK", b"200 OK", b"200 OK", b"503 Busy", b"404 Not Found"]),
     more=st.sampled_from([b"", b"", DATE % 1, DATE % 2, b"connection: close\r\n"]),
 )
-pieces = st.one_of(st.just(()), st.tuples(st.integers(1, 200)))
 
 
 def in_pieces(data: st.SearchStrategy[bytes]) -> st.SearchStrategy[tuple[bytes, ...]]:
@@ -371,6 +442,7 @@ steps = st.one_of(
 
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.lists(steps, min_size=1, max_size=8), st.booleans(), st.booleans())
-def test_random_scripts(script: list[list[Step]], records: bool, is_warm: bool) -> None:
-    play([*(WARM if is_warm else ()), *(step for several in script for step in several)], records=records)
+@given(st.lists(steps, min_size=1, max_size=8), st.booleans(), st.booleans(), st.booleans())
+def test_random_scripts(script: list[list[Step]], records: bool, audits: bool, is_warm: bool) -> None:
+    whole = [*(WARM if is_warm else ()), *(step for several in script for step in several)]
+    play(whole, records=records, audits=audits)

@@ -130,3 +130,21 @@ def test_nothing_of_a_finished_exchange_is_kept_once_a_plan_was_made() -> None:
         assert sum(type(each) is H1Server for each in gc.get_objects()) == before
     finally:
         gc.enable()
+
+
+def test_a_defect_in_sending_costs_the_connection_to_the_server(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig()
+    warm(rig)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("meshproxy.proxy.express.lane.format_rest", fail)
+    rig.ask(request(b"x", request_id=b"a"))
+    rig.answer(answer())
+    assert "internal error in the express lane" in caplog.text
+    assert sorted(wire.state for wire in rig.wires) == ["aborted", "open"]
+    assert rig.wire.written.count(b"200 OK") == 6
+    assert (len(rig.pipeline.live), rig.pipeline.replay_bytes) == (0, 0)

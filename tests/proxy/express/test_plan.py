@@ -44,7 +44,7 @@ def test_a_plan_holds_what_was_written_cut_at_its_slots() -> None:
 
 def test_a_plan_for_answers_holds_what_the_client_was_sent_cut_at_its_slots() -> None:
     rig, done = finished()
-    plan = plan_answer(done, ANSWER_HEAD, Limits(), rig.pipeline.headers.clean, rig.observer)
+    plan = plan_answer(done, ANSWER_HEAD, Limits(), rig.pipeline.headers.clean, rig.pipeline.repeat)
     assert plan is not None
     before, between, behind = plan.pieces
     assert before + b"Mon, 30 Nov 2026 03:47:42 GMT" + between + b"1" + behind + b"y" == rig.wire.written
@@ -99,5 +99,5 @@ def test_a_body_limit_counts() -> None:
 )
 def test_other_answers_have_no_plan(head: bytes) -> None:
     rig, done = finished()
-    assert plan_answer(done, head, Limits(), rig.pipeline.headers.clean, rig.observer) is None
-    assert plan_answer(done, ANSWER_HEAD, Limits(body_bytes=5), rig.pipeline.headers.clean, rig.observer) is None
+    assert plan_answer(done, head, Limits(), rig.pipeline.headers.clean, rig.pipeline.repeat) is None
+    assert plan_answer(done, ANSWER_HEAD, Limits(body_bytes=5), rig.pipeline.headers.clean, rig.pipeline.repeat) is None
