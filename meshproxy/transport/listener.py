@@ -55,6 +55,8 @@ make a handshake for each request where no other endpoint is known to it."""
 PATIENCE_WHILE_DRAINING = 2.0
 """Seconds for which a GOAWAY waits until no stream of the connection is open (`h2_server.H2Server`)."""
 CLOSE_SECONDS = 1.0
+CLOSE_WAIT = 8
+"""The other side has sent its FIN: a state of the kernel (`include/net/tcp_states.h`), the first byte of TCP_INFO."""
 
 
 class Security(Enum):
@@ -361,6 +363,10 @@ class Listener:
                         self.failed("failed", HandshakeFailure.NOT_TLS, remote, "")
                         return
                     context = None
+                elif _has_left(client):
+                    client.close()
+                    self.failed("failed", HandshakeFailure.CLOSED, remote, "before it was its turn")
+                    return
             original = (original_destination(client) or "") if self.reads_original_destination else ""
             await self._loop.connect_accepted_socket(
                 lambda: ProtocolDetector(self, remote, original),
@@ -532,6 +538,15 @@ class ProtocolDetector(Reading):
         listener.arrived(connection)
         if received:
             connection.data_received(received)
+
+
+def _has_left(client: socket.socket) -> bool:
+    """Whether the other side has closed the connection, with or without reading what it gets.
+
+    Who has waited for too long in the kernel's backlog leaves a ClientHello behind. To answer it would be most of the
+    work of a handshake, and of 10,000 clients that come together the later ones would wait for longer still.
+    """
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSE_WAIT
 
 
 def _set(ready: asyncio.Future[None]) -> None:

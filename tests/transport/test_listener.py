@@ -650,6 +650,23 @@ class TestHowMany:
             assert port.counted.limits == []
             await leave(writer)
 
+    async def test_who_has_left_while_it_waited_gets_no_handshake(self) -> None:
+        """Its ClientHello is there, and nobody behind it."""
+        async with listening(Security.TLS) as port:
+            assert port.listener.context is not None
+            began: list[object] = []
+            port.listener.context.sni_callback = lambda *which: began.append(which)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            with pytest.raises(ssl.SSLWantReadError):
+                tls_client("h2").wrap_bio(incoming, outgoing).do_handshake()
+            with socket.create_connection(("127.0.0.1", port.number)) as client:
+                client.sendall(outgoing.read())
+            reader, writer = await port.connect(tls_client("http/1.1"))  # which came later
+            assert await ask(reader, writer)
+            assert sorted(port.counted.handshakes) == ["failed closed", "ok"]
+            assert len(began) == 1
+            await leave(writer)
+
     async def test_beyond_the_limit_they_wait(self) -> None:
         async with listening(max_connections=2) as port:
             first = await port.connect()
