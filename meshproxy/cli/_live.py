@@ -228,6 +228,11 @@ class Lines:
             thread.join(1.0)
 
 
+def ended(where: str) -> Ended:
+    """The error for a page that has ended, of a sidecar or of the last of its workers."""
+    return Ended(f"{where} sends no more: the sidecar has ended, or has dismissed this reader (its log says why)")
+
+
 def _refused(where: str, status: int, body: bytes) -> list[str]:
     """The workers to ask. Raises Ended."""
     text = body.decode(errors="replace").strip()
@@ -270,7 +275,7 @@ def collect(lines: Lines, seen: Window, until: float, enough: float | None = Non
             continue
         seen.forget(where)
         if not lines.sources:
-            raise Ended(f"the sidecar at {where} has ended")
+            raise ended(where)
 
 
 def document(seen: Window, rows: Sequence[Row]) -> dict[str, object]:

@@ -86,8 +86,8 @@ class _Shown:
             where, line = lines.next() or ("", {})
             if line is None:
                 if not lines.sources:
-                    raise _live.Ended(f"the sidecar at {where} has ended")
-                click.echo(f"the worker at {where} has ended", err=True)
+                    raise _live.ended(where)
+                click.echo(f"{where} sends no more; the other workers do", err=True)
             elif (told := line.get("tap")) is not None:
                 self._missed[where] = told["overRate"], told["unread"]
             else:
@@ -107,7 +107,7 @@ class _Shown:
         """How many were shown, and how many were not."""
         over_rate = sum(missed[0] for missed in self._missed.values())
         unread = sum(missed[1] for missed in self._missed.values())
-        text = f"{self._calls:,} calls shown"
+        text = f"{self._calls:,} call{'s' * (self._calls != 1)} shown"
         if over_rate:
             text += f", {over_rate:,} left out as they were more than --max-rps"
         if unread:
