@@ -216,7 +216,7 @@ class Lines:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise Ended(f"{where} has sent a line that is no JSON object: it is no sidecar of this version")
+            raise _not_ours(where)
         return where, found
 
     def close(self) -> None:
@@ -226,6 +226,10 @@ class Lines:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)  # its thread is reading
             thread.join(1.0)
+
+
+def _not_ours(where: str) -> Ended:
+    return Ended(f"{where} has sent a line that cannot be read: it is no sidecar of this version")
 
 
 def ended(where: str) -> Ended:
@@ -259,7 +263,7 @@ def opened(address: str, path: str, fields: Sequence[tuple[str, str]], timeout: 
 
 def collect(lines: Lines, seen: Window, until: float, enough: float | None = None) -> None:
     """Add what comes until then (`time.monotonic()`), or until `seen` is so many seconds long. Raises Ended."""
-    from msgspec import convert
+    from msgspec import ValidationError, convert
 
     from meshproxy.telemetry.call_stats import Interval
 
@@ -269,13 +273,16 @@ def collect(lines: Lines, seen: Window, until: float, enough: float | None = Non
             return
         where, line = found
         if line is not None:
-            seen.add(where, convert(line, Interval, strict=False))
-            if enough is not None and seen.spans(lines.sources, enough):
-                return
-            continue
-        seen.forget(where)
-        if not lines.sources:
-            raise ended(where)
+            try:
+                seen.add(where, convert(line, Interval, strict=False))
+            except ValidationError:
+                raise _not_ours(where) from None
+        else:
+            seen.forget(where)
+            if not lines.sources:
+                raise ended(where)
+        if enough is not None and seen.spans(lines.sources, enough):
+            return
 
 
 def document(seen: Window, rows: Sequence[Row]) -> dict[str, object]:

@@ -68,7 +68,7 @@ def test_nothing_comes_in_time(live: Lines) -> None:
 
 
 def test_a_line_that_is_none_ends_its_page(live: Lines) -> None:
-    wrong = pytest.raises(Ended, match="has sent a line that is no JSON object")
+    wrong = pytest.raises(Ended, match="has sent a line that cannot be read")
     with opened(live(["<html>"]), "/tap", [], 5) as lines, wrong:
         everything(lines)
 
@@ -98,6 +98,11 @@ class TestCollect:
 
     def test_until_the_sidecar_ends(self, live: Lines) -> None:
         with opened(live([counts()]), "/stat", [], 5) as lines, pytest.raises(Ended, match="has ended"):
+            collect(lines, Window(), time.monotonic() + 30)
+
+    def test_what_is_no_line_of_counts(self, live: Lines) -> None:
+        wrong = pytest.raises(Ended, match="has sent a line that cannot be read")
+        with opened(live([{"seconds": "x"}]), "/stat", [], 5) as lines, wrong:
             collect(lines, Window(), time.monotonic() + 30)
 
     def test_a_worker_that_ends_leaves_the_others(self, live: Lines) -> None:
