@@ -106,6 +106,15 @@ def _models() -> list[dict[str, Any]]:
             "A circuit breaker of {{ $labels.server }} has not been closed for five minutes, for model "
             "{{ $labels.model }} at {{ $labels.endpoint }} (_any: for all models).",
         ),
+        _alert(
+            "MeshproxyHopLag",
+            "meshproxy_hop_lag_alarm == 1",
+            "0m",
+            TICKET,
+            "Calls of model {{ $labels.model }} take longer on their way at {{ $labels.instance }}",
+            "Between the sidecar {{ $labels.instance }} and its model server, calls of {{ $labels.model }} take longer "
+            "than in the last hour, while the model itself does not.",
+        ),
     ]
 
 
@@ -235,6 +244,24 @@ def _control_planes() -> list[dict[str, Any]]:
             "The root of the mesh expires within a month",
             "The certificate of the authority expires in {{ $value | humanizeDuration }}: replace it before, which "
             "takes as long as the certificates that it has issued are valid.",
+        ),
+        _alert(
+            "MeshproxyRecordsFull",
+            "meshproxy_control_certificate_records_used_ratio > 0.8",
+            "10m",
+            TICKET,
+            "There is little room for the records of certificates",
+            "The fullest ConfigMap of the certificates that are out is {{ $value | humanizePercentage }} full. Beyond "
+            "100%, nothing more is issued.",
+        ),
+        _alert(
+            "MeshproxyIssuesOnBorrowedTime",
+            "(meshproxy_control_issues_until_timestamp_seconds > 0) - time() < 43200",
+            "0m",
+            PAGE,
+            "The control plane {{ $labels.instance }} will issue no certificates soon",
+            "What it issues has not been recorded for half a day; after {{ $value | humanizeDuration }} it issues "
+            "nothing.",
         ),
         _alert(
             "MeshproxyRecordsNotWritten",

@@ -179,6 +179,25 @@ def model() -> Board:
         _quantiles("Size of requests", "bytes", "meshproxy_request_size_bytes", *here),
         _quantiles("Size of responses", "bytes", "meshproxy_response_size_bytes", *here),
     )
+    time = (
+        areas(
+            "Where the time of a call goes",
+            "percentunit",
+            ("{{part}}", f"avg by (part) ({selected('meshproxy_call_time_ratio', NAMESPACE, MODEL)})"),
+            note="In front of model servers; needs telemetry.modelServer in the MeshConfig.",
+            most=1,
+        ),
+        lines(
+            "Hop lag",
+            "s",
+            ("{{model}}", f"max by (model) ({selected('meshproxy_hop_lag_seconds', NAMESPACE, MODEL)})"),
+            (
+                "{{model}} expected",
+                f"max by (model) ({selected('meshproxy_hop_lag_expected_seconds', NAMESPACE, MODEL)})",
+            ),
+            note="Of the pod where it is longest: what calls take beyond what the model server says that they took.",
+        ),
+    )
     hidden = (
         lines("Retries", "reqps", ("{{reason}}", counted("meshproxy_retries_total", "reason", *here))),
         lines(
@@ -205,6 +224,7 @@ def model() -> Board:
             ("", quality),
             ("Load", load),
             ("", sizes),
+            ("Model, network or proxy?", time),
             ("Failures that callers may not have seen", hidden),
         ),
     )
@@ -216,6 +236,7 @@ def sidecar() -> Board:
     connections = f"sum by (instance, direction, protocol) ({selected('meshproxy_open_connections', *here)})"
     errors = counted("meshproxy_http2_stream_errors_total", "side, kind", *here)
     connects = counted("meshproxy_connect_failures_total", "server, reason", *here)
+    express = counted("meshproxy_express_requests_total", "result", *here)
     cost = (
         lines(
             "Processor",
@@ -235,6 +256,12 @@ def sidecar() -> Board:
     traffic = (
         lines("Requests", "reqps", ("{{instance}} {{direction}}", requests(WINDOW, "instance, direction", *here))),
         lines("Connections of clients", "short", ("{{instance}} {{direction}} {{protocol}}", connections)),
+        lines(
+            "Express lane",
+            "reqps",
+            ("{{result}}", express),
+            note="Requests of connections that have one: carried by it, or by the ordinary way.",
+        ),
         lines(
             "Endpoints",
             "short",
@@ -277,7 +304,8 @@ def sidecar() -> Board:
         (NAMESPACES, INSTANCES),
         (
             ("Cost", cost),
-            ("Traffic", traffic),
+            ("Traffic", traffic[:2]),
+            ("", traffic[2:]),
             ("Trouble", trouble),
             ("Identity, documents, telemetry", state),
         ),

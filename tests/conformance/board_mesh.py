@@ -73,7 +73,7 @@ def _route() -> Document:
 async def board_mesh(directory: Path) -> AsyncIterator[BoardMesh]:
     """Start everything, and load it. Raises ChildFailed."""
     async with local_mesh(directory, TRUST_DOMAIN) as mesh:
-        own = {"trustDomain": TRUST_DOMAIN}
+        own = {"trustDomain": TRUST_DOMAIN, "telemetry": {"modelServer": {"interval": "1s"}}}
         queue = {"models": [MODEL], "directions": ["inbound"], "concurrency": {"limit": 3, "queue": 50}}
         limited = document("ModelRoute", queue, "limited")
         served = f"--model={MODEL}=1,2"

@@ -72,6 +72,7 @@ CASES = [
         step="30m",
     ),
     gauge("MeshproxyBreakerOpen", BREAKER, "0x5 2x3 1 2x3 1 2x20", "0x5 2x3 0x30"),
+    gauge("MeshproxyHopLag", 'meshproxy_hop_lag_alarm{model="fraud",instance="a"}', "0x5 1x30", "0x5 1x3 0x30"),
     # A day, of which the last fifth has begun.
     Case(
         "MeshproxyCertificateLow",
@@ -120,6 +121,15 @@ CASES = [
         "2591000x40",
         "2599000x40",
     ),
+    gauge("MeshproxyRecordsFull", "meshproxy_control_certificate_records_used_ratio", "0.7x5 0.85x30", "0.8x40"),
+    gauge(
+        "MeshproxyIssuesOnBorrowedTime",
+        "meshproxy_control_issues_until_timestamp_seconds",
+        "86400x5 43000x30",
+        "86400+60x40",
+    ),
+    # It is over; without `--authority-secret`.
+    gauge("MeshproxyIssuesOnBorrowedTime", "meshproxy_control_issues_until_timestamp_seconds", "600x40", "0x40"),
     dropped("MeshproxyRecordsNotWritten", 'meshproxy_control_store_failures_total{record="leaf"}'),
 ]
 
