@@ -7,7 +7,9 @@ of ours has is written: nineteen fields, which need no library (docs/decisions).
 from __future__ import annotations
 
 import struct
+from binascii import unhexlify
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshproxy.inference.protobuf import LENGTH, VARINT, FieldWalker
@@ -43,6 +45,11 @@ class SpanKind(Enum):
     SERVER = 2
     CLIENT = 3
 
+    __hash__ = object.__hash__  # members are single: by identity, in C
+
+
+_KINDS = {kind: b"\x30" + kind.value.to_bytes() for kind in SpanKind}
+
 
 class Event(NamedTuple):
     """Something that happened during a span."""
@@ -51,6 +58,16 @@ class Event(NamedTuple):
     """Nanoseconds since the epoch."""
     name: str
     attributes: Attributes = ()
+
+
+class Recurring:
+    """Attributes that many spans have in common, encoded once. Of the 20 of a usual span all are."""
+
+    __slots__ = ("attributes", "encoded")
+
+    def __init__(self, attributes: Attributes) -> None:
+        self.attributes = attributes
+        self.encoded = encode_attributes(9, attributes)
 
 
 class Span(NamedTuple):
@@ -72,6 +89,8 @@ class Span(NamedTuple):
     events: tuple[Event, ...] = ()
     error: str | None = None
     """Why it failed; may be empty. None: its status is not set."""
+    recurring: Recurring | None = None
+    """More of its attributes."""
 
 
 _SCHEMA_URL = write_bytes(3, b"https://opentelemetry.io/schemas/1.45.0")
@@ -111,29 +130,47 @@ def encode_attributes(number: int, attributes: Iterable[tuple[str, Value]]) -> b
 
 
 def encode_span(span: Span) -> bytes:
-    """A span as a field of `ScopeSpans`."""
+    """A span as a field of `ScopeSpans`: 4 us with two events."""
+    (
+        trace_id, span_id, parent_id, is_parent_remote, sampled, state, name, kind, start, end, attributes, events,
+        error, recurring,
+    ) = span  # fmt: skip
     # The fields in the order of the message, each with its tag: 1 and 2, 3, 4, 5, 6, 7 and 8.
-    parts = [b"\x0a\x10", bytes.fromhex(span.trace_id.decode()), b"\x12\x08", bytes.fromhex(span.span_id.decode())]
-    flags = int(span.sampled)
-    if span.state:
-        parts.append(write_bytes(3, span.state))
-    if span.parent_id:
-        flags |= _HAS_IS_REMOTE | (_IS_REMOTE if span.is_parent_remote else 0)
-        parts += (b"\x22\x08", bytes.fromhex(span.parent_id.decode()))
-    parts += (
-        write_bytes(5, span.name.encode("utf-8", "replace")),
-        b"\x30" + span.kind.value.to_bytes(),
-        _TIMES(0x39, max(0, span.start), 0x41, max(0, span.end)),
-        encode_attributes(9, span.attributes),
-    )
-    for event in span.events:
-        encoded = _TIME(0x09, max(0, event.time)) + write_bytes(2, event.name.encode())
-        parts.append(write_bytes(11, encoded + encode_attributes(3, event.attributes)))
-    if span.error is not None:
-        message = write_bytes(2, span.error[:VALUE_CHARACTERS].encode("utf-8", "replace")) if span.error else b""
+    parts = [b"\x0a\x10", unhexlify(trace_id), b"\x12\x08", unhexlify(span_id)]
+    flags = int(sampled)
+    if state:
+        parts.append(write_bytes(3, state))
+    if parent_id:
+        flags |= _HAS_IS_REMOTE | (_IS_REMOTE if is_parent_remote else 0)
+        parts += (b"\x22\x08", unhexlify(parent_id))
+    parts += (_encode_name(name), _KINDS[kind], _TIMES(0x39, max(0, start), 0x41, max(0, end)))
+    if recurring is not None:
+        parts.append(recurring.encoded)
+    if attributes:
+        parts.append(encode_attributes(9, attributes))
+    for time, event, facts in events:
+        begin, rest = _encode_event(event)
+        if facts:
+            parts.append(write_bytes(11, _TIME(0x09, max(0, time)) + rest + encode_attributes(3, facts)))
+        else:
+            parts += (begin, _TIME(0x09, max(0, time)), rest)
+    if error is not None:
+        message = write_bytes(2, error[:VALUE_CHARACTERS].encode("utf-8", "replace")) if error else b""
         parts.append(write_bytes(15, message + _number(3, 2)))
     parts.append(_FLAGS(0x85, 0x01, flags))
     return write_bytes(2, b"".join(parts))
+
+
+@lru_cache(MEMO_ENTRIES)
+def _encode_name(name: str) -> bytes:
+    return write_bytes(5, name.encode("utf-8", "replace"))
+
+
+@lru_cache(MEMO_ENTRIES)
+def _encode_event(name: str) -> tuple[bytes, bytes]:
+    """What is before the time of an event without attributes, and what follows the time."""
+    rest = write_bytes(2, name.encode())
+    return write_varint(11 << 3 | LENGTH) + write_varint(9 + len(rest)), rest
 
 
 def encode_request(resource: bytes, scope: bytes, spans: Iterable[bytes]) -> bytes:

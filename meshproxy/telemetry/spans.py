@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from meshproxy.inference.call import Verb
 from meshproxy.proxy.exchange import NO_FLAGS
 from meshproxy.refusal import GrpcStatus
-from meshproxy.telemetry.otlp import Event, Span, SpanKind
+from meshproxy.telemetry.otlp import Event, Recurring, Span, SpanKind
+from meshproxy.telemetry.span_record import SpanRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.proxy.exchange import AttemptRecord
     from meshproxy.telemetry.otlp import Value
-    from meshproxy.telemetry.span_record import SpanRecord
 
 OTHER = "_OTHER"
 """The conventions' word for methods that are not known: names of spans are few, whatever is asked for."""
@@ -30,6 +30,37 @@ ACTIONS = {Verb.PREDICT: ":predict", Verb.CLASSIFY: ":classify", Verb.REGRESS: "
 
 Found = list[tuple[str, "Value"]]
 
+RECURRING = slice(SpanRecord._fields.index("is_grpc"), SpanRecord._fields.index("flags") + 1)
+"""The fields of a record that are alike in most requests of a connection."""
+MEMO_ENTRIES = 256
+MEMO_ATTEMPTS = 32
+"""Of each entry."""
+MEMO_PATH = 256
+"""Bytes of a path beyond which it is not remembered: entries take 4 KB at most, and all of them a megabyte."""
+
+
+class _Kind:
+    """What requests of one kind have in common: made once for each, as it is two thirds of the work."""
+
+    __slots__ = ("attempts", "attributes", "error", "name")
+
+    def __init__(self, record: SpanRecord) -> None:
+        self.name, request = _request_attributes(record)
+        self.error: str | None = None
+        """Of the server span."""
+        request += _response_attributes(record.is_grpc, record.status, record.grpc_status)
+        request += _own_attributes(record)
+        if record.has_failed:
+            self.error = record.refusal.message if record.refusal is not None else ""
+            request.append(("error.type", _error_type(record)))
+        self.attributes = Recurring(tuple(request))
+        """Of the server span."""
+        self.attempts: dict[tuple[object, ...], tuple[Recurring, str | None]] = {}
+        """Attributes and error of its attempts."""
+
+
+_kinds: dict[tuple[object, ...], _Kind] = {}
+
 
 def spans_of(record: SpanRecord, offset: float, new_id: Callable[[], bytes]) -> list[Span]:
     """The spans of an exchange, its server span first.
@@ -38,76 +69,105 @@ def spans_of(record: SpanRecord, offset: float, new_id: Callable[[], bytes]) -> 
         offset: seconds since the epoch minus monotonic ones.
         new_id: ids for the spans of attempts that sent nothing.
     """
-    attempts = sorted(record.attempts, key=lambda attempt: attempt.started)
-    name, request = _request_attributes(record)
-    spans = [_server_span(record, name, request, attempts, offset)]
-    spans += [
-        _client_span(record, name, number, attempt, offset, attempt.span_id or new_id())
-        for number, attempt in enumerate(attempts)
+    epoch = int(offset * 1e9)  # the sum of both as a float would be exact to 240 ns
+    attempts = record.attempts
+    if len(attempts) > 1:
+        attempts = tuple(sorted(attempts, key=lambda attempt: attempt.started))
+    kind = _kind_of(record)
+    trace, name = record.trace, kind.name
+    spans = [
+        Span(
+            trace.trace_id,
+            trace.span_id,
+            trace.parent_id,
+            True,
+            trace.sampled,
+            trace.state,
+            name,
+            SpanKind.SERVER,
+            int(record.started * 1e9) + epoch,
+            int(record.finished * 1e9) + epoch,
+            (),
+            _events(record, attempts, epoch),
+            kind.error,
+            kind.attributes,
+        )
     ]
+    for number, attempt in enumerate(attempts):
+        attributes, error = _attempt_attributes(kind, record, number, attempt)
+        times = (("meshproxy.request.sent", attempt.sent), ("meshproxy.response.begun", attempt.first_byte))
+        spans.append(
+            Span(
+                trace.trace_id,
+                attempt.span_id or new_id(),
+                trace.span_id,
+                False,
+                trace.sampled,
+                trace.state,
+                name,
+                SpanKind.CLIENT,
+                int(attempt.started * 1e9) + epoch,
+                int(attempt.ended * 1e9) + epoch,
+                (),
+                tuple([Event(int(time * 1e9) + epoch, event) for event, time in times if time]),
+                error,
+                attributes,
+            )
+        )
     return spans
 
 
-def _server_span(record: SpanRecord, name: str, request: Found, attempts: list[AttemptRecord], offset: float) -> Span:
-    trace, refusal = record.trace, record.refusal
-    attributes = [*request, *_response_attributes(record.is_grpc, record.status, record.grpc_status)]
-    attributes += _own_attributes(record)
-    error = None
-    if record.has_failed:
-        error = refusal.message if refusal is not None else ""
-        attributes.append(("error.type", _error_type(record)))
+def _kind_of(record: SpanRecord) -> _Kind:
+    if record.refusal is not None or len(record.path) > MEMO_PATH or len(record.target) > MEMO_PATH:
+        return _Kind(record)
+    key: tuple[object, ...] = tuple.__getitem__(record, RECURRING)
+    kind = _kinds.get(key)
+    if kind is None:
+        if len(_kinds) >= MEMO_ENTRIES:
+            _kinds.clear()
+        kind = _kinds[key] = _Kind(record)
+    return kind
+
+
+def _events(record: SpanRecord, attempts: tuple[AttemptRecord, ...], epoch: int) -> tuple[Event, ...]:
+    """What happened to a request. Most have none."""
     events = []
     if record.dequeued:
-        events.append(Event(_nanoseconds(record.decided, offset), "meshproxy.queued"))
-        events.append(Event(_nanoseconds(record.dequeued, offset), "meshproxy.dequeued"))
-    events += [
-        Event(
-            _nanoseconds(attempt.started, offset),
-            "meshproxy.hedge" if before.ended > attempt.started else "meshproxy.retry",
-            (("meshproxy.reason", before.failure.value),) if before.failure is not None else (),
-        )
-        for before, attempt in pairwise(attempts)
-    ]
-    events += [
-        Event(
-            _nanoseconds(note.at, offset),
-            f"meshproxy.{note.what.value}",
-            tuple([(f"meshproxy.{name}", value) for name, value in note.facts]),
-        )
-        for note in record.notes
-    ]
+        events.append(Event(int(record.decided * 1e9) + epoch, "meshproxy.queued"))
+        events.append(Event(int(record.dequeued * 1e9) + epoch, "meshproxy.dequeued"))
+    for before, attempt in pairwise(attempts):
+        name = "meshproxy.hedge" if before.ended > attempt.started else "meshproxy.retry"
+        reason = (("meshproxy.reason", before.failure.value),) if before.failure is not None else ()
+        events.append(Event(int(attempt.started * 1e9) + epoch, name, reason))
+    for note in record.notes:
+        facts = tuple([(f"meshproxy.{name}", value) for name, value in note.facts])
+        events.append(Event(int(note.at * 1e9) + epoch, f"meshproxy.{note.what.value}", facts))
+    refusal = record.refusal
     if refusal is not None:
         said: Found = [("meshproxy.refusal", refusal.reason.label), ("meshproxy.message", refusal.message)]
         if refusal.limit is not None:
             said.append(("meshproxy.limit", refusal.limit))
-        events.append(Event(_nanoseconds(record.finished, offset), "meshproxy.refusal", tuple(said)))
-    return Span(
-        trace.trace_id,
-        trace.span_id,
-        trace.parent_id,
-        True,
-        trace.sampled,
-        trace.state,
-        name,
-        SpanKind.SERVER,
-        _nanoseconds(record.started, offset),
-        _nanoseconds(record.finished, offset),
-        tuple(attributes),
-        tuple(events),
-        error,
-    )
+        events.append(Event(int(record.finished * 1e9) + epoch, "meshproxy.refusal", tuple(said)))
+    return tuple(events)
 
 
-def _client_span(
-    record: SpanRecord, name: str, number: int, attempt: AttemptRecord, offset: float, span_id: bytes
-) -> Span:
-    trace, failure = record.trace, attempt.failure
-    attributes: Found = []
+def _attempt_attributes(
+    kind: _Kind, record: SpanRecord, number: int, attempt: AttemptRecord
+) -> tuple[Recurring, str | None]:
+    """Attributes and error of a client span."""
+    key = (
+        attempt.endpoint, attempt.is_tls, number, attempt.status, attempt.grpc_status, attempt.failure,
+        attempt.is_cancelled,
+    )  # fmt: skip
+    found = kind.attempts.get(key)
+    if found is not None:
+        return found
+    attributes: Found
     if record.is_grpc:
-        attributes += [("rpc.system.name", "grpc"), ("rpc.method", name)]
+        attributes = [("rpc.system.name", "grpc"), ("rpc.method", kind.name)]
         failed = attempt.grpc_status not in (None, 0)
     else:
-        attributes += [("http.request.method", _method(record)), ("url.full", _url(record, attempt))]
+        attributes = [("http.request.method", _method(record)), ("url.full", _url(record, attempt))]
         if template := _route(record):
             attributes.append(("url.template", template))
         if number:
@@ -117,32 +177,18 @@ def _client_span(
     attributes += _address("network.peer", attempt.endpoint)
     attributes += _response_attributes(record.is_grpc, attempt.status, attempt.grpc_status)
     error = None
-    if failed or failure is not None:
+    if failed:
         error = ""
-        if failed:
-            kind = _status_word(attempt.grpc_status) if record.is_grpc else str(attempt.status)
-        else:
-            assert failure is not None
-            kind = failure.value
-        attributes.append(("error.type", kind))
+        attributes.append(("error.type", _status_word(attempt.grpc_status) if record.is_grpc else str(attempt.status)))
+    elif attempt.failure is not None:
+        error = ""
+        attributes.append(("error.type", attempt.failure.value))
     if attempt.is_cancelled:
         attributes.append(("meshproxy.attempt.cancelled", True))
-    times = (("meshproxy.request.sent", attempt.sent), ("meshproxy.response.begun", attempt.first_byte))
-    return Span(
-        trace.trace_id,
-        span_id,
-        trace.span_id,
-        False,
-        trace.sampled,
-        trace.state,
-        name,
-        SpanKind.CLIENT,
-        _nanoseconds(attempt.started, offset),
-        _nanoseconds(attempt.ended, offset),
-        tuple(attributes),
-        tuple(Event(_nanoseconds(time, offset), event) for event, time in times if time),
-        error,
-    )
+    found = Recurring(tuple(attributes)), error
+    if len(kind.attempts) < MEMO_ATTEMPTS:
+        kind.attempts[key] = found
+    return found
 
 
 def _request_attributes(record: SpanRecord) -> tuple[str, Found]:
@@ -262,7 +308,3 @@ def _server_address(record: SpanRecord, attempt: AttemptRecord) -> Found:
     host = _address("server", record.authority.decode("utf-8", "replace"))
     endpoint = _address("server", attempt.endpoint)
     return host + endpoint[1:] if len(host) == 1 else host or endpoint
-
-
-def _nanoseconds(moment: float, offset: float) -> int:
-    return int(moment * 1e9) + int(offset * 1e9)  # their sum as a float would be exact to 240 ns

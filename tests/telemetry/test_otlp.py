@@ -20,6 +20,7 @@ from meshproxy.telemetry.otlp import (
     Attributes,
     Event,
     PartialSuccess,
+    Recurring,
     Span,
     SpanKind,
     Value,
@@ -57,6 +58,7 @@ spans = st.builds(
     attributes=attribute_lists,
     events=st.lists(st.builds(Event, times, texts, attribute_lists), max_size=3).map(tuple),
     error=st.one_of(st.none(), texts),
+    recurring=st.one_of(st.none(), st.builds(Recurring, attribute_lists)),
 )
 
 
@@ -91,7 +93,7 @@ def official(span: Span) -> trace_pb2.Span:
         kind=kinds[span.kind],
         start_time_unix_nano=span.start,
         end_time_unix_nano=span.end,
-        attributes=official_attributes(span.attributes),
+        attributes=official_attributes((*(span.recurring.attributes if span.recurring else ()), *span.attributes)),
         events=[
             trace_pb2.Span.Event(
                 time_unix_nano=event.time, name=event.name, attributes=official_attributes(event.attributes)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from meshproxy.identity.caller import ANONYMOUS
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import AttemptRecord, Happening, Note, ResponseFlags, TraceContext
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.split import Arm
-from meshproxy.telemetry.otlp import Event, Span, SpanKind
-from meshproxy.telemetry.span_record import record_of
-from meshproxy.telemetry.spans import spans_of
+from meshproxy.telemetry.otlp import Event, Span, SpanKind, Value
+from meshproxy.telemetry.span_record import SpanRecord, record_of
+from meshproxy.telemetry.spans import MEMO_ATTEMPTS, MEMO_ENTRIES, MEMO_PATH, RECURRING, _kinds, spans_of
 from tests.telemetry.conftest import MakeExchange
 
 TRACE = TraceContext(b"1" * 32, b"2" * 16, b"3" * 16, True, b"vendor=1")
@@ -37,6 +38,12 @@ def spans(make_exchange: MakeExchange, **fields: object) -> list[Span]:
     return spans_of(record_of(make_exchange(trace=TRACE, **fields), TRACE), OFFSET, lambda: NEW)
 
 
+def facts(span: Span) -> dict[str, Value]:
+    """All attributes."""
+    assert span.recurring is not None
+    return dict(span.recurring.attributes + span.attributes)
+
+
 def rest(make_exchange: MakeExchange, path: bytes, **fields: object) -> list[Span]:
     return spans(make_exchange, is_grpc=False, grpc_status=None, protocol="HTTP/1.1", target=path, **fields)
 
@@ -49,7 +56,7 @@ def test_a_call_over_grpc(make_exchange: MakeExchange) -> None:
     )  # fmt: skip
     assert server.name == "tensorflow.serving.PredictionService/Predict"
     assert (server.start, server.end) == (1_001_000_000_000_000, 1_001_000_003_000_000)
-    assert dict(server.attributes) == {
+    assert facts(server) == {
         "rpc.system.name": "grpc",
         "rpc.method": "tensorflow.serving.PredictionService/Predict",
         "server.address": "models",
@@ -68,7 +75,7 @@ def test_a_call_over_grpc(make_exchange: MakeExchange) -> None:
     assert (server.error, server.events) == (None, ())
     assert (client.parent_id, client.span_id, client.is_parent_remote) == (b"3" * 16, b"4" * 16, False)
     assert (client.kind, client.name, client.error) == (SpanKind.CLIENT, server.name, None)
-    assert dict(client.attributes) == {
+    assert facts(client) == {
         "rpc.system.name": "grpc",
         "rpc.method": "tensorflow.serving.PredictionService/Predict",
         "server.address": "models",
@@ -102,7 +109,7 @@ def test_a_call_over_grpc(make_exchange: MakeExchange) -> None:
 )
 def test_a_route_has_no_names_in_it(make_exchange: MakeExchange, call: Call, path: bytes, route: str) -> None:
     server, _ = rest(make_exchange, path, call=call)
-    found = dict(server.attributes)
+    found = facts(server)
     assert server.name == f"POST {route}"
     assert found["http.route"] == route
     assert found["url.path"] == path.decode()
@@ -117,14 +124,14 @@ def test_what_nobody_knows_makes_no_names(make_exchange: MakeExchange) -> None:
     exchange.head.method = b"BREW"
     (server,) = spans_of(record_of(exchange, TRACE), OFFSET, lambda: NEW)
     assert server.name == "HTTP"
-    found = dict(server.attributes)
+    found = facts(server)
     assert (found["http.request.method"], found["http.request.method_original"]) == ("_OTHER", "BREW")
     assert found["url.path"] == "/\ufffd/random"
     assert "http.route" not in found
     for call in (None, Call(Verb.UNLISTED)):
         (server,) = spans(make_exchange, target=b"/any.Service/Method", call=call, attempts=())
         assert server.name == "_OTHER"
-        assert dict(server.attributes)["rpc.method_original"] == "any.Service/Method"
+        assert facts(server)["rpc.method_original"] == "any.Service/Method"
 
 
 def test_a_call_over_rest_says_where_it_went(make_exchange: MakeExchange) -> None:
@@ -138,7 +145,7 @@ def test_a_call_over_rest_says_where_it_went(make_exchange: MakeExchange) -> Non
         TRACE,
     )
     client = spans_of(record._replace(target=b"/v1/models/m/versions/3:predict"), OFFSET, lambda: NEW)[1]
-    assert dict(client.attributes) == {
+    assert facts(client) == {
         "http.request.method": "POST",
         "url.full": "https://models:18500/v1/models/m/versions/3:predict",
         "url.template": "/v1/models/{model}:predict",
@@ -168,7 +175,7 @@ def test_the_server_is_who_is_asked_for_and_the_peer_who_was_reached(
     exchange.head.authority = authority
     client = spans_of(record_of(exchange, TRACE), OFFSET, lambda: NEW)[1]
     names = "url.full", "server.address", "server.port", "network.peer.address", "network.peer.port"
-    assert tuple(map(dict(client.attributes).get, names)) == expected
+    assert tuple(map(facts(client).get, names)) == expected
 
 
 def test_of_a_head_that_was_refused_nothing_is_said(make_exchange: MakeExchange) -> None:
@@ -180,7 +187,7 @@ def test_of_a_head_that_was_refused_nothing_is_said(make_exchange: MakeExchange)
         exchange.head.method = exchange.head.authority = b""
         (server,) = spans_of(record_of(exchange, TRACE), OFFSET, lambda: NEW)
         assert server.name == name
-        assert {key for key, _ in server.attributes if key.startswith(("http", "url", "rpc", "server"))} == (
+        assert {key for key in facts(server) if key.startswith(("http", "url", "rpc", "server"))} == (
             {"rpc.system.name", "rpc.method", "rpc.status_code"}
             if is_grpc
             else {"http.request.method", "url.scheme", "http.response.status_code"}
@@ -193,6 +200,66 @@ def test_a_wait_for_its_turn_has_two_ends(make_exchange: MakeExchange) -> None:
         Event(1_001_000_001_000_000, "meshproxy.queued"),
         Event(1_001_000_002_000_000, "meshproxy.dequeued"),
     )
+
+
+CHANGES: dict[str, object] = {
+    "is_grpc": False,
+    "has_failed": True,
+    "method": b"GET",
+    "path": b"/v1/models/other",
+    "target": b"/v1/models/m/versions/3",
+    "authority": b"elsewhere",
+    "direction": "outbound",
+    "protocol": "HTTP/1.1",
+    "remote": "10.0.0.9:1",
+    "is_tls": False,
+    "caller": ANONYMOUS,
+    "asked": Call(Verb.CLASSIFY, (ModelRef("m"),)),
+    "forwarded": Call(Verb.PREDICT, (ModelRef("m", "4"),)),
+    "arm": Arm(1, "canary"),
+    "rule": "other",
+    "route": "other",
+    "server": "other",
+    "status": 503,
+    "grpc_status": 14,
+    "flags": ResponseFlags.UC,
+}
+
+
+@pytest.mark.parametrize("is_grpc", [False, True])
+def test_what_is_remembered_of_a_kind_of_request_is_not_said_of_another(
+    make_exchange: MakeExchange, is_grpc: bool
+) -> None:
+    made = record_of(make_exchange(is_grpc=is_grpc, target=b"/v1/models/m", attempts=(attempt(0, 1),)), TRACE)
+    assert SpanRecord._fields[RECURRING] == tuple(CHANGES)
+    records = [made, *(made._replace(**{name: value}) for name, value in CHANGES.items())]  # type: ignore[arg-type]
+    known = [[facts(span) for span in spans_of(record, OFFSET, lambda: NEW)] for record in records * 2]
+    for record, remembered in zip(records * 2, known, strict=True):
+        _kinds.clear()
+        assert [facts(span) for span in spans_of(record, OFFSET, lambda: NEW)] == remembered
+    changed = attempt(0, 1), attempt(0, 1, Failure.TIMEOUT), attempt(0, 1, None, 503), attempt(0, 1, is_tls=True)
+    for each in changed:
+        before = facts(spans_of(made._replace(attempts=(each,)), OFFSET, lambda: NEW)[1])
+        _kinds.clear()
+        assert facts(spans_of(made._replace(attempts=(each,)), OFFSET, lambda: NEW)[1]) == before
+
+
+def test_what_is_remembered_is_bounded(make_exchange: MakeExchange) -> None:
+    """MEMO_ENTRIES, MEMO_ATTEMPTS, MEMO_PATH. Callers choose paths and are refused for endless reasons."""
+    made = record_of(make_exchange(), TRACE)
+    refusal = Refusal(Reason.PERMISSION_DENIED, "No.")
+    for number in range(3 * MEMO_ENTRIES):
+        for record in (
+            made._replace(path=b"/%d" % number),
+            made._replace(path=b"/%d" % number + b"x" * MEMO_PATH),
+            made._replace(path=b"/%d" % number, refusal=refusal),
+        ):
+            spans_of(record, OFFSET, lambda: NEW)
+    assert len(_kinds) <= MEMO_ENTRIES
+    for number in range(2 * MEMO_ATTEMPTS):
+        spans_of(made._replace(attempts=(attempt(0, 1, status=100 + number),)), OFFSET, lambda: NEW)
+    assert max(len(kind.attempts) for kind in _kinds.values()) == MEMO_ATTEMPTS
+    assert all(len(str(key)) < 2_000 for key in _kinds)
 
 
 def test_what_else_happened_is_an_event(make_exchange: MakeExchange) -> None:
@@ -223,8 +290,8 @@ def test_a_retry_is_a_span_and_an_event(make_exchange: MakeExchange) -> None:
         ("meshproxy.retry", (("meshproxy.reason", "gateway-error"),)),
     ]
     assert [each.span_id for each in (first, second, third)] == [NEW, b"5" * 16, b"6" * 16]
-    assert [dict(each.attributes).get("http.request.resend_count") for each in (first, second, third)] == [None, 1, 2]
-    assert [dict(each.attributes).get("error.type") for each in (first, second, third)] == [
+    assert [facts(each).get("http.request.resend_count") for each in (first, second, third)] == [None, 1, 2]
+    assert [facts(each).get("error.type") for each in (first, second, third)] == [
         "connect-failure", "503", None,
     ]  # fmt: skip
     assert [each.error for each in (first, second, third)] == ["", "", None]
@@ -238,8 +305,8 @@ def test_a_hedge_is_told_from_a_retry_and_the_order_is_that_of_beginnings(make_e
     server, first, second = spans(make_exchange, attempts=(late, early))
     assert [event.name for event in server.events] == ["meshproxy.hedge"]
     assert (first.span_id, second.span_id) == (b"5" * 16, b"6" * 16)
-    assert "meshproxy.attempt.cancelled" not in dict(first.attributes)
-    assert dict(second.attributes)["meshproxy.attempt.cancelled"] is True
+    assert "meshproxy.attempt.cancelled" not in facts(first)
+    assert facts(second)["meshproxy.attempt.cancelled"] is True
 
 
 def test_a_refusal_is_an_event(make_exchange: MakeExchange) -> None:
@@ -251,7 +318,7 @@ def test_a_refusal_is_an_event(make_exchange: MakeExchange) -> None:
         "meshproxy.refusal",
         {"meshproxy.refusal": "rate-limited", "meshproxy.message": "Too many requests.", "meshproxy.limit": "rate"},
     )
-    assert dict(server.attributes)["meshproxy.rule"] == "deny-all"
+    assert facts(server)["meshproxy.rule"] == "deny-all"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +333,7 @@ def test_a_refusal_is_an_event(make_exchange: MakeExchange) -> None:
 )
 def test_errors_have_a_type(make_exchange: MakeExchange, fields: dict[str, object], kind: str, message: str) -> None:
     server = spans(make_exchange, **fields)[0]
-    assert dict(server.attributes)["error.type"] == kind
+    assert facts(server)["error.type"] == kind
     assert server.error == message
 
 
@@ -284,7 +351,7 @@ def test_what_a_route_has_done(make_exchange: MakeExchange) -> None:
     server = spans(
         make_exchange, asked=asked, forwarded=sent, arm=Arm(1, "canary", "4"), route="split", server="canary"
     )[0]
-    found = dict(server.attributes)
+    found = facts(server)
     assert (found["meshproxy.model.name"], found["meshproxy.forwarded.name"]) == ("m", "m2")
     assert found["meshproxy.forwarded.version"] == "4"
     assert (found["meshproxy.arm"], found["meshproxy.route"], found["meshproxy.server"]) == (
@@ -306,4 +373,4 @@ def test_addresses(make_exchange: MakeExchange, authority: bytes, expected: dict
     exchange = make_exchange()
     exchange.head.authority = authority
     server = spans_of(record_of(exchange, TRACE), OFFSET, lambda: NEW)[0]
-    assert {key: value for key, value in server.attributes if key.startswith("server.")} == expected
+    assert {key: value for key, value in facts(server).items() if key.startswith("server.")} == expected
