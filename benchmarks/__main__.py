@@ -19,7 +19,7 @@ from benchmarks.progress import progress
 from benchmarks.report import table
 from benchmarks.results import heading, save
 from benchmarks.runner import Runner
-from benchmarks.targets import needed_works, verdicts
+from benchmarks.targets import needed_peers, needed_works, verdicts
 from benchmarks.works.catalogue import catalogue, chosen
 from benchmarks.works.work import Pace
 
@@ -74,7 +74,7 @@ def main(
     wanted, wanted_peers = _split(only), _split(peer_names)
     if is_for_targets:
         wanted += needed_works()
-        wanted_peers = wanted_peers or ["direct", "envoy", "meshproxy"]
+        wanted_peers = wanted_peers or needed_peers()
     try:
         works = chosen(wanted)
         peers = _peers(wanted_peers)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.credentials import Credentials, make_credentials
-from benchmarks.peers.peer import Needs, Peer, Running, Setting
+from benchmarks.peers.peer import Needs, Peer, Running, Setting, SinkPorts
 from benchmarks.processes import CannotRun, Child, free_port, python
 from meshproxy.devtools.load.target import Target, client_tls
 
@@ -37,6 +37,7 @@ class Context(AbstractContextManager["Context"]):
         self.varies = varies
         self._stack = ExitStack()
         self._upstreams: dict[int, Upstream] = {}
+        self._sink: SinkPorts | None = None
         self._started = 0
         self._latencies: array[float] | None = None
         self.cores = sorted(os.sched_getaffinity(0))
@@ -101,8 +102,20 @@ class Context(AbstractContextManager["Context"]):
                 is_plain=needs.is_plain,
                 hops=needs.hops,
                 resilience=needs.resilience,
+                sink=self.sink() if needs.exports else None,
             )
         )
+
+    def sink(self) -> SinkPorts:
+        """The collector, started when first asked for."""
+        if self._sink is None:
+            ports = SinkPorts(free_port(), free_port(), free_port())
+            command = python("-m", "benchmarks.sink", str(ports.taking), str(ports.silent))
+            child = Child("collector", command, self._server_cores, self.folder / "sink.log")
+            self._stack.callback(child.stop)
+            child.wait_for_port(ports.silent)
+            self._sink = ports
+        return self._sink
 
     def target(
         self, running: Running, port: int | None, *, has_token: bool = True, timeout_ms: int | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -34,7 +34,14 @@ def free_port() -> int:
 class Child:
     """A process of the benchmark, pinned to cores, its output in a file."""
 
-    def __init__(self, name: str, command: Sequence[str], cores: frozenset[int], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        cores: frozenset[int],
+        log: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.log = log
 
@@ -51,7 +58,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 cwd=REPOSITORY,
                 preexec_fn=pin,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(variables or {}),
             )
         self.pid = self._process.pid
 

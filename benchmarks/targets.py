@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks.peers.traces import ENVOY_TRACES, OWN_TRACES
 from benchmarks.report import added, aligned, number
 from meshproxy.devtools.load.figures import Noisy, ratio, spread
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.runner import Measured
 
 OURS, BASE = "meshproxy", "envoy"
+TRACED = OWN_TRACES[0].name
 BASES = ("rules-rest-10", "rules-grpc-10", "resilience-rest-off", "resilience-grpc-off", "workers-rest-1")
 """Works that others are compared with."""
 
@@ -70,6 +72,31 @@ def beyond_work(other: str, figure: str) -> Callable[[Results, str], Found | Non
             return None, "not measured"
         differences = sorted(one - two for one, two in zip(ours, base, strict=False))
         return differences[len(differences) // 2], f"{number(differences[0])} to {number(differences[-1])}"
+
+    return find
+
+
+def between(one: str, other: str, figure: str) -> Callable[[Results, str], Found | None]:
+    """How much a figure of one peer is above that of another."""
+
+    def find(results: Results, work: str) -> Found | None:
+        measured = results.get(work)
+        if measured is None:
+            return None
+        ones, others = measured.series(one, figure), measured.series(other, figure)
+        if len(ones) != len(others):
+            return None, "rounds are missing"
+        return _range([here - there for here, there in zip(ones, others, strict=True)])
+
+    return find
+
+
+def over(one: str, other: str, figure: str) -> Callable[[Results, str], Found | None]:
+    """A figure of one peer over that of another."""
+
+    def find(results: Results, work: str) -> Found | None:
+        measured = results.get(work)
+        return _ratio(measured.series(one, figure), measured.series(other, figure)) if measured is not None else None
 
     return find
 
@@ -160,6 +187,17 @@ def targets() -> Iterator[Target]:
             True,
             beyond_work(f"resilience-{protocol}-off", "cpu_us"),
         )
+    for work in ("telemetry-rest", "telemetry-grpc"):
+        yield Target(
+            work, "CPU per request / Envoy's, both with traces", 0.9, True, over(TRACED, ENVOY_TRACES.name, "cpu_us")
+        )
+        for what, peer, bound in (
+            ("traces of 1 %", TRACED, 3.0),
+            ("traces of all", f"{TRACED}-all", 25.0),
+            ("traces, silent collector", f"{TRACED}-silent", 3.0),
+            ("traces, no collector", f"{TRACED}-dead", 3.0),
+        ):
+            yield Target(work, f"{what}, us above metrics and log", bound, True, between(peer, OURS, "cpu_us"))
     yield Target("handshakes", "handshakes per CPU second / Envoy's", 0.5, False, against_envoy("per_cpu_second"))
     yield Target("workers-rest-2", "req/s / of one worker", 1.8, False, against_work("workers-rest-1", "per_second"))
 
@@ -167,6 +205,11 @@ def targets() -> Iterator[Target]:
 def needed_works() -> list[str]:
     """Names of the works that tell whether the targets are met."""
     return [*dict.fromkeys(target.work for target in targets()), *BASES]
+
+
+def needed_peers() -> list[str]:
+    """Names of the peers that tell it."""
+    return ["direct", BASE, OURS, ENVOY_TRACES.name, *(peer.name for peer in OWN_TRACES)]
 
 
 def verdicts(results: list[Measured]) -> str:

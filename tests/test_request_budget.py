@@ -31,7 +31,7 @@ from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
-from meshproxy.telemetry.trace import Tracer
+from meshproxy.telemetry.trace import Tracer, record_trace
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Client, H1Server
@@ -105,13 +105,13 @@ class Counter:
 class Bench:
     """Everything between the bytes of a client and the bytes of a model server."""
 
-    def __init__(self, sink: LineWriter) -> None:
+    def __init__(self, sink: LineWriter, tracer: Tracer | None = None) -> None:
+        """`tracer`: None: spans are not exported."""
         loop = asyncio.get_running_loop()
         metrics = SidecarMetrics()
-        observer = Observer(
-            metrics.telemetry_failures,
-            [metrics.requests.observe, AccessLog(sink, UtcClock(time.time() - time.monotonic()))],
-        )
+        log = AccessLog(sink, UtcClock(time.time() - time.monotonic()))
+        traces = [record_trace] if tracer is not None else []
+        observer = Observer(metrics.telemetry_failures, [metrics.requests.observe, log, *traces])
         self.shared = ConnectionContext(
             loop=loop,
             outbox=Outbox(loop),
@@ -140,7 +140,7 @@ class Bench:
             snapshot=snapshot,
             observer=observer,
             repeat=observer.repeat,
-            tracer=Tracer(),
+            tracer=tracer if tracer is not None else Tracer(),
             refresh_keys=lambda issuer, then: None,
             on_limit=lambda name: None,
             traffic=None,  # type: ignore[arg-type]
@@ -169,15 +169,21 @@ def least(counts: list[int]) -> int:
     return min(counts[3:])
 
 
-@pytest.mark.parametrize(("is_express", "most"), [(True, EXPRESS_CALLS), (False, REST_CALLS)])
-async def test_rest(sink: LineWriter, is_express: bool, most: int) -> None:
-    bench = Bench(sink)
-    bench.pipeline.snapshot = replace(bench.pipeline.snapshot, is_express=is_express)
+def rest(bench: Bench) -> tuple[H1Server, H1Client]:
+    """The connection of a client, and one to the model server."""
     server = H1Server(bench.shared, bench.info("inbound", "HTTP/1.1"), bench.pipeline.serve, bench.pipeline.reject)
     server.attach(bench.client_side)  # type: ignore[arg-type]
     assert bench.endpoint.rest is not None
     client = H1Client(bench.shared, bench.info("upstream", "HTTP/1.1"), bench.endpoint.rest)  # type: ignore[arg-type]
     bench.connect(client, bench.endpoint.rest)
+    return server, client
+
+
+@pytest.mark.parametrize(("is_express", "most"), [(True, EXPRESS_CALLS), (False, REST_CALLS)])
+async def test_rest(sink: LineWriter, is_express: bool, most: int) -> None:
+    bench = Bench(sink)
+    bench.pipeline.snapshot = replace(bench.pipeline.snapshot, is_express=is_express)
+    server, client = rest(bench)
     head = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\naccept: */*\r\ncontent-length: 2\r\n%b\r\n"
     counts = []
     for number in range(12):

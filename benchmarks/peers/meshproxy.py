@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,12 +14,19 @@ from benchmarks.peers.peer import Running, Setting
 from benchmarks.processes import Chain, Child, free_port
 from meshproxy import __version__
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 API = "meshproxy.dev/v1alpha1"
 
 
 class Meshproxy:
     name = "meshproxy"
     checks = "client certificate, JWT (cached), RBAC on SPIFFE id, claims and model; of gRPC the model in the body"
+    exports = False
+    """Spans arrive at the sink."""
+    variables: Mapping[str, str] = MappingProxyType({})
+    """Of its environment."""
 
     def missing(self) -> str | None:
         return None
@@ -29,19 +37,23 @@ class Meshproxy:
     def start(self, setting: Setting) -> Running:
         port, admin = free_port(), free_port()
         file = setting.folder / "sidecar.yaml"
-        file.write_text(yaml.safe_dump_all(documents(setting, port, admin), sort_keys=False))
+        file.write_text(yaml.safe_dump_all(self.documents(setting, port, admin), sort_keys=False))
         inbound = self._run(setting, file, port, "access.log")
         if setting.hops == 1:
-            return Running(port, port, inbound, sees_grpc_model=True)
+            return Running(port, port, inbound, sees_grpc_model=True, exports=self.exports)
         entry = free_port()
         file = setting.folder / "outbound.yaml"
         file.write_text(yaml.safe_dump_all(outbound_documents(setting, entry, port), sort_keys=False))
         outbound = self._run(setting, file, entry, "outbound.log")
         return Running(entry, entry, Chain(outbound, inbound), is_tls=False, sees_grpc_model=True)
 
+    def documents(self, setting: Setting, port: int, admin: int) -> list[dict[str, Any]]:
+        """What the sidecar beside the model server is started with."""
+        return documents(setting, port, admin)
+
     def _run(self, setting: Setting, file: Path, port: int, log: str) -> Child:
         command = [str(Path(sys.executable).with_name("meshproxy")), "sidecar", "--config", str(file)]
-        child = Child(self.name, command, setting.cores, setting.folder / log)
+        child = Child(self.name, command, setting.cores, setting.folder / log, self.variables)
         child.wait_for_port(port)
         return child
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from benchmarks.credentials import Credentials
 from benchmarks.processes import Chain, Child
@@ -39,6 +39,18 @@ class Needs(Protocol):
     def hops(self) -> int: ...
     @property
     def resilience(self) -> str: ...
+    @property
+    def exports(self) -> bool: ...
+
+
+class SinkPorts(NamedTuple):
+    """Of a collector, on the loopback address."""
+
+    taking: int
+    silent: int
+    """Nothing that goes there is ever answered."""
+    closed: int
+    """Nobody listens there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,8 @@ class Setting:
     resilience: str = "default"
     """`off`: three endpoints in turn, no breaker, ejection or second try. `on`: the same three, balanced by load, with
     all of that, health checks, and calls that say how long they may take. Only meshproxy supports this here."""
+    sink: SinkPorts | None = None
+    """Where those that export spans send them to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,8 @@ class Running:
     is_tls: bool = True
     sees_grpc_model: bool = False
     """Whether it decides over the model that a gRPC body names."""
+    exports: bool = False
+    """Spans of it arrive at the sink."""
 
 
 class Peer(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from benchmarks.peers.peer import Rules
+from benchmarks.peers.traces import OWN_TRACES
 from benchmarks.works.bodies import BodiesWork
 from benchmarks.works.capacity import CapacityWork
 from benchmarks.works.cpu import CpuWork
@@ -13,6 +14,7 @@ from benchmarks.works.handshakes import HandshakesWork
 from benchmarks.works.latency import LatencyWork
 from benchmarks.works.memory import IdleWork, WorkedWork
 from benchmarks.works.sizes import SizesWork
+from benchmarks.works.telemetry import TelemetryWork
 from benchmarks.works.work import Traffic, Work
 
 REST = ("direct", "envoy", "meshproxy", "aiohttp")
@@ -22,6 +24,7 @@ GRPC_PROXIES = ("envoy", "envoy-fields", "meshproxy")
 LARGE_GRPC = ("direct", "envoy", "envoy-fields-64m", "meshproxy", "grpc.aio")
 """For messages that `envoy-fields` refuses: see the work `sizes-grpc`."""
 HOPS = ("direct", "envoy", "meshproxy")
+TRACES = ("envoy", "envoy-traces", "meshproxy", *(peer.name for peer in OWN_TRACES))
 RATES = (100, 500, 1_000, 2_000)
 
 
@@ -69,6 +72,8 @@ def catalogue() -> list[Work]:
             CpuWork(f"resilience-{protocol}-on", traffic, ("meshproxy",), resilience="on"),
         ]
     works += [
+        TelemetryWork("telemetry-rest", Traffic("rest", connections=16), TRACES),
+        TelemetryWork("telemetry-grpc", Traffic("grpc", streams=16), TRACES),
         # One worker and two of the same load: req/s of the second over the first is what a core more brings.
         CpuWork("workers-rest-1", Traffic("rest", connections=64), PROXIES),
         CpuWork("workers-rest-2", Traffic("rest", connections=64), PROXIES, workers=2),

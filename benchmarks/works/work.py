@@ -79,6 +79,8 @@ class Work(ABC):
     hops: int = 1
     resilience: str = "default"
     """See `peers.peer.Setting`."""
+    exports: bool = False
+    """There is a collector, for those that export spans."""
 
     @property
     def needs_cores(self) -> int:

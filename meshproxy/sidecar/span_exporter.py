@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,13 +202,14 @@ class SpanExporter:
         Raises:
             ExportFailed: nobody has taken it.
         """
+        head = replace(self._head, length=len(body))  # some gateways before a collector take no chunks
         tries = 0
         while True:
             wait: float | None = None
             left = due - time.monotonic()
             try:
                 response = await exchange(
-                    self._channel, self._head, body, timeout=max(left, 0.001), max_body_bytes=RESPONSE_BYTES
+                    self._channel, head, body, timeout=max(left, 0.001), max_body_bytes=RESPONSE_BYTES
                 )
             except ClientError as error:
                 problem = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from benchmarks.peers.envoy_fields import (
     descriptor_set,
 )
 from benchmarks.peers.meshproxy import documents
-from benchmarks.peers.peer import MODEL, Rules, Setting
+from benchmarks.peers.peer import MODEL, Rules, Setting, SinkPorts
+from benchmarks.peers.traces import ENVOY_TRACES, OWN_TRACES
 from meshproxy.config.load import load
 
 
@@ -35,6 +37,23 @@ def test_the_sidecars_documents_load(setting: Setting) -> None:
     file = setting.folder / "sidecar.yaml"
     file.write_text(yaml.safe_dump_all(documents(setting, 18_500, 18_502)))
     load([file])
+
+
+def test_spans_go_to_the_sink(setting: Setting) -> None:
+    setting = replace(setting, sink=SinkPorts(4_318, 4_319, 4_320))
+    file = setting.folder / "sidecar.yaml"
+    endpoints = []
+    for peer in OWN_TRACES:
+        file.write_text(yaml.safe_dump_all(peer.documents(setting, 18_500, 18_502), sort_keys=False))
+        traces = load([file]).mesh.spec.telemetry.traces
+        assert traces is not None
+        endpoints.append((traces.endpoint, traces.ratio, peer.exports))
+    at = "http://127.0.0.1:431"
+    assert endpoints == [(at + "8", 0.01, True)] * 2 + [(at + "9", 0.01, False), ("http://127.0.0.1:4320", 0.01, False)]
+    configuration = ENVOY_TRACES.configuration(setting, 18_500)
+    assert list(http_filters(configuration)) == list(http_filters(Envoy().configuration(setting, 18_500)))
+    assert "http://127.0.0.1:4318/v1/traces" in json.dumps(configuration)
+    assert configuration["static_resources"]["clusters"][-1]["name"] == "sink"
 
 
 def http_filters(configuration: dict[str, Any]) -> dict[str, Any]:

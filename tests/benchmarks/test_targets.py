@@ -44,6 +44,21 @@ def test_more_rules_are_held_against_ten() -> None:
     assert verdicts([few, many]).splitlines()[1].split()[0] == "met"
 
 
+def test_traces_are_held_against_none_and_against_envoys() -> None:
+    telemetry = work(
+        "telemetry-rest",
+        **{
+            "envoy-traces": {"cpu_us": [100.0] * 3},
+            "meshproxy": {"cpu_us": [80.0, 90.0, 80.0]},
+            "meshproxy-traces": {"cpu_us": [82.0, 92.5, 82.0]},
+            "meshproxy-traces-all": {"cpu_us": [110.0, 116.0, 106.0]},
+            "meshproxy-traces-silent": {"cpu_us": [82.0, 92.0, 82.0]},
+        },
+    )
+    lines = verdicts([telemetry]).splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["met", "met", "MISSED", "met", "?"]
+
+
 def test_a_work_without_meshproxy_says_nothing() -> None:
     assert verdicts([work("cpu-rest", envoy={"cpu_us": [100.0] * 3})]) == ""
 

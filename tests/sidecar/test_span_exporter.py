@@ -92,6 +92,7 @@ async def test_records_become_requests(record: SpanRecord) -> None:
             export.exporter.take(record)
             await export.settled(2)
         ((headers, request),) = collector.requests
+        assert int({name.lower(): value for name, value in headers.items()}["content-length"]) > 100
         (resource,) = request.resource_spans
         assert [(each.key, each.value.string_value) for each in resource.resource.attributes] == [("service.name", "a")]
         assert headers["X-Tenant" if "X-Tenant" in headers else "x-tenant"] == "7"

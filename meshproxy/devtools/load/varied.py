@@ -17,6 +17,10 @@ LENGTHS = 16
 """How many different lengths a body has."""
 MOST = 65_536
 """Bytes of a body up to which its length varies: a copy of a larger one would cost the load more than the request."""
+SAMPLED = 100
+"""Of so many requests one belongs to a trace that is sampled: where spans are exported, these cost most."""
+_SAMPLED_VERSION = b"9"
+"""Of a UUID: Envoy writes its decision there, and takes that of another Envoy from there (`pack_trace_reason`)."""
 _ODD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 """Times a counter, modulo 2**128, this gives ids without visible order, and none twice."""
 _IDS = 1 << 128
@@ -36,8 +40,9 @@ def ids() -> Callable[[], Ids]:
         number = next(numbers)
         value = number * _ODD % _IDS
         digits = b"%032x" % value
-        uuid = b"-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-        return number, uuid, b"00-%b-%016x-01" % (digits, value % _SPANS or 1)
+        version, flags = (b"4", b"00") if number % SAMPLED else (_SAMPLED_VERSION, b"01")
+        uuid = b"-".join((digits[:8], digits[8:12], version + digits[13:16], digits[16:20], digits[20:]))
+        return number, uuid, b"00-%b-%016x-%b" % (digits, value % _SPANS or 1, flags)
 
     return make
 

@@ -7,7 +7,7 @@ from meshproxy.devtools.load.grpc import GrpcConnection
 from meshproxy.devtools.load.messages import grpc_request
 from meshproxy.devtools.load.rest import RestConnection
 from meshproxy.devtools.load.target import Target, rest_request
-from meshproxy.devtools.load.varied import LENGTHS, MOST, ids, vary_message, vary_rest
+from meshproxy.devtools.load.varied import LENGTHS, MOST, SAMPLED, ids, vary_message, vary_rest
 from meshproxy.inference.body_scan import DEFAULT_LIMITS
 from meshproxy.inference.surfaces import SURFACES
 from tests.devtools.load.conftest import FakeTransport, Finishes
@@ -22,8 +22,12 @@ def test_ids_are_valid_and_none_comes_twice() -> None:
     assert [number for number, _, _ in made] == list(range(1, 1_001))
     assert len({request_id for _, request_id, _ in made}) == len({trace for _, _, trace in made}) == 1_000
     for _, request_id, trace in made:
-        assert re.fullmatch(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", request_id)
-        assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01", trace)
+        assert re.fullmatch(rb"[0-9a-f]{8}-[0-9a-f]{4}-[49][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", request_id)
+        assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", trace)
+    # In both the same ones are sampled.
+    sampled = [number for number, _, trace in made if trace.endswith(b"1")]
+    assert sampled == [number for number, request_id, _ in made if request_id[14:15] == b"9"]
+    assert len(sampled) == len(made) / SAMPLED
 
 
 def test_requests_are_whole_and_differ_in_length_id_and_trace_only() -> None:
