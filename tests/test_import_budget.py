@@ -48,7 +48,7 @@ EXPORT = {
 HOP = {
     "meshproxy.inference.tfserving_metrics", "meshproxy.sidecar.hop_watch", "meshproxy.sidecar.server_page",
     "meshproxy.sidecar.server_relay", "meshproxy.telemetry.change_detector", "meshproxy.telemetry.hop_lag",
-    "meshproxy.telemetry.relayed_page",
+    "meshproxy.sidecar.worker_calls", "meshproxy.telemetry.relayed_page",
 }  # fmt: skip
 """Only where the model server's metrics page is read."""
 

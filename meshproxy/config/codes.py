@@ -125,7 +125,7 @@ class Code(StrEnum):
     )  # fmt: skip
     SERVER_METRICS = (
         "MP0607", Severity.WARNING,
-        "`telemetry.modelServer`, and a page that cannot be read or relayed: several workers, no `rest`, no permit.",
+        "`telemetry.modelServer`, and a page that cannot be read or relayed: no `rest`, many endpoints, no permit.",
     )  # fmt: skip
     # Information
     NO_ROLE = (

@@ -80,7 +80,7 @@ class Telemetry(Part, frozen=True):
     """Spans. Left out: none, unless the environment of a sidecar names a collector (`OTEL_EXPORTER_OTLP_ENDPOINT`)."""
     model_server: ServerMetrics | None = None
     """Compares what calls took with what the model server says they took: the hop lag, and an alarm when it rises
-    (docs/hop-lag.md). `{}` has the defaults. Left out: the page is not read. Not with several `workers`."""
+    (docs/hop-lag.md). `{}` has the defaults. Left out: the page is not read."""
     tap: Tap = "full"
     """What `meshproxy tap` shows of live calls to whoever is on the host of a sidecar, which is every container of its
     pod. `full`: the fields of the access log. `anonymous`: without callers and addresses, also in `meshproxy stat` and

@@ -35,9 +35,6 @@ def warn_of_telemetry(placed: Sequence[Placed], *, is_partial: bool) -> Iterator
     if settings is None or inbound is None or node is None:
         return
     field = "spec.telemetry.modelServer"
-    if sidecar.document.spec.workers > 1:
-        message = f"the Sidecar {sidecar.name} has several workers: its hop lag is not measured"
-        yield mesh.at(node, field, message, Code.SERVER_METRICS)
     servers = {each.name: each for each in whole if each.kind == "ModelServer"}
     spec = servers[inbound.server].document.spec
     if not _has_rest(spec):

@@ -9,12 +9,13 @@
     GET  /status    what `meshproxy status` shows (loopback only)
     GET  /tap       a line of each call that ends (loopback only, `live_pages`)
     GET  /stat      counts of calls, every second (loopback only, `live_pages`)
+    GET  /calls     the calls of a worker, for the hop lag (loopback only)
     POST /drain     the same as SIGTERM (loopback only; not on the admin port of a worker)
 
 `/scaling` says nothing that `/metrics` does not, and is read like it: by another pod, which knows the address of this
 one and has no credentials.
 
-The last five answer loopback peers that name a loopback host: a page in a browser on this host can send requests to
+The last six answer loopback peers that name a loopback host: a page in a browser on this host can send requests to
 them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made to
 (CVE-2024-40632).
 """
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 READ_ONLY = frozenset(
-    {b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready", b"/metrics", b"/scaling", b"/config", b"/status"}
+    {
+        *(b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready"),
+        *(b"/metrics", b"/scaling", b"/config", b"/status", b"/calls"),
+    }
 )
 LIVE = frozenset({b"/tap", b"/stat"})
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
@@ -73,6 +77,9 @@ class AdminTarget(Protocol):
 
     async def scaling(self) -> dict[str, object] | None:
         """The load of the model server (`scaling.Scaling.page`); None if it is not known."""
+
+    def calls(self) -> dict[str, object] | None:
+        """What the first of several workers adds up (`worker_calls.tell`); None: there is nothing."""
 
     def drain(self) -> None:
         """Begin a graceful shutdown."""
@@ -135,7 +142,7 @@ class Admin:
             self._metrics(stream, sink, head)
         elif path == b"/scaling":
             self._begin(self._show_scaling(stream, head))
-        elif path in (b"/config", b"/status", b"/drain", *LIVE):
+        elif path in (b"/config", b"/status", b"/calls", b"/drain", *LIVE):
             self._operate(stream, head, path)
         else:
             reply(stream, head, 404, NOT_FOUND)
@@ -208,6 +215,12 @@ class Admin:
             reply(stream, head, 200, _json(self._target.configuration()), JSON)
         elif path == b"/status":
             self._begin(self._show_status(stream, head))
+        elif path == b"/calls":
+            told = self._target.calls()
+            if told is None:
+                reply(stream, head, 404, b"no calls are added up here\n")
+            else:
+                reply(stream, head, 200, _json(told), JSON)
         elif self._is_worker:
             reply(stream, head, 404, b"a worker is not drained by itself: use the admin port of the sidecar\n")
         elif head.method != b"POST":

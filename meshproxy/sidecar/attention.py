@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HEAD: dict[str, object] = {"apiVersion": "meshproxy.dev/v1alpha1", "kind": "SidecarStatus"}
+
+
+MOST_NAMED = 8
+"""Models that one sentence names."""
 
 
 def attention(status: dict[str, Any], now: float) -> list[str]:
@@ -19,7 +26,15 @@ def attention(status: dict[str, Any], now: float) -> list[str]:
             found.append(f"keys of issuer {issuer['name']} could not be fetched, {use}: {issuer['problem']}")
     for name, server in status["servers"].items():
         found += _server(name, server)
-    return found
+    return found + hop_lag(status["hopLag"]["raised"])
+
+
+def hop_lag(raised: Sequence[str]) -> list[str]:
+    """The models whose hop lag has risen."""
+    if not raised:
+        return []
+    more = f" (and {len(raised) - MOST_NAMED} more)" if len(raised) > MOST_NAMED else ""
+    return [f"the hop lag of these models has risen: {', '.join(raised[:MOST_NAMED])}{more}"]
 
 
 def unmet(conditions: dict[str, bool]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from meshproxy.inference.tfserving_metrics import NO_TIME, PageError, TimesReader
 from meshproxy.sidecar.server_page import NoPage, feed, read_page
 from meshproxy.telemetry.change_detector import ChangeDetector, State
-from meshproxy.telemetry.hop_lag import MOST_SECONDS, PARTS, CallTimes, Doubt, Pairing, Reading
+from meshproxy.telemetry.hop_lag import MOST_SECONDS, PARTS, Doubt, Pairing, Reading
 from meshproxy.telemetry.metrics import OTHER
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from meshproxy.upstream.endpoint import Endpoint
 
 JITTER = 0.1
-MOST_NAMED = 8
-"""Models that one note names."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +52,7 @@ class HopWatch:
         server: the name of the `ModelServer`.
         path: of its page.
         clusters: those in use; a reload may replace them.
+        calls: what the sidecar has added up, and who has; raises NoPage.
         read: the page of an endpoint, by its path; raises NoPage.
         draw: a random number from 0 to 1, for the jitter.
         clock: seconds.
@@ -65,6 +64,7 @@ class HopWatch:
         server: str,
         path: str,
         clusters: Callable[[], Sequence[Cluster]],
+        calls: Callable[[], Awaitable[tuple[tuple[str, ...], dict[str, CallTime]]]],
         metrics: SidecarMetrics,
         *,
         read: Callable[[Endpoint, bytes], Awaitable[bytes]] | None = None,
@@ -79,11 +79,10 @@ class HopWatch:
         self._read_page = read if read is not None else read_page
         self._draw = draw
         self._clock = clock
-        self.calls = CallTimes(server)
-        """Add completed exchanges to it."""
+        self._calls = calls
         self._models: dict[str, _Model] = {}
-        self._endpoints: tuple[str, ...] = ()
-        """Whose pages were added up the last time."""
+        self._sources: tuple[tuple[str, ...], ...] = ()
+        """Whose sums were added up the last time, on both sides."""
         self._result = "ok"
         """Of the last attempt."""
 
@@ -97,6 +96,7 @@ class HopWatch:
         """Read the page once, and take what there is to be had from it."""
         try:
             endpoints, theirs = await self._read()
+            workers, ours = await self._calls()
         except NoPage as problem:
             self._count(problem.result, str(problem))
             return
@@ -105,12 +105,12 @@ class HopWatch:
             logger.exception("internal error in reading the metrics page of the model server")
             return
         self._count("ok", "")
-        if endpoints != self._endpoints:
+        if (endpoints, workers) != self._sources:
             # Sums of other processes, with which nothing can be compared.
-            self._endpoints = endpoints
+            self._sources = endpoints, workers
             for known in self._models.values():
                 known.pairing = None
-        self._take(self.calls.read(), theirs, self._clock())
+        self._take(ours, theirs, self._clock())
 
     async def _read(self) -> tuple[tuple[str, ...], dict[str, ServerTime]]:
         """The endpoints and the sum of their pages. Raises NoPage."""
@@ -208,13 +208,10 @@ class HopWatch:
         for name in self._models:
             self._hide(name)
 
-    def notes(self) -> list[str]:
+    @property
+    def raised(self) -> list[str]:
         """The models whose lag has risen."""
-        raised = sorted(name for name, each in self._models.items() if each.detector.state is State.RAISED)
-        if not raised:
-            return []
-        more = f" (and {len(raised) - MOST_NAMED} more)" if len(raised) > MOST_NAMED else ""
-        return [f"the hop lag of these models has risen: {', '.join(raised[:MOST_NAMED])}{more}"]
+        return sorted(name for name, each in self._models.items() if each.detector.state is State.RAISED)
 
     def _count(self, result: str, problem: str) -> None:
         """Count an attempt, and log it if it is not like the last one."""

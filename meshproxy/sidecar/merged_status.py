@@ -41,7 +41,7 @@ def _shared(statuses: Sequence[Found]) -> Found:
     """What the workers tell together."""
     if not statuses:
         nothing: Found = {"documents": None, "mtls": None, "identity": None, "issuers": [], "directions": {}}
-        return {**nothing, "servers": {}, "refusals": {"total": {}, "last": []}}
+        return {**nothing, "servers": {}, "refusals": {"total": {}, "last": []}, "hopLag": {"raised": []}}
     first = statuses[0]
     rejected = [each["documents"] for each in statuses if (each["documents"]["lastReload"] or {}).get("problems")]
     identities = [each["identity"] for each in statuses if each["identity"] is not None]
@@ -53,6 +53,7 @@ def _shared(statuses: Sequence[Found]) -> Found:
         "directions": _by_key([each["directions"] for each in statuses], _direction),
         "servers": _by_key([each["servers"] for each in statuses], _server),
         "refusals": _refusals([each["refusals"] for each in statuses]),
+        "hopLag": {"raised": sorted({model for each in statuses for model in each["hopLag"]["raised"]})},
     }
 
 

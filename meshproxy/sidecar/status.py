@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from meshproxy import __version__
-from meshproxy.sidecar.attention import HEAD, attention
+from meshproxy.sidecar.attention import HEAD, attention, hop_lag
 from meshproxy.telemetry.timestamps import timestamp
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Status:
         """What `/scaling` answers."""
         return self._scaling.page() if self._scaling is not None else None
 
+    def calls(self) -> dict[str, object] | None:
+        """What `/calls` answers."""
+        return self._server_metrics.tell()
+
     def readiness(self) -> dict[str, bool]:
         """Each condition for being ready, and whether it holds."""
         identity = self._identity.current
@@ -88,7 +92,7 @@ class Status:
             notes += [f"configuration rejected, the previous one is in use: {each}" for each in last.problems]
         if problem is not None:
             notes.append(f"certificate rejected, the previous one is in use: {problem}")
-        return [*notes, *self._server_metrics.notes()]
+        return [*notes, *hop_lag(self._server_metrics.raised)]
 
     def _reload(self) -> dict[str, object]:
         """Since when the documents are in use, and how the last attempt to replace them went."""
@@ -137,10 +141,10 @@ class Status:
                 "total": {reason: count for reason, count in totals.most_common() if count},
                 "last": self._metrics.requests.last_refusals.rows(time.time() - time.monotonic()),
             },
+            "hopLag": {"raised": self._server_metrics.raised},
             "workers": [],
         }
-        complaints = attention(found, time.time()) + self._server_metrics.notes()
-        return {**HEAD, **found, "attention": complaints}
+        return {**HEAD, **found, "attention": attention(found, time.time())}
 
     def _shown_identity(self) -> dict[str, object] | None:
         identity = self._identity.current

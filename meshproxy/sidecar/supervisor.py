@@ -27,6 +27,7 @@ from meshproxy.sidecar.worker import (
     WorkersFailed,
     WorkerSlot,
     make_folder,
+    reachable,
     read_documents,
     remove_folder,
     write_documents,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 STATUS_BYTES = 8 << 20
 """Of a page of one worker: a status with a thousand endpoints takes 300 KB."""
 EXIT_GRACE = 5.0
@@ -334,6 +334,9 @@ class Supervisor:
         reports = [worker.report for worker in self.workers]
         point_to_workers(stream, head, [_loopback(report.admin) for report in reports if report is not None])
 
+    def calls(self) -> None:
+        """Each worker tells its own."""
+
     def configuration(self) -> dict[str, object]:
         """Which documents the workers use. What they say in detail is on /config of each worker's own admin port."""
         workers = [worker.describe() for worker in self.workers]
@@ -364,9 +367,9 @@ async def _ask(worker: Worker, path: str) -> dict[str, Any] | None:
 
 
 def _loopback(address: str) -> str:
-    """Where a port that listens on every address is reached from this host: `/status` answers on loopback only."""
+    """Where an admin port is reached from this host."""
     host, _, port = address.rpartition(":")
-    return f"{EVERYWHERE.get(host, host)}:{port}"
+    return f"{reachable(host)}:{port}"
 
 
 def reserve(host: str, port: int) -> socket.socket:

@@ -32,6 +32,7 @@ REPORT_PERIOD = 0.5
 MOST_UNMET = 16
 """Conditions that one report names."""
 NOTE_CHARACTERS = 1_000
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 DOCUMENTS = "documents"
 NEWEST = "newest-documents"
 """What the supervisor has taken from its control plane, if it has one that sends documents."""
@@ -92,6 +93,11 @@ class WorkerSlot:
         """The inverse of `option()`. Raises ValueError for anything else."""
         number, inbound, outbound, admin, is_restart, folder = option.removeprefix(OPTION).split(":", 5)
         return cls(int(number), int(inbound), int(outbound), int(admin), Path(folder), is_restart == "1")
+
+
+def reachable(host: str) -> str:
+    """Where a port that listens on every address is reached from this host: some pages answer on loopback only."""
+    return EVERYWHERE.get(host, host)
 
 
 # In the worker

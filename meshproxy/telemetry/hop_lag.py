@@ -68,6 +68,15 @@ class CallTime:
         self.whole = whole
         """Seconds from the request's head read from the client to the last byte of the response."""
 
+    def __add__(self, other: CallTime) -> CallTime:
+        return CallTime(
+            self.calls + other.calls,
+            self.upstream + other.upstream,
+            self.proxy + other.proxy,
+            self.client + other.client,
+            self.whole + other.whole,
+        )
+
     def copy(self) -> CallTime:
         return CallTime(self.calls, self.upstream, self.proxy, self.client, self.whole)
 

@@ -24,13 +24,6 @@ def test_nothing_is_wrong_with_a_page_that_can_be_read_and_relayed(check: Check)
     assert codes(check(mesh(), sidecar(), server())) == []
 
 
-def test_several_workers(check: Check) -> None:
-    several = document("Sidecar", "s", "{inbound: {server: local}, workers: 2}")
-    assert said(check(mesh(READS), several, server()), "MP0607") == [
-        "4: MeshConfig/mesh: spec.telemetry.modelServer: the Sidecar s has several workers: its hop lag is not measured"
-    ]
-
-
 def test_no_port_for_rest(check: Check) -> None:
     grpc = document("ModelServer", "local", '{endpoints: [{grpc: "127.0.0.1:8500"}]}')
     (found,) = said(check(mesh(READS), sidecar(), grpc), "MP0607")

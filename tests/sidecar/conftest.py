@@ -54,6 +54,7 @@ def status(**fields: Any) -> dict[str, Any]:
         "directions": {"inbound": direction()},
         "servers": {"local": {"source": "static", "known": True, "endpoints": [endpoint()]}},
         "refusals": {"total": {}, "last": []},
+        "hopLag": {"raised": []},
         "workers": [],
         "attention": [],
         **fields,

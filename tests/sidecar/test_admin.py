@@ -95,6 +95,7 @@ class Process:
         self.noted: list[str] = []
         self.load: dict[str, object] | None = {"models": {}}
         self.drains = 0
+        self.told: dict[str, object] | None = None
         self.live: list[bytes] = []
 
     def serve_live(self, stream: Any, head: RequestHead) -> None:
@@ -111,6 +112,9 @@ class Process:
 
     async def status(self) -> dict[str, object]:
         return {"kind": "SidecarStatus"}
+
+    def calls(self) -> dict[str, object] | None:
+        return self.told
 
     async def scaling(self) -> dict[str, object] | None:
         return self.load
@@ -433,3 +437,12 @@ def test_the_load_is_read_by_other_pods_and_is_never_less_than_there_is(ask: Any
         503,
         b"not known: there is no inbound port, or a worker does not answer\n",
     )
+
+
+def test_calls_are_told_to_this_host_only(ask: Any, process: Process) -> None:
+    assert ask(b"/calls").status == 404
+    process.told = {"since": "1", "models": {}}
+    assert json.loads(ask(b"/calls").body) == process.told
+    assert ask(b"/calls", stream=FakeStream("10.0.0.1:5000")).status == 403
+    assert ask(b"/calls", authority=b"attacker.example").status == 403
+    assert ask(b"/calls", method=b"POST").status == 405

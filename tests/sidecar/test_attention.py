@@ -64,3 +64,10 @@ def test_nothing(noon: float) -> None:
 )
 def test_each(fields: dict[str, Any], expected: str, noon: float) -> None:
     assert attention(status(**fields), noon) == [expected]
+
+
+def test_models_whose_hop_lag_has_risen(noon: float) -> None:
+    assert attention(status(hopLag={"raised": ["a", "b"]}), noon) == ["the hop lag of these models has risen: a, b"]
+    many = [f"m{number}" for number in range(10)]
+    (said,) = attention(status(hopLag={"raised": many}), noon)
+    assert said.endswith("m7 (and 2 more)")

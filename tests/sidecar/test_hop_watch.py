@@ -14,7 +14,7 @@ from meshproxy.inference.tfserving_metrics import MOST_LINE_BYTES
 from meshproxy.sidecar.hop_watch import HopWatch
 from meshproxy.sidecar.server_page import SLICE, NoPage
 from meshproxy.telemetry.change_detector import LEAST_READINGS
-from meshproxy.telemetry.hop_lag import MOST_SECONDS, MOST_UNEQUAL
+from meshproxy.telemetry.hop_lag import MOST_SECONDS, MOST_UNEQUAL, CallTime, CallTimes
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from tests.telemetry.conftest import make_exchange as make_exchange
 
@@ -35,9 +35,25 @@ class World:
         self.metrics = SidecarMetrics()
         self.metrics.requests.mention(["m"])
         self.pages: dict[str, ModelMetrics | Exception | bytes] = {"a": ModelMetrics()}
+        self.calls = CallTimes("local")
+        self.workers: tuple[str, ...] = ()
+        self.silent: NoPage | None = None
+        """A worker does not tell its calls."""
         self.watch = HopWatch(
-            ServerMetrics(), "local", PATH, self._clusters, self.metrics, read=self._read, clock=lambda: self.now
+            ServerMetrics(),
+            "local",
+            PATH,
+            self._clusters,
+            self._calls,
+            self.metrics,
+            read=self._read,
+            clock=lambda: self.now,
         )
+
+    async def _calls(self) -> tuple[tuple[str, ...], dict[str, CallTime]]:
+        if self.silent is not None:
+            raise self.silent
+        return self.workers, self.calls.read()
 
     def _clusters(self) -> Any:
         endpoints = {key: SimpleNamespace(key=key, name=key) for key in self.pages}
@@ -61,7 +77,7 @@ class World:
                 exchange.first_byte = exchange.connected + SERVER + lag
                 exchange.attempts[-1].ended = exchange.first_byte
                 exchange.finished = exchange.first_byte + 0.000_5
-                self.watch.calls.observe(exchange)
+                self.calls.observe(exchange)
 
     async def look(self, seconds: float = 15.0) -> None:
         self.now += seconds
@@ -107,19 +123,19 @@ async def test_a_rise_raises_the_alarm_and_it_ends(world: World, caplog: pytest.
     for _ in range(LEAST_READINGS):
         world.call(30)
         await world.look()
-    assert world.watch.notes() == []
+    assert world.watch.raised == []
     for _ in range(4):
         world.call(30, lag=0.01)
         await world.look()
     assert world.alarm == 1
-    assert world.watch.notes() == ["the hop lag of these models has risen: m"]
+    assert world.watch.raised == ["m"]
     assert [each.getMessage() for each in caplog.records] == ["hop lag has risen"]
     caplog.set_level("INFO")
     for _ in range(10):
         world.call(30)
         await world.look()
     assert world.alarm == 0
-    assert world.watch.notes() == []
+    assert world.watch.raised == []
     assert caplog.records[-1].getMessage() == "hop lag is normal again"
 
 
@@ -194,6 +210,26 @@ async def test_a_page_that_cannot_be_used(
     assert said == ["local"]
     world.pages["a"] = good
     world.call(30)
+    await world.look()
+    assert world.lag == pytest.approx(LAG)
+
+
+async def test_a_worker_that_was_restarted_counts_for_itself(world: World) -> None:
+    world.call(30)
+    world.workers = ("2:1",)
+    await world.look()
+    assert world.lag is None
+    world.call(30)
+    await world.look()
+    assert world.lag == pytest.approx(LAG)
+
+
+async def test_a_worker_that_does_not_tell(world: World) -> None:
+    world.silent = NoPage("failed", "it is silent")
+    world.call(30)
+    await world.look()
+    assert world.pages_read == {"ok": 1, "failed": 1}
+    world.silent = None
     await world.look()
     assert world.lag == pytest.approx(LAG)
 

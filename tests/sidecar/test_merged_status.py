@@ -95,3 +95,9 @@ def test_workers_that_say_nothing(noon: float) -> None:
     assert nobody.keys() == status().keys()
     assert nobody["attention"] == ["2 of 2 workers did not tell their status: it is missing here"]
     assert merge({**OWN, "conditions": {"a": False}}, WORKERS, [], noon)["attention"][0].endswith("does not hold: a")
+
+
+def test_models_whose_hop_lag_has_risen_in_one_of_them(noon: float) -> None:
+    found = merged(noon, status(hopLag={"raised": ["m"]}), status())
+    assert found["hopLag"] == {"raised": ["m"]}
+    assert found["attention"] == ["the hop lag of these models has risen: m"]

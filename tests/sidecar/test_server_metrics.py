@@ -9,19 +9,32 @@ import pytest
 
 from meshproxy.config import telemetry
 from meshproxy.config.schema import Documents
+from meshproxy.sidecar import worker_calls
 from meshproxy.sidecar.server_metrics import ServerMetrics
+from meshproxy.telemetry.hop_lag import CallTimes
 from meshproxy.telemetry.observer import Observer
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
 def documents(
-    interval: float | None, server: str | None = "local", path: str = "/metrics", *, relay: bool = False
+    interval: float | None,
+    server: str | None = "local",
+    path: str = "/metrics",
+    *,
+    relay: bool = False,
+    ports: tuple[int, ...] = (),
 ) -> Documents:
     settings = None if interval is None else telemetry.ServerMetrics(interval=interval, relay=relay)
     inbound = None if server is None else SimpleNamespace(server=server)
     made: Any = SimpleNamespace(
         mesh=SimpleNamespace(spec=SimpleNamespace(telemetry=telemetry.Telemetry(model_server=settings))),
-        sidecar=SimpleNamespace(spec=SimpleNamespace(inbound=inbound)),
+        sidecar=SimpleNamespace(
+            spec=SimpleNamespace(
+                inbound=inbound,
+                worker_ports=ports,
+                admin=SimpleNamespace(listen=SimpleNamespace(host="0.0.0.0")),
+            )
+        ),
         servers=[SimpleNamespace(metadata=SimpleNamespace(name="local"), spec=SimpleNamespace(metrics_path=path))],
     )
     found: Documents = made
@@ -45,7 +58,7 @@ async def test_nothing_is_watched_unless_documents_say_so() -> None:
     world.server.adopt(documents(None))
     world.server.adopt(documents(10.0, server=None))
     assert world.sinks == ()
-    assert world.server.notes() == []
+    assert world.server.raised == []
     await world.server.close()
 
 
@@ -55,7 +68,7 @@ async def test_the_watch_begins_changes_and_ends_with_the_documents() -> None:
     (first,) = world.sinks
     world.server.adopt(documents(10.0))
     assert world.sinks == (first,)
-    assert world.server.notes() == []
+    assert world.server.raised == []
     world.server.adopt(documents(20.0))
     (second,) = world.sinks
     assert second != first
@@ -73,11 +86,32 @@ async def test_it_ends_with_the_sidecar() -> None:
     assert world.sinks == ()
 
 
-async def test_a_worker_sees_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
-    world = World(worker=0)
-    world.server.adopt(documents(10.0))
-    assert world.sinks == ()
-    assert "several workers" in caplog.text
+async def test_the_first_worker_asks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+
+    def adds_up(own: CallTimes, others: list[str]) -> Any:
+        made.append(others)
+        return SimpleNamespace(read=None)
+
+    monkeypatch.setattr(worker_calls, "WorkerCalls", adds_up)
+    for worker in (0, 1):
+        world = World(worker)
+        assert world.server.tell() is None
+        world.server.adopt(documents(10.0, ports=(18503, 18504, 18505)))
+        assert len(world.sinks) == 1
+        told = world.server.tell()
+        assert told is not None
+        assert told["models"] == {}
+        await world.server.close()
+        assert world.sinks == ()
+    assert made == [["127.0.0.1:18504", "127.0.0.1:18505"]]
+
+
+async def test_workers_without_ports_are_not_asked(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(0)
+    world.server.adopt(documents(10.0, ports=(0, 0)))
+    assert "set admin.firstWorkerPort" in caplog.text
+    assert world.server.raised == []
     await world.server.close()
 
 

@@ -20,7 +20,7 @@ class World:
         self.configuration: Any = SimpleNamespace(health=None, last_reload=None)
         self.tokens: Any = SimpleNamespace(are_known=True)
         self.clusters: Any = SimpleNamespace(conditions=lambda: {"endpoints of a are known": True})
-        self.server_metrics: Any = SimpleNamespace(notes=list)
+        self.server_metrics: Any = SimpleNamespace(raised=[], tell=lambda: {"models": {}})
         self.is_draining = False
         self.drained = 0
 
@@ -97,5 +97,6 @@ def test_what_is_kept_of_rejected_documents_is_bounded() -> None:
 
 def test_models_whose_hop_lag_has_risen_are_noted() -> None:
     world = World()
-    world.server_metrics.notes = lambda: ["the hop lag of these models has risen: m"]
+    world.server_metrics.raised = ["m"]
+    assert world.status().calls() == {"models": {}}
     assert world.status().notes() == ["the hop lag of these models has risen: m"]

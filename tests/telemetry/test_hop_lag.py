@@ -86,6 +86,11 @@ def test_models_are_bounded(times: CallTimes, make_exchange: MakeExchange) -> No
     assert len(times.read()) == MOST_MODELS
 
 
+def test_sums_are_added_up() -> None:
+    found = CallTime(1, 1.0, 2.0, 3.0, 4.0) + CallTime(10, 10.0, 20.0, 30.0, 40.0)
+    assert (found.calls, found.upstream, found.proxy, found.client, found.whole) == (11, 11.0, 22.0, 33.0, 44.0)
+
+
 # Pairing
 
 
