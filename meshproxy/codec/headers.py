@@ -38,6 +38,12 @@ def is_framing_alias(name: bytes) -> bool:
 TRACE_PARENT = b"traceparent"
 """The trace context of a request (https://www.w3.org/TR/trace-context/): `RequestHead.trace`, not part of `headers`."""
 
+REQUEST_ID = b"x-request-id"
+"""A field that differs in every request of many clients: codecs keep the rest of a head without it."""
+REQUEST_ID_BYTES = 64
+REQUEST_ID_OCTETS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_."
+"""Of a value that is kept apart: more than any other one would have to be checked for."""
+
 NOT_IN_TRAILERS = FRAMING | {
     # RFC 9110 section 6.5.1: fields for routing, decoding, caching or authentication must come before the body.
     b"trailer",

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout, with_printable_message
-from meshproxy.codec.headers import SPELLING
+from meshproxy.codec.headers import REQUEST_ID, SPELLING
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 from meshproxy.routing.servers import HEADER as SERVER_HEADER
@@ -105,6 +105,15 @@ class RequestHeaders:
         self.forward: Headers = tuple(forward)
         self.forward_with_token: Headers = (*self.forward, *((b"authorization", value) for value in authorization))
 
+    def before(self, field: tuple[bytes, bytes]) -> RequestHeaders:
+        """The same with one more field, which decides nothing and is forwarded."""
+        more = RequestHeaders.__new__(RequestHeaders)
+        for name in RequestHeaders.__slots__:
+            setattr(more, name, getattr(self, name))
+        more.forward = (*self.forward, field)
+        more.forward_with_token = (*more.forward, *self.forward_with_token[len(self.forward) :])
+        return more
+
 
 def is_identity(name: bytes) -> bool:
     """A header that we alone may set: a client that sends it would speak in our name. Every spelling that some server
@@ -127,6 +136,14 @@ class HeaderReader:
 
     def read(self, headers: Headers) -> RequestHeaders:
         """What `headers` say."""
+        known = self._requests.get(headers)
+        if known is not None:
+            return known
+        if headers and headers[-1][0] == REQUEST_ID:  # which differs each time
+            return self._read(headers[:-1]).before(headers[-1])
+        return self._read(headers)
+
+    def _read(self, headers: Headers) -> RequestHeaders:
         known = self._requests.get(headers)
         if known is None:
             known = RequestHeaders(headers)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshproxy.codec.events import Headers
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.proxy.headers import CACHE_BYTES, HeaderReader, RequestHeaders, identity_headers, is_identity
 
@@ -171,3 +172,21 @@ def test_a_long_list_is_not_remembered() -> None:
     assert (len(reader._requests), len(reader._responses)) == (0, 0)
     reader.read(((b"a", bytes(7_000)),))
     assert len(reader._requests) == 1
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (),
+        ((b"accept", b"a"), (b"authorization", b"Bearer t"), (b"tracestate", b"a=b")),
+        ((b"content-type", b"application/grpc"), (b"grpc-timeout", b"1S"), (b"b3", b"0"), (b"x-request-id", b"first")),
+    ],
+)
+def test_a_request_id_that_comes_last_is_read_as_it_would_be_anywhere(before: Headers) -> None:
+    reader = HeaderReader()
+    for value in (b"1", b"2"):
+        headers = (*before, (b"x-request-id", value))
+        found, expected = reader.read(headers), RequestHeaders(headers)
+        for name in RequestHeaders.__slots__:
+            assert getattr(found, name) == getattr(expected, name), name
+    assert list(reader._requests) == [before]

@@ -22,6 +22,7 @@ from meshproxy.codec.h2.fields import (
     HOST,
     LAST_PSEUDO,
     LONG_NAME,
+    OVERHEAD,
     REGULAR,
     STATUS,
     TE,
@@ -31,7 +32,15 @@ from meshproxy.codec.h2.fields import (
     is_single_authority,
 )
 from meshproxy.codec.h2.hpack import Decoder
-from meshproxy.codec.headers import IDENTITY_PREFIXES, MAX_LENGTH, NOT_IN_TRAILERS, TRACE_PARENT
+from meshproxy.codec.headers import (
+    IDENTITY_PREFIXES,
+    MAX_LENGTH,
+    NOT_IN_TRAILERS,
+    REQUEST_ID,
+    REQUEST_ID_BYTES,
+    REQUEST_ID_OCTETS,
+    TRACE_PARENT,
+)
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
 
@@ -47,6 +56,9 @@ sends a new trace with each request writes it (https://www.w3.org/TR/trace-conte
 TRACE_VALUE_BYTES = 55
 TRACE_BYTES = len(TRACE_LITERAL) + TRACE_VALUE_BYTES
 TRACE_OCTETS = b"0123456789abcdef-"
+
+ID_LITERAL = b"\x00\x0cx-request-id"
+"""The same for a request id, up to the length of its value."""
 
 KEPT_HEADS = 32
 KEPT_BLOCK_BYTES = 4_096
@@ -81,8 +93,8 @@ class HeadReader:
     """Reads the blocks of one connection.
 
     A client that repeats itself sends the same block of indices again and again. Heads are kept by the bytes of their
-    block until the dynamic table changes: such a head costs 0.1 µs instead of 5 to 8. One that ends with a trace
-    context, which differs each time, is cached by the preceding bytes, and costs 1.2 µs.
+    block until the dynamic table changes: such a head costs 0.1 µs instead of 5 to 8. One that ends with a request id,
+    a trace context, or both in this order, which differ each time, is cached by the preceding bytes, and costs 1.2 µs.
     """
 
     __slots__ = (
@@ -90,6 +102,7 @@ class HeadReader:
         "_generation",
         "_kept_bytes",
         "_limits",
+        "_named",
         "_requests",
         "_responses",
         "_traced",
@@ -104,6 +117,8 @@ class HeadReader:
         self._requests: dict[bytes, ParsedRequest] = {}
         self._traced: dict[bytes, ParsedRequest] = {}
         """By the part of the block before the trace context."""
+        self._named: tuple[dict[bytes, ParsedRequest], dict[bytes, ParsedRequest]] = {}, {}
+        """By the part before the request id: of those that end with it, and of those that have a trace context, too."""
         self._responses: dict[bytes, ParsedResponse] = {}
         self._trailers: dict[bytes, Headers] = {}
         self._kept_bytes = 0
@@ -128,8 +143,40 @@ class HeadReader:
         if block[-TRACE_BYTES:-TRACE_VALUE_BYTES] == TRACE_LITERAL:
             value = block[-TRACE_VALUE_BYTES:]
             if not value.translate(None, TRACE_OCTETS):
-                return self._traced_request(block, value)
+                stop = len(block) - TRACE_BYTES
+                at = _find_id(block, stop)
+                return self._traced_request(block, value) if at < 0 else self._named_request(block, at, stop, value)
+        at = _find_id(block, len(block))
+        if at >= 0:
+            return self._named_request(block, at, len(block), None)
         return self._read(block, self._requests, read_request)
+
+    def _named_request(self, block: bytes, at: int, stop: int, trace: bytes | None) -> ParsedRequest:
+        """The head of a block that has what looks like a request id from `at` to `stop`, and a trace context behind it,
+        or nothing. Raises as `request`."""
+        start = block[:at]
+        field = REQUEST_ID, block[at + len(ID_LITERAL) + 1 : stop]
+        kept = self._named[trace is not None]
+        known = kept.get(start)
+        if known is not None:
+            method, authority, target, headers, length, expects_continue, _ = known
+            return ParsedRequest(method, authority, target, (*headers[:-1], field), length, expects_continue, trace)
+        fields, changes_table = self._fields(block)
+        head = read_request(fields, self._limits, len(block))
+        # A block is read from its beginning: if this one has a field at `at`, so has every other one of this start, and
+        # what follows is read alike there. Longer values must not exceed a limit.
+        last = [each[0] for each in fields[-2:]]
+        expected = [field] if trace is None else [field, (TRACE_PARENT, trace)]
+        size = sum([len(name) + len(value) + OVERHEAD for (name, value), _, _ in fields])
+        if (
+            not changes_table
+            and last[-len(expected) :] == expected
+            and head.headers[-1] == field
+            and head.trace == trace
+            and size + REQUEST_ID_BYTES <= self._limits.header_bytes
+        ):
+            self._keep(kept, start, head, len(fields))
+        return head
 
     def _traced_request(self, block: bytes, value: bytes) -> ParsedRequest:
         """The head of a block that ends as a trace context does. Raises as `request`."""
@@ -191,6 +238,8 @@ class HeadReader:
     def _forget(self) -> None:
         self._requests.clear()
         self._traced.clear()
+        for named in self._named:
+            named.clear()
         self._responses.clear()
         self._trailers.clear()
         self._kept_bytes = 0
@@ -204,6 +253,17 @@ class HeadReader:
             self._forget()
         self._kept_bytes += size
         kept[key] = head
+
+
+def _find_id(block: bytes, stop: int) -> int:
+    """Where what looks like a request id begins that ends at `stop`; -1 if there is none."""
+    at = block.rfind(ID_LITERAL, max(stop - len(ID_LITERAL) - 1 - REQUEST_ID_BYTES, 0), stop)
+    if at < 0:
+        return -1
+    begin = at + len(ID_LITERAL) + 1
+    if begin >= stop or block[begin - 1] != stop - begin or block[begin:stop].translate(None, REQUEST_ID_OCTETS):
+        return -1
+    return at
 
 
 def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedRequest:

@@ -90,6 +90,41 @@ def test_a_trace_context_is_put_behind_what_is_kept() -> None:
             encoder.request(b"POST", b"http", b"a", b"/x", GRPC, None, value)
 
 
+def test_a_request_id_is_put_behind_what_is_kept_and_before_the_trace() -> None:
+    encoder = Encoder()
+    trace = b"00-%032x-%016x-01" % (1, 1)
+    for number in range(50):
+        headers = (*GRPC[:1], (b"x-request-id", b"%d" % number), *GRPC[1:], (b"grpc-timeout", b"1S"))
+        fields = read(encoder.request(b"POST", b"http", b"a", b"/x", headers, None, trace))
+        assert fields[-2:] == [(b"x-request-id", b"%d" % number), (b"traceparent", trace)]
+        assert sorted(fields) == sorted(
+            [
+                *read(Encoder().request(b"POST", b"http", b"a", b"/x", (), None)),
+                *headers,
+                (b"te", b"trailers"),
+                fields[-1],
+            ]
+        )
+    assert len(encoder._blocks) == 1
+
+
+@pytest.mark.parametrize("values", [[b"a", b"b"], [b""], [b"a b"], [b"a" * 65]])
+def test_other_request_ids_are_fields_like_any_other(values: list[bytes]) -> None:
+    headers = (*((b"x-request-id", value) for value in values), (b"last", b"1"))
+    assert read(Encoder().request(b"POST", b"http", b"a", b"/x", headers, None))[-1] == (b"last", b"1")
+
+
+def test_a_request_id_counts_as_part_of_the_head() -> None:
+    encoder = Encoder()
+    encoder.request(b"POST", b"http", b"a", b"/x", ((b"x-request-id", b"a"),), None)
+    encoder.limit(
+        32 * 5 + sum(map(len, (b":methodPOST", b":schemehttp", b":path/x", b":authoritya", b"x-request-ida")))
+    )
+    encoder.request(b"POST", b"http", b"a", b"/x", ((b"x-request-id", b"a"),), None)
+    with pytest.raises(HeadTooLarge):
+        encoder.request(b"POST", b"http", b"a", b"/x", ((b"x-request-id", b"ab"),), None)
+
+
 def test_nothing_is_kept_where_nothing_is_repeated() -> None:
     encoder = Encoder()
     encoder.remembers = False

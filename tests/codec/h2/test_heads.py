@@ -494,6 +494,98 @@ def test_traced_heads_are_read_as_others_are(fields: Pairs, values: list[bytes],
         seen.append(block)
 
 
+# Request ids, which differ each time as well
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """A literal with a new name, not indexed, not Huffman-coded."""
+    return b"\x00" + bytes((len(name),)) + name + bytes((len(value),)) + value
+
+
+@pytest.mark.parametrize("has_trace", [False, True])
+def test_a_head_is_kept_by_what_stands_before_its_request_id(has_trace: bool) -> None:
+    reader = HeadReader(Limits())
+    for number in range(3):
+        name = (b"x-request-id", b"id-%d" % 10**number)
+        trace = (b"traceparent", (PARENT, OTHER_PARENT)[number % 2])
+        last = [name, trace] if has_trace else [name]
+        block = encode([*HEAD, (b"accept", b"a")]) + b"".join(literal(*field) for field in last)
+        assert reader.request(block) == request([*HEAD, (b"accept", b"a"), *last])
+    assert [len(kept) for kept in reader._named] == [not has_trace, has_trace]
+    assert reader._requests == reader._traced == {}
+
+
+@pytest.mark.parametrize("value", [b"a b", b"a\0", b"", b"a" * 65, b"a\n"])
+def test_what_is_no_usual_request_id_is_read_like_any_other_field(value: bytes) -> None:
+    reader = HeadReader(Limits())
+    reader.request(encode(HEAD) + literal(b"x-request-id", b"a"))
+
+    def outcome(read: HeadReader) -> object:
+        try:
+            return read.request(encode(HEAD) + literal(b"x-request-id", value))
+        except Malformed as malformed:
+            return str(malformed)
+
+    assert outcome(reader) == outcome(HeadReader(Limits()))
+
+
+def test_the_end_of_another_field_is_no_request_id() -> None:
+    hidden = literal(b"x-request-id", b"a")
+    reader = HeadReader(Limits())
+    for name in (b"x", b"x-request-id"):
+        block = encode([*HEAD, (name, b"a" + hidden)])
+        assert block.endswith(hidden)
+        with pytest.raises(Malformed):  # NUL in a value; but a start that is kept would pass it
+            reader.request(block)
+    assert reader._named == ({}, {})
+
+
+def test_an_id_that_would_exceed_a_limit_makes_no_other_one_pass() -> None:
+    size = sum(len(name) + len(value) + 32 for name, value in [*HEAD, (b"x-request-id", b"a")])
+    reader = HeadReader(Limits(header_bytes=size))
+    reader.request(encode(HEAD) + literal(b"x-request-id", b"a"))
+    with pytest.raises(Unacceptable):
+        reader.request(encode(HEAD) + literal(b"x-request-id", b"ab"))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([b"x", b"x-request-id", b"traceparent"]), st.sampled_from([b"1", PARENT, b"\x01"])),
+        max_size=3,
+    ),
+    st.lists(
+        st.lists(
+            st.sampled_from([(b"x-request-id", value) for value in (b"a", b"b-1", b"c" * 64, b"d e", b"x" * 65)])
+            | st.sampled_from([(b"traceparent", value) for value in (PARENT, OTHER_PARENT, b"1")])
+            | st.tuples(st.just(b"x-request-id"), st.binary(max_size=70)),
+            max_size=3,
+        ),
+        max_size=5,
+    ),
+    st.booleans(),
+)
+def test_heads_with_request_ids_are_read_as_others_are(fields: Pairs, ends: list[Pairs], indexes: bool) -> None:
+    """One reader that keeps, beside readers that have not seen anything yet but the same table."""
+    encoder = hpack.Encoder()
+    seen: list[bytes] = []
+    reader = HeadReader(Limits())
+
+    def outcome(read: HeadReader, block: bytes) -> object:
+        try:
+            return read.request(block)
+        except (Malformed, Unacceptable) as refused:
+            return str(refused)
+
+    for end in ends:
+        start = encoder.encode([(n, v, not indexes) for n, v in [*HEAD, *fields]], huffman=False)
+        block = start + b"".join(literal(*field) for field in end)
+        fresh = HeadReader(Limits())
+        for earlier in seen:
+            fresh.skip(earlier)
+        assert outcome(reader, block) == outcome(fresh, block)
+        seen.append(block)
+
+
 @pytest.mark.parametrize("count", [1, 120])
 def test_heads_that_are_kept_take_no_more_than_is_counted(count: int) -> None:
     reader = HeadReader(Limits())
