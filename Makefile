@@ -101,6 +101,7 @@ dev-up:
 	@echo '  http://localhost:18501   the sidecar of the application: call models there'
 	@echo '  http://localhost:18520   the token issuer'
 	@echo '  http://localhost:9090    Prometheus'
+	@echo 'The spans of calls are in the log of the service "collector".'
 	@echo 'Documents are in deploy/compose/documents: edit them. make dev-down removes everything.'
 
 dev-down:
@@ -252,10 +253,11 @@ test-tensorflow: .venv-tensorflow/.installed
 # The base image, Prometheus and Docker Compose come from Debian's packages, once, in .cache; everything else is built anew.
 # Docker runs in a network namespace.
 test-containers: $(VENV)/.containers
+	@[ -x $(COLLECTOR_BIN)/collector ] || $(MAKE) --no-print-directory collector-binaries
 	@test "$$(id -u)" = 0 || { echo 'images are built as root here' >&2; exit 1; }
 	@for tool in podman runc mmdebstrap dockerd docker ip iptables; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing: on Debian and Ubuntu, apt-get install podman runc netavark mmdebstrap docker.io iproute2 iptables" >&2; exit 1; }; done
-	$(BIN)/pytest -q -rP -p no:xdist --timeout 900 tests/containers
+	COLLECTOR_BIN=$(COLLECTOR_BIN) $(BIN)/pytest -q -rP -p no:xdist --timeout 900 tests/containers
 
 # After a change of the dependencies in pyproject.toml, and to take newer releases. Left out are 16 MB that are loaded only
 # by rich to highlight source code and to show Markdown, by httpx2 for HTTP/2 and WebSockets, and by cffi to make modules.

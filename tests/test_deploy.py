@@ -110,6 +110,17 @@ def test_prometheus_scrapes_services_that_there_are() -> None:
     assert {target.partition(":")[0] for target in targets} <= services().keys()
 
 
+def test_spans_go_to_a_service_that_there_is() -> None:
+    traces = load([COMPOSE / "documents", COMPOSE / "sidecars" / "replica.yaml"]).mesh.spec.telemetry.traces
+    assert traces is not None
+    host, port = traces.endpoint.removeprefix("http://").split(":")
+    collector = yaml.safe_load((COMPOSE / "collector.yaml").read_text())
+    assert collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"] == f"0.0.0.0:{port}"
+    jaeger = yaml.safe_load((COMPOSE / "jaeger.yaml").read_text())["services"]
+    assert {host} == jaeger.keys() <= services().keys()
+    assert re.search(r":[0-9.]+$", jaeger[host]["image"])
+
+
 def test_the_development_file_replaces_a_service_that_there_is() -> None:
     development = yaml.safe_load((COMPOSE / "development.yaml").read_text())["services"]
     assert development.keys() == {"model-server"}

@@ -18,7 +18,7 @@ from meshproxy.devtools.child import free_port
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import LocalSidecar, document, local_replica
 from meshproxy.telemetry import otlp
-from tests.conformance.otel_collector import otel_collector
+from tests.conformance.otel_collector import otel_collector, program
 from tests.processes.calls import PATH
 from tests.processes.two_hops import PARENT, attributes, by_parent, post, two_hops
 from tests.processes.waiting import until
@@ -201,6 +201,12 @@ async def test_one_that_answers_late_costs_spans_and_no_request(
         await until_total(running, "meshproxy_spans_dropped_total", '"queue-full"', least=1)
         await until_total(running, "meshproxy_spans_dropped_total", least=200)
         assert collector.spans() == []
+
+
+async def test_the_configuration_beside_the_compose_file_is_valid() -> None:
+    file = Path(__file__).parents[2] / "deploy" / "compose" / "collector.yaml"
+    process = await asyncio.create_subprocess_exec(program(), "validate", "--config", str(file))
+    assert await process.wait() == 0
 
 
 async def test_it_reads_every_span_as_the_official_messages_do(tmp_path: Path) -> None:

@@ -102,9 +102,10 @@ def docker(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     debian = unpacked("sid", "prometheus", "promtool")
     for program in ("prometheus", "promtool"):
         shutil.copy(debian / "usr" / "bin" / program, context)
+    shutil.copy(Path(os.environ["COLLECTOR_BIN"]) / "collector", context)
     images = {"docker.io/library/meshproxy:development"}
     engine.run("podman", "tag", "meshproxy:development", *images)
-    for name in ("model-server", "prometheus"):
+    for name in ("model-server", "prometheus", "collector"):
         image = f"docker.io/{services[name]['image']}"
         engine.run("podman", "build", "--target", name, "-t", image, str(context))
         images.add(image)

@@ -83,7 +83,7 @@ def test_the_commands_about_the_image(engine: Engine) -> None:
 
 
 def test_the_commands_about_the_mesh(page: Page) -> None:
-    started, with_token, looked, measured, development = page.wrote
+    started, with_token, looked, measured, _, development = page.wrote
     # Ready is ready: the first call is answered.
     assert answer(started) == answer(with_token) == answer(development) == PREDICTED
     assert "http://localhost:9090" in started
@@ -140,6 +140,18 @@ def test_prometheus_reads_both_sidecars_and_the_control_plane(page: Page) -> Non
     look_until(lambda: query(page, calls), lambda found: found.keys() == both, PATIENCE)
     assert query(page, "up") == {"replica:18502": 1, "application:18502": 1, "control:18512": 1}
     assert query(page, 'meshproxy_control_sidecars{state="in-sync"}') == {"control:18512": 2}
+
+
+def test_both_sidecars_export_their_spans(page: Page) -> None:
+    assert page.call() == 200
+    (log,) = [block for block in commands("Compose") if " logs " in block]
+
+    def look() -> str:
+        return page.docker.run(*BASH, log, folder=page.folder)
+
+    said = look_until(look, lambda said: "meshproxy.direction: Str(inbound)" in said, PATIENCE)
+    assert "meshproxy.direction: Str(outbound)" in said
+    assert said.count("POST /v1/models/{model}:predict") >= 4
 
 
 def test_sidecars_start_again_with_the_certificates_that_they_have(page: Page) -> None:
