@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from meshproxy.devtools.child import CONTROL
 from meshproxy.devtools.clients import GrpcClient, RestClient
-from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, local_mesh, server_of
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, local_mesh, local_replica, server_of
+from tests.collector import collecting
 from tests.conformance.scraping import (
     OPENMETRICS,
     RELEASES,
@@ -25,12 +28,16 @@ from tests.conformance.scraping import (
     samples,
 )
 from tests.processes.calls import PATH, PREDICT, REQUEST
+from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 PROCESSES = ("inbound", "outbound", "supervisor", "worker", "control")
+IDS = ("trace_id", "span_id")
 MOVING = {
     *("process_cpu_seconds_total", "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds"),
+    *("meshproxy_scaling_concurrency", "meshproxy_scaling_queue_depth"),
+    *("meshproxy_scaling_request_rate", "meshproxy_scaling_saturation"),
 }
 """What changes from one scrape to the next although nobody calls."""
 
@@ -125,3 +132,78 @@ async def test_every_series_is_ingested(release: str, accept: str, addresses: di
             still = {series: value for series, value in after.items() if series[0] not in MOVING}
             assert still == {series: before[name][series] for series in still}
             assert still == {series: stored[series] for series in still}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+async def test_exemplars_lead_to_traces_that_are_there(
+    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    async with collecting() as collector:
+        mesh = {"telemetry": {"traces": {"endpoint": collector.url, "ratio": 1}}}
+        async with local_replica(tmp_path / "mesh", mesh=mesh) as sidecar:
+            async with GrpcClient(sidecar.inbound, sidecar.client) as client:
+                for _ in range(5):
+                    assert (await client.call(PREDICT, REQUEST)).status == "OK"
+            await collector.until(lambda: len(collector.spans) == 10)
+            page = await fetch(sidecar.admin, OPENMETRICS)
+            assert "trace_id" not in await fetch(sidecar.admin, TEXT)
+            jobs = {"sidecar": {"static_configs": [{"targets": [sidecar.admin]}]}}
+            started = time.time() - 60
+            async with running_prometheus(
+                release, tmp_path / "prometheus", jobs, "--enable-feature=exemplar-storage"
+            ) as prometheus:
+                await prometheus.scraped_after("sidecar")
+                found = await prometheus.ask(
+                    "query_exemplars",
+                    query="meshproxy_request_duration_seconds_bucket",
+                    start=str(started),
+                    end=str(time.time()),
+                )
+    shown = {
+        (sample.labels["le"], *map(sample.exemplar.labels.get, IDS), sample.exemplar.value)
+        for family in parse_openmetrics(page)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    stored = {
+        (each["seriesLabels"]["le"], *map(exemplar["labels"].get, IDS), float(exemplar["value"]))
+        for each in found
+        for exemplar in each["exemplars"]
+    }
+    assert stored == shown != set()
+    assert {each["seriesLabels"]["version"] for each in found} == {"2"}  # the newest: the call named none
+    spans = {(span.trace_id.hex(), span.span_id.hex()) for span in collector.spans}
+    assert {(trace, span) for _, trace, span, _ in shown} <= spans
+
+
+@pytest.mark.parametrize("release", RELEASES)
+async def test_workers_add_up(release: str, tmp_path: Path) -> None:
+    calls = 40
+
+    async def call() -> None:
+        async with RestClient(sidecar.inbound, sidecar.client) as client:
+            for _ in range(5):
+                assert (await client.call("POST", PATH, {"instances": [2.0]})).status == "200"
+
+    async with local_replica(tmp_path / "mesh", sidecar={"workers": 2}) as sidecar:
+        async with aiohttp.ClientSession(f"http://{sidecar.admin}") as session, session.get("/config") as answer:
+            workers = (await answer.json())["workers"]
+        jobs = {"sidecar": {"static_configs": [{"targets": [worker["admin"] for worker in workers]}]}}
+        async with running_prometheus(release, tmp_path / "prometheus", jobs) as prometheus:
+
+            async def ask(query: str) -> list[float]:
+                found = (await prometheus.ask("query", query=query))["result"]
+                return [float(each["value"][1]) for each in found]
+
+            await asyncio.gather(*(call() for _ in range(calls)))
+
+            async def is_counted() -> bool:
+                return await ask("sum without (instance) (meshproxy_requests_total)") == [5 * calls]
+
+            await until(is_counted)
+            assert len(await ask("meshproxy_requests_total > 0")) == 2  # each worker had some
+            assert await ask("sum by (model) (meshproxy_request_duration_seconds_count)") == [5 * calls]
+            bucket = 'meshproxy_request_duration_seconds_bucket{le="+Inf"}'
+            assert await ask(f"sum by (model, le) ({bucket})") == [5 * calls]
+            assert await ask("min without (instance) (meshproxy_config_in_sync)") == [1]
