@@ -84,6 +84,26 @@ def test_the_documentation_has_the_buckets() -> None:
             assert " ".join(f"{bound:.10g}" for bound in metric.buckets) in text, metric.name
 
 
+def first_cells(section: str) -> list[str]:
+    """Of the rows of the tables in a section of the page."""
+    text = DOCUMENTATION.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return [line.split("|")[1].strip() for line in text.splitlines() if re.match(r"\| `", line)]
+
+
+def test_names_elsewhere_are_beside_names_that_there_are() -> None:
+    labels = {metric.name: metric.labels for metric in ROWS}
+    known = {label for metric in ROWS for label in metric.labels}
+    cells = first_cells("Names elsewhere")
+    assert len(cells) > 25
+    for cell in cells:
+        for name in re.findall(r"`((?:meshproxy|process)_\w+)", cell):
+            assert name in labels
+            assert set(re.findall(r'(\w+)="', cell)) <= set(labels[name])
+        if "_total" not in cell and "meshproxy_" not in cell and "process_" not in cell:
+            own = cell.partition(":")[0]
+            assert set(re.findall(r"`(\w+)`", own)) <= known, cell
+
+
 @pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
 def test_the_page_of_everything_is_read_by_another_implementation(
     make_exchange: MakeExchange, openmetrics: bool
