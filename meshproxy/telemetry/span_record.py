@@ -54,6 +54,7 @@ class SpanRecord(NamedTuple):
     caller: Caller
     asked: Call | None
     forwarded: Call | None
+    effective_version: str
     arm: Arm | None
     rule: str
     route: str
@@ -126,6 +127,7 @@ def record_of(exchange: Exchange, trace: TraceContext) -> SpanRecord:
         exchange.caller,
         exchange.asked,
         exchange.forwarded,
+        exchange.effective_version,
         exchange.arm,
         exchange.rule,
         exchange.route,

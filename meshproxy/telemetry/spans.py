@@ -269,6 +269,7 @@ def _own_attributes(record: SpanRecord) -> Found:
             attributes += [(f"meshproxy.forwarded.{name}", value) for name, value in wanted if value is not None]
     workload, token = record.caller.workload, record.caller.token
     texts = [
+        ("meshproxy.model.effective_version", record.effective_version),
         ("meshproxy.caller.spiffe_id", workload.spiffe_id if workload is not None else ""),
         ("meshproxy.caller.subject", token.subject if token is not None else ""),
         ("meshproxy.rule", record.rule if record.refusal is None else record.refusal.rule or record.rule),

@@ -216,6 +216,7 @@ CHANGES: dict[str, object] = {
     "caller": ANONYMOUS,
     "asked": Call(Verb.CLASSIFY, (ModelRef("m"),)),
     "forwarded": Call(Verb.PREDICT, (ModelRef("m", "4"),)),
+    "effective_version": "7",
     "arm": Arm(1, "canary"),
     "rule": "other",
     "route": "other",
@@ -344,6 +345,11 @@ def test_of_a_client_every_status_from_400_is_an_error(make_exchange: MakeExchan
     )
     assert (client.error is not None) is failed
     assert (server.error is not None) is (status >= 500)
+
+
+def test_the_version_that_answered_is_there_where_the_response_named_it(make_exchange: MakeExchange) -> None:
+    found = [facts(spans(make_exchange, effective_version=version)[0]) for version in ("7", "", "8")]
+    assert [each.get("meshproxy.model.effective_version") for each in found] == ["7", None, "8"]
 
 
 def test_what_a_route_has_done(make_exchange: MakeExchange) -> None:
