@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import aiohttp
 import pytest
@@ -11,16 +14,15 @@ from aiohttp import web
 from meshproxy.control.status import ControlStatus, read_status
 from meshproxy.control.web_port import web_port
 from meshproxy.telemetry.control_metrics import ControlMetrics
+from meshproxy.telemetry.metrics import PausingRows
 from tests.control.statuses import status
 
 
-@pytest.fixture
-async def pages() -> AsyncIterator[aiohttp.ClientSession]:
+@asynccontextmanager
+async def serving(metrics: ControlMetrics) -> AsyncIterator[aiohttp.ClientSession]:
     async def found() -> ControlStatus:
         return status()
 
-    metrics = ControlMetrics()
-    metrics.issuances.labels("ok", "").value += 1
     runner = web.AppRunner(web_port(metrics.registry, found, lambda: {"models/resnet": {"sidecars": 2}}))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -28,6 +30,14 @@ async def pages() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
         yield session
     await runner.cleanup()
+
+
+@pytest.fixture
+async def pages() -> AsyncIterator[aiohttp.ClientSession]:
+    metrics = ControlMetrics()
+    metrics.issuances.labels("ok", "").value += 1
+    async with serving(metrics) as session:
+        yield session
 
 
 async def test_pages_for_this_host(pages: aiohttp.ClientSession) -> None:
@@ -62,3 +72,26 @@ async def test_metrics(pages: aiohttp.ClientSession, accept: str, kind: str, end
     assert answer.content_type == kind
     assert 'result="ok"' in page
     assert page.endswith(end)
+
+
+async def test_whatever_else_there_is_to_do_comes_between_the_pieces_of_a_page() -> None:
+    loop, turns, seen = asyncio.get_running_loop(), [0], []
+
+    def turn() -> None:
+        turns[0] += 1
+        loop.call_soon(turn)
+
+    def rows() -> PausingRows:
+        for number in range(3):
+            seen.append(turns[0])
+            yield None
+            yield (f"models/{number}",), number
+
+    metrics = ControlMetrics()
+    metrics.service_endpoints.read_from(rows)
+    async with serving(metrics) as pages:
+        loop.call_soon(turn)
+        async with pages.get("/metrics") as answer:
+            assert 'meshproxy_control_service_endpoints{service="models/2"} 2\n' in await answer.text()
+    assert all(before < after for before, after in pairwise(seen))
+    assert len(seen) == 3
