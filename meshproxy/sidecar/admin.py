@@ -206,7 +206,8 @@ class Admin:
         if page is None:
             reply(stream, head, 503, b"not known: there is no inbound port, or a worker does not answer\n")
         else:
-            reply(stream, head, 200, _json(page), JSON)
+            # For programs, and without indent: a third of the time.
+            reply(stream, head, 200, json.dumps(page).encode() + b"\n", JSON)
 
     def _operate(self, stream: Downstream, head: RequestHead, path: bytes) -> None:
         if not _is_local(stream, head):

@@ -29,8 +29,9 @@ STEP = 5.0
 PERIOD = 1.0
 """Seconds between two looks at the queues, and for which signals are not computed again."""
 DIRECTION = "inbound"
-MOST_MENTIONED = 1_000
-"""Models that documents mention, up to which those without calls are on the page, too."""
+MOST_MENTIONED = 500
+"""Models that documents mention, up to which those without calls are on the page, too. A page of 700 models holds the
+event loop for 4 ms."""
 DENIED = frozenset({"401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED"})
 """Codes of calls that are no load: more replicas would refuse them, too."""
 
