@@ -50,6 +50,7 @@ class Control(Port):
         super().__init__(EndpointService(self.table, ControlMetrics(), lambda: NOW).methods, workload())
         self.address = self.listener.address
         self.opened = 0
+        self.open_calls = 0
         self.running: list[asyncio.Task[None]] = []
 
     def streams(self) -> H2Channel:
