@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,9 @@ import click
 from meshproxy.cli import _live
 
 if TYPE_CHECKING:
-    from rich.console import ConsoleDimensions
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console, ConsoleDimensions
 
     from meshproxy.cli._call_rows import Window
     from meshproxy.cli._live import Lines
@@ -74,14 +77,13 @@ def _print_lines(lines: Lines, seen: Window) -> None:
 def _show(lines: Lines, seen: Window, by: tuple[str, ...], sort: str, *, wide: bool) -> None:
     """Until q is pressed."""
     from rich.console import Console
-    from rich.live import Live
 
     from meshproxy.cli._keys import Keys
 
     console = Console(highlight=False)
-    with Keys() as keys, Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+    with Keys() as keys, _place(console) as show:
         while True:
-            live.update(_screen(seen, by, sort, wide=wide, size=console.size), refresh=True)
+            show(_screen(seen, by, sort, wide=wide, size=console.size))
             until = time.monotonic() + REFRESH_SECONDS
             while (left := until - time.monotonic()) > 0:
                 _live.collect(lines, seen, time.monotonic() + min(left, 0.1))
@@ -91,6 +93,18 @@ def _show(lines: Lines, seen: Window, by: tuple[str, ...], sort: str, *, wide: b
                 if key == "s":
                     sort = SORTS[(SORTS.index(sort) + 1) % len(SORTS)]
                     break
+
+
+@contextmanager
+def _place(console: Console) -> Iterator[Callable[[Any], None]]:
+    """Where screens are shown: each in the place of the one before, or below it where that is not possible."""
+    from rich.live import Live
+
+    if console.is_terminal and not console.is_dumb_terminal:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            yield lambda screen: live.update(screen, refresh=True)
+    else:
+        yield console.print
 
 
 def _screen(seen: Window, by: tuple[str, ...], sort: str, *, wide: bool, size: ConsoleDimensions) -> Any:
