@@ -3,9 +3,9 @@
     GET /tap    a line of each call that ends, as the access log has it; `rate` is how many a second at most
     GET /stat   a line every second, or every `every`, with the calls since the last one in groups: `by=model&by=caller`
 
-Both take the fields of `call_filter`. Without a reader they cost nothing: the sink of a reader is added to the observer
-when it comes, and removed when it goes. What readers cost is bounded: there are `MOST_READERS`, none for longer than
-`MOST_SECONDS`, and one that does not read for `STALL_SECONDS` is dismissed; nothing waits for it.
+Both take the fields of `call_filter`. Without a reader they cost nothing: a reader is a guest of the observer. What
+readers cost is bounded: there are `MOST_READERS`, none for longer than `MOST_SECONDS`, and one that does not read for
+`STALL_SECONDS` is dismissed; nothing waits for it.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class LivePages:
         fields = {"page": page, "query": query.decode("ascii"), "client": stream.info.remote}
         logger.info("live page opened", extra={"fields": fields})
         stream.send_response(200, LINES, end=False)
-        self._observer.add(view)
+        self._observer.admit(view)
         self._metrics.live_readers.labels(page).value += 1
         mode = self._mode()
         reader = Reader(
@@ -187,7 +187,7 @@ class LivePages:
 
     def _ended(self, page: str, reader: Reader, why: str) -> None:
         self._readers.discard(reader)
-        self._observer.remove(reader.view)
+        self._observer.dismiss(reader.view)
         self._metrics.live_readers.labels(page).value -= 1
         fields: dict[str, object] = {"page": page, "reason": why}
         view = reader.view

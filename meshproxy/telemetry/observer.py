@@ -30,7 +30,9 @@ class Observer:
     """
 
     def __init__(self, failures: Counter, sinks: Iterable[Sink], clock: Callable[[], float] = time.monotonic) -> None:
-        self._sinks = tuple(sinks)
+        self._sinks = self._lasting = tuple(sinks)
+        """All sinks, and those that are not there for a while only. Without guests both are the same object."""
+        self._guests: tuple[Sink, ...] = ()
         self._failures = failures
         self._clock = clock
         self._logged: dict[str, float] = {}
@@ -46,7 +48,7 @@ class Observer:
     def repeat(self, exchange: Exchange) -> Sink:
         """An observer of exchanges that repeat this one: in nothing do they differ but in times, sizes, ids and trace.
         Sinks that have a method `repeat` prepare what stays the same; it returns None if there is nothing to do."""
-        sinks = self._sinks
+        sinks = self._lasting
         prepared = []
         for sink in sinks:
             prepare = getattr(getattr(sink, "__self__", sink), "repeat", None)
@@ -68,11 +70,23 @@ class Observer:
 
     def add(self, sink: Sink) -> None:
         """Another consumer, from the next exchange on."""
-        self._sinks = (*self._sinks, sink)
+        self._use((*self._lasting, sink), self._guests)
 
     def remove(self, sink: Sink) -> None:
         """One consumer less."""
-        self._sinks = tuple(each for each in self._sinks if each != sink)
+        self._use(tuple(each for each in self._lasting if each != sink), self._guests)
+
+    def admit(self, guest: Sink) -> None:
+        """Another consumer for a while: what is prepared for the others is kept, and used again when it has left."""
+        self._use(self._lasting, (*self._guests, guest))
+
+    def dismiss(self, guest: Sink) -> None:
+        """It has left."""
+        self._use(self._lasting, tuple(each for each in self._guests if each != guest))
+
+    def _use(self, lasting: tuple[Sink, ...], guests: tuple[Sink, ...]) -> None:
+        self._lasting, self._guests = lasting, guests
+        self._sinks = (*lasting, *guests) if guests else lasting
 
     def _report(self, sink: Sink, error: Exception) -> None:
         # The qualified name of a method or function, or the class of a callable object.

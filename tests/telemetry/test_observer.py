@@ -84,16 +84,15 @@ def test_a_metric_that_cannot_be_counted_breaks_nothing(
     assert "RequestMetrics.observe" in caplog.text
 
 
-def test_a_sink_for_a_while(make_exchange: MakeExchange) -> None:
+def test_a_guest_for_a_while(make_exchange: MakeExchange) -> None:
     seen: list[Exchange] = []
     others: list[Exchange] = []
     observer = Observer(SidecarMetrics().telemetry_failures, [others.append])
     first, second, third = make_exchange(), make_exchange(), make_exchange()
     observer(first)
-    watch = seen.append
-    observer.add(watch)
+    observer.admit(seen.append)
     observer(second)
-    observer.remove(watch)
+    observer.dismiss(seen.append)
     observer(third)
     assert seen == [second]
     assert others == [first, second, third]
@@ -131,6 +130,22 @@ def test_once_other_sinks_look_nothing_is_prepared_any_more(make_exchange: MakeE
     observer.add(late.append)
     repeated(exchange)
     assert (prepares.calls, late) == (["prepared", "ordinary"], [exchange])
+
+
+def test_what_was_prepared_is_used_again_when_a_guest_has_left(make_exchange: MakeExchange) -> None:
+    prepares, guest = Counting(), list[Exchange]()
+    observer = Observer(SidecarMetrics().telemetry_failures, [prepares])
+    exchange = make_exchange()
+    before = observer.repeat(exchange)
+    observer.admit(guest.append)
+    meanwhile = observer.repeat(exchange)
+    before(exchange)
+    meanwhile(exchange)
+    assert (prepares.calls, guest) == (["prepared", "prepared", "ordinary", "ordinary"], [exchange] * 2)
+    observer.dismiss(guest.append)
+    before(exchange)
+    meanwhile(exchange)
+    assert (prepares.calls[4:], len(guest)) == (["repeated", "repeated"], 2)
 
 
 def test_a_prepared_sink_that_fails_is_counted_under_its_own_name(

@@ -76,7 +76,7 @@ def cost(exchanges: list[Exchange], readers: Callable[[], list[Sink]]) -> float:
         metrics = SidecarMetrics()
         observer = Observer(metrics.telemetry_failures, [metrics.requests.observe])
         for reader in readers():
-            observer.add(reader)
+            observer.admit(reader)
         begun = time.process_time()
         for exchange in exchanges:
             observer(exchange)
