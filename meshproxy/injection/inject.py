@@ -11,10 +11,19 @@ from meshproxy.injection.annotations import PREFIX, Choices, read_choices
 from meshproxy.injection.capture_container import CAPTURE, CapturedPorts, capture_container, ports_of
 from meshproxy.injection.draft import Draft, Operation
 from meshproxy.injection.pod import SIDECAR, Container, Mount, Owner, Pod, read_pod
-from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME, rewritten_probes
+from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME, WORKER_NAME, rewritten_probes
 from meshproxy.injection.record import STATUS, write_record
 from meshproxy.injection.settings import ADMIN, INBOUND, OUTBOUND, SYSTEM_NAMESPACES, USER, Settings
-from meshproxy.injection.sidecar import CONFIGURATION, DOCUMENT, IDENTITY, TRUST_BUNDLE, container, document, volumes
+from meshproxy.injection.sidecar import (
+    CONFIGURATION,
+    DOCUMENT,
+    IDENTITY,
+    TRUST_BUNDLE,
+    container,
+    document,
+    volumes,
+    worker_ports,
+)
 
 if TYPE_CHECKING:
     from meshproxy.injection.draft import TextOf
@@ -121,7 +130,7 @@ class _Plan:
 
 def _plan(pod: Pod, owner: str, settings: Settings, choices: Choices) -> _Plan:
     """What to do. Raises _CannotInject."""
-    _check_conflicts(pod)
+    _check_conflicts(pod, worker_ports(choices))
     if not settings.is_native and (owner == "Job" or pod.spec.restart_policy in ("Never", "OnFailure")):
         raise _CannotInject(
             "the sidecar would keep a pod that is to end running: that takes Kubernetes 1.29; label the pod "
@@ -144,16 +153,22 @@ def _plan(pod: Pod, owner: str, settings: Settings, choices: Choices) -> _Plan:
     return _Plan(pod, outbound, server, has_hook, drain, user, socket, captured, tuple(warnings))
 
 
-def _check_conflicts(pod: Pod) -> None:
+def _check_conflicts(pod: Pod, workers: range) -> None:
     names = [each.name for each in pod.all_containers]
     if not pod.spec.containers or "" in names or len(set(names)) < len(names):
         raise _CannotInject("it has no containers, or some without a name of their own")
     for each in pod.all_containers:
         for port in each.ports or ():
-            if port.container_port in (INBOUND, OUTBOUND, ADMIN) or port.name in (PORT_NAME, ADMIN_NAME):
+            if (
+                port.container_port in (INBOUND, OUTBOUND, ADMIN, *workers)
+                or port.name in (PORT_NAME, ADMIN_NAME)
+                or (port.name or "").startswith(WORKER_NAME)
+            ):
+                own = f"{INBOUND} ({PORT_NAME}), {OUTBOUND} and {ADMIN} ({ADMIN_NAME})"
+                more = f", and {workers[0]} to {workers[-1]} ({WORKER_NAME}...)" if workers else ""
                 raise _CannotInject(
                     f"container {each.name} has the port {port.name or port.container_port}, which is the sidecar's: "
-                    f"the sidecar has {INBOUND} ({PORT_NAME}), {OUTBOUND} and {ADMIN} ({ADMIN_NAME})"
+                    f"the sidecar has {own}{more}"
                 )
     for volume in pod.spec.volumes or ():
         if volume.name in (CONFIGURATION, IDENTITY):

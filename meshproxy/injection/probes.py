@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 PORT_NAME, ADMIN_NAME = "mesh", "mesh-admin"
 """Of the sidecar's ports, for Services and scrapers."""
+WORKER_NAME = "mesh-worker-"
+"""Of the admin port of each of several workers, before its number."""
 _HANDLERS = ("httpGet", "tcpSocket", "grpc")
 _PATHS = {"readinessProbe": "/readyz", "livenessProbe": "/livez", "startupProbe": "/livez"}
 

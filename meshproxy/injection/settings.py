@@ -13,6 +13,8 @@ NATIVE_SIDECARS = (1, 29)
 SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 INBOUND, OUTBOUND, ADMIN = 18500, 18501, 18502
 """Ports of an injected sidecar."""
+MANY_WORKERS = 18513
+"""Admin port of the first of more workers than fit between `ADMIN` and the ports of a control plane."""
 USER = 65532
 """Its user id: that of the image."""
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.config.sidecars import CONTROL_PLANE_PORTS
 from meshproxy.injection.pod import SIDECAR
-from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME
-from meshproxy.injection.settings import ADMIN, INBOUND, OUTBOUND
+from meshproxy.injection.probes import ADMIN_NAME, PORT_NAME, WORKER_NAME
+from meshproxy.injection.settings import ADMIN, INBOUND, MANY_WORKERS, OUTBOUND
 
 if TYPE_CHECKING:
     from meshproxy.injection.annotations import Choices
@@ -22,6 +23,14 @@ TOKEN_SECONDS = 600
 CONFIGURATION, IDENTITY = "meshproxy", "meshproxy-identity"
 """Volumes."""
 _CONFIGURATION_FOLDER, _IDENTITY_FOLDER = "/etc/meshproxy", "/var/run/meshproxy/identity"
+
+
+def worker_ports(choices: Choices) -> range:
+    """The admin ports of its workers, if it has several: each has metrics of its own."""
+    if choices.workers == 1:
+        return range(0)
+    first = ADMIN + 1 if ADMIN + choices.workers < min(CONTROL_PLANE_PORTS) else MANY_WORKERS
+    return range(first, first + choices.workers)
 
 
 def document(name: str, settings: Settings, choices: Choices, drain: float, *, inbound: bool, outbound: bool) -> str:
@@ -49,7 +58,9 @@ def document(name: str, settings: Settings, choices: Choices, drain: float, *, i
     if outbound:
         transparent = ", transparent: true" if choices.is_captured else ""
         lines.append(f'  outbound: {{listen: "127.0.0.1:{OUTBOUND}"{transparent}}}')
-    lines += [f'  admin: {{listen: "{settings.listen}:{ADMIN}"}}', f"  drainTimeout: {round(drain, 3):g}s"]
+    ports = worker_ports(choices)
+    first = f", firstWorkerPort: {ports[0]}" if ports else ""
+    lines += [f'  admin: {{listen: "{settings.listen}:{ADMIN}"{first}}}', f"  drainTimeout: {round(drain, 3):g}s"]
     if choices.access_log != "stdout":
         lines.append(f"  accessLog: {json.dumps(choices.access_log)}")
     if choices.workers > 1:
@@ -71,6 +82,8 @@ def container(
     ports = [{"name": ADMIN_NAME, "containerPort": ADMIN, "protocol": "TCP"}]
     if inbound:
         ports.insert(0, {"name": PORT_NAME, "containerPort": INBOUND, "protocol": "TCP"})
+    for number, port in enumerate(worker_ports(choices)):
+        ports.append({"name": f"{WORKER_NAME}{number}", "containerPort": port, "protocol": "TCP"})
     mounts: list[dict[str, Any]] = [
         {"name": CONFIGURATION, "mountPath": _CONFIGURATION_FOLDER, "readOnly": True},
         {"name": IDENTITY, "mountPath": _IDENTITY_FOLDER},

@@ -85,6 +85,27 @@ def test_choices_reach_the_sidecar(tmp_path: Path) -> None:
     assert sidecar["resources"] == {"requests": amounts, "limits": {**amounts, "memory": "1Gi"}}
 
 
+@pytest.mark.parametrize("workers", [1, 2, 7, 8, 64])
+def test_scrapers_find_every_worker_by_the_name_of_its_port(workers: int, tmp_path: Path) -> None:
+    after = injected(pod(annotations={f"{CONFIG}workers": str(workers)})).pod
+    ports = element(after, "spec", "initContainers", "meshproxy")["ports"]
+    found = {each["name"]: each["containerPort"] for each in ports if each["name"].startswith("mesh-worker-")}
+    admins = own_document(after, tmp_path).spec.worker_ports  # which must not be the control plane's
+    assert found == {f"mesh-worker-{number}": port for number, port in enumerate(admins)}
+    assert len(found) == (workers if workers > 1 else 0)
+    assert all(len(name) <= 15 for name in found)  # of a port in Kubernetes
+
+
+def test_a_container_must_not_have_the_port_of_a_worker() -> None:
+    several = {f"{CONFIG}workers": "2"}
+    port = {"containerPort": 18504}
+    said = refused(pod(annotations=several, container={"ports": [port]}))
+    assert "which is the sidecar's" in said
+    assert "18503 to 18504 (mesh-worker-...)" in said
+    assert injected(pod(container={"ports": [port]})).pod
+    assert "mesh-worker-0" in refused(pod(container={"ports": [{"name": "mesh-worker-0", "containerPort": 1}]}))
+
+
 def test_all_wrong_choices_are_named_at_once() -> None:
     wrong = {"workers": "0", "memory-limit": "lots", "drain-timeuot": "5s"}
     said = refused(pod(annotations={f"{CONFIG}{name}": text for name, text in wrong.items()}))

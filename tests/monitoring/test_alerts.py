@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshproxy.injection.probes import ADMIN_NAME
+from meshproxy.injection.probes import ADMIN_NAME, WORKER_NAME
 from meshproxy.installation.rights import NAME
 from meshproxy.monitoring.alerts import RUNBOOK, rules, text
 from tests.promql import problems
@@ -52,8 +52,8 @@ def test_the_page_has_no_other_alerts() -> None:
 
 def test_what_is_scraped_is_found() -> None:
     sidecars, control = yaml.safe_load_all((FOLDER / "podmonitor.yaml").read_text())
-    (endpoint,) = sidecars["spec"]["podMetricsEndpoints"]
-    assert endpoint["port"] == ADMIN_NAME
+    ports = [each["port"] for each in sidecars["spec"]["podMetricsEndpoints"]]
+    assert ports == [ADMIN_NAME, *(f"{WORKER_NAME}{number}" for number in range(4))]
     assert control["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": NAME}
     (endpoint,) = control["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] == "web"
