@@ -105,7 +105,7 @@ async def test_an_api_server_that_is_away_for_a_moment(world: World, caplog: pyt
     assert a.problem == "the API server answered 403: this control plane may not get, create and update the Lease"
     await world.server.stop()
     await a._attempt()
-    assert re.fullmatch(r"no answer \(\w+\)", a.problem)
+    assert re.fullmatch(r"no answer from http://[\d.:]+ \(\w+: .+\)", a.problem)
 
 
 async def test_credentials_that_cannot_be_had(world: World, tmp_path: Path) -> None:
