@@ -156,6 +156,7 @@ def run(
 
     from meshproxy.config import values
     from meshproxy.config.problems import ConfigError
+    from meshproxy.control.allocator import collect_seldom
     from meshproxy.control.app import ControlPlane, Settings
     from meshproxy.control.offline_tokens import ClusterKeys, KeysUnusable
     from meshproxy.control.store import StoreError
@@ -198,7 +199,9 @@ def run(
     open_process_log(getattr(logging, log_level.upper()))
 
     async def serve() -> None:
-        await (await ControlPlane.build(settings)).run()
+        plane = await ControlPlane.build(settings)
+        collect_seldom()
+        await plane.run()
 
     try:
         uvloop.run(serve())

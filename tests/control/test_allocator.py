@@ -67,6 +67,19 @@ def test_free_pages_are_given_back() -> None:
     assert int(done.stdout) > 5_000  # of 8,000
 
 
+SELDOM = """
+import gc
+from meshproxy.control.allocator import collect_seldom
+collect_seldom()
+print(gc.get_threshold()[0], gc.get_freeze_count() > 1_000)
+"""
+
+
+def test_garbage_is_looked_for_less_often() -> None:
+    done = subprocess.run([sys.executable, "-c", SELDOM], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(module.NEW_OBJECTS), "True"]
+
+
 async def test_they_are_given_back_while_connections_come(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, given = asyncio.get_running_loop(), asyncio.Semaphore(0)
     monkeypatch.setattr(module, "PERIOD", 0.0)
