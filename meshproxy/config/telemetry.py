@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from meshproxy.config.fields import Duration, Part, Ratio
+from meshproxy.config.fields import Duration, Glob, Part, Ratio, one_of
 from meshproxy.config.values import shown
 
 _COLLECTOR = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?(/[!-~]*)?")
@@ -28,8 +28,8 @@ Collector = Annotated[str, Meta(extra={"read": read_collector, "words": "URL"})]
 
 
 class Keep(Part, frozen=True):
-    """Requests whose spans are exported although their trace is not sampled, decided when the response is complete: at
-    most 100 a second of each process."""
+    """Requests that are told of although they are not in the share that is sampled, decided when the response is
+    complete."""
 
     errors: bool = True
     """Those that failed: HTTP status 5xx, the gRPC statuses that are errors of a server, and responses that broke
@@ -51,7 +51,7 @@ class Traces(Part, frozen=True):
     """The share of traces that is sampled, of those that begin at a sidecar. For others the `sampled` flag of
     `traceparent` decides. `OTEL_TRACES_SAMPLER` replaces it."""
     keep: Keep = Keep()
-    """Requests that are exported anyway."""
+    """Requests that are exported anyway: at most 100 a second of each process."""
     b3: Literal["none", "single", "multi"] = "none"
     """Propagation in Zipkin's format beside W3C Trace Context: a request without `traceparent` continues the trace of
     its `b3` or `x-b3-*` fields, and servers are sent the field `b3` (`single`) or several (`multi`). `none`: such
@@ -70,6 +70,30 @@ class ServerMetrics(Part, frozen=True):
     `workers` the first does it."""
 
 
+LogFormat = Literal["json", "text", "ecs"]
+
+
+class AccessLogLines(Part, frozen=True):
+    """Which requests have a line in the access log, and its format. A request of one of `models` has a line if it is in
+    the share `ratio`, or if `keep` says so; the others are counted (`meshproxy_access_log_filtered_total`)."""
+
+    format: Annotated[LogFormat, one_of(LogFormat)] = "json"
+    """`json`: field names of Envoy and Istio. `text`: Istio's default line, and further fields after it. `ecs`: JSON in
+    the Elastic Common Schema."""
+    ratio: Ratio = 1.0
+    """The share of requests that have a line: 1 for all, 0 for none but those of `keep`. Requests with a trace are
+    chosen by its id, so that all sidecars on their way choose the same; others by chance."""
+    keep: Keep = Keep()
+    """Requests that have a line anyway."""
+    models: tuple[Glob, ...] = ()
+    """Only requests of these models, by name or glob, have a line. Left out: those of all models, and requests that
+    name none."""
+
+    def __post_init__(self) -> None:
+        if not self.ratio and self.keep == Keep(False, False, None):
+            raise ValueError('no request would have a line: set "accessLog" of the Sidecar to "off" instead')
+
+
 Tap = Literal["full", "anonymous", "off"]
 
 
@@ -81,6 +105,8 @@ class Telemetry(Part, frozen=True):
     model_server: ServerMetrics | None = None
     """Compares what calls took with what the model server says they took: the hop lag, and an alarm when it rises
     (docs/hop-lag.md). `{}` has the defaults. Left out: the page is not read."""
+    access_log: AccessLogLines = AccessLogLines()
+    """The lines of the access log. Where they go is `accessLog` of the Sidecar."""
     tap: Tap = "full"
     """What `meshproxy tap` shows of live calls to whoever is on the host of a sidecar, which is every container of its
     pod. `full`: the fields of the access log. `anonymous`: without callers and addresses, also in `meshproxy stat` and

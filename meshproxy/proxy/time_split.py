@@ -44,40 +44,52 @@ class TimeSplit(NamedTuple):
     """The rest of the response, or all of a refusal, to the client's connection."""
 
 
-def split_time(exchange: Exchange, now: float = 0.0) -> TimeSplit:
-    """The parts of an exchange that has ended, or of one that has come so far by `now`. Pure."""
-    started, first_byte, refused = exchange.started, exchange.first_byte, exchange.refused
-    end = exchange.finished or now
+_new = tuple.__new__
+"""What the constructor of a named tuple calls: half of the time."""
+
+
+def split_time(exchange: Exchange) -> TimeSplit:
+    """The parts of an exchange that has ended. Pure. 0.35 us for one that was answered at once."""
+    first_byte, connected, attempts = exchange.first_byte, exchange.connected, exchange.attempts
+    if not first_byte or not connected or exchange.dequeued or exchange.retried or not attempts:
+        return split_time_so_far(exchange, exchange.finished)
+    started, reading, decided, received = exchange.started, exchange.reading, exchange.decided, exchange.received
+    read = exchange.read - reading if reading else 0.0
+    decide, connect, sent = decided - started - read, connected - decided, connected
+    if received > connected:
+        sent = received if received < first_byte else first_byte  # noqa: FURB136 (`min` takes 0.1 us)
+        read += sent - connected
+    answered, end = attempts[-1].ended, exchange.finished
+    parts = read, decide, 0.0, 0.0, connect, first_byte - sent, answered - first_byte, end - answered
+    return _new(TimeSplit, parts)
+
+
+def split_time_so_far(exchange: Exchange, now: float) -> TimeSplit:
+    """The parts of any exchange, as far as it has come by `now`. Pure."""
+    started, first_byte, refused, reading = exchange.started, exchange.first_byte, exchange.refused, exchange.reading
     # Where the way to the model server ended, if it did not come to an answer.
-    stop = first_byte or refused or end
-    read = 0.0
-    if exchange.reading:
-        read = (exchange.read or stop) - exchange.reading
-    decided, connected = exchange.decided, exchange.connected
+    stop = first_byte or refused or now
+    read = (exchange.read or stop) - reading if reading else 0.0
+    decided, connected, received = exchange.decided, exchange.connected, exchange.received
     if not decided or (first_byte and not connected):  # refused, or the sidecar answered
-        write = end - stop if first_byte or refused else None
+        write = now - stop if first_byte or refused else None
         return TimeSplit(read, stop - started - read, write=write)
-    dequeued, retried, received = exchange.dequeued, exchange.retried, exchange.received
-    decide = decided - started - read
-    queue = retry = 0.0
-    begun = decided
-    if dequeued:
-        begun = min(dequeued, stop)
+    decide, begun, queue, retry = decided - started - read, decided, 0.0, 0.0
+    if exchange.dequeued:
+        begun = min(exchange.dequeued, stop)
         queue = begun - decided
-    if retried:
-        retry = retried - begun
-        begun = retried
+    if exchange.retried:
+        retry = exchange.retried - begun
+        begun = exchange.retried
+    write = now - refused if refused else None
     if connected < begun:
-        return TimeSplit(read, decide, queue, retry, stop - begun, write=end - refused if refused else None)
-    connect = connected - begun
+        return TimeSplit(read, decide, queue, retry, stop - begun, write=write)
+    connect, sent = connected - begun, connected
     if received > connected:
         sent = min(received, stop)
         read += sent - connected
-    else:
-        sent = connected
     if not first_byte:
-        return TimeSplit(read, decide, queue, retry, connect, stop - sent, write=end - refused if refused else None)
+        return TimeSplit(read, decide, queue, retry, connect, stop - sent, write=write)
     attempts = exchange.attempts
-    answered = attempts[-1].ended if attempts else end
-    parts = read, decide, queue, retry, connect, first_byte - sent, answered - first_byte, end - answered
-    return tuple.__new__(TimeSplit, parts)  # what its own `__new__` does, without that call
+    answered = attempts[-1].ended if exchange.finished and attempts else now
+    return TimeSplit(read, decide, queue, retry, connect, first_byte - sent, answered - first_byte, now - answered)

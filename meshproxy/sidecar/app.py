@@ -34,6 +34,7 @@ from meshproxy.sidecar.tracing import Tracing
 from meshproxy.sidecar.worker import Report, read_documents, send_reports, watch_supervisor
 from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.audit import AuditLog
+from meshproxy.telemetry.json_lines import JsonLines
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
@@ -112,10 +113,13 @@ class Sidecar:
         self._log_sinks: list[LineWriter] = []
         # Spans first: metrics name the traces of those that are exported.
         sinks: list[Sink] = [record_trace, self.metrics.requests.observe]
+        access_log: AccessLog | None = None
         if (access := _open_sink(spec.access_log)) is not None:
             self.metrics.access_log_dropped.read_from(lambda: [((), access.dropped)])
             self._log_sinks.append(access)
-            sinks.append(AccessLog(access, clock))
+            access_log = log = AccessLog(access, clock)
+            self.metrics.access_log_filtered.read_from(lambda: [((), log.filtered)])
+            sinks.append(log)
         if (audit := _open_sink(spec.audit_log)) is not None:
             self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
             self._log_sinks.append(audit)
@@ -169,6 +173,7 @@ class Sidecar:
             tokens=self.tokens,
             tracing=self.tracing,
             identity=self.identity,
+            access_log=access_log,
         )
         compiled = self.configuration.compile(documents)
 
@@ -263,7 +268,7 @@ class Sidecar:
                 observer,
                 self.metrics,
                 mode=lambda: self.configuration.documents.mesh.spec.telemetry.tap,
-                line_of=AccessLog(LineWriter.file(Path(os.devnull)), clock).format,
+                line_of=JsonLines(clock),
                 clock=time.monotonic,
                 on_limit=partial(self.limit, "admin"),
             )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.rotation import IdentityRotation
     from meshproxy.sidecar.tokens import Tokens
     from meshproxy.sidecar.tracing import Tracing
+    from meshproxy.telemetry.access_log import AccessLog
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.connection import ConnectionContext
     from meshproxy.upstream.cluster import Cluster
@@ -98,6 +99,7 @@ class Configuration:
         tokens: Tokens,
         tracing: Tracing,
         identity: IdentityRotation,
+        access_log: AccessLog | None,
     ) -> None:
         self.documents = documents
         self.applied_at = time.time()
@@ -114,6 +116,7 @@ class Configuration:
         self._tokens = tokens
         self._tracing = tracing
         self._identity = identity
+        self._access_log = access_log
         self._directions: Sequence[Direction] = ()
         self._wanted = asyncio.Event()
         self._awaited: FileWatch | None = None
@@ -246,6 +249,8 @@ class Configuration:
         self._clusters.adopt(documents)
         self._live.adopt()
         self._tokens.adopt()
+        if self._access_log is not None:
+            self._access_log.use(documents.mesh.spec.telemetry.access_log)
         tracer = self._tracing.adopt()
         for direction in self._directions:
             direction.pipeline.tracer = tracer

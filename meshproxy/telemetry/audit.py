@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.inference.call import ModelRef
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.telemetry.access_log import format_caller
+from meshproxy.telemetry.json_lines import format_caller
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import NULL, UtcClock, quote
 from meshproxy.telemetry.metrics import Counter

@@ -41,19 +41,31 @@ def quote(value: str | bytes | None, limit: int = MAX_CHARACTERS) -> str:
     return encode_basestring_ascii(text)
 
 
-class Quoted(dict[str | bytes | None, str]):
-    """A cache of `quote` for values that recur (paths, user agents): 0.03 us instead of 0.3. Used as `quoted[value]`;
-    empty values are `null`.
+def quote_bytes(value: bytes) -> bytes:
+    """`quote` as bytes; faster for short ASCII, as ids and addresses are."""
+    if len(value) <= MEMO_CHARACTERS and value.isascii():
+        text = encode_basestring_ascii(value.decode())
+        if "\x7f" not in text:
+            return text.encode()
+    return quote(value).encode("ascii")
 
-    Use one instance for bytes and one for text: equal ones have equal hashes, and comparing them is an error under
-    `python -bb`.
+
+class QuotedBytes(dict[str, bytes]):
+    """A cache of `quote` for text that recurs (addresses): 0.03 us instead of 0.3. Used as `quoted[value]`.
+
+    Args:
+        nothing: what empty text is.
     """
 
-    def __missing__(self, value: str | bytes | None) -> str:
+    def __init__(self, nothing: bytes) -> None:
+        super().__init__()
+        self._nothing = nothing
+
+    def __missing__(self, value: str) -> bytes:
         if len(self) >= MEMO_ENTRIES:
             self.clear()
-        quoted = quote(value or None)
-        if value is None or len(value) <= MEMO_CHARACTERS:
+        quoted = quote(value).encode("ascii") if value else self._nothing
+        if len(value) <= MEMO_CHARACTERS:
             self[value] = quoted
         return quoted
 
@@ -73,12 +85,12 @@ class UtcClock:
     def __init__(self, offset: float) -> None:
         self.offset = offset
         self.second = -1.0
-        self.prefix = ""
+        self.prefix = b""
 
-    def tick(self, second: float) -> str:
+    def tick(self, second: float) -> bytes:
         """Set `second` and return its `prefix`."""
         self.second = second
-        self.prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        self.prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode("ascii")
         return self.prefix
 
     def format(self, moment: float) -> str:
@@ -86,4 +98,4 @@ class UtcClock:
         wall = moment + self.offset
         second = wall // 1
         prefix = self.prefix if second == self.second else self.tick(second)
-        return f"{prefix}.{MICROSECONDS % ((wall - second) * 1_000_000)}Z"
+        return f"{prefix.decode()}.{MICROSECONDS % ((wall - second) * 1_000_000)}Z"

@@ -174,6 +174,10 @@ CONTROL_CONNECTED = gauge(
 ACCESS_LOG_DROPPED = counter(
     "meshproxy_access_log_dropped_total", "Access log lines dropped because the output did not accept them."
 )
+ACCESS_LOG_FILTERED = counter(
+    "meshproxy_access_log_filtered_total",
+    "Requests without a line in the access log, as telemetry.accessLog asks for none.",
+)
 AUDIT_EVENTS = counter("meshproxy_audit_events_total", "Audit log records, by type: denied, audited.", "type")
 AUDIT_DROPPED = counter(
     "meshproxy_audit_dropped_total", "Audit log records dropped because the output did not accept them."
@@ -422,8 +426,8 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED, CONTROL_CONNECTED),
     "Telemetry": (
-        ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, SPANS_EXPORTED, SPANS_DROPPED,
-        LIVE_READERS, TAP_DROPPED, METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
+        ACCESS_LOG_FILTERED, ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, SPANS_EXPORTED,
+        SPANS_DROPPED, LIVE_READERS, TAP_DROPPED, METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
     ),
     "Model server": (
         HOP_LAG, HOP_LAG_EXPECTED, HOP_LAG_ALARM, CALL_TIME_RATIO, UNMATCHED_CALLS, SERVER_PAGES,

@@ -52,6 +52,7 @@ class SidecarMetrics:
         self.control_connected = Gauge(registry, metric_table.CONTROL_CONNECTED)
         self.control_connected.read_from(list)  # until there is a link to one
 
+        self.access_log_filtered = Counter(registry, metric_table.ACCESS_LOG_FILTERED)
         self.access_log_dropped = Counter(registry, metric_table.ACCESS_LOG_DROPPED)
         self.audit_events = Counter(registry, metric_table.AUDIT_EVENTS)
         self.audit_dropped = Counter(registry, metric_table.AUDIT_DROPPED)

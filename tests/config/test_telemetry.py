@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from meshproxy.config.telemetry import Keep, ServerMetrics, Traces, read_collector
+from meshproxy.config.telemetry import AccessLogLines, Keep, ServerMetrics, Traces, read_collector
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,11 @@ def test_the_interval_of_the_model_servers_page_is_bounded() -> None:
     for seconds in (0.5, 301.0):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({"interval": seconds}, ServerMetrics)
+
+
+def test_an_access_log_in_which_nothing_could_be_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no request would have a line"):
+        AccessLogLines(ratio=0.0, keep=Keep(errors=False, refusals=False))
+    for keep in (Keep(), Keep(errors=False, refusals=False, slower_than=1.0)):
+        assert AccessLogLines(ratio=0.0, keep=keep).keep is keep
+    assert AccessLogLines(ratio=0.1, keep=Keep(errors=False, refusals=False)).format == "json"

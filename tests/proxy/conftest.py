@@ -13,7 +13,7 @@ from meshproxy.inference.surfaces import SURFACES
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
-from meshproxy.proxy.time_split import split_time
+from meshproxy.proxy.time_split import split_time, split_time_so_far
 from meshproxy.routing.retry import INBOUND_RETRIES, RetryRule
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.reaper import PERIOD, Reaper
@@ -126,6 +126,7 @@ class World:
         """All the time of every exchange went somewhere."""
         for exchange in self.finished:
             parts = [part for part in split_time(exchange) if part is not None]
+            assert split_time(exchange) == split_time_so_far(exchange, exchange.finished)
             assert sum(parts) == pytest.approx(exchange.finished - exchange.started, abs=1e-9)
             assert min(parts) >= -1e-9, parts
 

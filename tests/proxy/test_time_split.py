@@ -11,7 +11,7 @@ from meshproxy.config.routes import Concurrency, Delay, Fault
 from meshproxy.config.routes import Retries as RetrySettings
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.proxy.time_split import TimeSplit, split_time
+from meshproxy.proxy.time_split import TimeSplit, split_time, split_time_so_far
 from meshproxy.refusal import Reason
 from meshproxy.routing.fault import FaultRule
 from meshproxy.transport.connect_failures import ConnectError
@@ -25,6 +25,7 @@ HEAD = ResponseHead(0, 200, (), False)
 def parts(exchange: Exchange) -> dict[str, float]:
     """The parts that took time, in seconds."""
     split = split_time(exchange)
+    assert split == split_time_so_far(exchange, exchange.finished)
     assert sum(part for part in split if part is not None) == pytest.approx(exchange.finished - exchange.started)
     return {name: round(part, 6) for name, part in split._asdict().items() if part}
 
@@ -227,4 +228,4 @@ def test_one_that_goes_on_is_told_as_far_as_it_has_come(world: Any) -> None:
     world.rest()
     world.loop.now += 3
     (exchange,) = world.pipeline.live
-    assert split_time(exchange, world.loop.now).upstream == 3
+    assert split_time_so_far(exchange, world.loop.now).upstream == 3

@@ -1,231 +1,28 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from meshproxy.codec.events import RequestHead
-from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
-from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.proxy.exchange import Exchange, ResponseFlags, TraceContext
-from meshproxy.refusal import Reason, Refusal
-from meshproxy.telemetry.access_log import MEMO_ENTRIES, PARTS, AccessLog
+from meshproxy.config.telemetry import AccessLogLines
+from meshproxy.telemetry.access_log import AccessLog, make_filter
 from meshproxy.telemetry.line_writer import LineWriter
-from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, UtcClock
-from meshproxy.transport.connection_info import ConnectionInfo
+from meshproxy.telemetry.log_encoding import UtcClock
 
 if TYPE_CHECKING:
     from tests.telemetry.conftest import MakeExchange
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "access-log.md"
-
 
 class NoSink(LineWriter):
-    """Lines go nowhere."""
+    """Keeps the lines."""
 
     def __init__(self) -> None:
-        pass
+        self.lines: list[bytes] = []
 
-
-@pytest.fixture
-def log() -> AccessLog:
-    return AccessLog(NoSink(), UtcClock(1_700_000_000.0))
-
-
-def read(line: bytes) -> dict[str, object]:
-    assert line.endswith(b"}\n")
-    assert line.count(b"\n") == 1
-    assert line.isascii()
-    found = json.loads(line)
-    assert isinstance(found, dict)
-    return found
-
-
-def test_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
-    exchange = make_exchange(
-        target=b"/v1/models/m:predict?token=secret",
-        headers=(
-            (b"authorization", b"Bearer secret"),
-            (b"user-agent", b"curl/8"),
-            (b"x-request-id", b"r-1"),
-            (b"x-forwarded-for", b"192.0.2.1"),
-        ),
-        version="3",
-        server_name="models.example",
-        server="local",
-        route="canary",
-        permit_audits=("watch", "other"),
-    )
-    assert read(log.format(exchange)) == {
-        "start_time": "2023-11-14T22:30:00.000000Z",
-        "method": "POST",
-        "path": "/v1/models/m:predict",
-        "authority": "models:18500",
-        "response_code": 200,
-        "response_flags": "-",
-        "response_code_details": "via_upstream",
-        "refusal": None,
-        "grpc_status": "OK",
-        "bytes_received": 60,
-        "bytes_sent": 300,
-        "duration": 3.0,
-        "read_time": 0.0,
-        "decide_time": 0.25,
-        "queue_time": 0.0,
-        "retry_time": 0.0,
-        "connect_time": 0.25,
-        "upstream_service_time": 2.0,
-        "upstream_body_time": 0.4,
-        "write_time": 0.1,
-        "upstream_host": "127.0.0.1:8500",
-        "upstream_cluster": "local",
-        "route_name": "canary",
-        "attempts": 1,
-        "protocol": "HTTP/2",
-        "direction": "inbound",
-        "downstream_remote_address": "10.0.0.1:40000",
-        "downstream_local_address": "10.0.0.2:18500",
-        "requested_server_name": "models.example",
-        "tls_version": "TLSv1.3",
-        "peer_spiffe_id": "spiffe://dev.example/ns/pricing/sa/quoter",
-        "jwt_issuer": "corp",
-        "jwt_sub": "alice",
-        "iam_role": None,
-        "model": "half_plus_two",
-        "model_version": "3",
-        "forwarded_model": None,
-        "forwarded_version": None,
-        "verb": "predict",
-        "policy": "finance-team",
-        "policy_audits": "watch,other",
-        "policy_conditions": None,
-        "user_agent": "curl/8",
-        "request_id": "r-1",
-        "x_forwarded_for": "192.0.2.1",
-        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-        "span_id": "53995c3f42cd8ad8",
-    }
-
-
-def test_nothing_secret_is_in_a_line(log: AccessLog, make_exchange: MakeExchange) -> None:
-    headers = ((b"authorization", b"Bearer secret"), (b"cookie", b"a=secret"), (b"proxy-authorization", b"secret"))
-    line = log.format(make_exchange(target=b"/v1/models/m?access_token=secret?secret", headers=headers))
-    assert b"secret" not in line
-
-
-def test_a_request_that_was_refused_before_anything_was_known(log: AccessLog) -> None:
-    # As `Pipeline.reject` leaves it behind.
-    info = ConnectionInfo(direction="inbound", protocol="HTTP/1.1", remote="192.0.2.1:1", local="192.0.2.2:2")
-    exchange = Exchange(RequestHead(1, b"", b"", b"", (), True), info, 1_000.0)
-    exchange.refusal = Refusal(Reason.BAD_REQUEST, 'Bad request: a "quote"', limit="header_bytes")
-    exchange.status = 400
-    exchange.refused = 1_000.000_1
-    exchange.finished = 1_000.000_5
-    found = read(log.format(exchange))
-    assert (found["duration"], found["decide_time"], found["write_time"]) == (0.5, 0.1, 0.4)
-    assert found["response_code_details"] == 'Bad request: a "quote"'
-    assert found["refusal"] == "bad-request"
-    not_known = {
-        *("grpc_status", *PARTS[2:-1], "upstream_host"),
-        *("requested_server_name", "tls_version", "peer_spiffe_id", "jwt_issuer", "jwt_sub", "iam_role", "model"),
-        *(
-            "model_version",
-            "forwarded_model",
-            "forwarded_version",
-            "verb",
-            "policy",
-            "policy_audits",
-            "policy_conditions",
-            "user_agent",
-            "request_id",
-            "x_forwarded_for",
-        ),
-        *("trace_id", "span_id", "method", "path", "authority", "upstream_cluster", "route_name"),
-    }
-    assert {name for name, value in found.items() if value is None} == not_known
-
-
-@pytest.mark.parametrize(
-    ("fields", "missing"),
-    [
-        ({"first_byte": 0.0}, {"upstream_body_time", "write_time"}),
-        ({"first_byte": 0.0, "connected": 0.0}, {"upstream_service_time", "upstream_body_time", "write_time"}),
-        ({"first_byte": 0.0, "connected": 0.0, "refused": 1_000.002}, {"upstream_service_time", "upstream_body_time"}),
-    ],
-)
-def test_times_that_were_never_reached_are_null(
-    log: AccessLog, make_exchange: MakeExchange, fields: dict[str, float], missing: set[str]
-) -> None:
-    found = read(log.format(make_exchange(**fields)))
-    assert {name for name in ("duration", *PARTS) if found[name] is None} == missing
-
-
-def test_the_rule_that_refused_counts_more_than_the_one_that_permitted(
-    log: AccessLog, make_exchange: MakeExchange
-) -> None:
-    refusal = Refusal(Reason.PERMISSION_DENIED, "No.", rule="deny-all", audits=("watch",))
-    found = read(log.format(make_exchange(refusal=refusal, grpc_status=7, flags=ResponseFlags.UH | ResponseFlags.DC)))
-    assert (found["policy"], found["policy_audits"], found["grpc_status"]) == ("deny-all", "watch", "PERMISSION_DENIED")
-    assert (found["refusal"], found["response_flags"]) == ("permission-denied", "UH,DC")
-    found = read(log.format(make_exchange(refusal=Refusal(Reason.UPSTREAM_RESET, "Gone."), permit_audits=("watch",))))
-    assert (found["policy"], found["policy_audits"]) == ("finance-team", "watch")
-
-
-def test_the_conditions_of_the_decision_that_counts(log: AccessLog, make_exchange: MakeExchange) -> None:
-    permitted = {"conditions": ("a: ipBlocks 10.0.0.0/8", 'b: header x: "1"')}
-    denied = Refusal(Reason.PERMISSION_DENIED, "No.", rule="deny-all", conditions=("deny-all: header y: any value",))
-    reset = Refusal(Reason.UPSTREAM_RESET, "Gone.")
-    for refusal, expected in (
-        (None, 'a: ipBlocks 10.0.0.0/8, b: header x: "1"'),
-        (reset, 'a: ipBlocks 10.0.0.0/8, b: header x: "1"'),
-        (denied, "deny-all: header y: any value"),
-    ):
-        found = read(log.format(make_exchange(refusal=refusal, **permitted)))
-        assert found["policy_conditions"] == expected
-
-
-def test_versions_labels_and_several_models(log: AccessLog, make_exchange: MakeExchange) -> None:
-    assert read(log.format(make_exchange(label="canary")))["model_version"] == "canary"
-    call = Call(Verb.RELOAD, (ModelRef("a", "1"), ModelRef("b")))
-    found = read(log.format(make_exchange(call=call)))
-    assert (found["model"], found["model_version"], found["verb"]) == ("a,b", None, "reload")
-    found = read(log.format(make_exchange(call=Call(Verb.METRICS))))
-    assert (found["model"], found["verb"]) == (None, "metrics")
-
-
-def test_a_status_that_grpc_does_not_have(log: AccessLog, make_exchange: MakeExchange) -> None:
-    assert read(log.format(make_exchange(grpc_status=99)))["grpc_status"] == "99"
-
-
-def test_another_caller_on_the_same_connection_is_seen(log: AccessLog, make_exchange: MakeExchange) -> None:
-    exchange = make_exchange()
-    assert read(log.format(exchange))["jwt_sub"] == "alice"
-    exchange.caller = Caller(exchange.caller.workload, Token("corp", "bob", {}, 2e9, "arn:aws:iam::1:role/x"))
-    found = read(log.format(exchange))
-    assert (found["jwt_sub"], found["iam_role"]) == ("bob", "arn:aws:iam::1:role/x")
-    exchange.caller = ANONYMOUS
-    assert read(log.format(exchange))["peer_spiffe_id"] is None
-
-
-def test_what_is_remembered_of_connections_is_bounded(log: AccessLog, make_exchange: MakeExchange) -> None:
-    for number in range(MEMO_ENTRIES * 2 + 1):
-        log.format(make_exchange(remote=f"10.0.0.1:{number}"))
-    assert len(log._connections) <= MEMO_ENTRIES
-
-
-def test_what_is_remembered_of_calls_is_bounded(log: AccessLog, make_exchange: MakeExchange) -> None:
-    for number in range(MEMO_ENTRIES * 2 + 1):
-        assert read(log.format(make_exchange(model=f"m{number}")))["model"] == f"m{number}"
-    assert len(log._calls) <= MEMO_ENTRIES
-    log._calls.clear()
-    long = "m" * (MEMO_CHARACTERS + 1)
-    assert read(log.format(make_exchange(model=long)))["model"] == long
-    assert not log._calls
+    def write(self, line: bytes) -> None:
+        self.lines.append(line)
 
 
 def test_lines_reach_the_sink(tmp_path: Path, make_exchange: MakeExchange) -> None:
@@ -234,87 +31,57 @@ def test_lines_reach_the_sink(tmp_path: Path, make_exchange: MakeExchange) -> No
     for _ in range(3):
         log(make_exchange())
     sink.close()
-    lines = (tmp_path / "access.log").read_bytes().splitlines(keepends=True)
-    assert [read(line)["model"] for line in lines] == ["half_plus_two"] * 3
+    lines = (tmp_path / "access.log").read_bytes().splitlines()
+    assert [json.loads(line)["model"] for line in lines] == ["half_plus_two"] * 3
+    assert log.filtered == 0
 
 
-hostile_text = st.text(max_size=40) | st.sampled_from(
-    ["\n{}", "\x1b]0;x\x07", "\ud800", '"', "\\", "\x7f\x00\x9b", "a" * 9_000]
-)
-hostile_bytes = st.binary(max_size=40) | st.sampled_from(
-    [b'"\r\n{"a":1}', b"\xff\xfe", b"\x1b[2J", b"\\", b"%s%d", b"\xf0" * 9_000]
-)
+@pytest.mark.parametrize(("name", "begins"), [("json", b'{"start_time"'), ("text", b"["), ("ecs", b'{"@timestamp"')])
+def test_formats(name: str, begins: bytes, make_exchange: MakeExchange) -> None:
+    sink = NoSink()
+    AccessLog(sink, UtcClock(0.0), AccessLogLines(format=name))(make_exchange())  # type: ignore[arg-type]
+    assert sink.lines[0].startswith(begins)
 
 
-@settings(max_examples=150)
-@given(
-    pieces=st.tuples(*[hostile_bytes] * 6),
-    texts=st.tuples(*[hostile_text] * 8),
-    numbers=st.tuples(st.integers(0, 999), st.none() | st.integers(), st.integers(0, 2**63), st.integers(0, 8191)),
-    times=st.lists(st.floats(1, 1e9) | st.just(0.0), min_size=4, max_size=4),
-)
-def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(
-    pieces: tuple[bytes, ...], texts: tuple[str, ...], numbers: tuple[Any, ...], times: list[float]
-) -> None:
-    method, authority, target, agent, request_id, forwarded = pieces
-    remote, server_name, spiffe_id, subject, model, label, rule, message = texts
-    info = ConnectionInfo(
-        direction="inbound", protocol="HTTP/2", remote=remote, local="", server_name=server_name, tls_version=""
-    )
-    headers = ((b"user-agent", agent), (b"x-request-id", request_id), (b"x-forwarded-for", forwarded))
-    exchange = Exchange(RequestHead(1, method, authority, target, headers, True), info, 1_000.0)
-    exchange.caller = Caller(Workload(spiffe_id, "", None, None, 0.0), Token("corp", subject, {}, 0.0))
-    exchange.asked = exchange.forwarded = Call(Verb.PREDICT, (ModelRef(model, None, label),))
-    exchange.rule = rule
-    exchange.permit_audits = (rule, rule)
-    exchange.refusal = Refusal(Reason.INTERNAL, message) if message else None
-    exchange.trace = TraceContext(b"4" * 32, b"", b"5" * 16, True)
-    exchange.status, exchange.grpc_status, exchange.bytes_sent, flags = numbers
-    exchange.flags = ResponseFlags(flags)
-    exchange.decided, exchange.connected, exchange.first_byte, exchange.finished = times
-    log = AccessLog(NoSink(), UtcClock(1.7e9))
-    line = log.format(exchange)
-    assert log.format(exchange) == line  # remembered or not
-    found = read(line)
-    assert re.fullmatch(r"[\x20-\x7e]+", line[:-1].decode())
-    assert found["response_code"] == numbers[0]
-    path = target.partition(b"?")[0]
-    expected = path[:1_024].decode("utf-8", "backslashreplace") + ("..." if len(path) > 1_024 else "")
-    assert found["path"] == (expected or None)
+def test_a_filter_is_made_only_for_those_who_want_one() -> None:
+    assert make_filter(AccessLogLines(format="text")) is None
+    assert make_filter(AccessLogLines(ratio=0.5)) is not None
+    assert make_filter(AccessLogLines(models=("a",))) is not None
 
 
-def test_each_direction_is_told(log: AccessLog, make_exchange: MakeExchange) -> None:
-    assert read(log.format(make_exchange(direction="outbound")))["direction"] == "outbound"
+def test_what_has_no_line_is_counted(make_exchange: MakeExchange) -> None:
+    sink = NoSink()
+    log = AccessLog(sink, UtcClock(0.0), AccessLogLines(ratio=0.0))
+    log(make_exchange())
+    log(make_exchange(grpc_status=14))
+    assert (len(sink.lines), log.filtered) == (1, 1)
 
 
-def test_the_documentation_names_every_flag() -> None:
-    (row,) = [line for line in DOCUMENTATION.read_text().splitlines() if line.startswith("| `response_flags`")]
-    assert set(re.findall(r"`([A-Z]+)`", row)) == set(ResponseFlags.__members__)
+def test_new_settings_hold_from_the_next_line_on(make_exchange: MakeExchange) -> None:
+    sink = NoSink()
+    log = AccessLog(sink, UtcClock(0.0))
+    log(make_exchange())
+    log.use(AccessLogLines(format="text", models=("half*",)))
+    log(make_exchange())
+    log(make_exchange(model="other"))
+    before = log.format
+    log.use(AccessLogLines(format="text", models=("half*",)))
+    assert log.format is before  # what it remembers is kept
+    log.use(AccessLogLines())
+    log(make_exchange(model="other"))
+    assert [line[:1] for line in sink.lines] == [b"{", b"[", b"{"]
+    assert log.filtered == 1
 
 
-def test_the_documentation_names_every_field(log: AccessLog, make_exchange: MakeExchange) -> None:
-    documented = []
-    for line in DOCUMENTATION.read_text().splitlines():
-        if line.startswith("| `"):
-            documented += re.findall(r"`(\w+)`", line.split("|")[1])
-    assert documented == list(read(log.format(make_exchange())))
-
-
-@pytest.mark.parametrize(
-    ("chosen", "shown"),
-    [
-        (ModelRef("a", "4"), (None, "4")),
-        (ModelRef("a", None, "canary"), (None, "canary")),
-        (ModelRef("a"), (None, None)),
-        (ModelRef("b"), ("b", None)),
-        (ModelRef("b", "4"), ("b", "4")),
-    ],
-)
-def test_the_model_and_version_that_a_route_chose_is_told_beside_the_one_that_was_asked(
-    log: AccessLog, make_exchange: MakeExchange, chosen: ModelRef, shown: tuple[str | None, str | None]
-) -> None:
-    exchange = make_exchange(call=Call(Verb.PREDICT, (ModelRef("a"),)))
-    exchange.forwarded = Call(Verb.PREDICT, (chosen,))
-    found = read(log.format(exchange))
-    assert (found["model"], found["model_version"]) == ("a", None)
-    assert (found["forwarded_model"], found["forwarded_version"]) == shown
+def test_what_repeats_goes_by_the_settings_of_the_moment(make_exchange: MakeExchange) -> None:
+    sink = NoSink()
+    log = AccessLog(sink, UtcClock(0.0))
+    observe = log.repeat(make_exchange())
+    observe(make_exchange(bytes_sent=7))
+    log.use(AccessLogLines(format="text"))
+    observe(make_exchange())
+    log.use(AccessLogLines(ratio=0.0))
+    observe(make_exchange())
+    assert json.loads(sink.lines[0])["bytes_sent"] == 7
+    assert [line[:1] for line in sink.lines] == [b"{", b"["]
+    assert log.filtered == 1

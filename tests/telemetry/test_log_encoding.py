@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MEMO_ENTRIES, Quoted, UtcClock, quote
+from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MEMO_ENTRIES, QuotedBytes, UtcClock, quote, quote_bytes
+from tests.telemetry.hostile import BYTES
 
 
 @pytest.mark.parametrize(
@@ -48,21 +49,24 @@ def test_long_values_are_cut() -> None:
 
 
 def test_what_comes_again_is_remembered_within_bounds() -> None:
-    memo = Quoted()
-    assert memo[b"a"] is memo[b"a"]
+    memo = QuotedBytes(b"null")
+    assert memo["a"] is memo["a"]
     for number in range(MEMO_ENTRIES * 3):
-        assert memo[b"%d" % number] == f'"{number}"'
+        assert memo[str(number)] == b'"%d"' % number
     assert len(memo) <= MEMO_ENTRIES
     memo.clear()
-    assert memo[b"x" * (MEMO_CHARACTERS + 1)] == '"' + "x" * (MEMO_CHARACTERS + 1) + '"'
+    assert memo["x" * (MEMO_CHARACTERS + 1)] == b'"' + b"x" * (MEMO_CHARACTERS + 1) + b'"'
     assert not memo
 
 
 def test_what_is_empty_is_nothing() -> None:
-    memo = Quoted()
-    assert memo[""] == memo[None] == "null"
-    assert Quoted()[b""] == "null"
-    assert memo["a\n"] == '"a\\n"'
+    memo = QuotedBytes(b"-")
+    assert (memo[""], memo["a\n"]) == (b"-", b'"a\\n"')
+
+
+@given(BYTES)
+def test_as_bytes_a_value_is_the_same(value: bytes) -> None:
+    assert quote_bytes(value) == quote(value).encode()
 
 
 def test_times_are_those_of_the_wall() -> None:
