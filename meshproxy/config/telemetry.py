@@ -94,6 +94,7 @@ class AccessLogLines(Part, frozen=True):
             raise ValueError('no request would have a line: set "accessLog" of the Sidecar to "off" instead')
 
 
+ServerTiming = Literal["off", "onRequest"]
 Tap = Literal["full", "anonymous", "off"]
 
 
@@ -107,6 +108,10 @@ class Telemetry(Part, frozen=True):
     (docs/hop-lag.md). `{}` has the defaults. Left out: the page is not read."""
     access_log: AccessLogLines = AccessLogLines()
     """The lines of the access log. Where they go is `accessLog` of the Sidecar."""
+    server_timing: Annotated[ServerTiming, one_of(ServerTiming)] = "off"
+    """Whether responses of model servers have a field `server-timing`, which says where the time went until their head
+    came. `onRequest`: for requests with the field `x-server-timing: 1`, whoever sent them. `"off"` (in quotes: YAML
+    reads the bare word as false): for none."""
     tap: Tap = "full"
     """What `meshproxy tap` shows of live calls to whoever is on the host of a sidecar, which is every container of its
     pod. `full`: the fields of the access log. `anonymous`: without callers and addresses, also in `meshproxy stat` and

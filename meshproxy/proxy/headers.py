@@ -30,6 +30,8 @@ SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
 REFUSAL_HEADER = b"x-meshproxy-refusal"
 TRACE_STATE = b"tracestate"
+TIMING_HEADER = b"x-server-timing"
+"""`1` in a request asks for `server-timing`. It is forwarded, so that every sidecar on the way answers."""
 B3_FIELDS = frozenset({b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags"})
 """Fields of traces in Zipkin's format (`telemetry.b3`)."""
 
@@ -47,6 +49,7 @@ class RequestHeaders:
         "server",
         "timeout",
         "trace_states",
+        "wants_timing",
     )
 
     def __init__(self, headers: Headers) -> None:
@@ -102,6 +105,8 @@ class RequestHeaders:
         """Which ModelServer an application means (outbound)."""
         self.trace_states = trace_states
         """Not forwarded unchanged: their valid parts are in the trace context."""
+        self.wants_timing = (TIMING_HEADER, b"1") in headers
+        """`server-timing` is asked for."""
         self.forward: Headers = tuple(forward)
         self.forward_with_token: Headers = (*self.forward, *((b"authorization", value) for value in authorization))
 

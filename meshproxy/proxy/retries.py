@@ -17,6 +17,7 @@ from meshproxy.proxy.client_side import OVER
 from meshproxy.proxy.exchange import Happening, ResponseFlags
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import has_refusal
+from meshproxy.proxy.server_timing import server_timing
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import Skip
@@ -277,6 +278,9 @@ class Retries:
             and call.models[0].version is None
         ):
             request.version_reader = operation.read_version()
+        if request.snapshot.tells_timing and request.fields is not None and request.fields.wants_timing:
+            request.first_byte = attempt.first_byte
+            headers = (*headers, *server_timing(request))
         request.begin_answer(head.status, headers, attempt.first_byte, head.end, head.length)
         return request if request.answer is not OVER else None
 

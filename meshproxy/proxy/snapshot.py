@@ -52,6 +52,8 @@ class Snapshot:
     """For outbound calls: which ModelServer an application selected."""
     surfaces: Surfaces = SURFACES
     """The wire surfaces that requests are read by."""
+    tells_timing: bool = False
+    """Responses to requests that ask for it have `server-timing`."""
     is_express: bool = True
     """Requests that repeat earlier ones take the express lane."""
     metrics_paths: Mapping[str, bytes] = field(default_factory=dict)

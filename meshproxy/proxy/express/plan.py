@@ -195,6 +195,7 @@ def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) 
         not (operation.call is not None and operation.call is request.asked is request.forwarded)
         or operation.is_health
         or operation.read_version is not None
+        or (fields.wants_timing and snapshot.tells_timing)
         or not route.is_plain
         or route.fallback is not None
         or route.try_timeout is not None

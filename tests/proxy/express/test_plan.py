@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,15 @@ def test_a_plan_for_answers_holds_what_the_client_was_sent_cut_at_its_slots() ->
 def test_a_route_that_does_more_than_send_has_no_plan(route: dict[str, Any]) -> None:
     rig, done = finished(**route)
     assert plan_request(done, HEAD, Limits(), rig.spans) is None
+
+
+@pytest.mark.parametrize(("tells_timing", "has_plan"), [(True, False), (False, True)])
+def test_an_answer_that_says_where_the_time_went_has_no_plan(tells_timing: bool, has_plan: bool) -> None:
+    rig, done = finished()
+    assert done.fields is not None
+    done.fields.wants_timing = True
+    done.snapshot = replace(done.snapshot, tells_timing=tells_timing)
+    assert (plan_request(done, HEAD, Limits(), rig.spans) is not None) is has_plan
 
 
 def test_a_server_that_hashes_has_no_plan() -> None:
