@@ -137,8 +137,8 @@ class Listener:
     ) -> None:
         """
         Args:
-            max_handshakes: connections that are set up at once; others wait in the kernel's backlog. If thousands come
-                together, each makes its handshake in time.
+            max_handshakes: that are made at once; other connections wait in the kernel's backlog. If thousands come
+                together, each makes its handshake in time. Whoever has not said a word yet keeps nobody waiting.
             admits: whether a connection from an IP address is set up; otherwise it is closed, before a handshake.
             reads_original_destination: of redirected connections (`ConnectionInfo.original`).
 
@@ -169,6 +169,8 @@ class Listener:
         self.address = ""
         self._sockets: list[socket.socket] = []
         self._pending: set[asyncio.Task[None]] = set()
+        self._handshakes = 0
+        """That have begun, and have not ended."""
         self._loop = shared.loop
         self._resume: asyncio.TimerHandle | None = None
         self._is_holding = False
@@ -285,7 +287,7 @@ class Listener:
             if self.size >= self.max_connections:
                 self._pause("connections")
                 return False
-            if len(self._pending) >= self.max_handshakes:
+            if self._handshakes >= self.max_handshakes:
                 self._hold()
                 return False
             try:
@@ -316,7 +318,7 @@ class Listener:
 
     def _set_up_ended(self, task: asyncio.Task[None]) -> None:
         self._pending.discard(task)
-        if self._is_holding and len(self._pending) <= self.max_handshakes // 2:
+        if self._is_holding and self._handshakes <= self.max_handshakes // 2:
             self._is_holding = False
             if self._resume is None:
                 self._unpause()
@@ -368,12 +370,16 @@ class Listener:
                     self.failed("failed", HandshakeFailure.CLOSED, remote, "before it was its turn")
                     return
             original = (original_destination(client) or "") if self.reads_original_destination else ""
-            await self._loop.connect_accepted_socket(
-                lambda: ProtocolDetector(self, remote, original),
-                client,
-                ssl=context,
-                ssl_handshake_timeout=max(0.001, due - self._loop.time()) if context is not None else None,
-            )
+            self._handshakes += 1
+            try:
+                await self._loop.connect_accepted_socket(
+                    lambda: ProtocolDetector(self, remote, original),
+                    client,
+                    ssl=context,
+                    ssl_handshake_timeout=max(0.001, due - self._loop.time()) if context is not None else None,
+                )
+            finally:
+                self._handshakes -= 1
         except asyncio.CancelledError:
             client.close()
             raise

@@ -637,7 +637,16 @@ class TestHowMany:
         """They are neither closed nor counted, and none is begun that could not be completed in time."""
         async with listening(Security.TLS) as port:
             port.listener.max_handshakes = 2
-            silent = [await port.connect() for _ in range(2)]
+            silent = [await port.connect() for _ in range(2)]  # they keep nobody waiting
+            reader, writer = await port.connect(tls_client("http/1.1"))
+            assert await ask(reader, writer)
+            await leave(writer)
+            await port.counted.until(lambda: not port.counted.open)
+            for _, writer in silent:
+                writer.write(b"\x16\x03\x01\x02\x00")  # a ClientHello, as far as that
+            async with asyncio.timeout(10):
+                while port.listener._handshakes < 2:
+                    await asyncio.sleep(0)
             third = asyncio.create_task(port.connect(tls_client("http/1.1")))
             async with asyncio.timeout(10):
                 while not port.listener._is_holding:
