@@ -28,14 +28,13 @@ from meshproxy.sidecar.live_pages import (
     point_to_workers,
     read_query,
 )
-from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.call_stats import Interval
+from meshproxy.telemetry.json_lines import JsonLines
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from tests.sidecar.test_admin import FakeStream
 from tests.telemetry.conftest import MakeExchange, make_exchange
-from tests.telemetry.test_access_log import NoSink
 
 __all__ = ["make_exchange"]
 
@@ -63,7 +62,7 @@ class World:
             self.observer,
             self.metrics,
             mode=lambda: self.mode,
-            line_of=AccessLog(NoSink(), UtcClock(0.0)).format,
+            line_of=JsonLines(UtcClock(0.0)),
             clock=lambda: self.now,
             on_limit=self.limits.append,
         )
@@ -315,8 +314,8 @@ def test_a_field_that_is_new_in_the_log_is_hidden(make_exchange: MakeExchange) -
 
 
 def test_each_field_that_is_shown_is_one_of_the_log(make_exchange: MakeExchange) -> None:
-    log = AccessLog(NoSink(), UtcClock(0.0))
-    assert set(json.loads(log.format(make_exchange()))) >= live_pages.ANONYMOUS
+    line = JsonLines(UtcClock(0.0))(make_exchange())
+    assert set(json.loads(line)) >= live_pages.ANONYMOUS
 
 
 def test_a_supervisor_points_to_its_workers() -> None:

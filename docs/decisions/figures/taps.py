@@ -7,20 +7,17 @@ in microseconds, the least of nine runs over requests of 40 models and 10 caller
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import AttemptRecord, Exchange
 from meshproxy.telemetry import tap as tap_module
-from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.call_filter import CallFilter
 from meshproxy.telemetry.call_stats import CallStats
-from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.telemetry.json_lines import JsonLines
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -85,7 +82,7 @@ def cost(exchanges: list[Exchange], readers: Callable[[], list[Sink]]) -> float:
 
 
 def tap(rate: int, *fields: tuple[str, str]) -> Tap:
-    return Tap(CallFilter(fields).takes, AccessLog(LineWriter.file(Path(os.devnull)), UtcClock(0.0)).format, rate)
+    return Tap(CallFilter(fields).takes, JsonLines(UtcClock(0.0)), rate)
 
 
 def stats(*by: str, fields: tuple[tuple[str, str], ...] = ()) -> CallStats:
