@@ -147,6 +147,10 @@ class _Reader:
             raise Unreadable(line, f"nested more than {DEPTH} levels deep")
         self._spend(1, line)
         if event.anchor is not None:
+            if event.anchor in self._anchors:
+                # YAML 1.2 takes the latest, PyYAML none.
+                why = "names a value before it: write another name"
+                self._report(line, path, f'the anchor "&{event.anchor[:60]}" {why}')
             self._anchors[event.anchor] = None
         node = Node(None, line)
         if isinstance(event, yaml.ScalarEvent):

@@ -114,6 +114,9 @@ def test_a_key_may_not_be_a_trap_or_a_mapping() -> None:
 def test_aliases() -> None:
     assert read("a: &x [1]\nb: *x\n") == ([{"a": [1], "b": [1]}], [])
     assert read("a: &x 1\n---\nb: *x")[1] == [(3, "b", 'the alias "*x" names no anchor before it')]
+    assert read("a: &x 1\n---\nb: &x 2") == ([{"a": 1}, {"b": 2}], [])
+    twice = 'the anchor "&x" names a value before it: write another name'
+    assert read("a: &x 1\nb: &x 2\nc: *x")[1] == [(2, "b", twice)]
 
 
 def test_an_alias_inside_of_what_it_names() -> None:

@@ -11,7 +11,8 @@ from meshproxy.identity.trust import Trust, check_distinct
 from tests.identity.lookalikes import lookalike
 
 OURS, THEIRS = DevelopmentCA.create("ours.example"), DevelopmentCA.create("theirs.example")
-NOW = OURS.certificate.not_valid_before_utc.timestamp() + 600.0
+NOW = OURS.certificate.not_valid_before_utc.timestamp() + 6 * 3_600.0
+"""While certificates are valid that are issued now, or later in a run of these tests."""
 
 
 def der(authority: DevelopmentCA) -> bytes:

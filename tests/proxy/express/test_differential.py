@@ -441,6 +441,7 @@ steps = st.one_of(
 )
 
 
+@pytest.mark.timeout(300)  # six seconds where nothing else runs
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(steps, min_size=1, max_size=8), st.booleans(), st.booleans(), st.booleans())
 def test_random_scripts(script: list[list[Step]], records: bool, audits: bool, is_warm: bool) -> None:
