@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 FIRST_RETRY = 0.5
 LAST_RETRY = 30.0
 """Seconds between two attempts, doubled after each that came to nothing; half of them at random."""
+LASTED = 15.0
+"""Seconds after which a stream has not come to nothing although it brought no message. Longer than connecting takes
+(`control_channel.CONNECT_SECONDS`), shorter than certificates are valid: the stream ends with that of the sidecar."""
 
 
 async def keep_open(
@@ -34,6 +37,6 @@ async def keep_open(
         if problem and (has_brought or problem != told):
             failed(problem)
             told = problem
-        was_good = has_brought or loop.time() - begun >= LAST_RETRY
+        was_good = has_brought or loop.time() - begun >= LASTED
         delay = FIRST_RETRY if was_good else min(2 * delay, LAST_RETRY)
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311

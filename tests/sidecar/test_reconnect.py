@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from meshproxy.sidecar import reconnect
-from meshproxy.sidecar.reconnect import FIRST_RETRY, LAST_RETRY, keep_open
+from meshproxy.sidecar.control_channel import CONNECT_SECONDS
+from meshproxy.sidecar.reconnect import FIRST_RETRY, LASTED, keep_open
 
 
 class Stream:
@@ -60,9 +61,13 @@ async def test_attempts_that_come_to_nothing_back_off(stream: Stream) -> None:
     assert stream.reasons == [f"end {number}" for number in range(8)]
 
 
-@pytest.mark.parametrize("good", [(0.1, 1), (LAST_RETRY, 0)], ids=["it brought something", "it lasted"])
+@pytest.mark.parametrize("good", [(0.1, 1), (LASTED, 0)], ids=["it brought something", "it lasted"])
 async def test_after_a_good_stream_the_next_one_comes_soon(stream: Stream, good: Any) -> None:
     assert await stream.run((0.1, 0), (0.1, 0), good, (0.1, 0)) == [1.0, 2.0, FIRST_RETRY, 1.0]
+
+
+def test_connecting_in_vain_does_not_last() -> None:
+    assert CONNECT_SECONDS < LASTED
 
 
 async def test_a_reason_is_told_once_until_a_message_comes(stream: Stream) -> None:
