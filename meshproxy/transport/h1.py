@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from meshproxy.codec.events import Event
+    from meshproxy.codec.limits import Limits
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Reject, Serve
 
@@ -71,6 +72,11 @@ class H1Driver(Connection, Generic[SinkT]):
         self._window = shared.limits.stream_window // 4
         self._is_reading = True
         self._wants_drained = False
+
+    @property
+    def limits(self) -> Limits:
+        """Those of this connection; `shared.limits` are for new ones, after a reload."""
+        return self._codec.limits
 
     def credit(self, size: int) -> None:
         """Resume reading once less than half a window is outstanding (`stream.Stream`)."""
@@ -207,6 +213,8 @@ class H1Server(H1Driver[RequestSink]):
         codec, lane = self._codec, self.lane
         if self.ride is not None:
             self.ride.client_acted()
+            if self.transport.is_closing():
+                return
         elif lane is not None and self._state is _IDLE and codec.is_fresh and lane.carry(self, data):
             return
         self._dispatch(codec.receive(data))

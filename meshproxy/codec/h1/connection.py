@@ -46,7 +46,6 @@ class H1Connection:
         "_interim",
         "_is_server",
         "_left",
-        "_limits",
         "_method",
         "_ours",
         "_partial",
@@ -59,13 +58,14 @@ class H1Connection:
         "_waits_for_continue",
         "_writer",
         "held",
+        "limits",
         "must_close",
     )
 
     def __init__(self, role: Role, limits: Limits) -> None:
         # State of the connection.
         self._is_server = role is Role.SERVER
-        self._limits = limits
+        self.limits = limits
         self._requests = RequestMemo(limits)
         self._responses = ResponseMemo(limits)
         self._partial = b""
@@ -301,7 +301,7 @@ class H1Connection:
         try:
             if not head:
                 self._partial = data[start:]
-                self._checked = check_head(self._partial, self._checked, self._limits, check_request_line)
+                self._checked = check_head(self._partial, self._checked, self.limits, check_request_line)
                 return len(data)
             request = self._requests.parse(head)
         except MessageProblem as problem:
@@ -319,7 +319,7 @@ class H1Connection:
         self._ours = HEAD
         self._theirs = BODY
         if chunked:
-            self._reader = ChunkedReader(self._limits)
+            self._reader = ChunkedReader(self.limits)
         elif length:
             self._left = length
         else:
@@ -339,7 +339,7 @@ class H1Connection:
             try:
                 if not head:
                     self._partial = data[at:]
-                    self._checked = check_head(self._partial, self._checked, self._limits, check_status_line)
+                    self._checked = check_head(self._partial, self._checked, self.limits, check_status_line)
                     return len(data)
                 response = self._responses.parse(head)
             except MessageProblem as problem:
@@ -377,9 +377,9 @@ class H1Connection:
             length = None
             self._theirs = DONE
         elif chunked:
-            self._reader = ChunkedReader(self._limits)
+            self._reader = ChunkedReader(self.limits)
         elif length is None:
-            self._reader = EofReader(self._limits)
+            self._reader = EofReader(self.limits)
             self.must_close = True
         elif length:
             self._left = length

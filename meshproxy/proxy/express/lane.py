@@ -35,6 +35,7 @@ MOST_SEEN = 8
 """Shapes that came once; all are forgotten for another one."""
 MOST_ANSWERS = 4
 """Shapes of answers that a plan knows; all are forgotten for another one."""
+NOTHING = (b"", 0)
 PATIENCE = 64
 """Requests in a row that could not be carried, after which the connection does without its lane: looking costs 3 us."""
 WASTED = 8
@@ -48,7 +49,7 @@ class _Candidate(NamedTuple):
     head: bytes
     """Of the request, or of the answer."""
     limits: Limits
-    """Of the connection that this head came over."""
+    """Of the codec that has read this head: a reload gives new ones to new connections."""
     plan: Plan | None
     """Of the request, if the head is that of its answer."""
 
@@ -68,8 +69,9 @@ class Lane:
         self._plans: dict[Shape, Plan] = {}
         self._seen: set[int] = set()
         """Hashes of shapes that came once: one that comes twice will come again."""
-        self._followed = b""
-        """The head of the request that is about to take the ordinary way, if a plan may come of it."""
+        self._followed = NOTHING
+        """The head of the request that is about to take the ordinary way, if a plan may come of it, and how many bytes
+        came with it."""
         self._candidate: _Candidate | None = None
         self._unused = 0
         """Requests in a row that were not carried, and why was not a matter of the moment."""
@@ -93,7 +95,7 @@ class Lane:
             shape = tuple(parts)
             plan = self._plans.get(shape)
             if plan is None:
-                self._met(shape, data[:end])
+                self._met(shape, data, end)
                 return self._cannot(downstream, Outcome.UNKNOWN)
             return self._ride(downstream, plan, values, data, end)
         except Exception:
@@ -146,6 +148,7 @@ class Lane:
         if upstream is None:
             return self._missed(Outcome.BUSY)
 
+        ride = None
         try:
             head = _read_head(plan, values, size)
             now = context.now()
@@ -155,6 +158,8 @@ class Lane:
         except Exception:
             downstream.ride = upstream.ride = None
             upstream.abort()  # nobody knows what it was sent
+            if ride is not None:
+                endpoint.cancelled(plan.model, started, ride.token)
             raise
         self._unused = 0
         return True
@@ -224,16 +229,15 @@ class Lane:
         ride.replayed = 0
         request = self._resume(ride)
         if answer:
-            limits = ride.upstream_connection.shared.limits
-            self._candidate = _Candidate(request, answer, limits, ride.plan)
+            self._candidate = _Candidate(request, answer, ride.upstream_connection.limits, ride.plan)
         return request
 
     # Plans
 
-    def _met(self, shape: Shape, head: bytes) -> None:
+    def _met(self, shape: Shape, data: bytes, end: int) -> None:
         seen = hash(shape)
         if seen in self._seen:
-            self._followed = head
+            self._followed = data[:end], len(data) - end
             return
         if len(self._seen) >= MOST_SEEN:
             self._seen.clear()
@@ -241,10 +245,11 @@ class Lane:
 
     def follow(self, downstream: H1Server) -> None:
         """What `carry` has left has begun on the ordinary way (`h1.Lane`)."""
-        head, self._followed = self._followed, b""
+        (head, size), self._followed = self._followed, NOTHING
         request: object = downstream.sink
-        if head and isinstance(request, Request) and request.request_ended:
-            self._candidate = _Candidate(request, head, downstream.shared.limits, None)
+        # If more than it has come, it may have been answered already, and the sink be that of the next one.
+        if head and isinstance(request, Request) and request.request_ended and size == (request.head.length or 0):
+            self._candidate = _Candidate(request, head, downstream.limits, None)
 
     def _learn(self, downstream: H1Server) -> None:
         """The candidate is over: make a plan of it, if it went well."""
@@ -257,7 +262,9 @@ class Lane:
         if plan is None:
             made = plan_request(request, head, limits, context.tracer) if context.snapshot.is_express else None
             if made is not None:
-                if len(self._plans) >= MOST_PLANS:
+                if len(self._plans) >= MOST_PLANS or any(
+                    other.snapshot is not made.snapshot for other in self._plans.values()
+                ):
                     self._plans.clear()
                 self._plans[shape_of(split_request(head))] = made
             return

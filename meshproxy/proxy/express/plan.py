@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h1.head import parse_request, parse_response
 from meshproxy.codec.h1.write import frame_request, write_request_head, write_response_head
 from meshproxy.codec.problem import MessageProblem
@@ -216,16 +217,19 @@ def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) 
     except MessageProblem:
         return None
     names = [name for name, _ in parsed.headers]
+    method, authority, target, headers, length, chunked, expects_continue, is_http10, closes, trace = parsed
+    read = RequestHead(request.head.stream, method, authority, target, headers, not length, length, False, trace)
     if (
-        (parsed.length != int(values[slots[LENGTH]]) if LENGTH in slots else parsed.length)
-        or parsed.chunked
-        or parsed.closes
-        or parsed.is_http10
-        or parsed.expects_continue
-        or parsed.headers != request.head.headers
-        or parsed.trace != (values[slots[TRACE]] if TRACE in slots else None)
+        read != request.head  # these are not the bytes that it was read from
+        or chunked
+        or closes
+        or is_http10
+        or expects_continue
+        or (length != int(values[slots[LENGTH]]) if LENGTH in slots else length)
+        or trace != (values[slots[TRACE]] if TRACE in slots else None)
+        or (fields.timeout is not None) is not (TIMEOUT in slots)
         or any(names.count(name) != 1 for name in (REQUEST_ID, TIMEOUT) if name in slots)
-        or len(head) + 32 * len(names) + ROOM > limits.header_bytes
+        or _has_no_room(head, limits)
     ):
         return None
     is_begun = tracer.is_recording and not fields.b3  # what is read of Zipkin's fields differs each time
@@ -235,6 +239,11 @@ def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) 
         return None
     most = MOST_BODY if limits.body_bytes is None else min(MOST_BODY, limits.body_bytes)
     return Plan(request, slots, _cut_request(request, slots), most, tracer)
+
+
+def _has_no_room(head: bytes, limits: Limits) -> bool:
+    """Whether a head of this shape may exceed the limit, which counts 32 for each field (`codec.h1.head`)."""
+    return len(head) + 32 * head.count(b"\r\n") + ROOM > limits.header_bytes
 
 
 def _cut_request(request: Request, slots: dict[bytes, int]) -> Pieces:
@@ -284,7 +293,7 @@ def plan_answer(
         or request.head.method == b"HEAD"
         or limits.body_bytes is not None
         or names.count(DATE) != (DATE in slots)
-        or len(head) + 32 * len(names) + ROOM > limits.header_bytes
+        or _has_no_room(head, limits)
     ):
         return None
     headers = clean(parsed.headers)

@@ -42,6 +42,7 @@ class Ride(LiveExchange):
         "downstream",
         "due",
         "endpoint",
+        "is_reported",
         "lane",
         "plan",
         "pool",
@@ -90,6 +91,8 @@ class Ride(LiveExchange):
         """Of the client span; empty without one."""
         self.token = endpoint.begin(plan.model, decided)
         """Of the endpoint, until it is told how it went."""
+        self.is_reported = False
+        """It has been told."""
         # What the stations would have noted.
         self.caller = plan.caller
         self.asked = self.forwarded = plan.asked
@@ -126,6 +129,7 @@ class Ride(LiveExchange):
             self.first_byte = first_byte = context.now()
             upstream.ride_over()
             endpoint.succeeded(plan.model, first_byte - self.connected, first_byte, self.token)
+            self.is_reported = True
             self.attempts = (
                 AttemptRecord(
                     upstream.address,
@@ -151,36 +155,55 @@ class Ride(LiveExchange):
             lane.wasted = 0
             context.live.discard(self)
             context.replay_bytes -= self.replayed
+            self.replayed = 0
             context.served += 1
             context.express[Outcome.CARRIED] += 1
             self.finished = context.now()
             answer.observe(self)
-        except Exception:
-            # Neither side can be trusted to be where it should be.
-            logger.exception("internal error in the express lane")
-            context = self.lane.context
-            context.express[Outcome.FAILED] += 1
-            context.live.discard(self)
-            context.replay_bytes -= self.replayed
-            self.downstream.ride = self.upstream_connection.ride = None
-            self.downstream.abort()
-            self.upstream_connection.abort()
+        except Exception as error:
+            self._fail(error)
         return True
 
     # What else may happen: it unfolds, and the ordinary request hears of it
 
     def client_acted(self) -> None:
         """The client sent something, or is gone (`h1.Ride`)."""
-        self.lane.unfold(self, Outcome.CLIENT)
+        self._unfold(Outcome.CLIENT)
 
     def client_leaves(self) -> None:
         """The client is to be asked to leave (`h1.Ride`)."""
-        self.lane.unfold(self, Outcome.DRAINED)
+        self._unfold(Outcome.DRAINED)
 
     def server_left(self) -> None:
         """The connection to the model server has ended (`h1.Ride`)."""
-        self.lane.unfold(self, Outcome.UPSTREAM)
+        self._unfold(Outcome.UPSTREAM)
 
     def expire(self, now: float) -> None:
         """It takes long (`reaper.Expirable`)."""
-        self.lane.unfold(self, Outcome.TIME).expire(now)
+        request = self._unfold(Outcome.TIME)
+        if request is not None:
+            request.expire(now)
+
+    def _unfold(self, why: Outcome) -> LiveExchange | None:
+        try:
+            return self.lane.unfold(self, why)
+        except Exception as error:
+            self._fail(error)
+            return None
+
+    def _fail(self, error: Exception) -> None:
+        """A defect: neither side can be trusted to be where it should be."""
+        logger.error("internal error in the express lane", exc_info=error)
+        context, upstream = self.lane.context, self.upstream_connection
+        context.express[Outcome.FAILED] += 1
+        context.live.discard(self)
+        context.replay_bytes -= self.replayed
+        self.replayed = 0
+        if not self.is_reported:
+            self.is_reported = True
+            self.endpoint.cancelled(self.plan.model, context.now(), self.token)
+        self.downstream.ride = None
+        self.downstream.abort()
+        if upstream.ride is self:  # else it is somebody else's by now
+            upstream.ride = None
+            upstream.abort()

@@ -177,6 +177,9 @@ def test_requests_of_many_kinds_ride(make: Callable[[int], bytes]) -> None:
         lambda number: request(target=b"/v1/models/closed:predict"),
         lambda number: request(target=b"/v1/models/open%d:predict" % number),
         lambda number: request(timeout=b"400"),
+        lambda number: request(more=b"x-envoy-expected-rq-timeout-ms:5000\r\n", request_id=b"%d" % number),
+        lambda number: request(timeout=b"05000", request_id=b"%d" % number),
+        lambda number: request(timeout=b" 5000", request_id=b"%d" % number),
         lambda number: request(request_id=b"%d" % number, trace=ZEROS),
         lambda number: b"\r\n" + request(),
         lambda number: request().replace(b"HTTP/1.1", b"HTTP/1.0"),
@@ -387,6 +390,33 @@ def test_random_changes_of_a_request_that_has_a_plan(data: bytes, places: tuple[
     play([*WARM, ("ask", cut(data, *places)), ("answer", (answer(),)), ("answer", (answer(),))])
 
 
+# Several requests in one read
+
+FIRST = [
+    request(method=b"GET", target=b"/nope"),
+    request(method=b"GET", target=b"/v1/models/open"),
+    request(target=b"/v1/models/closed:predict"),
+    request(token=b"bad"),
+    request(b"x" * 60),
+]
+SECOND = [
+    request(b"b" * 60),
+    request(b"b" * 60, target=b"/v1/models/open-b:predict"),
+    request(b"3c\r\n" + b"b" * 60 + b"\r\n0\r\n\r\n").replace(b"Content-Length: 70", b"Transfer-Encoding: chunked"),
+    request(method=b"GET", target=b"/v1/models/open-b"),
+]
+
+
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("second", SECOND)
+def test_a_request_behind_another_lends_it_no_plan(first: bytes, second: bytes) -> None:
+    """The first may have been answered when the read has been dispatched: what is under way then is the second."""
+    together: list[Step] = [("ask", (first + second,)), ("answer", (answer(),)), ("answer", (answer(),))]
+    alone: list[Step] = [("ask", (first,)), ("answer", (answer(),))]
+    play([*alone, *alone, *together, *together, *together, *alone, ("ask", (second,)), ("answer", (answer(),))])
+    play([*together, *together, *together, *alone, *alone, *alone])
+
+
 # Random scripts
 
 requests = st.builds(
@@ -416,6 +446,7 @@ steps = st.one_of(
     usual,
     usual,
     st.builds(lambda ask: [("ask", ask)], in_pieces(requests)),
+    st.builds(lambda a, b: [("ask", (a + b,)), ("answer", (answer(),))], *2 * [st.sampled_from([*FIRST, *SECOND])]),
     st.builds(lambda said: [("answer", said)], in_pieces(answers)),
     st.builds(lambda number: exchange(number)[:1], st.integers(0, 50)),
     st.sampled_from(

@@ -4,6 +4,7 @@ import gc
 
 import pytest
 
+from meshproxy.codec.limits import Limits
 from meshproxy.proxy.express.lane import MOST_ANSWERS, MOST_PLANS, MOST_SEEN, PATIENCE, WASTED, Lane
 from meshproxy.proxy.express.ride import Ride
 from meshproxy.proxy.express_outcome import Outcome
@@ -114,20 +115,23 @@ def test_a_defect_closes_the_lane_and_the_request_takes_the_ordinary_way(
 
 
 def test_nothing_of_a_finished_exchange_is_kept_once_a_plan_was_made() -> None:
+    def count(*kinds: type) -> int:
+        return sum(type(each) in kinds for each in gc.get_objects())
+
     gc.collect()
     gc.disable()
     try:
-        before = sum(type(each) is H1Server for each in gc.get_objects())
+        servers, exchanges = count(H1Server), count(ActiveRequest, Ride)  # of other tests
         rig = Rig()
         warm(rig)
         rig.ask(request(b"x", request_id=b"a"))
         rig.answer(answer())
         assert rig.count(Outcome.CARRIED) == 1
         rig.records.clear()
-        assert not any(type(each) in (ActiveRequest, Ride) for each in gc.get_objects())
+        assert count(ActiveRequest, Ride) == exchanges
         rig.leave(is_eof=True)
         rig.server = None  # type: ignore[assignment]
-        assert sum(type(each) is H1Server for each in gc.get_objects()) == before
+        assert count(H1Server) == servers
     finally:
         gc.enable()
 
@@ -147,4 +151,48 @@ def test_a_defect_in_sending_costs_the_connection_to_the_server(
     assert "internal error in the express lane" in caplog.text
     assert sorted(wire.state for wire in rig.wires) == ["aborted", "open"]
     assert rig.wire.written.count(b"200 OK") == 6
-    assert (len(rig.pipeline.live), rig.pipeline.replay_bytes) == (0, 0)
+    assert (len(rig.pipeline.live), rig.pipeline.replay_bytes, rig.endpoint.load.in_flight) == (0, 0, 0)
+
+
+def test_plans_go_by_the_limits_of_their_connection() -> None:
+    """A reload gives new limits to new connections."""
+    rigs = Rig(), Rig(is_express=False)
+    for rig in rigs:
+        rig.shared.limits = Limits(body_bytes=100)
+        rig.server = rig.accept(rig.wire)
+        rig.shared.limits = Limits()
+        rig.pipeline.snapshot = rig.snapshot()
+        warm(rig)
+        rig.ask(request(b"x" * 200, request_id=b"long"))
+        assert rig.asked is None
+        assert rig.wire.written.count(b"413 ") == 1
+    assert rigs[0].wire.written == rigs[1].wire.written
+
+
+def test_no_plan_is_made_of_a_head_that_the_longest_values_make_too_large() -> None:
+    """The codec counts 32 for each field, those too that are not among the forwarded ones."""
+    names = [b"h%d" % number for number in range(17)]
+    more = b"connection: " + b", ".join(names) + b"\r\n" + b"".join(name + b": v\r\n" for name in names)
+    rigs = Rig(), Rig(is_express=False)
+    for rig in rigs:
+        rig.shared.limits = Limits(header_bytes=1_024)
+        rig.server = rig.accept(rig.wire)
+        for _ in range(6):
+            rig.ask(request(request_id=b"1", more=more))
+            rig.answer(answer())
+        rig.ask(request(request_id=b"1" * 64, more=more))
+        rig.answer(answer())
+    assert rigs[0].wire.written == rigs[1].wire.written
+    assert rigs[0].count(Outcome.CARRIED) == 0
+
+
+def test_plans_of_one_snapshot_at_a_time() -> None:
+    rig = Rig()
+    for number in range(MOST_PLANS):
+        rig.pipeline.snapshot = rig.snapshot()
+        for _ in range(5):
+            rig.ask(request(target=b"/v1/models/open-%d:predict" % number))
+            rig.answer(answer())
+        lane = rig.server.lane
+        assert isinstance(lane, Lane)
+        assert len({id(plan.snapshot) for plan in lane._plans.values()}) == 1

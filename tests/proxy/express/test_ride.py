@@ -124,3 +124,35 @@ def test_what_goes_wrong_with_an_answer_ends_both_connections(
     assert rig.wire.state == "aborted"
     assert rig.pipeline.live == set()
     assert rig.pipeline.replay_bytes == 0
+
+
+@pytest.mark.parametrize("what", ["the client sends", "the client leaves", "the server leaves", "time passes", "drain"])
+def test_a_defect_in_unfolding_costs_both_connections_and_nothing_else(
+    what: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig()
+    warm(rig)
+    rig.ask(request(b"{}", request_id=b"last"))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(H1Server, "unfold", fail)
+    match what:
+        case "the client sends":
+            rig.ask(request(request_id=b"another"))
+        case "the client leaves":
+            rig.leave(is_eof=True)
+        case "the server leaves":
+            rig.hang_up(is_eof=False)
+        case "time passes":
+            rig.wait(61.0)
+        case "drain":
+            rig.server.drain()
+    assert "internal error in the express lane" in caplog.text
+    assert rig.count(Outcome.FAILED) == 1
+    assert rig.wire.state != "open"
+    assert rig.server.ride is None
+    assert [each.ride for each in rig.clients] == [None] * len(rig.clients)
+    assert rig.pipeline.live == set()
+    assert (rig.pipeline.replay_bytes, rig.endpoint.load.in_flight) == (0, 0)
