@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshproxy.telemetry.call_stats import Group, Interval, add_up
+from meshproxy.telemetry.metrics import OTHER
 from meshproxy.telemetry.quantiles import quantile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+MOST_GROUPS = 5_000
+"""Of one source, over all its intervals: 4 MB. The command runs in the sidecar's container, whose memory callers must
+not fill by names that they make up."""
 
 
 class Window:
@@ -27,8 +33,13 @@ class Window:
     def add(self, source: str, interval: Interval) -> None:
         """The next interval of a source."""
         intervals = self._intervals.setdefault(source, deque(maxlen=self._most))
+        groups = interval.groups
         if self._most is None and intervals:
-            interval = Interval(intervals[0].seconds + interval.seconds, add_up([intervals.pop(), interval]))
+            groups = add_up([intervals[0], interval])
+            interval = Interval(intervals.pop().seconds + interval.seconds, groups)
+        room = MOST_GROUPS - sum([len(each.groups) for each in intervals])
+        if len(groups) > room:
+            interval = Interval(interval.seconds, _fold(groups, max(room, 0)))
         intervals.append(interval)
 
     def forget(self, source: str) -> None:
@@ -52,6 +63,17 @@ class Window:
         """A row for each group of calls, the most frequent first."""
         groups = add_up(interval for intervals in self._intervals.values() for interval in intervals)
         return [Row(group, self.seconds) for group in sorted(groups, key=_by_calls)]
+
+
+def _fold(groups: list[Group], most: int) -> list[Group]:
+    """The first so many groups; all others are one of each direction, as in a sidecar (`call_stats`)."""
+    rest = [
+        Group({name: word if name == "direction" else OTHER for name, word in group.names.items()})
+        for group in groups[most:]
+    ]
+    for folded, group in zip(rest, groups[most:], strict=True):
+        folded.add(group)
+    return add_up([Interval(0.0, groups[:most]), Interval(0.0, rest)])
 
 
 def _by_calls(group: Group) -> tuple[float, list[str]]:

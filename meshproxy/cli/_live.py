@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import click
 
 from meshproxy.cli import _options
-from meshproxy.cli._local_page import failure, read_address
+from meshproxy.cli._local_page import MOST_CHARACTERS, failure, printable, read_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from meshproxy.cli._call_rows import Row, Window
 
 DEFAULT = "127.0.0.1:18502"
+MOST_BYTES = 4 << 20
+"""Of a line, or of the answer of whoever listens there."""
 WAITING_LINES = 1_000
 """Read and not shown yet. Beyond that the sidecar is not read, and counts what it drops."""
 
@@ -167,7 +169,7 @@ class Lines:
             response = connection.getresponse()
             if response.status != 200:
                 with closing(connection):
-                    return _refused(where, response.status, response.read())
+                    return _refused(where, response.status, response.read(MOST_BYTES))
         except (OSError, HTTPException) as error:
             connection.close()
             raise Ended(
@@ -184,7 +186,7 @@ class Lines:
     def _read(self, where: str, connection: HTTPConnection, response: HTTPResponse) -> None:
         with closing(connection), closing(response):
             try:
-                for line in response:
+                while line := response.readline(MOST_BYTES):
                     self._put((where, line))
             except (OSError, HTTPException):
                 pass  # the sidecar has ended, or it was closed here
@@ -213,7 +215,7 @@ class Lines:
             return where, None
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise _not_ours(where)
@@ -241,13 +243,16 @@ def _refused(where: str, status: int, body: bytes) -> list[str]:
     """The workers to ask. Raises Ended."""
     text = body.decode(errors="replace").strip()
     if status == 421 and text.startswith("{"):
-        found = json.loads(text).get("workers")
+        try:
+            found = json.loads(text).get("workers")
+        except (ValueError, RecursionError):
+            raise _not_ours(where) from None
         if not found:
             raise Ended(f"the workers of the sidecar at {where} have not started: try again")
         return list(found)
     if status in (404, 421):
         raise Ended(f"{where} has no such page: it is not the admin port of a sidecar of this version")
-    raise Ended(f"the sidecar at {where} refuses: {text}")
+    raise Ended(f"the sidecar at {where} refuses: {printable(text[:MOST_CHARACTERS])}")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from meshproxy.cli._local_page import printable
 from meshproxy.cli._status_text import new_table
 
 if TYPE_CHECKING:
@@ -25,11 +26,6 @@ FEWEST_NUMBERS = 2
 """Columns: success and rate."""
 GOOD, POOR = 0.999, 0.99
 """Shares of success below which a number is yellow, and red."""
-
-
-def printable(text: str) -> str:
-    """Text of a caller on a terminal: what could move the cursor is escaped."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def short_caller(text: str) -> str:

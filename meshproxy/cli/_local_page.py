@@ -6,6 +6,8 @@ from http.client import HTTPConnection, HTTPException
 
 import click
 
+MOST_CHARACTERS = 500
+"""That are shown of what whoever listens there says."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -39,8 +41,14 @@ def get(address: tuple[str, int], path: str, timeout: float) -> tuple[int, bytes
         connection.close()
 
 
+def printable(text: str) -> str:
+    """Text of somebody else on a terminal: what could move the cursor is escaped."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def failure(error: OSError | HTTPException, timeout: float) -> str:
     """Why there is no answer."""
     if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s: it hangs, or another process listens there"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # What is said may be of any process that listens there.
+    return printable((getattr(error, "strerror", None) or str(error) or type(error).__name__)[:MOST_CHARACTERS])

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_SERIES = 1_000
 """Histograms that are read: three for each of 333 models."""
+MOST_LINES = 50_000
+"""Of a page."""
 MOST_LINE_BYTES = 2_048
 DIGITS = 6
 """Of a sum (`absl::StrCat` of a double)."""

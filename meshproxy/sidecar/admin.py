@@ -302,8 +302,14 @@ def _host(authority: bytes) -> bytes:
 
 
 def _is_local(stream: Downstream, head: RequestHead) -> bool:
-    """The client is on this host, and no browser that was led here under another name."""
-    return _is_loopback(stream.info) and _host(head.authority) in LOOPBACK_HOSTS
+    """The client is on this host, and no browser that was led here under another name, or by a page of another site,
+    which cannot read the answer but can send a form (`POST /drain`)."""
+    if not _is_loopback(stream.info) or _host(head.authority) not in LOOPBACK_HOSTS:
+        return False
+    return not any(
+        name == b"origin" or (name == b"sec-fetch-site" and value not in (b"none", b"same-origin"))
+        for name, value in head.headers
+    )
 
 
 def _json(document: dict[str, object]) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.events import RequestHead
+from meshproxy.inference.tfserving_metrics import MOST_LINES, PageError
 from meshproxy.transport.channel import H1Channel, Target, own_connections
 from meshproxy.transport.client import ClientError, exchange
 
@@ -43,6 +44,8 @@ class Reader(Protocol):
 
 async def feed(reader: Reader, page: bytes) -> None:
     """Give a reader all lines of a page. Requests are served in between. Raises PageError."""
+    if page.count(b"\n") > MOST_LINES:  # before they are objects, empty ones too
+        raise PageError(f"the page has more than {MOST_LINES} lines")
     lines = page.split(b"\n")
     for start in range(0, len(lines), SLICE):
         reader.feed(lines[start : start + SLICE])

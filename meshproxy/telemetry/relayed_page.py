@@ -13,23 +13,24 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from meshproxy.inference.tfserving_metrics import PageError
+from meshproxy.inference.tfserving_metrics import MOST_LINES, PageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-MOST_LINES = 50_000
 MOST_LINE_BYTES = 4_096
 PIECE_LINES = 200
 OURS = (b"meshproxy_", b"process_")
 """Names of the sidecar's metrics begin so."""
 
 _NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*+"
-_LABEL = rb'[a-zA-Z_][a-zA-Z0-9_]*+="(?:[^"\\\x00-\x1f]|\\[\\"n])*+"'
+_LABEL = rb'(?!__)[a-zA-Z_][a-zA-Z0-9_]*+="(?:[^"\\\x00-\x1f]|\\[\\"n])*+"'
 _TYPE = re.compile(rb"# TYPE (%b) (counter|gauge|histogram|untyped)" % _NAME)
+_UNKNOWN = re.compile(rb"^(# TYPE %b )(?:counter|untyped)$" % _NAME, re.MULTILINE)
 _SAMPLE = re.compile(
-    rb"(%b)(?:\{(?:%b(?:,%b)*+)?\})? -?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?" % (_NAME, _LABEL, _LABEL)
+    rb"(%b)(?:\{(%b(?:,%b)*+)?\})? -?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?" % (_NAME, _LABEL, _LABEL)
 )
+_LABEL_NAME = re.compile(rb'([a-zA-Z0-9_]++)="(?:[^"\\]|\\.)*+"')
 _HELP = re.compile(rb"# HELP (%b) [^\\\x00-\x1f]*" % _NAME)
 _SUFFIXES = {b"histogram": (b"_bucket", b"_sum", b"_count")}
 
@@ -38,8 +39,7 @@ class RelayedPage:
     """A page that is read a few lines at a time, and can be written when all of it was good."""
 
     def __init__(self) -> None:
-        self._pieces: list[tuple[bytes, bytes]] = []
-        """As text, and as OpenMetrics."""
+        self._pieces: list[bytes] = []
         self._lines = 0
         self._families: set[bytes] = set()
         self._names: tuple[bytes, ...] = ()
@@ -52,7 +52,6 @@ class RelayedPage:
             PageError: one of them is not of the text format, or has a name of ours.
         """
         text: list[bytes] = []
-        open_metrics: list[bytes] = []
         for line in lines:
             if not line:
                 continue
@@ -66,39 +65,42 @@ class RelayedPage:
                     line.decode()
                 except UnicodeDecodeError:
                     raise PageError(f"line {self._lines} is not UTF-8") from None
+            self._check(line)
             text.append(line)
-            open_metrics.append(self._check(line))
         if text:
-            self._pieces.append((b"\n".join(text) + b"\n", b"\n".join(open_metrics) + b"\n"))
+            self._pieces.append(b"\n".join(text) + b"\n")
 
-    def _check(self, line: bytes) -> bytes:
-        """The line as OpenMetrics has it. Raises PageError."""
+    def _check(self, line: bytes) -> None:
+        """Raises PageError."""
         match = _SAMPLE.fullmatch(line)
         if match is not None:
             if match[1] not in self._names:
                 raise PageError(f"line {self._lines} is of another metric than the TYPE before it")
-            return line
+            if match[2]:
+                names = _LABEL_NAME.findall(match[2])
+                if len({*names}) != len(names):
+                    raise PageError(f"line {self._lines} has a label twice")
+            return
         match = _TYPE.fullmatch(line)
         if match is not None:
-            return self._begin(*match.groups())
+            self._begin(*match.groups())
+            return
         match = _HELP.fullmatch(line)
         if match is None:
             raise PageError(f"line {self._lines} is malformed")
         if match[1].startswith(OURS):
             raise PageError(f"line {self._lines} has the name of a metric of the sidecar")
-        return line
 
-    def _begin(self, name: bytes, kind: bytes) -> bytes:
-        """A family begins: its line in OpenMetrics. Raises PageError."""
+    def _begin(self, name: bytes, kind: bytes) -> None:
+        """A family begins. Raises PageError."""
         if name.startswith(OURS):
             raise PageError(f"line {self._lines} has the name of a metric of the sidecar")
         if name in self._families:
             raise PageError(f"line {self._lines} begins a metric that was there before")
         self._families.add(name)
         self._names = tuple(name + suffix for suffix in _SUFFIXES.get(kind, (b"",)))
-        return b"# TYPE %b %b" % (name, b"unknown" if kind in (b"counter", b"untyped") else kind)
 
     def render(self, *, openmetrics: bool) -> Iterator[bytes]:
         """The page in pieces, one for each `feed`."""
-        for text, open_metrics in self._pieces:
-            yield open_metrics if openmetrics else text
+        for piece in self._pieces:
+            yield _UNKNOWN.sub(rb"\1unknown", piece) if openmetrics else piece

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.cli._call_rows import SORTS, Row, Window, sort
+from meshproxy.cli._call_rows import MOST_GROUPS, SORTS, Row, Window, sort
 from meshproxy.telemetry.call_stats import Group, Interval
 from meshproxy.telemetry.quantiles import BOUNDS
 
@@ -53,6 +53,19 @@ def test_a_window_of_everything_keeps_what_has_ended() -> None:
     window.add("x", interval(1))
     window.forget("x")
     assert window.rows()[0].group.calls == 1
+
+
+@pytest.mark.parametrize("most", [None, 60])
+def test_names_that_callers_make_up_are_bounded(most: int | None) -> None:
+    window = Window(most)
+    window.add("a", interval(3, model="real"))
+    for number in range(60):
+        groups = [each for one in range(200) for each in interval(1, model=f"{number}-{one}").groups]
+        window.add("a", Interval(1.0, groups))
+    rows = {row.names["model"]: row.group.calls for row in window.rows()}
+    assert len(rows) <= MOST_GROUPS + 1
+    assert sum(rows.values()) == (12_003 if most is None else 12_000)
+    assert rows["_other"] > 6_000
 
 
 def test_nothing() -> None:

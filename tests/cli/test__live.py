@@ -48,6 +48,8 @@ def test_each_worker_is_asked(live: Lines) -> None:
         (403, "spec.telemetry.tap of the MeshConfig is off", "refuses: spec.telemetry.tap of the MeshConfig is off"),
         (404, "not found", "is not the admin port of a sidecar of this version"),
         (421, {"workers": []}, "have not started: try again"),
+        (421, "{", "it is no sidecar of this version"),
+        (400, "\x1b[2J" + "x" * 1_000, r"refuses: \\x1b\[2Jx{496}$"),
         (421, "<html>", "is not the admin port of a sidecar of this version"),
         (429, "there are 4 readers", "refuses: there are 4 readers"),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from http.client import BadStatusLine
+
 import click
 import pytest
 
-from meshproxy.cli._local_page import NoAnswer, get, read_address
+from meshproxy.cli._local_page import MOST_CHARACTERS, NoAnswer, failure, get, printable, read_address
 from tests.cli.conftest import Serve
 
 
@@ -40,3 +42,14 @@ def test_no_page(serve: Serve) -> None:
     host, _, port = serve("", hangs=True).rpartition(":")
     with pytest.raises(NoAnswer, match=r"no answer within 0\.05 s"):
         get((host, int(port)), "/", 0.05)
+
+
+def test_text_of_others_moves_no_cursor() -> None:
+    assert printable("a\x1b[2Jb\nc") == "a\\x1b[2Jb\\nc"
+    assert printable("café") == "café"
+
+
+def test_what_whoever_listens_there_says_is_escaped_and_cut() -> None:
+    error = BadStatusLine("\x1b]0;a title\x07\x9b2J" + "x" * 1_000)
+    assert failure(error, 1.0).startswith("\\x1b]0;a title\\x07\\x9b2J")
+    assert len(failure(BadStatusLine("y" * 1_000), 1.0)) == MOST_CHARACTERS

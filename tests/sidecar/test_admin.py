@@ -346,6 +346,23 @@ class TestSwitches:
         assert process.drains == 0
         assert process.live == []
 
+    @pytest.mark.parametrize(
+        "field",
+        [
+            (b"origin", b"http://site.example"),
+            (b"origin", b"null"),
+            (b"sec-fetch-site", b"cross-site"),
+            (b"sec-fetch-site", b"same-site"),
+        ],
+    )
+    def test_a_form_of_another_site_may_not(self, ask: Any, process: Process, field: tuple[bytes, bytes]) -> None:
+        """The browser is on this host and names it; the page cannot read the answer, and need not."""
+        assert ask(b"/drain", b"POST", headers=(field,)).status == 403
+        assert ask(b"/tap?rate=1", headers=(field,)).status == 403
+        assert ask(b"/status", headers=(field,)).status == 403
+        assert (process.drains, process.live) == (0, [])
+        assert ask(b"/status", headers=((b"sec-fetch-site", b"none"),)).status == 200
+
     @pytest.mark.parametrize("remote", ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1", "128.0.0.1:1"])
     def test_another_host_may_not(self, ask: Any, process: Process, remote: str) -> None:
         assert ask(b"/config", stream=FakeStream(remote)).status == 403

@@ -10,6 +10,7 @@ import pytest
 from meshproxy.devtools.model_server import ModelServer, Ports
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue, Model
+from meshproxy.inference.tfserving_metrics import MOST_LINES, PageError
 from meshproxy.sidecar import server_page
 from meshproxy.sidecar.server_page import SLICE, NoPage, feed, read_page
 
@@ -46,6 +47,14 @@ async def test_an_endpoint_without_rest_has_none(where: Any) -> None:
     with pytest.raises(NoPage, match="no address for REST") as caught:
         await read_page(where, PATH)
     assert caught.value.result == "absent"
+
+
+@pytest.mark.parametrize("line", [b"", b"a 1"])
+async def test_a_page_of_too_many_lines_is_not_split(line: bytes) -> None:
+    slices: list[list[bytes]] = []
+    with pytest.raises(PageError, match="more than 50000 lines"):
+        await feed(SimpleNamespace(feed=slices.append), (line + b"\n") * (MOST_LINES + 1))
+    assert slices == []
 
 
 async def test_a_reader_gets_every_line_in_slices() -> None:

@@ -9,9 +9,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshproxy.devtools.model_metrics import ModelMetrics
-from meshproxy.inference.tfserving_metrics import PageError
+from meshproxy.inference.tfserving_metrics import MOST_LINES, PageError
 from meshproxy.telemetry.exposition import render
-from meshproxy.telemetry.relayed_page import MOST_LINE_BYTES, MOST_LINES, RelayedPage
+from meshproxy.telemetry.relayed_page import MOST_LINE_BYTES, RelayedPage
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 COUNTER = b"# TYPE :a counter\n"
@@ -90,6 +90,10 @@ def test_what_is_passed_on(page: bytes) -> None:
         COUNTER + b":a\n",
         COUNTER + b":a  1\n",
         COUNTER + b':a{x="1",} 1\n',
+        COUNTER + b':a{x="1",x="2"} 1\n',
+        COUNTER + b':a{x="1",y="\\"",x="1"} 1\n',
+        COUNTER + b':a{__name__="meshproxy_requests_total"} 1\n',
+        COUNTER + b':a{x="1",__x="1"} 1\n',
         COUNTER + b":a{x=1} 1\n",
         COUNTER + b':a{x="\\t"} 1\n',
         COUNTER + b':a{x="a\nb"} 1\n',

@@ -457,6 +457,7 @@ class Service(grpc.GenericRpcHandler):
     async def forever(self, message: bytes, context: Any) -> AsyncIterator[bytes]:
         try:
             yield b"first"
+            self.begun.set()
             await self.release.wait()
             yield b"second"
         except asyncio.CancelledError:
@@ -579,6 +580,8 @@ async def test_cancelling_with_grpcio(world: World) -> None:
         await call.send(b"")
         await call.done_sending()
         assert await anext(call) == b"first"
+        # Before it goes on, grpcio is what is cancelled, and the generator hears nothing of it.
+        await asyncio.wait_for(world.service.begun.wait(), 20)
     await asyncio.wait_for(world.service.cancelled.wait(), 20)
 
 

@@ -22,7 +22,6 @@ from meshproxy.codec.h2.fields import (
     HOST,
     LAST_PSEUDO,
     LONG_NAME,
-    OVERHEAD,
     REGULAR,
     STATUS,
     TE,
@@ -162,12 +161,12 @@ class HeadReader:
             method, authority, target, headers, length, expects_continue, _ = known
             return ParsedRequest(method, authority, target, (*headers[:-1], field), length, expects_continue, trace)
         fields, changes_table = self._fields(block)
-        head = read_request(fields, self._limits, len(block))
+        head = read_request(fields, self._limits, at)  # the limit on joined cookies must not depend on the id's length
         # A block is read from its beginning: if this one has a field at `at`, so has every other one of this start, and
         # what follows is read alike there. Longer values must not exceed a limit.
         last = [each[0] for each in fields[-2:]]
         expected = [field] if trace is None else [field, (TRACE_PARENT, trace)]
-        size = sum([len(name) + len(value) + OVERHEAD for (name, value), _, _ in fields])
+        size = sum([size for _, size, _ in fields])
         if (
             not changes_table
             and last[-len(expected) :] == expected

@@ -548,6 +548,37 @@ def test_an_id_that_would_exceed_a_limit_makes_no_other_one_pass() -> None:
         reader.request(encode(HEAD) + literal(b"x-request-id", b"ab"))
 
 
+def test_white_space_around_values_counts_for_the_limit() -> None:
+    start = encode(HEAD) + literal(b"p", b" " * 100 + b"x")
+    size = sum(
+        len(name) + len(value) + 32 for name, value in [*HEAD, (b"p", b" " * 100 + b"x"), (b"x-request-id", b"a")]
+    )
+    reader = HeadReader(Limits(header_bytes=size))
+    reader.request(start + literal(b"x-request-id", b"a"))
+    with pytest.raises(Unacceptable):
+        reader.request(start + literal(b"x-request-id", b"a" * 64))
+
+
+def test_the_length_of_an_id_makes_no_cookies_pass() -> None:
+    encoder = hpack.Encoder()
+    first = encoder.encode([*HEAD, (b"cookie", b"c" * 60)], huffman=False)
+    reader, fresh = HeadReader(Limits()), HeadReader(Limits())
+    for each in (reader, fresh):
+        each.request(first)
+    start = encoder.encode(HEAD, huffman=False)
+
+    def outcome(read: HeadReader, count: int, length: int) -> str:
+        try:
+            read.request(start + b"\xbe" * count + literal(b"x-request-id", b"a" * length))
+        except Unacceptable:
+            return "refused"
+        return "read"
+
+    for count in range(60, 90):
+        outcome(reader, count, 64)
+        assert outcome(reader, count, 1) == outcome(fresh, count, 1), count
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from([b"x", b"x-request-id", b"traceparent"]), st.sampled_from([b"1", PARENT, b"\x01"])),
