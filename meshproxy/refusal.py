@@ -32,6 +32,14 @@ class GrpcStatus(IntEnum):
     UNAUTHENTICATED = 16
 
 
+GRPC_STATUS_NAMES = {status.value: status.name for status in GrpcStatus}
+
+
+def grpc_status_name(status: int) -> str:
+    """The name of a gRPC status, or the number of one that has none."""
+    return GRPC_STATUS_NAMES.get(status) or str(status)
+
+
 class Reason(Enum):
     """The reason's name for users, its HTTP status and its gRPC status."""
 

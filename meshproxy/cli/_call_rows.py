@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from meshproxy.telemetry.call_stats import Group, Interval, add_up
 from meshproxy.telemetry.metrics import OTHER
 from meshproxy.telemetry.quantiles import quantile
@@ -68,12 +70,12 @@ class Window:
 def _fold(groups: list[Group], most: int) -> list[Group]:
     """The first so many groups; all others are one of each direction, as in a sidecar (`call_stats`)."""
     rest = [
-        Group({name: word if name == "direction" else OTHER for name, word in group.names.items()})
+        msgspec.structs.replace(
+            group, names={name: word if name == "direction" else OTHER for name, word in group.names.items()}
+        )
         for group in groups[most:]
     ]
-    for folded, group in zip(rest, groups[most:], strict=True):
-        folded.add(group)
-    return add_up([Interval(0.0, groups[:most]), Interval(0.0, rest)])
+    return add_up([Interval(0.0, groups[:most] + rest)])
 
 
 def _by_calls(group: Group) -> tuple[float, list[str]]:

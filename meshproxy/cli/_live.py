@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from meshproxy.cli._call_rows import Row, Window
 
-DEFAULT = "127.0.0.1:18502"
 MOST_BYTES = 4 << 20
 """Of a line, or of the answer of whoever listens there."""
 WAITING_LINES = 1_000
@@ -93,14 +92,7 @@ by = click.option(
 FILTERS = ("model", "version", "verb", "caller", "code", "outcome", "direction", "route", "server", "slower")
 
 options = _options.together(
-    click.option(
-        "--admin",
-        "address",
-        default=DEFAULT,
-        show_default=True,
-        metavar="HOST:PORT",
-        help="The sidecar's admin port on this host (spec.admin.listen).",
-    ),
+    _options.admin,
     _filter("model", "GLOB", "Calls of these models, as asked or as forwarded."),
     _filter("version", "GLOB", 'Calls of these versions or labels; "latest" if none is named.'),
     _filter("verb", "VERB", "A verb, as in a ModelRole: predict, classify, ..."),
@@ -156,7 +148,7 @@ class Lines:
         self.sources: list[str] = []
         workers = self._open(address, target, timeout)
         for worker in workers:
-            self._open(read_address(worker, "--admin", DEFAULT), target, timeout)
+            self._open(read_address(worker, "--admin", _options.DEFAULT_ADMIN), target, timeout)
 
     def _open(self, address: tuple[str, int], target: str, timeout: float) -> list[str]:
         """Begin to read; the addresses of the workers if these have to be asked instead."""
@@ -258,7 +250,7 @@ def _refused(where: str, status: int, body: bytes) -> list[str]:
 @contextmanager
 def opened(address: str, path: str, fields: Sequence[tuple[str, str]], timeout: float) -> Iterator[Lines]:
     """The lines of a live page. Raises Ended."""
-    where = read_address(address, "--admin", DEFAULT)
+    where = read_address(address, "--admin", _options.DEFAULT_ADMIN)
     lines = Lines(where, f"{path}?{urlencode(fields)}" if fields else path, timeout)
     try:
         yield lines

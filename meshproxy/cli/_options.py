@@ -23,6 +23,17 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], C
     return add
 
 
+DEFAULT_ADMIN = "127.0.0.1:18502"
+
+admin = click.option(
+    "--admin",
+    "address",
+    default=DEFAULT_ADMIN,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="The sidecar's admin port on this host (spec.admin.listen).",
+)
+
 output = click.option(
     "-o",
     "--output",

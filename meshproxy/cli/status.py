@@ -12,18 +12,9 @@ from meshproxy.cli import _options
 from meshproxy.cli._local_page import NoAnswer, get, read_address
 from meshproxy.cli.main import FOUND
 
-DEFAULT = "127.0.0.1:18502"
-
 
 @click.command(name="status", short_help="Show the state of a running sidecar.")
-@click.option(
-    "--admin",
-    "address",
-    default=DEFAULT,
-    show_default=True,
-    metavar="HOST:PORT",
-    help="The sidecar's admin port on this host (spec.admin.listen).",
-)
+@_options.admin
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the answer.")
 @_options.output
 def command(address: str, timeout: float, output: str) -> None:
@@ -37,7 +28,7 @@ def command(address: str, timeout: float, output: str) -> None:
 
     Exit status: 0 if nothing needs attention, 3 if something does (it comes first), 1 if no sidecar answers.
     """
-    status = _fetch(read_address(address, "--admin", DEFAULT), timeout)
+    status = _fetch(read_address(address, "--admin", _options.DEFAULT_ADMIN), timeout)
     if output == "json":
         click.echo(json.dumps(status, indent=2))
     else:

@@ -60,6 +60,11 @@ class ModelRef:
     """None: the wire surface does not show it (it is inside a JSON body). Empty in a gRPC message means the default
     signature and is given as `serving_default`."""
 
+    @property
+    def named_version(self) -> str | None:
+        """The version or label that it names."""
+        return self.version or self.label or None
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshproxy.inference.tfserving_metrics import NO_TIME, PageError, TimesReader
-from meshproxy.sidecar.server_page import NoPage, feed, read_page
+from meshproxy.sidecar.server_page import NoPage, endpoints_of, feed, read_page
 from meshproxy.telemetry.change_detector import ChangeDetector, State
 from meshproxy.telemetry.hop_lag import MOST_SECONDS, PARTS, Doubt, Pairing, Reading
 from meshproxy.telemetry.metrics import OTHER
@@ -114,8 +114,7 @@ class HopWatch:
 
     async def _read(self) -> tuple[tuple[str, ...], dict[str, ServerTime]]:
         """The endpoints and the sum of their pages. Raises NoPage."""
-        cluster = next((each for each in self._clusters() if each.name == self._server), None)
-        endpoints = list(cluster.endpoints.values()) if cluster is not None else []
+        endpoints = endpoints_of(self._server, self._clusters())
         if not endpoints:
             raise NoPage("failed", "the model server has no endpoints")
         total: dict[str, ServerTime] = {}

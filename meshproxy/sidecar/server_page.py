@@ -13,6 +13,7 @@ from meshproxy.transport.client import ClientError, exchange
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
 
 PAGE_SECONDS = 5.0
@@ -40,6 +41,11 @@ class Reader(Protocol):
 
     def feed(self, lines: Sequence[bytes], /) -> None:
         """Some lines. Raises PageError."""
+
+
+def endpoints_of(server: str, clusters: Sequence[Cluster]) -> list[Endpoint]:
+    """The endpoints of a `ModelServer`; none if it is not in use."""
+    return [endpoint for each in clusters if each.name == server for endpoint in each.endpoints.values()]
 
 
 async def feed(reader: Reader, page: bytes) -> None:

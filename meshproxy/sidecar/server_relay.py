@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from meshproxy.inference.tfserving_metrics import PageError
-from meshproxy.sidecar.server_page import NoPage, feed, read_page
+from meshproxy.sidecar.server_page import NoPage, endpoints_of, feed, read_page
 from meshproxy.telemetry.relayed_page import RelayedPage
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class ServerRelay:
 
     async def _fetch(self) -> RelayedPage:
         """Raises NoPage."""
-        cluster = next((each for each in self._clusters() if each.name == self._server), None)
-        endpoints = list(cluster.endpoints.values()) if cluster is not None else []
+        endpoints = endpoints_of(self._server, self._clusters())
         if len(endpoints) != 1:
             raise NoPage("failed", f"{self._server} has {len(endpoints)} endpoints: one has a page that can be relayed")
         relayed = RelayedPage()

@@ -18,10 +18,9 @@ from meshproxy.inference.call import Verb
 from meshproxy.refusal import GrpcStatus
 from meshproxy.telemetry import call_facts
 from meshproxy.telemetry.model_labels import LATEST
-from meshproxy.telemetry.sampling import has_failed
+from meshproxy.telemetry.sampling import has_failed, is_refused
 
 if TYPE_CHECKING:
-    from meshproxy.inference.call import ModelRef
     from meshproxy.proxy.exchange import Exchange
 
 MOST_VALUES = 32
@@ -49,11 +48,11 @@ class Outcome(Enum):
     def holds(self, exchange: Exchange) -> bool:
         """Whether it is one of these. A call may have failed and be refused, too."""
         if self is Outcome.REFUSED:
-            return call_facts.is_refused(exchange)
+            return is_refused(exchange)
         if self is Outcome.DENIED:
             return call_facts.is_denied(exchange)
         failed = has_failed(exchange)
-        return failed if self is Outcome.FAILED else not failed and not call_facts.is_refused(exchange)
+        return failed if self is Outcome.FAILED else not failed and not is_refused(exchange)
 
 
 class CallFilter:
@@ -134,20 +133,9 @@ def _one_of(texts: list[str]) -> Callable[[str], bool]:
     return matches
 
 
-def _any_model(exchange: Exchange, matches: Callable[[ModelRef], bool]) -> bool:
-    """It holds for one of the models of the call, as it was made or as it was forwarded."""
-    forwarded, asked = exchange.forwarded, exchange.asked
-    for call in (forwarded, asked) if asked is not forwarded else (asked,):
-        if call is not None:
-            for model in call.models:
-                if matches(model):
-                    return True
-    return False
-
-
 def _models(values: list[str]) -> Predicate:
     matches = _one_of(values)
-    return lambda exchange: _any_model(exchange, lambda model: matches(model.name))
+    return lambda exchange: call_facts.any_model(exchange, lambda model: matches(model.name))
 
 
 def _versions(values: list[str]) -> Predicate:
@@ -157,7 +145,7 @@ def _versions(values: list[str]) -> Predicate:
     def has_version(exchange: Exchange) -> bool:
         if exchange.effective_version and matches(exchange.effective_version):
             return True
-        return _any_model(exchange, lambda model: matches(call_facts.named_version(model) or LATEST))
+        return call_facts.any_model(exchange, lambda model: matches(model.named_version or LATEST))
 
     return has_version
 

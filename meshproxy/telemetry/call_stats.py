@@ -15,7 +15,7 @@ import msgspec
 from meshproxy.telemetry import call_facts
 from meshproxy.telemetry.metrics import OTHER, printable
 from meshproxy.telemetry.quantiles import BOUNDS
-from meshproxy.telemetry.sampling import has_failed
+from meshproxy.telemetry.sampling import has_failed, is_refused
 
 if TYPE_CHECKING:
     from meshproxy.proxy.exchange import Exchange
@@ -118,7 +118,7 @@ class CallStats:
         if group is None:
             group = self._begin(key)
         group.calls += 1
-        if exchange.refusal is not None or exchange.is_refused_remotely:
+        if is_refused(exchange):
             group.refused += 1
             if call_facts.is_denied(exchange):
                 group.denied += 1

@@ -6,12 +6,14 @@ import random
 from typing import TYPE_CHECKING
 
 from meshproxy.config.globs import compile_glob
+from meshproxy.telemetry.call_facts import any_model
 from meshproxy.telemetry.sampling import Sampler, is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.config.telemetry import AccessLogLines
+    from meshproxy.inference.call import ModelRef
     from meshproxy.proxy.exchange import Exchange
 
 MEMO_ENTRIES = 1_024
@@ -37,20 +39,14 @@ class LogFilter:
 
     def __call__(self, exchange: Exchange) -> bool:
         """Whether it has a line."""
-        if self._globs and not self._is_of_a_model(exchange):
+        if self._globs and not any_model(exchange, self._matches):
             return False
         trace = exchange.trace
         is_sampled = self._draw() < self._ratio if trace is None else self._sampler.decide(trace.trace_id, None)
         return is_sampled or is_kept(exchange, self._keep)
 
-    def _is_of_a_model(self, exchange: Exchange) -> bool:
-        """As it was asked for or as it was forwarded."""
-        for call in (exchange.asked, exchange.forwarded):
-            if call is not None and any(self._matches(model.name) for model in call.models):
-                return True
-        return False
-
-    def _matches(self, name: str) -> bool:
+    def _matches(self, model: ModelRef) -> bool:
+        name = model.name
         known = self._names.get(name)
         if known is None:
             known = any(matches(name) for matches in self._globs)

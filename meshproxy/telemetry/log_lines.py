@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.proxy.exchange import NO_FLAGS
 from meshproxy.proxy.time_split import split_time
-from meshproxy.refusal import GrpcStatus
+from meshproxy.refusal import grpc_status_name
 from meshproxy.telemetry.log_encoding import QuotedBytes, quote_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ MEMO_CHARACTERS = 4_096
 """Longer texts, as somebody sends long paths or fields, are not kept."""
 
 LOGGED_HEADERS = frozenset({b"user-agent", b"x-request-id", b"x-forwarded-for"})
-GRPC_STATUSES = {status.value: status.name for status in GrpcStatus}
 
 VALUES = (
     "start_time",
@@ -224,8 +223,7 @@ def read_details(exchange: Exchange) -> str | None:
 
 def read_grpc_status(exchange: Exchange) -> str | None:
     """The name of the gRPC status, or the number of one that has none."""
-    status = exchange.grpc_status
-    return None if status is None else GRPC_STATUSES.get(status, str(status))
+    return None if exchange.grpc_status is None else grpc_status_name(exchange.grpc_status)
 
 
 def read_policy(exchange: Exchange) -> tuple[str, str, str]:
@@ -246,8 +244,7 @@ def read_call(call: Call | None) -> tuple[str | None, str | None, str | None]:
     names = ",".join([model.name for model in call.models]) or None
     if len(call.models) != 1:
         return names, None, call.verb.value
-    model = call.models[0]
-    return names, (model.label if model.version is None else model.version) or None, call.verb.value
+    return names, call.models[0].named_version, call.verb.value
 
 
 def read_chosen(asked: Call | None, forwarded: Call | None) -> tuple[str | None, str | None]:
@@ -255,5 +252,4 @@ def read_chosen(asked: Call | None, forwarded: Call | None) -> tuple[str | None,
     if asked is None or forwarded is None or forwarded is asked or not forwarded.models:
         return None, None
     model = forwarded.models[0]
-    version = model.label if model.version is None else model.version
-    return (model.name if model.name != asked.models[0].name else None), version or None
+    return (model.name if model.name != asked.models[0].name else None), model.named_version

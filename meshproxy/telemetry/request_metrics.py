@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from meshproxy.inference.call import Verb
 from meshproxy.policy.decide import DEFAULT_DENY, NO_ROLES, SEVERAL
 from meshproxy.proxy.exchange import Exchange
-from meshproxy.refusal import GrpcStatus, Reason, Refusal
+from meshproxy.refusal import GRPC_STATUS_NAMES, Reason, Refusal
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.last_refusals import LastRefusals
 from meshproxy.telemetry.metrics import (
@@ -38,8 +38,6 @@ ACCESS_REASONS = frozenset(
     }
 )
 """Refusals that count as authorization decisions and belong in the audit log."""
-
-GRPC_STATUS_LABELS = {status.value: status.name for status in GrpcStatus}
 
 MEMO_ENTRIES = 4_096
 
@@ -264,4 +262,4 @@ def _code_label(status: int) -> str:
 def _grpc_status_label(exchange: Exchange) -> str:
     if not exchange.is_grpc:
         return ""
-    return NONE if exchange.grpc_status is None else GRPC_STATUS_LABELS.get(exchange.grpc_status, OTHER)
+    return NONE if exchange.grpc_status is None else GRPC_STATUS_NAMES.get(exchange.grpc_status, OTHER)

@@ -67,9 +67,14 @@ def has_failed(exchange: Exchange) -> bool:
     return status >= 500 or status == 0
 
 
+def is_refused(exchange: Exchange) -> bool:
+    """Whether a sidecar answered it, this one or the one in front of the model server."""
+    return exchange.refusal is not None or exchange.is_refused_remotely
+
+
 def is_kept(exchange: Exchange, keep: Keep) -> bool:
     """Whether a finished exchange is exported although its trace is not sampled."""
-    if (exchange.refusal is not None or exchange.is_refused_remotely) and keep.refusals:
+    if keep.refusals and is_refused(exchange):
         return True
     if keep.errors and has_failed(exchange):
         return True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.inference.call import Verb
 from meshproxy.proxy.exchange import NO_FLAGS
-from meshproxy.refusal import GrpcStatus
+from meshproxy.refusal import grpc_status_name
 from meshproxy.telemetry.otlp import Event, Recurring, Span, SpanKind
 from meshproxy.telemetry.span_record import SpanRecord
 
@@ -242,7 +242,7 @@ def _response_attributes(is_grpc: bool, status: int, grpc_status: int | None) ->
 
 
 def _status_word(status: int | None) -> str:
-    return GrpcStatus(status).name if status is not None and 0 <= status <= 16 else str(status)
+    return grpc_status_name(status) if status is not None else str(status)
 
 
 def _error_type(record: SpanRecord) -> str:

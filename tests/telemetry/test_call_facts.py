@@ -8,6 +8,7 @@ from meshproxy.identity.caller import ANONYMOUS, Caller, Token
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry import call_facts
+from meshproxy.telemetry.sampling import is_refused
 
 if TYPE_CHECKING:
     from meshproxy.proxy.exchange import Exchange
@@ -106,4 +107,4 @@ def test_what_a_caller_is_known_by(make_exchange: MakeExchange) -> None:
 )
 def test_refusals(make_exchange: MakeExchange, fields: dict[str, object], refused: bool, denied: bool) -> None:
     exchange = make_exchange(**fields)
-    assert (call_facts.is_refused(exchange), call_facts.is_denied(exchange)) == (refused, denied)
+    assert (is_refused(exchange), call_facts.is_denied(exchange)) == (refused, denied)
