@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,26 @@ from tests.injection.pods import SETTINGS
 Serve = Callable[..., str]
 
 
+@contextmanager
+def listening() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
+    """Starts a server for each kind of handler that it is called with, and returns its address; ends them all."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def listen(handler: type[BaseHTTPRequestHandler]) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return f"127.0.0.1:{server.server_address[1]}"
+
+    yield listen
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Answers GET /status, and GET /readyz with `ready`; returns its address."""
-    servers: list[ThreadingHTTPServer] = []
     released = threading.Event()
 
     def start(answer: object, code: int = 200, *, hangs: bool = False, ready: int = 200) -> str:
@@ -37,16 +54,11 @@ def serve() -> Iterator[Serve]:
             def log_message(self, *_: Any) -> None:
                 """Nothing."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return f"127.0.0.1:{server.server_address[1]}"
+        return listen(Handler)
 
-    yield start
-    released.set()
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with listening() as listen:
+        yield start
+        released.set()
 
 
 @pytest.fixture
@@ -68,7 +80,6 @@ Lines = Callable[..., str]
 @pytest.fixture
 def live() -> Iterator[Lines]:
     """Serves lines at a path, as /tap and /stat of a sidecar do; returns its address."""
-    servers: list[ThreadingHTTPServer] = []
     released = threading.Event()
 
     def start(lines: list[object], *, code: int = 200, is_open: bool = False, asked: list[str] | None = None) -> str:
@@ -93,17 +104,11 @@ def live() -> Iterator[Lines]:
             def log_message(self, *_: Any) -> None:
                 """Nothing."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return f"127.0.0.1:{server.server_address[1]}"
+        return listen(Handler)
 
-    yield start
-    released.set()
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with listening() as listen:
+        yield start
+        released.set()
 
 
 def call(**fields: object) -> dict[str, Any]:

@@ -462,6 +462,32 @@ def test_a_trace_counts_against_the_limits() -> None:
             assert raised.value.limit == name
 
 
+def read_alike(fields: Pairs, ends: list[bytes], indexes: bool) -> None:
+    """One reader that keeps, beside readers that have not seen anything yet but the same table.
+
+    Args:
+        fields: of every head, before its end.
+        indexes: they enter the table.
+    """
+    encoder = hpack.Encoder()
+    seen: list[bytes] = []
+    reader = HeadReader(Limits())
+
+    def outcome(read: HeadReader, block: bytes) -> object:
+        try:
+            return read.request(block)
+        except (Malformed, Unacceptable) as refused:
+            return str(refused)
+
+    for end in ends:
+        block = encoder.encode([(n, v, not indexes) for n, v in [*HEAD, *fields]], huffman=False) + end
+        fresh = HeadReader(Limits())
+        for earlier in seen:
+            fresh.skip(earlier)
+        assert outcome(reader, block) == outcome(fresh, block)
+        seen.append(block)
+
+
 @given(
     st.lists(
         st.tuples(
@@ -473,25 +499,7 @@ def test_a_trace_counts_against_the_limits() -> None:
     st.booleans(),
 )
 def test_traced_heads_are_read_as_others_are(fields: Pairs, values: list[bytes], indexes: bool) -> None:
-    """One reader that keeps, beside readers that have not seen anything yet but the same table."""
-    encoder = hpack.Encoder()
-    seen: list[bytes] = []
-    reader = HeadReader(Limits())
-
-    def outcome(read: HeadReader, block: bytes) -> object:
-        try:
-            return read.request(block)
-        except (Malformed, Unacceptable) as refused:
-            return str(refused)
-
-    for value in values:
-        start = encoder.encode([(n, v, not indexes) for n, v in [*HEAD, *fields]], huffman=False)
-        block = start + b"\x00\x0btraceparent\x37" + value
-        fresh = HeadReader(Limits())
-        for earlier in seen:
-            fresh.skip(earlier)
-        assert outcome(reader, block) == outcome(fresh, block)
-        seen.append(block)
+    read_alike(fields, [b"\x00\x0btraceparent\x37" + value for value in values], indexes)
 
 
 # Request ids, which differ each time as well
@@ -596,25 +604,7 @@ def test_the_length_of_an_id_makes_no_cookies_pass() -> None:
     st.booleans(),
 )
 def test_heads_with_request_ids_are_read_as_others_are(fields: Pairs, ends: list[Pairs], indexes: bool) -> None:
-    """One reader that keeps, beside readers that have not seen anything yet but the same table."""
-    encoder = hpack.Encoder()
-    seen: list[bytes] = []
-    reader = HeadReader(Limits())
-
-    def outcome(read: HeadReader, block: bytes) -> object:
-        try:
-            return read.request(block)
-        except (Malformed, Unacceptable) as refused:
-            return str(refused)
-
-    for end in ends:
-        start = encoder.encode([(n, v, not indexes) for n, v in [*HEAD, *fields]], huffman=False)
-        block = start + b"".join(literal(*field) for field in end)
-        fresh = HeadReader(Limits())
-        for earlier in seen:
-            fresh.skip(earlier)
-        assert outcome(reader, block) == outcome(fresh, block)
-        seen.append(block)
+    read_alike(fields, [b"".join(literal(*field) for field in end) for end in ends], indexes)
 
 
 @pytest.mark.parametrize("count", [1, 120])

@@ -327,6 +327,11 @@ class Rig:
         return {outcome: count for outcome, count in self.pipeline.express.items() if count}
 
 
+def defect(*_: object) -> None:
+    """Is put in the place of what is to go wrong."""
+    raise RuntimeError("a defect")
+
+
 class Unwatched:
     def circuit(self, *what: object) -> None: ...
     def ejected(self, *what: object) -> None: ...

@@ -10,7 +10,7 @@ from meshproxy.proxy.express.ride import Ride
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.pipeline import ActiveRequest
 from meshproxy.transport.h1 import H1Server
-from tests.proxy.express.rig import Rig, answer, request
+from tests.proxy.express.rig import Rig, answer, defect, request
 
 TRACE = b"00-0123456789abcdef0123456789abcdef-%016x-%02x"
 
@@ -103,10 +103,7 @@ def test_a_defect_closes_the_lane_and_the_request_takes_the_ordinary_way(
     rig = Rig()
     warm(rig)
 
-    def fail(*_: object) -> None:
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr(type(rig.cluster), "only", fail)
+    monkeypatch.setattr(type(rig.cluster), "only", defect)
     rig.ask(request(b"x", request_id=b"a"))
     rig.answer(answer())
     assert "internal error in the express lane" in caplog.text
@@ -142,10 +139,7 @@ def test_a_defect_in_sending_costs_the_connection_to_the_server(
     rig = Rig()
     warm(rig)
 
-    def fail(*_: object) -> None:
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr("meshproxy.proxy.express.lane.format_rest", fail)
+    monkeypatch.setattr("meshproxy.proxy.express.lane.format_rest", defect)
     rig.ask(request(b"x", request_id=b"a"))
     rig.answer(answer())
     assert "internal error in the express lane" in caplog.text

@@ -12,7 +12,7 @@ from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.pipeline import ActiveRequest
 from meshproxy.proxy.retries import Retries
 from meshproxy.transport.h1 import H1Client, H1Server
-from tests.proxy.express.rig import Rig, answer, request
+from tests.proxy.express.rig import Rig, answer, defect, request
 from tests.proxy.express.test_lane import TRACE, warm
 
 
@@ -114,10 +114,7 @@ def test_what_goes_wrong_with_an_answer_ends_both_connections(
     warm(rig)
     rig.ask(request(b"{}", request_id=b"last"))
 
-    def fail(*_: object) -> None:
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr(type(rig.endpoint), "succeeded", fail)
+    monkeypatch.setattr(type(rig.endpoint), "succeeded", defect)
     rig.answer(answer())
     assert "internal error in the express lane" in caplog.text
     assert rig.count(Outcome.FAILED) == 1
@@ -134,10 +131,7 @@ def test_a_defect_in_unfolding_costs_both_connections_and_nothing_else(
     warm(rig)
     rig.ask(request(b"{}", request_id=b"last"))
 
-    def fail(*_: object) -> None:
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr(H1Server, "unfold", fail)
+    monkeypatch.setattr(H1Server, "unfold", defect)
     match what:
         case "the client sends":
             rig.ask(request(request_id=b"another"))
